@@ -1,0 +1,229 @@
+"""Handshake: both sides of a TLS connection prove that they know the password.
+
+Four messages of fixed size, and nothing else before they are done:
+
+    client hello   magic, version, role, nonce      42 bytes
+    server hello   magic, version, nonce            41 bytes
+    client proof   HMAC                             32 bytes
+    server proof   HMAC, or REFUSAL                 32 bytes
+
+A proof is HMAC-SHA256 under K = scrypt(password) of: a label that differs by side,
+the hash of every byte before it, and the hash of the server's certificate as this
+side sees it.  So a proof cannot be reflected (the label), replayed (the nonces),
+moved to another connection through a man in the middle (the certificate), and no
+byte of a hello can be changed (the transcript).  The client sends nothing more until
+it has verified the server.  Whoever plays the server to a client gets one proof to
+try passwords on; scrypt makes each try cost 16 MiB and some 50 ms.
+
+The machines are fed bytes and return bytes to send.  They do not raise: `error` is
+set, since a refusal must still go out; then nothing more is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import os
+import struct
+import unicodedata
+from collections.abc import Callable
+
+from mmgevent.errors import (
+    AuthenticationError,
+    ConnectError,
+    MmgeventError,
+    PasswordError,
+    ProtocolError,
+    VersionMismatchError,
+)
+
+MAGIC = b"MMGEVENT"
+VERSION = 1  #: of this handshake and of frames; later ones keep place and size of the hellos
+NONCE_BYTES = 32
+PROOF_BYTES = 32
+ROLES = {"worker": 1, "driver": 2}
+
+_CLIENT_HELLO = struct.Struct("<8sBB32s")
+_SERVER_HELLO = struct.Struct("<8sB32s")
+CLIENT_HELLO_BYTES = _CLIENT_HELLO.size
+SERVER_HELLO_BYTES = _SERVER_HELLO.size
+
+#: what a server sends in place of its proof, so that a wrong password is not taken for a lost connection
+REFUSAL = b"MMGEVENT: proof refused".ljust(PROOF_BYTES, b".")
+
+_CLIENT_LABEL = b"mmgevent/1 client"
+_SERVER_LABEL = b"mmgevent/1 server"
+_SALT = b"mmgevent/1"
+_ROLE_NAMES = {number: name for name, number in ROLES.items()}
+_CHECK_PASSWORD = (
+    "both sides need the same password: look at -p, --password-file, MMG_PASSWORD and "
+    "~/.config/mmgevent/password on both (`mmg-server password` prints it)"
+)
+
+
+@functools.lru_cache(maxsize=16)
+def derive_key(password: str, cluster: str = "") -> bytes:
+    """Return K, 32 bytes, for a password; some 50 ms, once per process and password.
+
+    PasswordError for an empty password, or one that cannot be encoded.
+    """
+    if not password:
+        raise PasswordError("the password is empty; give one, or leave it out to use the one of this user")
+    try:
+        # Bytes of the environment that are no UTF-8 come as surrogates: back to what they were.
+        secret = unicodedata.normalize("NFC", password).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise PasswordError("the password holds characters that have no UTF-8") from None
+    salt = _SALT + unicodedata.normalize("NFC", cluster).encode("utf-8")
+    return hashlib.scrypt(secret, salt=salt, n=2**14, r=8, p=1, maxmem=64 * 1024 * 1024, dklen=32)
+
+
+class _Handshake:
+    """What both sides share: collect one message of known size, act on it, say what is needed next."""
+
+    def __init__(self, key: bytes, certificate_sha256: bytes, nonce: bytes | None = None) -> None:
+        self._key = key
+        self._certificate_sha256 = certificate_sha256
+        self._nonce = os.urandom(NONCE_BYTES) if nonce is None else nonce
+        self._transcript = b""
+        self._buffer = b""
+        self._size = 0  # of the message that is awaited
+        self._act: Callable[[bytes], bytes] = self._ignore
+        #: why this side gave up; set once, after which nothing is needed
+        self.error: MmgeventError | None = None
+        #: has the peer proved that it knows the password?
+        self.done = False
+
+    @property
+    def needed(self) -> int:
+        """Bytes still missing before the next step; 0 once done or given up.  Read no more than that."""
+        return max(0, self._size - len(self._buffer))
+
+    @property
+    def leftover(self) -> bytes:
+        """Bytes that were fed beyond the handshake: the first of the frames, once done."""
+        return self._buffer if self.done else b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what was received, of any length; return what to send now, perhaps nothing."""
+        self._buffer += data
+        answer = b""
+        while self._size:
+            if not self._is_mmgevent():
+                self._fail(ProtocolError(f"not an mmgevent handshake: {_guess(self._buffer)}"))
+            elif len(self._buffer) < self._size:
+                break
+            else:
+                message, self._buffer = self._buffer[: self._size], self._buffer[self._size :]
+                self._size = 0
+                answer += self._act(message)
+        return answer
+
+    def ended(self) -> MmgeventError:
+        """Return the error for a connection that ended before the handshake did."""
+        return self.error or ConnectError("the connection ended during the handshake")
+
+    def _await(self, size: int, act: Callable[[bytes], bytes]) -> None:
+        self._size, self._act = size, act
+
+    def _is_mmgevent(self) -> bool:
+        """May what came so far begin with a hello?  Strangers are known by their first bytes."""
+        return self._size == PROOF_BYTES or MAGIC.startswith(self._buffer[: len(MAGIC)])
+
+    def _fail(self, error: MmgeventError) -> bytes:
+        self.error = error
+        self._size = 0
+        return b""
+
+    def _ignore(self, message: bytes) -> bytes:
+        return b""
+
+    def _prove(self, label: bytes) -> bytes:
+        transcript = hashlib.sha256(self._transcript).digest()
+        return hmac.digest(self._key, label + transcript + self._certificate_sha256, "sha256")
+
+
+class ClientHandshake(_Handshake):
+    """The side that connected.  `role`: "worker" or "driver"."""
+
+    def __init__(self, key: bytes, certificate_sha256: bytes, role: str, nonce: bytes | None = None) -> None:
+        super().__init__(key, certificate_sha256, nonce)
+        self._role = ROLES[role]
+
+    def start(self) -> bytes:
+        """Return the client hello, the first bytes of the connection."""
+        self._transcript = _CLIENT_HELLO.pack(MAGIC, VERSION, self._role, self._nonce)
+        self._await(SERVER_HELLO_BYTES, self._on_server_hello)
+        return self._transcript
+
+    def _on_server_hello(self, message: bytes) -> bytes:
+        _, version, _ = _SERVER_HELLO.unpack(message)
+        if version != VERSION:
+            return self._fail(_version_mismatch("the server", version))
+        self._transcript += message
+        proof = self._prove(_CLIENT_LABEL)
+        self._transcript += proof
+        self._await(PROOF_BYTES, self._on_server_proof)
+        return proof
+
+    def _on_server_proof(self, message: bytes) -> bytes:
+        if hmac.compare_digest(message, self._prove(_SERVER_LABEL)):
+            self.done = True
+            return b""
+        if message == REFUSAL:
+            return self._fail(AuthenticationError(f"the password was refused; {_CHECK_PASSWORD}"))
+        return self._fail(
+            AuthenticationError(
+                f"the server did not prove that it knows the password, so nothing was sent to it; {_CHECK_PASSWORD}"
+            )
+        )
+
+
+class ServerHandshake(_Handshake):
+    """The side that listens."""
+
+    def __init__(self, key: bytes, certificate_sha256: bytes, nonce: bytes | None = None) -> None:
+        super().__init__(key, certificate_sha256, nonce)
+        #: "worker" or "driver"; proved once `done`
+        self.role = ""
+        self._await(CLIENT_HELLO_BYTES, self._on_client_hello)
+
+    def _on_client_hello(self, message: bytes) -> bytes:
+        _, version, role, _ = _CLIENT_HELLO.unpack(message)
+        hello = _SERVER_HELLO.pack(MAGIC, VERSION, self._nonce)
+        if version != VERSION:
+            self._fail(_version_mismatch("the client", version))
+            return hello  # from which the client learns our version
+        if role not in _ROLE_NAMES:
+            return self._fail(ProtocolError(f"a client came with the unknown role {role}"))
+        self.role = _ROLE_NAMES[role]
+        self._transcript = message + hello
+        self._await(PROOF_BYTES, self._on_client_proof)
+        return hello
+
+    def _on_client_proof(self, message: bytes) -> bytes:
+        if not hmac.compare_digest(message, self._prove(_CLIENT_LABEL)):
+            self._fail(AuthenticationError(f"a {self.role} came with another password; {_CHECK_PASSWORD}"))
+            return REFUSAL
+        self._transcript += message
+        self.done = True
+        return self._prove(_SERVER_LABEL)
+
+
+def _version_mismatch(who: str, version: int) -> VersionMismatchError:
+    return VersionMismatchError(
+        f"{who} speaks version {version} of the protocol, this side version {VERSION}: "
+        "install the same mmgevent on both"
+    )
+
+
+def _guess(start: bytes) -> str:
+    """Say what a stranger's first bytes look like."""
+    if start[:4] in (b"GET ", b"POST", b"PUT ", b"HEAD", b"HTTP", b"OPTI", b"CONN"):
+        return "this is HTTP"
+    if start.startswith(b"SSH-"):
+        return "this is SSH"
+    if start[:2] == b"\x16\x03":
+        return "this is TLS within TLS"
+    return f"it begins with {start[:8]!r}"
