@@ -1,0 +1,179 @@
+"""Which attempt is on which slot: give attempts to slots, ask for them back, and take them off.
+
+The dispatcher carries out what the scheduler decides about tasks, and collects the commands of an event. It
+alone makes and ends attempts, so that the slot, the job's share, the order of running attempts and the
+counts of recalls and duplicates always agree.
+
+Invariants:
+
+- an attempt is in `attempts` exactly while it is live, and then it is on one slot and in its task's list;
+- a recall is under way for no more attempts than there were idle slots when it was sent (but for those of
+  workers that leave);
+- every assigned attempt is ended by one Commit of the scheduler's or one Discard of `close`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from mmgevent.scheduler.attempts import Attempt, AttemptEvent, AttemptState, Task, TaskEvent
+from mmgevent.scheduler.commands import Assign, Command, Discard, Recall, Revoke
+from mmgevent.scheduler.ledger import MAP, REDUCE, Ledger
+from mmgevent.scheduler.roster import Roster, Slot, Worker
+
+#: A straggler has run longer than this many times the median of its phase, ...
+STRAGGLER_MEDIANS = 2.0
+
+#: ... and longer than this, below which a duplicate costs more than it can win.
+STRAGGLER_S = 1.0
+
+#: Attempt numbers are unsigned 32-bit numbers; 0 means none.
+MAX_ATTEMPT = 0xFFFF_FFFF
+
+
+class Dispatcher:
+    """The live attempts of one scheduler."""
+
+    def __init__(self, roster: Roster, commands: list[Command]):
+        self._roster = roster
+        self._commands = commands
+        self._last_attempt = 0
+        self._recalls = 0  # recalls whose answer is still to come
+        self.attempts: dict[int, Attempt] = {}
+
+    def fill_slots(self, now: float) -> None:
+        """Give every slot what there is for it, idle ones first, and ask for queued attempts that could run."""
+        roster = self._roster
+        while roster.owing:
+            worker, _ = roster.owing.popitem()
+            while worker.bound and (slot := worker.idle_slot()) is not None:
+                self.assign(roster.take_bound(worker), slot, now)
+        has_idle = False
+        for pool in roster.pools.values():
+            while pool.idle and (ledger := pool.next_job()) is not None:
+                self.assign(ledger.take_to_spread(), next(iter(pool.idle)), now)
+            has_idle = has_idle or bool(pool.idle)
+        for pool in roster.pools.values():
+            while pool.half and (ledger := pool.next_job()) is not None:
+                self.assign(ledger.take(), next(iter(pool.half)), now)
+        if has_idle:
+            for league in roster.leagues.values():
+                while league.recallable and self._recalls < league.idle_count():
+                    self.recall(next(iter(league.recallable)))
+
+    def assign(self, task: Task, slot: Slot, now: float) -> None:
+        """Make an attempt of a task that no queue has, on a slot with room."""
+        task.turn(TaskEvent.ASSIGNED)
+        ledger = task.ledger
+        batch = ledger.batches[task.batch] if task.batch else None
+        number = self._next_attempt()
+        state = AttemptState.RUNNING if slot.running is None else AttemptState.QUEUED
+        attempt = Attempt(number, task, slot, state, batch is not None and batch.has_content)
+        self.attempts[number] = attempt
+        ledger.live[attempt] = None
+        task.attempts.append(attempt)
+        if state is AttemptState.RUNNING:
+            slot.running = attempt
+            attempt.started_s = now
+            ledger.oldest[attempt] = None
+        else:
+            slot.queued = attempt
+            ledger.league.recallable[attempt] = None
+        self._roster.file(slot)
+        ledger.league.rank(ledger)
+        phase = MAP if task.batch else REDUCE
+        self._commands.append(
+            Assign(
+                slot.worker.number, slot.index, ledger.job, task.number, number, phase,
+                task.batch, task.lo, task.hi, task.skip, task.partitions,
+            )
+        )  # fmt: skip
+
+    def recall(self, attempt: Attempt) -> None:
+        """Ask a worker for a queued attempt."""
+        attempt.turn(AttemptEvent.ASKED_BACK)
+        del attempt.task.ledger.league.recallable[attempt]
+        self._recalls += 1
+        self._commands.append(Recall(attempt.slot.worker.number, attempt.number))
+
+    def refuse(self, attempt: Attempt) -> None:
+        """The worker keeps an attempt it was asked for. SchedulerError if it was not."""
+        attempt.turn(AttemptEvent.REFUSED)
+        self._recalls -= 1
+
+    def close(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
+        """End an attempt: take it off its slot, where the one behind it begins. The caller ranks the job."""
+        was_asked_back = attempt.is_asked_back
+        attempt.turn(event)
+        if was_asked_back:
+            self._recalls -= 1
+        task, slot = attempt.task, attempt.slot
+        ledger = task.ledger
+        del self.attempts[attempt.number], ledger.live[attempt]
+        ledger.oldest.pop(attempt, None)
+        ledger.league.recallable.pop(attempt, None)
+        task.attempts.remove(attempt)
+        if task.attempts:
+            ledger.duplicates -= 1
+            ledger.oldest[task.attempts[0]] = None
+            ledger.oldest.move_to_end(task.attempts[0], last=False)
+        if slot.running is attempt:
+            slot.running, slot.queued = slot.queued, None
+            if slot.running is not None:
+                self._begin(slot.running, now)
+        else:
+            slot.queued = None
+        self._roster.file(slot)
+        if slot.worker.bound and slot.running is None:
+            self._roster.owing[slot.worker] = None
+        if event is not AttemptEvent.SUCCEEDED:
+            self._commands.append(Discard(ledger.job, task.number, attempt.number))
+
+    def revoke(self, attempt: Attempt, now: float) -> None:
+        """End an attempt whose outcome no longer matters."""
+        task = attempt.task
+        self._commands.append(
+            Revoke(attempt.slot.worker.number, task.ledger.job, task.number, attempt.number)
+        )
+        self.close(attempt, AttemptEvent.REVOKED, now)
+
+    def duplicate_stragglers(self, ledger: Ledger, now: float) -> None:
+        """Start duplicates of the attempts that have run suspiciously long, once nothing else is left."""
+        if ledger.waiting or not ledger.input_ended or not ledger.oldest:
+            return
+        median_s = ledger.median_s()
+        if median_s is None:
+            return
+        room = math.ceil(ledger.rules.retransmit * ledger.league.slots) - ledger.duplicates
+        for attempt in list(itertools.islice(ledger.oldest, max(0, room))):
+            assert attempt.started_s is not None
+            if now - attempt.started_s <= max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S):
+                return
+            slot = self._idle_elsewhere(ledger, attempt.slot.worker)
+            if slot is None:
+                continue
+            self.assign(attempt.task, slot, now)
+            for twin in attempt.task.attempts:
+                del ledger.oldest[twin]
+            ledger.duplicates += 1
+
+    @staticmethod
+    def _idle_elsewhere(ledger: Ledger, worker: Worker) -> Slot | None:
+        idle = (slot for pool in ledger.league.pools for slot in pool.idle)
+        return next((slot for slot in idle if slot.worker is not worker), None)
+
+    @staticmethod
+    def _begin(attempt: Attempt, now: float) -> None:
+        attempt.turn(AttemptEvent.BEGAN)
+        attempt.started_s = now
+        ledger = attempt.task.ledger
+        ledger.oldest[attempt] = None
+        ledger.league.recallable.pop(attempt, None)
+
+    def _next_attempt(self) -> int:
+        number = self._last_attempt % MAX_ATTEMPT + 1
+        while number in self.attempts:
+            number = number % MAX_ATTEMPT + 1
+        self._last_attempt = number
+        return number
