@@ -1,0 +1,305 @@
+"""Send the functions of a job to executors: one payload there, no copy of the program.
+
+The user's definitions (functions and classes of `__main__`, of the job file, of
+notebook cells) travel by value and live there in one fresh module of the same
+name.  So they share globals and call one another as they do here, and instances
+of their classes are plain pickles in both directions.  Everything else goes by
+name: the standard library and what is installed (`shipping/installed.py`) as it is there,
+other modules of the user's as source (`shipping/modules.py`).
+
+This is the only module that imports dill, and it does so late.  No server runs
+any of it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import typing
+import warnings
+from collections.abc import Collection, Sequence
+from types import ModuleType
+from typing import Any
+
+from mmgevent.errors import ShippingError
+from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
+from mmgevent.shipping.packer import Packer
+from mmgevent.shipping.surroundings import context, enter
+
+if typing.TYPE_CHECKING:
+    from mmgevent.functions import Functions
+
+__all__ = [
+    "Check",
+    "check",
+    "context",
+    "enter",
+    "fingerprint",
+    "import_advice",
+    "load",
+    "pack",
+    "preload",
+    "start_check",
+]
+
+_ROLES = ("mapfn", "collectfn", "collect_form", "reducefn", "reduce_form")
+
+#: seconds for a payload to load in a fresh process, with all that it imports
+CHECK_TIMEOUT_S = 120.0
+
+#: characters of a checking process's last words that an error shows
+_LAST_WORDS_CHARS = 2000
+
+_CHECK_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from mmgevent import shipping; shipping._answer_check()"
+)
+
+#: neither dill nor the warning filters can be used by several threads at once
+_packing = threading.Lock()
+
+
+def pack(
+    functions: Functions, *, by_value: Collection[str] = (), py_files: Sequence[str | os.PathLike[str]] = ()
+) -> bytes:
+    """Return the payload that `load` turns into these functions in another process.
+
+    `by_value` names the modules, besides `__main__`, whose definitions travel by
+    value.  `py_files` are modules, package folders or zips that travel whether
+    or not an import names them.  Globals are captured as they are now.
+
+    Raise ShippingError naming what cannot travel, which function uses it, and
+    what to do.
+    """
+    for name in by_value:
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            raise ShippingError(
+                f"the job's module {name!r} has the name of a standard library module: rename it"
+            )
+    with _packing, warnings.catch_warnings():
+        import dill
+
+        warnings.simplefilter("error", dill.PicklingWarning)
+        packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
+        for path in py_files:
+            packer.tree.add_py_file(path)
+        return packer.pack({role: getattr(functions, role) for role in _ROLES})
+
+
+def preload() -> None:
+    """Import what `pack` will need, before the user's folder is on the import path and can hide any of it."""
+    _pickler_class()
+
+
+@functools.lru_cache(maxsize=1)
+def _pickler_class() -> Any:
+    """Return the pickler that asks a Packer how each object travels, and dill where that does not mind."""
+    import dill
+
+    stock: Any = pickle
+
+    class Dispatch(dict[type, Any]):
+        """dill's table as it is at the time, less its way with dicts: comparing each with `__main__`'s."""
+
+        def get(self, kind: type, default: Any = None) -> Any:
+            return stock._Pickler.save_dict if kind is dict else dill.Pickler.dispatch.get(kind, default)
+
+    class Pickler(dill.Pickler):
+        dispatch = Dispatch()
+
+        def __init__(self, file: io.BytesIO, packer: Packer):
+            super().__init__(file, protocol=5, recurse=False, byref=False)
+            self._packer = packer
+
+        def reducer_override(self, obj: Any) -> Any:
+            return self._packer.reduce(obj)
+
+        def save_global(self, obj: Any, name: str | None = None) -> None:
+            self._packer.note_module(stock.whichmodule(obj, name or obj.__qualname__))
+            super().save_global(obj, name)
+
+    return Pickler
+
+
+def load(payload: bytes | bytearray | memoryview) -> Functions:
+    """Rebuild the functions in this process, which runs one job and ends.
+
+    The job's modules replace any of the same names, `__main__` included.
+
+    Raise ImportError for a module that is missing here, with what to do about
+    it, and ShippingError for whatever else does not load, naming it.
+    """
+    import dill
+
+    from mmgevent.functions import Functions
+
+    parts = pickle.loads(payload)
+    install(Source(*fields) for fields in parts["sources"])
+    for path, text in parts["lines"].items():
+        show_lines(path, text)
+    for name, attributes in parts["modules"]:
+        _make_module(name, attributes, parts["left"].setdefault(name, {}))
+    file = io.BytesIO(b"".join(chunk for _, _, chunk in parts["chunks"]))
+    unpickler = dill.Unpickler(file, ignore=True)
+    end = 0
+    roles: Any = None
+    for label, spare, chunk in parts["chunks"]:
+        end += len(chunk)
+        try:
+            roles = unpickler.load()
+        except Exception as error:
+            if spare is None:
+                raise _loading_error(label, error) from error
+            module, name = spare
+            parts["left"].setdefault(module, {})[name] = (
+                f"{name} does not load here ({type(error).__name__}: {error})"
+            )
+            file.seek(end)
+    return Functions(**{role: roles[role] for role in _ROLES})
+
+
+def _make_module(name: str, attributes: dict[str, Any], left: dict[str, str]) -> None:
+    """Install a fresh module whose missing attributes say why they are missing."""
+
+    def explain_missing(attribute: str) -> Any:
+        if attribute in left:
+            raise ShippingError(left[attribute])  # pickle would drop the text of an AttributeError
+        raise AttributeError(f"module {name!r} has no attribute {attribute!r} in an executor")
+
+    module = ModuleType(name)
+    vars(module).update(attributes, __builtins__=builtins, __getattr__=explain_missing)
+    sys.modules[name] = module
+    if name in MAIN_NAMES:
+        sys.modules["__main__"] = module
+
+
+def _loading_error(label: str, error: Exception) -> Exception:
+    if isinstance(error, ImportError):
+        return type(error)(f"{label}: {error}. {import_advice(error)}", name=error.name, path=error.path)
+    return ShippingError(f"{label} does not load in an executor: {type(error).__name__}: {error}")
+
+
+def import_advice(error: ImportError) -> str:
+    """Say what to do about a module that cannot be imported in an executor."""
+    name = (error.name or "the module").partition(".")[0]
+    return (
+        f"Install {name} on the workers, or, if it is a module of your own, send it along: "
+        f"add --py-files PATH (py_files=[PATH] in options) with the path of {name}"
+    )
+
+
+def fingerprint(payload: bytes | bytearray | memoryview) -> str:
+    """Return the name under which workers keep a payload: its XXH3-128 in hexadecimal."""
+    import xxhash
+
+    return xxhash.xxh3_128_hexdigest(payload)
+
+
+def check(payload: bytes) -> None:
+    """Load the payload once in a fresh process; raise ShippingError if it does not load there.
+
+    Return at once if nothing in it can fail: code, plain data and names of the
+    standard library.
+    """
+    start_check(payload).result()
+
+
+def start_check(payload: bytes) -> Check:
+    """Begin what `check` does, and return the handle that waits for it."""
+    return Check(payload)
+
+
+class Check:
+    """One trial load of a payload, in a process of its own that sees nothing of this one's modules."""
+
+    def __init__(self, payload: bytes):
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem: str | None = None
+        self._began = time.monotonic()
+        if pickle.loads(payload)["is_plain"]:
+            return
+        surroundings = context()
+        with tempfile.TemporaryFile() as file:
+            file.write(payload)
+            file.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=surroundings["environ"],
+            )
+
+    def is_over(self, timeout: float) -> bool:
+        """Wait for the end of the trial for at most `timeout` seconds; say whether it has come.
+
+        A trial that takes more than CHECK_TIMEOUT_S in all is ended, and has failed.
+        """
+        process = self._process
+        if process is None:
+            return True
+        try:
+            answer, last_words = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() - self._began < CHECK_TIMEOUT_S:
+                return False
+            self._give_up(CHECK_TIMEOUT_S)
+            return True
+        self._process = None
+        if process.returncode == 0 and answer:
+            self._problem = json.loads(answer)
+        else:
+            end = (
+                f"exit code {process.returncode}"
+                if process.returncode >= 0
+                else f"signal {-process.returncode}"
+            )
+            said = last_words.decode(errors="replace")[-_LAST_WORDS_CHARS:].strip()
+            self._problem = f"loading the job's code ended a fresh process ({end}). It last said:\n{said}"
+        return True
+
+    def result(self, timeout: float = CHECK_TIMEOUT_S) -> None:
+        """Wait for the trial; raise ShippingError if the payload did not load within `timeout` seconds."""
+        if not self.is_over(timeout):
+            self._give_up(timeout)
+        if self._problem is not None:
+            raise ShippingError(self._problem)
+
+    def _give_up(self, timeout: float) -> None:
+        self.cancel()
+        self._problem = f"the job's code did not load in {timeout:g} s in a fresh process: does a module wait for something?"
+
+    def cancel(self) -> None:
+        """End the trial, if it still runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def _answer_check() -> None:
+    """Load the payload on stdin and write null or what went wrong to stdout, as JSON."""
+    signal.alarm(int(CHECK_TIMEOUT_S))  # whoever would end it may be killed before
+    payload = sys.stdin.buffer.read()
+    answers = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)  # what modules print as they are imported is no answer
+    problem = None
+    try:
+        load(payload)
+    except (ShippingError, ImportError) as error:
+        problem = str(error)
+    with open(answers, "w") as file:
+        json.dump(problem, file)
+    os._exit(0)  # threads that modules started must not keep this process
