@@ -1,0 +1,145 @@
+"""Run one task of a job: items to segments, segments to results.
+
+Plain functions on plain iterables: nothing here knows of links, schedules or processes, so whatever can hand out bytes
+in order can run a job.  `map_task` and `reduce_task` do the work; this module is how they are called, and what they
+promise:
+
+- what they emit depends on their arguments alone, so any attempt of a task is as good as another;
+- memory is bounded by `memory_bytes`, the user's functions excepted, and disk is used only below `scratch_dir`;
+- whatever the user's code does comes out as `TaskFailure`, be it SystemExit; what `emit`, the input or the bytes
+  themselves do wrong comes out as it is.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmgevent.functions import Functions
+from mmgevent.records import SegmentError, decode_items
+from mmgevent.sources import ContentNeeded
+from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
+from mmgevent.tasks.map_task import Emit, MapItems, MapTask, Mark, TaskStats
+from mmgevent.tasks.reduce_task import Part, ReduceTask
+
+__all__ = [
+    "ContentNeeded",
+    "Functions",
+    "TaskFailure",
+    "TaskStats",
+    "read_batch",
+    "run_map",
+    "run_reduce",
+    "short_repr",
+]
+
+#: net new containers between two runs of the cyclic garbage collector in a task.  At the usual 700 it doubles the cost
+#: of building groups; quite off, a function that leaves cycles behind (a parser's trees) would fill the memory.
+GC_THRESHOLD = 2_000_000
+
+
+def run_map(
+    functions: Functions,
+    items: Iterable[tuple[Any, Any]],
+    *,
+    partitions: int,
+    memory_bytes: int,
+    emit: Emit,
+    mark: Mark,
+    first_index: int = 0,
+    skip: Collection[int] = (),
+    map_items: MapItems | None = None,
+) -> TaskStats:
+    """Map items, group and combine the records, and emit them as flushes of segments.
+
+    `items` are `(key, value)`; a value that is a `sources.Ref` is expanded into the items of its file, which all have
+    its index.  Indices count from `first_index`, items in `skip` are passed over.
+    `partitions`: the number of partitions of the job.  `memory_bytes`: of records the task may hold at once, as the
+    core estimates them; what it encodes of them, the input and the functions' own objects come on top.
+    `emit(flush)` takes the bytes of one flush; zero or more come.  `mark(index, key)` is called before each item.
+    `map_items(fn, triples)`, if given, applies `fn(index, key, value)` to each of the triples, perhaps several at a
+    time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
+    left to it.
+
+    Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
+    and whatever `emit` raises.
+    """
+    task = MapTask(
+        functions,
+        items,
+        partitions=partitions,
+        memory_bytes=memory_bytes,
+        emit=emit,
+        mark=mark,
+        first_index=first_index,
+        skip=skip,
+        map_items=map_items,
+    )
+    with _rare_collections():
+        return task.run()
+
+
+def run_reduce(
+    functions: Functions,
+    parts: Iterable[Part],
+    *,
+    partitions: int,
+    memory_bytes: int,
+    emit: Emit,
+    mark: Mark,
+    scratch_dir: str | None = None,
+) -> TaskStats:
+    """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
+
+    `parts` gives (partition, bytes, iterable of its segments in (task, flush) order); the bytes are a hint, 0 if
+    unknown.  It is read one segment at a time, the next part only after the last.
+    `mark(index, key)` is called before each call of a reducefn of pair form, before each group an iterator form
+    receives, and now and then where no function is called; the index counts keys.
+    A partition that outgrows `memory_bytes` is split in an unlinked file in `scratch_dir` (None: the
+    system's temporary folder).
+
+    Raises TaskFailure, with no item; SegmentError for damaged bytes; whatever `parts` and `emit` raise.
+    """
+    task = ReduceTask(
+        functions,
+        parts,
+        partitions=partitions,
+        memory_bytes=memory_bytes,
+        emit=emit,
+        mark=mark,
+        scratch_dir=scratch_dir,
+    )
+    with _rare_collections():
+        try:
+            return task.run()
+        except MemoryError as error:
+            raise blame_exception(error, None) from error
+
+
+def read_batch(data: Any) -> list[tuple[Any, Any]]:
+    """Decode the items of a batch.
+
+    Raises TaskFailure where they cannot be unpickled here (a class or module is missing), SegmentError for damaged
+    bytes.
+    """
+    try:
+        return decode_items(data)
+    except SegmentError as error:
+        if error.__cause__ is None:
+            raise
+        raise blame_segment(error) from error
+    except MemoryError as error:
+        raise blame_exception(error, None) from error
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let the cyclic garbage collector run rarely inside the block, and not at all if it was off."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(GC_THRESHOLD, 1000, 1000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)

@@ -1,0 +1,194 @@
+"""Tell what went wrong in a task, and whose doing it was.
+
+User code runs under our loops and under the C core, so every exception that comes up is judged here, by its type and by
+the frames it passed through, never by its text.  A frame is the user's if its file is not one of this package.
+`TaskFailure` carries the verdict as the plain record that travels on the wire (see `errors.JobError`).
+
+Nothing here may fail: `__repr__` and `__str__` of the user's objects may raise, and their results may be huge.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import traceback
+from types import TracebackType
+from typing import Any
+
+from mmgevent.errors import JobError, MmgeventError
+from mmgevent.failures import bound
+from mmgevent.records import RecordError, SegmentError
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+#: characters of a key in a failure
+KEY_CHARACTERS = 200
+
+#: stands for "no key", since None may be one
+NO_KEY: Any = object()
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 4
+_repr.maxtuple = _repr.maxlist = _repr.maxset = _repr.maxfrozenset = _repr.maxdict = 20
+_repr.maxstring = _repr.maxlong = _repr.maxother = KEY_CHARACTERS
+
+_MEMORY_ADVICE = (
+    "raise the job's memory_limit, hold less at once in the function, or give the job a collectfn or one of "
+    "mmgevent.reducers, which shorten the values of a key before they meet"
+)
+
+
+class TaskFailure(MmgeventError):
+    """A task failed for a reason that lies in the job; the same task fails again unless the job is at fault by chance.
+
+    `failure` is the record for the wire.  `item` is the index in its batch of the item at fault, or None where no
+    single one can be named.  `__cause__` is the exception itself.
+    """
+
+    exit_code = 1
+
+    def __init__(self, failure: dict[str, Any], item: int | None = None):
+        super().__init__(failure.get("error"))
+        self.failure = failure
+        self.item = item
+
+
+def short_repr(obj: Any, limit: int = KEY_CHARACTERS) -> str:
+    """Return a repr of at most `limit` characters, whatever the object does when asked for one."""
+    try:
+        if isinstance(obj, (str, bytes)) and len(obj) > limit:
+            obj = obj[:limit]
+            return _cut(repr(obj), limit - 3) + "..."
+        text = _repr.repr(obj)
+    except Exception:
+        return _cut(f"<{type(obj).__name__} whose repr() fails>", limit)
+    return text if len(text) <= limit else _cut(text, limit - 3) + "..."
+
+
+def is_users(trace: TracebackType | None) -> bool:
+    """Say whether an exception passed through user code, or any code but ours, on its way up."""
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def make_failure(
+    kind: str, error: str, *, function: str | None = None, key: Any = NO_KEY, advice: str | None = None
+) -> dict[str, Any]:
+    """Return a failure record of what is told by `error`, one line."""
+    failure = {"kind": kind, "error": error}
+    if function is not None:
+        failure["function"] = function
+    if key is not NO_KEY:
+        failure["key"] = short_repr(key)
+    if advice is not None:
+        failure["advice"] = advice
+    return bound({name: _printable(value) for name, value in failure.items()})
+
+
+def blame_exception(
+    error: BaseException, function: str | None, key: Any = NO_KEY, item: int | None = None
+) -> TaskFailure:
+    """Make the failure of an exception that came out of `function` while it was at `key`."""
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)  # what they held is needed to say so
+    kind, advice = _judge(error)
+    if isinstance(error, RecordError) and error.key is not NO_KEY:
+        key = error.key
+    failure = make_failure(kind, describe_error(error), function=function, key=key, advice=advice)
+    text = format_user_traceback(error)
+    if text is not None:
+        failure["traceback"] = text
+    return TaskFailure(bound(failure), item)
+
+
+def blame_driver_code(error: BaseException, kind: str, function: str, key: Any = NO_KEY) -> JobError:
+    """Make the JobError of an exception of user code that ran in the driver: datasource or finishfn."""
+    failure = blame_exception(error, function, key).failure
+    if not isinstance(error, SystemExit):
+        failure.pop("advice", None)  # which is for executors
+    return JobError.from_failure({**failure, "kind": kind})
+
+
+def blame_segment(error: SegmentError) -> TaskFailure:
+    """Make the failure of a batch or segment that is intact and cannot be unpickled here."""
+    cause = error.__cause__
+    if isinstance(cause, ModuleNotFoundError):
+        return blame_exception(cause, None)
+    advice = None
+    if isinstance(cause, (AttributeError, ImportError)):
+        advice = "classes of keys and values must exist under their own names where the functions run"
+    failure = make_failure("record", describe_error(error), advice=advice)
+    text = format_user_traceback(cause) if cause is not None else None
+    if text is not None:
+        failure["traceback"] = text
+    return TaskFailure(bound(failure))
+
+
+def describe_error(error: BaseException) -> str:
+    """Return "Type: text" of an exception; our own RecordError and SegmentError speak for themselves."""
+    try:
+        text = str(error)
+    except BaseException:  # a __str__ that exits is no reason to exit
+        text = "<its str() fails>"
+    if isinstance(error, (RecordError, SegmentError)):
+        return text
+    name = type(error).__qualname__
+    if type(error).__module__ not in ("builtins", "__main__"):
+        name = f"{type(error).__module__}.{name}"
+    return _printable(f"{name}: {text}" if text else name)
+
+
+def format_user_traceback(error: BaseException) -> str | None:
+    """Format the traceback of an exception and its causes without our own frames; None if no frame is left.
+
+    Source lines are those that this process finds.
+    """
+    try:
+        report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        frames = _drop_our_frames(report, set())
+        return _printable("".join(report.format())) if frames else None
+    except Exception as problem:  # an exception object that cannot even be looked at
+        return f"<the traceback cannot be formatted: {type(problem).__name__}>"
+
+
+def _drop_our_frames(report: traceback.TracebackException, seen: set[int]) -> int:
+    """Filter a report and the reports it is chained to in place; return how many frames are left."""
+    if id(report) in seen:
+        return 0
+    seen.add(id(report))
+    frames = [frame for frame in report.stack if not frame.filename.startswith(_PACKAGE)]
+    report.stack = traceback.StackSummary.from_list(frames)
+    count = len(frames)
+    for chained in (report.__cause__, report.__context__):
+        if chained is not None:
+            count += _drop_our_frames(chained, seen)
+    return count
+
+
+def _judge(error: BaseException) -> tuple[str, str | None]:
+    """Return the kind and the advice for an exception."""
+    if isinstance(error, RecordError):
+        return "record", error.advice
+    if isinstance(error, MemoryError):
+        return "memory", _MEMORY_ADVICE
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        advice = f"install {module} where the workers run" if module else "install it where the workers run"
+        if module.isidentifier():
+            advice += f", or, if it is your own, send it along: --py-files {module}.py"
+        return "import", advice
+    if isinstance(error, SystemExit):
+        return "exception", "a job's functions must return; raise an exception to make the job fail"
+    return "exception", None
+
+
+def _cut(text: str, limit: int) -> str:
+    return text[: max(limit, 0)]
+
+
+def _printable(text: str) -> str:
+    """Replace what UTF-8 cannot say (lone surrogates) by its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

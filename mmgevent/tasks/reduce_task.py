@@ -1,0 +1,216 @@
+"""Run one reduce task: segments of some partitions in, flushes of results out.
+
+A partition is merged into groups, on disk where it must be (`scratch`), and reduced group by group:
+
+    reducefn is a fold of `reducers`, no collectfn    the merged groups are the results
+    no reducefn, or list_values                       likewise: lists of values
+    pair form                                         called key by key
+    iterator form                                     called once a task, with one lazy iterator over all its groups
+
+Results leave as FLAT segments of about a MiB.  A partition's results may span several flushes.  What the iterator form
+yields is put out under the partition that was being read at that time; results are records for the driver, so that says
+nothing about their keys, but the output of such a task only makes sense as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from mmgevent.functions import Functions
+from mmgevent.records import encode_flush, encode_segment
+from mmgevent.reducers import FOLD_OPS, fold_of, list_values
+from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
+from mmgevent.tasks.map_task import Emit, Mark, TaskStats, blame_records, no_pair, pairs_of
+from mmgevent.tasks.scratch import Merger
+
+#: bytes of a segment of results aimed at: large enough to be cheap, small beside the memory of an executor
+SEGMENT_BYTES = 1024 * 1024
+
+#: records in the first segment, before the size of a record is known
+FIRST_CHUNK = 256
+
+#: growth of the number of records from one segment to the next at most: the records so far may be a poor sample
+CHUNK_GROWTH = 4
+
+#: records in a segment at most
+MAX_CHUNK = 64 * 1024
+
+Part = tuple[int, int, Iterable[Any]]
+
+
+class ResultWriter:
+    """Encodes results into segments of a good size, and segments into flushes."""
+
+    def __init__(self, emit: Emit, stats: TaskStats):
+        self._emit = emit
+        self._stats = stats
+        self._segments: dict[int, bytes] = {}
+        self._size = 0
+        #: how many records the next `write` should bring
+        self.chunk = FIRST_CHUNK
+
+    def write(self, partition: int, keys: list[Any], values: list[Any], function: str | None) -> None:
+        """Encode up to `chunk` results; TaskFailure blaming `function` for what cannot be pickled."""
+        try:
+            segment = encode_segment(keys, values)
+        except BaseException as error:
+            raise blame_exception(error, function) from error
+        if partition in self._segments:
+            self.flush()
+        self._segments[partition] = segment
+        self._size += len(segment)
+        self._stats.records += len(keys)
+        wanted = SEGMENT_BYTES * len(keys) // len(segment)
+        self.chunk = max(1, min(wanted, self.chunk * CHUNK_GROWTH, MAX_CHUNK))
+        if self._size >= SEGMENT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Emit what was written."""
+        if self._segments:
+            flush = encode_flush(self._segments)
+            self._segments, self._size = {}, 0
+            self._stats.flushes += 1
+            self._stats.bytes += len(flush)
+            self._emit(flush)
+
+
+class ReduceTask:
+    """One run of one reduce task; see `tasks.run_reduce` for the arguments."""
+
+    def __init__(
+        self,
+        functions: Functions,
+        parts: Iterable[Part],
+        *,
+        partitions: int,
+        memory_bytes: int,
+        emit: Emit,
+        mark: Mark,
+        scratch_dir: str | None = None,
+    ):
+        fold = None if functions.collectfn is not None else fold_of(functions.reducefn)
+        self._reducefn: Any = functions.reducefn
+        self._is_merged = fold is not None or functions.reducefn in (None, list_values)
+        self._is_iterator_form = functions.reduce_form == "iterator"
+        self._parts = iter(parts)
+        self._mark = mark
+        self._merger = Merger(
+            partitions=partitions,
+            bound_bytes=max(1, memory_bytes),
+            fold_op=None if fold is None else FOLD_OPS[fold],
+            scratch_dir=scratch_dir,
+        )
+        self._index = 0  # of the key at hand, from 0
+        self._key: Any = NO_KEY
+        self._partition = 0  # being read
+        self._input_error: BaseException | None = None  # raised by our side of the user's iterator
+        self.stats = TaskStats()
+        self._writer = ResultWriter(emit, self.stats)
+
+    def run(self) -> TaskStats:
+        if self._is_merged:
+            self._put_out_merged()
+        elif self._is_iterator_form:
+            self._reduce_all()
+        else:
+            self._reduce_each()
+        self._writer.flush()
+        return self.stats
+
+    def _merged(self) -> Iterator[dict[Any, Any]]:
+        """Yield the groups of all partitions; `_partition` is the one they are from."""
+        for partition, n_bytes, segments in self._parts:
+            self._partition = partition
+            for groups in self._merger.merge(partition, n_bytes, iter(segments)):
+                self.stats.groups += len(groups)
+                yield groups
+
+    def _put_out_merged(self) -> None:
+        function = None if self._reducefn is None else "reducefn"
+        for groups in self._merged():
+            keys, values = iter(groups), iter(groups.values())
+            while chunk := list(islice(keys, self._writer.chunk)):
+                self._mark(self._index, chunk[0])
+                self._index += len(chunk)
+                self._writer.write(self._partition, chunk, list(islice(values, len(chunk))), function)
+
+    # --- pair form ---
+
+    def _reduce_each(self) -> None:
+        for groups in self._merged():
+            pairs = iter(groups.items())
+            while True:
+                keys, values = self._reduce_some(islice(pairs, self._writer.chunk))
+                if not keys:
+                    break
+                self._writer.write(self._partition, keys, values, "reducefn")
+
+    def _reduce_some(self, groups: Iterator[tuple[Any, list[Any]]]) -> tuple[list[Any], list[Any]]:
+        reducefn, mark, index = self._reducefn, self._mark, self._index
+        keys: list[Any] = []
+        results: list[Any] = []
+        key: Any = NO_KEY
+        try:
+            for key, values in groups:
+                mark(index, key)
+                index += 1
+                results.append(reducefn(key, values))
+                keys.append(key)
+        except BaseException as error:
+            raise blame_exception(error, "reducefn", key) from error
+        self._index = index
+        return keys, results
+
+    # --- iterator form ---
+
+    def _reduce_all(self) -> None:
+        groups = self._groups_for_user()
+        first = next(groups, None)  # so that there is a partition for what it yields before it reads
+        if first is None:
+            return
+        records = self._call_users(lambda: pairs_of(self._reducefn(_chained(first, groups)), "reducefn"))
+        while True:
+            chunk = self._call_users(lambda: list(islice(records, self._writer.chunk)))
+            if not chunk:
+                return
+            keys, values = [], []
+            for record in chunk:
+                if not isinstance(record, (tuple, list)) or len(record) != 2:
+                    raise TaskFailure(no_pair(record, "reducefn", self._key))
+                keys.append(record[0])
+                values.append(record[1])
+            self._writer.write(self._partition, keys, values, "reducefn")
+
+    def _groups_for_user(self) -> Iterator[tuple[Any, list[Any]]]:
+        try:
+            for groups in self._merged():
+                for key, values in groups.items():
+                    self._key = key
+                    self._mark(self._index, key)
+                    self._index += 1
+                    yield key, values
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._input_error = error
+            raise
+
+    def _call_users(self, action: Any) -> Any:
+        """Call user code that reads from us; what our side raised under it stays what it was."""
+        try:
+            result = action()
+        except BaseException as error:
+            if self._input_error is not None:
+                raise self._input_error from None
+            raise blame_records(error, "reducefn", self._key) from error
+        if self._input_error is not None:  # the function swallowed it
+            raise self._input_error
+        return result
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest

@@ -1,0 +1,230 @@
+"""Merge the segments of one partition into groups, on local disk where they are larger than memory.
+
+Segments come one by one, in (task, flush) order, and are merged as they come, so the values of a key stay in order.
+When the groups in memory outgrow the bound, they are scattered by hash, under another seed, over a few *pieces* and
+appended to an unlinked temporary file; the rest of the partition follows the same way.  Then each piece is a smaller
+partition and is merged like one, at most MAX_SPLITS deep.  All values of one key are always in one piece, so a piece of
+a single key is never split: it is merged in memory, and either fits or ends the job.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmgevent import _speedups
+from mmgevent.records import Segment, SegmentError, decode_segment, encode_segment
+from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
+
+#: how often one partition is split again; 4 splits into 4 to 32 pieces cope with 256 to a million times the bound
+MAX_SPLITS = 4
+
+#: pieces of one split: fewer would split again at once, more make segments tiny
+MIN_PIECES = 4
+MAX_PIECES = 32
+
+#: bytes of groups for a byte of segments, as the C core estimates them: measured 2 for long str values, 5 for floats,
+#: 13 for shared strs, 16 for small tuples under short keys.  Only chooses the number of pieces.
+EXPANSION = 8
+
+
+class PieceFile:
+    """The pieces of one split: runs of segments in one unlinked file, gone when it is closed.
+
+    Every method that touches the disk may raise OSError.
+    """
+
+    def __init__(self, folder: str | None, count: int, seed: int):
+        self._file = tempfile.TemporaryFile(prefix="mmgevent-pieces-", dir=folder, buffering=0)  # noqa: SIM115
+        self._extents: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+        self._end = 0
+        #: the seed under which keys are hashed to pieces
+        self.seed = seed
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._extents)
+
+    def append(self, piece: int, segment: bytes) -> None:
+        """Add a segment behind those the piece already has."""
+        view = memoryview(segment)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, self._end + len(segment) - len(view))
+            view = view[written:]
+        self._extents[piece].append((self._end, len(segment)))
+        self._end += len(segment)
+
+    def size(self, piece: int) -> int:
+        """Return the bytes of a piece."""
+        return sum(n_bytes for _, n_bytes in self._extents[piece])
+
+    def segments(self, piece: int) -> Iterator[bytes]:
+        """Yield the segments of a piece in the order they were appended."""
+        for offset, n_bytes in self._extents[piece]:
+            yield self._read(offset, n_bytes)
+
+    def _read(self, offset: int, n_bytes: int) -> bytes:
+        parts = []
+        while n_bytes:  # Linux reads 0x7ffff000 bytes at once, at most
+            part = os.pread(self._file.fileno(), n_bytes, offset)
+            if not part:
+                raise OSError(errno.EIO, "the file of pieces is shorter than what was written")
+            parts.append(part)
+            offset, n_bytes = offset + len(part), n_bytes - len(part)
+        return b"".join(parts)
+
+
+class Merger:
+    """Merges partitions for one reduce task.
+
+    `fold_op` is the number of a fold of the C core whose partial results the segments hold, or None: then they hold
+    values and the groups are `{key: [value, ...]}`, else `{key: partial result}`.
+    """
+
+    def __init__(self, *, partitions: int, bound_bytes: int, fold_op: int | None, scratch_dir: str | None):
+        self._partitions = partitions
+        self._bound_bytes = bound_bytes
+        self._fold_op = fold_op
+        self._scratch_dir = scratch_dir
+
+    def merge(self, partition: int, n_bytes: int, segments: Iterator[Any]) -> Iterator[dict[Any, Any]]:
+        """Yield the groups of a partition as one or more dicts; each key is in one of them.
+
+        `n_bytes` is what the segments come to, as far as known (0: not).  Raises TaskFailure; exceptions of the
+        `segments` iterator pass unchanged, and so does SegmentError for bytes that are damaged.
+        """
+        return self._merge(self._checked(partition, segments), n_bytes, depth=0)
+
+    def _merge(self, segments: Iterator[Segment], n_bytes: int, depth: int) -> Iterator[dict[Any, Any]]:
+        groups: dict[Any, Any] = {}
+        used = 0
+        pieces: PieceFile | None = None
+        try:
+            for segment in segments:
+                used += self._add(groups, segment)
+                too_large = used > self._bound_bytes and depth < MAX_SPLITS
+                if too_large and (pieces is not None or len(groups) > 1):
+                    if pieces is None:
+                        pieces = self._on_disk(
+                            PieceFile, self._scratch_dir, self._piece_count(n_bytes), depth + 1
+                        )
+                    self._scatter(groups, pieces)
+                    used = 0
+            if pieces is None:
+                yield groups
+                return
+            self._scatter(groups, pieces)
+            for piece in range(len(pieces)):
+                size = pieces.size(piece)
+                if size:
+                    yield from self._merge(self._read_back(pieces, piece), size, depth + 1)
+        finally:
+            if pieces is not None:
+                pieces.close()
+
+    def _checked(self, partition: int, segments: Iterator[Any]) -> Iterator[Segment]:
+        """Decode segments, and check keys whose hash came from the user's class."""
+        for data in segments:
+            try:
+                segment = decode_segment(data)
+            except SegmentError as error:
+                if error.__cause__ is None:
+                    raise
+                raise blame_segment(error) from error
+            if segment.hashed:
+                self._check_hashes(segment.keys, partition)
+            yield segment
+
+    def _check_hashes(self, keys: list[Any], partition: int) -> None:
+        for key in keys:
+            try:
+                is_lost = _speedups.is_hashed(key) and _speedups.partition(key, self._partitions) != partition
+            except BaseException as error:
+                raise blame_exception(error, "reducefn", key) from error
+            if is_lost:
+                name = f"{type(key).__module__}.{type(key).__qualname__}"
+                raise TaskFailure(
+                    make_failure(
+                        "key",
+                        f"the hash of a {name} differs between processes, so equal keys would not meet",
+                        key=key,
+                        advice=f"give {name} a method __partition_key__() that returns a str, number or tuple "
+                        f"that is the same in every process, or use such a key instead",
+                    )
+                )
+
+    def _read_back(self, pieces: PieceFile, piece: int) -> Iterator[Segment]:
+        segments = pieces.segments(piece)
+        while True:
+            data = self._on_disk(next, segments, None)
+            if data is None:
+                return
+            yield decode_segment(data)
+
+    def _add(self, groups: dict[Any, Any], segment: Segment) -> int:
+        keys, values = segment.keys, segment.values
+        try:
+            if self._fold_op is not None:
+                return _speedups.merge_fold(groups, keys, values, self._fold_op)
+            if segment.grouped:
+                return _speedups.merge_grouped(groups, keys, values)
+            return _speedups.merge_flat(groups, keys, values)
+        except MemoryError as error:
+            raise self._out_of_memory(groups) from error
+        except BaseException as error:  # __eq__, __hash__, __add__ or __lt__ of the user's
+            raise blame_exception(error, "reducefn") from error
+
+    def _out_of_memory(self, groups: dict[Any, Any]) -> TaskFailure:
+        if self._fold_op is not None or not groups:
+            failure = make_failure("memory", f"{len(groups)} keys do not fit into memory")
+        else:
+            key, values = max(groups.items(), key=lambda group: len(group[1]))
+            failure = make_failure(
+                "memory",
+                f"the {len(values)} values of key {short_repr(key)} do not fit into memory, "
+                f"with a bound of {self._bound_bytes} bytes",
+                key=key,
+                advice="shorten them before they meet, with one of mmgevent.reducers or a collectfn, "
+                "or raise the job's memory_limit",
+            )
+        groups.clear()
+        return TaskFailure(failure)
+
+    def _piece_count(self, n_bytes: int) -> int:
+        wanted = 2 * n_bytes * EXPANSION // max(self._bound_bytes, 1)
+        return min(max(wanted, MIN_PIECES), MAX_PIECES)
+
+    def _scatter(self, groups: dict[Any, Any], pieces: PieceFile) -> None:
+        """Move the groups to the ends of their pieces."""
+        try:
+            parts, _ = _speedups.scatter(groups, len(pieces), pieces.seed)
+        except BaseException as error:
+            raise blame_exception(error, "reducefn") from error
+        groups.clear()
+        for piece, part in enumerate(parts):
+            if part is not None:
+                parts[piece] = None
+                keys, values = part
+                try:
+                    segment = encode_segment(keys, values, grouped=self._fold_op is None)
+                except BaseException as error:
+                    raise blame_exception(error, "reducefn") from error
+                self._on_disk(pieces.append, piece, segment)
+
+    def _on_disk(self, action: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return action(*args)
+        except OSError as error:
+            folder = self._scratch_dir or tempfile.gettempdir()
+            raise TaskFailure(
+                make_failure(
+                    "disk",
+                    f"cannot keep a partition that is larger than memory in {folder}: {error.strerror or error}",
+                    advice="make room there, set TMPDIR to a larger disk, or raise the job's memory_limit",
+                )
+            ) from error
