@@ -1,0 +1,84 @@
+"""Map several items at once in one executor, for functions that wait for something outside.
+
+Used only where the process was monkey-patched before anything of the user's was loaded. Items begin
+in order and their results come out in order; at most `size` of them are begun and not yet taken.
+The page shows the item that has been running longest, which is the one to blame for a timeout.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from mmgevent.page import Page
+
+#: index in the batch, key, value
+IndexedItem = tuple[int, Any, Any]
+
+
+class ItemPool:
+    """Runs up to `size` items at once."""
+
+    def __init__(self, size: int, page: Page):
+        self._size = size
+        self._page = page
+        self._running: dict[int, tuple[Any, float]] = {}  # index: key, time it began; in that order
+
+    def map_items(
+        self, function: Callable[[int, Any, Any], Any], items: Iterable[IndexedItem]
+    ) -> Iterator[Any]:
+        """Yield `function(*item)` of each item, in order.
+
+        An exception of the function comes out at its item's turn; what runs then is ended.
+        """
+        begun: deque[gevent.Greenlet] = deque()
+        try:
+            for item in items:
+                begun.append(gevent.spawn(self._run, function, item))
+                if len(begun) >= self._size:
+                    yield _take(begun)
+            while begun:
+                yield _take(begun)
+        finally:
+            gevent.killall(list(begun))
+            self._running.clear()
+
+    def _run(self, function: Callable[[int, Any, Any], Any], item: IndexedItem) -> _Outcome:
+        index, key, _ = item
+        self._running[index] = (key, monotonic())
+        self._show_oldest()
+        try:
+            return _Outcome(function(*item), None)
+        except gevent.GreenletExit:
+            raise  # an item before it failed
+        except BaseException as error:  # SystemExit too: gevent would end the process for it
+            return _Outcome(None, error)
+        finally:
+            self._running.pop(index, None)
+            self._show_oldest()
+
+    def _show_oldest(self) -> None:
+        for index, (key, began_s) in self._running.items():
+            self._page.show(index, key, began_s)
+            return
+
+
+class _Outcome:
+    """A result or the exception instead; kept from gevent, which would print it."""
+
+    def __init__(self, result: Any, error: BaseException | None):
+        self.result = result
+        self.error = error
+
+
+def _take(begun: deque[gevent.Greenlet]) -> Any:
+    outcome = begun.popleft().get()
+    if not isinstance(outcome, _Outcome):
+        raise outcome  # a GreenletExit of the function's own
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result

@@ -1,0 +1,257 @@
+"""The engine's side of the template process: ask for executors, learn of their ends.
+
+A `Forker` is one template process; `Forkers` keeps one of each kind and starts another when one has
+died. Workers come and go with their links, the forkers stay.
+
+`fork` never blocks: the request is sent and answered by greenlets of the forker, and what the
+executor is told meanwhile waits in its socket.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import logging
+import os
+import signal
+import socket as plain_socket
+import subprocess
+from collections import deque
+from time import monotonic
+from typing import Any, NamedTuple
+
+import gevent
+from gevent import socket
+from gevent.event import AsyncResult, Event
+from gevent.hub import get_hub
+
+from mmgevent.errors import EngineError
+from mmgevent.template import FORK_DESCRIPTORS, TemplateProcess, start_template
+
+log = logging.getLogger(__name__)
+
+#: templates of one kind that may be started within RESTART_PERIOD_S; more means that it cannot work
+MAX_STARTS = 5
+RESTART_PERIOD_S = 60.0
+#: how long a template may take to end by itself once its socket is closed
+END_S = 2.0
+READ_BYTES = 64 * 1024
+
+
+class Exit(NamedTuple):
+    """How an executor ended."""
+
+    status: int | None  #: as `os.wait` gives it; None: its template died, or it could not be forked
+    maxrss_kb: int  #: its largest resident size
+    error: str | None = None  #: why there is no status
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return self.error or "its template process ended"
+        if os.WIFSIGNALED(self.status):
+            number = os.WTERMSIG(self.status)
+            return f"signal {number} ({signal.Signals(number).name})"
+        return f"exit code {os.WEXITSTATUS(self.status)}"
+
+
+class Child:
+    """An executor that was asked for."""
+
+    def __init__(self) -> None:
+        #: None until it is forked
+        self.pid: int | None = None
+        #: an Exit, once it is dead and reaped
+        self.exited: AsyncResult = AsyncResult()
+        self._is_doomed = False
+
+    def kill(self) -> None:
+        """Kill it and its process group, at once or as soon as it is forked. Idempotent."""
+        self._is_doomed = True
+        if self.pid is None or self.exited.ready():
+            return
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it has no group yet, or is being reaped right now
+
+    def _forked(self, pid: int) -> None:
+        self.pid = pid
+        if self._is_doomed:
+            self.kill()
+
+
+class Forker:
+    """One template process, which this takes over."""
+
+    def __init__(self, template: TemplateProcess):
+        self._process = template.process
+        self._sock = socket.socket(fileno=template.sock.detach())
+        self._requests: deque[tuple[bytes, list[int]]] = deque()
+        self._wakeup = Event()
+        self._children: dict[int, Child] = {}  # by token, until they exited
+        self._tokens: dict[int, int] = {}  # by pid
+        self._last_token = 0
+        self._is_closing = False
+        #: set when the template is gone, and with it every executor
+        self.dead = Event()
+        self._writer = gevent.spawn(self._write)
+        self._writer.link_exception(lambda writer: self._process.kill())  # gevent has logged why
+        self._reader = gevent.spawn(self._read)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the template."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may still fork."""
+        return not self.dead.is_set() and not self._is_closing
+
+    def fork(self, descriptors: list[int], scratch_dir: str | None) -> Child:
+        """Ask for an executor with these descriptors (socket, stdout, stderr, page), closed once sent."""
+        assert len(descriptors) == FORK_DESCRIPTORS
+        child = Child()
+        if not self.is_alive:
+            _close(descriptors)
+            child.exited.set(Exit(None, 0))
+            return child
+        self._last_token += 1
+        self._children[self._last_token] = child
+        request = {"fork": self._last_token, "scratch_dir": scratch_dir}
+        self._requests.append((json.dumps(request).encode() + b"\n", descriptors))
+        self._wakeup.set()
+        return child
+
+    def close(self) -> None:
+        """End the template and all its executors; returns when they are reaped. Idempotent."""
+        self._is_closing = True
+        self._wakeup.set()
+        if not self.dead.wait(END_S):
+            self._process.kill()
+        self.dead.wait()
+        gevent.joinall([self._reader, self._writer])
+
+    def _write(self) -> None:
+        try:
+            while not self._is_closing:
+                while self._requests:
+                    request, descriptors = self._requests[0]
+                    rights = (plain_socket.SOL_SOCKET, plain_socket.SCM_RIGHTS, array.array("i", descriptors))
+                    sent = self._sock.sendmsg([request], [rights])
+                    self._requests.popleft()
+                    _close(descriptors)
+                    self._sock.sendall(request[sent:])
+                self._wakeup.clear()
+                self._wakeup.wait()
+            self._sock.shutdown(plain_socket.SHUT_WR)  # the template sees the end, kills, reports, ends
+        except OSError as error:
+            log.debug("template gone while writing: %s", error)  # the reader sees the end
+
+    def _read(self) -> None:
+        try:
+            buffer = b""
+            while data := self._sock.recv(READ_BYTES):
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    self._take_report(json.loads(line))
+        except Exception:
+            log.exception("template abandoned: %s", self.pid)
+        finally:
+            self._end()
+
+    def _take_report(self, report: dict[str, Any]) -> None:
+        if "forked" in report:
+            self._tokens[report["pid"]] = report["forked"]
+            self._children[report["forked"]]._forked(report["pid"])
+        elif "refused" in report:
+            self._children.pop(report["refused"]).exited.set(Exit(None, 0, report["error"]))
+        else:
+            token = self._tokens.pop(report["exited"])
+            self._children.pop(token).exited.set(Exit(report["status"], report["maxrss_kb"]))
+
+    def _end(self) -> None:
+        """The template is gone or going: see that nothing of it is left."""
+        if not self._is_closing:
+            log.warning("template died: %s", self.pid)
+        self._is_closing = True
+        self._wakeup.set()
+        self._sock.close()
+        for _, descriptors in self._requests:
+            _close(descriptors)
+        self._requests.clear()
+        if not wait_for_process(self._process, END_S):
+            self._process.kill()
+            wait_for_process(self._process, None)
+        for child in self._children.values():
+            child.kill()  # the kernel did, with the template; its process group is left
+            child.exited.set(Exit(None, 0))
+        self._children.clear()
+        self.dead.set()
+
+
+class Forkers:
+    """The forkers of one engine, each started when it is first needed and again when it has died."""
+
+    def __init__(self, template: TemplateProcess | None = None):
+        """`template`: a plain one that was started already, which this takes over."""
+        self._forkers: dict[bool, Forker] = {}
+        self._starts: dict[bool, deque[float]] = {kind: deque(maxlen=MAX_STARTS) for kind in (False, True)}
+        self._is_closed = False
+        if template is not None:
+            self._forkers[False] = Forker(template)
+
+    def get(self, greenlets: bool = False) -> Forker:
+        """The live forker of plain executors, or of those that run items in greenlets.
+
+        EngineError when it has died too often to be started again, or after `close`.
+        """
+        if self._is_closed:
+            raise EngineError("the engine is closing: it starts no more executors")
+        forker = self._forkers.get(greenlets)
+        if forker is None or not forker.is_alive:
+            starts = self._starts[greenlets]
+            if len(starts) == MAX_STARTS and monotonic() - starts[0] < RESTART_PERIOD_S:
+                raise EngineError(
+                    f"the template process died {MAX_STARTS} times in {monotonic() - starts[0]:.0f} s"
+                )
+            starts.append(monotonic())
+            forker = self._forkers[greenlets] = Forker(start_template(greenlets=greenlets))
+        return forker
+
+    def close(self) -> None:
+        """End all templates with their executors. Idempotent."""
+        self._is_closed = True
+        for forker in self._forkers.values():
+            forker.close()
+
+
+def wait_for_process(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
+    """Wait without blocking the hub until the process ended and is reaped; False if it did not in time."""
+    if process.poll() is not None:
+        return True
+    if not hasattr(os, "pidfd_open"):
+        return get_hub().threadpool.apply(_wait_blocking, (process, timeout_s))
+    fd = os.pidfd_open(process.pid)
+    try:
+        with gevent.Timeout(timeout_s, False):
+            watcher = get_hub().loop.io(fd, 1)
+            get_hub().wait(watcher)
+            watcher.close()
+    finally:
+        os.close(fd)
+    return process.poll() is not None
+
+
+def _wait_blocking(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

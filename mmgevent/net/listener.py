@@ -1,0 +1,140 @@
+"""Listen on a port and hand over connections whose peers have proved the password.
+
+Before the proof a peer costs one socket and one greenlet, for HANDSHAKE_S from its coming.
+At most MAX_UNPROVED such connections are held; one more pushes out the oldest.  At most
+MAX_HANDSHAKES of them are in the handshake, which a peer enters with its first byte;
+whoever waits to enter pushes out the one that has been in it longest.  So strangers cannot
+keep workers out, neither by silence nor by stopping in the middle.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.event import Event
+
+from mmgevent.errors import ConnectError, ListenError, MmgeventError
+from mmgevent.net import tls
+from mmgevent.net.link import SocketLink
+from mmgevent.net.tls import HANDSHAKE_S
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024  #: connections the system holds for us; a thousand workers may come at once
+MAX_UNPROVED = 512
+MIN_SILENCE_S = 0.25  #: nobody is pushed out before
+MAX_HANDSHAKES = 64  #: at once; more only make each slower
+MIN_HANDSHAKE_S = 1.0  #: nobody is pushed out of a handshake before; an honest one takes 3 ms
+ACCEPT_PAUSE_S = 0.1  #: when the system has no descriptors left
+
+#: what `accept` says when the listening socket itself is gone
+_CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+
+
+def open_listener(host: str, port: int) -> Any:
+    """Bind and listen; "" is all IPv4 interfaces.  ListenError if the address cannot be had."""
+    where = tls.format_address((host or "0.0.0.0", port))
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        sock = socket.socket(family, kind)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # after a restart; two cannot listen with it
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        advice = ""
+        if error.errno == errno.EADDRINUSE:
+            advice = ": another program listens there; stop it or choose another port"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            advice = ": this machine does not have that address; a PORT alone listens on all it has"
+        elif error.errno == errno.EACCES:
+            advice = ": ports below 1024 need privileges; choose a higher one"
+        raise ListenError(f"cannot listen on {where}: {error.strerror}{advice}") from error
+    return sock
+
+
+class Listener:
+    """Accepts connections on an open socket and gives proved ones to `attach(link, role)`."""
+
+    def __init__(self, sock: Any, key: bytes, attach: Callable[[SocketLink, str], None]):
+        """Own `sock` from now on; `key` comes from `derive_key`."""
+        self._sock = sock
+        self._key = key
+        self._attach = attach
+        self._context, self._digest = tls.server_context()
+        #: greenlet of each connection in the handshake -> since when, oldest first
+        self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
+        self._left = Event()  # somebody left the handshake
+        #: greenlet of each unproved connection -> when it came, oldest first
+        self._unproved: OrderedDict[gevent.Greenlet, float] = OrderedDict()
+        self.address: tuple[str, int] = sock.getsockname()[:2]
+        self._acceptor = gevent.spawn(self._accept)
+
+    def close(self) -> None:
+        """Stop listening and drop whoever has not proved the password. Idempotent."""
+        self._acceptor.kill()
+        self._sock.close()
+        gevent.killall(list(self._unproved))
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, address = self._sock.accept()
+            except OSError as error:
+                if error.errno in _CLOSED:
+                    raise
+                log.warning("cannot accept now: %s", error.strerror)
+                gevent.sleep(ACCEPT_PAUSE_S)
+                continue
+            if len(self._unproved) >= MAX_UNPROVED:
+                self._push_out()
+            greenlet = gevent.spawn(self._prove, sock, tls.format_address(address))
+            self._unproved[greenlet] = time.monotonic()
+
+    def _push_out(self) -> None:
+        greenlet, since = next(iter(self._unproved.items()))
+        gevent.sleep(max(0.0, since + MIN_SILENCE_S - time.monotonic()))
+        greenlet.kill()
+
+    def _prove(self, sock: Any, name: str) -> None:
+        late = ConnectError(f"the client did not finish the handshake in {HANDSHAKE_S:g} s")
+        try:
+            with gevent.Timeout(HANDSHAKE_S, late):
+                socket.wait_read(sock.fileno())
+                self._enter_handshake()
+                tls_sock, role, leftover = tls.accept(sock, self._context, self._digest, self._key)
+            self._attach(SocketLink(tls_sock, name, leftover), role)
+        except MmgeventError as error:
+            log.warning("connection refused: %s: %s", name, error)
+        finally:
+            sock.close()
+            self._unproved.pop(gevent.getcurrent(), None)
+            self._proving.pop(gevent.getcurrent(), None)
+            self._left.set()
+
+    def _enter_handshake(self) -> None:
+        """Wait for a place in the handshake (blocks); the longest holder makes way after MIN_HANDSHAKE_S."""
+        while len(self._proving) >= MAX_HANDSHAKES:
+            oldest, since = next(iter(self._proving.items()))
+            wait_s = since + MIN_HANDSHAKE_S - time.monotonic()
+            if wait_s <= 0:
+                oldest.kill()
+            else:
+                self._left.clear()
+                self._left.wait(wait_s)
+        self._proving[gevent.getcurrent()] = time.monotonic()
