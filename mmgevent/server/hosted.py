@@ -1,0 +1,362 @@
+"""One job on the server: its code, its batches, its segments, and the way its results go out.
+
+A hosted job knows its driver's link and its own store, and nothing of workers or of
+scheduling.  Bytes pass through unread: batches are chunks with a count, code is
+chunks, results are segments.
+
+Input and output flow one way: `receive_batch` fills batches until `release_batch`;
+`deliver` queues the output of a reduce task, and one greenlet sends the queue to the
+driver, one lane at a time, as fast as the driver grants.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from mmgevent.errors import OptionError, ProtocolError
+from mmgevent.net.link import Link
+from mmgevent.options import JobOptions
+from mmgevent.scheduler import JobRules
+from mmgevent.store import JobStore, Output
+from mmgevent.wire.frames import INPUT, MAX_PAYLOAD, RESULT, Frame, Payload
+from mmgevent.wire.messages import control
+from mmgevent.wire.streams import (
+    BATCH_WINDOW,
+    CODE_WINDOW,
+    INPUT_WINDOW,
+    OUTPUT_WINDOW,
+    RESULT_WINDOW,
+    ReceiveWindow,
+    grant_frame,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_CODE_BYTES = 256 * 1024 * 1024  #: of one job
+MAX_BATCH_BYTES = 1024 * 1024 * 1024  #: one item may be large; batches of several aim at 16 MiB
+#: a batch claims no more weight, an attempt no more time than this, so that sums stay numbers
+MAX_WEIGHT = 2**40
+MAX_SECONDS = 1e7
+
+#: seconds between two progress messages of a job
+PROGRESS_S = 0.25
+
+
+class Batch:
+    """Some items of a job, as opaque chunks."""
+
+    __slots__ = ("chunks", "is_content", "items", "received", "size", "weight", "window")
+
+    def __init__(self, items: int, weight: int, size: int, is_content: bool):
+        self.items = items
+        self.weight = weight
+        self.size = size
+        self.is_content = is_content
+        self.chunks: list[Payload] = []
+        self.received = 0
+        self.window = ReceiveWindow(BATCH_WINDOW)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.received == self.size
+
+
+class Attempt:
+    """What the server remembers of an attempt between its Assign and its Commit or Discard."""
+
+    __slots__ = (
+        "batch",
+        "done",
+        "feeder",
+        "hi",
+        "is_over",
+        "job",
+        "lo",
+        "number",
+        "partitions",
+        "pending_bytes",
+        "task",
+        "window",
+        "worker",
+    )
+
+    def __init__(self, number: int, job: HostedJob, worker: int, task: int):
+        self.number = number
+        self.job = job
+        self.worker = worker
+        self.task = task
+        self.batch = self.lo = self.hi = 0
+        self.partitions: tuple[int, ...] = ()
+        self.window = ReceiveWindow(OUTPUT_WINDOW)
+        self.feeder: gevent.Greenlet | None = None
+        #: committed or discarded: what its feeder reads may be given back already
+        self.is_over = False
+        #: bytes of its output that wait to be written to the spill file
+        self.pending_bytes = 0
+        #: its `done`, held until nothing of its output is pending
+        self.done: dict[str, Any] | None = None
+
+    @property
+    def lane(self) -> tuple[int, int, int]:
+        return (self.job.number, self.task, self.number)
+
+    @property
+    def is_map(self) -> bool:
+        return self.batch != 0
+
+
+class HostedJob:
+    """One job that a driver handed in."""
+
+    def __init__(
+        self, number: int, id: str, link: Link, driver_job: int, submit: dict[str, Any], store: JobStore
+    ):
+        if submit["code_bytes"] > MAX_CODE_BYTES:
+            raise ProtocolError(
+                f"a job has {submit['code_bytes']} bytes of code, at most {MAX_CODE_BYTES} may be"
+            )
+        self.number = number
+        self.id = id
+        self.name: str = submit["name"]
+        self.options: dict[str, Any] = submit["options"]
+        self.context: dict[str, Any] | None = submit.get("context")
+        self.fingerprint: str = submit["fingerprint"]
+        self.is_oneshot = self.options.get("allocation") == "oneshot"
+        self.delivered = frozenset(submit.get("skip", ()))  #: partitions a former server delivered
+        self.rules = JobRules()
+        self.link = link
+        self.driver_job = driver_job
+        self.store = store
+        #: the scheduler knows it: its code is here, and it is neither done nor failed
+        self.is_scheduled = False
+        self.partitions = 0  #: 0 before the job was started
+        #: {partition: bytes} of what is to be reduced, once the map phase is over
+        self.sizes: dict[int, int] = {}
+        self.code_bytes: int = submit["code_bytes"]
+        self.code: list[bytes] = []
+        self._code_window = ReceiveWindow(CODE_WINDOW)
+        self._code_received = 0
+        self.batches: dict[int, Batch] = {}  #: whole ones
+        self._arriving: dict[int, Batch] = {}
+        self.allowed = 0  #: batches that the driver may have sent so far
+        self.batch_count = 0  #: whole batches so far
+        self.input_total: int | None = None  #: batches in all, once the driver has said it
+        #: what has been mapped, for the driver's guess at batch sizes
+        self.items_done = self.weight_done = 0
+        self.seconds_done = 0.0
+        self.result_tasks = 0
+        self.records_out = 0
+        self.started_s = time.monotonic()
+        self.last_progress: tuple[Any, ...] = ()
+        self._outputs: deque[tuple[int, tuple[int, ...], Output]] = deque()
+        self._outputs_ready = Event()
+        self._last_output_came = False
+        self._sending: tuple[int, int, int] | None = None  # the lane of the output that is going out
+        self.greenlets: set[gevent.Greenlet] = set()
+        self.spilling: gevent.Greenlet | None = None
+
+    # code
+
+    def receive_code(self, data: bytes) -> bool:
+        """Take code; True once it is whole."""
+        self._code_window.received(len(data))
+        self.code.append(data)
+        self._code_received += len(data)
+        if self._code_received > self.code_bytes:
+            raise ProtocolError(f"more than the announced {self.code_bytes} bytes of code came")
+        self._grant((self.driver_job, 0, 0), self._code_window.consumed(len(data)))
+        return self.has_code
+
+    @property
+    def has_code(self) -> bool:
+        return self._code_received == self.code_bytes
+
+    # input
+
+    def announce_batch(self, number: int, message: dict[str, Any]) -> Batch:
+        """Begin a batch, or begin it again with its contents; ProtocolError if it cannot be."""
+        known = self.batches.get(number)
+        items, size = message["items"], message["size"]
+        is_again = known is not None and message.get("content", False) and known.items == items
+        if (known is not None and not is_again) or number in self._arriving:
+            raise ProtocolError(f"batch {number} came twice")
+        if known is None and number > self.allowed:
+            raise ProtocolError(f"batch {number} came, but only {self.allowed} were allowed")
+        if not 1 <= items <= size <= MAX_BATCH_BYTES or (self.is_oneshot and items != 1):
+            raise ProtocolError(f"a batch of {items} items and {size} bytes came")
+        batch = Batch(items, min(message["weight"], MAX_WEIGHT), size, is_again)
+        self._arriving[number] = batch
+        return batch
+
+    def receive_batch(self, number: int, data: bytes) -> Batch:
+        """Take bytes of a batch; once it is whole it takes the place of what was there."""
+        batch = self._arriving.get(number)
+        if batch is None or batch.received + len(data) > batch.size:
+            raise ProtocolError(f"{len(data)} bytes came that belong to no announced batch")
+        batch.window.received(len(data))
+        batch.chunks.append(data)
+        batch.received += len(data)
+        if batch.is_whole:
+            self.batches[number] = self._arriving.pop(number)
+        self._grant((self.driver_job, number, 0), batch.window.consumed(len(data)))
+        return batch
+
+    def count_mapped(self, attempt: Attempt, message: dict[str, Any]) -> None:
+        """Account for a finished map attempt."""
+        batch = self.batches.get(attempt.batch)
+        if batch is not None:
+            self.items_done += attempt.hi - attempt.lo
+            self.weight_done += batch.weight * (attempt.hi - attempt.lo) // batch.items
+            self.seconds_done += min(message["seconds"], MAX_SECONDS)
+
+    # feeding attempts
+
+    def feed_map(self, link: Link, attempt: Attempt, assign: Frame) -> None:
+        """Send a map attempt with its batch; nothing is copied."""
+        lane = attempt.lane
+        link.open_lane(lane, INPUT_WINDOW)
+        link.send_in_lane(assign)
+        for chunk in self.batches[attempt.batch].chunks:
+            link.send_in_lane(Frame(INPUT, chunk, *lane))
+        link.close_lane(lane)
+
+    def feed_reduce(self, link: Link, attempt: Attempt) -> None:
+        """Send an opened reduce attempt's segments, reading on as they go out (blocks).  LinkClosed, StoreError."""
+        lane = attempt.lane
+        for partition in attempt.partitions:
+            for data in _coalesce(self.store.read_partition(partition)):
+                if attempt.is_over:
+                    return
+                link.send_in_lane(Frame(INPUT, data, *lane))
+                link.wait_for_room(lane, INPUT_WINDOW)
+                if attempt.is_over:
+                    return
+        link.close_lane(lane)
+
+    # results
+
+    def deliver(self, task: int, partitions: tuple[int, ...], output: Output) -> None:
+        """Queue a reduce task's output for the driver."""
+        self.result_tasks += 1
+        self.records_out += sum(output.flushes.records)
+        self._outputs.append((task, partitions, output))
+        self._outputs_ready.set()
+
+    def end_results(self) -> None:
+        """Every reduce task is delivered or queued."""
+        self._last_output_came = True
+        self._outputs_ready.set()
+
+    def send_results(self) -> None:
+        """Send what is queued until the end of the results (blocks).  LinkClosed, StoreError."""
+        while True:
+            while self._outputs:
+                task, partitions, output = self._outputs.popleft()
+                self._send_output(task, partitions, output)
+                self.store.free(output)
+            if self._last_output_came:
+                return
+            self._outputs_ready.clear()
+            self._outputs_ready.wait()
+
+    def _send_output(self, task: int, partitions: tuple[int, ...], output: Output) -> None:
+        lane = (self.driver_job, task, 0)
+        rows: dict[int, list[int]] = {partition: [partition, 0, 0] for partition in partitions}
+        flushes = output.flushes
+        for partition, n_bytes, records in zip(
+            flushes.partitions, flushes.lengths, flushes.records, strict=True
+        ):
+            row = rows.setdefault(partition, [partition, 0, 0])
+            row[1] += n_bytes
+            row[2] += records
+        parts = list(rows.values())
+        self._sending = lane
+        self.link.open_lane(lane, RESULT_WINDOW)
+        self.link.send_in_lane(control("results", *lane, parts=parts, size=sum(row[1] for row in parts)))
+        for partition in rows:
+            for data in _coalesce(self.store.read_output(output, partition)):
+                self.link.send_in_lane(Frame(RESULT, data, *lane))
+                self.link.wait_for_room(lane, RESULT_WINDOW)
+        self.link.wait_for_room(lane, 0)
+        self.link.close_lane(lane)
+
+    # telling workers and the driver
+
+    def announce(self, context: dict[str, Any] | None) -> Frame:
+        """Return the message that tells a worker of this job; OptionError if it does not fit a frame."""
+        try:
+            return control(
+                "job",
+                self.number,
+                options=self.options,
+                code_bytes=self.code_bytes,
+                fingerprint=self.fingerprint,
+                context=context,
+            )
+        except ValueError as error:
+            raise OptionError(f"the job's options and environment are too large: {error}") from error
+
+    def tell(self, type: str, task: int = 0, **fields: Any) -> None:
+        """Send the driver a message about this job."""
+        self.link.send(control(type, self.driver_job, task, **fields))
+
+    def tell_progress(self, phase: str, **numbers: Any) -> None:
+        """Send progress if it is not what was sent last."""
+        progress = (phase, *numbers.values())
+        if progress != self.last_progress:
+            self.last_progress = progress
+            self.tell("progress", phase=phase, **numbers)
+
+    def _grant(self, lane: tuple[int, int, int], n_bytes: int) -> None:
+        if n_bytes:
+            self.link.send(grant_frame(lane, n_bytes))
+
+    def close(self) -> None:
+        """Release everything: greenlets, memory, disk."""
+        current = gevent.getcurrent()
+        gevent.killall([g for g in self.greenlets if g is not current], block=False)
+        self.greenlets.clear()
+        if self._sending is not None:
+            self.link.drop_lane(self._sending)
+        self.batches.clear()
+        self._arriving.clear()
+        self.code.clear()
+        self._outputs.clear()
+        self.store.close()
+
+
+def _coalesce(pieces: Iterable[Payload]) -> Iterator[Payload]:
+    """Join small pieces and cut nothing: frames of up to MAX_PAYLOAD bytes."""
+    held: list[Payload] = []
+    held_bytes = 0
+    for piece in pieces:
+        if held and held_bytes + len(piece) > MAX_PAYLOAD:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held, held_bytes = [], 0
+        held.append(piece)
+        held_bytes += len(piece)
+    if held:
+        yield held[0] if len(held) == 1 else b"".join(held)
+
+
+def read_rules(options: dict[str, Any]) -> JobRules:
+    """Take from a job's options what the server goes by.  OptionError if any of them makes no sense."""
+    wire = dict(options)
+    needs = wire.pop("needs", [])
+    if not (isinstance(needs, list) and all(isinstance(name, str) for name in needs)):
+        raise OptionError(f"needs must be a list of names, got {type(needs).__name__}")
+    checked = JobOptions.from_wire(wire)
+    return JobRules(
+        retries=checked.retries,
+        retransmit=checked.retransmit,
+        allocation=checked.allocation,
+        max_skipped=checked.max_skipped,
+        needs=frozenset(needs),
+    )

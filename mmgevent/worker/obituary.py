@@ -1,0 +1,92 @@
+"""What to say of an executor that died under an attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import mmgevent
+from mmgevent import failures
+
+if TYPE_CHECKING:
+    from mmgevent.net.forker import Exit
+    from mmgevent.net.supervisor import Supervisor
+    from mmgevent.worker.slot import HeldAttempt
+
+#: a death without a word counts as out of memory when the executor had used this share of its limit
+MEMORY_SHARE = 0.9
+
+#: how faulthandler begins the lines of this package's frames, and of the program that a template runs
+_OUR_FRAMES = (
+    f'  File "{os.path.dirname(mmgevent.__file__)}{os.sep}',
+    '  File "<string>", line 1 in <module>',
+)
+
+_OOM_ADVICE = (
+    "Nothing of mmgevent killed it. If the machine ran out of memory, its kernel did: "
+    "the option memory_limit, or fewer slots (--procs), would say so earlier."
+)
+
+
+def describe_death(
+    executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
+) -> tuple[dict[str, Any], int | None]:
+    """Return the failure record of a death under `attempt`, and the index of the item it was on."""
+    position = executor.position()
+    on_item = position.attempt == attempt.number
+    item = position.item if on_item and attempt.is_map else None
+    kind, error, advice = _find_cause(executor, exit_, attempt)
+    if not attempt.has_started and not on_item:
+        error += ", while it loaded the job's functions"
+    failure = {
+        "kind": kind,
+        "function": "mapfn" if attempt.is_map else "reducefn",
+        "key": position.key if on_item else None,
+        "item": item,
+        "error": error,
+        "advice": advice,
+        "last_words": _drop_our_frames(executor.last_words()) or None,
+        "worker": worker,
+    }
+    failure = {name: value for name, value in failure.items() if value is not None}
+    return failures.bound(failure), item
+
+
+def _drop_our_frames(text: str) -> str:
+    """Leave the frames of this package, below the user's, out of what faulthandler printed at a crash."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(_OUR_FRAMES))
+
+
+def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tuple[str, str, str | None]:
+    """Return kind, error and advice."""
+    job = attempt.job
+    limit = job.memory_limit_bytes
+    used = f"{exit_.maxrss_kb / 1024:.0f} MiB"
+    if executor.broken_limit == "timeout":
+        return (
+            "timeout",
+            f"one {_unit(attempt)} took longer than task_timeout, {job.task_timeout_s:g} s",
+            None,
+        )
+    if executor.broken_limit == "memory" or (
+        limit is not None and exit_.maxrss_kb * 1024 >= MEMORY_SHARE * limit and executor.kill_cause is None
+    ):
+        return (
+            "memory",
+            f"out of memory: it had used {used} of memory_limit, {(limit or 0) >> 20} MiB ({exit_})",
+            None,
+        )
+    if exit_.status is None:
+        return "lost", f"the executor was lost: {exit_}", None
+    if executor.kill_cause is not None:
+        return "died", f"the executor was killed: {executor.kill_cause}", None
+    advice = None
+    if os.WIFSIGNALED(exit_.status) and os.WTERMSIG(exit_.status) == signal.SIGKILL:
+        advice = f"{_OOM_ADVICE} It had used {used}."
+    return "died", f"the executor died: {exit_}", advice
+
+
+def _unit(attempt: HeldAttempt) -> str:
+    return "item" if attempt.is_map else "key"

@@ -1,0 +1,185 @@
+"""One slot of a worker: the attempts given to it, in order, and the executors that run them.
+
+A slot runs one attempt at a time, whichever job it is of, and has one executor a job. The attempts
+behind the first are held here, where they can be given back; only when the tasks of a job are so
+short that an executor would idle on the way to the next one is that sent ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mmgevent import failures
+from mmgevent.errors import ProtocolError
+from mmgevent.wire.frames import MAX_PAYLOAD, Frame
+from mmgevent.wire.streams import INPUT_WINDOW, ReceiveWindow
+
+if TYPE_CHECKING:
+    from mmgevent.net.supervisor import Supervisor
+
+#: executors of other jobs that a slot keeps for their next attempt
+IDLE_EXECUTORS = 2
+#: attempts a slot takes: one runs, one waits, and those whose end crossed the server's frames
+MAX_ATTEMPTS = 16
+#: tasks below this are sent ahead to the executor
+SHORT_TASK_S = 0.05
+#: of an option's value in the error about it
+MAX_VALUE_BYTES = 200
+#: frames an attempt may have waiting; its window bounds the bytes
+MAX_HELD_FRAMES = 1024
+
+
+class CachedJob:
+    """A job as its worker knows it: options and code."""
+
+    def __init__(self, frame: Frame, message: dict[str, Any], window: ReceiveWindow):
+        self.number = frame.job
+        self.frame = frame  #: the `job` message, as it goes on to executors
+        options = message["options"]
+        #: what is wrong with its options, so that none of its attempts can run; None if nothing is
+        self.fault = _find_fault(options)
+        if self.fault is not None:
+            options = {}
+        self.greenlets: bool = (options.get("greenlets") or 0) > 1
+        self.task_timeout_s: float | None = options.get("task_timeout")
+        self.memory_limit_bytes: int | None = options.get("memory_limit")
+        self.code_bytes: int = message["code_bytes"]
+        self.code = bytearray()
+        self.window = window  #: of the code
+        #: how long its tasks took lately; None before the first is done
+        self.recent_s: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole code is here."""
+        return len(self.code) == self.code_bytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its tasks were short lately."""
+        return self.recent_s is not None and self.recent_s < SHORT_TASK_S
+
+    def add_duration(self, seconds: float) -> None:
+        """Count a done task; a phase that has other tasks is noticed within three."""
+        self.recent_s = seconds if self.recent_s is None else (self.recent_s + seconds) / 2
+
+
+class HeldAttempt:
+    """An attempt of this slot, from its `assign` to its end."""
+
+    def __init__(self, job: CachedJob, frame: Frame, message: dict[str, Any]):
+        self.number = frame.attempt
+        self.lane = frame.lane
+        self.job = job
+        self.is_map = message["phase"] == "map"
+        self.executor: Supervisor | None = None  #: None while it is held
+        self.has_started = False
+        self.is_revoked = False
+        self._frames = [frame]
+        self._held_bytes = 0
+
+    def take_input(self, frame: Frame) -> None:
+        """Forward or hold a frame of its input; ProtocolError beyond its window."""
+        if self.executor is not None:
+            self.executor.link.send_in_lane(frame)
+            return
+        self._frames.append(frame)
+        self._held_bytes += len(frame.payload)
+        if self._held_bytes > INPUT_WINDOW or len(self._frames) > MAX_HELD_FRAMES:
+            raise ProtocolError(f"{self._held_bytes} bytes of input came for an attempt that has not begun")
+
+    def forward(self, executor: Supervisor) -> None:
+        """Send what is held to the executor, and from now on all that comes."""
+        self.executor = executor
+        for frame in self._frames:
+            executor.link.send_in_lane(frame)
+        self._frames = []
+
+
+class Slot:
+    """Attempts in the order they came, and executors in the order they were used."""
+
+    def __init__(self, index: int):
+        self.index = index
+        self.attempts: deque[HeldAttempt] = deque()
+        #: by job number; only those that may get work
+        self.executors: dict[int, Supervisor] = {}
+
+    def add(self, attempt: HeldAttempt) -> None:
+        """Put an attempt behind the others; ProtocolError when there are too many."""
+        if len(self.attempts) >= MAX_ATTEMPTS:
+            raise ProtocolError(f"slot {self.index} has {MAX_ATTEMPTS} attempts already")
+        self.attempts.append(attempt)
+
+    def next_to_forward(self) -> HeldAttempt | None:
+        """The attempt that should go to an executor now, if any."""
+        before: HeldAttempt | None = None
+        for attempt in self.attempts:
+            if attempt.executor is None:
+                if before is not None and not (before.job is attempt.job and _takes_more(before)):
+                    return None
+                return attempt if attempt.job.is_complete else None
+            before = attempt
+        return None
+
+    def attempts_of(self, executor: Supervisor) -> list[HeldAttempt]:
+        """The attempts that were sent to this executor, in order."""
+        return [attempt for attempt in self.attempts if attempt.executor is executor]
+
+    def find_executor(self, job: CachedJob) -> Supervisor | None:
+        """The executor of this job that can take work; counts as used now."""
+        executor = self.executors.pop(job.number, None)
+        if executor is None or executor.is_doomed:
+            return None
+        self.executors[job.number] = executor
+        return executor
+
+    def forget_executor(self, executor: Supervisor) -> None:
+        """Give this executor no more work."""
+        for number, known in list(self.executors.items()):
+            if known is executor:
+                del self.executors[number]
+
+    def surplus_executors(self) -> list[Supervisor]:
+        """Executors too many that run nothing, the longest unused first."""
+        busy = {attempt.executor for attempt in self.attempts}
+        idle = [executor for executor in self.executors.values() if executor not in busy]
+        return idle[: max(0, len(self.executors) - IDLE_EXECUTORS - 1)]
+
+
+def _find_fault(options: dict[str, Any]) -> str | None:
+    """Say which of the options a worker acts on is not what a driver's own check lets through."""
+    for name, (fits, words) in _OPTIONS.items():
+        value = options.get(name)
+        if value is not None and not fits(value):
+            return f"option {name} must be {words}; got {failures.shorten(ascii(value), MAX_VALUE_BYTES)}"
+    return None
+
+
+#: the ranges of `mmgevent.options`, in the types they have on the wire
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "greenlets": (
+        lambda value: type(value) is int and 0 <= value <= 100_000,
+        "an int from 0 to 100000",
+    ),
+    "task_timeout": (
+        lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        "a number of seconds above 0, or null",
+    ),
+    "memory_limit": (
+        lambda value: type(value) is int and 16 << 20 <= value < 2**63,
+        "an int of bytes, from 16 MiB to 2**63 - 1, or null",
+    ),
+}
+
+
+def _takes_more(attempt: HeldAttempt) -> bool:
+    """Whether the next attempt of its job may be sent while this one is not over."""
+    executor = attempt.executor
+    return attempt.job.is_short and not attempt.is_revoked and executor is not None and not executor.is_doomed
+
+
+assert INPUT_WINDOW >= MAX_PAYLOAD  # or a frame could never be held
