@@ -1,0 +1,101 @@
+"""MapReduce in plain Python on whatever machines are at hand.
+
+The names below are imported on first use (PEP 562), so that `import mmgevent`
+costs next to nothing in executors, commands and job files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmgevent import reducers
+    from mmgevent.cluster import LocalCluster, connect, run
+    from mmgevent.errors import (
+        AuthenticationError,
+        ConnectError,
+        DatasourceError,
+        DuplicateKeyError,
+        EngineError,
+        ForkedError,
+        FunctionError,
+        JobCancelled,
+        JobError,
+        JobFileError,
+        ListenError,
+        MmgeventError,
+        NoWorkersError,
+        OptionError,
+        OutputError,
+        PasswordError,
+        ShippingError,
+        TooManySkippedError,
+        UsageError,
+        VersionMismatchError,
+    )
+    from mmgevent.handle import JobHandle
+    from mmgevent.job import Job
+    from mmgevent.sinks import load
+    from mmgevent.sources import Files, Lines
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "ConnectError",
+    "DatasourceError",
+    "DuplicateKeyError",
+    "EngineError",
+    "Files",
+    "ForkedError",
+    "FunctionError",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobFileError",
+    "JobHandle",
+    "Lines",
+    "ListenError",
+    "LocalCluster",
+    "MmgeventError",
+    "NoWorkersError",
+    "OptionError",
+    "OutputError",
+    "PasswordError",
+    "ShippingError",
+    "TooManySkippedError",
+    "UsageError",
+    "VersionMismatchError",
+    "__version__",
+    "connect",
+    "load",
+    "reducers",
+    "run",
+]
+
+_HOMES = {
+    "Files": "sources",
+    "Job": "job",
+    "JobHandle": "handle",
+    "Lines": "sources",
+    "LocalCluster": "cluster",
+    "connect": "cluster",
+    "load": "sinks",
+    "run": "cluster",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    if name == "reducers":
+        return importlib.import_module("mmgevent.reducers")
+    value = getattr(importlib.import_module(f"mmgevent.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

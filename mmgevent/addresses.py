@@ -1,0 +1,115 @@
+"""Read network addresses as people write them.
+
+To connect: `HOST`, `HOST:PORT`, `[::1]:PORT`, or a PORT of this machine.  To listen:
+`HOST:PORT`, or a PORT, which means all interfaces.  A number alone is always a port.
+Nothing here asks a name server: an address is bound, and connected to, as written.
+"""
+
+from __future__ import annotations
+
+from mmgevent.errors import UsageError
+
+Address = tuple[str, int]
+
+#: mincemeat's; below the range from which systems take ports for outgoing connections
+DEFAULT_PORT = 11235
+
+#: what a PORT alone listens on: every IPv4 interface
+ALL_INTERFACES = "0.0.0.0"
+
+#: what a PORT alone connects to
+THIS_MACHINE = "localhost"
+
+MAX_PORT = 65535
+
+
+def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
+    """Return (host, port) of an address to connect to; raise UsageError for anything else."""
+    expected = "expected HOST, HOST:PORT or [IPV6]:PORT"
+    host, port = _split(text, expected)
+    if host is None:
+        host = THIS_MACHINE
+    if port == 0:
+        raise UsageError(f"port 0 in {text!r} is nothing to connect to; {expected}, with a PORT from 1")
+    return host, default_port if port is None else port
+
+
+def parse_addresses(text: str, default_port: int = DEFAULT_PORT) -> list[Address]:
+    """Return the addresses of a list separated by commas, each once, in order; UsageError as `parse_address`."""
+    addresses = [parse_address(part, default_port) for part in text.split(",")]
+    return list(dict.fromkeys(addresses))
+
+
+def parse_listen(text: str, default_port: int = DEFAULT_PORT) -> Address:
+    """Return (host, port) of an address to listen on; port 0 asks for any free one."""
+    host, port = _split(text, "expected PORT, HOST:PORT or [IPV6]:PORT")
+    return ALL_INTERFACES if host is None else host, default_port if port is None else port
+
+
+def parse_port(text: str, expected: str = "expected a number", lowest: int = 1) -> int:
+    """Return a port number from `lowest` up; raise UsageError for anything else."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()) or not lowest <= int(text[:9]) <= MAX_PORT:
+        raise UsageError(f"{text!r} is not a port number from {lowest} to {MAX_PORT}; {expected}")
+    return int(text)
+
+
+def format_address(address: Address) -> str:
+    """Write an address so that the functions above read it back."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can be meant by `host`."""
+    return host.lower() in ("localhost", "::1") or host.startswith("127.")
+
+
+def _split(text: str, expected: str) -> tuple[str | None, int | None]:
+    """Return host and port, None for what is not there; a number alone is a port."""
+    text = text.strip()
+    if not text:
+        raise UsageError(f"an address is empty; {expected}")
+    if "://" in text:
+        raise UsageError(f"{text!r} is a URL; {expected}")
+    if text.startswith("["):
+        return _split_bracketed(text, expected)
+    if text.count(":") > 1:
+        raise UsageError(f"{text!r} could be an IPv6 address with or without a port; write [{text}]:PORT")
+    host, colon, port = text.partition(":")
+    if not colon:
+        if text.isascii() and text.isdigit():
+            return None, parse_port(text, expected, lowest=0)
+        return _checked_host(host, text, expected), None
+    if not host:
+        return None, parse_port(port, expected, lowest=0)
+    return _checked_host(host, text, expected), parse_port(port, expected, lowest=0)
+
+
+def _split_bracketed(text: str, expected: str) -> tuple[str, int | None]:
+    host, bracket, rest = text[1:].partition("]")
+    if not bracket or not _is_ipv6(host) or (rest and not rest.startswith(":")):
+        raise UsageError(f"{text!r} is not an IPv6 address in brackets; {expected}")
+    return host, parse_port(rest[1:], expected, lowest=0) if rest else None
+
+
+def _is_ipv6(host: str) -> bool:
+    import ipaddress  # 8 ms, for the few who need it
+
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked_host(host: str, text: str, expected: str) -> str:
+    """Refuse what cannot be a name: names may have any letters, resolvers know which."""
+    if (
+        host.startswith("-")
+        or not host.isprintable()
+        or any(c in " /@,[]'\"" for c in host)
+        or len(host) > 253
+    ):
+        raise UsageError(f"{text!r} is not an address; {expected}")
+    return host

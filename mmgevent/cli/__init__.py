@@ -1,0 +1,1 @@
+"""The commands: mmg-run, mmg-worker, mmg-server."""

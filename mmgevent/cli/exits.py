@@ -1,0 +1,157 @@
+"""End a command: every way it can end has its exit code and its sentence.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | the job ran and failed |
+| 2 | found wrong before it ran |
+| 3 | cannot connect or listen |
+| 4 | password or TLS refused |
+| 5 | versions do not match |
+| 6 | too many items skipped |
+| 7 | no workers in time |
+| 70 | a fault of mmgevent's own: the only stack trace it prints |
+| 130, 143 | SIGINT, SIGTERM |
+| 141 | the reader of stdout went away |
+
+Exceptions of mmgevent carry theirs (`errors.MmgeventError.exit_code`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from mmgevent.cli.options import HelpAsked
+from mmgevent.errors import MmgeventError
+
+FAULT = 70
+INTERRUPTED = 130
+TERMINATED = 143
+BROKEN_PIPE = 141
+
+#: seconds to tidy up after a signal; user code that hangs must not keep the process
+TIDY_S = 2.0
+
+
+class Terminated(BaseException):
+    """SIGTERM came; as KeyboardInterrupt is for SIGINT."""
+
+
+class StdoutClosed(BaseException):
+    """Whoever read stdout went away; nobody is left to write for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _end_soon(BROKEN_PIPE)
+
+
+def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run `body(argv)`, say on stderr what ended it, and return the exit code."""
+    try:
+        _handle_signals()
+        code = body(sys.argv[1:] if argv is None else argv)
+        return _flush_stdout(code)
+    except HelpAsked as asked:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(f"{asked}\n")
+        return _flush_stdout(0)
+    except StdoutClosed:
+        _discard_stdout()
+        return BROKEN_PIPE
+    except MmgeventError as error:
+        if error.exit_code == FAULT:
+            return _report_fault(name)
+        say(name, str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(name, "interrupted")
+        return INTERRUPTED
+    except Terminated:
+        say(name, "terminated")
+        return TERMINATED
+    except SystemExit as leaving:  # a job file's own, such as that of its argument parser
+        return _code_of(name, leaving)
+    except Exception:
+        return _report_fault(name)
+
+
+def say(name: str, text: str) -> None:
+    """Print one message of a command on stderr."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed: nobody listens
+        sys.stderr.write(f"{name}: {text}\n")
+        sys.stderr.flush()
+
+
+def leave(code: int) -> None:
+    """End the process with `code`; after a signal at once, whatever threads of the user's still do."""
+    if code in (INTERRUPTED, TERMINATED, BROKEN_PIPE):
+        os._exit(code)
+    sys.exit(code)
+
+
+def _handle_signals() -> None:
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as by nohup
+        signal.signal(signal.SIGINT, _on_sigint)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is tidying up
+    _end_soon(TERMINATED)
+    raise Terminated
+
+
+def _on_sigint(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _end_soon(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _end_soon(code: int) -> None:
+    """End the process with `code` if it has not ended by itself in TIDY_S."""
+    timer = threading.Timer(TIDY_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
+def _report_fault(name: str) -> int:
+    import traceback
+
+    say(
+        name,
+        f"this is a fault of mmgevent's own; please report it with these lines\n{traceback.format_exc()}",
+    )
+    return FAULT
+
+
+def _code_of(name: str, leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code
+    say(name, str(leaving.code))
+    return 1
+
+
+def _flush_stdout(code: int) -> int:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        return BROKEN_PIPE
+    return code
+
+
+def _discard_stdout() -> None:
+    """Point stdout nowhere, so that the interpreter does not complain at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -1,0 +1,286 @@
+"""mmg-run: run the job of a job file, results to stdout or a file.
+
+The order of things is for speed: the engine process starts before the job file and
+what it imports are loaded, so that both take their time at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmgevent.addresses import format_address, parse_address, parse_listen
+from mmgevent.cli import shared
+from mmgevent.cli.exits import StdoutClosed, leave, run_command, say
+from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
+from mmgevent.cli.progress import Reporter, open_reporter
+from mmgevent.errors import (
+    ConnectError,
+    JobCancelled,
+    JobError,
+    NoWorkersError,
+    OutputError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from mmgevent.cluster import JobHandle
+    from mmgevent.job import Job
+    from mmgevent.sinks import Sink
+
+NAME = "mmg-run"
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError("expected OPTION=VALUE, such as retries=2")
+    return name.strip(), value
+
+
+def _paths(text: str) -> list[str]:
+    return [path for path in text.split(",") if path]
+
+
+COMMAND = Command(
+    name=NAME,
+    usage=("[option]... JOB.py [ARG]...",),
+    summary=(
+        "Run the MapReduce job of JOB.py: on the cores of this machine, and on every machine\n"
+        "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn; it sees\n"
+        "[JOB.py, ARG...] as sys.argv. Options stand before JOB.py, what follows is the job's."
+    ),
+    options=(
+        shared.procs_option("executors on this machine (default: all cores; 0 with --join)"),
+        Option(
+            ("--listen",),
+            "[HOST:]PORT",
+            "let mmg-workers join here; a PORT alone: on all interfaces",
+            excludes="where",
+        ),
+        Option(
+            ("--join",),
+            "HOST[:PORT]",
+            "hand the job to the server there (mmg-server, or mmg-run --listen)",
+            excludes="where",
+        ),
+        Option(
+            ("--inline",),
+            "",
+            "run everything in this process, one item after another: for debuggers and print()",
+            excludes="where",
+        ),
+        Option(
+            ("-o", "--output"),
+            "PATH",
+            "write results to a file, which appears only when the job succeeded (default: stdout)",
+        ),
+        Option(
+            ("--format",),
+            "F",
+            "tsv, jsonl or pickle (default: what the suffix of PATH says, else tsv)",
+        ),
+        Option(
+            ("--set",),
+            "OPTION=VALUE",
+            "set an option of the job: retries, task_timeout, memory_limit, max_skipped, partitions, greenlets, "
+            "allocation, retransmit, name; may be repeated",
+            _assignment,
+            repeats=True,
+        ),
+        Option(
+            ("--py-files",),
+            "PATH[,PATH...]",
+            "modules (.py) or package folders that workers elsewhere need; may be repeated",
+            _paths,
+            repeats=True,
+        ),
+        Option(
+            ("--workers-timeout",),
+            "SECONDS",
+            "end with exit code 7 when no worker has come in that time (default: wait)",
+            seconds,
+        ),
+        shared.MEMORY,
+        shared.PORT,
+        shared.PASSWORD,
+        shared.PASSWORD_FILE,
+        shared.VERBOSE,
+        shared.QUIET,
+    ),
+    examples=(
+        ("mmg-run wordcount.py books/*.txt", "all cores of this machine, results on stdout"),
+        (
+            "mmg-run -o counts.jsonl wordcount.py books/*.txt",
+            "results to a file, in the format of its suffix",
+        ),
+        ("mmg-run --inline wordcount.py one.txt", "in this process, for the debugger"),
+        ("mmg-run --listen 11235 wordcount.py books/*.txt", "other machines may help: mmg-worker THISHOST"),
+        ("mmg-run --join bighost wordcount.py books/*.txt", "on the workers of a running mmg-server"),
+    ),
+    notes=(
+        "exit codes: 0 done; 1 the job failed; 2 found wrong before it ran; 3 cannot connect or\n"
+        "listen; 4 password refused; 5 versions do not match; 6 too many items skipped; 7 no workers\n"
+        "in time; 70 a fault of mmgevent's own; 130, 143 signals; 141 the reader of stdout went away."
+    ),
+)
+
+
+def main() -> None:
+    """Be the command mmg-run."""
+    leave(run_command(NAME, run, None))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one job as the command line says; return 0, raise everything else."""
+    arguments = parse(COMMAND, argv, os.environ)
+    if not arguments.rest:
+        refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
+    shared.start_logging(arguments)
+    _warn_of_late_options(arguments)
+    if arguments.inline:
+        return _run_inline(arguments)
+    with _open_cluster(arguments) as cluster:
+        job = _load_job(arguments)
+        reporter = open_reporter(NAME, bool(arguments.quiet))
+        with _open_sink(arguments) as sink, contextlib.closing(reporter):
+            if arguments.listen is not None and not arguments.quiet:
+                job.check()  # nobody should start workers for a job that cannot run
+                say(NAME, f"listening on {format_address(cluster.address)}")
+                say(NAME, shared.how_to_join(cluster.address, arguments))
+            handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
+            with _watching_for_workers(handle, reporter, arguments.workers_timeout):
+                _write(handle.stream(), sink, reporter)
+    return 0
+
+
+def _warn_of_late_options(arguments: Arguments) -> None:
+    """Say so if options of this command stand where they go to the job."""
+    known = {name for option in COMMAND.options for name in option.names}
+    late = [text for text in arguments.rest[1:] if text.partition("=")[0] in known]
+    if late and not arguments.quiet:
+        say(
+            NAME,
+            f"warning: {late[0]} stands after the job file and goes to the job; put it before {arguments.rest[0]}",
+        )
+
+
+def _open_cluster(arguments: Arguments) -> Any:
+    """Start the engine; it comes up while the job file is loaded."""
+    port = shared.default_port(arguments)
+    if arguments.join is not None:
+        if arguments.memory is not None:
+            refuse(NAME, "--memory is for the server, which is elsewhere: give it to mmg-server")
+        address = parse_address(arguments.join, port)
+        password = shared.find_password(NAME, arguments, [address[0]])
+        from mmgevent.cluster import connect
+
+        try:
+            return connect(address, password=password, procs=arguments.procs or 0, verbose=arguments.verbose)
+        except ConnectError as error:
+            raise ConnectError(
+                f"{error}; start mmg-server there (or mmg-run --listen), or give another address"
+            ) from error
+    listen = None if arguments.listen is None else parse_listen(arguments.listen, port)
+    if arguments.procs == 0 and listen is None:
+        refuse(NAME, "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT or --join HOST")
+    found = None if listen is None else shared.find_password(NAME, arguments, [listen[0]])
+    from mmgevent.cluster import LocalCluster
+
+    return LocalCluster(
+        arguments.procs,
+        listen=listen,
+        password=found,
+        segment_memory=arguments.memory,
+        verbose=arguments.verbose,
+    )
+
+
+def _load_job(arguments: Arguments) -> Job:
+    # All that will be needed, now: once the job's folder is first on the path, a random.py in it would
+    # be taken for the standard library's.
+    from mmgevent import handle, inline, shipping, sinks  # noqa: F401
+    from mmgevent.job import Job, parse_option
+
+    shipping.preload()
+    job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    changes = {name: parse_option(name, text) for name, text in arguments.set}
+    py_files = [path for paths in arguments.py_files for path in paths]
+    if py_files:
+        changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
+    return job.with_options(**changes) if changes else job
+
+
+def _open_sink(arguments: Arguments) -> Sink:
+    from mmgevent.sinks import open_sink
+
+    if arguments.output is None and sys.stdout is None:
+        raise OutputError("stdout is closed; write the results to a file with -o PATH")
+    return open_sink(arguments.output, arguments.format)
+
+
+def _run_inline(arguments: Arguments) -> int:
+    from mmgevent.inline import run_inline
+
+    job = _load_job(arguments)
+    with _open_sink(arguments) as sink:
+        _write(run_inline(job), sink, None)
+    return 0
+
+
+def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
+    """Write the records and make the output final; StdoutClosed when nobody reads it any more."""
+    clears_line = reporter is not None and sys.stdout is not None and sys.stdout.isatty()
+    for key, value in records:
+        if clears_line and reporter is not None:
+            reporter.close()  # results and the line would be written across one another
+            clears_line = False
+        with _translated_errors():
+            sink.write(key, value)
+    with _translated_errors():
+        sink.commit()
+
+
+@contextlib.contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
+    except OSError as error:
+        raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
+    except OutputError as error:  # no fault of the command line any more: the job ran
+        raise JobError(str(error), {"kind": "output"}) from error
+
+
+@contextlib.contextmanager
+def _watching_for_workers(handle: JobHandle, reporter: Reporter, timeout_s: float | None) -> Iterator[None]:
+    """Cancel the job, and raise NoWorkersError, if no worker has been seen in `timeout_s`."""
+    if timeout_s is None:
+        yield
+        return
+    is_late = threading.Event()
+
+    def check() -> None:
+        if not reporter.most_workers:
+            is_late.set()
+            handle.cancel()
+
+    timer = threading.Timer(timeout_s, check)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except JobCancelled:
+        if is_late.is_set():
+            raise NoWorkersError(
+                f"no worker came in {timeout_s:g} s; start one with mmg-worker, "
+                f"or wait longer with --workers-timeout"
+            ) from None
+        raise
+    finally:
+        timer.cancel()

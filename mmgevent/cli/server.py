@@ -1,0 +1,86 @@
+"""mmg-server: schedule jobs and keep their intermediate data, for workers and drivers elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from mmgevent import password as passwords
+from mmgevent.addresses import ALL_INTERFACES, Address, parse_listen
+from mmgevent.cli import shared
+from mmgevent.cli.exits import leave, run_command, say
+from mmgevent.cli.options import Arguments, Command, Option, parse, refuse
+
+NAME = "mmg-server"
+
+COMMAND = Command(
+    name=NAME,
+    usage=("[option]...", "[option]... password"),
+    summary=(
+        "Be the server that mmg-workers join and mmg-run --join hands jobs to. It runs nothing of\n"
+        "anybody's code. `mmg-server password` prints the password that all of them share, and makes\n"
+        "it if there is none."
+    ),
+    options=(
+        Option(
+            ("--listen",),
+            "[HOST:]PORT",
+            "where to listen (default: the port on all interfaces)",
+        ),
+        shared.MEMORY,
+        shared.PORT,
+        shared.PASSWORD,
+        shared.PASSWORD_FILE,
+        shared.VERBOSE,
+        shared.QUIET,
+    ),
+    examples=(
+        ("mmg-server", "listen on port 11235 of all interfaces"),
+        ("mmg-server --listen 127.0.0.1:11235", "for this machine only"),
+        ("mmg-server --memory 8GiB", "more intermediate data in memory"),
+        ("mmg-server password", "print the password"),
+    ),
+    notes=(
+        "exit codes: 2 usage, or a password that cannot be used; 3 cannot listen; 70 a fault of\n"
+        "mmgevent's own; 130, 143 signals."
+    ),
+)
+
+
+def main() -> None:
+    """Be the command mmg-server."""
+    leave(run_command(NAME, run, None))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until stopped, or print the password; return the exit code."""
+    arguments = parse(COMMAND, argv, os.environ)
+    if arguments.rest == ["password"]:
+        return _print_password(arguments)
+    if arguments.rest:
+        refuse(NAME, f"unexpected argument {arguments.rest[0]!r}; only `password` may stand there")
+    port = shared.default_port(arguments)
+    host, port = (ALL_INTERFACES, port) if arguments.listen is None else parse_listen(arguments.listen, port)
+    password = shared.find_password(NAME, arguments, [host])
+
+    def on_listening(address: Address) -> None:
+        if not arguments.quiet:
+            say(NAME, shared.how_to_join(address, arguments))
+
+    from mmgevent.foreground import run_server
+
+    return run_server(
+        host,
+        port,
+        password=password,
+        segment_memory=arguments.memory,
+        on_listening=on_listening,
+        verbose=-1 if arguments.quiet else max(arguments.verbose, 1),  # 1: which address it listens on
+    )
+
+
+def _print_password(arguments: Arguments) -> int:
+    password = passwords.find_password(arguments.password, arguments.password_file)
+    sys.stdout.write(f"{password}\n")
+    return 0

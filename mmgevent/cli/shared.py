@@ -1,0 +1,91 @@
+"""Options that several commands have, and what they mean: ports, passwords, how much is said."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+
+from mmgevent import password as passwords
+from mmgevent.addresses import DEFAULT_PORT, Address, format_address, parse_port
+from mmgevent.cli.exits import say
+from mmgevent.cli.options import Arguments, Option, memory_size, whole_number
+
+PORT = Option(
+    ("-P", "--port"), "PORT", f"the port wherever an address has none (default {DEFAULT_PORT})", parse_port
+)
+PASSWORD = Option(
+    ("-p", "--password"),
+    "PASSWORD",
+    "the password; other users of this machine can see it there",
+    reads_variable=False,
+)
+PASSWORD_FILE = Option(
+    ("--password-file",),
+    "PATH",
+    "read the password from a file that only you can read; without either: MMG_PASSWORD, "
+    "then ~/.config/mmgevent/password, which is made when there is none",
+    reads_variable=False,
+)
+MEMORY = Option(
+    ("--memory",),
+    "SIZE",
+    'memory for intermediate data, such as "2GiB", before it goes to disk (default: an eighth of this machine\'s)',
+    memory_size,
+)
+VERBOSE = Option(("-v", "--verbose"), "", "say more; twice: everything")
+QUIET = Option(("-q", "--quiet"), "", "errors only")
+
+
+def procs_option(help: str) -> Option:
+    """Return the --procs of a command, with what it means there."""
+    return Option(("--procs",), "N", help, whole_number)
+
+
+def default_port(arguments: Arguments) -> int:
+    """Return the port of addresses that have none."""
+    return DEFAULT_PORT if arguments.port is None else arguments.port
+
+
+def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
+    """Return the password as the command line and the environment say, with warnings on stderr.
+
+    `hosts` are those it will protect.  Raise PasswordError.
+    """
+    password = passwords.find_password(arguments.password, arguments.password_file)
+    if arguments.password is not None and not arguments.quiet:
+        say(
+            command,
+            "warning: everybody on this machine can see the password after -p; prefer --password-file",
+        )
+    warning = passwords.warn_if_short(password, hosts)
+    if warning and not arguments.quiet:
+        say(command, f"warning: {warning}")
+    return password
+
+
+def how_to_join(address: Address, arguments: Arguments) -> str:
+    """Say in a few lines how workers elsewhere join a server that listens on `address`; no password."""
+    host, port = address
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    lines = ["on each machine that is to help, run", f"    mmg-worker {format_address((host, port))}"]
+    path = passwords.default_path()
+    is_given = arguments.password is not None or arguments.password_file is not None
+    if is_given or any(os.environ.get(name) for name in (passwords.VARIABLE, passwords.FILE_VARIABLE)):
+        lines.append("with the same password as here")
+    else:
+        copy = "umask 077; mkdir -p ~/.config/mmgevent; cat > ~/.config/mmgevent/password"
+        lines.append("once it has the password of this one:")
+        lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(path)}")
+    return "\n".join(lines)
+
+
+def start_logging(arguments: Arguments) -> None:
+    """Send log messages to stderr, as many as -v and -q ask for; without them logging is not even imported."""
+    if not arguments.verbose:
+        return
+    import logging
+
+    level = logging.DEBUG if arguments.verbose > 1 else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")

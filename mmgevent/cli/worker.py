@@ -1,0 +1,67 @@
+"""mmg-worker: lend the cores of this machine to a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from mmgevent.addresses import parse_addresses
+from mmgevent.cli import shared
+from mmgevent.cli.exits import leave, run_command
+from mmgevent.cli.options import Command, Option, parse, refuse
+from mmgevent.machine import count_cores
+
+NAME = "mmg-worker"
+
+COMMAND = Command(
+    name=NAME,
+    usage=("[option]... HOST[:PORT][,HOST[:PORT]...]",),
+    summary=(
+        "Run tasks for the server at HOST: mmg-server, or mmg-run --listen. Stays, and connects\n"
+        "again whenever the server is gone, until it is stopped. Of several hosts the first that\n"
+        "answers is taken."
+    ),
+    options=(
+        shared.procs_option("executors on this machine (default: all cores)"),
+        Option(("--once",), "", "leave, with exit code 0, when the server says goodbye"),
+        shared.PORT,
+        shared.PASSWORD,
+        shared.PASSWORD_FILE,
+        shared.VERBOSE,
+        shared.QUIET,
+    ),
+    examples=(
+        ("mmg-worker bighost", "all cores, for the server on bighost, port 11235"),
+        ("mmg-worker --procs 4 bighost:5000", "four executors, another port"),
+        ("mmg-worker --once first,second", "two candidates; leave when the server does"),
+    ),
+    notes=(
+        "exit codes: 0 the server said goodbye (--once); 2 usage; 4 password refused; 5 versions do not\n"
+        "match; 70 a fault of mmgevent's own; 130, 143 signals."
+    ),
+)
+
+
+def main() -> None:
+    """Be the command mmg-worker."""
+    leave(run_command(NAME, run, None))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Work for the servers that the command line names; return the exit code."""
+    arguments = parse(COMMAND, argv, os.environ)
+    if not arguments.rest:
+        refuse(NAME, "no server: expected mmg-worker [option]... HOST[:PORT]")
+    if arguments.procs == 0:
+        refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
+    addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
+    password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
+    from mmgevent.foreground import run_worker
+
+    return run_worker(
+        addresses,
+        procs=arguments.procs or count_cores(),
+        password=password,
+        once=bool(arguments.once),
+        verbose=-1 if arguments.quiet else arguments.verbose,
+    )

@@ -1,0 +1,272 @@
+"""Clusters: what a driver submits jobs to.
+
+`LocalCluster` has its server in its own engine, with executors of this machine and, if it
+listens, workers of others; `connect` uses a server that stands somewhere.  Either starts
+one engine process; when that ends unasked, or the server behind it, the next job, or
+the one that is under way, gets another.
+
+What jobs need (dill among it) is imported when a job comes: by then the engine is starting on
+another core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmgevent.engine_configuration import Configuration
+from mmgevent.engine_process import EngineProcess
+from mmgevent.errors import ForkedError, JobError, UsageError
+from mmgevent.machine import count_cores
+
+if TYPE_CHECKING:
+    from mmgevent.driver import JobDriver, Progress
+    from mmgevent.handle import JobHandle
+    from mmgevent.job import Job
+
+#: for the engine to start its roles; a busy machine takes long to start Python
+START_S = 60.0
+
+#: for a server that was lost to come back, or another to take its address
+PATIENCE_S = 60.0
+
+OnProgress = Callable[["Progress"], None]
+OnNotice = Callable[[str], None]
+
+
+class WorkerInfo(NamedTuple):
+    """A worker that is present."""
+
+    name: str  #: "host/pid"
+    slots: int
+
+
+class Cluster:
+    """Submit and run jobs; made by `LocalCluster` or `connect`."""
+
+    def __init__(self, configuration: Configuration):
+        self._configuration = configuration
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()  # of the engine and the handles
+        self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
+        self._is_closed = False
+        self._was_ready = False  # some engine of this cluster was
+        self._pid = os.getpid()
+        self._engine = EngineProcess(configuration)
+
+    def submit(
+        self, job: Job, *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> JobHandle:
+        """Hand in a job and return at once; it has a thread of its own.
+
+        UsageError for what is wrong with the job.  `on_progress(Progress)` and `on_notice(text)` are
+        called from the job's thread.
+        """
+        from mmgevent.handle import JobHandle
+
+        handle = JobHandle(self._make_driver(job, on_progress, on_notice))
+        with self._lock:
+            self._handles.add(handle)
+        handle.start()
+        return handle
+
+    def run(
+        self, job: Job, *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> dict[Any, Any]:
+        """Run a job to its end and return its results as a dict.
+
+        The datasource, finishfn and `progress` are called in this thread.  UsageError, JobError,
+        ConnectError, DuplicateKeyError; KeyboardInterrupt cancels the job.
+        """
+        from mmgevent.results import apply_finish, build_dict
+
+        driver = self._make_driver(job, progress, on_notice)
+        with closing(driver.records()) as records:
+            return build_dict(apply_finish(job.finishfn, job.finish_form, records))
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are present now."""
+        engine = self._get_engine(None)
+        engine.wait_ready(START_S)
+        answer = engine.ask("list_workers")
+        return [WorkerInfo(*row) for row in zip(answer["names"], answer["slots"], strict=True)]
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """(host, port) of the server that workers may join; None if there is no port.  ListenError."""
+        address = self._engine.wait_ready(START_S).get("address")
+        return None if address is None else (address[0], address[1])
+
+    def wait_ready(self) -> None:
+        """Wait until the engine runs; raise what kept it from it (ListenError, ConnectError, ...)."""
+        self._engine.wait_ready(START_S)
+
+    def close(self) -> None:
+        """Wait for running jobs, then end the engine with all its processes; idempotent."""
+        self._check_process()
+        for handle in self._running():
+            handle.join()
+        self._end()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is not None:
+            for handle in self._running():
+                handle.cancel()
+            self._end()
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'closed' if self._is_closed else f'engine {self._engine.pid}'}>"
+
+    def _running(self) -> list[JobHandle]:
+        with self._lock:
+            return [handle for handle in self._handles if not handle.done()]
+
+    def _end(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._engine.close()
+
+    def _make_driver(self, job: Job, on_progress: OnProgress | None, on_notice: OnNotice | None) -> JobDriver:
+        from mmgevent.driver import JobDriver
+        from mmgevent.job import Job
+
+        self._check_process()
+        if self._is_closed:
+            raise UsageError("this cluster is closed: make another")
+        if not isinstance(job, Job):
+            raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
+        return JobDriver(
+            job,
+            self._get_engine,
+            lambda: next(self._numbers),
+            is_local=self._configuration.join is None,
+            on_progress=on_progress,
+            on_notice=on_notice,
+        )
+
+    def _get_engine(self, lost: str | None) -> EngineProcess:
+        """Return the engine, perhaps not ready yet; another one if it has ended."""
+        with self._lock:
+            engine = self._engine
+            if engine.refusal is not None:
+                raise engine.refusal
+            if self._is_closed:
+                raise JobError(f"the cluster was closed{f': {lost}' if lost else ''}", {"kind": "lost"})
+            self._was_ready |= engine.was_ready
+            if engine.has_ended and self._was_ready:
+                engine.close()
+                patient = dataclasses.replace(self._configuration, patience=PATIENCE_S)
+                engine = self._engine = EngineProcess(patient)
+        return engine
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
+            )
+
+
+class LocalCluster(Cluster):
+    """A server and executors of this machine, in processes of their own, for as long as it is open."""
+
+    def __init__(
+        self,
+        procs: int | None = None,
+        *,
+        listen: str | int | tuple[str, int] | None = None,
+        password: str | None = None,
+        segment_memory: int | str | None = None,
+        verbose: int = 0,
+    ):
+        """Start the engine and return at once.
+
+        `procs`: executors, one a core if None; 0 for none, which needs `listen`.
+        `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
+        `password`: what they must know; None finds it as the commands do, only if a port is opened.
+        `segment_memory`: bytes (or "64MiB") of intermediate results held in memory; more goes to disk.
+        """
+        if procs is None:
+            procs = count_cores()
+        if type(procs) is not int or not 0 <= procs <= 4096:
+            raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
+        if not procs and listen is None:
+            raise UsageError("procs=0 leaves nobody to do the work: pass listen=... so that workers can join")
+        address = None
+        if listen is not None:
+            from mmgevent.addresses import parse_listen
+            from mmgevent.password import find_password
+
+            address = parse_listen(str(listen)) if isinstance(listen, (str, int)) else listen
+            password = find_password(password)
+        memory_bytes = None
+        if segment_memory is not None:
+            from mmgevent.options import parse_size
+
+            memory_bytes = parse_size(segment_memory)
+        super().__init__(
+            Configuration(
+                procs=procs, listen=address, password=password, memory_bytes=memory_bytes, verbose=verbose
+            )
+        )
+
+
+class RemoteCluster(Cluster):
+    """A server that stands somewhere; made by `connect`."""
+
+
+def connect(
+    address: str | tuple[str, int],
+    *,
+    password: str | None = None,
+    timeout: float = 10.0,
+    procs: int = 0,
+    verbose: int = 0,
+) -> Cluster:
+    """Connect to a running server, "HOST[:PORT]".
+
+    `procs` executors of this machine join it as a worker, for as long as this is open.  ConnectError if
+    nobody answers within `timeout` seconds, AuthenticationError, VersionMismatchError.
+    """
+    from mmgevent.addresses import parse_address
+    from mmgevent.password import find_password
+
+    host, port = parse_address(address) if isinstance(address, str) else address
+    configuration = Configuration(
+        procs=procs, join=(host, port), password=find_password(password), timeout=timeout, verbose=verbose
+    )
+    cluster = RemoteCluster(configuration)
+    try:
+        cluster.wait_ready()
+    except BaseException:
+        cluster._end()
+        raise
+    return cluster
+
+
+def run(
+    job: Job, *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
+) -> dict[Any, Any]:
+    """Run one job and return its results as a dict.
+
+    On a `LocalCluster(**cluster)` of its own, or, with `inline=True`, in this process, where a
+    debugger sees everything.
+    """
+    if inline:
+        if cluster:
+            raise UsageError(f"inline=True starts no processes: leave out {', '.join(cluster)}")
+        from mmgevent.inline import run_inline
+        from mmgevent.results import build_dict
+
+        return build_dict(run_inline(job))
+    with LocalCluster(**cluster) as local:
+        return local.run(job, progress=progress)

@@ -1,0 +1,435 @@
+"""One job in its driver: hand it in, feed it, take its results, see it through.
+
+`JobDriver.records` is a generator that does the work of the whole job in the thread that
+pulls it: it sends batches as far as the server allows, waits for what the engine's
+reading thread puts into its inbox, and gives the records of each partition once the
+partition is whole.  Who does not pull is not given more: the windows close.
+
+When the engine, or the server behind it, ends before the job does, the job is handed in
+again; partitions that were given out already are named to the new server and not given
+twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from mmgevent import shipping
+from mmgevent.batching import Speed
+from mmgevent.engine_process import EngineProcess
+from mmgevent.errors import (
+    EngineError,
+    JobCancelled,
+    JobError,
+    ProtocolError,
+    TooManySkippedError,
+    UsageError,
+    VersionMismatchError,
+)
+from mmgevent.feeding import EncodedBatch, Feeder
+from mmgevent.job import Job
+from mmgevent.records import SegmentError, decode_segment
+from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
+from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.streams import BATCH_WINDOW, CODE_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
+
+log = logging.getLogger(__name__)
+
+#: engines or servers that may end under one job before it is given up
+MAX_RESUBMITS = 5
+#: for an engine to start, and to connect again where a server was lost
+START_S = 120.0
+#: between two looks at whether the job was cancelled meanwhile
+LOOK_S = 0.25
+#: bytes of environment that go along to executors of this machine; far below a control frame
+MAX_CONTEXT_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    phase: str = "starting"  #: "starting", "map", "reduce", "done" and the like
+    done: int = 0  #: items in the map phase, tasks in the reduce phase
+    total: int | None = None  #: of the same, once known
+    waiting: int = 0
+    running: int = 0
+    workers: int = 0
+    slots: int = 0
+    bytes: int = 0  #: of input mapped so far
+
+
+class Part(NamedTuple):
+    """The results of one partition, whole."""
+
+    partition: int
+    data: bytes
+
+
+class EngineLost(Exception):
+    """The engine or its server ended before the job did."""
+
+
+class JobDriver:
+    """The driver's side of one job.  Its generator runs in one thread; `cancel` may come from any."""
+
+    def __init__(
+        self,
+        job: Job,
+        get_engine: Callable[[str | None], EngineProcess],
+        next_number: Callable[[], int],
+        *,
+        is_local: bool,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ):
+        """Pack the job's functions and claim its datasource; UsageError for what is wrong with it.
+
+        `get_engine(reason)` returns a live engine; `reason` says why the last one is not any more.
+        """
+        job.check()
+        functions = job.functions()
+        self.job = job
+        #: results of one call of an iterator-form reducefn belong together, whatever partition they came under
+        self.takes_whole_tasks = functions.reduce_form == "iterator"
+        self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
+        self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
+        self.context = _make_context() if is_local else None
+        self.feeder = Feeder(job)
+        self.id: str | None = None
+        self.progress = Progress()
+        self.stats: dict[str, Any] = {}
+        self.delivered: set[int] = set()  #: partitions whose records were all given out
+        self.partitions: int | None = job.options.partitions
+        self.skipped: list[dict[str, Any]] = []
+        self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()  # None: cancelled; str: engine lost
+        self.is_cancelled = False
+        #: called when the job's thread is about to wait for the engine
+        self.before_wait: Callable[[], None] = _do_nothing
+        self._get_engine = get_engine
+        self._next_number = next_number
+        self._on_progress = on_progress
+        self._on_notice = on_notice
+        #: last, since whoever has this object ends it: by `records`
+        self._check: shipping.Check | None = shipping.start_check(self.code)
+
+    def records(self) -> Generator[tuple[Any, Any], None, None]:
+        """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""
+        lost: str | None = None
+        try:
+            for _ in range(1 + MAX_RESUBMITS):
+                if lost is not None:
+                    self.notice(f"{lost}; the job is handed in again")
+                    self.feeder.restart()
+                engine = self._get_engine(lost)
+                self._wait_ready(engine)
+                try:
+                    yield from _Submission(self, engine, self._next_number()).records()
+                    return
+                except EngineLost as error:
+                    lost = str(error)
+            raise JobError(f"given up: {lost}, {MAX_RESUBMITS + 1} times", {"kind": "lost"})
+        finally:
+            self.feeder.close()
+            if self._check is not None:
+                self._check.cancel()
+
+    def wait_for_check(self) -> None:
+        """Wait until the code has loaded in a process of its own; ShippingError if it does not, JobCancelled."""
+        check = self._check
+        if check is None:
+            return
+        while not check.is_over(LOOK_S):
+            if self.is_cancelled:
+                raise JobCancelled(f"job {self.job.name} was cancelled")
+        self._check = None
+        check.result()
+
+    def _wait_ready(self, engine: EngineProcess) -> None:
+        """Wait for an engine, or for `cancel`; raise what keeps the engine from starting."""
+        self.before_wait()
+        for _ in range(round(START_S / LOOK_S)):
+            try:
+                engine.wait_ready(LOOK_S)
+                return
+            except TimeoutError:
+                if self.is_cancelled:
+                    raise JobCancelled(f"job {self.job.name} was cancelled") from None
+        raise EngineError(f"the engine did not start in {START_S:g} s")
+
+    def cancel(self) -> None:
+        """Make `records` raise JobCancelled soon; idempotent."""
+        self.is_cancelled = True
+        self.inbox.put(None)
+
+    def notice(self, text: str) -> None:
+        if self._on_notice is None:
+            log.warning("%s: %s", self.job.name, text)
+        else:
+            self._on_notice(text)
+
+    def report(self, progress: Progress) -> None:
+        self.progress = progress
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+
+class _Submission:
+    """A job on one engine, from submit to its end there."""
+
+    def __init__(self, driver: JobDriver, engine: EngineProcess, number: int):
+        self._driver = driver
+        self._engine = engine
+        self._number = number
+        self._speed = Speed()
+        self._allowed = 0  # batches the server will take, in all
+        self._sent = 0
+        self._input_ended = False
+        self._incoming: dict[int, _Incoming] = {}  # by reduce task
+        self._received_tasks = 0
+        self._parts: deque[Part] = deque()
+        self._result_tasks: int | None = None  # how many there are, once the job is done
+        self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
+            "accepted": self._on_accepted,
+            "rejected": self._on_rejected,
+            "refused": self._on_refused,
+            "allow": self._on_allow,
+            "enough": self._on_enough,
+            "need_content": self._on_need_content,
+            "results": self._on_results,
+            "progress": self._on_progress,
+            "notice": lambda frame, message: driver.notice(message["text"]),
+            "skipped": self._on_skipped,
+            "job_done": self._on_done,
+            "job_failed": self._on_failed,
+        }
+
+    def records(self) -> Iterator[tuple[Any, Any]]:
+        is_over = False
+        self._engine.add_job(self._number, self._driver.inbox.put, self._driver.inbox.put)
+        try:
+            self._submit()
+            self._driver.wait_for_check()  # while the code is on its way; no item is
+            while not self._is_complete():
+                if self._parts:
+                    yield from self._take_part()
+                elif self._may_send():
+                    self._send_batch()
+                    self._handle_waiting()
+                else:
+                    self._driver.before_wait()
+                    self._handle(self._driver.inbox.get())
+            is_over = True
+        except (JobError, EngineLost):
+            is_over = True
+            raise
+        finally:
+            self._engine.remove_job(self._number)
+            if not is_over:
+                self._engine.send(control("cancel", self._number, reason="the driver gave up"))
+
+    def _is_complete(self) -> bool:
+        return self._received_tasks == self._result_tasks and not self._parts
+
+    def _submit(self) -> None:
+        driver = self._driver
+        options = driver.options
+        if driver.partitions is not None:
+            options = {**options, "partitions": driver.partitions}  # those of the first server
+        self._engine.send(
+            control(
+                "submit",
+                self._number,
+                name=driver.job.name,
+                options=options,
+                code_bytes=len(driver.code),
+                fingerprint=shipping.fingerprint(driver.code),
+                skip=sorted(driver.delivered) or None,
+                context=driver.context,
+            )
+        )
+        self._engine.send_in_lane(list(split_payload(CODE, driver.code, self._number)), CODE_WINDOW)
+
+    # input
+
+    def _may_send(self) -> bool:
+        return not self._input_ended and self._sent < self._allowed
+
+    def _send_batch(self) -> None:
+        numbered = self._driver.feeder.next_batch(self._speed)
+        if numbered is None:
+            self._end_input()
+            return
+        self._sent += 1
+        self._send(numbered[0], numbered[1])
+
+    def _send(self, number: int, batch: EncodedBatch, content: bool | None = None) -> None:
+        announcement = control(
+            "batch",
+            self._number,
+            number,
+            items=batch.items,
+            weight=batch.weight,
+            size=len(batch.data),
+            content=content,
+        )
+        frames = [announcement, *split_payload(BATCH, batch.data, self._number, number)]
+        self._engine.send_in_lane(frames, BATCH_WINDOW)
+
+    def _end_input(self) -> None:
+        self._input_ended = True
+        self._engine.send(control("input_end", self._number, batches=self._sent))
+
+    # what comes in
+
+    def _handle_waiting(self) -> None:
+        try:
+            while True:
+                self._handle(self._driver.inbox.get_nowait())
+        except Empty:
+            return
+
+    def _handle(self, event: Frame | str | None) -> None:
+        if self._driver.is_cancelled:
+            raise JobCancelled(f"job {self._driver.job.name} was cancelled")
+        if event is None:
+            return
+        if isinstance(event, str):
+            raise EngineLost(event)
+        if event.job != self._number:
+            return  # of a submission before this one
+        if event.kind == RESULT:
+            self._on_result_data(event)
+        elif event.kind == CONTROL:
+            message = decode_message(event.payload)
+            handler = self._handlers.get(message["type"])
+            if handler is None:
+                raise ProtocolError(f"a server does not send {message['type']!r} to a driver")
+            handler(event, message)
+
+    def _on_accepted(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._driver.id = message["id"]
+        self._driver.partitions = message["partitions"]
+        self._speed.slots = message["slots"]
+        self._allowed = message["batches"]
+
+    def _on_rejected(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise JobError(message["error"], {"kind": "rejected"})
+
+    def _on_refused(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise VersionMismatchError(message["error"])
+
+    def _on_allow(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._allowed = message["batches"]
+        self._speed = Speed(message["items"], message["weight"], message["seconds"], message["slots"])
+
+    def _on_enough(self, frame: Frame, message: dict[str, Any]) -> None:
+        if not self._input_ended:
+            self._end_input()
+
+    def _on_need_content(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._send(frame.task, self._driver.feeder.content_of(frame.task), content=True)
+
+    def _on_results(self, frame: Frame, message: dict[str, Any]) -> None:
+        incoming = self._incoming[frame.task] = _Incoming(message["parts"])
+        self._collect(frame.task, incoming)
+
+    def _on_result_data(self, frame: Frame) -> None:
+        incoming = self._incoming.get(frame.task)
+        if incoming is None:
+            raise ProtocolError(f"results came that were not announced: {frame!r}")
+        granted = incoming.add(frame.payload)
+        if granted:
+            self._engine.send(grant_frame(frame.lane, granted))
+        self._collect(frame.task, incoming)
+
+    def _collect(self, task: int, incoming: _Incoming) -> None:
+        if incoming.is_complete or not self._driver.takes_whole_tasks:
+            self._parts.extend(incoming.take_whole())
+        if incoming.is_complete:
+            del self._incoming[task]
+            self._received_tasks += 1
+
+    def _take_part(self) -> Iterator[tuple[Any, Any]]:
+        part = self._parts[0]
+        offset = 0
+        while offset < len(part.data):
+            try:
+                segment = decode_segment(part.data, offset)
+            except SegmentError as error:
+                raise JobError(f"results cannot be read here: {error}", {"kind": "record"}) from error
+            yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
+            offset = segment.end
+        self._parts.popleft()
+        self._driver.delivered.add(part.partition)
+
+    def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
+        del message["type"]
+        self._driver.report(Progress(**message))
+
+    def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._driver.skipped.append(message["failure"])
+        failure = message["failure"]
+        self._driver.notice(f"item set aside: {failure.get('key')}: {failure.get('error')}")
+
+    def _on_done(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._driver.stats = message["stats"]
+        self._result_tasks = message["stats"]["results"]
+
+    def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
+        failure = message["failure"]
+        if message.get("code") == "skipped":
+            raise TooManySkippedError.from_failure(failure)
+        if message.get("code") == "cancelled":
+            raise JobError(failure.get("error") or "the server cancelled the job", {"kind": "cancelled"})
+        raise JobError.from_failure(failure)
+
+
+class _Incoming:
+    """The results of one reduce task on their way in, partition by partition."""
+
+    def __init__(self, parts: list[list[int]]):
+        self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
+        self._missing = sum(n_bytes for _, n_bytes, _ in parts)
+        self._buffer = bytearray()
+        self._window = ReceiveWindow(RESULT_WINDOW)
+
+    def add(self, data: Any) -> int:
+        """Take bytes; return how many to grant."""
+        self._window.received(len(data))
+        self._buffer += data
+        self._missing -= len(data)
+        return self._window.consumed(len(data))
+
+    def take_whole(self) -> list[Part]:
+        """Remove and return the partitions that are whole."""
+        whole = []
+        while self._parts and len(self._buffer) >= self._parts[0][1]:
+            partition, n_bytes = self._parts.popleft()
+            whole.append(Part(partition, bytes(self._buffer[:n_bytes])))
+            del self._buffer[:n_bytes]
+        return whole
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._missing
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _make_context() -> dict[str, Any]:
+    context = shipping.context()
+    n_bytes = sum(len(name) + len(value) for name, value in context["environ"].items())
+    if n_bytes > MAX_CONTEXT_BYTES:
+        raise UsageError(
+            f"the environment has {n_bytes} bytes, and executors get it along with the job: "
+            f"at most {MAX_CONTEXT_BYTES} can go; unset what is large"
+        )
+    return context

@@ -1,0 +1,301 @@
+"""The engine: the gevent process that holds links and roles for a driver or a command.
+
+A driver starts one (`main`, below) and speaks frames with it over a socketpair.  The
+first frame each way is the engine's own: a configuration in, "ready" or "failed" out.
+After that the driver speaks with the server: with the role in this process, or, frame
+by frame, with one on another machine.  When the driver's socket closes, everything
+ends.  `mmg-server` and `mmg-worker` run the same roles in front (`foreground.py`).
+
+gevent is imported only when the template process is on its way: both take 60 ms, and
+there are usually two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import socket as plain_socket
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from mmgevent.engine_configuration import Configuration
+from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
+from mmgevent.machine import raise_descriptor_limit, total_memory_bytes
+from mmgevent.template import TemplateProcess, start_template
+from mmgevent.wire.frames import CONTROL, GRANT, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
+
+if TYPE_CHECKING:
+    from mmgevent.net.link import Link
+    from mmgevent.server import Server
+
+log = logging.getLogger(__name__)
+
+#: share of the machine's memory that segments may take before they spill, and its bounds
+MEMORY_SHARE = 8
+MIN_MEMORY_BYTES = 64 * 1024 * 1024
+MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
+
+#: pause between two attempts to connect, and up to as much again at random
+RETRY_S = 0.2
+
+#: how long running tasks get when the driver has closed the cluster
+STOP_S = 1.0
+
+
+def default_memory_bytes() -> int:
+    """Return how many bytes of segments a server holds in memory unless told."""
+    return max(MIN_MEMORY_BYTES, min(MAX_MEMORY_BYTES, total_memory_bytes() // MEMORY_SHARE))
+
+
+class Engine:
+    """The roles and links of one process, for one driver."""
+
+    def __init__(self, configuration: Configuration, template: TemplateProcess | None):
+        from gevent.event import Event
+
+        from mmgevent.net.forker import Forkers
+
+        self._configuration = configuration
+        self._forkers = Forkers(template)
+        self._server: Server | None = None
+        self._workers: list[Any] = []
+        self._listener: Any = None
+        self._remote: Link | None = None
+        self._is_stopping = False
+        self._scratch = tempfile.gettempdir()
+        #: set when the engine has to end
+        self.ended = Event()
+
+    def start(self) -> dict[str, Any]:
+        """Start the roles that are asked for; return facts for the driver."""
+        if self._configuration.join is not None:
+            return self._join_server(self._configuration.join)
+        return self._hold_server()
+
+    def serve_driver(self, sock: Any) -> None:
+        """Speak with the driver over its socketpair from now on."""
+        from mmgevent.net.link import SocketLink
+
+        link = SocketLink(sock, "driver", heartbeats=False)
+        if self._server is not None:
+            self._server.attach(link, "driver", is_local=True, when_closed=self.ended.set)
+        else:
+            assert self._remote is not None
+            _relay(link, self._remote, self.ended)
+
+    def stop(self) -> None:
+        """End everything that this engine started (blocks for a second or two at most)."""
+        self._is_stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        for worker in self._workers:
+            worker.stop("the cluster closed", 0.0)
+        if self._server is not None:
+            self._server.stop("the cluster closed")
+        if self._remote is not None:
+            self._remote.close("the driver closed", STOP_S)
+        self._forkers.close()
+
+    def _hold_server(self) -> dict[str, Any]:
+        from mmgevent.server import Server
+
+        configuration = self._configuration
+        name = f"{plain_socket.gethostname()}-{os.getpid()}"
+        memory_bytes = configuration.memory_bytes or default_memory_bytes()
+        self._server = Server(name, memory_bytes=memory_bytes, spill_folder=self._scratch)
+        facts: dict[str, Any] = {"pid": os.getpid()}
+        if configuration.listen is not None:
+            facts["address"] = self._listen(configuration.listen)
+        if configuration.procs:
+            from mmgevent.net.link import local_pair
+
+            ours, theirs = local_pair("local worker")
+            self._server.attach(ours, "worker", is_local=True)
+            self._add_worker(theirs, is_local=True)
+        return facts
+
+    def _listen(self, address: tuple[str, int]) -> tuple[str, int]:
+        from mmgevent.net.listener import Listener, open_listener
+        from mmgevent.net.watchdog import start_watchdog
+        from mmgevent.wire.handshake import derive_key
+
+        assert self._server is not None
+        sock = open_listener(*address)
+        self._listener = Listener(sock, derive_key(self._configuration.password or ""), self._server.attach)
+        start_watchdog()
+        bound: tuple[str, int] = self._listener.address
+        return bound
+
+    def _join_server(self, address: tuple[str, int]) -> dict[str, Any]:
+        from mmgevent.net import tls
+        from mmgevent.net.link import SocketLink
+        from mmgevent.wire.handshake import derive_key
+
+        key = derive_key(self._configuration.password or "")
+        where = tls.format_address(address)
+        self._remote = SocketLink(self._connect_patiently(address, key), where)
+        if self._configuration.procs:
+            worker_sock = tls.connect(address, key, "worker", self._configuration.timeout)
+            self._add_worker(SocketLink(worker_sock, where))
+        return {"pid": os.getpid(), "address": address}
+
+    def _connect_patiently(self, address: tuple[str, int], key: bytes) -> Any:
+        import gevent
+
+        from mmgevent.net import tls
+
+        until = time.monotonic() + self._configuration.patience
+        while True:
+            try:
+                return tls.connect(address, key, "driver", self._configuration.timeout)
+            except ConnectError:
+                if time.monotonic() >= until:
+                    raise
+            gevent.sleep(RETRY_S * (1 + random.random()))
+
+    def _add_worker(self, link: Link, *, is_local: bool = False) -> None:
+        from mmgevent.worker import Worker
+
+        worker = Worker(
+            link,
+            slots=self._configuration.procs,
+            forkers=self._forkers,
+            scratch_dir=self._scratch,
+            is_local=is_local,
+        )
+        self._workers.append(worker)
+        worker.closed.rawlink(self._on_worker_closed)
+        worker.start()
+
+    def _on_worker_closed(self, _: Any) -> None:
+        """Without its own executors an engine is no use: end, and let the driver start another."""
+        if not self._is_stopping:
+            log.error("the executors of this machine are gone: %s", self._workers[-1].close_reason)
+            self.ended.set()
+
+
+def _relay(driver: Link, remote: Link, ended: Any) -> None:
+    """Pass frames on between a driver and a remote server, undecoded, lanes kept in order."""
+
+    def passing_to(other: Link) -> Any:
+        def on_frame(frame: Frame) -> None:
+            is_of_job = frame.kind == CONTROL and not frame.task and not frame.attempt
+            if frame.kind == GRANT or is_of_job:
+                other.send(frame)
+            else:
+                other.send_in_lane(frame)
+
+        return on_frame
+
+    def on_driver_close(reason: str) -> None:
+        ended.set()
+
+    def on_remote_close(reason: str) -> None:
+        from mmgevent.wire.messages import control
+
+        driver.send(control("goodbye", reason=f"the server is gone: {reason}"))
+        driver.close(reason, STOP_S)
+
+    driver.start(passing_to(remote), on_driver_close)
+    remote.start(passing_to(driver), on_remote_close)
+
+
+def main() -> None:
+    """Run the engine of a driver: `--fd N --parent PID [--procs]`."""
+    arguments = sys.argv[1:]
+    fd = int(arguments[arguments.index("--fd") + 1])
+    parent = int(arguments[arguments.index("--parent") + 1])
+    template = start_template() if "--procs" in arguments else None
+    raise_descriptor_limit()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    logging.basicConfig(level=logging.WARNING, format="mmgevent engine: %(message)s")
+    import gevent
+    from gevent import socket
+
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    engine = None
+    try:
+        configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
+        if configuration.verbose:
+            logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
+        engine = Engine(configuration, template)
+        gevent.spawn(_watch_parent, parent, engine.ended)
+        main_greenlet = gevent.getcurrent()
+
+        def give_up(_: Any) -> None:
+            gevent.kill(main_greenlet, EOFError("the driver is gone"))
+
+        engine.ended.rawlink(give_up)
+        facts = engine.start()  # may try for a minute to reach a server
+        engine.ended.unlink(give_up)
+        sock.sendall(Frame(CONTROL, json.dumps({"ready": facts}).encode()).encode())
+        engine.serve_driver(sock)
+        gevent.signal_handler(signal.SIGTERM, engine.ended.set)
+        engine.ended.wait()
+    except MmgeventError as error:
+        _report_failure(sock, error)
+    except (ConnectionError, EOFError) as error:
+        log.debug("the driver went away: %s", error)
+    finally:
+        if engine is not None:
+            engine.stop()
+        elif template is not None:
+            template.sock.close()
+            template.process.wait()
+
+
+def _report_failure(sock: Any, error: MmgeventError) -> None:
+    failure = {"error": type(error).__name__, "text": str(error)}
+    try:
+        sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
+    except ConnectionError:
+        log.debug("nobody is left to tell: %s", error)
+
+
+def _receive_frame(sock: Any) -> Frame:
+    """Read exactly one frame, so that what follows is left to the link."""
+    decoder = Decoder()
+    header = _receive_exactly(sock, HEADER_BYTES)
+    length = int.from_bytes(header[4:8], "little")
+    if length > MAX_PAYLOAD:
+        raise ProtocolError(f"a configuration of {length} bytes came")
+    decoder.feed(header + _receive_exactly(sock, length))
+    frame = decoder.next_frame()
+    if frame is None:
+        raise EngineError("the driver sent half a frame")
+    return frame
+
+
+def _receive_exactly(sock: Any, n_bytes: int) -> bytes:
+    data = b""
+    while len(data) < n_bytes:
+        more = sock.recv(n_bytes - len(data))
+        if not more:
+            raise EOFError("the driver closed its socket")
+        data += more
+    return data
+
+
+def _watch_parent(parent: int, ended: Any) -> None:
+    """End when the parent process does, even if a child of its own still holds the socket."""
+    import gevent
+
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        fd = os.pidfd_open(parent)
+    except OSError:
+        ended.set()
+        return
+    if os.getppid() != parent:
+        ended.set()
+        return
+    hub = gevent.get_hub()
+    hub.wait(hub.loop.io(fd, 1))
+    ended.set()

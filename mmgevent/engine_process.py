@@ -1,0 +1,310 @@
+"""The driver's end of its engine: start the process, speak frames with it, see it end.
+
+Plain Python with blocking sockets and native threads: this runs in the user's process,
+which may be anything.  One thread reads; whoever has something to send sends it, under
+a lock.  The engine always reads, so sending does not block for long.
+
+After a fork the child's copies of the socket are closed at once, or the engine would
+not see its driver end; the objects there raise `ForkedError`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from mmgevent import __version__, errors
+from mmgevent.engine_configuration import Configuration
+from mmgevent.errors import EngineError, ForkedError, MmgeventError, ProtocolError, VersionMismatchError
+from mmgevent.versions import PYTHON_VERSION, dill_version
+from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
+from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.streams import Outbox, granted_bytes
+
+log = logging.getLogger(__name__)
+
+#: for the engine to end by itself once its driver's socket is closed
+END_S = 5.0
+_READ_BYTES = 256 * 1024
+_GATHER_FRAMES = 32
+
+OnFrame = Callable[[Frame], None]
+
+_alive: weakref.WeakSet[EngineProcess] = weakref.WeakSet()
+
+
+class EngineProcess:
+    """One engine of this process."""
+
+    def __init__(self, configuration: Configuration):
+        """Start the engine and return at once; `wait_ready` tells whether it could start its roles."""
+        self._sock, theirs = socket.socketpair()
+        try:
+            self._process = self._start(theirs, configuration)
+        except OSError as error:
+            self._sock.close()
+            raise EngineError(f"the engine process cannot be started: {error}") from error
+        finally:
+            theirs.close()
+        self._pid = os.getpid()
+        self._outbox = Outbox()
+        self._lock = threading.Lock()  # of the outbox and of writing
+        self._jobs: dict[int, tuple[OnFrame, Callable[[str], None]]] = {}
+        self._ready = threading.Event()
+        self._facts: dict[str, Any] = {}
+        self._error: MmgeventError | None = None
+        self._ended = threading.Event()
+        self._reason = ""
+        #: why the server will not have this driver, if it said so
+        self.refusal: MmgeventError | None = None
+        self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._asking = threading.Lock()
+        _alive.add(self)
+        hello = _hello(is_local=configuration.join is None)
+        try:
+            self._sock.sendall(Frame(CONTROL, configuration.encode()).encode() + hello.encode())
+        except OSError as error:
+            log.debug("engine ended at once: %s", error)  # the reader finds its end, and tells
+        self._reader = threading.Thread(target=self._read, name="mmgevent-engine-reader", daemon=True)
+        self._reader.start()
+
+    @staticmethod
+    def _start(theirs: socket.socket, configuration: Configuration) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", _program(), "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+            + ["--procs"] * bool(configuration.procs),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={name: value for name, value in os.environ.items() if name != "MMG_PASSWORD"},
+            start_new_session=True,  # the terminal's Ctrl-C is for the driver
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.is_set()
+
+    @property
+    def was_ready(self) -> bool:
+        """Did it start its roles?"""
+        return self._ready.is_set() and self._error is None
+
+    def wait_ready(self, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until the engine has started its roles; return its facts.
+
+        Raises what kept it from doing so (ListenError, ConnectError, AuthenticationError, ...),
+        TimeoutError after `timeout` seconds.
+        """
+        if not self._ready.wait(timeout):
+            raise TimeoutError(f"the engine was not ready in {timeout:g} s")
+        if self._error is not None:
+            raise self._error
+        return self._facts
+
+    def add_job(self, number: int, on_frame: OnFrame, on_lost: Callable[[str], None]) -> None:
+        """Give frames about this job to `on_frame`; call `on_lost(reason)` if the engine ends before.
+
+        Both are called from the reading thread and must not block.
+        """
+        with self._lock:
+            self._jobs[number] = (on_frame, on_lost)
+        if self.has_ended and self._jobs.pop(number, None) is not None:
+            on_lost(self._reason)
+
+    def remove_job(self, number: int) -> None:
+        self._jobs.pop(number, None)
+
+    def send(self, *frames: Frame) -> None:
+        """Send frames before every lane; nothing happens once the engine has ended."""
+        self._check_process()
+        with self._lock:
+            for frame in frames:
+                self._outbox.put(frame)
+            self._flush()
+
+    def send_in_lane(self, frames: list[Frame], window_bytes: int) -> None:
+        """Open a lane, send it frames, and close it; what has no credit yet goes when it is granted."""
+        self._check_process()
+        lane = frames[0].lane
+        with self._lock:
+            self._outbox.open_lane(lane, window_bytes)
+            for frame in frames:
+                self._outbox.put_in_lane(frame)
+            self._outbox.close_lane(lane)
+            self._flush()
+
+    def ask(self, type: str) -> dict[str, Any]:
+        """Send a question about no job; return the answer.  EngineError if the engine ends first."""
+        with self._asking:
+            self.send(control(type))
+            answer = self._answers.get()
+        if answer is None:
+            raise EngineError(f"no answer: {self._reason}")
+        return answer
+
+    def close(self) -> None:
+        """End the engine and wait until it has; idempotent."""
+        if os.getpid() != self._pid:
+            return
+        is_starting = not self._ready.is_set()
+        self._end("closed by this side")
+        if is_starting:
+            self._process.terminate()  # it may be trying to reach a server, and look at nothing else
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            log.warning("engine killed: %s did not end in %s s", self.pid, END_S)
+            self._process.kill()
+            self._process.wait()
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+        self._sock.close()
+        _alive.discard(self)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
+            )
+
+    def _flush(self) -> None:
+        """Write what may go now; the caller holds the lock."""
+        try:
+            while self._outbox and not self._ended.is_set():
+                buffers: list[Any] = []
+                while len(buffers) < _GATHER_FRAMES and (frame := self._outbox.next_frame()) is not None:
+                    buffers += (frame.encode_header(), frame.payload)
+                _send_all(self._sock, buffers)
+        except OSError as error:
+            log.debug("engine unreachable: %s", error)  # the reader sees its end and tells everybody
+        except BaseException:  # KeyboardInterrupt, with half a frame written: nothing can follow it
+            self._shut_down()
+            raise
+
+    def _read(self) -> None:
+        decoder = Decoder()
+        reason = "the engine process ended"
+        try:
+            while data := self._sock.recv(_READ_BYTES):
+                decoder.feed(data)
+                while (frame := decoder.next_frame()) is not None:
+                    if self._ready.is_set():
+                        self._take(frame)
+                    else:
+                        self._take_first(frame)
+        except (OSError, ProtocolError) as error:
+            reason = f"the engine is lost: {error}"
+        except Exception as error:
+            log.exception("engine given up: a fault of our own")
+            reason = f"internal error: {type(error).__name__}: {error}"
+        self._end(reason)
+
+    def _take_first(self, frame: Frame) -> None:
+        answer = json.loads(bytes(frame.payload))
+        if "failed" in answer:
+            error_class = getattr(errors, answer["failed"]["error"], EngineError)
+            self._error = error_class(answer["failed"]["text"])
+        else:
+            self._facts = answer["ready"]
+        self._ready.set()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == GRANT:
+            with self._lock:
+                self._outbox.grant(frame.lane, granted_bytes(frame))
+                self._flush()
+        elif frame.job:
+            job = self._jobs.get(frame.job)
+            if job is not None:  # else it is over, and this is late
+                job[0](frame)
+        elif frame.kind == CONTROL:
+            self._take_message(decode_message(frame.payload))
+
+    def _take_message(self, message: dict[str, Any]) -> None:
+        if message["type"] == "refused":
+            error_class = VersionMismatchError if message["code"] == "version" else EngineError
+            self.refusal = error_class(message["error"])
+            self._end(message["error"])
+        elif message["type"] == "goodbye":
+            self._end(message["reason"])
+        elif message["type"] != "hello":
+            self._answers.put(message)
+
+    def _shut_down(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            log.debug("engine socket already closed: %s", error)
+
+    def _end(self, reason: str) -> None:
+        """Make the end known, once."""
+        self._shut_down()  # first: it frees whoever holds the lock in a write that nobody reads
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._reason = reason
+            self._ended.set()
+            jobs, self._jobs = list(self._jobs.values()), {}
+        if not self._ready.is_set():
+            self._error = EngineError(f"the engine could not start: {reason}")
+            self._ready.set()
+        self._answers.put(None)
+        for _, on_lost in jobs:
+            on_lost(reason)
+
+
+def _hello(is_local: bool) -> Frame:
+    return control(
+        "hello",
+        role="driver",
+        protocol=PROTOCOL,
+        python=PYTHON_VERSION,
+        dill="local" if is_local else dill_version(),  # one's own engine has the same
+        version=__version__,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+def _program() -> str:
+    """Return the Python program of an engine.
+
+    Not `-m`: that puts the working directory first on its path, and with it whatever has the
+    name of a module that the engine needs.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return (
+        f"import sys; sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
+        "root in sys.path or sys.path.append(root); from mmgevent.engine import main; main()"
+    )
+
+
+def _send_all(sock: socket.socket, buffers: list[Any]) -> None:
+    first = 0
+    while first < len(buffers):
+        sent = sock.sendmsg(buffers[first:])
+        while first < len(buffers) and sent >= len(buffers[first]):
+            sent -= len(buffers[first])
+            first += 1
+        if sent:
+            buffers[first] = memoryview(buffers[first])[sent:]
+
+
+def _close_in_child() -> None:
+    for engine in list(_alive):
+        engine._sock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

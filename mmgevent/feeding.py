@@ -1,0 +1,194 @@
+"""The input side of a job in its driver: items in, encoded batches out.
+
+A feeder reads no further than it is asked to.  What it has to remember for the case that
+the job must be handed in again, or that files turn out not to be where executors are, is
+little: refs of sources, or, for a datasource that can be walked only once, the encoded
+batches in an unlinked local file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from mmgevent.batching import Speed, next_size
+from mmgevent.errors import DatasourceError, JobError, MmgeventError
+from mmgevent.job import Job
+from mmgevent.records import RecordError, encode_items
+from mmgevent.refs import Ref
+from mmgevent.sources import is_one_shot
+from mmgevent.tasks.blame import blame_driver_code
+
+#: a slow datasource: what it gave in this time goes out, full or not
+PATIENCE_S = 0.25
+#: what an item without a length is taken to weigh before it is encoded, in bytes
+SMALL_ITEM_BYTES = 64
+
+
+class EncodedBatch(NamedTuple):
+    items: int
+    #: bytes the items stand for, the same measure as fills a batch: an encoded size has fixed parts, and a
+    #: guess at bytes per second that included them would make batches shrink and shrink
+    weight: int
+    data: bytes
+
+
+class Feeder:
+    """Cuts a job's datasource into batches, numbered from 1 in datasource order."""
+
+    def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
+        """Claim the datasource, and call it if it is a function.
+
+        DatasourceError if it was used up; JobError as `next_batch`.
+        """
+        self._job = job
+        self._clock = clock
+        self._items: Iterator[tuple[Any, Any, int]]
+        with _blaming_datasource():
+            self._items = job.items()
+        self._kept: _BatchFile | None = None
+        if is_one_shot(job.datasource):
+            self._kept = _BatchFile()
+        self._replay: Iterator[EncodedBatch] = iter(())
+        self._refs: dict[int, list[tuple[Any, Ref]]] = {}
+        self._has_content = False
+        self._count = 0  # batches given out since the last restart
+        #: every item was given out
+        self.has_ended = False
+
+    def restart(self) -> None:
+        """Begin again from the first item, for a server that has seen nothing yet."""
+        if self._kept is None:
+            from mmgevent.sources import iterate
+
+            with _blaming_datasource():
+                self._items = iterate(self._job.datasource)
+        else:
+            self._replay = self._kept.read()
+        self._count = 0
+        self._refs.clear()
+        self.has_ended = False
+
+    def next_batch(self, speed: Speed) -> tuple[int, EncodedBatch] | None:
+        """Return (number, batch); None at the end of the datasource.
+
+        JobError (kind "datasource") for an exception of the user's own iterator, DatasourceError for
+        what is no item or cannot travel.
+        """
+        batch = next(self._replay, None)
+        if batch is None:
+            items, weight = self._pull(speed)
+            if not items:
+                self.has_ended = True
+                return None
+            batch = self._encode(items, weight)
+            if self._kept is not None:
+                self._kept.append(batch)
+        self._count += 1
+        return self._count, batch
+
+    def content_of(self, number: int) -> EncodedBatch:
+        """Return a batch again, with the contents of its files; later ones will have them at once."""
+        self._has_content = True
+        refs = self._refs.get(number)
+        if refs is None:
+            raise MmgeventError(f"the server asked for the contents of batch {number}, which has no files")
+        items = [(key, ref.with_content()) for key, ref in refs]
+        return EncodedBatch(len(items), sum(ref.weight for _, ref in refs), _encode_items(items))
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+
+    def _pull(self, speed: Speed) -> tuple[list[tuple[Any, Any]], int]:
+        """Read items for one batch; return them with what they weigh together."""
+        options = self._job.options
+        size = next_size(speed, at_least=options.greenlets)
+        if options.allocation == "oneshot":
+            size.max_items, size.max_weight = 1, 0
+        items: list[tuple[Any, Any]] = []
+        total = 0
+        until = self._clock() + PATIENCE_S
+        for key, value, weight in self._guarded():
+            items.append((key, value))
+            total += weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
+            if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
+                break
+        return items, total
+
+    def _guarded(self) -> Iterator[tuple[Any, Any, int]]:
+        with _blaming_datasource():
+            yield from self._one_by_one()
+
+    def _one_by_one(self) -> Iterator[tuple[Any, Any, int]]:
+        # Not `yield from self._items`: closing this generator must leave the items open.
+        while True:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                return
+            yield item
+
+    def _encode(self, items: list[tuple[Any, Any]], weight: int) -> EncodedBatch:
+        if isinstance(items[0][1], Ref):
+            if self._has_content:
+                items = [(key, ref.with_content()) for key, ref in items]
+            else:
+                self._refs[self._count + 1] = items
+        data = _encode_items(items)
+        return EncodedBatch(len(items), weight, data)
+
+
+@contextmanager
+def _blaming_datasource() -> Iterator[None]:
+    """Make a JobError of what the user's own function or iterator raises."""
+    try:
+        yield
+    except MmgeventError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise blame_driver_code(error, "datasource", "the datasource") from error
+
+
+def _encode_items(items: list[tuple[Any, Any]]) -> bytes:
+    try:
+        return encode_items(items)
+    except RecordError as error:
+        raise DatasourceError(f"an item of the datasource cannot travel: {error}") from error
+
+
+class _BatchFile:
+    """Encoded batches in an unlinked file, in order."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
+        self._rows: list[tuple[int, int, int]] = []  # items, weight, bytes
+
+    def append(self, batch: EncodedBatch) -> None:
+        """Add a batch; JobError (kind "disk") where there is no room for it."""
+        try:
+            self._file.seek(0, 2)
+            self._file.write(batch.data)
+            self._file.flush()
+        except OSError as error:
+            failure = {
+                "kind": "disk",
+                "error": f"cannot keep a copy of the one-shot datasource: {error}",
+                "advice": "pass a function that returns a new iterator each time, or set TMPDIR to a folder that has room",
+            }
+            raise JobError.from_failure(failure) from error
+        self._rows.append((batch.items, batch.weight, len(batch.data)))
+
+    def read(self) -> Iterator[EncodedBatch]:
+        """Give what is in the file now, again."""
+        at = 0
+        for items, weight, n_bytes in list(self._rows):
+            self._file.seek(at)
+            at += n_bytes
+            yield EncodedBatch(items, weight, self._file.read(n_bytes))
+
+    def close(self) -> None:
+        self._file.close()

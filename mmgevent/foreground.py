@@ -1,0 +1,200 @@
+"""The engine's roles run in front: what `mmg-server` and `mmg-worker` are.
+
+Both run until a signal, and return the exit code that says why they ended.  SIGINT ends
+them at once; SIGTERM lets a worker finish the tasks it runs, for up to GRACE_S.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket as plain_socket
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mmgevent.addresses import Address, format_address
+from mmgevent.engine import default_memory_bytes
+from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.machine import raise_descriptor_limit
+from mmgevent.template import TemplateProcess, start_template
+
+if TYPE_CHECKING:
+    from mmgevent.worker import Worker
+
+log = logging.getLogger("mmgevent")
+
+#: what running tasks get after SIGTERM: most take up to 2 s, and whoever stops a machine waits for this
+GRACE_S = 2.0
+#: pauses between rounds of trying all addresses, growing, with as much again at random
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def run_server(
+    host: str,
+    port: int,
+    *,
+    password: str,
+    segment_memory: int | None = None,
+    on_listening: Callable[[Address], None] | None = None,
+    verbose: int = 0,
+) -> int:
+    """Serve jobs and workers until a signal; ListenError if the address cannot be had.
+
+    `on_listening` is called with the address once workers can come.
+    """
+    set_up_logging(verbose)
+    raise_descriptor_limit()
+    from mmgevent.net.listener import Listener, open_listener
+    from mmgevent.net.watchdog import start_watchdog
+    from mmgevent.server import Server
+    from mmgevent.wire.handshake import derive_key
+
+    stop = _Stop()
+    server = Server(
+        f"{plain_socket.gethostname()}-{os.getpid()}",
+        memory_bytes=segment_memory or default_memory_bytes(),
+        spill_folder=tempfile.gettempdir(),
+    )
+    sock = open_listener(host, port)
+    listener = Listener(sock, derive_key(password), server.attach)
+    start_watchdog()
+    log.info("server listens on %s", format_address(listener.address))
+    if on_listening is not None:
+        on_listening(listener.address)
+    code = stop.wait()
+    listener.close()
+    server.stop("the server was stopped")
+    return code
+
+
+def run_worker(
+    addresses: list[Address], *, procs: int, password: str, once: bool = False, verbose: int = 0
+) -> int:
+    """Work for whichever server answers first, again and again.
+
+    Returns on a signal, or, with `once`, after a server has said goodbye.  AuthenticationError and
+    VersionMismatchError end it, since trying again would not help.
+    """
+    set_up_logging(verbose)
+    raise_descriptor_limit()
+    template = start_template()
+    return _WorkerLoop(addresses, procs, password, once, template).run()
+
+
+class _WorkerLoop:
+    """Connect, work, and connect again."""
+
+    def __init__(
+        self, addresses: list[Address], procs: int, password: str, once: bool, template: TemplateProcess
+    ):
+        from mmgevent.net.forker import Forkers
+        from mmgevent.wire.handshake import derive_key
+
+        self._addresses = addresses
+        self._procs = procs
+        self._once = once
+        self._key = derive_key(password)
+        self._forkers = Forkers(template)
+        self._stop = _Stop()
+        self._tried: dict[Address, str] = {}
+
+    def run(self) -> int:
+        pause_s = FIRST_PAUSE_S
+        try:
+            while True:
+                worker = self._connect()
+                if worker is not None:
+                    if self._work(worker):
+                        return self._stop.code or 0
+                    pause_s = FIRST_PAUSE_S
+                if self._stop.wait(pause_s * (1 + random.random())):
+                    return self._stop.code
+                pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+        finally:
+            self._forkers.close()
+
+    def _connect(self) -> Worker | None:
+        """Return a worker of the first address that answers."""
+        from mmgevent.net import tls
+        from mmgevent.net.link import SocketLink
+        from mmgevent.worker import Worker
+
+        for address in self._addresses:
+            if self._stop.code:
+                return None
+            try:
+                sock = tls.connect(address, self._key, "worker")
+            except ConnectError as error:
+                if self._tried.get(address) != str(error):  # say it once, not every second
+                    log.warning("%s; waiting for a server there", error)
+                    self._tried[address] = str(error)
+                continue
+            self._tried.pop(address, None)
+            link = SocketLink(sock, format_address(address))
+            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=tempfile.gettempdir())
+            where = format_address(address)
+            worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
+            worker.start()
+            return worker
+        return None
+
+    def _tell_joined(self, where: str) -> None:
+        log.warning("joined the server at %s with %d slots", where, self._procs)
+
+    def _work(self, worker: Worker) -> bool:
+        """Wait for the end of a worker or of this process; True if there is to be no other."""
+        self._stop.also(worker.closed)
+        self._stop.event.wait()
+        if self._stop.code:
+            grace_s = GRACE_S if self._stop.code == TERMINATED else 0.0
+            worker.stop("the worker was stopped", grace_s)
+            return True
+        self._stop.event.clear()
+        if worker.refusal is not None:
+            code, text = worker.refusal
+            raise VersionMismatchError(text) if code == "version" else MmgeventError(text)
+        log.warning("left the server: %s", worker.close_reason)
+        return self._once and worker.has_goodbye
+
+
+class _Stop:
+    """SIGINT and SIGTERM as an event."""
+
+    def __init__(self) -> None:
+        import gevent
+        from gevent.event import Event
+
+        self.event: Any = Event()
+        #: exit code once a signal came, else 0
+        self.code = 0
+        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+            gevent.signal_handler(number, self._on_signal, code)
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for a signal, or for so long; return the exit code, 0 if none came."""
+        if not self.code:
+            self.event.wait(timeout_s)
+        return self.code
+
+    def also(self, event: Any) -> None:
+        """Let the end of `event` (a gevent Event) wake who waits for `self.event`, too."""
+        event.rawlink(lambda _: self.event.set())
+
+    def _on_signal(self, code: int) -> None:
+        if self.code == TERMINATED and code == INTERRUPTED:
+            os._exit(INTERRUPTED)  # asked politely before, and now not any more; children die with us
+        self.code = self.code or code
+        self.event.set()
+
+
+def set_up_logging(verbose: int) -> None:
+    """Log to stderr: warnings, with `verbose` 1 also what happens, with 2 everything; with -1 errors only."""
+    level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

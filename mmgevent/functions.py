@@ -1,0 +1,224 @@
+"""Hold the functions of a job, and decide how each of them is called.
+
+A reducing function has one of two forms:
+
+- "pair": `f(key, values) -> value`, called once a key;
+- "iterator": `f(iterator of (key, values)) -> iterable of (key, value)`.
+
+The number of required positional parameters decides, once, before anything
+runs.  Where the signature cannot say (`*args`, builtins, callables without a
+readable one) the function is refused with what to write instead: a guess that
+is settled by catching TypeError would hide the TypeErrors of the user's code.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mmgevent.errors import FunctionError
+
+Form = Literal["pair", "iterator"]
+
+#: the functions of a job that have a form; mapfn always takes (key, value)
+FORMED_ROLES = ("collectfn", "reducefn", "finishfn")
+
+_BUILTIN_TYPES = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The functions that executors run for one job.
+
+    A function is a callable, None, or a str that names one which the worker's
+    own process offers.  The form of a named one is None until `resolve`.
+    """
+
+    mapfn: Callable[..., Any] | str | None = None
+    collectfn: Callable[..., Any] | str | None = None
+    #: "pair" or "iterator"; None without collectfn, or while it is a name
+    collect_form: Form | None = None
+    reducefn: Callable[..., Any] | str | None = None
+    #: "pair" or "iterator"; None without reducefn, or while it is a name
+    reduce_form: Form | None = None
+
+    @classmethod
+    def of(cls, mapfn: Any = None, collectfn: Any = None, reducefn: Any = None) -> Functions:
+        """Check the functions and decide their forms; raise FunctionError for one that cannot be called."""
+        if mapfn is not None and not isinstance(mapfn, str):
+            check_mapfn(mapfn)
+        return cls(
+            mapfn,
+            collectfn,
+            _form_or_none(collectfn, "collectfn"),
+            reducefn,
+            _form_or_none(reducefn, "reducefn"),
+        )
+
+    @property
+    def offered_names(self) -> frozenset[str]:
+        """Names of the functions that a worker must offer to run this job."""
+        return frozenset(f for f in (self.mapfn, self.collectfn, self.reducefn) if isinstance(f, str))
+
+    def resolve(self, offers: Mapping[str, Callable[..., Any]]) -> Functions:
+        """Return these functions with every name replaced by what `offers` has under it.
+
+        Raise FunctionError for a name that is not offered or a function that
+        cannot be called in its role.
+        """
+        missing = sorted(self.offered_names - set(offers))
+        if missing:
+            known = ", ".join(sorted(offers)) or "none"
+            raise FunctionError(
+                f"no function named {missing[0]!r} is offered here (offered: {known}); "
+                f"offer it with Node(..., functions={{{missing[0]!r}: fn}})"
+            )
+
+        def found(fn: Any) -> Any:
+            return offers[fn] if isinstance(fn, str) else fn
+
+        named = Functions.of(found(self.mapfn), found(self.collectfn), found(self.reducefn))
+        return replace(
+            named,
+            collect_form=self.collect_form or named.collect_form,
+            reduce_form=self.reduce_form or named.reduce_form,
+        )
+
+
+def form_of(fn: Any, role: str) -> Form:
+    """Decide whether `fn` is called with a pair or with an iterator of groups.
+
+    `role` is the name the user gave it under ("reducefn", ...) and only serves
+    the message.  Raise FunctionError where the signature does not say.
+    """
+    count = _count_required(fn, role)
+    if count == 2:
+        if role != "finishfn" and inspect.isgeneratorfunction(_called_function(fn)):
+            raise FunctionError(
+                f"{_label(role, fn)} takes (key, values) and yields, but that form returns one value; "
+                f"return it (a list, if there are several), or take one iterator: "
+                f"def {role}(groups): for key, values in groups: yield key, ..."
+            )
+        return "pair"
+    if count == 1:
+        return "iterator"
+    raise FunctionError(
+        f"{_label(role, fn)} has {_parameters(count)}; write it with two, "
+        f"{role}(key, values) -> value, or with one, {role}(iterator of (key, values)) -> iterable of (key, value)"
+    )
+
+
+def check_mapfn(fn: Any) -> None:
+    """Raise FunctionError unless `fn` can be called as `mapfn(key, value)`."""
+    count = _count_required(fn, "mapfn")
+    if count != 2:
+        raise FunctionError(
+            f"{_label('mapfn', fn)} has {_parameters(count)}; "
+            f"write it with two: def mapfn(key, value): yield ..."
+        )
+
+
+def _form_or_none(fn: Any, role: str) -> Form | None:
+    return None if fn is None or isinstance(fn, str) else form_of(fn, role)
+
+
+def _count_required(fn: Any, role: str) -> int:
+    """Count the positional parameters of `fn` that a call must give."""
+    if not callable(fn):
+        raise FunctionError(
+            f"{role} must be a function, or the name of one that workers offer; got {type(fn).__name__}"
+        )
+    called = _called_function(fn)
+    if isinstance(called, _BUILTIN_TYPES) or (isinstance(called, type) and called.__module__ == "builtins"):
+        raise FunctionError(
+            f"{_label(role, fn)} is a builtin, whose parameters do not say how to call it; "
+            f"write {_example(role, getattr(called, '__name__', 'f'))}"
+        )
+    if _is_opaque(called):
+        raise FunctionError(
+            f"{_label(role, fn)} has no readable signature; write {_example(role, _short_name(fn))}"
+        )
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise FunctionError(f"{_label(role, fn)} is async; write a plain function (def, not async def)")
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        raise FunctionError(
+            f"{_label(role, fn)} has no readable signature; write {_example(role, _short_name(fn))}"
+        ) from None
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL:
+            raise FunctionError(
+                f"{_label(role, fn)} takes *{p.name}, which does not say how to call it; "
+                f"write {_example(role, _short_name(fn))}"
+            )
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
+            raise FunctionError(
+                f"{_label(role, fn)} requires the keyword argument {p.name!r}, which nobody gives; "
+                f"give it a default, or use functools.partial({_short_name(fn)}, {p.name}=...)"
+            )
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def _called_function(fn: Any) -> Any:
+    """Look through partials, bound methods and `__call__` for the function that will run."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if isinstance(fn, types.MethodType):
+        return fn.__func__
+    if not isinstance(fn, (type, types.FunctionType, *_BUILTIN_TYPES)):
+        call = type(fn).__call__
+        if isinstance(call, types.FunctionType):
+            return call
+    return fn
+
+
+def _is_opaque(called: Any) -> bool:
+    """Say whether C code answers the call of an object, as for `operator.itemgetter(0)`.
+
+    Whether those have a signature depends on the version of Python, so none counts.
+    """
+    if isinstance(called, (type, types.FunctionType)) or hasattr(called, "__wrapped__"):
+        return False
+    return isinstance(type(called).__call__, types.WrapperDescriptorType) and not hasattr(called, "__code__")
+
+
+def _short_name(fn: Any) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) and name.isidentifier() else "f"
+
+
+def _parameters(count: int) -> str:
+    return f"{count} required positional parameter{'' if count == 1 else 's'}"
+
+
+def _label(role: str, fn: Any) -> str:
+    """Return what a function is given as, its own name if that is another, and where it is written."""
+    name = getattr(fn, "__qualname__", None)
+    if not isinstance(name, str):
+        name = repr(fn)
+    label = role if name == role else f"{role} {name}"
+    code = getattr(_called_function(fn), "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return label
+    return f"{label} ({os.path.basename(code.co_filename)}, line {code.co_firstlineno})"
+
+
+def _example(role: str, name: str) -> str:
+    if role == "mapfn":
+        return f"a function of two parameters, e.g. lambda key, value: [(key, {name}(value))]"
+    return f"a function of two parameters, e.g. lambda key, values: {name}(values)"

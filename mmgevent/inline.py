@@ -1,0 +1,198 @@
+"""Run a whole job in this process and thread: the debugger's friend, and the oracle of the tests.
+
+The functions are called as they are, so breakpoints work.  Items, records and results pass through the same encoding,
+the same tasks and the same store as on a cluster, so what works here ships, and what a cluster returns is compared with
+what this returns.  There are no slots to keep busy, hence one task at a time: each batch is one map task, each
+partition one reduce task.  `task_timeout`, `greenlets` and `retransmit` mean nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from mmgevent.batching import Speed
+from mmgevent.errors import JobError, TooManySkippedError, UsageError
+from mmgevent.feeding import EncodedBatch, Feeder
+from mmgevent.functions import Functions
+from mmgevent.job import Job
+from mmgevent.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
+from mmgevent.results import apply_finish
+from mmgevent.sources import ContentNeeded
+from mmgevent.store import BLOCK_BYTES, JobStore, Memory
+from mmgevent.tasks import TaskFailure, read_batch, run_map, run_reduce
+
+log = logging.getLogger(__name__)
+
+#: as many as the smallest cluster has, so that the same keys share a partition
+PARTITIONS = 32
+
+#: bytes of segments in memory; more goes to an unlinked file
+STORE_BYTES = 256 * 1024 * 1024
+
+#: bytes of records that a task holds at once, unless the job has a memory_limit: then a quarter of that, as in executors
+RECORD_BYTES = 256 * 1024 * 1024
+RECORD_SHARE = 0.25
+
+#: what batches are cut for: 8,000 items at most
+_SPEED = Speed(items=4000, seconds=1.0)
+
+
+def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
+    """Check a job and return an iterator that runs it and gives its results, after finishfn.
+
+    Raises the UsageError of what is wrong with the job at once; the iterator raises JobError and
+    TooManySkippedError as a cluster would, with the user's exception as `__cause__`, and DatasourceError.  A
+    KeyboardInterrupt passes unchanged.
+    """
+    job.check()
+    functions = job.functions()
+    if functions.offered_names:
+        name = min(functions.offered_names)
+        raise UsageError(
+            f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
+            f"pass the function itself"
+        )
+    return apply_finish(job.finishfn, job.finish_form, _InlineRun(job, functions).records())
+
+
+class _InlineRun:
+    """One job from its datasource to its records."""
+
+    def __init__(self, job: Job, functions: Functions):
+        self._job = job
+        self._functions = functions
+        options = job.options
+        self._partitions = options.partitions or PARTITIONS
+        self._record_bytes = RECORD_BYTES
+        if options.memory_limit is not None:
+            self._record_bytes = int(options.memory_limit * RECORD_SHARE)
+        self._store = JobStore(Memory(STORE_BYTES))
+        self._feeder = Feeder(job)
+        self._attempts = 0
+        self._item_count = 0
+        self._skipped_count = 0
+        self._last_skipped: TaskFailure | None = None
+
+    def records(self) -> Iterator[tuple[Any, Any]]:
+        try:
+            while (numbered := self._feeder.next_batch(_SPEED)) is not None:
+                self._map_batch(*numbered)
+                if self._job.options.allocation == "oneshot":
+                    break  # one item a worker, and this is the only one
+            self._check_skipped()
+            for partition, n_bytes in sorted(self._store.partition_sizes().items()):
+                yield from self._reduce_partition(partition, n_bytes)
+        finally:
+            self._feeder.close()
+            self._store.close()
+
+    # --- map ---
+
+    def _map_batch(self, number: int, batch: EncodedBatch) -> None:
+        self._item_count += batch.items
+        failures: dict[int | None, int] = {}
+        skip: set[int] = set()
+        while True:
+            self._attempts += 1
+            attempt = self._attempts
+            try:
+                self._try_map(attempt, batch, skip)
+            except ContentNeeded:  # a file changed after the driver had looked at it
+                batch = self._feeder.content_of(number)
+            except TaskFailure as failure:
+                failures[failure.item] = failures.get(failure.item, 0) + 1
+                if failures[failure.item] > self._job.options.retries:
+                    self._skip(failure)
+                    skip.add(failure.item)  # type: ignore[arg-type] # _skip raises where there is none
+            else:
+                self._store.commit_map(attempt, number, 0)
+                return
+            self._store.discard(attempt)
+
+    def _try_map(self, attempt: int, batch: EncodedBatch, skip: Collection[int]) -> None:
+        run_map(
+            self._functions,
+            read_batch(batch.data),
+            partitions=self._partitions,
+            memory_bytes=self._record_bytes,
+            emit=lambda flush: self._keep(attempt, flush),
+            mark=_mark_nothing,
+            skip=skip,
+        )
+
+    def _keep(self, attempt: int, flush: bytes) -> None:
+        for start in range(0, len(flush), BLOCK_BYTES):
+            if not self._store.stage(attempt, flush[start : start + BLOCK_BYTES]):
+                self._store.write_pending()
+
+    def _skip(self, failure: TaskFailure) -> None:
+        """Set an item aside, or end the job if that may not be."""
+        allowed = self._job.options.max_skipped
+        if not allowed or failure.item is None:
+            raise _ended(failure, JobError)
+        self._skipped_count += 1
+        self._last_skipped = failure
+        log.warning("item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error"))
+        if isinstance(allowed, int) and self._skipped_count > allowed:
+            raise _ended(failure, TooManySkippedError)
+
+    def _check_skipped(self) -> None:
+        """Judge a share of items once their number is known."""
+        allowed = self._job.options.max_skipped
+        if isinstance(allowed, float) and self._skipped_count > allowed * self._item_count:
+            assert self._last_skipped is not None
+            raise _ended(self._last_skipped, TooManySkippedError)
+
+    # --- reduce ---
+
+    def _reduce_partition(self, partition: int, n_bytes: int) -> Iterator[tuple[Any, Any]]:
+        flushes = self._with_retries(lambda: self._try_reduce(partition, n_bytes))
+        for flush in flushes:
+            for _, data in decode_flush(flush):
+                segment = decode_segment(data)
+                yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
+
+    def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
+        flushes: list[bytes] = []
+        run_reduce(
+            self._functions,
+            [(partition, n_bytes, self._segments(partition))],
+            partitions=self._partitions,
+            memory_bytes=self._record_bytes,
+            emit=flushes.append,
+            mark=_mark_nothing,
+        )
+        return flushes
+
+    def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:
+        for _ in range(self._job.options.retries + 1):
+            try:
+                return action()
+            except TaskFailure as failure:
+                last = failure
+        raise _ended(last, JobError)
+
+    def _segments(self, partition: int) -> Iterator[bytes]:
+        """Cut what the store gives in pieces into whole segments."""
+        buffer = bytearray()
+        for piece in self._store.read_partition(partition):
+            buffer += piece
+            while len(buffer) >= SEGMENT_HEADER_BYTES and len(buffer) >= (size := segment_size(buffer)):
+                yield bytes(memoryview(buffer)[:size])
+                del buffer[:size]
+
+
+def _mark_nothing(index: int, key: Any) -> None:
+    pass
+
+
+def _ended(failure: TaskFailure, error: type[JobError]) -> BaseException:
+    """Return what ends the job: the error with the user's exception as its cause, or the user's Ctrl-C itself."""
+    cause = failure.__cause__
+    if isinstance(cause, KeyboardInterrupt):
+        return cause
+    ended = error.from_failure(failure.failure)
+    ended.__cause__ = cause
+    return ended

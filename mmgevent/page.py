@@ -1,0 +1,170 @@
+"""The page that an executor shares with its worker: which item it is on, since when.
+
+When an executor dies, or hangs in a C call, nobody can ask it anything. So before each item it
+writes 256 bytes of shared memory, and the worker reads them when it needs to know whom to blame.
+
+Layout, little-endian: u64 attempt (0: none), u64 item (NO_ITEM: between items), f64 time at which
+the item began (CLOCK_MONOTONIC, one clock for all processes of a machine; infinity while the
+clock is stopped), u8 how the key is written, then the key as a Pascal string of at most 119 bytes.
+
+Writing must cost next to nothing, for it happens once an item: one `pack_into`. Keys of other
+types than str and int are rendered only when the item before took long enough to make that free.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, NamedTuple
+
+PAGE_BYTES = 256
+#: the item number that means "on no item"
+NO_ITEM = 2**64 - 1
+#: characters of a key that are kept
+KEY_CHARACTERS = 60
+#: an item that took this long pays for the repr (about 1 µs) of the next key
+WORTH_A_REPR_S = 20e-6
+#: elements of a tuple that is rendered; larger ones show their type only
+MAX_TUPLE = 4
+
+KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED = 0, 1, 2
+
+_BIG = 10**60  # larger numbers are not written out
+_WHOLE = struct.Struct("<QQdB120p")
+_ITEM = struct.Struct("<QdB120p")
+_ATTEMPT = struct.Struct("<Q")
+_BEGAN = struct.Struct("<d")
+_ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
+#: types whose repr runs no code of the user's and stays short once shortened
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+class Position(NamedTuple):
+    """Where an executor is."""
+
+    attempt: int  #: 0 when it runs none
+    item: int | None  #: None between items
+    running_s: float  #: how long on this item; 0.0 while it waits for its worker
+    key: str | None  #: the key as it would be written in Python, shortened
+
+
+class Page:
+    """One mapping of the page. `create` makes it, the other side opens it by descriptor."""
+
+    def __init__(self, fd: int):
+        self._map = mmap.mmap(fd, PAGE_BYTES)
+        #: mark(item, key) says that the item number `item`, of this key, begins now
+        self.mark = self._make_mark()
+
+    @classmethod
+    def create(cls) -> tuple[Page, int]:
+        """Make a page; return it and a close-on-exec descriptor of it, which the caller owns."""
+        if sys.platform == "linux":
+            fd = os.memfd_create("mmgevent-page", os.MFD_CLOEXEC)
+        else:
+            fd, path = tempfile.mkstemp(prefix="mmgevent-page-")
+            os.unlink(path)
+        try:
+            os.ftruncate(fd, PAGE_BYTES)
+            page = cls(fd)
+        except OSError:  # mmap needs a descriptor of its own, and may find none
+            os.close(fd)
+            raise
+        page.end()
+        return page, fd
+
+    # -- the executor's side
+
+    def begin(self, attempt: int) -> None:
+        """Say that `attempt` runs from now on, on no item yet."""
+        _WHOLE.pack_into(self._map, 0, attempt, NO_ITEM, math.inf, KEY_TYPE_ONLY, b"")
+
+    def end(self) -> None:
+        """Say that nothing runs."""
+        self.begin(0)
+
+    def _make_mark(self) -> Callable[[int, Any], None]:
+        """Build `mark`, which every item passes: a closure, since attributes cost as much as its work."""
+        page, offset, pack, now = self._map, _ITEM_OFFSET, _ITEM.pack_into, monotonic
+        big, characters = _BIG, KEY_CHARACTERS
+        last_s = 0.0
+
+        def mark(item: int, key: Any) -> None:
+            nonlocal last_s
+            kind = type(key)
+            began_s = now()
+            if kind is str:
+                if len(key) > characters:
+                    key = key[:characters]
+                try:
+                    text = key.encode()  # half of what it costs with "replace"
+                except UnicodeEncodeError:
+                    text = key.encode("utf-8", "replace")
+                pack(page, offset, item, began_s, KEY_STR, text)
+            elif kind is int and -big < key < big:
+                pack(page, offset, item, began_s, KEY_RENDERED, b"%d" % key)
+            elif began_s - last_s < WORTH_A_REPR_S:
+                pack(page, offset, item, began_s, KEY_TYPE_ONLY, kind.__name__.encode())
+            else:
+                self.show(item, key, began_s)
+            last_s = began_s
+
+        return mark
+
+    def show(self, item: int, key: Any, began_s: float) -> None:
+        """Like `mark`, for an item that began at `began_s`; always renders the key."""
+        text = render_key(key)
+        how = KEY_TYPE_ONLY if text is None else KEY_RENDERED
+        shown = type(key).__name__ if text is None else text
+        _ITEM.pack_into(self._map, _ITEM_OFFSET, item, began_s, how, shown.encode("utf-8", "replace"))
+
+    def stop_clock(self) -> float:
+        """Stop the item's clock (the executor waits for its worker); return what `start_clock` takes."""
+        began_s = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
+        _BEGAN.pack_into(self._map, _BEGAN_OFFSET, math.inf)
+        return began_s - monotonic()
+
+    def start_clock(self, stopped: float) -> None:
+        """Let the item's clock go on from where `stop_clock` stopped it."""
+        _BEGAN.pack_into(self._map, _BEGAN_OFFSET, stopped + monotonic())
+
+    # -- the worker's side
+
+    def read(self) -> Position:
+        """Where the executor is. Of a running one the answer may be one item old, never mixed for long."""
+        attempt, item, began_s, how, raw = _WHOLE.unpack_from(self._map, 0)
+        if attempt == 0 or item == NO_ITEM:
+            return Position(attempt, None, 0.0, None)
+        key = raw.decode("utf-8", "ignore")  # the last character may be cut
+        if how == KEY_STR:
+            key = repr(key)
+        elif how == KEY_TYPE_ONLY:
+            key = f"a key of type {key}"
+        return Position(attempt, item, max(0.0, monotonic() - began_s), key)
+
+    def close(self) -> None:
+        """Unmap; nothing may be called after this. Idempotent."""
+        self._map.close()
+
+
+def render_key(key: Any) -> str | None:
+    """The repr of a key of plain type, shortened; None where it would run code of the user's."""
+    kind = type(key)
+    if kind is tuple and len(key) <= MAX_TUPLE:
+        parts = [render_key(element) for element in key]
+        if None in parts:
+            return None
+        return "(" + ", ".join(part or "" for part in parts) + (",)" if len(parts) == 1 else ")")
+    if kind not in _PLAIN:
+        return None
+    if kind is str or kind is bytes:
+        return repr(key[:KEY_CHARACTERS])
+    if kind is int and not -_BIG < key < _BIG:
+        return f"an int of {key.bit_length()} bits"
+    return repr(key)
