@@ -1,0 +1,1 @@
+"""What mmgevent costs, measured against the program one would write by hand."""

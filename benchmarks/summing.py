@@ -1,0 +1,17 @@
+"""The job of examples/wordcount.py with a reducer that the engine recognises."""
+
+import re
+import sys
+
+from mmgevent import Files
+from mmgevent.reducers import sum_values
+
+datasource = Files(sys.argv[1:])
+
+
+def mapfn(path, text):
+    for word in re.findall(r"[a-z']+", text.lower()):
+        yield word, 1
+
+
+reducefn = sum_values
