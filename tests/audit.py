@@ -1,0 +1,300 @@
+"""Hold every command of a scheduler against the rules, with books of its own.
+
+`AuditedScheduler` is a scheduler whose events return the same commands, after each of them was checked.
+It knows the rules and the events only, but for two questions it asks the scheduler's books: which jobs
+have tasks to give, and what is queued.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+from typing import Any
+
+from mmgevent.scheduler import JobRules, JobStatus, Scheduler
+from mmgevent.scheduler import commands as c
+
+DEPTH = 2
+
+
+class Books:
+    """What the audit knows of one job."""
+
+    def __init__(self, rules: JobRules):
+        self.rules = rules
+        self.items: dict[int, int] = {}
+        self.counted: dict[int, set[int]] = collections.defaultdict(set)
+        self.skipped: dict[int, set[int]] = collections.defaultdict(set)
+        self.committed: set[int] = set()
+        self.released: set[int] = set()
+        self.reduced: list[tuple[int, ...]] = []
+        self.allowed = -1
+        self.allowance = 4  # what a "continuous" job should be allowed by now
+        self.input_ended = False
+        self.planned: list[tuple[int, ...]] | None = None
+        self.asked_for_plan = False
+        self.end: c.Command | None = None
+        self.held = 0
+        self.served: set[int] = set()  # workers that got an item of a "oneshot" job and did not give it back
+
+
+class AuditedScheduler:
+    """A scheduler under audit: an event method `name(*args, now)` for each of the scheduler's."""
+
+    def __init__(self, seed: int = 0):
+        self.scheduler = Scheduler(random.Random(seed))
+        self.jobs: dict[int, Books] = {}
+        self.workers: dict[int, tuple[int, frozenset[str]]] = {}
+        self.leaving: set[int] = set()
+        self.attempts: dict[int, c.Assign] = {}
+        self.known_attempts: set[int] = set()
+        self.slots: dict[tuple[int, int], list[int]] = {}
+        self.asked_back: set[int] = set()
+        self.asked_once: set[int] = set()
+        self.events = 0
+
+    def status(self, job: int) -> JobStatus:
+        return self.scheduler.status(job)
+
+    def __getattr__(self, name: str) -> Any:
+        event = getattr(self.scheduler, name)
+
+        def audited(*args: Any) -> list[c.Command]:
+            if name in ("attempt_returned", "attempt_needs_content") and args[0] in self.attempts:
+                assign = self.attempts[args[0]]
+                self.jobs[assign.job].served.discard(assign.worker)
+            commands = event(*args)
+            self.events += 1
+            self._note(name, args)
+            shares = []
+            for command in commands:
+                getattr(self, "_check_" + type(command).__name__)(command, shares)
+            self._check_state(shares, name)
+            return commands
+
+        return audited
+
+    def _note(self, name: str, args: tuple[Any, ...]) -> None:
+        if name == "add_worker":
+            self.workers[args[0]] = (args[1], args[2])
+            for slot in range(args[1]):
+                self.slots[args[0], slot] = []
+        elif name == "remove_worker" and args[0] in self.workers:
+            slots, _ = self.workers.pop(args[0])
+            self.leaving.discard(args[0])
+            for slot in range(slots):
+                for attempt in self.slots.pop((args[0], slot)):
+                    self.asked_back.discard(attempt)
+        elif name == "drain_worker" and args[0] in self.workers:
+            self.leaving.add(args[0])
+        elif name == "add_job":
+            self.jobs[args[0]] = Books(args[1])
+        elif name == "add_batch" and self._live(args[0]):
+            assert args[2] >= 0
+            self.jobs[args[0]].items[args[1]] = args[2]
+        elif name == "end_input" and self._live(args[0]):
+            self.jobs[args[0]].input_ended = True
+        elif name == "plan_reduce" and self._live(args[0]):
+            self.jobs[args[0]].planned = args[1]
+        elif name == "attempt_kept":
+            self.asked_back.discard(args[0])
+
+    def _live(self, job: int) -> bool:
+        return job in self.jobs and self.jobs[job].end is None
+
+    def _books(self, job: int) -> Books:
+        books = self.jobs[job]
+        assert books.end is None, f"a command names job {job}, which is over"
+        return books
+
+    def serves(self, worker: int, job: int) -> bool:
+        return worker not in self.leaving and self.jobs[job].rules.needs <= self.workers[worker][1]
+
+    def _has_to_give(self, job: int) -> bool:
+        ledger = self.scheduler._jobs.get(job)
+        return ledger is not None and ledger.has_tasks_to_give
+
+    def _check_Assign(self, a: c.Assign, shares: list[Any]) -> None:
+        books = self._books(a.job)
+        assert a.worker in self.workers, "a lost worker was given a task"
+        assert self.serves(a.worker, a.job)
+        assert a.attempt not in self.known_attempts
+        assert a.task not in books.committed
+        line = self.slots[a.worker, a.slot]
+        twins = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
+        is_alone = books.rules.allocation == "oneshot" and a.phase == "map"
+        assert len(line) < DEPTH
+        if line:
+            assert not is_alone
+            before = self.attempts[line[0]]
+            assert self.jobs[before.job].rules.allocation != "oneshot" or before.phase == "reduce"
+            idle = [w for (w, _), held in self.slots.items() if not held and self.serves(w, a.job)]
+            assert not self.scheduler._roster.workers[a.worker].bound, "an item waits for a slot here"
+            assert not idle, f"queued on worker {a.worker} while {idle} were idle"
+        if is_alone:
+            assert a.worker not in books.served
+            assert a.hi == a.lo + 1
+            books.served.add(a.worker)
+        if twins:
+            assert len(twins) == 1
+            assert not line
+            assert twins[0].worker != a.worker
+            assert books.rules.retransmit > 0
+            assert books.rules.allocation == "continuous"
+            assert not self._has_to_give(a.job)
+        elif not is_alone:
+            shares.append((a, {job: b.held for job, b in self.jobs.items() if b.end is None}))
+        if a.phase == "map":
+            assert a.batch not in books.released
+            assert 0 <= a.lo < a.hi <= books.items[a.batch]
+            items = set(range(a.lo, a.hi))
+            assert set(a.skip) == items & books.skipped[a.batch]
+            assert items - set(a.skip)
+            assert not items & books.counted[a.batch]
+            overlaps = [
+                t for t in self.attempts.values() if (t.job, t.batch) == (a.job, a.batch) and t.task != a.task
+            ]
+            assert not any(t.lo < a.hi and a.lo < t.hi for t in overlaps)
+        else:
+            assert a.partitions in (books.planned or [])
+        line.append(a.attempt)
+        self.attempts[a.attempt] = a
+        self.known_attempts.add(a.attempt)
+        books.held += 1
+
+    def _end_attempt(self, job: int, task: int, attempt: int) -> c.Assign:
+        a = self.attempts.pop(attempt)  # KeyError: committed or discarded twice, or never assigned
+        assert (a.job, a.task) == (job, task)
+        self.asked_back.discard(attempt)
+        self.jobs[job].held -= 1
+        if a.worker in self.workers:
+            self.slots[a.worker, a.slot].remove(attempt)
+        return a
+
+    def _check_Commit(self, command: c.Commit, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        a = self._end_attempt(command.job, command.task, command.attempt)
+        assert (a.phase, a.batch, a.lo) == command[3:]
+        assert command.task not in books.committed, "a task was committed twice"
+        books.committed.add(command.task)
+        if a.phase == "map":
+            items = set(range(a.lo, a.hi)) - set(a.skip)
+            assert not items & (books.counted[a.batch] | books.skipped[a.batch]), "an item was counted twice"
+            books.counted[a.batch] |= items
+        else:
+            books.reduced.append(a.partitions)
+
+    def _check_Discard(self, command: c.Discard, shares: list[Any]) -> None:
+        self._books(command.job)
+        self._end_attempt(command.job, command.task, command.attempt)
+
+    def _check_Revoke(self, command: c.Revoke, shares: list[Any]) -> None:
+        self._books(command.job)
+        assert command.worker in self.workers
+        a = self.attempts[command.attempt]
+        assert (a.worker, a.job, a.task) == command[:3]
+
+    def _check_Recall(self, command: c.Recall, shares: list[Any]) -> None:
+        assert command.worker in self.workers
+        a = self.attempts[command.attempt]
+        assert a.worker == command.worker
+        assert self.slots[a.worker, a.slot].index(a.attempt) == 1, "only what is queued can be recalled"
+        assert a.attempt not in self.asked_once, "a kept attempt was asked for again"
+        self.asked_once.add(a.attempt)
+        self.asked_back.add(a.attempt)
+        if a.worker not in self.leaving:
+            idle = sum(not held and self.serves(w, a.job) for (w, _), held in self.slots.items())
+            assert len(self.asked_back) <= idle
+
+    def _check_ReleaseBatch(self, command: c.ReleaseBatch, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert command.batch not in books.released
+        books.released.add(command.batch)
+        counted, skipped = books.counted[command.batch], books.skipped[command.batch]
+        if books.rules.allocation == "continuous":
+            assert counted | skipped == set(range(books.items[command.batch]))
+
+    def _check_NeedContent(self, command: c.NeedContent, shares: list[Any]) -> None:
+        assert command.batch not in self._books(command.job).released
+
+    def _check_Allow(self, command: c.Allow, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert command.batches > books.allowed
+        books.allowed = command.batches
+
+    def _check_EnoughInput(self, command: c.EnoughInput, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert books.rules.allocation == "oneshot"
+        assert not books.input_ended
+        books.input_ended = True
+
+    def _check_PlanReduce(self, command: c.PlanReduce, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert books.input_ended
+        assert not books.asked_for_plan
+        assert not books.held
+        books.asked_for_plan = True
+        assert books.released == set(books.items)
+
+    def _check_FinishJob(self, command: c.FinishJob, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert books.planned is not None
+        assert sorted(books.reduced) == sorted(books.planned)
+        assert not books.held
+        books.end = command
+
+    def _check_FailJob(self, command: c.FailJob, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert command.code in ("failed", "skipped", "cancelled")
+        assert not books.held, "a failed job left attempts behind"
+        books.end = command
+
+    def _check_ItemSkipped(self, command: c.ItemSkipped, shares: list[Any]) -> None:
+        books = self._books(command.job)
+        assert command.item not in books.counted[command.batch] | books.skipped[command.batch]
+        books.skipped[command.batch].add(command.item)
+        limit = books.rules.max_skipped
+        if command.failure.get("kind") != "lost" and not isinstance(limit, float):
+            assert sum(map(len, books.skipped.values())) <= limit or books.rules.allocation == "oneshot"
+
+    def _check_Notice(self, command: c.Notice, shares: list[Any]) -> None:
+        self._books(command.job)
+        assert command.text
+
+    def _check_state(self, shares: list[Any], event: str) -> None:
+        giving = [job for job in self.jobs if self._has_to_give(job)]
+        for a, held in shares:
+            for other in giving:
+                if other in held and self.serves(a.worker, other):
+                    assert held[a.job] <= held[other], f"{event}: job {a.job} was served before job {other}"
+        for job, books in self.jobs.items():
+            if books.end is None and books.rules.allocation == "continuous":
+                slots = sum(self.workers[w][0] for w in self.workers if self.serves(w, job))
+                assert self.scheduler.status(job).slots == slots
+                books.allowance = max(books.allowance, len(books.released) + 2 * slots + 2)
+                assert books.input_ended or books.allowed == books.allowance
+        for (worker, _), line in self.slots.items():
+            assert len(line) <= DEPTH
+            if not line or (len(line) < DEPTH and not self._is_reserved(worker, line)):
+                starved = [job for job in giving if self.serves(worker, job)]
+                assert not starved, f"{event}: worker {worker} has room, and jobs {starved} wait"
+
+    def _is_reserved(self, worker: int, line: list[int]) -> bool:
+        a = self.attempts[line[0]]
+        is_alone = self.jobs[a.job].rules.allocation == "oneshot" and a.phase == "map"
+        return is_alone or bool(self.scheduler._roster.workers[worker].bound)
+
+    def check_empty(self) -> None:
+        """Every job is over: nothing is left of any, here or in the scheduler."""
+        assert all(books.end is not None for books in self.jobs.values())
+        assert not self.attempts
+        scheduler = self.scheduler
+        assert not scheduler._jobs
+        assert not scheduler._dispatcher.attempts
+        assert not scheduler._dispatcher._recalls
+        assert not scheduler._roster.leagues
+        for worker in scheduler._roster.workers.values():
+            assert not worker.bound
+            assert not worker.pool.leagues
+        if not scheduler._roster.workers:
+            assert not scheduler._roster.pools

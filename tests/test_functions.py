@@ -1,0 +1,123 @@
+import functools
+import operator
+import pickle
+
+import pytest
+
+from mmgevent import reducers
+from mmgevent.errors import FunctionError
+from mmgevent.functions import Functions, check_mapfn, form_of
+
+
+def pair(key, values):
+    return values
+
+
+def groups_form(groups):
+    yield from groups
+
+
+class Scaler:
+    def pair(self, key, values):
+        return values
+
+    def groups(self, groups):
+        return groups
+
+    @staticmethod
+    def static(key, values):
+        return values
+
+    def __call__(self, key, values):
+        return values
+
+
+@pytest.mark.parametrize(
+    ("fn", "form"),
+    [
+        (pair, "pair"),
+        (groups_form, "iterator"),
+        (Scaler().pair, "pair"),
+        (Scaler().groups, "iterator"),
+        (Scaler.static, "pair"),
+        (Scaler(), "pair"),
+        (functools.partial(lambda n, key, values: n, 3), "pair"),
+        (functools.partial(lambda n, groups: n, 3), "iterator"),
+        (functools.partial(lambda key, values, *, n: n, n=3), "pair"),
+        (functools.lru_cache(pair), "pair"),
+        (lambda key, values, scale=2, **more: scale, "pair"),
+        (lambda groups, /: groups, "iterator"),
+        (reducers.sum_values, "pair"),
+        (reducers.top_values(3), "pair"),
+    ],
+)
+def test_required_positional_parameters_decide_the_form(fn, form):
+    assert form_of(fn, "reducefn") == form
+
+
+@pytest.mark.parametrize(
+    ("fn", "advice"),
+    [
+        (sum, "lambda key, values: sum(values)"),
+        (list, "lambda key, values: list(values)"),
+        (functools.partial(max), "lambda key, values: max(values)"),
+        ("".join, "lambda key, values: join(values)"),
+        (operator.itemgetter(0), "lambda key, values: f(values)"),
+        (lambda *args: args, r"takes \*args"),
+        (lambda key, *rest: rest, r"takes \*rest"),
+        (lambda key, values, *, scale: scale, "requires the keyword argument 'scale'"),
+        (lambda: 1, "has 0 required positional parameters"),
+        (lambda a, b, c: 1, "has 3 required positional parameters"),
+        (42, "got int"),
+    ],
+)
+def test_what_the_signature_does_not_say_is_refused_with_what_to_write(fn, advice):
+    advice = advice if "\\" in advice else advice.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(FunctionError, match=advice):
+        form_of(fn, "reducefn")
+
+
+def test_a_pair_reducer_that_yields_is_refused():
+    def reducefn(key, values):
+        yield sum(values)
+
+    with pytest.raises(FunctionError, match="yields"):
+        form_of(reducefn, "reducefn")
+
+
+def test_an_async_function_is_refused():
+    async def mapfn(key, value):
+        return {}
+
+    with pytest.raises(FunctionError, match="async"):
+        check_mapfn(mapfn)
+
+
+def test_the_form_is_decided_without_a_call():
+    def reducefn(key, values):
+        raise AssertionError("called")
+
+    assert form_of(reducefn, "reducefn") == "pair"
+
+
+@pytest.mark.parametrize("fn", [lambda value: value, lambda k, v, x: v, enumerate, lambda *a: a])
+def test_mapfn_must_take_key_and_value(fn):
+    with pytest.raises(FunctionError, match="mapfn"):
+        check_mapfn(fn)
+
+
+def test_functions_know_their_forms_and_pickle():
+    functions = Functions.of(pair, groups_form, pair)
+    assert (functions.collect_form, functions.reduce_form) == ("iterator", "pair")
+    assert pickle.loads(pickle.dumps(functions)) == functions
+    assert Functions.of() == Functions()
+
+
+def test_named_functions_get_their_form_where_they_are_offered():
+    functions = Functions.of("stats", None, "total")
+    assert functions.reduce_form is None
+    assert functions.offered_names == {"stats", "total"}
+    resolved = functions.resolve({"stats": pair, "total": groups_form})
+    assert resolved == Functions(pair, None, None, groups_form, "iterator")
+    with pytest.raises(FunctionError, match=r"'total'.*offered: stats"):
+        functions.resolve({"stats": pair})

@@ -1,0 +1,143 @@
+"""The listener over loopback: strangers cannot keep those who know the password out."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.event import Event
+
+from mmgevent.net import listener as listener_module
+from mmgevent.net import tls
+from mmgevent.net.listener import MAX_HANDSHAKES, Listener, open_listener
+from mmgevent.wire.handshake import derive_key
+
+KEY = derive_key("a password of the tests")
+
+#: the beginning of a TLS record with a client's hello; the rest never comes
+HALF_HELLO = bytes.fromhex("1603010200010001fc0303")
+
+
+class House:
+    """A listener, who got in, and the sockets of strangers."""
+
+    def __init__(self) -> None:
+        self.came_in = Event()
+        self.links = []
+        self.strangers = []
+        self.listener = Listener(open_listener("127.0.0.1", 0), KEY, self.attach)
+
+    def attach(self, link, role):
+        self.links.append((link, role))
+        self.came_in.set()
+
+    def let_in_strangers(self, count, say=b""):
+        for _ in range(count):
+            stranger = socket.create_connection(self.listener.address)
+            self.strangers.append(stranger)
+            if say:
+                stranger.sendall(say)
+
+    def connect(self):
+        """Seconds until somebody with the right password is in."""
+        began = time.monotonic()
+        client = tls.connect(self.listener.address, KEY, "worker")
+        assert self.came_in.wait(5)
+        client.close()
+        return time.monotonic() - began
+
+    def close(self):
+        self.listener.close()
+        for stranger in self.strangers:
+            stranger.close()
+        for link, _ in self.links:
+            link.close("the test is over")
+
+
+@pytest.fixture
+def house():
+    house = House()
+    yield house
+    house.close()
+
+
+def test_silent_strangers_keep_nobody_out(house):
+    house.let_in_strangers(200)
+    assert house.connect() < 2
+    assert house.links[0][1] == "worker"
+
+
+def test_strangers_who_stop_in_the_middle_keep_nobody_out(house, monkeypatch):
+    monkeypatch.setattr(listener_module, "MIN_HANDSHAKE_S", 0.2)
+    house.let_in_strangers(3 * MAX_HANDSHAKES, HALF_HELLO)
+    assert house.connect() < 4
+
+
+def test_who_stops_in_the_middle_is_left_alone_while_nobody_waits(house, monkeypatch):
+    monkeypatch.setattr(listener_module, "MIN_HANDSHAKE_S", 0.0)
+    house.let_in_strangers(MAX_HANDSHAKES - 1, HALF_HELLO)
+    house.connect()
+    for stranger in house.strangers:
+        stranger.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            stranger.recv(1)
+
+
+@pytest.mark.parametrize("say", [b"", HALF_HELLO], ids=["silent", "half a hello"])
+def test_the_deadline_of_a_stranger_begins_when_it_comes(house, monkeypatch, caplog, say):
+    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(listener_module, "MAX_HANDSHAKES", 1)
+    house.let_in_strangers(5, say)
+    began = time.monotonic()
+    for stranger in house.strangers:
+        stranger.settimeout(3)
+        with contextlib.suppress(ConnectionResetError):  # it was closed with what it said unread
+            assert stranger.recv(1) == b""
+    assert time.monotonic() - began < 2
+    assert "did not finish the handshake in 0.2 s" in caplog.text
+
+
+def test_the_longest_silent_makes_room_when_there_are_too_many(house, monkeypatch):
+    monkeypatch.setattr(listener_module, "MAX_UNPROVED", 3)
+    house.let_in_strangers(4)
+    house.strangers[0].settimeout(3)
+    assert house.strangers[0].recv(1) == b""
+    house.connect()
+
+
+class Flaky:
+    """A listening socket whose system has some bad moments first."""
+
+    def __init__(self, sock, errors):
+        self._sock = sock
+        self._errors = errors
+
+    def accept(self):
+        if self._errors:
+            code = self._errors.pop()
+            raise OSError(code, os.strerror(code))
+        return self._sock.accept()
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_whatever_accept_says_the_port_stays_open(monkeypatch, caplog):
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", 0.01)
+    codes = [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EMFILE]
+    came_in = Event()
+    sock = Flaky(open_listener("127.0.0.1", 0), list(codes))
+    listener = Listener(sock, KEY, lambda link, role: (link.close("enough"), came_in.set()))
+    gevent.sleep(0)
+    client = tls.connect(listener.address, KEY, "driver", timeout=3)
+    assert came_in.wait(3)
+    for code in codes:
+        assert f"cannot accept now: {os.strerror(code)}" in caplog.text
+    client.close()
+    listener.close()
+    assert not listener._unproved

@@ -1,0 +1,688 @@
+"""The scheduler by its tables, by examples of each rule, and by a state machine that tries anything."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mmgevent.errors import SchedulerError
+from mmgevent.scheduler import JobRules, Scheduler
+from mmgevent.scheduler import commands as c
+from mmgevent.scheduler.attempts import (
+    ATTEMPT_TRANSITIONS,
+    TASK_TRANSITIONS,
+    Attempt,
+    AttemptEvent,
+    AttemptState,
+    Task,
+    TaskEvent,
+    TaskState,
+)
+from mmgevent.scheduler.ledger import MAX_DEATHS, SAMPLE_SIZE, Ledger
+from tests.audit import AuditedScheduler
+
+NONE = frozenset()
+BOOM = {"kind": "exception", "error": "ValueError: boom"}
+DEAD = {"kind": "died", "error": "killed by signal 9", "advice": "give it more memory"}
+
+
+def only(commands, kind):
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def cluster(*slots, rules=None, batches=(), end=False):
+    """An audited scheduler with a worker 1.. for each number of slots, job 1, and its batches; all commands."""
+    scheduler, commands = AuditedScheduler(), []
+    for worker, count in enumerate(slots, 1):
+        commands += scheduler.add_worker(worker, count, NONE, 0.0)
+    commands += scheduler.add_job(1, rules or JobRules(), 0.0)
+    for batch, items in enumerate(batches, 1):
+        commands += scheduler.add_batch(1, batch, items, 0.0)
+    if end:
+        commands += scheduler.end_input(1, 0.0)
+    return scheduler, commands
+
+
+# The tables
+
+
+@pytest.mark.parametrize(("state", "event"), [*itertools.product(AttemptState, AttemptEvent)])
+def test_an_attempt_changes_by_its_table_and_not_otherwise(state, event):
+    attempt = Attempt(1, None, None, state, False)
+    if (state, event) in ATTEMPT_TRANSITIONS:
+        attempt.turn(event)
+        assert attempt.state is ATTEMPT_TRANSITIONS[state, event]
+    else:
+        with pytest.raises(SchedulerError, match=event.name):
+            attempt.turn(event)
+        assert attempt.state is state
+
+
+@pytest.mark.parametrize(("state", "event"), [*itertools.product(TaskState, TaskEvent)])
+def test_a_task_changes_by_its_table_and_not_otherwise(state, event):
+    task = Task(None, 1, 1, 0, 1)
+    task.state = state
+    if (state, event) in TASK_TRANSITIONS:
+        task.turn(event)
+        assert task.state is TASK_TRANSITIONS[state, event]
+    else:
+        with pytest.raises(SchedulerError, match=event.name):
+            task.turn(event)
+        assert task.state is state
+
+
+def test_every_live_attempt_can_end_in_every_way_and_nothing_follows_its_end():
+    endings = {event for (_, event), to in ATTEMPT_TRANSITIONS.items() if to is AttemptState.ENDED}
+    for state in set(AttemptState) - {AttemptState.ENDED}:
+        assert {event for event in endings if (state, event) in ATTEMPT_TRANSITIONS} == endings
+    assert not any(state is AttemptState.ENDED for state, _ in ATTEMPT_TRANSITIONS)
+    assert not any(state is TaskState.DONE for state, _ in TASK_TRANSITIONS)
+
+
+# Giving
+
+
+def test_a_slot_gets_one_task_to_run_and_one_queued_idle_slots_first():
+    _, commands = cluster(1, 1, batches=[1] * 6)
+    assert [(a.worker, a.attempt) for a in only(commands, c.Assign)] == [(1, 1), (2, 2), (1, 3), (2, 4)]
+
+
+def test_a_worker_that_lacks_a_function_gets_no_task_that_needs_it():
+    scheduler, _ = cluster(4, rules=JobRules(needs=frozenset({"stats"})), batches=[1])
+    assert scheduler.status(1).waiting == 1
+    (assign,) = only(scheduler.add_worker(2, 1, frozenset({"stats", "plot"}), 1.0), c.Assign)
+    assert assign.worker == 2
+
+
+def test_a_new_job_catches_up_before_an_old_one_gets_more():
+    scheduler, _ = cluster(2, batches=[1] * 6)
+    scheduler.add_job(2, JobRules(), 0.0)
+    for batch in (1, 2, 3):
+        scheduler.add_batch(2, batch, 1, 0.0)
+    given = [a.job for n in (1, 2, 3) for a in only(scheduler.attempt_done(n, 1.0), c.Assign)]
+    assert given == [2, 2, 1]
+
+
+def test_a_lone_big_task_is_cut_for_all_idle_slots_once_the_input_has_ended():
+    scheduler, _ = cluster(batches=[10], end=True)
+    assigns = only(scheduler.add_worker(1, 4, NONE, 0.0), c.Assign)
+    assert [(a.lo, a.hi) for a in assigns] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    assert len({a.task for a in assigns}) == 4
+
+
+def test_idle_slots_are_shared_out_by_items():
+    scheduler, _ = cluster(batches=[30, 1, 30], end=True)
+    assigns = only(scheduler.add_worker(1, 8, NONE, 0.0), c.Assign)
+    assert [a.batch for a in assigns] == [1, 1, 1, 2, 3, 3, 3, 3]
+
+
+def test_nothing_is_cut_when_there_are_tasks_for_all_slots_or_input_still_comes():
+    scheduler, _ = cluster(batches=[100, 1, 1, 1], end=True)
+    assert len(only(scheduler.add_worker(1, 3, NONE, 0.0), c.Assign)) == 4
+    scheduler, _ = cluster(batches=[100])
+    assert len(only(scheduler.add_worker(1, 3, NONE, 0.0), c.Assign)) == 1
+
+
+def test_a_queued_task_is_recalled_for_an_idle_slot_and_cut_there():
+    scheduler, _ = cluster(1, batches=[4, 4], end=True)
+    assert only(scheduler.add_worker(2, 2, NONE, 1.0), c.Recall) == [c.Recall(1, 2)]
+    commands = scheduler.attempt_returned(2, 1.1)
+    assert commands[0] == c.Discard(1, 2, 2)
+    assert [(a.worker, a.lo, a.hi) for a in only(commands, c.Assign)] == [(2, 0, 2), (2, 2, 4)]
+
+
+def test_what_a_worker_keeps_is_not_asked_for_again():
+    scheduler, _ = cluster(1, batches=[4, 4], end=True)
+    scheduler.add_worker(2, 1, NONE, 1.0)
+    assert scheduler.attempt_kept(2, 1.1) == []
+    assert scheduler.tick(1.2) == []
+    with pytest.raises(SchedulerError, match="KEPT"):
+        scheduler.attempt_kept(2, 1.3)
+
+
+def test_the_answer_to_a_recall_decides_when_the_attempt_began_meanwhile():
+    for answer in ("attempt_kept", "attempt_returned"):
+        scheduler, _ = cluster(1, batches=[4, 4], end=True)
+        scheduler.add_worker(2, 1, NONE, 1.0)
+        assert only(scheduler.attempt_done(1, 1.1), c.Commit)
+        moved = only(getattr(scheduler, answer)(2, 1.2), c.Assign)
+        assert len(moved) == (2 if answer == "attempt_returned" else 0)
+
+
+def test_a_draining_worker_is_asked_for_what_is_queued_and_gets_nothing_more():
+    scheduler, _ = cluster(1, 1, batches=[1] * 6)
+    assert only(scheduler.drain_worker(1, 1.0), c.Recall) == [c.Recall(1, 3)]
+    commands = scheduler.attempt_returned(3, 1.1) + scheduler.attempt_done(1, 1.2)
+    assert only(commands, c.Assign) == []
+    assert scheduler.drain_worker(1, 1.3) == []
+    commands = scheduler.attempt_done(2, 1.3) + scheduler.remove_worker(1, 1.4)
+    assert {a.worker for a in only(commands, c.Assign)} == {2}
+
+
+def test_the_driver_may_send_ahead_of_the_slots_and_no_further():
+    scheduler, commands = cluster(batches=[1] * 4)
+    assert only(commands, c.Allow) == [c.Allow(1, 4)]
+    with pytest.raises(SchedulerError, match="allowed"):
+        scheduler.add_batch(1, 5, 1, 0.0)
+    assert only(scheduler.add_worker(1, 3, NONE, 0.0), c.Allow) == [c.Allow(1, 8)]
+    assert only(scheduler.attempt_done(1, 1.0), c.Allow) == [c.Allow(1, 9)]
+
+
+def test_workers_that_can_do_more_are_kept_free_for_those_who_need_them():
+    scheduler, _ = cluster()
+    scheduler.add_worker(1, 1, frozenset({"stats"}), 0.0)
+    scheduler.add_worker(2, 1, NONE, 0.0)
+    assert only(scheduler.add_batch(1, 1, 1, 0.0), c.Assign)[0].worker == 2
+
+
+# Ending
+
+
+def test_a_job_goes_through_map_plan_and_reduce():
+    scheduler, _ = cluster(1, batches=[2, 3], end=True)
+    assert scheduler.status(1) == ("map", 0, 5, 0, 2, 0, 1)
+    assert scheduler.attempt_done(1, 1.0) == [c.Commit(1, 1, 1, "map", 1, 0), c.ReleaseBatch(1, 1)]
+    commands = scheduler.attempt_done(2, 1.0)
+    assert commands == [c.Commit(1, 2, 2, "map", 2, 0), c.ReleaseBatch(1, 2), c.PlanReduce(1)]
+    assigns = only(scheduler.plan_reduce(1, [(0, 1), (2,)], 2.0), c.Assign)
+    assert [(a.phase, a.partitions, a.batch) for a in assigns] == [("reduce", (0, 1), 0), ("reduce", (2,), 0)]
+    assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1)
+    assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]  # before the one ahead of it
+    assert scheduler.attempt_done(3, 3.0) == [c.Commit(1, 3, 3, "reduce", 0, 0), c.FinishJob(1)]
+    with pytest.raises(SchedulerError, match="no job 1"):
+        scheduler.status(1)
+    scheduler.check_empty()
+
+
+def test_a_job_without_items_or_without_records_finishes():
+    scheduler, commands = cluster(end=True)
+    assert commands[-1] == c.PlanReduce(1)
+    assert scheduler.plan_reduce(1, [], 0.0) == [c.FinishJob(1)]
+
+
+def test_an_empty_batch_is_released_at_once():
+    _, commands = cluster(1, batches=[0])
+    assert only(commands, c.ReleaseBatch) == [c.ReleaseBatch(1, 1)]
+
+
+def test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed():
+    scheduler, _ = cluster(1, batches=[1, 1])
+    for worker in range(2, 9):
+        commands = scheduler.remove_worker(worker - 1, 1.0)
+        assert len(only(commands, c.Discard)) == 2
+        commands = scheduler.add_worker(worker, 1, NONE, 1.0)
+        assert [a.batch for a in only(commands, c.Assign)] == [1, 2]
+
+
+def test_a_cancelled_or_failed_job_leaves_nothing_and_late_messages_are_ignored():
+    for end, code in (("cancel_job", "cancelled"), ("fail_job", "failed")):
+        scheduler, _ = cluster(1, 1, batches=[5, 5, 5])
+        failure = () if code == "cancelled" else (BOOM,)
+        commands = getattr(scheduler, end)(1, *failure, 1.0)
+        assert len(only(commands, c.Revoke)) == len(only(commands, c.Discard)) == 3
+        assert commands[-1].code == code
+        scheduler.check_empty()
+        for attempt in (1, 2, 3, 99):
+            assert scheduler.attempt_done(attempt, 2.0) == []
+            assert scheduler.attempt_failed(attempt, BOOM, 0, 2.0) == []
+            assert scheduler.attempt_kept(attempt, 2.0) == []
+            assert scheduler.attempt_needs_content(attempt, 2.0) == []
+        assert scheduler.add_batch(1, 4, 1, 2.0) == scheduler.end_input(1, 2.0) == []
+        assert scheduler.plan_reduce(1, [], 2.0) == scheduler.cancel_job(1, 2.0) == []
+        assert scheduler.remove_worker(77, 2.0) == scheduler.drain_worker(77, 2.0) == []
+
+
+def test_events_that_no_state_allows_are_refused_and_change_nothing():
+    scheduler, _ = cluster(1, batches=[1, 1])
+    for call in (
+        lambda s: s.attempt_kept(1, 1.0),
+        lambda s: s.plan_reduce(1, [], 1.0),
+        lambda s: s.add_job(1, JobRules(), 1.0),
+        lambda s: s.add_worker(1, 1, NONE, 1.0),
+        lambda s: s.add_batch(1, 2, 1, 1.0),
+        lambda s: s.add_batch(1, 0, 1, 1.0),
+    ):
+        with pytest.raises(SchedulerError):
+            call(scheduler)
+    scheduler.end_input(1, 1.0)
+    with pytest.raises(SchedulerError, match="ended twice"):
+        scheduler.end_input(1, 1.0)
+    assert scheduler.status(1) == ("map", 0, 2, 0, 2, 0, 1)
+    with pytest.raises(SchedulerError, match="allocation"):
+        JobRules(allocation="all")
+
+
+# Failures
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_an_item_is_tried_again_as_often_as_retries_says(retries):
+    scheduler, _ = cluster(1, rules=JobRules(retries=retries), batches=[5])
+    for attempt in range(1, retries + 1):
+        assert len(only(scheduler.attempt_failed(attempt, BOOM, 3, 1.0), c.Assign)) == 1
+    assert scheduler.attempt_failed(retries + 1, BOOM, 3, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+
+
+def test_each_item_has_its_own_retries():
+    scheduler, _ = cluster(1, rules=JobRules(retries=1), batches=[5])
+    for attempt, item in enumerate([0, 1, 2, 3, 4], 1):
+        assert only(scheduler.attempt_failed(attempt, BOOM, item, 1.0), c.FailJob) == []
+
+
+def test_an_item_that_keeps_failing_is_set_aside_as_far_as_allowed():
+    scheduler, _ = cluster(1, rules=JobRules(max_skipped=1), batches=[5], end=True)
+    commands = scheduler.attempt_failed(1, BOOM, 3, 1.0)
+    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, 3, BOOM)]
+    assert [(a.lo, a.hi, a.skip) for a in only(commands, c.Assign)] == [(0, 5, (3,))]
+    end = scheduler.attempt_failed(2, BOOM, 1, 1.0)[-1]
+    assert (end.code, end.failure["error"]) == ("skipped", BOOM["error"])
+
+
+def test_a_share_of_items_is_judged_when_the_input_has_ended():
+    for allowed, items in ((True, 8), (False, 7)):
+        scheduler, _ = cluster(1, rules=JobRules(max_skipped=0.25), batches=[2])
+        for attempt, item in ((1, 0), (2, 1)):
+            assert only(scheduler.attempt_failed(attempt, BOOM, item, 1.0), c.ItemSkipped)
+        scheduler.add_batch(1, 2, items - 2, 1.0)
+        ends = only(scheduler.end_input(1, 2.0), c.FailJob)
+        assert [end.code for end in ends] == ([] if allowed else ["skipped"])
+
+
+def test_a_task_under_which_executors_die_ends_the_job_with_its_advice():
+    scheduler, _ = cluster(1, batches=[5], rules=JobRules(retries=9))
+    for attempt in range(1, MAX_DEATHS):
+        assert only(scheduler.attempt_died(attempt, DEAD, 2, 1.0), c.Assign)
+    assert scheduler.attempt_died(MAX_DEATHS, DEAD, 2, 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+
+
+def test_the_item_under_which_executors_die_is_set_aside_if_it_is_known():
+    scheduler, _ = cluster(1, batches=[5], rules=JobRules(max_skipped=1))
+    for attempt in range(1, MAX_DEATHS):
+        scheduler.attempt_died(attempt, DEAD, 2, 1.0)
+    commands = scheduler.attempt_died(MAX_DEATHS, DEAD, 2, 1.0)
+    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, 2, DEAD)]
+    assert only(commands, c.Assign)[0].skip == (2,)
+
+
+def test_a_range_under_which_an_executor_died_is_kept_whole_until_it_is_given_up():
+    scheduler, _ = cluster(1, batches=[6], end=True)
+    scheduler.add_worker(2, 3, NONE, 0.0)
+    assert [(a.lo, a.hi) for a in only(scheduler.attempt_died(1, DEAD, None, 1.0), c.Assign)] == [(0, 6)]
+
+
+def test_each_culprit_of_a_task_is_given_its_own_deaths():
+    scheduler, _ = cluster(1, batches=[6], rules=JobRules(max_skipped=2))
+    skipped = [
+        len(only(scheduler.attempt_died(attempt, DEAD, 4 * attempt // MAX_DEATHS, 1.0), c.ItemSkipped))
+        for attempt in range(1, 2 * MAX_DEATHS)
+    ]
+    assert sum(skipped) == 1
+
+
+@pytest.mark.parametrize("event", ["attempt_died", "attempt_failed"])
+@pytest.mark.parametrize("culprit", [0, 6, 12])
+def test_a_culprit_nobody_names_is_found_by_halving(event, culprit):
+    scheduler, commands = cluster(1, batches=[13], rules=JobRules(max_skipped=1), end=True)
+    skipped, work = [], only(commands, c.Assign)
+    while work:
+        a = work.pop(0)
+        if a.lo <= culprit < a.hi and culprit not in a.skip:
+            commands = getattr(scheduler, event)(a.attempt, DEAD, None, 1.0)
+        else:
+            commands = scheduler.attempt_done(a.attempt, 1.0)
+        skipped += only(commands, c.ItemSkipped)
+        work += only(commands, c.Assign)
+    assert [(s.batch, s.item) for s in skipped] == [(1, culprit)]
+    assert scheduler.status(1).phase == "plan"
+
+
+def test_reduce_tasks_are_retried_but_never_skipped():
+    scheduler, _ = cluster(1, rules=JobRules(retries=1, max_skipped=9), end=True)
+    scheduler.plan_reduce(1, [(0,)], 0.0)
+    assert only(scheduler.attempt_failed(1, BOOM, None, 1.0), c.Assign)[0].partitions == (0,)
+    assert scheduler.attempt_failed(2, BOOM, 0, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+
+
+def test_missing_contents_are_asked_for_once_and_waited_for():
+    scheduler, _ = cluster(1, 1, batches=[2])
+    scheduler.end_input(1, 0.0)
+    assert scheduler.attempt_needs_content(1, 1.0) == [c.Discard(1, 1, 1), c.NeedContent(1, 1)]
+    assert scheduler.status(1).waiting == 1
+    assigns = only(scheduler.content_arrived(1, 1, 2.0), c.Assign)
+    assert [(a.lo, a.hi) for a in assigns] == [(0, 1), (1, 2)]
+    assert scheduler.status(1).waiting == 0
+    with pytest.raises(SchedulerError, match="all its contents"):
+        scheduler.attempt_needs_content(assigns[0].attempt, 3.0)
+    assert scheduler.content_arrived(1, 9, 3.0) == []
+
+
+# Duplicates
+
+
+def straggling(retransmit=0.05, slots=(1, 1, 1)):
+    """Three tasks on three workers; two took 3 s, the third runs on."""
+    scheduler, _ = cluster(*slots, rules=JobRules(retransmit=retransmit), batches=[1, 1, 1], end=True)
+    scheduler.attempt_done(1, 3.0)
+    scheduler.attempt_done(2, 3.0)
+    return scheduler
+
+
+def test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts():
+    for winner, loser in ((3, 4), (4, 3)):
+        scheduler = straggling()
+        assert scheduler.tick(6.0) == []  # not yet longer than twice the median
+        (twin,) = scheduler.tick(6.1)
+        assert (twin.task, twin.attempt) == (3, 4)
+        assert twin.worker != 3
+        assert scheduler.tick(99.0) == []
+        commands = scheduler.attempt_done(winner, 99.0)
+        assert commands[0].attempt == winner
+        assert only(commands, c.Revoke)[0].attempt == only(commands, c.Discard)[0].attempt == loser
+        assert scheduler.attempt_done(loser, 99.0) == []
+
+
+def test_a_twin_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_lost_goes_on():
+    scheduler = straggling()
+    (twin,) = scheduler.tick(7.0)
+    scheduler.remove_worker(twin.worker, 8.0)
+    (second,) = scheduler.tick(9.0)
+    assert second.task == 3
+    assert only(scheduler.remove_worker(3, 10.0), c.Assign) == []
+    assert only(scheduler.attempt_done(second.attempt, 11.0), c.Commit)
+
+
+@pytest.mark.parametrize("rules", [{"retransmit": 0}, {"retransmit": 0.05, "allocation": "oneshot"}])
+def test_some_jobs_are_never_duplicated(rules):
+    scheduler, _ = cluster(1, 1, 1, rules=JobRules(**rules), batches=[1, 1, 1], end=True)
+    scheduler.attempt_done(1, 3.0)
+    scheduler.attempt_done(2, 3.0)
+    assert only(scheduler.tick(1_000.0), c.Assign) == []
+
+
+def test_no_more_duplicates_run_at_once_than_the_share_of_slots():
+    scheduler, _ = cluster(8, 8, rules=JobRules(retransmit=0.1), batches=[1] * 16, end=True)
+    for attempt in (1, 2, 3, 4, 5, 9, 10, 11, 12, 13):
+        scheduler.attempt_done(attempt, 0.1)
+    twins = scheduler.tick(10.0)
+    assert [a.task for a in twins] == [6, 7]
+    assert scheduler.tick(11.0) == []
+    scheduler.attempt_done(twins[0].attempt, 12.0)
+    assert len(scheduler.tick(13.0)) == 1
+
+
+def test_the_median_comes_from_a_bounded_sample():
+    ledger = Ledger(1, JobRules(), 0.0)
+    assert ledger.median_s() is None
+    for number in range(20_000):
+        ledger.time(float(number), random.Random(number))
+    assert len(ledger.durations) == SAMPLE_SIZE
+    assert 5_000 < ledger.median_s() < 15_000
+
+
+# "oneshot"
+
+ONESHOT = JobRules(allocation="oneshot", retries=5)
+
+
+def test_every_worker_gets_one_item_on_one_slot_and_no_more_are_read():
+    scheduler, commands = cluster(4, 2, rules=ONESHOT, batches=[1, 1])
+    assert only(commands, c.Allow) == [c.Allow(1, 2)]
+    assert [a.worker for a in only(commands, c.Assign)] == [1, 2]
+    scheduler.attempt_done(1, 1.0)
+    commands = scheduler.attempt_done(2, 2.0)
+    assert commands[-2:] == [c.EnoughInput(1), c.PlanReduce(1)]
+    assert only(scheduler.add_batch(1, 3, 1, 2.0), c.ReleaseBatch) == [c.ReleaseBatch(1, 3)]
+    assert scheduler.end_input(1, 2.0) == []
+
+
+def test_a_worker_that_joins_in_time_gets_an_item_and_a_late_one_none():
+    scheduler, _ = cluster(1, 1, rules=ONESHOT, batches=[1, 1])
+    scheduler.attempt_done(1, 100.0)
+    assert only(scheduler.add_worker(3, 1, NONE, 109.9), c.Allow) == [c.Allow(1, 3)]
+    assert only(scheduler.add_batch(1, 3, 1, 109.9), c.Assign)[0].worker == 3
+    assert only(scheduler.tick(110.0), c.EnoughInput) == [c.EnoughInput(1)]
+    assert scheduler.add_worker(4, 1, NONE, 110.1) == []
+
+
+def test_an_item_lost_with_its_worker_is_dropped_and_reported():
+    scheduler, _ = cluster(1, 1, rules=ONESHOT, batches=[1, 1])
+    scheduler.attempt_done(1, 1.0)
+    commands = scheduler.remove_worker(2, 2.0)
+    assert [s.failure["kind"] for s in only(commands, c.ItemSkipped)] == ["lost"]
+    assert only(commands, c.Notice)
+    assert commands[-1] == c.PlanReduce(1)
+
+
+def test_an_item_is_not_tried_twice():
+    scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
+    assert scheduler.attempt_failed(1, BOOM, 0, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+    scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
+    assert scheduler.attempt_died(1, DEAD, 0, 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+
+
+def test_an_item_waits_for_an_idle_slot_of_its_worker_which_gets_nothing_queued_meanwhile():
+    scheduler, _ = cluster(1, batches=[1, 1, 1, 1])
+    scheduler.add_job(2, ONESHOT, 0.0)
+    assert only(scheduler.add_batch(2, 1, 1, 0.0), c.Assign) == []
+    assert only(scheduler.attempt_done(1, 1.0), c.Assign) == []
+    (assign,) = only(scheduler.attempt_done(2, 2.0), c.Assign)
+    assert assign.job == 2
+    assert len(only(scheduler.attempt_done(assign.attempt, 3.0), c.Assign)) == 2
+
+
+def test_an_item_given_back_or_sent_again_goes_to_the_same_worker():
+    scheduler, _ = cluster(1, 1, rules=ONESHOT, batches=[1, 1], end=True)
+    (again,) = only(scheduler.attempt_returned(1, 1.0), c.Assign)
+    assert again.worker == 1
+    assert only(scheduler.attempt_needs_content(again.attempt, 1.0), c.NeedContent)
+    scheduler.attempt_done(2, 1.5)
+    (third,) = only(scheduler.content_arrived(1, 1, 2.0), c.Assign)
+    assert third.worker == 1
+    assert scheduler.attempt_done(third.attempt, 3.0)[-1] == c.PlanReduce(1)
+
+
+def test_no_worker_is_promised_twice_because_an_item_came_back():
+    scheduler, _ = cluster(1, 1, rules=ONESHOT, batches=[1, 1])
+    scheduler.attempt_returned(1, 1.0)
+    assert only(scheduler.add_worker(3, 1, NONE, 1.0), c.Allow) == [c.Allow(1, 3)]
+
+
+def test_an_item_taken_back_from_a_busy_worker_that_leaves_was_not_given():
+    scheduler, _ = cluster(1, batches=[1, 1])
+    scheduler.add_job(2, ONESHOT, 0.0)
+    scheduler.add_batch(2, 1, 1, 0.0)
+    scheduler.drain_worker(1, 1.0)
+    scheduler.tick(99.0)
+    assert scheduler.status(2).waiting == 1
+    (assign,) = [a for a in only(scheduler.add_worker(2, 1, NONE, 99.0), c.Assign) if a.job == 2]
+    assert assign.worker == 2
+    assert only(scheduler.add_worker(3, 1, NONE, 99.0), c.Allow)[-1] == c.Allow(2, 2)
+
+
+def test_an_item_of_a_worker_that_leaves_goes_to_the_next_that_joins():
+    scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
+    scheduler.drain_worker(1, 1.0)
+    scheduler.attempt_returned(1, 1.0)
+    (assign,) = only(scheduler.add_worker(2, 1, NONE, 2.0), c.Assign)
+    assert assign.worker == 2
+
+
+# Time
+
+
+def test_a_job_without_workers_says_so_once():
+    scheduler, _ = cluster(rules=JobRules(needs=frozenset({"stats"})), batches=[1])
+    assert scheduler.tick(1.0) == []
+    (notice,) = scheduler.tick(2.0)
+    assert "stats" in notice.text
+    assert scheduler.tick(60.0) == []
+    scheduler.add_worker(1, 1, frozenset({"stats"}), 61.0)
+    scheduler.tick(61.0)
+    scheduler.remove_worker(1, 62.0)
+    assert only(scheduler.tick(64.0), c.Notice)
+
+
+def test_attempt_numbers_start_again_at_one_and_pass_over_live_ones():
+    scheduler = Scheduler(random.Random(0))
+    scheduler.add_worker(1, 1, NONE, 0.0)
+    scheduler.add_job(1, JobRules(), 0.0)
+    (first,) = only(scheduler.add_batch(1, 1, 1, 0.0), c.Assign)
+    scheduler._dispatcher._last_attempt = 0xFFFF_FFFF
+    (second,) = only(scheduler.add_batch(1, 2, 1, 0.0), c.Assign)
+    assert (first.attempt, second.attempt) == (1, 2)
+
+
+# Anything in any order
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Any events in any order, of live and of forgotten things; the audit checks every command."""
+
+    @initialize(seed=st.integers(0, 3))
+    def begin(self, seed):
+        self.scheduler = AuditedScheduler(seed)
+        self.now = 0.0
+        self.numbers = itertools.count(1)
+        self.asked: list[tuple[int, int]] = []
+        self.had_content: set[int] = set()
+
+    def event(self, name, *args):
+        commands = getattr(self.scheduler, name)(*args, self.now)
+        for command in commands:
+            if isinstance(command, c.NeedContent):
+                self.asked.append((command.job, command.batch))
+        return commands
+
+    def jobs(self, **state):
+        jobs = ((job, books) for job, books in self.scheduler.jobs.items() if books.end is None)
+        return [job for job, books in jobs if all(getattr(books, k) == v for k, v in state.items())]
+
+    @rule(slots=st.integers(0, 3), offers=st.sampled_from([(), ("stats",), ("plot", "stats")]))
+    def join(self, slots, offers):
+        self.event("add_worker", next(self.numbers), slots, frozenset(offers))
+
+    @precondition(lambda self: self.scheduler.workers)
+    @rule(data=st.data(), how=st.sampled_from(["remove_worker", "drain_worker"]))
+    def leave(self, data, how):
+        self.event(how, data.draw(st.sampled_from(sorted(self.scheduler.workers))))
+
+    @precondition(lambda self: len(self.jobs()) < 4)
+    @rule(
+        retries=st.integers(0, 2),
+        retransmit=st.sampled_from([0, 0.05, 1.0]),
+        allocation=st.sampled_from(["continuous", "continuous", "oneshot"]),
+        max_skipped=st.sampled_from([0, 0, 2, 0.3]),
+        needs=st.sampled_from([(), (), ("stats",)]),
+    )
+    def submit(self, retries, retransmit, allocation, max_skipped, needs):
+        rules = JobRules(retries, retransmit, allocation, max_skipped, frozenset(needs))
+        self.event("add_job", next(self.numbers), rules)
+
+    @precondition(lambda self: self.jobs(input_ended=False))
+    @rule(data=st.data(), items=st.integers(0, 12))
+    def send(self, data, items):
+        job = data.draw(st.sampled_from(self.jobs(input_ended=False)))
+        books = self.scheduler.jobs[job]
+        if len(books.items) < books.allowed:
+            self.event("add_batch", job, len(books.items) + 1, items)
+
+    @precondition(lambda self: self.jobs(input_ended=False))
+    @rule(data=st.data())
+    def end_input(self, data):
+        self.event("end_input", data.draw(st.sampled_from(self.jobs(input_ended=False))))
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def bring_content(self, data):
+        self.event("content_arrived", *data.draw(st.sampled_from(self.asked)))
+
+    @precondition(lambda self: self.jobs(asked_for_plan=True, planned=None))
+    @rule(data=st.data(), tasks=st.integers(0, 5))
+    def plan(self, data, tasks):
+        job = data.draw(st.sampled_from(self.jobs(asked_for_plan=True, planned=None)))
+        self.event("plan_reduce", job, [(n,) for n in range(tasks)])
+
+    @precondition(lambda self: self.jobs())
+    @rule(data=st.data(), is_cancelled=st.booleans())
+    def stop(self, data, is_cancelled):
+        job = data.draw(st.sampled_from(self.jobs()))
+        if is_cancelled:
+            self.event("cancel_job", job)
+        else:
+            self.event("fail_job", job, BOOM)
+
+    @precondition(lambda self: self.scheduler.known_attempts)
+    @rule(data=st.data(), ending=st.sampled_from(["attempt_done", "attempt_returned"]))
+    def end(self, data, ending):
+        known = self.scheduler.attempts or self.scheduler.known_attempts
+        self.event(ending, data.draw(st.sampled_from(sorted(known))))
+
+    @precondition(lambda self: self.scheduler.known_attempts)
+    @rule(data=st.data(), event=st.sampled_from(["attempt_failed", "attempt_died"]), is_known=st.booleans())
+    def fail(self, data, event, is_known):
+        attempt = data.draw(st.sampled_from(sorted(self.scheduler.known_attempts)))
+        assign = self.scheduler.attempts.get(attempt)
+        item = None
+        if assign is not None and assign.phase == "map" and is_known:
+            left = [i for i in range(assign.lo, assign.hi) if i not in assign.skip]
+            item = data.draw(st.sampled_from(left))
+        self.event(event, attempt, BOOM, item)
+
+    @precondition(lambda self: self.scheduler.asked_back)
+    @rule(data=st.data())
+    def keep(self, data):
+        self.event("attempt_kept", data.draw(st.sampled_from(sorted(self.scheduler.asked_back))))
+
+    @precondition(lambda self: self.scheduler.attempts)
+    @rule(data=st.data())
+    def lack_content(self, data):
+        attempt = data.draw(st.sampled_from(sorted(self.scheduler.attempts)))
+        live = self.scheduler.scheduler._dispatcher.attempts[attempt]
+        if self.scheduler.attempts[attempt].phase == "map" and not live.had_content:
+            self.event("attempt_needs_content", attempt)
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.5, 11.0]))
+    def wait(self, seconds):
+        self.now += seconds
+        self.event("tick")
+
+    @invariant()
+    def nothing_of_the_lost_or_the_over_is_live(self):
+        if not hasattr(self, "scheduler"):
+            return
+        for assign in self.scheduler.attempts.values():
+            assert assign.worker in self.scheduler.workers
+            assert self.scheduler.jobs[assign.job].end is None
+
+    def teardown(self):
+        """Workers that obey bring every job to its end."""
+        if not hasattr(self, "scheduler"):
+            return
+        self.event("add_worker", next(self.numbers), 2, frozenset({"stats"}))
+        for _ in range(1_000):
+            jobs = self.jobs()
+            if not jobs:
+                break
+            self.now += 11.0
+            self.event("tick")
+            for job in jobs:
+                if self.scheduler.jobs[job].end is None and not self.scheduler.jobs[job].input_ended:
+                    self.event("end_input", job)
+            for job, batch in self.asked:
+                self.event("content_arrived", job, batch)
+            for job in self.jobs(asked_for_plan=True, planned=None):
+                self.event("plan_reduce", job, [(0,)])
+            for attempt in sorted(self.scheduler.attempts):
+                self.event("attempt_done", attempt)
+        self.scheduler.check_empty()
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = hypothesis.settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None
+)

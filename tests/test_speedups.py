@@ -1,0 +1,511 @@
+"""The C core and its Python twin: one specification, asked twice."""
+
+import collections
+import contextlib
+import decimal
+import functools
+import gc
+import importlib.machinery
+import itertools
+import math
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import types
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmgevent import _speedups
+from mmgevent._speedups import COUNT, FIRST, MAX, MIN, NAN, SUM, _fallback
+from tests.kinds import EQUAL, IMPLEMENTATIONS, Angry, ByIdentity, Plain, Point, keys, native, needs_native
+
+NO_BUDGET = sys.maxsize
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def core(request):
+    return request.param
+
+
+# -- group and fold ----------------------------------------------------------------------------------
+
+
+def grouped(pairs):
+    groups = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def test_group_takes_tuples_and_lists_of_two_from_any_iterable(core):
+    pairs = [("a", 1), ["b", 2], Point("a", 3), (1, 4), (1.0, 5), (True, 6)]
+    groups = {}
+    exhausted, used, records = core.group((pair for pair in pairs), groups, NO_BUDGET)
+    assert groups == {"a": [1, 3], "b": [2], 1: [4, 5, 6]}
+    assert (exhausted, records) == (True, 6)
+    assert used > 0
+    assert core.group([], groups, 0) == (True, 0, 0)
+
+
+def test_group_stops_at_its_budget_and_leaves_the_iterator_usable(core):
+    pairs = iter([("key", f"{n:1000}") for n in "ab"] + [(n, f"{n:1000}") for n in range(8)])
+    taken = []
+    exhausted = False
+    while not exhausted:
+        groups = {}
+        exhausted, used, records = core.group(pairs, groups, 2500)
+        assert records == sum(map(len, groups.values()))
+        assert exhausted or used >= 2500
+        taken.append(records)
+    assert taken == [3, 3, 3, 1]
+    assert core.group(iter("ab" for _ in range(0)), {}, 0) == (True, 0, 0)
+    assert core.group(iter([(1, 2), (3, 4)]), {}, 0)[2] == 1, "one pair at least, or nothing would ever move"
+
+
+def test_large_texts_count_fully_wherever_they_are(core):
+    size = 10_000_000
+    for large in ("x" * size, b"x" * size, bytearray(size), ("a", "x" * size), {"a": ["x" * size]}):
+        assert size <= core.estimate_bytes(large) < size + 1000
+        assert core.group([(1, large)], {}, NO_BUDGET)[1] >= size
+    assert core.group([("x" * size, 1)], {}, NO_BUDGET)[1] >= size
+    assert core.estimate_bytes("é" * size) >= size
+    assert core.estimate_bytes(["x" * 1000] * 10_000) >= size
+
+
+def test_a_value_that_comes_again_at_once_costs_only_its_pointer(core):
+    name = "n" * 1000
+    _, used, _ = core.group([(n, name) for n in range(5)], {}, NO_BUDGET)
+    assert used < 2000
+    assert core.merge_grouped({}, [1], [[name] * 5]) < 2000
+    assert core.merge_flat({}, [1, 2, 3], [name] * 3) < 2000
+
+
+class Large:
+    def __sizeof__(self):
+        return 5000
+
+
+class Broken:
+    def __sizeof__(self):
+        raise ArithmeticError("broken sizeof")
+
+
+def test_the_estimate_asks_what_it_does_not_know(core):
+    assert core.estimate_bytes(Large()) == sys.getsizeof(Large())
+    assert core.estimate_bytes([Large()]) == 56 + 8 + 64
+    with pytest.raises(ArithmeticError, match="broken sizeof"):
+        core.group([(1, Broken())], {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("pair", "came"),
+    [
+        (5, "int"),
+        (None, "NoneType"),
+        ("ab", "str 'ab'"),
+        ("x" * 99, "str '" + "x" * 40 + "'"),
+        ((1,), "tuple of 1"),
+        ([1, 2, 3], "list of 3"),
+        ({1: 2}, "dict"),
+    ],
+    ids=str,
+)
+def test_what_is_no_pair_is_refused_with_what_came(core, pair, came):
+    for consume in (core.group, lambda pairs, table, budget: core.fold(pairs, table, SUM, budget)):
+        table = {}
+        with pytest.raises(TypeError) as caught:
+            consume(iter([("a", 1), pair]), table, NO_BUDGET)
+        assert str(caught.value) == f"mapfn must yield (key, value) pairs, got {came}"
+        assert list(table) == ["a"]
+
+
+def test_what_the_iterator_raises_passes_through_and_what_came_before_stays(core):
+    def pairs():
+        yield "a", 1
+        raise ZeroDivisionError("midway")
+
+    groups, table = {}, {}
+    with pytest.raises(ZeroDivisionError, match="midway"):
+        core.group(pairs(), groups, NO_BUDGET)
+    with pytest.raises(ZeroDivisionError, match="midway"):
+        core.fold(pairs(), table, COUNT, NO_BUDGET)
+    assert (groups, table) == ({"a": [1]}, {"a": 1})
+    with pytest.raises(TypeError, match="'int' object is not iterable"):
+        core.group(5, {}, 1)
+
+
+def test_a_dict_that_holds_no_lists_is_refused(core):
+    for call in (
+        lambda: core.group([(1, 1)], {1: ()}, 1),
+        lambda: core.merge_flat({1: ()}, [1], [1]),
+        lambda: core.merge_grouped({1: ()}, [1], [[1]]),
+        lambda: core.merge_grouped({}, [1], [()]),
+    ):
+        with pytest.raises(TypeError, match="the values of a group must be a list, got tuple"):
+            call()
+    with pytest.raises(TypeError, match="must be a list, got deque"):
+        core.merge_grouped({}, [1], [collections.deque()])
+
+
+def test_fold_does_what_the_builtin_does(core):
+    rng = random.Random(2)
+    pairs = [
+        (rng.choice("abc"), rng.choice([rng.randrange(-9, 9), rng.random(), 2**70, True])) for _ in range(500)
+    ]
+    for op, function in (
+        (SUM, lambda values: functools.reduce(lambda a, b: a + b, values)),
+        (COUNT, len),
+        (MIN, min),
+        (MAX, max),
+        (FIRST, lambda values: values[0]),
+    ):
+        table = {}
+        exhausted, used, records = core.fold(iter(pairs), table, op, NO_BUDGET)
+        wanted = {key: function(values) for key, values in grouped(pairs).items()}
+        assert table == wanted
+        assert [type(table[key]) for key in wanted] == [type(value) for value in wanted.values()]
+        assert (exhausted, records) == (True, 500)
+        assert used >= 3 * 100
+
+
+def test_min_and_max_keep_the_earliest_of_equals_and_first_the_first(core):
+    for op in (MIN, MAX, FIRST):
+        table = {}
+        core.fold([("a", 1), ("a", True), ("a", 1.0)], table, op, NO_BUDGET)
+        assert table["a"] is not True
+        assert type(table["a"]) is int
+
+
+def test_sum_never_changes_a_value_in_place(core):
+    first, second = [1], [2]
+    table = {}
+    core.fold([("a", first), ("a", second), ("a", second)], table, SUM, NO_BUDGET)
+    assert (table, first, second) == ({"a": [1, 2, 2]}, [1], [2])
+
+
+def test_a_sum_that_grows_is_counted(core):
+    _, used, records = core.fold(itertools.repeat(("a", "x" * 1000)), {}, SUM, 10_000)
+    assert records in (10, 11)
+    assert used >= 10_000
+
+
+def test_errors_of_folding_are_those_of_python(core):
+    with pytest.raises(TypeError, match=r"unsupported operand type\(s\) for \+: 'int' and 'str'"):
+        core.fold([(1, 1), (1, "a")], {}, SUM, NO_BUDGET)
+    with pytest.raises(TypeError, match="'<' not supported between instances of 'str' and 'int'"):
+        core.fold([(1, 1), (1, "a")], {}, MIN, NO_BUDGET)
+    with pytest.raises(TypeError, match="'>' not supported between instances of 'str' and 'int'"):
+        core.merge_fold({1: 1}, [1], ["a"], MAX)
+    for op in (0, 6, -1):
+        with pytest.raises(ValueError, match=f"SUM=1, .* got {op}"):
+            core.fold([], {}, op, 1)
+        with pytest.raises(ValueError, match=f"SUM=1, .* got {op}"):
+            core.merge_fold({}, [], [], op)
+
+
+# -- scatter and merge -------------------------------------------------------------------------------
+
+
+def test_scatter_deals_every_key_to_its_partition_in_order(core):
+    groups = {key: [n] for n, key in enumerate([*range(500), *"abc", ("a", 1), None, b"x"])}
+    for count in (1, 7, 64):
+        parts, hashed = core.scatter(groups, count, 11)
+        assert hashed is False
+        assert len(parts) == count
+        order = list(groups)
+        for number, part in enumerate(parts):
+            if part is not None:
+                keys, values = part
+                assert keys == sorted(keys, key=order.index)
+                assert values == [groups[key] for key in keys]
+                assert {core.partition(key, count, 11) for key in keys} == {number}
+        assert sum(len(part[0]) for part in parts if part) == len(groups)
+    assert core.scatter({}, 3) == ([None] * 3, False)
+    assert core.scatter({Plain(1): 2}, 3)[1] is True
+    with pytest.raises(ValueError, match="the number of partitions"):
+        core.scatter({}, 0)
+
+
+def test_merging_takes_lists_over_extends_and_appends(core):
+    first, second = [1, 2], [3]
+    groups = {}
+    used = core.merge_grouped(groups, ["a", "b"], [first, second])
+    assert groups["a"] is first
+    assert used == 2 * (100 + 72 + 57) + 3 * 8
+    assert core.merge_grouped(groups, ["b", "a"], [[4, 5], [6]]) == 24
+    assert core.merge_flat(groups, ["a", "c", math.nan, -math.nan], [7, 8, 9, 10]) > 0
+    assert groups == {"a": [1, 2, 6, 7], "b": [3, 4, 5], "c": [8], NAN: [9, 10]}
+    core.merge_grouped(groups, ["c"], [groups["c"]])
+    assert groups["c"] == [8, 8]
+
+
+def test_partial_results_merge_to_the_whole(core):
+    rng = random.Random(3)
+    pairs = [(rng.choice("abcd"), rng.randrange(100)) for _ in range(300)]
+    for op in (SUM, COUNT, MIN, MAX, FIRST):
+        whole, merged = {}, {}
+        core.fold(pairs, whole, op, NO_BUDGET)
+        for start in range(0, 300, 70):
+            part = {}
+            core.fold(pairs[start : start + 70], part, op, NO_BUDGET)
+            core.merge_fold(merged, list(part), list(part.values()), op)
+        assert merged == whole
+
+
+def test_columns_must_be_equally_long_lists(core):
+    for merge in (core.merge_grouped, core.merge_flat, lambda *args: core.merge_fold(*args, SUM)):
+        with pytest.raises(ValueError, match="one value for each key, got 1 keys, 2 values"):
+            merge({}, ["a"], [1, 2])
+
+
+class Meddler:
+    """Changes what it is being put into while it is compared, hashed or added."""
+
+    def __init__(self, meddle):
+        self.meddle = meddle
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        self.meddle()
+        return False
+
+    def __add__(self, other):
+        self.meddle()
+        return self
+
+    def __lt__(self, other):
+        self.meddle()
+        return True
+
+    def __partition_key__(self):
+        self.meddle()
+        return 1
+
+
+def test_user_code_may_change_everything_under_the_call(core):
+    table = {}
+    pairs = []
+
+    def meddle():
+        table.clear()
+        pairs.clear()
+
+    for op in (None, SUM, MIN):
+        pairs[:] = [[Meddler(meddle), Meddler(meddle)] for _ in range(50)]
+        table.clear()
+        if op is None:
+            core.group(pairs, table, NO_BUDGET)
+        else:
+            core.fold(pairs, table, op, NO_BUDGET)
+    keys = [Meddler(lambda: (keys.clear(), values.clear(), table.clear())) for _ in range(50)]
+    values = [[n] for n in range(50)]
+    with contextlib.suppress(ValueError):  # the twin's zip notices, and says so
+        core.merge_grouped(table, keys, values)
+    table.clear()
+    table.update({Meddler(lambda: None): 1, Meddler(table.clear): 2})
+    parts, _ = core.scatter(table, 1)
+    assert len(parts[0][0]) == 2
+
+
+# -- the twins ---
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.builds(Large)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=2).map(lambda items: tuple(items * 9)),
+        st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        st.frozensets(st.integers()),
+    ),
+    max_leaves=6,
+)
+
+
+@needs_native
+@given(value=values)
+@settings(max_examples=100, deadline=None)
+def test_both_estimate_alike(value):
+    assert native.estimate_bytes(value) == _fallback.estimate_bytes(value)
+
+
+@needs_native
+@given(
+    pairs=st.lists(st.tuples(keys, values), max_size=6), budget=st.integers(0, 3000), count=st.integers(1, 9)
+)
+@settings(max_examples=100, deadline=None)
+def test_both_group_scatter_and_merge_alike(pairs, budget, count):
+    outcomes = []
+    for core in (native, _fallback):
+        pairs_left = iter(pairs)
+        exhausted = False
+        merged: dict = {}
+        flat: dict = {}
+        outcome = []
+        while not exhausted:
+            groups: dict = {}
+            exhausted, used, records = core.group(pairs_left, groups, budget)
+            outcome.append((exhausted, used, records, list(groups.items())))
+            parts, hashed = core.scatter(groups, count)
+            outcome.append((parts, hashed))
+            outcome.append(core.merge_flat(flat, list(groups), list(groups.values())))
+            outcome.append(core.merge_grouped(merged, list(groups), [list(v) for v in groups.values()]))
+        outcomes.append((outcome, list(merged.items()), list(flat.items())))
+    assert repr(outcomes[0]) == repr(outcomes[1])
+
+
+def outcome_of(call, *args):
+    try:
+        return call(*args)
+    except Exception as error:
+        return type(error), str(error)
+
+
+@needs_native
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 3), st.one_of(st.integers(), st.floats(), st.text(max_size=3)))),
+    op=st.integers(0, 6),
+    budget=st.integers(0, 2000),
+)
+@settings(max_examples=100, deadline=None)
+def test_both_fold_alike_and_fail_alike(pairs, op, budget):
+    tables: list[dict] = [{}, {}]
+    outcomes = [
+        outcome_of(core.fold, pairs, t, op, budget)
+        for core, t in zip((native, _fallback), tables, strict=True)
+    ]
+    assert repr(outcomes[0]) == repr(outcomes[1])
+    assert repr(tables[0]) == repr(tables[1])
+    columns = [key for key, _ in pairs], [value for _, value in pairs]
+    outcomes = [
+        outcome_of(core.merge_fold, t, *columns, op)
+        for core, t in zip((native, _fallback), tables, strict=True)
+    ]
+    assert repr(outcomes[0]) == repr(outcomes[1])
+    assert repr(tables[0]) == repr(tables[1])
+
+
+# -- memory and the choice of implementation ---------------------------------------------------------
+
+
+def every_call(core, keys, pairs):
+    """Go through every function and every way it fails."""
+    groups, table = {}, {}
+    for key in keys:
+        core.hash_key(key)
+        core.is_hashed(key)
+        core.unify_nan(key)
+        core.partition(key, 7)
+    core.group(iter(pairs), groups, NO_BUDGET)
+    core.group(iter(pairs), groups, 10)
+    for op in (SUM, COUNT, MIN, MAX, FIRST):
+        core.fold(((key, 1.5) for key, _ in pairs), table, op, NO_BUDGET)
+        core.merge_fold(table, list(table), [1] * len(table), op)
+    core.scatter(groups, 5)
+    core.merge_grouped(groups, list(groups), [[1] for _ in groups])
+    core.merge_flat(groups, list(groups), [Large() for _ in groups])
+    for failing in (
+        lambda: core.hash_key([]),
+        lambda: core.hash_key((1, 2, ByIdentity())),
+        lambda: core.hash_key((*range(40), ByIdentity())),
+        lambda: core.hash_key(frozenset([ByIdentity()])),
+        lambda: core.partition("a", 0),
+        lambda: core.xxh64("a"),
+        lambda: core.xxh64(b"a", None),
+        lambda: core.group([("a", "b"), ("a", "b", "c")], {}, NO_BUDGET),
+        lambda: core.group([((1, []), Large())], {}, NO_BUDGET),
+        lambda: core.group([(Angry("eq"), Large()), (Angry("eq"), Large())], {}, NO_BUDGET),
+        lambda: core.group([("a", Broken())], {}, NO_BUDGET),
+        lambda: core.group([("a", 1)], {"a": None}, NO_BUDGET),
+        lambda: core.fold([("a", 1000), ("a", "b")], {}, SUM, NO_BUDGET),
+        lambda: core.fold([("a", 1000), ("a", "b")], {}, MIN, NO_BUDGET),
+        lambda: core.fold([("a", Broken())], {}, SUM, NO_BUDGET),
+        lambda: core.scatter({"a": Large(), Angry("partition"): Large()}, 4),
+        lambda: core.merge_grouped({}, ["a"], [None]),
+        lambda: core.merge_grouped({"a": None}, ["a"], [[Large()]]),
+        lambda: core.merge_grouped({}, ["a", []], [[1], [Broken()]]),
+        lambda: core.merge_flat({}, ["a"], []),
+        lambda: core.merge_fold({}, [decimal.Decimal("sNaN")], [1], SUM),
+    ):
+        with pytest.raises((TypeError, ValueError, LookupError, OSError, ArithmeticError)):
+            failing()
+
+
+def test_no_call_keeps_memory_even_when_it_fails(core):
+    keys = [*(row[0] for row in EQUAL), math.nan, (math.nan, "a"), "é" * 500]
+    pairs = [(key, value) for key in keys for value in (1000, "x" * 50)]
+    watched = [Large(), ("watched", 1.25), "é" * 70]
+    pairs += [(n, watched[0]) for n in range(3)] + [(watched[1], 1), (watched[2], 2)]
+    keys += watched[1:]
+    rounds = 100  # threads of other tests allocate a few dozen blocks meanwhile
+
+    def measure():
+        gc.collect()
+        before = sys.getallocatedblocks(), *map(sys.getrefcount, watched)
+        for _ in range(rounds):
+            every_call(core, keys, pairs)
+        gc.collect()
+        after = sys.getallocatedblocks(), *map(sys.getrefcount, watched)
+        return [now - then for now, then in zip(after, before, strict=True)]
+
+    # The interpreter itself fills caches for a while; what leaks grows in every measurement.
+    growths = [measure() for _ in range(5)]
+    assert min(blocks for blocks, *_ in growths) < rounds
+    assert [references for _, *references in growths] == [[0] * len(watched)] * len(growths)
+
+
+def run_python(script, cwd, **env):
+    cleared = {k: v for k, v in os.environ.items() if k not in ("MMGEVENT_PURE", "MMGEVENT_REQUIRE_NATIVE")}
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, env={**cleared, **env}, capture_output=True, text=True
+    )
+
+
+NATIVE_SCRIPT = "from mmgevent import _speedups; print(_speedups.NATIVE, _speedups.hash_key.__module__)"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of what `_speedups` needs, without the C core."""
+    source = ROOT / "mmgevent"
+    copy = tmp_path / "mmgevent" / "_speedups"
+    copy.mkdir(parents=True)
+    (tmp_path / "mmgevent" / "__init__.py").touch()
+    for path in (source / "_speedups").glob("*.py"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_without_the_c_core_the_fallback_serves_unless_it_is_required(package):
+    assert run_python(NATIVE_SCRIPT, package).stdout.split()[0] == "False"
+    required = run_python(NATIVE_SCRIPT, package, MMGEVENT_REQUIRE_NATIVE="1")
+    assert "ModuleNotFoundError: No module named 'mmgevent._speedups._core'" in required.stderr
+
+
+def test_a_broken_c_core_is_an_error_and_not_a_slow_worker(package):
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (package / "mmgevent" / "_speedups" / f"_core{suffix}").write_bytes(b"not a library")
+    assert "ImportError" in run_python(NATIVE_SCRIPT, package).stderr
+    assert run_python(NATIVE_SCRIPT, package, MMGEVENT_PURE="1").stdout.split()[0] == "False"
+
+
+@needs_native
+def test_the_c_core_serves_unless_python_is_asked_for():
+    assert run_python(NATIVE_SCRIPT, ROOT).stdout.split() == ["True", "mmgevent._speedups._core"]
+    assert run_python(NATIVE_SCRIPT, ROOT, MMGEVENT_PURE="1").stdout.split()[0] == "False"
+
+
+def test_both_offer_the_same_names():
+    offered = set(_speedups.__all__) - {"NATIVE"}
+    assert offered <= set(_fallback.__all__)
+    if native is not None:
+        functions = {
+            name for name, thing in vars(native).items() if isinstance(thing, types.BuiltinFunctionType)
+        }
+        assert functions == {name for name in offered if callable(getattr(_fallback, name))}
