@@ -206,9 +206,12 @@ def _relay(driver: Link, remote: Link, ended: Any) -> None:
 
 
 def main() -> None:
-    """Run the engine of a driver: `--fd N --parent PID [--procs]`."""
+    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs]`.
+
+    The descriptors: a link to the driver, and one to the functions that it offers, if any.
+    """
     arguments = sys.argv[1:]
-    fd = int(arguments[arguments.index("--fd") + 1])
+    fd, *offered_fds = map(int, arguments[arguments.index("--fds") + 1].split(","))
     parent = int(arguments[arguments.index("--parent") + 1])
     template = start_template() if "--procs" in arguments else None
     raise_descriptor_limit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 
 @dataclass
@@ -13,6 +13,10 @@ class Configuration:
     procs: int  #: executors of this engine's own worker; 0 for none
     listen: tuple[str, int] | None = None  #: let workers and drivers join here
     join: tuple[str, int] | None = None  #: use the server at this address, hold none
+    elect: list[tuple[str, int]] | None = None  #: be a worker of the first server that answers, or that server
+    may_serve: bool = True  #: with `elect`: whether this engine may become the server
+    once: bool = False  #: with `elect`: end when the server is gone, rather than find the next one
+    offers: list[str] = field(default_factory=list)  #: names of functions that run in the driver's process
     password: str | None = None
     memory_bytes: int | None = None  #: of segments held in memory; None: a share of the machine's
     timeout: float = 10.0  #: seconds to connect
@@ -28,7 +32,10 @@ class Configuration:
         for name in ("listen", "join"):
             if given[name] is not None:
                 given[name] = (given[name][0], given[name][1])
-        return cls(**{field.name: given[field.name] for field in fields(cls)})
+        if given["elect"] is not None:
+            given["elect"] = [(host, port) for host, port in given["elect"]]
+        return cls(**{f.name: given[f.name] for f in fields(cls)})
 
     def __repr__(self) -> str:
-        return f"Configuration(procs={self.procs}, listen={self.listen}, join={self.join})"  # no password
+        where = f"listen={self.listen}, join={self.join}, elect={self.elect}"
+        return f"Configuration(procs={self.procs}, {where})"  # no password

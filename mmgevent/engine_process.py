@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent import __version__, errors
 from mmgevent.engine_configuration import Configuration
@@ -30,6 +31,9 @@ from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import Outbox, granted_bytes
 
+if TYPE_CHECKING:
+    from mmgevent.offered import OfferedFunctions
+
 log = logging.getLogger(__name__)
 
 #: for the engine to end by itself once its driver's socket is closed
@@ -38,6 +42,7 @@ _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
 
 OnFrame = Callable[[Frame], None]
+OnMessage = Callable[[Frame, dict[str, Any]], None]
 
 _alive: weakref.WeakSet[EngineProcess] = weakref.WeakSet()
 
@@ -45,21 +50,48 @@ _alive: weakref.WeakSet[EngineProcess] = weakref.WeakSet()
 class EngineProcess:
     """One engine of this process."""
 
-    def __init__(self, configuration: Configuration):
-        """Start the engine and return at once; `wait_ready` tells whether it could start its roles."""
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        on_message: OnMessage | None = None,
+    ):
+        """Start the engine and return at once; `wait_ready` tells whether it could start its roles.
+
+        `functions`: what `configuration.offers` names; they run in a thread of this process.
+        `on_message(frame, message)` gets what comes about no job: from the reading thread; it must not block.
+        """
+        self._offered: OfferedFunctions | None = None
         self._sock, theirs = socket.socketpair()
+        descriptors = [theirs.detach()]
         try:
-            self._process = self._start(theirs, configuration)
+            if functions:
+                from mmgevent.offered import OfferedFunctions
+
+                ours, offered = socket.socketpair()
+                descriptors.append(offered.detach())
+                self._offered = OfferedFunctions(ours, functions)
+            self._process = self._start(descriptors, configuration)
         except OSError as error:
             self._sock.close()
+            if self._offered is not None:
+                self._offered.close()
             raise EngineError(f"the engine process cannot be started: {error}") from error
         finally:
-            theirs.close()
+            for fd in descriptors:
+                os.close(fd)
+        self._on_message = on_message
         self._pid = os.getpid()
         self._outbox = Outbox()
         self._lock = threading.Lock()  # of the outbox and of writing
         self._jobs: dict[int, tuple[OnFrame, Callable[[str], None]]] = {}
         self._ready = threading.Event()
+        #: it has a server to hand jobs to; only a node's engine may be without, now and then
+        self._placed = threading.Event()
+        self._unplaced_reason = ""
+        if configuration.elect is None:
+            self._placed.set()
         self._facts: dict[str, Any] = {}
         self._error: MmgeventError | None = None
         self._ended = threading.Event()
@@ -69,7 +101,7 @@ class EngineProcess:
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._asking = threading.Lock()
         _alive.add(self)
-        hello = _hello(is_local=configuration.join is None)
+        hello = _hello(is_local=configuration.join is None and configuration.elect is None)
         try:
             self._sock.sendall(Frame(CONTROL, configuration.encode()).encode() + hello.encode())
         except OSError as error:
@@ -78,12 +110,13 @@ class EngineProcess:
         self._reader.start()
 
     @staticmethod
-    def _start(theirs: socket.socket, configuration: Configuration) -> subprocess.Popen[bytes]:
+    def _start(descriptors: list[int], configuration: Configuration) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", _program(), "--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+            [sys.executable, "-c", _program(), "--parent", str(os.getpid())]
+            + ["--fds", ",".join(map(str, descriptors))]
             + ["--procs"] * bool(configuration.procs),
             stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=descriptors,
             env={name: value for name, value in os.environ.items() if name != "MMG_PASSWORD"},
             start_new_session=True,  # the terminal's Ctrl-C is for the driver
         )
@@ -107,11 +140,29 @@ class EngineProcess:
         Raises what kept it from doing so (ListenError, ConnectError, AuthenticationError, ...),
         TimeoutError after `timeout` seconds.
         """
+        until = None if timeout is None else time.monotonic() + timeout
         if not self._ready.wait(timeout):
             raise TimeoutError(f"the engine was not ready in {timeout:g} s")
         if self._error is not None:
             raise self._error
+        if not self._placed.wait(None if until is None else max(0.0, until - time.monotonic())):
+            raise TimeoutError(f"no server: {self._unplaced_reason}")
         return self._facts
+
+    def place(self) -> None:
+        """Note that the engine of a node has a server again."""
+        self._placed.set()
+
+    def displace(self, reason: str) -> None:
+        """Note that the engine of a node has no server now: its jobs are lost there."""
+        self._unplaced_reason = reason
+        if not self._ended.is_set():
+            self._placed.clear()
+        with self._lock:
+            jobs, self._jobs = list(self._jobs.values()), {}
+        self._answers.put(None)
+        for _, on_lost in jobs:
+            on_lost(reason)
 
     def add_job(self, number: int, on_frame: OnFrame, on_lost: Callable[[str], None]) -> None:
         """Give frames about this job to `on_frame`; call `on_lost(reason)` if the engine ends before.
@@ -125,6 +176,8 @@ class EngineProcess:
 
     def remove_job(self, number: int) -> None:
         self._jobs.pop(number, None)
+        with self._lock:
+            self._outbox.drop_job(number)  # what waits for credit that will not come
 
     def send(self, *frames: Frame) -> None:
         """Send frames before every lane; nothing happens once the engine has ended."""
@@ -171,6 +224,8 @@ class EngineProcess:
         if threading.current_thread() is not self._reader:
             self._reader.join()
         self._sock.close()
+        if self._offered is not None:
+            self._offered.close()
         _alive.discard(self)
 
     def _check_process(self) -> None:
@@ -230,17 +285,19 @@ class EngineProcess:
             if job is not None:  # else it is over, and this is late
                 job[0](frame)
         elif frame.kind == CONTROL:
-            self._take_message(decode_message(frame.payload))
+            self._take_message(frame, decode_message(frame.payload))
 
-    def _take_message(self, message: dict[str, Any]) -> None:
+    def _take_message(self, frame: Frame, message: dict[str, Any]) -> None:
         if message["type"] == "refused":
             error_class = VersionMismatchError if message["code"] == "version" else EngineError
             self.refusal = error_class(message["error"])
             self._end(message["error"])
         elif message["type"] == "goodbye":
             self._end(message["reason"])
-        elif message["type"] != "hello":
+        elif message["type"] == "workers":
             self._answers.put(message)
+        elif message["type"] != "hello" and self._on_message is not None:
+            self._on_message(frame, message)
 
     def _shut_down(self) -> None:
         try:
@@ -256,6 +313,7 @@ class EngineProcess:
                 return
             self._reason = reason
             self._ended.set()
+            self._placed.set()  # nobody waits for a server any more
             jobs, self._jobs = list(self._jobs.values()), {}
         if not self._ready.is_set():
             self._error = EngineError(f"the engine could not start: {reason}")
@@ -305,6 +363,8 @@ def _send_all(sock: socket.socket, buffers: list[Any]) -> None:
 def _close_in_child() -> None:
     for engine in list(_alive):
         engine._sock.close()
+        if engine._offered is not None:
+            engine._offered.abandon()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

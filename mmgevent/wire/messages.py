@@ -71,6 +71,7 @@ STRINGS = Shape(
 PAIRS = Shape("a list of [integer, integer]", _rows_of(2))
 TRIPLES = Shape("a list of [integer, integer, integer]", _rows_of(3))
 PHASE = _one_of("map", "reduce")
+STATE = _one_of("connecting", "worker", "server", "occupied", "closed")
 
 
 def _fields(optional: dict[str, Shape] | None = None, **required: Shape) -> dict[str, Field]:
@@ -93,6 +94,8 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "refused": _fields(code=_one_of("version", "busy", "full"), error=STRING),
     "goodbye": _fields(reason=STRING),
+    "moved": _fields(address=STRING),
+    "tell": _fields({"more": FLAG}, data=STRING),
     # driver -> server
     "submit": _fields(
         {"skip": COUNTS, "context": OBJECT}, name=STRING, options=OBJECT, code_bytes=COUNT, fingerprint=STRING
@@ -101,8 +104,12 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "input_end": _fields(batches=COUNT),
     "cancel": _fields(reason=STRING),
     "list_workers": _fields(),
+    "watch": _fields(),
+    "dismiss": _fields(reason=STRING),
     # server -> driver
     "workers": _fields(names=STRINGS, slots=COUNTS),
+    "joined": _fields(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
+    "left": _fields(reason=STRING),
     "accepted": _fields(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
     "rejected": _fields(error=STRING),
     "allow": _fields(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
@@ -123,6 +130,8 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING}, failure=OBJECT),
+    # engine -> its own driver
+    "node": _fields({"address": STRING}, state=STATE, reason=STRING),
     # server -> worker -> executor
     "job": _fields({"context": OBJECT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
     "job_end": _fields(),

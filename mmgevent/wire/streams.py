@@ -138,6 +138,11 @@ class Outbox:
         self._turn.pop(lane, None)
         return queue.bytes
 
+    def drop_job(self, job: int) -> None:
+        """Forget every lane of a job with what it holds."""
+        for lane in [lane for lane in self._lanes if lane[0] == job]:
+            self.drop_lane(lane)
+
     def grant(self, lane: Lane, n_bytes: int) -> None:
         """Let a lane send `n_bytes` more; a lane that has no window (any more) is ignored."""
         queue = self._lanes.get(lane)
