@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         JobFileError,
         ListenError,
         MmgeventError,
+        NotAServerError,
         NoWorkersError,
         OptionError,
         OutputError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     )
     from mmgevent.handle import JobHandle
     from mmgevent.job import Job
+    from mmgevent.node import Node
     from mmgevent.sinks import load
     from mmgevent.sources import Files, Lines
 
@@ -59,6 +61,8 @@ __all__ = [
     "LocalCluster",
     "MmgeventError",
     "NoWorkersError",
+    "Node",
+    "NotAServerError",
     "OptionError",
     "OutputError",
     "PasswordError",
@@ -79,6 +83,7 @@ _HOMES = {
     "JobHandle": "handle",
     "Lines": "sources",
     "LocalCluster": "cluster",
+    "Node": "node",
     "connect": "cluster",
     "load": "sinks",
     "run": "cluster",

@@ -26,9 +26,11 @@ from mmgevent.errors import ForkedError, JobError, UsageError
 from mmgevent.machine import count_cores
 
 if TYPE_CHECKING:
+    from mmgevent.addresses import Address
     from mmgevent.driver import JobDriver, Progress
     from mmgevent.handle import JobHandle
     from mmgevent.job import Job
+    from mmgevent.wire.frames import Frame
 
 #: for the engine to start its roles; a busy machine takes long to start Python
 START_S = 60.0
@@ -50,15 +52,17 @@ class WorkerInfo(NamedTuple):
 class Cluster:
     """Submit and run jobs; made by `LocalCluster` or `connect`."""
 
-    def __init__(self, configuration: Configuration):
+    def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
         self._configuration = configuration
+        self._max_resubmits = max_resubmits
+        self._moved_to: Address | None = None  # where the server said another takes its place
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # of the engine and the handles
         self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
         self._is_closed = False
         self._was_ready = False  # some engine of this cluster was
         self._pid = os.getpid()
-        self._engine = EngineProcess(configuration)
+        self._engine = self._start_engine(configuration)
 
     def submit(
         self, job: Job, *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
@@ -149,7 +153,8 @@ class Cluster:
             job,
             self._get_engine,
             lambda: next(self._numbers),
-            is_local=self._configuration.join is None,
+            is_local=self._configuration.join is None and self._configuration.elect is None,
+            max_resubmits=self._max_resubmits,
             on_progress=on_progress,
             on_notice=on_notice,
         )
@@ -166,8 +171,23 @@ class Cluster:
             if engine.has_ended and self._was_ready:
                 engine.close()
                 patient = dataclasses.replace(self._configuration, patience=PATIENCE_S)
-                engine = self._engine = EngineProcess(patient)
+                if self._moved_to is not None:
+                    patient.join = self._moved_to
+                engine = self._engine = self._start_engine(patient)
         return engine
+
+    def _start_engine(self, configuration: Configuration) -> EngineProcess:
+        return EngineProcess(configuration, on_message=self._on_message)
+
+    def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
+        """Take what comes about no job (in the engine's reading thread)."""
+        if message["type"] == "moved" and self._configuration.join is not None:
+            from mmgevent.addresses import parse_address
+
+            self._moved_to = parse_address(message["address"])
+
+    def _watch_again(self, reason: str) -> None:
+        """The server that was watched is gone, or another: take up the watch there."""
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 MAX_RESUBMITS = 5
 #: for an engine to start, and to connect again where a server was lost
 START_S = 120.0
+#: a wait for the engine or a server is mentioned after so long
+SILENCE_S = 2.0
 #: between two looks at whether the job was cancelled meanwhile
 LOOK_S = 0.25
 #: bytes of environment that go along to executors of this machine; far below a control frame
@@ -85,6 +87,7 @@ class JobDriver:
         next_number: Callable[[], int],
         *,
         is_local: bool,
+        max_resubmits: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ):
@@ -113,6 +116,7 @@ class JobDriver:
         self.before_wait: Callable[[], None] = _do_nothing
         self._get_engine = get_engine
         self._next_number = next_number
+        self._max_resubmits = MAX_RESUBMITS if max_resubmits is None else max_resubmits
         self._on_progress = on_progress
         self._on_notice = on_notice
         #: last, since whoever has this object ends it: by `records`
@@ -122,7 +126,7 @@ class JobDriver:
         """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""
         lost: str | None = None
         try:
-            for _ in range(1 + MAX_RESUBMITS):
+            for _ in range(1 + self._max_resubmits):
                 if lost is not None:
                     self.notice(f"{lost}; the job is handed in again")
                     self.feeder.restart()
@@ -133,7 +137,7 @@ class JobDriver:
                     return
                 except EngineLost as error:
                     lost = str(error)
-            raise JobError(f"given up: {lost}, {MAX_RESUBMITS + 1} times", {"kind": "lost"})
+            raise JobError(f"given up: {lost}, {self._max_resubmits + 1} times", {"kind": "lost"})
         finally:
             self.feeder.close()
             if self._check is not None:
@@ -153,14 +157,18 @@ class JobDriver:
     def _wait_ready(self, engine: EngineProcess) -> None:
         """Wait for an engine, or for `cancel`; raise what keeps the engine from starting."""
         self.before_wait()
-        for _ in range(round(START_S / LOOK_S)):
+        why = ""
+        for look in range(round(START_S / LOOK_S)):
             try:
                 engine.wait_ready(LOOK_S)
                 return
-            except TimeoutError:
+            except TimeoutError as late:
                 if self.is_cancelled:
                     raise JobCancelled(f"job {self.job.name} was cancelled") from None
-        raise EngineError(f"the engine did not start in {START_S:g} s")
+                if look * LOOK_S >= SILENCE_S and str(late) != why:
+                    why = str(late)
+                    self.notice(f"waiting: {why}")
+        raise EngineError(f"the job was not handed in for {START_S:g} s: {why}")
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon; idempotent."""
@@ -207,6 +215,8 @@ class _Submission:
             "skipped": self._on_skipped,
             "job_done": self._on_done,
             "job_failed": self._on_failed,
+            "moved": self._on_moved,
+            "node": self._on_node,
         }
 
     def records(self) -> Iterator[tuple[Any, Any]]:
@@ -225,7 +235,7 @@ class _Submission:
                     self._driver.before_wait()
                     self._handle(self._driver.inbox.get())
             is_over = True
-        except (JobError, EngineLost):
+        except JobError:
             is_over = True
             raise
         finally:
@@ -380,6 +390,14 @@ class _Submission:
     def _on_done(self, frame: Frame, message: dict[str, Any]) -> None:
         self._driver.stats = message["stats"]
         self._result_tasks = message["stats"]["results"]
+
+    def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._driver.notice(
+            f"the server takes no more jobs; handing in to {message['address']} when it closes"
+        )
+
+    def _on_node(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise EngineLost(message["reason"] or "the server is gone")
 
     def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
         failure = message["failure"]

@@ -27,10 +27,13 @@ from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
 from mmgevent.machine import raise_descriptor_limit, total_memory_bytes
 from mmgevent.template import TemplateProcess, start_template
-from mmgevent.wire.frames import CONTROL, GRANT, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
+from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
 
 if TYPE_CHECKING:
+    from mmgevent.addresses import Address
+    from mmgevent.membership import Membership
     from mmgevent.net.link import Link
+    from mmgevent.relay import NodeRelay
     from mmgevent.server import Server
 
 log = logging.getLogger(__name__)
@@ -66,6 +69,8 @@ class Engine:
         self._workers: list[Any] = []
         self._listener: Any = None
         self._remote: Link | None = None
+        self._member: Membership | None = None
+        self._relay: NodeRelay | None = None
         self._is_stopping = False
         self._scratch = tempfile.gettempdir()
         #: set when the engine has to end
@@ -73,6 +78,9 @@ class Engine:
 
     def start(self) -> dict[str, Any]:
         """Start the roles that are asked for; return facts for the driver."""
+        if self._configuration.elect is not None:
+            self._member = self._make_member(self._configuration.elect)
+            return {"pid": os.getpid()}
         if self._configuration.join is not None:
             return self._join_server(self._configuration.join)
         return self._hold_server()
@@ -84,13 +92,20 @@ class Engine:
         link = SocketLink(sock, "driver", heartbeats=False)
         if self._server is not None:
             self._server.attach(link, "driver", is_local=True, when_closed=self.ended.set)
-        else:
-            assert self._remote is not None
-            _relay(link, self._remote, self.ended)
+            return
+        from mmgevent.relay import NodeRelay, relay
+
+        if self._remote is not None:
+            relay(link, self._remote, self.ended)
+        elif self._member is not None:
+            self._relay = NodeRelay(link, self._member, self.ended)
+            self._member.start()
 
     def stop(self) -> None:
         """End everything that this engine started (blocks for a second or two at most)."""
         self._is_stopping = True
+        if self._member is not None:
+            self._member.stop("the node closed")
         if self._listener is not None:
             self._listener.close()
         for worker in self._workers:
@@ -158,6 +173,29 @@ class Engine:
                     raise
             gevent.sleep(RETRY_S * (1 + random.random()))
 
+    def _make_member(self, addresses: list[Address]) -> Membership:
+        from mmgevent.membership import Membership, Settings
+        from mmgevent.wire.handshake import derive_key
+
+        configuration = self._configuration
+        settings = Settings(
+            addresses,
+            derive_key(configuration.password or ""),
+            procs=configuration.procs,
+            forkers=self._forkers,
+            memory_bytes=configuration.memory_bytes or default_memory_bytes(),
+            scratch=self._scratch,
+            timeout=configuration.timeout,
+            may_serve=configuration.may_serve,
+            once=configuration.once,
+            offers=configuration.offers,
+        )
+        return Membership(settings, self._on_member_change)
+
+    def _on_member_change(self, member: Membership) -> None:
+        if self._relay is not None:
+            self._relay.on_change(member)
+
     def _add_worker(self, link: Link, *, is_local: bool = False) -> None:
         from mmgevent.worker import Worker
 
@@ -177,32 +215,6 @@ class Engine:
         if not self._is_stopping:
             log.error("the executors of this machine are gone: %s", self._workers[-1].close_reason)
             self.ended.set()
-
-
-def _relay(driver: Link, remote: Link, ended: Any) -> None:
-    """Pass frames on between a driver and a remote server, undecoded, lanes kept in order."""
-
-    def passing_to(other: Link) -> Any:
-        def on_frame(frame: Frame) -> None:
-            is_of_job = frame.kind == CONTROL and not frame.task and not frame.attempt
-            if frame.kind == GRANT or is_of_job:
-                other.send(frame)
-            else:
-                other.send_in_lane(frame)
-
-        return on_frame
-
-    def on_driver_close(reason: str) -> None:
-        ended.set()
-
-    def on_remote_close(reason: str) -> None:
-        from mmgevent.wire.messages import control
-
-        driver.send(control("goodbye", reason=f"the server is gone: {reason}"))
-        driver.close(reason, STOP_S)
-
-    driver.start(passing_to(remote), on_driver_close)
-    remote.start(passing_to(driver), on_remote_close)
 
 
 def main() -> None:

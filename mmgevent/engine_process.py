@@ -42,7 +42,8 @@ _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
 
 OnFrame = Callable[[Frame], None]
-OnMessage = Callable[[Frame, dict[str, Any]], None]
+OnMessage = Callable[["EngineProcess", Frame, dict[str, Any]], None]
+OnEnd = Callable[["EngineProcess", str], None]
 
 _alive: weakref.WeakSet[EngineProcess] = weakref.WeakSet()
 
@@ -56,11 +57,13 @@ class EngineProcess:
         *,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         on_message: OnMessage | None = None,
+        on_end: OnEnd | None = None,
     ):
         """Start the engine and return at once; `wait_ready` tells whether it could start its roles.
 
         `functions`: what `configuration.offers` names; they run in a thread of this process.
-        `on_message(frame, message)` gets what comes about no job: from the reading thread; it must not block.
+        `on_message(self, frame, message)` gets what comes about no job; it must not block.  `on_end(self, reason)`
+        is called after the engine's end, unless this side closed it.  Both come from the reading thread.
         """
         self._offered: OfferedFunctions | None = None
         self._sock, theirs = socket.socketpair()
@@ -82,6 +85,7 @@ class EngineProcess:
             for fd in descriptors:
                 os.close(fd)
         self._on_message = on_message
+        self._on_end = on_end
         self._pid = os.getpid()
         self._outbox = Outbox()
         self._lock = threading.Lock()  # of the outbox and of writing
@@ -201,10 +205,14 @@ class EngineProcess:
     def ask(self, type: str) -> dict[str, Any]:
         """Send a question about no job; return the answer.  EngineError if the engine ends first."""
         with self._asking:
+            while not self._answers.empty():  # of a server that was lost before it was asked
+                self._answers.get()
+            if self.has_ended:
+                raise EngineError(f"no answer: {self._reason}")
             self.send(control(type))
             answer = self._answers.get()
         if answer is None:
-            raise EngineError(f"no answer: {self._reason}")
+            raise EngineError(f"no answer: {self._reason or self._unplaced_reason}")
         return answer
 
     def close(self) -> None:
@@ -264,7 +272,10 @@ class EngineProcess:
         except Exception as error:
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
+        is_news = not self._ended.is_set()
         self._end(reason)
+        if (is_news or self.refusal is not None) and self._on_end is not None:
+            self._on_end(self, reason)
 
     def _take_first(self, frame: Frame) -> None:
         answer = json.loads(bytes(frame.payload))
@@ -297,7 +308,7 @@ class EngineProcess:
         elif message["type"] == "workers":
             self._answers.put(message)
         elif message["type"] != "hello" and self._on_message is not None:
-            self._on_message(frame, message)
+            self._on_message(self, frame, message)
 
     def _shut_down(self) -> None:
         try:

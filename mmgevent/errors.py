@@ -126,6 +126,10 @@ class AuthenticationError(MmgeventError):
     exit_code = 4
 
 
+class NotAServerError(AuthenticationError):
+    """Something answers at the address, but it is no mmgevent server."""
+
+
 class VersionMismatchError(MmgeventError):
     """The two sides run versions that cannot work together."""
 

@@ -76,7 +76,8 @@ class Listener:
         self._sock = sock
         self._key = key
         self._attach = attach
-        self._context, self._digest = tls.server_context()
+        #: `digest`: SHA-256 of the certificate of this server
+        self._context, self.digest = tls.server_context()
         #: greenlet of each connection in the handshake -> since when, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self._left = Event()  # somebody left the handshake
@@ -117,7 +118,7 @@ class Listener:
             with gevent.Timeout(HANDSHAKE_S, late):
                 socket.wait_read(sock.fileno())
                 self._enter_handshake()
-                tls_sock, role, leftover = tls.accept(sock, self._context, self._digest, self._key)
+                tls_sock, role, leftover = tls.accept(sock, self._context, self.digest, self._key)
             self._attach(SocketLink(tls_sock, name, leftover), role)
         except MmgeventError as error:
             log.warning("connection refused: %s: %s", name, error)

@@ -21,7 +21,7 @@ from typing import Any
 import gevent
 from gevent import socket, ssl
 
-from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, ProtocolError
+from mmgevent.errors import ConnectError, MmgeventError, NotAServerError, ProtocolError
 from mmgevent.wire.handshake import ClientHandshake, ServerHandshake
 
 ALPN = "mmgevent/1"
@@ -95,7 +95,7 @@ def connect(address: tuple[str, int], key: bytes, role: str, timeout: float = HA
 
     - ConnectError from the OSError where there is one (ConnectionRefusedError: nobody
       listens), without one when the server accepts but does not answer.
-    - AuthenticationError: what answers is no mmgevent server, or has another password.
+    - NotAServerError: what answers is no mmgevent server; AuthenticationError: it has another password.
     - VersionMismatchError.
     """
     where = format_address(address)
@@ -114,6 +114,11 @@ def connect(address: tuple[str, int], key: bytes, role: str, timeout: float = HA
         raise ConnectError(f"{where} accepts but does not answer: nothing in {timeout:g} s") from None
     finally:
         timer.close()
+
+
+def peer_digest(sock: Any) -> bytes:
+    """Return the SHA-256 of the certificate at the other end of a connected TLS socket."""
+    return hashlib.sha256(sock.getpeercert(True)).digest()
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -144,8 +149,8 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str) -> Any:
     try:
         tls = _wrap(held, client_context(), server_side=False)
         if tls.selected_alpn_protocol() != ALPN:
-            raise AuthenticationError(f"{stranger}: it speaks TLS, for something else")
-        digest = hashlib.sha256(tls.getpeercert(True)).digest()
+            raise NotAServerError(f"{stranger}: it speaks TLS, for something else")
+        digest = peer_digest(tls)
         machine = ClientHandshake(key, digest, role)
         _converse(tls, machine, machine.start())
         return tls
@@ -153,11 +158,11 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str) -> Any:
         text = f"{where} closed the connection during the handshake: {_describe(error)}"
         raise ConnectError(text) from error
     except ssl.SSLError as error:
-        raise AuthenticationError(f"{stranger}: {_describe(error)}") from error
+        raise NotAServerError(f"{stranger}: {_describe(error)}") from error
     except OSError as error:
         raise ConnectError(f"lost {where} during the handshake: {_describe(error)}") from error
     except ProtocolError as error:
-        raise AuthenticationError(f"{stranger}: {error}") from error
+        raise NotAServerError(f"{stranger}: {error}") from error
     except MmgeventError as error:
         if where in str(error):
             raise

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
+from gevent.event import Event
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError, SchedulerError, StoreError
 from mmgevent.failures import shorten
@@ -58,6 +59,11 @@ class Server:
         self.workers: dict[int, WorkerPeer] = {}
         self._jobs: dict[int, HostedJob] = {}
         self._attempts: dict[int, Attempt] = {}
+        #: set while there are no jobs
+        self.idle = Event()
+        self.idle.set()
+        #: where the server is that takes jobs in our place, once there is one
+        self.moved_to: str | None = None
         self._next_worker = 1
         self._next_job = 1
         self._ticker: gevent.Greenlet | None = None
@@ -107,9 +113,11 @@ class Server:
     def slot_count(self) -> int:
         return sum(worker.slots for worker in self.workers.values())
 
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._jobs)
+    def move(self, address: str) -> None:
+        """Take no more jobs: another server, at `address`, does. Everybody is told."""
+        self.moved_to = address
+        for peer in self._peers:
+            peer.link.send(control("moved", address=address))
 
     def stop(self, reason: str) -> None:
         """Say goodbye to everybody and close all links (blocks for up to GOODBYE_S).
@@ -205,6 +213,7 @@ class Server:
         job.announce(job.context)  # it has to fit a frame
         self._next_job += 1
         self._jobs[number] = job
+        self.idle.clear()
         return job
 
     def start_job(self, job: HostedJob) -> None:
@@ -446,6 +455,8 @@ class Server:
         if self._jobs.pop(job.number, None) is not None:
             self._tell_workers_end(job)
             job.close()
+            if not self._jobs:
+                self.idle.set()
 
     def _tick(self) -> None:
         progress_due_s = 0.0

@@ -246,6 +246,9 @@ class DriverPeer(Peer):
         if frame.job <= self._seen_jobs:
             raise ProtocolError(f"job {frame.job} was submitted already")
         self._seen_jobs = frame.job
+        if self.server.moved_to is not None:
+            self.link.send(control("moved", frame.job, address=self.server.moved_to))
+            return
         self._jobs = {number: job for number, job in self._jobs.items() if self.server.has_job(job)}
         try:
             if len(self._jobs) >= MAX_DRIVER_JOBS:

@@ -131,7 +131,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "job_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING}, failure=OBJECT),
     # engine -> its own driver
-    "node": _fields({"address": STRING}, state=STATE, reason=STRING),
+    "node": _fields({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
     # server -> worker -> executor
     "job": _fields({"context": OBJECT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
     "job_end": _fields(),

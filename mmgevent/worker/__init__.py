@@ -102,6 +102,7 @@ class Worker:
             "hello": self._on_hello,
             "refused": self._on_refused,
             "goodbye": self._on_goodbye,
+            "moved": self._on_moved,
             "job": self._on_job,
             "job_end": self._on_job_end,
             "assign": self._on_assign,
@@ -223,6 +224,9 @@ class Worker:
     def _on_goodbye(self, frame: Frame, message: dict[str, Any]) -> None:
         self.has_goodbye = True
         self._shut(f"the server said goodbye: {message['reason']}")
+
+    def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
+        log.info("the server of %s moves to %s and will close", self.name, message["address"])
 
     def _on_job(self, frame: Frame, message: dict[str, Any]) -> None:
         if frame.job in self._jobs:

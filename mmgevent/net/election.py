@@ -1,0 +1,183 @@
+"""Who is the server: connect to it, or else bind its address and be it.
+
+`bind_or_connect` is the one primitive behind election, failover and re-election.  The
+operating system decides: of all that try to listen on an address, one succeeds, and it
+is elected when `listen` has returned; everybody else finds the address in use and
+connects.  Nothing is agreed on by messages, and nobody has to know how many there are.
+
+An address is taken as written, and a name that has several is taken as its first IPv4
+one: two nodes of which one tries 127.0.0.1 and the other ::1 would elect a server each.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gevent
+from gevent import socket
+
+from mmgevent.addresses import Address, format_address
+from mmgevent.errors import AuthenticationError, ConnectError, ListenError, NotAServerError
+from mmgevent.net import tls
+from mmgevent.net.listener import open_listener
+
+log = logging.getLogger(__name__)
+
+#: how long an address may be neither to be had nor to be reached: whoever won it is about to listen, or
+#: ended right after; longer, and it is held by somebody who does not mean to answer
+CONTEST_S = 3.0
+#: pause before the next look at such an address, and up to as much again at random
+CONTEST_PAUSE_S = 0.01
+
+
+class Joined(NamedTuple):
+    """There is a server, and this is a proved TLS connection to it."""
+
+    sock: Any
+    address: Address  #: as the caller wrote it
+
+
+class Elected(NamedTuple):
+    """There was none: this socket listens on the address, and whoever has it is the server."""
+
+    sock: Any
+    address: Address  #: as the caller wrote it
+
+
+class NoPlaceError(ConnectError):
+    """No address has a server, and on none can this process be it; the text says why of each."""
+
+    def __init__(self, reasons: Sequence[str], is_occupied: bool):
+        super().__init__("; ".join(reasons))
+        #: some address is held by something that is no server, or by one that hangs
+        self.is_occupied = is_occupied
+
+
+class _Retry(Exception):
+    """The address is being contested: look again in a moment."""
+
+
+class _Pass(Exception):
+    """Nothing can be done with this address now."""
+
+    def __init__(self, reason: str, is_occupied: bool):
+        super().__init__(reason)
+        self.is_occupied = is_occupied
+
+
+def bind_or_connect(
+    addresses: Sequence[Address], key: bytes, role: str, *, may_serve: bool, timeout: float
+) -> Joined | Elected:
+    """Find a place at the first address where there is one (blocks).
+
+    Of each address in order: connect and finish the handshake as `role`; if nobody listens and it is this
+    machine's, listen (with `may_serve`).  NoPlaceError when all were tried.  AuthenticationError when the
+    only servers found refused the password, VersionMismatchError: trying again would not help.
+    """
+    reasons: list[str] = []
+    is_occupied = False
+    refused: AuthenticationError | None = None
+    for address in addresses:
+        try:
+            return _try_address(address, key, role, may_serve, timeout)
+        except NotAServerError as error:
+            reasons.append(str(error))
+            is_occupied = True
+        except AuthenticationError as error:
+            refused = error
+        except _Pass as passed:
+            reasons.append(str(passed))
+            is_occupied |= passed.is_occupied
+    if refused is not None:
+        raise refused
+    raise NoPlaceError(reasons, is_occupied)
+
+
+def _try_address(
+    address: Address, key: bytes, role: str, may_serve: bool, timeout: float
+) -> Joined | Elected:
+    until = time.monotonic() + CONTEST_S
+    while True:
+        try:
+            found = canonical(address)
+            try:
+                return Joined(tls.connect(found, key, role, timeout), address)
+            except ConnectError as error:
+                _judge(error)
+                if not may_serve:
+                    raise _Pass(str(error), False) from error
+                return Elected(_listen(found, address), address)
+        except _Retry as again:
+            if time.monotonic() >= until:
+                raise _Pass(str(again), True) from again
+        gevent.sleep(CONTEST_PAUSE_S * (1 + random.random()))
+
+
+def _judge(error: ConnectError) -> None:
+    """Return if nobody listens there; raise _Retry or _Pass for every other reason not to be connected."""
+    cause = error.__cause__
+    if isinstance(cause, ConnectionRefusedError):
+        return
+    if isinstance(cause, ConnectionError):
+        raise _Retry(str(error)) from error  # it was there a moment ago
+    raise _Pass(str(error), cause is None) from error
+
+
+def _listen(found: Address, address: Address) -> Any:
+    try:
+        return open_listener(*found)
+    except ListenError as error:
+        number = getattr(error.__cause__, "errno", None)
+        if number == errno.EADDRINUSE:
+            where = format_address(address)
+            raise _Retry(f"something holds {where} and does not listen there") from error
+        if number == errno.EADDRNOTAVAIL:
+            raise _Pass(
+                f"no server at {format_address(address)}, which is another machine's", False
+            ) from error
+        raise _Pass(str(error), False) from error
+
+
+def canonical(address: Address) -> Address:
+    """Return the one numeric address that everybody takes a name for: its first IPv4 one, else its first."""
+    host, port = address
+    try:
+        return str(ipaddress.ip_address(host)), port
+    except ValueError:
+        pass  # a name
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise _Pass(f"cannot find {host}: {error.strerror or error}", False) from error
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return found[0][4][0], port
+
+
+def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> bool:
+    """Whether whoever connects to this address comes to the server with this certificate."""
+    try:
+        sock = tls.connect(canonical(address), key, "driver", timeout)
+    except (ConnectError, AuthenticationError, _Pass) as error:
+        log.warning("elected, but not to be reached: %s", error)
+        return False
+    try:
+        return tls.peer_digest(sock) == digest
+    finally:
+        sock.close()
+
+
+def find_server(addresses: Sequence[Address], key: bytes, timeout: float) -> Address | None:
+    """Return the first of these addresses at which a server answers now; None if none does."""
+    for address in addresses:
+        try:
+            tls.connect(canonical(address), key, "driver", timeout).close()
+        except (ConnectError, AuthenticationError, _Pass):
+            continue
+        return address
+    return None

@@ -1,0 +1,203 @@
+"""Carry a driver's frames to the server, and back, where the server is elsewhere.
+
+`relay` joins two links for as long as both last: what `connect()` has.  `NodeRelay` is a
+node's: the driver's link stays while servers come and go, each with a link of its own,
+opened when the driver first wants something of that server.
+
+Frames pass undecoded but for the control frames of a node's driver, which say what
+has to be said again to the next server, and what must not.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from mmgevent.addresses import format_address
+from mmgevent.errors import AuthenticationError, ConnectError
+from mmgevent.wire.frames import CONTROL, GRANT, Frame
+from mmgevent.wire.messages import control, decode_message
+
+if TYPE_CHECKING:
+    from mmgevent.membership import Membership
+    from mmgevent.net.link import Link
+
+log = logging.getLogger(__name__)
+
+#: for what waits to reach a driver or server whose link is closed
+FLUSH_S = 1.0
+#: pauses between two tries to get the driver a link again, growing, with as much again at random
+FIRST_PAUSE_S = 0.05
+MAX_PAUSE_S = 2.0
+#: frames that wait while a link to the server is opened: of each job its submit and a window of code
+MAX_HELD_FRAMES = 10_000
+
+
+def relay(driver: Link, remote: Link, ended: Any) -> None:
+    """Join the link of a driver to that of a remote server; `ended` (an Event) is set when the driver leaves."""
+
+    def on_remote_close(reason: str) -> None:
+        driver.send(control("goodbye", reason=f"the server is gone: {reason}"))
+        driver.close(reason, FLUSH_S)
+
+    driver.start(lambda frame: _pass(frame, remote), lambda reason: ended.set())
+    remote.start(lambda frame: _pass(frame, driver), on_remote_close)
+
+
+def _pass(frame: Frame, to: Link) -> None:
+    """Send a frame on; lanes keep their order, what is before every lane stays there."""
+    is_of_job = frame.kind == CONTROL and not frame.task and not frame.attempt
+    if frame.kind == GRANT or is_of_job:
+        to.send(frame)
+    else:
+        to.send_in_lane(frame)
+
+
+class NodeRelay:
+    """The driver of a node, and the server of the moment."""
+
+    def __init__(self, driver: Link, member: Membership, ended: Any):
+        """`ended` (an Event) is set when the driver leaves; `member.start` comes after this."""
+        self._driver = driver
+        self._member = member
+        self._hello: Frame | None = None
+        self._server: Link | None = None
+        self._opening: gevent.Greenlet | None = None
+        self._held: list[Frame] = []  # for the link that is being opened
+        self._jobs: set[int] = set()  # handed in over this link, or held for it
+        self._is_cut_off = False  # the node has its place, but its driver no link to the server
+        driver.start(self._on_driver_frame, lambda reason: ended.set())
+
+    def on_change(self, member: Membership) -> None:
+        """Tell the driver that its node's state has changed; what was handed in before is lost."""
+        self._drop_server()
+        self._is_cut_off = False
+        self._driver.send(self._state_frame())
+        if member.presence is not None:
+            self._use(member.presence)
+
+    def close(self, reason: str) -> None:
+        self._drop_server()
+        self._driver.close(reason, FLUSH_S)
+
+    # from the driver
+
+    def _on_driver_frame(self, frame: Frame) -> None:
+        if frame.kind != CONTROL:
+            if frame.job in self._jobs:
+                self._forward(frame)
+            return
+        message = decode_message(frame.payload)
+        type_ = message["type"]
+        if type_ == "hello":
+            self._hello = frame
+        elif type_ == "tell" and not frame.task:
+            if self._member.worker is not None:
+                self._member.worker.tell(frame)
+        elif self._is_cut_off or self._member.state not in ("worker", "server"):
+            if type_ in ("submit", "list_workers"):
+                self._driver.send(self._state_frame(frame.job))
+        elif type_ == "submit":
+            self._jobs.add(frame.job)
+            self._forward(self._without_context(frame, message))
+        elif not frame.job or frame.job in self._jobs:
+            self._forward(frame)
+
+    @staticmethod
+    def _without_context(frame: Frame, message: dict[str, Any]) -> Frame:
+        """A node's job runs alike wherever the server is: the driver's environment stays at home."""
+        if message.pop("context", None) is None:
+            return frame
+        return control(message.pop("type"), frame.job, **message)
+
+    def _forward(self, frame: Frame) -> None:
+        if self._server is not None:
+            _pass(frame, self._server)
+            return
+        if len(self._held) >= MAX_HELD_FRAMES:
+            self._cut_off(f"{MAX_HELD_FRAMES} frames wait for a link to the server")
+            return
+        self._held.append(frame)
+        if self._opening is None:
+            self._opening = gevent.spawn(self._open)
+
+    # to the server
+
+    def _open(self) -> None:
+        """Open a link to the server, for what is held; a node that is cut off tries until its place changes."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                link = self._member.open_link()
+                break
+            except (ConnectError, AuthenticationError) as error:
+                self._cut_off(str(error))
+            gevent.sleep(pause_s * (1 + random.random()))
+            pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+        self._opening = None
+        self._use(link)
+        if self._is_cut_off:
+            self._is_cut_off = False
+            self._driver.send(self._state_frame())
+
+    def _use(self, link: Link) -> None:
+        self._server = link
+        link.start(
+            lambda frame: self._on_server_frame(link, frame), lambda reason: self._on_close(link, reason)
+        )
+        if self._hello is not None:
+            link.send(self._hello)
+        held, self._held = self._held, []
+        for frame in held:
+            _pass(frame, link)
+
+    def _on_server_frame(self, link: Link, frame: Frame) -> None:
+        if link is not self._server:
+            return
+        if frame.kind == CONTROL and not frame.job and not frame.task:
+            type_ = decode_message(frame.payload)["type"]
+            if type_ == "goodbye":
+                return  # its end follows
+        _pass(frame, self._driver)
+
+    def _on_close(self, link: Link, reason: str) -> None:
+        if link is self._server:
+            self._server = None
+            self._cut_off(f"the server is gone: {reason}")
+            if link is self._member.presence:
+                self._member.lose(reason)
+            elif self._opening is None:
+                self._opening = gevent.spawn_later(FIRST_PAUSE_S * (1 + random.random()), self._open)
+
+    def _drop_server(self) -> None:
+        """Let go of the link to a server that is no longer ours."""
+        if self._opening is not None:
+            self._opening.kill(block=False)
+            self._opening = None
+        link, self._server = self._server, None
+        self._held.clear()
+        self._jobs.clear()
+        if link is not None and link is not self._member.presence:
+            gevent.spawn(link.close, "the node's server changed", 0.0)
+
+    def _cut_off(self, reason: str) -> None:
+        """Tell the driver that what it wanted of the server is lost, though the node has its place still."""
+        self._held.clear()
+        self._jobs.clear()
+        if not self._is_cut_off:
+            self._is_cut_off = True
+            self._driver.send(self._state_frame(0, reason))
+
+    def _state_frame(self, job: int = 0, reason: str | None = None) -> Frame:
+        member = self._member
+        return control(
+            "node",
+            job,
+            state="connecting" if self._is_cut_off else member.state,
+            reason=member.reason if reason is None else reason,
+            address=None if member.address is None else format_address(member.address),
+            error=None if member.error is None else type(member.error).__name__,
+        )
