@@ -13,7 +13,9 @@ class Configuration:
     procs: int  #: executors of this engine's own worker; 0 for none
     listen: tuple[str, int] | None = None  #: let workers and drivers join here
     join: tuple[str, int] | None = None  #: use the server at this address, hold none
-    elect: list[tuple[str, int]] | None = None  #: be a worker of the first server that answers, or that server
+    elect: list[tuple[str, int]] | None = (
+        None  #: be a worker of the first server that answers, or that server
+    )
     may_serve: bool = True  #: with `elect`: whether this engine may become the server
     once: bool = False  #: with `elect`: end when the server is gone, rather than find the next one
     offers: list[str] = field(default_factory=list)  #: names of functions that run in the driver's process
