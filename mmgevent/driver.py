@@ -23,6 +23,7 @@ from mmgevent import shipping
 from mmgevent.batching import Speed
 from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import (
+    ConnectError,
     EngineError,
     JobCancelled,
     JobError,
@@ -168,7 +169,8 @@ class JobDriver:
                 if look * LOOK_S >= SILENCE_S and str(late) != why:
                     why = str(late)
                     self.notice(f"waiting: {why}")
-        raise EngineError(f"the job was not handed in for {START_S:g} s: {why}")
+        error_class = ConnectError if engine.was_ready else EngineError
+        raise error_class(f"the job could not be handed in for {START_S:g} s: {why}")
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon; idempotent."""

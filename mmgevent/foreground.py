@@ -23,6 +23,7 @@ from mmgevent.machine import raise_descriptor_limit
 from mmgevent.template import TemplateProcess, start_template
 
 if TYPE_CHECKING:
+    from mmgevent.membership import Membership
     from mmgevent.worker import Worker
 
 log = logging.getLogger("mmgevent")
@@ -86,6 +87,59 @@ def run_worker(
     raise_descriptor_limit()
     template = start_template()
     return _WorkerLoop(addresses, procs, password, once, template).run()
+
+
+def run_member(
+    addresses: list[Address], *, procs: int, password: str, once: bool = False, verbose: int = 0
+) -> int:
+    """Be a worker of the server at one of these addresses, or that server, until a signal.
+
+    With `once` it leaves when its first server is gone; ConnectError where there is none and it cannot be it.
+    AuthenticationError and VersionMismatchError end it, since trying again would not help.
+    """
+    set_up_logging(verbose)
+    raise_descriptor_limit()
+    template = start_template()
+    from mmgevent.membership import Membership, Settings
+    from mmgevent.net.forker import Forkers
+    from mmgevent.wire.handshake import derive_key
+
+    stop = _Stop()
+    forkers = Forkers(template)
+    settings = Settings(
+        addresses,
+        derive_key(password),
+        procs=procs,
+        forkers=forkers,
+        memory_bytes=default_memory_bytes(),
+        scratch=tempfile.gettempdir(),
+        once=once,
+    )
+
+    def on_change(member: Membership) -> None:
+        _tell_state(member, procs)
+        if member.state == "closed":
+            stop.event.set()
+
+    member = Membership(settings, on_change)
+    try:
+        member.start()
+        code = stop.wait()
+        member.stop("the worker was stopped", GRACE_S if code == TERMINATED else 0.0)
+    finally:
+        forkers.close()
+    if member.error is not None:
+        raise member.error
+    return code
+
+
+def _tell_state(member: Membership, procs: int) -> None:
+    if member.state == "server" and member.address is not None:
+        log.warning("elected: this is the server at %s, with %d slots", format_address(member.address), procs)
+    elif member.state == "worker" and member.address is not None:
+        log.warning("joined the server at %s with %d slots", format_address(member.address), procs)
+    elif member.state != "closed":
+        log.warning("%s", member.reason)
 
 
 class _WorkerLoop:

@@ -212,8 +212,6 @@ def _split_word(command: Command, word: str, table: dict[str, Option]) -> list[t
 def _refuse_unknown(command: Command, name: str, table: dict[str, Option]) -> NoReturn:
     import difflib
 
-    if name == "--elect":
-        refuse(command.name, "--elect is not available yet; start mmg-server, and name its host")
     nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.6)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     refuse(command.name, f"unknown option {name}{hint}")

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.addresses import format_address, parse_address, parse_listen
+from mmgevent.addresses import format_address, parse_address, parse_addresses, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.exits import StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
@@ -26,6 +26,7 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
+from mmgevent.machine import count_cores
 
 if TYPE_CHECKING:
     from mmgevent.cluster import JobHandle
@@ -66,6 +67,12 @@ COMMAND = Command(
             ("--join",),
             "HOST[:PORT]",
             "hand the job to the server there (mmg-server, or mmg-run --listen)",
+            excludes="where",
+        ),
+        Option(
+            ("--elect",),
+            "HOST[:PORT][,...]",
+            "be one of equals: hand the job to the server there, or be that server; all candidates, in order",
             excludes="where",
         ),
         Option(
@@ -121,6 +128,10 @@ COMMAND = Command(
         ("mmg-run --inline wordcount.py one.txt", "in this process, for the debugger"),
         ("mmg-run --listen 11235 wordcount.py books/*.txt", "other machines may help: mmg-worker THISHOST"),
         ("mmg-run --join bighost wordcount.py books/*.txt", "on the workers of a running mmg-server"),
+        (
+            "mmg-run --elect bighost wordcount.py books/*.txt",
+            "on the workers of whichever server is elected there",
+        ),
     ),
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 found wrong before it ran; 3 cannot connect or\n"
@@ -185,9 +196,14 @@ def _open_cluster(arguments: Arguments) -> Any:
             raise ConnectError(
                 f"{error}; start mmg-server there (or mmg-run --listen), or give another address"
             ) from error
+    if arguments.elect is not None:
+        return _open_node(arguments, port)
     listen = None if arguments.listen is None else parse_listen(arguments.listen, port)
     if arguments.procs == 0 and listen is None:
-        refuse(NAME, "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT or --join HOST")
+        refuse(
+            NAME,
+            "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT, --join HOST or --elect HOST",
+        )
     found = None if listen is None else shared.find_password(NAME, arguments, [listen[0]])
     from mmgevent.cluster import LocalCluster
 
@@ -195,6 +211,21 @@ def _open_cluster(arguments: Arguments) -> Any:
         arguments.procs,
         listen=listen,
         password=found,
+        segment_memory=arguments.memory,
+        verbose=arguments.verbose,
+    )
+
+
+def _open_node(arguments: Arguments, port: int) -> Any:
+    addresses = parse_addresses(arguments.elect, port)
+    password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
+    from mmgevent.node import Node
+
+    procs = count_cores() if arguments.procs is None else arguments.procs
+    return Node(
+        addresses,
+        procs=procs,
+        password=password,
         segment_memory=arguments.memory,
         verbose=arguments.verbose,
     )

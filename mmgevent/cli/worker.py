@@ -23,6 +23,11 @@ COMMAND = Command(
     ),
     options=(
         shared.procs_option("executors on this machine (default: all cores)"),
+        Option(
+            ("--elect",),
+            "",
+            "be one of equals: when there is no server at HOST, and HOST is this machine, be the server",
+        ),
         Option(("--once",), "", "leave, with exit code 0, when the server says goodbye"),
         shared.PORT,
         shared.PASSWORD,
@@ -33,6 +38,7 @@ COMMAND = Command(
     examples=(
         ("mmg-worker bighost", "all cores, for the server on bighost, port 11235"),
         ("mmg-worker --procs 4 bighost:5000", "four executors, another port"),
+        ("mmg-worker --elect bighost", "on every machine alike; the one on bighost is the server as well"),
         ("mmg-worker --once first,second", "two candidates; leave when the server does"),
     ),
     notes=(
@@ -56,9 +62,9 @@ def run(argv: Sequence[str]) -> int:
         refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
-    from mmgevent.foreground import run_worker
+    from mmgevent.foreground import run_member, run_worker
 
-    return run_worker(
+    return (run_member if arguments.elect else run_worker)(
         addresses,
         procs=arguments.procs or count_cores(),
         password=password,
