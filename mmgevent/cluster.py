@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mmgevent.driver import JobDriver, Progress
     from mmgevent.handle import JobHandle
     from mmgevent.job import Job
+    from mmgevent.watching import OnJoined, OnLeft, OnTell, Watch
     from mmgevent.wire.frames import Frame
 
 #: for the engine to start its roles; a busy machine takes long to start Python
@@ -37,6 +38,9 @@ START_S = 60.0
 
 #: for a server that was lost to come back, or another to take its address
 PATIENCE_S = 60.0
+
+#: for the thread of a watch to end
+END_S = 5.0
 
 OnProgress = Callable[["Progress"], None]
 OnNotice = Callable[[str], None]
@@ -49,6 +53,16 @@ class WorkerInfo(NamedTuple):
     slots: int
 
 
+class PeerInfo(NamedTuple):
+    """A worker that is present, to those who watch."""
+
+    number: int  #: this cluster's number of it, never used again
+    name: str  #: "host/pid", or the name it was given
+    address: str  #: "HOST:PORT" it comes from; "local" for the one in the server's own engine
+    slots: int
+    offers: tuple[str, ...]  #: the names of the functions that its process offers
+
+
 class Cluster:
     """Submit and run jobs; made by `LocalCluster` or `connect`."""
 
@@ -59,6 +73,7 @@ class Cluster:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # of the engine and the handles
         self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
+        self._watch: Watch | None = None
         self._is_closed = False
         self._was_ready = False  # some engine of this cluster was
         self._pid = os.getpid()
@@ -101,6 +116,48 @@ class Cluster:
         answer = engine.ask("list_workers")
         return [WorkerInfo(*row) for row in zip(answer["names"], answer["slots"], strict=True)]
 
+    def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
+        """See workers come and go, and hear what they tell, until this cluster is closed; once a cluster.
+
+        `on_joined(PeerInfo(number, name, address, slots, offers))` comes first for every worker that is
+        present, then for those that join; `on_left(number, reason)`; `on_tell(number, data)` with bytes of a
+        worker's program, between the two.  When the server is lost all have left, and those of the next one join.
+        They are called from the thread that reads from the engine: they must not block, nor close this.
+        """
+        from mmgevent.watching import Watch
+
+        self._check_process()
+        for callback in (on_joined, on_left, on_tell):
+            if not callable(callback):
+                raise UsageError(f"watch takes three functions, got {callback!r}")
+        with self._lock:
+            if self._is_closed:
+                raise UsageError("this cluster is closed: make another")
+            if self._watch is not None:
+                raise UsageError("this cluster is watched already: tell others from those callbacks")
+            self._watch = Watch(self._get_engine, on_joined, on_left, on_tell)
+
+    def tell(self, number: int, data: bytes) -> None:
+        """Tell the program of a worker some bytes, 1 MiB at most; nothing happens if it left.
+
+        `number` is what `watch` said.  Nothing says whether it was received; who tells more than the
+        worker takes (8 MiB waiting) loses the server for a moment, and hands in jobs again.  UsageError.
+        """
+        self._find_watch().tell(number, data)
+
+    def dismiss(self, number: int, reason: str) -> None:
+        """Say goodbye to a worker and close its link; nothing happens if it left.
+
+        A worker that reconnects will, and has another number then.  The one in the server's own engine stays.
+        """
+        self._find_watch().dismiss(number, reason)
+
+    def _find_watch(self) -> Watch:
+        self._check_process()
+        if self._watch is None:
+            raise UsageError("call watch() first: it says which workers there are")
+        return self._watch
+
     @property
     def address(self) -> tuple[str, int] | None:
         """(host, port) of the server that workers may join; None if there is no port.  ListenError."""
@@ -136,9 +193,14 @@ class Cluster:
             return [handle for handle in self._handles if not handle.done()]
 
     def _end(self) -> None:
+        watch = self._watch
+        if watch is not None:
+            watch.close()
         with self._lock:
             self._is_closed = True
             self._engine.close()
+        if watch is not None:
+            watch.join(END_S)
 
     def _make_driver(self, job: Job, on_progress: OnProgress | None, on_notice: OnNotice | None) -> JobDriver:
         from mmgevent.driver import JobDriver
@@ -185,9 +247,13 @@ class Cluster:
             from mmgevent.addresses import parse_address
 
             self._moved_to = parse_address(message["address"])
+        elif self._watch is not None:
+            self._watch.on_message(engine, frame, message)
 
     def _watch_again(self, reason: str) -> None:
         """The server that was watched is gone, or another: take up the watch there."""
+        if self._watch is not None:
+            self._watch.lose(reason)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -19,9 +19,9 @@ FLOORS = {
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster
           scheduler.dispatcher scheduler.oneshot""",
     3: """inline executor executor.channel executor.pool template results feeding
-          engine_configuration engine_process driver handle cluster node""",
+          telling watching engine_configuration engine_process driver handle cluster node""",
     4: "net net.link net.tls net.listener net.watchdog net.forker net.supervisor net.threads net.election",
-    5: "server server.peers server.hosted worker worker.slot worker.obituary",
+    5: "server server.peers server.hosted server.watchers worker worker.slot worker.obituary",
     6: "engine foreground membership relay",
     7: """cli cli.exits cli.options cli.progress cli.run cli.server cli.shared cli.worker
           __main__ __init__""",

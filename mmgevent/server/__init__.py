@@ -27,6 +27,7 @@ from mmgevent.net.threads import run_in_thread
 from mmgevent.scheduler import Scheduler, commands
 from mmgevent.server.hosted import PROGRESS_S, Attempt, HostedJob, read_rules
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
+from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.store import MAX_PARTITIONS, JobStore, Memory
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.messages import control
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1  #: between two looks at the scheduler's timers, while there are jobs
 GOODBYE_S = 1.0  #: for goodbyes to reach their peers when the server ends
-MAX_REASON_BYTES = 500  #: of what a peer said when it left, passed on to drivers
 MAX_JOBS = 10_000  #: at once on one server
 
 #: partitions per slot unless the job says, so that reduce tasks can be balanced by size
@@ -57,6 +57,7 @@ class Server:
         self._scheduler = Scheduler(random.Random())
         self._peers: set[Peer] = set()
         self.workers: dict[int, WorkerPeer] = {}
+        self.watchers = Watchers(self.workers)
         self._jobs: dict[int, HostedJob] = {}
         self._attempts: dict[int, Attempt] = {}
         #: set while there are no jobs
@@ -138,12 +139,14 @@ class Server:
         self._next_worker += 1
         self.workers[number] = peer
         log.info("worker joined: %s with %d slots", peer.link.name, peer.slots)
+        self.watchers.joined(number, peer)
         self.run(self._scheduler.add_worker(number, peer.slots, peer.offers, time.monotonic()))
         return number
 
     def remove_worker(self, peer: WorkerPeer, reason: str) -> None:
         del self.workers[peer.number]
         log.info("worker left: %s: %s", peer.link.name, reason)
+        self.watchers.left(peer.number, reason)
         hurt = {attempt.job for attempt in self._attempts.values() if attempt.worker == peer.number}
         self.run(self._scheduler.remove_worker(peer.number, time.monotonic()))
         text = (

@@ -7,6 +7,7 @@ nobody else; one that comes too late, about an attempt or job that is over, is i
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -19,9 +20,10 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.failures import bound
 from mmgevent.net.link import Link
 from mmgevent.server.hosted import HostedJob
+from mmgevent.telling import MessageLength
 from mmgevent.versions import PYTHON_VERSION, dill_version, find_mismatch
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, decode_message
 
 if TYPE_CHECKING:
     from mmgevent.server import Server
@@ -117,6 +119,10 @@ class WorkerPeer(Peer):
         self.number = 0  #: 0 before its hello
         self.slots = 0
         self.offers: frozenset[str] = frozenset()
+        self.address = "local" if is_local else link.name  #: HOST:PORT it comes from
+        self.told = MessageLength()
+        #: it told more than was taken: what it still tells is dropped
+        self.is_cut_off = False
         #: jobs whose code it has
         self.jobs: set[int] = set()
 
@@ -129,7 +135,10 @@ class WorkerPeer(Peer):
         self.slots = message.get("slots", 0)
         if not 1 <= self.slots <= MAX_SLOTS:
             raise ProtocolError(f"a worker has 1 to {MAX_SLOTS} slots, not {self.slots}")
-        self.offers = frozenset(message.get("offers", ()))
+        offers = message.get("offers", [])
+        if len(json.dumps(offers)) > MAX_OFFERS_BYTES:
+            raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
+        self.offers = frozenset(offers)
         name = message.get("name") or f"{message['host']}/{message['pid']}"
         self.link.name = _tidy(name)
         self.number = self.server.add_worker(self)
@@ -147,6 +156,9 @@ class WorkerPeer(Peer):
         type_ = message["type"]
         if type_ == "leaving":
             self.server.report("drain_worker", self.number)
+            return
+        if type_ == "tell":
+            self.server.watchers.tell_drivers(self, frame, message)
             return
         attempt = self.server.find_attempt(frame.attempt, self.number)
         if type_ not in _ATTEMPT_EVENTS:
@@ -183,7 +195,14 @@ class DriverPeer(Peer):
         super().__init__(server, link, is_local)
         self._jobs: dict[int, HostedJob] = {}  # by the driver's number
         self._seen_jobs = 0  # the highest number so far
-        self._handlers: dict[str, Callable[[HostedJob, Frame, dict[str, Any]], None]] = {
+        self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
+            "submit": self._on_submit,
+            "list_workers": self._on_list_workers,
+            "watch": self._on_watch,
+            "tell": self._on_tell,
+            "dismiss": self._on_dismiss,
+        }
+        self._job_handlers: dict[str, Callable[[HostedJob, Frame, dict[str, Any]], None]] = {
             "batch": self._on_batch,
             "input_end": self._on_input_end,
             "cancel": self._on_cancel,
@@ -191,6 +210,7 @@ class DriverPeer(Peer):
 
     def on_close(self, reason: str) -> None:
         super().on_close(reason)
+        self.server.watchers.remove(self)
         for job in list(self._jobs.values()):
             self.server.cancel(job)
         self._jobs.clear()
@@ -200,21 +220,30 @@ class DriverPeer(Peer):
             self.link.name = _tidy(f"driver {message['host']}/{message['pid']}")
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
-        if message["type"] == "submit":
-            self._on_submit(frame, message)
-            return
-        if message["type"] == "list_workers":
-            workers = self.server.workers.values()
-            listed = list(workers)[:MAX_LISTED_WORKERS]
-            names, slots = [w.link.name for w in listed], [w.slots for w in listed]
-            self.link.send(control("workers", names=names, slots=slots))
-            return
         handler = self._handlers.get(message["type"])
-        if handler is None:
+        if handler is not None:
+            handler(frame, message)
+            return
+        of_job = self._job_handlers.get(message["type"])
+        if of_job is None:
             raise ProtocolError(f"a driver does not send {message['type']!r}")
         job = self._find_job(frame)
         if job is not None:
-            handler(job, frame, message)
+            of_job(job, frame, message)
+
+    def _on_list_workers(self, frame: Frame, message: dict[str, Any]) -> None:
+        listed = list(self.server.workers.values())[:MAX_LISTED_WORKERS]
+        names, slots = [w.link.name for w in listed], [w.slots for w in listed]
+        self.link.send(control("workers", names=names, slots=slots))
+
+    def _on_watch(self, frame: Frame, message: dict[str, Any]) -> None:
+        self.server.watchers.add(self)
+
+    def _on_tell(self, frame: Frame, message: dict[str, Any]) -> None:
+        self.server.watchers.tell_worker(self, frame, message)
+
+    def _on_dismiss(self, frame: Frame, message: dict[str, Any]) -> None:
+        self.server.watchers.dismiss(frame.task, message["reason"])
 
     def _on_data(self, frame: Frame) -> None:
         if frame.kind == GRANT:

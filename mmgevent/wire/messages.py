@@ -23,6 +23,9 @@ from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
 #: compared in the first message of each side
 PROTOCOL = 1
 
+#: of the names that a worker offers, as JSON: every driver that watches is told them
+MAX_OFFERS_BYTES = 8 * 1024
+
 _MAX_INT = 2**63 - 1
 
 

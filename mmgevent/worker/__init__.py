@@ -27,6 +27,7 @@ from mmgevent.errors import EngineError, ProtocolError
 from mmgevent.net.forker import Exit, Forkers
 from mmgevent.net.link import Link
 from mmgevent.net.supervisor import Supervisor
+from mmgevent.telling import MAX_RECEIVER_BYTES
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -67,8 +68,12 @@ class Worker:
         scratch_dir: str | None = None,
         offers: Sequence[str] = (),
         is_local: bool = False,
+        on_tell: Callable[[Frame], None] | None = None,
     ):
-        """`forkers` outlives the worker. `is_local`: the server is in this engine, versions need no check."""
+        """`forkers` outlives the worker. `is_local`: the server is in this engine, versions need no check.
+
+        `on_tell` gets the `tell` frames of drivers as they came, each driver's in a lane of its own; it must not block.
+        """
         self.link = link
         self.name = name or f"{socket.gethostname()}/{os.getpid()}"
         #: set when link, executors and greenlets are gone
@@ -85,6 +90,7 @@ class Worker:
         self._scratch_dir = scratch_dir
         self._offers = list(offers)
         self._is_local = is_local
+        self._on_tell = on_tell
         self._slots = [Slot(index) for index in range(slots)]
         self._jobs: dict[int, CachedJob] = {}
         self._attempts: dict[int, tuple[Slot, HeldAttempt]] = {}
@@ -108,6 +114,7 @@ class Worker:
             "assign": self._on_assign,
             "recall": self._on_recall,
             "revoke": self._on_revoke,
+            "tell": self._on_tell_of_driver,
         }
 
     # -- life
@@ -147,6 +154,16 @@ class Worker:
         self.link.close(reason, FLUSH_S)
         self._shut(reason)
         self.closed.wait()
+
+    def tell(self, *frames: Frame) -> None:
+        """Send what the host of this worker tells the drivers that watch (see `telling`); does not block.
+
+        The worker closes when MAX_RECEIVER_BYTES of it wait, which the server does not take.
+        """
+        for frame in frames:
+            self.link.send_in_lane(frame)
+            if self.link.queued_bytes(frame.lane) > MAX_RECEIVER_BYTES:
+                self._shut(f"{MAX_RECEIVER_BYTES} bytes that it tells wait for the server")
 
     def _on_close(self, reason: str) -> None:
         self._shut(reason)
@@ -227,6 +244,10 @@ class Worker:
 
     def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
         log.info("the server of %s moves to %s and will close", self.name, message["address"])
+
+    def _on_tell_of_driver(self, frame: Frame, message: dict[str, Any]) -> None:
+        if self._on_tell is not None:
+            self._on_tell(frame)
 
     def _on_job(self, frame: Frame, message: dict[str, Any]) -> None:
         if frame.job in self._jobs:

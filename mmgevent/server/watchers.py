@@ -1,0 +1,231 @@
+"""Who watches: drivers that are told of workers, and what programs at both ends tell one another.
+
+A watching driver gets `joined` of a worker before what that worker tells, and `left`
+after: `joined` goes before every lane, tells and `left` in the lane of the peer.  The other way
+each driver has a lane of its own on the link of the worker it tells.
+
+Tells are passed on unread, and they have no credit, so here is what bounds them (the numbers
+are in `telling`).  Whoever tells more than the other end takes loses its own link: a worker one
+of whose drivers has MAX_WAITING_BYTES of it waiting, a driver one of whose workers has, or all of
+them MAX_SENDER_BYTES.  Where many workers together fill the link of a driver, the one with the most
+waiting goes.  `joined` has no such bound, but that of all control frames (`net.link`): it closes a driver
+that does not read while tens of thousands of workers come, which is right.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from mmgevent.failures import shorten
+from mmgevent.net.link import Link
+from mmgevent.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, MessageLength
+from mmgevent.wire.frames import CONTROL, Frame, Lane
+from mmgevent.wire.messages import control
+
+if TYPE_CHECKING:
+    from mmgevent.server.peers import DriverPeer, WorkerPeer
+
+log = logging.getLogger(__name__)
+
+MAX_REASON_BYTES = 500  #: of what a peer said when it left, passed on to drivers
+GOODBYE_S = 2.0  #: for a goodbye to reach a peer before its link closes
+_FEW_LANES = 64  #: of a backlog: not worth looking which of them have drained
+
+
+class Backlog:
+    """What waits unsent in some lanes of some links; it is counted anew only when it may have reached a bound."""
+
+    def __init__(self) -> None:
+        self._lanes: set[tuple[Link, Lane]] = set()
+        self._most_bytes = 0  # no more than this waits
+        self._many_lanes = _FEW_LANES
+
+    def put(self, link: Link, frame: Frame) -> int:
+        """Send a frame in its lane; return the payload bytes that wait there now."""
+        link.send_in_lane(frame)
+        self._lanes.add((link, frame.lane))
+        self._most_bytes += len(frame.payload)
+        if len(self._lanes) > self._many_lanes:
+            self._count()
+        return link.queued_bytes(frame.lane)
+
+    def exceeds(self, limit_bytes: int) -> bool:
+        """Do more payload bytes wait in all lanes?"""
+        if self._most_bytes > limit_bytes:
+            self._count()
+        return self._most_bytes > limit_bytes
+
+    def longest(self) -> tuple[Link, Lane]:
+        """Return where the most waits; of a backlog that exceeds something."""
+        return max(self._lanes, key=lambda entry: entry[0].queued_bytes(entry[1]))
+
+    def drop(self, link: Link, lane: Lane) -> None:
+        """Forget what waits in one lane."""
+        link.drop_lane(lane)
+        self._lanes.discard((link, lane))
+
+    def drop_all(self) -> None:
+        for link, lane in list(self._lanes):
+            self.drop(link, lane)
+
+    def _count(self) -> None:
+        waiting = {entry: entry[0].queued_bytes(entry[1]) for entry in self._lanes}
+        self._lanes = {entry for entry, n_bytes in waiting.items() if n_bytes}
+        self._most_bytes = sum(waiting.values())
+        self._many_lanes = max(_FEW_LANES, 2 * len(self._lanes))
+
+
+class _Watcher:
+    """One driver that watches."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.backlog = Backlog()
+        #: workers that were in the middle of a message when the driver came: it gets none of that
+        self.skipped: set[int] = set()
+
+    def tell(self, worker: int, frame: Frame, is_last: bool) -> int:
+        """Pass on a piece of what a worker tells; return the bytes that wait of this worker."""
+        if worker not in self.skipped:
+            return self.backlog.put(self.link, frame)
+        if is_last:
+            self.skipped.discard(worker)
+        return 0
+
+
+class _Teller:
+    """A driver that tells workers."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.backlog = Backlog()
+        #: by worker, while it is in the middle of a message
+        self.begun: dict[int, MessageLength] = {}
+        self.is_cut_off = False
+
+
+class Watchers:
+    """The drivers that watch the workers of one server, and everybody who tells."""
+
+    def __init__(self, workers: dict[int, WorkerPeer]):
+        """`workers` is the server's own table, by number."""
+        self._workers = workers
+        self._watchers: dict[DriverPeer, _Watcher] = {}
+        self._tellers: dict[DriverPeer, _Teller] = {}
+        self._teller_numbers = itertools.count(1)
+
+    # drivers
+
+    def add(self, driver: DriverPeer) -> None:
+        """A driver watches from now on; one that does already begins anew."""
+        before = self._watchers.pop(driver, None)
+        if before is not None:
+            before.backlog.drop_all()
+        watcher = self._watchers[driver] = _Watcher(driver.link)
+        for number, worker in self._workers.items():
+            if not worker.told.is_complete:
+                watcher.skipped.add(number)
+            driver.link.send(_describe(number, worker))
+
+    def remove(self, driver: DriverPeer) -> None:
+        """A driver is gone.  What it has told is passed on still."""
+        self._watchers.pop(driver, None)
+        self._tellers.pop(driver, None)
+
+    def tell_worker(self, driver: DriverPeer, frame: Frame, message: dict[str, Any]) -> None:
+        """Pass on what a driver tells a worker; ProtocolError for lengths that cannot be."""
+        number = frame.task
+        teller = self._tellers.get(driver)
+        if teller is None:
+            teller = self._tellers[driver] = _Teller(next(self._teller_numbers))
+        if teller.is_cut_off:
+            return
+        length = teller.begun.get(number) or MessageLength()
+        length.add(message)
+        worker = self._workers.get(number)
+        if length.is_complete or worker is None:
+            teller.begun.pop(number, None)
+        else:
+            teller.begun[number] = length
+        if worker is None:
+            return  # it left
+        passed = Frame(CONTROL, bytes(frame.payload), 0, 0, teller.number)
+        waiting = teller.backlog.put(worker.link, passed)
+        if waiting > MAX_WAITING_BYTES or teller.backlog.exceeds(MAX_SENDER_BYTES):
+            teller.is_cut_off = True
+            part_with(driver.link, f"it tells more than the workers take, {worker.link.name} last")
+
+    def dismiss(self, number: int, reason: str) -> None:
+        """Say goodbye to a worker, for a driver.  The one in the server's own engine stays."""
+        worker = self._workers.get(number)
+        if worker is None:
+            return
+        if worker.is_local:
+            log.warning("not dismissed, since it is the server's own: %s", worker.link.name)
+        else:
+            part_with(worker.link, shorten(reason, MAX_REASON_BYTES))
+
+    # workers
+
+    def joined(self, number: int, worker: WorkerPeer) -> None:
+        frame = _describe(number, worker)
+        for watcher in self._watchers.values():
+            watcher.link.send(frame)
+
+    def left(self, number: int, reason: str) -> None:
+        """A worker is gone: say so behind everything that it told."""
+        frame = control("left", task=number, reason=shorten(reason, MAX_REASON_BYTES))
+        for watcher in self._watchers.values():
+            watcher.skipped.discard(number)
+            watcher.link.send_in_lane(frame)
+        for teller in self._tellers.values():
+            teller.begun.pop(number, None)
+
+    def tell_drivers(self, worker: WorkerPeer, frame: Frame, message: dict[str, Any]) -> None:
+        """Pass on what a worker tells all drivers that watch; ProtocolError for lengths that cannot be."""
+        worker.told.add(message)
+        if worker.is_cut_off:
+            return
+        passed = Frame(CONTROL, bytes(frame.payload), 0, worker.number)
+        for watcher in self._watchers.values():
+            waiting = watcher.tell(worker.number, passed, worker.told.is_complete)
+            if waiting > MAX_WAITING_BYTES:
+                self._cut_off(worker, watcher)
+                return
+            while watcher.backlog.exceeds(MAX_RECEIVER_BYTES):
+                link, lane = watcher.backlog.longest()
+                longest = self._workers.get(lane[1])
+                if longest is None:
+                    watcher.backlog.drop(link, lane)
+                    link.send_in_lane(control("left", task=lane[1], reason="what it told last is lost"))
+                else:
+                    self._cut_off(longest, watcher)
+
+    def _cut_off(self, worker: WorkerPeer, slow: _Watcher) -> None:
+        """End a worker that tells more than a driver takes; what that one has not got of it is dropped."""
+        slow.backlog.drop(slow.link, (0, worker.number, 0))
+        if not worker.is_cut_off:
+            worker.is_cut_off = True
+            part_with(worker.link, f"it tells more than {slow.link.name} takes")
+
+
+def part_with(link: Link, reason: str) -> None:
+    """Say goodbye and close a link; does not block."""
+    log.warning("link closed: %s: %s", link.name, reason)
+    link.send(control("goodbye", reason=reason))
+    gevent.spawn(link.close, reason, GOODBYE_S)
+
+
+def _describe(number: int, worker: WorkerPeer) -> Frame:
+    return control(
+        "joined",
+        task=number,
+        name=worker.link.name,
+        address=worker.address,
+        slots=worker.slots,
+        offers=sorted(worker.offers),
+    )
