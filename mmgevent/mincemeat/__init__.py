@@ -1,0 +1,43 @@
+"""The API of mincemeat.py, over this engine: `import mmgevent.mincemeat as mincemeat`.
+
+What differs from the original, and what a script needs besides: docs/from-mincemeat.md.
+"""
+
+from __future__ import annotations
+
+from mmgevent.addresses import DEFAULT_PORT
+from mmgevent.mincemeat.channel import ServerChannel
+from mmgevent.mincemeat.client import VERSION, Client
+from mmgevent.mincemeat.daemons import (
+    Client_daemon,
+    Client_HB,
+    Client_HB_daemon,
+    Mincemeat_daemon,
+    Server_daemon,
+    Server_HB,
+    Server_HB_daemon,
+)
+from mmgevent.mincemeat.endpoint import process
+from mmgevent.mincemeat.schedule import next_future_time, timer, trigger
+from mmgevent.mincemeat.server import Server
+from mmgevent.mincemeat.taskmanager import TaskManager
+
+__all__ = [
+    "DEFAULT_PORT",
+    "VERSION",
+    "Client",
+    "Client_HB",
+    "Client_HB_daemon",
+    "Client_daemon",
+    "Mincemeat_daemon",
+    "Server",
+    "ServerChannel",
+    "Server_HB",
+    "Server_HB_daemon",
+    "Server_daemon",
+    "TaskManager",
+    "next_future_time",
+    "process",
+    "timer",
+    "trigger",
+]

@@ -1,0 +1,163 @@
+"""The Client of mincemeat scripts: a worker with one executor, in whose process methods may run, too.
+
+It is a `Node` that never becomes the server and ends with the one it found.  Functions that the
+Server sends run in an executor.  The methods `mapfn`, `collectfn` and `reducefn` of a subclass are
+offered to Servers that send none; they run here, in a thread of the engine's, one task at a time.
+Commands are handled in the thread that calls `process`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mmgevent import __version__ as VERSION
+from mmgevent.addresses import DEFAULT_PORT
+from mmgevent.errors import MmgeventError, UsageError
+from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
+from mmgevent.mincemeat.endpoint import Endpoint, Map
+from mmgevent.mincemeat.schedule import Schedule
+from mmgevent.mincemeat.taskmanager import COLLECTFN, MAPFN, REDUCE_ONLY, REDUCEFN, reduce_whole
+from mmgevent.node import Node
+
+log = logging.getLogger(__name__)
+
+#: to start an engine and to prove the password, on a machine that is busy
+CONNECT_S = 60.0
+
+
+class Client(Conversation, Endpoint):
+    """Work for one Server until it is gone."""
+
+    mapfn: Any = None
+    collectfn: Any = None
+    reducefn: Any = None
+    password: str | None = None
+
+    def __init__(
+        self, map: Map | None = None, schedule: Schedule | None = None, shuttout: float | None = None
+    ):
+        super().__init__(map, schedule, shuttout)
+        self._begin()
+        self._node: Node | None = None
+        self._is_lost = False
+        #: (host, port) of the Server
+        self.addr: tuple[str, int] | None = None
+        #: "Done" once the Server has proved the password, and ever after
+        self.auth: str | None = None
+        #: what kept it from the Server, or ended it: AuthenticationError, ConnectError, ... or None
+        self.error: MmgeventError | None = None
+
+    def name(self) -> str:
+        host, port = self.addr or (None, None)
+        return f"Client>{host}:{port}"
+
+    def conn(
+        self,
+        interface: str = "",
+        port: int = DEFAULT_PORT,
+        password: str | None = None,
+        asynchronous: bool = False,
+        **credentials: Any,
+    ) -> None:
+        """Connect, which has succeeded or failed when this returns; unless `asynchronous`, work until the Server is gone.
+
+        `interface`: the Server's host, "" is localhost.  `password` None: the attribute.  Other keywords are
+        ignored.  A connection that is refused leaves `authenticated()` False, and `error` says why.
+        PasswordError for an empty password.
+        """
+        for name in credentials:
+            log.info("%s ignores %s", self.name(), name)
+        if self._node is not None and not self.closed:
+            raise UsageError(f"{self.name()} is connected already: close it first, or make another Client")
+        if password is not None:
+            self.password = password
+        self.addr = (interface or "localhost", port)
+        self.auth, self.error, self._is_lost = None, None, False
+        self._connect(self.addr)
+        if not asynchronous:
+            self.process()
+
+    def _connect(self, address: tuple[str, int]) -> None:
+        self._begin()
+        self._node = Node(
+            address,
+            procs=1,
+            may_serve=False,
+            once=True,
+            password=self.password or "",
+            functions=self._offers(),
+            on_state=self._on_state,
+            on_tell=self._on_tell,
+        )
+        self._open()
+        try:
+            self._node.wait("worker", CONNECT_S)
+        except (MmgeventError, TimeoutError) as error:
+            self.error = error if isinstance(error, MmgeventError) else None
+            log.warning("%s: no connection: %s", self.name(), error)
+            self.handle_close()
+            self._wait_closed(CONNECT_S)
+            return
+        self.auth = "Done"
+        self.send_command(INTRODUCTION, VERSION)
+        self._wake()
+
+    def _offers(self) -> dict[str, Callable[..., Any]]:
+        """Return what Servers that send no functions may use."""
+        offers: dict[str, Callable[..., Any]] = {}
+        if self.mapfn:
+            offers = {MAPFN: self.mapfn, COLLECTFN: self.collectfn or _keep_values}
+        if self.reducefn:
+            offers |= {REDUCEFN: self.reducefn, REDUCE_ONLY: reduce_whole(self.reducefn)}
+        return offers
+
+    def authenticated(self, timeout: float | None = 0.0) -> bool:
+        """Has the Server proved the password?  Waits up to `timeout` seconds; stays True when it is gone."""
+        return (
+            self._wait_for(lambda: self.auth is not None or self._is_gone(), timeout)
+            and self.auth is not None
+        )
+
+    def finished(self, timeout: float | None = 0.0) -> bool:
+        """Is the Server gone, or this Client closed?  Waits up to `timeout` seconds."""
+        return self._wait_for(self._is_gone, timeout)
+
+    def _is_gone(self) -> bool:
+        return self.shutdown or self.closed or self._is_lost
+
+    def pong(self, command: str, data: Any, txn: Any) -> None:
+        """Be told that the Server answered a ping."""
+
+    def _handle_pong(self, command: str, data: Any, txn: Any) -> None:
+        self.pong(command, data, txn)
+
+    def _tell(self, data: bytes) -> None:
+        if self._node is not None and not self.shutdown:
+            self._node.tell(data)
+
+    # in threads of the node's
+
+    def _on_state(self, state: str, reason: str) -> None:
+        if state == "closed" and not self.shutdown:
+            log.info("%s: the Server is gone: %s", self.name(), reason)
+            self._is_lost = True
+            self._wake()
+
+    def _on_tell(self, peer: int, data: bytes) -> None:
+        self._put(lambda: self._receive(data))
+
+    # in the thread that processes
+
+    def _advance(self) -> None:
+        if self._is_lost and not self.shutdown:
+            self.handle_close()
+
+    def _shut_down(self) -> None:
+        if self._node is not None:
+            self._node.close()
+
+
+def _keep_values(key: Any, values: list[Any]) -> list[Any]:
+    return values

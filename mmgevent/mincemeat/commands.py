@@ -1,0 +1,69 @@
+"""Commands that programs send one another, as opaque bytes: `(command, data, txn)`, pickled.
+
+They travel through the engine's server, which never looks inside.  Whoever decodes them is
+the user's process at either end, whose peer has proved the password; pickle, rather than JSON,
+because payloads keep their tuples, bytes and keys of any type.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from mmgevent.errors import ProtocolError, UsageError
+
+#: what one message between programs may hold, less the byte that says whether more follows
+PART_BYTES = 1024 * 1024 - 1
+#: of one command; whoever has more to send makes it the result of a job
+MAX_COMMAND_BYTES = 64 * 1024 * 1024
+
+_LAST, _MORE = b"\0", b"\1"
+
+Command = tuple[str, Any, Any]
+
+
+def encode_command(command: str, data: Any, txn: Any) -> list[bytes]:
+    """Return the messages that carry one command; UsageError for what is no str, cannot be pickled or is too big."""
+    if not isinstance(command, str):
+        raise UsageError(f"a command is named by a str, got {type(command).__name__}")
+    try:
+        payload = pickle.dumps((command, data, txn), protocol=4)
+    except Exception as error:  # pickle raises whatever the objects' own methods do
+        raise UsageError(f"the data of command {command!r} cannot be pickled: {error}") from error
+    if len(payload) > MAX_COMMAND_BYTES:
+        raise UsageError(
+            f"command {command!r} has {len(payload):,} bytes, at most {MAX_COMMAND_BYTES:,} may be sent; "
+            f"send a name or path of the data, or make it the result of a job"
+        )
+    starts = range(0, len(payload), PART_BYTES)
+    return [(_LAST if at == starts[-1] else _MORE) + payload[at : at + PART_BYTES] for at in starts]
+
+
+class CommandReader:
+    """Puts the commands of one peer together."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, message: bytes) -> Command | None:
+        """Take a message; return the command that it completes.  ProtocolError for what is none."""
+        mark, part = message[:1], message[1:]
+        self._size += len(part)
+        if mark not in (_LAST, _MORE) or self._size > MAX_COMMAND_BYTES:
+            raise ProtocolError("what came is no command, or too long; both sides must be mmgevent.mincemeat")
+        self._parts.append(part)
+        if mark == _MORE:
+            return None
+        payload = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        try:
+            command, data, txn = pickle.loads(payload)
+        except Exception as error:  # whatever a damaged pickle, or a class that is not here, may raise
+            raise ProtocolError(
+                f"a command cannot be decoded here: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(command, str):
+            raise ProtocolError(f"a command is named by a str, got {type(command).__name__}")
+        return command, data, txn

@@ -1,0 +1,225 @@
+"""Servers and Clients in threads of their own, and those that check that their peers are alive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from mmgevent.mincemeat.channel import ServerChannel
+from mmgevent.mincemeat.client import Client
+from mmgevent.mincemeat.endpoint import Endpoint, Map
+from mmgevent.mincemeat.schedule import Schedule, timer
+from mmgevent.mincemeat.server import Server
+
+log = logging.getLogger(__name__)
+
+
+class _Name(str):
+    """A thread's name, for threading and logging; called, as mincemeat scripts do, it returns itself."""
+
+    def __call__(self) -> str:
+        return str(self)
+
+
+class Mincemeat_daemon(threading.Thread):
+    """Process an endpoint in a thread.
+
+    The endpoint is made, and connected or bound, by the constructor, which raises what its `conn` does.
+    """
+
+    def __init__(
+        self,
+        credentials: dict[str, Any],
+        cls: type[Endpoint] | None = None,
+        map: Map | None = None,
+        schedule: Schedule | None = None,
+        shuttout: float | None = 0.5,
+        **kwargs: Any,
+    ):
+        """Make a `cls(map, schedule, shuttout)` and its `conn(**credentials)`.
+
+        `map` None is one of its own.  Other keywords go to the endpoint's `starting` (`interval`: ping every
+        so many seconds; `allowed`: seconds without an answer); `timeout`: seconds between two calls of the
+        method `timeout`, at most; None never calls it.
+        """
+        if cls is None:
+            raise TypeError(
+                "a Mincemeat_daemon needs cls=, a Server or Client class; or take a Server_daemon"
+            )
+        super().__init__(daemon=True)
+        self._kwargs = kwargs
+        self._state = "idle"
+        self.endpoint: Any = cls(map={} if map is None else map, schedule=schedule, shuttout=shuttout)
+        self.endpoint.conn(**{**credentials, "asynchronous": True})
+
+    @property
+    def name(self) -> _Name:  # type: ignore[override]
+        """The endpoint's name; also when it is called."""
+        endpoint = self.__dict__.get("endpoint")
+        return _Name(self._name if endpoint is None else endpoint.name())  # type: ignore[attr-defined]
+
+    def state(self) -> str:
+        """Return "idle" (not started), "processing", "authenticated", "success" or "failed: ..."."""
+        if self._state == "processing" and self.endpoint.authenticated():
+            return "authenticated"
+        return self._state
+
+    def run(self) -> None:
+        self._state = "processing"
+        try:
+            self.process(**self._kwargs)
+        except Exception as error:
+            log.exception("%s failed", self.name)
+            self._state = f"failed: {error}"
+            return
+        if self.endpoint.finished() and self.endpoint.authenticated():
+            self._state = "success"
+        else:
+            self._state = f"failed: {getattr(self.endpoint, 'error', None) or 'incomplete'}"
+        log.info("%s: %s", self.name, self._state)
+
+    def process(self, **kwargs: Any) -> None:
+        """Serve the endpoint until it is closed; what the thread does."""
+        self.endpoint.starting(**kwargs)
+        longest = kwargs.get("timeout")
+        pause = None if longest is None else 0.0
+        while self.endpoint.process(timeout=pause):
+            pause = _shortest(longest, self.timeout())
+        self.endpoint.stopping()
+
+    def timeout(self) -> float | None:
+        """Do what is to be done every `timeout` seconds; a number that is returned shortens the next pause.
+
+        This one calls the endpoint's `timeout`, which checks its health.
+        """
+        pause: float | None = self.endpoint.timeout()
+        return pause
+
+    def stop(self, timeout: float | None = 5.0) -> None:
+        """Close the endpoint and wait up to `timeout` seconds for the thread to end; may be called again."""
+        self.endpoint.handle_close()
+        if self.ident is None:
+            self.endpoint._wait_closed(timeout)
+            return
+        if self is not threading.current_thread():
+            self.join(timeout)
+        if self.is_alive():
+            log.warning(
+                "%s did not stop in %s s: one of its methods, or a datasource, does not return",
+                self.name,
+                timeout,
+            )
+
+
+class Server_daemon(Mincemeat_daemon):
+    """A Server in a thread."""
+
+    def __init__(self, credentials: dict[str, Any], cls: type[Endpoint] = Server, **kwargs: Any):
+        super().__init__(credentials, cls=cls, **kwargs)
+
+
+class Client_daemon(Mincemeat_daemon):
+    """A Client in a thread."""
+
+    def __init__(self, credentials: dict[str, Any], cls: type[Endpoint] = Client, **kwargs: Any):
+        super().__init__(credentials, cls=cls, **kwargs)
+
+
+class Server_HB(Server):
+    """A Server that closes channels of Clients which have not answered a ping for `allowed` seconds.
+
+    Workers that are no mincemeat Clients answer no pings, and are left to the engine's own heartbeats.
+    """
+
+    allowed: float | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._pong_seen: dict[ServerChannel, float] = {}
+
+    def starting(self, interval: float | None = None, allowed: float | None = None, **kwargs: Any) -> None:
+        self.allowed = allowed
+        super().starting(interval=interval, **kwargs)
+
+    def health(self) -> float | None:
+        """Close what was silent for too long; return the seconds until the next may be."""
+        if self.allowed is None:
+            return None
+        now = timer()
+        clients = [channel for channel in self.taskmanager.channels if channel.is_client]
+        self._pong_seen = {channel: self._pong_seen.get(channel, now) for channel in clients}
+        pause = self.allowed
+        for channel, seen in self._pong_seen.items():
+            left = seen + self.allowed - now
+            if left > 0:
+                pause = min(pause, left)
+            elif not channel.shutdown:
+                log.warning("%s: no answer to a ping for %.1f s: closing", channel.name(), now - seen)
+                channel.handle_close()
+        return pause
+
+    def pong(self, chan: ServerChannel, command: str, data: Any, txn: Any) -> None:
+        self._pong_seen[chan] = timer()
+        super().pong(chan, command, data, txn)
+
+
+class Client_HB(Client):
+    """A Client that closes when its Server has not answered a ping for `allowed` seconds."""
+
+    allowed: float | None = None
+    _pong_seen: float | None = None
+
+    def starting(self, interval: float | None = None, allowed: float | None = None, **kwargs: Any) -> None:
+        self.allowed = allowed
+        self._pong_seen = timer()
+        super().starting(interval=interval, **kwargs)
+
+    def health(self) -> float | None:
+        """Close if the Server was silent for too long; return the seconds until it may be."""
+        if self.allowed is None or self._pong_seen is None:
+            return None
+        silent = timer() - self._pong_seen
+        if silent < self.allowed:
+            return self.allowed - silent
+        log.warning("%s: no answer to a ping for %.1f s: closing", self.name(), silent)
+        self.handle_close()
+        return None
+
+    def pong(self, command: str, data: Any, txn: Any) -> None:
+        self._pong_seen = timer()
+        super().pong(command, data, txn)
+
+
+class Server_HB_daemon(Server_daemon):
+    """A Server_HB in a thread: a ping every 7 s, and 15 s for an answer."""
+
+    def __init__(
+        self,
+        credentials: dict[str, Any],
+        cls: type[Endpoint] = Server_HB,
+        interval: float = 7.0,
+        allowed: float = 15.0,
+        timeout: float = 999.0,
+        **kwargs: Any,
+    ):
+        super().__init__(credentials, cls=cls, interval=interval, allowed=allowed, timeout=timeout, **kwargs)
+
+
+class Client_HB_daemon(Client_daemon):
+    """A Client_HB in a thread: a ping every 27 s, and 60 s for an answer."""
+
+    def __init__(
+        self,
+        credentials: dict[str, Any],
+        cls: type[Endpoint] = Client_HB,
+        interval: float = 27.0,
+        allowed: float = 60.0,
+        timeout: float = 999.0,
+        **kwargs: Any,
+    ):
+        super().__init__(credentials, cls=cls, interval=interval, allowed=allowed, timeout=timeout, **kwargs)
+
+
+def _shortest(*durations: float | None) -> float | None:
+    return min((d for d in durations if d is not None), default=None)

@@ -1,0 +1,400 @@
+"""mincemeat's API without processes: schedules, commands, what a transaction becomes, who decides what."""
+
+import collections
+import logging
+import threading
+
+import pytest
+
+import mmgevent.mincemeat as mincemeat
+from mmgevent.errors import FunctionError, PasswordError, ProtocolError, UsageError
+from mmgevent.inline import run_inline
+from mmgevent.mincemeat import TaskManager, commands, endpoint
+from mmgevent.mincemeat.taskmanager import Transaction, choose_functions, make_job
+
+
+def words(key, text):
+    for word in text.split():
+        yield word, 1
+
+
+def add(key, values):
+    return sum(values)
+
+
+# schedules
+
+
+@pytest.mark.parametrize(
+    ("late_s", "repeat", "missed", "passed"),
+    [(0.101, 0.01, 10, 0.001), (0.0, 1.0, 0, 0.0), (2.5, 1.0, 2, 0.5), (-0.25, 1.0, 0, -0.25)],
+)
+def test_the_next_time_of_an_event_lies_ahead_on_its_own_grid(late_s, repeat, missed, passed):
+    now = 1000.0
+    following, went_by, over = mincemeat.next_future_time(now - late_s, repeat, now=now)
+    assert following > now
+    assert (following - (now - late_s)) / repeat == pytest.approx(missed + (late_s >= 0), abs=1e-6)
+    assert went_by == missed
+    assert over == pytest.approx(passed, abs=1e-6)
+
+
+def test_the_next_time_lies_ahead_even_below_the_precision_of_the_clock():
+    now = 2.0**52
+    assert mincemeat.next_future_time(now, 1e-3 + 1.0, now=now)[0] > now
+
+
+@pytest.mark.parametrize("repeat", [0, -1.0])
+def test_an_event_cannot_repeat_every_zero_seconds(repeat):
+    with pytest.raises(ValueError, match="repeats every so many seconds"):
+        mincemeat.next_future_time(0.0, repeat, now=1.0)
+
+
+def test_due_events_fire_once_each_in_order_and_repeating_ones_go_back():
+    now = mincemeat.timer()
+    fired = []
+    schedule = collections.deque(
+        [
+            (now - 1, lambda: fired.append("second"), None),
+            (now + 1000, lambda: fired.append("later"), None),
+            (now - 2, lambda: fired.append("first"), 0.001),
+        ]
+    )
+    following = mincemeat.trigger(schedule, now=now)
+    assert fired == ["first", "second"]
+    assert now < following < now + 999
+    assert sorted(repeat is not None for _, _, repeat in schedule) == [False, True]
+
+
+def test_an_event_that_fails_is_logged_and_keeps_no_other_from_firing(caplog):
+    fired = []
+    schedule = collections.deque([(0.0, lambda: 1 / 0, None), (1.0, lambda: fired.append(1), None)])
+    assert mincemeat.trigger(schedule) is None
+    assert fired == [1]
+    assert not schedule
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_events_of_one_time_need_no_order_of_their_own():
+    fired = []
+    schedule = collections.deque((1.0, lambda n=n: fired.append(n), None) for n in range(3))
+    mincemeat.trigger(schedule)
+    assert fired == [0, 1, 2]
+
+
+def test_an_empty_schedule_has_no_next_event():
+    assert mincemeat.trigger(None) is None
+    assert mincemeat.trigger(collections.deque()) is None
+
+
+# processing
+
+
+class Bell(endpoint.Endpoint):
+    """An endpoint that is connected to nothing, and counts how often it was told of something."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rung = []
+        self._open()
+
+    def name(self):
+        return "Bell"
+
+    def conn(self, **credentials):
+        raise NotImplementedError
+
+    def ping(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def finished(self, timeout=0.0):
+        return self._wait_for(lambda: self.closed, timeout)
+
+    def authenticated(self, timeout=0.0):
+        return True
+
+    def ring(self, note):
+        self._put(lambda: self.rung.append((note, threading.current_thread())))
+
+    def _shut_down(self):
+        pass
+
+
+def test_what_happens_is_handled_by_whoever_processes():
+    bell = Bell(map={})
+    bell.ring(1)
+    assert bell.rung == []
+    assert bell.process(timeout=0) is True
+    assert bell.rung == [(1, threading.current_thread())]
+    thread = threading.Thread(target=bell.process)
+    thread.start()
+    bell.ring(2)
+    bell._put(bell.handle_close)
+    thread.join(30)
+    assert bell.rung[1:] == [(2, thread)]
+    assert bell.closed
+    assert bell.process() is False
+
+
+def test_endpoints_of_one_map_are_processed_together_and_others_are_not():
+    shared = {}
+    first, second, other = Bell(map=shared), Bell(map=shared), Bell(map={})
+    for bell in (first, second, other):
+        bell.ring(1)
+    assert mincemeat.process(timeout=0, map=shared)
+    assert (len(first.rung), len(second.rung), len(other.rung)) == (1, 1, 0)
+    for bell in (first, second, other):
+        bell.handle_close()
+        assert bell.finished(timeout=30)
+    assert shared == {}
+
+
+def test_endpoints_without_a_map_share_one():
+    bell = Bell()
+    try:
+        bell.ring(1)
+        assert mincemeat.process(timeout=0) is True
+        assert len(bell.rung) == 1
+    finally:
+        bell.handle_close()
+    assert mincemeat.process() is False
+
+
+def test_scheduled_events_fire_while_processing_even_those_that_come_later():
+    bell = Bell(map={})
+    fired = []
+
+    def add_another():
+        fired.append("first")
+        bell.schedule.append((mincemeat.timer() + 0.01, bell.handle_close, None))
+
+    bell.schedule.append((mincemeat.timer() + 0.01, add_another, None))
+    assert bell.process(timeout=30) is False
+    assert fired == ["first"]
+
+
+def test_what_an_event_raises_closes_all_and_comes_out_of_process():
+    shared = {}
+    first, second = Bell(map=shared), Bell(map=shared)
+    first._put(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mincemeat.process(map=shared)
+    assert first.closed
+    assert second.closed
+    assert shared == {}
+
+
+# commands
+
+
+@pytest.mark.parametrize("data", [None, "", (1, "two"), b"\0\xff", {(1, 2): {3: b"4"}, None: [()]}, {1, 2}])
+def test_a_command_keeps_its_data_as_it_is(data):
+    (message,) = commands.encode_command("go", data, ("txn", 1))
+    command, came, txn = commands.CommandReader().feed(message)
+    assert (command, came, txn) == ("go", data, ("txn", 1))
+    assert type(came) is type(data)
+
+
+def test_a_big_command_travels_in_parts():
+    data = bytes(range(256)) * 4096 * 3
+    messages = commands.encode_command("go", data, None)
+    assert len(messages) == 4
+    assert all(len(message) <= 1024 * 1024 for message in messages)
+    reader = commands.CommandReader()
+    assert [reader.feed(message) for message in messages] == [None, None, None, ("go", data, None)]
+    assert reader.feed(commands.encode_command("again", 1, None)[0]) == ("again", 1, None)
+
+
+def test_a_command_that_is_too_big_says_what_to_do():
+    with pytest.raises(UsageError, match="at most 67,108,864 may be sent; send a name or path"):
+        commands.encode_command("go", bytes(commands.MAX_COMMAND_BYTES), None)
+
+
+def test_a_command_that_cannot_be_pickled_says_which():
+    with pytest.raises(UsageError, match="data of command 'go' cannot be pickled"):
+        commands.encode_command("go", lambda: None, None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"x", b"\2abc", b"\0", b"\0garbage", b"\0" + b"\x80\x04K\x01.", b"\0cno_such_module\nname\n."],
+)
+def test_what_is_no_command_is_refused(message):
+    with pytest.raises(ProtocolError):
+        commands.CommandReader().feed(message)
+
+
+def test_an_endless_command_is_refused():
+    reader = commands.CommandReader()
+    part = b"\1" + bytes(commands.PART_BYTES)
+    for _ in range(commands.MAX_COMMAND_BYTES // commands.PART_BYTES):
+        assert reader.feed(part) is None
+    with pytest.raises(ProtocolError, match="too long"):
+        reader.feed(part)
+
+
+# who decides what
+
+
+def test_none_never_overrides_and_what_is_unknown_is_ignored_with_a_log_line(caplog):
+    caplog.set_level(logging.INFO)
+    server = mincemeat.Server(map={})
+    server.mapfn = words
+    kept = server.resultfn
+    server._configure({"mapfn": None, "resultfn": None, "reducefn": add, "colour": "red", "cycle": 1})
+    assert server.mapfn is words
+    assert server.resultfn == kept
+    assert server.reducefn is add
+    assert server.cycle == TaskManager.PERMANENT
+    assert not hasattr(server, "colour")
+    assert "ignores colour" in caplog.text
+
+
+def test_an_empty_password_is_refused_at_both_ends():
+    with pytest.raises(PasswordError):
+        mincemeat.Server(map={}).conn(port=0, interface="127.0.0.1")
+    with pytest.raises(PasswordError):
+        mincemeat.Client(map={}).conn("127.0.0.1", 1)
+
+
+def test_a_class_attribute_datasource_is_queued_and_hides_nothing():
+    class Counting(mincemeat.Server):
+        datasource = {1: "a b"}  # noqa: RUF012 - as scripts write it
+        mapfn = staticmethod(words)
+
+    server = Counting(map={})
+    assert server.datasource is None
+    server._configure({})
+    assert server.datasource == {1: "a b"}
+    server.datasource = {2: "c"}
+    assert [waiting.datasource for waiting in server.taskmanager.deque] == [{1: "a b"}, {2: "c"}]
+
+
+def test_none_is_no_datasource():
+    server = mincemeat.Server(map={})
+    server.datasource = None
+    server.set_datasource(None, txn=1)
+    assert not server.taskmanager.deque
+
+
+OWN, NONE = False, None
+
+
+@pytest.mark.parametrize(
+    ("mapfn", "collectfn", "reducefn", "expected", "tasks"),
+    [
+        (words, None, add, (words, None, add), TaskManager.MAPREDUCE),
+        (words, add, None, (words, add, None), TaskManager.MAPONLY),
+        (words, OWN, OWN, (words, None, "reducefn"), TaskManager.MAPREDUCE),
+        (OWN, None, add, ("mapfn", "collectfn", add), TaskManager.MAPREDUCE),
+        (OWN, None, OWN, ("mapfn", "collectfn", "reducefn"), TaskManager.MAPREDUCE),
+        (OWN, None, NONE, ("mapfn", "collectfn", None), TaskManager.MAPONLY),
+        (NONE, None, NONE, ("mapfn", "collectfn", None), TaskManager.MAPONLY),
+        (NONE, None, OWN, (None, None, "reduceonly"), TaskManager.REDUCEONLY),
+    ],
+)
+def test_none_skips_a_phase_and_false_means_the_clients_own_method(
+    mapfn, collectfn, reducefn, expected, tasks
+):
+    server = mincemeat.Server(map={})
+    server.mapfn, server.collectfn, server.reducefn = mapfn, collectfn, reducefn
+    assert choose_functions(server) == expected
+    assert server.taskmanager.tasks == tasks
+
+
+def test_a_collectfn_of_the_server_cannot_go_with_a_mapfn_of_the_clients():
+    server = mincemeat.Server(map={})
+    server.mapfn, server.collectfn = False, add
+    with pytest.raises(FunctionError, match="both, or neither"):
+        choose_functions(server)
+
+
+def job_of(datasource, **attributes):
+    server = mincemeat.Server(map={})
+    for name, value in attributes.items():
+        setattr(server, name, value)
+    return make_job(server, Transaction(datasource), server.taskmanager.defaults)
+
+
+def test_without_a_map_phase_reducefn_gets_each_value_as_it_is():
+    data = {"a": [1, 2], "b": (3,), "c": []}
+    assert dict(run_inline(job_of(data, reducefn=add))) == {"a": 3, "b": 3, "c": 0}
+
+    def generator(groups):
+        for key, values in groups:
+            yield key, sum(values)
+
+    assert dict(run_inline(job_of(data, reducefn=generator))) == {"a": 3, "b": 3, "c": 0}
+
+
+class Lazy:
+    """A datasource with nothing but what is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __iter__(self):
+        return iter(["x", "y"])
+
+    def __getitem__(self, key):
+        self.asked.append(key)
+        return f"{key} {key}"
+
+
+def test_a_datasource_is_read_one_item_at_a_time_and_can_be_read_again():
+    datasource = Lazy()
+    job = job_of(datasource, mapfn=words, reducefn=add)
+    items = job.items()
+    assert datasource.asked == []
+    assert next(items)[:2] == ("x", "x x")
+    assert datasource.asked == ["x"]
+    assert [item[:2] for item in job.items()] == [("x", "x x"), ("y", "y y")]
+
+
+@pytest.mark.parametrize("datasource", [3, iter([1]), {1, 2}])
+def test_what_has_no_keys_and_values_is_no_datasource(datasource):
+    with pytest.raises(UsageError, match="__iter__, which gives keys, and __getitem__"):
+        job_of(datasource, mapfn=words)
+
+
+def test_a_transaction_is_a_job_with_options_of_the_engine():
+    server = mincemeat.Server(map={})
+    server.mapfn = words
+    defaults = server.taskmanager.defaults
+    assert make_job(server, Transaction({}), defaults).options.retransmit == 0.05
+    job = make_job(server, Transaction({}, retransmit=50, allocation=TaskManager.ONESHOT), defaults)
+    assert (job.options.retransmit, job.options.allocation) == (0.5, "oneshot")
+    assert make_job(server, Transaction({}, retransmit=0), defaults).options.retransmit == 0.0
+
+
+def test_states_have_names():
+    assert TaskManager.statename[mincemeat.Server(map={}).taskmanager.state] == "Idle"
+    assert sorted(TaskManager.statename) == sorted(
+        [
+            TaskManager.IDLE,
+            TaskManager.START,
+            TaskManager.MAPPING,
+            TaskManager.REDUCING,
+            TaskManager.FINISHING,
+            TaskManager.FINISHED,
+        ]
+    )
+
+
+def test_a_server_without_results_has_none():
+    assert mincemeat.Server(map={}).results() is None
+
+
+def test_the_object_of_a_method_travels_without_what_is_the_servers_own():
+    import pickle
+
+    server = TravellingServer(map={})
+    server.factor = 3
+    server.password = "secret"
+    copy = pickle.loads(pickle.dumps(server))
+    assert vars(copy) == {"factor": 3}
+    assert list(copy.mapfn(1, 2)) == [(1, 6)]
+
+
+class TravellingServer(mincemeat.Server):
+    def mapfn(self, key, value):
+        yield key, value * self.factor
