@@ -250,11 +250,6 @@ class Cluster:
         elif self._watch is not None:
             self._watch.on_message(engine, frame, message)
 
-    def _watch_again(self, reason: str) -> None:
-        """The server that was watched is gone, or another: take up the watch there."""
-        if self._watch is not None:
-            self._watch.lose(reason)
-
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError(

@@ -189,12 +189,17 @@ class Engine:
             may_serve=configuration.may_serve,
             once=configuration.once,
             offers=configuration.offers,
+            on_tell=self._on_tell,
         )
         return Membership(settings, self._on_member_change)
 
     def _on_member_change(self, member: Membership) -> None:
         if self._relay is not None:
             self._relay.on_change(member)
+
+    def _on_tell(self, frame: Frame) -> None:
+        if self._relay is not None:
+            self._relay.tell_driver(frame)
 
     def _add_worker(self, link: Link, *, is_local: bool = False) -> None:
         from mmgevent.worker import Worker

@@ -34,6 +34,7 @@ from mmgevent.worker import Worker
 
 if TYPE_CHECKING:
     from mmgevent.net.forker import Forkers
+    from mmgevent.wire.frames import Frame
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Settings:
     once: bool = False  #: stay in one place only; fail where there is none
     offers: Sequence[str] = field(default_factory=list)
     offered: Any = None  #: what runs the offered functions, for the worker
-    on_tell: Any = None  #: takes what drivers tell this worker
+    on_tell: Callable[[Frame], None] | None = None  #: takes what drivers tell this worker
 
 
 class Membership:
@@ -127,9 +128,9 @@ class Membership:
     def stop(self, reason: str, grace_s: float = 0.0) -> None:
         """Leave the cluster (blocks); running tasks get `grace_s`. Idempotent."""
         self._stop_reason = self._stop_reason or reason
-        self._lost.set()
         if self.worker is not None:
             self.worker.stop(reason, grace_s)
+        self._lost.set()
         if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
             if self.state in ("connecting", "occupied"):
                 self._greenlet.kill()
@@ -258,6 +259,7 @@ class Membership:
             scratch_dir=settings.scratch,
             offers=settings.offers,
             is_local=is_local,
+            on_tell=settings.on_tell,
         )
         self.worker = worker
         if not is_local:

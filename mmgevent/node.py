@@ -20,7 +20,8 @@ from mmgevent.addresses import Address, parse_address, parse_addresses
 from mmgevent.cluster import Cluster
 from mmgevent.engine_configuration import Configuration
 from mmgevent.engine_process import EngineProcess
-from mmgevent.errors import EngineError, MmgeventError, UsageError
+from mmgevent.errors import EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.telling import Reassembler, tell_frames
 from mmgevent.wire.frames import Frame
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ MAX_RESUBMITS = 100
 #: an engine that lived no longer than this is not started again at once
 SHORT_LIFE_S = 2.0
 RESTART_PAUSE_S = 1.0
+
+#: drivers in the middle of a long message to this node at once
+MAX_TELLERS = 64
 
 STATES = ("connecting", "worker", "server", "occupied", "closed")
 PLACED = ("worker", "server")
@@ -73,6 +77,7 @@ class Node(Cluster):
         self._functions = _checked_functions(functions)
         self._on_state = on_state
         self._on_tell = on_tell
+        self._reassembler = Reassembler(max_senders=MAX_TELLERS)
         self._changed = threading.Condition()
         self._state, self._reason = "connecting", ""
         self._address: Address | None = None
@@ -142,6 +147,13 @@ class Node(Cluster):
         """Wait until there is a server, whoever it is; raise what closed the node."""
         self.wait(PLACED)
 
+    def tell_drivers(self, data: bytes) -> None:
+        """Tell bytes, 1 MiB at most, to every driver that watches the server of this node's worker.
+
+        Nothing says whether it was received; it goes nowhere while there is no server.  UsageError.
+        """
+        self._engine.send(*tell_frames(data))
+
     def close(self) -> None:
         """Wait for this node's own jobs, then leave the cluster; idempotent."""
         super().close()
@@ -167,6 +179,9 @@ class Node(Cluster):
 
     def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
         """Take what comes about no job (in the engine's reading thread)."""
+        if message["type"] == "tell" and not frame.task:
+            self._take_tell(frame, message)
+            return
         if message["type"] != "node":
             super()._on_message(engine, frame, message)
             return
@@ -179,7 +194,18 @@ class Node(Cluster):
         self._set(state, reason, address, error)
         if state in PLACED:
             engine.place()
-        self._watch_again(reason or "the server changed")
+
+    def _take_tell(self, frame: Frame, message: dict[str, Any]) -> None:
+        try:
+            data = self._reassembler.take(frame, message)
+        except ProtocolError as error:
+            log.warning("a message of a driver is left out: %s", error)
+            return
+        if data is not None and self._on_tell is not None:
+            try:
+                self._on_tell(0, data)
+            except Exception:
+                log.exception("on_tell of a node failed")
 
     def _on_engine_end(self, engine: EngineProcess, reason: str) -> None:
         """Start another engine: the node's own died (in the reading thread of that one)."""
@@ -197,7 +223,6 @@ class Node(Cluster):
             self._set("closed", str(engine.refusal), None, engine.refusal)
             return
         log.warning("the engine of this node is gone, starting another: %s", reason)
-        self._watch_again(reason)
         self._set("connecting", f"its engine ended: {reason}", None, None)
         if time.monotonic() - self._started_s < SHORT_LIFE_S:
             self._closing.wait(RESTART_PAUSE_S)

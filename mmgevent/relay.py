@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from mmgevent import errors
 from mmgevent.addresses import format_address
-from mmgevent.errors import AuthenticationError, ConnectError
+from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError
+from mmgevent.telling import MAX_WAITING_BYTES
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.messages import control, decode_message
 
@@ -79,9 +81,12 @@ class NodeRelay:
         if member.presence is not None:
             self._use(member.presence)
 
-    def close(self, reason: str) -> None:
-        self._drop_server()
-        self._driver.close(reason, FLUSH_S)
+    def tell_driver(self, frame: Frame) -> None:
+        """Pass on what a driver elsewhere tells this node's worker; a host that does not read is not waited for."""
+        if self._driver.queued_bytes(frame.lane) <= MAX_WAITING_BYTES:
+            self._driver.send_in_lane(frame)
+        else:
+            log.warning("dropped what was told: %d bytes wait for this node's program", MAX_WAITING_BYTES)
 
     # from the driver
 
@@ -199,5 +204,10 @@ class NodeRelay:
             state="connecting" if self._is_cut_off else member.state,
             reason=member.reason if reason is None else reason,
             address=None if member.address is None else format_address(member.address),
-            error=None if member.error is None else type(member.error).__name__,
+            error=None if member.error is None else _public_name(member.error),
         )
+
+
+def _public_name(error: MmgeventError) -> str:
+    """Return the class of an error that its receiver knows."""
+    return next(c.__name__ for c in type(error).__mro__ if hasattr(errors, c.__name__))
