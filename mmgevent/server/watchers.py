@@ -200,6 +200,7 @@ class Watchers:
                 link, lane = watcher.backlog.longest()
                 longest = self._workers.get(lane[1])
                 if longest is None:
+                    log.warning("dropped: what worker %d told before it left: %s is slow", lane[1], link.name)
                     watcher.backlog.drop(link, lane)
                     link.send_in_lane(control("left", task=lane[1], reason="what it told last is lost"))
                 else:
