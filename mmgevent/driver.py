@@ -99,10 +99,13 @@ class JobDriver:
         job.check()
         functions = job.functions()
         self.job = job
-        #: results of one call of an iterator-form reducefn belong together, whatever partition they came under
-        self.takes_whole_tasks = functions.reduce_form == "iterator"
+        #: results of one call of an iterator-form reducefn belong together, whatever partition they came under;
+        #: the form of an offered one is not known here
+        self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
         self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
+        if (offered := functions.describe_offered()) is not None:
+            self.options["offered"] = offered
         self.context = _make_context() if is_local else None
         self.feeder = Feeder(job)
         self.id: str | None = None

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from mmgevent import reducers
 from mmgevent.errors import FunctionError
 
 Form = Literal["pair", "iterator"]
@@ -55,7 +56,27 @@ class Functions:
 
     @classmethod
     def of(cls, mapfn: Any = None, collectfn: Any = None, reducefn: Any = None) -> Functions:
-        """Check the functions and decide their forms; raise FunctionError for one that cannot be called."""
+        """Check the functions and decide their forms.
+
+        Raise FunctionError for one that cannot be called, for a name that can be none, and where mapfn
+        and collectfn, which run in one process, are not both there.
+        """
+        for role, fn in (("mapfn", mapfn), ("collectfn", collectfn), ("reducefn", reducefn)):
+            if isinstance(fn, str) and not fn.isidentifier():
+                raise FunctionError(
+                    f"{role} is {fn!r}, which is no name that a worker can offer; "
+                    "pass the function itself, or a name like 'stats'"
+                )
+        if isinstance(mapfn, str) and _is_shipped(collectfn):
+            raise FunctionError(
+                f"mapfn is the name {mapfn!r}, so collectfn runs in the process that offers it, "
+                f"where {_label('collectfn', collectfn)} cannot come; offer it there too, and give its name"
+            )
+        if isinstance(collectfn, str) and _is_shipped(mapfn):
+            raise FunctionError(
+                f"collectfn is the name {collectfn!r}, but runs where mapfn does, which is a function; "
+                "pass functions for both, or names for both"
+            )
         if mapfn is not None and not isinstance(mapfn, str):
             check_mapfn(mapfn)
         return cls(
@@ -70,6 +91,43 @@ class Functions:
     def offered_names(self) -> frozenset[str]:
         """Names of the functions that a worker must offer to run this job."""
         return frozenset(f for f in (self.mapfn, self.collectfn, self.reducefn) if isinstance(f, str))
+
+    def describe_offered(self) -> dict[str, Any] | None:
+        """Say, in what JSON has, what the processes that offer functions run of this job; None without names.
+
+        "phases": those of "map" and "reduce" that nothing was shipped for, so that they run there.
+        "mapfn", "collectfn", "reducefn": the name of an offered function, "reducers.sum_values" and the like
+        for those known by heart, or None for none, also where one is shipped (to where the other phase runs).
+        """
+        if not self.offered_names:
+            return None
+        phases = []
+        if not _is_shipped(self.mapfn) and not _is_shipped(self.collectfn):
+            phases.append("map")
+        if not _is_shipped(self.reducefn):
+            phases.append("reduce")
+        return {
+            "phases": phases,
+            "mapfn": self.mapfn if isinstance(self.mapfn, str) else None,
+            "collectfn": _describe(self.collectfn),
+            "reducefn": _describe(self.reducefn),
+        }
+
+    @classmethod
+    def from_offered(
+        cls, described: Mapping[str, Any], offers: Mapping[str, Callable[..., Any]]
+    ) -> Functions:
+        """Make the functions that `describe_offered` described, in a process that offers `offers`.
+
+        Raise FunctionError as `resolve`, and for what describes none.
+        """
+        given: list[Any] = []
+        for role in ("mapfn", "collectfn", "reducefn"):
+            fn = described.get(role)
+            if fn is not None and not isinstance(fn, str):
+                raise FunctionError(f"{role} must be a name or null, got {type(fn).__name__}")
+            given.append(reducers.by_name(fn[len(_BY_HEART) :]) if fn and fn.startswith(_BY_HEART) else fn)
+        return cls.of(*given).resolve(offers)
 
     def resolve(self, offers: Mapping[str, Callable[..., Any]]) -> Functions:
         """Return these functions with every name replaced by what `offers` has under it.
@@ -86,7 +144,11 @@ class Functions:
             )
 
         def found(fn: Any) -> Any:
-            return offers[fn] if isinstance(fn, str) else fn
+            if not isinstance(fn, str):
+                return fn
+            offered = offers[fn]
+            # Who submitted did not know what the name stands for, so nothing was folded before the shuffle.
+            return functools.partial(offered) if reducers.is_recognised(offered) else offered
 
         named = Functions.of(found(self.mapfn), found(self.collectfn), found(self.reducefn))
         return replace(
@@ -94,6 +156,22 @@ class Functions:
             collect_form=self.collect_form or named.collect_form,
             reduce_form=self.reduce_form or named.reduce_form,
         )
+
+
+#: before the name of a reducer known by heart, where functions are named; no name of an offered one has a dot
+_BY_HEART = "reducers."
+
+
+def _is_shipped(fn: Any) -> bool:
+    """Whether this function travels as code: it is no name, and not known by heart."""
+    return fn is not None and not isinstance(fn, str) and not reducers.is_recognised(fn)
+
+
+def _describe(fn: Any) -> str | None:
+    if isinstance(fn, str):
+        return fn
+    name = None if fn is None else reducers.name_of(fn)
+    return None if name is None else _BY_HEART + name
 
 
 def form_of(fn: Any, role: str) -> Form:

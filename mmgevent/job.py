@@ -167,7 +167,9 @@ class Job:
         Looks at the disk (files of Files and Lines, py_files), calls nothing, and
         leaves iterators alone.
         """
-        self.functions()
+        functions = self.functions()
+        if functions.offered_names:
+            self.options.check_for_offered(min(functions.offered_names))
         _ = self.finish_form
         for path in self.options.py_files:
             _check_py_file(path)

@@ -81,6 +81,15 @@ class JobOptions:
             check_name(name)
         return replace(self, **changes)
 
+    def check_for_offered(self, name: str) -> None:
+        """Raise OptionError for options that cannot go with a function offered by workers, of this name."""
+        for option, advice in _NOT_OFFERED.items():
+            if getattr(self, option):
+                raise OptionError(
+                    f"option {option} cannot go with the function {name!r}, which is given by name and runs in a "
+                    f"thread of the process that offers it; {advice}, or pass the function itself"
+                )
+
     def to_wire(self) -> dict[str, Any]:
         """Return the options that workers and servers see, as JSON can say them (no py_files)."""
         wire = asdict(self)
@@ -228,6 +237,13 @@ def _check_name(name: str, value: Any) -> str:
         raise _out_of_range(name, value, f"printable text of at most {MAX_NAME_CHARS} characters")
     return value
 
+
+#: what needs an executor of its own, and what to do instead
+_NOT_OFFERED = {
+    "task_timeout": "a thread cannot be ended, so let the function watch the time",
+    "memory_limit": "a thread has no memory of its own, so let the function hold less",
+    "greenlets": "one item runs there at a time, so let the function do several things at once",
+}
 
 _CHECKS = {
     "retries": _check_retries,

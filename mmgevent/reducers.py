@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import heapq
 import operator
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,13 @@ _FOLDS = (
 )
 
 
+#: those that are functions, by name
+_PLAIN: dict[str, Callable[[Any, Any], Any]] = {
+    fn.__name__: fn
+    for fn in (sum_values, count_values, min_value, max_value, first_value, unique_values, list_values)
+}
+
+
 def fold_of(reducefn: Any) -> str | None:
     """Name the operation (a key of `FOLD_OPS`) that `reducefn` is, or None."""
     return next((op for fn, op in _FOLDS if reducefn is fn), None)
@@ -119,6 +127,23 @@ def combiner_of(reducefn: Any) -> Callable[[Any, Iterable[Any]], list[Any]] | No
 def is_recognised(reducefn: Any) -> bool:
     """Say whether `reducefn` is one of this module's reducers."""
     return fold_of(reducefn) is not None or combiner_of(reducefn) is not None or reducefn is list_values
+
+
+def name_of(reducefn: Any) -> str | None:
+    """Return what `by_name` takes for one of this module's reducers, None for any other function."""
+    if isinstance(reducefn, _TopValues):
+        return repr(reducefn)
+    return next((name for name, fn in _PLAIN.items() if fn is reducefn), None)
+
+
+def by_name(name: str) -> Callable[[Any, Any], Any]:
+    """Return the reducer of a name such as "sum_values" or "top_values(5)"; FunctionError if there is none."""
+    top = re.fullmatch(r"top_values\(([0-9]{1,18})\)", name)
+    if top is not None:
+        return top_values(int(top[1]))
+    if name not in _PLAIN:
+        raise FunctionError(f"mmgevent.reducers has no {name!r}; it has {', '.join(_PLAIN)}, top_values(n)")
+    return _PLAIN[name]
 
 
 def check_collectfn(collectfn: Any, reducefn: Any) -> None:

@@ -32,7 +32,7 @@ class Executor:
     def __init__(self):
         ours, self.theirs = socket.socketpair()
         ours.settimeout(WAIT_S)
-        self.channel = Channel(ours.detach())
+        self.channel = Channel(ours)
         self.stdout, self.their_stdout = os.pipe()
         self.stderr, self.their_stderr = os.pipe()
         self.page, self.page_fd = Page.create()

@@ -1,11 +1,12 @@
-"""The executor's end of its link: frames over a blocking socket, one thread.
+"""The end of a link at whoever runs attempts: frames over a blocking socket, one thread.
 
 Nothing is read while user code runs: what comes meanwhile waits in the socket. Frames that come
-while the executor waits for something else wait in `_backlog`; windows bound both.
+while it waits for something else wait in `_backlog`; windows bound both.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -23,8 +24,9 @@ WRITE_BUFFERS = 64
 class Channel:
     """Frames in and out. Every method raises LinkClosed when the other end is gone."""
 
-    def __init__(self, fd: int):
-        self._sock = socket.socket(fileno=fd)
+    def __init__(self, sock: socket.socket):
+        """`sock`: a connected stream, which the channel owns from now on."""
+        self._sock = sock
         self._sock.setblocking(True)
         self._decoder = Decoder()
         self._outbox = Outbox()
@@ -79,6 +81,11 @@ class Channel:
             elif not wanted(frame):
                 self._backlog.append(frame)
         self._flush()
+
+    def shut_down(self) -> None:
+        """End the link; whoever waits in a method gets LinkClosed. From any thread, idempotent."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
         """Close the descriptor: a process that user code forked must neither read nor write here."""

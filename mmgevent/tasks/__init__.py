@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from mmgevent.functions import Functions
@@ -51,6 +51,7 @@ def run_map(
     first_index: int = 0,
     skip: Collection[int] = (),
     map_items: MapItems | None = None,
+    tunes_gc: bool = True,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
@@ -62,6 +63,7 @@ def run_map(
     `map_items(fn, triples)`, if given, applies `fn(index, key, value)` to each of the triples, perhaps several at a
     time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
     left to it.
+    `tunes_gc`: the cyclic garbage collector of this process may run rarely meanwhile; False where others use it too.
 
     Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
     and whatever `emit` raises.
@@ -77,7 +79,7 @@ def run_map(
         skip=skip,
         map_items=map_items,
     )
-    with _rare_collections():
+    with _rare_collections() if tunes_gc else nullcontext():
         return task.run()
 
 
@@ -90,6 +92,7 @@ def run_reduce(
     emit: Emit,
     mark: Mark,
     scratch_dir: str | None = None,
+    tunes_gc: bool = True,
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
 
@@ -99,6 +102,7 @@ def run_reduce(
     receives, and now and then where no function is called; the index counts keys.
     A partition that outgrows `memory_bytes` is split in an unlinked file in `scratch_dir` (None: the
     system's temporary folder).
+    `tunes_gc`: as in `run_map`.
 
     Raises TaskFailure, with no item; SegmentError for damaged bytes; whatever `parts` and `emit` raise.
     """
@@ -111,7 +115,7 @@ def run_reduce(
         mark=mark,
         scratch_dir=scratch_dir,
     )
-    with _rare_collections():
+    with _rare_collections() if tunes_gc else nullcontext():
         try:
             return task.run()
         except MemoryError as error:

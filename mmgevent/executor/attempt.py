@@ -1,0 +1,251 @@
+"""Run attempts of tasks over a channel: assignment and input in, output and outcome out.
+
+An executor does it with the functions that were shipped to it, a process that offers functions with
+those (`offered`). Nothing here knows which; the functions come with each call.
+
+What is held of an attempt is bounded: the input of a map is one batch, that of a reduce is pulled
+from the link segment by segment, output waits for credit before more of it is made.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+from mmgevent import failures, records, tasks
+from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
+from mmgevent.executor.channel import Channel
+from mmgevent.machine import count_cores, total_memory_bytes
+from mmgevent.page import Page
+from mmgevent.refs import ContentNeeded
+from mmgevent.tasks.blame import blame_exception
+from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, split_payload
+from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.streams import (
+    INPUT_WINDOW,
+    OUTPUT_WINDOW,
+    RUNNING_INPUT_WINDOW,
+    ReceiveWindow,
+    grant_frame,
+)
+
+#: share of an executor's memory that the records of a task may take before they are flushed; the rest
+#: is for the encoded copy of them, the input, the user's own objects, and the error of the estimate
+RECORD_SHARE = 0.25
+
+
+class AttemptRevoked(MmgeventError):
+    """The outcome of the attempt no longer matters to anybody."""
+
+
+class Runner:
+    """Runs the attempts of one channel, one at a time."""
+
+    def __init__(
+        self, channel: Channel, page: Page | None, scratch_dir: str | None, *, tunes_gc: bool = True
+    ):
+        """`page`: where the worker reads which item it is on; None if nobody looks.
+
+        `tunes_gc`: whether the garbage collector of this process may be held back while a task runs.
+        """
+        self._channel = channel
+        self._page = page
+        self._scratch_dir = scratch_dir
+        self._tunes_gc = tunes_gc
+        #: of records that a task may hold at once
+        self.memory_bytes = record_memory_bytes(None)
+        #: maps several items at once, see `tasks.run_map`; None: one by one
+        self.map_items: tasks.MapItems | None = None
+
+    def run(self, functions: tasks.Functions, lane: Lane, message: dict[str, Any]) -> None:
+        """Run the attempt that `message` assigns, from "started" to its outcome.
+
+        The outcome is "returned" for one that was revoked, and that of the functions is told whatever they
+        raise. LinkClosed and ProtocolError end the channel, and pass.
+        """
+        channel = self._channel
+        if self._page is not None:
+            self._page.begin(lane[2])
+        channel.send(control("started", *lane))
+        channel.open_lane(lane, OUTPUT_WINDOW)
+        attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message["size"])
+        began_s = monotonic()
+        try:
+            stats = self._run_task(functions, attempt, message)
+            outcome = control(
+                "done",
+                *lane,
+                size=attempt.output_bytes,
+                records=stats.records,
+                items=stats.items,
+                groups=stats.groups,
+                seconds=max(0.0, monotonic() - began_s - attempt.waited_s),
+            )
+        except (LinkClosed, ProtocolError):
+            raise  # not the job's fault: this channel ends
+        except AttemptRevoked:
+            outcome = control("returned", *lane)
+        except ContentNeeded:
+            outcome = control("content", *lane)
+        except tasks.TaskFailure as error:
+            outcome = control("failed", *lane, failure=failures.bound(error.failure), item=error.item)
+        except BaseException as error:
+            outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
+        finally:
+            if self._page is not None:
+                self._page.end()
+        channel.drop_lane(lane)
+        channel.send(outcome)
+
+    def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
+        mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark
+        if message["phase"] == "reduce":
+            return tasks.run_reduce(
+                functions,
+                attempt.read_parts(message["parts"]),
+                partitions=message["partitions"],
+                memory_bytes=self.memory_bytes,
+                emit=attempt.emit,
+                mark=mark,
+                scratch_dir=self._scratch_dir,
+                tunes_gc=self._tunes_gc,
+            )
+        items = tasks.read_batch(attempt.read_all())
+        lo, hi = message["lo"], message["hi"]
+        return tasks.run_map(
+            functions,
+            items[lo:hi],
+            partitions=message["partitions"],
+            memory_bytes=self.memory_bytes,
+            emit=attempt.emit,
+            mark=mark if self.map_items is None else _ignore_mark,  # the pool knows better
+            first_index=lo,
+            skip=message.get("skip", ()),
+            map_items=self.map_items,
+            tunes_gc=self._tunes_gc,
+        )
+
+
+class Attempt:
+    """The bytes of one attempt: its input as it comes, its output as there is credit for it.
+
+    What reads or emits raises AttemptRevoked once a `revoke` was seen. Those come only to processes
+    that cannot be killed for it; nothing looks for them while a function runs.
+    """
+
+    def __init__(self, channel: Channel, clock: Page | None, lane: Lane, size: int):
+        """`clock`: the page whose clock stands while this waits for the worker; None where several items run at once."""
+        self._channel = channel
+        self._clock = clock
+        self._lane = lane
+        self._size = size
+        self._received = 0
+        self._granted = INPUT_WINDOW
+        self._window = ReceiveWindow(INPUT_WINDOW)
+        self._chunks: deque[memoryview] = deque()
+        #: bytes given to `emit` so far
+        self.output_bytes = 0
+        self._is_revoked = False
+        #: seconds spent waiting for the worker
+        self.waited_s = 0.0
+        channel.take_waiting(self._take_input)
+        self._grant(self._window.widen(RUNNING_INPUT_WINDOW))
+
+    def emit(self, flush: bytes) -> None:
+        """Send a flush; returns when the last byte of it had credit."""
+        self._check_revoked()
+        self.output_bytes += len(flush)
+        for frame in split_payload(OUTPUT, flush, *self._lane):
+            self._channel.send(frame)
+        if self._channel.queued_bytes(self._lane):
+            self._wait_until(lambda: self._channel.queued_bytes(self._lane) == 0)
+
+    def read_all(self) -> bytes:
+        """The whole input."""
+        return self._read(self._size)
+
+    def read_parts(self, parts: list[list[int]]) -> Iterator[tuple[int, int, Iterator[bytes]]]:
+        """(partition, bytes, iterator of its segments) of each part, to be read in this order.
+
+        What is left of a part when the next one is asked for is read over.
+        """
+        for partition, n_bytes in parts:
+            segments = self._read_segments(n_bytes)
+            yield partition, n_bytes, segments
+            deque(segments, maxlen=0)
+
+    def _read_segments(self, n_bytes: int) -> Iterator[bytes]:
+        while n_bytes > 0:
+            header = self._read(records.SEGMENT_HEADER_BYTES)
+            size = records.segment_size(header)
+            if size > n_bytes:
+                raise ProtocolError(f"a segment of {size} bytes in the last {n_bytes} of its partition")
+            yield header + self._read(size - len(header))
+            n_bytes -= size
+
+    def _read(self, n_bytes: int) -> bytes:
+        """Exactly so many bytes of the input; waits for them, grants as it takes them."""
+        self._check_revoked()
+        taken: list[memoryview] = []
+        while n_bytes:
+            if not self._chunks:
+                if self._received >= self._size:
+                    raise ProtocolError(f"the input of an attempt ended after {self._size} bytes")
+                self._wait_until(lambda: bool(self._chunks))
+            chunk = self._chunks.popleft()
+            if len(chunk) > n_bytes:
+                self._chunks.appendleft(chunk[n_bytes:])
+                chunk = chunk[:n_bytes]
+            n_bytes -= len(chunk)
+            taken.append(chunk)
+            self._grant(self._window.consumed(len(chunk)))
+        return b"".join(taken)
+
+    def _grant(self, n_bytes: int) -> None:
+        """Grant, unless what was granted already covers the rest of the input."""
+        if n_bytes and self._granted < self._size:
+            self._granted += n_bytes
+            self._channel.send_first(grant_frame(self._lane, n_bytes))
+
+    def _take_input(self, frame: Frame) -> bool:
+        if frame.lane != self._lane:
+            return False
+        if frame.kind == CONTROL and decode_message(frame.payload)["type"] == "revoke":
+            self._is_revoked = True
+            return True
+        if frame.kind != INPUT:
+            return False
+        self._window.received(len(frame.payload))
+        self._received += len(frame.payload)
+        if self._received > self._size:
+            raise ProtocolError(f"more input came than the {self._size} bytes announced")
+        self._chunks.append(memoryview(frame.payload))
+        return True
+
+    def _wait_until(self, satisfied: Callable[[], bool]) -> None:
+        """Read frames until it is so; the clock of the item stands still, for it is not at fault."""
+        began_s = monotonic()
+        stopped = None if self._clock is None else self._clock.stop_clock()
+        while not satisfied():
+            self._check_revoked()
+            self._channel.wait(self._take_input)
+        if self._clock is not None and stopped is not None:
+            self._clock.start_clock(stopped)
+        self.waited_s += monotonic() - began_s
+
+    def _check_revoked(self) -> None:
+        if self._is_revoked:
+            raise AttemptRevoked
+
+
+def _ignore_mark(index: int, key: Any) -> None:
+    pass
+
+
+def record_memory_bytes(limit_bytes: int | None) -> int:
+    """Bytes of records that a task may hold at once, of a limit or else of a core's share of the RAM."""
+    if limit_bytes is None:
+        limit_bytes = total_memory_bytes() // count_cores()
+    return int(limit_bytes * RECORD_SHARE)
