@@ -65,6 +65,11 @@ def tell_frames(data: Any, peer: int = 0) -> list[Frame]:
     ]
 
 
+def broken_end(lane: Lane) -> Frame:
+    """Return the last piece of a message whose rest will not come: no base64, so that the receiver leaves it out."""
+    return control("tell", *lane, data="!")
+
+
 class MessageLength:
     """The length of a message that comes in pieces, counted without decoding them."""
 

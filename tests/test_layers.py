@@ -20,7 +20,7 @@ FLOORS = {
           scheduler.dispatcher scheduler.oneshot""",
     3: """inline executor executor.channel executor.pool template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
-    4: "net net.link net.tls net.listener net.watchdog net.forker net.supervisor net.threads net.election",
+    4: "net net.link net.tls net.listener net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
     5: "server server.peers server.hosted server.watchers worker worker.slot worker.obituary",
     6: "engine foreground membership relay",
     7: """cli cli.exits cli.options cli.progress cli.run cli.server cli.shared cli.worker

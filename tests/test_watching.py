@@ -11,9 +11,10 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.cluster import PeerInfo
-from mmgevent.errors import UsageError
+from mmgevent.errors import ProtocolError, UsageError
 from mmgevent.net import link as links
 from mmgevent.net import tls
+from mmgevent.net.backlog import Backlog
 from mmgevent.net.link import SocketLink, local_pair
 from mmgevent.server import Server, watchers
 from mmgevent.telling import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
@@ -355,6 +356,38 @@ def test_a_driver_that_floods_all_workers_a_little_loses_its_own_link(server, mo
     assert not any(worker.ours.is_closed for worker in workers)
 
 
+def test_where_the_servers_own_driver_floods_a_worker_that_worker_goes(server):
+    slow, other = attach(server, "worker", reads=False), attach(server, "worker")
+    driver = attach_watcher(server, is_local=True)
+    for _ in range(10):
+        driver.send(*tell_frames(bytes(MAX_TELL_BYTES), 1))
+        settle()
+    wait_until(lambda: driver.heard("left"))
+    assert [peer for peer, _ in driver.heard("left")] == [1]
+    driver.send(*tell_frames(b"fine", 2))
+    settle()
+    assert slow.ours.is_closed
+    assert [data for _, data in other.told()] == [b"fine"]
+    assert driver.closed is None
+
+
+def test_a_message_that_its_driver_leaves_in_the_middle_is_ended_and_left_out(server):
+    worker, driver = attach(server, "worker"), attach(server, "driver")
+    first, *_ = tell_frames(bytes(300_000), 1)
+    driver.send(*tell_frames(b"whole", 1), first)
+    settle()
+    driver.link.close("gone")
+    wait_until(lambda: len(worker.heard("tell")) == 3)
+    reassembler = Reassembler()
+    pieces = [decode_message(frame.payload) for frame in worker.frames if b'"tell"' in frame.payload]
+    lane = next(frame for frame in worker.frames if b'"tell"' in frame.payload)
+    assert reassembler.take(lane, pieces[0]) == b"whole"
+    assert reassembler.take(lane, pieces[1]) is None
+    with pytest.raises(ProtocolError):
+        reassembler.take(lane, pieces[2])
+    assert len({frame.lane for frame in worker.frames if b'"tell"' in frame.payload}) == 1
+
+
 def test_a_driver_that_does_not_read_while_workers_come_without_an_end_is_closed(server, monkeypatch):
     monkeypatch.setattr(links, "MAX_CONTROL_BYTES", 20_000)
     driver = attach_watcher(server, reads=False)
@@ -368,7 +401,7 @@ def test_a_driver_that_does_not_read_while_workers_come_without_an_end_is_closed
 
 
 def test_a_backlog_forgets_lanes_that_have_drained():
-    backlog = watchers.Backlog()
+    backlog = Backlog()
     one, other = local_pair("test")
     other.start(lambda frame: None, lambda reason: None)
     one.start(lambda frame: None, lambda reason: None)

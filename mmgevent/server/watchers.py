@@ -21,9 +21,16 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from mmgevent.failures import shorten
+from mmgevent.net.backlog import Backlog
 from mmgevent.net.link import Link
-from mmgevent.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, MessageLength
-from mmgevent.wire.frames import CONTROL, Frame, Lane
+from mmgevent.telling import (
+    MAX_RECEIVER_BYTES,
+    MAX_SENDER_BYTES,
+    MAX_WAITING_BYTES,
+    MessageLength,
+    broken_end,
+)
+from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
@@ -33,50 +40,6 @@ log = logging.getLogger(__name__)
 
 MAX_REASON_BYTES = 500  #: of what a peer said when it left, passed on to drivers
 GOODBYE_S = 2.0  #: for a goodbye to reach a peer before its link closes
-_FEW_LANES = 64  #: of a backlog: not worth looking which of them have drained
-
-
-class Backlog:
-    """What waits unsent in some lanes of some links; it is counted anew only when it may have reached a bound."""
-
-    def __init__(self) -> None:
-        self._lanes: set[tuple[Link, Lane]] = set()
-        self._most_bytes = 0  # no more than this waits
-        self._many_lanes = _FEW_LANES
-
-    def put(self, link: Link, frame: Frame) -> int:
-        """Send a frame in its lane; return the payload bytes that wait there now."""
-        link.send_in_lane(frame)
-        self._lanes.add((link, frame.lane))
-        self._most_bytes += len(frame.payload)
-        if len(self._lanes) > self._many_lanes:
-            self._count()
-        return link.queued_bytes(frame.lane)
-
-    def exceeds(self, limit_bytes: int) -> bool:
-        """Do more payload bytes wait in all lanes?"""
-        if self._most_bytes > limit_bytes:
-            self._count()
-        return self._most_bytes > limit_bytes
-
-    def longest(self) -> tuple[Link, Lane]:
-        """Return where the most waits; of a backlog that exceeds something."""
-        return max(self._lanes, key=lambda entry: entry[0].queued_bytes(entry[1]))
-
-    def drop(self, link: Link, lane: Lane) -> None:
-        """Forget what waits in one lane."""
-        link.drop_lane(lane)
-        self._lanes.discard((link, lane))
-
-    def drop_all(self) -> None:
-        for link, lane in list(self._lanes):
-            self.drop(link, lane)
-
-    def _count(self) -> None:
-        waiting = {entry: entry[0].queued_bytes(entry[1]) for entry in self._lanes}
-        self._lanes = {entry for entry, n_bytes in waiting.items() if n_bytes}
-        self._most_bytes = sum(waiting.values())
-        self._many_lanes = max(_FEW_LANES, 2 * len(self._lanes))
 
 
 class _Watcher:
@@ -132,9 +95,12 @@ class Watchers:
             driver.link.send(_describe(number, worker))
 
     def remove(self, driver: DriverPeer) -> None:
-        """A driver is gone.  What it has told is passed on still."""
+        """A driver is gone.  What it has told is passed on still, but for a message that it has begun only."""
         self._watchers.pop(driver, None)
-        self._tellers.pop(driver, None)
+        teller = self._tellers.pop(driver, None)
+        if teller is not None:
+            for number in teller.begun:
+                self._workers[number].link.send_in_lane(broken_end((0, 0, teller.number)))
 
     def tell_worker(self, driver: DriverPeer, frame: Frame, message: dict[str, Any]) -> None:
         """Pass on what a driver tells a worker; ProtocolError for lengths that cannot be."""
@@ -156,8 +122,21 @@ class Watchers:
         passed = Frame(CONTROL, bytes(frame.payload), 0, 0, teller.number)
         waiting = teller.backlog.put(worker.link, passed)
         if waiting > MAX_WAITING_BYTES or teller.backlog.exceeds(MAX_SENDER_BYTES):
+            self._stop_teller(driver, teller)
+
+    def _stop_teller(self, driver: DriverPeer, teller: _Teller) -> None:
+        """End a driver that tells more than the workers take.
+
+        Not the server's own, whose end would be that of the server, and of everybody's jobs: for that one
+        the worker goes which has the most waiting.
+        """
+        if driver.is_local:
+            link, lane = teller.backlog.longest()
+            teller.backlog.drop(link, lane)
+            part_with(link, "it does not take what it is told")
+        else:
             teller.is_cut_off = True
-            part_with(driver.link, f"it tells more than the workers take, {worker.link.name} last")
+            part_with(driver.link, "it tells more than the workers take")
 
     def dismiss(self, number: int, reason: str) -> None:
         """Say goodbye to a worker, for a driver.  The one in the server's own engine stays."""
