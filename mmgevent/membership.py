@@ -225,7 +225,7 @@ class Membership:
                 greenlets.append(gevent.spawn(self._employ_own, server))
             earlier = settings.addresses[: list(settings.addresses).index(place.address)]
             if earlier:
-                greenlets.append(gevent.spawn(self._look_for_earlier, server, earlier))
+                greenlets.append(gevent.spawn(self._look_for_earlier, server, earlier, listener.digest))
             self._arrive("server", place.address)
             self._lost.wait()
             reason = self._stop_reason or self.reason or reason
@@ -245,7 +245,7 @@ class Membership:
             server.attach(ours, "worker", is_local=True)
             worker = self._make_worker(theirs, is_local=True)
             worker.closed.wait()
-            if self._lost.is_set():
+            if self._lost.is_set() or self._stop_reason is not None:
                 return
             log.error("own executors are gone: %s", worker.close_reason)
             gevent.sleep(AGAIN_S)
@@ -267,9 +267,10 @@ class Membership:
         worker.start()
         return worker
 
-    def _look_for_earlier(self, server: Server, earlier: Sequence[Address]) -> None:
-        """Give the place up when there is a server on an address before ours."""
-        while (found := election.find_server(earlier, self._settings.key, self._settings.timeout)) is None:
+    def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
+        """Give the place up when there is another server on an address before ours."""
+        key, timeout = self._settings.key, self._settings.timeout
+        while (found := election.find_server(earlier, key, digest, timeout)) is None:
             gevent.sleep(EARLIER_S)
         where = format_address(found)
         log.warning("there is a server at %s: this one takes no more jobs and closes", where)

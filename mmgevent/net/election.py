@@ -23,7 +23,7 @@ import gevent
 from gevent import socket
 
 from mmgevent.addresses import Address, format_address
-from mmgevent.errors import AuthenticationError, ConnectError, ListenError, NotAServerError
+from mmgevent.errors import AuthenticationError, ConnectError, ListenError, MmgeventError, NotAServerError
 from mmgevent.net import tls
 from mmgevent.net.listener import open_listener
 
@@ -105,8 +105,8 @@ def _try_address(
     until = time.monotonic() + CONTEST_S
     while True:
         try:
-            found = canonical(address)
             try:
+                found = canonical(address)
                 return Joined(tls.connect(found, key, role, timeout), address)
             except ConnectError as error:
                 _judge(error)
@@ -145,7 +145,10 @@ def _listen(found: Address, address: Address) -> Any:
 
 
 def canonical(address: Address) -> Address:
-    """Return the one numeric address that everybody takes a name for: its first IPv4 one, else its first."""
+    """Return the one numeric address that everybody takes a name for: its first IPv4 one, else its first.
+
+    ConnectError for a name that cannot be found.
+    """
     host, port = address
     try:
         return str(ipaddress.ip_address(host)), port
@@ -153,8 +156,8 @@ def canonical(address: Address) -> Address:
         pass  # a name
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise _Pass(f"cannot find {host}: {error.strerror or error}", False) from error
+    except (OSError, UnicodeError) as error:  # the latter for what no name can look like
+        raise ConnectError(f"cannot find {host}: {getattr(error, 'strerror', None) or error}") from error
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return found[0][4][0], port
 
@@ -163,7 +166,7 @@ def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> b
     """Whether whoever connects to this address comes to the server with this certificate."""
     try:
         sock = tls.connect(canonical(address), key, "driver", timeout)
-    except (ConnectError, AuthenticationError, _Pass) as error:
+    except MmgeventError as error:
         log.warning("elected, but not to be reached: %s", error)
         return False
     try:
@@ -172,12 +175,18 @@ def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> b
         sock.close()
 
 
-def find_server(addresses: Sequence[Address], key: bytes, timeout: float) -> Address | None:
-    """Return the first of these addresses at which a server answers now; None if none does."""
+def find_server(addresses: Sequence[Address], key: bytes, digest: bytes, timeout: float) -> Address | None:
+    """Return the first of these addresses at which a server answers now, other than the one with this
+    certificate; None if none does.
+    """
     for address in addresses:
         try:
-            tls.connect(canonical(address), key, "driver", timeout).close()
-        except (ConnectError, AuthenticationError, _Pass):
+            sock = tls.connect(canonical(address), key, "driver", timeout)
+        except MmgeventError as error:
+            log.debug("no server found: %s", error)
             continue
-        return address
+        is_another = tls.peer_digest(sock) != digest
+        sock.close()
+        if is_another:
+            return address
     return None

@@ -134,7 +134,7 @@ _LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
 def _connect_plain(address: tuple[str, int], where: str) -> Any:
     try:
         sock = socket.create_connection(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what no name can look like
         raise ConnectError(f"cannot connect to {where}: {_describe(error)}") from error
     # In the range of ephemeral ports a socket can come to connect to itself, and would block the real bind.
     if sock.getsockname() == sock.getpeername():
@@ -244,5 +244,7 @@ def _make_certificate() -> tuple[bytes, bytes, bytes]:
     )
 
 
-def _describe(error: OSError) -> str:
+def _describe(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return str(error)
     return getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__
