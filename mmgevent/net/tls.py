@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,8 +137,10 @@ def _connect_plain(address: tuple[str, int], where: str) -> Any:
         sock = socket.create_connection(address)
     except (OSError, UnicodeError) as error:  # the latter for what no name can look like
         raise ConnectError(f"cannot connect to {where}: {_describe(error)}") from error
-    # In the range of ephemeral ports a socket can come to connect to itself, and would block the real bind.
+    # In the range of ephemeral ports a socket can come to connect to itself, and would block the real bind;
+    # so would the minute of TIME_WAIT after an orderly close, so it is reset.
     if sock.getsockname() == sock.getpeername():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
         refused = ConnectionRefusedError("nobody listens")
         raise ConnectError(f"cannot connect to {where}: {refused}") from refused
