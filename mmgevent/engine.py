@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mmgevent.net.link import Link
     from mmgevent.relay import NodeRelay
     from mmgevent.server import Server
+    from mmgevent.worker.offering import Offering
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,10 @@ def default_memory_bytes() -> int:
 class Engine:
     """The roles and links of one process, for one driver."""
 
-    def __init__(self, configuration: Configuration, template: TemplateProcess | None):
+    def __init__(
+        self, configuration: Configuration, template: TemplateProcess | None, offered_sock: Any = None
+    ):
+        """`offered_sock`: leads to the functions that the driver offers, if any."""
         from gevent.event import Event
 
         from mmgevent.net.forker import Forkers
@@ -75,6 +79,11 @@ class Engine:
         self._scratch = tempfile.gettempdir()
         #: set when the engine has to end
         self.ended = Event()
+        self._offering: Offering | None = None
+        if offered_sock is not None:
+            from mmgevent.worker.offering import Offering
+
+            self._offering = Offering(offered_sock, self._on_offering_lost)
 
     def start(self) -> dict[str, Any]:
         """Start the roles that are asked for; return facts for the driver."""
@@ -114,6 +123,8 @@ class Engine:
             self._server.stop("the cluster closed")
         if self._remote is not None:
             self._remote.close("the driver closed", STOP_S)
+        if self._offering is not None:
+            self._offering.close()
         self._forkers.close()
 
     def _hold_server(self) -> dict[str, Any]:
@@ -189,6 +200,7 @@ class Engine:
             may_serve=configuration.may_serve,
             once=configuration.once,
             offers=configuration.offers,
+            offering=self._offering,
             on_tell=self._on_tell,
         )
         return Membership(settings, self._on_member_change)
@@ -209,11 +221,19 @@ class Engine:
             slots=self._configuration.procs,
             forkers=self._forkers,
             scratch_dir=self._scratch,
+            offers=self._configuration.offers,
+            offering=self._offering,
             is_local=is_local,
         )
         self._workers.append(worker)
         worker.closed.rawlink(self._on_worker_closed)
         worker.start()
+
+    def _on_offering_lost(self, reason: str) -> None:
+        """A worker that offers what it cannot do is no use: end, and let the driver start another engine."""
+        if not self._is_stopping:
+            log.info("the offered functions are gone: %s", reason)
+            self.ended.set()
 
     def _on_worker_closed(self, _: Any) -> None:
         """Without its own executors an engine is no use: end, and let the driver start another."""
@@ -237,14 +257,15 @@ def main() -> None:
     import gevent
     from gevent import socket
 
-    sock = socket.socket(fileno=fd)
-    sock.set_inheritable(False)
+    sock, *offered = [socket.socket(fileno=number) for number in (fd, *offered_fds)]
+    for opened in (sock, *offered):
+        opened.set_inheritable(False)
     engine = None
     try:
         configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
-        engine = Engine(configuration, template)
+        engine = Engine(configuration, template, *offered)
         gevent.spawn(_watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
 

@@ -18,7 +18,7 @@ import random
 import socket as plain_socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 from gevent.event import Event
@@ -35,6 +35,7 @@ from mmgevent.worker import Worker
 if TYPE_CHECKING:
     from mmgevent.net.forker import Forkers
     from mmgevent.wire.frames import Frame
+    from mmgevent.worker.offering import Offering
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Settings:
     may_serve: bool = True
     once: bool = False  #: stay in one place only; fail where there is none
     offers: Sequence[str] = field(default_factory=list)
-    offered: Any = None  #: what runs the offered functions, for the worker
+    offering: Offering | None = None  #: what runs them, for the worker
     on_tell: Callable[[Frame], None] | None = None  #: takes what drivers tell this worker
 
 
@@ -258,6 +259,7 @@ class Membership:
             forkers=settings.forkers,
             scratch_dir=settings.scratch,
             offers=settings.offers,
+            offering=settings.offering,
             is_local=is_local,
             on_tell=settings.on_tell,
         )

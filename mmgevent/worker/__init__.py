@@ -33,6 +33,7 @@ from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.worker.obituary import describe_death
+from mmgevent.worker.offering import Offering
 from mmgevent.worker.slot import IDLE_EXECUTORS, CachedJob, HeldAttempt, Slot
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,13 @@ class Worker:
         name: str | None = None,
         scratch_dir: str | None = None,
         offers: Sequence[str] = (),
+        offering: Offering | None = None,
         is_local: bool = False,
         on_tell: Callable[[Frame], None] | None = None,
     ):
-        """`forkers` outlives the worker. `is_local`: the server is in this engine, versions need no check.
+        """`forkers` and `offering` outlive the worker. `is_local`: the server is in this engine, versions need no check.
+
+        `offers`: names of the functions that `offering` has called.
 
         `on_tell` gets the `tell` frames of drivers as they came, each driver's in a lane of its own; it must not block.
         """
@@ -89,6 +93,7 @@ class Worker:
         self._forkers = forkers
         self._scratch_dir = scratch_dir
         self._offers = list(offers)
+        self._offering = offering
         self._is_local = is_local
         self._on_tell = on_tell
         self._slots = [Slot(index) for index in range(slots)]
@@ -121,6 +126,8 @@ class Worker:
 
     def start(self) -> None:
         """Say hello and begin to work."""
+        if self._offering is not None:
+            self._offering.serve(self._on_executor_frame, self._advance_offered)
         self.link.start(self.on_frame, self._on_close)
         self.link.send(
             control(
@@ -147,7 +154,9 @@ class Worker:
             if attempt.executor is None:
                 self._give_back(number)
         with gevent.Timeout(grace_s, False):
-            while self._supervisors and any(a.executor for _, a in self._attempts.values()):
+            while (self._supervisors or self._offering) and any(
+                a.executor for _, a in self._attempts.values()
+            ):
                 self._settled.clear()
                 self._settled.wait()
         self.link.send(control("goodbye", reason=reason))
@@ -180,6 +189,8 @@ class Worker:
         if self._watcher is not None:
             self._watcher.kill()
         gevent.killall(list(self._greenlets))
+        if self._offering is not None:
+            self._offering.leave(self._on_executor_frame)
         self._attempts.clear()
         for slot in self._slots:
             slot.attempts.clear()
@@ -257,7 +268,7 @@ class Worker:
         job = self._jobs[frame.job] = CachedJob(frame, message, ReceiveWindow(CODE_WINDOW))
         if self._watcher is None and (job.task_timeout_s or job.memory_limit_bytes):
             self._watcher = self._spawn(0, self._watch)
-        if not self._is_leaving and job.fault is None:
+        if not self._is_leaving and job.fault is None and not job.offered_phases:
             for slot in self._slots:
                 if len(slot.executors) <= IDLE_EXECUTORS:  # ready when the first task comes
                     self._start_executor(slot, job, [])
@@ -285,6 +296,8 @@ class Worker:
         for _, attempt in list(self._attempts.values()):
             if attempt.job is job:
                 self._forget(attempt)
+                if attempt.is_offered and self._offering is not None:
+                    self._offering.revoke(attempt.lane)
         for supervisor, (slot, of_job) in list(self._supervisors.items()):
             if of_job is job:
                 slot.forget_executor(supervisor)
@@ -305,6 +318,8 @@ class Worker:
             return
         slot = self._slots[message["slot"]]
         attempt = HeldAttempt(job, frame, message)
+        if attempt.is_offered and self._offering is None:
+            raise ProtocolError(f"attempt {frame.attempt} is of functions that nobody offers here")
         slot.add(attempt)
         self._attempts[attempt.number] = (slot, attempt)
         self._advance(slot)
@@ -326,13 +341,18 @@ class Worker:
         attempt.is_revoked = True
         if attempt.executor is None:
             self._forget(attempt)
+        elif isinstance(attempt.executor, Offering):
+            self._forget(attempt)
+            attempt.executor.revoke(attempt.lane)
+            self._advance(known[0])
         elif attempt.has_started:
             self._spawn(REVOKE_S, self._end_revoked, attempt)
 
     def _end_revoked(self, attempt: HeldAttempt) -> None:
         """Kill the executor of a revoked attempt, unless it has ended by itself."""
-        if attempt.number in self._attempts and attempt.executor is not None:
-            slot, executor = self._attempts[attempt.number][0], attempt.executor
+        executor = attempt.executor
+        if attempt.number in self._attempts and isinstance(executor, Supervisor):
+            slot, _ = self._attempts[attempt.number]
             self._forget(attempt)
             slot.forget_executor(executor)
             for behind in slot.attempts_of(executor):
@@ -345,10 +365,23 @@ class Worker:
     def _advance(self, slot: Slot) -> None:
         """Send the executors what they should have by now."""
         while not self._is_leaving and (attempt := slot.next_to_forward()) is not None:
+            if attempt.is_offered:
+                self._advance_offered()
+                return
             executor = slot.find_executor(attempt.job) or self._start_executor(slot, attempt.job, [attempt])
             if executor is None:
                 return
             attempt.forward(executor)
+
+    def _advance_offered(self) -> None:
+        """Send the offered functions what came first, of all slots, while there is room for it."""
+        while self._offering is not None and not self._is_leaving:
+            nexts = [attempt for slot in self._slots if (attempt := slot.next_to_forward()) is not None]
+            first = min((a for a in nexts if a.is_offered), key=lambda a: a.number, default=None)
+            if first is None or not self._offering.has_room(first.job):
+                return
+            self._offering.announce(first)
+            first.forward(self._offering)
 
     def _give_back(self, number: int) -> None:
         _, attempt = self._attempts[number]
@@ -391,7 +424,7 @@ class Worker:
             idle.kill("its slot serves other jobs")
         return supervisor
 
-    def _on_executor_frame(self, executor: Supervisor, frame: Frame) -> None:
+    def _on_executor_frame(self, executor: Supervisor | Offering, frame: Frame) -> None:
         known = self._attempts.get(frame.attempt)
         if known is None or known[1].executor is not executor:
             return  # the attempt was revoked, or its job is over

@@ -19,6 +19,7 @@ from mmgevent.wire.streams import INPUT_WINDOW, ReceiveWindow
 
 if TYPE_CHECKING:
     from mmgevent.net.supervisor import Supervisor
+    from mmgevent.worker.offering import Offering
 
 #: executors of other jobs that a slot keeps for their next attempt
 IDLE_EXECUTORS = 2
@@ -46,6 +47,9 @@ class CachedJob:
         self.greenlets: bool = (options.get("greenlets") or 0) > 1
         self.task_timeout_s: float | None = options.get("task_timeout")
         self.memory_limit_bytes: int | None = options.get("memory_limit")
+        #: what offered functions run of it, see `Functions.describe_offered`; empty for most jobs
+        self.offered: dict[str, Any] = options.get("offered") or {}
+        self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
         self.code_bytes: int = message["code_bytes"]
         self.code = bytearray()
         self.window = window  #: of the code
@@ -75,7 +79,9 @@ class HeldAttempt:
         self.lane = frame.lane
         self.job = job
         self.is_map = message["phase"] == "map"
-        self.executor: Supervisor | None = None  #: None while it is held
+        #: whether offered functions run it, rather than an executor of its job
+        self.is_offered = message["phase"] in job.offered_phases
+        self.executor: Supervisor | Offering | None = None  #: None while it is held
         self.has_started = False
         self.is_revoked = False
         self._frames = [frame]
@@ -91,7 +97,7 @@ class HeldAttempt:
         if self._held_bytes > INPUT_WINDOW or len(self._frames) > MAX_HELD_FRAMES:
             raise ProtocolError(f"{self._held_bytes} bytes of input came for an attempt that has not begun")
 
-    def forward(self, executor: Supervisor) -> None:
+    def forward(self, executor: Supervisor | Offering) -> None:
         """Send what is held to the executor, and from now on all that comes."""
         self.executor = executor
         for frame in self._frames:
@@ -119,7 +125,7 @@ class Slot:
         before: HeldAttempt | None = None
         for attempt in self.attempts:
             if attempt.executor is None:
-                if before is not None and not (before.job is attempt.job and _takes_more(before)):
+                if before is not None and not (_is_alike(before, attempt) and _takes_more(before)):
                     return None
                 return attempt if attempt.job.is_complete else None
             before = attempt
@@ -173,7 +179,16 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: type(value) is int and 16 << 20 <= value < 2**63,
         "an int of bytes, from 16 MiB to 2**63 - 1, or null",
     ),
+    "offered": (
+        lambda value: type(value) is dict and value.get("phases") in (["map"], ["reduce"], ["map", "reduce"]),
+        'an object that has the "phases" it is of, or null',
+    ),
 }
+
+
+def _is_alike(one: HeldAttempt, other: HeldAttempt) -> bool:
+    """Whether the same executor runs both."""
+    return one.job is other.job and one.is_offered == other.is_offered
 
 
 def _takes_more(attempt: HeldAttempt) -> bool:
