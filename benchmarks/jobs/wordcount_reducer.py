@@ -1,4 +1,4 @@
-"""The job of examples/wordcount.py with a reducer that the engine recognises."""
+"""Count the words of a folder of texts, with a reducer that the engine recognises."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ import sys
 from mmgevent import Files
 from mmgevent.reducers import sum_values
 
-datasource = Files(sys.argv[1:])
+datasource = Files(sys.argv[1], errors="replace")
 
 
 def mapfn(path, text):

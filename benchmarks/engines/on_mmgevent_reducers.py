@@ -1,0 +1,12 @@
+"""mmg-run with a reducer that the engine recognises, `reducers.sum_values`: folded in C where it is mapped."""
+
+from __future__ import annotations
+
+from benchmarks.engines import Request, on_mmgevent
+
+TITLE = "mmgevent, sum_values"
+CANNOT = {work: "same as mmgevent" for work in ("index", "tiny", "start", "wait")}
+
+
+def command(request: Request) -> list[str]:
+    return on_mmgevent.command(request, f"{request.work}_reducer")
