@@ -19,13 +19,14 @@ import gevent
 from mmgevent import errors
 from mmgevent.addresses import format_address
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError
-from mmgevent.telling import MAX_WAITING_BYTES
+from mmgevent.passing import Host, Pieces, ToldPeers, WatchedPeers
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.messages import control, decode_message
 
 if TYPE_CHECKING:
     from mmgevent.membership import Membership
     from mmgevent.net.link import Link
+    from mmgevent.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,27 @@ def relay(driver: Link, remote: Link, ended: Any) -> None:
         driver.send(control("goodbye", reason=f"the server is gone: {reason}"))
         driver.close(reason, FLUSH_S)
 
-    driver.start(lambda frame: _pass(frame, remote), lambda reason: ended.set())
-    remote.start(lambda frame: _pass(frame, driver), on_remote_close)
+    told, watched = ToldPeers(), WatchedPeers(driver)
+
+    def on_driver_frame(frame: Frame) -> None:
+        if _is_about_peer(frame) and (message := decode_message(frame.payload))["type"] == "tell":
+            told.pass_on(frame, message, remote)
+        else:
+            _pass(frame, remote)
+
+    def on_remote_frame(frame: Frame) -> None:
+        if _is_about_peer(frame):
+            watched.pass_on(frame, remote)
+        else:
+            _pass(frame, driver)
+
+    driver.start(on_driver_frame, lambda reason: ended.set())
+    remote.start(on_remote_frame, on_remote_close)
+
+
+def _is_about_peer(frame: Frame) -> bool:
+    """Is it about a worker, for or from a driver that watches?"""
+    return frame.kind == CONTROL and not frame.job and frame.task != 0
 
 
 def _pass(frame: Frame, to: Link) -> None:
@@ -71,22 +91,24 @@ class NodeRelay:
         self._held: list[Frame] = []  # for the link that is being opened
         self._jobs: set[int] = set()  # handed in over this link, or held for it
         self._is_cut_off = False  # the node has its place, but its driver no link to the server
+        # What the driver is told of workers and tells them; what its own worker is told, and tells.
+        self._watched, self._told_peers = WatchedPeers(driver), ToldPeers()
+        self._host = Host(driver)
+        self._told_drivers: Pieces[Worker] = Pieces()
         driver.start(self._on_driver_frame, lambda reason: ended.set())
 
     def on_change(self, member: Membership) -> None:
         """Tell the driver that its node's state has changed; what was handed in before is lost."""
         self._drop_server()
         self._is_cut_off = False
+        self._host.change_server()
         self._driver.send(self._state_frame())
         if member.presence is not None:
             self._use(member.presence)
 
     def tell_driver(self, frame: Frame) -> None:
         """Pass on what a driver elsewhere tells this node's worker; a host that does not read is not waited for."""
-        if self._driver.queued_bytes(frame.lane) <= MAX_WAITING_BYTES:
-            self._driver.send_in_lane(frame)
-        else:
-            log.warning("dropped what was told: %d bytes wait for this node's program", MAX_WAITING_BYTES)
+        self._host.tell(frame, decode_message(frame.payload))
 
     # from the driver
 
@@ -100,8 +122,11 @@ class NodeRelay:
         if type_ == "hello":
             self._hello = frame
         elif type_ == "tell" and not frame.task:
-            if self._member.worker is not None:
-                self._member.worker.tell(frame)
+            worker = self._told_drivers.route(frame, message, self._member.worker)
+            if worker is not None:
+                worker.tell(frame)
+        elif type_ == "tell":
+            self._told_peers.pass_on(frame, message, self._server)
         elif self._is_cut_off or self._member.state not in ("worker", "server"):
             if type_ in ("submit", "list_workers"):
                 self._driver.send(self._state_frame(frame.job))
@@ -166,11 +191,15 @@ class NodeRelay:
             type_ = decode_message(frame.payload)["type"]
             if type_ == "goodbye":
                 return  # its end follows
-        _pass(frame, self._driver)
+        if _is_about_peer(frame):
+            self._watched.pass_on(frame, link)
+        else:
+            _pass(frame, self._driver)
 
     def _on_close(self, link: Link, reason: str) -> None:
         if link is self._server:
             self._server = None
+            self._watched.change_server()
             self._cut_off(f"the server is gone: {reason}")
             if link is self._member.presence:
                 self._member.lose(reason)
@@ -183,6 +212,7 @@ class NodeRelay:
             self._opening.kill(block=False)
             self._opening = None
         link, self._server = self._server, None
+        self._watched.change_server()
         self._held.clear()
         self._jobs.clear()
         if link is not None and link is not self._member.presence:

@@ -576,6 +576,70 @@ def test_a_cluster_that_is_connected_watches_the_next_server_at_the_address():
         assert seen.left[0][0] != seen.joined[1].number
 
 
+def test_a_node_and_the_driver_of_its_server_tell_each_other_things(cluster):
+    seen, heard = Seen(cluster), []
+    with mmg.Node(
+        cluster.address,
+        procs=1,
+        password=PASSWORD,
+        may_serve=False,
+        on_tell=lambda peer, data: heard.append((peer, data)),
+    ) as node:
+        node.wait("worker", DEADLINE_S)
+        wait_until(lambda: len(seen.joined) == 2)
+        number = next(peer.number for peer in seen.joined if peer.address != "local")
+        data = os.urandom(700_000)
+        node.tell_drivers(data)
+        wait_until(lambda: seen.told)
+        assert seen.told == [(number, data)]
+        cluster.tell(number, data)
+        wait_until(lambda: heard)
+        assert heard == [(0, data)]
+    wait_until(lambda: seen.left)
+    assert seen.left[0][0] == number
+
+
+def test_a_node_that_watches_sees_the_workers_of_each_server_in_turn(cluster):
+    with mmg.Node(cluster.address, procs=1, password=PASSWORD) as node:
+        seen = Seen(node)
+        wait_until(lambda: len(seen.joined) == 2)
+        assert node.state == "worker"
+        before = {peer.number for peer in seen.joined}
+        cluster.close()
+        node.wait("server", 3 * DEADLINE_S)
+        wait_until(lambda: len(seen.joined) > 2)
+        assert before <= {number for number, _ in seen.left}
+        assert not before & {peer.number for peer in seen.joined[2:]}
+        present = {peer.number for peer in seen.joined} - {number for number, _ in seen.left}
+        assert len(present) == 1
+
+
+def test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen(cluster, join):
+    gate, joined, left = threading.Event(), [], []
+    with mmg.connect(cluster.address, password=PASSWORD) as driver:
+        driver.watch(
+            joined.append,
+            lambda number, reason: left.append((number, reason)),
+            lambda number, data: gate.wait(3 * DEADLINE_S),
+        )
+        flooder = join(cluster, name="flooder")
+        wait_until(lambda: len(joined) == 2)
+        number = next(peer.number for peer in joined if peer.name == "flooder")
+        try:
+            until = time.monotonic() + 2 * DEADLINE_S
+            while flooder.closed is None:
+                assert time.monotonic() < until
+                if flooder.link.queued_bytes((0, 0, 0)) < MAX_WAITING_BYTES:
+                    flooder.send(*tell_frames(bytes(MAX_TELL_BYTES)))
+                gevent.sleep(0.001)
+        finally:
+            gate.set()
+        assert "more than" in flooder.heard("goodbye")[0][1]["reason"]
+        wait_until(lambda: left)
+        assert left[0][0] == number
+        assert_it_works(driver)
+
+
 def test_watching_is_checked(cluster):
     with pytest.raises(UsageError, match="watch"):
         cluster.tell(1, b"x")
