@@ -5,7 +5,8 @@ import pytest
 
 from mmgevent.net.link import local_pair
 from mmgevent.records import encode_flush, encode_items, encode_segment
-from mmgevent.server import Server, cut_partitions
+from mmgevent.server import Server
+from mmgevent.server.partitioning import cut_partitions
 from mmgevent.versions import PYTHON_VERSION
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.messages import PROTOCOL, control, decode_message

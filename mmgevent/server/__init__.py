@@ -26,9 +26,10 @@ from mmgevent.net.link import Link
 from mmgevent.net.threads import run_in_thread
 from mmgevent.scheduler import Scheduler, commands
 from mmgevent.server.hosted import PROGRESS_S, Attempt, HostedJob, read_rules
+from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
-from mmgevent.store import MAX_PARTITIONS, JobStore, Memory
+from mmgevent.store import JobStore, Memory
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.messages import control
 from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, grant_frame
@@ -38,12 +39,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1  #: between two looks at the scheduler's timers, while there are jobs
 GOODBYE_S = 1.0  #: for goodbyes to reach their peers when the server ends
 MAX_JOBS = 10_000  #: at once on one server
-
-#: partitions per slot unless the job says, so that reduce tasks can be balanced by size
-PARTITIONS_PER_SLOT = 4
-MIN_PARTITIONS = 32
-#: reduce tasks aimed at per slot: the rest of a long one is shared by the others
-REDUCE_TASKS_PER_SLOT = 4
 
 
 class Server:
@@ -221,7 +216,7 @@ class Server:
 
     def start_job(self, job: HostedJob) -> None:
         """Tell the driver to send, and the scheduler that there is a job."""
-        job.partitions = job.options.get("partitions") or self._choose_partitions()
+        job.partitions = job.options.get("partitions") or choose_partitions(self.slot_count)
         self._spawn(job, self._send_results, job)
         if self._ticker is None:
             self._ticker = gevent.spawn(self._tick)
@@ -492,25 +487,3 @@ class Server:
                 slots=slots,
                 bytes=job.weight_done,
             )
-
-    def _choose_partitions(self) -> int:
-        wanted = max(MIN_PARTITIONS, PARTITIONS_PER_SLOT * self.slot_count)
-        return min(MAX_PARTITIONS, 1 << (wanted - 1).bit_length())
-
-
-def cut_partitions(sizes: dict[int, int], task_count: int) -> list[tuple[int, ...]]:
-    """Group partitions, {partition: bytes}, into about `task_count` reduce tasks of about equal bytes."""
-    groups: list[tuple[int, ...]] = []
-    if not sizes:
-        return groups
-    target = sum(sizes.values()) / task_count
-    group: list[int] = []
-    group_bytes = 0
-    for partition in sorted(sizes):
-        if group and group_bytes + sizes[partition] / 2 > target:
-            groups.append(tuple(group))
-            group, group_bytes = [], 0
-        group.append(partition)
-        group_bytes += sizes[partition]
-    groups.append(tuple(group))
-    return groups
