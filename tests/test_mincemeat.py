@@ -205,7 +205,7 @@ def test_a_big_command_travels_in_parts():
 
 
 def test_a_command_that_is_too_big_says_what_to_do():
-    with pytest.raises(UsageError, match="at most 67,108,864 may be sent; send a name or path"):
+    with pytest.raises(UsageError, match="at most 4,194,304 may be sent; send a name or path"):
         commands.encode_command("go", bytes(commands.MAX_COMMAND_BYTES), None)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmgevent import __version__ as VERSION
 from mmgevent.addresses import DEFAULT_PORT
-from mmgevent.errors import MmgeventError, UsageError
+from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, UsageError, VersionMismatchError
 from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
 from mmgevent.mincemeat.endpoint import Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule
@@ -47,7 +47,7 @@ class Client(Conversation, Endpoint):
         #: "Done" once the Server has proved the password, and ever after
         self.auth: str | None = None
         #: what kept it from the Server, or ended it: AuthenticationError, ConnectError, ... or None
-        self.error: MmgeventError | None = None
+        self.error: Exception | None = None
 
     def name(self) -> str:
         host, port = self.addr or (None, None)
@@ -95,14 +95,17 @@ class Client(Conversation, Endpoint):
         try:
             self._node.wait("worker", CONNECT_S)
         except (MmgeventError, TimeoutError) as error:
-            self.error = error if isinstance(error, MmgeventError) else None
-            log.warning("%s: no connection: %s", self.name(), error)
-            self.handle_close()
-            self._wait_closed(CONNECT_S)
+            if self.auth is None:  # else the Server has come and gone in the meantime
+                self._refuse(error)
             return
-        self.auth = "Done"
         self.send_command(INTRODUCTION, VERSION)
-        self._wake()
+
+    def _refuse(self, error: Exception) -> None:
+        is_ours = isinstance(error, (AuthenticationError, VersionMismatchError, ConnectError))
+        self.error = error if is_ours else ConnectError(f"no Server at {self.name()}: {error}")
+        log.warning("%s: no connection: %s", self.name(), error)
+        self.handle_close()
+        self._wait_closed(CONNECT_S)
 
     def _offers(self) -> dict[str, Callable[..., Any]]:
         """Return what Servers that send no functions may use."""
@@ -135,12 +138,16 @@ class Client(Conversation, Endpoint):
 
     def _tell(self, data: bytes) -> None:
         if self._node is not None and not self.shutdown:
-            self._node.tell(data)
+            self._node.tell_drivers(data)
 
     # in threads of the node's
 
     def _on_state(self, state: str, reason: str) -> None:
-        if state == "closed" and not self.shutdown:
+        if state == "worker" and self.auth is None:
+            log.info("%s authenticated", self.name())
+            self.auth = "Done"
+            self._wake()
+        elif state == "closed" and not self.shutdown:
             log.info("%s: the Server is gone: %s", self.name(), reason)
             self._is_lost = True
             self._wake()

@@ -14,8 +14,8 @@ from mmgevent.errors import ProtocolError, UsageError
 
 #: what one message between programs may hold, less the byte that says whether more follows
 PART_BYTES = 1024 * 1024 - 1
-#: of one command; whoever has more to send makes it the result of a job
-MAX_COMMAND_BYTES = 64 * 1024 * 1024
+#: of one command: what waits for a slow receiver is bounded at twice that; more is the result of a job
+MAX_COMMAND_BYTES = 4 * 1024 * 1024
 
 _LAST, _MORE = b"\0", b"\1"
 

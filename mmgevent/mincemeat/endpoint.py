@@ -123,6 +123,9 @@ class Endpoint(ABC):
         self.shutdown = self.closed = False
         self._map[id(self)] = self
 
+    def _is_open(self) -> bool:
+        return id(self) in self._map and not self.shutdown
+
     def _close(self) -> None:
         try:
             self._shut_down()

@@ -117,8 +117,7 @@ class Server(Endpoint):
         self.password = password
         self._cluster = self._listen(password or "", interface, port)
         self.addr = self._cluster.address
-        if self.cycle is not None:
-            self.taskmanager.set_default_cycle(self.cycle)
+        self.taskmanager.open(self.cycle)
         self._open()
         self._cluster.watch(self._on_joined, self._on_left, self._on_tell)
         if not asynchronous:

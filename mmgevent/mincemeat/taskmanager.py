@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,11 +90,12 @@ class TaskManager:
             retransmit=5,
         )
         self._tasks = tasks
+        self._lock = threading.Lock()  # of what is begun next, or that nothing is
         self._current: Transaction | None = None
         self._handle: JobHandle | None = None
         self._is_finished = False
         self._has_delivered = False  # some transaction was done
-        self._is_told_to_end = False  # the default cycle was set to SINGLEUSE while there was nothing to do
+        self._is_told_to_end = False  # by somebody who set the default cycle, or called jump_start
         self._last_cycle: int | None = None  # what the last transaction itself said
 
     @property
@@ -101,14 +103,15 @@ class TaskManager:
         """One of the states above; `statename` has their names."""
         if self._is_finished:
             return self.FINISHED
-        if self._handle is None:
-            return self.IDLE
-        phase = self._handle.progress().phase
+        handle = self._handle
+        if handle is None:
+            return self.IDLE if self._current is None else self.START
+        phase = handle.progress().phase
         if phase == "map":
             return self.MAPPING
         if phase in ("plan", "reduce"):
             return self.REDUCING
-        return self.FINISHING if self._handle.done() or phase == "done" else self.START
+        return self.FINISHING if handle.done() or phase == "done" else self.START
 
     @property
     def tasks(self) -> int:
@@ -138,29 +141,48 @@ class TaskManager:
         """Look now whether there is something to do; a Server that has nothing, and is SINGLEUSE, ends."""
         if self.defaults["cycle"] == self.SINGLEUSE:
             self._is_told_to_end = True
+        self._end_if_over()
         self.server._wake()
 
-    def set_default_cycle(self, cycle: int) -> None:
-        """Set the default cycle before anything runs: a Server without a datasource stays idle."""
-        dict.__setitem__(self.defaults, "cycle", cycle)
+    def open(self, cycle: int | None) -> None:
+        """Begin the life of a Server that listens now; with no transaction yet it idles, whatever the cycle."""
+        if cycle is not None:
+            dict.__setitem__(self.defaults, "cycle", cycle)
+        self._is_finished = self._has_delivered = self._is_told_to_end = False
+        self._last_cycle = None
 
     def add(self, transaction: Transaction) -> None:
         """Queue a transaction; from any thread."""
+        if self._is_finished:
+            log.warning("%s is finished: transaction %s comes too late", self.server.name(), transaction.txn)
         self.deque.append(transaction)
         self.server._wake()
 
     def advance(self) -> None:
         """Hand over results, begin the next transaction, or end the Server (in the thread that processes it)."""
-        if self.server.shutdown:
-            return
-        if self._handle is not None and self._handle.done():
-            self._deliver(self._handle)
-        while self._handle is None and self.deque and not self.server.shutdown:
-            self._begin(self.deque.popleft())
-        if self._handle is None and not self.deque and self._is_over():
-            log.info("%s is finished", self.server.name())
+        handle, current = self._handle, self._current
+        if handle is not None and current is not None and handle.done() and not self.server.shutdown:
+            self._deliver(current, handle)
+        while (transaction := self._take_next()) is not None:
+            self._begin(transaction)
+        self._end_if_over()
+
+    def _take_next(self) -> Transaction | None:
+        with self._lock:
+            if self._current is not None or not self.deque or self.server.shutdown:
+                return None
+            self._is_told_to_end = False
+            self._current = self.deque.popleft()
+            return self._current
+
+    def _end_if_over(self) -> None:
+        with self._lock:
+            is_idle = self._current is None and not self.deque
+            if not is_idle or not self.server._is_open() or not self._is_over():
+                return
             self._is_finished = True
-            self.server.handle_close()
+        log.info("%s is finished", self.server.name())
+        self.server.handle_close()
 
     def cancel(self) -> None:
         """Give up the transaction that is worked on, if there is one."""
@@ -168,8 +190,6 @@ class TaskManager:
             self._handle.cancel()
 
     def _begin(self, transaction: Transaction) -> None:
-        self._current = transaction
-        self._is_told_to_end = False
         try:
             job = make_job(self.server, transaction, self.defaults)
             self._handle = self.server._submit(job)
@@ -179,9 +199,7 @@ class TaskManager:
         self._handle.add_done_callback(lambda _: self.server._wake())
         log.info("%s: transaction %s begins", self.server.name(), transaction.txn)
 
-    def _deliver(self, handle: JobHandle) -> None:
-        transaction = self._current
-        assert transaction is not None
+    def _deliver(self, transaction: Transaction, handle: JobHandle) -> None:
         error = handle.exception(timeout=0)
         results: dict[Any, Any] = {}
         if error is None:
@@ -205,9 +223,9 @@ class TaskManager:
             self._finish(transaction)
 
     def _finish(self, transaction: Transaction) -> None:
-        self._handle = self._current = None
         self._has_delivered = True
         self._last_cycle = transaction.cycle
+        self._handle = self._current = None
 
     def _is_over(self) -> bool:
         """With nothing left to do: is that the end?"""
@@ -221,6 +239,7 @@ class TaskManager:
         self._last_cycle = None
         if after == self.SINGLEUSE and before != after:
             self._is_told_to_end = True
+        self._end_if_over()
         self.server._wake()
 
 
