@@ -1,0 +1,25 @@
+"""Count the words of text files, without a reduce function.
+
+    $ mmg-run examples/wordcount_maponly.py books/*.txt
+
+Shows: a mapfn that returns a mapping, here the counts of a whole file, and a job without
+reducefn: each word gets the list of its values, one a file, and finishfn adds them up in
+the process that started the job. That is all right while what the maps give is small, since
+one process does all the adding; where it is not, wordcount.py is the better way.
+"""
+
+import collections
+import re
+import sys
+
+from mmgevent import Files
+
+datasource = Files(sys.argv[1:], errors="replace")
+
+
+def mapfn(path, text):
+    return collections.Counter(re.findall(r"[a-z']+", text.lower()))
+
+
+def finishfn(word, counts):
+    return sum(counts)

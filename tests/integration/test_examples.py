@@ -1,0 +1,360 @@
+"""Every file of examples/, run as its header says, against a plain computation of the same."""
+
+import collections
+import contextlib
+import gzip
+import html
+import http.server
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import platform
+import random
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.make_corpus import make_corpus
+from tests.integration.commands import ROOT, read_tsv, wait_for
+
+EXAMPLES = ROOT / "examples"
+
+#: each example -> the test that runs it, with the module where that is another one
+TESTED = {
+    "convert.py": "test_convert_writes_each_file_whole",
+    "crawl.py": "test_crawl_fetches_many_pages_at_once",
+    "humpty.py": "test_commands:test_humpty_is_counted_and_nothing_else_is_said",
+    "inverted_index.py": "test_inverted_index_lists_files_in_their_order",
+    "join.py": "test_join_pairs_the_lines_of_equal_keys",
+    "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
+    "stats.py": "test_stats_hears_of_every_worker_once",
+    "topk.py": "test_topk_is_the_top_of_all_counts",
+    "topwords.py": "test_topwords_is_the_top_of_all_counts",
+    "wordcount.py": "test_commands:test_wordcount_of_files_is_what_three_lines_of_python_say",
+    "wordcount_maponly.py": "test_wordcount_without_reduce_counts_the_same",
+}
+
+#: for something to happen in another process of a busy machine
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return sorted(make_corpus(300_000, 5, seed=11, folder=tmp_path).iterdir())
+
+
+def find_words(path):
+    return re.findall(r"[a-z']+", path.read_text(encoding="utf-8").lower())
+
+
+def count_words(paths):
+    return collections.Counter(word for path in paths for word in find_words(path))
+
+
+def find_top(counts, n):
+    """Return n (word, count), highest counts first; of equal counts the later words."""
+    return sorted(counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)[:n]
+
+
+def run_example(commands, name, *argv, options=("--procs", "2"), **kwargs):
+    """Run a job file to its end and return its output; it must succeed and say nothing else."""
+    ended = commands.run("run", *options, EXAMPLES / name, *argv, **kwargs)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    return ended.stdout
+
+
+# the table
+
+
+def test_every_example_is_in_the_table():
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(TESTED)
+
+
+@pytest.mark.parametrize("example", TESTED)
+def test_the_table_names_tests_that_run_the_example(example):
+    module, _, name = TESTED[example].rpartition(":")
+    module = importlib.import_module(f"tests.integration.{module or 'test_examples'}")
+    assert f'"{example}"' in inspect.getsource(getattr(module, name))
+
+
+@pytest.mark.parametrize("example", TESTED)
+def test_the_header_of_an_example_says_how_to_run_it_and_what_it_shows(example):
+    header = (EXAMPLES / example).read_text().split('"""')[1]
+    assert re.search(rf"^    \$ .*examples/{example}", header, re.MULTILINE)
+    assert "\nShows: " in header
+
+
+# job files
+
+
+def test_wordcount_without_reduce_counts_the_same(commands, corpus):
+    counts = read_tsv(run_example(commands, "wordcount_maponly.py", *corpus))
+    assert counts == count_words(corpus)
+
+
+def test_inverted_index_lists_files_in_their_order(commands, corpus):
+    backwards = corpus[::-1]
+    expected = {}
+    for path in backwards:
+        for word in set(find_words(path)):
+            expected.setdefault(word, []).append(str(path))
+    assert read_tsv(run_example(commands, "inverted_index.py", *backwards)) == expected
+
+
+def test_topwords_is_the_top_of_all_counts(commands, corpus):
+    top = read_tsv(run_example(commands, "topwords.py", *corpus))
+    assert list(top.items()) == find_top(count_words(corpus), 20)
+
+
+def test_topk_is_the_top_of_all_counts(commands, corpus):
+    top = read_tsv(run_example(commands, "topk.py", 7, *corpus))
+    assert list(top.items()) == find_top(count_words(corpus), 7)
+
+
+def test_topk_sends_no_more_than_k_words_a_share_home(commands, corpus):
+    source = (EXAMPLES / "topk.py").read_text()
+    assert "def finishfn(" in source
+    shares = commands.write("shares.py", source.replace("def finishfn(", "def _left_out("))
+    ended = commands.run("run", "--procs", "2", "--set", "partitions=4", shares, 7, *corpus)
+    assert ended.returncode == 0, ended
+    candidates = read_tsv(ended.stdout)
+    counts = count_words(corpus)
+    assert 7 <= len(candidates) <= 4 * 7 < len(counts)
+    assert find_top(candidates, 7) == find_top(counts, 7)
+
+
+def test_join_pairs_the_lines_of_equal_keys(commands, tmp_path):
+    rng = random.Random(3)
+    sides = []
+    for name in ("people.tsv", "things.tsv"):
+        rows = [(str(rng.randrange(200)), f"{name} {n}\tmore of it") for n in range(500)]
+        (tmp_path / name).write_text("".join(f"{key}\t{rest}\n" for key, rest in rows))
+        sides.append(rows)
+    expected = [(key, [left, right]) for key, left in sides[0] for other, right in sides[1] if key == other]
+    assert {key for key, _ in sides[0]} - {key for key, _ in sides[1]}, "no key that is left out"
+    output = run_example(commands, "join.py", "people.tsv", "things.tsv")
+    rows = [line.split("\t") for line in output.splitlines()]
+    assert sorted((key, json.loads(pair)) for key, pair in rows) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [(["a.tsv", "a.tsv"], "both sides"), (["a.tsv", "."], "is not a file")]
+)
+def test_join_refuses_sides_it_could_not_tell_apart(commands, tmp_path, names, expected):
+    (tmp_path / "a.tsv").write_text("1\tx\n")
+    ended = commands.run("run", EXAMPLES / "join.py", *names)
+    assert (ended.returncode, ended.stdout) == (2, ""), ended
+    assert expected in ended.stderr
+
+
+# maps that wait
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """Pages by path; each is answered only when `at_once` of them have been asked for."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, pages, at_once):
+        super().__init__(("127.0.0.1", 0), Page)
+        self.pages = pages
+        self.together = threading.Barrier(at_once)
+        self.asked = collections.Counter()
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with self.server.lock:
+            self.server.asked[self.path] += 1
+        try:
+            self.server.together.wait(DEADLINE_S / 6)  # less than crawl.py waits
+        except threading.BrokenBarrierError:
+            return self.send_error(503, "too few pages at once")
+        kind, text = self.server.pages.get(self.path, (None, ""))
+        if kind is None:
+            return self.send_error(404)
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def serve(pages, at_once):
+    with Site(pages, at_once) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        try:
+            yield site
+        finally:
+            site.shutdown()
+            thread.join()
+
+
+def test_crawl_fetches_many_pages_at_once(commands):
+    rng = random.Random(5)
+    names = [f"/{n}.html" for n in range(22)]
+    links = {name: sorted(rng.sample(names, 4)) for name in names}
+    pages = {
+        name: ("text/html", "".join(f'<p><a href="{html.escape(to)}#top">x</a>' for to in tos + tos[:1]))
+        for name, tos in links.items()
+    }
+    pages["/plain.txt"] = ("text/plain", '<a href="/nowhere">no link</a>')
+    asked = [*names, "/plain.txt", "/missing.html"]
+    with serve(pages, at_once=len(asked)) as site:
+        output = run_example(
+            commands,
+            "crawl.py",
+            *(site.url + path for path in asked),
+            options=("--procs", "1"),
+            environ={"no_proxy": "*"},
+        )
+    expected = {"error: HTTP Error 404: Not Found": [f"{site.url}/missing.html"]}
+    for to in {to for tos in links.values() for to in tos}:
+        expected[site.url + to] = sorted(site.url + name for name in names if to in links[name])
+    assert read_tsv(output) == expected
+    assert site.asked == dict.fromkeys(asked, 1)
+
+
+# every worker
+
+
+def test_stats_hears_of_every_worker_once(commands):
+    _, address = commands.start_server()
+    workers = [commands.start("worker", "--procs", "2", address) for _ in range(2)]
+    for worker in workers:
+        wait_for(worker.stderr, "joined")
+    answers = read_tsv(run_example(commands, "stats.py", options=("--join", address)))
+    assert sorted(facts["pid"] for facts in answers.values()) == sorted(worker.pid for worker in workers)
+    check_facts(answers)
+
+
+def test_stats_alone_hears_of_the_worker_of_this_machine(commands):
+    answers = read_tsv(run_example(commands, "stats.py"))
+    assert len(answers) == 1
+    check_facts(answers)
+
+
+def check_facts(answers):
+    for worker, facts in answers.items():
+        assert worker == f"{platform.node()}/{facts['pid']}"
+        assert facts["host"] == platform.node()
+        assert facts["platform"] == platform.platform()
+        assert facts["python"] == platform.python_version()
+        assert facts["load"] >= 0.0
+
+
+# effects outside
+
+
+def find_target(folder, path):
+    return Path(f"{folder}{path.absolute()}.gz")
+
+
+def test_convert_writes_each_file_whole(commands, tmp_path, corpus):
+    elsewhere = tmp_path / "elsewhere" / corpus[0].name  # the same name in another folder
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"\x00\xff not text")
+    paths, folder = [*corpus, elsewhere], tmp_path / "out"
+    find_target(folder, elsewhere).parent.mkdir(parents=True)
+    find_target(folder, elsewhere).write_bytes(b"of yesterday")
+    relative = [os.path.relpath(path, tmp_path) for path in paths]
+    totals = read_tsv(run_example(commands, "convert.py", "out", *relative))
+    written = {path for path in folder.rglob("*") if path.is_file()}
+    assert written == {find_target(folder, path) for path in paths}
+    for path in paths:
+        assert gzip.decompress(find_target(folder, path).read_bytes()) == path.read_bytes()
+    assert totals == {
+        "files": len(paths),
+        "bytes before": sum(path.stat().st_size for path in paths),
+        "bytes after": sum(path.stat().st_size for path in written),
+    }
+
+
+def test_convert_that_fails_leaves_no_temporary_file(commands, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("text")
+    target = find_target(tmp_path / "out", path)
+    target.mkdir(parents=True)
+    ended = commands.run("run", "--procs", "1", EXAMPLES / "convert.py", "out", "a.txt")
+    assert ended.returncode == 1, ended
+    assert f"mapfn at '{path}'" in ended.stderr
+    assert "IsADirectoryError" in ended.stderr
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_convert_that_is_killed_is_done_again(commands, tmp_path):
+    """Killed while a temporary file is not in place yet: the target is absent then, and right in the end."""
+    content = random.Random(7).randbytes(8 * 1024 * 1024)
+    paths = [tmp_path / f"{n}.bin" for n in range(10)]  # ten chances to see a temporary file
+    for path in paths:
+        path.write_bytes(content)
+    targets = [find_target(tmp_path / "out", path) for path in paths]
+    process = commands.start("run", "--procs", "1", EXAMPLES / "convert.py", "out", *paths)
+    temporary, executor = stop_while_writing(process, targets[0].parent)
+    target = temporary.with_name(temporary.name[1:].partition(".gz.")[0] + ".gz")
+    assert target in targets
+    assert not target.exists()
+    executor.kill()
+    ended = commands.finish(process)
+    assert ended.returncode == 0, ended
+    assert read_tsv(ended.stdout)["files"] == len(paths)
+    assert sorted(temporary.parent.iterdir()) == sorted([*targets, temporary]), "what the killed one left"
+    for target in targets:
+        assert gzip.decompress(target.read_bytes()) == content
+
+
+def stop_while_writing(process, folder):
+    """Stop the executor of a convert.py while a temporary file of it is there; return both."""
+    until = time.monotonic() + DEADLINE_S
+    while time.monotonic() < until and process.poll() is None:
+        for temporary in folder.glob(".*"):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it was done
+                executor = psutil.Process(int(temporary.name.rpartition("-")[2]))
+                executor.send_signal(signal.SIGSTOP)
+                while executor.status() != psutil.STATUS_STOPPED and time.monotonic() < until:
+                    os.sched_yield()
+                if temporary.exists():
+                    return temporary, executor
+                executor.send_signal(signal.SIGCONT)
+    raise AssertionError(f"no temporary file was seen in {folder}; the command: {process.poll()}")
+
+
+# programs
+
+
+def test_kmeans_finds_the_centres_of_a_plain_loop(commands):
+    spec = importlib.util.spec_from_file_location("kmeans_example", EXAMPLES / "kmeans.py")
+    kmeans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kmeans)
+    points = kmeans.make_points()
+    centres, before, rounds = points[: kmeans.K], None, 0
+    while centres != before:
+        members = collections.defaultdict(list)
+        for point in points:
+            members[min(range(kmeans.K), key=lambda i: math.dist(point, centres[i]))].append(point)
+        before, rounds = centres, rounds + 1
+        centres = [
+            tuple(sum(axis) / len(axis) for axis in zip(*members[i], strict=True)) for i in range(kmeans.K)
+        ]
+    ended = commands.run(EXAMPLES / "kmeans.py", program=())
+    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    expected = [f"{x:.3f}\t{y:.3f}" for x, y in sorted(centres)]
+    assert ended.stdout.splitlines() == [f"{rounds} rounds", *expected]
+    assert rounds > 2
