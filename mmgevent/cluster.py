@@ -140,8 +140,9 @@ class Cluster:
     def tell(self, number: int, data: bytes) -> None:
         """Tell the program of a worker some bytes, 1 MiB at most; nothing happens if it left.
 
-        `number` is what `watch` said.  Nothing says whether it was received; who tells more than the
-        worker takes (8 MiB waiting) loses the server for a moment, and hands in jobs again.  UsageError.
+        `number` is what `watch` said.  Nothing says whether it was received.  Where more than 8 MiB wait for a
+        worker, it is let go, or, if the server is elsewhere, this program's link to that, and jobs are handed in
+        again: tell paths rather than contents.  UsageError.
         """
         self._find_watch().tell(number, data)
 
