@@ -65,9 +65,9 @@ def find_top(counts, n):
 
 
 def run_example(commands, name, *argv, options=("--procs", "2"), **kwargs):
-    """Run a job file to its end and return its output; it must succeed and say nothing else."""
+    """Run a job file to its end and return its output; it must succeed."""
     ended = commands.run("run", *options, EXAMPLES / name, *argv, **kwargs)
-    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    assert ended.returncode == 0, ended  # what it says of its progress depends on the machine
     return ended.stdout
 
 
