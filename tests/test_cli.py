@@ -403,6 +403,7 @@ def test_quiet_reporter_says_nothing(capsys):
 def test_terminal_shows_one_line_that_goes_away(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(progress, "LINE_AFTER_S", 0.0)
     reporter = progress.open_reporter("mmg-test", is_quiet=False)
     assert isinstance(reporter, progress.LineReporter)
