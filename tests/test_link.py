@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import time
 
 import gevent
@@ -146,15 +147,15 @@ def test_a_bulk_lane_arrives_whole_while_control_round_trips_stay_quick(pair):
     for frame in split_payload(BATCH, bytes(total), *lane):
         pair[0].send_in_lane(frame)
     pair[0].close_lane(lane)
-    trips: list[float] = []
+    overtaking: list[int] = []  # bytes that arrived during a round trip: what is quick, on any machine
     while not arrived.is_set():
-        begun = time.perf_counter()
+        begun = got
         pair[0].send(control("enough", job=1))
         sender.get()
-        trips.append(time.perf_counter() - begun)
+        overtaking.append(got - begun)
     assert got == total
-    assert len(trips) > 10
-    assert sorted(trips)[len(trips) // 2] < 0.1
+    assert len(overtaking) > 10
+    assert sorted(overtaking)[len(overtaking) // 2] <= 4 * MIB
 
 
 def test_a_lane_without_grants_sends_its_window_and_no_more(pair):
@@ -387,14 +388,14 @@ def test_idle_links_exchange_heartbeats_and_stay(monkeypatch):
 
 def test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence(monkeypatch):
     monkeypatch.setattr(link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(link_module, "SILENCE_S", 0.15)
+    monkeypatch.setattr(link_module, "SILENCE_S", 0.75)
     sock, raw = socket.socketpair()
     end = End(SocketLink(sock, "stalled"))
     gevent.sleep(0.03)
-    time.sleep(0.3)  # the loop is blocked on purpose
+    time.sleep(1.0)  # the loop is blocked on purpose
     gevent.sleep(0.05)
     assert not end.reasons
-    assert end.wait_for_end() == "silent for 0.15 s"
+    assert end.wait_for_end() == "silent for 0.75 s"
     raw.close()
 
 
@@ -412,7 +413,18 @@ def test_a_link_without_heartbeats_may_be_silent(monkeypatch):
     other_raw.close()
 
 
-def test_a_thousand_links_cost_one_monitor_and_close_without_a_trace():
+@pytest.fixture
+def many_descriptors():
+    """As many descriptors as a thousand links need, where the system allows 1,024 and would give more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 4096:
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thousand_links_cost_one_monitor_and_close_without_a_trace(many_descriptors):
     before = len(live_greenlets())
     ends = []
     for n in range(500):

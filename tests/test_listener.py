@@ -19,6 +19,9 @@ from mmgevent.wire.handshake import derive_key
 
 KEY = derive_key("a password of the tests")
 
+#: for what must happen, on the slowest machine
+WAIT_S = 20.0
+
 #: the beginning of a TLS record with a client's hello; the rest never comes
 HALF_HELLO = bytes.fromhex("1603010200010001fc0303")
 
@@ -44,12 +47,10 @@ class House:
                 stranger.sendall(say)
 
     def connect(self):
-        """Seconds until somebody with the right password is in."""
-        began = time.monotonic()
-        client = tls.connect(self.listener.address, KEY, "worker")
-        assert self.came_in.wait(5)
+        """Let somebody with the right password in."""
+        client = tls.connect(self.listener.address, KEY, "worker", timeout=WAIT_S)
+        assert self.came_in.wait(WAIT_S)
         client.close()
-        return time.monotonic() - began
 
     def close(self):
         self.listener.close()
@@ -66,16 +67,18 @@ def house():
     house.close()
 
 
-def test_silent_strangers_keep_nobody_out(house):
+def test_silent_strangers_keep_nobody_out(house, monkeypatch):
+    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 2 * WAIT_S)  # nobody gets in by waiting for their end
     house.let_in_strangers(200)
-    assert house.connect() < 2
+    house.connect()
     assert house.links[0][1] == "worker"
 
 
 def test_strangers_who_stop_in_the_middle_keep_nobody_out(house, monkeypatch):
+    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 2 * WAIT_S)
     monkeypatch.setattr(listener_module, "MIN_HANDSHAKE_S", 0.2)
     house.let_in_strangers(3 * MAX_HANDSHAKES, HALF_HELLO)
-    assert house.connect() < 4
+    house.connect()
 
 
 def test_who_stops_in_the_middle_is_left_alone_while_nobody_waits(house, monkeypatch):
@@ -90,22 +93,22 @@ def test_who_stops_in_the_middle_is_left_alone_while_nobody_waits(house, monkeyp
 
 @pytest.mark.parametrize("say", [b"", HALF_HELLO], ids=["silent", "half a hello"])
 def test_the_deadline_of_a_stranger_begins_when_it_comes(house, monkeypatch, caplog, say):
-    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 0.5)
     monkeypatch.setattr(listener_module, "MAX_HANDSHAKES", 1)
-    house.let_in_strangers(5, say)
+    house.let_in_strangers(20, say)
     began = time.monotonic()
     for stranger in house.strangers:
-        stranger.settimeout(3)
+        stranger.settimeout(WAIT_S)
         with contextlib.suppress(ConnectionResetError):  # it was closed with what it said unread
             assert stranger.recv(1) == b""
-    assert time.monotonic() - began < 2
-    assert "did not finish the handshake in 0.2 s" in caplog.text
+    assert time.monotonic() - began < 20 * 0.5 / 2  # one after another it would be 10 s
+    assert "did not finish the handshake in 0.5 s" in caplog.text
 
 
 def test_the_longest_silent_makes_room_when_there_are_too_many(house, monkeypatch):
     monkeypatch.setattr(listener_module, "MAX_UNPROVED", 3)
     house.let_in_strangers(4)
-    house.strangers[0].settimeout(3)
+    house.strangers[0].settimeout(WAIT_S)
     assert house.strangers[0].recv(1) == b""
     house.connect()
 
@@ -134,8 +137,8 @@ def test_whatever_accept_says_the_port_stays_open(monkeypatch, caplog):
     sock = Flaky(open_listener("127.0.0.1", 0), list(codes))
     listener = Listener(sock, KEY, lambda link, role: (link.close("enough"), came_in.set()))
     gevent.sleep(0)
-    client = tls.connect(listener.address, KEY, "driver", timeout=3)
-    assert came_in.wait(3)
+    client = tls.connect(listener.address, KEY, "driver", timeout=WAIT_S)
+    assert came_in.wait(WAIT_S)
     for code in codes:
         assert f"cannot accept now: {os.strerror(code)}" in caplog.text
     client.close()

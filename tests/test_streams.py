@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import pytest
@@ -144,13 +145,17 @@ def test_the_cost_of_a_frame_does_not_grow_with_the_lanes():
         for n in range(lanes):
             outbox.open_lane((1, 1, n), 0)  # blocked
             outbox.put_in_lane(output((1, 1, n)))
-        begun = time.perf_counter()
+        begun = time.process_time()  # of this process alone, whatever else the machine does
         for _ in range(2000):
             outbox.put_in_lane(output((2, 2, 2)))
             assert outbox.next_frame() is not None
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
-    assert min(seconds_for(20_000) for _ in range(3)) < 5 * min(seconds_for(10) for _ in range(3))
+    gc.disable()  # it would look at the lanes, and at all that other tests have left
+    try:
+        assert min(seconds_for(20_000) for _ in range(5)) < 5 * min(seconds_for(10) for _ in range(5))
+    finally:
+        gc.enable()
 
 
 def test_a_window_grants_once_half_of_it_is_due():
