@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import glob
 import hashlib
+import os
 import ssl as plain_ssl
 import tempfile
 import threading
@@ -29,13 +29,17 @@ def context():
     return tls.server_context()
 
 
+def live_greenlets():
+    gc.collect()
+    return [o for o in gc.get_objects() if isinstance(o, gevent.Greenlet) and not o.dead]
+
+
 @pytest.fixture(autouse=True)
 def no_greenlets_left():
+    before = live_greenlets()  # of other modules' tests
     yield
     gevent.sleep(0)
-    gc.collect()
-    left = [o for o in gc.get_objects() if isinstance(o, gevent.Greenlet) and not o.dead]
-    assert left == []
+    assert [greenlet for greenlet in live_greenlets() if greenlet not in before] == []
 
 
 @pytest.fixture
@@ -166,12 +170,11 @@ def test_a_client_of_another_version_learns_ours(listener, context):
 
 
 def test_nobody_listening_is_told_from_the_os_error():
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    address = sock.getsockname()
-    sock.close()
-    with pytest.raises(ConnectError, match=f"127.0.0.1:{address[1]}: Connection refused") as error:
-        tls.connect(address, KEY, "worker")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # and never listens: the port is nobody else's
+        address = sock.getsockname()
+        with pytest.raises(ConnectError, match=f"127.0.0.1:{address[1]}: Connection refused") as error:
+            tls.connect(address, KEY, "worker")
     assert isinstance(error.value.__cause__, ConnectionRefusedError)
 
 
@@ -310,18 +313,23 @@ def test_no_ticket_is_sent_so_no_session_can_be_resumed(listener, context):
     sock.close()
 
 
-def test_the_certificate_is_new_each_time_and_its_key_leaves_no_file(context):
-    before = set(glob.glob(tempfile.gettempdir() + "/mmgevent-*"))
+def test_the_certificate_is_new_each_time_and_its_key_leaves_no_file(context, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = []
+    load = ssl.SSLContext.load_cert_chain
+    monkeypatch.setattr(
+        ssl.SSLContext, "load_cert_chain", lambda self, path: made.append(path) or load(self, path)
+    )
     _, digest = tls.server_context()
     assert digest != context[1]
     assert len(digest) == hashlib.sha256().digest_size
-    assert set(glob.glob(tempfile.gettempdir() + "/mmgevent-*")) <= before
+    assert [os.path.dirname(path) for path in made] == [str(tmp_path)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plain_blocking_client_of_another_implementation_gets_in(listener, context):
     """docs/protocol.md in thirty lines, with the standard library only."""
     import hmac
-    import os
     import socket as plain_socket
 
     address, result = listener.getsockname(), []

@@ -22,6 +22,7 @@ from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL
 from mmgevent.wire.handshake import derive_key
 from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, decode_message
+from tests.integration.commands import reserved_port
 
 PASSWORD = "a password of this test"
 DEADLINE_S = 20.0
@@ -564,15 +565,17 @@ def test_when_the_engine_dies_all_have_left_and_those_of_the_next_one_join(clust
 
 
 def test_a_cluster_that_is_connected_watches_the_next_server_at_the_address():
-    first = mmg.LocalCluster(1, listen="127.0.0.1:0", password=PASSWORD)
-    host, port = first.address
-    with mmg.connect((host, port), password=PASSWORD) as driver:
-        seen = Seen(driver)
-        wait_until(lambda: seen.joined)
-        first.close()
-        wait_until(lambda: seen.left)
-        with mmg.LocalCluster(1, listen=(host, port), password=PASSWORD):
-            wait_until(lambda: len(seen.joined) == 2)
+    with reserved_port() as port:
+        address = ("127.0.0.1", port)
+        first = mmg.LocalCluster(1, listen=address, password=PASSWORD)
+        first.wait_ready()
+        with mmg.connect(address, password=PASSWORD) as driver:
+            seen = Seen(driver)
+            wait_until(lambda: seen.joined)
+            first.close()
+            wait_until(lambda: seen.left)
+            with mmg.LocalCluster(1, listen=address, password=PASSWORD):
+                wait_until(lambda: len(seen.joined) == 2)
         assert seen.left[0][0] != seen.joined[1].number
 
 

@@ -1,16 +1,24 @@
 """Commands as processes, with a home of their own, and what is left of them when they have ended."""
 
+import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).parent.parent.parent
+
+#: a line that mmg-run writes after 5 s, so on a slow machine only
+PROGRESS = re.compile(
+    r"^mmg-run: \w+(: waiting for workers| \d+(/\d+)? (items|tasks), .* slots.*)\n", re.MULTILINE
+)
 
 
 class Commands:
@@ -49,8 +57,11 @@ class Commands:
         return self.finish(self.start(*argv, **kwargs))
 
     def finish(self, process):
+        """Wait until a command has ended; returncode, stdout, and stderr without progress."""
         stdout, stderr = process.communicate(timeout=100)
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return subprocess.CompletedProcess(
+            process.args, process.returncode, stdout, PROGRESS.sub("", stderr or "")
+        )
 
     def start_server(self, *argv, **kwargs):
         """Start mmg-server on a free port; return it and "host:port"."""
@@ -59,7 +70,7 @@ class Commands:
 
     def left_behind(self):
         """Wait a little; return what runs of all processes that came of these commands."""
-        _, alive = psutil.wait_procs(list(self._descendants()), timeout=10)
+        _, alive = psutil.wait_procs(list(self._descendants()), timeout=3 * patience_s())
         return alive
 
     def _descendants(self):
@@ -75,6 +86,30 @@ class Commands:
         for process in self._started:
             process.kill()
             process.communicate()
+
+
+def patience_s():
+    """Seconds in which a command must end: three, and more while it takes long to start a process at all."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-IS", "-c", ""], check=True)
+    return 3.0 + 30 * (time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def reserved_port():
+    """A port where nobody listens, and which nobody gets by chance.
+
+    As long as it is held it is bound and refuses connections; one server that sets SO_REUSEADDR, as ours
+    do, can listen there meanwhile, any number of times.  Where the system lets nobody else bind it, it is
+    only known to have been free.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        if sys.platform != "linux":
+            holder.close()
+        yield port
 
 
 def wait_for(stream, pattern):

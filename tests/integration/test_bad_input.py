@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.integration.commands import ROOT, read_tsv, wait_for
+from tests.integration.commands import PROGRESS, ROOT, patience_s, read_tsv, reserved_port, wait_for
 
 DATA = "datasource = {'a': 1, 'b': 2}\n"
 MAP = "def mapfn(k, v):\n    yield k, v\n"
@@ -364,9 +364,9 @@ def test_port_in_use_is_one_message(commands):
 
 def test_no_server_is_one_message_that_says_what_was_tried(commands):
     commands.write("job.py", JOB)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    ended = commands.run("run", "--join", address, "job.py")
+    with reserved_port() as port:
+        address = f"127.0.0.1:{port}"
+        ended = commands.run("run", "--join", address, "job.py")
     check_message(ended, 3, f"cannot connect to {address}: Connection refused", "start mmg-server there")
     assert commands.left_behind() == []
 
@@ -508,12 +508,13 @@ def begin(commands):
 
 def end(commands, process, number, code):
     """Send a signal; the command must end in three seconds, with the code and all that came of it."""
+    limit_s = patience_s()
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=3)
+    stdout, stderr = process.communicate(timeout=limit_s)
     assert process.returncode == code, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
-    return stderr
+    return PROGRESS.sub("", stderr)
 
 
 @pytest.mark.parametrize("phase", ["map", "reduce"])
@@ -543,6 +544,7 @@ def test_signal_ends_a_listening_job_and_its_worker_goes_on(commands, begin, pha
 def test_signal_ends_driver_worker_and_server_in_the_middle_of_a_job(commands, begin, phase, number, code):
     server, address = commands.start_server()
     worker = commands.start("worker", "--procs", "1", address)
+    wait_for(worker.stderr, "joined")  # or the driver might say that it waits for one
     process, wait = begin(phase, "--join", address)
     assert wait() == "runs"
     assert end(commands, process, number, code).count("\n") == 1
@@ -564,9 +566,10 @@ def test_killed_driver_leaves_nothing_while_it_looks_for_another_server(commands
     assert wait() == "runs"
     server.kill()
     wait_for(process.stderr, "handed in again")
+    limit_s = patience_s()
     process.kill()
     worker.kill()
-    process.communicate(timeout=3)
+    process.communicate(timeout=limit_s)
     assert commands.left_behind() == []
 
 
@@ -605,6 +608,6 @@ def test_reader_that_goes_away_ends_the_job_and_its_processes(commands):
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stderr) == (141, "")
+    ended = commands.finish(process)
+    assert (ended.returncode, ended.stderr) == (141, "")
     assert commands.left_behind() == []

@@ -13,7 +13,7 @@ import pytest
 
 import mmgevent
 from benchmarks.make_corpus import make_corpus
-from tests.integration.commands import ROOT, read_tsv, wait_for
+from tests.integration.commands import ROOT, read_tsv, reserved_port, wait_for
 
 EXAMPLES = ROOT / "examples"
 
@@ -228,9 +228,9 @@ def test_port_that_is_taken_ends_with_3(commands):
 
 
 def test_nobody_listening_ends_with_3(commands):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    ended = commands.run("run", "--join", address, EXAMPLES / "humpty.py")
+    with reserved_port() as port:
+        address = f"127.0.0.1:{port}"
+        ended = commands.run("run", "--join", address, EXAMPLES / "humpty.py")
     assert ended.returncode == 3, ended
     assert address in ended.stderr
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
+from tests.integration.commands import reserved_port
 
 LISTENS = r"server listens on 127\.0\.0\.1:(\d+)"
 PASSWORD = "a password for these tests only"
@@ -82,9 +83,12 @@ def command(*arguments, **options):
         assert not alive, f"left behind: {alive}"
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
+def wait_until(condition, timeout_s=30.0):
+    """Look until it holds: what another process does has no event here."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it never came to hold"
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -102,7 +106,23 @@ def executors_of(worker):
 
 
 @pytest.mark.timeout(120)
-def test_killed_executors_and_workers_in_both_phases_change_nothing(server):
+def test_killed_executors_and_workers_in_both_phases_change_nothing(server, tmp_path):
+    gates = {phase: str(tmp_path / phase) for phase in ("map", "reduce")}
+
+    def wait_for_kill(phase):
+        while not os.path.exists(gates[phase]):
+            time.sleep(0.01)
+
+    def gated_map(key, text):  # neither phase can end before the kill
+        if key == ITEMS[-1][0]:
+            wait_for_kill("map")
+        yield from slow_map(key, text)
+
+    def gated_add(word, counts):
+        if word == "dog":
+            wait_for_kill("reduce")
+        return slow_add(word, counts)
+
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(command("worker", "--procs", "2", server.address)) for _ in range(4)]
         for worker in workers:
@@ -119,19 +139,19 @@ def test_killed_executors_and_workers_in_both_phases_change_nothing(server):
                 executor = executors_of(workers[-1])[0]
                 executor.kill()
                 os.killpg(victim.process.pid, signal.SIGKILL)
+                open(gates[progress.phase], "w").close()
 
         with mmg.connect(server.address, password=PASSWORD) as cluster:
             notices = []
-            job = mmg.Job(ITEMS, slow_map, slow_add)
+            job = mmg.Job(ITEMS, gated_map, gated_add)
             assert cluster.run(job, progress=kill, on_notice=notices.append) == EXPECTED
             assert killed == {"map": 1, "reduce": 1}
             assert any("is gone" in text for text in notices)
-            assert len(cluster.workers()) == 2
+            wait_until(lambda: len(cluster.workers()) == 2)
 
 
 def test_a_worker_waits_for_a_server_and_comes_back_to_the_next():
-    port = free_port()
-    with command("worker", "--procs", "1", f"127.0.0.1:{port}") as worker:
+    with reserved_port() as port, command("worker", "--procs", "1", f"127.0.0.1:{port}") as worker:
         worker.wait_for("waiting for a server")
         for _ in range(2):
             with command("server", "--listen", f"127.0.0.1:{port}") as server:
@@ -163,9 +183,8 @@ def test_a_wrong_password_is_refused_on_both_ends(server):
 
 
 def test_no_server_is_said_with_what_was_tried():
-    port = free_port()
-    with pytest.raises(mmg.ConnectError, match=f"127.0.0.1:{port}.*refused"):
-        mmg.connect(("127.0.0.1", port), password=PASSWORD, timeout=2.0)
+    with reserved_port() as port, pytest.raises(mmg.ConnectError, match=f"127.0.0.1:{port}.*refused"):
+        mmg.connect(("127.0.0.1", port), password=PASSWORD)
 
 
 def test_a_port_in_use_is_said():
@@ -204,23 +223,29 @@ def test_a_driver_may_bring_executors_along(server):
         assert cluster.run(mmg.Job(ITEMS, slow_map, lambda k, v: sum(v))) == EXPECTED
 
 
-def test_a_server_that_dies_and_comes_back_gets_the_job_again():
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    with (
-        command("server", "--listen", address) as first,
-        command("worker", "--procs", "2", address) as worker,
-    ):
+def test_a_server_that_dies_and_comes_back_gets_the_job_again(tmp_path):
+    gate = str(tmp_path / "killed")
+
+    def gated_map(key, text):  # the job cannot end before the kill
+        while key == ITEMS[-1][0] and not os.path.exists(gate):
+            time.sleep(0.01)
+        yield from slow_map(key, text)
+
+    with contextlib.ExitStack() as stack:
+        address = f"127.0.0.1:{stack.enter_context(reserved_port())}"
+        first = stack.enter_context(command("server", "--listen", address))
+        worker = stack.enter_context(command("worker", "--procs", "2", address))
         worker.wait_for("joined the server")
         begun = threading.Event()
         with mmg.connect(address, password=PASSWORD) as cluster:
             handle = cluster.submit(
-                mmg.Job(ITEMS, slow_map, lambda k, v: sum(v)),
+                mmg.Job(ITEMS, gated_map, lambda k, v: sum(v)),
                 on_progress=lambda p: begun.set() if p.done else None,
                 on_notice=lambda text: None,
             )
             assert begun.wait(30)
             first.stop(signal.SIGKILL)
+            open(gate, "w").close()
             with command("server", "--listen", address):
                 assert handle.result(timeout=60) == EXPECTED
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import types
 
 import gevent
@@ -216,8 +217,10 @@ class FakeServer:
 class Gate:
     """Where items of the action "gate" wait until the test lets them go."""
 
-    def __init__(self, folder):
-        self.path = str(folder / "gate")
+    def __init__(self):
+        # Not below the folder of the test, whose path may be too long for a socket.
+        self._folder = tempfile.TemporaryDirectory(prefix="mmg-", dir="/tmp")
+        self.path = f"{self._folder.name}/gate"
         self.arrivals: Queue = Queue()
         listener = GeventSocket(AF_UNIX)
         listener.bind(self.path)
@@ -241,6 +244,7 @@ class Gate:
         for go in self._open:
             go.set()
         self._server.stop(timeout=1)
+        self._folder.cleanup()
 
 
 def executors() -> list[psutil.Process]:
@@ -302,8 +306,8 @@ def start(forkers, tmp_path):
 
 
 @pytest.fixture
-def gate(start, tmp_path):
-    gate = Gate(tmp_path)
+def gate(start):
+    gate = Gate()
     yield gate
     gate.close()
 
@@ -494,7 +498,7 @@ def test_a_segfault_leaves_the_python_stack(start):
 
 def test_an_endless_loop_ends_by_task_timeout(start):
     server, _ = start()
-    server.submit(1, task_timeout=0.2)
+    server.submit(1, task_timeout=1.0)
     attempt = server.assign_map([("words", "a"), ("loop", 0)])
     died = server.wait_for(attempt)
     assert (died["type"], died["item"], died["failure"]["kind"]) == ("died", 1, "timeout")
@@ -599,7 +603,8 @@ def test_a_revoked_attempt_is_killed_without_a_word_and_the_next_one_runs(start,
     assert gate.arrivals.empty()
 
 
-def test_a_revoked_attempt_that_ends_by_itself_costs_no_executor(start, gate):
+def test_a_revoked_attempt_that_ends_by_itself_costs_no_executor(start, gate, monkeypatch):
+    monkeypatch.setattr(worker_module, "REVOKE_S", WAIT_S)
     server, _ = start()
     server.submit(1)
     revoked = server.assign_map([("gate", gate.path)])
@@ -641,6 +646,9 @@ def test_executors_are_forked_before_their_first_attempt(start):
     server.submit(1)
     attempt = server.assign_map([("pid", None)], slot=1)
     server.wait_for(attempt)
+    with gevent.Timeout(WAIT_S):
+        while len(executors()) < 2:  # the other one may not have had its name yet
+            gevent.sleep(0.01)
     assert len(executors()) == 2
     assert set(server.records_of(attempt)) < {process.pid for process in executors()}
 
