@@ -292,7 +292,9 @@ def main() -> None:
 
 
 def _report_failure(sock: Any, error: MmgeventError) -> None:
-    failure = {"error": type(error).__name__, "text": str(error)}
+    failure: dict[str, Any] = {"error": type(error).__name__, "text": str(error)}
+    if isinstance(error.__cause__, OSError):
+        failure["errno"] = error.__cause__.errno
     try:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:

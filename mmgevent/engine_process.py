@@ -280,8 +280,10 @@ class EngineProcess:
     def _take_first(self, frame: Frame) -> None:
         answer = json.loads(bytes(frame.payload))
         if "failed" in answer:
-            error_class = getattr(errors, answer["failed"]["error"], EngineError)
-            self._error = error_class(answer["failed"]["text"])
+            failed = answer["failed"]
+            self._error = getattr(errors, failed["error"], EngineError)(failed["text"])
+            if failed.get("errno"):  # as in the engine: an OSError is the cause
+                self._error.__cause__ = OSError(failed["errno"], failed["text"])
         else:
             self._facts = answer["ready"]
         self._ready.set()

@@ -269,6 +269,18 @@ def test_a_class_attribute_datasource_is_queued_and_hides_nothing():
     assert [waiting.datasource for waiting in server.taskmanager.deque] == [{1: "a b"}, {2: "c"}]
 
 
+def test_a_datasource_may_be_a_method():
+    class Counting(mincemeat.Server):
+        first = 7
+
+        def datasource(self):
+            return {self.first: "a"}
+
+    server = Counting(map={})
+    server._configure({})
+    assert server.datasource == {7: "a"}
+
+
 def test_none_is_no_datasource():
     server = mincemeat.Server(map={})
     server.datasource = None

@@ -8,6 +8,7 @@ methods a subclass overrides are called, in the thread that calls `process`.
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import weakref
 from collections import deque
@@ -107,8 +108,8 @@ class Server(Endpoint):
         """Listen on the port when this returns; unless `asynchronous`, return when all is done.
 
         `interface` "" is all interfaces; `port` 0 any free one, see `addr`.  Other keywords set attributes;
-        None never does, and what the Server has not is ignored.  OSError (EADDRINUSE) where the address
-        cannot be had, PasswordError for an empty password.
+        None never does, and what the Server has not is ignored.  OSError where the address cannot be had
+        (EADDRINUSE: another listens there), PasswordError for an empty password.
         """
         if self._cluster is not None and not self.closed:
             raise UsageError(f"{self.name()} listens already: close it first, or make another Server")
@@ -131,7 +132,8 @@ class Server(Endpoint):
                 setattr(self, name, value)
         for cls in type(self).__mro__:
             if cls in _class_datasources and self.datasource is None:
-                self.datasource = _class_datasources[cls]
+                own = _class_datasources[cls]
+                self.datasource = own(self) if inspect.isfunction(own) else own
 
     @staticmethod
     def _listen(password: str, interface: str, port: int) -> LocalCluster:
@@ -140,7 +142,7 @@ class Server(Endpoint):
             cluster.wait_ready()
         except ListenError as error:
             cluster.close()
-            raise OSError(errno.EADDRINUSE, str(error)) from error
+            raise _as_oserror(error) from error
         except BaseException:
             cluster.close()
             raise
@@ -291,6 +293,12 @@ class Server(Endpoint):
             channel.shutdown = channel.closed = True
         self.taskmanager.channels = {}
         self._channels = {}
+
+
+def _as_oserror(error: ListenError) -> OSError:
+    """Return what mincemeat raised where a port cannot be had: an OSError, mostly EADDRINUSE."""
+    number = getattr(error.__cause__, "errno", None)
+    return OSError(number if isinstance(number, int) and number > 0 else errno.EADDRNOTAVAIL, str(error))
 
 
 def _make_copy(cls: type[Server], attributes: dict[str, Any]) -> Server:

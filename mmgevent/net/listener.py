@@ -43,6 +43,9 @@ def open_listener(host: str, port: int) -> Any:
     where = tls.format_address((host or "0.0.0.0", port))
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found.sort(
+            key=lambda entry: entry[0] != socket.AF_INET
+        )  # a name is its first IPv4 address, as for nodes
         family, kind, _, _, address = found[0]
         sock = socket.socket(family, kind)
     except OSError as error:

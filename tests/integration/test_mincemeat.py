@@ -504,6 +504,9 @@ def test_a_port_has_one_server(serve):
         other.conn(PASSWORD, server.endpoint.addr[1], HOST)
     assert caught.value.errno == errno.EADDRINUSE
     assert other._map == {}
+    with pytest.raises(OSError, match="does not have that address") as caught:
+        other.conn(PASSWORD, 0, "192.0.2.1")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
     assert not other.finished()
     server.stop()
     assert server.state() == "failed: incomplete"
