@@ -14,7 +14,6 @@ import os
 import platform
 import random
 import re
-import signal
 import threading
 import time
 from pathlib import Path
@@ -299,41 +298,55 @@ def test_convert_that_fails_leaves_no_temporary_file(commands, tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
+#: appended to convert.py: the first to have written a temporary file says so, and waits to be killed
+HOLD = """
+_convert = mapfn
+
+def mapfn(path, content):
+    import signal
+    held = Path(FOLDER).with_name("held")
+
+    def hold(temporary, target):
+        Path(f"{held}.new").write_text(f"{os.getpid()} {temporary}")
+        os.rename(f"{held}.new", held)
+        signal.pause()
+
+    if not held.exists():
+        os.replace = hold
+    return _convert(path, content)
+"""
+
+
 def test_convert_that_is_killed_is_done_again(commands, tmp_path):
     """Killed while a temporary file is not in place yet: the target is absent then, and right in the end."""
-    content = random.Random(7).randbytes(8 * 1024 * 1024)
-    paths = [tmp_path / f"{n}.bin" for n in range(10)]  # ten chances to see a temporary file
+    job = commands.write("held_convert.py", (EXAMPLES / "convert.py").read_text() + HOLD)
+    paths = [tmp_path / f"{n}.bin" for n in range(4)]
     for path in paths:
-        path.write_bytes(content)
+        path.write_bytes(path.name.encode() * 1000)
     targets = [find_target(tmp_path / "out", path) for path in paths]
-    process = commands.start("run", "--procs", "1", EXAMPLES / "convert.py", "out", *paths)
-    temporary, executor = stop_while_writing(process, targets[0].parent)
+    process = commands.start("run", "--procs", "1", job, "out", *paths)
+    pid, name = wait_for_text(process, tmp_path / "held").split()
+    temporary = Path(name)
     target = temporary.with_name(temporary.name[1:].partition(".gz.")[0] + ".gz")
     assert target in targets
     assert not target.exists()
-    executor.kill()
+    psutil.Process(int(pid)).kill()
     ended = commands.finish(process)
     assert ended.returncode == 0, ended
     assert read_tsv(ended.stdout)["files"] == len(paths)
     assert sorted(temporary.parent.iterdir()) == sorted([*targets, temporary]), "what the killed one left"
-    for target in targets:
-        assert gzip.decompress(target.read_bytes()) == content
+    for path, target in zip(paths, targets, strict=True):
+        assert gzip.decompress(target.read_bytes()) == path.read_bytes()
 
 
-def stop_while_writing(process, folder):
-    """Stop the executor of a convert.py while a temporary file of it is there; return both."""
+def wait_for_text(process, path):
+    """Wait until a file is there, which appears whole; return its text."""
     until = time.monotonic() + DEADLINE_S
     while time.monotonic() < until and process.poll() is None:
-        for temporary in folder.glob(".*"):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it was done
-                executor = psutil.Process(int(temporary.name.rpartition("-")[2]))
-                executor.send_signal(signal.SIGSTOP)
-                while executor.status() != psutil.STATUS_STOPPED and time.monotonic() < until:
-                    os.sched_yield()
-                if temporary.exists():
-                    return temporary, executor
-                executor.send_signal(signal.SIGCONT)
-    raise AssertionError(f"no temporary file was seen in {folder}; the command: {process.poll()}")
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never came; the command: {process.poll()}")
 
 
 # programs
