@@ -22,7 +22,7 @@ from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL
 from mmgevent.wire.handshake import derive_key
 from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, decode_message
-from tests.integration.commands import reserved_port
+from tests.ports import reserved_port
 
 PASSWORD = "a password of this test"
 DEADLINE_S = 20.0

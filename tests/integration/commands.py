@@ -1,10 +1,8 @@
 """Commands as processes, with a home of their own, and what is left of them when they have ended."""
 
-import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -93,23 +91,6 @@ def patience_s():
     began = time.monotonic()
     subprocess.run([sys.executable, "-IS", "-c", ""], check=True)
     return 3.0 + 30 * (time.monotonic() - began)
-
-
-@contextlib.contextmanager
-def reserved_port():
-    """A port where nobody listens, and which nobody gets by chance.
-
-    As long as it is held it is bound and refuses connections; one server that sets SO_REUSEADDR, as ours
-    do, can listen there meanwhile, any number of times.  Where the system lets nobody else bind it, it is
-    only known to have been free.
-    """
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        port = holder.getsockname()[1]
-        if sys.platform != "linux":
-            holder.close()
-        yield port
 
 
 def wait_for(stream, pattern):

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.integration.commands import PROGRESS, ROOT, patience_s, read_tsv, reserved_port, wait_for
+from tests.integration.commands import PROGRESS, ROOT, patience_s, read_tsv, wait_for
+from tests.ports import reserved_port
 
 DATA = "datasource = {'a': 1, 'b': 2}\n"
 MAP = "def mapfn(k, v):\n    yield k, v\n"

@@ -13,7 +13,8 @@ import pytest
 
 import mmgevent
 from benchmarks.make_corpus import make_corpus
-from tests.integration.commands import ROOT, read_tsv, reserved_port, wait_for
+from tests.integration.commands import ROOT, read_tsv, wait_for
+from tests.ports import reserved_port
 
 EXAMPLES = ROOT / "examples"
 

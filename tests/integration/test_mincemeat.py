@@ -17,6 +17,7 @@ import mmgevent.mincemeat as mincemeat
 from mmgevent.errors import AuthenticationError, ConnectError, JobError
 from mmgevent.mincemeat import TaskManager
 from tests.integration.commands import wait_for
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 PASSWORD = "a password for these tests only"
@@ -103,11 +104,6 @@ def next_results(server):
     results = server.endpoint.results()
     assert results is not None, server.state()
     return results
-
-
-def free_port():
-    with socket.create_server((HOST, 0)) as sock:
-        return sock.getsockname()[1]
 
 
 # jobs
@@ -636,7 +632,7 @@ def test_a_client_that_answers_no_pings_is_closed_and_a_plain_worker_is_not(serv
     server = serve(
         mincemeat.Server_HB,
         daemon=mincemeat.Server_HB_daemon,
-        options={"interval": 0.1, "allowed": 1.0},
+        options={"interval": 0.1, "allowed": 3.0},
         cycle=TaskManager.PERMANENT,
     )
     port = server.endpoint.addr[1]
@@ -763,8 +759,10 @@ class Lines(object):
         return self.lines[key]
 
 def mapfn(k, v):
-    import time
-    time.sleep(.05)
+    import os, time
+    open("client-%d" % os.getppid(), "w").close()
+    while sum(name.startswith("client-") for name in os.listdir()) < 2:
+        time.sleep(.01)  # for the other client: it would be too late when all is done
     for w in v.split():
         yield w, 1
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
-from tests.integration.commands import reserved_port
+from tests.ports import reserved_port
 
 LISTENS = r"server listens on 127\.0\.0\.1:(\d+)"
 PASSWORD = "a password for these tests only"
