@@ -12,15 +12,15 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmgevent import errors
-from mmgevent.addresses import Address, parse_address, parse_addresses
+from mmgevent.addresses import Address, format_address, parse_address, parse_addresses
 from mmgevent.cluster import Cluster
 from mmgevent.engine_configuration import Configuration
 from mmgevent.engine_process import EngineProcess
-from mmgevent.errors import EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
 from mmgevent.telling import Reassembler, tell_frames
 from mmgevent.wire.frames import Frame
 
@@ -74,6 +74,8 @@ class Node(Cluster):
 
         if type(procs) is not int or not 0 <= procs <= 4096:
             raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+            raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
         self._functions = _checked_functions(functions)
         self._on_state = on_state
         self._on_tell = on_tell
@@ -175,6 +177,8 @@ class Node(Cluster):
     def _get_engine(self, lost: str | None) -> EngineProcess:
         if self._closed_by is not None:
             raise self._closed_by
+        if self._state == "closed" and not self._is_closed:
+            raise ConnectError(f"the node is closed: {self._reason}")
         return super()._get_engine(lost)
 
     def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
@@ -255,15 +259,29 @@ def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Add
     """Return the candidates, each once, in order; UsageError for what is none."""
     if isinstance(addresses, (str, int)):
         return parse_addresses(str(addresses))
-    if len(addresses) == 2 and isinstance(addresses[0], str) and type(addresses[1]) is int:
-        return [(addresses[0], addresses[1])]
-    found = [parse_address(given) if isinstance(given, str) else given for given in addresses]
+    if isinstance(addresses, tuple) and len(addresses) == 2 and type(addresses[1]) is int:
+        return [_parse_one(addresses)]
+    if not isinstance(addresses, Iterable):
+        raise UsageError(f"addresses must be 'HOST[:PORT]', or a list of them, got {addresses!r}")
+    found = [_parse_one(given) for given in addresses]
     if not found:
         raise UsageError("a node needs an address at least, such as 'localhost'")
-    return list(dict.fromkeys(found))  # type: ignore[arg-type]
+    return list(dict.fromkeys(found))
+
+
+def _parse_one(given: object) -> Address:
+    if isinstance(given, str):
+        return parse_address(given)
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        host, port = given
+        if isinstance(host, str) and type(port) is int:
+            return parse_address(format_address((host, port)))
+    raise UsageError(f"an address must be 'HOST[:PORT]' or (HOST, PORT), got {given!r}")
 
 
 def _checked_functions(functions: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
+    if not isinstance(functions or {}, Mapping):
+        raise UsageError(f"functions must be {{name: function}}, got {functions!r}")
     checked = dict(functions or {})
     for name, function in checked.items():
         if not (isinstance(name, str) and re.fullmatch(r"[^\W\d]\w{0,99}", name)):
