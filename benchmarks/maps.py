@@ -48,3 +48,7 @@ def spread(low, end):
 def wait(number, seconds):
     time.sleep(seconds)
     yield number % 10, 1
+
+
+def add_up(key, values):
+    return sum(values)

@@ -62,7 +62,7 @@ def _draw_panel(axis: Any, panel: list[Row], yards: dict[str, Row]) -> None:
         axis.text(max(walls), place, text, va="center", fontsize=8)
     axis.set_yticks(range(len(panel)), [row.title for row in panel], fontsize=8)
     axis.invert_yaxis()
-    axis.set_title(panel[0].work.title, loc="left", fontsize=9)
+    axis.set_title(f"{panel[0].work.title} (wall s, less is better)", loc="left", fontsize=9)
     axis.set_xlim(0, 1.25 * max(max(row.walls()) for row in panel))
     axis.tick_params(axis="x", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ texts, or a number.  `numbers_of` and `ranges_of` say what items follow from a n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import zlib
@@ -77,7 +78,7 @@ def ranges_of(argument: str) -> list[tuple[int, tuple[int, int]]]:
     count = int(argument)
     width = count // VALUES_A_KEY + 1
     bounds = [count * i // RANGES for i in range(RANGES + 1)]
-    return [(low, (high, width)) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [(low, (high, width)) for low, high in itertools.pairwise(bounds)]
 
 
 def paths_of(argument: str) -> list[str]:

@@ -40,9 +40,10 @@ class Request(NamedTuple):
 
 
 def engine_names() -> list[str]:
-    """Return the names of all engines there are."""
-    found = sorted(path.stem for path in Path(__file__).parent.glob("on_*.py"))
-    return [stem.removeprefix("on_").replace("_", "-") for stem in found]
+    """Return the names of all engines there are, those that need nothing more first."""
+    stems = sorted(path.stem for path in Path(__file__).parent.glob("on_*.py"))
+    found = [stem.removeprefix("on_").replace("_", "-") for stem in stems]
+    return [*DEFAULT, *(name for name in found if name not in DEFAULT)]
 
 
 def load_engine(name: str) -> ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.engines import Request, on_mmgevent
 
 TITLE = "mmgevent, sum_values"
-CANNOT = {work: "same as mmgevent" for work in ("index", "tiny", "start", "wait")}
+CANNOT = dict.fromkeys(("index", "tiny", "start", "wait"), "same as mmgevent")
 
 
 def command(request: Request) -> list[str]:

@@ -52,17 +52,15 @@ def run(context, work, argument, procs):
 def main():
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    from pyspark.sql import SparkSession
+    from pyspark import SparkConf, SparkContext
 
     work, argument, output, procs = read_request()
     cores = AT_ONCE if work == "wait" else procs
-    builder = SparkSession.builder.master(f"local[{cores}]").config("spark.ui.enabled", "false")
-    session = builder.config("spark.driver.memory", "2g").getOrCreate()
-    try:
-        session.sparkContext.setLogLevel("ERROR")
-        write_answer(output, run(session.sparkContext, work, argument, procs))
-    finally:
-        session.stop()
+    settings = SparkConf().setMaster(f"local[{cores}]").setAppName("benchmark")
+    settings.set("spark.ui.enabled", "false").set("spark.driver.memory", "2g")
+    with SparkContext(conf=settings) as context:
+        context.setLogLevel("ERROR")
+        write_answer(output, run(context, work, argument, procs))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,335 @@
+"""Run the real scheduler in virtual time: what a decision costs, and how good decisions are.
+
+    $ python -m benchmarks.simulation                                   # 100 to 100,000 workers
+    $ python -m benchmarks.simulation --workers 1000 --tasks 100000
+    $ python -m benchmarks.simulation --full                            # 100,000 workers, 10 million tasks
+
+The scheduler is the one of the server, without links, bytes or waiting: an agenda says what happens next, and
+when. Tasks take 10 s in the median (log-normal); one attempt in 500 takes 20 times as long, which a duplicate does
+not; workers leave without a word, and others come, so that each stays for an hour and a quarter on average.
+
+- a decision is one event accepted and all its commands returned; its time is that of the call, without the simulation's own.
+  This process never waits, so what it is short of one core's CPU time was taken by other processes: times
+  are reduced by that share, which is printed ("core"), but for the slowest decision.
+- ideal makespan: all work spread evenly over all workers, nothing lost; the rounding of the last tasks is
+  part of the ratio, so it falls with more tasks a worker.
+- duplicated: seconds in attempts that were made besides a live one and did not count; lost: seconds in attempts whose worker left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import heapq
+import json
+import math
+import random
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from benchmarks import facts
+from benchmarks.tables import format_table
+from mmgevent.scheduler import TICK_S, JobRules, Scheduler
+from mmgevent.scheduler import commands as c
+
+MEDIAN_S = 10.0
+SIGMA = 0.5  #: of the log-normal: two thirds of tasks take between 6 and 16 s
+STRAGGLERS = 0.002  #: share of attempts
+STRAGGLER_FACTOR = 20.0
+STAY_S = 4_500.0  #: of a worker
+JOB = 1
+
+#: kinds of things on the agenda
+END, LEAVE, TICK = range(3)
+
+
+class World:
+    """One job, its driver and its workers, each with one slot; plain dicts of numbers, so that they cost little."""
+
+    def __init__(self, workers: int, tasks: int, seed: int, *, churn: bool = True, retransmit: float = 0.05):
+        self.random = random.Random(seed)
+        self.scheduler = Scheduler(random.Random(seed))
+        self.worker_count = workers
+        self.task_count = tasks
+        self.churn = churn
+        self.rules = JobRules(retransmit=retransmit)
+        self.now = 0.0
+        self.agenda: list[tuple[float, int, int, int]] = []  # time, order, kind, attempt or worker
+        self.orders = 0
+        self.last_worker = 0
+        self.sent = 0
+        self.is_over = False
+        # of workers
+        self.running: dict[int, int] = {}  # worker -> attempt
+        self.queued: dict[int, int] = {}
+        # of attempts
+        self.worker_of: dict[int, int] = {}
+        self.batch_of: dict[int, int] = {}
+        self.began_s: dict[int, float] = {}
+        # of batches
+        self.seconds: dict[int, float] = {}
+        # of decisions, by event
+        self.spent_ns: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.slowest: tuple[int, str] = (0, "")
+        # of work, in seconds
+        self.work_s = self.longest_s = 0.0
+        self.useful_s = self.duplicated_s = self.lost_s = 0.0
+        self.committed = 0
+        self.pending: deque[tuple[str, tuple[Any, ...]]] = deque()
+
+    def run(self) -> None:
+        """Simulate until the job is over; SystemExit if it fails or was not done exactly once."""
+        for _ in range(self.worker_count):
+            self.join()
+        self.event("add_job", JOB, self.rules)
+        self.at(TICK_S, TICK, 0)
+        while not self.is_over:
+            self.now, _, kind, number = heapq.heappop(self.agenda)
+            if kind == END:
+                self.end(number)
+            elif kind == LEAVE:
+                self.leave(number)
+            else:
+                self.event("tick")
+                self.at(self.now + TICK_S, TICK, 0)
+        if self.committed != self.task_count:
+            raise SystemExit(f"{self.committed} tasks were committed, not {self.task_count}")
+
+    @property
+    def decisions(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def decision_s(self) -> float:
+        return sum(self.spent_ns.values()) / 1e9
+
+    @property
+    def ideal_s(self) -> float:
+        return max(self.work_s / self.worker_count, self.longest_s)
+
+    # what happens
+
+    def at(self, when_s: float, kind: int, number: int) -> None:
+        self.orders += 1
+        heapq.heappush(self.agenda, (when_s, self.orders, kind, number))
+
+    def join(self) -> None:
+        self.last_worker += 1
+        if self.churn:
+            self.at(self.now + self.random.expovariate(1 / STAY_S), LEAVE, self.last_worker)
+        self.event("add_worker", self.last_worker, 1, frozenset())
+
+    def leave(self, worker: int) -> None:
+        for line in (self.running, self.queued):
+            attempt = line.pop(worker, None)
+            if attempt is not None:
+                self.lost_s += self.forget(attempt)
+        self.event("remove_worker", worker)
+        self.join()
+
+    def begin(self, attempt: int) -> None:
+        seconds = self.seconds[self.batch_of[attempt]]
+        if self.random.random() < STRAGGLERS:
+            seconds *= STRAGGLER_FACTOR
+        self.began_s[attempt] = self.now
+        self.at(self.now + seconds, END, attempt)
+
+    def end(self, attempt: int) -> None:
+        worker = self.worker_of.get(attempt)
+        if worker is None:
+            return  # it was revoked, or its worker left
+        self.free(worker)
+        self.event("attempt_done", attempt)
+
+    def free(self, worker: int) -> None:
+        """Take the running attempt off a worker, and begin the one behind it."""
+        del self.running[worker]
+        behind = self.queued.pop(worker, None)
+        if behind is not None:
+            self.running[worker] = behind
+            self.begin(behind)
+
+    def forget(self, attempt: int) -> float:
+        """Strike out an attempt; the seconds it ran."""
+        del self.worker_of[attempt], self.batch_of[attempt]
+        began_s = self.began_s.pop(attempt, None)
+        return 0.0 if began_s is None else self.now - began_s
+
+    # decisions
+
+    def event(self, name: str, *args: Any) -> None:
+        """Tell the scheduler, do what it says, and then what follows from that."""
+        self.pending.append((name, args))
+        if len(self.pending) > 1:
+            return  # somebody further up does it, in order
+        while self.pending:
+            name, args = self.pending[0]
+            decide = getattr(self.scheduler, name)
+            began_ns = time.perf_counter_ns()
+            commands = decide(*args, self.now)
+            taken_ns = time.perf_counter_ns() - began_ns
+            self.spent_ns[name] = self.spent_ns.get(name, 0) + taken_ns
+            self.counts[name] = self.counts.get(name, 0) + 1
+            if taken_ns > self.slowest[0]:
+                self.slowest = (taken_ns, name)
+            for command in commands:
+                self.carry_out(command)
+            self.pending.popleft()
+
+    def carry_out(self, command: Any) -> None:
+        kind = type(command)
+        if kind is c.Assign:
+            self.assign(command)
+        elif kind is c.Commit:
+            self.committed += 1
+            self.useful_s += self.forget(command.attempt)
+        elif kind is c.ReleaseBatch:
+            del self.seconds[command.batch]
+        elif kind is c.Allow:
+            self.send(command.batches)
+        elif kind is c.Recall:
+            self.recall(command)
+        elif kind is c.Revoke:
+            self.duplicated_s += self.revoke(command)
+        elif kind is c.PlanReduce:
+            self.event("plan_reduce", JOB, [])
+        elif kind is c.FinishJob:
+            self.is_over = True
+        elif kind is c.FailJob:
+            raise SystemExit(f"the job failed: {command.failure}")
+
+    def assign(self, a: c.Assign) -> None:
+        self.worker_of[a.attempt] = a.worker
+        self.batch_of[a.attempt] = a.batch
+        if a.worker in self.running:
+            self.queued[a.worker] = a.attempt
+        else:
+            self.running[a.worker] = a.attempt
+            self.begin(a.attempt)
+
+    def recall(self, command: c.Recall) -> None:
+        if self.queued.get(command.worker) == command.attempt:
+            del self.queued[command.worker]
+            self.forget(command.attempt)
+            self.event("attempt_returned", command.attempt)
+        elif command.attempt in self.worker_of:
+            self.event("attempt_kept", command.attempt)
+
+    def revoke(self, command: c.Revoke) -> float:
+        seconds = self.forget(command.attempt)
+        if self.queued.get(command.worker) == command.attempt:
+            del self.queued[command.worker]
+        elif self.running.get(command.worker) == command.attempt:
+            self.free(command.worker)
+        return seconds
+
+    def send(self, allowed: int) -> None:
+        """Send batches of one item, which are tasks."""
+        while self.sent < min(allowed, self.task_count):
+            self.sent += 1
+            seconds = self.random.lognormvariate(math.log(MEDIAN_S), SIGMA)
+            self.seconds[self.sent] = seconds
+            self.work_s += seconds
+            self.longest_s = max(self.longest_s, seconds)
+            self.event("add_batch", JOB, self.sent, 1)
+            if self.sent == self.task_count:
+                self.event("end_input", JOB)
+
+
+def simulate(workers: int, tasks: int, seed: int) -> tuple[World, float, float]:
+    """Run one world; it, the seconds that took in all, and the CPU seconds of those."""
+    gc.collect()
+    gc.freeze()  # what is here already is not the scheduler's to be searched
+    world = World(workers, tasks, seed)
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    world.run()
+    taken_s, taken_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
+    gc.unfreeze()
+    return world, taken_s, taken_cpu_s
+
+
+def figures_of(world: World, taken_s: float, taken_cpu_s: float) -> dict[str, Any]:
+    """Return what is worth keeping of a run."""
+    core = min(1.0, taken_cpu_s / taken_s)
+    busy_s = world.useful_s + world.duplicated_s + world.lost_s
+    return {
+        "workers": world.worker_count,
+        "tasks": world.task_count,
+        "real_s": taken_s,
+        "decisions": world.decisions,
+        "core": core,
+        "decisions_per_s": world.decisions / (world.decision_s * core),
+        "us_by_event": {
+            name: spent * core / world.counts[name] / 1000 for name, spent in world.spent_ns.items()
+        },
+        "counts": world.counts,
+        "slowest_ms": world.slowest[0] / 1e6,
+        "slowest_event": world.slowest[1],
+        "makespan_s": world.now,
+        "ideal_s": world.ideal_s,
+        "duplicated_share": world.duplicated_s / busy_s,
+        "lost_share": world.lost_s / busy_s,
+    }
+
+
+def to_table(runs: list[dict[str, Any]]) -> str:
+    head = [
+        "workers", "tasks", "core", "decisions", "decisions/s", "us: add_batch", "attempt_done", "add_worker",
+        "remove_worker", "tick", "slowest ms", "makespan s", "to ideal", "duplicated", "lost",
+    ]  # fmt: skip
+    body = []
+    for run in runs:
+        us = run["us_by_event"]
+        body.append(
+            [
+                f"{run['workers']:,}",
+                f"{run['tasks']:,}",
+                f"{run['core']:.0%}",
+                f"{run['decisions']:,}",
+                f"{run['decisions_per_s']:,.0f}",
+                *(
+                    f"{us[name]:.1f}" if name in us else "-"
+                    for name in ("add_batch", "attempt_done", "add_worker", "remove_worker", "tick")
+                ),
+                f"{run['slowest_ms']:.1f} {run['slowest_event']}",
+                f"{run['makespan_s']:,.0f}",
+                f"{run['makespan_s'] / run['ideal_s']:.3f}",
+                f"{run['duplicated_share']:.2%}",
+                f"{run['lost_share']:.2%}",
+            ]
+        )
+    return "\n".join(format_table(head, body))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulation", description="Run the real scheduler in virtual time."
+    )
+    parser.add_argument("--workers", default="100,1000,10000,100000", help="numbers of them (%(default)s)")
+    parser.add_argument("--tasks", type=int, help="default: 10 a worker, 50,000 at least")
+    parser.add_argument("--full", action="store_true", help="100,000 workers and 10 million tasks (minutes)")
+    parser.add_argument("--seed", default=1, type=int)
+    parser.add_argument("--save", type=Path, help="folder for simulation.json")
+    given = parser.parse_args()
+    known = facts.gather_facts()
+    print("\n".join(f"- {name}: {text}" for name, text in known.items() if text) + "\n", flush=True)
+    numbers = [100_000] if given.full else [int(text) for text in given.workers.split(",")]
+    runs = []
+    for workers in numbers:
+        tasks = given.tasks or (10_000_000 if given.full else max(50_000, 10 * workers))
+        runs.append(figures_of(*simulate(workers, tasks, given.seed)))
+        print(f"{workers:,} workers, {tasks:,} tasks: {runs[-1]['real_s']:.1f} s", flush=True)
+    print("\n" + to_table(runs))
+    if given.save is not None:
+        given.save.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"facts": known, "runs": runs}, indent=1) + "\n"
+        (given.save / "simulation.json").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
