@@ -1,4 +1,5 @@
 import functools
+import json
 import operator
 import pickle
 
@@ -121,3 +122,61 @@ def test_named_functions_get_their_form_where_they_are_offered():
     assert resolved == Functions(pair, None, None, groups_form, "iterator")
     with pytest.raises(FunctionError, match=r"'total'.*offered: stats"):
         functions.resolve({"stats": pair})
+
+
+def test_what_is_offered_of_a_job_is_described_and_understood_elsewhere():
+    offers = {"stats": pair, "total": groups_form}
+    functions = Functions.of("stats", reducers.sum_values, "total")
+    described = functions.describe_offered()
+    assert described == {
+        "phases": ["map", "reduce"],
+        "mapfn": "stats",
+        "collectfn": "reducers.sum_values",
+        "reducefn": "total",
+    }
+    resolved = Functions.of(pair, reducers.sum_values, groups_form)
+    assert Functions.from_offered(json.loads(json.dumps(described)), offers) == resolved
+    assert Functions.of(pair, pair, pair).describe_offered() is None
+
+
+@pytest.mark.parametrize(
+    ("functions", "phases"),
+    [
+        (("stats", None, pair), ["map"]),
+        (("stats", "total", None), ["map", "reduce"]),
+        (("stats", None, reducers.top_values(3)), ["map", "reduce"]),
+        ((pair, None, "total"), ["reduce"]),
+        ((pair, pair, "total"), ["reduce"]),
+        ((None, pair, "total"), ["reduce"]),
+        ((None, "total", pair), ["map"]),
+        ((None, None, "total"), ["map", "reduce"]),
+    ],
+)
+def test_a_phase_for_which_nothing_is_shipped_runs_where_functions_are_offered(functions, phases):
+    described = Functions.of(*functions).describe_offered()
+    assert described["phases"] == phases
+    resolved = Functions.from_offered(described, {"stats": pair, "total": pair})
+    if "reduce" in phases and functions[2] != "total":
+        assert resolved.reducefn == functions[2]
+
+
+def test_what_an_offered_reducer_is_known_for_does_not_count():
+    offers = {"stats": pair, "total": reducers.count_values}
+    resolved = Functions.of("stats", None, "total").resolve(offers)
+    assert not reducers.is_recognised(resolved.reducefn)
+    assert resolved.reduce_form == "pair"
+    assert resolved.reducefn(1, [5, 6]) == 2
+
+
+@pytest.mark.parametrize(
+    ("functions", "words"),
+    [
+        (("my stats", None, None), "mapfn is 'my stats'.*no name"),
+        ((None, None, "os.path.join"), r"reducefn is 'os\.path\.join'.*no name"),
+        (("stats", pair, None), "collectfn runs in the process that offers it"),
+        ((pair, "total", None), "names for both"),
+    ],
+)
+def test_names_that_cannot_be_and_names_with_functions_that_cannot_come_are_refused(functions, words):
+    with pytest.raises(FunctionError, match=words):
+        Functions.of(*functions)

@@ -58,6 +58,16 @@ class TestJob:
         with pytest.raises(FunctionError):
             job.check()
 
+    @pytest.mark.parametrize("option", [{"task_timeout": 1.0}, {"memory_limit": "1GiB"}, {"greenlets": 2}])
+    @pytest.mark.parametrize("functions", [{"mapfn": "stats"}, {"mapfn": mapfn, "reducefn": "total"}])
+    def test_what_a_thread_cannot_do_is_refused_with_offered_functions(self, functions, option):
+        job = Job([], **functions, **option)
+        with pytest.raises(
+            OptionError, match=f"{next(iter(option))} cannot go with the function '(stats|total)'"
+        ):
+            job.check()
+        Job([], **functions).check()
+
     def test_a_recognised_reducer_is_combined_once(self):
         job = Job([], mapfn, reducers.sum_values, collectfn=reducers.sum_values)
         assert job.functions().collectfn is None

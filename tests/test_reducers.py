@@ -1,3 +1,4 @@
+import functools
 import itertools
 import pickle
 import random
@@ -93,3 +94,16 @@ def test_a_reducer_given_twice_is_left_to_the_engine():
     assert reducers.without_redundant(reducers.sum_values, reducers.sum_values) is None
     assert reducers.without_redundant(reducers.sum_values, max) is reducers.sum_values
     assert reducers.without_redundant(max, max) is max
+
+
+@pytest.mark.parametrize("reducer", ALL)
+def test_every_reducer_has_a_name(reducer):
+    assert reducers.by_name(reducers.name_of(reducer)) == reducer
+
+
+def test_other_functions_have_none():
+    assert reducers.name_of(max) is None
+    assert reducers.name_of(functools.partial(reducers.sum_values)) is None
+    for name in ("max", "top_values(0)", "top_values(-1)", "top_values(1) ", "fold_of", ""):
+        with pytest.raises(FunctionError):
+            reducers.by_name(name)
