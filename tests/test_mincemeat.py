@@ -135,6 +135,20 @@ def test_what_happens_is_handled_by_whoever_processes():
     assert bell.process() is False
 
 
+def test_commands_that_nobody_processes_are_bounded(monkeypatch):
+    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 10)
+    bell = Bell(map={})
+    try:
+        assert bell._put_message(b"12345678", bell.rung.append)
+        assert not bell._put_message(b"123", bell.rung.append)
+        assert bell._put_message(b"12", bell.rung.append)
+        bell.process(timeout=0)
+        assert bell._put_message(b"1234567890", bell.rung.append)
+        assert bell.rung == [b"12345678", b"12"]
+    finally:
+        bell.handle_close()
+
+
 def test_endpoints_of_one_map_are_processed_together_and_others_are_not():
     shared = {}
     first, second, other = Bell(map=shared), Bell(map=shared), Bell(map={})

@@ -153,7 +153,9 @@ class Client(Conversation, Endpoint):
             self._wake()
 
     def _on_tell(self, peer: int, data: bytes) -> None:
-        self._put(lambda: self._receive(data))
+        if not self._put_message(data, self._receive):
+            log.error("%s: too many commands wait to be processed: closing", self.name())
+            self.handle_close()
 
     # in the thread that processes
 

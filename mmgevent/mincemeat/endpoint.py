@@ -26,6 +26,9 @@ LOOK_S = 0.1
 #: for an endpoint to end its engine, when another one failed
 CLOSE_S = 10.0
 
+#: of commands that wait for `process`; who sends more is not waited for
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+
 Map = dict[Any, Any]
 
 
@@ -49,6 +52,7 @@ class Endpoint(ABC):
         self.closed = False
         self._changed = threading.Condition()
         self._events: deque[Callable[[], object]] = deque()
+        self._waiting_bytes = 0
         self._loops: set[threading.Event] = set()
         self._closer: threading.Thread | None = None
 
@@ -138,6 +142,21 @@ class Endpoint(ABC):
         """Have `event()` called by whoever processes this endpoint."""
         self._events.append(event)
         self._wake()
+
+    def _put_message(self, data: bytes, receive: Callable[[bytes], object]) -> bool:
+        """Have `receive(data)` called as `_put` does; False if too much waits already."""
+
+        def handle() -> None:
+            with self._changed:
+                self._waiting_bytes -= len(data)
+            receive(data)
+
+        with self._changed:
+            if self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
+                return False
+            self._waiting_bytes += len(data)
+        self._put(handle)
+        return True
 
     def _wake(self) -> None:
         """Let those look again who wait for a change of this endpoint."""

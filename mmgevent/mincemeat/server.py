@@ -237,7 +237,8 @@ class Server(Endpoint):
         self._put(lambda: self._remove_channel(number, reason))
 
     def _on_tell(self, number: int, data: bytes) -> None:
-        self._put(lambda: self._hear(number, data))
+        if not self._put_message(data, lambda data: self._hear(number, data)) and self._cluster is not None:
+            self._cluster.dismiss(number, "too many commands wait for the Server")
 
     # and what follows, in the thread that processes
 

@@ -15,7 +15,7 @@ import pytest
 
 import mmgevent.mincemeat as mincemeat
 from mmgevent.errors import AuthenticationError, ConnectError, JobError
-from mmgevent.mincemeat import TaskManager
+from mmgevent.mincemeat import TaskManager, endpoint
 from tests.integration.commands import wait_for
 from tests.ports import free_port
 
@@ -560,6 +560,32 @@ def test_a_daemons_timeout_is_called_and_shortened_by_what_it_returns(started):
     assert server.state() == "failed: incomplete"
 
 
+def test_who_sends_more_than_a_server_processes_is_closed(monkeypatch):
+    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 100_000)
+    server = mincemeat.Server(map={})
+    server.conn(PASSWORD, 0, HOST, asynchronous=True)  # and nobody processes it
+    clients = [mincemeat.Client(map={}) for _ in range(2)]
+    for client in clients:
+        client.conn(HOST, server.addr[1], PASSWORD, asynchronous=True)
+    clients[0].send_command("small", bytes(1000))
+    clients[1].send_command("big", bytes(200_000))
+    assert clients[1].finished(timeout=DEADLINE_S)
+    assert not clients[0].finished()
+    for end in (*clients, server):
+        end.handle_close()
+        assert end.process(timeout=DEADLINE_S) is False
+
+
+def test_no_interface_is_all_of_them_for_a_server_and_localhost_for_a_client(serve, started):
+    server = serve(interface="", datasource={1: "a b"}, mapfn=count_words)
+    host, port = server.endpoint.addr
+    assert host == "0.0.0.0"
+    client = mincemeat.Client_daemon(credentials={"password": PASSWORD, "interface": "", "port": port})
+    started.append(client)
+    client.start()
+    assert next_results(server) == {"a": [1], "b": [1]}
+
+
 def test_one_set_of_credentials_serves_both(started):
     port = free_port()
     credentials = {
@@ -1052,4 +1078,51 @@ def test_clients_hand_in_jobs_and_get_the_results(commands):
     assert second == "1 []"
     assert third == f"2 [({socket.gethostname()!r}, ['posix', 'posix'])]"
     assert states == "['success', 'success', 'success']"
+    assert commands.left_behind() == []
+
+
+PATCHED = f"""
+from gevent import monkey
+monkey.patch_all()
+import sys
+import gevent
+import mmgevent.mincemeat as mincemeat
+
+class Cli(mincemeat.Client):
+    def mapfn(self, k, v):
+        gevent.sleep(.01)
+        yield k, v
+        self.send_command("mapped", k)
+
+class Svr(mincemeat.Server):
+    mapped = []
+    def unrecognized_command(self, command, data=None, txn=None, chan=None):
+        self.mapped.append((command, data))
+        return True
+
+credentials = {{"password": {PASSWORD!r}, "interface": "localhost", "port": int(sys.argv[1])}}
+svr = mincemeat.Server_daemon(credentials, cls=Svr)
+svr.endpoint.datasource = {{n: n for n in range(5)}}
+clients = [mincemeat.Client_daemon(credentials, cls=Cli) for _ in range(2)]
+svr.endpoint.taskmanager.defaults["cycle"] = mincemeat.TaskManager.PERMANENT
+for daemon in [svr] + clients:
+    daemon.start()
+with gevent.Timeout(60):
+    while len(Svr.mapped) < 5 or not svr.endpoint.output:
+        gevent.sleep(.01)
+svr.endpoint.taskmanager.defaults["cycle"] = mincemeat.TaskManager.SINGLEUSE
+for daemon in [svr] + clients:
+    daemon.join(60)
+print(svr.endpoint.results() == {{n: [n] for n in range(5)}}, sorted(Svr.mapped))
+print([daemon.state() for daemon in [svr] + clients])
+"""
+
+
+def test_a_program_that_gevent_has_patched(commands):
+    done = commands.finish(start_script(commands, "patched.py", PATCHED, free_port()))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"True {[('mapped', n) for n in range(5)]}",
+        "['success', 'success', 'success']",
+    ]
     assert commands.left_behind() == []
