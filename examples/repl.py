@@ -82,8 +82,11 @@ def say(text):
 def keep_history(path):
     """Give `input` line editing, and the lines of the last time."""
     import atexit
-    import readline
 
+    try:
+        import readline
+    except ImportError:  # a Python built without it
+        return
     if os.path.exists(path):
         readline.read_history_file(path)
     readline.set_history_length(1000)
@@ -110,4 +113,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except mmg.MmgeventError as error:
+        raise SystemExit(f"repl.py: {error}") from None

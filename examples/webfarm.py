@@ -119,9 +119,6 @@ def application(environ, start_response):
 class RequestHandler(WSGIRequestHandler):
     timeout = 10.0  # seconds that a client may be silent
 
-    def log_message(self, format, *arguments):
-        """Say nothing of every request."""
-
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
     """Answer requests in threads, on a socket that was opened before the fork."""

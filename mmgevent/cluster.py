@@ -170,9 +170,11 @@ class Cluster:
         self._engine.wait_ready(START_S)
 
     def close(self) -> None:
-        """Wait for running jobs, then end the engine with all its processes; idempotent."""
+        """Wait for running jobs and what they call back, then end the engine with all its processes; idempotent."""
         self._check_process()
-        for handle in self._running():
+        with self._lock:
+            handles = list(self._handles)
+        for handle in handles:
             handle.join()
         self._end()
 

@@ -150,7 +150,7 @@ class EngineProcess:
         if self._error is not None:
             raise self._error
         if not self._placed.wait(None if until is None else max(0.0, until - time.monotonic())):
-            raise TimeoutError(f"no server: {self._unplaced_reason}")
+            raise TimeoutError(f"no server: {self._unplaced_reason or 'it looks for one'}")
         return self._facts
 
     def place(self) -> None:

@@ -128,8 +128,9 @@ class JobHandle:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until the job is over, however it ends."""
-        self._thread.join()
+        """Wait until the job is over, however it ends, and has called back; at once if called from there."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     # the job's thread
 

@@ -142,6 +142,22 @@ def test_jobs_run_side_by_side_and_call_back(cluster):
     assert all(h.done() and h.exception() is None and h.id for h in handles)
 
 
+def test_closing_waits_for_what_jobs_call_back_and_a_callback_may_close():
+    entered, left = threading.Event(), threading.Event()
+
+    def call_back(handle):
+        entered.set()
+        threading.Event().wait(1)  # closing is faster, if it does not wait for this
+        cluster.close()
+        left.set()
+
+    cluster = mmg.LocalCluster(1)
+    cluster.submit(mmg.Job({1: "a b"}, map_words, add)).add_done_callback(call_back)
+    assert entered.wait(60)
+    cluster.close()
+    assert left.is_set()
+
+
 def test_a_stream_gives_every_record_once_and_then_nothing(cluster):
     handle = cluster.submit(
         mmg.Job(lambda: ((n, n) for n in range(50_000)), lambda k, v: [(k, v)], sum_values)
