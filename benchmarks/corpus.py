@@ -114,7 +114,8 @@ def compare(work: Work, entries: list[Entry], rounds: int, procs: int, timeout_s
                 print(f"  left out: {entry.name}: {reason}", flush=True)
         for number in range(rounds):
             running = [entry for entry in entries if entry.name in rows and not rows[entry.name].error]
-            for entry in running[number % len(running) :] + running[: number % len(running)]:
+            first = number % max(1, len(running))
+            for entry in running[first:] + running[:first]:
                 taken, answer = do_work(entry, work, output, procs, timeout_s)
                 row = rows[entry.name]
                 row.add(number, taken, answer == expected)

@@ -26,7 +26,6 @@ HELP = "idle workers on one server: memory of each, heartbeats, a job meanwhile"
 CLIENTS = 4
 SPARE_DESCRIPTORS = 100  #: of the server, for everything but idle workers
 JOIN_S = 600.0
-ITEMS = 1_000  #: of the job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold", default=SILENCE_S + 10, type=float, help="seconds to hold them before the job (%(default)s)"
     )
     parser.add_argument("--rounds", default=5, type=int, help="jobs, alone and then meanwhile (%(default)s)")
+    parser.add_argument("--items", default=1_000, type=int, help="of the job (%(default)s)")
     parser.add_argument("--procs", default=2, type=int, help="executors of the real worker (%(default)s)")
 
 
@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         server, port = family.start_server()
         family.start_worker(port, given.procs)
         with open_cluster(family, port) as cluster:
-            alone_s = [time_job(cluster) for _ in range(given.rounds + 1)][1:]
+            alone_s = [time_job(cluster, given.items) for _ in range(given.rounds + 1)][1:]
             before = pss_bytes(server.pid)
             clients, join_s = start_clients(family, port, count)
             after = pss_bytes(server.pid)
@@ -60,7 +60,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
                 tell(client, "leave")
             for client in clients:
                 read_line(client, JOIN_S)
-            meanwhile_s = [time_job(cluster) for _ in range(given.rounds + 1)][1:]
+            meanwhile_s = [time_job(cluster, given.items) for _ in range(given.rounds + 1)][1:]
             alive_after = count_alive(clients)
     figures = {
         "descriptor_limit": limit,
@@ -106,16 +106,16 @@ def count_alive(clients: list[subprocess.Popen[str]]) -> int:
     return sum(int(read_line(client, JOIN_S).split()[1]) for client in clients)
 
 
-def time_job(cluster: Any) -> float:
-    """Return the seconds of a job of about a second, from submit to its results."""
+def time_job(cluster: Any, items: int) -> float:
+    """Return the seconds of a job of a ms an item, from submit to its results."""
     import mmgevent as mmg
 
-    job = mmg.Job.from_file(JOBS / "busy.py", [str(ITEMS)])
+    job = mmg.Job.from_file(JOBS / "busy.py", [str(items)])
     started_s = time.perf_counter()
     results = cluster.run(job)
     taken_s = time.perf_counter() - started_s
-    if len(results) != min(10, ITEMS):
-        raise SystemExit(f"the job gave {len(results)} results, not 10")
+    if len(results) != min(10, items):
+        raise SystemExit(f"the job gave {len(results)} results, not {min(10, items)}")
     return taken_s
 
 
