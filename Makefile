@@ -40,12 +40,18 @@ format: $(TOOLS)  ## put the code in format
 types: $(TOOLS)  ## check types
 	$(VENV)/bin/mypy
 
-bench: $(TOOLS)  ## compare with the program one would write by hand (some minutes)
-	$(RUN) -m benchmarks.wordcount
-	$(RUN) -m benchmarks.inverted_index
+bench: $(TOOLS)  ## measure, briefly (two or three minutes); docs/performance.md has the whole
+	$(RUN) -m benchmarks.corpus --size 20MB --rounds 3
+	$(RUN) -m benchmarks.scale connections --workers 1000 --hold 16 --rounds 3
+	$(RUN) -m benchmarks.scale joins --workers 400
+	$(RUN) -m benchmarks.scale items --items 10000 --rounds 3
+	$(RUN) -m benchmarks.scale latency --jobs 50
+	$(RUN) -m benchmarks.scale growth --size 4MB --times 1,4
+	$(RUN) -m benchmarks.simulation --workers 100,1000,10000
+	$(RUN) -m pytest benchmarks/micro -o addopts= --benchmark-columns=min,median --benchmark-max-time=0.05 --benchmark-min-rounds=3
 
 clean:  ## remove what was made
-	rm -rf $(VENV) build .ci/venvs benchmarks/.corpus *.egg-info
+	rm -rf $(VENV) build .ci/venvs benchmarks/.corpus benchmarks/.results *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find mmgevent -name '*.so' -delete
 

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
 
 def main() -> int:
     given = read_arguments()
+    measure.end_on_sigterm()
     known = facts.gather_facts()
     entries = choose_engines(given.engines)
     sizes = Sizes(given.size, given.items, given.waits, given.corpus)

@@ -21,6 +21,7 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,6 +122,11 @@ def become_subreaper() -> None:
         raise OSError(
             ctypes.get_errno(), "this kernel has no PR_SET_CHILD_SUBREAPER; the benchmarks need Linux"
         )
+
+
+def end_on_sigterm() -> None:
+    """Leave by an exception when asked to end, so that what was started is ended too."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def descendants(pid: int) -> Iterator[int]:

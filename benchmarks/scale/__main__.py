@@ -39,6 +39,7 @@ def main() -> int:
         module.add_arguments(subjects.add_parser(name, help=module.HELP, description=module.__doc__))
     given = parser.parse_args()
     measure.become_subreaper()
+    measure.end_on_sigterm()
     known = facts.gather_facts()
     print("\n".join(f"- {name}: {text}" for name, text in known.items() if text) + "\n", flush=True)
     figures = SUBJECTS[given.subject].run(given)
