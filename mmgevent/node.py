@@ -8,6 +8,7 @@ whenever the server changes, and starts another engine should its own die.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -23,6 +24,7 @@ from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
 from mmgevent.telling import Reassembler, tell_frames
 from mmgevent.wire.frames import Frame
+from mmgevent.wire.messages import MAX_OFFERS_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Node(Cluster):
         if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
         self._functions = _checked_functions(functions)
+        if self._functions and not procs:
+            raise UsageError("a node that offers functions does work: give procs=1 or more")
         self._on_state = on_state
         self._on_tell = on_tell
         self._reassembler = Reassembler(max_senders=MAX_TELLERS)
@@ -86,6 +90,7 @@ class Node(Cluster):
         self._closed_by: MmgeventError | None = None
         self._started_s = 0.0
         self._closing = threading.Event()
+        self._restarter: threading.Thread | None = None
         memory_bytes = None
         if segment_memory is not None:
             from mmgevent.options import parse_size
@@ -228,6 +233,14 @@ class Node(Cluster):
             return
         log.warning("the engine of this node is gone, starting another: %s", reason)
         self._set("connecting", f"its engine ended: {reason}", None, None)
+        # In a thread of its own: whoever needs an engine before that waits, with the lock, for the reading thread.
+        self._restarter = threading.Thread(
+            target=self._restart, args=(reason,), name="mmgevent-node-restart", daemon=True
+        )
+        self._restarter.start()
+
+    def _restart(self, reason: str) -> None:
+        """Start another engine, unless a job has done so."""
         if time.monotonic() - self._started_s < SHORT_LIFE_S:
             self._closing.wait(RESTART_PAUSE_S)
         try:
@@ -239,6 +252,9 @@ class Node(Cluster):
     def _end(self) -> None:
         self._closing.set()
         super()._end()
+        restarter = self._restarter
+        if restarter is not None and restarter is not threading.current_thread():
+            restarter.join()
         self._set("closed", "closed by this side", None, self._closed_by)
 
     def _set(self, state: str, reason: str, address: Address | None, error: MmgeventError | None) -> None:
@@ -288,4 +304,9 @@ def _checked_functions(functions: Mapping[str, Callable[..., Any]] | None) -> di
             raise UsageError(f"a function is offered under a name like 'stats', got {name!r}")
         if not callable(function):
             raise UsageError(f"what is offered as {name!r} must be callable, got {type(function).__name__}")
+    n_bytes = len(json.dumps(list(checked)))
+    if n_bytes > MAX_OFFERS_BYTES:
+        raise UsageError(
+            f"the names of {len(checked)} functions have {n_bytes} bytes, at most {MAX_OFFERS_BYTES} may be"
+        )
     return checked
