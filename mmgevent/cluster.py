@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.engine_configuration import Configuration
 from mmgevent.engine_process import EngineProcess
-from mmgevent.errors import ForkedError, JobError, UsageError
+from mmgevent.errors import EngineError, ForkedError, JobError, UsageError
 from mmgevent.machine import count_cores
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ PATIENCE_S = 60.0
 
 #: for the thread of a watch to end
 END_S = 5.0
+
+#: of a server that is gone before it has answered, and then of the next one
+MAX_ASKS = 5
 
 OnProgress = Callable[["Progress"], None]
 OnNotice = Callable[[str], None]
@@ -110,10 +113,16 @@ class Cluster:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records))
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that are present now."""
-        engine = self._get_engine(None)
-        engine.wait_ready(START_S)
-        answer = engine.ask("list_workers")
+        """Return the workers that are present now; EngineError if a server is lost again and again before it answers."""
+        for tries_left in range(MAX_ASKS - 1, -1, -1):
+            engine = self._get_engine(None)
+            engine.wait_ready(START_S)
+            try:
+                answer = engine.ask("list_workers")
+                break
+            except EngineError:
+                if not tries_left:
+                    raise
         return [WorkerInfo(*row) for row in zip(answer["names"], answer["slots"], strict=True)]
 
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:

@@ -160,7 +160,7 @@ class Membership:
     def _find_place(self) -> None:
         """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
         settings = self._settings
-        role = "worker" if settings.procs or settings.offers else "driver"
+        role = "worker" if settings.procs else "driver"
         place = election.bind_or_connect(
             settings.addresses, settings.key, role, may_serve=settings.may_serve, timeout=settings.timeout
         )
@@ -222,7 +222,7 @@ class Membership:
                 )
             start_watchdog()
             self._server = server
-            if settings.procs or settings.offers:
+            if settings.procs:
                 greenlets.append(gevent.spawn(self._employ_own, server))
             earlier = settings.addresses[: list(settings.addresses).index(place.address)]
             if earlier:
@@ -255,7 +255,7 @@ class Membership:
         settings = self._settings
         worker = Worker(
             link,
-            slots=settings.procs or 1,
+            slots=settings.procs,
             forkers=settings.forkers,
             scratch_dir=settings.scratch,
             offers=settings.offers,
