@@ -35,12 +35,12 @@ class Commands:
         path.write_text(text)
         return str(path)
 
-    def start(self, *argv, environ=None, program=("-m", "mmgevent"), stdin=subprocess.DEVNULL, **kwargs):
+    def start(self, *argv, environ=None, program=("-m", "mmgevent"), **kwargs):
         process = subprocess.Popen(
             [sys.executable, *program, *map(str, argv)],
             cwd=self.folder,
             env={**self.environ, **(environ or {})},
-            stdin=stdin,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

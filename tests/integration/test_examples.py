@@ -30,13 +30,18 @@ EXAMPLES = ROOT / "examples"
 TESTED = {
     "convert.py": "test_convert_writes_each_file_whole",
     "crawl.py": "test_crawl_fetches_many_pages_at_once",
+    "daemon.py": "test_node_examples:test_daemon_reads_on_while_jobs_run_and_waits_for_them_at_the_end",
+    "election.py": "test_node_examples:test_election_elects_another_when_the_server_is_killed",
     "humpty.py": "test_commands:test_humpty_is_counted_and_nothing_else_is_said",
     "inverted_index.py": "test_inverted_index_lists_files_in_their_order",
     "join.py": "test_join_pairs_the_lines_of_equal_keys",
     "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
+    "masterless.py": "test_node_examples:test_masterless_processes_count_for_one_another",
+    "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
     "stats.py": "test_stats_hears_of_every_worker_once",
     "topk.py": "test_topk_is_the_top_of_all_counts",
     "topwords.py": "test_topwords_is_the_top_of_all_counts",
+    "webfarm.py": "test_node_examples:test_webfarm_answers_again_after_the_elected_process_is_killed",
     "wordcount.py": "test_commands:test_wordcount_of_files_is_what_three_lines_of_python_say",
     "wordcount_maponly.py": "test_wordcount_without_reduce_counts_the_same",
 }
