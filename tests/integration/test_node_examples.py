@@ -401,15 +401,14 @@ class Farm(Example):
         return wait_until(listening, "a server")
 
 
-def start_farm(start, address, *paths):
-    argv = ("--port", 0, "--elect", address, "-n", PROCESSES, *paths)
-    return start("webfarm.py", *argv, cls=Farm)
+def farm_options(address):
+    return ("--port", 0, "--elect", address, "-n", PROCESSES)
 
 
 @pytest.mark.parametrize("victim", ["its engine", "the whole process"])
 def test_webfarm_answers_again_after_the_elected_process_is_killed(commands, start, address, corpus, victim):
     word, count = find_top(count_words(corpus), 1)[0]
-    farm = start_farm(start, address, *corpus)
+    farm = start("webfarm.py", *farm_options(address), *corpus, cls=Farm)
     engines = farm.wait_for_workers()
     children = {process.pid for process in psutil.Process(farm.process.pid).children()}
     assert engines == {engine.pid for pid in children for engine in psutil.Process(pid).children()}
@@ -429,7 +428,7 @@ def test_webfarm_answers_again_after_the_elected_process_is_killed(commands, sta
 
 
 def test_webfarm_leaves_nothing_behind_when_its_first_process_is_killed(commands, start, address):
-    farm = start_farm(start, address)
+    farm = start("webfarm.py", *farm_options(address), cls=Farm)
     farm.wait_for_workers()
     assert farm.get("/nothing") == {"error": "expected /count or /stats", "status": 404}
     assert farm.get("/count") == {"error": "expected /count?word=WORD", "status": 400}
