@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,29 +62,21 @@ class Measurement(NamedTuple):
         return None
 
 
-def measure(
-    command: Sequence[str],
-    *,
-    stdout: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-    timeout_s: float = 600.0,
-) -> Measurement:
+def measure(command: Sequence[str], *, timeout_s: float = 600.0) -> Measurement:
     """Run a program in the project's folder to its end; it and its children are gone afterwards."""
     become_subreaper()
     others = set(descendants(os.getpid()))
     before_s = _children_cpu_s()
     peak = _Peak(others)
-    with contextlib.ExitStack() as stack:
-        errors = stack.enter_context(tempfile.TemporaryFile(prefix="mmgevent-bench-"))
-        output = stack.enter_context(stdout.open("wb")) if stdout else subprocess.DEVNULL
+    with tempfile.TemporaryFile(prefix="mmgevent-bench-") as errors:
         started_s = time.perf_counter()
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.DEVNULL,
             stderr=errors,
             cwd=ROOT,
-            env={**os.environ, **environment(), **(environ or {})},
+            env={**os.environ, **environment()},
         )
         try:
             timed_out = not _wait(process, started_s + timeout_s, peak)
