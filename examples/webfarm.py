@@ -177,7 +177,7 @@ def keep_up(n, listener):
                 process.start()
                 processes.append(process)
             multiprocessing.connection.wait([process.sentinel for process in processes])
-            if any((process.exitcode or 0) > 0 for process in processes):
+            if any(process.exitcode == 1 for process in processes):  # an exception; a signal is no such thing
                 raise SystemExit("webfarm.py: a process failed; what it said is above")
             processes = [process for process in processes if process.is_alive()]
     finally:
