@@ -145,11 +145,11 @@ class EngineProcess:
         TimeoutError after `timeout` seconds.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        if not self._ready.wait(timeout):
+        if not _wait(self._ready, timeout):
             raise TimeoutError(f"the engine was not ready in {timeout:g} s")
         if self._error is not None:
             raise self._error
-        if not self._placed.wait(None if until is None else max(0.0, until - time.monotonic())):
+        if not _wait(self._placed, None if until is None else max(0.0, until - time.monotonic())):
             raise TimeoutError(f"no server: {self._unplaced_reason or 'it looks for one'}")
         return self._facts
 
@@ -334,6 +334,15 @@ class EngineProcess:
         self._answers.put(None)
         for _, on_lost in jobs:
             on_lost(reason)
+
+
+def _wait(event: threading.Event, timeout: float | None) -> bool:
+    """Wait until the event is set; False after `timeout` seconds.
+
+    Under gevent, `wait` on an event that was set just now may never return when others' waits for it time
+    out at that moment (they cancel the wake-up that it relies on), so it is not called on one that is set.
+    """
+    return event.is_set() or event.wait(timeout)
 
 
 def _hello(is_local: bool) -> Frame:
