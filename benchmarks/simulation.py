@@ -312,9 +312,14 @@ def main() -> int:
     parser.add_argument("--workers", default="100,1000,10000,100000", help="numbers of them (%(default)s)")
     parser.add_argument("--tasks", type=int, help="default: 10 a worker, 50,000 at least")
     parser.add_argument("--full", action="store_true", help="100,000 workers and 10 million tasks (minutes)")
+    parser.add_argument(
+        "--no-gc", action="store_true", help="without the cyclic garbage collector, which a server has"
+    )
     parser.add_argument("--seed", default=1, type=int)
     parser.add_argument("--save", type=Path, help="folder for simulation.json")
     given = parser.parse_args()
+    if given.no_gc:
+        gc.disable()
     known = facts.gather_facts()
     print("\n".join(f"- {name}: {text}" for name, text in known.items() if text) + "\n", flush=True)
     numbers = [100_000] if given.full else [int(text) for text in given.workers.split(",")]
@@ -326,7 +331,7 @@ def main() -> int:
     print("\n" + to_table(runs))
     if given.save is not None:
         given.save.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"facts": known, "runs": runs}, indent=1) + "\n"
+        text = json.dumps({"facts": known, "gc": not given.no_gc, "runs": runs}, indent=1) + "\n"
         (given.save / "simulation.json").write_text(text, encoding="utf-8")
     return 0
 
