@@ -191,6 +191,8 @@ class Cluster:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is not None and os.getpid() != self._pid:
+            return  # a child leaves its parent's block, with sys.exit() perhaps: that matters, this is not its own
         if exc_type is not None:
             for handle in self._running():
                 handle.cancel()

@@ -151,6 +151,8 @@ class EngineProcess:
             raise self._error
         if not _wait(self._placed, None if until is None else max(0.0, until - time.monotonic())):
             raise TimeoutError(f"no server: {self._unplaced_reason or 'it looks for one'}")
+        if self._error is not None:
+            raise self._error
         return self._facts
 
     def place(self) -> None:
@@ -167,6 +169,11 @@ class EngineProcess:
         self._answers.put(None)
         for _, on_lost in jobs:
             on_lost(reason)
+
+    def close_node(self, error: MmgeventError) -> None:
+        """Note that this node will have no server any more: whoever waits for one gets `error`."""
+        self._error = error
+        self._placed.set()
 
     def add_job(self, number: int, on_frame: OnFrame, on_lost: Callable[[str], None]) -> None:
         """Give frames about this job to `on_frame`; call `on_lost(reason)` if the engine ends before.

@@ -183,7 +183,7 @@ class Node(Cluster):
         if self._closed_by is not None:
             raise self._closed_by
         if self._state == "closed" and not self._is_closed:
-            raise ConnectError(f"the node is closed: {self._reason}")
+            raise self._closed_error()
         return super()._get_engine(lost)
 
     def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
@@ -203,6 +203,8 @@ class Node(Cluster):
         self._set(state, reason, address, error)
         if state in PLACED:
             engine.place()
+        elif state == "closed":
+            engine.close_node(error or self._closed_error())
 
     def _take_tell(self, frame: Frame, message: dict[str, Any]) -> None:
         try:
@@ -248,6 +250,9 @@ class Node(Cluster):
         except MmgeventError as error:  # closed meanwhile, or no process can be started
             if not self._is_closed:
                 self._set("closed", str(error), None, error)
+
+    def _closed_error(self) -> ConnectError:
+        return ConnectError(f"the node is closed: {self._reason}")
 
     def _end(self) -> None:
         self._closing.set()
