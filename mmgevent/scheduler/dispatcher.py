@@ -146,6 +146,7 @@ class Dispatcher:
         if median_s is None:
             return
         room = math.ceil(ledger.rules.retransmit * ledger.league.slots) - ledger.duplicates
+        room = min(room, ledger.league.idle_count())
         for attempt in list(itertools.islice(ledger.oldest, max(0, room))):
             assert attempt.started_s is not None
             if now - attempt.started_s <= max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S):

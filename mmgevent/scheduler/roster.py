@@ -10,7 +10,7 @@ Invariants:
 
 - a slot is filed under `idle` or `half` of its pool, or under neither, exactly as `Roster.file` says;
 - a slot has a queued attempt only if it has a running one;
-- a job is in its league's heap if and only if it has tasks that any slot may take.
+- of several jobs in a league, one is in the heap if and only if it has tasks that any slot may take.
 """
 
 from __future__ import annotations
@@ -97,12 +97,30 @@ class League:
         self.recallable: OrderedDict[Attempt, None] = OrderedDict()  #: queued attempts, oldest first
         self._heap: list[tuple[int, int, Ledger]] = []
 
+    def add(self, job: Ledger) -> None:
+        """Enter a job; the one that was alone gets its rank now."""
+        self.jobs[job.job] = job
+        if len(self.jobs) == 2:
+            for each in self.jobs.values():
+                self.rank(each)
+
+    def remove(self, job: Ledger) -> None:
+        """Strike out a job; one that is alone from now on has no rank."""
+        del self.jobs[job.job]
+        job.entry = None
+        if len(self.jobs) == 1:
+            for last in self.jobs.values():
+                last.entry = None
+            self._heap.clear()
+
     def idle_count(self) -> int:
         """Number of idle slots that serve it."""
         return sum(len(pool.idle) for pool in self.pools)
 
     def rank(self, job: Ledger) -> None:
         """Put a job where it belongs, after its share or its waiting tasks changed."""
+        if len(self.jobs) == 1:
+            return  # alone it needs no rank: most servers have one job most of the time
         if not job.has_tasks_to_give:
             job.entry = None
             return
@@ -116,6 +134,9 @@ class League:
 
     def first(self) -> Ledger | None:
         """The job with tasks to give that holds the fewest attempts."""
+        if len(self.jobs) == 1:
+            (job,) = self.jobs.values()
+            return job if job.has_tasks_to_give else None
         heap = self._heap
         while heap:
             entry = heap[0]
@@ -177,14 +198,13 @@ class Roster:
             for pool in self.pools.values():
                 if needs <= pool.offers:
                     self._serve(pool, league)
-        league.jobs[job.job] = job
+        league.add(job)
         return league
 
     def remove_job(self, job: Ledger) -> None:
         """Strike out a job that has no attempts and no waiting tasks any more."""
         league = job.league
-        del league.jobs[job.job]
-        job.entry = None
+        league.remove(job)
         if not league.jobs:
             del self.leagues[league.needs]
             for pool in league.pools:

@@ -52,6 +52,8 @@ class Server:
         self._scheduler = Scheduler(random.Random())
         self._peers: set[Peer] = set()
         self.workers: dict[int, WorkerPeer] = {}
+        #: of all workers that are not about to leave
+        self.slot_count = 0
         self.watchers = Watchers(self.workers)
         self._jobs: dict[int, HostedJob] = {}
         self._attempts: dict[int, Attempt] = {}
@@ -105,10 +107,6 @@ class Server:
         """Forget a peer whose link closed."""
         self._peers.discard(peer)
 
-    @property
-    def slot_count(self) -> int:
-        return sum(worker.slots for worker in self.workers.values())
-
     def move(self, address: str) -> None:
         """Take no more jobs: another server, at `address`, does. Everybody is told."""
         self.moved_to = address
@@ -133,6 +131,7 @@ class Server:
         number = self._next_worker
         self._next_worker += 1
         self.workers[number] = peer
+        self.slot_count += peer.slots
         log.info("worker joined: %s with %d slots", peer.link.name, peer.slots)
         self.watchers.joined(number, peer)
         self.run(self._scheduler.add_worker(number, peer.slots, peer.offers, time.monotonic()))
@@ -142,7 +141,9 @@ class Server:
         del self.workers[peer.number]
         log.info("worker left: %s: %s", peer.link.name, reason)
         self.watchers.left(peer.number, reason)
-        hurt = {attempt.job for attempt in self._attempts.values() if attempt.worker == peer.number}
+        if not peer.is_leaving:
+            self.slot_count -= peer.slots
+        hurt = {self._attempts[number].job for number in peer.attempts}
         self.run(self._scheduler.remove_worker(peer.number, time.monotonic()))
         text = (
             f"worker {peer.link.name} is gone ({shorten(reason, MAX_REASON_BYTES)}); its tasks go to others"
@@ -150,6 +151,13 @@ class Server:
         for job in hurt:
             if self.has_job(job):
                 job.tell("notice", text=text)
+
+    def drain_worker(self, peer: WorkerPeer) -> None:
+        """A worker is about to leave: it gets nothing more."""
+        if not peer.is_leaving:
+            peer.is_leaving = True
+            self.slot_count -= peer.slots
+        self.report("drain_worker", peer.number)
 
     def find_attempt(self, number: int, worker: int) -> Attempt | None:
         """Return a live attempt of this worker; None if it is over."""
@@ -268,6 +276,7 @@ class Server:
     def _assign(self, c: commands.Assign) -> None:
         job, worker = self._jobs[c.job], self.workers[c.worker]
         attempt = self._attempts[c.attempt] = Attempt(c.attempt, job, c.worker, c.task)
+        worker.attempts.add(c.attempt)
         self._send_code(worker, job)
         fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
         if c.phase == "map":
@@ -323,6 +332,9 @@ class Server:
     def _end_attempt(self, number: int) -> Attempt:
         attempt = self._attempts.pop(number)
         attempt.is_over = True
+        worker = self.workers.get(attempt.worker)
+        if worker is not None:
+            worker.attempts.discard(number)
         if attempt.feeder is not None:
             attempt.feeder.kill(block=False)
         return attempt

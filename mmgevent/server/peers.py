@@ -125,6 +125,9 @@ class WorkerPeer(Peer):
         self.is_cut_off = False
         #: jobs whose code it has
         self.jobs: set[int] = set()
+        #: numbers of its live attempts
+        self.attempts: set[int] = set()
+        self.is_leaving = False
 
     def on_close(self, reason: str) -> None:
         super().on_close(reason)
@@ -155,7 +158,7 @@ class WorkerPeer(Peer):
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
         type_ = message["type"]
         if type_ == "leaving":
-            self.server.report("drain_worker", self.number)
+            self.server.drain_worker(self)
             return
         if type_ == "tell":
             self.server.watchers.tell_drivers(self, frame, message)

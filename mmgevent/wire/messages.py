@@ -175,7 +175,7 @@ def encode_message(type: str, **fields: Any) -> bytes:
     if fault:
         raise ValueError(fault)
     # ASCII with escapes: file names may hold lone surrogates, which have no UTF-8
-    payload = json.dumps({"type": type, **fields}, separators=(",", ":"), allow_nan=False).encode("ascii")
+    payload = _encode({"type": type, **fields}).encode("ascii")
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"message {type!r} has {len(payload)} bytes, at most {MAX_PAYLOAD} may be sent")
     return payload
@@ -184,7 +184,7 @@ def encode_message(type: str, **fields: Any) -> bytes:
 def decode_message(payload: Payload) -> dict[str, Any]:
     """Return the message, `{"type": ..., field: value}`, or raise ProtocolError naming what is wrong."""
     try:
-        message = json.loads(str(payload, "utf-8"), parse_constant=_refuse_constant)
+        message = _decode(str(payload, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a control frame is no JSON: {error}") from None
     if type(message) is not dict:
@@ -224,3 +224,8 @@ def _shorten(value: Any) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+# Made once: json.dumps and json.loads make one a call where an option is not the default.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
