@@ -78,6 +78,7 @@ class Cluster:
         self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
         self._watch: Watch | None = None
         self._is_closed = False
+        self._retiring: threading.Thread | None = None  # closes the engine before this one
         self._was_ready = False  # some engine of this cluster was
         self._pid = os.getpid()
         self._engine = self._start_engine(configuration)
@@ -171,20 +172,34 @@ class Cluster:
     @property
     def address(self) -> tuple[str, int] | None:
         """(host, port) of the server that workers may join; None if there is no port.  ListenError."""
+        self._check_process()
         address = self._engine.wait_ready(START_S).get("address")
         return None if address is None else (address[0], address[1])
 
     def wait_ready(self) -> None:
         """Wait until the engine runs; raise what kept it from it (ListenError, ConnectError, ...)."""
+        self._check_process()
         self._engine.wait_ready(START_S)
 
     def close(self) -> None:
-        """Wait for running jobs and what they call back, then end the engine with all its processes; idempotent."""
+        """Wait for running jobs and what they call back, then end the engine with all its processes; idempotent.
+
+        Called from a job's callback it waits for the other jobs, but not for their callbacks, which may do the
+        same.  UsageError, and nothing is closed, where it would wait for its own thread: while jobs run, in a callback of
+        `watch` or a node.
+        """
         self._check_process()
         with self._lock:
             handles = list(self._handles)
+            engine = self._engine
+        if engine.is_reading_thread and not all(handle.done() for handle in handles):
+            raise UsageError(
+                "close() waits for running jobs, and their results come through the thread of this callback: "
+                "cancel them first, or close from another thread"
+            )
+        is_callback = any(handle.is_own_thread for handle in handles)
         for handle in handles:
-            handle.join()
+            handle.join(with_callbacks=not is_callback and not engine.is_reading_thread)
         self._end()
 
     def __enter__(self) -> Cluster:
@@ -212,7 +227,10 @@ class Cluster:
             watch.close()
         with self._lock:
             self._is_closed = True
-            self._engine.close()
+            engine, retiring = self._engine, self._retiring
+        engine.close()
+        if retiring is not None and not engine.is_reading_thread:
+            retiring.join(END_S)
         if watch is not None:
             watch.join(END_S)
 
@@ -237,6 +255,7 @@ class Cluster:
 
     def _get_engine(self, lost: str | None) -> EngineProcess:
         """Return the engine, perhaps not ready yet; another one if it has ended."""
+        self._check_process()
         with self._lock:
             engine = self._engine
             if engine.refusal is not None:
@@ -245,12 +264,22 @@ class Cluster:
                 raise JobError(f"the cluster was closed{f': {lost}' if lost else ''}", {"kind": "lost"})
             self._was_ready |= engine.was_ready
             if engine.has_ended and self._was_ready:
-                engine.close()
+                if self._configuration.listen is not None and engine.was_ready:
+                    self._configuration.listen = engine.wait_ready(0)[
+                        "address"
+                    ]  # what port 0 became: workers know it
+                self._retire(engine)
                 patient = dataclasses.replace(self._configuration, patience=PATIENCE_S)
                 if self._moved_to is not None:
                     patient.join = self._moved_to
                 engine = self._engine = self._start_engine(patient)
         return engine
+
+    def _retire(self, engine: EngineProcess) -> None:
+        """Close an engine that has ended, the rest in a thread: its own may be in a callback that wants our lock."""
+        engine.end_process()
+        self._retiring = threading.Thread(target=engine.close, name="mmgevent-retire", daemon=True)
+        self._retiring.start()
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
         return EngineProcess(configuration, on_message=self._on_message)

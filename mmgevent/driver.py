@@ -119,7 +119,7 @@ class JobDriver:
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
         self._get_engine = get_engine
-        self._next_number = next_number
+        self.next_number = next_number
         self._max_resubmits = MAX_RESUBMITS if max_resubmits is None else max_resubmits
         self._on_progress = on_progress
         self._on_notice = on_notice
@@ -137,7 +137,7 @@ class JobDriver:
                 engine = self._get_engine(lost)
                 self._wait_ready(engine)
                 try:
-                    yield from _Submission(self, engine, self._next_number()).records()
+                    yield from _Submission(self, engine).records()
                     return
                 except EngineLost as error:
                     lost = str(error)
@@ -195,10 +195,10 @@ class JobDriver:
 class _Submission:
     """A job on one engine, from submit to its end there."""
 
-    def __init__(self, driver: JobDriver, engine: EngineProcess, number: int):
+    def __init__(self, driver: JobDriver, engine: EngineProcess):
         self._driver = driver
         self._engine = engine
-        self._number = number
+        self._number = 0  # until it is handed in
         self._speed = Speed()
         self._allowed = 0  # batches the server will take, in all
         self._sent = 0
@@ -226,9 +226,12 @@ class _Submission:
 
     def records(self) -> Iterator[tuple[Any, Any]]:
         is_over = False
-        self._engine.add_job(self._number, self._driver.inbox.put, self._driver.inbox.put)
+        with self._engine.submitting:
+            self._number = self._driver.next_number()
+            self._engine.add_job(self._number, self._driver.inbox.put, self._driver.inbox.put)
+            self._announce()
         try:
-            self._submit()
+            self._send_code()
             self._driver.wait_for_check()  # while the code is on its way; no item is
             while not self._is_complete():
                 if self._parts:
@@ -251,7 +254,7 @@ class _Submission:
     def _is_complete(self) -> bool:
         return self._received_tasks == self._result_tasks and not self._parts
 
-    def _submit(self) -> None:
+    def _announce(self) -> None:
         driver = self._driver
         options = driver.options
         if driver.partitions is not None:
@@ -268,7 +271,10 @@ class _Submission:
                 context=driver.context,
             )
         )
-        self._engine.send_in_lane(list(split_payload(CODE, driver.code, self._number)), CODE_WINDOW)
+
+    def _send_code(self) -> None:
+        frames = list(split_payload(CODE, self._driver.code, self._number))
+        self._engine.send_in_lane(frames, CODE_WINDOW)
 
     # input
 

@@ -104,6 +104,8 @@ class EngineProcess:
         self.refusal: MmgeventError | None = None
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._asking = threading.Lock()
+        #: hold it from taking a job's number until its `submit` is sent: numbers reach the server in rising order
+        self.submitting = threading.Lock()
         _alive.add(self)
         hello = _hello(is_local=configuration.join is None and configuration.elect is None)
         try:
@@ -166,7 +168,7 @@ class EngineProcess:
             self._placed.clear()
         with self._lock:
             jobs, self._jobs = list(self._jobs.values()), {}
-        self._answers.put(None)
+        self._give_no_answer()
         for _, on_lost in jobs:
             on_lost(reason)
 
@@ -222,10 +224,31 @@ class EngineProcess:
             raise EngineError(f"no answer: {self._reason or self._unplaced_reason}")
         return answer
 
+    def _give_no_answer(self) -> None:
+        if self._asking.locked():
+            self._answers.put(None)
+
+    @property
+    def is_reading_thread(self) -> bool:
+        """Whether this is called from a callback of the reading thread."""
+        return threading.current_thread() is self._reader
+
     def close(self) -> None:
-        """End the engine and wait until it has; idempotent."""
+        """End the engine and wait until it has, and the last callback with it; idempotent."""
         if os.getpid() != self._pid:
             return
+        self.end_process()
+        if not self.is_reading_thread:
+            self._reader.join(
+                END_S
+            )  # it may be in a callback of the user's, which may wait for this very thread
+        self._sock.close()
+        if self._offered is not None:
+            self._offered.close()
+        _alive.discard(self)
+
+    def end_process(self) -> None:
+        """End the engine's process and wait until it has: then its port is free; idempotent."""
         is_starting = not self._ready.is_set()
         self._end("closed by this side")
         if is_starting:
@@ -236,12 +259,6 @@ class EngineProcess:
             log.warning("engine killed: %s did not end in %s s", self.pid, END_S)
             self._process.kill()
             self._process.wait()
-        if threading.current_thread() is not self._reader:
-            self._reader.join()
-        self._sock.close()
-        if self._offered is not None:
-            self._offered.close()
-        _alive.discard(self)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -338,7 +355,7 @@ class EngineProcess:
         if not self._ready.is_set():
             self._error = EngineError(f"the engine could not start: {reason}")
             self._ready.set()
-        self._answers.put(None)
+        self._give_no_answer()
         for _, on_lost in jobs:
             on_lost(reason)
 

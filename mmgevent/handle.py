@@ -127,10 +127,22 @@ class JobHandle:
         """Start the job's thread; called once, by whoever submits."""
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait until the job is over, however it ends, and has called back; at once if called from there."""
-        if threading.current_thread() is not self._thread:
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether this is called from the job's thread: from a callback, or the user's functions in it."""
+        return threading.current_thread() is self._thread
+
+    def join(self, *, with_callbacks: bool = True) -> None:
+        """Wait until the job is over, however it ends, and, unless told otherwise, has called back.
+
+        At once if called from its own thread.
+        """
+        if self.is_own_thread:
+            return
+        if with_callbacks:
             self._thread.join()
+        else:
+            self._wait_until_over(None)
 
     # the job's thread
 

@@ -112,20 +112,24 @@ class Node(Cluster):
     @property
     def state(self) -> str:
         """Where it stands: "connecting", "worker", "server", "occupied" (no candidate is usable) or "closed"."""
+        self._check_process()
         return self._state
 
     @property
     def reason(self) -> str:
         """Why it is not at a server; "" while it is."""
+        self._check_process()
         return self._reason
 
     @property
     def is_server(self) -> bool:
+        self._check_process()
         return self._state == "server"
 
     @property
     def address(self) -> Address | None:
         """(host, port) of the server, as the list has it; None while there is none."""
+        self._check_process()
         return self._address
 
     def wait(self, state: str | Sequence[str] = PLACED, timeout: float | None = None) -> str:
@@ -134,6 +138,7 @@ class Node(Cluster):
         TimeoutError, with what keeps it from it; what closed the node (AuthenticationError,
         VersionMismatchError, ConnectError, UsageError) if it did not wait for that.
         """
+        self._check_process()
         wanted = (state,) if isinstance(state, str) else tuple(state)
         for name in wanted:
             if name not in STATES:

@@ -323,6 +323,79 @@ def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path):
     assert descendants() <= before
 
 
+@pytest.mark.parametrize("threads", [1, 10])
+def test_many_jobs_submitted_at_once_are_all_done_by_one_engine(threads):
+    """A job's number is the first thing its server sees of it, and they have to come in rising order."""
+    notices = []
+    with mmg.LocalCluster(1) as cluster:
+        engine = cluster._engine
+
+        def submit(handles):
+            for _ in range(100 // threads):
+                handles.append(cluster.submit(mmg.Job([(1, 2)], reducefn=add), on_notice=notices.append))
+
+        handles = []
+        submitting = [threading.Thread(target=submit, args=(handles,)) for _ in range(threads)]
+        for thread in submitting:
+            thread.start()
+        for thread in submitting:
+            thread.join()
+        assert [handle.result(60) for handle in handles] == [{1: 2}] * 100
+        assert cluster._engine is engine
+    assert [text for text in notices if "again" in text] == []
+
+
+def test_the_callbacks_of_two_jobs_may_both_close():
+    both = threading.Barrier(2)
+    closed = []
+    cluster = mmg.LocalCluster(1)
+
+    def close(handle):
+        both.wait(60)
+        cluster.close()
+        closed.append(handle)
+
+    handles = [cluster.submit(mmg.Job(TEXT, map_words, add)) for _ in range(2)]
+    for handle in handles:
+        handle.add_done_callback(close)
+    for handle in handles:
+        handle.join()
+    assert len(closed) == 2
+    cluster.close()
+
+
+def test_a_callback_of_watch_may_submit_while_its_engine_dies(tmp_path):
+    gate = tmp_path / "gate"
+
+    def wait_for_gate(key, text):
+        while not gate.exists():
+            time.sleep(0.01)
+        yield from map_words(key, text)
+
+    submitted = []
+    with mmg.LocalCluster(1) as cluster:
+        cluster.watch(
+            lambda peer: None,
+            lambda number, reason: submitted.append(cluster.submit(mmg.Job(TEXT, map_words, add))),
+            lambda number, data: None,
+        )
+        handle = cluster.submit(mmg.Job(TEXT, wait_for_gate, add))
+        wait_until(lambda: handle.progress().running and cluster._watch._peers)
+        os.kill(cluster._engine.pid, signal.SIGKILL)
+        wait_until(lambda: submitted)
+        gate.touch()
+        assert handle.result(60) == submitted[0].result(60) == count_words(TEXT.values())
+
+
+def test_an_engine_that_takes_the_place_of_another_listens_where_that_did(monkeypatch):
+    monkeypatch.setenv("MMG_PASSWORD", "the same on both sides")
+    with mmg.LocalCluster(1, listen="127.0.0.1:0") as cluster:
+        address = cluster.address
+        os.kill(cluster._engine.pid, signal.SIGKILL)
+        assert cluster.run(mmg.Job(TEXT, map_words, add)) == count_words(TEXT.values())
+        assert cluster.address == address
+
+
 def test_a_closed_cluster_refuses_jobs_and_closes_twice():
     cluster = mmg.LocalCluster(1)
     cluster.close()

@@ -522,6 +522,9 @@ with mmg.Node(sys.argv[1], procs=1) as node:
         expect_forked(run, node)
         expect_forked(node.workers)
         expect_forked(node.close)
+        expect_forked(node.wait)
+        for name in ("state", "reason", "is_server", "address"):
+            expect_forked(getattr, node, name)
         with mmg.Node(sys.argv[1], procs=1) as own:
             assert own.wait(timeout=60) == "worker"
             assert run(own) == SUMS
