@@ -2,6 +2,7 @@
 
     $ python -m benchmarks.scale connections --workers 10000     # idle workers on one server, and a job meanwhile
     $ python -m benchmarks.scale joins --workers 2000            # how fast workers can come
+    $ python -m benchmarks.scale election --nodes 100            # the server dies: how long until there is another
     $ python -m benchmarks.scale items --items 20000             # one item a task
     $ python -m benchmarks.scale latency --jobs 200              # a small job on a warm cluster
     $ python -m benchmarks.scale growth --size 64MB              # cost per MB at 1, 4 and 16 times the data
@@ -18,11 +19,12 @@ import sys
 from pathlib import Path
 
 from benchmarks import facts, measure
-from benchmarks.scale import connections, growth, items, joins, latency
+from benchmarks.scale import connections, election, growth, items, joins, latency
 
 SUBJECTS = {
     "connections": connections,
     "joins": joins,
+    "election": election,
     "items": items,
     "latency": latency,
     "growth": growth,

@@ -46,19 +46,19 @@ class Family:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-                for pipe in (process.stdin, process.stdout):
+                for pipe in (process.stdin, process.stdout, process.stderr):
                     if pipe is not None:
                         pipe.close()
 
-    def start(self, *arguments: str, speaks: bool = False) -> subprocess.Popen[str]:
-        """Start `python -m ARGUMENT...`; with `speaks` its stdin and stdout are pipes of lines."""
+    def start(self, *arguments: str, speaks: bool = False, warns: bool = False) -> subprocess.Popen[str]:
+        """Start `python -m ARGUMENT...`; with `speaks` its stdin and stdout are pipes of lines, with `warns` stderr."""
         number = len(self._processes)
         with (self._folder / f"stderr-{number}").open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdin=subprocess.PIPE if speaks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if speaks else subprocess.DEVNULL,
-                stderr=errors,
+                stderr=subprocess.PIPE if warns else errors,
                 cwd=ROOT,
                 env={**os.environ, **environment(), "MMG_PASSWORD": self.password},
                 text=True,
