@@ -3,6 +3,7 @@
 import collections
 import logging
 import threading
+import time
 
 import pytest
 
@@ -195,6 +196,134 @@ def test_what_an_event_raises_closes_all_and_comes_out_of_process():
     assert first.closed
     assert second.closed
     assert shared == {}
+
+
+def wait_until(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def in_thread(function):
+    """Start a thread; what it returned or raised is put into the list that is returned with it."""
+    came = []
+
+    def run():
+        try:
+            came.append(function())
+        except Exception as error:
+            came.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, came
+
+
+def test_two_threads_do_not_handle_one_endpoint_at_the_same_time():
+    class Job(Bell):
+        results = None
+
+        def _advance(self):
+            results = self.results
+            if results is not None:  # look, deliver, and only then take it away, as a Server does
+                deliver(results)
+                self.results = None
+
+    def deliver(results):
+        delivered.append(results)
+        begun.set()
+        assert may_end.wait(30)
+
+    delivered, begun, may_end = [], threading.Event(), threading.Event()
+    shared = {}
+    job, other = Job(map=shared), Bell(map=shared)
+    job.results = "the results"
+    thread, _ = in_thread(job.process)
+    try:
+        assert begun.wait(30)
+        for note in range(3):
+            job.ring(note)
+        other.ring("not held up")
+        assert other.process(timeout=0)
+        assert delivered == ["the results"]
+        assert len(other.rung) == 1
+        assert job.rung == []
+    finally:
+        may_end.set()
+        job._put(job.handle_close)
+        other.handle_close()
+        thread.join(30)
+    assert [note for note, _ in job.rung] == [0, 1, 2]
+    assert delivered == ["the results"]
+
+
+def test_a_handler_may_process_in_turn_and_delivers_nothing_twice():
+    class Job(Bell):
+        results = "the results"
+
+        def _advance(self):
+            if self.results is not None:
+                self.rung.append(self.results)
+                self.ring("inner")
+                self.process(timeout=0)
+                self.results = None
+
+    job = Job(map={})
+    job.process(timeout=0)
+    job.handle_close()
+    assert [note if note == "the results" else note[0] for note in job.rung] == ["the results", "inner"]
+
+
+def test_a_failure_is_raised_in_the_thread_that_processes_what_failed():
+    shared = {}
+    server, client = Bell(map=shared), Bell(map=shared)
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def hold():
+        begun.set()
+        assert may_go_on.wait(30)
+
+    holder = Bell(
+        map=shared
+    )  # its handler holds up the server's thread, so that the other one meets the failure
+    holder._put(hold)
+    thread, came = in_thread(server.process)
+    assert begun.wait(30)
+    server._put(lambda: 1 / 0)
+    other_thread, other_came = in_thread(client.process)
+    wait_until(lambda: server.error is not None)
+    may_go_on.set()
+    thread.join(30)
+    other_thread.join(30)
+    assert [type(error) for error in came] == [ZeroDivisionError]
+    assert other_came == [False]
+    assert client.error is None
+    assert client.closed
+    assert server.closed
+
+
+def test_a_failure_that_another_thread_came_upon_is_kept_for_the_next_call():
+    shared = {}
+    server, client = Bell(map=shared), Bell(map=shared)
+    server._put(lambda: 1 / 0)
+    thread, came = in_thread(client.process)  # the server is this thread's: it was connected here
+    thread.join(30)
+    assert came == [False]
+    assert server.closed
+    assert isinstance(server.error, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        server.process(timeout=0)
+    assert server.process(timeout=0) is False  # told once
+
+
+def test_one_thread_that_processes_several_endpoints_is_told_of_each_failure():
+    shared = {}
+    server, client = Bell(map=shared), Bell(map=shared)
+    server._put(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        client.process()
+    assert server.closed
 
 
 # commands

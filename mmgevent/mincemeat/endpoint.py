@@ -3,6 +3,10 @@
 The engine's threads only note what happened; the methods a user may override, and the
 schedule, run in the thread that calls `process`, one after another.  Endpoints that are
 given the same `map` (a dict) are processed together; those given none share `socket_map`.
+
+Several threads may process one map, as where a Server and a Client run in a thread each.  An endpoint is
+then served by one of them at a time, whichever comes, and what it fails with is raised by its own
+`process` or `conn`, in the thread that called that, whoever came upon it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mmgevent.mincemeat.schedule import Schedule, timer, trigger
@@ -50,6 +54,15 @@ class Endpoint(ABC):
         self.shutdown = False
         #: its engine has ended
         self.closed = False
+        #: what ended it or kept it from beginning, None if nothing did; also raised, see `process`
+        self.error: Exception | None = None
+        self._failure: Exception | None = None  # what is to be raised still
+        self._keeper = (
+            threading.current_thread()
+        )  # who called `conn` or `process` last: what is raised, is there
+        self._own_calls = 0  # of `process` that go on
+        self._processing = threading.RLock()  # held by who handles its events
+        self._is_advancing = False
         self._changed = threading.Condition()
         self._events: deque[Callable[[], object]] = deque()
         self._waiting_bytes = 0
@@ -87,7 +100,14 @@ class Endpoint(ABC):
 
         True while there may be more to come.  See `process` of this module.
         """
-        return process(timeout=timeout, map=self._map, schedule=self.schedule)
+        self._keeper = threading.current_thread()
+        with self._changed:
+            self._own_calls += 1
+        try:
+            return _process(timeout, self._map, self.schedule, self)
+        finally:
+            with self._changed:
+                self._own_calls -= 1
 
     # what a daemon calls; to be overridden
 
@@ -125,6 +145,8 @@ class Endpoint(ABC):
         """Take part in the map from now on."""
         self._wait_closed(CLOSE_S)  # the end of an earlier connection
         self.shutdown = self.closed = False
+        self.error = self._failure = None
+        self._keeper = threading.current_thread()
         self._map[id(self)] = self
 
     def _is_open(self) -> bool:
@@ -179,12 +201,42 @@ class Endpoint(ABC):
         """Handle what happened since the last time; `loop` is set when there is more."""
         with self._changed:
             self._loops.add(loop)
-        while self._events:
-            self._events.popleft()()
-        self._advance()
+        if not self._processing.acquire(blocking=False):
+            return  # another thread is at it, and goes on until nothing is left
+        try:
+            while self._events:
+                self._events.popleft()()
+            if not self._is_advancing:  # else by a handler that processes in turn
+                self._is_advancing = True
+                try:
+                    self._advance()
+                finally:
+                    self._is_advancing = False
+        finally:
+            self._processing.release()
 
     def _advance(self) -> None:  # noqa: B027 - nothing follows for some
         """Do what follows from what happened."""
+
+    def _fail(self, error: Exception) -> None:
+        """Keep what a handler raised until whom it concerns asks."""
+        with self._changed:
+            if self.error is None:
+                self.error = error
+            if self._failure is None:
+                self._failure = error
+
+    def _concerns(self, caller: Endpoint | None) -> bool:
+        """Is a failure of this endpoint raised in this thread, which is in the `process` of `caller` or of the module?"""
+        keeper = self._keeper
+        if caller is self or keeper is threading.current_thread() or not keeper.is_alive():
+            return True
+        return caller is None and not self._own_calls
+
+    def _take_failure(self) -> Exception | None:
+        with self._changed:
+            failure, self._failure = self._failure, None
+        return failure
 
     def _forget(self, loop: threading.Event) -> None:
         with self._changed:
@@ -195,31 +247,59 @@ def process(timeout: float | None = None, map: Map | None = None, schedule: Sche
     """Serve all endpoints of `map` (None: those that were given none) and fire the events of `schedule`.
 
     For `timeout` seconds, with 0 once round, or until all are closed; True while one is open.  What an
-    endpoint raises (a job that failed, an exception of resultfn) closes all of them and is raised here.
+    endpoint raises (a job that failed, an exception of resultfn) closes all of them.  It is raised here,
+    unless a thread is in the `process` of that endpoint: then there.  See also `error` of the endpoint.
     """
-    members = socket_map if map is None else map
+    return _process(timeout, socket_map if map is None else map, schedule, None)
+
+
+def _process(timeout: float | None, members: Map, schedule: Schedule | None, caller: Endpoint | None) -> bool:
+    """Do as `process`, called by way of `caller`, if any."""
     until = None if timeout is None else timer() + timeout
     loop = threading.Event()
-    served: set[Endpoint] = set()
+    served: dict[Endpoint, None] = {} if caller is None else {caller: None}
     try:
         while members:
             loop.clear()
             following = trigger(schedule)
-            for endpoint in list(members.values()):
-                served.add(endpoint)
-                endpoint._attend(loop)
+            if not _attend_all(members, served, loop):
+                break
             now = timer()
             if until is not None and now >= until:
                 break
             if members:
                 loop.wait(max(0.0, min(t for t in (following, until, now + LOOK_S) if t is not None) - now))
-    except Exception:
-        _close_all(list(members.values()))
-        raise
     finally:
         for endpoint in served:
             endpoint._forget(loop)
+    _raise_failure(served, caller)
     return bool(members)
+
+
+def _attend_all(members: Map, served: dict[Endpoint, None], loop: threading.Event) -> bool:
+    """Attend to all once; False if one has failed, and all are closed therefore."""
+    for endpoint in list(members.values()):
+        served[endpoint] = None
+        try:
+            endpoint._attend(loop)
+        except Exception as error:  # raised by `_raise_failure`
+            endpoint._fail(error)
+        if endpoint._failure is not None:
+            _close_all(list(members.values()))
+            return False
+    return True
+
+
+def _raise_failure(served: Iterable[Endpoint], caller: Endpoint | None) -> None:
+    """Raise what one of these failed with, if that concerns the caller; what does not is kept."""
+    for endpoint in served:
+        failure = endpoint._failure
+        if failure is None:
+            continue
+        if not endpoint._concerns(caller):
+            log.error("%s failed: %s: raised by its own process", endpoint.name(), failure)
+        elif endpoint._take_failure() is not None:
+            raise failure
 
 
 def _close_all(endpoints: list[Endpoint]) -> None:

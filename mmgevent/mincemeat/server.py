@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _class_datasources: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
 #: attributes of a Server that belong to this process, not to functions that travel with it
-_OWN = {"taskmanager", "schedule", "output", "password", "addr", "shuttout", "shutdown", "closed"}
+_OWN = {"taskmanager", "schedule", "output", "password", "addr", "shuttout", "shutdown", "closed", "error"}
 
 
 class Server(Endpoint):
