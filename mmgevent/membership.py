@@ -18,13 +18,13 @@ import random
 import socket as plain_socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
 
 from mmgevent.addresses import Address, format_address
-from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
 from mmgevent.net import election, tls
 from mmgevent.net.link import Link, SocketLink, local_pair
 from mmgevent.net.listener import Listener
@@ -91,6 +91,7 @@ class Membership:
         self.worker: Worker | None = None
         #: the link of the place, where there is no worker: somebody must notice when it ends
         self.presence: Link | None = None
+        self._had_place = False  # ever: then no refusal is for good
         self._told = ("", "")  # state and reason, in the last call of on_change
         self._server: Server | None = None
         self._lost = Event()  # the place is
@@ -139,13 +140,14 @@ class Membership:
         self._change("closed", reason)
 
     def open_link(self) -> Link:
-        """Return a link for this engine's driver to the server of the place (may block).
+        """Return a link for this engine's driver to the server of the place, which has had its hello (may block).
 
-        ConnectError when it cannot be had. Nothing says whether the place is still the same by then.
+        ConnectError, AuthenticationError or VersionMismatchError when it cannot be had. Nothing says whether the place is still the same by then.
         """
         if self._server is not None:
             ours, theirs = local_pair("own driver")
             self._server.attach(theirs, "driver", is_local=True)
+            ours.send(election.driver_hello())
             return ours
         if self.address is None:
             raise ConnectError(self.reason or "no server yet")
@@ -153,23 +155,64 @@ class Membership:
             return self.presence
         address = election.canonical(self.address)
         sock = tls.connect(address, self._settings.key, "driver", self._settings.timeout)
-        return SocketLink(sock, format_address(self.address))
+        return self._greet(sock, self.address)
+
+    def _greet(self, sock: Any, address: Address) -> Link:
+        """Return the link of a driver whose hello the server has answered; VersionMismatchError, ConnectError."""
+        try:
+            election.greet(sock, address, self._settings.timeout)
+        except BaseException:
+            sock.close()
+            raise
+        return SocketLink(sock, format_address(address))
 
     # places
 
     def _find_place(self) -> None:
         """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
+        refusals: dict[Address, MmgeventError] = {}
+        while True:
+            try:
+                place = self._next_place(refusals)
+            except (election.NoPlaceError, AuthenticationError, VersionMismatchError) as error:
+                raise self._judge(error, refusals) from error
+            self._lost.clear()
+            try:
+                self._take(place)
+                return
+            except VersionMismatchError as error:  # another candidate may have a place for us
+                refusals[place.address] = error
+
+    def _next_place(self, refusals: dict[Address, MmgeventError]) -> election.Joined | election.Elected:
         settings = self._settings
-        role = "worker" if settings.procs else "driver"
-        place = election.bind_or_connect(
-            settings.addresses, settings.key, role, may_serve=settings.may_serve, timeout=settings.timeout
+        left = [address for address in settings.addresses if address not in refusals]
+        if not left:
+            raise election.NoPlaceError([], True)
+        return election.bind_or_connect(
+            left, settings.key, self._role, may_serve=settings.may_serve, timeout=settings.timeout
         )
-        self._lost.clear()
+
+    def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
+        """Return what a round without a place ends with: who never had one may be wrong here for good."""
+        reasons = [str(reason) for reason in (*refusals.values(), error) if str(reason)]
+        if self._had_place:
+            is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
+            return election.NoPlaceError(reasons, is_occupied)
+        if refusals:
+            return VersionMismatchError("; ".join(reasons))
+        return error
+
+    @property
+    def _role(self) -> str:
+        return "worker" if self._settings.procs else "driver"
+
+    def _take(self, place: election.Joined | election.Elected) -> None:
+        """Stay in this place until it is lost; VersionMismatchError, NoPlaceError where there is none after all."""
         if self._stop_reason is not None:
             place.sock.close()
         elif isinstance(place, election.Elected):
             self._serve(place)
-        elif role == "worker":
+        elif self._role == "worker":
             self._work(place)
         else:
             self._attend(place)
@@ -185,11 +228,15 @@ class Membership:
             self._leave(worker.close_reason)
         if worker.refusal is not None:
             code, text = worker.refusal
+            text = f"{format_address(place.address)}: {text}"
             raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
 
     def _attend(self, place: election.Joined) -> None:
         """Have a server elsewhere for this engine's driver, and no part in the work."""
-        link = self.presence = SocketLink(place.sock, format_address(place.address))
+        try:
+            link = self.presence = self._greet(place.sock, place.address)
+        except ConnectError as error:
+            raise election.NoPlaceError([str(error)], True) from error
         self._arrive("worker", place.address)
         try:
             self._lost.wait()
@@ -285,6 +332,7 @@ class Membership:
 
     def _arrive(self, state: str, address: Address) -> None:
         self.address = address
+        self._had_place = True
         self._change(state, "")
 
     def _leave(self, reason: str) -> None:

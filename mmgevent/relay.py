@@ -85,7 +85,6 @@ class NodeRelay:
         """`ended` (an Event) is set when the driver leaves; `member.start` comes after this."""
         self._driver = driver
         self._member = member
-        self._hello: Frame | None = None
         self._server: Link | None = None
         self._opening: gevent.Greenlet | None = None
         self._held: list[Frame] = []  # for the link that is being opened
@@ -120,8 +119,8 @@ class NodeRelay:
         message = decode_message(frame.payload)
         type_ = message["type"]
         if type_ == "hello":
-            self._hello = frame
-        elif type_ == "tell" and not frame.task:
+            return  # each link to a server has had one
+        if type_ == "tell" and not frame.task:
             worker = self._told_drivers.route(frame, message, self._member.worker)
             if worker is not None:
                 worker.tell(frame)
@@ -178,8 +177,6 @@ class NodeRelay:
         link.start(
             lambda frame: self._on_server_frame(link, frame), lambda reason: self._on_close(link, reason)
         )
-        if self._hello is not None:
-            link.send(self._hello)
         held, self._held = self._held, []
         for frame in held:
             _pass(frame, link)

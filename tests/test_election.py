@@ -20,12 +20,13 @@ import pytest
 from gevent import socket
 
 from mmgevent import membership
-from mmgevent.errors import AuthenticationError, ConnectError, ListenError
+from mmgevent.errors import AuthenticationError, ConnectError, ListenError, VersionMismatchError
 from mmgevent.membership import Membership, Settings
 from mmgevent.net import election, tls
 from mmgevent.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
 from mmgevent.net.forker import Forkers
 from mmgevent.net.listener import Listener
+from mmgevent.server import Server
 from mmgevent.wire.handshake import derive_key
 from tests.ports import free_port
 
@@ -365,21 +366,86 @@ def test_who_may_not_serve_goes_on_to_the_server_on_a_later_address(here, there)
         place.sock.close()
 
 
-def test_a_refused_password_counts_only_where_there_is_no_other_place(here, there):
+def test_a_refused_password_counts_only_where_every_address_refuses_it(here, there):
     with listening(here, OTHER_KEY):
         assert_elected(take_place(here, there), there)
-        with pytest.raises(AuthenticationError):
+        with pytest.raises(NoPlaceError, match=rf"{here[1]}.*password.*; .*{there[1]}.*refused") as caught:
             take_place(here, there, may_serve=False)
+        assert caught.value.is_occupied
+        with listening(there, OTHER_KEY), pytest.raises(AuthenticationError, match=f"{here[1]}.*password"):
+            take_place(here, there)
+
+
+@contextlib.contextmanager
+def serving(address, key=KEY):
+    """A server without workers, in this process; yields its listener."""
+    server = Server("test", memory_bytes=1 << 20)
+    listener = Listener(take_place(address).sock, key, server.attach)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        server.stop("the test is over")
 
 
 def test_a_server_is_found_unless_it_is_oneself(here, there):
-    place = take_place(there)
-    listener = Listener(place.sock, KEY, lambda link, role: link.close())
-    assert election.find_server([here, there], KEY, b"", 5.0) == there
-    assert election.find_server([here, there], KEY, listener.digest, 5.0) is None
-    assert election.find_server([here, there], OTHER_KEY, b"", 5.0) is None
-    assert election.find_server([("two..dots", 1), here], KEY, b"", 5.0) is None
-    listener.close()
+    with serving(there) as listener:
+        assert election.find_server([here, there], KEY, b"", 5.0) == there
+        assert election.find_server([here, there], KEY, listener.digest, 5.0) is None
+        assert election.find_server([here, there], OTHER_KEY, b"", 5.0) is None
+        assert election.find_server([("two..dots", 1), here], KEY, b"", 5.0) is None
+
+
+def test_who_proves_the_password_and_says_no_hello_is_no_server_found(here, there):
+    with listening(here) as came, serving(there):
+        assert election.find_server([here, there], KEY, b"", 0.5) == there
+        assert len(came) == 1
+
+
+#: a server with another Python version at PORT; says "listens", and "refused" of each that it refuses
+OTHER_VERSION = """
+import logging, sys
+import mmgevent.versions
+mmgevent.versions.PYTHON_VERSION = "3.99"
+import gevent
+from mmgevent.net.listener import Listener, open_listener
+from mmgevent.server import Server
+from mmgevent.wire.handshake import derive_key
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+server = Server("strange", memory_bytes=1 << 20)
+listener = Listener(open_listener("127.0.0.1", int(sys.argv[1])), derive_key("a password of the tests"), server.attach)
+print("listens", flush=True)
+gevent.sleep(1000)
+"""
+
+
+@contextlib.contextmanager
+def another_version(address):
+    """A server that has another version of Python; yields a function that waits until it refused somebody."""
+    command = [sys.executable, "-c", OTHER_VERSION, str(address[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+
+        def wait_for(word):
+            while word not in (line := read_line()):
+                assert line, f"it ended before it said {word}"
+
+        def read_line():
+            with gevent.Timeout(LATE_S):
+                socket.wait_read(process.stdout.fileno())
+            return process.stdout.readline().decode()
+
+        try:
+            wait_for("listens")
+            yield lambda: wait_for("refused:")
+        finally:
+            process.kill()
+
+
+def test_a_server_of_another_version_is_no_server_found(here, there):
+    with another_version(here), serving(there):
+        assert election.find_server([here, there], KEY, b"", LATE_S) == there
+        assert election.find_server([here], KEY, b"", LATE_S) is None
 
 
 # members
@@ -504,6 +570,62 @@ def test_a_wrong_password_closes_a_member(members, here):
     assert isinstance(other.error, AuthenticationError)
     assert "password" in other.reason
     assert server.state == "server"
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+def test_another_version_everywhere_closes_who_never_had_a_place(members, here, procs):
+    with another_version(here):
+        member = members.add(here, procs=procs, timeout=LATE_S)
+        wait_until(is_in(member, "closed"))
+    assert isinstance(member.error, VersionMismatchError)
+    assert "3.99" in member.reason
+    assert [state for state, _ in members.changes[member]] == ["closed"]
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+@pytest.mark.parametrize("once", [False, True])
+def test_behind_a_server_of_another_version_the_next_address_is_taken(members, here, there, procs, once):
+    with another_version(here):
+        first = members.add(here, there, procs=procs, once=once, timeout=LATE_S)
+        wait_until(is_in(first, "server"))
+        assert first.address == there
+        other = members.add(here, there, procs=procs, once=once, timeout=LATE_S)
+        wait_until(is_in(other, "worker"))
+        assert members.changes[other] == [("worker", there)]
+
+
+def test_a_server_of_another_version_on_an_earlier_address_moves_nobody(members, here, there):
+    with held(here, listens=True):
+        server = members.add(here, there)
+        wait_until(is_in(server, "server"))
+        worker = members.add(there)
+        wait_until(is_in(worker, "worker"))
+    with another_version(here) as wait_for_refusal:
+        for _ in range(3):
+            wait_for_refusal()
+    assert members.changes[server] == [("server", there)]
+    assert members.changes[worker] == [("worker", there)]
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+@pytest.mark.parametrize(
+    ("stranger", "text"),
+    [(another_version, "3.99"), (lambda address: listening(address, OTHER_KEY), "password")],
+    ids=["version", "password"],
+)
+def test_who_had_a_place_outlasts_strangers_in_it(members, here, stranger, text, procs):
+    first = members.add(here)
+    wait_until(is_in(first, "server"))
+    member = members.add(here, procs=procs, may_serve=False, timeout=LATE_S)
+    wait_until(is_in(member, "worker"))
+    first.stop("it leaves")
+    with stranger(here):
+        wait_until(lambda: text in member.reason)
+        assert member.state == "occupied"
+    second = members.add(here)
+    wait_until(is_in(second, "server"))
+    wait_until(is_in(member, "worker"))
+    assert member.error is None
 
 
 def test_who_stays_in_one_place_only_closes_when_there_is_none(members, here):

@@ -11,21 +11,35 @@ one: two nodes of which one tries 127.0.0.1 and the other ::1 would elect a serv
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import random
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gevent
-from gevent import socket
+from gevent import socket, ssl
 
+from mmgevent import __version__
 from mmgevent.addresses import Address, format_address
-from mmgevent.errors import AuthenticationError, ConnectError, ListenError, MmgeventError, NotAServerError
+from mmgevent.errors import (
+    AuthenticationError,
+    ConnectError,
+    ListenError,
+    MmgeventError,
+    NotAServerError,
+    ProtocolError,
+    VersionMismatchError,
+)
 from mmgevent.net import tls
 from mmgevent.net.listener import open_listener
+from mmgevent.versions import PYTHON_VERSION, dill_version
+from mmgevent.wire.frames import CONTROL, HEADER_BYTES, Decoder, Frame
+from mmgevent.wire.messages import PROTOCOL, control, decode_message
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +48,10 @@ log = logging.getLogger(__name__)
 CONTEST_S = 3.0
 #: pause before the next look at such an address, and up to as much again at random
 CONTEST_PAUSE_S = 0.01
+
+
+# what the kernel and OpenSSL say of a peer that is gone, not wrong
+_LOST = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class Joined(NamedTuple):
@@ -77,25 +95,29 @@ def bind_or_connect(
     """Find a place at the first address where there is one (blocks).
 
     Of each address in order: connect and finish the handshake as `role`; if nobody listens and it is this
-    machine's, listen (with `may_serve`).  NoPlaceError when all were tried.  AuthenticationError when the
-    only servers found refused the password, VersionMismatchError: trying again would not help.
+    machine's, listen (with `may_serve`).  NoPlaceError when all were tried.  AuthenticationError when every
+    address refused the password, VersionMismatchError when no other than one that speaks another protocol
+    has a server: trying again would hardly help.
     """
     reasons: list[str] = []
     is_occupied = False
-    refused: AuthenticationError | None = None
+    refusals: list[MmgeventError] = []
     for address in addresses:
         try:
             return _try_address(address, key, role, may_serve, timeout)
-        except NotAServerError as error:
+        except (AuthenticationError, VersionMismatchError) as error:
             reasons.append(str(error))
             is_occupied = True
-        except AuthenticationError as error:
-            refused = error
+            if not isinstance(error, NotAServerError):
+                refusals.append(error)
         except _Pass as passed:
             reasons.append(str(passed))
             is_occupied |= passed.is_occupied
-    if refused is not None:
-        raise refused
+    for refusal in refusals:
+        if isinstance(refusal, VersionMismatchError):
+            raise VersionMismatchError("; ".join(reasons)) from refusal
+    if refusals and len(refusals) == len(addresses):
+        raise refusals[0]
     raise NoPlaceError(reasons, is_occupied)
 
 
@@ -124,7 +146,7 @@ def _judge(error: ConnectError) -> None:
     cause = error.__cause__
     if isinstance(cause, ConnectionRefusedError):
         return
-    if isinstance(cause, ConnectionError):
+    if isinstance(cause, _LOST):
         raise _Retry(str(error)) from error  # it was there a moment ago
     raise _Pass(str(error), cause is None) from error
 
@@ -176,17 +198,87 @@ def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> b
 
 
 def find_server(addresses: Sequence[Address], key: bytes, digest: bytes, timeout: float) -> Address | None:
-    """Return the first of these addresses at which a server answers now, other than the one with this
-    certificate; None if none does.
+    """Return the first of these addresses at which a server answers now that would have us, other than the one
+    with this certificate; None if none does.
     """
     for address in addresses:
         try:
             sock = tls.connect(canonical(address), key, "driver", timeout)
+            with contextlib.closing(sock):
+                if tls.peer_digest(sock) == digest:
+                    continue
+                greet(sock, address, timeout)
         except MmgeventError as error:
             log.debug("no server found: %s", error)
             continue
-        is_another = tls.peer_digest(sock) != digest
-        sock.close()
-        if is_another:
-            return address
+        return address
     return None
+
+
+def driver_hello() -> Frame:
+    """Return the hello of a driver in this process, for a server anywhere."""
+    return control(
+        "hello",
+        role="driver",
+        protocol=PROTOCOL,
+        python=PYTHON_VERSION,
+        dill=dill_version(),
+        version=__version__,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+def greet(sock: Any, address: Address, timeout: float) -> None:
+    """Say hello as a driver over a connection from `tls.connect`, and hear that the server takes us (blocks).
+
+    VersionMismatchError when our versions do not fit the server's, ConnectError when it has other reasons, or says
+    nothing sensible. Nothing is read beyond its hello; the socket stays the caller's.
+    """
+    where = format_address(address)
+    late = ConnectError(f"{where} accepts but does not answer: no hello in {timeout:g} s")
+    try:
+        with gevent.Timeout(timeout, late):
+            sock.sendall(driver_hello().encode())
+            while not _is_hello(_receive_frame(sock, where), where):
+                pass
+    except OSError as error:
+        raise ConnectError(f"lost {where} before its hello: {error.strerror or error}") from error
+    except ProtocolError as error:
+        raise ConnectError(f"{where}: {error}") from error
+
+
+def _is_hello(frame: Frame, where: str) -> bool:
+    """Whether this frame says that the server takes us; raise why it does not."""
+    if frame.kind != CONTROL:
+        return False
+    message = decode_message(frame.payload)
+    if message["type"] == "refused":
+        refusal = VersionMismatchError if message["code"] == "version" else ConnectError
+        raise refusal(f"{where}: {message['error']}")
+    if message["type"] == "goodbye":
+        raise ConnectError(f"{where} said goodbye: {message['reason']}")
+    return bool(message["type"] == "hello")
+
+
+def _receive_frame(sock: Any, where: str) -> Frame:
+    """Read exactly one frame, so that what follows is left to the link."""
+    decoder = Decoder()
+    header = _receive_exactly(sock, HEADER_BYTES, where)
+    decoder.feed(header)
+    frame = decoder.next_frame()  # checks the length
+    if frame is None:
+        decoder.feed(_receive_exactly(sock, int.from_bytes(header[4:8], "little"), where))
+        frame = decoder.next_frame()
+    assert frame is not None
+    return frame
+
+
+def _receive_exactly(sock: Any, n_bytes: int, where: str) -> bytes:
+    data = b""
+    while len(data) < n_bytes:
+        more = sock.recv(n_bytes - len(data))
+        if not more:
+            raise ConnectError(f"{where} closed the connection before its hello")
+        data += more
+    return data

@@ -295,6 +295,59 @@ def test_a_server_on_a_later_address_moves_to_the_earlier(nodes, commands, here,
     assert commands.finish(worker).returncode == 143
 
 
+# strangers on an earlier address
+
+#: `mmg-worker` of another Python version
+OTHER_VERSION = """
+import mmgevent.versions
+mmgevent.versions.PYTHON_VERSION = "3.99"
+from mmgevent.cli.worker import main
+main()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_node_of_another_version_on_an_earlier_address_leaves_a_cluster_alone(nodes, commands, here, there):
+    with silent_stranger(here):
+        for procs in (1, 1, 0):
+            nodes.add(here, there, procs=procs)
+        server = nodes.wait_all()
+        assert server.address == as_pair(there)
+    stranger = commands.start("--procs", "1", "--elect", here, program=("-c", OTHER_VERSION))
+    wait_for(stranger.stderr, "elected")
+    wait_for(stranger.stderr, "refused: .*has Python")  # the server has looked
+    assert nodes.all[2].run(quick_job()) == SUMS
+    assert nodes.wait_all() is server
+    nodes.engine_of(server).kill()
+    wait_until(lambda: not server.is_server, "the end of a server")
+    assert nodes.all[2].run(quick_job()) == SUMS
+    assert nodes.wait_all().address == as_pair(there)
+    newcomer = nodes.add(here, procs=0)  # knows no other address
+    with pytest.raises(mmg.VersionMismatchError, match=f"{here}: .*Python 3.99"):
+        newcomer.wait(timeout=LATE_S)
+    assert newcomer.state == "closed"
+    stranger.send_signal(signal.SIGTERM)
+    assert commands.finish(stranger).returncode == 143
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+def test_a_cluster_of_others_on_an_earlier_address_ends_no_node(nodes, here, there, procs):
+    others = nodes.add(here, password="the password of others")
+    nodes.wait_for(others, "server")
+    server = nodes.add(there)
+    nodes.wait_for(server, "server")
+    node = nodes.add(here, there, procs=procs, may_serve=False)
+    nodes.wait_for(node, "worker")
+    server.close()
+    wait_until(lambda: "password" in node.reason, lambda: node.reason)
+    nodes.add(there)
+    assert node.run(quick_job()) == SUMS
+    states = [state for state, _ in nodes.changes[node]]
+    assert "occupied" in states
+    assert states[-1] == "worker"
+    assert "closed" not in states
+
+
 # what a node says
 
 
