@@ -171,7 +171,7 @@ class JobDriver:
                     raise JobCancelled(f"job {self.job.name} was cancelled") from None
                 if look * LOOK_S >= SILENCE_S and str(late) != why:
                     why = str(late)
-                    self.notice(f"waiting: {why}")
+                    self.notice(f"waits up to {START_S:g} s: {why}")
         error_class = ConnectError if engine.was_ready else EngineError
         raise error_class(f"the job could not be handed in for {START_S:g} s: {why}")
 

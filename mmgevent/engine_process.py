@@ -152,7 +152,7 @@ class EngineProcess:
         if self._error is not None:
             raise self._error
         if not _wait(self._placed, None if until is None else max(0.0, until - time.monotonic())):
-            raise TimeoutError(f"no server: {self._unplaced_reason or 'it looks for one'}")
+            raise TimeoutError(self._unplaced_reason or "looking for a server")
         if self._error is not None:
             raise self._error
         return self._facts

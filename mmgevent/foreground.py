@@ -135,11 +135,17 @@ def run_member(
 
 def _tell_state(member: Membership, procs: int) -> None:
     if member.state == "server" and member.address is not None:
-        log.warning("elected: this is the server at %s, with %d slots", format_address(member.address), procs)
+        log.warning(
+            "elected: this is the server at %s, with %s", format_address(member.address), _slots(procs)
+        )
     elif member.state == "worker" and member.address is not None:
-        log.warning("joined the server at %s with %d slots", format_address(member.address), procs)
+        log.warning("joined the server at %s with %s", format_address(member.address), _slots(procs))
     elif member.state != "closed":
         log.warning("%s", member.reason)
+
+
+def _slots(count: int) -> str:
+    return f"{count} slot{'s' * (count != 1)}"
 
 
 class _WorkerLoop:
@@ -200,7 +206,7 @@ class _WorkerLoop:
         return None
 
     def _tell_joined(self, where: str) -> None:
-        log.warning("joined the server at %s with %d slots", where, self._procs)
+        log.warning("joined the server at %s with %s", where, _slots(self._procs))
 
     def _work(self, worker: Worker) -> bool:
         """Wait for the end of a worker or of this process; True if there is to be no other."""

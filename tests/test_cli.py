@@ -295,6 +295,7 @@ def test_signal_ends_a_command_whose_tidying_up_hangs(number, code):
         (["worker", "a,,b"], "an address is empty"),
         (["server", "start"], "unexpected argument 'start'"),
         (["server", "--listen", "x y"], "not an address"),
+        (["worker", "h", "--procs", "1"], "--procs stands after HOST"),
         (["server", "--password-file", "/nonexistent/file"], "cannot read the password file"),
         (["dance"], "usage: python -m mmgevent"),
         ([], "usage: python -m mmgevent"),
@@ -367,6 +368,7 @@ def test_password_on_the_command_line_and_a_short_one_draw_warnings(capsys):
 
 def test_progress_is_one_line_of_facts():
     mapping = Progress(phase="map", done=3, total=8, running=2, workers=1, slots=2, bytes=40_000_000)
+    assert progress.describe(mapping, 0.001) == "map 3/8 items, 40.0 MB, 1 worker with 2 slots"
     assert progress.describe(mapping, 4.0) == "map 3/8 items, 40.0 MB, 1 worker with 2 slots, 10.0 MB/s"
     reducing = Progress(phase="reduce", done=3, workers=2, slots=4)
     assert progress.describe(reducing, 9.0) == "reduce 3 tasks, 2 workers with 4 slots"

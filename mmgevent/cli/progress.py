@@ -23,6 +23,8 @@ LINE_AFTER_S = 0.6
 #: seconds before the first plain line, and between two
 FIRST_PLAIN_S = 5.0
 PLAIN_EVERY_S = 10.0
+#: of mapping, before its rate means anything
+RATE_S = 1.0
 
 
 def open_reporter(command: str, is_quiet: bool) -> Reporter:
@@ -44,8 +46,11 @@ def describe(progress: Progress, map_s: float | None) -> str:
     parts = [f"{progress.phase} {progress.done}{of_total} {'items' if progress.phase == 'map' else 'tasks'}"]
     if progress.bytes:
         parts.append(f"{progress.bytes / 1e6:,.1f} MB")
-    parts.append(f"{progress.workers} worker{'s' * (progress.workers != 1)} with {progress.slots} slots")
-    if progress.phase == "map" and progress.bytes and map_s:
+    parts.append(
+        f"{progress.workers} worker{'s' * (progress.workers != 1)} with "
+        f"{progress.slots} slot{'s' * (progress.slots != 1)}"
+    )
+    if progress.phase == "map" and progress.bytes and map_s and map_s >= RATE_S:
         parts.append(f"{progress.bytes / 1e6 / map_s:,.1f} MB/s")
     return ", ".join(parts)
 

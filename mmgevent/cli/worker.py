@@ -58,6 +58,12 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(COMMAND, argv, os.environ)
     if not arguments.rest:
         refuse(NAME, "no server: expected mmg-worker [option]... HOST[:PORT]")
+    late = next((word for word in arguments.rest if word.startswith("-")), None)
+    if late is not None:
+        refuse(
+            NAME,
+            f"{late} stands after HOST; options stand before it: mmg-worker {late} ... {arguments.rest[0]}",
+        )
     if arguments.procs == 0:
         refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
