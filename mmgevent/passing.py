@@ -15,7 +15,7 @@ import gevent
 from mmgevent.net.backlog import Backlog
 from mmgevent.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
 from mmgevent.wire.frames import Frame, Lane
-from mmgevent.wire.messages import control
+from mmgevent.wire.messages import control, decode_message
 
 if TYPE_CHECKING:
     from mmgevent.net.link import Link
@@ -75,31 +75,53 @@ class WatchedPeers:
     def __init__(self, driver: Link) -> None:
         self._driver = driver
         self._backlog = Backlog()
-        #: for the driver they have left: what else comes of them is dropped
-        self._ended: set[Lane] = set()
+        #: of workers that have not left: their `joined`
+        self._present: dict[Lane, Frame] = {}
+        #: in the middle of a message, and those of them of whose message the driver gets nothing more
+        self._begun: set[Lane] = set()
+        self._skipped: set[Lane] = set()
 
-    def pass_on(self, frame: Frame, server: Link) -> None:
-        """Send a frame about a peer to the driver.  The peer who tells more than it takes is dismissed."""
-        if frame.lane in self._ended:
-            return
-        waiting = self._backlog.put(self._driver, frame)
-        if waiting > MAX_WAITING_BYTES:
-            self._end(frame.lane, server)
+    def pass_on(self, frame: Frame) -> None:
+        """Send a frame about a peer to the driver.  What the driver does not take is dropped, whole messages."""
+        message = decode_message(frame.payload)
+        lane = frame.lane
+        if message["type"] == "tell":
+            (self._begun.add if message.get("more", False) else self._begun.discard)(lane)
+            if lane in self._skipped:
+                self._skipped &= self._begun
+                return
+        else:
+            self._note(message["type"], frame)
+        if self._backlog.put(self._driver, frame) > MAX_WAITING_BYTES:
+            self._lose(lane)
         while self._backlog.exceeds(MAX_RECEIVER_BYTES):
-            self._end(self._backlog.longest()[1], server)
+            self._lose(self._backlog.longest()[1])
+
+    def _note(self, type_: str, frame: Frame) -> None:
+        """A worker has come or gone; either way it is in no message."""
+        self._begun.discard(frame.lane)
+        self._skipped.discard(frame.lane)
+        if type_ == "joined":
+            self._present[frame.lane] = frame
+        else:
+            self._present.pop(frame.lane, None)
+
+    def _lose(self, lane: Lane) -> None:
+        n_bytes = self._driver.queued_bytes(lane)
+        log.warning("dropped %d bytes that worker %d told: this program does not take them", n_bytes, lane[1])
+        self._backlog.drop(self._driver, lane)
+        left = control("left", task=lane[1], reason="what it told last is lost")
+        # For a worker that is known, `joined` does no more than to end whatever message was begun.
+        self._driver.send_in_lane(self._present.get(lane, left))
+        if lane in self._begun:
+            self._skipped.add(lane)
 
     def change_server(self) -> None:
         """The peers of the next server have the same numbers: nothing of these may come after."""
         self._backlog.drop_all()
-        self._ended.clear()
-
-    def _end(self, lane: Lane, server: Link) -> None:
-        reason = "it tells more than a program that watches takes"
-        log.warning("worker %d dismissed: %s", lane[1], reason)
-        self._backlog.drop(self._driver, lane)
-        self._ended.add(lane)
-        self._driver.send_in_lane(control("left", task=lane[1], reason=reason))
-        server.send(control("dismiss", task=lane[1], reason=reason))
+        self._present.clear()
+        self._begun.clear()
+        self._skipped.clear()
 
 
 class ToldPeers:

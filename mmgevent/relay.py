@@ -56,7 +56,7 @@ def relay(driver: Link, remote: Link, ended: Any) -> None:
 
     def on_remote_frame(frame: Frame) -> None:
         if _is_about_peer(frame):
-            watched.pass_on(frame, remote)
+            watched.pass_on(frame)
         else:
             _pass(frame, driver)
 
@@ -189,7 +189,7 @@ class NodeRelay:
             if type_ == "goodbye":
                 return  # its end follows
         if _is_about_peer(frame):
-            self._watched.pass_on(frame, link)
+            self._watched.pass_on(frame)
         else:
             _pass(frame, self._driver)
 

@@ -6,7 +6,8 @@ passes them on unread, so only the receiver finds out that what came is no base6
 since whoever tells is not trusted, a `Reassembler` holds no more of a sender than one message.
 
 Tells wait in lanes without credit. Whoever passes them on looks at what waits unsent against
-the bounds here, and closes the link of the one who tells more than the other end takes.
+the bounds here.  What a slow receiver does not take it loses, whole messages, and nobody else pays for it;
+a driver that tells more than workers take pays itself.
 """
 
 from __future__ import annotations

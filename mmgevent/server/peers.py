@@ -121,8 +121,6 @@ class WorkerPeer(Peer):
         self.offers: frozenset[str] = frozenset()
         self.address = "local" if is_local else link.name  #: HOST:PORT it comes from
         self.told = MessageLength()
-        #: it told more than was taken: what it still tells is dropped
-        self.is_cut_off = False
         #: jobs whose code it has
         self.jobs: set[int] = set()
         #: numbers of its live attempts

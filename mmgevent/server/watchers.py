@@ -5,11 +5,12 @@ after: `joined` goes before every lane, tells and `left` in the lane of the peer
 each driver has a lane of its own on the link of the worker it tells.
 
 Tells are passed on unread, and they have no credit, so here is what bounds them (the numbers
-are in `telling`).  Whoever tells more than the other end takes loses its own link: a worker one
-of whose drivers has MAX_WAITING_BYTES of it waiting, a driver one of whose workers has, or all of
-them MAX_SENDER_BYTES.  Where many workers together fill the link of a driver, the one with the most
-waiting goes.  `joined` has no such bound, but that of all control frames (`net.link`): it closes a driver
-that does not read while tens of thousands of workers come, which is right.
+are in `telling`).  A driver that does not read loses what waits for it, whole messages, of the
+worker that has more than MAX_WAITING_BYTES waiting there or, with MAX_RECEIVER_BYTES of all, the most: nobody
+else feels it.  A driver that tells more than workers take loses its own link: with MAX_WAITING_BYTES for one
+of them, or MAX_SENDER_BYTES for all; the one in the server's own engine, whose end may be that of the server,
+loses the messages instead.  `joined` has no such bound, but that of all control frames (`net.link`): it closes
+a driver that does not read while tens of thousands of workers come, which is right.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mmgevent.telling import (
     MessageLength,
     broken_end,
 )
-from mmgevent.wire.frames import CONTROL, Frame
+from mmgevent.wire.frames import CONTROL, Frame, Lane
 from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class _Watcher:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.backlog = Backlog()
-        #: workers that were in the middle of a message when the driver came: it gets none of that
+        #: workers that are in the middle of a message of which the driver gets nothing more: it came
+        #: later than that, or has not taken what was before
         self.skipped: set[int] = set()
 
     def tell(self, worker: int, frame: Frame, is_last: bool) -> int:
@@ -59,6 +61,19 @@ class _Watcher:
             self.skipped.discard(worker)
         return 0
 
+    def lose(self, link: Link, lane: Lane, worker: WorkerPeer | None) -> None:
+        """Drop what waits in the lane of a worker; None if that has left."""
+        number = lane[1]
+        n_bytes = link.queued_bytes(lane)
+        log.warning("dropped %d bytes that worker %d told: %s does not take them", n_bytes, number, link.name)
+        self.backlog.drop(link, lane)
+        if worker is None:
+            link.send_in_lane(control("left", task=number, reason="what it told last is lost"))
+            return
+        link.send_in_lane(_describe(number, worker))  # whatever message was begun ends here
+        if not worker.told.is_complete:
+            self.skipped.add(number)
+
 
 class _Teller:
     """A driver that tells workers."""
@@ -68,6 +83,8 @@ class _Teller:
         self.backlog = Backlog()
         #: by worker, while it is in the middle of a message
         self.begun: dict[int, MessageLength] = {}
+        #: workers that get nothing more of the message in the middle of which they are
+        self.skipped: set[int] = set()
         self.is_cut_off = False
 
 
@@ -119,6 +136,10 @@ class Watchers:
             teller.begun[number] = length
         if worker is None:
             return  # it left
+        if number in teller.skipped:
+            if length.is_complete:
+                teller.skipped.discard(number)
+            return
         passed = Frame(CONTROL, bytes(frame.payload), 0, 0, teller.number)
         waiting = teller.backlog.put(worker.link, passed)
         if waiting > MAX_WAITING_BYTES or teller.backlog.exceeds(MAX_SENDER_BYTES):
@@ -127,16 +148,18 @@ class Watchers:
     def _stop_teller(self, driver: DriverPeer, teller: _Teller) -> None:
         """End a driver that tells more than the workers take.
 
-        Not the server's own, whose end would be that of the server, and of everybody's jobs: for that one
-        the worker goes which has the most waiting.
+        Not one of the server's own engine, whose end may be that of the server, and of everybody's jobs: that one
+        loses the messages for the worker which has the most waiting.  No worker goes: it may only be slow.
         """
-        if driver.is_local:
-            link, lane = teller.backlog.longest()
-            teller.backlog.drop(link, lane)
-            part_with(link, "it does not take what it is told")
-        else:
+        if not driver.is_local:
             teller.is_cut_off = True
             part_with(driver.link, "it tells more than the workers take")
+            return
+        link, lane = teller.backlog.longest()
+        log.warning("dropped %d bytes: %s does not take what it is told", link.queued_bytes(lane), link.name)
+        teller.backlog.drop(link, lane)
+        link.send_in_lane(broken_end(lane))
+        teller.skipped |= {n for n in teller.begun if n in self._workers and self._workers[n].link is link}
 
     def dismiss(self, number: int, reason: str) -> None:
         """Say goodbye to a worker, for a driver.  The one in the server's own engine stays."""
@@ -163,34 +186,19 @@ class Watchers:
             watcher.link.send_in_lane(frame)
         for teller in self._tellers.values():
             teller.begun.pop(number, None)
+            teller.skipped.discard(number)
 
     def tell_drivers(self, worker: WorkerPeer, frame: Frame, message: dict[str, Any]) -> None:
         """Pass on what a worker tells all drivers that watch; ProtocolError for lengths that cannot be."""
         worker.told.add(message)
-        if worker.is_cut_off:
-            return
         passed = Frame(CONTROL, bytes(frame.payload), 0, worker.number)
         for watcher in self._watchers.values():
             waiting = watcher.tell(worker.number, passed, worker.told.is_complete)
             if waiting > MAX_WAITING_BYTES:
-                self._cut_off(worker, watcher)
-                return
+                watcher.lose(watcher.link, passed.lane, worker)
             while watcher.backlog.exceeds(MAX_RECEIVER_BYTES):
                 link, lane = watcher.backlog.longest()
-                longest = self._workers.get(lane[1])
-                if longest is None:
-                    log.warning("dropped: what worker %d told before it left: %s is slow", lane[1], link.name)
-                    watcher.backlog.drop(link, lane)
-                    link.send_in_lane(control("left", task=lane[1], reason="what it told last is lost"))
-                else:
-                    self._cut_off(longest, watcher)
-
-    def _cut_off(self, worker: WorkerPeer, slow: _Watcher) -> None:
-        """End a worker that tells more than a driver takes; what that one has not got of it is dropped."""
-        slow.backlog.drop(slow.link, (0, worker.number, 0))
-        if not worker.is_cut_off:
-            worker.is_cut_off = True
-            part_with(worker.link, f"it tells more than {slow.link.name} takes")
+                watcher.lose(link, lane, self._workers.get(lane[1]))
 
 
 def part_with(link: Link, reason: str) -> None:
