@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import gevent
 
-from mmgevent.net.backlog import Backlog
+from mmgevent.net.backlog import Backlog, waiting_bytes
 from mmgevent.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
 from mmgevent.wire.frames import Frame, Lane
 from mmgevent.wire.messages import control, decode_message
@@ -54,7 +54,7 @@ class Host:
 
     def tell(self, frame: Frame, message: dict[str, Any]) -> None:
         """Pass a piece on.  A message that comes while much waits is dropped: nobody here can stop its sender."""
-        is_full = self._driver.queued_bytes(frame.lane) > MAX_WAITING_BYTES
+        is_full = waiting_bytes(self._driver, frame.lane) > MAX_WAITING_BYTES
         link = self._pieces.route(frame, message, None if is_full else self._driver)
         if link is not None:
             link.send_in_lane(frame)

@@ -137,7 +137,7 @@ def test_what_happens_is_handled_by_whoever_processes():
 
 
 def test_commands_that_nobody_processes_are_bounded(monkeypatch):
-    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 10)
+    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 2 * 1024 + 10)
     bell = Bell(map={})
     try:
         assert bell._put_message(b"12345678", bell.rung.append)
@@ -146,6 +146,8 @@ def test_commands_that_nobody_processes_are_bounded(monkeypatch):
         bell.process(timeout=0)
         assert bell._put_message(b"1234567890", bell.rung.append)
         assert bell.rung == [b"12345678", b"12"]
+        assert bell._put_message(b"", bell.rung.append)
+        assert not bell._put_message(b"", bell.rung.append)  # a message that is empty takes memory, too
     finally:
         bell.handle_close()
 

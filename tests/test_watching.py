@@ -410,6 +410,21 @@ def test_a_driver_that_does_not_read_while_workers_come_without_an_end_is_closed
     assert attach(server, "worker").closed is None
 
 
+def test_a_backlog_counts_what_each_frame_takes_beside_its_payload():
+    backlog = Backlog()
+    one, other = local_pair("test")
+    one.start(lambda frame: None, lambda reason: None)
+    frame = control("tell", task=1, data="abcd")
+    waiting = [backlog.put(one, frame) for _ in range(100)][-1]
+    assert waiting > 100 * (len(frame.payload) + 200)
+    assert backlog.exceeds(100 * (len(frame.payload) + 200))
+    backlog.drop(one, frame.lane)
+    assert not backlog.exceeds(0)
+    assert backlog.put(one, frame) < 2000
+    one.close("the test is over")
+    other.close("the test is over")
+
+
 def test_a_backlog_forgets_lanes_that_have_drained():
     backlog = Backlog()
     one, other = local_pair("test")

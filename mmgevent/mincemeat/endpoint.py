@@ -33,6 +33,9 @@ CLOSE_S = 10.0
 #: of commands that wait for `process`; who sends more is not waited for
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
+#: of memory, that one of them takes beside its data, at most: many that are tiny count, too
+MESSAGE_BYTES = 1024
+
 Map = dict[Any, Any]
 
 
@@ -168,15 +171,17 @@ class Endpoint(ABC):
     def _put_message(self, data: bytes, receive: Callable[[bytes], object]) -> bool:
         """Have `receive(data)` called as `_put` does; False if too much waits already."""
 
+        n_bytes = MESSAGE_BYTES + len(data)
+
         def handle() -> None:
             with self._changed:
-                self._waiting_bytes -= len(data)
+                self._waiting_bytes -= n_bytes
             receive(data)
 
         with self._changed:
-            if self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
+            if self._waiting_bytes + n_bytes > MAX_WAITING_BYTES:
                 return False
-            self._waiting_bytes += len(data)
+            self._waiting_bytes += n_bytes
         self._put(handle)
         return True
 

@@ -121,6 +121,10 @@ class Link:
         """Payload bytes of this lane that were not yet handed to the system."""
         return self._outbox.queued_bytes(lane)
 
+    def queued_frames(self, lane: Lane) -> int:
+        """Frames of this lane that were not yet handed to the system."""
+        return self._outbox.queued_frames(lane)
+
     def wait_for_room(self, lane: Lane, limit_bytes: int, timeout: float | None = None) -> None:
         """Block this greenlet until at most `limit_bytes` are queued in the lane.
 

@@ -176,6 +176,11 @@ class Outbox:
         queue = self._lanes.get(lane)
         return 0 if queue is None else queue.bytes
 
+    def queued_frames(self, lane: Lane) -> int:
+        """Return how many frames wait in this lane."""
+        queue = self._lanes.get(lane)
+        return 0 if queue is None else len(queue.frames)
+
     def __bool__(self) -> bool:
         """Would next_frame() return a frame now?"""
         return bool(self._control) or bool(self._turn)
