@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mmgevent.addresses import DEFAULT_PORT
 from mmgevent.cli.exits import leave, run_command
-from mmgevent.errors import ConnectError
+from mmgevent.errors import ConnectError, PasswordError
 from mmgevent.mincemeat.client import VERSION, Client
 
 NAME = "mmgevent.mincemeat"
@@ -27,6 +27,8 @@ def run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.loud or arguments.verbose:
         logging.basicConfig(level=logging.DEBUG if arguments.loud else logging.INFO)
+    if not arguments.password:
+        raise PasswordError("no password was given: add that of the Server, -p PASSWORD")
     client = Client()
     client.conn(arguments.host, arguments.port, arguments.password)
     if not client.authenticated():

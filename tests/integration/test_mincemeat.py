@@ -14,8 +14,9 @@ import time
 import pytest
 
 import mmgevent.mincemeat as mincemeat
-from mmgevent.errors import AuthenticationError, ConnectError, JobError
+from mmgevent.errors import AuthenticationError, ConnectError, JobError, PasswordError
 from mmgevent.mincemeat import TaskManager, endpoint
+from mmgevent.mincemeat import __main__ as worker_command
 from tests.integration.commands import wait_for
 from tests.ports import free_port
 
@@ -766,6 +767,11 @@ def test_the_worker_command_ends_with_a_server_that_is_killed(commands):
     assert commands.left_behind() == []
 
 
+def test_the_worker_command_says_how_to_give_a_password():
+    with pytest.raises(PasswordError, match="-p PASSWORD"):
+        worker_command.run([HOST])
+
+
 def test_the_worker_command_says_what_is_wrong(commands):
     def run(*argv):
         return commands.run(*argv, program=("-m", "mmgevent.mincemeat"))
@@ -776,7 +782,7 @@ def test_the_worker_command_says_what_is_wrong(commands):
     assert "Traceback" not in no_server.stderr
     empty = run("-P", free_port())
     assert empty.returncode == 2
-    assert "empty" in empty.stderr
+    assert "-p PASSWORD" in empty.stderr
     assert mincemeat.VERSION in run("--version").stdout
 
 
