@@ -267,6 +267,8 @@ class Membership:
                 raise election.NoPlaceError(
                     [f"listening on {where}, but what answers there is another"], True
                 )
+            if advice := election.find_reach(place):
+                log.warning("elected, but %s", advice)
             start_watchdog()
             self._server = server
             if settings.procs:

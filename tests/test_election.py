@@ -25,7 +25,7 @@ from mmgevent.membership import Membership, Settings
 from mmgevent.net import election, tls
 from mmgevent.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
 from mmgevent.net.forker import Forkers
-from mmgevent.net.listener import Listener
+from mmgevent.net.listener import Listener, open_listener
 from mmgevent.server import Server
 from mmgevent.wire.handshake import derive_key
 from tests.ports import free_port
@@ -303,16 +303,55 @@ def test_a_numeric_address_is_taken_as_written(host):
     assert canonical((host, 11235)) == (host, 11235)
 
 
-def test_of_the_addresses_of_a_name_the_first_ipv4_one_is_taken(monkeypatch):
-    found = [
-        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 80, 0, 0)),
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.3", 80)),
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", 80)),
-    ]
-    monkeypatch.setattr(election.socket, "getaddrinfo", lambda *_, **__: list(found))
-    assert canonical(("both", 80)) == ("127.0.0.3", 80)
-    monkeypatch.setattr(election.socket, "getaddrinfo", lambda *_, **__: found[:1])
-    assert canonical(("both", 80)) == ("::1", 80)
+def let_resolve(monkeypatch, *addresses):
+    """Let every name have these addresses: none that a test could look up has several everywhere."""
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host, port, *_, **__):
+        numeric = addresses if host.isalpha() else (host,)
+        return [found for one in numeric for found in resolve(one, port, type=socket.SOCK_STREAM)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses", "taken"),
+    [
+        ("several", ["10.0.0.20", "10.0.0.3", "10.0.0.100"], "10.0.0.3"),
+        ("several", ["10.0.0.100", "10.0.0.3", "10.0.0.20"], "10.0.0.3"),
+        ("both", ["2001:db8::1", "10.0.0.3"], "10.0.0.3"),
+        ("own", ["127.0.1.1", "192.168.1.5"], "192.168.1.5"),
+        ("own", ["127.0.1.1", "2001:db8::2"], "2001:db8::2"),
+        ("own", ["127.0.1.1", "fe80::2"], "127.0.1.1"),
+        ("own", ["::1", "127.0.1.1", "127.0.0.1"], "127.0.0.1"),
+        ("six", ["2001:db8::2", "2001:db8::1", "::1"], "2001:db8::1"),
+        ("localhost", ["::1", "127.0.0.1", "10.0.0.3"], "127.0.0.1"),
+        ("localhost", ["::1"], "::1"),
+    ],
+)
+def test_of_the_addresses_of_a_name_everybody_takes_the_same(monkeypatch, name, addresses, taken):
+    let_resolve(monkeypatch, *addresses)
+    assert canonical((name, 80)) == (taken, 80)
+
+
+def test_a_server_listens_where_nodes_look_for_the_name(monkeypatch, here):
+    let_resolve(monkeypatch, "127.0.0.3", "127.0.0.2")
+    with contextlib.closing(open_listener("own", here[1])) as sock:
+        assert sock.getsockname() == canonical(("own", here[1])) == ("127.0.0.2", here[1])
+
+
+def test_who_is_elected_where_only_its_machine_can_reach_it_says_so(members, here, monkeypatch, caplog):
+    let_resolve(monkeypatch, "127.0.0.1")
+    member = members.add(("own", here[1]))
+    wait_until(is_in(member, "server"))
+    assert (
+        "own is 127.0.0.1 here, which only this machine can reach; write its address instead" in caplog.text
+    )
+    for local in ("localhost", HOST):
+        caplog.clear()
+        other = members.add((local, free_port()))
+        wait_until(is_in(other, "server"))
+        assert "reach" not in caplog.text
 
 
 def test_localhost_and_its_address_do_not_elect_two(here):

@@ -5,8 +5,8 @@ operating system decides: of all that try to listen on an address, one succeeds,
 is elected when `listen` has returned; everybody else finds the address in use and
 connects.  Nothing is agreed on by messages, and nobody has to know how many there are.
 
-An address is taken as written, and a name that has several is taken as its first IPv4
-one: two nodes of which one tries 127.0.0.1 and the other ::1 would elect a server each.
+An address is taken as written, and of a name that has several all take the same one: two
+nodes of which one tries 127.0.0.1 and the other ::1 would elect a server each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import gevent
 from gevent import socket, ssl
 
 from mmgevent import __version__
-from mmgevent.addresses import Address, format_address
+from mmgevent.addresses import Address, format_address, is_loopback
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -36,7 +36,7 @@ from mmgevent.errors import (
     VersionMismatchError,
 )
 from mmgevent.net import tls
-from mmgevent.net.listener import open_listener
+from mmgevent.net.listener import choose_address, open_listener
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -167,7 +167,7 @@ def _listen(found: Address, address: Address) -> Any:
 
 
 def canonical(address: Address) -> Address:
-    """Return the one numeric address that everybody takes a name for: its first IPv4 one, else its first.
+    """Return the one numeric address that everybody takes a name for (see `choose_address`).
 
     ConnectError for a name that cannot be found.
     """
@@ -180,8 +180,15 @@ def canonical(address: Address) -> Address:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # the latter for what no name can look like
         raise ConnectError(f"cannot find {host}: {getattr(error, 'strerror', None) or error}") from error
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return found[0][4][0], port
+    return choose_address(host, found)[4][0], port
+
+
+def find_reach(place: Elected) -> str | None:
+    """Return what to say when others know the address of a server by a name that only this machine can reach."""
+    name, bound = place.address[0], place.sock.getsockname()[0]
+    if is_loopback(name) or not ipaddress.ip_address(bound).is_loopback:
+        return None
+    return f"{name} is {bound} here, which only this machine can reach; write its address instead"
 
 
 def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> bool:

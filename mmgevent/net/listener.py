@@ -10,16 +10,18 @@ keep workers out, neither by silence nor by stopping in the middle.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.addresses import is_loopback
 from mmgevent.errors import ConnectError, ListenError, MmgeventError
 from mmgevent.net import tls
 from mmgevent.net.link import SocketLink
@@ -43,10 +45,7 @@ def open_listener(host: str, port: int) -> Any:
     where = tls.format_address((host or "0.0.0.0", port))
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        found.sort(
-            key=lambda entry: entry[0] != socket.AF_INET
-        )  # a name is its first IPv4 address, as for nodes
-        family, kind, _, _, address = found[0]
+        family, kind, _, _, address = choose_address(host, found)
         sock = socket.socket(family, kind)
     except OSError as error:
         raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
@@ -69,6 +68,24 @@ def open_listener(host: str, port: int) -> Any:
             advice = ": ports below 1024 need privileges; choose a higher one"
         raise ListenError(f"cannot listen on {where}: {error.strerror}{advice}") from error
     return sock
+
+
+def choose_address(host: str, found: Sequence[Any]) -> Any:
+    """Return the one entry of what `getaddrinfo` found for a name that is listened on, and looked for by nodes.
+
+    Resolvers rotate, and /etc/hosts often gives a machine its own name as 127.0.1.1: so that all machines take the
+    same, it is the numerically smallest of the IPv4 addresses that others can reach, else of the IPv6 ones, and
+    only where there are none one of this machine alone; `localhost` always is.
+    """
+    is_local_name = is_loopback(host)
+
+    def rank(entry: Any) -> tuple[bool, bool, int, int]:
+        address = ipaddress.ip_address(entry[4][0])
+        # what names a link but not which is no use to others
+        is_elsewhere = not address.is_loopback and not (address.version == 6 and address.is_link_local)
+        return is_elsewhere == is_local_name, not address.is_loopback, address.version, int(address)
+
+    return min(found, key=rank)
 
 
 class Listener:
