@@ -258,7 +258,7 @@ class Membership:
             memory_bytes=settings.memory_bytes,
             spill_folder=settings.scratch,
         )
-        listener = Listener(place.sock, settings.key, server.attach)
+        listener = self._listen(place, server)
         greenlets: list[gevent.Greenlet] = []
         reason = "the member leaves"
         try:
@@ -272,10 +272,10 @@ class Membership:
             start_watchdog()
             self._server = server
             if settings.procs:
-                greenlets.append(gevent.spawn(self._employ_own, server))
+                greenlets.append(self._spawn(self._employ_own, server))
             earlier = settings.addresses[: list(settings.addresses).index(place.address)]
             if earlier:
-                greenlets.append(gevent.spawn(self._look_for_earlier, server, earlier, listener.digest))
+                greenlets.append(self._spawn(self._look_for_earlier, server, earlier, listener.digest))
             self._arrive("server", place.address)
             self._lost.wait()
             reason = self._stop_reason or self.reason or reason
@@ -287,6 +287,27 @@ class Membership:
             listener.close()
             server.stop(reason)
             self._leave(reason)
+
+    def _listen(self, place: election.Elected, server: Server) -> Listener:
+        """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
+        try:
+            return Listener(place.sock, self._settings.key, server.attach, self.lose)
+        except BaseException as error:
+            place.sock.close()
+            if not isinstance(error, OSError):
+                raise
+            where = format_address(place.address)
+            raise election.NoPlaceError([f"cannot be the server at {where} now: {error}"], False) from error
+
+    def _spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
+        """Run a part of the server that is not to end by a fault; the place is given up if it does."""
+        greenlet = gevent.spawn(function, *args)
+        greenlet.link_exception(self._on_fault)
+        return greenlet
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
+        self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
 
     def _employ_own(self, server: Server) -> None:
         """Keep this machine's executors at work for the server in this engine."""

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -215,6 +216,22 @@ def test_a_server_that_dies_during_the_handshake_is_succeeded(here, monkeypatch)
         def die():
             sock, _ = dying.accept()
             dying.close()
+            sock.close()
+
+        gevent.spawn(die)
+        assert_elected(take_place(here, timeout=LATE_S), here)
+
+
+def test_a_server_that_dies_in_the_middle_of_tls_is_succeeded(here, monkeypatch):
+    """OpenSSL says of its end that it was unexpected; the kernel says nothing."""
+    monkeypatch.setattr(election, "CONTEST_S", LATE_S)
+    with held(here, reuse=True, listens=True) as dying:
+
+        def die():
+            sock, _ = dying.accept()
+            dying.close()
+            while b"mmgevent" not in sock.recv(65536):  # all of the client's hello, or the end were a reset
+                pass
             sock.close()
 
         gevent.spawn(die)
@@ -601,6 +618,33 @@ def test_a_member_stops_at_once_whatever_it_is_doing(members, here):
         assert members.changes[member] == [("closed", None)]
 
 
+@pytest.fixture
+def no_folder(monkeypatch, tmp_path):
+    """The folder for temporary files is gone; yields a function that makes it again."""
+    folder = tmp_path / "gone"
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder.mkdir
+
+
+def test_who_cannot_be_the_server_now_leaves_the_address_to_others_and_tries_again(members, here, no_folder):
+    member = members.add(here)
+    wait_until(lambda: "gone" in member.reason)
+    assert f"cannot be the server at {HOST}:{here[1]} now" in member.reason
+    assert member.state == "connecting"
+    with contextlib.closing(open_listener(*here)):  # it does not hold on to it
+        pass
+    no_folder()
+    wait_until(is_in(member, "server"))
+    assert member.error is None
+
+
+def test_who_stays_for_once_and_cannot_be_the_server_closes(members, here, no_folder):
+    member = members.add(here, once=True)
+    wait_until(is_in(member, "closed"))
+    assert isinstance(member.error, ConnectError)
+    assert "cannot be the server" in member.reason
+
+
 def test_a_wrong_password_closes_a_member(members, here):
     server = members.add(here)
     wait_until(is_in(server, "server"))
@@ -690,6 +734,45 @@ def test_a_name_that_cannot_be_found_closes_nobody(members):
     member = members.add(("two..dots", 11235))
     wait_until(lambda: "cannot find" in member.reason)
     assert member.state == "connecting"
+
+
+def break_accept(monkeypatch):
+    """Let whoever accepts connections in this process end by a fault."""
+
+    def accept(self):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+
+
+def break_looks(monkeypatch):
+    def find_server(*_):
+        raise ZeroDivisionError("of the test")
+
+    monkeypatch.setattr(election, "find_server", find_server)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (break_accept, "accepts no connections any more: OSError"),
+        (break_looks, "ZeroDivisionError: of the test"),
+    ],
+)
+def test_a_server_that_lost_a_part_of_itself_gives_its_place_up(
+    members, here, there, monkeypatch, caplog, break_it, text
+):
+    monkeypatch.setattr(membership, "EARLIER_S", 0.01)
+    with held(here, listens=True):
+        server = members.add(here, there)
+        wait_until(is_in(server, "server"))
+        with monkeypatch.context() as patch:
+            break_it(patch)
+            with contextlib.suppress(ConnectError):  # the accept that waits is the last one
+                tls.connect(there, KEY, "driver", 0.1).close()
+            wait_until(lambda: text in caplog.text)
+        states = members.changes[server]
+        wait_until(lambda: states[-1] == ("server", there) and states.count(("server", there)) > 1)
 
 
 def test_a_server_on_a_later_address_gives_way_to_one_on_an_earlier(members, here, there):

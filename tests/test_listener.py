@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 import time
 
 import gevent
@@ -144,3 +146,36 @@ def test_whatever_accept_says_the_port_stays_open(monkeypatch, caplog):
     client.close()
     listener.close()
     assert not listener._unproved
+
+
+def test_a_listener_that_accepts_no_more_says_so(caplog):
+    lost = []
+    sock = Flaky(open_listener("127.0.0.1", 0), [errno.EBADF])
+    listener = Listener(sock, KEY, lambda link, role: None, on_lost=lost.append)
+    with gevent.Timeout(WAIT_S):
+        while not lost:
+            gevent.sleep(0.005)
+    listener.close()
+    assert lost == ["the server accepts no connections any more: OSError: [Errno 9] Bad file descriptor"]
+    assert lost[0] in caplog.text
+
+
+def test_a_listener_that_is_closed_is_not_lost():
+    lost = []
+    listener = Listener(open_listener("127.0.0.1", 0), KEY, lambda link, role: None, on_lost=lost.append)
+    gevent.sleep(0)
+    listener.close()
+    gevent.sleep(0.01)
+    assert not lost
+
+
+def test_the_watchdog_is_started_once_a_process():
+    program = (
+        "import threading, gevent; from mmgevent.net.watchdog import start_watchdog\n"
+        "for _ in range(3): start_watchdog(); gevent.sleep(0)\n"
+        "print([t.name for t in threading.enumerate()].count('mmgevent-watchdog'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_S, check=True
+    )
+    assert ended.stdout == "1\n"

@@ -91,11 +91,23 @@ def choose_address(host: str, found: Sequence[Any]) -> Any:
 class Listener:
     """Accepts connections on an open socket and gives proved ones to `attach(link, role)`."""
 
-    def __init__(self, sock: Any, key: bytes, attach: Callable[[SocketLink, str], None]):
-        """Own `sock` from now on; `key` comes from `derive_key`."""
+    def __init__(
+        self,
+        sock: Any,
+        key: bytes,
+        attach: Callable[[SocketLink, str], None],
+        on_lost: Callable[[str], None] | None = None,
+    ):
+        """Own `sock` from now on; `key` comes from `derive_key`.
+
+        `on_lost(reason)` is called when nobody is accepted any more, though nobody closed this. OSError when the
+        certificate cannot be made, for lack of a folder for temporary files or of descriptors; `sock` is still the
+        caller's then.
+        """
         self._sock = sock
         self._key = key
         self._attach = attach
+        self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context()
         #: greenlet of each connection in the handshake -> since when, oldest first
@@ -105,6 +117,7 @@ class Listener:
         self._unproved: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self.address: tuple[str, int] = sock.getsockname()[:2]
         self._acceptor = gevent.spawn(self._accept)
+        self._acceptor.link_exception(self._on_fault)
 
     def close(self) -> None:
         """Stop listening and drop whoever has not proved the password. Idempotent."""
@@ -126,6 +139,13 @@ class Listener:
                 self._push_out()
             greenlet = gevent.spawn(self._prove, sock, tls.format_address(address))
             self._unproved[greenlet] = time.monotonic()
+
+    def _on_fault(self, acceptor: gevent.Greenlet) -> None:
+        error = acceptor.exception
+        reason = f"the server accepts no connections any more: {type(error).__name__}: {error}"
+        log.error("%s", reason)
+        if self._on_lost is not None:
+            self._on_lost(reason)
 
     def _push_out(self) -> None:
         greenlet, since = next(iter(self._unproved.items()))

@@ -19,8 +19,14 @@ BLOCKED_ROUNDS = 30  #: seconds, while the machine lets the thread run
 EXIT_CODE = 70
 
 
+_watched: set[int] = set()  # ids of processes: a fork has no threads of its parent's
+
+
 def start_watchdog() -> None:
-    """Watch this thread's hub until the process ends."""
+    """Watch this thread's hub until the process ends; the first call of a process counts."""
+    if os.getpid() in _watched:
+        return
+    _watched.add(os.getpid())
     beats = [0]
 
     def beat() -> None:
