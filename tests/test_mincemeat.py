@@ -331,9 +331,13 @@ def test_one_thread_that_processes_several_endpoints_is_told_of_each_failure():
 # commands
 
 
+def number_messages(*messages, first=0):
+    return [commands.number_message(number, message) for number, message in enumerate(messages, first)]
+
+
 @pytest.mark.parametrize("data", [None, "", (1, "two"), b"\0\xff", {(1, 2): {3: b"4"}, None: [()]}, {1, 2}])
 def test_a_command_keeps_its_data_as_it_is(data):
-    (message,) = commands.encode_command("go", data, ("txn", 1))
+    (message,) = number_messages(*commands.encode_command("go", data, ("txn", 1)))
     command, came, txn = commands.CommandReader().feed(message)
     assert (command, came, txn) == ("go", data, ("txn", 1))
     assert type(came) is type(data)
@@ -341,12 +345,23 @@ def test_a_command_keeps_its_data_as_it_is(data):
 
 def test_a_big_command_travels_in_parts():
     data = bytes(range(256)) * 4096 * 3
-    messages = commands.encode_command("go", data, None)
+    again = commands.encode_command("again", 1, None)
+    *messages, last = number_messages(*commands.encode_command("go", data, None), *again)
     assert len(messages) == 4
     assert all(len(message) <= 1024 * 1024 for message in messages)
     reader = commands.CommandReader()
     assert [reader.feed(message) for message in messages] == [None, None, None, ("go", data, None)]
-    assert reader.feed(commands.encode_command("again", 1, None)[0]) == ("again", 1, None)
+    assert reader.feed(last) == ("again", 1, None)
+
+
+def test_commands_of_which_some_were_lost_are_not_taken_for_others():
+    messages = number_messages(*commands.encode_command("go", bytes(3_000_000), None), first=2**32 - 2)
+    reader = commands.CommandReader()
+    assert reader.feed(messages[0]) is None  # whoever listens late begins with any number
+    with pytest.raises(ProtocolError, match="lost"):
+        reader.feed(messages[2])
+    reader = commands.CommandReader()
+    assert [bool(reader.feed(message)) for message in messages] == [False, False, True]
 
 
 def test_a_command_that_is_too_big_says_what_to_do():
@@ -365,16 +380,17 @@ def test_a_command_that_cannot_be_pickled_says_which():
 )
 def test_what_is_no_command_is_refused(message):
     with pytest.raises(ProtocolError):
-        commands.CommandReader().feed(message)
+        commands.CommandReader().feed(commands.number_message(0, message) if message else message)
 
 
 def test_an_endless_command_is_refused():
     reader = commands.CommandReader()
     part = b"\1" + bytes(commands.PART_BYTES)
-    for _ in range(commands.MAX_COMMAND_BYTES // commands.PART_BYTES):
-        assert reader.feed(part) is None
+    parts = number_messages(*[part] * (commands.MAX_COMMAND_BYTES // commands.PART_BYTES + 1))
+    for numbered in parts[:-1]:
+        assert reader.feed(numbered) is None
     with pytest.raises(ProtocolError, match="too long"):
-        reader.feed(part)
+        reader.feed(parts[-1])
 
 
 # who decides what

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import ProtocolError
-from mmgevent.mincemeat.commands import CommandReader, encode_command
+from mmgevent.mincemeat.commands import CommandReader, encode_command, number_message
 
 if TYPE_CHECKING:
     from mmgevent.cluster import PeerInfo
@@ -35,6 +35,7 @@ class Conversation(ABC):
     def _begin(self) -> None:
         self._reader = CommandReader()
         self._sending = threading.Lock()  # the messages of one command follow one another
+        self._sent = 0  # messages
 
     if TYPE_CHECKING:
 
@@ -58,7 +59,8 @@ class Conversation(ABC):
             return
         with self._sending:
             for message in messages:
-                self._tell(message)
+                self._tell(number_message(self._sent, message))
+                self._sent += 1
 
     def send_command_backchannel(
         self, command: str, data: Any = None, txn: Any = None, timeout: float | None = None

@@ -8,12 +8,16 @@ because payloads keep their tuples, bytes and keys of any type.
 from __future__ import annotations
 
 import pickle
+import struct
 from typing import Any
 
 from mmgevent.errors import ProtocolError, UsageError
 
-#: what one message between programs may hold, less the byte that says whether more follows
-PART_BYTES = 1024 * 1024 - 1
+#: before each message: its number on this connection, modulo 2**32. What a receiver does not keep up with is dropped
+#: on the way, whole messages, and commands of which some are missing must not be taken for others
+_NUMBER = struct.Struct(">I")
+#: what one message between programs may hold, less its number and the byte that says whether more follows
+PART_BYTES = 1024 * 1024 - _NUMBER.size - 1
 #: of one command: what waits for a slow receiver is bounded at twice that; more is the result of a job
 MAX_COMMAND_BYTES = 4 * 1024 * 1024
 
@@ -39,16 +43,31 @@ def encode_command(command: str, data: Any, txn: Any) -> list[bytes]:
     return [(_LAST if at == starts[-1] else _MORE) + payload[at : at + PART_BYTES] for at in starts]
 
 
+def number_message(number: int, message: bytes) -> bytes:
+    """Return a message with its number: 0 for the first of a connection."""
+    return _NUMBER.pack(number % 2**32) + message
+
+
 class CommandReader:
     """Puts the commands of one peer together."""
 
     def __init__(self) -> None:
+        self._next: int | None = None  # whoever begins to listen late has missed some
         self._parts: list[bytes] = []
         self._size = 0
 
     def feed(self, message: bytes) -> Command | None:
-        """Take a message; return the command that it completes.  ProtocolError for what is none."""
-        mark, part = message[:1], message[1:]
+        """Take a message with its number; return the command that it completes.
+
+        ProtocolError for what is none, and where messages before it are missing.
+        """
+        if len(message) <= _NUMBER.size:
+            raise ProtocolError("what came is no command; both sides must be mmgevent.mincemeat")
+        (number,) = _NUMBER.unpack_from(message)
+        if self._next not in (None, number):
+            raise ProtocolError("commands were lost: more came than this side kept up with")
+        self._next = (number + 1) % 2**32
+        mark, part = message[_NUMBER.size : _NUMBER.size + 1], message[_NUMBER.size + 1 :]
         self._size += len(part)
         if mark not in (_LAST, _MORE) or self._size > MAX_COMMAND_BYTES:
             raise ProtocolError("what came is no command, or too long; both sides must be mmgevent.mincemeat")
