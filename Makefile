@@ -6,6 +6,10 @@ RUN = $(VENV)/bin/python
 # Not ".": newer versions of ruff would set the examples of README.md in the format of modules.
 CODE = mmgevent tests examples benchmarks setup.py
 
+# Who is the server, and what it is asked through, is the same with either core: run once.
+COREFREE = test_election.py test_benchmarks.py integration/test_nodes.py integration/test_node_examples.py \
+	integration/test_mincemeat.py integration/test_offering.py integration/test_bad_input.py
+
 # What pip installed is noted in these files, so that it is done once.
 INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
@@ -27,7 +31,7 @@ test: $(TOOLS)  ## run the tests
 	$(RUN) -m pytest
 
 pure: $(TOOLS)  ## run the tests without the C core
-	MMGEVENT_PURE=1 $(RUN) -m pytest
+	MMGEVENT_PURE=1 $(RUN) -m pytest $(addprefix --ignore=tests/,$(COREFREE))
 
 lint: $(TOOLS)  ## check style and format
 	$(VENV)/bin/ruff check $(CODE)
