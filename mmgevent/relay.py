@@ -18,7 +18,7 @@ import gevent
 
 from mmgevent import errors
 from mmgevent.addresses import format_address
-from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError
+from mmgevent.errors import MmgeventError
 from mmgevent.passing import Host, Pieces, ToldPeers, WatchedPeers
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.messages import control, decode_message
@@ -37,6 +37,8 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 2.0
 #: frames that wait while a link to the server is opened: of each job its submit and a window of code
 MAX_HELD_FRAMES = 10_000
+#: what a server says of a job last
+_LAST_WORDS = {"job_done", "job_failed", "rejected", "moved"}
 
 
 def relay(driver: Link, remote: Link, ended: Any) -> None:
@@ -134,6 +136,8 @@ class NodeRelay:
             self._forward(self._without_context(frame, message))
         elif not frame.job or frame.job in self._jobs:
             self._forward(frame)
+            if type_ == "cancel":
+                self._jobs.discard(frame.job)
 
     @staticmethod
     def _without_context(frame: Frame, message: dict[str, Any]) -> Frame:
@@ -158,15 +162,18 @@ class NodeRelay:
     def _open(self) -> None:
         """Open a link to the server, for what is held; a node that is cut off tries until its place changes."""
         pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                link = self._member.open_link()
-                break
-            except (ConnectError, AuthenticationError) as error:
-                self._cut_off(str(error))
-            gevent.sleep(pause_s * (1 + random.random()))
-            pause_s = min(MAX_PAUSE_S, 2 * pause_s)
-        self._opening = None
+        try:
+            while True:
+                try:
+                    link = self._member.open_link()
+                    break
+                except MmgeventError as error:
+                    self._cut_off(str(error))
+                gevent.sleep(pause_s * (1 + random.random()))
+                pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+        finally:
+            if self._opening is gevent.getcurrent():  # else another was begun meanwhile, for the next place
+                self._opening = None
         self._use(link)
         if self._is_cut_off:
             self._is_cut_off = False
@@ -184,10 +191,12 @@ class NodeRelay:
     def _on_server_frame(self, link: Link, frame: Frame) -> None:
         if link is not self._server:
             return
-        if frame.kind == CONTROL and not frame.job and not frame.task:
+        if frame.kind == CONTROL and not frame.task:
             type_ = decode_message(frame.payload)["type"]
             if type_ == "goodbye":
                 return  # its end follows
+            if type_ in _LAST_WORDS:
+                self._jobs.discard(frame.job)
         if _is_about_peer(frame):
             self._watched.pass_on(frame)
         else:
