@@ -36,6 +36,7 @@ END_S = 0.2
 Offers = Mapping[str, Callable[..., Any]]
 
 _open: weakref.WeakSet[OfferedFunctions] = weakref.WeakSet()
+_opening = threading.Lock()  # of _open
 
 
 class OfferedFunctions:
@@ -52,9 +53,12 @@ class OfferedFunctions:
         self._runner = Runner(self._channel, None, None, tunes_gc=False)
         self._known: tuple[Any, Functions] | None = None  # what was asked for last, and what it is
         self._thread = threading.Thread(target=self._run, name="mmgevent-offered", daemon=True)
-        same = [other._turn for other in _open if other._functions == self._functions]
-        self._turn: threading.Lock = same[0] if same else threading.Lock()
-        _open.add(self)
+        self._turn = threading.Lock()
+        with _opening:
+            for other in _open:
+                if _identify(other._functions) == _identify(self._functions):
+                    self._turn = other._turn
+            _open.add(self)
         self._thread.start()
 
     def close(self) -> None:
@@ -113,3 +117,11 @@ class OfferedFunctions:
                 raise FunctionError(f"no description of the functions came, but {type(described).__name__}")
             self._known = described, Functions.from_offered(described, self._functions)
         return self._known[1]
+
+
+def _identify(functions: Offers) -> dict[str, tuple[int, int]]:
+    """Return what tells functions apart without asking them; a bound method is another object at each look."""
+    return {
+        name: (id(getattr(function, "__self__", None)), id(getattr(function, "__func__", function)))
+        for name, function in functions.items()
+    }
