@@ -13,7 +13,7 @@ COREFREE = test_election.py test_benchmarks.py integration/test_nodes.py integra
 # What pip installed is noted in these files, so that it is done once.
 INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
-SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.c)
+SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.[ch])
 
 .PHONY: help demo test pure lint format types bench clean
 .DEFAULT_GOAL := help

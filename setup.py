@@ -18,6 +18,7 @@ setup(
         Extension(
             "mmgevent._speedups._core",
             sources=["mmgevent/_speedups/_core.c"],
+            depends=["mmgevent/_speedups/_table.h"],
             extra_compile_args=compile_args,
             optional=optional,
         )

@@ -18,7 +18,7 @@ asan=$("${CC:-gcc}" -print-file-name=libasan.so)
 ubsan=$("${CC:-gcc}" -print-file-name=libubsan.so)
 
 mkdir -p "$work/mmgevent/_speedups" "$work/tests" "$work/docs"
-cp "$root"/mmgevent/_speedups/*.py "$root"/mmgevent/_speedups/_core.c "$work/mmgevent/_speedups/"
+cp "$root"/mmgevent/_speedups/*.py "$root"/mmgevent/_speedups/*.[ch] "$work/mmgevent/_speedups/"
 cp "$root/pyproject.toml" "$work/"
 cp "$root/docs/keys.md" "$work/docs/"
 cp "$root/tests/__init__.py" "$root/tests/conftest.py" "$root/tests/kinds.py" "$root/tests/test_keys.py" \

@@ -19,6 +19,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "_table.h"
+
 /* ---- XXH64, from its specification (Yann Collet, xxHash fast digest algorithm) ---- */
 
 #define PRIME_1 UINT64_C(0x9E3779B185EBCA87)
@@ -700,7 +702,7 @@ append_one(
     return 0;
 }
 
-enum { SUM = 1, COUNT = 2, MIN = 3, MAX = 4, FIRST = 5 };
+enum { GROUP = 0, SUM = 1, COUNT = 2, MIN = 3, MAX = 4, FIRST = 5 }; /* GROUP is no fold */
 
 /* combine -- new reference to `present` folded with `value`; COUNT adds counts. */
 static PyObject *
@@ -764,44 +766,193 @@ done:
     return result;
 }
 
+/* ---- the same in a table of plain keys ---- */
+
+#define LISTED (-1) /* the count of an entry whose value is the list of its values */
+
+/* repeat -- new list of n references to one object. */
+static PyObject *
+repeat(PyObject *value, int64_t n)
+{
+    PyObject *values = PyList_New((Py_ssize_t)n); /* owned */
+
+    for (Py_ssize_t i = 0; values != NULL && i < (Py_ssize_t)n; i++) {
+        PyList_SET_ITEM(values, i, Py_NewRef(value));
+    }
+    return values;
+}
+
+/* group_plain -- append_one() to a table: an entry has `count` times the same `value`, or a list.
+ *
+ * Returns 1, or 0 if the table is no use for this key, or -1 with an exception. */
+static int
+group_plain(struct table *table, PyObject *key, PyObject *value, PyObject *previous, int64_t *used)
+{
+    struct entry *entry = NULL; /* borrowed */
+    int64_t size = 0;
+    const int found = table_find(table, key, &entry);
+
+    if (found <= 0) {
+        return found;
+    }
+    if (entry->value == value && entry->count > 0) {
+        entry->count++;
+    }
+    else if (entry->value == NULL) {
+        entry->value = Py_NewRef(value);
+        entry->count = 1;
+        *used += ENTRY_BYTES + LIST_BYTES + estimate_known(key, 0);
+    }
+    else {
+        if (entry->count != LISTED) {
+            PyObject *values = repeat(entry->value, entry->count); /* owned, then the entry's */
+            if (values == NULL) {
+                return -1;
+            }
+            Py_SETREF(entry->value, values);
+            entry->count = LISTED;
+        }
+        if (PyList_Append(entry->value, value) < 0) {
+            return -1;
+        }
+    }
+    if (estimate_value(value, previous, &size) < 0) {
+        return -1;
+    }
+    *used += size;
+    return 1;
+}
+
+/* add_plain -- add an int to a sum of ints in an entry; 0 if that takes more than 64 bits, or is no such sum. */
+static inline int
+add_plain(struct entry *entry, PyObject *value)
+{
+    int overflow = 0;
+
+    if (entry->value != NULL || !PyLong_CheckExact(value)) {
+        return 0;
+    }
+    const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow || (number > 0 && entry->count > INT64_MAX - number)
+        || (number < 0 && entry->count < INT64_MIN - number)) {
+        return 0;
+    }
+    entry->count += number;
+    return 1;
+}
+
+/* fold_plain -- fold_one() into a table: an entry has a value or, while that is NULL, the sum of ints in `count`.
+ *
+ * Returns as group_plain(). */
+static int
+fold_plain(struct table *table, PyObject *key, PyObject *value, int op, int64_t *used)
+{
+    const int adds = op == SUM || op == COUNT;
+    const uint32_t size_before = table->size;
+    struct entry *entry = NULL; /* borrowed; no code of a user's can reach the table */
+    int64_t before = 0, after = 0;
+    const int found = table_find(table, key, &entry);
+
+    if (found <= 0) {
+        return found;
+    }
+    if (table->size > size_before) {
+        if (!(adds && add_plain(entry, value))) {
+            entry->value = Py_NewRef(value);
+        }
+        if (estimate(value, &after) < 0) {
+            return -1;
+        }
+        *used += ENTRY_BYTES + estimate_known(key, 0) + after;
+        return 1;
+    }
+    if (adds && add_plain(entry, value)) {
+        return 1;
+    }
+    if (entry->value == NULL) {
+        entry->value = PyLong_FromLongLong(entry->count);
+        if (entry->value == NULL) {
+            return -1;
+        }
+    }
+    PyObject *folded = combine(entry->value, value, op); /* owned, then the entry's */
+    if (folded == NULL) {
+        return -1;
+    }
+    int result = 1;
+    if (!is_same_size(entry->value, folded)) {
+        if (estimate(folded, &after) < 0 || estimate(entry->value, &before) < 0) {
+            result = -1;
+        }
+        *used += after - before;
+    }
+    Py_SETREF(entry->value, folded);
+    return result;
+}
+
+/* pour -- move the entries of a table into an empty dict, in order; -1 with MemoryError.
+ *
+ * An exception that is set stays set. */
+static int
+pour(struct table *table, PyObject *dict, int op)
+{
+    PyObject *type = NULL, *error = NULL, *traceback = NULL; /* owned */
+    int result = 0;
+
+    PyErr_Fetch(&type, &error, &traceback);
+    for (uint32_t i = 0; result == 0 && i < table->size; i++) {
+        struct entry *entry = &table->entries[i];
+        PyObject *value = NULL; /* owned */
+        if (op != GROUP) {
+            value = entry->value != NULL ? Py_NewRef(entry->value) : PyLong_FromLongLong(entry->count);
+        }
+        else if (entry->value == NULL) {
+            continue; /* the key whose value could not be stored */
+        }
+        else {
+            value = entry->count == LISTED ? Py_NewRef(entry->value) : repeat(entry->value, entry->count);
+        }
+        result = value == NULL ? -1 : PyDict_SetItem(dict, entry->key, value);
+        Py_XDECREF(value);
+        Py_CLEAR(entry->key); /* free as we go */
+        Py_CLEAR(entry->value);
+    }
+    table_close(table);
+    if (type != NULL) {
+        PyErr_Restore(type, error, traceback);
+    }
+    return result;
+}
+
 /* ---- iterators of pairs ---- */
 
 #define RECORDS_BETWEEN_SIGNALS 65536 /* so Ctrl-C also ends an endless iterator written in C */
 
 /* next_pair -- take the next pair: 1, or 0 at the end, or -1 with an exception.
  *
- * key    set to a new reference, its NaNs unified.
- * value  set to a new reference. */
-static int
+ * key, value  set to new references. */
+static inline int
 next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value)
 {
     PyObject *pair = PyIter_Next(iterator); /* owned */
-    PyObject *raw = NULL;                   /* owned */
+    int result = 1;
 
     if (pair == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
     if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
-        raw = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
+        *key = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
         *value = Py_NewRef(PyTuple_GET_ITEM(pair, 1));
     }
     else if (PyList_Check(pair) && PyList_GET_SIZE(pair) == 2) {
-        raw = Py_NewRef(PyList_GET_ITEM(pair, 0));
+        *key = Py_NewRef(PyList_GET_ITEM(pair, 0));
         *value = Py_NewRef(PyList_GET_ITEM(pair, 1));
     }
     else {
-        raise_message(module, "_pair_message", pair);
-        Py_DECREF(pair);
-        return -1;
+        result = raise_message(module, "_pair_message", pair);
     }
     Py_DECREF(pair);
-    *key = unify_nan(module, raw);
-    Py_DECREF(raw);
-    if (*key == NULL) {
-        Py_CLEAR(*value);
-        return -1;
-    }
-    return 1;
+    return result;
 }
 
 /* check_op -- 0 if op is one of the five folds, else -1 with ValueError. */
@@ -816,40 +967,65 @@ check_op(long op)
     return -1;
 }
 
-#define GROUP 0 /* what consume() does instead of a fold */
+/* put -- put one pair into the dict; 0, or -1 with an exception. */
+static int
+put(PyObject *module, PyObject *dict, PyObject *raw, PyObject *value, PyObject *previous, int op, int64_t *used)
+{
+    PyObject *key = unify_nan(module, raw); /* owned */
+    int result = -1;
 
-/* consume -- group() and fold(): put pairs into a dict until `used >= budget`. */
+    if (key != NULL) {
+        result = op == GROUP ? append_one(module, dict, key, value, previous, used)
+                             : fold_one(module, dict, key, value, op, used);
+        Py_DECREF(key);
+    }
+    return result;
+}
+
+/* consume -- group() and fold(): put pairs into a dict until `used >= budget`.
+ *
+ * They go to a table first, as long as keys are plain; whatever happens, it is poured into the dict. */
 static PyObject *
-consume(PyObject *module, PyObject *pairs, PyObject *table, int op, int64_t budget)
+consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budget)
 {
     PyObject *iterator = PyObject_GetIter(pairs); /* owned */
     PyObject *one = PyLong_FromLong(1);           /* owned */
     PyObject *previous = NULL;                    /* owned: its address must not be another value's */
     PyObject *result = NULL;
+    struct table table = {0};
+    int is_plain = PyDict_GET_SIZE(dict) == 0;
     int64_t used = 0, records = 0;
     int got = -1;
 
-    if (iterator == NULL || one == NULL) {
+    if (iterator == NULL || one == NULL || (is_plain && table_open(&table) < 0)) {
         goto done;
     }
     for (;;) {
         PyObject *key = NULL;   /* owned */
         PyObject *value = NULL; /* owned, by `previous` in the end */
-        int failed = 0;
+        int stored = 0;         /* as group_plain() returns */
         got = next_pair(module, iterator, &key, &value);
         if (got <= 0) {
             break;
         }
-        if (op == GROUP) {
-            failed = append_one(module, table, key, value, previous, &used) < 0;
+        if (op == COUNT) {
+            Py_SETREF(value, Py_NewRef(one));
         }
-        else {
-            failed = fold_one(module, table, key, op == COUNT ? one : value, op, &used) < 0;
+        if (is_plain) {
+            stored = op == GROUP ? group_plain(&table, key, value, previous, &used)
+                                 : fold_plain(&table, key, value, op, &used);
+            if (stored == 0) {
+                is_plain = 0;
+                stored = pour(&table, dict, op);
+            }
+        }
+        if (!is_plain && stored == 0) {
+            stored = put(module, dict, key, value, previous, op, &used);
         }
         Py_DECREF(key);
         Py_XSETREF(previous, value);
         records++;
-        if (failed || (records % RECORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
+        if (stored < 0 || (records % RECORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
             got = -1;
             break;
         }
@@ -857,10 +1033,14 @@ consume(PyObject *module, PyObject *pairs, PyObject *table, int op, int64_t budg
             break;
         }
     }
+    if (is_plain && pour(&table, dict, op) < 0) {
+        got = -1;
+    }
     if (got >= 0) {
         result = Py_BuildValue("(OLL)", got ? Py_False : Py_True, (long long)used, (long long)records);
     }
 done:
+    table_close(&table);
     Py_XDECREF(previous);
     Py_XDECREF(one);
     Py_XDECREF(iterator);

@@ -1,0 +1,280 @@
+/* A hash table of plain keys, in the order in which they came: what group() and fold() fill before
+ * they fill a dict.
+ *
+ * Counting words, a dict costs its own hash of each word and four cache lines apart from one another:
+ * slot, entry, key, list of values.  Here a short key lies in its entry, and so does what there is of its
+ * values: the same object n times, or a sum.  That is half the time of a record.
+ *
+ * Plain keys are strs and ints of exactly these classes, ints of 64 bits: they are equal if their contents are,
+ * no code of a user's runs to find out, and none equals a key of another class before that comes up.  For any
+ * other key, and for keys that somebody made to collide, table_find() says that the table is no use, and the
+ * caller pours it into the dict, which knows everything else.
+ *
+ * What `value` and `count` mean is the caller's.  The table owns both objects of an entry. */
+
+#ifndef MMGEVENT_TABLE_H
+#define MMGEVENT_TABLE_H
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#define SHORT_KEY 16               /* bytes of an ASCII str that an entry holds */
+#define LONG_KEY (SHORT_KEY + 1)   /* any other str: words are a hash and the length */
+#define INT_KEY (SHORT_KEY + 2)    /* words[0] is the number */
+#define NO_KEY_KIND (SHORT_KEY + 3)
+#define MAX_PROBES 128             /* slots looked at for one key; with honest keys a tenth of it */
+#define FIRST_SLOTS 1024
+#define MAX_ENTRIES (UINT32_C(1) << 30)
+
+struct key_code {
+    uint64_t words[2]; /* the key itself, if `kind` is below LONG_KEY or INT_KEY */
+    uint32_t hash;
+    uint32_t kind; /* length of a short ASCII str, or one of the above */
+};
+
+struct entry {
+    PyObject *key;   /* owned */
+    PyObject *value; /* owned, may be NULL */
+    int64_t count;
+    struct key_code code;
+};
+
+struct table {
+    struct entry *entries; /* in order of arrival */
+    uint32_t size;
+    uint32_t room;
+    uint32_t *slots; /* number of an entry + 1, 0 where empty; a power of two, at most half full */
+    uint32_t mask;
+};
+
+static inline uint64_t
+load64(const uint8_t *p)
+{
+    uint64_t word;
+
+    memcpy(&word, p, sizeof word); /* hashes stay in this process, so the byte order does not matter */
+    return word;
+}
+
+static inline uint32_t
+load32(const uint8_t *p)
+{
+    uint32_t word;
+
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+static inline uint32_t
+scramble(uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t hash = (a ^ c * UINT64_C(0x9E3779B185EBCA87)) * UINT64_C(0xC2B2AE3D27D4EB4F);
+
+    hash = (hash ^ hash >> 29 ^ b) * UINT64_C(0x165667B19E3779F9);
+    return (uint32_t)(hash >> 32);
+}
+
+/* Two words that no other ASCII str of the same length has; they overlap where it is shorter. */
+static inline void
+code_short(const uint8_t *data, size_t size, uint64_t words[2])
+{
+    words[1] = 0;
+    if (size >= 8) {
+        words[0] = load64(data);
+        words[1] = load64(data + size - 8);
+    }
+    else if (size >= 4) {
+        words[0] = load32(data) | (uint64_t)load32(data + size - 4) << 32;
+    }
+    else if (size > 0) {
+        words[0] = data[0] | (uint64_t)data[size / 2] << 8 | (uint64_t)data[size - 1] << 16;
+    }
+    else {
+        words[0] = 0;
+    }
+}
+
+static uint64_t
+hash_bytes(const uint8_t *data, size_t size)
+{
+    uint64_t hash = size;
+
+    for (; size >= 8; data += 8, size -= 8) {
+        hash = (hash ^ load64(data)) * UINT64_C(0x9E3779B185EBCA87);
+        hash ^= hash >> 32;
+    }
+    for (; size > 0; data++, size--) {
+        hash = (hash ^ *data) * UINT64_C(0xC2B2AE3D27D4EB4F);
+        hash ^= hash >> 32;
+    }
+    return hash;
+}
+
+/* code_key -- fill in what identifies a plain key; `kind` is NO_KEY_KIND for any other. */
+static inline void
+code_key(PyObject *key, struct key_code *code)
+{
+    code->kind = NO_KEY_KIND;
+    if (PyUnicode_CheckExact(key)) {
+#if PY_VERSION_HEX < 0x030C0000
+        if (!PyUnicode_IS_READY(key)) {
+            return;
+        }
+#endif
+        const size_t length = (size_t)PyUnicode_GET_LENGTH(key);
+        if (PyUnicode_IS_COMPACT_ASCII(key) && length <= SHORT_KEY) {
+            code->kind = (uint32_t)length;
+            code_short(PyUnicode_1BYTE_DATA(key), length, code->words);
+        }
+        else {
+            code->kind = LONG_KEY;
+            code->words[0] = hash_bytes(PyUnicode_DATA(key), length * (size_t)PyUnicode_KIND(key));
+            code->words[1] = length;
+        }
+    }
+    else if (PyLong_CheckExact(key)) {
+        int overflow = 0;
+        const long long number = PyLong_AsLongLongAndOverflow(key, &overflow);
+        if (overflow) {
+            return;
+        }
+        code->kind = INT_KEY;
+        code->words[0] = (uint64_t)number;
+        code->words[1] = 0;
+    }
+    else {
+        return;
+    }
+    code->hash = scramble(code->words[0], code->words[1], code->kind);
+}
+
+/* Whether two strs have the same kind of characters, and the same characters; their lengths are equal. */
+static inline int
+is_same_text(PyObject *one, PyObject *other)
+{
+    return PyUnicode_KIND(one) == PyUnicode_KIND(other)
+           && memcmp(
+                  PyUnicode_DATA(one), PyUnicode_DATA(other),
+                  (size_t)PyUnicode_GET_LENGTH(one) * (size_t)PyUnicode_KIND(one))
+                  == 0;
+}
+
+static inline int
+is_entry_of(const struct entry *entry, PyObject *key, const struct key_code *code)
+{
+    return entry->code.words[0] == code->words[0] && entry->code.words[1] == code->words[1]
+           && entry->code.kind == code->kind && (code->kind != LONG_KEY || is_same_text(entry->key, key));
+}
+
+/* table_open -- an empty table; -1 with MemoryError.  table_close() it in any case. */
+static int
+table_open(struct table *table)
+{
+    table->size = 0;
+    table->room = FIRST_SLOTS / 2;
+    table->mask = FIRST_SLOTS - 1;
+    table->entries = PyMem_Malloc(table->room * sizeof *table->entries);
+    table->slots = PyMem_Calloc(FIRST_SLOTS, sizeof *table->slots);
+    if (table->entries == NULL || table->slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+/* table_close -- release everything; what entries hold may run code of a user's when it goes. */
+static void
+table_close(struct table *table)
+{
+    struct entry *entries = table->entries;
+
+    for (uint32_t i = 0; i < table->size; i++) {
+        Py_XDECREF(entries[i].key);
+        Py_XDECREF(entries[i].value);
+    }
+    PyMem_Free(entries);
+    PyMem_Free(table->slots);
+    table->entries = NULL;
+    table->slots = NULL;
+    table->size = 0;
+}
+
+/* table_grow -- make room for twice the entries; -1 with MemoryError. */
+static int
+table_grow(struct table *table)
+{
+    const size_t slot_count = 2 * ((size_t)table->mask + 1);
+    struct entry *entries = NULL;
+    uint32_t *slots = NULL;
+
+    entries = PyMem_Realloc(table->entries, slot_count / 2 * sizeof *entries);
+    if (entries == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    table->entries = entries;
+    slots = PyMem_Calloc(slot_count, sizeof *slots);
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyMem_Free(table->slots);
+    table->slots = slots;
+    table->mask = (uint32_t)(slot_count - 1);
+    table->room = (uint32_t)(slot_count / 2);
+    for (uint32_t i = 0; i < table->size; i++) {
+        uint32_t at = entries[i].code.hash & table->mask;
+        while (slots[at] != 0) {
+            at = (at + 1) & table->mask;
+        }
+        slots[at] = i + 1;
+    }
+    return 0;
+}
+
+/* table_find -- the entry of a key, made if there is none.
+ *
+ * key      borrowed; a new entry holds a reference of its own.
+ * *entry   borrowed from the table until the next call; a new one has neither value nor count.
+ *
+ * Returns 1, or 0 if the table is no use for this key, or -1 with MemoryError. */
+static inline int
+table_find(struct table *table, PyObject *key, struct entry **entry)
+{
+    struct key_code code;
+
+    code_key(key, &code);
+    if (code.kind == NO_KEY_KIND) {
+        return 0;
+    }
+    uint32_t at = code.hash & table->mask;
+    for (int probes = 0; table->slots[at] != 0; probes++) {
+        *entry = &table->entries[table->slots[at] - 1];
+        if (is_entry_of(*entry, key, &code)) {
+            return 1;
+        }
+        if (probes == MAX_PROBES) {
+            return 0;
+        }
+        at = (at + 1) & table->mask;
+    }
+    if (table->size == table->room) {
+        if (table->size >= MAX_ENTRIES) {
+            return 0;
+        }
+        if (table_grow(table) < 0) {
+            return -1;
+        }
+        return table_find(table, key, entry);
+    }
+    *entry = &table->entries[table->size++];
+    (*entry)->key = Py_NewRef(key);
+    (*entry)->value = NULL;
+    (*entry)->count = 0;
+    (*entry)->code = code;
+    table->slots[at] = table->size;
+    return 1;
+}
+
+#endif
