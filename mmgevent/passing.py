@@ -15,7 +15,7 @@ import gevent
 from mmgevent.net.backlog import Backlog, waiting_bytes
 from mmgevent.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
 from mmgevent.wire.frames import Frame, Lane
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.messages import control, message_of
 
 if TYPE_CHECKING:
     from mmgevent.net.link import Link
@@ -83,7 +83,7 @@ class WatchedPeers:
 
     def pass_on(self, frame: Frame) -> None:
         """Send a frame about a peer to the driver.  What the driver does not take is dropped, whole messages."""
-        message = decode_message(frame.payload)
+        message = message_of(frame)
         lane = frame.lane
         if message["type"] == "tell":
             (self._begun.add if message.get("more", False) else self._begun.discard)(lane)

@@ -21,7 +21,7 @@ from mmgevent.addresses import format_address
 from mmgevent.errors import MmgeventError
 from mmgevent.passing import Host, Pieces, ToldPeers, WatchedPeers
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.messages import control, message_of
 
 if TYPE_CHECKING:
     from mmgevent.membership import Membership
@@ -51,7 +51,7 @@ def relay(driver: Link, remote: Link, ended: Any) -> None:
     told, watched = ToldPeers(), WatchedPeers(driver)
 
     def on_driver_frame(frame: Frame) -> None:
-        if _is_about_peer(frame) and (message := decode_message(frame.payload))["type"] == "tell":
+        if _is_about_peer(frame) and (message := message_of(frame))["type"] == "tell":
             told.pass_on(frame, message, remote)
         else:
             _pass(frame, remote)
@@ -109,7 +109,7 @@ class NodeRelay:
 
     def tell_driver(self, frame: Frame) -> None:
         """Pass on what a driver elsewhere tells this node's worker; a host that does not read is not waited for."""
-        self._host.tell(frame, decode_message(frame.payload))
+        self._host.tell(frame, message_of(frame))
 
     # from the driver
 
@@ -118,7 +118,7 @@ class NodeRelay:
             if frame.job in self._jobs:
                 self._forward(frame)
             return
-        message = decode_message(frame.payload)
+        message = message_of(frame)
         type_ = message["type"]
         if type_ == "hello":
             return  # each link to a server has had one
@@ -192,7 +192,7 @@ class NodeRelay:
         if link is not self._server:
             return
         if frame.kind == CONTROL and not frame.task:
-            type_ = decode_message(frame.payload)["type"]
+            type_ = message_of(frame)["type"]
             if type_ == "goodbye":
                 return  # its end follows
             if type_ in _LAST_WORDS:

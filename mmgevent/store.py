@@ -227,6 +227,34 @@ class Output:
             offset, n_bytes, at = offset + count, n_bytes - count, at + 1
 
 
+class _Index:
+    """Where the segments of each partition are, in any number of outputs: 8 bytes a segment.
+
+    Looking for a partition in each output would cost (partitions x outputs), whether or not it is there.
+    """
+
+    __slots__ = ("_entries", "_outputs", "_owners")
+
+    def __init__(self, outputs: list[Output]):
+        self._outputs = outputs
+        self._owners: dict[int, array[int]] = {}  # by partition: numbers of outputs, ...
+        self._entries: dict[int, array[int]] = {}  # ... and of the entry there
+        for number, output in enumerate(outputs):
+            for entry, partition in enumerate(output.flushes.partitions):
+                owners = self._owners.get(partition)
+                if owners is None:
+                    owners = self._owners[partition] = array("I")
+                    self._entries[partition] = array("I")
+                owners.append(number)
+                self._entries[partition].append(entry)
+
+    def entries(self, partition: int) -> Iterator[tuple[Output, int]]:
+        """Yield (output, number of the entry there) of a partition's segments, in (output, flush) order."""
+        outputs = self._outputs
+        for number, entry in zip(self._owners.get(partition, ()), self._entries.get(partition, ()), strict=True):
+            yield outputs[number], entry
+
+
 class JobStore:
     """The segments of one job.  Not thread-safe; only the methods that say so touch the disk."""
 
@@ -246,7 +274,7 @@ class JobStore:
             int, int
         ] = {}  # of the committed, by partition: summed up as they come, not all at once
         self._writes: deque[tuple[int, _Piece]] = deque()
-        self._order: list[tuple[int, int]] | None = None  # committed keys, sorted, made on demand
+        self._index: _Index | None = None  # of the committed, made on demand
         self._is_closed = False
         #: bytes that were written to disk so far, for reports
         self.spilled_bytes = 0
@@ -299,7 +327,7 @@ class JobStore:
     def commit_map(self, attempt: int, batch: int, lo: int) -> None:
         """Make an attempt's output count as that of the map task that begins at item `lo` of `batch`."""
         output = self._committed[batch, lo] = self._take_whole(attempt)
-        self._order = None
+        self._index = None
         for partition, n_bytes in zip(output.flushes.partitions, output.flushes.lengths, strict=True):
             self._sizes[partition] = self._sizes.get(partition, 0) + n_bytes
 
@@ -328,24 +356,22 @@ class JobStore:
 
     def read_partition(self, partition: int) -> Iterator[bytes | memoryview]:
         """Yield a partition's segments in (task, flush) order, in pieces (blocks on the disk)."""
-        if self._order is None:
-            self._order = sorted(self._committed)
-        for key in self._order:
-            output = self._committed.get(key)
-            if output is not None:
-                yield from self.read_output(output, partition)
+        if self._index is None:
+            self._index = _Index([self._committed[key] for key in sorted(self._committed)])
+        for output, entry in self._index.entries(partition):
+            yield from self._read_range(output, output.flushes.offsets[entry], output.flushes.lengths[entry])
 
     def read_output(self, output: Output, partition: int) -> Iterator[bytes | memoryview]:
         """Yield the segments of one partition in one attempt's output (blocks on the disk)."""
         for offset, n_bytes in output.segments(partition):
-            for piece, start, count in output._slices(offset, n_bytes):
-                yield self._read(piece, start, count)
+            yield from self._read_range(output, offset, n_bytes)
 
     def free_committed(self) -> None:
         """Free the committed map output: every reduce task is done."""
         for output in self._committed.values():
             self.free(output)
         self._committed.clear()
+        self._index = None
         self._sizes.clear()
 
     def free(self, output: Output) -> None:
@@ -368,6 +394,7 @@ class JobStore:
             self.free(output)
         self._staged.clear()
         self._committed.clear()
+        self._index = None
         self._writes.clear()
         self._close_spill_if_done()
 
@@ -390,6 +417,12 @@ class JobStore:
             self.free(output)
             raise ProtocolError("an attempt's output ends in the middle of a flush")
         return output
+
+    def _read_range(self, output: Output, offset: int, n_bytes: int) -> Iterator[bytes | memoryview]:
+        if not output._pieces:
+            raise StoreError("the segments were given back while they were being read")
+        for piece, start, count in output._slices(offset, n_bytes):
+            yield self._read(piece, start, count)
 
     def _read(self, piece: _Piece, start: int, count: int) -> bytes | memoryview:
         if piece.data is not None:

@@ -63,7 +63,8 @@ class Executor:
             frame = self.channel.next_frame()
             if frame.kind == OUTPUT:
                 output += frame.payload
-            elif frame.kind == CONTROL and (message := decode_message(frame.payload))["type"] != "started":
+            elif frame.kind == CONTROL:
+                message = decode_message(frame.payload)
                 break
         found: dict = {}
         for _, segment in records.decode_flush(bytes(output)):

@@ -35,6 +35,9 @@ from mmgevent.wire.streams import (
 #: is for the encoded copy of them, the input, the user's own objects, and the error of the estimate
 RECORD_SHARE = 0.25
 
+#: output that may wait for more of it, or for the outcome, to be written at once: that of a short task is
+HELD_OUTPUT_BYTES = 16 * 1024
+
 
 class AttemptRevoked(MmgeventError):
     """The outcome of the attempt no longer matters to anybody."""
@@ -60,7 +63,7 @@ class Runner:
         self.map_items: tasks.MapItems | None = None
 
     def run(self, functions: tasks.Functions, lane: Lane, message: dict[str, Any]) -> None:
-        """Run the attempt that `message` assigns, from "started" to its outcome.
+        """Run the attempt that `message` assigns, to its outcome.
 
         The outcome is "returned" for one that was revoked, and that of the functions is told whatever they
         raise. LinkClosed and ProtocolError end the channel, and pass.
@@ -68,13 +71,12 @@ class Runner:
         channel = self._channel
         if self._page is not None:
             self._page.begin(lane[2])
-        channel.send(control("started", *lane))
         channel.open_lane(lane, OUTPUT_WINDOW)
         attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message["size"])
         began_s = monotonic()
         try:
             stats = self._run_task(functions, attempt, message)
-            outcome = control(
+            done = control(
                 "done",
                 *lane,
                 size=attempt.output_bytes,
@@ -83,6 +85,8 @@ class Runner:
                 groups=stats.groups,
                 seconds=max(0.0, monotonic() - began_s - attempt.waited_s),
             )
+            attempt.finish(done)
+            outcome = None
         except (LinkClosed, ProtocolError):
             raise  # not the job's fault: this channel ends
         except AttemptRevoked:
@@ -93,11 +97,11 @@ class Runner:
             outcome = control("failed", *lane, failure=failures.bound(error.failure), item=error.item)
         except BaseException as error:
             outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
-        finally:
-            if self._page is not None:
-                self._page.end()
         channel.drop_lane(lane)
-        channel.send(outcome)
+        if outcome is not None:
+            channel.send(outcome)
+        if self._page is not None:
+            self._page.end()  # last: a death before this is the attempt's
 
     def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
         mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark
@@ -154,13 +158,19 @@ class Attempt:
         self._grant(self._window.widen(RUNNING_INPUT_WINDOW))
 
     def emit(self, flush: bytes) -> None:
-        """Send a flush; returns when the last byte of it had credit."""
+        """Send a flush; returns when the last byte of it had credit, or as long as little waits to be sent."""
         self._check_revoked()
         self.output_bytes += len(flush)
         for frame in split_payload(OUTPUT, flush, *self._lane):
-            self._channel.send(frame)
-        if self._channel.queued_bytes(self._lane):
-            self._wait_until(lambda: self._channel.queued_bytes(self._lane) == 0)
+            self._channel.put(frame)
+        if self._channel.queued_bytes(self._lane) > HELD_OUTPUT_BYTES:
+            self._send_all()
+
+    def finish(self, done: Frame) -> None:
+        """Send the outcome behind the output; returns when both had credit."""
+        self._check_revoked()
+        self._channel.put(done)
+        self._send_all()
 
     def read_all(self) -> bytes:
         """The whole input."""
@@ -175,6 +185,11 @@ class Attempt:
             segments = self._read_segments(n_bytes)
             yield partition, n_bytes, segments
             deque(segments, maxlen=0)
+
+    def _send_all(self) -> None:
+        self._channel.flush()
+        if self._channel.queued_bytes(self._lane):
+            self._wait_until(lambda: self._channel.queued_bytes(self._lane) == 0)
 
     def _read_segments(self, n_bytes: int) -> Iterator[bytes]:
         while n_bytes > 0:

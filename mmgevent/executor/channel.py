@@ -37,12 +37,16 @@ class Channel:
         """Send frames, each in its lane behind what that holds."""
         for frame in frames:
             self._outbox.put_in_lane(frame)
-        self._flush()
+        self.flush()
+
+    def put(self, frame: Frame) -> None:
+        """Put a frame into its lane; it goes with the next `flush` or `send`."""
+        self._outbox.put_in_lane(frame)
 
     def send_first(self, frame: Frame) -> None:
         """Send a frame before every lane."""
         self._outbox.put(frame)
-        self._flush()
+        self.flush()
 
     def open_lane(self, lane: Lane, window_bytes: int) -> None:
         """Make the data frames of this lane wait for credit."""
@@ -53,7 +57,7 @@ class Channel:
         self._outbox.drop_lane(lane)
 
     def queued_bytes(self, lane: Lane) -> int:
-        """Bytes of this lane that wait for credit."""
+        """Bytes of this lane that wait for credit, or for `flush`."""
         return self._outbox.queued_bytes(lane)
 
     def next_frame(self) -> Frame:
@@ -80,7 +84,7 @@ class Channel:
                 self._outbox.grant(frame.lane, granted_bytes(frame))
             elif not wanted(frame):
                 self._backlog.append(frame)
-        self._flush()
+        self.flush()
 
     def shut_down(self) -> None:
         """End the link; whoever waits in a method gets LinkClosed. From any thread, idempotent."""
@@ -91,7 +95,8 @@ class Channel:
         """Close the descriptor: a process that user code forked must neither read nor write here."""
         self._sock.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what may go now."""
         while self._outbox:
             buffers: list[Payload] = []
             while len(buffers) < WRITE_BUFFERS and (frame := self._outbox.next_frame()) is not None:

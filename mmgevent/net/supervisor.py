@@ -100,7 +100,7 @@ class Supervisor:
         self.kill_cause: str | None = None
         #: "timeout" or "memory" when that was a limit of the job
         self.broken_limit: str | None = None
-        #: whether it ever began an attempt
+        #: whether it ever answered for an attempt
         self.has_run = False
         with ExitStack() as opened:  # what to close if it cannot all be had
             self._page, page_fd = Page.create()

@@ -410,7 +410,10 @@ class Scheduler:
         self._allow(ledger)
 
     def _allow(self, ledger: Ledger) -> None:
-        if not ledger.input_ended and (allowance := ledger.allowance()) > ledger.allowed:
+        if ledger.input_ended:
+            return
+        allowance = ledger.allowance()
+        if allowance - ledger.allowed >= ledger.allowance_step():
             ledger.allowed = allowance
             self._commands.append(Allow(ledger.job, allowance))
 

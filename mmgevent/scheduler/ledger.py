@@ -41,9 +41,18 @@ BATCHES_PER_SLOT = 2
 #: And this many more, under way or waiting.
 BATCHES_AHEAD = 2
 
+#: Tasks that take less than this many seconds are short: what is said of each costs as much as the task.
+SHORT_S = 0.01
+
+#: Batches of short tasks that a driver may be further ahead, for each slot: it is told of half of them at a time.
+SHORT_BATCHES_PER_SLOT = 8
+
 #: While input still comes, a share of items that may be skipped is taken of at least this many: the very
 #: first item failing is no reason to end a job of a million.
 EARLY_ITEMS = 1_000
+
+#: Tasks over which their recent duration is averaged.
+RECENT_TASKS = 8
 
 #: Durations kept of each phase, a random sample, for their median.
 SAMPLE_SIZE = 101
@@ -97,7 +106,7 @@ class Ledger:
     __slots__ = (
         "_last_task", "allowed", "batches", "blocked", "duplicates", "durations", "entry", "input_ended", "is_over",
         "items_known", "job", "last_failure", "league", "live", "lost", "oldest", "oneshot", "open_items", "phase",
-        "received", "reduce_left", "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting",
+        "received", "recent_s", "reduce_left", "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting",
         "waiting_items", "was_warned", "without_slots_s",
     )  # fmt: skip
 
@@ -127,6 +136,7 @@ class Ledger:
         self.duplicates = 0  #: tasks with two live attempts
         self.durations: list[float] = []
         self.timed = 0  #: tasks of this phase whose duration was seen
+        self.recent_s = SHORT_S  #: how long they took lately: of the last RECENT_TASKS or so
         self.reduce_left = 0  #: tasks
         self.reduce_total = 0
         self.entry: tuple[int, int, Ledger] | None = None  #: its place in the league's heap
@@ -169,7 +179,16 @@ class Ledger:
         """Batches the driver may have sent by now."""
         if self.oneshot is not None:
             return self.oneshot.given + len(self.oneshot.debtors)
-        return max(MIN_ALLOWED, self.released + BATCHES_PER_SLOT * self.league.slots + BATCHES_AHEAD)
+        ahead = BATCHES_PER_SLOT * self.league.slots + BATCHES_AHEAD
+        if self.recent_s < SHORT_S:
+            ahead += SHORT_BATCHES_PER_SLOT * self.league.slots
+        return max(MIN_ALLOWED, self.released + ahead)
+
+    def allowance_step(self) -> int:
+        """Batches more that are worth telling the driver of."""
+        if self.oneshot is None and self.recent_s < SHORT_S:
+            return max(1, SHORT_BATCHES_PER_SLOT * self.league.slots // 2)
+        return 1
 
     def add_batch(self, number: int, items: int) -> None:
         """Take in a batch of at least one item, as one task ("oneshot": a task an item)."""
@@ -288,6 +307,7 @@ class Ledger:
 
     def time(self, seconds: float, random: random_module.Random) -> None:
         """Note how long a task took: a uniform sample of them is kept (Vitter's algorithm R)."""
+        self.recent_s += (seconds - self.recent_s) / RECENT_TASKS
         self.timed += 1
         if len(self.durations) < SAMPLE_SIZE:
             self.durations.append(seconds)

@@ -23,7 +23,7 @@ from mmgevent.server.hosted import HostedJob
 from mmgevent.telling import MessageLength
 from mmgevent.versions import PYTHON_VERSION, dill_version, find_mismatch
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, decode_message
+from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 
 if TYPE_CHECKING:
     from mmgevent.server import Server
@@ -50,7 +50,7 @@ class Peer:
 
     def on_frame(self, frame: Frame) -> None:
         if frame.kind == CONTROL:
-            message = decode_message(frame.payload)
+            message = message_of(frame)
             if not self._has_hello:
                 self._greet(message)
             elif message["type"] == "goodbye":
@@ -283,9 +283,8 @@ class DriverPeer(Peer):
         try:
             if len(self._jobs) >= MAX_DRIVER_JOBS:
                 raise MmgeventError(f"this driver has {MAX_DRIVER_JOBS} jobs already: wait for some to end")
-            if not self.is_local:
-                message.pop("context", None)
-            job = self.server.add_job(self.link, frame.job, message)
+            submit = message if self.is_local else {**message, "context": None}
+            job = self.server.add_job(self.link, frame.job, submit)
         except ProtocolError:
             raise
         except MmgeventError as error:

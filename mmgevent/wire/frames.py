@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
@@ -75,7 +76,7 @@ class Frame:
     `job`, `task` and `attempt` are unsigned 32-bit numbers, 0 means none.
     """
 
-    __slots__ = ("_header", "attempt", "job", "kind", "payload", "task")
+    __slots__ = ("_header", "attempt", "job", "kind", "message", "payload", "task")
 
     def __init__(
         self, kind: int, payload: Payload = b"", job: int = 0, task: int = 0, attempt: int = 0
@@ -86,6 +87,8 @@ class Frame:
         self.task = task
         self.attempt = attempt
         self._header: bytes | None = None
+        #: what the payload says, once somebody has read it (`messages.message_of`)
+        self.message: dict[str, Any] | None = None
 
     @property
     def lane(self) -> Lane:

@@ -30,7 +30,7 @@ from mmgevent.net.supervisor import Supervisor
 from mmgevent.telling import MAX_RECEIVER_BYTES
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.messages import PROTOCOL, control, message_of
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.worker.obituary import describe_death
 from mmgevent.worker.offering import Offering
@@ -221,7 +221,7 @@ class Worker:
         if self._closer is not None:
             return
         if frame.kind == CONTROL:
-            message = decode_message(frame.payload)
+            message = message_of(frame)
             handler = self._handlers.get(message["type"])
             if handler is None:
                 raise ProtocolError(f"a server does not send {message['type']!r}")
@@ -345,13 +345,16 @@ class Worker:
             self._forget(attempt)
             attempt.executor.revoke(attempt.lane)
             self._advance(known[0])
-        elif attempt.has_started:
+        else:
             self._spawn(REVOKE_S, self._end_revoked, attempt)
 
     def _end_revoked(self, attempt: HeldAttempt) -> None:
         """Kill the executor of a revoked attempt, unless it has ended by itself."""
         executor = attempt.executor
         if attempt.number in self._attempts and isinstance(executor, Supervisor):
+            if executor.position().attempt != attempt.number:  # it comes after others, which are short
+                self._spawn(REVOKE_S, self._end_revoked, attempt)
+                return
             slot, _ = self._attempts[attempt.number]
             self._forget(attempt)
             slot.forget_executor(executor)
@@ -443,16 +446,11 @@ class Worker:
             raise ProtocolError(f"an executor sent {frame!r}")
 
     def _on_executor_message(self, slot: Slot, attempt: HeldAttempt, frame: Frame) -> None:
-        message = decode_message(frame.payload)
+        message = message_of(frame)
         type_ = message["type"]
-        if type_ == "started":
-            self._fork_failures = 0
-            attempt.has_started = True
-            if attempt.executor is not None:
-                attempt.executor.has_run = True
-            if attempt.is_revoked:
-                self._spawn(REVOKE_S, self._end_revoked, attempt)
-            return
+        self._fork_failures = 0
+        if isinstance(attempt.executor, Supervisor):
+            attempt.executor.has_run = True
         if type_ == "done":
             attempt.job.add_duration(message["seconds"])
         elif type_ == "failed":
@@ -475,7 +473,7 @@ class Worker:
             self._on_fork_failure(had, exit_.error)
             return
         position = executor.position()
-        running = [a for a in had if a.has_started or a.number == position.attempt]
+        running = [a for a in had if a.number == position.attempt]
         if not running and not executor.has_run:
             running = had[:1]  # it died of the job's code, before it could begin anything
         for attempt in had:

@@ -37,7 +37,7 @@ def describe_death(
     on_item = position.attempt == attempt.number
     item = position.item if on_item and attempt.is_map else None
     kind, error, advice = _find_cause(executor, exit_, attempt)
-    if not attempt.has_started and not on_item:
+    if not on_item:
         error += ", while it loaded the job's functions"
     failure = {
         "kind": kind,

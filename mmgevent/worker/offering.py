@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.net.link import SocketLink
 from mmgevent.wire.frames import CONTROL, Frame, Lane
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
     from mmgevent.worker.slot import CachedJob, HeldAttempt
@@ -33,8 +33,6 @@ class Offering:
     def __init__(self, sock: Any, on_lost: Callable[[str], None]):
         """`sock`: a connected gevent socket, owned from now on. `on_lost(reason)`: nothing runs there any more."""
         self.link = SocketLink(sock, "offered functions", heartbeats=False)
-        #: whether it ever began an attempt
-        self.has_run = False
         self._on_frame: OnFrame | None = None  # of the worker it serves
         self._on_room: Callable[[], None] | None = None
         #: attempts over there that were not answered for, with their jobs
@@ -95,7 +93,7 @@ class Offering:
             on_frame = None  # it is about an attempt of the worker before
         else:
             on_frame = self._on_frame
-        is_answer = frame.kind == CONTROL and decode_message(frame.payload)["type"] != "started"
+        is_answer = frame.kind == CONTROL
         if is_answer:
             self._unanswered.pop(frame.lane, None)
         if on_frame is not None:

@@ -82,7 +82,6 @@ class HeldAttempt:
         #: whether offered functions run it, rather than an executor of its job
         self.is_offered = message["phase"] in job.offered_phases
         self.executor: Supervisor | Offering | None = None  #: None while it is held
-        self.has_started = False
         self.is_revoked = False
         self._frames = [frame]
         self._held_bytes = 0
