@@ -85,6 +85,7 @@ class Runner:
                 groups=stats.groups,
                 seconds=max(0.0, monotonic() - began_s - attempt.waited_s),
             )
+            self._end_page()
             attempt.finish(done)
             outcome = None
         except (LinkClosed, ProtocolError):
@@ -99,9 +100,13 @@ class Runner:
             outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
         channel.drop_lane(lane)
         if outcome is not None:
+            self._end_page()
             channel.send(outcome)
+
+    def _end_page(self) -> None:
+        """Say that nothing of the user's runs, before anybody hears of an outcome."""
         if self._page is not None:
-            self._page.end()  # last: a death before this is the attempt's
+            self._page.end()
 
     def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
         mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark
