@@ -253,7 +253,7 @@ def test_close_with_flush_gives_up_on_a_peer_that_does_not_read(pair):
     for frame in split_payload(BATCH, bytes(32 * MIB), 1, 1):
         pair[0].send_in_lane(frame)
     pair[0].close("leaving", flush_s=0.05)
-    assert not pair[0]._greenlets() or all(g.dead for g in pair[0]._greenlets())
+    assert pair[0]._closer.dead
 
 
 def test_a_link_can_be_closed_from_its_own_callback(pair):
@@ -432,6 +432,6 @@ def test_a_thousand_links_cost_one_monitor_and_close_without_a_trace(many_descri
     for end in ends:
         end.link.send(control("enough"))
     assert all(end.get().kind == CONTROL for end in ends)
-    assert len(live_greenlets()) == before + 2 * len(ends) + 1
+    assert len(live_greenlets()) == before + 1
     gevent.joinall([gevent.spawn(end.link.close) for end in ends])
     assert all(len(end.reasons) == 1 for end in ends)

@@ -8,7 +8,8 @@ process with the same behaviour and no bytes at all.
 What holds for every link:
 
 - The reading side never stops reading, so `on_frame` must not block.  It is always
-  called from one greenlet of the link, never from within `send`.
+  called from the hub itself, never from within `send`: an open link has no greenlets,
+  and a frame costs no switch of them.
 - Whatever the peer sends can at worst close this link.  `on_close(reason)` is called
   once, from a greenlet of the link, after the last `on_frame`; when it is called no
   other greenlet of the link is left.
@@ -46,12 +47,14 @@ MAX_CONTROL_BYTES = 16 * 1024 * 1024
 
 _SMALL_READ_BYTES = 32 * 1024  # a read that fills this is followed by large ones
 _LARGE_READ_BYTES = 256 * 1024
-_BURST_BYTES = 256 * 1024  # read without a pause for the other greenlets
+_BURST_BYTES = 256 * 1024  # read without a pause for the other links and greenlets
 _BURST_COUNT = 16  # reads, or frames handed over, without a pause
+_TLS_RECORD_BYTES = 16 * 1024  # what one read of TLS gives at most
 _GATHER_FRAMES = 64  # per system call; 128 buffers, far below IOV_MAX
 _GATHER_BYTES = 1024 * 1024
 _GATHER_TLS_BYTES = 256 * 1024  # is copied, and mostly goes to a slower wire
 _JOIN_BYTES = 4096  # payloads up to this are joined to their header: cheaper than a buffer more
+_READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _LAST_WORDS_S = 1.0  # after a failed write: what the peer said before it closed may be unread
 
 OnFrame = Callable[[Frame], None]
@@ -151,13 +154,13 @@ class Link:
 
         With `flush_s` what may go now (frames without credit may not) gets so many
         seconds to reach the peer; what comes in meanwhile is dropped.  Without it,
-        what waits is lost, and so may be what was sent last.  Called from a greenlet
-        of this link (`on_frame`, `on_close`), it returns at once and the link closes
-        right after.
+        what waits is lost, and so may be what was sent last.  Called where nothing may
+        block (`on_frame`) or where it is under way (`on_close`), it returns at once and
+        the link closes right after.
         """
         self._begin_close(reason, flush_s)
         closer = self._closer
-        if closer is not None and gevent.getcurrent() not in (closer, *self._greenlets()):
+        if closer is not None and gevent.getcurrent() not in (closer, gevent.get_hub()):
             closer.join()
 
     def __repr__(self) -> str:
@@ -166,11 +169,7 @@ class Link:
     # what a carrier provides
 
     def _start(self) -> None:
-        """Spawn the greenlets that carry frames."""
-        raise NotImplementedError
-
-    def _greenlets(self) -> tuple[gevent.Greenlet, ...]:
-        """Return the greenlets that carry frames."""
+        """Begin to carry frames."""
         raise NotImplementedError
 
     def _wake(self) -> None:
@@ -178,7 +177,7 @@ class Link:
         raise NotImplementedError
 
     def _finish(self, flush_s: float) -> None:
-        """Flush for so long, end every greenlet but this one, release the carrier."""
+        """Flush for so long, then release the carrier."""
         raise NotImplementedError
 
     # what a carrier uses
@@ -245,35 +244,58 @@ class SocketLink(Link):
         self._decoder = Decoder()
         self._decoder.feed(leftover)
         self._heartbeats = heartbeats
-        self._ready = Event()  # the writer has something to look at
-        self._reader: gevent.Greenlet | None = None
-        self._writer: gevent.Greenlet | None = None
+        self._loop: Any = None  # of the hub, once it has started
+        self._read_watcher: Any = None
+        self._write_watcher: Any = None
+        #: nothing to read right now, or no room to write
+        self._blocked: tuple[type[BaseException], ...] = (BlockingIOError,)
+        if self._is_tls:
+            from gevent import ssl
+
+            self._blocked = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        self._unsent: list[Payload] = []  # taken off the outbox; the first may be the rest of one
+        self._is_flush_due = False
+        self._is_writable = True  # as far as is known
+        self._flushed = Event()  # closing, and nothing more can or may go
+        self._deaf = Event()  # nothing more will be read
+        self._last_words: gevent.Greenlet | None = None
         # For the monitor: what happened since its last look, and what it has counted so far.
         self._heard = self._spoke = False
         self._silent_s = self._idle_s = 0.0
 
     def _start(self) -> None:
-        self._reader = gevent.spawn(self._read)
-        self._writer = gevent.spawn(self._write)
+        self._loop = gevent.get_hub().loop
+        self._sock.settimeout(0.0)
+        self._read_watcher = self._loop.io(self._sock.fileno(), _READABLE)
+        self._write_watcher = self._loop.io(self._sock.fileno(), _WRITABLE)
+        self._read_watcher.start(self._on_readable)
+        self._loop.run_callback(self._on_readable)  # what was read before, here or by TLS
+        self._wake()
         if self._heartbeats:
             _monitor.add(self)
 
-    def _greenlets(self) -> tuple[gevent.Greenlet, ...]:
-        return tuple(g for g in (self._reader, self._writer) if g is not None)
-
     def _wake(self) -> None:
-        self._ready.set()
+        if self._loop is not None and not self._is_flush_due and self._is_writable:
+            self._is_flush_due = True
+            self._loop.run_callback(self._flush)
 
     def _finish(self, flush_s: float) -> None:
         _monitor.discard(self)
-        if flush_s > 0 and self._writer is not None and self._reader is not None:
-            with gevent.Timeout(flush_s, False):
-                self._ready.set()
-                self._writer.join()
-                self._half_close()
-                # Closing with input unread would reset the connection, and the peer lose what it did not read.
-                self._reader.join()
-        gevent.killall(list(self._greenlets()))
+        if self._loop is not None:
+            if flush_s > 0:
+                with gevent.Timeout(flush_s, False):
+                    self._wake()
+                    self._flushed.wait()
+                    self._half_close()
+                    # Closing with input unread would reset the connection, and the peer lose what it did not read.
+                    self._deaf.wait()
+            for watcher in (self._read_watcher, self._write_watcher):
+                watcher.stop()
+                watcher.close()
+            self._deaf.set()
+            self._is_writable = False
+            if self._last_words is not None:
+                self._last_words.join()
         self._sock.close()
 
     def _half_close(self) -> None:
@@ -283,37 +305,49 @@ class SocketLink(Link):
         except OSError as error:
             log.debug("already disconnected: %s: %s", self.name, error)
 
-    def _read(self) -> None:
+    # reading: callbacks of the hub
+
+    def _on_readable(self) -> None:
+        if self._deaf.is_set():
+            return
         try:
-            reason = self._read_until_end()
+            reason = self._read_burst()
         except ProtocolError as error:
             reason = str(error)
         except OSError as error:
             reason = _describe(error)
         except Exception as error:
             reason = self._own_fault(error, "reading")
-        self._begin_close(reason)
+        if reason is not None:
+            self._read_watcher.stop()
+            self._deaf.set()
+            self._begin_close(reason)
 
-    def _read_until_end(self) -> str:
-        """Deliver frames until the link ends; return why it did."""
+    def _read_burst(self) -> str | None:
+        """Deliver what there is, up to a bound; return why the link ends, if it does."""
         self._deliver_frames()
-        size = _SMALL_READ_BYTES
-        burst_bytes = burst_count = 0
-        while True:
-            data = self._sock.recv(size)
+        size, left = _SMALL_READ_BYTES, _BURST_BYTES
+        for _ in range(_BURST_COUNT):
+            try:
+                data = self._sock.recv(size)
+            except self._blocked:
+                return None
             if not data:
                 cut = self._decoder.pending_bytes
                 return "the peer closed the connection" + (" in the middle of a frame" if cut else "")
             self._heard = True
-            size = _LARGE_READ_BYTES if len(data) >= _SMALL_READ_BYTES else _SMALL_READ_BYTES
             if not self._closing:
                 self._decoder.feed(data)
                 self._deliver_frames()
-            burst_bytes += len(data)
-            burst_count += 1
-            if burst_bytes >= _BURST_BYTES or burst_count >= _BURST_COUNT:
-                burst_bytes = burst_count = 0
-                gevent.sleep(0)
+            left -= len(data)
+            if left <= 0 or self._deaf.is_set():
+                break
+            if len(data) < (_TLS_RECORD_BYTES if self._is_tls else size):
+                break  # that was probably all; if not, the hub calls again
+            size = _LARGE_READ_BYTES
+        if self._is_tls and not self._deaf.is_set() and self._sock.pending():
+            self._loop.run_callback(self._on_readable)  # the hub sees the socket, not what TLS holds
+        return None
 
     def _deliver_frames(self) -> None:
         while not self._closing:
@@ -322,32 +356,53 @@ class SocketLink(Link):
                 return
             self._deliver(frame)
 
-    def _write(self) -> None:
-        try:
-            self._write_until_end()
-        except OSError as error:
-            # The peer may have said why before it closed: let the reader find that, and the end.
-            if self._reader is not None:
-                self._reader.join(_LAST_WORDS_S)
-            self._begin_close(_describe(error))
-        except Exception as error:
-            self._begin_close(self._own_fault(error, "writing"))
+    # writing: callbacks of the hub
 
-    def _write_until_end(self) -> None:
-        while True:
-            buffers = self._gather()
-            if buffers:
-                if self._is_tls:
-                    self._sock.sendall(b"".join(buffers))
-                    self._spoke = True
-                else:
-                    self._send_vector(buffers)
-                gevent.sleep(0)
-            elif self._closing:
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        try:
+            if self._is_writable:
+                self._write_burst()
+        except OSError as error:
+            self._stop_writing(_describe(error))
+        except Exception as error:
+            self._stop_writing(self._own_fault(error, "writing"))
+
+    def _write_burst(self) -> None:
+        """Write what may go, up to a bound; come back when there is room for the rest."""
+        left = _GATHER_BYTES
+        while left > 0:
+            if not self._unsent:
+                self._unsent = self._gather()
+            if not self._unsent:
+                if self._closing:
+                    self._flushed.set()
                 return
-            else:
-                self._ready.clear()
-                self._ready.wait()
+            sent = self._send_some()
+            if not sent:
+                self._is_writable = False
+                self._write_watcher.start(self._on_writable)
+                return
+            self._spoke = True
+            left -= sent
+        self._wake()
+
+    def _on_writable(self) -> None:
+        self._write_watcher.stop()
+        self._is_writable = True
+        self._flush()
+
+    def _stop_writing(self, reason: str) -> None:
+        """Give up writing. The peer may have said why before it closed: that is still to be read."""
+        self._is_writable = False
+        self._unsent = []
+        self._flushed.set()
+        if self._last_words is None:
+            self._last_words = gevent.spawn(self._hear_last_words, reason)
+
+    def _hear_last_words(self, reason: str) -> None:
+        self._deaf.wait(_LAST_WORDS_S)
+        self._begin_close(reason)
 
     def _gather(self) -> list[Payload]:
         """Take frames off the outbox, as many as one system call should carry."""
@@ -367,16 +422,23 @@ class SocketLink(Link):
                 break
         return buffers
 
-    def _send_vector(self, buffers: list[Payload]) -> None:
-        first = 0
-        while first < len(buffers):
-            sent = self._sock.sendmsg(buffers[first:] if first else buffers)
-            self._spoke = True
-            while first < len(buffers) and sent >= len(buffers[first]):
-                sent -= len(buffers[first])
-                first += 1
-            if sent:
-                buffers[first] = memoryview(buffers[first])[sent:]
+    def _send_some(self) -> int:
+        """Send of `_unsent` what goes at once; return how many bytes that were."""
+        buffers = self._unsent
+        if self._is_tls and len(buffers) > 1:
+            buffers = self._unsent = [b"".join(buffers)]  # to be offered again just so
+        try:
+            sent: int = self._sock.send(buffers[0]) if len(buffers) == 1 else self._sock.sendmsg(buffers)
+        except self._blocked:
+            return 0
+        left, first = sent, 0
+        while first < len(buffers) and left >= len(buffers[first]):
+            left -= len(buffers[first])
+            first += 1
+        del buffers[:first]
+        if left:
+            buffers[0] = memoryview(buffers[0])[left:]
+        return sent
 
     def _look(self, elapsed_s: float) -> None:
         """Count silence and idleness; called by the monitor every SCAN_S or so."""
@@ -430,42 +492,45 @@ class LocalLink(Link):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._incoming = Event()  # the peer may have something for us
-        self._pump: gevent.Greenlet | None = None
+        self._loop: Any = None  # of the hub, once it has started
+        self._is_carry_due = False
+        self._deaf = Event()  # it will take nothing more
 
     def _start(self) -> None:
-        self._pump = gevent.spawn(self._carry)
-
-    def _greenlets(self) -> tuple[gevent.Greenlet, ...]:
-        return () if self._pump is None else (self._pump,)
+        self._loop = gevent.get_hub().loop
+        self._listen()
 
     def _wake(self) -> None:
-        self._peer._incoming.set()
+        self._peer._listen()
+
+    def _listen(self) -> None:
+        """The peer may have something for us."""
+        if self._loop is not None and not self._is_carry_due:
+            self._is_carry_due = True
+            self._loop.run_callback(self._carry)
 
     def _carry(self) -> None:
-        """Deliver what the peer sends, frame by frame."""
-        burst = 0
-        while not self._closing:
+        """Deliver what the peer sends, frame by frame; a callback of the hub."""
+        self._is_carry_due = False
+        for _ in range(_BURST_COUNT):
+            if self._closing:
+                return
             frame = self._peer._next_frame()
-            if frame is not None:
-                self._deliver(_own(frame))
-                burst += 1
-                if burst >= _BURST_COUNT:
-                    burst = 0
-                    gevent.sleep(0)
-            elif self._peer._closing:
-                self._begin_close("the other end closed the link")
-            else:
-                self._incoming.clear()
-                self._incoming.wait()
+            if frame is None:
+                if self._peer._closing:
+                    self._deaf.set()
+                    self._begin_close("the other end closed the link")
+                return
+            self._deliver(_own(frame))
+        self._listen()
 
     def _finish(self, flush_s: float) -> None:
-        pump = self._peer._pump
-        if flush_s > 0 and pump is not None:
+        peer = self._peer
+        if flush_s > 0 and peer._loop is not None:
             self._wake()
-            pump.join(flush_s)
-        gevent.killall(list(self._greenlets()))
-        self._peer._begin_close("the other end closed the link")
+            peer._deaf.wait(flush_s)
+        self._deaf.set()
+        peer._begin_close("the other end closed the link")
 
 
 def local_pair(name: str) -> tuple[Link, Link]:
