@@ -41,6 +41,13 @@ def family_of(pid):
     return []
 
 
+def ancestors_of(pid):
+    """The pids of a process's parent, its parent's parent and so on; none when it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {process.pid for process in psutil.Process(pid).parents()}
+    return set()
+
+
 def open_files_of(pid, name):
     """What a process has open that has such a name, deleted files included."""
     found = []

@@ -11,15 +11,17 @@ import pytest
 import mmgevent as mmg
 from tests.ports import reserved_port
 from tests.trust.machines import (
+    LATE_S,
     PASSWORD,
     Machines,
     Reports,
+    ancestors_of,
     family_of,
     open_files_of,
     wait_until,
     wait_until_gone,
 )
-from tests.trust.reporting import EXPECTED, ITEMS, KEYS, reporting_job
+from tests.trust.reporting import EXPECTED, ITEMS, reporting_job
 
 WORKERS = 2
 SLOTS = 2
@@ -62,8 +64,7 @@ class House:
     def _worker_of(self, pid):
         if pid is None:
             return self.workers[0]
-        ancestors = {process.pid for process in psutil.Process(pid).parents()}
-        return next(worker for worker in self.workers if worker.pid in ancestors)
+        return next(worker for worker in self.workers if worker.pid in ancestors_of(pid))
 
     def wait_until_all_are_here(self, cluster):
         wait_until(lambda: len(cluster.workers()) == WORKERS, lambda: f"all workers: {cluster.workers()}")
@@ -84,7 +85,9 @@ class House:
 
 def executors_of(worker):
     """The processes of a worker that run user code: children of its template."""
-    return [child for child in family_of(worker.pid) if child.ppid() != worker.pid and child.pid != worker.pid]
+    return [
+        child for child in family_of(worker.pid) if child.ppid() != worker.pid and child.pid != worker.pid
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +159,128 @@ def test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing(house, victim
     started = set(psutil.Process().children()) - children
     assert started <= {psutil.Process(p.pid) for p in (house.server, *house.workers)}
     wait_until(lambda: psutil.Process().num_fds() <= descriptors, "the end of descriptors")
+
+
+# stopped, not killed
+
+
+@pytest.mark.timeout(240)
+def test_a_stopped_worker_loses_its_tasks_after_its_silence_and_may_come_back(house):
+    stopped = []
+
+    def look(what, pid):
+        if what.startswith("map") and reports.count("map") == 5:
+            stopped.append(house._worker_of(pid))
+            stopped[0].signal(signal.SIGSTOP)  # its executors go on, and nobody passes on what they send
+
+    with (
+        contextlib.closing(Reports(look)) as reports,
+        mmg.connect(house.address, password=PASSWORD) as cluster,
+    ):
+        house.wait_until_all_are_here(cluster)
+        handle = cluster.submit(reporting_job(reports.path, retransmit=0), on_notice=lambda text: None)
+        assert_right(handle.stream())
+        (worker,) = stopped
+        assert f"/{worker.pid}: silent for 15 s" in house.server.said
+        assert len(cluster.workers()) == WORKERS - 1
+        joined = worker.said.count("joined the server")
+        worker.signal(signal.SIGCONT)
+        worker.wait_for("joined the server", count=joined + 1)
+        house.wait_until_all_are_here(cluster)
+        assert_right(cluster.submit(reporting_job(reports.path)).stream())
+    assert "Traceback" not in worker.said
+    house.wait_until_idle()
+
+
+@pytest.mark.timeout(240)
+def test_a_stopped_server_is_left_and_found_again_by_workers_and_drivers(house):
+    joined = [worker.said.count("joined the server") for worker in house.workers]
+    is_stopped, lost = threading.Event(), threading.Event()
+
+    def look(what, pid):
+        if what.startswith("map") and not is_stopped.is_set():
+            house.server.signal(signal.SIGSTOP)
+            is_stopped.set()
+
+    def notice(text):
+        if "silent for 15 s; the job is handed in again" in text:
+            lost.set()
+
+    with (
+        contextlib.closing(Reports(look)) as reports,
+        mmg.connect(house.address, password=PASSWORD) as cluster,
+    ):
+        handle = cluster.submit(reporting_job(reports.path), on_notice=notice)
+        try:
+            assert is_stopped.wait(LATE_S)
+            for worker in house.workers:
+                worker.wait_for("left the server: silent for 15 s")
+            assert lost.wait(LATE_S)
+        finally:
+            house.server.signal(signal.SIGCONT)
+        assert_right(handle.stream())
+        for worker, count in zip(house.workers, joined, strict=True):
+            worker.wait_for("joined the server", count=count + 1)
+        house.wait_until_all_are_here(cluster)
+    assert "Traceback" not in house.server.said
+    house.wait_until_idle()
+
+
+# workers that go, and others that come
+
+
+@pytest.fixture
+def machines(tmp_path):
+    with contextlib.closing(Machines(tmp_path)) as machines:
+        yield machines
+
+
+def test_when_the_only_worker_dies_the_job_waits_for_another(machines):
+    server = machines.start_server()
+    worker = machines.start_worker(server.address)
+    is_alone, is_killed = threading.Event(), threading.Event()
+
+    def look(what, pid):
+        if what.startswith("map") and reports.count("map") == 7:
+            worker.kill()
+            is_killed.set()
+
+    def notice(text):
+        if "no workers" in text:
+            is_alone.set()
+
+    with (
+        contextlib.closing(Reports(look)) as reports,
+        mmg.connect(server.address, password=PASSWORD) as cluster,
+    ):
+        handle = cluster.submit(reporting_job(reports.path), on_notice=notice)
+        assert is_killed.wait(LATE_S)
+        assert is_alone.wait(LATE_S)
+        assert not handle.done()
+        machines.start_worker(server.address)
+        assert_right(handle.stream())
+
+
+@pytest.mark.timeout(240)
+def test_workers_that_are_killed_one_after_another_while_others_come_lose_nothing(machines):
+    server = machines.start_server()
+    first = [machines.start_worker(server.address) for _ in range(4)]
+    living, joiners, notices = {worker.pid: worker for worker in first}, [], []
+
+    def look(what, pid):
+        of = ancestors_of(pid) & living.keys()
+        if of and reports.count("map") > 3 * (len(first) - len(living)):
+            living.pop(of.pop()).kill()
+            joiners.append(machines.start("worker", "--procs", "1", server.address))
+
+    with (
+        contextlib.closing(Reports(look)) as reports,
+        mmg.connect(server.address, password=PASSWORD) as cluster,
+    ):
+        handle = cluster.submit(reporting_job(reports.path, retransmit=0), on_notice=notices.append)
+        assert_right(handle.stream())
+        assert not living
+        assert sum("is gone" in text for text in notices) == len(first)
+        wait_until(lambda: len(cluster.workers()) == len(joiners), lambda: cluster.workers())
+    mapped = [int(what.split()[1]) for _, what in reports.seen if what.startswith("map ")]
+    assert set(mapped) == set(range(ITEMS))
