@@ -48,13 +48,13 @@ def ancestors_of(pid):
     return set()
 
 
-def open_files_of(pid, name):
-    """What a process has open that has such a name, deleted files included."""
+def temporary_files_of(pid):
+    """What a process has open that has no name in any folder, such as a spill file."""
     found = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):  # it was closed just now
             found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return [path for path in found if name in path]
+    return [path for path in found if path.endswith(" (deleted)") and not path.startswith("/memfd:")]
 
 
 class Process:
@@ -198,6 +198,11 @@ class Reports:
                 self._held.append(sock)
             else:
                 _answer(sock)
+
+    @property
+    def held(self):
+        """How many are held now."""
+        return len(self._held)
 
     def let_go(self):
         """Let all go on that are held."""

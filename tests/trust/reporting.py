@@ -31,12 +31,12 @@ def report(path, what):
         sock.recv(1)
 
 
-def reporting_job(path, *, finishfn=None, **options):
+def reporting_job(path, *, large_item=LARGE_ITEM, finishfn=None, **options):
     """Return a job that reports "map", "flushed" and "mapped" with the item, and "reduce" with the key."""
 
     def mapfn(number, value):
         report(path, f"map {number}")
-        if number == LARGE_ITEM:
+        if number == large_item:
             for _ in range(_LARGE_RECORDS):
                 yield number % KEYS, (None, os.urandom(_LARGE_RECORD_BYTES))
             report(path, f"flushed {number}")
@@ -52,3 +52,8 @@ def reporting_job(path, *, finishfn=None, **options):
 
     options = {"memory_limit": MEMORY_LIMIT, **options}
     return mmg.Job(items, mapfn, reducefn, finishfn=finishfn, name="reporting", **options)
+
+
+def assert_right(results):
+    """Such a job gave every key once, with every item once, in order."""
+    assert sorted((key, numbers) for key, (numbers, _) in results) == sorted(EXPECTED.items())

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import subprocess
+import threading
 
-import psutil
 import pytest
 
 import mmgevent as mmg
-from tests.trust.machines import PASSWORD, Machines, Reports, open_files_of, wait_until
-from tests.trust.reporting import EXPECTED, reporting_job
+from mmgevent.worker.slot import SHORT_TASK_S
+from tests.trust.machines import PASSWORD, Machines, Reports, family_of, temporary_files_of, wait_until
+from tests.trust.reporting import LARGE_ITEM, assert_right, reporting_job
 
 MIB = 1024 * 1024
 #: of intermediate data that the servers here hold in memory, and of disk that they have beside it
@@ -133,17 +134,30 @@ def wide_job(n_mib, **options):
 
 
 @contextlib.contextmanager
-def job_under_way(cluster):
-    """A job that has mapped some of its items when this begins, and goes on when it ends; its result is right."""
-    with contextlib.closing(Reports(lambda what, pid: reports.count("map ") > 4)) as reports:
-        handle = cluster.submit(reporting_job(reports.path, retransmit=0))
-        wait_until(lambda: reports.count("map ") > 4, "items that are held")
+def job_under_way(cluster, where="map 3", **options):
+    """A job that is held at one of its reports, and goes on when this ends; its result is right."""
+
+    def look(what, pid):
+        # So long that no task is sent ahead, behind the one that is held.
+        if what.startswith("map "):
+            is_over.wait(1.5 * SHORT_TASK_S)
+        return what == where and not is_over.is_set()
+
+    def is_alone(progress):
+        return (progress.phase, progress.waiting, progress.running) == ("map", 0, 1) and progress.total
+
+    is_over = threading.Event()
+    with contextlib.closing(Reports(look)) as reports:
+        handle = cluster.submit(reporting_job(reports.path, retransmit=0, **options))
+        wait_until(
+            lambda: reports.held and is_alone(handle.progress()),
+            lambda: f"all else is done: {handle.progress()}",
+        )
         yield
         assert not handle.done()
-        reports._on_report = lambda what, pid: False
+        is_over.set()
         reports.let_go()
-        results = list(handle.stream())
-        assert sorted((key, numbers) for key, (numbers, _) in results) == sorted(EXPECTED.items())
+        assert_right(handle.stream())
 
 
 @DISKS
@@ -152,14 +166,14 @@ def test_a_server_without_disk_ends_the_job_that_needs_it_and_no_other(machines,
     server = machines.start_server("--memory", f"{MEMORY_MIB}MiB", prefix=disk.prefix, environ=disk.environ)
     machines.start_worker(server.address, 4)
     with mmg.connect(server.address, password=PASSWORD) as cluster:
-        with job_under_way(cluster):
+        with job_under_way(cluster, large_item=None):
             disk.break_for(server)
-            for _ in range(3):  # each ends for itself, and what it held is free for the next
+            for _ in range(2):  # each ends for itself, and what it held is free for the next
                 with pytest.raises(mmg.JobError, match=disk.word) as caught:
-                    cluster.run(bulky_job(40))
+                    cluster.run(bulky_job(24))
                 assert caught.value.kind == "disk"
                 assert "TMPDIR" in str(caught.value)
-                assert not open_files_of(server.pid, "mmgevent-spill")
+                wait_until(lambda: not temporary_files_of(server.pid), "the end of a spill file")
                 # Fits into the memory if all of it is free again.
                 assert cluster.run(bulky_job(MEMORY_MIB - 2)) == {0: [MIB] * (MEMORY_MIB - 2)}
             disk.mend_for(server)
@@ -176,16 +190,11 @@ def test_a_folder_that_is_removed_under_an_open_spill_file_is_not_missed(machine
     server = machines.start_server("--memory", "1MiB", environ=disk.environ)
     machines.start_worker(server.address, 2)
     with (
-        contextlib.closing(Reports(lambda what, pid: what.startswith("mapped 2"))) as reports,
         mmg.connect(server.address, password=PASSWORD) as cluster,
+        job_under_way(cluster, f"flushed {LARGE_ITEM}"),
     ):
-        handle = cluster.submit(reporting_job(reports.path, retransmit=0))
-        wait_until(lambda: open_files_of(server.pid, "mmgevent-spill"), "a spill file")
+        assert temporary_files_of(server.pid)
         disk.break_for(server)
-        reports._on_report = lambda what, pid: False
-        reports.let_go()
-        results = list(handle.stream())
-        assert sorted((key, numbers) for key, (numbers, _) in results) == sorted(EXPECTED.items())
 
 
 @DISKS
@@ -194,11 +203,11 @@ def test_a_worker_without_disk_ends_the_job_that_needs_it_and_no_other(machines,
     server = machines.start_server()
     worker = machines.start_worker(server.address, 4, prefix=disk.prefix, environ=disk.environ)
     with mmg.connect(server.address, password=PASSWORD) as cluster:
-        with job_under_way(cluster):
+        with job_under_way(cluster, large_item=None):
             disk.break_for(worker)
             for _ in range(2):
                 with pytest.raises(mmg.JobError, match=disk.word) as caught:
-                    cluster.run(wide_job(40, memory_limit="64MiB"))
+                    cluster.run(wide_job(24, memory_limit="64MiB"))
                 assert caught.value.kind == "disk"
                 assert str(disk.folder) in str(caught.value)
             disk.mend_for(worker)
@@ -208,10 +217,7 @@ def test_a_worker_without_disk_ends_the_job_that_needs_it_and_no_other(machines,
                 range(n_mib * 64), MIB // 64
             )
         assert [info.slots for info in cluster.workers()] == [4]
-    assert not any(
-        open_files_of(process.pid, "mmgevent-pieces")
-        for process in psutil.Process(worker.pid).children(recursive=True)
-    )
+    assert not any(temporary_files_of(process.pid) for process in family_of(worker.pid))
     assert "Traceback" not in worker.said
 
 
