@@ -303,7 +303,7 @@ class JobStore:
         return bool(self._writes)
 
     def write_pending(self) -> tuple[int, int] | None:
-        """Write the oldest pending chunk (blocks on the disk); return (attempt, bytes), None if there is none.
+        """Find room for the oldest pending chunk (blocks on the disk); return (attempt, bytes), None if there is none.
 
         StoreError: the disk is full or gone; the job cannot go on.
         """
@@ -312,6 +312,11 @@ class JobStore:
             data = piece.data
             if data is None:  # its attempt was discarded meanwhile
                 continue
+            if self._memory.take(
+                piece.size
+            ):  # others gave theirs back: no need of the disk, which may be full
+                piece.counted = True
+                return attempt, piece.size
             if self._spill is None:
                 self._spill = SpillFile(self._folder)
             block = self._spill.allocate()

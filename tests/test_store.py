@@ -98,6 +98,19 @@ def test_a_chunk_discarded_before_it_was_written_is_not_written():
     store.close()
 
 
+def test_a_chunk_that_waits_needs_no_disk_once_others_gave_memory_back(tmp_path):
+    memory = Memory(1000)
+    hog, other = (JobStore(memory, folder=str(tmp_path / "gone")) for _ in range(2))
+    assert hog.stage(1, flush({0: b"x" * 900}))
+    assert not other.stage(1, flush({0: b"y" * 900}))
+    hog.close()
+    assert other.write_pending() == (1, other.staged_bytes(1))
+    other.commit_map(1, 1, 0)
+    assert read(other, 0) == b"y" * 900
+    other.close()
+    assert memory.used_bytes == 0
+
+
 def test_a_discard_or_close_while_a_write_is_under_way_leaks_nothing():
     interrupted = []
 
