@@ -76,6 +76,7 @@ class Engine:
         self._member: Membership | None = None
         self._relay: NodeRelay | None = None
         self._is_stopping = False
+        self._stop_reason = "the cluster closed"
         self._scratch = tempfile.gettempdir()
         #: set when the engine has to end
         self.ended = Event()
@@ -120,7 +121,7 @@ class Engine:
         for worker in self._workers:
             worker.stop("the cluster closed", 0.0)
         if self._server is not None:
-            self._server.stop("the cluster closed")
+            self._server.stop(self._stop_reason)
         if self._remote is not None:
             self._remote.close("the driver closed", STOP_S)
         if self._offering is not None:
@@ -152,7 +153,8 @@ class Engine:
 
         assert self._server is not None
         sock = open_listener(*address)
-        self._listener = Listener(sock, derive_key(self._configuration.password or ""), self._server.attach)
+        key = derive_key(self._configuration.password or "")
+        self._listener = Listener(sock, key, self._server.attach, self._on_listener_lost)
         start_watchdog()
         bound: tuple[str, int] = self._listener.address
         return bound
@@ -228,6 +230,11 @@ class Engine:
         self._workers.append(worker)
         worker.closed.rawlink(self._on_worker_closed)
         worker.start()
+
+    def _on_listener_lost(self, reason: str) -> None:
+        """Where no worker can come any more: end, and let the driver start another engine at the address."""
+        self._stop_reason = reason
+        self.ended.set()
 
     def _on_offering_lost(self, reason: str) -> None:
         """A worker that offers what it cannot do is no use: end, and let the driver start another engine."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from mmgevent.batching import Speed, next_size
@@ -164,7 +164,11 @@ class _BatchFile:
     """Encoded batches in an unlinked file, in order."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
+        """Open the file; JobError (kind "disk") where it cannot be."""
+        try:
+            self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise _cannot_keep(error) from error
         self._rows: list[tuple[int, int, int]] = []  # items, weight, bytes
 
     def append(self, batch: EncodedBatch) -> None:
@@ -174,12 +178,7 @@ class _BatchFile:
             self._file.write(batch.data)
             self._file.flush()
         except OSError as error:
-            failure = {
-                "kind": "disk",
-                "error": f"cannot keep a copy of the one-shot datasource: {error}",
-                "advice": "pass a function that returns a new iterator each time, or set TMPDIR to a folder that has room",
-            }
-            raise JobError.from_failure(failure) from error
+            raise _cannot_keep(error) from error
         self._rows.append((batch.items, batch.weight, len(batch.data)))
 
     def read(self) -> Iterator[EncodedBatch]:
@@ -191,4 +190,14 @@ class _BatchFile:
             yield EncodedBatch(items, weight, self._file.read(n_bytes))
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # it tries once more to write what there was no room for
+            self._file.close()
+
+
+def _cannot_keep(error: OSError) -> JobError:
+    failure = {
+        "kind": "disk",
+        "error": f"cannot keep a copy of the one-shot datasource: {error}",
+        "advice": "pass a function that returns a new iterator each time, or set TMPDIR to a folder that has room",
+    }
+    return JobError.from_failure(failure)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.addresses import Address, format_address
 from mmgevent.engine import default_memory_bytes
-from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
 from mmgevent.machine import raise_descriptor_limit
 from mmgevent.template import TemplateProcess, start_template
 
@@ -46,7 +46,7 @@ def run_server(
     on_listening: Callable[[Address], None] | None = None,
     verbose: int = 0,
 ) -> int:
-    """Serve jobs and workers until a signal; ListenError if the address cannot be had.
+    """Serve jobs and workers until a signal; ListenError if the address cannot be had, or not any more.
 
     `on_listening` is called with the address once workers can come.
     """
@@ -63,15 +63,23 @@ def run_server(
         memory_bytes=segment_memory or default_memory_bytes(),
         spill_folder=tempfile.gettempdir(),
     )
+    lost: list[str] = []
+
+    def on_lost(reason: str) -> None:
+        lost.append(reason)
+        stop.event.set()
+
     sock = open_listener(host, port)
-    listener = Listener(sock, derive_key(password), server.attach)
+    listener = Listener(sock, derive_key(password), server.attach, on_lost)
     start_watchdog()
     log.info("server listens on %s", format_address(listener.address))
     if on_listening is not None:
         on_listening(listener.address)
     code = stop.wait()
     listener.close()
-    server.stop("the server was stopped")
+    server.stop(lost[0] if lost else "the server was stopped")
+    if lost and not code:  # its end frees the address, and those it knows find the next server there
+        raise ListenError(lost[0])
     return code
 
 

@@ -40,6 +40,8 @@ class JobHandle:
         self._filling: list[Record] = []  # touched by the job's thread only
         self._unread = 0
         self._is_streaming = False
+        self._reader: int | None = None  # the thread that read the stream last
+        self._is_held_up = False  # the job waits for the reader of its stream
         self._is_over = False
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
@@ -79,6 +81,7 @@ class JobHandle:
             if self._is_streaming or self._result is not None:
                 raise UsageError("the results of this job were given out already")
             self._is_streaming = True
+            self._reader = threading.get_ident()
         records = self._stream()
         next(records)  # begun, so that closing or forgetting it cancels the job
         return records
@@ -135,10 +138,16 @@ class JobHandle:
     def join(self, *, with_callbacks: bool = True) -> None:
         """Wait until the job is over, however it ends, and, unless told otherwise, has called back.
 
-        At once if called from its own thread.
+        At once if called from its own thread.  A job that waits for this thread to read on in its stream never would
+        be over: it is cancelled.
         """
         if self.is_own_thread:
             return
+        with self._changed:
+            while not (self._is_over or (self._is_held_up and self._reader == threading.get_ident())):
+                self._changed.wait()
+        if not self._is_over:
+            self.cancel()
         if with_callbacks:
             self._thread.join()
         else:
@@ -176,7 +185,10 @@ class JobHandle:
             while self._is_streaming and self._unread >= MAX_UNREAD:
                 if self._driver.is_cancelled:
                     raise JobCancelled(f"job {self._driver.job.name} was cancelled")
+                self._is_held_up = True
+                self._changed.notify_all()
                 self._changed.wait()
+            self._is_held_up = False
             self._chunks.append(chunk)
             self._unread += len(chunk)
             self._changed.notify_all()
@@ -202,6 +214,7 @@ class JobHandle:
 
     def _next_chunk(self) -> list[Record] | None:
         with self._changed:
+            self._reader = threading.get_ident()
             while not self._chunks and not self._is_over:
                 self._changed.wait()
             if not self._chunks:

@@ -16,7 +16,8 @@ rewriting, and a block that is only partly used costs no disk beyond its bytes.
 
 The disk is touched only through `run(function, *args)`, which a gevent owner binds
 to its thread pool.  Whatever happens while such a call is under way (a discard, the
-end of the job) is looked at when it returns.
+end of the job) is looked at when it returns; and if whoever waits for it is killed,
+the call goes on in its thread, so it is the file that knows when the last one is over.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmgevent.errors import ProtocolError, StoreError
@@ -65,7 +68,11 @@ class Memory:
 
 
 class SpillFile:
-    """An unlinked file of numbered blocks; each holds at most BLOCK_BYTES."""
+    """An unlinked file of numbered blocks; each holds at most BLOCK_BYTES.
+
+    `write`, `read` and `close` may be called from any thread.  A call that is under way keeps the descriptor:
+    closed under it, its number could be another file's by the time the system sees it.
+    """
 
     def __init__(self, folder: str | None = None):
         """Open the file in `folder` (the system's temporary folder if None).  StoreError if it cannot be."""
@@ -75,6 +82,9 @@ class SpillFile:
             raise StoreError(f"cannot make a spill file: {error}") from error
         self._free: list[int] = []
         self._block_count = 0
+        self._lock = threading.Lock()  # of the two below; held for no call of the system but close
+        self._calls = 0  # reads and writes under way
+        self._is_closed = False
 
     @property
     def allocated_bytes(self) -> int:
@@ -95,24 +105,45 @@ class SpillFile:
         """Fill a block; StoreError when the disk is full or gone."""
         view, at = memoryview(data), block * BLOCK_BYTES
         try:
-            while view:
-                written = os.pwrite(self._file.fileno(), view, at)
-                view, at = view[written:], at + written
-        except (OSError, ValueError) as error:
+            with self._open() as fd:
+                while view:
+                    written = os.pwrite(fd, view, at)
+                    view, at = view[written:], at + written
+        except OSError as error:
             raise StoreError(f"cannot write {len(data)} bytes to the spill file: {error}") from error
 
     def read(self, block: int, start: int, n_bytes: int) -> bytes:
         """Return bytes of a block; StoreError when they are not there any more."""
         try:
-            data = os.pread(self._file.fileno(), n_bytes, block * BLOCK_BYTES + start)
-        except (OSError, ValueError) as error:
+            with self._open() as fd:
+                data = os.pread(fd, n_bytes, block * BLOCK_BYTES + start)
+        except OSError as error:
             raise StoreError(f"cannot read the spill file: {error}") from error
         if len(data) != n_bytes:
             raise StoreError(f"the spill file gave {len(data)} of {n_bytes} bytes")
         return data
 
     def close(self) -> None:
-        self._file.close()
+        """Give the disk back, once the calls that are under way are over."""
+        with self._lock:
+            self._is_closed = True
+            if not self._calls:
+                self._file.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        """The descriptor, which stays open meanwhile; StoreError once the file is closed."""
+        with self._lock:
+            if self._is_closed:
+                raise StoreError("the spill file is closed")
+            self._calls += 1
+        try:
+            yield self._file.fileno()
+        finally:
+            with self._lock:
+                self._calls -= 1
+                if self._is_closed and not self._calls:
+                    self._file.close()
 
 
 class FlushReader:
@@ -266,7 +297,6 @@ class JobStore:
         self._memory = memory
         self._folder = folder
         self._run = run or (lambda function, *args: function(*args))
-        self._calls = 0  # disk calls under way; the file is closed when there are none
         self._spill: SpillFile | None = None
         self._staged: dict[int, Output] = {}
         self._committed: dict[tuple[int, int], Output] = {}  # (batch, lo) -> output of a map task
@@ -275,7 +305,6 @@ class JobStore:
         ] = {}  # of the committed, by partition: summed up as they come, not all at once
         self._writes: deque[tuple[int, _Piece]] = deque()
         self._index: _Index | None = None  # of the committed, made on demand
-        self._is_closed = False
         #: bytes that were written to disk so far, for reports
         self.spilled_bytes = 0
 
@@ -302,7 +331,7 @@ class JobStore:
         return bool(self._writes)
 
     def write_pending(self) -> tuple[int, int] | None:
-        """Write the oldest pending chunk (blocks on the disk); return (attempt, bytes), None if there is none.
+        """Find room for the oldest pending chunk (blocks on the disk); return (attempt, bytes), None if there is none.
 
         StoreError: the disk is full or gone; the job cannot go on.
         """
@@ -311,10 +340,15 @@ class JobStore:
             data = piece.data
             if data is None:  # its attempt was discarded meanwhile
                 continue
+            if self._memory.take(
+                piece.size
+            ):  # others gave theirs back: no need of the disk, which may be full
+                piece.counted = True
+                return attempt, piece.size
             if self._spill is None:
                 self._spill = SpillFile(self._folder)
             block = self._spill.allocate()
-            self._call(self._spill.write, block, data)
+            self._run(self._spill.write, block, data)
             if piece.data is None:  # discarded while it was being written
                 if self._spill is not None:
                     self._spill.free(block)
@@ -389,25 +423,13 @@ class JobStore:
 
     def close(self) -> None:
         """Give everything back: memory and disk."""
-        self._is_closed = True
         for output in (*self._staged.values(), *self._committed.values()):
             self.free(output)
         self._staged.clear()
         self._committed.clear()
         self._index = None
         self._writes.clear()
-        self._close_spill_if_done()
-
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        self._calls += 1
-        try:
-            return self._run(function, *args)
-        finally:
-            self._calls -= 1
-            self._close_spill_if_done()
-
-    def _close_spill_if_done(self) -> None:
-        if self._is_closed and not self._calls and self._spill is not None:
+        if self._spill is not None:
             self._spill.close()
             self._spill = None
 
@@ -429,5 +451,5 @@ class JobStore:
             return memoryview(piece.data)[start : start + count]
         if self._spill is None or piece.block < 0:
             raise StoreError("the segments were given back while they were being read")
-        data: bytes = self._call(self._spill.read, piece.block, start, count)
+        data: bytes = self._run(self._spill.read, piece.block, start, count)
         return data

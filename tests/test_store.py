@@ -3,10 +3,13 @@
 import os
 import random
 import struct
+import threading
 
+import gevent
 import pytest
 
 from mmgevent.errors import ProtocolError, StoreError
+from mmgevent.net.threads import run_in_thread
 from mmgevent.store import BLOCK_BYTES, FLUSH_ENTRY, FLUSH_HEAD, FLUSH_MAGIC, FlushReader, JobStore, Memory
 from mmgevent.tasks.scratch import PieceFile
 
@@ -95,6 +98,19 @@ def test_a_chunk_discarded_before_it_was_written_is_not_written():
     store.close()
 
 
+def test_a_chunk_that_waits_needs_no_disk_once_others_gave_memory_back(tmp_path):
+    memory = Memory(1000)
+    hog, other = (JobStore(memory, folder=str(tmp_path / "gone")) for _ in range(2))
+    assert hog.stage(1, flush({0: b"x" * 900}))
+    assert not other.stage(1, flush({0: b"y" * 900}))
+    hog.close()
+    assert other.write_pending() == (1, other.staged_bytes(1))
+    other.commit_map(1, 1, 0)
+    assert read(other, 0) == b"y" * 900
+    other.close()
+    assert memory.used_bytes == 0
+
+
 def test_a_discard_or_close_while_a_write_is_under_way_leaks_nothing():
     interrupted = []
 
@@ -113,6 +129,37 @@ def test_a_discard_or_close_while_a_write_is_under_way_leaks_nothing():
     spill = store._spill
     assert store.write_pending() is not None
     assert spill._file.closed
+
+
+def test_a_write_whose_greenlet_was_killed_goes_to_no_other_file(monkeypatch, tmp_path):
+    """The thread writes on: closed under it, the descriptor's number would be that of the next file that is opened."""
+    begun, go_on, pwrite = threading.Event(), threading.Event(), os.pwrite
+
+    def write_late(fd, data, at):
+        begun.set()
+        go_on.wait(20)
+        return pwrite(fd, data, at)
+
+    store = JobStore(Memory(0), run=run_in_thread)
+    store.stage(1, flush({0: b"x"}))
+    assert store.write_pending()
+    monkeypatch.setattr(os, "pwrite", write_late)
+    store.stage(2, flush({0: b"y"}))
+    writer = gevent.spawn(store.write_pending)
+    while not begun.is_set():
+        gevent.sleep(0.001)
+    spill = store._spill
+    writer.kill()
+    store.close()
+    other = tmp_path / "other"
+    with other.open("wb"):
+        go_on.set()
+        with gevent.Timeout(20):
+            while not spill._file.closed:
+                gevent.sleep(0.001)
+    assert other.read_bytes() == b""
+    with pytest.raises(StoreError, match="closed"):
+        spill.read(0, 0, 1)
 
 
 def test_results_are_read_partition_by_partition(store):

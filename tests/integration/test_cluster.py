@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
+from mmgevent import handle as handle_module
 from mmgevent.reducers import count_values, sum_values
 from mmgevent.wire.frames import CONTROL, Frame
 
@@ -606,3 +607,28 @@ def test_a_job_whose_templates_keep_dying_ends(tmp_path):
                 for child in psutil.Process(cluster._engine.pid).children():
                     child.kill()
         assert handle.exception(timeout=60) is None or handle.exception().kind in ("lost", "died")
+
+
+def test_closing_cancels_a_job_that_waits_for_this_very_thread_to_read_on(monkeypatch):
+    monkeypatch.setattr(handle_module, "MAX_UNREAD", 1000)  # so few may wait
+    with mmg.LocalCluster(1) as cluster:
+        job = mmg.Job(lambda: ((n, n) for n in range(10_000)), lambda k, v: [(k, v)], sum_values)
+        handle = cluster.submit(job)
+        stream = handle.stream()
+        next(stream)
+    assert isinstance(handle.exception(0), mmg.JobCancelled)
+    with pytest.raises(mmg.JobCancelled):
+        list(stream)
+
+
+def test_closing_waits_for_another_thread_that_reads_a_stream(monkeypatch):
+    monkeypatch.setattr(handle_module, "MAX_UNREAD", 1000)
+    read = []
+    with mmg.LocalCluster(1) as cluster:
+        job = mmg.Job(lambda: ((n, n) for n in range(10_000)), lambda k, v: [(k, v)], sum_values)
+        handle = cluster.submit(job)
+        reader = threading.Thread(target=lambda: read.extend(handle.stream()))
+        reader.start()
+        wait_until(lambda: read)
+    reader.join()
+    assert len(read) == 10_000
