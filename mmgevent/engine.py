@@ -152,7 +152,9 @@ class Engine:
 
         assert self._server is not None
         sock = open_listener(*address)
-        self._listener = Listener(sock, derive_key(self._configuration.password or ""), self._server.attach)
+        configuration = self._configuration
+        key = derive_key(configuration.password or "")
+        self._listener = Listener(sock, key, self._server.attach, certificates=configuration.certificates)
         start_watchdog()
         bound: tuple[str, int] = self._listener.address
         return bound
@@ -166,7 +168,8 @@ class Engine:
         where = tls.format_address(address)
         self._remote = SocketLink(self._connect_patiently(address, key), where)
         if self._configuration.procs:
-            worker_sock = tls.connect(address, key, "worker", self._configuration.timeout)
+            timeout, certificates = self._configuration.timeout, self._configuration.certificates
+            worker_sock = tls.connect(address, key, "worker", timeout, certificates)
             self._add_worker(SocketLink(worker_sock, where))
         return {"pid": os.getpid(), "address": address}
 
@@ -175,10 +178,11 @@ class Engine:
 
         from mmgevent.net import tls
 
+        timeout, certificates = self._configuration.timeout, self._configuration.certificates
         until = time.monotonic() + self._configuration.patience
         while True:
             try:
-                return tls.connect(address, key, "driver", self._configuration.timeout)
+                return tls.connect(address, key, "driver", timeout, certificates)
             except ConnectError:
                 if time.monotonic() >= until:
                     raise
@@ -202,6 +206,7 @@ class Engine:
             offers=configuration.offers,
             offering=self._offering,
             on_tell=self._on_tell,
+            certificates=configuration.certificates,
         )
         return Membership(settings, self._on_member_change)
 

@@ -22,6 +22,7 @@ from gevent import socket
 from gevent.event import Event
 
 from mmgevent.addresses import is_loopback
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.errors import ConnectError, ListenError, MmgeventError
 from mmgevent.net import tls
 from mmgevent.net.link import SocketLink
@@ -97,19 +98,20 @@ class Listener:
         key: bytes,
         attach: Callable[[SocketLink, str], None],
         on_lost: Callable[[str], None] | None = None,
+        certificates: Certificates = NO_CERTIFICATES,
     ):
         """Own `sock` from now on; `key` comes from `derive_key`.
 
         `on_lost(reason)` is called when nobody is accepted any more, though nobody closed this. OSError when the
-        certificate cannot be made, for lack of a folder for temporary files or of descriptors; `sock` is still the
-        caller's then.
+        certificate cannot be made, for lack of a folder for temporary files or of descriptors, AuthenticationError when
+        the one in `certificates` will not do; `sock` is still the caller's then.
         """
         self._sock = sock
         self._key = key
         self._attach = attach
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
-        self._context, self.digest = tls.server_context()
+        self._context, self.digest = tls.server_context(certificates)
         #: greenlet of each connection in the handshake -> since when, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self._left = Event()  # somebody left the handshake
