@@ -18,7 +18,7 @@ import functools
 import hashlib
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,12 +92,18 @@ _context_of = functools.lru_cache(maxsize=16)(client_context)
 
 
 def accept(
-    sock: Any, context: Any, digest: bytes, key: bytes, deadline_s: float = HANDSHAKE_S
+    sock: Any,
+    context: Any,
+    digest: bytes,
+    key: bytes,
+    deadline_s: float = HANDSHAKE_S,
+    before_proof: Callable[[], None] = lambda: None,
 ) -> tuple[Any, str, bytes]:
     """Make an accepted gevent socket a proved one: (TLS socket, role, leftover).
 
     `context` and `digest` come from `server_context`, `key` from `derive_key`; role is
     "worker" or "driver"; leftover is what was read beyond the handshake.  On any error
+    `before_proof()` is called when the client's proof has come and was not looked at yet; it may block.  On any error
     the socket is closed: ProtocolError for a stranger, AuthenticationError for another
     password, VersionMismatchError, ConnectError when the peer left or was too slow.
     """
@@ -108,7 +114,7 @@ def accept(
             if tls.selected_alpn_protocol() != ALPN:
                 raise ProtocolError("the client speaks TLS but not mmgevent")
             machine = ServerHandshake(key, digest)
-            _converse(tls, machine, b"")
+            _converse(tls, machine, b"", before_proof)
             return tls, machine.role, machine.leftover
         except _LOST as error:
             raise ConnectError(f"the client left during the handshake: {_describe(error)}") from error
@@ -240,7 +246,12 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: An
         raise type(error)(f"{where}: {error}") from error.__cause__
 
 
-def _converse(tls: Any, machine: ClientHandshake | ServerHandshake, opening: bytes) -> None:
+def _converse(
+    tls: Any,
+    machine: ClientHandshake | ServerHandshake,
+    opening: bytes,
+    before_proof: Callable[[], None] = lambda: None,
+) -> None:
     """Carry the handshake's bytes; raise its error.  Reads not one byte beyond it."""
     answer = opening
     while True:
@@ -253,6 +264,8 @@ def _converse(tls: Any, machine: ClientHandshake | ServerHandshake, opening: byt
         data = tls.recv(machine.needed)
         if not data:
             raise machine.ended()
+        if machine.completes_proof(data):
+            before_proof()
         answer = machine.feed(data)
 
 
