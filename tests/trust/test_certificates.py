@@ -5,14 +5,17 @@ import datetime
 import ssl
 from pathlib import Path
 
+import gevent
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import mmgevent as mmg
+from mmgevent.net import tls
 from tests.integration.commands import Commands, wait_for
 from tests.ports import free_port
 from tests.trust.authority import DAY, Authority, key_pem
 from tests.trust.strangers import (
+    KEY,
     PASSWORD,
     Impostor,
     Server,
@@ -118,6 +121,18 @@ def test_a_client_without_a_certificate_of_the_authority_is_refused(house, comma
     assert ended.stderr.startswith(f"mmg-{command}: {house.where} refused the certificate of this side")
     assert len(ended.stderr.splitlines()) == 1
     wait_until(lambda: house.log.count(refusal) == count + 1, "the server says whom it refused")
+
+
+def test_everybody_who_is_refused_hears_why_and_of_no_lost_connection(house):
+    """They come at once, and their hello with their certificate: a server that just closes would reset them."""
+
+    def be_refused():
+        with pytest.raises(mmg.AuthenticationError, match="refused the certificate of this side"):
+            tls.connect(house.address, KEY, "worker")
+
+    refused = [gevent.spawn(be_refused) for _ in range(100)]
+    gevent.joinall(refused)
+    assert [greenlet.exception for greenlet in refused if greenlet.exception] == []
 
 
 def test_a_certificate_that_expired_on_the_way_is_refused_by_the_server(house, files):
