@@ -34,6 +34,7 @@ class Server:
     """A real mmg-server with PASSWORD; what it says goes to a file, so that it never waits for a reader."""
 
     def __init__(self, folder, *options, environ=None):
+        self._read_bytes = 0
         self._path = folder / f"server-{time.monotonic_ns()}.log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MMG_")}
         with open(self._path, "wb") as log:
@@ -56,7 +57,12 @@ class Server:
 
     @property
     def log(self):
-        return self._path.read_text()
+        """What it said, since `forget`."""
+        return self._path.read_bytes()[self._read_bytes :].decode()
+
+    def forget(self):
+        """Look at nothing that was said before: ports come again."""
+        self._read_bytes = self._path.stat().st_size
 
     def wait_for(self, pattern):
         """Wait until the log has the pattern; return the match."""

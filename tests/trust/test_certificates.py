@@ -137,6 +137,7 @@ def test_everybody_who_is_refused_hears_why_and_of_no_lost_connection(house):
 
 def test_a_certificate_that_expired_on_the_way_is_refused_by_the_server(house, files):
     """One that the client's own check did not stop."""
+    house.forget()
     context = client_context()
     context.load_cert_chain(*files.ours.issue("late", since=-2 * DAY, until=-DAY))
     with connect_tls(house.address, context) as sock:

@@ -62,6 +62,7 @@ def house(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def the_server_outlives_the_stranger(house):
+    house.forget()
     yield
     house.assert_serves()
 
