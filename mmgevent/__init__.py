@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmgevent import reducers
+    from mmgevent.certificates import Certificates
     from mmgevent.cluster import LocalCluster, connect, run
     from mmgevent.errors import (
         AuthenticationError,
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationError",
+    "Certificates",
     "ConnectError",
     "DatasourceError",
     "DuplicateKeyError",
@@ -78,6 +80,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Certificates": "certificates",
     "Files": "sources",
     "Job": "job",
     "JobHandle": "handle",

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine_configuration import Configuration
 from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import EngineError, ForkedError, JobError, UsageError
@@ -309,6 +310,7 @@ class LocalCluster(Cluster):
         *,
         listen: str | int | tuple[str, int] | None = None,
         password: str | None = None,
+        certificates: Certificates | None = None,
         segment_memory: int | str | None = None,
         verbose: int = 0,
     ):
@@ -317,6 +319,7 @@ class LocalCluster(Cluster):
         `procs`: executors, one a core if None; 0 for none, which needs `listen`.
         `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
         `password`: what they must know; None finds it as the commands do, only if a port is opened.
+        `certificates`: what to show them, and perhaps to ask of them, besides; none are needed.
         `segment_memory`: bytes (or "64MiB") of intermediate results held in memory; more goes to disk.
         """
         if procs is None:
@@ -339,7 +342,12 @@ class LocalCluster(Cluster):
             memory_bytes = parse_size(segment_memory)
         super().__init__(
             Configuration(
-                procs=procs, listen=address, password=password, memory_bytes=memory_bytes, verbose=verbose
+                procs=procs,
+                listen=address,
+                password=password,
+                certificates=certificates or NO_CERTIFICATES,
+                memory_bytes=memory_bytes,
+                verbose=verbose,
             )
         )
 
@@ -352,6 +360,7 @@ def connect(
     address: str | tuple[str, int],
     *,
     password: str | None = None,
+    certificates: Certificates | None = None,
     timeout: float = 10.0,
     procs: int = 0,
     verbose: int = 0,
@@ -366,7 +375,12 @@ def connect(
 
     host, port = parse_address(address) if isinstance(address, str) else address
     configuration = Configuration(
-        procs=procs, join=(host, port), password=find_password(password), timeout=timeout, verbose=verbose
+        procs=procs,
+        join=(host, port),
+        password=find_password(password),
+        certificates=certificates or NO_CERTIFICATES,
+        timeout=timeout,
+        verbose=verbose,
     )
     cluster = RemoteCluster(configuration)
     try:

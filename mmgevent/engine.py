@@ -153,8 +153,11 @@ class Engine:
 
         assert self._server is not None
         sock = open_listener(*address)
-        key = derive_key(self._configuration.password or "")
-        self._listener = Listener(sock, key, self._server.attach, self._on_listener_lost)
+        configuration = self._configuration
+        key = derive_key(configuration.password or "")
+        self._listener = Listener(
+            sock, key, self._server.attach, self._on_listener_lost, certificates=configuration.certificates
+        )
         start_watchdog()
         bound: tuple[str, int] = self._listener.address
         return bound
@@ -168,7 +171,8 @@ class Engine:
         where = tls.format_address(address)
         self._remote = SocketLink(self._connect_patiently(address, key), where)
         if self._configuration.procs:
-            worker_sock = tls.connect(address, key, "worker", self._configuration.timeout)
+            timeout, certificates = self._configuration.timeout, self._configuration.certificates
+            worker_sock = tls.connect(address, key, "worker", timeout, certificates)
             self._add_worker(SocketLink(worker_sock, where))
         return {"pid": os.getpid(), "address": address}
 
@@ -177,10 +181,11 @@ class Engine:
 
         from mmgevent.net import tls
 
+        timeout, certificates = self._configuration.timeout, self._configuration.certificates
         until = time.monotonic() + self._configuration.patience
         while True:
             try:
-                return tls.connect(address, key, "driver", self._configuration.timeout)
+                return tls.connect(address, key, "driver", timeout, certificates)
             except ConnectError:
                 if time.monotonic() >= until:
                     raise
@@ -204,6 +209,7 @@ class Engine:
             offers=configuration.offers,
             offering=self._offering,
             on_tell=self._on_tell,
+            certificates=configuration.certificates,
         )
         return Membership(settings, self._on_member_change)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
+
 
 @dataclass
 class Configuration:
@@ -20,6 +22,7 @@ class Configuration:
     once: bool = False  #: with `elect`: end when the server is gone, rather than find the next one
     offers: list[str] = field(default_factory=list)  #: names of functions that run in the driver's process
     password: str | None = None
+    certificates: Certificates = NO_CERTIFICATES
     memory_bytes: int | None = None  #: of segments held in memory; None: a share of the machine's
     timeout: float = 10.0  #: seconds to connect
     patience: float = 0.0  #: seconds to go on trying where nobody listens (yet, or again)
@@ -36,6 +39,7 @@ class Configuration:
                 given[name] = (given[name][0], given[name][1])
         if given["elect"] is not None:
             given["elect"] = [(host, port) for host, port in given["elect"]]
+        given["certificates"] = Certificates(*given["certificates"])
         return cls(**{f.name: given[f.name] for f in fields(cls)})
 
     def __repr__(self) -> str:

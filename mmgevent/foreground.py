@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.addresses import Address, format_address
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine import default_memory_bytes
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
 from mmgevent.machine import raise_descriptor_limit
@@ -42,11 +43,13 @@ def run_server(
     port: int,
     *,
     password: str,
+    certificates: Certificates = NO_CERTIFICATES,
     segment_memory: int | None = None,
     on_listening: Callable[[Address], None] | None = None,
     verbose: int = 0,
 ) -> int:
-    """Serve jobs and workers until a signal; ListenError if the address cannot be had, or not any more.
+    """Serve jobs and workers until a signal; ListenError if the address cannot be had, or not any more;
+    AuthenticationError if the certificates will not do.
 
     `on_listening` is called with the address once workers can come.
     """
@@ -70,7 +73,7 @@ def run_server(
         stop.event.set()
 
     sock = open_listener(host, port)
-    listener = Listener(sock, derive_key(password), server.attach, on_lost)
+    listener = Listener(sock, derive_key(password), server.attach, on_lost, certificates=certificates)
     start_watchdog()
     log.info("server listens on %s", format_address(listener.address))
     if on_listening is not None:
@@ -84,7 +87,13 @@ def run_server(
 
 
 def run_worker(
-    addresses: list[Address], *, procs: int, password: str, once: bool = False, verbose: int = 0
+    addresses: list[Address],
+    *,
+    procs: int,
+    password: str,
+    certificates: Certificates = NO_CERTIFICATES,
+    once: bool = False,
+    verbose: int = 0,
 ) -> int:
     """Work for whichever server answers first, again and again.
 
@@ -94,17 +103,24 @@ def run_worker(
     set_up_logging(verbose)
     raise_descriptor_limit()
     template = start_template()
-    return _WorkerLoop(addresses, procs, password, once, template).run()
+    return _WorkerLoop(addresses, procs, password, certificates, once, template).run()
 
 
 def run_member(
-    addresses: list[Address], *, procs: int, password: str, once: bool = False, verbose: int = 0
+    addresses: list[Address],
+    *,
+    procs: int,
+    password: str,
+    certificates: Certificates = NO_CERTIFICATES,
+    once: bool = False,
+    verbose: int = 0,
 ) -> int:
     """Be a worker of the server at one of these addresses, or that server, until a signal.
 
     With `once` it leaves when its first server is gone; ConnectError where there is none and it cannot be it.
     AuthenticationError and VersionMismatchError end it, since trying again would not help.
     """
+    certificates.check_for_equals()
     set_up_logging(verbose)
     raise_descriptor_limit()
     template = start_template()
@@ -122,6 +138,7 @@ def run_member(
         memory_bytes=default_memory_bytes(),
         scratch=tempfile.gettempdir(),
         once=once,
+        certificates=certificates,
     )
 
     def on_change(member: Membership) -> None:
@@ -160,7 +177,13 @@ class _WorkerLoop:
     """Connect, work, and connect again."""
 
     def __init__(
-        self, addresses: list[Address], procs: int, password: str, once: bool, template: TemplateProcess
+        self,
+        addresses: list[Address],
+        procs: int,
+        password: str,
+        certificates: Certificates,
+        once: bool,
+        template: TemplateProcess,
     ):
         from mmgevent.net.forker import Forkers
         from mmgevent.wire.handshake import derive_key
@@ -169,6 +192,7 @@ class _WorkerLoop:
         self._procs = procs
         self._once = once
         self._key = derive_key(password)
+        self._certificates = certificates
         self._forkers = Forkers(template)
         self._stop = _Stop()
         self._tried: dict[Address, str] = {}
@@ -198,7 +222,7 @@ class _WorkerLoop:
             if self._stop.code:
                 return None
             try:
-                sock = tls.connect(address, self._key, "worker")
+                sock = tls.connect(address, self._key, "worker", certificates=self._certificates)
             except ConnectError as error:
                 if self._tried.get(address) != str(error):  # say it once, not every second
                     log.warning("%s; waiting for a server there", error)

@@ -24,6 +24,7 @@ import gevent
 from gevent.event import Event
 
 from mmgevent.addresses import Address, format_address
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
 from mmgevent.net import election, tls
 from mmgevent.net.link import Link, SocketLink, local_pair
@@ -70,6 +71,7 @@ class Settings:
     offers: Sequence[str] = field(default_factory=list)
     offering: Offering | None = None  #: what runs them, for the worker
     on_tell: Callable[[Frame], None] | None = None  #: takes what drivers tell this worker
+    certificates: Certificates = NO_CERTIFICATES  #: shown, and asked for, at either end
 
 
 class Membership:
@@ -154,7 +156,8 @@ class Membership:
         if self.presence is not None and not self.presence.is_closed:
             return self.presence
         address = election.canonical(self.address)
-        sock = tls.connect(address, self._settings.key, "driver", self._settings.timeout)
+        settings = self._settings
+        sock = tls.connect(address, settings.key, "driver", settings.timeout, settings.certificates)
         return self._greet(sock, self.address)
 
     def _greet(self, sock: Any, address: Address) -> Link:
@@ -189,7 +192,12 @@ class Membership:
         if not left:
             raise election.NoPlaceError([], True)
         return election.bind_or_connect(
-            left, settings.key, self._role, may_serve=settings.may_serve, timeout=settings.timeout
+            left,
+            settings.key,
+            self._role,
+            may_serve=settings.may_serve,
+            timeout=settings.timeout,
+            certificates=settings.certificates,
         )
 
     def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
@@ -262,7 +270,9 @@ class Membership:
         greenlets: list[gevent.Greenlet] = []
         reason = "the member leaves"
         try:
-            if not election.is_reached(place.address, settings.key, listener.digest, settings.timeout):
+            if not election.is_reached(
+                place.address, settings.key, listener.digest, settings.timeout, settings.certificates
+            ):
                 where = format_address(place.address)
                 raise election.NoPlaceError(
                     [f"listening on {where}, but what answers there is another"], True
@@ -291,7 +301,8 @@ class Membership:
     def _listen(self, place: election.Elected, server: Server) -> Listener:
         """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
         try:
-            return Listener(place.sock, self._settings.key, server.attach, self.lose)
+            settings = self._settings
+            return Listener(place.sock, settings.key, server.attach, self.lose, settings.certificates)
         except BaseException as error:
             place.sock.close()
             if not isinstance(error, OSError):
@@ -341,8 +352,9 @@ class Membership:
 
     def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
         """Give the place up when there is another server on an address before ours."""
-        key, timeout = self._settings.key, self._settings.timeout
-        while (found := election.find_server(earlier, key, digest, timeout)) is None:
+        settings = self._settings
+        own = (settings.key, digest, settings.timeout, settings.certificates)
+        while (found := election.find_server(earlier, *own)) is None:
             gevent.sleep(EARLIER_S)
         where = format_address(found)
         log.warning("there is a server at %s: this one takes no more jobs and closes", where)

@@ -18,6 +18,7 @@ from typing import Any
 
 from mmgevent import errors
 from mmgevent.addresses import Address, format_address, parse_address, parse_addresses
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.cluster import Cluster
 from mmgevent.engine_configuration import Configuration
 from mmgevent.engine_process import EngineProcess
@@ -53,6 +54,7 @@ class Node(Cluster):
         *,
         procs: int = 1,
         password: str | None = None,
+        certificates: Certificates | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         timeout: float = 10.0,
         may_serve: bool = True,
@@ -68,7 +70,8 @@ class Node(Cluster):
         all nodes.  `procs`: executors of this machine; 0: this node only submits, and serves.
         `functions`: {name: function} that jobs may ask for by name; they run in this process, in a thread,
         one task at a time.  `may_serve`: False never becomes the server.  `once`: closes when its server is
-        gone, or there is none.  `timeout`: seconds to connect to an address.
+        gone, or there is none.  `timeout`: seconds to connect to an address.  `certificates`: what all nodes show,
+        and perhaps ask of one another; none are needed.
         `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)` with what a
         driver tells this worker, both from a thread of the node's: they must not block.
         """
@@ -78,6 +81,7 @@ class Node(Cluster):
             raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
         if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+        (certificates or NO_CERTIFICATES).check_for_equals()
         self._functions = _checked_functions(functions)
         if self._functions and not procs:
             raise UsageError("a node that offers functions does work: give procs=1 or more")
@@ -103,6 +107,7 @@ class Node(Cluster):
             once=once,
             offers=sorted(self._functions),
             password=find_password(password),
+            certificates=certificates or NO_CERTIFICATES,
             memory_bytes=memory_bytes,
             timeout=timeout,
             verbose=verbose,

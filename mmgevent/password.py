@@ -23,8 +23,8 @@ FILE_VARIABLE = "MMG_PASSWORD_FILE"
 #: a password shorter than this can be found by trying, at 50 ms a try, off this machine
 SHORT_CHARS = 12
 
-#: a file with more is not one that holds a password
-MAX_FILE_BYTES = 4096
+#: nobody's password has more, and a file that has is not one that holds a password
+MAX_BYTES = 4096
 
 RANDOM_BYTES = 16  #: 128 bits
 
@@ -78,13 +78,11 @@ def read_password_file(path: str | os.PathLike[str]) -> str:
                     f"others may read or change the password file {name} (mode {stat.S_IMODE(mode):04o}); "
                     f"run chmod 600 {name}, and change the password if someone may have read it"
                 )
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise PasswordError(f"cannot read the password file {name}: {error.strerror or error}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise PasswordError(
-            f"the password file {name} has more than {MAX_FILE_BYTES} bytes; is it the right one?"
-        )
+    if len(data) > MAX_BYTES:
+        raise PasswordError(f"the password file {name} has more than {MAX_BYTES} bytes; is it the right one?")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -139,6 +137,8 @@ def _write_private(path: str) -> None:
 
 
 def _checked(password: str, where: str) -> str:
+    if len(password.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise PasswordError(f"{where} has more than {MAX_BYTES} bytes; is it the right one?")
     if not password:
         raise PasswordError(f"{where} is empty; give one, or leave it out to use the one of this user")
     return password

@@ -116,6 +116,9 @@ COMMAND = Command(
         shared.PORT,
         shared.PASSWORD,
         shared.PASSWORD_FILE,
+        shared.TLS_CERT,
+        shared.TLS_KEY,
+        shared.TLS_CA,
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -135,8 +138,9 @@ COMMAND = Command(
     ),
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 found wrong before it ran; 3 cannot connect or\n"
-        "listen; 4 password refused; 5 versions do not match; 6 too many items skipped; 7 no workers\n"
-        "in time; 70 a fault of mmgevent's own; 130, 143 signals; 141 the reader of stdout went away."
+        "listen; 4 password or certificate refused; 5 versions do not match; 6 too many items skipped;\n"
+        "7 no workers in time; 70 a fault of mmgevent's own; 130, 143 signals; 141 the\n"
+        "reader of stdout went away."
     ),
 )
 
@@ -191,7 +195,13 @@ def _open_cluster(arguments: Arguments) -> Any:
         from mmgevent.cluster import connect
 
         try:
-            return connect(address, password=password, procs=arguments.procs or 0, verbose=arguments.verbose)
+            return connect(
+                address,
+                password=password,
+                certificates=shared.find_certificates(arguments),
+                procs=arguments.procs or 0,
+                verbose=arguments.verbose,
+            )
         except ConnectError as error:
             raise ConnectError(
                 f"{error}; start mmg-server there (or mmg-run --listen), or give another address"
@@ -211,6 +221,7 @@ def _open_cluster(arguments: Arguments) -> Any:
         arguments.procs,
         listen=listen,
         password=found,
+        certificates=None if listen is None else shared.find_certificates(arguments),
         segment_memory=arguments.memory,
         verbose=arguments.verbose,
     )
@@ -226,6 +237,7 @@ def _open_node(arguments: Arguments, port: int) -> Any:
         addresses,
         procs=procs,
         password=password,
+        certificates=shared.find_certificates(arguments),
         segment_memory=arguments.memory,
         verbose=arguments.verbose,
     )

@@ -32,6 +32,9 @@ COMMAND = Command(
         shared.PORT,
         shared.PASSWORD,
         shared.PASSWORD_FILE,
+        shared.TLS_CERT,
+        shared.TLS_KEY,
+        shared.TLS_CA,
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -42,8 +45,8 @@ COMMAND = Command(
         ("mmg-server password", "print the password"),
     ),
     notes=(
-        "exit codes: 2 usage, or a password that cannot be used; 3 cannot listen; 70 a fault of\n"
-        "mmgevent's own; 130, 143 signals."
+        "exit codes: 2 usage, or a password that cannot be used; 3 cannot listen; 4 certificates that\n"
+        "cannot be used; 70 a fault of mmgevent's own; 130, 143 signals."
     ),
 )
 
@@ -74,6 +77,7 @@ def run(argv: Sequence[str]) -> int:
         host,
         port,
         password=password,
+        certificates=shared.find_certificates(arguments),
         segment_memory=arguments.memory,
         on_listening=on_listening,
         verbose=-1 if arguments.quiet else max(arguments.verbose, 1),  # 1: which address it listens on

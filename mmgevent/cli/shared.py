@@ -8,6 +8,7 @@ import socket
 
 from mmgevent import password as passwords
 from mmgevent.addresses import DEFAULT_PORT, Address, format_address, parse_port
+from mmgevent.certificates import Certificates
 from mmgevent.cli.exits import say
 from mmgevent.cli.options import Arguments, Option, memory_size, whole_number
 
@@ -26,6 +27,17 @@ PASSWORD_FILE = Option(
     "read the password from a file that only you can read; without either: MMG_PASSWORD, "
     "then ~/.config/mmgevent/password, which is made when there is none",
     reads_variable=False,
+)
+TLS_CERT = Option(
+    ("--tls-cert",),
+    "PATH",
+    "a certificate (PEM) to show to the other side; without it a server makes one, and the password proves it",
+)
+TLS_KEY = Option(("--tls-key",), "PATH", "its private key, if that is in another file")
+TLS_CA = Option(
+    ("--tls-ca",),
+    "PATH",
+    "let in, and connect to, only those with a certificate of these authorities (PEM), and the password",
 )
 MEMORY = Option(
     ("--memory",),
@@ -62,6 +74,11 @@ def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
     if warning and not arguments.quiet:
         say(command, f"warning: {warning}")
     return password
+
+
+def find_certificates(arguments: Arguments) -> Certificates:
+    """Return what the options of certificates name; raise UsageError for a key alone."""
+    return Certificates(arguments.tls_cert, arguments.tls_key, arguments.tls_ca)
 
 
 def how_to_join(address: Address, arguments: Arguments) -> str:

@@ -32,6 +32,9 @@ COMMAND = Command(
         shared.PORT,
         shared.PASSWORD,
         shared.PASSWORD_FILE,
+        shared.TLS_CERT,
+        shared.TLS_KEY,
+        shared.TLS_CA,
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -42,8 +45,8 @@ COMMAND = Command(
         ("mmg-worker --once first,second", "two candidates; leave when the server does"),
     ),
     notes=(
-        "exit codes: 0 the server said goodbye (--once); 2 usage; 4 password refused; 5 versions do not\n"
-        "match; 70 a fault of mmgevent's own; 130, 143 signals."
+        "exit codes: 0 the server said goodbye (--once); 2 usage; 4 password or certificate refused;\n"
+        "5 versions do not match; 70 a fault of mmgevent's own; 130, 143 signals."
     ),
 )
 
@@ -74,6 +77,7 @@ def run(argv: Sequence[str]) -> int:
         addresses,
         procs=arguments.procs or count_cores(),
         password=password,
+        certificates=shared.find_certificates(arguments),
         once=bool(arguments.once),
         verbose=-1 if arguments.quiet else arguments.verbose,
     )

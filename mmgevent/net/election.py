@@ -26,6 +26,7 @@ from gevent import socket, ssl
 
 from mmgevent import __version__
 from mmgevent.addresses import Address, format_address, is_loopback
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -90,7 +91,13 @@ class _Pass(Exception):
 
 
 def bind_or_connect(
-    addresses: Sequence[Address], key: bytes, role: str, *, may_serve: bool, timeout: float
+    addresses: Sequence[Address],
+    key: bytes,
+    role: str,
+    *,
+    may_serve: bool,
+    timeout: float,
+    certificates: Certificates = NO_CERTIFICATES,
 ) -> Joined | Elected:
     """Find a place at the first address where there is one (blocks).
 
@@ -104,7 +111,7 @@ def bind_or_connect(
     refusals: list[MmgeventError] = []
     for address in addresses:
         try:
-            return _try_address(address, key, role, may_serve, timeout)
+            return _try_address(address, key, role, may_serve, timeout, certificates)
         except (AuthenticationError, VersionMismatchError) as error:
             reasons.append(str(error))
             is_occupied = True
@@ -122,14 +129,14 @@ def bind_or_connect(
 
 
 def _try_address(
-    address: Address, key: bytes, role: str, may_serve: bool, timeout: float
+    address: Address, key: bytes, role: str, may_serve: bool, timeout: float, certificates: Certificates
 ) -> Joined | Elected:
     until = time.monotonic() + CONTEST_S
     while True:
         try:
             try:
                 found = canonical(address)
-                return Joined(tls.connect(found, key, role, timeout), address)
+                return Joined(tls.connect(found, key, role, timeout, certificates), address)
             except ConnectError as error:
                 _judge(error)
                 if not may_serve:
@@ -191,10 +198,16 @@ def find_reach(place: Elected) -> str | None:
     return f"{name} is {bound} here, which only this machine can reach; write its address instead"
 
 
-def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> bool:
+def is_reached(
+    address: Address,
+    key: bytes,
+    digest: bytes,
+    timeout: float,
+    certificates: Certificates = NO_CERTIFICATES,
+) -> bool:
     """Whether whoever connects to this address comes to the server with this certificate."""
     try:
-        sock = tls.connect(canonical(address), key, "driver", timeout)
+        sock = tls.connect(canonical(address), key, "driver", timeout, certificates)
     except MmgeventError as error:
         log.warning("elected, but not to be reached: %s", error)
         return False
@@ -204,13 +217,19 @@ def is_reached(address: Address, key: bytes, digest: bytes, timeout: float) -> b
         sock.close()
 
 
-def find_server(addresses: Sequence[Address], key: bytes, digest: bytes, timeout: float) -> Address | None:
+def find_server(
+    addresses: Sequence[Address],
+    key: bytes,
+    digest: bytes,
+    timeout: float,
+    certificates: Certificates = NO_CERTIFICATES,
+) -> Address | None:
     """Return the first of these addresses at which a server answers now that would have us, other than the one
     with this certificate; None if none does.
     """
     for address in addresses:
         try:
-            sock = tls.connect(canonical(address), key, "driver", timeout)
+            sock = tls.connect(canonical(address), key, "driver", timeout, certificates)
             with contextlib.closing(sock):
                 if tls.peer_digest(sock) == digest:
                     continue

@@ -4,7 +4,8 @@ Before the proof a peer costs one socket and one greenlet, for HANDSHAKE_S from 
 At most MAX_UNPROVED such connections are held; one more pushes out the oldest.  At most
 MAX_HANDSHAKES of them are in the handshake, which a peer enters with its first byte;
 whoever waits to enter pushes out the one that has been in it longest.  So strangers cannot
-keep workers out, neither by silence nor by stopping in the middle.
+keep workers out, neither by silence nor by stopping in the middle.  Who guesses passwords is
+slowed down, by address (`guesses`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from gevent import socket
 from gevent.event import Event
 
 from mmgevent.addresses import is_loopback
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.errors import ConnectError, ListenError, MmgeventError
 from mmgevent.net import tls
+from mmgevent.net.guesses import Guesses
 from mmgevent.net.link import SocketLink
 from mmgevent.net.tls import HANDSHAKE_S
 
@@ -97,21 +100,23 @@ class Listener:
         key: bytes,
         attach: Callable[[SocketLink, str], None],
         on_lost: Callable[[str], None] | None = None,
+        certificates: Certificates = NO_CERTIFICATES,
     ):
         """Own `sock` from now on; `key` comes from `derive_key`.
 
         `on_lost(reason)` is called when nobody is accepted any more, though nobody closed this. OSError when the
-        certificate cannot be made, for lack of a folder for temporary files or of descriptors; `sock` is still the
-        caller's then.
+        certificate cannot be made, for lack of a folder for temporary files or of descriptors, AuthenticationError when
+        the one in `certificates` will not do; `sock` is still the caller's then.
         """
         self._sock = sock
         self._key = key
         self._attach = attach
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
-        self._context, self.digest = tls.server_context()
+        self._context, self.digest = tls.server_context(certificates)
         #: greenlet of each connection in the handshake -> since when, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
+        self._guesses = Guesses()
         self._left = Event()  # somebody left the handshake
         #: greenlet of each unproved connection -> when it came, oldest first
         self._unproved: OrderedDict[gevent.Greenlet, float] = OrderedDict()
@@ -137,7 +142,7 @@ class Listener:
                 continue
             if len(self._unproved) >= MAX_UNPROVED:
                 self._push_out()
-            greenlet = gevent.spawn(self._prove, sock, tls.format_address(address))
+            greenlet = gevent.spawn(self._prove, sock, address)
             self._unproved[greenlet] = time.monotonic()
 
     def _on_fault(self, acceptor: gevent.Greenlet) -> None:
@@ -152,21 +157,39 @@ class Listener:
         gevent.sleep(max(0.0, since + MIN_SILENCE_S - time.monotonic()))
         greenlet.kill()
 
-    def _prove(self, sock: Any, name: str) -> None:
+    def _prove(self, sock: Any, address: tuple[Any, ...]) -> None:
+        host, name = address[0], tls.format_address(address)
         late = ConnectError(f"the client did not finish the handshake in {HANDSHAKE_S:g} s")
         try:
             with gevent.Timeout(HANDSHAKE_S, late):
                 socket.wait_read(sock.fileno())
                 self._enter_handshake()
-                tls_sock, role, leftover = tls.accept(sock, self._context, self.digest, self._key)
+                tls_sock, role, leftover = tls.accept(
+                    sock,
+                    self._context,
+                    self.digest,
+                    self._key,
+                    before_proof=lambda: self._judge_in_turn(host),
+                )
+            self._guesses.forgive(host, time.monotonic())
             self._attach(SocketLink(tls_sock, name, leftover), role)
         except MmgeventError as error:
             log.warning("connection refused: %s: %s", name, error)
         finally:
             sock.close()
             self._unproved.pop(gevent.getcurrent(), None)
-            self._proving.pop(gevent.getcurrent(), None)
-            self._left.set()
+            self._leave_handshake()
+
+    def _judge_in_turn(self, host: str) -> None:
+        """Wait until a proof from there may be looked at (blocks), and keep nobody from the handshake meanwhile."""
+        wait_s = self._guesses.admit(host, time.monotonic())
+        if wait_s:
+            self._leave_handshake()
+            gevent.sleep(wait_s)
+
+    def _leave_handshake(self) -> None:
+        self._proving.pop(gevent.getcurrent(), None)
+        self._left.set()
 
     def _enter_handshake(self) -> None:
         """Wait for a place in the handshake (blocks); the longest holder makes way after MIN_HANDSHAKE_S."""

@@ -1,9 +1,10 @@
 """TLS: an authenticated connection from a plain one, at either end.
 
-There is no PKI.  The server makes a self-signed certificate at each start and forgets
-it with the process; TLS 1.3 keeps the connection private, and the handshake of
-`wire.handshake` then proves the password over that very certificate, which is what
-tells a server from an impostor.  Nothing is resumed: no tickets, no early data.
+No PKI is needed.  Unless it is given a certificate the server makes a self-signed one at
+each start and forgets it with the process; TLS 1.3 keeps the connection private, and the
+handshake of `wire.handshake` then proves the password over that very certificate, which is
+what tells a server from an impostor.  Nothing is resumed: no tickets, no early data.
+Certificates of the user's own (`certificates`) are checked besides, not instead.
 
 Both functions give a connection on which the peer has proved the password, or close
 the socket and raise one of mmgevent's errors, within one deadline for all of it.
@@ -11,18 +12,27 @@ the socket and raise one of mmgevent's errors, within one deadline for all of it
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import hashlib
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gevent
 from gevent import socket, ssl
 
-from mmgevent.errors import ConnectError, MmgeventError, NotAServerError, ProtocolError
+from mmgevent.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.errors import (
+    AuthenticationError,
+    ConnectError,
+    MmgeventError,
+    NotAServerError,
+    ProtocolError,
+)
 from mmgevent.wire.handshake import ClientHandshake, ServerHandshake
 
 ALPN = "mmgevent/1"
@@ -33,17 +43,27 @@ HANDSHAKE_S = 10.0
 #: bytes that may wait unsent in the kernel: a control frame waits behind no more than this
 _UNSENT_BYTES = 256 * 1024
 
+#: seconds for a client whose certificate was refused to take notice of it
+_NOTICE_S = 1.0
+#: reads of 4 KiB for the same: it sends its certificate, its hello and no more
+_NOTICE_READS = 16
 
-def server_context() -> tuple[Any, bytes]:
-    """Make a key and a certificate; return (SSLContext, SHA-256 of the certificate in DER).
+
+def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, bytes]:
+    """Make or load a key and a certificate; return (SSLContext, SHA-256 of the certificate in DER).
 
     Takes some 60 ms for importing cryptography, so call it only when a port is opened.
+    AuthenticationError for certificates that will not do.
     """
-    private_pem, certificate_pem, certificate_der = _make_certificate()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
     context.num_tickets = 0
+    certificates.load_authorities(context)
+    digest = certificates.load_own(context)
+    if digest is not None:
+        return context, digest
+    private_pem, certificate_pem, certificate_der = _make_certificate()
     # OpenSSL reads keys from files only; this one has mode 0600 and is gone right after.
     with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:
         file.write(private_pem + certificate_pem)
@@ -52,23 +72,38 @@ def server_context() -> tuple[Any, bytes]:
     return context, hashlib.sha256(certificate_der).digest()
 
 
-def client_context() -> Any:
-    """Return the SSLContext of a client: any certificate will do, the password proves it."""
+def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:
+    """Return the SSLContext of a client: unless it has authorities any certificate will do, the password proves it.
+
+    AuthenticationError for certificates that will not do.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    certificates.load_authorities(context)
+    certificates.load_own(context)
     return context
 
 
+#: the files are read once a process: what happens to them later hurts nobody who has connected before
+_context_of = functools.lru_cache(maxsize=16)(client_context)
+
+
 def accept(
-    sock: Any, context: Any, digest: bytes, key: bytes, deadline_s: float = HANDSHAKE_S
+    sock: Any,
+    context: Any,
+    digest: bytes,
+    key: bytes,
+    deadline_s: float = HANDSHAKE_S,
+    before_proof: Callable[[], None] = lambda: None,
 ) -> tuple[Any, str, bytes]:
     """Make an accepted gevent socket a proved one: (TLS socket, role, leftover).
 
     `context` and `digest` come from `server_context`, `key` from `derive_key`; role is
     "worker" or "driver"; leftover is what was read beyond the handshake.  On any error
+    `before_proof()` is called when the client's proof has come and was not looked at yet; it may block.  On any error
     the socket is closed: ProtocolError for a stranger, AuthenticationError for another
     password, VersionMismatchError, ConnectError when the peer left or was too slow.
     """
@@ -79,33 +114,48 @@ def accept(
             if tls.selected_alpn_protocol() != ALPN:
                 raise ProtocolError("the client speaks TLS but not mmgevent")
             machine = ServerHandshake(key, digest)
-            _converse(tls, machine, b"")
+            _converse(tls, machine, b"", before_proof)
             return tls, machine.role, machine.leftover
         except _LOST as error:
             raise ConnectError(f"the client left during the handshake: {_describe(error)}") from error
         except ssl.SSLError as error:
+            if error.reason in _NO_GOOD_CERTIFICATE:
+                _let_notice(held.sock)
+                raise ProtocolError(f"the client's certificate was refused: {_describe(error)}") from error
+            if _is_about_certificate(error):
+                raise ProtocolError(
+                    f"the client refused the certificate of this server: {_describe(error)}"
+                ) from error
             raise ProtocolError(f"the client does not speak TLS 1.3: {_describe(error)}") from error
         except OSError as error:
             raise ConnectError(f"the client was lost during the handshake: {_describe(error)}") from error
 
 
-def connect(address: tuple[str, int], key: bytes, role: str, timeout: float = HANDSHAKE_S) -> Any:
+def connect(
+    address: tuple[str, int],
+    key: bytes,
+    role: str,
+    timeout: float = HANDSHAKE_S,
+    certificates: Certificates = NO_CERTIFICATES,
+) -> Any:
     """Connect to a server, prove the password, verify that it knows it; return the TLS socket.
 
     `role` is "worker" or "driver".  Errors, each naming the address:
 
     - ConnectError from the OSError where there is one (ConnectionRefusedError: nobody
       listens), without one when the server accepts but does not answer.
-    - NotAServerError: what answers is no mmgevent server; AuthenticationError: it has another password.
+    - NotAServerError: what answers is no mmgevent server; AuthenticationError: it has another password, or
+      a certificate was refused, by this side or by the other.
     - VersionMismatchError.
     """
     where = format_address(address)
+    context = _context_of(certificates)
     sock = None
     timer = gevent.Timeout.start_new(timeout)
     try:
         sock = _connect_plain(address, where)
         with _closing_on_error(sock) as held:
-            return _prove_as_client(held, where, key, role)
+            return _prove_as_client(held, where, key, role, context)
     except gevent.Timeout as late:
         if late is not timer:
             raise
@@ -131,6 +181,24 @@ def format_address(address: tuple[Any, ...]) -> str:
 # What OpenSSL and the kernel say when a peer is gone, not wrong.
 _LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
 
+#: what OpenSSL says when it refuses the certificate of a client
+_NO_GOOD_CERTIFICATE = ("CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE")
+
+
+def _is_about_certificate(error: Any) -> bool:
+    """Did the peer say that it refuses our certificate?"""
+    reason = error.reason or ""
+    return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
+
+
+def _let_notice(sock: Any) -> None:
+    """Read what the client still says: closed with that unread, it would hear of a reset, not of the reason."""
+    with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(_NOTICE_READS):
+            if not sock.recv(4096):
+                return
+
 
 def _connect_plain(address: tuple[str, int], where: str) -> Any:
     try:
@@ -147,10 +215,10 @@ def _connect_plain(address: tuple[str, int], where: str) -> Any:
     return sock
 
 
-def _prove_as_client(held: _Held, where: str, key: bytes, role: str) -> Any:
+def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: Any) -> Any:
     stranger = f"something answers at {where} but it is not an mmgevent server"
     try:
-        tls = _wrap(held, client_context(), server_side=False)
+        tls = _wrap(held, context, server_side=False)
         if tls.selected_alpn_protocol() != ALPN:
             raise NotAServerError(f"{stranger}: it speaks TLS, for something else")
         digest = peer_digest(tls)
@@ -160,7 +228,13 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str) -> Any:
     except _LOST as error:
         text = f"{where} closed the connection during the handshake: {_describe(error)}"
         raise ConnectError(text) from error
+    except ssl.SSLCertVerificationError as error:
+        text = f"{where}: the certificate of the server was refused: {error.verify_message}; look at --tls-ca"
+        raise AuthenticationError(text) from error
     except ssl.SSLError as error:
+        if _is_about_certificate(error):
+            text = f"{where} refused the certificate of this side ({_describe(error)}); look at --tls-cert"
+            raise AuthenticationError(text) from error
         raise NotAServerError(f"{stranger}: {_describe(error)}") from error
     except OSError as error:
         raise ConnectError(f"lost {where} during the handshake: {_describe(error)}") from error
@@ -172,7 +246,12 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str) -> Any:
         raise type(error)(f"{where}: {error}") from error.__cause__
 
 
-def _converse(tls: Any, machine: ClientHandshake | ServerHandshake, opening: bytes) -> None:
+def _converse(
+    tls: Any,
+    machine: ClientHandshake | ServerHandshake,
+    opening: bytes,
+    before_proof: Callable[[], None] = lambda: None,
+) -> None:
     """Carry the handshake's bytes; raise its error.  Reads not one byte beyond it."""
     answer = opening
     while True:
@@ -185,6 +264,8 @@ def _converse(tls: Any, machine: ClientHandshake | ServerHandshake, opening: byt
         data = tls.recv(machine.needed)
         if not data:
             raise machine.ended()
+        if machine.completes_proof(data):
+            before_proof()
         answer = machine.feed(data)
 
 

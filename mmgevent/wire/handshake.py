@@ -120,6 +120,10 @@ class _Handshake:
                 answer += self._act(message)
         return answer
 
+    def completes_proof(self, data: bytes) -> bool:
+        """Would feeding `data` complete the peer's proof, right or wrong?"""
+        return self._size == PROOF_BYTES and len(data) >= self.needed
+
     def ended(self) -> MmgeventError:
         """Return the error for a connection that ended before the handshake did."""
         return self.error or ConnectError("the connection ended during the handshake")

@@ -266,7 +266,7 @@ def _refuse_constant(name: str) -> None:
 def _make_encode() -> Callable[[Any], str]:
     """Return a JSON encoder that is made once: `JSONEncoder.encode` makes its C part anew at each call, half its time."""
     encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-    make = json.encoder.c_make_encoder
+    make = getattr(json.encoder, "c_make_encoder", None)  # None: this Python has no C for it
     if make is None:
         return encoder.encode
     fast = make(None, encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
@@ -276,7 +276,7 @@ def _make_encode() -> Callable[[Any], str]:
 
 def _make_decode() -> Callable[[str], Any]:
     """Return a JSON decoder for texts that begin and end with their value, as ours do; `decode` looks for blanks."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder: Any = json.JSONDecoder(parse_constant=_refuse_constant)
     scan = decoder.scan_once
 
     def decode(text: str) -> Any:
