@@ -320,6 +320,18 @@ def test_what_a_lost_worker_had_sent_is_not_in_the_results(server):
     assert reduce[1]["parts"] == [[3, len(encode_segment(["k"], [1]))]]
 
 
+@pytest.mark.parametrize("event", ["failed", "died"])
+@pytest.mark.parametrize("failure", ['{"error":1e999}', '{"x":["%s"]}' % ("€" * 80_000)])
+def test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same(server, event, failure):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    for _ in range(3):  # as often as executors may die
+        message = b'{"type":"%s","failure":%s}' % (event.encode(), failure.encode())
+        worker.send(Frame(CONTROL, message, *worker.heard("assign")[-1][0].lane))
+    assert driver.heard("job_failed")
+
+
 def test_output_beyond_its_window_closes_the_link():
     server = Server("test", memory_bytes=0)  # so that nothing is granted before the disk has taken it
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
