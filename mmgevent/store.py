@@ -242,6 +242,7 @@ class JobStore:
         self._spill: SpillFile | None = None
         self._staged: dict[int, Output] = {}
         self._committed: dict[tuple[int, int], Output] = {}  # (batch, lo) -> output of a map task
+        self._results: set[Output] = set()  # of reduce tasks, from their commit until they are freed
         self._sizes: dict[
             int, int
         ] = {}  # of the committed, by partition: summed up as they come, not all at once
@@ -305,7 +306,9 @@ class JobStore:
 
     def commit_reduce(self, attempt: int) -> Output:
         """Make an attempt's output count as results; the caller delivers and then frees it."""
-        return self._take_whole(attempt)
+        output = self._take_whole(attempt)
+        self._results.add(output)
+        return output
 
     def discard(self, attempt: int) -> None:
         """Forget what an attempt has staged, if anything."""
@@ -350,6 +353,7 @@ class JobStore:
 
     def free(self, output: Output) -> None:
         """Give back what an output holds."""
+        self._results.discard(output)
         for piece in output._pieces:
             if piece.counted:
                 self._memory.give_back(piece.size)
@@ -364,7 +368,7 @@ class JobStore:
     def close(self) -> None:
         """Give everything back: memory and disk."""
         self._is_closed = True
-        for output in (*self._staged.values(), *self._committed.values()):
+        for output in (*self._staged.values(), *self._committed.values(), *self._results):
             self.free(output)
         self._staged.clear()
         self._committed.clear()

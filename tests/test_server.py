@@ -12,7 +12,7 @@ from mmgevent.server.partitioning import cut_partitions
 from mmgevent.versions import PYTHON_VERSION
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
-from mmgevent.wire.streams import OUTPUT_WINDOW, grant_frame
+from mmgevent.wire.streams import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 
 
 def settle():
@@ -222,6 +222,22 @@ def test_done_waits_for_what_the_disk_has_not_taken():
     server.stop("the test is over")
 
 
+def test_output_behind_a_done_that_waits_for_the_disk_closes_the_link_and_is_not_committed():
+    server = Server("test", memory_bytes=0)
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    (job,) = server._jobs.values()
+    job.store._run = lambda function, *args: gevent.event.Event().wait()
+    assign = worker.heard("assign")[0]
+    worker.finish(assign, encode_flush({0: encode_segment([1], [2])}))
+    worker.send(Frame(OUTPUT, b"more", *assign[0].lane))
+    assert worker.closed
+    assert Peer(server, "worker").heard("assign")
+    assert not driver.heard("job_failed")
+    server.stop("the test is over")
+
+
 def test_an_attempt_of_another_worker_cannot_be_finished(server):
     worker, other, driver = Peer(server, "worker"), Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
@@ -330,6 +346,32 @@ def test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same(serv
         message = b'{"type":"%s","failure":%s}' % (event.encode(), failure.encode())
         worker.send(Frame(CONTROL, message, *worker.heard("assign")[-1][0].lane))
     assert driver.heard("job_failed")
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**8], ids=["on disk", "in memory"])
+def test_results_that_their_driver_did_not_take_leave_nothing(memory_bytes):
+    server = Server("test", memory_bytes=memory_bytes)
+    worker, driver = Peer(server, "worker", slots=2), Peer(server, "driver")
+    driver.submit(partitions=64)
+    driver.send_batch(1)
+    driver.say("input_end", 1, batches=1)
+    (job,) = server._jobs.values()
+    job.store._run = lambda function, *args: function(*args)
+    large = encode_flush({p: encode_segment(["k"], ["v" * RESULT_WINDOW]) for p in (1, 2)})
+    worker.finish(worker.heard("assign")[0], encode_flush({p: encode_segment(["k"], [1]) for p in (1, 2)}))
+    for frame, _ in worker.heard("assign")[1:]:
+        for chunk in split_payload(OUTPUT, large, *frame.lane):  # one by one, so that credit comes in between
+            worker.send(chunk)
+        done = {"size": len(large), "records": 1, "items": 1, "seconds": 0, "groups": 1}
+        worker.say("done", *frame.lane, in_lane=True, **done)
+    assert driver.heard("results")  # on its way, and waiting for credit; others wait for their turn
+    assert not driver.heard("job_done")
+    driver.link.close("killed")
+    settle()
+    assert server.idle.is_set()
+    assert server._memory.used_bytes == 0
+    assert job.store._spill is None
+    server.stop("the test is over")
 
 
 def test_output_beyond_its_window_closes_the_link():
