@@ -8,8 +8,8 @@ Simulated are the carriers, the clock, the disk's thread pool, and whoever is at
 
 Within a link bytes keep their order, as TCP has it; between links nothing does. A step moves a few bytes of one link, or
 lets one worker finish what it runs, or brings a misfortune: a link is cut at whatever byte it is at, a byte of a frame is
-changed, workers come, leave and say things twice or too late, functions raise and executors die, a driver vanishes, the
-server is lost and its drivers hand in again what they have not got. Then the misfortunes end, and every job has to: with
+changed, a peer stands still, workers come, leave and say things twice or too late, functions raise and executors die, a
+driver vanishes, the server is lost and its drivers hand in again what they have not got. Then the misfortunes end, and every job has to: with
 each record of plain Python once, values in the order of the items, and nothing left in the server.
 """
 
@@ -114,6 +114,7 @@ class Peer:
         self.decoder = Decoder()
         self.windows: dict[tuple[int, int, int], ReceiveWindow] = {}
         self.is_gone = False
+        self.stands_until = 0  # the step at which it moves again
         self.link = SimulatedLink(role, cluster)
         self.to_server, self.from_server = bytearray(), bytearray()
         cluster.server.attach(self.link, role, is_local=True)
@@ -141,8 +142,13 @@ class Peer:
 
     # the carrier
 
+    def stands(self) -> bool:
+        return self.cluster.step < self.stands_until
+
     def can_move(self) -> bool:
-        return bool(self.to_server or self.outbox or self.from_server or self.link._outbox)
+        return not self.stands() and bool(
+            self.to_server or self.outbox or self.from_server or self.link._outbox
+        )
 
     def move(self, n_bytes: int, is_upwards: bool, flip: bool) -> None:
         """Carry up to so many bytes one way, with one bit of them changed if `flip`."""
@@ -179,6 +185,7 @@ class Peer:
             self.outbox.grant(frame.lane, granted_bytes(frame))
         elif frame.kind == CONTROL:
             message = decode_message(frame.payload)
+            self.cluster.counts[message["type"]] += 1
             getattr(self, f"on_{message['type']}")(frame, message)
         else:
             self.on_data(frame)
@@ -481,6 +488,22 @@ class SimulatedWorker(Peer):
             self.say(kind, *lane)
 
 
+#: with how often they come
+MISFORTUNES = [
+    name
+    for name, times in {
+        "cut": 4,
+        "join": 4,
+        "stand": 4,
+        "late": 6,
+        "tick": 6,
+        "flip": 1,
+        "leave": 1,
+        "vanish": 1,
+        "crash": 1,
+    }.items()
+    for _ in range(times)
+]
 WORDS = [*"abcdefghij", *range(20), ("t", 1), "x" * 300, None, 1.5]
 
 
@@ -569,7 +592,7 @@ class Cluster:
         for peer in [peer for peer in self.peers if peer.link.is_closed]:
             peer.lose()
         workers = [peer for peer in self.peers if isinstance(peer, SimulatedWorker)]
-        runs = [(worker, slot) for worker in workers for slot in worker.runnable()]
+        runs = [(worker, slot) for worker in workers if not worker.stands() for slot in worker.runnable()]
         moving = [peer for peer in self.peers if peer.can_move()]
         if runs and (not moving or self.chance(0.2)):
             worker, slot = self.random.choice(runs)
@@ -584,14 +607,14 @@ class Cluster:
             self.tick(IDLE_S)
 
     def misfortune(self) -> None:
-        kind = self.random.choice(
-            [*["cut"] * 4, *["join"] * 4, *["late"] * 6, *["tick"] * 6, "flip", "leave", "vanish", "crash"]
-        )
+        kind = self.random.choice(MISFORTUNES)
         workers = [p for p in self.peers if isinstance(p, SimulatedWorker) and not p.is_gone]
         drivers = [p for p in self.peers if isinstance(p, SimulatedDriver) and not p.is_gone]
         self.counts[kind] += 1
         if kind == "join":
             self.join()
+        elif kind == "stand" and self.peers:
+            self.random.choice(self.peers).stands_until = self.step + self.random.choice([30, 300])
         elif kind == "tick":
             self.tick(self.random.choice([0.1, 3.0]))
         elif kind == "vanish" and drivers and self.chance(0.3):

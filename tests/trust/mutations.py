@@ -364,6 +364,43 @@ MUTATIONS = [
         "            pass\n        self._jobs.clear()",
         ("test_server.py::test_the_jobs_of_a_driver_that_is_gone_leave_nothing",),
     ),
+    Mutation(
+        "nothing comes behind a done",
+        SERVER,
+        "if attempt.done is not None:\n",
+        "if False:\n",
+        (
+            "test_server.py::test_output_behind_a_done_that_waits_for_the_disk_closes_the_link_and_is_not_committed",
+        ),
+    ),
+    Mutation(
+        "results that nobody took are freed",
+        "store.py",
+        "self._results.add(output)",
+        "pass",
+        ("test_server.py::test_results_that_their_driver_did_not_take_leave_nothing",),
+    ),
+    Mutation(
+        "a failure can be told on, whoever made it",
+        "failures.py",
+        " and _is_plain(name, value)",
+        "",
+        ("test_server.py::test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same",),
+    ),
+    Mutation(
+        "segments are read in the order of tasks",
+        "store.py",
+        "self._order = sorted(self._committed)",
+        "self._order = list(self._committed)",
+        ("test_store.py::test_partitions_come_back_in_task_and_flush_order",),
+    ),
+    Mutation(
+        "what a driver has got is not reduced again",
+        SERVER,
+        "job.store.partition_sizes().items() if p not in job.delivered}",
+        "job.store.partition_sizes().items()}",
+        ("trust/test_cluster_simulation.py::test_results_are_those_of_plain_python_and_nothing_is_left[0]",),
+    ),
     # the scheduler
     Mutation(
         "the twins of a done attempt are revoked",
