@@ -13,16 +13,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from mmgevent import failures, records
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
+from mmgevent.server import Server
 from mmgevent.server.hosted import read_rules
 from mmgevent.store import FLUSH_ENTRY, FLUSH_HEAD, MAX_PARTITIONS, FlushReader
-from mmgevent.wire.frames import GRANT, HEADER_BYTES, KIND_NAMES, MAX_PAYLOAD, PAYLOAD_LIMITS, Decoder, Frame
+from mmgevent.versions import PYTHON_VERSION
+from mmgevent.wire.frames import (
+    BATCH,
+    CODE,
+    GRANT,
+    HEADER_BYTES,
+    INPUT,
+    KIND_NAMES,
+    MAX_PAYLOAD,
+    OUTPUT,
+    PAYLOAD_LIMITS,
+    RESULT,
+    Decoder,
+    Frame,
+)
 from mmgevent.wire.handshake import (
     CLIENT_HELLO_BYTES,
     PROOF_BYTES,
@@ -31,9 +48,23 @@ from mmgevent.wire.handshake import (
     ClientHandshake,
     ServerHandshake,
 )
-from mmgevent.wire.messages import MESSAGES, control, decode_message, encode_message
+from mmgevent.wire.messages import (
+    COUNT,
+    COUNTS,
+    FLAG,
+    MESSAGES,
+    NUMBER,
+    OBJECT,
+    PROTOCOL,
+    STRING,
+    STRINGS,
+    control,
+    decode_message,
+    encode_message,
+)
 from mmgevent.wire.streams import granted_bytes
 from mmgevent.worker.slot import CachedJob, ReceiveWindow
+from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32
 CLIENT_NONCE, SERVER_NONCE = b"n" * 32, b"m" * 32
@@ -264,6 +295,153 @@ def changed_handshake(data: bytes) -> None:
     assert client.done == (not any(is_changed))
 
 
+# whoever has proved the password
+
+
+class Strangers:
+    """A server with an honest worker and driver, and one of each that sends anything that has the form of a message."""
+
+    def __init__(self) -> None:
+        self.faults: list[Exception] = []  # what `SimulatedLink` and the log of the server have to say
+        self.server = Server("s", memory_bytes=10**6)
+        self.strange = [
+            self._attach("worker", slots=2),
+            self._attach("driver"),
+        ]  # who comes first is given first
+        self.honest = [self._attach("worker", slots=1), self._attach("driver")]
+
+    def _attach(self, role: str, **fields: int) -> SimulatedLink:
+        link = SimulatedLink(role, self)
+        self.server.attach(link, role, is_local=True)
+        who = {
+            "protocol": PROTOCOL,
+            "python": PYTHON_VERSION,
+            "dill": "x",
+            "version": "1",
+            "host": "h",
+            "pid": 1,
+        }
+        link.push(control("hello", role=role, **who, **fields).encode())
+        settle()
+        return link
+
+
+#: kinds of data with what they carry
+DATA = [
+    Frame(CODE, b"c"),
+    Frame(BATCH, b"b"),
+    Frame(
+        OUTPUT,
+        records.encode_flush({0: records.encode_segment([1], [2]), 2: records.encode_segment([3], [4])}),
+    ),
+    Frame(OUTPUT, b"MMGF\0\0\0\0"),
+    Frame(OUTPUT, b"x"),
+    Frame(RESULT, b"r"),
+    Frame(GRANT, b"\1\0\0\0"),
+    Frame(GRANT, bytes(4)),
+    Frame(INPUT, b""),
+]
+
+#: for each shape of a field what is sent of it
+VALUES: dict[str, list[Any]] = {
+    COUNT.words: [1, 0, 2, 3, len(DATA[2].payload), 40, 2**32, 2**63 - 1],
+    NUMBER.words: [0, 0.5, 1e300, 2**63 - 1],
+    STRING.words: ["x", "", "\ud800", "9" * 300, "QUJD"],
+    FLAG.words: [False, True],
+    OBJECT.words: [
+        {}, {"error": "e"}, {"partitions": 4}, {"partitions": 10**9}, {"needs": ["f"]}, {"allocation": "oneshot"},
+        {"max_skipped": 0.5, "retries": 1}, {"max_skipped": 9}, {"error": [1e300], "kind": 1},
+    ],
+    COUNTS.words: [[], [1], [0, 1, 2**63 - 1]],
+    STRINGS.words: [[], ["f"], ["x" * 3000]],
+}  # fmt: skip
+
+
+def peers(data: bytes) -> None:
+    """Each seven bytes and those of its fields are a frame: who, what, job, task, attempt, field values."""
+    stream = iter(data)
+    strangers = Strangers()
+    server, handler = strangers.server, Complaints(strangers.faults)
+    logging.getLogger("mmgevent").addHandler(handler)
+    try:
+        for who in stream:
+            what, job, task, attempt = (next(stream, 0) for _ in range(4))
+            types = list(MESSAGES)
+            lane = (job % 4, task % 5, attempt % 9)
+            if what < len(DATA):
+                frame = Frame(DATA[what].kind, DATA[what].payload, *lane)
+            else:
+                type_ = types[what % len(types)]
+                fields: dict[str, Any] = {}
+                for name, field in MESSAGES[type_].items():
+                    choices = VALUES.get(field.shape.words) or [v for v in ODD if field.shape.fits(v)]
+                    pick = next(stream, 0)
+                    if field.required or pick & 1:
+                        fields[name] = choices[(pick >> 1) % len(choices)]
+                frame = control(type_, *lane, **fields)
+            link = strangers.strange[who % 2]
+            link.push(frame.encode())
+            settle()
+            while link.pull():
+                pass
+        for link in strangers.strange:
+            link.lose()
+        settle()
+        assert not strangers.faults, strangers.faults
+        assert not any(link.is_closed for link in strangers.honest), "somebody else's link was closed"
+        assert not server._jobs
+        assert not server._attempts
+        assert server._memory.used_bytes == 0
+        assert server.slot_count == 1
+    finally:
+        logging.getLogger("mmgevent").removeHandler(handler)
+        for link in (*strangers.honest, *strangers.strange):
+            link.lose()
+        settle()
+        server.stop("the target is over")
+
+
+class Complaints(logging.Handler):
+    """Collects what is logged as a fault of our own."""
+
+    def __init__(self, faults: list[Exception]):
+        super().__init__(logging.ERROR)
+        self._faults = faults
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._faults.append(AssertionError(record.getMessage()))
+
+
+ODD: list[Any] = ["map", "worker", "server", "closed", "busy", [[1, 2]], [[1, 2, 3]]]
+
+
+def frame_of(who: int, type_: str, job: int = 0, task: int = 0, attempt: int = 0, **picks: int) -> bytes:
+    """Write a message for `peers`; `picks`: which value of a field, the first if not said."""
+    what = list(MESSAGES).index(type_)
+    while what < len(DATA):
+        what += len(MESSAGES)
+    values = bytes(2 * picks.get(name, 0) + 1 for name in MESSAGES[type_])
+    return bytes([who, what, job, task, attempt]) + values
+
+
+#: a job from its submission to the results, by the strangers themselves
+WHOLE_JOB = b"".join(
+    [
+        frame_of(1, "submit", 1),
+        bytes([1, 0, 1, 0, 0]),
+        frame_of(1, "batch", 1, 1),
+        bytes([1, 1, 1, 1, 0]),
+        frame_of(1, "input_end", 1),
+        bytes([0, 2, 1, 1, 1]),
+        frame_of(0, "done", 1, 1, 1, size=4),
+        bytes([0, 2, 1, 2, 2]),
+        frame_of(0, "done", 1, 2, 2, size=4),
+        bytes([0, 2, 1, 3, 3]),
+        frame_of(0, "done", 1, 3, 3, size=4),
+    ]
+)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
@@ -275,6 +453,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         server_handshake,
         client_handshake,
         changed_handshake,
+        peers,
     )
 }
 
@@ -319,6 +498,7 @@ def seeds(target: str) -> list[bytes]:
         "segments": [b"\1" + header, b"\0" + header, b"\1" + fitting, b"\7" + fitting],
         "server_handshake": [b"\0" + hello + proof, b"\1" + proof, b"\3" + proof, b"\0GET / HTTP/1.1\r\n"],
         "client_handshake": [b"\0" + answer + last, b"\1" + last, b"\3" + REFUSAL, b"\0SSH-2.0-x\r\n"],
+        "peers": [WHOLE_JOB, *(frame_of(who, type_, 1, 1, 1) for type_ in MESSAGES for who in (0, 1))],
         "changed_handshake": [b"", b"\0\0\1", b"\1\1\1", b"\2\2\2", b"\3\3\3\3\3\3"],
     }[target]
 

@@ -36,7 +36,8 @@ PARSERS = [
     "mmgevent.records",
     "mmgevent.failures",
     "mmgevent.options",
-    "mmgevent.server.hosted",
+    "mmgevent.server",
+    "mmgevent.scheduler",
     "mmgevent.worker.slot",
 ]
 ROOT = Path(__file__).resolve().parents[2]
