@@ -8,14 +8,15 @@ CODE = mmgevent tests examples benchmarks setup.py
 
 # Who is the server, and what it is asked through, is the same with either core: run once.
 COREFREE = test_election.py test_benchmarks.py integration/test_nodes.py integration/test_node_examples.py \
-	integration/test_mincemeat.py integration/test_offering.py integration/test_bad_input.py
+	integration/test_mincemeat.py integration/test_offering.py integration/test_bad_input.py \
+	trust/test_mutations.py trust/test_fuzz.py
 
 # What pip installed is noted in these files, so that it is done once.
 INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
 SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.[ch])
 
-.PHONY: help demo test pure lint format types bench clean
+.PHONY: help demo test pure lint format types bench fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -54,6 +55,9 @@ bench: $(TOOLS)  ## measure, briefly (two or three minutes); docs/performance.md
 	$(RUN) -m benchmarks.simulation --workers 100,1000,10000
 	$(RUN) -m pytest benchmarks/micro -o addopts= --benchmark-columns=min,median --benchmark-max-time=0.05 --benchmark-min-rounds=3
 
+fuzz: $(TOOLS)  ## look for bytes that break a parser, a minute for each; FUZZ="--seconds 600 frames" looks longer
+	$(RUN) -m tests.trust.fuzz_engine --seconds 60 $(FUZZ)
+
 clean:  ## remove what was made
 	rm -rf $(VENV) build .ci/venvs benchmarks/.corpus benchmarks/.results *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -68,4 +72,5 @@ $(INSTALLED): $(VENV)/bin/python $(SOURCES)
 
 $(TOOLS): $(VENV)/bin/python $(SOURCES)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' || echo 'no atheris here: what needs it is skipped'
 	@touch $@ $(INSTALLED)

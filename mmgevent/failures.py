@@ -9,10 +9,33 @@ from typing import Any
 MAX_STRING_BYTES = 16 * 1024
 _MAX_ESCAPE = 12  # bytes of one character in ASCII JSON, at most
 
+#: fields of a failure, and characters of their names: with what stands beside them they fit in one frame
+MAX_FIELDS = 15
+MAX_NAME_CHARS = 32
+_MAX_INT = 2**63 - 1
+
 
 def bound(failure: dict[str, Any]) -> dict[str, Any]:
-    """Return the failure with every string cut to MAX_STRING_BYTES: the middle goes."""
-    return {name: shorten(value) if isinstance(value, str) else value for name, value in failure.items()}
+    """Return the failure as it can travel on, whoever made it: of every string too long the middle goes.
+
+    What is neither a string nor an integer nor None is left out, and so is what is beyond the bounds above.
+    """
+    kept = {
+        name: shorten(value) if isinstance(value, str) else value
+        for name, value in failure.items()
+        if len(name) <= MAX_NAME_CHARS and name.isascii() and _is_plain(name, value)
+    }
+    return dict(list(kept.items())[:MAX_FIELDS])
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    if type(value) is int:
+        return name not in _TEXTS and abs(value) <= _MAX_INT
+    return value is None or isinstance(value, str)
+
+
+#: fields that errors are made of: strings, if they are there
+_TEXTS = frozenset({"kind", "function", "key", "error", "traceback", "worker", "advice", "last_words"})
 
 
 def shorten(text: str, limit_bytes: int = MAX_STRING_BYTES) -> str:

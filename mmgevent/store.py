@@ -300,6 +300,7 @@ class JobStore:
         self._spill: SpillFile | None = None
         self._staged: dict[int, Output] = {}
         self._committed: dict[tuple[int, int], Output] = {}  # (batch, lo) -> output of a map task
+        self._results: set[Output] = set()  # of reduce tasks, from their commit until they are freed
         self._sizes: dict[
             int, int
         ] = {}  # of the committed, by partition: summed up as they come, not all at once
@@ -367,7 +368,9 @@ class JobStore:
 
     def commit_reduce(self, attempt: int) -> Output:
         """Make an attempt's output count as results; the caller delivers and then frees it."""
-        return self._take_whole(attempt)
+        output = self._take_whole(attempt)
+        self._results.add(output)
+        return output
 
     def discard(self, attempt: int) -> None:
         """Forget what an attempt has staged, if anything."""
@@ -410,6 +413,7 @@ class JobStore:
 
     def free(self, output: Output) -> None:
         """Give back what an output holds."""
+        self._results.discard(output)
         for piece in output._pieces:
             if piece.counted:
                 self._memory.give_back(piece.size)
@@ -423,7 +427,7 @@ class JobStore:
 
     def close(self) -> None:
         """Give everything back: memory and disk."""
-        for output in (*self._staged.values(), *self._committed.values()):
+        for output in (*self._staged.values(), *self._committed.values(), *self._results):
             self.free(output)
         self._staged.clear()
         self._committed.clear()

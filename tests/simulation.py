@@ -153,6 +153,7 @@ class Cluster:
         self.worker_numbers = itertools.count(1)
         self.content_at_assign: dict[int, frozenset[int]] = {}
         self.is_unsteady = self.chance(0.7)
+        self.seen: set[str] = set()  # names of the events and commands so far
 
     # time and chance
 
@@ -287,10 +288,12 @@ class Cluster:
         self.event("plan_reduce", job, [tuple(partitions[i : i + 3]) for i in range(0, len(partitions), 3)])
 
     def event(self, name: str, *args: Any) -> None:
+        self.seen.add(name)
         for command in getattr(self.audit, name)(*args, self.now):
             self.carry_out(command)
 
     def carry_out(self, command: Any) -> None:
+        self.seen.add(type(command).__name__)
         if isinstance(command, (c.Assign, c.Recall, c.Revoke)):
             if isinstance(command, c.Assign):
                 self.content_at_assign[command.attempt] = frozenset(self.drivers[command.job].with_content)

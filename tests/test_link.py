@@ -364,8 +364,9 @@ def test_a_peer_that_never_reads_is_closed_before_it_costs_unbounded_memory(monk
     monkeypatch.setattr(link_module, "MAX_CONTROL_BYTES", 1000)
     here, there = plain_pair("deaf")
     end = End(here)
-    while not here.is_closed:
+    for _ in range(1000):
         here.send(control("enough"))
+    assert here.is_closed
     assert end.wait_for_end().startswith("does not read")
     there.close()
 

@@ -108,6 +108,7 @@ def test_the_deadline_of_a_stranger_begins_when_it_comes(house, monkeypatch, cap
 
 
 def test_the_longest_silent_makes_room_when_there_are_too_many(house, monkeypatch):
+    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 2 * WAIT_S)  # that is not what ends it
     monkeypatch.setattr(listener_module, "MAX_UNPROVED", 3)
     house.let_in_strangers(4)
     house.strangers[0].settimeout(WAIT_S)

@@ -558,6 +558,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.asked.append((command.job, command.batch))
         return commands
 
+    def draw_attempt(self, data):
+        """One that lives, mostly; else one that is over: what is said of it is late."""
+        live = sorted(self.scheduler.attempts)
+        is_late = not live or data.draw(st.integers(0, 4)) == 4
+        return data.draw(st.sampled_from(sorted(self.scheduler.known_attempts) if is_late else live))
+
     def jobs(self, **state):
         jobs = ((job, books) for job, books in self.scheduler.jobs.items() if books.end is None)
         return [job for job, books in jobs if all(getattr(books, k) == v for k, v in state.items())]
@@ -619,18 +625,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.scheduler.known_attempts)
     @rule(data=st.data(), ending=st.sampled_from(["attempt_done", "attempt_returned"]))
     def end(self, data, ending):
-        known = self.scheduler.attempts or self.scheduler.known_attempts
-        self.event(ending, data.draw(st.sampled_from(sorted(known))))
+        self.event(ending, self.draw_attempt(data))
 
     @precondition(lambda self: self.scheduler.known_attempts)
     @rule(data=st.data(), event=st.sampled_from(["attempt_failed", "attempt_died"]), is_known=st.booleans())
     def fail(self, data, event, is_known):
-        attempt = data.draw(st.sampled_from(sorted(self.scheduler.known_attempts)))
+        attempt = self.draw_attempt(data)
         assign = self.scheduler.attempts.get(attempt)
-        item = None
+        item = data.draw(st.sampled_from([None, -1, 99]))  # what nobody has counts as unknown
         if assign is not None and assign.phase == "map" and is_known:
-            left = [i for i in range(assign.lo, assign.hi) if i not in assign.skip]
-            item = data.draw(st.sampled_from(left))
+            item = data.draw(st.sampled_from(range(assign.lo, assign.hi)))  # set aside before, perhaps
         self.event(event, attempt, BOOM, item)
 
     @precondition(lambda self: self.scheduler.asked_back)
@@ -645,6 +649,58 @@ class SchedulerMachine(RuleBasedStateMachine):
         live = self.scheduler.scheduler._dispatcher.attempts[attempt]
         if self.scheduler.attempts[attempt].phase == "map" and not live.had_content:
             self.event("attempt_needs_content", attempt)
+
+    @rule(data=st.data())
+    def come_late(self, data):
+        """Whatever is said of what is over, or never was, changes nothing."""
+        over = [job for job, books in self.scheduler.jobs.items() if books.end is not None]
+        job, nobody = data.draw(st.sampled_from([*over, 10**6])), 10**6
+        name, args = data.draw(
+            st.sampled_from(
+                [
+                    ("add_batch", (job, 10**6, 1)),
+                    ("end_input", (job,)),
+                    ("content_arrived", (job, 1)),
+                    ("plan_reduce", (job, [(0,)])),
+                    ("cancel_job", (job,)),
+                    ("fail_job", (job, BOOM)),
+                    ("remove_worker", (nobody,)),
+                    ("drain_worker", (nobody,)),
+                    ("attempt_kept", (nobody,)),
+                    ("attempt_needs_content", (nobody,)),
+                ]
+            )
+        )
+        assert self.event(name, *args) == []
+
+    @rule(data=st.data())
+    def break_the_rules(self, data):
+        """What no table allows is refused, and nothing has changed: the books agree ever after."""
+        scheduler, impossible = self.scheduler, []
+        for job in self.jobs():
+            books = scheduler.jobs[job]
+            impossible.append(("add_job", (job, JobRules())))
+            if books.rules.allocation == "continuous" and (
+                books.input_ended or len(books.items) >= books.allowed
+            ):
+                impossible.append(("add_batch", (job, len(books.items) + 1, 1)))
+            if not books.input_ended and books.items and len(books.items) < books.allowed:
+                impossible.append(("add_batch", (job, 0, 1)))
+            if books.input_ended and books.rules.allocation == "continuous":
+                impossible.append(("end_input", (job,)))
+            if not books.asked_for_plan or books.planned is not None:
+                impossible.append(("plan_reduce", (job, [])))
+        impossible += [("add_worker", (worker, 1, NONE)) for worker in scheduler.workers]
+        impossible += [("attempt_kept", (a,)) for a in set(scheduler.attempts) - scheduler.asked_back]
+        impossible += [
+            ("attempt_needs_content", (a,))
+            for a, assign in scheduler.attempts.items()
+            if assign.phase == "reduce"
+        ]
+        if impossible:
+            name, args = data.draw(st.sampled_from(impossible))
+            with pytest.raises(SchedulerError):
+                getattr(scheduler.scheduler, name)(*args, self.now)
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.5, 11.0]))
     def wait(self, seconds):
@@ -684,5 +740,5 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = hypothesis.settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=300, stateful_step_count=50, deadline=None, derandomize=True, database=None
 )

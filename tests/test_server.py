@@ -1,5 +1,7 @@
 """server: whatever one peer sends hurts at most that peer or its own job; hand-made peers over real links."""
 
+import struct
+
 import gevent
 import pytest
 
@@ -10,7 +12,7 @@ from mmgevent.server.partitioning import cut_partitions
 from mmgevent.versions import PYTHON_VERSION
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
-from mmgevent.wire.streams import grant_frame
+from mmgevent.wire.streams import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 
 
 def settle():
@@ -220,6 +222,22 @@ def test_done_waits_for_what_the_disk_has_not_taken():
     server.stop("the test is over")
 
 
+def test_output_behind_a_done_that_waits_for_the_disk_closes_the_link_and_is_not_committed():
+    server = Server("test", memory_bytes=0)
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    (job,) = server._jobs.values()
+    job.store._run = lambda function, *args: gevent.event.Event().wait()
+    assign = worker.heard("assign")[0]
+    worker.finish(assign, encode_flush({0: encode_segment([1], [2])}))
+    worker.send(Frame(OUTPUT, b"more", *assign[0].lane))
+    assert worker.closed
+    assert Peer(server, "worker").heard("assign")
+    assert not driver.heard("job_failed")
+    server.stop("the test is over")
+
+
 def test_an_attempt_of_another_worker_cannot_be_finished(server):
     worker, other, driver = Peer(server, "worker"), Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
@@ -247,6 +265,163 @@ def test_a_first_frame_that_is_no_hello_closes_the_link(server):
     stranger = Peer(server, "worker", hello=False)
     stranger.say("leaving")
     assert stranger.closed
+
+
+def test_data_before_a_hello_closes_the_link(server):
+    stranger = Peer(server, "worker", hello=False)
+    stranger.send(Frame(OUTPUT, b"x", 1, 1, 1))
+    assert stranger.closed
+
+
+def test_a_hello_of_another_role_than_was_proved_closes_the_link(server):
+    driver, worker = Peer(server, "driver"), Peer(server, "worker", hello=False)
+    fields = {"protocol": PROTOCOL, "python": PYTHON_VERSION, "dill": "x", "version": "1", "host": "h"}
+    worker.say("hello", role="driver", pid=1, **fields)
+    assert worker.closed
+    assert not worker.heard("hello")
+    assert driver.closed is None
+
+
+def test_what_comes_late_about_an_attempt_that_is_over_changes_nothing(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    driver.send_batch(2)
+    driver.say("input_end", 1, batches=2)
+    first, second = worker.heard("assign")
+    output = encode_flush({3: encode_segment(["k"], [1])})
+    worker.finish(first, output)
+    for event in ("returned", "content", "kept", "done"):
+        late = {"size": 0, "records": 0, "items": 0, "seconds": 0, "groups": 0} if event == "done" else {}
+        worker.say(event, *first[0].lane, in_lane=True, **late)
+    worker.send(Frame(OUTPUT, output, *first[0].lane))
+    worker.say("failed", *first[0].lane, in_lane=True, failure={"kind": "exception", "error": "late"})
+    assert worker.closed is None
+    assert len(worker.heard("assign")) == 2  # the other attempt goes on, and nothing is done again
+    worker.finish(second, output)
+    (reduce,) = worker.heard("assign")[2:]
+    assert reduce[1]["parts"] == [[3, 2 * len(encode_segment(["k"], [1]))]]
+    assert not driver.heard("job_failed")
+
+
+@pytest.mark.parametrize("missing", [1, 0])
+def test_done_before_the_whole_output_closes_the_link_and_commits_nothing(server, missing):
+    worker, driver, other = Peer(server, "worker"), Peer(server, "driver"), Peer(server, "worker")
+    driver.submit()
+    driver.send_batch(1)
+    liar, next_ = (worker, other) if worker.heard("assign") else (other, worker)
+    (frame, _) = liar.heard("assign")[0]
+    output = encode_flush({3: encode_segment(["k"], [1])})[:-1]
+    liar.send(Frame(OUTPUT, output, *frame.lane))
+    fields = {"records": 1, "items": 1, "seconds": 0, "groups": 1}
+    liar.say("done", *frame.lane, in_lane=True, size=len(output) + missing, **fields)
+    assert liar.closed
+    assert next_.heard("assign")
+    (job,) = server._jobs.values()
+    assert job.store.partition_sizes() == {}
+
+
+def test_what_a_lost_worker_had_sent_is_not_in_the_results(server):
+    lost, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    driver.say("input_end", 1, batches=1)
+    output = encode_flush({3: encode_segment(["k"], [1])})
+    lost.send(Frame(OUTPUT, output, *lost.heard("assign")[0][0].lane))
+    lost.link.close("killed")
+    settle()
+    worker = Peer(server, "worker")
+    worker.finish(worker.heard("assign")[0], output)
+    (reduce,) = worker.heard("assign")[1:]
+    assert reduce[1]["parts"] == [[3, len(encode_segment(["k"], [1]))]]
+
+
+@pytest.mark.parametrize("event", ["failed", "died"])
+@pytest.mark.parametrize("failure", ['{"error":1e999}', '{"x":["%s"]}' % ("€" * 80_000)])
+def test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same(server, event, failure):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    for _ in range(3):  # as often as executors may die
+        message = b'{"type":"%s","failure":%s}' % (event.encode(), failure.encode())
+        worker.send(Frame(CONTROL, message, *worker.heard("assign")[-1][0].lane))
+    assert driver.heard("job_failed")
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**8], ids=["on disk", "in memory"])
+def test_results_that_their_driver_did_not_take_leave_nothing(memory_bytes):
+    server = Server("test", memory_bytes=memory_bytes)
+    worker, driver = Peer(server, "worker", slots=2), Peer(server, "driver")
+    driver.submit(partitions=64)
+    driver.send_batch(1)
+    driver.say("input_end", 1, batches=1)
+    (job,) = server._jobs.values()
+    job.store._run = lambda function, *args: function(*args)
+    large = encode_flush({p: encode_segment(["k"], ["v" * RESULT_WINDOW]) for p in (1, 2)})
+    worker.finish(worker.heard("assign")[0], encode_flush({p: encode_segment(["k"], [1]) for p in (1, 2)}))
+    for frame, _ in worker.heard("assign")[1:]:
+        for chunk in split_payload(OUTPUT, large, *frame.lane):  # one by one, so that credit comes in between
+            worker.send(chunk)
+        done = {"size": len(large), "records": 1, "items": 1, "seconds": 0, "groups": 1}
+        worker.say("done", *frame.lane, in_lane=True, **done)
+    assert driver.heard("results")  # on its way, and waiting for credit; others wait for their turn
+    assert not driver.heard("job_done")
+    driver.link.close("killed")
+    settle()
+    assert server.idle.is_set()
+    assert server._memory.used_bytes == 0
+    assert job.store._spill is None
+    server.stop("the test is over")
+
+
+def test_output_beyond_its_window_closes_the_link():
+    server = Server("test", memory_bytes=0)  # so that nothing is granted before the disk has taken it
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    (job,) = server._jobs.values()
+    job.store._run = lambda function, *args: gevent.event.Event().wait()
+    (frame, _) = worker.heard("assign")[0]
+    begin = struct.pack("<4sIIIQ", b"MMGF", 1, 3, 1, 2 * OUTPUT_WINDOW)
+    worker.send(*split_payload(OUTPUT, begin.ljust(OUTPUT_WINDOW, b"."), *frame.lane))
+    assert worker.closed is None
+    worker.send(Frame(OUTPUT, b"1", *frame.lane))
+    assert worker.closed
+    server.stop("the test is over")
+
+
+def test_more_of_a_batch_than_was_announced_closes_its_driver(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.say("batch", 1, 1, in_lane=True, items=1, size=10, weight=1)
+    driver.send(Frame(BATCH, bytes(11), 1, 1))
+    assert driver.closed
+    assert not worker.heard("assign")
+    assert worker.closed is None
+
+
+def test_a_job_submitted_twice_closes_its_driver(server):
+    driver, other = Peer(server, "driver"), Peer(server, "driver")
+    driver.submit(2)
+    driver.submit(2)
+    assert driver.closed
+    other.submit(2)
+    assert other.heard("accepted")
+
+
+def test_the_jobs_of_a_driver_that_is_gone_leave_nothing(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    (assign,) = worker.heard("assign")
+    worker.send(Frame(OUTPUT, encode_flush({3: encode_segment(["k"], [1])}), *assign[0].lane))
+    assert server._memory.used_bytes
+    driver.link.close("killed")
+    settle()
+    assert worker.heard("revoke")
+    assert worker.heard("job_end")
+    assert server.idle.is_set()
+    assert server._memory.used_bytes == 0
 
 
 @pytest.mark.parametrize("task_count", [1, 3, 8, 100])

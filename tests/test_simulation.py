@@ -1,6 +1,8 @@
 """Seeded clusters in virtual time. `python -m tests.simulation SEED` runs one of them again."""
 
+import collections
 import random
+import typing
 
 import pytest
 
@@ -8,14 +10,28 @@ from mmgevent.scheduler import JobRules, Scheduler
 from mmgevent.scheduler import commands as c
 from tests.simulation import Cluster
 
+#: what a seed costs is 3 ms, mostly of the audit
+SEEDS = 10_000
 
-@pytest.mark.parametrize("first", range(0, 200, 20))
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 500))
 def test_every_job_ends_by_the_rules_whatever_goes_wrong(first):
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 500):
         try:
             Cluster(seed).run()
         except Exception as error:
             raise AssertionError(f"seed {seed}: python -m tests.simulation {seed}") from error
+
+
+def test_everything_that_can_happen_does_in_the_first_thousand_seeds():
+    seen = collections.Counter()
+    for seed in range(1_000):
+        cluster = Cluster(seed)
+        cluster.run()
+        seen.update(cluster.seen)
+    events = {name for name, value in vars(Scheduler).items() if callable(value) and name[0] != "_"}
+    names = (events | {kind.__name__ for kind in typing.get_args(c.Command)}) - {"status", "fail_job"}
+    assert min(seen[name] for name in names) >= 10, seen
 
 
 def test_a_seed_gives_the_same_run_again():

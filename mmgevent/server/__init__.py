@@ -168,6 +168,8 @@ class Server:
 
     def take_output(self, attempt: Attempt, data: bytes) -> None:
         """Stage what an attempt puts out, and let it send on once that is stored."""
+        if attempt.done is not None:
+            raise ProtocolError(f"output of attempt {attempt.number} came after it was done")
         attempt.window.received(len(data))
         job = attempt.job
         if job.store.stage(attempt.number, data):

@@ -881,6 +881,25 @@ def test_what_a_server_must_not_send_closes_the_link(start, frame):
     assert worker.closed.wait(WAIT_S)
 
 
+def test_more_input_than_its_window_for_a_held_attempt_closes_the_link(start, gate):
+    server, worker = start()
+    server.submit(1)
+    server.assign_map([("gate", gate.path)])
+    gate.next()
+    held = server.assign_map([("words", "behind")])
+    lane = (1, held, held)
+    server.link.wait_for_room(lane, 0, WAIT_S)
+    server.link.drop_lane(lane)  # with its window: from now on no credit is asked for
+    for frame in split_payload(INPUT, bytes(INPUT_WINDOW), *lane):
+        server.link.send_in_lane(frame)
+    server.link.send_in_lane(control("recall", *lane))  # a worker that went on would answer
+    server._news.clear()
+    gevent.wait([server._news, server.closed], timeout=WAIT_S, count=1)
+    assert not server.outcomes(held)
+    assert worker.closed.wait(WAIT_S)
+    assert "has not begun" in worker.close_reason
+
+
 def test_a_refusal_is_kept(start):
     server, worker = start()
     server.link.send(control("refused", code="version", error="too old"))

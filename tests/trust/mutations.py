@@ -1,0 +1,503 @@
+"""Guards, how each is taken away, and the tests that must notice.
+
+A mutation is an edit of the source: `old`, which stands there exactly once, becomes `new`, and the guard is gone.
+It is applied to a copy of the package, never in place; there the named tests must fail, and nothing else than the
+edit may be the reason, so all of them pass on a copy without one.
+
+Whoever changes a guarded line changes its row here. A new guard gets a row.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+#: seconds for all named tests of a copy that is as it should be
+PATIENCE_S = 100
+#: seconds for one test that waits in vain: with its guard it takes less than one
+IN_VAIN_S = 5
+#: what the tests of the table need beside the package
+NEEDED = ("mmgevent", "tests", "docs", "pyproject.toml")
+
+
+class Mutation(NamedTuple):
+    guard: str  #: what holds as long as it is there
+    file: str  #: within the package
+    old: str
+    new: str
+    tests: tuple[str, ...]  #: node ids, less the leading "tests/"
+    waits: bool = False  #: without the guard its tests wait for something that never comes
+
+
+HANDSHAKE, FRAMES, STREAMS = "wire/handshake.py", "wire/frames.py", "wire/streams.py"
+PEERS, HOSTED, SERVER = "server/peers.py", "server/hosted.py", "server/__init__.py"
+
+MUTATIONS = [
+    # getting in
+    Mutation(
+        "a proof names the side that gives it",
+        HANDSHAKE,
+        '_SERVER_LABEL = b"mmgevent/1 server"',
+        "_SERVER_LABEL = _CLIENT_LABEL",
+        ("test_handshake.py::test_the_proofs_are_computed_as_docs_protocol_says",),
+    ),
+    Mutation(
+        "the transcript holds what came before a proof",
+        HANDSHAKE,
+        "hashlib.sha256(self._transcript).digest()",
+        'hashlib.sha256(b"").digest()',
+        ("test_handshake.py::test_no_changed_byte_goes_unnoticed",),
+    ),
+    Mutation(
+        "nonces are new for each connection",
+        HANDSHAKE,
+        "os.urandom(NONCE_BYTES) if nonce is None",
+        "bytes(NONCE_BYTES) if nonce is None",
+        (
+            "test_handshake.py::test_a_replayed_client_is_refused",
+            "test_handshake.py::test_a_replayed_server_is_refused",
+        ),
+    ),
+    Mutation(
+        "a proof is over the server's certificate",
+        HANDSHAKE,
+        "label + transcript + self._certificate_sha256",
+        "label + transcript",
+        ("test_handshake.py::test_a_man_in_the_middle_with_his_own_certificate_is_found_by_both",),
+    ),
+    Mutation(
+        "the client compares the server's proof",
+        HANDSHAKE,
+        "if hmac.compare_digest(message, self._prove(_SERVER_LABEL)):",
+        "if message != REFUSAL:",
+        (
+            "test_handshake.py::test_a_server_that_does_not_know_the_password_is_found_before_anything_is_sent_to_it",
+        ),
+    ),
+    Mutation(
+        "the client waits for the server's proof before it sends anything",
+        HANDSHAKE,
+        "self._await(PROOF_BYTES, self._on_server_proof)",
+        "self.done = True",
+        (
+            "test_handshake.py::test_a_server_that_does_not_know_the_password_is_found_before_anything_is_sent_to_it",
+        ),
+    ),
+    Mutation(
+        "the server compares the client's proof",
+        HANDSHAKE,
+        "if not hmac.compare_digest(message, self._prove(_CLIENT_LABEL)):",
+        "if False:",
+        ("test_handshake.py::test_a_wrong_password_is_told_apart_from_a_lost_connection",),
+    ),
+    Mutation(
+        "strangers are told by their first bytes",
+        HANDSHAKE,
+        "return self._size == PROOF_BYTES or MAGIC.startswith(self._buffer[: len(MAGIC)])",
+        "return True",
+        ("test_handshake.py::test_strangers_are_known_by_their_first_bytes",),
+    ),
+    Mutation(
+        "the error of a handshake ends the connection",
+        "net/tls.py",
+        "if machine.error is not None:",
+        "if False:",
+        ("test_tls.py::test_a_wrong_password_is_said_to_both",),
+    ),
+    Mutation(
+        "the server speaks TLS 1.3 and nothing older",
+        "net/tls.py",
+        "context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n    context.minimum_version = ssl.TLSVersion.TLSv1_3",
+        "context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)",
+        ("test_tls.py::test_a_client_with_older_tls_or_without_our_alpn_is_a_stranger",),
+        waits=True,
+    ),
+    Mutation(
+        "the server asks for our ALPN",
+        "net/tls.py",
+        'if tls.selected_alpn_protocol() != ALPN:\n                raise ProtocolError("the client',
+        'if False:\n                raise ProtocolError("the client',
+        ("test_tls.py::test_a_client_with_older_tls_or_without_our_alpn_is_a_stranger",),
+        waits=True,
+    ),
+    Mutation(
+        "no TLS session is resumed",
+        "net/tls.py",
+        "context.num_tickets = 0",
+        "pass",
+        ("test_tls.py::test_no_ticket_is_sent_so_no_session_can_be_resumed",),
+    ),
+    Mutation(
+        "one deadline ends a handshake",
+        "net/listener.py",
+        "with gevent.Timeout(HANDSHAKE_S, late):",
+        "with gevent.Timeout(None, late):",
+        ("test_listener.py::test_the_deadline_of_a_stranger_begins_when_it_comes",),
+        waits=True,
+    ),
+    Mutation(
+        "unproved connections are bounded",
+        "net/listener.py",
+        "if len(self._unproved) >= MAX_UNPROVED:",
+        "if False:",
+        ("test_listener.py::test_the_longest_silent_makes_room_when_there_are_too_many",),
+        waits=True,
+    ),
+    Mutation(
+        "a password file that others may read is refused",
+        "password.py",
+        "if stat.S_IMODE(mode) & 0o077:",
+        "if False:",
+        ("test_password.py::test_file_that_others_may_read_or_change_is_refused",),
+    ),
+    Mutation(
+        "an empty password is refused",
+        HANDSHAKE,
+        "if not password:",
+        "if False:",
+        ("test_handshake.py::test_unusable_passwords_are_refused",),
+    ),
+    # frames and streams
+    Mutation(
+        "the checksum of a frame is compared",
+        FRAMES,
+        "if _checksum(header[:_CHECKED_BYTES], payload) != checksum:",
+        "if False:",
+        ("test_frames.py::test_no_changed_byte_goes_unnoticed",),
+    ),
+    Mutation(
+        "the checksum of a frame covers its header",
+        FRAMES,
+        "seed=xxh64_intdigest(header_start)",
+        "seed=0",
+        ("test_frames.py::test_the_header_is_laid_out_as_docs_protocol_says",),
+    ),
+    Mutation(
+        "the length of a frame is checked before its payload is waited for",
+        FRAMES,
+        "if not least <= length <= most:\n            raise self._broken(",
+        "if False:\n            raise self._broken(",
+        ("test_frames.py::test_a_length_beyond_the_kind_is_refused_before_the_payload_comes",),
+    ),
+    Mutation(
+        "no more is received in a lane than was granted",
+        STREAMS,
+        "if n_bytes > self._room:",
+        "if False:",
+        ("test_streams.py::test_more_than_was_granted_is_a_protocol_error",),
+    ),
+    Mutation(
+        "data waits for credit",
+        STREAMS,
+        "if self.credit is not None and frame.kind in DATA_KINDS:",
+        "if False:",
+        ("test_streams.py::test_a_lane_without_credit_holds_up_no_other",),
+    ),
+    Mutation(
+        "a peer that does not read is closed",
+        "net/link.py",
+        "if self._outbox.control_bytes > MAX_CONTROL_BYTES:",
+        "if False:",
+        ("test_link.py::test_a_peer_that_never_reads_is_closed_before_it_costs_unbounded_memory",),
+    ),
+    Mutation(
+        "a silent peer is dead",
+        "net/link.py",
+        "if self._silent_s >= SILENCE_S:",
+        "if False:",
+        ("test_link.py::test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence",),
+        waits=True,
+    ),
+    Mutation(
+        "the fields of a message are of their types",
+        "wire/messages.py",
+        "if not field.shape.fits(value):",
+        "if False:",
+        ("test_messages.py::test_a_field_of_another_type_is_named",),
+    ),
+    # segments
+    Mutation(
+        "the checksum of a segment is compared",
+        "records.py",
+        "if _checksum(view[offset : offset + _HEADER.size], view[keys_at:end]) != checksum:",
+        "if False:",
+        ("test_records.py::test_every_flipped_byte_of_a_segment_is_noticed",),
+    ),
+    Mutation(
+        "a flush names partitions that there can be, in order",
+        "store.py",
+        "if not last < partition < MAX_PARTITIONS or n_bytes > 2**48:",
+        "if False:",
+        ("test_store.py::test_what_is_no_flush_is_refused",),
+    ),
+    Mutation(
+        "the table of a flush is bounded before it is waited for",
+        "store.py",
+        "or count > MAX_PARTITIONS:",
+        "or False:",
+        ("test_store.py::test_what_is_no_flush_is_refused",),
+    ),
+    Mutation(
+        "output that ends inside a flush is not committed",
+        "store.py",
+        "if not output.flushes.is_whole:",
+        "if False:",
+        ("test_store.py::test_output_that_ends_inside_a_flush_is_refused",),
+    ),
+    Mutation(
+        "hash() of a user's class is asked again where its key is reduced",
+        "tasks/scratch.py",
+        "if segment.hashed:",
+        "if False:",
+        ("test_tasks.py::test_a_hash_that_differs_between_processes_is_noticed_by_type",),
+    ),
+    Mutation(
+        "nothing that a server is made of imports pickle",
+        "store.py",
+        "import os\nimport struct\n",
+        "import os\nimport pickle\nimport struct\n",
+        ("test_layers.py::test_nothing_that_a_server_is_made_of_imports_pickle_or_dill",),
+    ),
+    # the server and its peers
+    Mutation(
+        "nothing is taken before a hello: data",
+        PEERS,
+        "elif not self._has_hello:",
+        "elif False:",
+        ("test_server.py::test_data_before_a_hello_closes_the_link",),
+    ),
+    Mutation(
+        "nothing is taken before a hello: messages",
+        PEERS,
+        "message = message_of(frame)\n            if not self._has_hello:\n",
+        "message = message_of(frame)\n            if False:\n",
+        ("test_server.py::test_a_first_frame_that_is_no_hello_closes_the_link",),
+    ),
+    Mutation(
+        "a hello is of the role that was proved",
+        PEERS,
+        'if message["type"] != "hello" or message["role"] != self.role:',
+        'if message["type"] != "hello":',
+        ("test_server.py::test_a_hello_of_another_role_than_was_proved_closes_the_link",),
+    ),
+    Mutation(
+        "another version is refused",
+        PEERS,
+        "if mismatch:",
+        "if False:",
+        ("test_server.py::test_another_python_version_is_refused_with_both_named",),
+    ),
+    Mutation(
+        "an attempt is its worker's own",
+        SERVER,
+        "if attempt is not None and attempt.worker != worker:",
+        "if False:",
+        ("test_server.py::test_an_attempt_of_another_worker_cannot_be_finished",),
+    ),
+    Mutation(
+        "a message is about the attempt that its number says",
+        SERVER,
+        "attempt = self._attempts.get(number)\n        if attempt is not None and attempt.worker",
+        "attempt = self._attempts.get(number) or next(\n"
+        "            (a for a in self._attempts.values() if a.worker == worker), None)\n"
+        "        if attempt is not None and attempt.worker",
+        ("test_server.py::test_what_comes_late_about_an_attempt_that_is_over_changes_nothing",),
+    ),
+    Mutation(
+        "done counts when the announced bytes are here, and whole",
+        SERVER,
+        'if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):',
+        "if False:",
+        ("test_server.py::test_done_before_the_whole_output_closes_the_link_and_commits_nothing",),
+    ),
+    Mutation(
+        "done waits for the disk",
+        SERVER,
+        "if not attempt.pending_bytes:\n",
+        "if True:\n",
+        ("test_server.py::test_done_waits_for_what_the_disk_has_not_taken",),
+    ),
+    Mutation(
+        "only done commits: what a lost attempt has staged is dropped",
+        SERVER,
+        "attempt.job.store.discard(c.attempt)",
+        "attempt.job.store.commit_map(c.attempt, 99, c.attempt)",
+        ("test_server.py::test_what_a_lost_worker_had_sent_is_not_in_the_results",),
+    ),
+    Mutation(
+        "output keeps to its window",
+        SERVER,
+        "attempt.window.received(len(data))",
+        "attempt.window.received(0)",
+        ("test_server.py::test_output_beyond_its_window_closes_the_link",),
+    ),
+    Mutation(
+        "a batch was allowed",
+        HOSTED,
+        "if known is None and number > self.allowed:",
+        "if False:",
+        ("test_server.py::test_batches_that_cannot_be_close_their_driver_only",),
+    ),
+    Mutation(
+        "a batch is no larger than announced, and announced",
+        HOSTED,
+        "if batch is None or batch.received + len(data) > batch.size:",
+        "if batch is None:",
+        ("test_server.py::test_more_of_a_batch_than_was_announced_closes_its_driver",),
+    ),
+    Mutation(
+        "a job's number is used once",
+        PEERS,
+        "if frame.job <= self._seen_jobs:",
+        "if False:",
+        ("test_server.py::test_a_job_submitted_twice_closes_its_driver",),
+    ),
+    Mutation(
+        "a driver's jobs end with it",
+        PEERS,
+        "            self.server.cancel(job)\n        self._jobs.clear()",
+        "            pass\n        self._jobs.clear()",
+        ("test_server.py::test_the_jobs_of_a_driver_that_is_gone_leave_nothing",),
+    ),
+    Mutation(
+        "nothing comes behind a done",
+        SERVER,
+        "if attempt.done is not None:\n",
+        "if False:\n",
+        (
+            "test_server.py::test_output_behind_a_done_that_waits_for_the_disk_closes_the_link_and_is_not_committed",
+        ),
+    ),
+    Mutation(
+        "results that nobody took are freed",
+        "store.py",
+        "self._results.add(output)",
+        "pass",
+        ("test_server.py::test_results_that_their_driver_did_not_take_leave_nothing",),
+    ),
+    Mutation(
+        "a failure can be told on, whoever made it",
+        "failures.py",
+        " and _is_plain(name, value)",
+        "",
+        ("test_server.py::test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same",),
+    ),
+    Mutation(
+        "segments are read in the order of tasks",
+        "store.py",
+        "for key in sorted(self._committed)",
+        "for key in list(self._committed)",
+        ("test_store.py::test_partitions_come_back_in_task_and_flush_order",),
+    ),
+    Mutation(
+        "what a driver has got is not reduced again",
+        SERVER,
+        "job.store.partition_sizes().items() if p not in job.delivered}",
+        "job.store.partition_sizes().items()}",
+        ("trust/test_cluster_simulation.py::test_results_are_those_of_plain_python_and_nothing_is_left[0]",),
+    ),
+    # the scheduler
+    Mutation(
+        "the twins of a done attempt are revoked",
+        "scheduler/__init__.py",
+        "for twin in task.attempts[:]:\n            self._dispatcher.revoke(twin, now)\n"
+        "        task.turn(TaskEvent.COMMITTED)",
+        "task.turn(TaskEvent.COMMITTED)",
+        ("test_scheduler.py::test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts",),
+    ),
+    Mutation(
+        "a lost worker gets nothing more",
+        "scheduler/__init__.py",
+        "self._roster.remove_worker(gone)",
+        "pass",
+        ("test_scheduler.py::test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed",),
+    ),
+    Mutation(
+        "a task under which executors die ends",
+        "scheduler/__init__.py",
+        "if task.deaths < (1 if task.is_alone else MAX_DEATHS):",
+        "if True:",
+        ("test_scheduler.py::test_a_task_under_which_executors_die_ends_the_job_with_its_advice",),
+    ),
+    Mutation(
+        "the number of a live attempt is passed over",
+        "scheduler/dispatcher.py",
+        "while number in self.attempts:",
+        "while False:",
+        ("test_scheduler.py::test_attempt_numbers_start_again_at_one_and_pass_over_live_ones",),
+    ),
+    Mutation(
+        "what the tables do not list cannot happen to a task",
+        "scheduler/attempts.py",
+        "TASK_TRANSITIONS.get((self.state, event))",
+        "TASK_TRANSITIONS.get((self.state, event), self.state)",
+        ("test_scheduler.py::test_a_task_changes_by_its_table_and_not_otherwise",),
+    ),
+    # the worker
+    Mutation(
+        "an attempt that has not begun holds no more input than its window",
+        "worker/slot.py",
+        "if self._held_bytes > INPUT_WINDOW or len(self._frames) > MAX_HELD_FRAMES:",
+        "if False:",
+        ("integration/test_worker.py::test_more_input_than_its_window_for_a_held_attempt_closes_the_link",),
+    ),
+]
+
+
+class Outdated(Exception):
+    """The table names source text that is not there any more."""
+
+
+def copy_package(to: Path) -> None:
+    """Copy what the tests need, the built C core among it."""
+    unneeded = shutil.ignore_patterns("__pycache__", ".hypothesis")
+    for name in NEEDED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, ignore=unneeded)
+        else:
+            shutil.copy2(source, to / name)
+
+
+def mutate(folder: Path, mutation: Mutation) -> None:
+    """Take a guard away in a copy; Outdated if it does not stand there exactly once."""
+    path = folder / "mmgevent" / mutation.file
+    text = path.read_text("utf-8")
+    count = text.count(mutation.old)
+    if count != 1:
+        raise Outdated(
+            f"the guard {mutation.guard!r} was expected once in mmgevent/{mutation.file} and is there {count} times:\n"
+            f"{mutation.old}\nupdate its row in tests/trust/mutations.py"
+        )
+    path.write_text(text.replace(mutation.old, mutation.new), "utf-8")
+
+
+def run_tests(folder: Path, tests: list[str], each_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+    """Run tests of a copy, with the package of that copy; one that takes longer than `each_s` has failed."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", f"--timeout={each_s}"]
+    return subprocess.run(
+        [*command, *(f"tests/{test}" for test in tests)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def where_is_the_package(folder: Path) -> str:
+    """Return the folder from which tests of a copy import the package."""
+    code = "import mmgevent._speedups as s; print(s.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
