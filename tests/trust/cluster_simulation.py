@@ -91,9 +91,6 @@ class SimulatedLink(Link):
     def _start(self) -> None:
         pass
 
-    def _greenlets(self) -> tuple[gevent.Greenlet, ...]:
-        return ()
-
     def _wake(self) -> None:
         pass  # it is looked at before each step
 
