@@ -124,6 +124,7 @@ class Runner:
             first_index=lo,
             skip=message.get("skip", ()),
             map_items=self.map_items,
+            mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
         )
 
