@@ -93,11 +93,10 @@ class Runner:
             outcome = control("failed", *lane, failure=failures.bound(error.failure), item=error.item)
         except BaseException as error:
             outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
-        finally:
-            if self._page is not None:
-                self._page.end()
         channel.drop_lane(lane)
         channel.send(outcome)
+        if self._page is not None:  # not before: the item may have closed the descriptor of the link
+            self._page.end()
 
     def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
         mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark

@@ -146,6 +146,8 @@ class MapTask:
                     self._mark_flush(None)
                     self._flush(groups, records, None)
                     self._mark_flush(self._index)
+        if self._mark_flush is not None and self.stats.items > 1:
+            self._mark_flush(None)  # what breaks from here on may be any item's doing
         return self.stats
 
     # --- items to pairs ---

@@ -28,7 +28,9 @@ _OOM_ADVICE = (
     "the option memory_limit, or fewer slots (--procs), would say so earlier."
 )
 
-_LEFT_ADVICE = "It left by os._exit(0), or it closed descriptors that are not its own, and so its link to the worker."
+_LEFT_ADVICE = (
+    "It left by os._exit(0), or it closed descriptors that are not its own, and so its link to the worker."
+)
 
 
 def describe_death(
@@ -62,6 +64,14 @@ def describe_death(
     }
     failure = {name: value for name, value in failure.items() if value is not None}
     return failures.bound(failure), item
+
+
+def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> str:
+    """Say in words where an executor is now, as far as that is known."""
+    function = "mapfn" if attempt.is_map else "reducefn"
+    position = executor.position()
+    key = position.key if position.attempt == attempt.number and position.is_alone else None
+    return f"{function}{'' if key is None else f' at {key}'} on {worker}"
 
 
 def _drop_our_frames(text: str) -> str:

@@ -263,7 +263,19 @@ def patch_builtins(value):
     def broken(*args, **kwargs):
         raise RuntimeError("patched")
 
-    for name in ("len", "isinstance", "print", "open", "iter", "enumerate", "max", "min", "bytes", "zip", "sorted"):
+    for name in (
+        "len",
+        "isinstance",
+        "print",
+        "open",
+        "iter",
+        "enumerate",
+        "max",
+        "min",
+        "bytes",
+        "zip",
+        "sorted",
+    ):
         setattr(builtins, name, broken)
 
 
