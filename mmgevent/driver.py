@@ -252,12 +252,9 @@ class _Submission:
                     self._driver.before_wait()
                     self._handle(self._driver.inbox.get())
             is_over = True
-        except JobError:
-            is_over = True
-            raise
         finally:
             self._engine.remove_job(self._number)
-            if not is_over:
+            if not is_over:  # the datasource may have failed; what the server has ended already it takes for late
                 self._engine.send(control("cancel", self._number, reason="the driver gave up"))
 
     def _is_complete(self) -> bool:
