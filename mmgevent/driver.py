@@ -254,7 +254,9 @@ class _Submission:
             is_over = True
         finally:
             self._engine.remove_job(self._number)
-            if not is_over:  # the datasource may have failed; what the server has ended already it takes for late
+            if (
+                not is_over
+            ):  # the datasource may have failed; what the server has ended already it takes for late
                 self._engine.send(control("cancel", self._number, reason="the driver gave up"))
 
     def _is_complete(self) -> bool:

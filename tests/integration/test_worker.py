@@ -193,7 +193,9 @@ class FakeServer:
         self.link.send(control(type_, job, attempt, attempt))
 
     def outcomes(self, attempt):
-        return [m for number, m in self.messages if number == attempt and m["type"] not in ("hello", "notice")]
+        return [
+            m for number, m in self.messages if number == attempt and m["type"] not in ("hello", "notice")
+        ]
 
     def wait_for(self, *attempts):
         """The outcome of each attempt, once all have one; the only one if there is one."""

@@ -235,15 +235,17 @@ def test_a_fork_that_returns_marks_nothing_and_is_blamed_for_nothing(watched):
     def fork_then_hang(key, value):
         import os
 
-        if key == 0:
+        if key == 250:  # in a batch of several by now
             parent = os.getpid()
             os.fork()
             if os.getpid() != parent:
                 return  # on to the items behind, in the child
             while True:
                 time.sleep(1)
-        yield key, value
+        yield key % 3, value
 
-    with pytest.raises(mmg.JobError) as caught:
-        watched.submit(ITEMS, fork_then_hang, add, task_timeout=1.0, partitions=1).result(PATIENCE_S)
-    assert (caught.value.kind, caught.value.key) == ("timeout", "0")
+    items = [(n, n) for n in range(300)]
+    handle = watched.submit(items, fork_then_hang, add, task_timeout=1.0)
+    with pytest.raises(mmg.JobError):
+        handle.result(PATIENCE_S)
+    assert [(death["kind"], death.get("key")) for death in handle.deaths()] == [("timeout", "250")] * 3

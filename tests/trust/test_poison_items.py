@@ -34,8 +34,6 @@ def add(key, values):
     return sum(values)
 
 
-
-
 def in_one_batch(count):
     """Items whose reading takes next to no time, so that many share a batch, and their keys."""
     return [(f"item {n}", n) for n in range(count)]
@@ -174,9 +172,13 @@ def test_mmg_run_says_which_items_it_set_aside_and_writes_the_rest(commands):
     )
     ended = commands.run("run", "--procs", "2", "--set", "max_skipped=1", "poison.py")
     assert (ended.returncode, ended.stdout) == (0, f"sum\t{sum(range(20)) - 7}\n")
-    assert re.search(r"^mmg-run: item set aside: 'item 7': the executor died: exit code 7$", ended.stderr, re.M)
+    assert re.search(
+        r"^mmg-run: item set aside: 'item 7': the executor died: exit code 7$", ended.stderr, re.M
+    )
     assert len(re.findall("; tried again on ", ended.stderr)) == 2
     ended = commands.run("run", "--procs", "2", "poison.py")
     assert ended.returncode == 1
-    assert re.search(r"^mmg-run: mapfn at 'item 7' on \S+: the executor died: exit code 7$", ended.stderr, re.M)
+    assert re.search(
+        r"^mmg-run: mapfn at 'item 7' on \S+: the executor died: exit code 7$", ended.stderr, re.M
+    )
     assert commands.left_behind() == []

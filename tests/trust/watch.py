@@ -35,9 +35,12 @@ class Watched:
             del os.environ[_MARK]
             if before is not None:
                 os.environ[_MARK] = before
-        self.cluster.workers()
         self.engine = psutil.Process(self.cluster._engine.pid)
-        self._names = self.cluster.workers()
+        self.wait_for_workers(1)
+
+    def wait_for_workers(self, count):
+        """Wait until so many are there, which must all be there after each job."""
+        self._workers = wait_until(lambda: len(found := self.cluster.workers()) == count and found)
 
     def submit(self, *args, **options):
         """Submit a job of these; its notices are in `handle.notices`."""
@@ -66,7 +69,7 @@ class Watched:
         """Server and worker live, nothing is left of the job before, and the next one is right."""
         assert self.cluster._engine.pid == self.engine.pid
         assert self.engine.is_running()
-        assert self.cluster.workers() == self._names
+        assert self.cluster.workers() == self._workers
         wait_until(lambda: not self.left())
         handle = self.submit(NEXT_ITEMS, lambda k, v: [(k % 3, v)], lambda k, values: sum(values))
         assert handle.result(PATIENCE_S) == {r: sum(range(r, 20, 3)) for r in range(3)}
