@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from mmgevent import shipping
 from mmgevent.batching import Speed
+from mmgevent.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import (
     ConnectError,
@@ -65,6 +66,7 @@ class Progress:
     workers: int = 0
     slots: int = 0
     bytes: int = 0  #: of input mapped so far
+    skipped: int = 0  #: items set aside
 
 
 class Part(NamedTuple):
@@ -113,7 +115,11 @@ class JobDriver:
         self.stats: dict[str, Any] = {}
         self.delivered: set[int] = set()  #: partitions whose records were all given out
         self.partitions: int | None = job.options.partitions
-        self.skipped: list[dict[str, Any]] = []
+        #: failures of the items that were set aside, the last of them; `skipped_count` counts all
+        self.skipped: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
+        self.skipped_count = 0
+        #: of executors and workers, see `deaths`
+        self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()  # None: cancelled; str: engine lost
         self.is_cancelled = False
         #: called when the job's thread is about to wait for the engine
@@ -134,6 +140,8 @@ class JobDriver:
                 if lost is not None:
                     self.notice(f"{lost}; the job is handed in again")
                     self.feeder.restart()
+                    self.skipped.clear()
+                    self.skipped_count = 0
                 engine = self._get_engine(lost)
                 self._wait_ready(engine)
                 try:
@@ -218,6 +226,7 @@ class _Submission:
             "progress": self._on_progress,
             "notice": lambda frame, message: driver.notice(message["text"]),
             "skipped": self._on_skipped,
+            "died": self._on_died,
             "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
@@ -243,12 +252,11 @@ class _Submission:
                     self._driver.before_wait()
                     self._handle(self._driver.inbox.get())
             is_over = True
-        except JobError:
-            is_over = True
-            raise
         finally:
             self._engine.remove_job(self._number)
-            if not is_over:
+            if (
+                not is_over
+            ):  # the datasource may have failed; what the server has ended already it takes for late
                 self._engine.send(control("cancel", self._number, reason="the driver gave up"))
 
     def _is_complete(self) -> bool:
@@ -391,12 +399,22 @@ class _Submission:
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         del message["type"]
-        self._driver.report(Progress(**message))
+        self._driver.report(Progress(**message, skipped=self._driver.skipped_count))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
-        self._driver.skipped.append(message["failure"])
         failure = message["failure"]
-        self._driver.notice(f"item set aside: {failure.get('key')}: {failure.get('error')}")
+        self._driver.skipped.append(failure)
+        self._driver.skipped_count += 1
+        name = failure.get("key")
+        if name is None:  # it died of being read
+            name = f"item {message['item']} of batch {message['batch']}"
+        self._driver.notice(f"item set aside: {name}: {failure.get('error')}")
+
+    def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._driver.deaths.append(message["failure"])
+        text = describe_death(message["failure"])
+        if text is not None:
+            self._driver.notice(text)
 
     def _on_done(self, frame: Frame, message: dict[str, Any]) -> None:
         self._driver.stats = message["stats"]

@@ -122,6 +122,14 @@ class JobHandle:
         """Return the server's figures of a job that is done: seconds, records, spilled_bytes."""
         return dict(self._driver.stats)
 
+    def skipped(self) -> list[dict[str, Any]]:
+        """Return why items were set aside so far: failures with "key" and "error", the last 10,000 at most."""
+        return list(self._driver.skipped)
+
+    def deaths(self) -> list[dict[str, Any]]:
+        """Return the deaths of executors and workers under this job so far, the last 10,000 at most; see `deaths`."""
+        return list(self._driver.deaths)
+
     def __repr__(self) -> str:
         state = self._driver.progress.phase if not self._is_over else "failed" if self._error else "done"
         return f"<JobHandle {self._driver.job.name} {state}>"

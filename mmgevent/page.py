@@ -3,9 +3,10 @@
 When an executor dies, or hangs in a C call, nobody can ask it anything. So before each item it
 writes 256 bytes of shared memory, and the worker reads them when it needs to know whom to blame.
 
-Layout, little-endian: u64 attempt (0: none), u64 item (NO_ITEM: between items), f64 time at which
-the item began (CLOCK_MONOTONIC, one clock for all processes of a machine; infinity while the
+Layout, little-endian: u64 attempt (0: none), u64 item (NO_ITEM: between items, or none alone), f64 time
+at which the item began (CLOCK_MONOTONIC, one clock for all processes of a machine; infinity while the
 clock is stopped), u8 how the key is written, then the key as a Pascal string of at most 119 bytes.
+What follows is zero, but for the last byte: 1 while the item is one of several that run at once.
 
 Writing must cost next to nothing, for it happens once an item: one `pack_into`. Keys of other
 types than str and int are rendered only when the item before took long enough to make that free.
@@ -38,9 +39,10 @@ KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED = 0, 1, 2
 _BIG = 10**60  # larger numbers are not written out
 _WHOLE = struct.Struct("<QQdB120p")
 _ITEM = struct.Struct("<QdB120p")
-_ATTEMPT = struct.Struct("<Q")
 _BEGAN = struct.Struct("<d")
+_NUMBER = struct.Struct("<Q")
 _ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
+_CROWD_OFFSET = PAGE_BYTES - 1
 #: types whose repr runs no code of the user's and stays short once shortened
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -52,6 +54,7 @@ class Position(NamedTuple):
     item: int | None  #: None between items
     running_s: float  #: how long on this item; 0.0 while it waits for its worker
     key: str | None  #: the key as it would be written in Python, shortened
+    is_alone: bool = True  #: False: others run at the same time, this one the longest
 
 
 class Page:
@@ -84,6 +87,7 @@ class Page:
     def begin(self, attempt: int) -> None:
         """Say that `attempt` runs from now on, on no item yet."""
         _WHOLE.pack_into(self._map, 0, attempt, NO_ITEM, math.inf, KEY_TYPE_ONLY, b"")
+        self._map[_CROWD_OFFSET] = False
 
     def end(self) -> None:
         """Say that nothing runs."""
@@ -117,8 +121,13 @@ class Page:
 
         return mark
 
-    def show(self, item: int, key: Any, began_s: float) -> None:
+    def set_item(self, item: int | None) -> None:
+        """Say that what runs concerns no single item, or the item at hand again; the clock goes on."""
+        _NUMBER.pack_into(self._map, _ITEM_OFFSET, NO_ITEM if item is None else item)
+
+    def show(self, item: int, key: Any, began_s: float, *, is_alone: bool = True) -> None:
         """Like `mark`, for an item that began at `began_s`; always renders the key."""
+        self._map[_CROWD_OFFSET] = not is_alone
         text = render_key(key)
         how = KEY_TYPE_ONLY if text is None else KEY_RENDERED
         shown = type(key).__name__ if text is None else text
@@ -139,18 +148,24 @@ class Page:
     def read(self) -> Position:
         """Where the executor is. Of a running one the answer may be one item old, never mixed for long."""
         attempt, item, began_s, how, raw = _WHOLE.unpack_from(self._map, 0)
+        running_s = max(0.0, monotonic() - began_s)
         if attempt == 0 or item == NO_ITEM:
-            return Position(attempt, None, 0.0, None)
+            return Position(attempt, None, running_s, None)
         key = raw.decode("utf-8", "ignore")  # the last character may be cut
         if how == KEY_STR:
             key = repr(key)
         elif how == KEY_TYPE_ONLY:
             key = f"a key of type {key}"
-        return Position(attempt, item, max(0.0, monotonic() - began_s), key)
+        return Position(attempt, item, running_s, key, not self._map[_CROWD_OFFSET])
 
     def close(self) -> None:
         """Unmap; nothing may be called after this. Idempotent."""
         self._map.close()
+
+    def abandon(self) -> None:
+        """In a forked child: write where nobody reads; the next item is refused."""
+        self._map.close()
+        self._map = mmap.mmap(-1, PAGE_BYTES)
 
 
 def render_key(key: Any) -> str | None:

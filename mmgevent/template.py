@@ -14,12 +14,15 @@ It speaks JSON lines with the process that started it, over one end of a socketp
 
 Children lead sessions of their own. When one ends, the template kills what is left of its process
 group before it reaps it, so the number still belongs to the dead child and cannot hit anybody else.
+Processes that left the group (daemons, sessions of their own) fall to the template when the executor
+dies, where the system has subreapers (Linux), and end with it: nothing outlives its job.
 When the socket closes, or the parent dies, it kills them all and ends; should it be killed itself,
 the kernel kills its children (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -50,7 +53,9 @@ HIGH_DESCRIPTOR = 900
 MAX_REQUEST_BYTES = 64 * 1024
 
 _fork = os.fork
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+#: rounds in which a template that ends kills what dead executors left; each may make others its own
+MAX_STRAY_ROUNDS = 100
 
 
 class TemplateProcess:
@@ -139,6 +144,7 @@ class Template:
         _set_handler(signal.SIGINT, signal.SIG_IGN)
         _set_handler(signal.SIGCHLD, lambda *_: None)
         _set_handler(signal.SIGTERM, self._on_term)
+        _adopt_orphans()
         waiting = poll()
         waiting.register(self._sock.fileno(), POLLIN)
         waiting.register(wakeup, POLLIN)
@@ -193,24 +199,46 @@ class Template:
         self._sock.sendall(json.dumps(fields).encode() + b"\n")
 
     def _reap(self) -> None:
-        """Report every child that has ended."""
-        while self._children:
-            if hasattr(os, "waitid"):
-                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if info is None:
-                    return
-                _kill_group(info.si_pid)
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            self._children.discard(pid)
-            self._answer(exited=pid, status=status, maxrss_kb=usage.ru_maxrss)
+        """Report every executor that has ended, and see that nothing of it goes on."""
+        has_reaped = False
+        with contextlib.suppress(ChildProcessError):  # there is none any more
+            while True:
+                if hasattr(os, "waitid"):
+                    info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    if info is None:
+                        break
+                    _kill_group(info.si_pid)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                has_reaped = True
+                if pid in self._children:  # else it is what a dead one left
+                    self._children.discard(pid)
+                    self._answer(exited=pid, status=status, maxrss_kb=usage.ru_maxrss)
+        if has_reaped:
+            self._kill_strays()
 
     def _kill_children(self) -> None:
         for pid in self._children:
             _kill_group(pid)
         for pid in self._children:
             os.waitpid(pid, 0)
+        self._children.clear()
+        for _ in range(MAX_STRAY_ROUNDS):
+            strays = self._kill_strays()
+            if not strays:
+                return
+            for pid in strays:
+                os.waitpid(pid, 0)
+
+    def _kill_strays(self) -> set[int]:
+        """Kill what dead executors left; once it is reaped, its children are ours, and next."""
+        killed = set()
+        for pid in _list_children() - self._children:
+            with contextlib.suppress(PermissionError):  # it has become another user's
+                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+                killed.add(pid)
+        return killed
 
     def _become_executor(self, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         """In the child: leave everything of the template behind and run the executor's loop."""
@@ -220,6 +248,7 @@ class Template:
             _die_with_parent(signal.SIGKILL)
             if os.getppid() != self._pid:  # it ended before the line above
                 os._exit(status)
+            _adopt_orphans()  # so that all it leaves falls to the template at once, and not before
             _set_name("mmg-executor")
             _restore_signals()
             link, page = _arrange_descriptors(*descriptors)
@@ -272,6 +301,37 @@ def _die_with_parent(signum: int) -> None:
     """Have the kernel send this process a signal when its parent ends (Linux; elsewhere its socket tells)."""
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signum)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of the children of children that die (Linux; elsewhere init does)."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _list_children() -> set[int]:
+    """The children of this process, dead ones that were not reaped too; none where the system does not tell."""
+    pid = os.getpid()
+    try:
+        with open(f"/proc/self/task/{pid}/children") as listed:
+            return set(map(int, listed.read().split()))
+    except FileNotFoundError:
+        return _search_children(pid)
+
+
+def _search_children(pid: int) -> set[int]:
+    """The same for kernels that keep no list: look at every process there is."""
+    found = set()
+    for name in os.listdir("/proc") if sys.platform == "linux" else ():
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue  # it ended meanwhile
+            if int(fields[1]) == pid:
+                found.add(int(name))
+    return found
 
 
 def _set_name(name: str) -> None:

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 
 #: floor -> modules; what a module imports of mmgevent lies on its floor or below
 FLOORS = {
-    0: "errors versions failures machine _speedups _speedups._fallback _speedups._encoding _speedups._core",
+    0: "errors versions failures deaths machine _speedups _speedups._fallback _speedups._encoding _speedups._core",
     1: """functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings
@@ -21,7 +21,8 @@ FLOORS = {
     3: """inline executor executor.attempt executor.channel executor.pool offered template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
     4: "net net.link net.tls net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
-    5: "server server.peers server.hosted server.watchers server.partitioning worker worker.slot worker.obituary worker.offering",
+    5: """server server.peers server.hosted server.watchers server.partitioning server.certificates
+          worker worker.slot worker.obituary worker.offering""",
     6: "engine foreground membership relay passing",
     7: """cli cli.exits cli.options cli.progress cli.run cli.server cli.shared cli.worker
           mincemeat mincemeat.schedule mincemeat.endpoint mincemeat.commands mincemeat.channel mincemeat.client

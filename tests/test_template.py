@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 
 import psutil
@@ -224,6 +225,9 @@ def test_what_an_executor_prints_arrives_line_by_line(executor):
 def test_the_page_is_empty_when_nothing_runs(executor):
     executor.load("def mapfn(key, value):\n    return []\n")
     assert executor.map([("a", 1)])[0]["type"] == "done"
+    until = time.monotonic() + 10
+    while executor.page.read().attempt:  # it is emptied right after the outcome was sent
+        assert time.monotonic() < until
     assert executor.page.read() == Position(0, None, 0.0, None)
 
 

@@ -42,6 +42,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     page = Page(page_fd)
     os.close(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
+    os.register_at_fork(after_in_child=page.abandon)
     with contextlib.suppress(LinkClosed):  # the job is over, or the worker
         Executor(channel, page, scratch_dir or tempfile.gettempdir(), greenlets).serve()
 

@@ -85,7 +85,6 @@ class Runner:
                 groups=stats.groups,
                 seconds=max(0.0, monotonic() - began_s - attempt.waited_s),
             )
-            self._end_page()
             attempt.finish(done)
             outcome = None
         except (LinkClosed, ProtocolError):
@@ -100,12 +99,8 @@ class Runner:
             outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
         channel.drop_lane(lane)
         if outcome is not None:
-            self._end_page()
             channel.send(outcome)
-
-    def _end_page(self) -> None:
-        """Say that nothing of the user's runs, before anybody hears of an outcome."""
-        if self._page is not None:
+        if self._page is not None:  # not before: the item may have closed the descriptor of the link
             self._page.end()
 
     def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
@@ -133,6 +128,7 @@ class Runner:
             first_index=lo,
             skip=message.get("skip", ()),
             map_items=self.map_items,
+            mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
         )
 

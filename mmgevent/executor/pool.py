@@ -2,7 +2,8 @@
 
 Used only where the process was monkey-patched before anything of the user's was loaded. Items begin
 in order and their results come out in order; at most `size` of them are begun and not yet taken.
-The page shows the item that has been running longest, which is the one to blame for a timeout.
+The page shows the item that has been running longest, which is the one to blame for a timeout, and
+whether it is the only one, and so to blame for a death.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ class ItemPool:
 
     def _show_oldest(self) -> None:
         for index, (key, began_s) in self._running.items():
-            self._page.show(index, key, began_s)
+            self._page.show(index, key, began_s, is_alone=len(self._running) == 1)
             return
+        self._page.set_item(None)
 
 
 class _Outcome:

@@ -38,6 +38,8 @@ LAST_WORDS_BYTES = 4 * 1024
 DRAIN_S = 0.5
 #: an executor that closed its link and has not ended after so long is killed
 LINGER_S = 1.0
+#: share of its memory limit from which on the user is warned, once
+WARN_SHARE = 0.9
 _READ_BYTES = 64 * 1024
 
 
@@ -102,6 +104,8 @@ class Supervisor:
         self.broken_limit: str | None = None
         #: whether it ever answered for an attempt
         self.has_run = False
+        #: whether the user was warned of how much memory it has
+        self.has_warned = False
         with ExitStack() as opened:  # what to close if it cannot all be had
             self._page, page_fd = Page.create()
             opened.callback(self._page.close)
@@ -121,18 +125,26 @@ class Supervisor:
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = self._spawn(self._watch)
 
-    def enforce(self, item_limit_s: float | None, memory_limit_bytes: int | None) -> None:
-        """Kill it if the item it is on takes longer, or it has more memory, than that."""
+    def enforce(self, item_limit_s: float | None, memory_limit_bytes: int | None) -> str | None:
+        """Kill it if the item it is on takes longer, or it has more memory, than that.
+
+        Returns what to warn of while it is near its limit of memory; whoever says so sets `has_warned`.
+        """
         if self.is_doomed:
-            return
+            return None
         position = self._page.read()
         if item_limit_s is not None and position.running_s > item_limit_s:
             self.broken_limit = "timeout"
             self.last_position = position  # by now it may be on the next item, which is not to blame
             self.kill("an item took too long")
-        elif memory_limit_bytes is not None and self.resident_bytes() > memory_limit_bytes:
-            self.broken_limit = "memory"
-            self.kill("it had grown too large")
+        elif memory_limit_bytes is not None:
+            used = self.resident_bytes()
+            if used > memory_limit_bytes:
+                self.broken_limit = "memory"
+                self.kill("it had grown too large")
+            elif used > WARN_SHARE * memory_limit_bytes and not self.has_warned:
+                return f"it uses {used >> 20} MiB of memory_limit, {memory_limit_bytes >> 20} MiB"
+        return None
 
     def send_job(self, frame: Frame, code: bytes | bytearray) -> None:
         """Tell it its job: the message, then the code as fast as it takes it."""

@@ -264,6 +264,8 @@ class Scheduler:
         task.deaths += 1
         if task.deaths < (1 if task.is_alone else MAX_DEATHS):
             self._free(task)
+        elif item is None and len(task) > 1:
+            self._halve(task, now)
         else:
             self._give_up(task, item, failure, now)
         self._advance(ledger, now)
@@ -348,17 +350,12 @@ class Scheduler:
         if not task.batch or not ledger.rules.max_skipped:
             self._fail(ledger, failure, "failed", now)
             return
+        if item is None and len(task) > 1:
+            self._halve(task, now)
+            return
         for twin in task.attempts[:]:
             self._dispatcher.revoke(twin, now)
         task.turn(TaskEvent.FREED)
-        if item is None and len(task) > 1:
-            # Halve it until the culprit is alone. From now on the first failure counts: three for each
-            # halving would cost thirty executors to find one item of a thousand.
-            task.deaths = min(task.deaths, MAX_DEATHS - 1)
-            task.failures = min(task.failures, ledger.retries)
-            for half in reversed(ledger.cut(task, 2)):
-                ledger.wait(half, first=True)
-            return
         if ledger.set_aside_count + 1 > ledger.skip_limit():
             self._fail(ledger, ledger.too_many_skipped(failure), "skipped", now)
             return
@@ -373,6 +370,21 @@ class Scheduler:
             ledger.wait(task, first=True)
         else:
             task.turn(TaskEvent.DROPPED)
+
+    def _halve(self, task: Task, now: float) -> None:
+        """Cut a task whose culprit is unknown in two, and so on until the culprit is alone.
+
+        From now on the first failure counts: three for each halving would cost thirty executors to find one
+        item of a thousand.
+        """
+        ledger = task.ledger
+        for twin in task.attempts[:]:
+            self._dispatcher.revoke(twin, now)
+        task.turn(TaskEvent.FREED)
+        task.deaths = min(task.deaths, MAX_DEATHS - 1)
+        task.failures = min(task.failures, ledger.retries)
+        for half in reversed(ledger.cut(task, 2)):
+            ledger.wait(half, first=True)
 
     def _fail(self, ledger: Ledger, failure: dict[str, Any], code: str, now: float) -> None:
         for attempt in list(ledger.live):

@@ -25,6 +25,7 @@ from mmgevent.failures import shorten
 from mmgevent.net.link import Link
 from mmgevent.net.threads import run_in_thread
 from mmgevent.scheduler import Scheduler, commands
+from mmgevent.server.certificates import certify
 from mmgevent.server.hosted import PROGRESS_S, Attempt, HostedJob, read_rules
 from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
@@ -143,14 +144,17 @@ class Server:
         self.watchers.left(peer.number, reason)
         if not peer.is_leaving:
             self.slot_count -= peer.slots
-        hurt = {self._attempts[number].job for number in peer.attempts}
-        self.run(self._scheduler.remove_worker(peer.number, time.monotonic()))
-        text = (
-            f"worker {peer.link.name} is gone ({shorten(reason, MAX_REASON_BYTES)}); its tasks go to others"
-        )
-        for job in hurt:
-            if self.has_job(job):
-                job.tell("notice", text=text)
+        hurt: dict[HostedJob, list[Attempt]] = {}
+        for number in sorted(peer.attempts):
+            attempt = self._attempts[number]
+            hurt.setdefault(attempt.job, []).append(attempt)
+        made = self._scheduler.remove_worker(peer.number, time.monotonic())
+        name = peer.link.name
+        error = f"worker {name} is gone ({shorten(reason, MAX_REASON_BYTES)})"
+        failure = {"kind": "lost", "worker": name, "error": error}
+        for job, attempts in hurt.items():
+            job.tell("died", failure=certify(failure, attempts, made, self.workers))
+        self.run(made)
 
     def drain_worker(self, peer: WorkerPeer) -> None:
         """A worker is about to leave: it gets nothing more."""
@@ -199,11 +203,21 @@ class Server:
 
         ProtocolError for what cannot have happened: the peer broke the rules, and nothing has changed.
         """
+        self.run(self._ask_scheduler(event, *args))
+
+    def report_death(self, attempt: Attempt, failure: dict[str, Any], item: int | None) -> None:
+        """An executor died: as `report`, and the driver is told, with what is done about it."""
+        made = self._ask_scheduler("attempt_died", attempt.number, failure, item)
+        certificate = certify(failure, [attempt], made, self.workers)
+        attempt.job.tell("died", attempt.task, failure=certificate, item=item)
+        self.run(made)
+
+    def _ask_scheduler(self, event: str, *args: Any) -> list[commands.Command]:
         try:
-            made = getattr(self._scheduler, event)(*args, time.monotonic())
+            made: list[commands.Command] = getattr(self._scheduler, event)(*args, time.monotonic())
         except SchedulerError as error:
             raise ProtocolError(str(error)) from error
-        self.run(made)
+        return made
 
     # events of drivers
 

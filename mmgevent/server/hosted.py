@@ -75,6 +75,7 @@ class Attempt:
         "batch",
         "done",
         "feeder",
+        "has_noticed",
         "hi",
         "is_over",
         "job",
@@ -100,6 +101,8 @@ class Attempt:
         self.is_over = False
         #: bytes of its output that wait to be written to the spill file
         self.pending_bytes = 0
+        #: its worker had its say about it
+        self.has_noticed = False
         #: its `done`, held until nothing of its output is pending
         self.done: dict[str, Any] | None = None
 

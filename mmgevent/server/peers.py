@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent import __version__
 from mmgevent.errors import MmgeventError, ProtocolError
-from mmgevent.failures import bound
+from mmgevent.failures import bound, shorten
 from mmgevent.net.link import Link
 from mmgevent.server.hosted import HostedJob
 from mmgevent.telling import MessageLength
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS = 4096  #: of one worker
 MAX_DRIVER_JOBS = 1000  #: at once of one driver
+MAX_NOTICE_BYTES = 1000  #: of what a worker has a driver told about an attempt
 MAX_NAME_CHARS = 100  #: of a peer
 MAX_LISTED_WORKERS = 1000  #: with the longest names they still fit one frame
 REFUSAL_S = 2.0  #: for a refusal to reach the peer before its link closes
@@ -162,6 +163,13 @@ class WorkerPeer(Peer):
             self.server.watchers.tell_drivers(self, frame, message)
             return
         attempt = self.server.find_attempt(frame.attempt, self.number)
+        if type_ == "notice":
+            if (
+                attempt is not None and not attempt.has_noticed
+            ):  # one each, or a worker could flood the driver
+                attempt.has_noticed = True
+                attempt.job.tell("notice", text=shorten(message["text"], MAX_NOTICE_BYTES))
+            return
         if type_ not in _ATTEMPT_EVENTS:
             raise ProtocolError(f"a worker does not send {type_!r}")
         if attempt is None:
@@ -172,7 +180,11 @@ class WorkerPeer(Peer):
             item = message.get("item")
             if item is not None and not (attempt.is_map and attempt.lo <= item < attempt.hi):
                 item = None
-            self.server.report(_ATTEMPT_EVENTS[type_], attempt.number, bound(message["failure"]), item)
+            failure = bound(message["failure"])
+            if type_ == "died":
+                self.server.report_death(attempt, failure, item)
+            else:
+                self.server.report("attempt_failed", attempt.number, failure, item)
         else:
             self.server.report(_ATTEMPT_EVENTS[type_], attempt.number)
 
@@ -180,7 +192,7 @@ class WorkerPeer(Peer):
 _ATTEMPT_EVENTS = {
     "done": "attempt_done",
     "failed": "attempt_failed",
-    "died": "attempt_died",
+    "died": "attempt_died",  # by way of `report_death`
     "returned": "attempt_returned",
     "kept": "attempt_kept",
     "content": "attempt_needs_content",

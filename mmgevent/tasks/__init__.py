@@ -21,7 +21,7 @@ from mmgevent.functions import Functions
 from mmgevent.records import SegmentError, decode_items
 from mmgevent.sources import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
-from mmgevent.tasks.map_task import Emit, MapItems, MapTask, Mark, TaskStats
+from mmgevent.tasks.map_task import Emit, MapItems, MapTask, Mark, MarkFlush, TaskStats
 from mmgevent.tasks.reduce_task import Part, ReduceTask
 
 __all__ = [
@@ -51,6 +51,7 @@ def run_map(
     first_index: int = 0,
     skip: Collection[int] = (),
     map_items: MapItems | None = None,
+    mark_flush: MarkFlush | None = None,
     tunes_gc: bool = True,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
@@ -63,6 +64,7 @@ def run_map(
     `map_items(fn, triples)`, if given, applies `fn(index, key, value)` to each of the triples, perhaps several at a
     time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
     left to it.
+    `mark_flush(None)` is called before a flush of what several items gave, `mark_flush(index)` when the last of them goes on.
     `tunes_gc`: the cyclic garbage collector of this process may run rarely meanwhile; False where others use it too.
 
     Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
@@ -78,6 +80,7 @@ def run_map(
         first_index=first_index,
         skip=skip,
         map_items=map_items,
+        mark_flush=mark_flush,
     )
     with _rare_collections() if tunes_gc else nullcontext():
         return task.run()

@@ -38,6 +38,7 @@ MAX_GROUP_BYTES = 64 * 1024 * 1024
 MAX_FLUSH_BYTES = 16 * 1024 * 1024
 
 Mark = Callable[[int, Any], object]
+MarkFlush = Callable[[int | None], object]
 Emit = Callable[[bytes], object]
 #: (fn, iterator of (index, key, value)) -> iterator of fn's results, in order
 MapItems = Callable[
@@ -104,6 +105,7 @@ class MapTask:
         first_index: int = 0,
         skip: Collection[int] = (),
         map_items: MapItems | None = None,
+        mark_flush: MarkFlush | None = None,
     ):
         self._mapfn: Any = functions.mapfn
         self._collectfn: Any = functions.collectfn
@@ -117,6 +119,7 @@ class MapTask:
         self._emit_bytes = emit
         # several items at once: map_items alone knows which to show
         self._mark: Mark = mark if map_items is None else _mark_nothing
+        self._mark_flush = mark_flush
         self._first_index = first_index
         self._skip = frozenset(skip)
         self._map_items = map_items
@@ -133,7 +136,18 @@ class MapTask:
             exhausted, records = self._fill(pairs, groups)
             self.stats.records += records
             if groups:
-                self._flush(groups, records)
+                # blame an item for what turns up now only if there can be no other
+                begun = self.stats.items
+                is_of_one = begun - self._flushed_items <= 1
+                self._flushed_items = begun - 1
+                if is_of_one or self._mark_flush is None:
+                    self._flush(groups, records, self._index if is_of_one else None)
+                else:
+                    self._mark_flush(None)
+                    self._flush(groups, records, None)
+                    self._mark_flush(self._index)
+        if self._mark_flush is not None and self.stats.items > 1:
+            self._mark_flush(None)  # what breaks from here on may be any item's doing
         return self.stats
 
     # --- items to pairs ---
@@ -221,11 +235,7 @@ class MapTask:
 
     # --- groups to flushes ---
 
-    def _flush(self, groups: dict[Any, Any], records: int) -> None:
-        # blame an item for what turns up now only if there can be no other
-        begun = self.stats.items
-        item = self._index if begun - self._flushed_items <= 1 else None
-        self._flushed_items = begun - 1
+    def _flush(self, groups: dict[Any, Any], records: int, item: int | None) -> None:
         self.stats.groups += len(groups)
         if self._collectfn is not None and self._collect_form == "iterator":
             self._collect_all(groups, item)

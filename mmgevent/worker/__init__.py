@@ -32,7 +32,7 @@ from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
 from mmgevent.wire.messages import PROTOCOL, control, message_of
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.worker.obituary import describe_death
+from mmgevent.worker.obituary import describe_death, describe_place
 from mmgevent.worker.offering import Offering
 from mmgevent.worker.slot import IDLE_EXECUTORS, CachedJob, HeldAttempt, Slot
 
@@ -506,9 +506,20 @@ class Worker:
             self._advance(slot)
 
     def _watch(self) -> None:
-        """Kill executors that break a limit of their job; ends when no job has one."""
+        """Kill executors that break a limit of their job, warn of those near it; ends when no job has one."""
         while any(job.task_timeout_s or job.memory_limit_bytes for job in self._jobs.values()):
             gevent.sleep(WATCH_S)
-            for executor, (_, job) in list(self._supervisors.items()):
-                executor.enforce(job.task_timeout_s, job.memory_limit_bytes)
+            for executor, (slot, job) in list(self._supervisors.items()):
+                warning = executor.enforce(job.task_timeout_s, job.memory_limit_bytes)
+                if warning is not None:
+                    self._warn(executor, slot, warning)
         self._watcher = None
+
+    def _warn(self, executor: Supervisor, slot: Slot, warning: str) -> None:
+        """Have the user told, once, of the executor that is about to break a limit."""
+        number = executor.position().attempt
+        running = next((a for a in slot.attempts_of(executor) if a.number == number), None)
+        if running is not None:
+            executor.has_warned = True
+            text = f"{describe_place(executor, running, self.name)}: {warning}"
+            self.link.send(control("notice", *running.lane, text=text))

@@ -28,29 +28,50 @@ _OOM_ADVICE = (
     "the option memory_limit, or fewer slots (--procs), would say so earlier."
 )
 
+_LEFT_ADVICE = (
+    "It left by os._exit(0), or it closed descriptors that are not its own, and so its link to the worker."
+)
+
 
 def describe_death(
     executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
 ) -> tuple[dict[str, Any], int | None]:
-    """Return the failure record of a death under `attempt`, and the index of the item it was on."""
+    """Return the failure record of a death under `attempt`, and the index of the item to blame, if it was one."""
     position = executor.position()
-    on_item = position.attempt == attempt.number
-    item = position.item if on_item and attempt.is_map else None
+    has_begun = position.attempt == attempt.number
     kind, error, advice = _find_cause(executor, exit_, attempt)
-    if not on_item:
+    # of several that run at once the oldest has taken too long, but any may have crashed
+    is_known = has_begun and (position.is_alone or kind == "timeout")
+    item = position.item if is_known and attempt.is_map else None
+    key = position.key if is_known else None
+    if not has_begun:
         error += ", while it loaded the job's functions"
+    elif attempt.is_map and item is None and has_begun:
+        error += ", while it was on several items" if position.item is not None else ", between items"
+    if item is None and has_begun:
+        item = attempt.only_item
     failure = {
         "kind": kind,
         "function": "mapfn" if attempt.is_map else "reducefn",
-        "key": position.key if on_item else None,
+        "key": key,
         "item": item,
         "error": error,
         "advice": advice,
         "last_words": _drop_our_frames(executor.last_words()) or None,
         "worker": worker,
+        "exit": str(exit_),
+        "peak_bytes": exit_.maxrss_kb * 1024 or None,
     }
     failure = {name: value for name, value in failure.items() if value is not None}
     return failures.bound(failure), item
+
+
+def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> str:
+    """Say in words where an executor is now, as far as that is known."""
+    function = "mapfn" if attempt.is_map else "reducefn"
+    position = executor.position()
+    key = position.key if position.attempt == attempt.number and position.is_alone else None
+    return f"{function}{'' if key is None else f' at {key}'} on {worker}"
 
 
 def _drop_our_frames(text: str) -> str:
@@ -85,6 +106,8 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
     advice = None
     if os.WIFSIGNALED(exit_.status) and os.WTERMSIG(exit_.status) == signal.SIGKILL:
         advice = f"{_OOM_ADVICE} It had used {used}."
+    elif exit_.status == 0:
+        advice = _LEFT_ADVICE
     return "died", f"the executor died: {exit_}", advice
 
 

@@ -79,6 +79,8 @@ class HeldAttempt:
         self.lane = frame.lane
         self.job = job
         self.is_map = message["phase"] == "map"
+        #: the item of a map attempt that has one only
+        self.only_item = _find_only_item(message) if self.is_map else None
         #: whether offered functions run it, rather than an executor of its job
         self.is_offered = message["phase"] in job.offered_phases
         self.executor: Supervisor | Offering | None = None  #: None while it is held
@@ -183,6 +185,13 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'an object that has the "phases" it is of, or null',
     ),
 }
+
+
+def _find_only_item(assign: dict[str, Any]) -> int | None:
+    lo, skip = assign.get("lo", 0), assign.get("skip", ())
+    if assign.get("hi", 0) - lo - len(skip) != 1:
+        return None
+    return next(item for item in range(lo, lo + len(skip) + 1) if item not in skip)
 
 
 def _is_alike(one: HeldAttempt, other: HeldAttempt) -> bool:

@@ -193,7 +193,9 @@ class FakeServer:
         self.link.send(control(type_, job, attempt, attempt))
 
     def outcomes(self, attempt):
-        return [m for number, m in self.messages if number == attempt and m["type"] != "hello"]
+        return [
+            m for number, m in self.messages if number == attempt and m["type"] not in ("hello", "notice")
+        ]
 
     def wait_for(self, *attempts):
         """The outcome of each attempt, once all have one; the only one if there is one."""
@@ -743,16 +745,15 @@ def test_a_template_that_always_dies_closes_the_worker(start):
         own.close()
 
 
-def test_a_process_that_keeps_the_descriptors_hides_no_death(start, gate):
+def test_a_process_that_keeps_the_descriptors_hides_no_death_and_ends_too(start, gate):
     server, _ = start()
     server.submit(1)
     attempt = server.assign_map([("hold", gate.path)])
     pid, _, go = gate.next()
+    left = psutil.Process(pid)
     go.set()
-    try:
-        assert "exit code 5" in server.wait_for(attempt)["failure"]["error"]
-    finally:
-        os.kill(pid, signal.SIGKILL)
+    assert "exit code 5" in server.wait_for(attempt)["failure"]["error"]
+    wait_until_gone([left])
 
 
 def test_closing_every_descriptor_does_no_harm(start):
@@ -786,14 +787,29 @@ def test_greenlets_run_items_at_once_and_results_keep_their_order(start, gate):
     assert len(server.records_of(attempt)) == 40
 
 
-def test_with_greenlets_the_oldest_item_is_to_blame(start, gate):
+def test_with_greenlets_a_death_blames_none_of_several_items_and_the_only_one(start, gate):
     server, _ = start()
     server.submit(1, greenlets=3)
-    attempt = server.assign_map([("gate 0", gate.path), ("gate 1", gate.path), ("gate 2", gate.path)])
-    waiting = sorted((gate.next() for _ in range(3)), key=lambda arrival: arrival[1])
+    items = [("gate 0", gate.path), ("gate 1", gate.path), ("gate 2", gate.path)]
+    attempt = server.assign_map(items)
+    waiting = [gate.next() for _ in range(3)]
     os.kill(waiting[0][0], signal.SIGKILL)
     died = server.wait_for(attempt)
-    assert (died["type"], died["item"], died["failure"]["key"]) == ("died", 0, "'gate 0'")
+    assert died["type"] == "died"
+    assert "item" not in died
+    assert "key" not in died["failure"]
+    assert "on several items" in died["failure"]["error"]
+    attempt = server.assign_map(items, lo=1, hi=3, skip=[1])
+    os.kill(gate.next()[0], signal.SIGKILL)
+    died = server.wait_for(attempt)
+    assert (died["item"], died["failure"]["key"]) == (2, "'gate 2'")
+
+
+def test_with_greenlets_the_oldest_item_is_the_one_that_took_too_long(start, gate):
+    server, _ = start()
+    server.submit(1, greenlets=3, task_timeout=1.0)
+    died = server.wait_for(server.assign_map([(f"gate {i}", gate.path) for i in range(3)]))
+    assert (died["item"], died["failure"]["key"], died["failure"]["kind"]) == (0, "'gate 0'", "timeout")
 
 
 def test_a_lost_link_ends_every_executor(start, gate):
