@@ -50,6 +50,8 @@ from mmgevent.scheduler.roster import Roster, Worker
 
 __all__ = ["TICK_S", "JobRules", "JobStatus", "Scheduler"]
 
+_SUCCEEDED, _COMMITTED = AttemptEvent.SUCCEEDED, TaskEvent.COMMITTED  # at hand on the hot path
+
 #: Call `tick` about this often, in seconds.
 TICK_S = 0.25
 
@@ -123,6 +125,7 @@ class Scheduler:
         ledger.league = self._roster.add_job(ledger, options.needs)
         if options.allocation == "oneshot":
             ledger.oneshot = Oneshot(ledger, self._roster)
+            ledger.is_shared = False
             for worker in self._roster.workers.values():
                 if options.needs <= worker.pool.offers:
                     ledger.oneshot.promise(worker, now)
@@ -217,10 +220,11 @@ class Scheduler:
         self._commands.append(
             Commit(ledger.job, task.number, attempt, MAP if task.batch else REDUCE, task.batch, task.lo)
         )
-        self._dispatcher.close(done, AttemptEvent.SUCCEEDED, now)
-        for twin in task.attempts[:]:
-            self._dispatcher.revoke(twin, now)
-        task.turn(TaskEvent.COMMITTED)
+        self._dispatcher.close(done, _SUCCEEDED, now)
+        if task.attempts:
+            for twin in task.attempts[:]:
+                self._dispatcher.revoke(twin, now)
+        task.turn(_COMMITTED)
         if started_s is not None:
             ledger.time(now - started_s, self._random)
         if ledger.oneshot is not None:
@@ -425,7 +429,7 @@ class Scheduler:
         if ledger.input_ended:
             return
         allowance = ledger.allowance()
-        if allowance - ledger.allowed >= ledger.allowance_step():
+        if allowance > ledger.allowed and allowance - ledger.allowed >= ledger.allowance_step():
             ledger.allowed = allowance
             self._commands.append(Allow(ledger.job, allowance))
 

@@ -177,11 +177,6 @@ class Attempt:
         self.started_s: float | None = None  #: when it began, as far as is known here; None: not yet
         self.had_content = had_content  #: its input was sent with the contents of the files
 
-    @property
-    def is_asked_back(self) -> bool:
-        """Whether the answer to a recall is still to come."""
-        return self.state is AttemptState.RECALLED or self.state is AttemptState.CONTESTED
-
     def turn(self, event: AttemptEvent) -> None:
         """Change the state by the table; SchedulerError if it has no such row."""
         state = ATTEMPT_TRANSITIONS.get((self.state, event))

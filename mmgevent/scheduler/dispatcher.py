@@ -28,6 +28,15 @@ STRAGGLER_MEDIANS = 2.0
 #: ... and longer than this, below which a duplicate costs more than it can win.
 STRAGGLER_S = 1.0
 
+# Looking a member up in its Enum costs as much as a call in C, and each event does it ten times.
+_RUNNING, _QUEUED, _RECALLED, _CONTESTED = (
+    AttemptState.RUNNING,
+    AttemptState.QUEUED,
+    AttemptState.RECALLED,
+    AttemptState.CONTESTED,
+)
+_BEGAN, _SUCCEEDED, _ASSIGNED = AttemptEvent.BEGAN, AttemptEvent.SUCCEEDED, TaskEvent.ASSIGNED
+
 #: Attempt numbers are unsigned 32-bit numbers; 0 means none.
 MAX_ATTEMPT = 0xFFFF_FFFF
 
@@ -64,16 +73,16 @@ class Dispatcher:
 
     def assign(self, task: Task, slot: Slot, now: float) -> None:
         """Make an attempt of a task that no queue has, on a slot with room."""
-        task.turn(TaskEvent.ASSIGNED)
+        task.turn(_ASSIGNED)
         ledger = task.ledger
         batch = ledger.batches[task.batch] if task.batch else None
         number = self._next_attempt()
-        state = AttemptState.RUNNING if slot.running is None else AttemptState.QUEUED
+        state = _RUNNING if slot.running is None else _QUEUED
         attempt = Attempt(number, task, slot, state, batch is not None and batch.has_content)
         self.attempts[number] = attempt
         ledger.live[attempt] = None
         task.attempts.append(attempt)
-        if state is AttemptState.RUNNING:
+        if state is _RUNNING:
             slot.running = attempt
             attempt.started_s = now
             ledger.oldest[attempt] = None
@@ -104,15 +113,16 @@ class Dispatcher:
 
     def close(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
         """End an attempt: take it off its slot, where the one behind it begins. The caller ranks the job."""
-        was_asked_back = attempt.is_asked_back
+        state = attempt.state
         attempt.turn(event)
-        if was_asked_back:
-            self._recalls -= 1
         task, slot = attempt.task, attempt.slot
         ledger = task.ledger
+        if state is not _RUNNING:
+            ledger.league.recallable.pop(attempt, None)
+            if state is _RECALLED or state is _CONTESTED:
+                self._recalls -= 1
         del self.attempts[attempt.number], ledger.live[attempt]
         ledger.oldest.pop(attempt, None)
-        ledger.league.recallable.pop(attempt, None)
         task.attempts.remove(attempt)
         if task.attempts:
             ledger.duplicates -= 1
@@ -127,7 +137,7 @@ class Dispatcher:
         self._roster.file(slot)
         if slot.worker.bound and slot.running is None:
             self._roster.owing[slot.worker] = None
-        if event is not AttemptEvent.SUCCEEDED:
+        if event is not _SUCCEEDED:
             self._commands.append(Discard(ledger.job, task.number, attempt.number))
 
     def revoke(self, attempt: Attempt, now: float) -> None:
@@ -166,7 +176,7 @@ class Dispatcher:
 
     @staticmethod
     def _begin(attempt: Attempt, now: float) -> None:
-        attempt.turn(AttemptEvent.BEGAN)
+        attempt.turn(_BEGAN)
         attempt.started_s = now
         ledger = attempt.task.ledger
         ledger.oldest[attempt] = None
@@ -174,7 +184,7 @@ class Dispatcher:
 
     def _next_attempt(self) -> int:
         number = self._last_attempt % MAX_ATTEMPT + 1
-        while number in self.attempts:
+        while number in self.attempts:  # of the time before the numbers began anew
             number = number % MAX_ATTEMPT + 1
         self._last_attempt = number
         return number

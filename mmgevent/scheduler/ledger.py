@@ -104,7 +104,7 @@ class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task", "allowed", "batches", "blocked", "duplicates", "durations", "entry", "input_ended", "is_over",
+        "_last_task", "allowed", "batches", "blocked", "duplicates", "durations", "entry", "input_ended", "is_over", "is_shared",
         "items_known", "job", "last_failure", "league", "live", "lost", "oldest", "oneshot", "open_items", "phase",
         "received", "recent_s", "reduce_left", "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting",
         "waiting_items", "was_warned", "without_slots_s",
@@ -118,6 +118,7 @@ class Ledger:
         self.phase = MAP
         self.is_over = False
         self.oneshot: Oneshot | None = None  #: set at once if every worker gets one item
+        self.is_shared = True  #: whether any slot may take its tasks: not so the items of "oneshot" jobs
         self.input_ended = False
         self.batches: dict[int, Batch] = {}
         self.received = 0  #: batches
@@ -145,14 +146,9 @@ class Ledger:
         self._last_task = 0
 
     @property
-    def is_shared(self) -> bool:
-        """Whether any slot may take its tasks: not so the items of "oneshot" jobs."""
-        return self.oneshot is None or self.phase != MAP
-
-    @property
     def has_tasks_to_give(self) -> bool:
         """Whether a slot may take one of its tasks now."""
-        return bool(self.waiting) and self.is_shared
+        return self.is_shared and bool(self.waiting)
 
     @property
     def retries(self) -> int:
@@ -195,13 +191,16 @@ class Ledger:
         self.batches[number] = Batch(items)
         self.items_known += items
         self.open_items += items
-        step = items if self.oneshot is None else 1
-        for lo in range(0, items, step):
-            self.wait(Task(self, self._next_task(), number, lo, lo + step))
+        if self.is_shared:
+            self.wait(Task(self, self._next_task(), number, 0, items))
+            return
+        for lo in range(items):
+            self.wait(Task(self, self._next_task(), number, lo, lo + 1))
 
     def add_reduce_tasks(self, groups: list[tuple[int, ...]]) -> None:
         """Begin the reduce phase with these partitions for each task."""
         self.phase = REDUCE
+        self.is_shared = True
         self.reduce_left = self.reduce_total = len(groups)
         self.durations.clear()
         self.timed = 0

@@ -86,7 +86,7 @@ class Pool:
 class League:
     """The jobs that need the same functions."""
 
-    __slots__ = ("_heap", "jobs", "needs", "pools", "recallable", "slots", "waiting")
+    __slots__ = ("_heap", "_only", "jobs", "needs", "pools", "recallable", "slots", "waiting")
 
     def __init__(self, needs: frozenset[str]):
         self.needs = needs
@@ -96,10 +96,12 @@ class League:
         self.waiting = 0  #: tasks that any slot may take
         self.recallable: OrderedDict[Attempt, None] = OrderedDict()  #: queued attempts, oldest first
         self._heap: list[tuple[int, int, Ledger]] = []
+        self._only: Ledger | None = None  # the one job, if there is one
 
     def add(self, job: Ledger) -> None:
         """Enter a job; the one that was alone gets its rank now."""
         self.jobs[job.job] = job
+        self._only = job if len(self.jobs) == 1 else None
         if len(self.jobs) == 2:
             for each in self.jobs.values():
                 self.rank(each)
@@ -108,9 +110,10 @@ class League:
         """Strike out a job; one that is alone from now on has no rank."""
         del self.jobs[job.job]
         job.entry = None
+        self._only = None
         if len(self.jobs) == 1:
-            for last in self.jobs.values():
-                last.entry = None
+            (self._only,) = self.jobs.values()
+            self._only.entry = None
             self._heap.clear()
 
     def idle_count(self) -> int:
@@ -119,7 +122,7 @@ class League:
 
     def rank(self, job: Ledger) -> None:
         """Put a job where it belongs, after its share or its waiting tasks changed."""
-        if len(self.jobs) == 1:
+        if self._only is not None:
             return  # alone it needs no rank: most servers have one job most of the time
         if not job.has_tasks_to_give:
             job.entry = None
@@ -134,9 +137,9 @@ class League:
 
     def first(self) -> Ledger | None:
         """The job with tasks to give that holds the fewest attempts."""
-        if len(self.jobs) == 1:
-            (job,) = self.jobs.values()
-            return job if job.has_tasks_to_give else None
+        job = self._only
+        if job is not None:
+            return job if job.waiting and job.is_shared else None
         heap = self._heap
         while heap:
             entry = heap[0]
