@@ -221,9 +221,8 @@ class Scheduler:
             Commit(ledger.job, task.number, attempt, MAP if task.batch else REDUCE, task.batch, task.lo)
         )
         self._dispatcher.close(done, _SUCCEEDED, now)
-        if task.attempts:
-            for twin in task.attempts[:]:
-                self._dispatcher.revoke(twin, now)
+        for twin in task.attempts[:]:
+            self._dispatcher.revoke(twin, now)
         task.turn(_COMMITTED)
         if started_s is not None:
             ledger.time(now - started_s, self._random)

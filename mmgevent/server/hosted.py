@@ -223,12 +223,15 @@ class HostedJob:
 
     def feed_map(self, link: Link, attempt: Attempt, assign: Frame) -> None:
         """Send a map attempt with its batch; nothing is copied."""
-        lane = attempt.lane
-        link.open_lane(lane, INPUT_WINDOW)
+        lane, batch = attempt.lane, self.batches[attempt.batch]
+        is_within_window = batch.size <= INPUT_WINDOW  # then it needs no credit, and no books of it
+        if not is_within_window:
+            link.open_lane(lane, INPUT_WINDOW)
         link.send_in_lane(assign)
-        for chunk in self.batches[attempt.batch].chunks:
+        for chunk in batch.chunks:
             link.send_in_lane(Frame(INPUT, chunk, *lane))
-        link.close_lane(lane)
+        if not is_within_window:
+            link.close_lane(lane)
 
     def feed_reduce(self, link: Link, attempt: Attempt) -> None:
         """Send an opened reduce attempt's segments, reading on as they go out (blocks).  LinkClosed, StoreError."""

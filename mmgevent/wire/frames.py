@@ -143,16 +143,21 @@ class Decoder:
     __slots__ = ("_buffer", "_error", "_offset")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._offset = 0  # bytes of the buffer that were already given out
         self._error: str | None = None
 
     def feed(self, data: Payload) -> None:
-        """Add what was received, of any length (a copy is kept)."""
-        if self._offset:
-            del self._buffer[: self._offset]
-            self._offset = 0
-        self._buffer += data
+        """Add what was received, of any length (a copy is kept, of what can change)."""
+        if self._offset == len(self._buffer):  # mostly: frames came whole, and are cut from the very bytes
+            self._buffer = data if type(data) is bytes else bytes(data)
+        else:
+            if type(self._buffer) is not bytearray:
+                self._buffer = bytearray(memoryview(self._buffer)[self._offset :])
+            elif self._offset:
+                del self._buffer[: self._offset]
+            self._buffer += data
+        self._offset = 0
 
     def next_frame(self) -> Frame | None:
         """Return the next whole frame, or None when more bytes are needed.
@@ -179,12 +184,15 @@ class Decoder:
             )
         if available < length:
             return None
-        with memoryview(self._buffer) as view:
-            header = view[self._offset : start].tobytes()
-            payload = view[start : start + length].tobytes()
+        end = start + length
+        if type(self._buffer) is bytes:
+            header, payload = self._buffer[self._offset : start], self._buffer[start:end]
+        else:
+            with memoryview(self._buffer) as view:
+                header, payload = view[self._offset : start].tobytes(), view[start:end].tobytes()
         if _checksum(header[:_CHECKED_BYTES], payload) != checksum:
             raise self._broken(f"a {KIND_NAMES[kind]} frame of {length} bytes came with a wrong checksum")
-        self._offset = start + length
+        self._offset = end
         frame = Frame(kind, payload, job, task, attempt)
         frame._header = header
         return frame

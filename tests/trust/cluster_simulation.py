@@ -277,7 +277,7 @@ class SimulatedDriver(Peer):
     def on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         pass
 
-    on_notice = on_progress
+    on_notice = on_died = on_progress
 
 
 class Job:

@@ -406,8 +406,8 @@ MUTATIONS = [
         "the twins of a done attempt are revoked",
         "scheduler/__init__.py",
         "for twin in task.attempts[:]:\n            self._dispatcher.revoke(twin, now)\n"
-        "        task.turn(TaskEvent.COMMITTED)",
-        "task.turn(TaskEvent.COMMITTED)",
+        "        task.turn(_COMMITTED)",
+        "task.turn(_COMMITTED)",
         ("test_scheduler.py::test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts",),
     ),
     Mutation(
