@@ -6,7 +6,7 @@ After that the driver speaks with the server: with the role in this process, or,
 by frame, with one on another machine.  When the driver's socket closes, everything
 ends.  `mmg-server` and `mmg-worker` run the same roles in front (`foreground.py`).
 
-gevent is imported only when the template process is on its way: both take 60 ms, and
+The template process is started before this module is imported: both take 60 ms, and
 there are usually two cores.
 """
 
@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
 from mmgevent.machine import raise_descriptor_limit, total_memory_bytes
-from mmgevent.template import TemplateProcess, start_template
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from mmgevent.net.link import Link
     from mmgevent.relay import NodeRelay
     from mmgevent.server import Server
+    from mmgevent.template import TemplateProcess
     from mmgevent.worker.offering import Offering
 
 log = logging.getLogger(__name__)
@@ -255,15 +255,14 @@ class Engine:
             self.ended.set()
 
 
-def main() -> None:
-    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs]`.
+def main(template: TemplateProcess | None) -> None:
+    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs]`; the last asks for `template`.
 
     The descriptors: a link to the driver, and one to the functions that it offers, if any.
     """
     arguments = sys.argv[1:]
     fd, *offered_fds = map(int, arguments[arguments.index("--fds") + 1].split(","))
     parent = int(arguments[arguments.index("--parent") + 1])
-    template = start_template() if "--procs" in arguments else None
     raise_descriptor_limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     logging.basicConfig(level=logging.WARNING, format="mmgevent engine: %(message)s")
