@@ -322,6 +322,11 @@ class JobStore:
         output = self._staged.get(attempt)
         return output is None or output.flushes.is_whole
 
+    def staged_partitions(self, attempt: int) -> set[int]:
+        """Return the partitions that an attempt has staged segments of."""
+        output = self._staged.get(attempt)
+        return set() if output is None else set(output.flushes.partitions)
+
     def partition_sizes(self) -> dict[int, int]:
         """Return {partition: bytes} of what is committed; empty partitions are left out."""
         return dict(self._sizes)

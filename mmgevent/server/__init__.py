@@ -168,6 +168,8 @@ class Server:
 
     def take_output(self, attempt: Attempt, data: bytes) -> None:
         """Stage what an attempt puts out, and let it send on once that is stored."""
+        if attempt.done is not None:
+            raise ProtocolError(f"attempt {attempt.number} was done, and puts out more")
         attempt.window.received(len(data))
         job = attempt.job
         if job.store.stage(attempt.number, data):
@@ -182,6 +184,8 @@ class Server:
         store = attempt.job.store
         if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):
             raise ProtocolError(f"attempt {attempt.number} is done, but its output did not arrive whole")
+        if not attempt.may_put_out(store.staged_partitions(attempt.number)):
+            raise ProtocolError(f"attempt {attempt.number} put out partitions that are not its own")
         attempt.done = message
         if not attempt.pending_bytes:
             self._end_done(attempt, message)

@@ -111,6 +111,12 @@ class Attempt:
     def is_map(self) -> bool:
         return self.batch != 0
 
+    def may_put_out(self, partitions: set[int]) -> bool:
+        """Are these partitions that it may have segments of? Else a key could be reduced twice, or never."""
+        if self.is_map:
+            return max(partitions, default=0) < self.job.partitions
+        return partitions.issubset(self.partitions)
+
 
 class HostedJob:
     """One job that a driver handed in."""
