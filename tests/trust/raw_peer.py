@@ -28,7 +28,7 @@ from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import grant_frame
 
 PASSWORD = "a password for these tests only"
-PATIENCE_S = 40.0  #: for what comes at once on an idle machine
+PATIENCE_S = 5.0  #: for what comes at once on an idle machine
 BEAT_S = 1.0  #: between heartbeats of a peer that only stays
 
 

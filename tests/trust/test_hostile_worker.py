@@ -199,7 +199,7 @@ FRAMES = {
         lambda peer, assign: peer.finish(assign, flush_of([assign[1]["partitions"]])),
         "partitions that are not its own",
     ),
-    "kept, when nobody asked": (says("kept"), "kept"),
+    "kept, when nobody asked": (says("kept"), "REFUSED cannot happen"),
     "half a frame, and the end": (
         lambda peer, assign: (
             peer.send_bytes(Frame(OUTPUT, flush_of([0]), *assign[0].lane).encode()[:-9]),
