@@ -26,6 +26,7 @@ from mmgevent.errors import ConnectError, ListenError, MmgeventError
 from mmgevent.net import tls
 from mmgevent.net.link import SocketLink
 from mmgevent.net.tls import HANDSHAKE_S
+from mmgevent.versions import dill_version
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class Listener:
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context()
+        dill_version()  # each hello is compared with it; reading it takes a descriptor, which later may be missing
         #: greenlet of each connection in the handshake -> since when, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self._left = Event()  # somebody left the handshake

@@ -28,7 +28,7 @@ from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import grant_frame
 
 PASSWORD = "a password for these tests only"
-PATIENCE_S = 5.0  #: for what comes at once on an idle machine
+PATIENCE_S = 15.0  #: for what comes at once on an idle machine
 BEAT_S = 1.0  #: between heartbeats of a peer that only stays
 
 
@@ -50,10 +50,15 @@ def client_context():
     return context
 
 
+def hello_of(role, **fields):
+    about = {"python": PYTHON_VERSION, "dill": dill_version(), "version": "raw", "host": "raw", "pid": 1}
+    return control("hello", role=role, protocol=PROTOCOL, **about, **fields)
+
+
 class RawPeer:
     """One connection, from the proof of the password on; `role` is "worker" or "driver"."""
 
-    def __init__(self, address, role, *, slots=1, says_hello=True, receive_bytes=None, **hello):
+    def __init__(self, address, role, *, slots=1, says_hello=True, receive_bytes=None):
         """`receive_bytes`: of the kernel's receive buffer, for one that does not read."""
         self.role = role
         raw = socket.socket()
@@ -70,22 +75,7 @@ class RawPeer:
         self._stayer = None
         if says_hello:
             fields = {"slots": slots} if role == "worker" else {}
-            self.send(
-                control(
-                    "hello",
-                    **{
-                        "role": role,
-                        "protocol": PROTOCOL,
-                        "python": PYTHON_VERSION,
-                        "dill": dill_version(),
-                        "version": "raw",
-                        "host": "raw",
-                        "pid": 1,
-                        **fields,
-                        **hello,
-                    },
-                )
-            )
+            self.send(hello_of(role, **fields))
 
     def _prove(self):
         digest = hashlib.sha256(self.sock.getpeercert(True)).digest()
