@@ -234,15 +234,15 @@ def flush_of(partitions):
 class Process:
     """One mmgevent command, with what it says on stderr in a file."""
 
-    def __init__(self, folder, *arguments, preexec_fn=None, environ=None):
+    def __init__(self, folder, *arguments, program=("-m", "mmgevent"), preexec_fn=None):
         self.log = Path(folder) / f"{arguments[0]}-{time.monotonic_ns()}.log"
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mmgevent", *arguments],
+                [sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env={**os.environ, "MMG_PASSWORD": PASSWORD, **(environ or {})},
+                env={**os.environ, "MMG_PASSWORD": PASSWORD},
                 start_new_session=True,
                 preexec_fn=preexec_fn,
             )
