@@ -19,16 +19,17 @@ from pathlib import Path
 
 import psutil
 
+import mmgevent as mmg
 from mmgevent import records
 from mmgevent.versions import PYTHON_VERSION, dill_version
-from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, INPUT, OUTPUT, Decoder, Frame
+from mmgevent.wire.frames import BATCH, CODE, CONTROL, HEARTBEAT, INPUT, OUTPUT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.handshake import ClientHandshake, derive_key
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import grant_frame
 
 PASSWORD = "a password for these tests only"
-PATIENCE_S = 15.0  #: for what comes at once on an idle machine
+PATIENCE_S = 40.0  #: for what comes at once on an idle machine
 BEAT_S = 1.0  #: between heartbeats of a peer that only stays
 
 
@@ -295,6 +296,18 @@ class Process:
             self.process.wait()
         _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
         assert not alive, f"left behind: {alive}"
+
+
+class _Over(Exception):
+    """A test is over, and so are jobs of it that are not."""
+
+
+@contextlib.contextmanager
+def connected(server):
+    """Connect a driver's cluster; jobs that still run at the end are cancelled, so that no test waits for another."""
+    with contextlib.suppress(_Over), mmg.connect(server.address, password=PASSWORD) as cluster:
+        yield cluster
+        raise _Over
 
 
 @contextlib.contextmanager

@@ -18,10 +18,12 @@ import mmgevent as mmg
 from mmgevent import shipping
 from mmgevent._speedups import scatter
 from mmgevent.records import decode_items, encode_flush, encode_items, encode_segment
-from mmgevent.wire.frames import BATCH, CODE, HEARTBEAT, Decoder, Frame
+from mmgevent.server.hosted import MAX_CODE_BYTES
+from mmgevent.wire.frames import BATCH, CODE, GRANT, HEARTBEAT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.handshake import ClientHandshake, derive_key
 from mmgevent.wire.messages import control
+from mmgevent.wire.streams import BATCH_WINDOW, granted_bytes
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
     PASSWORD,
@@ -29,6 +31,7 @@ from tests.trust.raw_peer import (
     RawDriver,
     RawWorker,
     client_context,
+    connected,
     hello_of,
     running_server,
     running_worker,
@@ -65,7 +68,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def cluster(server):
-    with mmg.connect(server.address, password=PASSWORD) as cluster:
+    with connected(server) as cluster:
         yield cluster
 
 
@@ -73,6 +76,13 @@ def peak_bytes(process):
     """Return the most memory that a process has had so far."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def is_quiet(process):
+    """Does a process do next to nothing for a while?"""
+    before = process.cpu_s()
+    time.sleep(0.5)
+    return process.cpu_s() - before <= 0.03
 
 
 def spill_files(server):
@@ -124,6 +134,73 @@ def test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_
         hostile.reset()
         wait_until(lambda: not spill_files(server), "the end of the spill file")
         wait_until(lambda: server.memory_bytes() < EMPTY_BYTES + 64 * MIB, "the end of its memory")
+
+
+# More input than the server may hold
+
+
+def test_batches_beyond_the_bound_come_when_there_is_room_and_all_come(tmp_path):
+    """Sixty batches of 4 MiB, for as many slots, on a server that may hold 16 MiB."""
+    items = [(n, bytes(4 * MIB)) for n in range(60)]
+    windows_bytes = len(items) * BATCH_WINDOW
+
+    def measure(key, value):
+        yield key % 4, len(value)
+
+    with running_server(tmp_path, "--memory", "16MiB") as server, connected(server) as cluster:
+        with RawWorker(server.address, slots=64) as hoarder:  # so many batches are allowed, and none is done
+            wait_until(lambda: len(cluster.workers()) == 1)
+            handle = cluster.submit(mmg.Job(items, measure, add))
+            hoarder.take()
+            hoarder.stay()
+            wait_until(lambda: handle.progress().running, "a batch at the worker")
+            wait_until(lambda: is_quiet(server), "the end of what the server takes in")
+            with running_worker(tmp_path, server):
+                hoarder.leave()
+                assert handle.result(PATIENCE_S) == dict.fromkeys(range(4), 15 * 4 * MIB)
+        assert peak_bytes(server) < EMPTY_BYTES + windows_bytes + 16 * MIB + 40 * MIB
+
+
+def test_a_job_that_fills_the_bound_keeps_no_other_from_its_input(tmp_path):
+    big = [(n, bytes(6 * MIB)) for n in range(6)]
+    with (
+        running_server(tmp_path, "--memory", "16MiB") as server,
+        connected(server) as cluster,
+        RawDriver(server.address) as hoarder,
+    ):
+        hoarder.submit(needs=["what nobody offers"])
+        hoarder.wait_for("accepted")
+        for number in (1, 2):
+            hoarder.announce(number, 20 * MIB)
+            hoarder.send(*cut(BATCH, bytes(BATCH_WINDOW), 1, number))
+        sent = {1: BATCH_WINDOW, 2: BATCH_WINDOW}
+        while sent[1] < 20 * MIB:  # of the oldest all may come, whatever is held
+            grant = hoarder.next_frame()
+            if grant.kind == GRANT:
+                n_bytes = min(granted_bytes(grant), 20 * MIB - sent[grant.task])
+                hoarder.send(*cut(BATCH, bytes(n_bytes), 1, grant.task))
+                sent[grant.task] += n_bytes
+        assert sent[2] < 14 * MIB  # of the other no more than there was room for
+        with running_worker(tmp_path, server):
+            job = mmg.Job(big, lambda key, value: [(key, len(value))], add)
+            assert cluster.run(job) == dict.fromkeys(range(6), 6 * MIB)
+
+
+def test_a_server_takes_no_job_whose_code_it_has_no_room_for(server):
+    with RawDriver(server.address) as hoarder, RawDriver(server.address) as other:
+        hoarder.submit(1, code_bytes=MAX_CODE_BYTES)
+        hoarder.say("list_workers")
+        hoarder.wait_for("workers")  # so the job is there
+        other.submit(1, code=b"code")
+        assert "bytes of jobs' code already" in other.wait_for("rejected", "accepted")[1]["error"]
+        hoarder.reset()
+        numbers = itertools.count(2)
+        wait_until(lambda: is_accepted(other, numbers), "the end of the job before")
+
+
+def is_accepted(driver, numbers):
+    driver.submit(next(numbers))
+    return driver.wait_for("rejected", "accepted")[1]["type"] == "accepted"
 
 
 # Peers that go
@@ -181,7 +258,7 @@ def server_of_resets(tmp_path_factory):
     with (
         running_server(folder) as server,
         running_worker(folder, server),
-        mmg.connect(server.address, password=PASSWORD) as cluster,
+        connected(server) as cluster,
     ):
         yield server, cluster
         assert "fault of our own" not in server.said
@@ -339,7 +416,7 @@ def test_with_64_descriptors_for_200_workers_the_server_waits_and_serves_all_in_
         wait_until(lambda: crowd.served == 200, "200 workers served")
         with (
             running_worker(tmp_path, server),
-            mmg.connect(server.address, password=PASSWORD) as cluster,
+            connected(server) as cluster,
         ):
             assert cluster.run(mmg.Job(ITEMS, spread, add)) == EXPECTED
         assert "Traceback" not in server.said
@@ -365,7 +442,9 @@ def test_done_of_an_attempt_that_lost_is_late_and_changes_nothing(server, cluste
         assign = hostile.take()
         output = map_as_told(hostile.read_input(assign), assign[1])
         hostile.stay()
-        revoked = next(f for f, m in hostile.messages("revoke") if f.lane == assign[0].lane)  # by its duplicate
+        revoked = next(
+            f for f, m in hostile.messages("revoke") if f.lane == assign[0].lane
+        )  # by its duplicate
         assert revoked is not None
         hostile.finish(assign, output)
         hostile.say("failed", *assign[0].lane, failure={"error": "late"})

@@ -14,6 +14,7 @@ from tests.trust.raw_peer import (
     PATIENCE_S,
     RawDriver,
     RawWorker,
+    connected,
     running,
     running_server,
     running_worker,
@@ -37,7 +38,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def cluster(server):
-    with mmg.connect(server.address, password=PASSWORD) as cluster:
+    with connected(server) as cluster:
         yield cluster
 
 

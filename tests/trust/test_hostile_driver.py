@@ -11,7 +11,7 @@ from mmgevent.server.hosted import MAX_BATCH_BYTES, MAX_CODE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, INPUT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.frames import split_payload as cut
 from tests.oracle import plain_mapreduce
-from tests.trust.raw_peer import PASSWORD, RawDriver, running_server, running_worker
+from tests.trust.raw_peer import RawDriver, connected, running_server, running_worker
 
 ITEMS = [(n, n * n) for n in range(40)]
 
@@ -38,7 +38,7 @@ def place(tmp_path_factory):
     with (
         running_server(folder) as server,
         running_worker(folder, server) as worker,
-        mmg.connect(server.address, password=PASSWORD) as cluster,
+        connected(server) as cluster,
     ):
         yield SimpleNamespace(server=server, worker=worker, cluster=cluster)
         assert server.process.poll() is None
@@ -174,7 +174,9 @@ def test_batches_that_do_not_decode_fail_their_own_job_cleanly(place, data):
     assert place.cluster.run(job) == EXPECTED
 
 
-@pytest.mark.parametrize("code", [b"", b"\x80\x05no code", bytes(3_000_000)], ids=["none", "no pickle", "zeros"])
+@pytest.mark.parametrize(
+    "code", [b"", b"\x80\x05no code", bytes(3_000_000)], ids=["none", "no pickle", "zeros"]
+)
 def test_code_that_is_none_fails_its_own_job_cleanly(place, code):
     with RawDriver(place.server.address) as hostile:
         hostile.submit(code=code)

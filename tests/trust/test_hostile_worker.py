@@ -16,9 +16,9 @@ from mmgevent.store import FLUSH_ENTRY, FLUSH_HEAD, FLUSH_MAGIC, MAX_PARTITIONS
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
-    PASSWORD,
     PATIENCE_S,
     RawWorker,
+    connected,
     flush_of,
     running_server,
     running_worker,
@@ -45,13 +45,10 @@ def place(tmp_path_factory):
     with (
         running_server(folder) as server,
         running_worker(folder, server) as worker,
-        mmg.connect(server.address, password=PASSWORD) as cluster,
+        connected(server) as cluster,
     ):
         (honest,) = cluster.workers()
-        place = SimpleNamespace(server=server, worker=worker, cluster=cluster, honest=honest, handles=[])
-        yield place
-        for handle in place.handles:
-            handle.cancel()
+        yield SimpleNamespace(server=server, worker=worker, cluster=cluster, honest=honest)
         assert server.process.poll() is None
         assert worker.process.poll() is None
         assert "fault of our own" not in server.said
@@ -87,9 +84,7 @@ def submit(place, gate, phase="map", **options):
             wait_at_gate()
         return sum(values)
 
-    handle = place.cluster.submit(mmg.Job(ITEMS, gated_spread, gated_sum, **options))
-    place.handles.append(handle)
-    return handle
+    return place.cluster.submit(mmg.Job(ITEMS, gated_spread, gated_sum, **options))
 
 
 def is_alone(place):
@@ -301,7 +296,7 @@ def test_segments_that_do_not_decode_fail_the_job_cleanly_and_the_next_is_right(
         hostile.finish(hostile.take(), encode_flush({0: bytes(segment)}))
         hostile.leave()
         gate.touch()
-        with pytest.raises(mmg.JobError, match="damaged|checksum"):
+        with pytest.raises(mmg.JobError, match=r"damaged|checksum"):
             handle.result(PATIENCE_S)
     assert submit(place, gate).result(PATIENCE_S) == EXPECTED
 
