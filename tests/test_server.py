@@ -220,6 +220,24 @@ def test_done_waits_for_what_the_disk_has_not_taken():
     server.stop("the test is over")
 
 
+def test_output_after_done_closes_its_link_while_the_disk_has_not_taken_what_came_before():
+    server = Server("test", memory_bytes=0)
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    (job,) = server._jobs.values()
+    disk = gevent.event.Event()
+    job.store._run = lambda function, *args: disk.wait()
+    output = encode_flush({0: encode_segment([1], [2])})
+    assign = worker.heard("assign")[0]
+    worker.finish(assign, output)
+    worker.send(*split_payload(OUTPUT, output[:10], *assign[0].lane))
+    assert worker.closed
+    assert server.has_job(job)
+    disk.set()
+    server.stop("the test is over")
+
+
 def test_an_attempt_of_another_worker_cannot_be_finished(server):
     worker, other, driver = Peer(server, "worker"), Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
