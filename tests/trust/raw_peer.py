@@ -22,7 +22,7 @@ import psutil
 import mmgevent as mmg
 from mmgevent import records
 from mmgevent.versions import PYTHON_VERSION, dill_version
-from mmgevent.wire.frames import BATCH, CODE, CONTROL, HEARTBEAT, INPUT, OUTPUT, Decoder, Frame
+from mmgevent.wire.frames import BATCH, CODE, CONTROL, HEARTBEAT, INPUT, OUTPUT, RESULT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.handshake import ClientHandshake, derive_key
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -225,6 +225,15 @@ class RawDriver(RawPeer):
         self.announce(batch, len(data), job, items)
         self.send(*cut(BATCH, data, job, batch))
 
+    def read_results(self):
+        """Take results, granting as they come, until a job is done; return its statistics."""
+        while (frame := self.next_frame()) is not None:
+            if frame.kind == RESULT:
+                self.send(grant_frame(frame.lane, len(frame.payload)))
+            elif frame.kind == CONTROL and (message := decode_message(frame.payload))["type"] == "job_done":
+                return message["stats"]
+        raise AssertionError("the connection ended before the job was done")
+
 
 def flush_of(partitions):
     """Return one flush with a segment of one record for each of these partitions."""
@@ -269,10 +278,6 @@ class Process:
     def stop(self, number=signal.SIGTERM):
         self.send_signal(number)
         return self.wait()
-
-    def memory_bytes(self):
-        """Return what of memory is its own."""
-        return self.psutil.memory_full_info().uss
 
     def open_files(self):
         """Return what its descriptors lead to."""

@@ -133,7 +133,6 @@ def test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_
         assert spill_files(server)
         hostile.reset()
         wait_until(lambda: not spill_files(server), "the end of the spill file")
-        wait_until(lambda: server.memory_bytes() < EMPTY_BYTES + 64 * MIB, "the end of its memory")
 
 
 # More input than the server may hold
@@ -219,17 +218,24 @@ def test_a_driver_that_vanishes_takes_its_job_its_memory_and_its_spill_along(ser
 
     code = shipping.pack(mmg.Job([], inflate).functions())
     with running_worker(tmp_path, server) as worker:
-        with RawDriver(server.address) as hostile:
-            hostile.submit(code=code)
-            hostile.wait_for("accepted")
-            hostile.send_batch(1, encode_items([(n, n) for n in range(30)]), items=30)
-            hostile.announce(2, 1000)  # and never comes
-            wait_until(lambda: spill_files(server), "data on the disk")
-            hostile.reset()
-        wait_until(lambda: "the job was cancelled" in server.said)
-        wait_until(lambda: not spill_files(server), "the end of the spill file")
-        wait_until(lambda: not executors_of(worker), "the end of the executors")
-        wait_until(lambda: server.memory_bytes() < EMPTY_BYTES + 20 * MIB, "the end of its memory")
+        for vanished in range(1, 6):
+            with RawDriver(server.address) as hostile:
+                hostile.submit(code=code)
+                hostile.wait_for("accepted")
+                hostile.send_batch(1, encode_items([(n, n) for n in range(30)]), items=30)
+                hostile.announce(2, 1000)  # and never comes
+                wait_until(lambda: spill_files(server), "data on the disk")
+                hostile.reset()
+            wait_until(lambda n=vanished: server.said.count("the job was cancelled") == n)
+            wait_until(lambda: not spill_files(server), "the end of the spill file")
+            wait_until(lambda: not executors_of(worker), "the end of the executors")
+        # The allocator keeps what it was given back for the next one: five cost no more than one.
+        assert peak_bytes(server) < EMPTY_BYTES + 64 * MIB + 60 * MIB
+        with RawDriver(server.address) as driver:  # and what they had is there for others: 24 MiB fit
+            driver.submit(code=code)
+            driver.send_batch(1, encode_items([(n, n) for n in range(3)]), items=3)
+            driver.say("input_end", 1, batches=1)
+            assert driver.read_results()["spilled_bytes"] == 0
         assert cluster.run(mmg.Job(ITEMS, spread, add)) == EXPECTED
 
 
