@@ -98,7 +98,8 @@ class RawPeer:
     # sending
 
     def send_bytes(self, data):
-        with self._sending:
+        """Send, as far as the server lets us: it may have cut us off, which reading tells."""
+        with self._sending, contextlib.suppress(ConnectionError, ssl.SSLError):
             self.sock.sendall(data)
 
     def send(self, *frames):
