@@ -52,6 +52,7 @@ _GATHER_FRAMES = 64  # per system call; 128 buffers, far below IOV_MAX
 _GATHER_BYTES = 1024 * 1024
 _GATHER_TLS_BYTES = 256 * 1024  # is copied, and mostly goes to a slower wire
 _JOIN_BYTES = 4096  # payloads up to this are joined to their header: cheaper than a buffer more
+_DRAIN_LOOK_S = 0.005  # between two looks at whether everything went
 _LAST_WORDS_S = 1.0  # after a failed write: what the peer said before it closed may be unread
 
 OnFrame = Callable[[Frame], None]
@@ -145,6 +146,12 @@ class Link:
                 del self._room[lane]
         if self._closing:
             raise LinkClosed(f"{self.name}: link closed: {self._reason or 'by this side'}")
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait (blocks) until all that may go now was handed to the system, or for so long, or for the link's end."""
+        with gevent.Timeout(timeout_s, False):
+            while self._outbox and not self._closing:
+                gevent.sleep(_DRAIN_LOOK_S)
 
     def close(self, reason: str = "", flush_s: float = 0.0) -> None:
         """Close the link and wait until it is; idempotent, the first reason counts.

@@ -80,6 +80,12 @@ def hanging(cluster, tmp_path):
 
 # Workers
 
+#: with an hour of grace
+PATIENT_WORKER = (
+    "-c",
+    "import mmgevent.foreground as f; f.GRACE_S = 3600.0; from mmgevent.cli.worker import main; main()",
+)
+
 
 def test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest(server, cluster, tmp_path):
     folder = str(tmp_path)
@@ -91,20 +97,26 @@ def test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest(server, c
         with open(os.path.join(folder, f"{key}.began"), "a") as file:
             file.write("x")
         time.sleep(0.2)
-        yield value, 1
+        yield value, bytes(MIB)  # which takes a while to send: nothing may overtake it
 
-    with running_worker(tmp_path, server, procs=2) as first, running_worker(tmp_path, server, procs=2):
-        handle = cluster.submit(mmg.Job([(n, n % 3) for n in range(40)], note, sum_of, retransmit=0))
+    patient = {"program": PATIENT_WORKER}  # on a busy machine a task may take longer than GRACE_S
+    with (
+        running(tmp_path, "--procs", "2", server.where, **patient) as first,
+        running_worker(tmp_path, server),
+    ):
+        first.wait_said("joined the server")
+        handle = cluster.submit(mmg.Job([(n, n % 3) for n in range(40)], note, count, retransmit=0))
         wait_until(lambda: len(list(tmp_path.glob("*.began"))) >= 4)
-        assert end(first, signal.SIGTERM) == 143
+        assert end(first, signal.SIGTERM, PATIENCE_S) == 143
+        assert not handle.done()
         server.wait_said("it said goodbye: the worker was stopped")
         assert handle.result(PATIENCE_S) == {0: 14, 1: 13, 2: 13}
     began = collections.Counter(len(path.read_text()) for path in tmp_path.glob("*.began"))
     assert began == {1: 40}  # nothing was cut, and so nothing was done twice
 
 
-def sum_of(key, values):
-    return sum(values)
+def count(key, values):
+    return sum(1 for _ in values)
 
 
 @BOTH
@@ -117,12 +129,6 @@ def test_an_executor_that_ignores_everything_holds_up_no_end(server, hanging, tm
         wait_until(lambda: hanging.hangs() == 2)
         (tmp_path / "hang").unlink()
         assert hanging.result(PATIENCE_S) == {1: [1]}
-
-
-PATIENT_WORKER = (
-    "-c",
-    "import mmgevent.foreground as f; f.GRACE_S = 3600.0; from mmgevent.cli.worker import main; main()",
-)
 
 
 @BOTH
