@@ -1,7 +1,8 @@
 """The engine's roles run in front: what `mmg-server` and `mmg-worker` are.
 
 Both run until a signal, and return the exit code that says why they ended.  SIGINT ends
-them at once; SIGTERM lets a worker finish the tasks it runs, for up to GRACE_S.
+them without waiting for tasks; SIGTERM lets a worker finish those it runs, for up to GRACE_S.
+A second signal, whichever, ends them there and then.
 """
 
 from __future__ import annotations
@@ -214,20 +215,19 @@ class _WorkerLoop:
 
     def _connect(self) -> Worker | None:
         """Return a worker of the first address that answers."""
-        from mmgevent.net import tls
         from mmgevent.net.link import SocketLink
         from mmgevent.worker import Worker
 
         for address in self._addresses:
-            if self._stop.code:
-                return None
             try:
-                sock = tls.connect(address, self._key, "worker", certificates=self._certificates)
+                sock = self._connect_unless_stopped(address)
             except ConnectError as error:
                 if self._tried.get(address) != str(error):  # say it once, not every second
                     log.warning("%s; waiting for a server there", error)
                     self._tried[address] = str(error)
                 continue
+            if sock is None:
+                return None
             self._tried.pop(address, None)
             link = SocketLink(sock, format_address(address))
             worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=tempfile.gettempdir())
@@ -236,6 +236,30 @@ class _WorkerLoop:
             worker.start()
             return worker
         return None
+
+    def _connect_unless_stopped(self, address: Address) -> Any:
+        """Return the TLS socket, or None once a signal came: a server that does not answer would hold us for 10 s."""
+        import gevent
+
+        from mmgevent.net import tls
+
+        def connect() -> Any:
+            try:
+                return tls.connect(address, self._key, "worker", certificates=self._certificates)
+            except MmgeventError as error:
+                return error
+
+        trying = gevent.spawn(connect)
+        self._stop.also(trying)
+        self._stop.event.wait()
+        if self._stop.code:
+            trying.kill()
+            return None
+        self._stop.event.clear()
+        found = trying.get()
+        if isinstance(found, MmgeventError):
+            raise found
+        return found
 
     def _tell_joined(self, where: str) -> None:
         log.warning("joined the server at %s with %s", where, _slots(self._procs))
@@ -276,13 +300,13 @@ class _Stop:
         return self.code
 
     def also(self, event: Any) -> None:
-        """Let the end of `event` (a gevent Event) wake who waits for `self.event`, too."""
+        """Let the end of `event` (a gevent Event or Greenlet) wake who waits for `self.event`, too."""
         event.rawlink(lambda _: self.event.set())
 
     def _on_signal(self, code: int) -> None:
-        if self.code == TERMINATED and code == INTERRUPTED:
-            os._exit(INTERRUPTED)  # asked politely before, and now not any more; children die with us
-        self.code = self.code or code
+        if self.code:
+            os._exit(code)  # asked politely before, and now not any more; children die with us
+        self.code = code
         self.event.set()
 
 

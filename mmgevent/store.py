@@ -282,7 +282,9 @@ class _Index:
     def entries(self, partition: int) -> Iterator[tuple[Output, int]]:
         """Yield (output, number of the entry there) of a partition's segments, in (output, flush) order."""
         outputs = self._outputs
-        for number, entry in zip(self._owners.get(partition, ()), self._entries.get(partition, ()), strict=True):
+        for number, entry in zip(
+            self._owners.get(partition, ()), self._entries.get(partition, ()), strict=True
+        ):
             yield outputs[number], entry
 
 
@@ -386,6 +388,11 @@ class JobStore:
         """Does what an attempt has staged end with a whole flush?"""
         output = self._staged.get(attempt)
         return output is None or output.flushes.is_whole
+
+    def staged_partitions(self, attempt: int) -> set[int]:
+        """Return the partitions that an attempt has staged segments of."""
+        output = self._staged.get(attempt)
+        return set() if output is None else set(output.flushes.partitions)
 
     def partition_sizes(self) -> dict[int, int]:
         """Return {partition: bytes} of what is committed; empty partitions are left out."""

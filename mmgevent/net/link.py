@@ -70,6 +70,7 @@ class Link:
         self.name = name
         self._outbox = Outbox()
         self._room: dict[Lane, set[Event]] = {}  # who waits for which lane to drain
+        self._drained = Event()  # there was nothing more that might go
         self._on_frame: OnFrame | None = None
         self._on_close: OnClose | None = None
         self._closing = False
@@ -150,6 +151,13 @@ class Link:
         if self._closing:
             raise LinkClosed(f"{self.name}: link closed: {self._reason or 'by this side'}")
 
+    def drain(self, timeout_s: float) -> None:
+        """Wait (blocks) until all that may go now was handed to the system, or for so long, or for the link's end."""
+        with gevent.Timeout(timeout_s, False):
+            while self._has_more() and not self._closing:
+                self._drained.clear()
+                self._drained.wait()
+
     def close(self, reason: str = "", flush_s: float = 0.0) -> None:
         """Close the link and wait until it is; idempotent, the first reason counts.
 
@@ -177,6 +185,10 @@ class Link:
         """Something may have become ready to go."""
         raise NotImplementedError
 
+    def _has_more(self) -> bool:
+        """Is there something that may go now?"""
+        return bool(self._outbox)
+
     def _finish(self, flush_s: float) -> None:
         """Flush for so long, then release the carrier."""
         raise NotImplementedError
@@ -185,7 +197,9 @@ class Link:
 
     def _next_frame(self) -> Frame | None:
         frame = self._outbox.next_frame()
-        if frame is not None and self._room:
+        if frame is None:
+            self._drained.set()
+        elif self._room:
             self._tell_room(frame.lane)
         return frame
 
@@ -210,6 +224,7 @@ class Link:
         if not self._closing:
             self._closing = True
             self._reason = reason
+            self._drained.set()
             for lane in list(self._room):
                 self._tell_room(lane)
             self._closer = gevent.spawn(self._end, flush_s)
@@ -508,6 +523,9 @@ class LocalLink(Link):
         else:
             self._ready.append(frame)
         self._peer._listen()
+
+    def _has_more(self) -> bool:
+        return bool(self._ready) or bool(self._outbox)
 
     def _take(self) -> Frame | None:
         """Give the peer what comes next: control, what is ready, the lanes in turn."""

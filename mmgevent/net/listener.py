@@ -29,6 +29,7 @@ from mmgevent.net import tls
 from mmgevent.net.guesses import Guesses
 from mmgevent.net.link import SocketLink
 from mmgevent.net.tls import HANDSHAKE_S
+from mmgevent.versions import dill_version
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Listener:
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context(certificates)
+        dill_version()  # each hello is compared with it; reading it takes a descriptor, which later may be missing
         #: greenlet of each connection in the handshake -> since when, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self._guesses = Guesses()

@@ -26,7 +26,8 @@ from mmgevent.net.link import Link
 from mmgevent.net.threads import run_in_thread
 from mmgevent.scheduler import Scheduler, commands
 from mmgevent.server.certificates import certify
-from mmgevent.server.hosted import PROGRESS_S, Attempt, HostedJob, read_rules
+from mmgevent.server.hosted import MAX_CODE_BYTES, PROGRESS_S, Attempt, HostedJob, read_rules
+from mmgevent.server.intake import Intake
 from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
@@ -46,9 +47,12 @@ class Server:
     """Holds jobs and workers and brings them together."""
 
     def __init__(self, name: str, *, memory_bytes: int, spill_folder: str | None = None):
-        """`memory_bytes` bounds the segments held in memory, of all jobs together."""
+        """`memory_bytes` bounds the segments held in memory, of all jobs together, and as many bytes of batches."""
         self.name = name
         self._memory = Memory(memory_bytes)
+        self._intake = Intake(memory_bytes)
+        #: what code all jobs have announced; the largest job is taken by the smallest server
+        self._code_memory = Memory(max(memory_bytes, MAX_CODE_BYTES))
         self._spill_folder = spill_folder
         self._scheduler = Scheduler(random.Random())
         self._peers: set[Peer] = set()
@@ -188,6 +192,8 @@ class Server:
         store = attempt.job.store
         if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):
             raise ProtocolError(f"attempt {attempt.number} is done, but its output did not arrive whole")
+        if not attempt.may_put_out(store.staged_partitions(attempt.number)):
+            raise ProtocolError(f"attempt {attempt.number} put out partitions that are not its own")
         attempt.done = message
         if not attempt.pending_bytes:
             self._end_done(attempt, message)
@@ -230,9 +236,12 @@ class Server:
             raise MmgeventError(f"this server has {MAX_JOBS} jobs already: try again later")
         number = self._next_job
         store = JobStore(self._memory, self._spill_folder, run_in_thread)
-        job = HostedJob(number, f"{self.name}-{number}", link, driver_job, submit, store)
+        job = HostedJob(number, f"{self.name}-{number}", link, driver_job, submit, store, self._intake)
         job.rules = read_rules(job.options)
         job.announce(job.context)  # it has to fit a frame
+        if not self._code_memory.take(job.code_bytes):
+            held = self._code_memory.used_bytes
+            raise MmgeventError(f"this server has {held} bytes of jobs' code already: try again later")
         self._next_job += 1
         self._jobs[number] = job
         self.idle.clear()
@@ -356,7 +365,7 @@ class Server:
         return attempt
 
     def _release_batch(self, c: commands.ReleaseBatch) -> None:
-        del self._jobs[c.job].batches[c.batch]
+        self._jobs[c.job].release_batch(c.batch)
 
     def _need_content(self, c: commands.NeedContent) -> None:
         self._jobs[c.job].tell("need_content", task=c.batch)
@@ -481,6 +490,7 @@ class Server:
         if self._jobs.pop(job.number, None) is not None:
             self._tell_workers_end(job)
             job.close()
+            self._code_memory.give_back(job.code_bytes)
             if not self._jobs:
                 self.idle.set()
 

@@ -24,6 +24,7 @@ from mmgevent.errors import OptionError, ProtocolError
 from mmgevent.net.link import Link
 from mmgevent.options import JobOptions
 from mmgevent.scheduler import JobRules
+from mmgevent.server.intake import Intake, append_chunk
 from mmgevent.store import JobStore, Output
 from mmgevent.wire.frames import INPUT, MAX_PAYLOAD, RESULT, Frame, Payload
 from mmgevent.wire.messages import control
@@ -52,15 +53,17 @@ PROGRESS_S = 0.25
 class Batch:
     """Some items of a job, as opaque chunks."""
 
-    __slots__ = ("chunks", "is_content", "items", "received", "size", "weight", "window")
+    __slots__ = ("chunks", "is_content", "items", "owed_bytes", "received", "size", "weight", "window")
 
     def __init__(self, items: int, weight: int, size: int, is_content: bool):
         self.items = items
         self.weight = weight
         self.size = size
         self.is_content = is_content
-        self.chunks: list[Payload] = []
+        self.chunks: list[bytes] = []
         self.received = 0
+        #: a grant that is withheld while too much is held
+        self.owed_bytes = 0
         self.window = ReceiveWindow(BATCH_WINDOW)
 
     @property
@@ -114,12 +117,25 @@ class Attempt:
     def is_map(self) -> bool:
         return self.batch != 0
 
+    def may_put_out(self, partitions: set[int]) -> bool:
+        """Are these partitions that it may have segments of? Else a key could be reduced twice, or never."""
+        if self.is_map:
+            return max(partitions, default=0) < self.job.partitions
+        return partitions.issubset(self.partitions)
+
 
 class HostedJob:
     """One job that a driver handed in."""
 
     def __init__(
-        self, number: int, id: str, link: Link, driver_job: int, submit: dict[str, Any], store: JobStore
+        self,
+        number: int,
+        id: str,
+        link: Link,
+        driver_job: int,
+        submit: dict[str, Any],
+        store: JobStore,
+        intake: Intake,
     ):
         if submit["code_bytes"] > MAX_CODE_BYTES:
             raise ProtocolError(
@@ -137,6 +153,7 @@ class HostedJob:
         self.link = link
         self.driver_job = driver_job
         self.store = store
+        self._intake = intake
         #: the scheduler knows it: its code is here, and it is neither done nor failed
         self.is_scheduled = False
         self.partitions = 0  #: 0 before the job was started
@@ -170,7 +187,7 @@ class HostedJob:
     def receive_code(self, data: bytes) -> bool:
         """Take code; True once it is whole."""
         self._code_window.received(len(data))
-        self.code.append(data)
+        append_chunk(self.code, data)
         self._code_received += len(data)
         if self._code_received > self.code_bytes:
             raise ProtocolError(f"more than the announced {self.code_bytes} bytes of code came")
@@ -204,12 +221,42 @@ class HostedJob:
         if batch is None or batch.received + len(data) > batch.size:
             raise ProtocolError(f"{len(data)} bytes came that belong to no announced batch")
         batch.window.received(len(data))
-        batch.chunks.append(data)
+        append_chunk(batch.chunks, data)
         batch.received += len(data)
+        self._intake.take(len(data))
+        batch.owed_bytes += batch.window.consumed(len(data))
         if batch.is_whole:
+            known = self.batches.get(number)
             self.batches[number] = self._arriving.pop(number)
-        self._grant((self.driver_job, number, 0), batch.window.consumed(len(data)))
+            if known is not None:
+                self._intake.give_back(known.size)
+        elif batch.owed_bytes and self._intake.is_full:
+            self._grant_batches()
+        elif batch.owed_bytes:
+            self._grant_batch(number, batch)
         return batch
+
+    def release_batch(self, number: int) -> None:
+        """Forget a batch that is mapped, or no longer wanted."""
+        batch = self.batches.pop(number)
+        self._intake.give_back(batch.size)
+
+    def _grant_batches(self) -> None:
+        """Let batches come on; while too much is held only the oldest of a job that has none, and contents.
+
+        Contents of a batch that is here already may be what its tasks wait for.
+        """
+        needs_one = not self.batches
+        for number, batch in self._arriving.items():
+            if batch.owed_bytes and self._intake.is_full and not (needs_one or batch.is_content):
+                self._intake.wait(self._grant_batches)
+            elif batch.owed_bytes:
+                self._grant_batch(number, batch)
+            needs_one = False
+
+    def _grant_batch(self, number: int, batch: Batch) -> None:
+        self._grant((self.driver_job, number, 0), batch.owed_bytes)
+        batch.owed_bytes = 0
 
     def count_mapped(self, attempt: Attempt, message: dict[str, Any]) -> None:
         """Account for a finished map attempt."""
@@ -331,8 +378,11 @@ class HostedJob:
         self.greenlets.clear()
         if self._sending is not None:
             self.link.drop_lane(self._sending)
+        held = sum(batch.received for batch in (*self.batches.values(), *self._arriving.values()))
         self.batches.clear()
         self._arriving.clear()
+        self._intake.forget(self._grant_batches)
+        self._intake.give_back(held)
         self.code.clear()
         self._outputs.clear()
         self.store.close()

@@ -166,9 +166,7 @@ _CHECKS = {
 }
 #: types whose fields JSON gives back as they were: no objects in them, in which a tuple would become a list
 _FLAT = frozenset(
-    type_
-    for type_, fields in MESSAGES.items()
-    if all(field.shape is not OBJECT for field in fields.values())
+    type_ for type_, fields in MESSAGES.items() if all(field.shape is not OBJECT for field in fields.values())
 )
 
 
@@ -269,7 +267,9 @@ def _make_encode() -> Callable[[Any], str]:
     make = getattr(json.encoder, "c_make_encoder", None)  # None: this Python has no C for it
     if make is None:
         return encoder.encode
-    fast = make(None, encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
+    fast = make(
+        None, encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+    )
     join = "".join
     return lambda thing: join(fast(thing, 0))
 

@@ -159,6 +159,7 @@ class Worker:
             ):
                 self._settled.clear()
                 self._settled.wait()
+        self.link.drain(FLUSH_S)  # the goodbye goes before every lane, and a `done` behind it would be lost
         self.link.send(control("goodbye", reason=reason))
         self.link.close(reason, FLUSH_S)
         self._shut(reason)
