@@ -357,9 +357,9 @@ def test_results_that_their_driver_did_not_take_leave_nothing(memory_bytes):
     driver.say("input_end", 1, batches=1)
     (job,) = server._jobs.values()
     job.store._run = lambda function, *args: function(*args)
-    large = encode_flush({p: encode_segment(["k"], ["v" * RESULT_WINDOW]) for p in (1, 2)})
     worker.finish(worker.heard("assign")[0], encode_flush({p: encode_segment(["k"], [1]) for p in (1, 2)}))
-    for frame, _ in worker.heard("assign")[1:]:
+    for frame, message in worker.heard("assign")[1:]:
+        large = encode_flush({p: encode_segment(["k"], ["v" * RESULT_WINDOW]) for p, _ in message["parts"]})
         for chunk in split_payload(OUTPUT, large, *frame.lane):  # one by one, so that credit comes in between
             worker.send(chunk)
         done = {"size": len(large), "records": 1, "items": 1, "seconds": 0, "groups": 1}
