@@ -38,6 +38,7 @@ class Entry(NamedTuple):
 def main() -> int:
     given = read_arguments()
     measure.end_on_sigterm()
+    measure.compile_code()
     known = facts.gather_facts()
     entries = choose_engines(given.engines)
     sizes = Sizes(given.size, given.items, given.waits, given.corpus)

@@ -13,9 +13,10 @@ def test_greenlets_get_at_least_as_many_items_as_they_can_run():
     assert not next_size(Speed(100, 0, 50.0, 1), at_least=100).is_reached(99, 0)
 
 
-def test_a_young_job_gets_a_quarter_of_a_second_and_an_older_one_two():
+def test_batches_are_a_twentieth_of_the_work_so_far_from_a_quarter_of_a_second_to_two():
     assert next_size(Speed(items=1000, weight=0, seconds=1.0, slots=2)).max_items == 250
-    assert next_size(Speed(items=10_000, weight=0, seconds=10.0, slots=2)).max_items == 2000
+    assert next_size(Speed(items=40_000, weight=0, seconds=40.0, slots=2)).max_items == 1000
+    assert next_size(Speed(items=200_000, weight=0, seconds=200.0, slots=2)).max_items == 2000
 
 
 def test_batches_grow_by_a_factor_of_what_was_mapped():

@@ -146,6 +146,7 @@ def test_job_files_have_the_map_functions_of_the_other_engines():
         ["joins", "--workers", "8", "--rounds", "1"],
         ["election", "--nodes", "3", "--kills", "1"],
         ["items", "--items", "30", "--rounds", "1"],
+        ["overhead", "--items", "4", "--rounds", "1"],
         ["latency", "--jobs", "2"],
         ["growth", "--size", "20KB", "--times", "1,2"],
     ],

@@ -127,7 +127,7 @@ def test_files_leave_as_refs_until_their_contents_are_asked_for(tmp_path):
 def test_batches_of_equal_items_settle_at_the_time_they_aim_at():
     feeder = Feeder(Job(((n, n) for n in range(100_000)), mapfn), clock=lambda: 0.0)
     speed = Speed(slots=2)
-    while speed.seconds < 60:
+    while speed.seconds < 100:
         _, batch = feeder.next_batch(speed)
         speed.items += batch.items
         speed.weight += batch.weight

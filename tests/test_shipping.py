@@ -881,6 +881,18 @@ def test_check_passes_what_loads_and_needs_no_process_for_plain_functions(pack):
     shipping.check(pack(CLASSES + "def mapfn(k, v): yield Point"))
 
 
+def test_what_has_loaded_is_not_tried_again_and_what_has_not_is(pack, folder):
+    write(folder, moody="import os\nif 'MOODY' in os.environ: raise RuntimeError('not today')")
+    payload = pack("import moody\ndef mapfn(k, v): yield moody")
+    shipping.check(payload)
+    assert shipping.start_check(payload)._process is None
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setenv("MOODY", "1")
+        for _ in range(2):
+            with pytest.raises(ShippingError, match="not today"):
+                shipping.check(payload)
+
+
 @pytest.mark.parametrize(
     ("script", "match"),
     [

@@ -5,6 +5,7 @@
     $ python -m benchmarks.scale election --nodes 100            # the server dies: how long until there is another
     $ python -m benchmarks.scale items --items 20000             # one item a task
     $ python -m benchmarks.scale latency --jobs 200              # a small job on a warm cluster
+    $ python -m benchmarks.scale overhead --items 400            # share of the cores that heavy maps get
     $ python -m benchmarks.scale growth --size 64MB              # cost per MB at 1, 4 and 16 times the data
 
 On loopback, with a password of its own; every process that is started is ended. Results are printed as
@@ -19,7 +20,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import facts, measure
-from benchmarks.scale import connections, election, growth, items, joins, latency
+from benchmarks.scale import connections, election, growth, items, joins, latency, overhead
 
 SUBJECTS = {
     "connections": connections,
@@ -27,6 +28,7 @@ SUBJECTS = {
     "election": election,
     "items": items,
     "latency": latency,
+    "overhead": overhead,
     "growth": growth,
 }
 
@@ -42,6 +44,7 @@ def main() -> int:
     given = parser.parse_args()
     measure.become_subreaper()
     measure.end_on_sigterm()
+    measure.compile_code()
     known = facts.gather_facts()
     print("\n".join(f"- {name}: {text}" for name, text in known.items() if text) + "\n", flush=True)
     figures = SUBJECTS[given.subject].run(given)
