@@ -593,6 +593,39 @@ def test_a_partition_larger_than_memory_is_reduced_in_pieces_with_values_in_orde
 PieceFile = scratch.PieceFile
 
 
+def test_the_many_values_of_one_key_go_to_disk_in_shares_and_stay_in_order(core, tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "MAX_SHARE", 7)
+    items = [(i, [("hot", (i, j)) for j in range(50)] + [(("cold", i), i)]) for i in range(40)]
+    flushes, _ = do_map(lambda k, v: v, items, partitions=1)
+    records, _ = do_reduce(flushes, None, partitions=1, memory=10_000, scratch_dir=str(tmp_path))
+    assert len(records) == 41
+    assert dict(records) == plain_mapreduce(items, lambda k, v: v)
+
+
+def test_where_there_is_no_memory_for_one_more_segment_the_largest_key_is_named(monkeypatch):
+    segments = [encode_segment(["big", "small"], [[1] * 50, [1]], grouped=True)] * 2
+    whole = iter([decode_segment(segments[0])])
+
+    def decode(data):
+        segment = next(whole, None)
+        if segment is None:
+            raise MemoryError
+        return segment
+
+    monkeypatch.setattr(scratch, "decode_segment", decode)
+    part = (0, sum(map(len, segments)), iter(segments))
+    record = failure_of(
+        run_reduce,
+        Functions.of(None, None, total),
+        [part],
+        partitions=1,
+        memory_bytes=MIB,
+        emit=nothing,
+        mark=nothing,
+    ).failure
+    assert record["error"].startswith("the 50 values of key 'big' do not fit into memory")
+
+
 def test_splitting_ends_even_where_nothing_fits(core, tmp_path):
     flushes, _ = do_map(words, DOCS, partitions=1, memory=1)
     records, _ = do_reduce(flushes, total, partitions=1, memory=1, scratch_dir=str(tmp_path))

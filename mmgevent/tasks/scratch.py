@@ -31,6 +31,10 @@ MAX_PIECES = 32
 EXPANSION = 8
 
 
+#: values of one key in one segment of a piece, at most: some 2 MiB of list
+MAX_SHARE = 256 * 1024
+
+
 class PieceFile:
     """The pieces of one split: runs of segments in one unlinked file, gone when it is closed.
 
@@ -105,7 +109,7 @@ class Merger:
         used = 0
         pieces: PieceFile | None = None
         try:
-            for segment in segments:
+            for segment in self._held(segments, groups):
                 used += self._add(groups, segment)
                 too_large = used > self._bound_bytes and depth < MAX_SPLITS
                 if too_large and (pieces is not None or len(groups) > 1):
@@ -179,6 +183,13 @@ class Merger:
         except BaseException as error:  # __eq__, __hash__, __add__ or __lt__ of the user's
             raise blame_exception(error, "reducefn") from error
 
+    def _held(self, segments: Iterator[Segment], groups: dict[Any, Any]) -> Iterator[Segment]:
+        """Yield the segments; where there is no memory for one more, name the key that has the most of it."""
+        try:
+            yield from segments
+        except MemoryError as error:
+            raise self._out_of_memory(groups) from error
+
     def _out_of_memory(self, groups: dict[Any, Any]) -> TaskFailure:
         if self._fold_op is not None or not groups:
             failure = make_failure("memory", f"{len(groups)} keys do not fit into memory")
@@ -209,12 +220,26 @@ class Merger:
         for piece, part in enumerate(parts):
             if part is not None:
                 parts[piece] = None
-                keys, values = part
-                try:
-                    segment = encode_segment(keys, values, grouped=self._fold_op is None)
-                except BaseException as error:
-                    raise blame_exception(error, "reducefn") from error
-                self._on_disk(pieces.append, piece, segment)
+                for keys, values in self._shares(*part):
+                    try:
+                        segment = encode_segment(keys, values, grouped=self._fold_op is None)
+                    except BaseException as error:
+                        raise blame_exception(error, "reducefn") from error
+                    self._on_disk(pieces.append, piece, segment)
+
+    def _shares(self, keys: list[Any], values: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Cut what goes to one piece so that a share, read back, is small beside the values it is added to.
+
+        The values of one key may be as many as fit into memory, and what is read back comes on top of them.
+        """
+        if self._fold_op is not None:
+            yield keys, values
+            return
+        long = [i for i, group in enumerate(values) if len(group) > MAX_SHARE]
+        yield keys, [group if len(group) <= MAX_SHARE else group[:MAX_SHARE] for group in values]
+        for i in long:
+            for start in range(MAX_SHARE, len(values[i]), MAX_SHARE):
+                yield [keys[i]], [values[i][start : start + MAX_SHARE]]
 
     def _on_disk(self, action: Callable[..., Any], *args: Any) -> Any:
         try:
