@@ -6,10 +6,11 @@ RUN = $(VENV)/bin/python
 # Not ".": newer versions of ruff would set the examples of README.md in the format of modules.
 CODE = mmgevent tests examples benchmarks setup.py
 
-# Who is the server, and what it is asked through, is the same with either core: run once.
-COREFREE = test_election.py test_benchmarks.py integration/test_nodes.py integration/test_node_examples.py \
-	integration/test_mincemeat.py integration/test_offering.py integration/test_bad_input.py \
-	trust/test_mutations.py trust/test_fuzz.py
+# Who is the server, what it is asked through, and whom it trusts is the same with either core: run once
+# (a mixed cluster is among the tests of trust).
+COREFREE = test_election.py test_benchmarks.py test_simulation.py integration/test_nodes.py \
+	integration/test_node_examples.py integration/test_mincemeat.py integration/test_offering.py \
+	integration/test_bad_input.py trust
 
 # The editable install is a line in a .pth file ("compat"): the usual import hook costs 8 ms in each process.
 # What pip installed is noted in these files, so that it is done once.
