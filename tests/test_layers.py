@@ -21,7 +21,7 @@ FLOORS = {
     3: """inline executor executor.attempt executor.channel executor.pool offered template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
     4: "net net.link net.tls net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
-    5: """server server.peers server.hosted server.intake server.watchers server.partitioning server.certificates
+    5: """server server.peers server.hosted server.intake server.watchers server.partitioning server.obituaries
           worker worker.slot worker.obituary worker.offering""",
     6: "engine foreground membership relay passing",
     7: """cli cli.exits cli.options cli.progress cli.run cli.server cli.shared cli.worker

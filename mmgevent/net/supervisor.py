@@ -89,7 +89,7 @@ class Supervisor:
         on_frame: Callable[[Supervisor, Frame], None],
         on_death: Callable[[Supervisor, Exit], None],
     ):
-        """`on_frame` must not block; `on_death` comes after its last call. Both from greenlets.
+        """`on_frame` comes from the hub and must not block; `on_death` after its last call, from a greenlet.
 
         OSError when there are no descriptors left; then nothing was started, and all is closed again.
         """

@@ -5,8 +5,8 @@ reads of them is who they belong to, and when an attempt begins and ends. It hol
 have not begun, ends executors that must end, and says what an executor died of, which the executor
 itself cannot.
 
-Everything happens in reaction to frames of the server, frames of an executor, or a death, each in a
-greenlet of the link or supervisor it comes from; no handler blocks. The only loop of its own is
+Everything happens in reaction to frames of the server or of an executor, which come from the hub itself, or to
+a death, in a greenlet of its supervisor; no handler blocks. The only loop of its own is
 `_watch`, which looks for items that take too long and executors that have grown too large.
 """
 
