@@ -3,7 +3,7 @@
  *
  * Counting words, a dict costs its own hash of each word and four cache lines apart from one another:
  * slot, entry, key, list of values.  Here a short key lies in its entry, and so does what there is of its
- * values: the same object n times, or a sum.  That is half the time of a record.
+ * values: the same object n times, or a sum.  That is a third of what a dict of lists takes.
  *
  * Plain keys are strs and ints of exactly these classes, ints of 64 bits: they are equal if their contents are,
  * no code of a user's runs to find out, and none equals a key of another class before that comes up.  For any
