@@ -220,6 +220,17 @@ def test_dropping_a_lane_makes_room(pair):
     waiting.get(timeout=10)
 
 
+def test_what_waited_in_a_dropped_lane_does_not_arrive(pair):
+    End(pair[0])
+    receiver = End(pair[1])
+    pair[0].send_in_lane(Frame(BATCH, b"12345", 1, 1))
+    pair[0].send_in_lane(Frame(BATCH, b"67", 1, 2))
+    assert pair[0].drop_lane((1, 1, 0)) == 5
+    pair[0].send_in_lane(control("returned", 1, 1))
+    assert receiver.get().task == 2
+    assert receiver.get().kind == CONTROL
+
+
 def test_close_is_idempotent_and_told_once_at_each_end(pair):
     here, there = End(pair[0]), End(pair[1])
     pair[0].close("done with it")
@@ -254,6 +265,13 @@ def test_close_with_flush_gives_up_on_a_peer_that_does_not_read(pair):
         pair[0].send_in_lane(frame)
     pair[0].close("leaving", flush_s=0.05)
     assert pair[0]._closer.dead
+
+
+def test_two_ends_that_close_with_flush_at_once_do_not_wait_for_one_another(pair):
+    for link in pair:
+        End(link)
+    closing = [gevent.spawn(link.close, "leaving", 60.0) for link in pair]
+    assert len(gevent.joinall(closing, timeout=10)) == 2
 
 
 def test_a_link_can_be_closed_from_its_own_callback(pair):
