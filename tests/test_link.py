@@ -259,6 +259,19 @@ def test_close_with_flush_delivers_what_waits_first(pair):
     assert [receiver.get() for _ in sent] == sent
 
 
+def test_what_was_drained_arrives_though_the_link_closes_at_once(pair):
+    End(pair[0])
+    sent = list(split_payload(BATCH, bytes(5 * MIB - 100), 1, 1))
+    for frame in sent:
+        pair[0].send_in_lane(frame)
+    gevent.sleep(0.01)  # until no more goes without a reader
+    receiver = End(pair[1])
+    pair[0].drain(10.0)
+    pair[0].close("leaving")
+    assert "closed" in receiver.wait_for_end()
+    assert [receiver.get() for _ in range(receiver.frames.qsize())] == sent
+
+
 def test_close_with_flush_gives_up_on_a_peer_that_does_not_read(pair):
     End(pair[0])
     for frame in split_payload(BATCH, bytes(32 * MIB), 1, 1):

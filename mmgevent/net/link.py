@@ -295,6 +295,9 @@ class SocketLink(Link):
             self._is_flush_due = True
             self._loop.run_callback(self._flush)
 
+    def _has_more(self) -> bool:
+        return bool(self._unsent) or bool(self._outbox)
+
     def _finish(self, flush_s: float) -> None:
         _monitor.discard(self)
         if self._loop is not None:
