@@ -142,9 +142,10 @@ class NodeRelay:
     @staticmethod
     def _without_context(frame: Frame, message: dict[str, Any]) -> Frame:
         """A node's job runs alike wherever the server is: the driver's environment stays at home."""
-        if message.pop("context", None) is None:
+        if "context" not in message:
             return frame
-        return control(message.pop("type"), frame.job, **message)
+        fields = {name: value for name, value in message.items() if name not in ("type", "context")}
+        return control(message["type"], frame.job, **fields)
 
     def _forward(self, frame: Frame) -> None:
         if self._server is not None:

@@ -220,6 +220,17 @@ def test_dropping_a_lane_makes_room(pair):
     waiting.get(timeout=10)
 
 
+def test_what_waited_in_a_dropped_lane_does_not_arrive(pair):
+    End(pair[0])
+    receiver = End(pair[1])
+    pair[0].send_in_lane(Frame(BATCH, b"12345", 1, 1))
+    pair[0].send_in_lane(Frame(BATCH, b"67", 1, 2))
+    assert pair[0].drop_lane((1, 1, 0)) == 5
+    pair[0].send_in_lane(control("returned", 1, 1))
+    assert receiver.get().task == 2
+    assert receiver.get().kind == CONTROL
+
+
 def test_close_is_idempotent_and_told_once_at_each_end(pair):
     here, there = End(pair[0]), End(pair[1])
     pair[0].close("done with it")
@@ -248,12 +259,32 @@ def test_close_with_flush_delivers_what_waits_first(pair):
     assert [receiver.get() for _ in sent] == sent
 
 
+def test_what_was_drained_arrives_though_the_link_closes_at_once(pair):
+    End(pair[0])
+    sent = list(split_payload(BATCH, bytes(5 * MIB - 100), 1, 1))
+    for frame in sent:
+        pair[0].send_in_lane(frame)
+    gevent.sleep(0.01)  # until no more goes without a reader
+    receiver = End(pair[1])
+    pair[0].drain(10.0)
+    pair[0].close("leaving")
+    assert "closed" in receiver.wait_for_end()
+    assert [receiver.get() for _ in range(receiver.frames.qsize())] == sent
+
+
 def test_close_with_flush_gives_up_on_a_peer_that_does_not_read(pair):
     End(pair[0])
     for frame in split_payload(BATCH, bytes(32 * MIB), 1, 1):
         pair[0].send_in_lane(frame)
     pair[0].close("leaving", flush_s=0.05)
     assert pair[0]._closer.dead
+
+
+def test_two_ends_that_close_with_flush_at_once_do_not_wait_for_one_another(pair):
+    for link in pair:
+        End(link)
+    closing = [gevent.spawn(link.close, "leaving", 60.0) for link in pair]
+    assert len(gevent.joinall(closing, timeout=10)) == 2
 
 
 def test_a_link_can_be_closed_from_its_own_callback(pair):

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import ctypes
 import decimal
 import functools
 import gc
@@ -150,6 +151,25 @@ def test_a_dict_that_holds_no_lists_is_refused(core):
             call()
     with pytest.raises(TypeError, match="must be a list, got deque"):
         core.merge_grouped({}, [1], [collections.deque()])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the old way
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="there is one kind of str from Python 3.12 on")
+def test_a_str_made_the_old_way_meets_its_equal(core):
+    make = ctypes.pythonapi.PyUnicode_FromUnicode
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_ssize_t)
+    text_of = ctypes.pythonapi.PyUnicode_AsUnicode
+    text_of.restype, text_of.argtypes = ctypes.c_void_p, (ctypes.py_object,)
+    old = make(None, len("word"))
+    ctypes.memmove(
+        text_of(old), ctypes.create_unicode_buffer("word"), len("word") * ctypes.sizeof(ctypes.c_wchar)
+    )
+    hash(old)  # which makes it ready; it stays of another layout
+    groups, counts = {}, {}
+    pairs = [("word", 1), (old, 2), ("word", 3)]
+    core.group(pairs, groups, NO_BUDGET)
+    core.fold(pairs, counts, SUM, NO_BUDGET)
+    assert (groups, counts) == ({"word": [1, 2, 3]}, {"word": 6})
 
 
 def test_fold_does_what_the_builtin_does(core):

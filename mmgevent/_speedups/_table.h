@@ -123,7 +123,7 @@ code_key(PyObject *key, struct key_code *code)
         }
 #endif
         const size_t length = (size_t)PyUnicode_GET_LENGTH(key);
-        if (PyUnicode_IS_COMPACT_ASCII(key) && length <= SHORT_KEY) {
+        if (PyUnicode_IS_ASCII(key) && length <= SHORT_KEY) { /* compact or not: before 3.12 both were equal */
             code->kind = (uint32_t)length;
             code_short(PyUnicode_1BYTE_DATA(key), length, code->words);
         }

@@ -295,6 +295,9 @@ class SocketLink(Link):
             self._is_flush_due = True
             self._loop.run_callback(self._flush)
 
+    def _has_more(self) -> bool:
+        return bool(self._unsent) or bool(self._outbox)
+
     def _finish(self, flush_s: float) -> None:
         _monitor.discard(self)
         if self._loop is not None:
@@ -524,6 +527,13 @@ class LocalLink(Link):
             self._ready.append(frame)
         self._peer._listen()
 
+    def drop_lane(self, lane: Lane) -> int:
+        """Forget what waits in this lane; return the bytes dropped.  Sent frames stay sent."""
+        dropped = [frame for frame in self._ready if frame.lane == lane]
+        if dropped:
+            self._ready = deque(frame for frame in self._ready if frame.lane != lane)
+        return super().drop_lane(lane) + sum(len(frame.payload) for frame in dropped)
+
     def _has_more(self) -> bool:
         return bool(self._ready) or bool(self._outbox)
 
@@ -551,6 +561,7 @@ class LocalLink(Link):
         self._is_carry_due = False
         for _ in range(_BURST_COUNT):
             if self._closing:
+                self._deaf.set()  # the peer may be closing, too, and wait for this
                 return
             frame = self._peer._take()
             if frame is None:
@@ -567,6 +578,7 @@ class LocalLink(Link):
             self._wake()
             peer._deaf.wait(flush_s)
         self._deaf.set()
+        self._ready.clear()
         peer._begin_close("the other end closed the link")
 
 
