@@ -25,7 +25,6 @@ from __future__ import annotations
 import logging
 import socket as plain_socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -511,37 +510,9 @@ class LocalLink(Link):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        #: of lanes without a window, in order: the peer is in this process and always takes it, so no lane needs a turn
-        self._ready: deque[Frame] = deque()
         self._loop: Any = None  # of the hub, once it has started
         self._is_carry_due = False
         self._deaf = Event()  # it will take nothing more
-
-    def send_in_lane(self, frame: Frame) -> None:
-        """Send a frame behind the others of its lane; there are none unless it has a window."""
-        if self._closing:
-            return
-        if self._outbox.has_window(frame.lane):
-            self._outbox.put_in_lane(frame)
-        else:
-            self._ready.append(frame)
-        self._peer._listen()
-
-    def drop_lane(self, lane: Lane) -> int:
-        """Forget what waits in this lane; return the bytes dropped.  Sent frames stay sent."""
-        dropped = [frame for frame in self._ready if frame.lane == lane]
-        if dropped:
-            self._ready = deque(frame for frame in self._ready if frame.lane != lane)
-        return super().drop_lane(lane) + sum(len(frame.payload) for frame in dropped)
-
-    def _has_more(self) -> bool:
-        return bool(self._ready) or bool(self._outbox)
-
-    def _take(self) -> Frame | None:
-        """Give the peer what comes next: control, what is ready, the lanes in turn."""
-        if self._ready and not self._outbox.control_bytes:
-            return self._ready.popleft()
-        return self._next_frame()
 
     def _start(self) -> None:
         self._loop = gevent.get_hub().loop
@@ -563,7 +534,7 @@ class LocalLink(Link):
             if self._closing:
                 self._deaf.set()  # the peer may be closing, too, and wait for this
                 return
-            frame = self._peer._take()
+            frame = self._peer._next_frame()
             if frame is None:
                 if self._peer._closing:
                     self._deaf.set()
@@ -578,7 +549,6 @@ class LocalLink(Link):
             self._wake()
             peer._deaf.wait(flush_s)
         self._deaf.set()
-        self._ready.clear()
         peer._begin_close("the other end closed the link")
 
 
