@@ -25,9 +25,9 @@ from mmgevent.failures import shorten
 from mmgevent.net.link import Link
 from mmgevent.net.threads import run_in_thread
 from mmgevent.scheduler import Scheduler, commands
-from mmgevent.server.obituaries import certify
 from mmgevent.server.hosted import MAX_CODE_BYTES, PROGRESS_S, Attempt, HostedJob, read_rules
 from mmgevent.server.intake import Intake
+from mmgevent.server.obituaries import certify
 from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
