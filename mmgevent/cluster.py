@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 #: for the engine to start its roles; a busy machine takes long to start Python
 START_S = 60.0
 
-#: for a server that was lost to come back, or another to take its address
-PATIENCE_S = 60.0
+#: for a server that was lost to come back, or another to take its address: less than a job waits for its engine
+#: (`driver.START_S`), so that it ends with the reason
+PATIENCE_S = 115.0
 
 #: for the thread of a watch to end
 END_S = 5.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -58,7 +58,9 @@ MAX_CONTEXT_BYTES = 128 * 1024
 class Progress:
     """How far a job is."""
 
-    phase: str = "starting"  #: "starting", "map", "reduce", "done" and the like
+    phase: str = (
+        "starting"  #: "starting", "map", "plan", "reduce"; in the end "done", "failed" or "cancelled"
+    )
     done: int = 0  #: items in the map phase, tasks in the reduce phase
     total: int | None = None  #: of the same, once known
     waiting: int = 0
@@ -146,10 +148,17 @@ class JobDriver:
                 self._wait_ready(engine)
                 try:
                     yield from _Submission(self, engine).records()
+                    self._end_progress("done")
                     return
                 except EngineLost as error:
                     lost = str(error)
             raise JobError(f"given up: {lost}, {self._max_resubmits + 1} times", {"kind": "lost"})
+        except (JobCancelled, GeneratorExit):
+            self._end_progress("cancelled")
+            raise
+        except BaseException:
+            self._end_progress("failed")
+            raise
         finally:
             self.feeder.close()
             if self._check is not None:
@@ -193,6 +202,9 @@ class JobDriver:
             log.warning("%s: %s", self.job.name, text)
         else:
             self._on_notice(text)
+
+    def _end_progress(self, phase: str) -> None:
+        self.progress = replace(self.progress, phase=phase, waiting=0, running=0, skipped=self.skipped_count)
 
     def report(self, progress: Progress) -> None:
         self.progress = progress

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from mmgevent import __version__, errors
+from mmgevent.addresses import format_address
 from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import EngineError, ForkedError, MmgeventError, ProtocolError, VersionMismatchError
 from mmgevent.versions import PYTHON_VERSION, dill_version
@@ -94,6 +95,9 @@ class EngineProcess:
         #: it has a server to hand jobs to; only a node's engine may be without, now and then
         self._placed = threading.Event()
         self._unplaced_reason = ""
+        self._waits_for = "the engine starts"
+        if configuration.join is not None:
+            self._waits_for = f"no server answers at {format_address(configuration.join)}"
         if configuration.elect is None:
             self._placed.set()
         self._facts: dict[str, Any] = {}
@@ -148,7 +152,7 @@ class EngineProcess:
         """
         until = None if timeout is None else time.monotonic() + timeout
         if not _wait(self._ready, timeout):
-            raise TimeoutError(f"the engine was not ready in {timeout:g} s")
+            raise TimeoutError(self._waits_for)
         if self._error is not None:
             raise self._error
         if not _wait(self._placed, None if until is None else max(0.0, until - time.monotonic())):

@@ -102,6 +102,7 @@ class _InlineRun:
             except ContentNeeded:  # a file changed after the driver had looked at it
                 batch = self._feeder.content_of(number)
             except TaskFailure as failure:
+                _pass_signal(failure)
                 failures[failure.item] = failures.get(failure.item, 0) + 1
                 if failures[failure.item] > self._job.options.retries:
                     self._skip(failure)
@@ -171,6 +172,7 @@ class _InlineRun:
             try:
                 return action()
             except TaskFailure as failure:
+                _pass_signal(failure)
                 last = failure
         raise _ended(last, JobError)
 
@@ -188,11 +190,15 @@ def _mark_nothing(index: int, key: Any) -> None:
     pass
 
 
-def _ended(failure: TaskFailure, error: type[JobError]) -> BaseException:
-    """Return what ends the job: the error with the user's exception as its cause, or the user's Ctrl-C itself."""
+def _pass_signal(failure: TaskFailure) -> None:
+    """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
     cause = failure.__cause__
-    if isinstance(cause, KeyboardInterrupt):
-        return cause
+    if cause is not None and not isinstance(cause, (Exception, SystemExit, GeneratorExit)):
+        raise cause
+
+
+def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
+    """Return what ends the job: the error with the user's exception as its cause."""
     ended = error.from_failure(failure.failure)
-    ended.__cause__ = cause
+    ended.__cause__ = failure.__cause__
     return ended

@@ -234,6 +234,34 @@ def test_ctrl_c_is_ctrl_c_and_exit_is_a_failure():
         run([(1, SystemExit(3))], mapfn)
 
 
+class Signalled(BaseException):
+    """What a handler of SIGTERM raises."""
+
+
+@pytest.mark.parametrize("signalled", [KeyboardInterrupt, Signalled])
+@pytest.mark.parametrize("options", [{"max_skipped": 1}, {"retries": 1}])
+def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options):
+    begun = []
+
+    def stop_at_two(key, value):
+        begun.append(key)
+        if key == 2:
+            raise signalled
+        yield key, value
+
+    def stop(key, values):
+        begun.append(key)
+        raise signalled
+
+    with pytest.raises(signalled):
+        run([(1, 1), (2, 2), (3, 3)], stop_at_two, **options)
+    assert begun == [1, 2]
+    begun.clear()
+    with pytest.raises(signalled):
+        run([(1, 1)], None, stop, **options)
+    assert begun == [1]
+
+
 def test_a_file_that_grows_meanwhile_is_read_as_it_was_and_a_replaced_one_refused(tmp_path):
     path = tmp_path / "a"
 

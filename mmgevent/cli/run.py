@@ -203,6 +203,8 @@ def _open_cluster(arguments: Arguments) -> Any:
                 verbose=arguments.verbose,
             )
         except ConnectError as error:
+            if not isinstance(error.__cause__, ConnectionRefusedError):
+                raise
             raise ConnectError(
                 f"{error}; start mmg-server there (or mmg-run --listen), or give another address"
             ) from error

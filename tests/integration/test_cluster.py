@@ -289,6 +289,23 @@ def test_progress_is_reported(cluster):
     assert seen[-1].slots == 2
 
 
+def test_progress_says_how_a_job_ended(cluster):
+    def fail(key, value):
+        raise ValueError
+
+    quick = cluster.submit(mmg.Job(TEXT, map_words, add))
+    quick.result(60)
+    failed = cluster.submit(mmg.Job(TEXT, fail, add))
+    with pytest.raises(mmg.JobError):
+        failed.result(60)
+    cancelled = cluster.submit(mmg.Job(TEXT, map_words, add))
+    cancelled.cancel()
+    with pytest.raises(mmg.JobCancelled):
+        cancelled.result(60)
+    ends = [handle.progress() for handle in (quick, failed, cancelled)]
+    assert [(end.phase, end.running) for end in ends] == [("done", 0), ("failed", 0), ("cancelled", 0)]
+
+
 def test_a_one_shot_datasource_serves_one_submit(cluster):
     job = mmg.Job(iter([(1, 1)]), reducefn=add)
     assert cluster.run(job) == {1: 1}

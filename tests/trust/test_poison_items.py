@@ -160,6 +160,8 @@ def test_progress_counts_what_was_set_aside(watched):
     assert handle.result(PATIENCE_S) == total_without({1, 2}, 40)
     assert counts == sorted(counts)
     assert counts[-1] == 2
+    assert handle.progress().phase == "done"
+    assert handle.progress().skipped == 2
 
 
 def test_mmg_run_says_which_items_it_set_aside_and_writes_the_rest(commands):
