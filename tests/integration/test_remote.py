@@ -278,6 +278,20 @@ def test_a_server_at_work_neither_imports_nor_uses_pickle():
     assert "AUDITED" not in server.said
 
 
+def test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason(server, monkeypatch):
+    monkeypatch.setattr("mmgevent.cluster.PATIENCE_S", 4.0)
+    address = server.address
+    notices = []
+    with mmg.connect(address, password=PASSWORD) as cluster:
+        handle = cluster.submit(mmg.Job(ITEMS, slow_map, slow_add), on_notice=notices.append)
+        wait_until(lambda: handle.id is not None)  # it waits for a worker
+        server.stop(signal.SIGKILL)
+        with pytest.raises(mmg.ConnectError, match="Connection refused"):
+            handle.result(60)
+    assert any(f"no server answers at {address}" in text for text in notices), notices
+    assert not any("0.25 s" in text for text in notices), notices
+
+
 def test_files_that_a_worker_does_not_have_are_sent(server, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one two two")
