@@ -339,7 +339,7 @@ def test_command_imports_nothing_heavy_before_it_knows_what_to_do():
 
 
 def make_arguments(**values):
-    return SimpleNamespace(**{"password": None, "password_file": None, "quiet": 0, **values})
+    return SimpleNamespace(**{"password": None, "password_file": None, "tls_ca": None, "quiet": 0, **values})
 
 
 def test_way_to_join_names_a_host_and_never_the_password(tmp_path, monkeypatch):
@@ -351,6 +351,9 @@ def test_way_to_join_names_a_host_and_never_the_password(tmp_path, monkeypatch):
     assert "mmg-worker thishost:5000" in text
     assert str(tmp_path / "mmgevent" / "password") in text
     assert "mmg-worker [fd00::1]:5000" in shared.how_to_join(("fd00::1", 5000), make_arguments())
+    assert shared.how_to_join(("127.0.0.1", 5000), make_arguments()).startswith("on this machine")
+    assert "--tls-cert" in shared.how_to_join(("0.0.0.0", 5000), make_arguments(tls_ca="ours.pem"))
+    assert "--tls" not in text
     given = shared.how_to_join(("0.0.0.0", 5000), make_arguments(password="hunter2"))
     assert "hunter2" not in given
     assert "same password" in given

@@ -7,7 +7,7 @@ import shlex
 import socket
 
 from mmgevent import password as passwords
-from mmgevent.addresses import DEFAULT_PORT, Address, format_address, parse_port
+from mmgevent.addresses import DEFAULT_PORT, Address, format_address, is_loopback, parse_port
 from mmgevent.certificates import Certificates
 from mmgevent.cli.exits import say
 from mmgevent.cli.options import Arguments, Option, memory_size, whole_number
@@ -86,7 +86,12 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
     host, port = address
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
-    lines = ["on each machine that is to help, run", f"    mmg-worker {format_address((host, port))}"]
+    where = (
+        "on this machine, which alone reaches it" if is_loopback(host) else "on each machine that is to help"
+    )
+    lines = [f"{where}, run", f"    mmg-worker {format_address((host, port))}"]
+    if arguments.tls_ca is not None:
+        lines.append("with a certificate of the authority: --tls-cert, --tls-key and --tls-ca")
     path = passwords.default_path()
     is_given = arguments.password is not None or arguments.password_file is not None
     if is_given or any(os.environ.get(name) for name in (passwords.VARIABLE, passwords.FILE_VARIABLE)):
