@@ -49,6 +49,13 @@ def test_a_search_by_coverage_finds_nothing_that_breaks_a_target(target, tmp_pat
 
 
 @needs_engine
+def test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own(tmp_path):
+    ballast = bytearray(b"x") * ((fuzz_engine.MEMORY_MIB + 100) << 20)
+    assert not fuzz_engine.search("frames", tmp_path, seed=1, runs=1000).crashes
+    assert ballast
+
+
+@needs_engine
 def test_a_search_finds_its_way_through_magic_and_version_from_nothing(tmp_path):
     found = fuzz_engine.search("planted", tmp_path, seed=1, runs=1_000_000)
     (crash,) = found.crashes
