@@ -51,7 +51,9 @@ def test_a_search_by_coverage_finds_nothing_that_breaks_a_target(target, tmp_pat
 @needs_engine
 def test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own(tmp_path):
     ballast = bytearray(b"x") * ((fuzz_engine.MEMORY_MIB + 100) << 20)
-    assert not fuzz_engine.search("frames", tmp_path, seed=1, seconds=3).crashes  # it is looked at once a second
+    assert not fuzz_engine.search(
+        "frames", tmp_path, seed=1, seconds=3
+    ).crashes  # it is looked at once a second
     assert ballast
 
 
