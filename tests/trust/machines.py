@@ -197,7 +197,11 @@ class Reports:
                 sock, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            pid, what = sock.recv(1000).decode().split(" ", 1)
+            said = sock.recv(1000)
+            if not said:  # it was killed before it could say anything
+                sock.close()
+                continue
+            pid, what = said.decode().split(" ", 1)
             self.seen.append((int(pid), what))
             try:
                 is_held = self._on_report(what, int(pid))

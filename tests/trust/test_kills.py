@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 
 import psutil
@@ -21,7 +22,7 @@ from tests.trust.machines import (
     wait_until,
     wait_until_gone,
 )
-from tests.trust.reporting import ITEMS, assert_right, reporting_job
+from tests.trust.reporting import ITEMS, assert_right, report, reporting_job
 
 WORKERS = 2
 SLOTS = 2
@@ -154,6 +155,16 @@ def test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing(house, victim
     started = set(psutil.Process().children()) - children
     assert started <= {psutil.Process(p.pid) for p in (house.server, *house.workers)}
     wait_until(lambda: psutil.Process().num_fds() <= descriptors, "the end of descriptors")
+
+
+def test_a_function_that_is_killed_before_it_reports_stalls_no_other():
+    with contextlib.closing(Reports()) as reports:
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.connect(reports.path)
+        thread = threading.Thread(target=report, args=(reports.path, "map 1"), daemon=True)
+        thread.start()
+        thread.join(LATE_S)
+        assert reports.seen == [(os.getpid(), "map 1")]
 
 
 # stopped, not killed
