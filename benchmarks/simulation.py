@@ -64,7 +64,7 @@ class World:
         self.is_over = False
         # of workers
         self.running: dict[int, int] = {}  # worker -> attempt
-        self.queued: dict[int, int] = {}
+        self.queued: dict[int, deque[int]] = {}  # worker -> attempts behind it, the next one first
         # of attempts
         self.worker_of: dict[int, int] = {}
         self.batch_of: dict[int, int] = {}
@@ -124,9 +124,8 @@ class World:
         self.event("add_worker", self.last_worker, 1, frozenset())
 
     def leave(self, worker: int) -> None:
-        for line in (self.running, self.queued):
-            attempt = line.pop(worker, None)
-            if attempt is not None:
+        if worker in self.running:
+            for attempt in (self.running.pop(worker), *self.queued.pop(worker, ())):
                 self.lost_s += self.forget(attempt)
         self.event("remove_worker", worker)
         self.join()
@@ -148,10 +147,12 @@ class World:
     def free(self, worker: int) -> None:
         """Take the running attempt off a worker, and begin the one behind it."""
         del self.running[worker]
-        behind = self.queued.pop(worker, None)
+        behind = self.queued.get(worker)
         if behind is not None:
-            self.running[worker] = behind
-            self.begin(behind)
+            self.running[worker] = behind.popleft()
+            if not behind:
+                del self.queued[worker]
+            self.begin(self.running[worker])
 
     def forget(self, attempt: int) -> float:
         """Strike out an attempt; the seconds it ran."""
@@ -206,14 +207,13 @@ class World:
         self.worker_of[a.attempt] = a.worker
         self.batch_of[a.attempt] = a.batch
         if a.worker in self.running:
-            self.queued[a.worker] = a.attempt
+            self.queued.setdefault(a.worker, deque()).append(a.attempt)
         else:
             self.running[a.worker] = a.attempt
             self.begin(a.attempt)
 
     def recall(self, command: c.Recall) -> None:
-        if self.queued.get(command.worker) == command.attempt:
-            del self.queued[command.worker]
+        if self.unqueue(command.worker, command.attempt):
             self.forget(command.attempt)
             self.event("attempt_returned", command.attempt)
         elif command.attempt in self.worker_of:
@@ -221,11 +221,19 @@ class World:
 
     def revoke(self, command: c.Revoke) -> float:
         seconds = self.forget(command.attempt)
-        if self.queued.get(command.worker) == command.attempt:
-            del self.queued[command.worker]
-        elif self.running.get(command.worker) == command.attempt:
+        if not self.unqueue(command.worker, command.attempt) and self.running.get(command.worker) == command.attempt:
             self.free(command.worker)
         return seconds
+
+    def unqueue(self, worker: int, attempt: int) -> bool:
+        """Take a queued attempt off a worker; False if it is not queued there."""
+        behind = self.queued.get(worker)
+        if behind is None or attempt not in behind:
+            return False
+        behind.remove(attempt)
+        if not behind:
+            del self.queued[worker]
+        return True
 
     def send(self, allowed: int) -> None:
         """Send batches of one item, which are tasks."""

@@ -23,6 +23,8 @@ BATCH_S = 2.0
 SHARE = 0.05
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000_000
+#: an item that takes less than this is short
+SHORT_ITEM_S = 0.01
 #: a batch holds at most this many times the items (and bytes) of what was mapped so far, per slot
 GROWTH = 4
 #: bytes of a first batch: what a slow function does in well under a second
@@ -37,6 +39,11 @@ class Speed:
     weight: int = 0  #: bytes
     seconds: float = 0.0  #: of executors' time
     slots: int = 1
+
+    @property
+    def is_high(self) -> bool:
+        """Whether an item is known to take so little that a batch of one would not be worth its way."""
+        return self.items > 0 and self.seconds < self.items * SHORT_ITEM_S
 
 
 class BatchSize:

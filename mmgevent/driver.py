@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, NamedTuple
 
 from mmgevent import shipping
@@ -37,7 +38,7 @@ from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.records import SegmentError, decode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import BATCH_WINDOW, CODE_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ MAX_RESUBMITS = 5
 START_S = 120.0
 #: a wait for the engine or a server is mentioned after so long
 SILENCE_S = 2.0
+#: batches that come in less than this are sent together
+GATHER_S = 0.001
 #: between two looks at whether the job was cancelled meanwhile
 LOOK_S = 0.25
 #: bytes of environment that go along to executors of this machine; far below a control frame
@@ -258,7 +261,7 @@ class _Submission:
                 if self._parts:
                     yield from self._take_part()
                 elif self._may_send():
-                    self._send_batch()
+                    self._send_batches()
                     self._handle_waiting()
                 else:
                     self._driver.before_wait()
@@ -294,22 +297,32 @@ class _Submission:
 
     def _send_code(self) -> None:
         frames = list(split_payload(CODE, self._driver.code, self._number))
-        self._engine.send_in_lane(frames, CODE_WINDOW)
+        self._engine.put_in_lane(frames, CODE_WINDOW)
+        self._engine.flush()
 
     # input
 
     def _may_send(self) -> bool:
         return not self._input_ended and self._sent < self._allowed
 
-    def _send_batch(self) -> None:
-        numbered = self._driver.feeder.next_batch(self._speed)
-        if numbered is None:
-            self._end_input()
-            return
-        self._sent += 1
-        self._send(numbered[0], numbered[1])
+    def _send_batches(self) -> None:
+        """Send a batch; if items take next to no time, so that batches grow, with what more the datasource gives at once."""
+        until_s = monotonic() + (GATHER_S if self._speed.is_high else 0.0)
+        try:
+            while self._may_send():
+                numbered = self._driver.feeder.next_batch(self._speed)
+                if numbered is None:
+                    self._end_input()
+                    return
+                self._sent += 1
+                self._put(numbered[0], numbered[1])
+                if monotonic() >= until_s:
+                    return
+        finally:
+            self._engine.flush()
 
-    def _send(self, number: int, batch: EncodedBatch, content: bool | None = None) -> None:
+    def _put(self, number: int, batch: EncodedBatch, content: bool | None = None) -> None:
+        is_small = len(batch.data) <= MAX_INLINE_BYTES
         announcement = control(
             "batch",
             self._number,
@@ -318,9 +331,12 @@ class _Submission:
             weight=batch.weight,
             size=len(batch.data),
             content=content,
+            inline=batch.data if is_small else None,
         )
-        frames = [announcement, *split_payload(BATCH, batch.data, self._number, number)]
-        self._engine.send_in_lane(frames, BATCH_WINDOW)
+        frames = [announcement]
+        if not is_small:
+            frames += split_payload(BATCH, batch.data, self._number, number)
+        self._engine.put_in_lane(frames, BATCH_WINDOW)
 
     def _end_input(self) -> None:
         self._input_ended = True
@@ -374,7 +390,8 @@ class _Submission:
             self._end_input()
 
     def _on_need_content(self, frame: Frame, message: dict[str, Any]) -> None:
-        self._send(frame.task, self._driver.feeder.content_of(frame.task), content=True)
+        self._put(frame.task, self._driver.feeder.content_of(frame.task), content=True)
+        self._engine.flush()
 
     def _on_results(self, frame: Frame, message: dict[str, Any]) -> None:
         incoming = self._incoming[frame.task] = _Incoming(message["parts"])

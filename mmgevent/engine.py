@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
-from mmgevent.machine import raise_descriptor_limit, total_memory_bytes
+from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit, total_memory_bytes
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def main(template: TemplateProcess | None) -> None:
     fd, *offered_fds = map(int, arguments[arguments.index("--fds") + 1].split(","))
     parent = int(arguments[arguments.index("--parent") + 1])
     raise_descriptor_limit()
+    collect_garbage_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     logging.basicConfig(level=logging.WARNING, format="mmgevent engine: %(message)s")
     import gevent

@@ -204,16 +204,18 @@ class EngineProcess:
                 self._outbox.put(frame)
             self._flush()
 
-    def send_in_lane(self, frames: list[Frame], window_bytes: int) -> None:
-        """Open a lane, send it frames, and close it; what has no credit yet goes when it is granted."""
-        self._check_process()
+    def put_in_lane(self, frames: list[Frame], window_bytes: int) -> None:
+        """Open a lane, put frames into it, and close it; they go with the next `flush` or `send`."""
         lane = frames[0].lane
         with self._lock:
             self._outbox.open_lane(lane, window_bytes)
             for frame in frames:
                 self._outbox.put_in_lane(frame)
             self._outbox.close_lane(lane)
-            self._flush()
+
+    def flush(self) -> None:
+        """Write what may go now; what has no credit yet goes when it is granted."""
+        self.send()
 
     def ask(self, type: str) -> dict[str, Any]:
         """Send a question about no job; return the answer.  EngineError if the engine ends first."""

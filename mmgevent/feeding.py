@@ -112,25 +112,13 @@ class Feeder:
         items: list[tuple[Any, Any]] = []
         total = 0
         until = self._clock() + PATIENCE_S
-        for key, value, weight in self._guarded():
-            items.append((key, value))
-            total += weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
-            if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
-                break
-        return items, total
-
-    def _guarded(self) -> Iterator[tuple[Any, Any, int]]:
         with _blaming_datasource():
-            yield from self._one_by_one()
-
-    def _one_by_one(self) -> Iterator[tuple[Any, Any, int]]:
-        # Not `yield from self._items`: closing this generator must leave the items open.
-        while True:
-            try:
-                item = next(self._items)
-            except StopIteration:
-                return
-            yield item
+            for key, value, weight in self._items:
+                items.append((key, value))
+                total += weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
+                if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
+                    break
+        return items, total
 
     def _encode(self, items: list[tuple[Any, Any]], weight: int) -> EncodedBatch:
         if isinstance(items[0][1], Ref):

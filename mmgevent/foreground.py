@@ -21,7 +21,7 @@ from mmgevent.addresses import Address, format_address
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine import default_memory_bytes
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
-from mmgevent.machine import raise_descriptor_limit
+from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit
 from mmgevent.template import TemplateProcess, start_template
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run_server(
     """
     set_up_logging(verbose)
     raise_descriptor_limit()
+    collect_garbage_rarely()
     from mmgevent.net.listener import Listener, open_listener
     from mmgevent.net.watchdog import start_watchdog
     from mmgevent.server import Server
@@ -103,6 +104,7 @@ def run_worker(
     """
     set_up_logging(verbose)
     raise_descriptor_limit()
+    collect_garbage_rarely()
     template = start_template()
     return _WorkerLoop(addresses, procs, password, certificates, once, template).run()
 
@@ -124,6 +126,7 @@ def run_member(
     certificates.check_for_equals()
     set_up_logging(verbose)
     raise_descriptor_limit()
+    collect_garbage_rarely()
     template = start_template()
     from mmgevent.membership import Membership, Settings
     from mmgevent.net.forker import Forkers

@@ -181,24 +181,23 @@ class FlushReader:
         return not self._skip and not self._buffer
 
     def _feed_table(self, view: memoryview) -> int:
-        wanted = FLUSH_HEAD.size
-        if len(self._buffer) >= wanted:
-            wanted += self._entry_count() * FLUSH_ENTRY.size
+        """Take bytes of a table; a whole one is read where it is."""
+        size = 0 if self._buffer else _table_size(view)
+        if 0 < size <= len(view):
+            self._read_table(view[:size], self._offset + size)
+            return size
+        wanted = _table_size(self._buffer) or FLUSH_HEAD.size
         n_bytes = min(wanted - len(self._buffer), len(view))
         self._buffer += view[:n_bytes]
-        if len(self._buffer) == wanted and (wanted > FLUSH_HEAD.size or not self._entry_count()):
-            self._read_table(self._offset + n_bytes)
+        if len(self._buffer) == _table_size(self._buffer):
+            self._read_table(bytes(self._buffer), self._offset + n_bytes)
+            self._buffer.clear()
         return n_bytes
 
-    def _entry_count(self) -> int:
-        magic, count = FLUSH_HEAD.unpack_from(self._buffer)
-        if magic != FLUSH_MAGIC or count > MAX_PARTITIONS:
-            raise ProtocolError("an attempt's output is no sequence of flushes")
-        return int(count)
-
-    def _read_table(self, offset: int) -> None:
+    def _read_table(self, table: bytes | memoryview, offset: int) -> None:
+        """Note the segments of a table; the first is at `offset`."""
         last = -1
-        for partition, records, n_bytes in FLUSH_ENTRY.iter_unpack(bytes(self._buffer[FLUSH_HEAD.size :])):
+        for partition, records, n_bytes in FLUSH_ENTRY.iter_unpack(table[FLUSH_HEAD.size :]):
             if not last < partition < MAX_PARTITIONS or n_bytes > 2**48:
                 raise ProtocolError("a flush names its partitions out of order or out of range")
             last = partition
@@ -209,7 +208,16 @@ class FlushReader:
             offset += n_bytes
             self._skip += n_bytes
         self.bounds.append(len(self.partitions))
-        self._buffer.clear()
+
+
+def _table_size(data: bytes | bytearray | memoryview) -> int:
+    """The bytes of the table that begins here; 0 if that is not to be seen yet."""
+    if len(data) < FLUSH_HEAD.size:
+        return 0
+    magic, count = FLUSH_HEAD.unpack_from(data)
+    if magic != FLUSH_MAGIC or count > MAX_PARTITIONS:
+        raise ProtocolError("an attempt's output is no sequence of flushes")
+    return FLUSH_HEAD.size + int(count) * FLUSH_ENTRY.size
 
 
 class _Piece:

@@ -1,8 +1,8 @@
 """Hold every command of a scheduler against the rules, with books of its own.
 
 `AuditedScheduler` is a scheduler whose events return the same commands, after each of them was checked.
-It knows the rules and the events only, but for two questions it asks the scheduler's books: which jobs
-have tasks to give, and what is queued.
+It knows the rules and the events only, but for three questions it asks the scheduler's books: which jobs
+have tasks to give, what is queued, and whose tasks are short.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from mmgevent.scheduler import JobRules, JobStatus, Scheduler
 from mmgevent.scheduler import commands as c
-from mmgevent.scheduler.ledger import SHORT_BATCHES_PER_SLOT
+from mmgevent.scheduler.ledger import MAX_DEPTH, SHORT_BATCHES_PER_ATTEMPT
 
 DEPTH = 2
 
@@ -128,7 +128,10 @@ class AuditedScheduler:
         line = self.slots[a.worker, a.slot]
         twins = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
         is_alone = books.rules.allocation == "oneshot" and a.phase == "map"
-        assert len(line) < DEPTH
+        assert len(line) < (MAX_DEPTH if self.scheduler._jobs[a.job].depth > DEPTH else DEPTH)
+        if len(line) >= DEPTH:
+            roomy = [w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.serves(w, a.job)]
+            assert not roomy, f"deep on worker {a.worker} while {roomy} had nothing queued"
         if line:
             assert not is_alone
             before = self.attempts[line[0]]
@@ -203,7 +206,7 @@ class AuditedScheduler:
         assert command.worker in self.workers
         a = self.attempts[command.attempt]
         assert a.worker == command.worker
-        assert self.slots[a.worker, a.slot].index(a.attempt) == 1, "only what is queued can be recalled"
+        assert self.slots[a.worker, a.slot].index(a.attempt) >= 1, "only what is queued can be recalled"
         assert a.attempt not in self.asked_once, "a kept attempt was asked for again"
         self.asked_once.add(a.attempt)
         self.asked_back.add(a.attempt)
@@ -277,14 +280,18 @@ class AuditedScheduler:
                 slots = sum(self.workers[w][0] for w in self.workers if self.serves(w, job))
                 assert self.scheduler.status(job).slots == slots
                 books.allowance = max(books.allowance, len(books.released) + 2 * slots + 2)
-                short = SHORT_BATCHES_PER_SLOT * slots
+                short = SHORT_BATCHES_PER_ATTEMPT * MAX_DEPTH * slots
                 books.most_allowed = max(books.most_allowed, books.allowance + short)
                 assert books.input_ended or books.allowance <= books.allowed <= books.most_allowed
         for (worker, _), line in self.slots.items():
-            assert len(line) <= DEPTH
-            if not line or (len(line) < DEPTH and not self._is_reserved(worker, line)):
+            assert len(line) <= MAX_DEPTH
+            if self._has_room(worker, line):
                 starved = [job for job in giving if self.serves(worker, job)]
                 assert not starved, f"{event}: worker {worker} has room, and jobs {starved} wait"
+
+    def _has_room(self, worker: int, line: list[int]) -> bool:
+        """Whether it is idle, or has nothing queued and something may be."""
+        return not line or (len(line) < DEPTH and not self._is_reserved(worker, line))
 
     def _is_reserved(self, worker: int, line: list[int]) -> bool:
         a = self.attempts[line[0]]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmgevent.errors import ProtocolError
 from mmgevent.wire import messages
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD
-from mmgevent.wire.messages import MESSAGES, control, decode_message, encode_message
+from mmgevent.wire.messages import MAX_INLINE_BYTES, MESSAGES, control, decode_message, encode_message
 
 CANDIDATES = [
     0,
@@ -28,6 +28,7 @@ CANDIDATES = [
     [1],
     [[1, 2]],
     [[1, 2, 3]],
+    b"by\0tes",
     None,
     -1,
     2**63,
@@ -46,7 +47,10 @@ def example(type_: str, optional: bool = True) -> dict:
 
 
 def raw(type_, fields) -> bytes:
-    return json.dumps({"type": type_, **fields}).encode()
+    """Encode it as it should be, whatever is in the fields."""
+    inline = b"".join(b"\0" + value for value in fields.values() if type(value) is bytes)
+    in_json = {name: value for name, value in fields.items() if type(value) is not bytes}
+    return json.dumps({"type": type_, **in_json}).encode() + inline
 
 
 @pytest.mark.parametrize("optional", [True, False])
@@ -72,7 +76,7 @@ def test_a_missing_field_is_named_if_it_is_required(type_, name):
 @pytest.mark.parametrize(("type_", "name"), FIELDS)
 def test_a_field_of_another_type_is_named(type_, name):
     shape = MESSAGES[type_][name].shape
-    wrong = [value for value in CANDIDATES if not shape.fits(value)]
+    wrong = [value for value in CANDIDATES if not shape.fits(value) and type(value) is not bytes]
     assert len(wrong) > 5
     for value in wrong:
         with pytest.raises(ProtocolError, match=f"{type_}.*'{name}' must be"):
@@ -144,9 +148,9 @@ def test_any_json_is_a_message_that_fits_its_table_or_a_protocol_error(type_, da
 
 
 def test_infinite_seconds_are_refused():
-    fields = json.dumps({"type": "done", **example("done")}).replace('"seconds": 0', '"seconds": 1e999')
+    payload = raw("done", example("done")).replace(b'"seconds": 0', b'"seconds": 1e999')
     with pytest.raises(ProtocolError, match="seconds"):
-        decode_message(fields.encode())
+        decode_message(payload)
 
 
 def test_lone_surrogates_of_file_names_travel():
@@ -167,6 +171,35 @@ def test_what_is_no_json_is_refused_where_it_is_made():
         encode_message("job_done", stats={"mean": float("nan")})
 
 
+@pytest.mark.parametrize("type_", ["batch", "assign", "done"])
+def test_few_bytes_travel_in_the_message_that_announces_them(type_):
+    fields = example(type_, optional=False)
+    for inline in (b"\0", b"{}", bytes(MAX_INLINE_BYTES)):
+        payload = encode_message(type_, inline=inline, **fields)
+        assert decode_message(payload) == {"type": type_, **fields, "inline": inline}
+    for inline in (b"", bytes(MAX_INLINE_BYTES + 1)):
+        with pytest.raises(ValueError, match="inline"):
+            encode_message(type_, inline=inline, **fields)
+        with pytest.raises(ProtocolError, match=f"{type_}.*'inline' must be"):
+            decode_message(raw(type_, {**fields, "inline": inline}))
+
+
+def test_a_message_that_announces_no_bytes_carries_none():
+    with pytest.raises(ProtocolError, match="unknown field 'inline'"):
+        decode_message(b'{"type":"recall"}\0bytes')
+
+
+def test_bytes_of_a_message_do_not_stand_in_its_object():
+    for payload in (raw("done", {**example("done"), "inline": "text"}), raw("done", {**example("done"), "inline": "text"}) + b"\0b"):
+        with pytest.raises(ProtocolError, match="'inline' must be"):
+            decode_message(payload)
+
+
+def test_a_message_is_the_same_to_whom_it_is_handed_and_to_whom_it_is_sent():
+    frame = control("done", 1, 2, 3, inline=b"bytes", **example("done", optional=False))
+    assert frame.message == decode_message(frame.payload)
+
+
 def test_control_makes_the_frame():
     frame = control("recall", 1, 2, 3)
     assert (frame.kind, frame.lane) == (CONTROL, (1, 2, 3))
@@ -179,6 +212,7 @@ WORDS = {
     messages.STRING: "str",
     messages.FLAG: "bool",
     messages.OBJECT: "object",
+    messages.INLINE: "bytes",
     messages.COUNTS: "ints",
     messages.STRINGS: "strs",
     messages.PAIRS: "pairs",

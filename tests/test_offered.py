@@ -60,7 +60,9 @@ class FakeEngine:
         while True:
             frame = self.channel.next_frame()
             if frame.kind == CONTROL:
-                return frame.lane, decode_message(frame.payload)
+                message = decode_message(frame.payload)
+                self.outputs.setdefault(frame.lane, bytearray()).extend(message.get("inline", b""))
+                return frame.lane, message
             self._take_output(frame)
 
     def wait_for_output(self, lane):

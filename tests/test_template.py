@@ -66,6 +66,7 @@ class Executor:
                 output += frame.payload
             elif frame.kind == CONTROL:
                 message = decode_message(frame.payload)
+                output += message.get("inline", b"")
                 break
         found: dict = {}
         for _, segment in records.decode_flush(bytes(output)):

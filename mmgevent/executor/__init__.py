@@ -119,7 +119,7 @@ class Executor:
                 self._channel.send_first(grant_frame(lane, grant))
             return True
 
-        self._channel.take_waiting(wanted)
+        self._channel.take_waiting(lane, wanted)
         while len(code) < size:
             self._channel.wait(wanted)
         return bytes(code)

@@ -21,8 +21,8 @@ from mmgevent.machine import count_cores, total_memory_bytes
 from mmgevent.page import Page
 from mmgevent.refs import ContentNeeded
 from mmgevent.tasks.blame import blame_exception
-from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, split_payload
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
+from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import (
     INPUT_WINDOW,
     OUTPUT_WINDOW,
@@ -34,9 +34,6 @@ from mmgevent.wire.streams import (
 #: share of an executor's memory that the records of a task may take before they are flushed; the rest
 #: is for the encoded copy of them, the input, the user's own objects, and the error of the estimate
 RECORD_SHARE = 0.25
-
-#: output that may wait for more of it, or for the outcome, to be written at once: that of a short task is
-HELD_OUTPUT_BYTES = 16 * 1024
 
 
 class AttemptRevoked(MmgeventError):
@@ -71,21 +68,11 @@ class Runner:
         channel = self._channel
         if self._page is not None:
             self._page.begin(lane[2])
-        channel.open_lane(lane, OUTPUT_WINDOW)
-        attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message["size"])
+        attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
         try:
             stats = self._run_task(functions, attempt, message)
-            done = control(
-                "done",
-                *lane,
-                size=attempt.output_bytes,
-                records=stats.records,
-                items=stats.items,
-                groups=stats.groups,
-                seconds=max(0.0, monotonic() - began_s - attempt.waited_s),
-            )
-            attempt.finish(done)
+            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s))
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # not the job's fault: this channel ends
@@ -97,8 +84,8 @@ class Runner:
             outcome = control("failed", *lane, failure=failures.bound(error.failure), item=error.item)
         except BaseException as error:
             outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
-        channel.drop_lane(lane)
         if outcome is not None:
+            channel.drop_lane(lane)
             channel.send(outcome)
         if self._page is not None:  # not before: the item may have closed the descriptor of the link
             self._page.end()
@@ -140,38 +127,62 @@ class Attempt:
     that cannot be killed for it; nothing looks for them while a function runs.
     """
 
-    def __init__(self, channel: Channel, clock: Page | None, lane: Lane, size: int):
-        """`clock`: the page whose clock stands while this waits for the worker; None where several items run at once."""
+    def __init__(self, channel: Channel, clock: Page | None, lane: Lane, message: dict[str, Any]):
+        """`clock`: the page whose clock stands while this waits for the worker; None where several items run at once.
+
+        `message` assigns the attempt.
+        """
         self._channel = channel
         self._clock = clock
         self._lane = lane
-        self._size = size
+        self._size: int = message["size"]
         self._received = 0
         self._granted = INPUT_WINDOW
         self._window = ReceiveWindow(INPUT_WINDOW)
         self._chunks: deque[memoryview] = deque()
-        #: bytes given to `emit` so far
+        #: bytes given to `emit` so far, ...
         self.output_bytes = 0
+        #: ... and the flushes of them, while they are few enough to go with the outcome; None: they are on their way
+        self._held: list[bytes] | None = []
         self._is_revoked = False
         #: seconds spent waiting for the worker
         self.waited_s = 0.0
-        channel.take_waiting(self._take_input)
-        self._grant(self._window.widen(RUNNING_INPUT_WINDOW))
+        channel.take_waiting(lane, self._take_input)
+        if "inline" in message:
+            self._receive(message["inline"])
+        else:
+            self._grant(self._window.widen(RUNNING_INPUT_WINDOW))
 
     def emit(self, flush: bytes) -> None:
-        """Send a flush; returns when the last byte of it had credit, or as long as little waits to be sent."""
+        """Send a flush, or hold it while there is little; returns when the last byte that was sent had credit."""
         self._check_revoked()
         self.output_bytes += len(flush)
-        for frame in split_payload(OUTPUT, flush, *self._lane):
-            self._channel.put(frame)
-        if self._channel.queued_bytes(self._lane) > HELD_OUTPUT_BYTES:
-            self._send_all()
+        if self._held is None:
+            self._send(flush)
+            return
+        self._held.append(flush)
+        if self.output_bytes > MAX_INLINE_BYTES:
+            held, self._held = self._held, None
+            self._channel.open_lane(self._lane, OUTPUT_WINDOW)
+            for flush in held:
+                self._send(flush)
 
-    def finish(self, done: Frame) -> None:
-        """Send the outcome behind the output; returns when both had credit."""
+    def finish(self, stats: tasks.TaskStats, seconds: float) -> None:
+        """Send the outcome behind the output, or with it."""
         self._check_revoked()
-        self._channel.put(done)
-        self._send_all()
+        self._channel.send(
+            control(
+                "done",
+                *self._lane,
+                size=self.output_bytes,
+                records=stats.records,
+                items=stats.items,
+                groups=stats.groups,
+                seconds=seconds,
+                inline=b"".join(self._held) if self._held else None,
+            )
+        )
+        self._channel.close_lane(self._lane)
 
     def read_all(self) -> bytes:
         """The whole input."""
@@ -187,8 +198,8 @@ class Attempt:
             yield partition, n_bytes, segments
             deque(segments, maxlen=0)
 
-    def _send_all(self) -> None:
-        self._channel.flush()
+    def _send(self, flush: bytes) -> None:
+        self._channel.send(*split_payload(OUTPUT, flush, *self._lane))
         if self._channel.queued_bytes(self._lane):
             self._wait_until(lambda: self._channel.queued_bytes(self._lane) == 0)
 
@@ -233,12 +244,15 @@ class Attempt:
             return True
         if frame.kind != INPUT:
             return False
-        self._window.received(len(frame.payload))
-        self._received += len(frame.payload)
+        self._receive(frame.payload)
+        return True
+
+    def _receive(self, data: Payload) -> None:
+        self._window.received(len(data))
+        self._received += len(data)
         if self._received > self._size:
             raise ProtocolError(f"more input came than the {self._size} bytes announced")
-        self._chunks.append(memoryview(frame.payload))
-        return True
+        self._chunks.append(memoryview(data))
 
     def _wait_until(self, satisfied: Callable[[], bool]) -> None:
         """Read frames until it is so; the clock of the item stands still, for it is not at fault."""

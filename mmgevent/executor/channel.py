@@ -1,7 +1,7 @@
 """The end of a link at whoever runs attempts: frames over a blocking socket, one thread.
 
 Nothing is read while user code runs: what comes meanwhile waits in the socket. Frames that come
-while it waits for something else wait in `_backlog`; windows bound both.
+while it waits for something else wait in `_backlog`, lane by lane; windows bound both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Channel:
         self._sock.setblocking(True)
         self._decoder = Decoder()
         self._outbox = Outbox()
-        self._backlog: deque[Frame] = deque()
+        self._backlog: dict[Lane, deque[Frame]] = {}  # by lane, in the order in which those came
         self._buffer = memoryview(bytearray(READ_BYTES))
 
     def send(self, *frames: Frame) -> None:
@@ -38,10 +38,6 @@ class Channel:
         for frame in frames:
             self._outbox.put_in_lane(frame)
         self.flush()
-
-    def put(self, frame: Frame) -> None:
-        """Put a frame into its lane; it goes with the next `flush` or `send`."""
-        self._outbox.put_in_lane(frame)
 
     def send_first(self, frame: Frame) -> None:
         """Send a frame before every lane."""
@@ -52,23 +48,37 @@ class Channel:
         """Make the data frames of this lane wait for credit."""
         self._outbox.open_lane(lane, window_bytes)
 
+    def close_lane(self, lane: Lane) -> None:
+        """Say that nothing more will be sent in this lane."""
+        self._outbox.close_lane(lane)
+
     def drop_lane(self, lane: Lane) -> None:
         """Forget what waits in this lane, and its window."""
         self._outbox.drop_lane(lane)
 
     def queued_bytes(self, lane: Lane) -> int:
-        """Bytes of this lane that wait for credit, or for `flush`."""
+        """Bytes of this lane that wait for credit."""
         return self._outbox.queued_bytes(lane)
 
     def next_frame(self) -> Frame:
-        """The oldest frame nobody took; waits for one. Grants never come out."""
+        """The oldest frame nobody took, of the oldest lane; waits for one. Grants never come out."""
         while not self._backlog:
             self.wait(lambda frame: False)
-        return self._backlog.popleft()
+        lane, frames = next(iter(self._backlog.items()))
+        frame = frames.popleft()
+        if not frames:
+            del self._backlog[lane]
+        return frame
 
-    def take_waiting(self, wanted: Callable[[Frame], bool]) -> None:
-        """Offer `wanted` every frame that already came; those it answers with True are taken."""
-        self._backlog = deque(frame for frame in self._backlog if not wanted(frame))
+    def take_waiting(self, lane: Lane, wanted: Callable[[Frame], bool]) -> None:
+        """Offer `wanted` every frame of a lane that already came; those it answers with True are taken."""
+        frames = self._backlog.get(lane)
+        if frames is not None:
+            left = deque(frame for frame in frames if not wanted(frame))
+            if left:
+                self._backlog[lane] = left
+            else:
+                del self._backlog[lane]
 
     def wait(self, wanted: Callable[[Frame], bool]) -> None:
         """Read from the socket once; credit counts, frames go to `wanted` first, else they wait."""
@@ -83,7 +93,7 @@ class Channel:
             if frame.kind == GRANT:
                 self._outbox.grant(frame.lane, granted_bytes(frame))
             elif not wanted(frame):
-                self._backlog.append(frame)
+                self._backlog.setdefault(frame.lane, deque()).append(frame)
         self.flush()
 
     def shut_down(self) -> None:

@@ -12,9 +12,10 @@ jobs of which every worker gets one item.
 Invariants, after every event:
 
 - every item is counted by exactly one commit, or set aside ("oneshot": or lost with its worker);
-- a slot runs at most one attempt and has at most one queued behind it, the item of a "oneshot" job
-  neither queued nor queued behind;
-- no task waits while a slot that may take it has room, and none is queued while one that may take it is idle;
+- a slot runs at most one attempt and has at most one queued behind it, or a few of short tasks, the item of a
+  "oneshot" job neither queued nor queued behind;
+- no task waits while a slot that may take it has nothing queued, and none is queued while one that may take it is
+  idle;
 - of the jobs with waiting tasks the one that holds the fewest attempts gets the next slot;
 - every attempt ends by one `Commit` or one `Discard`, every job by one `FinishJob` or one `FailJob`;
 - no command names a lost worker.
@@ -88,9 +89,9 @@ class Scheduler:
         self._roster.remove_worker(gone)
         touched = self._take_back(gone)
         for slot in gone.slots:
-            for attempt in (slot.queued, slot.running):
-                if attempt is None:
-                    continue
+            if slot.running is None:
+                continue
+            for attempt in (*reversed(slot.queued), slot.running):
                 touched[attempt.task.ledger] = None
                 self._dispatcher.close(attempt, AttemptEvent.LOST, now)
                 if attempt.task.is_alone:
@@ -109,8 +110,9 @@ class Scheduler:
         self._roster.retire(leaving)
         touched = self._take_back(leaving)
         for slot in leaving.slots:
-            if slot.queued is not None and slot.queued.state is AttemptState.QUEUED:
-                self._dispatcher.recall(slot.queued)
+            for attempt in slot.queued:
+                if attempt.state is AttemptState.QUEUED:
+                    self._dispatcher.recall(attempt)
         for ledger in touched:
             self._advance(ledger, now)
         return self._settle(now)
@@ -292,7 +294,7 @@ class Scheduler:
         kept = self._dispatcher.attempts.get(attempt)
         if kept is None:
             return []
-        self._dispatcher.refuse(kept)
+        self._dispatcher.refuse(kept, now)
         return self._settle(now)
 
     def attempt_needs_content(self, attempt: int, now: float) -> list[Command]:

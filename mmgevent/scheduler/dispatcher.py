@@ -19,7 +19,7 @@ import math
 
 from mmgevent.scheduler.attempts import Attempt, AttemptEvent, AttemptState, Task, TaskEvent
 from mmgevent.scheduler.commands import Assign, Command, Discard, Recall, Revoke
-from mmgevent.scheduler.ledger import MAP, REDUCE, Ledger
+from mmgevent.scheduler.ledger import DEPTH, MAP, REDUCE, Ledger
 from mmgevent.scheduler.roster import Roster, Slot, Worker
 
 #: A straggler has run longer than this many times the median of its phase, ...
@@ -52,7 +52,7 @@ class Dispatcher:
         self.attempts: dict[int, Attempt] = {}
 
     def fill_slots(self, now: float) -> None:
-        """Give every slot what there is for it, idle ones first, and ask for queued attempts that could run."""
+        """Give every slot what there is for it, those that have least first, and ask for queued attempts that could run."""
         roster = self._roster
         while roster.owing:
             worker, _ = roster.owing.popitem()
@@ -66,6 +66,11 @@ class Dispatcher:
         for pool in roster.pools.values():
             while pool.half and (ledger := pool.next_job()) is not None:
                 self.assign(ledger.take(), next(iter(pool.half)), now)
+        for pool in roster.pools.values():
+            while pool.deep and (ledger := pool.next_job()) is not None and ledger.depth > DEPTH:
+                slot = next(iter(pool.deep))
+                pool.deep.move_to_end(slot)  # in turn
+                self.assign(ledger.take(), slot, now)
         if has_idle:
             for league in roster.leagues.values():
                 while league.recallable and self._recalls < league.idle_count():
@@ -87,7 +92,7 @@ class Dispatcher:
             attempt.started_s = now
             ledger.oldest[attempt] = None
         else:
-            slot.queued = attempt
+            slot.queued.append(attempt)
             ledger.league.recallable[attempt] = None
         self._roster.file(slot)
         ledger.league.rank(ledger)
@@ -106,10 +111,16 @@ class Dispatcher:
         self._recalls += 1
         self._commands.append(Recall(attempt.slot.worker.number, attempt.number))
 
-    def refuse(self, attempt: Attempt) -> None:
-        """The worker keeps an attempt it was asked for. SchedulerError if it was not."""
+    def refuse(self, attempt: Attempt, now: float) -> None:
+        """The worker keeps an attempt it was asked for. SchedulerError if it was not.
+
+        Its executor has it already. Should what runs there take long, so does this, and may need a duplicate.
+        """
         attempt.turn(AttemptEvent.REFUSED)
         self._recalls -= 1
+        if attempt.state is AttemptState.KEPT:
+            attempt.started_s = now
+            attempt.task.ledger.oldest[attempt] = None
 
     def close(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
         """End an attempt: take it off its slot, where the one behind it begins. The caller ranks the job."""
@@ -129,11 +140,11 @@ class Dispatcher:
             ledger.oldest[task.attempts[0]] = None
             ledger.oldest.move_to_end(task.attempts[0], last=False)
         if slot.running is attempt:
-            slot.running, slot.queued = slot.queued, None
+            slot.running = slot.queued.pop(0) if slot.queued else None
             if slot.running is not None:
                 self._begin(slot.running, now)
         else:
-            slot.queued = None
+            slot.queued.remove(attempt)
         self._roster.file(slot)
         if slot.worker.bound and slot.running is None:
             self._roster.owing[slot.worker] = None
@@ -179,7 +190,9 @@ class Dispatcher:
         attempt.turn(_BEGAN)
         attempt.started_s = now
         ledger = attempt.task.ledger
-        ledger.oldest[attempt] = None
+        ledger.oldest.pop(attempt, None)  # it was kept, or has a twin because it was
+        if len(attempt.task.attempts) == 1:
+            ledger.oldest[attempt] = None
         ledger.league.recallable.pop(attempt, None)
 
     def _next_attempt(self) -> int:

@@ -41,11 +41,19 @@ BATCHES_PER_SLOT = 2
 #: And this many more, under way or waiting.
 BATCHES_AHEAD = 2
 
-#: Tasks that take less than this many seconds are short: what is said of each costs as much as the task.
-SHORT_S = 0.01
+#: Attempts a slot holds: one running and one whose input is already there when the first ends; ...
+DEPTH = 2
 
-#: Batches of short tasks that a driver may be further ahead, for each slot: it is told of half of them at a time.
-SHORT_BATCHES_PER_SLOT = 8
+#: ... of short tasks as many as take this long, in seconds, since what an attempt costs at each of the processes that
+#: it passes is halved when many go at once, ...
+AHEAD_S = 0.02
+
+#: ... and so many at most.
+MAX_DEPTH = 32
+
+#: Batches of such tasks that a driver may be ahead, for each attempt that a slot holds: it is told of half of them at
+#: a time.
+SHORT_BATCHES_PER_ATTEMPT = 4
 
 #: While input still comes, a share of items that may be skipped is taken of at least this many: the very
 #: first item failing is no reason to end a job of a million.
@@ -104,9 +112,9 @@ class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task", "allowed", "batches", "blocked", "duplicates", "durations", "entry", "input_ended", "is_over", "is_shared",
+        "_last_task", "allowed", "batches", "blocked", "depth", "duplicates", "durations", "entry", "input_ended", "is_over", "is_shared",
         "items_known", "job", "last_failure", "league", "live", "lost", "oldest", "oneshot", "open_items", "phase",
-        "received", "recent_s", "reduce_left", "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting",
+        "largest_counted", "last_batch", "received", "recent_s", "reduce_left", "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting",
         "waiting_items", "was_warned", "without_slots_s",
     )  # fmt: skip
 
@@ -133,11 +141,14 @@ class Ledger:
         self.waiting_items = 0
         self.blocked = 0  #: tasks that wait for contents
         self.live: dict[Attempt, None] = {}  #: its share: attempts that run or are queued
-        self.oldest: OrderedDict[Attempt, None] = OrderedDict()  #: running ones without a twin, oldest first
+        self.oldest: OrderedDict[Attempt, None] = OrderedDict()  #: running or kept ones without a twin, oldest first
         self.duplicates = 0  #: tasks with two live attempts
         self.durations: list[float] = []
         self.timed = 0  #: tasks of this phase whose duration was seen
-        self.recent_s = SHORT_S  #: how long they took lately: of the last RECENT_TASKS or so
+        self.recent_s = AHEAD_S  #: how long they took lately: of the last RECENT_TASKS or so
+        self.depth = DEPTH  #: attempts of it that a slot may hold
+        self.last_batch = 0  #: items of the batch that came last
+        self.largest_counted = 0  #: items of the largest task that was committed
         self.reduce_left = 0  #: tasks
         self.reduce_total = 0
         self.entry: tuple[int, int, Ledger] | None = None  #: its place in the league's heap
@@ -176,19 +187,25 @@ class Ledger:
         if self.oneshot is not None:
             return self.oneshot.given + len(self.oneshot.debtors)
         ahead = BATCHES_PER_SLOT * self.league.slots + BATCHES_AHEAD
-        if self.recent_s < SHORT_S:
-            ahead += SHORT_BATCHES_PER_SLOT * self.league.slots
+        if self._is_wide:
+            ahead += SHORT_BATCHES_PER_ATTEMPT * self.depth * self.league.slots
         return max(MIN_ALLOWED, self.released + ahead)
 
     def allowance_step(self) -> int:
         """Batches more that are worth telling the driver of."""
-        if self.oneshot is None and self.recent_s < SHORT_S:
-            return max(1, SHORT_BATCHES_PER_SLOT * self.league.slots // 2)
+        if self.oneshot is None and self._is_wide:
+            return max(1, SHORT_BATCHES_PER_ATTEMPT * self.depth * self.league.slots // 2)
         return 1
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether batches are short and will stay so: none that grow are on their way."""
+        return self.depth > DEPTH and self.last_batch <= self.largest_counted
 
     def add_batch(self, number: int, items: int) -> None:
         """Take in a batch of at least one item, as one task ("oneshot": a task an item)."""
         self.batches[number] = Batch(items)
+        self.last_batch = items
         self.items_known += items
         self.open_items += items
         if self.is_shared:
@@ -266,6 +283,7 @@ class Ledger:
         if not task.batch:
             self.reduce_left -= 1
             return False
+        self.largest_counted = max(self.largest_counted, len(task))
         return self._close_items(task.batch, len(task))
 
     def count_failure(self, task: Task, item: int | None) -> int:
@@ -307,6 +325,7 @@ class Ledger:
     def time(self, seconds: float, random: random_module.Random) -> None:
         """Note how long a task took: a uniform sample of them is kept (Vitter's algorithm R)."""
         self.recent_s += (seconds - self.recent_s) / RECENT_TASKS
+        self.depth = MAX_DEPTH if self.recent_s * MAX_DEPTH < AHEAD_S else max(DEPTH, int(AHEAD_S / self.recent_s))
         self.timed += 1
         if len(self.durations) < SAMPLE_SIZE:
             self.durations.append(seconds)

@@ -1,15 +1,16 @@
 """Who could run something now, and whose turn it is.
 
 Workers that offer the same functions form a pool, jobs that need the same functions a league; a pool
-serves every league whose needs it offers. Nearly always there is one of each. A pool keeps its idle slots and its
-half-full ones, a league its jobs in a heap by the number of attempts they hold, so that finding a
+serves every league whose needs it offers. Nearly always there is one of each. A pool keeps its idle slots and
+those with room, a league its jobs in a heap by the number of attempts they hold, so that finding a
 slot or a job takes no search. The cost of a decision grows with the number of *different* sets of offers
 and needs, not with workers, jobs or tasks.
 
 Invariants:
 
-- a slot is filed under `idle` or `half` of its pool, or under neither, exactly as `Roster.file` says;
-- a slot has a queued attempt only if it has a running one;
+- a slot is filed under `idle`, `half` or `deep` of its pool, or under none, as `Roster.file` said when what it holds
+  changed last;
+- a slot has queued attempts only if it has a running one;
 - of several jobs in a league, one is in the heap if and only if it has tasks that any slot may take.
 """
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from mmgevent.scheduler.attempts import Attempt, Task
     from mmgevent.scheduler.ledger import Ledger
 
-#: Attempts a slot holds: one running and one whose input is already there when the first ends.
-DEPTH = 2
-
 
 class Slot:
     """One place of a worker to run attempts, one after another."""
@@ -39,7 +37,7 @@ class Slot:
         self.worker = worker
         self.index = index
         self.running: Attempt | None = None
-        self.queued: Attempt | None = None
+        self.queued: list[Attempt] = []  #: the next one first
         self.filed: OrderedDict[Slot, None] | None = None  #: the set it is in
 
 
@@ -64,13 +62,14 @@ class Worker:
 class Pool:
     """The workers that offer the same functions."""
 
-    __slots__ = ("half", "idle", "leagues", "offers", "slots", "workers")
+    __slots__ = ("deep", "half", "idle", "leagues", "offers", "slots", "workers")
 
     def __init__(self, offers: frozenset[str]):
         self.offers = offers
         self.leagues: list[League] = []  #: the ones it serves
         self.idle: OrderedDict[Slot, None] = OrderedDict()
-        self.half: OrderedDict[Slot, None] = OrderedDict()  #: slots with room for a queued attempt
+        self.half: OrderedDict[Slot, None] = OrderedDict()  #: slots with nothing queued, and room for it
+        self.deep: OrderedDict[Slot, None] = OrderedDict()  #: slots with room for one more, if it is short
         self.slots = 0  #: of workers that are not leaving
         self.workers = 0
 
@@ -221,8 +220,12 @@ class Roster:
             pass
         elif slot.running is None:
             belongs = worker.pool.idle
-        elif slot.queued is None and not worker.bound and not slot.running.task.is_alone:
+        elif worker.bound or slot.running.task.is_alone:
+            pass
+        elif not slot.queued:
             belongs = worker.pool.half
+        elif len(slot.queued) + 1 < slot.running.task.ledger.depth:
+            belongs = worker.pool.deep
         if slot.filed is not belongs:
             if slot.filed is not None:
                 del slot.filed[slot]

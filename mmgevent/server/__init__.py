@@ -179,17 +179,25 @@ class Server:
         if attempt.done is not None:
             raise ProtocolError(f"output of attempt {attempt.number} came after it was done")
         attempt.window.received(len(data))
+        if self._stage(attempt, data):
+            self._grant_output(attempt, len(data))
+
+    def _stage(self, attempt: Attempt, data: bytes) -> bool:
+        """Stage output; False if it waits for the disk."""
         job = attempt.job
         if job.store.stage(attempt.number, data):
-            self._grant_output(attempt, len(data))
-            return
+            return True
         attempt.pending_bytes += len(data)
         if job.spilling is None:
             job.spilling = self._spawn(job, self._spill, job)
+        return False
 
     def finish_attempt(self, attempt: Attempt, message: dict[str, Any]) -> None:
-        """An attempt says it is done: its output must be here, and whole."""
+        """An attempt says it is done: its output must be here, or in the message, and whole."""
         store = attempt.job.store
+        inline = message.get("inline")
+        if inline is not None:
+            self._stage(attempt, inline)
         if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):
             raise ProtocolError(f"attempt {attempt.number} is done, but its output did not arrive whole")
         if not attempt.may_put_out(store.staged_partitions(attempt.number)):
@@ -306,8 +314,8 @@ class Server:
         fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
         if c.phase == "map":
             attempt.batch, attempt.lo, attempt.hi = c.batch, c.lo, c.hi
-            fields.update(size=job.batches[c.batch].size, lo=c.lo, hi=c.hi, skip=list(c.skip))
-            job.feed_map(worker.link, attempt, control("assign", *attempt.lane, **fields))
+            fields.update(lo=c.lo, hi=c.hi, skip=list(c.skip) or None)
+            job.feed_map(worker.link, attempt, fields)
             return
         attempt.partitions = c.partitions
         sizes = job.sizes
@@ -453,8 +461,9 @@ class Server:
             attempt = self._attempts.get(number)
             if attempt is not None:
                 attempt.pending_bytes -= n_bytes
-                self._grant_output(attempt, n_bytes)
-                if attempt.done is not None and not attempt.pending_bytes:
+                if attempt.done is None:
+                    self._grant_output(attempt, n_bytes)
+                elif not attempt.pending_bytes:
                     self._end_done(attempt, attempt.done)
         job.spilling = None
 

@@ -27,7 +27,7 @@ from mmgevent.scheduler import JobRules
 from mmgevent.server.intake import Intake, append_chunk
 from mmgevent.store import JobStore, Output
 from mmgevent.wire.frames import INPUT, MAX_PAYLOAD, RESULT, Frame, Payload
-from mmgevent.wire.messages import control
+from mmgevent.wire.messages import MAX_INLINE_BYTES, control
 from mmgevent.wire.streams import (
     BATCH_WINDOW,
     CODE_WINDOW,
@@ -201,7 +201,7 @@ class HostedJob:
     # input
 
     def announce_batch(self, number: int, message: dict[str, Any]) -> Batch:
-        """Begin a batch, or begin it again with its contents; ProtocolError if it cannot be."""
+        """Begin a batch, or begin it again with its contents, which may be here at once; ProtocolError if it cannot be."""
         known = self.batches.get(number)
         items, size = message["items"], message["size"]
         is_again = known is not None and message.get("content", False) and known.items == items
@@ -212,7 +212,16 @@ class HostedJob:
         if not 1 <= items <= size <= MAX_BATCH_BYTES or (self.is_oneshot and items != 1):
             raise ProtocolError(f"a batch of {items} items and {size} bytes came")
         batch = Batch(items, min(message["weight"], MAX_WEIGHT), size, is_again)
-        self._arriving[number] = batch
+        inline = message.get("inline")
+        if inline is None:
+            self._arriving[number] = batch
+            return batch
+        if len(inline) != size:
+            raise ProtocolError(f"{len(inline)} bytes came with the announcement of a batch of {size}")
+        batch.chunks.append(inline)
+        batch.received = size
+        self._intake.take(size)
+        self._keep_batch(number, batch)
         return batch
 
     def receive_batch(self, number: int, data: bytes) -> Batch:
@@ -226,15 +235,18 @@ class HostedJob:
         self._intake.take(len(data))
         batch.owed_bytes += batch.window.consumed(len(data))
         if batch.is_whole:
-            known = self.batches.get(number)
-            self.batches[number] = self._arriving.pop(number)
-            if known is not None:
-                self._intake.give_back(known.size)
+            self._keep_batch(number, self._arriving.pop(number))
         elif batch.owed_bytes and self._intake.is_full:
             self._grant_batches()
         elif batch.owed_bytes:
             self._grant_batch(number, batch)
         return batch
+
+    def _keep_batch(self, number: int, batch: Batch) -> None:
+        known = self.batches.get(number)
+        self.batches[number] = batch
+        if known is not None:
+            self._intake.give_back(known.size)
 
     def release_batch(self, number: int) -> None:
         """Forget a batch that is mapped, or no longer wanted."""
@@ -268,13 +280,17 @@ class HostedJob:
 
     # feeding attempts
 
-    def feed_map(self, link: Link, attempt: Attempt, assign: Frame) -> None:
-        """Send a map attempt with its batch; nothing is copied."""
+    def feed_map(self, link: Link, attempt: Attempt, fields: dict[str, Any]) -> None:
+        """Assign a map attempt, with its batch: in the message if that is small, else behind it, and not copied."""
         lane, batch = attempt.lane, self.batches[attempt.batch]
+        if batch.size <= MAX_INLINE_BYTES:
+            inline = batch.chunks[0] if len(batch.chunks) == 1 else b"".join(batch.chunks)
+            link.send_in_lane(control("assign", *lane, size=batch.size, inline=inline, **fields))
+            return
         is_within_window = batch.size <= INPUT_WINDOW  # then it needs no credit, and no books of it
         if not is_within_window:
             link.open_lane(lane, INPUT_WINDOW)
-        link.send_in_lane(assign)
+        link.send_in_lane(control("assign", *lane, size=batch.size, **fields))
         for chunk in batch.chunks:
             link.send_in_lane(Frame(INPUT, chunk, *lane))
         if not is_within_window:

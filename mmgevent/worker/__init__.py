@@ -194,8 +194,7 @@ class Worker:
             self._offering.leave(self._on_executor_frame)
         self._attempts.clear()
         for slot in self._slots:
-            slot.attempts.clear()
-            slot.executors.clear()
+            slot.clear()
         supervisors = list(self._supervisors)
         for supervisor in supervisors:
             supervisor.kill("the worker leaves")
@@ -375,17 +374,23 @@ class Worker:
             executor = slot.find_executor(attempt.job) or self._start_executor(slot, attempt.job, [attempt])
             if executor is None:
                 return
-            attempt.forward(executor)
+            slot.forward(executor)
 
     def _advance_offered(self) -> None:
         """Send the offered functions what came first, of all slots, while there is room for it."""
         while self._offering is not None and not self._is_leaving:
-            nexts = [attempt for slot in self._slots if (attempt := slot.next_to_forward()) is not None]
-            first = min((a for a in nexts if a.is_offered), key=lambda a: a.number, default=None)
-            if first is None or not self._offering.has_room(first.job):
+            nexts = [
+                (attempt.number, slot, attempt)
+                for slot in self._slots
+                if (attempt := slot.next_to_forward()) is not None and attempt.is_offered
+            ]
+            if not nexts:
+                return
+            _, slot, first = min(nexts)
+            if not self._offering.has_room(first.job):
                 return
             self._offering.announce(first)
-            first.forward(self._offering)
+            slot.forward(self._offering)
 
     def _give_back(self, number: int) -> None:
         _, attempt = self._attempts[number]
@@ -395,7 +400,7 @@ class Worker:
 
     def _forget(self, attempt: HeldAttempt) -> None:
         slot, _ = self._attempts.pop(attempt.number)
-        slot.attempts.remove(attempt)
+        slot.remove(attempt)
         self._settled.set()
 
     # -- executors

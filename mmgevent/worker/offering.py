@@ -66,7 +66,7 @@ class Offering:
             return False
         ahead = self._unanswered.values()
         return not ahead or (
-            len(ahead) < MAX_AHEAD and job.is_short and all(other.is_short for other in ahead)
+            len(ahead) < MAX_AHEAD and job.most_sent > 1 and all(other.most_sent > 1 for other in ahead)
         )
 
     def announce(self, attempt: HeldAttempt) -> None:

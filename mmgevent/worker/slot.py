@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 #: executors of other jobs that a slot keeps for their next attempt
 IDLE_EXECUTORS = 2
-#: attempts a slot takes: one runs, one waits, and those whose end crossed the server's frames
-MAX_ATTEMPTS = 16
-#: tasks below this are sent ahead to the executor
+#: attempts a slot takes: one runs, some wait, and those whose end crossed the server's frames
+MAX_ATTEMPTS = 64
+#: tasks below this are sent ahead to the executor: one, or as many as take AHEAD_S
 SHORT_TASK_S = 0.05
+AHEAD_S = 0.02
 #: of an option's value in the error about it
 MAX_VALUE_BYTES = 200
 #: frames an attempt may have waiting; its window bounds the bytes
@@ -62,9 +63,12 @@ class CachedJob:
         return len(self.code) == self.code_bytes
 
     @property
-    def is_short(self) -> bool:
-        """Whether its tasks were short lately."""
-        return self.recent_s is not None and self.recent_s < SHORT_TASK_S
+    def most_sent(self) -> int:
+        """Attempts that an executor may have at once, as long as its tasks were lately."""
+        recent_s = self.recent_s
+        if recent_s is None or recent_s >= SHORT_TASK_S:
+            return 1
+        return MAX_ATTEMPTS if recent_s * MAX_ATTEMPTS < AHEAD_S else max(2, int(AHEAD_S / recent_s))
 
     def add_duration(self, seconds: float) -> None:
         """Count a done task; a phase that has other tasks is noticed within three."""
@@ -79,14 +83,18 @@ class HeldAttempt:
         self.lane = frame.lane
         self.job = job
         self.is_map = message["phase"] == "map"
-        #: the item of a map attempt that has one only
-        self.only_item = _find_only_item(message) if self.is_map else None
         #: whether offered functions run it, rather than an executor of its job
         self.is_offered = message["phase"] in job.offered_phases
         self.executor: Supervisor | Offering | None = None  #: None while it is held
         self.is_revoked = False
+        self._assign = message
         self._frames = [frame]
         self._held_bytes = 0
+
+    @property
+    def only_item(self) -> int | None:
+        """The item of a map attempt that has one only."""
+        return _find_only_item(self._assign) if self.is_map else None
 
     def take_input(self, frame: Frame) -> None:
         """Forward or hold a frame of its input; ProtocolError beyond its window."""
@@ -111,30 +119,47 @@ class Slot:
 
     def __init__(self, index: int):
         self.index = index
-        self.attempts: deque[HeldAttempt] = deque()
+        #: those that were sent to an executor, ...
+        self.sent: deque[HeldAttempt] = deque()
+        #: ... and behind them those that were not
+        self.held: deque[HeldAttempt] = deque()
         #: by job number; only those that may get work
         self.executors: dict[int, Supervisor] = {}
 
     def add(self, attempt: HeldAttempt) -> None:
         """Put an attempt behind the others; ProtocolError when there are too many."""
-        if len(self.attempts) >= MAX_ATTEMPTS:
+        if len(self.sent) + len(self.held) >= MAX_ATTEMPTS:
             raise ProtocolError(f"slot {self.index} has {MAX_ATTEMPTS} attempts already")
-        self.attempts.append(attempt)
+        self.held.append(attempt)
+
+    def remove(self, attempt: HeldAttempt) -> None:
+        """Strike out an attempt that is over, or goes back."""
+        (self.held if attempt.executor is None else self.sent).remove(attempt)
+
+    def clear(self) -> None:
+        """Strike out all attempts and executors."""
+        self.sent.clear()
+        self.held.clear()
+        self.executors.clear()
 
     def next_to_forward(self) -> HeldAttempt | None:
         """The attempt that should go to an executor now, if any."""
-        before: HeldAttempt | None = None
-        for attempt in self.attempts:
-            if attempt.executor is None:
-                if before is not None and not (_is_alike(before, attempt) and _takes_more(before)):
-                    return None
-                return attempt if attempt.job.is_complete else None
-            before = attempt
-        return None
+        if not self.held:
+            return None
+        attempt = self.held[0]
+        if self.sent and not (_is_alike(self.sent[-1], attempt) and _takes_more(self.sent[-1], len(self.sent))):
+            return None
+        return attempt if attempt.job.is_complete else None
+
+    def forward(self, executor: Supervisor | Offering) -> None:
+        """Send what `next_to_forward` has given to this executor."""
+        attempt = self.held.popleft()
+        self.sent.append(attempt)
+        attempt.forward(executor)
 
     def attempts_of(self, executor: Supervisor) -> list[HeldAttempt]:
         """The attempts that were sent to this executor, in order."""
-        return [attempt for attempt in self.attempts if attempt.executor is executor]
+        return [attempt for attempt in self.sent if attempt.executor is executor]
 
     def find_executor(self, job: CachedJob) -> Supervisor | None:
         """The executor of this job that can take work; counts as used now."""
@@ -152,7 +177,7 @@ class Slot:
 
     def surplus_executors(self) -> list[Supervisor]:
         """Executors too many that run nothing, the longest unused first."""
-        busy = {attempt.executor for attempt in self.attempts}
+        busy = {attempt.executor for attempt in self.sent}
         idle = [executor for executor in self.executors.values() if executor not in busy]
         return idle[: max(0, len(self.executors) - IDLE_EXECUTORS - 1)]
 
@@ -199,10 +224,12 @@ def _is_alike(one: HeldAttempt, other: HeldAttempt) -> bool:
     return one.job is other.job and one.is_offered == other.is_offered
 
 
-def _takes_more(attempt: HeldAttempt) -> bool:
-    """Whether the next attempt of its job may be sent while this one is not over."""
+def _takes_more(attempt: HeldAttempt, sent: int) -> bool:
+    """Whether the next attempt of its job may be sent while this one, the last of `sent`, is not over."""
     executor = attempt.executor
-    return attempt.job.is_short and not attempt.is_revoked and executor is not None and not executor.is_doomed
+    if attempt.is_revoked or executor is None or executor.is_doomed:
+        return False
+    return sent < attempt.job.most_sent
 
 
 assert INPUT_WINDOW >= MAX_PAYLOAD  # or a frame could never be held

@@ -27,7 +27,7 @@ from mmgevent.net import supervisor
 from mmgevent.net.forker import Forkers
 from mmgevent.net.link import local_pair
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.worker import MAX_FORK_FAILURES, Worker
 
@@ -147,6 +147,8 @@ class FakeServer:
         if frame.kind == CONTROL:
             message = decode_message(frame.payload)
             self.messages.append((frame.attempt or frame.job, message))
+            if "inline" in message:
+                self.outputs.setdefault(frame.attempt, bytearray()).extend(message["inline"])
         elif frame.kind == OUTPUT:
             self.outputs.setdefault(frame.attempt, bytearray()).extend(frame.payload)
             window = self._windows.setdefault(frame.lane, ReceiveWindow(OUTPUT_WINDOW))
@@ -183,10 +185,13 @@ class FakeServer:
     def _assign(self, data, job, **fields):
         self._last_attempt += 1
         lane = (job, self._last_attempt, self._last_attempt)
+        is_inline = self._last_attempt % 2 and len(data) <= MAX_INLINE_BYTES
+        fields["inline"] = data if is_inline else None
         self.link.open_lane(lane, INPUT_WINDOW)
         self.link.send_in_lane(control("assign", *lane, size=len(data), partitions=PARTITIONS, **fields))
-        for frame in split_payload(INPUT, data, *lane):
-            self.link.send_in_lane(frame)
+        if not is_inline:
+            for frame in split_payload(INPUT, data, *lane):
+                self.link.send_in_lane(frame)
         return self._last_attempt
 
     def tell(self, type_, attempt, job=1):

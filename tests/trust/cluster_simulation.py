@@ -45,7 +45,7 @@ from mmgevent.wire.frames import (
     Frame,
     split_payload,
 )
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
 from mmgevent.wire.streams import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from tests.audit import AuditedScheduler
 from tests.oracle import plain_mapreduce
@@ -241,8 +241,12 @@ class SimulatedDriver(Peer):
         data = records.encode_items(items)
         self.outbox.drop_lane(lane)
         self.outbox.open_lane(lane, self.cluster.window_bytes)
-        self.say_in_lane("batch", *lane, items=len(items), weight=len(data), size=len(data), content=content)
-        self.send(BATCH, data, self.cluster.window_bytes, lane)
+        inline = data if self.cluster.may_inline(data) else None
+        self.say_in_lane(
+            "batch", *lane, items=len(items), weight=len(data), size=len(data), content=content, inline=inline
+        )
+        if inline is None:
+            self.send(BATCH, data, self.cluster.window_bytes, lane)
         self.outbox.close_lane(lane)
 
     def on_need_content(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -328,7 +332,7 @@ class Held:
     def __init__(self, lane: tuple[int, int, int], message: dict[str, Any]):
         self.lane = lane
         self.message = message
-        self.input = bytearray()
+        self.input = bytearray(message.get("inline", b""))
 
 
 class SimulatedWorker(Peer):
@@ -427,10 +431,11 @@ class SimulatedWorker(Peer):
             self.say_in_lane("failed", *lane, failure={"kind": "exception", "error": "E"})
         else:
             outputs = self._outputs(held)
-            size = self._put_out(lane, outputs)
+            inline = outputs.pop() if outputs and self.cluster.may_inline(outputs[-1]) else b""
+            size = self._put_out(lane, outputs) + len(inline)
             done = {"size": size, "records": 1, "items": 1, "seconds": 0.1, "groups": 1}
             for _ in range(1 if self.cluster.chance(0.95) else 2):
-                self.say_in_lane("done", *lane, **done)
+                self.say_in_lane("done", *lane, inline=inline or None, **done)
         self.outbox.close_lane(lane)
 
     def _put_out(self, lane: tuple[int, int, int], outputs: list[bytes]) -> int:
@@ -525,6 +530,10 @@ class Cluster:
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability
 
+    def may_inline(self, data: bytes) -> bool:
+        """Whether these bytes go in the message that announces them, this time."""
+        return 0 < len(data) <= MAX_INLINE_BYTES and self.chance(0.5)
+
     @property
     def is_chaotic(self) -> bool:
         return self.step < CHAOS_STEPS
@@ -552,6 +561,8 @@ class Cluster:
             )
             stack.enter_context(mock.patch.object(server, "JobStore", keep_store))
             stack.enter_context(mock.patch.object(server, "TICK_S", 10**6))
+            most_inline = self.random.choice([0, 200, MAX_INLINE_BYTES])  # of what the server sends
+            stack.enter_context(mock.patch.object(hosted, "MAX_INLINE_BYTES", most_inline))
             yield
 
     def run(self) -> None:

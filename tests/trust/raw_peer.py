@@ -185,7 +185,7 @@ class RawWorker(RawPeer):
     def read_input(self, assign):
         """Return the bytes of an attempt's input, granting as they come."""
         frame, message = assign
-        data = b""
+        data = message.get("inline", b"")
         while len(data) < message["size"]:
             got = self.next_frame()
             assert got is not None, "the connection ended in the middle of the input"
