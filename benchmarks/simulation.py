@@ -221,7 +221,10 @@ class World:
 
     def revoke(self, command: c.Revoke) -> float:
         seconds = self.forget(command.attempt)
-        if not self.unqueue(command.worker, command.attempt) and self.running.get(command.worker) == command.attempt:
+        if (
+            not self.unqueue(command.worker, command.attempt)
+            and self.running.get(command.worker) == command.attempt
+        ):
             self.free(command.worker)
         return seconds
 

@@ -130,7 +130,9 @@ class AuditedScheduler:
         is_alone = books.rules.allocation == "oneshot" and a.phase == "map"
         assert len(line) < (MAX_DEPTH if self.scheduler._jobs[a.job].depth > DEPTH else DEPTH)
         if len(line) >= DEPTH:
-            roomy = [w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.serves(w, a.job)]
+            roomy = [
+                w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.serves(w, a.job)
+            ]
             assert not roomy, f"deep on worker {a.worker} while {roomy} had nothing queued"
         if line:
             assert not is_alone

@@ -190,7 +190,10 @@ def test_a_message_that_announces_no_bytes_carries_none():
 
 
 def test_bytes_of_a_message_do_not_stand_in_its_object():
-    for payload in (raw("done", {**example("done"), "inline": "text"}), raw("done", {**example("done"), "inline": "text"}) + b"\0b"):
+    for payload in (
+        raw("done", {**example("done"), "inline": "text"}),
+        raw("done", {**example("done"), "inline": "text"}) + b"\0b",
+    ):
         with pytest.raises(ProtocolError, match="'inline' must be"):
             decode_message(payload)
 

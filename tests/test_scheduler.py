@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import random
 
@@ -23,7 +24,8 @@ from mmgevent.scheduler.attempts import (
     TaskEvent,
     TaskState,
 )
-from mmgevent.scheduler.ledger import MAX_DEATHS, SAMPLE_SIZE, Ledger
+from mmgevent.scheduler.dispatcher import STRAGGLER_S
+from mmgevent.scheduler.ledger import MAX_DEATHS, MAX_DEPTH, SAMPLE_SIZE, Ledger
 from tests.audit import AuditedScheduler
 
 NONE = frozenset()
@@ -143,6 +145,133 @@ def test_what_a_worker_keeps_is_not_asked_for_again():
     assert scheduler.tick(1.2) == []
     with pytest.raises(SchedulerError, match="KEPT"):
         scheduler.attempt_kept(2, 1.3)
+
+
+class Runner:
+    """A driver of job 1 that sends all it may, and slots that end one attempt after another, of tasks alike."""
+
+    def __init__(self, scheduler, commands, seconds=0.0001):
+        self.scheduler = scheduler
+        self.seconds = seconds
+        self.now = 0.0
+        self.sent = self.allowed = 0
+        self.live = collections.deque()
+        self.take(commands)
+        self.send()
+
+    def take(self, commands):
+        self.live.extend(a.attempt for a in only(commands, c.Assign))
+        self.allowed = max([self.allowed, *(a.batches for a in only(commands, c.Allow))])
+
+    def send(self, items=1):
+        while self.sent < self.allowed:
+            self.sent += 1
+            self.take(self.scheduler.add_batch(1, self.sent, items, self.now))
+
+    def end(self, count=1):
+        for _ in range(count):
+            self.now += self.seconds
+            self.take(self.scheduler.attempt_done(self.live.popleft(), self.now))
+
+    def run(self, count):
+        for _ in range(count):
+            self.end()
+            self.send()
+
+    def run_dry(self):
+        """End the input, and attempts until every task has a slot."""
+        self.scheduler.end_input(1, self.now)
+        while self.scheduler.status(1).waiting:
+            self.end()
+
+
+@pytest.mark.parametrize(("seconds", "held"), [(0.0001, MAX_DEPTH), (0.0045, 4), (0.02, 2), (1.0, 2)])
+def test_a_slot_holds_as_many_short_tasks_as_take_a_moment_and_two_that_are_not_short(seconds, held):
+    runner = Runner(*cluster(1), seconds)
+    runner.run(60)
+    assert len(runner.live) == held
+    assert runner.sent - 60 > held, "none waits"
+
+
+def test_short_tasks_are_spread_before_they_are_queued_deep():
+    runner = Runner(*cluster(1, 1, 1))
+    runner.run(100)
+    for worker in (4, 5):  # the audit sees to it that they come first
+        runner.take(runner.scheduler.add_worker(worker, 1, NONE, runner.now))
+        runner.send()
+    lines = [len(line) for line in runner.scheduler.slots.values()]
+    assert min(lines) == max(lines) == MAX_DEPTH
+
+
+def test_what_is_queued_behind_a_task_that_proves_long_goes_to_an_idle_slot():
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    runner.run_dry()
+    scheduler, moved = runner.scheduler, []
+    commands = scheduler.add_worker(2, 1, NONE, runner.now)
+    while recalled := only(commands, c.Recall):
+        moved.append(recalled[0].attempt)
+        (assign,) = only(scheduler.attempt_returned(moved[-1], runner.now), c.Assign)
+        assert assign.worker == 2
+        commands = scheduler.attempt_done(assign.attempt, runner.now)
+    assert moved == list(runner.live)[1:]
+    assert len(moved) == MAX_DEPTH - 1
+
+
+def keep_all(runner):
+    """Worker 2 joins, and worker 1 keeps whatever it is asked for."""
+    recalled = only(runner.scheduler.add_worker(2, 1, NONE, runner.now), c.Recall)
+    while recalled:
+        recalled = only(runner.scheduler.attempt_kept(recalled[0].attempt, runner.now), c.Recall)
+
+
+def test_what_a_worker_keeps_behind_a_task_that_proves_long_gets_duplicates():
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    runner.run_dry()
+    keep_all(runner)
+    doubled = []
+    now = runner.now + STRAGGLER_S + 0.1
+    assert only(runner.scheduler.tick(runner.now + STRAGGLER_S - 0.1), c.Assign) == []
+    while assigned := only(runner.scheduler.tick(now), c.Assign):
+        assert [a.worker for a in assigned] == [2]
+        commands = runner.scheduler.attempt_done(assigned[0].attempt, now)
+        doubled += [r.attempt for r in only(commands, c.Revoke)]
+        now += STRAGGLER_S + 0.1
+    assert sorted(doubled) == list(runner.live)
+    assert runner.scheduler.jobs[1].asked_for_plan
+
+
+def test_a_kept_attempt_that_has_a_twin_may_still_begin_and_win():
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    runner.run_dry()
+    keep_all(runner)
+    scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
+    (twin,) = only(scheduler.tick(now), c.Assign)  # of the running one
+    scheduler.attempt_done(twin.attempt, now)  # which ends that, and the first behind it begins
+    (twin,) = only(scheduler.tick(now + 0.2), c.Assign)  # of the second behind it, which was kept for as long
+    commands = []
+    for attempt in list(runner.live)[1:3]:
+        commands += scheduler.attempt_done(attempt, now + 0.3)
+    assert [r.attempt for r in only(commands, c.Revoke)] == [twin.attempt]
+
+
+def test_a_driver_whose_batches_still_grow_is_not_sent_far_ahead():
+    runner = Runner(*cluster(2))
+    runner.run(30)
+    ended, small = 30, runner.sent
+    assert small - ended > MAX_DEPTH
+    while runner.allowed == small:
+        runner.end()
+        ended += 1
+    runner.send(items=5)  # nothing is known of batches like these
+    allowed = runner.allowed
+    assert allowed - small > 6
+    runner.end(small - ended)
+    assert runner.allowed == allowed
+    runner.end()  # the first of them
+    assert runner.allowed > allowed
 
 
 def test_the_answer_to_a_recall_decides_when_the_attempt_began_meanwhile():

@@ -11,7 +11,7 @@ from mmgevent.server import Server
 from mmgevent.server.partitioning import cut_partitions
 from mmgevent.versions import PYTHON_VERSION
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
 from mmgevent.wire.streams import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 
 
@@ -387,6 +387,61 @@ def test_output_beyond_its_window_closes_the_link():
     assert worker.closed is None
     worker.send(Frame(OUTPUT, b"1", *frame.lane))
     assert worker.closed
+    server.stop("the test is over")
+
+
+def test_what_is_small_comes_and_goes_in_the_messages_that_announce_it(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    data = encode_items([(1, 1)])
+    driver.say("batch", 1, 1, in_lane=True, items=1, size=len(data), weight=1, inline=data)
+    driver.say("input_end", 1, batches=1)
+    ((frame, assign),) = worker.heard("assign")
+    assert assign["inline"] == data
+    output = encode_flush({3: encode_segment(["k"], [1])})
+    done = {"size": len(output), "records": 1, "items": 1, "seconds": 0, "groups": 1, "inline": output}
+    worker.say("done", *frame.lane, in_lane=True, **done)
+    assert worker.heard("assign")[1:]
+    assert not [f for f in worker.frames if f.kind == INPUT and f.attempt == frame.attempt]
+    assert server._intake.held_bytes == 0
+
+
+def test_a_batch_of_more_than_a_message_may_carry_follows_its_attempt(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1, data=bytes(MAX_INLINE_BYTES + 1))
+    ((_, assign),) = worker.heard("assign")
+    assert "inline" not in assign
+    assert (
+        sum(len(f.payload) for f in worker.frames if f.kind == INPUT)
+        == assign["size"]
+        == MAX_INLINE_BYTES + 1
+    )
+
+
+def test_output_in_a_done_waits_for_the_disk_like_any_other_and_needs_no_credit():
+    server = Server("test", memory_bytes=0)
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    driver.say("input_end", 1, batches=1)
+    (job,) = server._jobs.values()
+    disk = gevent.event.Event()
+    job.store._run = lambda function, *args: (disk.wait(), function(*args))[1]
+    (frame, _) = worker.heard("assign")[0]
+    values = ["v" * (OUTPUT_WINDOW - 500)]
+    output = encode_flush({3: encode_segment(["k"], values)})
+    output += encode_flush({4: encode_segment(["l"], ["v" * 1000])})
+    first, last = output[:OUTPUT_WINDOW], output[OUTPUT_WINDOW:]
+    worker.send(*split_payload(OUTPUT, first, *frame.lane))
+    done = {"size": len(output), "records": 1, "items": 1, "seconds": 0, "groups": 1, "inline": last}
+    for _ in range(2):  # again, which changes nothing
+        worker.say("done", *frame.lane, in_lane=True, **done)
+    assert worker.closed is None
+    assert len(worker.heard("assign")) == 1
+    disk.set()
+    settle()
+    assert sorted(p for _, message in worker.heard("assign")[1:] for p, _ in message["parts"]) == [3, 4]
     server.stop("the test is over")
 
 

@@ -174,7 +174,9 @@ class Attempt:
         self.task = task
         self.slot = slot
         self.state = state
-        self.started_s: float | None = None  #: when it began, as far as is known here, or was kept; None: not yet
+        self.started_s: float | None = (
+            None  #: when it began, as far as is known here, or was kept; None: not yet
+        )
         self.had_content = had_content  #: its input was sent with the contents of the files
 
     def turn(self, event: AttemptEvent) -> None:

@@ -112,10 +112,41 @@ class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task", "allowed", "batches", "blocked", "depth", "duplicates", "durations", "entry", "input_ended", "is_over", "is_shared",
-        "items_known", "job", "last_failure", "league", "live", "lost", "oldest", "oneshot", "open_items", "phase",
-        "largest_counted", "last_batch", "received", "recent_s", "reduce_left", "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting",
-        "waiting_items", "was_warned", "without_slots_s",
+        "_last_task",
+        "allowed",
+        "batches",
+        "blocked",
+        "depth",
+        "duplicates",
+        "durations",
+        "entry",
+        "input_ended",
+        "is_over",
+        "is_shared",
+        "items_known",
+        "job",
+        "largest_counted",
+        "last_batch",
+        "last_failure",
+        "league",
+        "live",
+        "lost",
+        "oldest",
+        "oneshot",
+        "open_items",
+        "phase",
+        "received",
+        "recent_s",
+        "reduce_left",
+        "reduce_total",
+        "released",
+        "rules",
+        "set_aside_count",
+        "timed",
+        "waiting",
+        "waiting_items",
+        "was_warned",
+        "without_slots_s",
     )  # fmt: skip
 
     league: League  #: set when it enters one
@@ -141,7 +172,9 @@ class Ledger:
         self.waiting_items = 0
         self.blocked = 0  #: tasks that wait for contents
         self.live: dict[Attempt, None] = {}  #: its share: attempts that run or are queued
-        self.oldest: OrderedDict[Attempt, None] = OrderedDict()  #: running or kept ones without a twin, oldest first
+        self.oldest: OrderedDict[Attempt, None] = (
+            OrderedDict()
+        )  #: running or kept ones without a twin, oldest first
         self.duplicates = 0  #: tasks with two live attempts
         self.durations: list[float] = []
         self.timed = 0  #: tasks of this phase whose duration was seen
@@ -325,7 +358,9 @@ class Ledger:
     def time(self, seconds: float, random: random_module.Random) -> None:
         """Note how long a task took: a uniform sample of them is kept (Vitter's algorithm R)."""
         self.recent_s += (seconds - self.recent_s) / RECENT_TASKS
-        self.depth = MAX_DEPTH if self.recent_s * MAX_DEPTH < AHEAD_S else max(DEPTH, int(AHEAD_S / self.recent_s))
+        self.depth = (
+            MAX_DEPTH if self.recent_s * MAX_DEPTH < AHEAD_S else max(DEPTH, int(AHEAD_S / self.recent_s))
+        )
         self.timed += 1
         if len(self.durations) < SAMPLE_SIZE:
             self.durations.append(seconds)

@@ -194,6 +194,8 @@ class Server:
 
     def finish_attempt(self, attempt: Attempt, message: dict[str, Any]) -> None:
         """An attempt says it is done: its output must be here, or in the message, and whole."""
+        if attempt.done is not None:
+            return  # said again while the disk is behind
         store = attempt.job.store
         inline = message.get("inline")
         if inline is not None:

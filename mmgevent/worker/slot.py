@@ -147,7 +147,9 @@ class Slot:
         if not self.held:
             return None
         attempt = self.held[0]
-        if self.sent and not (_is_alike(self.sent[-1], attempt) and _takes_more(self.sent[-1], len(self.sent))):
+        if self.sent and not (
+            _is_alike(self.sent[-1], attempt) and _takes_more(self.sent[-1], len(self.sent))
+        ):
             return None
         return attempt if attempt.job.is_complete else None
 

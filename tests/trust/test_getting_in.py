@@ -17,7 +17,7 @@ from mmgevent.wire.handshake import (
     REFUSAL,
     SERVER_HELLO_BYTES,
 )
-from mmgevent.wire.messages import control
+from mmgevent.wire.messages import PROTOCOL, control
 from tests.integration.commands import Commands, wait_for
 from tests.trust.authority import Authority
 from tests.trust.strangers import (
@@ -230,7 +230,15 @@ def test_500_half_open_handshakes_do_not_keep_a_worker_out(house, commands):
 
 def test_nothing_after_a_wrong_proof_is_looked_at(house):
     hello = control(
-        "hello", role="worker", protocol=1, python="0.0", dill="0", version="0", host="h", pid=1, slots=1
+        "hello",
+        role="worker",
+        protocol=PROTOCOL,
+        python="0.0",
+        dill="0",
+        version="0",
+        host="h",
+        pid=1,
+        slots=1,
     )
     with connect_tls(house.address) as sock:
         name = sock.getsockname()

@@ -10,6 +10,7 @@ from mmgevent.records import encode_items
 from mmgevent.server.hosted import MAX_BATCH_BYTES, MAX_CODE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, INPUT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.frames import split_payload as cut
+from mmgevent.wire.messages import PROTOCOL
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import RawDriver, connected, running_server, running_worker
 
@@ -102,6 +103,9 @@ FAULTS = {
         driver.send(Frame(BATCH, ONE_ITEM, 1, 2)),
         driver.announce(2, len(ONE_ITEM)),
     ),
+    "a batch of other bytes than it says": announces(2, 10, inline=ONE_ITEM),
+    "the same batch twice, with its bytes": announces(1, len(ONE_ITEM), inline=ONE_ITEM),
+    "a batch with more than a message may carry": frames(Frame(CONTROL, b'{"type":"batch"}\0' + bytes(20_000), 1, 2)),
     "a batch frame without data": lambda driver: (driver.announce(2, 4), driver.send(Frame(BATCH, b"", 1, 2))),
     "the end of the input twice": lambda driver: (
         driver.say("input_end", 1, batches=1),
@@ -111,7 +115,7 @@ FAULTS = {
         driver.say("input_end", 1, batches=1),
         driver.send_batch(2, ONE_ITEM),
     ),
-    "a second hello": says("hello", role="driver", protocol=1, python="3", dill="1", version="1", host="h", pid=1),
+    "a second hello": says("hello", role="driver", protocol=PROTOCOL, python="3", dill="1", version="1", host="h", pid=1),
     "half a batch, and the end": lambda driver: (
         driver.announce(2, 1000),
         driver.send_bytes(Frame(BATCH, bytes(900), 1, 2).encode()[:-5]),
@@ -147,7 +151,15 @@ def test_a_first_frame_that_is_no_hello_closes_the_connection(place):
 def test_a_role_that_was_not_proved_closes_the_connection(place):
     with RawDriver(place.server.address, says_hello=False) as hostile:
         hostile.say(
-            "hello", role="worker", protocol=1, python="3", dill="1", version="1", host="h", pid=1, slots=8
+            "hello",
+            role="worker",
+            protocol=PROTOCOL,
+            python="3",
+            dill="1",
+            version="1",
+            host="h",
+            pid=1,
+            slots=8,
         )
         hostile.wait_closed()
     assert len(place.cluster.workers()) == 1

@@ -14,6 +14,7 @@ from mmgevent._speedups import scatter
 from mmgevent.records import decode_items, encode_flush, encode_segment
 from mmgevent.store import FLUSH_ENTRY, FLUSH_HEAD, FLUSH_MAGIC, MAX_PARTITIONS
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
+from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
     PATIENCE_S,
@@ -162,7 +163,7 @@ FRAMES = {
     "a wrong type": (json_text(b'{"type":"died","failure":[]}'), "must be an object"),
     "a second hello": (
         lambda peer, assign: peer.say(
-            "hello", role="worker", protocol=1, python="3", dill="1", version="1", host="h", pid=1
+            "hello", role="worker", protocol=PROTOCOL, python="3", dill="1", version="1", host="h", pid=1
         ),
         "a worker does not send 'hello'",
     ),
@@ -194,6 +195,19 @@ FRAMES = {
         lambda peer, assign: peer.finish(assign, flush_of([assign[1]["partitions"]])),
         "partitions that are not its own",
     ),
+    "done with other output than it says": (
+        says("done", size=1, records=1, items=1, seconds=0.1, groups=1, inline=flush_of([0])),
+        "did not arrive whole",
+    ),
+    "done with output that is no flush": (
+        says("done", size=7, records=1, items=1, seconds=0.1, groups=1, inline=b"records"),
+        "no sequence of flushes",
+    ),
+    "done with more than a message may carry": (
+        json_text(b'{"type":"done"}\0' + bytes(MAX_INLINE_BYTES + 1)),
+        "must be 1 to",
+    ),
+    "bytes where there are none": (json_text(b'{"type":"kept"}\0bytes'), "unknown field 'inline'"),
     "kept, when nobody asked": (says("kept"), "REFUSED cannot happen"),
     "half a frame, and the end": (
         lambda peer, assign: (
