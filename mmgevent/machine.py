@@ -6,8 +6,8 @@ import gc
 import os
 import resource
 
-#: new containers, less those that ended, between two looks of the garbage collector at an engine's youngest
-GC_THRESHOLD = 20_000
+#: of an engine, as `gc.set_threshold` takes them
+GC_THRESHOLDS = (20_000, 50, 50)
 
 
 def count_cores() -> int:
@@ -22,13 +22,13 @@ def total_memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def collect_garbage_rarely() -> None:
-    """Look for cycles rarely in this process, which makes few.
+def collect_garbage_rarely(thresholds: tuple[int, int, int] = GC_THRESHOLDS) -> None:
+    """Look for cycles rarely in this process from now on.
 
     At Python's usual thresholds that is a twentieth of what an engine does when tasks are short: it remembers some
     objects for each task, and they are looked at again and again.
     """
-    gc.set_threshold(GC_THRESHOLD, 50, 50)
+    gc.set_threshold(*thresholds)
 
 
 def raise_descriptor_limit() -> None:

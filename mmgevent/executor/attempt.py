@@ -43,17 +43,11 @@ class AttemptRevoked(MmgeventError):
 class Runner:
     """Runs the attempts of one channel, one at a time."""
 
-    def __init__(
-        self, channel: Channel, page: Page | None, scratch_dir: str | None, *, tunes_gc: bool = True
-    ):
-        """`page`: where the worker reads which item it is on; None if nobody looks.
-
-        `tunes_gc`: whether the garbage collector of this process may be held back while a task runs.
-        """
+    def __init__(self, channel: Channel, page: Page | None, scratch_dir: str | None):
+        """`page`: where the worker reads which item it is on; None if nobody looks."""
         self._channel = channel
         self._page = page
         self._scratch_dir = scratch_dir
-        self._tunes_gc = tunes_gc
         #: of records that a task may hold at once
         self.memory_bytes = record_memory_bytes(None)
         #: maps several items at once, see `tasks.run_map`; None: one by one
@@ -101,7 +95,7 @@ class Runner:
                 emit=attempt.emit,
                 mark=mark,
                 scratch_dir=self._scratch_dir,
-                tunes_gc=self._tunes_gc,
+                tunes_gc=False,
             )
         items = tasks.read_batch(attempt.read_all())
         lo, hi = message["lo"], message["hi"]
@@ -116,7 +110,7 @@ class Runner:
             skip=message.get("skip", ()),
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
-            tunes_gc=self._tunes_gc,
+            tunes_gc=False,
         )
 
 

@@ -35,9 +35,10 @@ __all__ = [
     "short_repr",
 ]
 
-#: net new containers between two runs of the cyclic garbage collector in a task.  At the usual 700 it doubles the cost
-#: of building groups; quite off, a function that leaves cycles behind (a parser's trees) would fill the memory.
-GC_THRESHOLD = 2_000_000
+#: as `gc.set_threshold` takes them; the first: net new containers between two runs of the cyclic garbage collector in
+#: a task.  At the usual 700 it doubles the cost of building groups; quite off, a function that leaves cycles behind (a
+#: parser's trees) would fill the memory.
+GC_THRESHOLDS = (2_000_000, 1000, 1000)
 
 
 def run_map(
@@ -65,7 +66,8 @@ def run_map(
     time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
     left to it.
     `mark_flush(None)` is called before a flush of what several items gave, `mark_flush(index)` when the last of them goes on.
-    `tunes_gc`: the cyclic garbage collector of this process may run rarely meanwhile; False where others use it too.
+    `tunes_gc`: let the cyclic garbage collector of this process run rarely meanwhile; False where it does anyway, or
+    others use it too.
 
     Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
     and whatever `emit` raises.
@@ -145,7 +147,7 @@ def read_batch(data: Any) -> list[tuple[Any, Any]]:
 def _rare_collections() -> Iterator[None]:
     """Let the cyclic garbage collector run rarely inside the block, and not at all if it was off."""
     threshold = gc.get_threshold()
-    gc.set_threshold(GC_THRESHOLD, 1000, 1000)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         yield
     finally:

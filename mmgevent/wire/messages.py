@@ -230,6 +230,9 @@ def control(type: str, job: int = 0, task: int = 0, attempt: int = 0, **fields: 
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that are None."""
+    if None not in fields.values():
+        return fields
     return {name: value for name, value in fields.items() if value is not None}
 
 

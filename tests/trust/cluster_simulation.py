@@ -88,6 +88,10 @@ class SimulatedLink(Link):
     def lose(self) -> None:
         self._begin_close("the link was cut")
 
+    def waits_for_more(self) -> bool:
+        """Whether it has half a frame."""
+        return self._decoder.pending_bytes > 0
+
     def _start(self) -> None:
         pass
 
@@ -146,6 +150,10 @@ class Peer:
         return not self.stands() and bool(
             self.to_server or self.outbox or self.from_server or self.link._outbox
         )
+
+    def waits_for_more(self) -> bool:
+        """Whether one of the ends has half a frame, and nothing that would make it whole is on its way."""
+        return not self.stands() and (self.decoder.pending_bytes > 0 or self.link.waits_for_more())
 
     def move(self, n_bytes: int, is_upwards: bool, flip: bool) -> None:
         """Carry up to so many bytes one way, with one bit of them changed if `flip`."""
@@ -610,6 +618,10 @@ class Cluster:
             n_bytes = self.random.choice([1, 30, 200, 1 << 20, 1 << 20])
             peer.move(n_bytes, self.chance(0.5), flip=False)
         else:
+            for peer in self.peers:
+                # A flipped length: heartbeats would fill the frame, and its checksum be wrong.
+                if self.was_flipped and peer.waits_for_more():
+                    peer.lose()
             if not workers:
                 self.join()
             self.tick(IDLE_S)

@@ -200,7 +200,7 @@ FRAMES = {
         "did not arrive whole",
     ),
     "done with output that is no flush": (
-        says("done", size=7, records=1, items=1, seconds=0.1, groups=1, inline=b"records"),
+        says("done", size=17, records=1, items=1, seconds=0.1, groups=1, inline=b"records, honestly"),
         "no sequence of flushes",
     ),
     "done with more than a message may carry": (
