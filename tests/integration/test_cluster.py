@@ -306,6 +306,20 @@ def test_progress_says_how_a_job_ended(cluster):
     assert [(end.phase, end.running) for end in ends] == [("done", 0), ("failed", 0), ("cancelled", 0)]
 
 
+def test_an_item_is_on_its_way_before_the_datasource_is_asked_for_the_next(cluster, tmp_path):
+    def items():
+        for number in range(4):
+            yield number, str(tmp_path / str(number))
+            wait_until((tmp_path / str(number)).exists)  # as one that waits for something to happen may
+
+    def mapfn(key, path):
+        time.sleep(0.3)  # so that no batch has room for two
+        Path(path).touch()
+        return [(key, 1)]
+
+    assert cluster.run(mmg.Job(items, mapfn, sum_values)) == dict.fromkeys(range(4), 1)
+
+
 def test_a_one_shot_datasource_serves_one_submit(cluster):
     job = mmg.Job(iter([(1, 1)]), reducefn=add)
     assert cluster.run(job) == {1: 1}

@@ -570,6 +570,26 @@ def test_short_tasks_are_sent_ahead(start, gate):
     go.set()
 
 
+def test_the_first_of_many_short_tasks_are_sent_ahead_and_all_end_in_their_order(start, gate):
+    server, _ = start()
+    server.submit(1)
+    for _ in range(5):
+        server.wait_for(server.assign_map([("words", "a")]))
+    server.assign_map([("gate", gate.path)])
+    ahead = [server.assign_map([("words", "b")]) for _ in range(40)]
+    _, _, go = gate.next()
+    for attempt in ahead:
+        server.tell("recall", attempt)
+    answers = [outcome["type"] for outcome in server.wait_for(*ahead)]
+    assert answers == sorted(answers)  # "kept" of the first, "returned" of others: that depends on how short they were
+    assert answers[0] == "kept"
+    kept = ahead[: answers.count("kept")]
+    go.set()
+    server.wait_for(server.assign_map([("words", "c")]))
+    ends = [number for number, m in server.messages if m["type"] == "done" and number in kept]
+    assert ends == kept
+
+
 def test_what_was_sent_ahead_is_given_back_when_the_executor_dies(start, gate):
     server, _ = start()
     server.submit(1)

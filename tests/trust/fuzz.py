@@ -52,6 +52,7 @@ from mmgevent.wire.messages import (
     COUNT,
     COUNTS,
     FLAG,
+    INLINE,
     MESSAGES,
     NUMBER,
     OBJECT,
@@ -354,6 +355,7 @@ VALUES: dict[str, list[Any]] = {
     ],
     COUNTS.words: [[], [1], [0, 1, 2**63 - 1]],
     STRINGS.words: [[], ["f"], ["x" * 3000]],
+    INLINE.words: [b"b", DATA[2].payload, DATA[3].payload, b"x" * 40],
 }  # fmt: skip
 
 
@@ -416,11 +418,14 @@ ODD: list[Any] = ["map", "worker", "server", "closed", "busy", [[1, 2]], [[1, 2,
 
 
 def frame_of(who: int, type_: str, job: int = 0, task: int = 0, attempt: int = 0, **picks: int) -> bytes:
-    """Write a message for `peers`; `picks`: which value of a field, the first if not said."""
+    """Write a message for `peers`; `picks`: which value of a field, the first if not said; bytes: none if not said."""
     what = list(MESSAGES).index(type_)
     while what < len(DATA):
         what += len(MESSAGES)
-    values = bytes(2 * picks.get(name, 0) + 1 for name in MESSAGES[type_])
+    values = bytes(
+        0 if field.shape is INLINE and name not in picks else 2 * picks.get(name, 0) + 1
+        for name, field in MESSAGES[type_].items()
+    )
     return bytes([who, what, job, task, attempt]) + values
 
 
@@ -438,6 +443,17 @@ WHOLE_JOB = b"".join(
         frame_of(0, "done", 1, 2, 2, size=4),
         bytes([0, 2, 1, 3, 3]),
         frame_of(0, "done", 1, 3, 3, size=4),
+    ]
+)
+
+#: the same in fewer frames
+WHOLE_JOB_INLINE = b"".join(
+    [
+        frame_of(1, "submit", 1),
+        bytes([1, 0, 1, 0, 0]),
+        frame_of(1, "batch", 1, 1, inline=0),
+        frame_of(1, "input_end", 1),
+        *(frame_of(0, "done", 1, n, n, size=4, inline=1) for n in (1, 2, 3)),
     ]
 )
 
@@ -498,7 +514,7 @@ def seeds(target: str) -> list[bytes]:
         "segments": [b"\1" + header, b"\0" + header, b"\1" + fitting, b"\7" + fitting],
         "server_handshake": [b"\0" + hello + proof, b"\1" + proof, b"\3" + proof, b"\0GET / HTTP/1.1\r\n"],
         "client_handshake": [b"\0" + answer + last, b"\1" + last, b"\3" + REFUSAL, b"\0SSH-2.0-x\r\n"],
-        "peers": [WHOLE_JOB, *(frame_of(who, type_, 1, 1, 1) for type_ in MESSAGES for who in (0, 1))],
+        "peers": [WHOLE_JOB, WHOLE_JOB_INLINE, *(frame_of(who, type_, 1, 1, 1) for type_ in MESSAGES for who in (0, 1))],
         "changed_handshake": [b"", b"\0\0\1", b"\1\1\1", b"\2\2\2", b"\3\3\3\3\3\3"],
     }[target]
 
@@ -511,7 +527,7 @@ def example(type_: str) -> bytes:
         words = field.shape.words
         fits = [
             v
-            for v in (*values.values(), [1], ["s"], [[1, 2]], [[1, 2, 3]], words.split("'")[-2:][0])
+            for v in (*values.values(), b"bytes", [1], ["s"], [[1, 2]], [[1, 2, 3]], words.split("'")[-2:][0])
             if field.shape.fits(v)
         ]
         fields[name] = fits[0]

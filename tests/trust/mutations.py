@@ -318,8 +318,8 @@ MUTATIONS = [
     Mutation(
         "done waits for the disk",
         SERVER,
-        "if not attempt.pending_bytes:\n",
-        "if True:\n",
+        "attempt.done = message\n        if not attempt.pending_bytes:\n",
+        "attempt.done = message\n        if True:\n",
         ("test_server.py::test_done_waits_for_what_the_disk_has_not_taken",),
     ),
     Mutation(
@@ -367,8 +367,8 @@ MUTATIONS = [
     Mutation(
         "nothing comes behind a done",
         SERVER,
-        "if attempt.done is not None:\n",
-        "if False:\n",
+        "if attempt.done is not None:\n            raise",
+        "if False:\n            raise",
         (
             "test_server.py::test_output_behind_a_done_that_waits_for_the_disk_closes_the_link_and_is_not_committed",
         ),
