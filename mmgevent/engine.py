@@ -97,7 +97,7 @@ class Engine:
 
     def serve_driver(self, sock: Any) -> None:
         """Speak with the driver over its socketpair from now on."""
-        from mmgevent.net.link import SocketLink
+        from mmgevent.net.socket_link import SocketLink
 
         link = SocketLink(sock, "driver", heartbeats=False)
         if self._server is not None:
@@ -139,7 +139,7 @@ class Engine:
         if configuration.listen is not None:
             facts["address"] = self._listen(configuration.listen)
         if configuration.procs:
-            from mmgevent.net.link import local_pair
+            from mmgevent.net.local_link import local_pair
 
             ours, theirs = local_pair("local worker")
             self._server.attach(ours, "worker", is_local=True)
@@ -164,7 +164,7 @@ class Engine:
 
     def _join_server(self, address: tuple[str, int]) -> dict[str, Any]:
         from mmgevent.net import tls
-        from mmgevent.net.link import SocketLink
+        from mmgevent.net.socket_link import SocketLink
         from mmgevent.wire.handshake import derive_key
 
         key = derive_key(self._configuration.password or "")

@@ -218,7 +218,7 @@ class _WorkerLoop:
 
     def _connect(self) -> Worker | None:
         """Return a worker of the first address that answers."""
-        from mmgevent.net.link import SocketLink
+        from mmgevent.net.socket_link import SocketLink
         from mmgevent.worker import Worker
 
         for address in self._addresses:

@@ -27,8 +27,10 @@ from mmgevent.addresses import Address, format_address
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
 from mmgevent.net import election, tls
-from mmgevent.net.link import Link, SocketLink, local_pair
+from mmgevent.net.link import Link
 from mmgevent.net.listener import Listener
+from mmgevent.net.local_link import local_pair
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.net.watchdog import start_watchdog
 from mmgevent.server import Server
 from mmgevent.worker import Worker

@@ -16,7 +16,10 @@ from gevent.queue import Queue
 
 from mmgevent.errors import LinkClosed, ProtocolError
 from mmgevent.net import link as link_module
-from mmgevent.net.link import Link, SocketLink, local_pair
+from mmgevent.net import socket_link as socket_link_module
+from mmgevent.net.link import Link
+from mmgevent.net.local_link import local_pair
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.wire.frames import BATCH, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, Frame, split_payload
 from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.streams import ReceiveWindow, grant_frame
@@ -64,7 +67,7 @@ def no_leaks():
         gevent.sleep(0)
     assert live_greenlets() <= greenlets
     assert open_descriptors() <= descriptors
-    assert not link_module._monitor._links
+    assert not socket_link_module._monitor._links
 
 
 def plain_pair(name: str) -> tuple[Link, Link]:
@@ -403,9 +406,9 @@ def test_a_peer_that_never_reads_is_closed_before_it_costs_unbounded_memory(monk
 
 
 def test_idle_links_exchange_heartbeats_and_stay(monkeypatch):
-    monkeypatch.setattr(link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(link_module, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(link_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(socket_link_module, "SCAN_S", 0.01)
+    monkeypatch.setattr(socket_link_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(socket_link_module, "SILENCE_S", 0.2)
     sock, raw = socket.socketpair()
     end = End(SocketLink(sock, "idle"))
     beat = Frame(HEARTBEAT).encode()
@@ -419,8 +422,8 @@ def test_idle_links_exchange_heartbeats_and_stay(monkeypatch):
 
 
 def test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence(monkeypatch):
-    monkeypatch.setattr(link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(link_module, "SILENCE_S", 0.75)
+    monkeypatch.setattr(socket_link_module, "SCAN_S", 0.01)
+    monkeypatch.setattr(socket_link_module, "SILENCE_S", 0.75)
     sock, raw = socket.socketpair()
     end = End(SocketLink(sock, "stalled"))
     gevent.sleep(0.03)
@@ -432,8 +435,8 @@ def test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence(monkeyp
 
 
 def test_a_link_without_heartbeats_may_be_silent(monkeypatch):
-    monkeypatch.setattr(link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(link_module, "SILENCE_S", 0.05)
+    monkeypatch.setattr(socket_link_module, "SCAN_S", 0.01)
+    monkeypatch.setattr(socket_link_module, "SILENCE_S", 0.05)
     sock, raw = socket.socketpair()
     quiet = End(SocketLink(sock, "executor", heartbeats=False))
     watched_sock, other_raw = socket.socketpair()

@@ -5,7 +5,7 @@ import pytest
 
 from mmgevent import passing
 from mmgevent.errors import ProtocolError
-from mmgevent.net.link import local_pair
+from mmgevent.net.local_link import local_pair
 from mmgevent.passing import Host, Pieces, ToldPeers, WatchedPeers
 from mmgevent.telling import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
 from mmgevent.wire.frames import Frame

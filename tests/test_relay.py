@@ -6,7 +6,7 @@ from gevent.event import Event
 
 from mmgevent import relay
 from mmgevent.errors import ConnectError, VersionMismatchError
-from mmgevent.net.link import local_pair
+from mmgevent.net.local_link import local_pair
 from mmgevent.relay import NodeRelay
 from mmgevent.wire.messages import control, decode_message
 

@@ -5,7 +5,7 @@ import struct
 import gevent
 import pytest
 
-from mmgevent.net.link import local_pair
+from mmgevent.net.local_link import local_pair
 from mmgevent.records import encode_flush, encode_items, encode_segment
 from mmgevent.server import Server
 from mmgevent.server.partitioning import cut_partitions

@@ -16,7 +16,8 @@ from mmgevent.errors import ProtocolError, UsageError
 from mmgevent.net import link as links
 from mmgevent.net import tls
 from mmgevent.net.backlog import Backlog
-from mmgevent.net.link import SocketLink, local_pair
+from mmgevent.net.local_link import local_pair
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.server import Server, watchers
 from mmgevent.telling import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
 from mmgevent.versions import PYTHON_VERSION, dill_version

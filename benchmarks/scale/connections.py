@@ -20,7 +20,7 @@ from benchmarks.engines.on_mmgevent import JOBS
 from benchmarks.measure import cpu_s, pss_bytes
 from benchmarks.scale.commands import Family, open_cluster, read_line, tell
 from mmgevent.machine import raise_descriptor_limit
-from mmgevent.net.link import SILENCE_S
+from mmgevent.net.socket_link import SILENCE_S
 
 HELP = "idle workers on one server: memory of each, heartbeats, a job meanwhile"
 CLIENTS = 4

@@ -24,7 +24,7 @@ from gevent.pool import Pool
 from mmgevent import __version__
 from mmgevent.machine import raise_descriptor_limit
 from mmgevent.net import tls
-from mmgevent.net.link import SocketLink
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.handshake import derive_key

@@ -27,7 +27,7 @@ from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.errors import ConnectError, ListenError, MmgeventError
 from mmgevent.net import tls
 from mmgevent.net.guesses import Guesses
-from mmgevent.net.link import SocketLink
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.net.tls import HANDSHAKE_S
 from mmgevent.versions import dill_version
 

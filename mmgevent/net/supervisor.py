@@ -23,7 +23,7 @@ from gevent import socket
 from gevent.event import Event
 
 from mmgevent.net.forker import Exit, Forker
-from mmgevent.net.link import SocketLink
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.page import Page, Position
 from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.streams import CODE_WINDOW

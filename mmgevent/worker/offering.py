@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.net.link import SocketLink
+from mmgevent.net.socket_link import SocketLink
 from mmgevent.wire.frames import CONTROL, Frame, Lane
 from mmgevent.wire.messages import control
 

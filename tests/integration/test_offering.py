@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from mmgevent import reducers
 from mmgevent.net.forker import Forkers
-from mmgevent.net.link import local_pair
+from mmgevent.net.local_link import local_pair
 from mmgevent.offered import OfferedFunctions
 from mmgevent.wire.messages import control
 from mmgevent.worker import Worker
