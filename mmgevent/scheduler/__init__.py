@@ -223,7 +223,8 @@ class Scheduler:
             Commit(ledger.job, task.number, attempt, MAP if task.batch else REDUCE, task.batch, task.lo)
         )
         self._dispatcher.close(done, _SUCCEEDED, now)
-        for twin in task.attempts[:]:
+        if task.attempts:
+            (twin,) = task.attempts
             self._dispatcher.revoke(twin, now)
         task.turn(_COMMITTED)
         if started_s is not None:
@@ -269,7 +270,7 @@ class Scheduler:
         task.deaths += 1
         if task.deaths < (1 if task.is_alone else MAX_DEATHS):
             self._free(task)
-        elif item is None and len(task) > 1:
+        elif item is None and task.items > 1:
             self._halve(task, now)
         else:
             self._give_up(task, item, failure, now)
@@ -355,7 +356,7 @@ class Scheduler:
         if not task.batch or not ledger.rules.max_skipped:
             self._fail(ledger, failure, "failed", now)
             return
-        if item is None and len(task) > 1:
+        if item is None and task.items > 1:
             self._halve(task, now)
             return
         for twin in task.attempts[:]:
@@ -371,7 +372,7 @@ class Scheduler:
         if is_released:
             self._release(ledger, task.batch)
         task.deaths = task.failures = 0
-        if len(task):
+        if task.items:
             ledger.wait(task, first=True)
         else:
             task.turn(TaskEvent.DROPPED)
@@ -429,8 +430,8 @@ class Scheduler:
     def _allow(self, ledger: Ledger) -> None:
         if ledger.input_ended:
             return
-        allowance = ledger.allowance()
-        if allowance > ledger.allowed and allowance - ledger.allowed >= ledger.allowance_step():
+        allowance = ledger.next_allowance()
+        if allowance is not None:
             ledger.allowed = allowance
             self._commands.append(Allow(ledger.job, allowance))
 

@@ -58,15 +58,18 @@ class Dispatcher:
             worker, _ = roster.owing.popitem()
             while worker.bound and (slot := worker.idle_slot()) is not None:
                 self.assign(roster.take_bound(worker), slot, now)
-        has_idle = False
+        has_idle = has_deep = False
         for pool in roster.pools.values():
             while pool.idle and (ledger := pool.next_job()) is not None:
                 self.assign(ledger.take_to_spread(), next(iter(pool.idle)), now)
-            has_idle = has_idle or bool(pool.idle)
+            if pool.idle:
+                has_idle = True
         for pool in roster.pools.values():
             while pool.half and (ledger := pool.next_job()) is not None:
                 self.assign(ledger.take(), next(iter(pool.half)), now)
-        for pool in roster.pools.values():
+            if pool.deep:
+                has_deep = True
+        for pool in roster.pools.values() if has_deep else ():
             while pool.deep and (ledger := pool.next_job()) is not None and ledger.depth > DEPTH:
                 slot = next(iter(pool.deep))
                 pool.deep.move_to_end(slot)  # in turn
@@ -187,12 +190,15 @@ class Dispatcher:
 
     @staticmethod
     def _begin(attempt: Attempt, now: float) -> None:
+        was_kept = attempt.started_s is not None
         attempt.turn(_BEGAN)
         attempt.started_s = now
         ledger = attempt.task.ledger
-        ledger.oldest.pop(attempt, None)  # it was kept, or has a twin because it was
-        if len(attempt.task.attempts) == 1:
-            ledger.oldest[attempt] = None
+        if was_kept and len(attempt.task.attempts) > 1:
+            return  # it has a twin: neither is a straggler again
+        if was_kept:
+            del ledger.oldest[attempt]
+        ledger.oldest[attempt] = None
         ledger.league.recallable.pop(attempt, None)
 
     def _next_attempt(self) -> int:

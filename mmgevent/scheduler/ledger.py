@@ -215,25 +215,23 @@ class Ledger:
         known = total if self.input_ended else None
         return JobStatus(self.phase, done, known, waiting, len(self.live), skipped, self.league.slots)
 
-    def allowance(self) -> int:
-        """Batches the driver may have sent by now."""
+    def next_allowance(self) -> int | None:
+        """Batches the driver may have sent by now, if it is worth telling: more than it knows, of short tasks many more.
+
+        While its batches still grow it is not let far ahead, or it would cut many more of the old size.
+        """
+        step = 1
         if self.oneshot is not None:
-            return self.oneshot.given + len(self.oneshot.debtors)
-        ahead = BATCHES_PER_SLOT * self.league.slots + BATCHES_AHEAD
-        if self._is_wide:
-            ahead += SHORT_BATCHES_PER_ATTEMPT * self.depth * self.league.slots
-        return max(MIN_ALLOWED, self.released + ahead)
-
-    def allowance_step(self) -> int:
-        """Batches more that are worth telling the driver of."""
-        if self.oneshot is None and self._is_wide:
-            return max(1, SHORT_BATCHES_PER_ATTEMPT * self.depth * self.league.slots // 2)
-        return 1
-
-    @property
-    def _is_wide(self) -> bool:
-        """Whether batches are short and will stay so: none that grow are on their way."""
-        return self.depth > DEPTH and self.last_batch <= self.largest_counted
+            allowance = self.oneshot.given + len(self.oneshot.debtors)
+        else:
+            slots = self.league.slots
+            ahead = BATCHES_PER_SLOT * slots + BATCHES_AHEAD
+            if self.depth > DEPTH and self.last_batch <= self.largest_counted:
+                wide = SHORT_BATCHES_PER_ATTEMPT * self.depth * slots
+                ahead += wide
+                step = max(1, wide // 2)
+            allowance = max(MIN_ALLOWED, self.released + ahead)
+        return allowance if allowance >= self.allowed + step else None
 
     def add_batch(self, number: int, items: int) -> None:
         """Take in a batch of at least one item, as one task ("oneshot": a task an item)."""
@@ -263,14 +261,14 @@ class Ledger:
             self.waiting.appendleft(task)
         else:
             self.waiting.append(task)
-        self.waiting_items += len(task)
+        self.waiting_items += task.items
         if self.is_shared:
             self.league.waiting += 1
 
     def take(self) -> Task:
         """Take the first task out of the queue."""
         task = self.waiting.popleft()
-        self.waiting_items -= len(task)
+        self.waiting_items -= task.items
         if self.is_shared:
             self.league.waiting -= 1
         return task
@@ -282,11 +280,11 @@ class Ledger:
         are not needed for the waiting tasks of other jobs.
         """
         task = self.waiting[0]
-        if len(task) > 1 and not task.deaths and not task.failures and self._may_spread():
+        if task.items > 1 and not task.deaths and not task.failures and self._may_spread():
             idle, league = self.league.idle_count(), self.league
             if idle > league.waiting:
                 share = idle - (league.waiting - len(self.waiting))
-                pieces = min(len(task), share * len(task) // self.waiting_items)
+                pieces = min(task.items, share * task.items // self.waiting_items)
                 if pieces > 1:
                     self.take()
                     for piece in reversed(self.cut(task, pieces)):
@@ -306,7 +304,7 @@ class Ledger:
             if len(skipped) == end - start:
                 continue
             piece = task if not cuts else Task(self, self._next_task(), task.batch, start, end)
-            piece.lo, piece.hi, piece.skip = start, end, skipped
+            piece.set_range(start, end, skipped)
             piece.deaths, piece.failures = task.deaths, task.failures
             cuts.append(piece)
         return cuts
@@ -316,8 +314,9 @@ class Ledger:
         if not task.batch:
             self.reduce_left -= 1
             return False
-        self.largest_counted = max(self.largest_counted, len(task))
-        return self._close_items(task.batch, len(task))
+        if task.items > self.largest_counted:
+            self.largest_counted = task.items
+        return self._close_items(task.batch, task.items)
 
     def count_failure(self, task: Task, item: int | None) -> int:
         """Count a user exception; the number of them that this item, or task without one, has seen."""
@@ -332,7 +331,7 @@ class Ledger:
         """Give up an item; whether that was the last of its batch, which is then forgotten."""
         self.set_aside_count += 1
         self.last_failure = failure
-        task.skip = tuple(sorted((*task.skip, item)))
+        task.set_range(task.lo, task.hi, tuple(sorted((*task.skip, item))))
         return self._close_items(task.batch, 1)
 
     def lose(self, task: Task) -> bool:
@@ -358,9 +357,12 @@ class Ledger:
     def time(self, seconds: float, random: random_module.Random) -> None:
         """Note how long a task took: a uniform sample of them is kept (Vitter's algorithm R)."""
         self.recent_s += (seconds - self.recent_s) / RECENT_TASKS
-        self.depth = (
-            MAX_DEPTH if self.recent_s * MAX_DEPTH < AHEAD_S else max(DEPTH, int(AHEAD_S / self.recent_s))
-        )
+        if self.recent_s * (DEPTH + 1) > AHEAD_S:  # nearly always
+            self.depth = DEPTH
+        elif self.recent_s * MAX_DEPTH > AHEAD_S:
+            self.depth = int(AHEAD_S / self.recent_s)
+        else:
+            self.depth = MAX_DEPTH
         self.timed += 1
         if len(self.durations) < SAMPLE_SIZE:
             self.durations.append(seconds)

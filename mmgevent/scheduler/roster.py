@@ -220,11 +220,10 @@ class Roster:
             pass
         elif slot.running is None:
             belongs = worker.pool.idle
-        elif worker.bound or slot.running.task.is_alone:
-            pass
         elif not slot.queued:
-            belongs = worker.pool.half
-        elif len(slot.queued) + 1 < slot.running.task.ledger.depth:
+            if not worker.bound and not slot.running.task.is_alone:
+                belongs = worker.pool.half
+        elif len(slot.queued) + 1 < slot.running.task.ledger.depth and not worker.bound:
             belongs = worker.pool.deep
         if slot.filed is not belongs:
             if slot.filed is not None:
