@@ -85,7 +85,7 @@ class OfferedFunctions:
 
     def _serve(self) -> None:
         """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
-        described: Any = {}
+        described: dict[Lane, Any] = {}  # of attempts that are about to be assigned
         while True:
             frame = self._channel.next_frame()
             if frame.kind == INPUT:
@@ -94,9 +94,9 @@ class OfferedFunctions:
                 raise ProtocolError(f"offered functions got {frame!r}")
             message = decode_message(frame.payload)
             if message["type"] == "job":
-                described = message["options"].get("offered")
+                described[frame.lane] = message["options"].get("offered")
             elif message["type"] == "assign":
-                self._begin(described, frame.lane, message)
+                self._begin(described.pop(frame.lane, None), frame.lane, message)
             elif message["type"] != "revoke":  # those that come here are late: the attempt has ended
                 raise ProtocolError(f"offered functions got the message {message['type']!r}")
 

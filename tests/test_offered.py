@@ -45,12 +45,26 @@ class FakeEngine:
             data = b"".join(segment for _, segment in parts)
             fields = {"parts": [[partition, len(segment)] for partition, segment in parts]}
         self.channel.open_lane(lane, INPUT_WINDOW)
-        self.channel.send(
-            control("job", *lane, options={"offered": described}, code_bytes=0, fingerprint=""),
-            control("assign", *lane, phase=phase, slot=0, size=len(data), partitions=PARTITIONS, **fields),
-            *split_payload(INPUT, data[:n_bytes], *lane),
-        )
+        self.channel.send(*self.frames_of(lane, described, data, n_bytes, phase=phase, **fields))
         return lane
+
+    def assign_at_once(self, *wanted):
+        """Assign maps of ("a", 1), by their descriptions; their frames come in turn, as lanes send them."""
+        data = records.encode_items([("a", 1)])
+        rows = []
+        for described in wanted:
+            self._last += 1
+            lane = (self._last, self._last, self._last)
+            rows.append(self.frames_of(lane, described, data, phase="map", lo=0, hi=1))
+        self.channel.send(*(frame for frames in zip(*rows, strict=True) for frame in frames))
+        return [frames[0].lane for frames in rows]
+
+    def frames_of(self, lane, described, data, n_bytes=None, **fields):
+        return [
+            control("job", *lane, options={"offered": described}, code_bytes=0, fingerprint=""),
+            control("assign", *lane, slot=0, size=len(data), partitions=PARTITIONS, **fields),
+            *split_payload(INPUT, data[:n_bytes], *lane),
+        ]
 
     def revoke(self, lane):
         self.channel.send(control("revoke", *lane))
@@ -156,6 +170,12 @@ def test_a_map_sees_the_state_of_this_process(offer):
         lane = engine.assign(describe("remember"), items=[("a", 1), ("b", 2)])
         assert engine.result(lane) == {"mmgevent-offered": expected}
     assert seen == [1, 2, 1, 2]
+
+
+def test_attempts_of_two_jobs_at_once_are_each_run_by_their_own_function(offer):
+    engine = offer(one=lambda key, value: [(key, 1)], two=lambda key, value: [(key, 2)])
+    lanes = engine.assign_at_once(describe("one"), describe("two"))
+    assert [engine.result(lane) for lane in lanes] == [{"a": [1]}, {"a": [2]}]
 
 
 def test_a_reduce_of_either_form(offer):
