@@ -12,6 +12,7 @@ there are usually two cores.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -287,6 +288,8 @@ def main(template: TemplateProcess | None) -> None:
         engine.ended.rawlink(give_up)
         facts = engine.start()  # may try for a minute to reach a server
         engine.ended.unlink(give_up)
+        gc.freeze()
+        gc.enable()
         sock.sendall(Frame(CONTROL, json.dumps({"ready": facts}).encode()).encode())
         engine.serve_driver(sock)
         gevent.signal_handler(signal.SIGTERM, engine.ended.set)

@@ -396,7 +396,7 @@ def _program() -> str:
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return (
-        f"import sys; sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
+        f"import gc, sys; gc.disable(); sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
         "root in sys.path or sys.path.append(root); from mmgevent.template import start_template; "
         "template = start_template() if '--procs' in sys.argv else None; "
         "from mmgevent.engine import main; main(template); import os; os._exit(0)"

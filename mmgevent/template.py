@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -76,7 +77,7 @@ def start_template(*, greenlets: bool = False) -> TemplateProcess:
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # Not `-m`: that would put the working directory first on the path of every executor.
     program = (
-        f"import sys; sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
+        f"import gc, sys; gc.disable(); sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
         "root in sys.path or sys.path.append(root); from mmgevent.template import main; main(); "
         "import os; os._exit(0)"  # its children are dead, and taking its memory apart would take 10 ms
     )
@@ -129,13 +130,11 @@ class Template:
         self._preload()
 
     def _preload(self) -> None:
-        import gc
         from importlib import import_module
 
         for name in PRELOADED:
             import_module(name)
         self._run_executor = import_module("mmgevent.executor").main
-        gc.collect()
         gc.freeze()  # or the first collection of each child would copy every page
 
     def serve(self) -> None:
@@ -252,6 +251,7 @@ class Template:
             _adopt_orphans()  # so that all it leaves falls to the template at once, and not before
             _set_name("mmg-executor")
             _restore_signals()
+            gc.enable()
             link, page = _arrange_descriptors(*descriptors)
             self._children.clear()
             self._run_executor(link, page, request["scratch_dir"], greenlets=self._greenlets)
