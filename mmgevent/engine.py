@@ -6,8 +6,8 @@ After that the driver speaks with the server: with the role in this process, or,
 by frame, with one on another machine.  When the driver's socket closes, everything
 ends.  `mmg-server` and `mmg-worker` run the same roles in front (`foreground.py`).
 
-The template process is started before this module is imported: both take 60 ms, and
-there are usually two cores.
+The template process is started before this module is imported, see `processes`:
+both take 60 ms, and there are usually two cores.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from mmgevent.addresses import Address
     from mmgevent.membership import Membership
     from mmgevent.net.link import Link
+    from mmgevent.processes import TemplateProcess
     from mmgevent.relay import NodeRelay
     from mmgevent.server import Server
-    from mmgevent.template import TemplateProcess
     from mmgevent.worker.offering import Offering
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from mmgevent import records, shipping
 from mmgevent.executor.channel import Channel
 from mmgevent.functions import Functions
 from mmgevent.page import Page, Position, render_key
-from mmgevent.template import start_template
+from mmgevent.processes import start_template
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import control, decode_message
 
@@ -278,7 +278,7 @@ def test_executors_end_when_their_template_is_killed(template):
 
 def test_everything_ends_when_the_starter_is_killed():
     program = (
-        "import time; from mmgevent.template import start_template; import tests.test_template as t; "
+        "import time; import tests.test_template as t; "
         "template = t.TemplateUnderTest(); print(template.process.pid, template.fork().pid, flush=True); "
         "time.sleep(1000)"
     )
