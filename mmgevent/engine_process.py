@@ -10,9 +10,11 @@ not see its driver end; the objects there raise `ForkedError`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -235,7 +237,7 @@ class EngineProcess:
         if is_starting:
             self._process.terminate()  # it may be trying to reach a server, and look at nothing else
         try:
-            self._process.wait(END_S)
+            _wait_for_end(self._process, END_S)
         except subprocess.TimeoutExpired:
             log.warning("engine killed: %s did not end in %s s", self.pid, END_S)
             self._process.kill()
@@ -348,6 +350,24 @@ def _wait(event: threading.Event, timeout: float | None) -> bool:
     out at that moment (they cancel the wake-up that it relies on), so it is not called on one that is set.
     """
     return event.is_set() or event.wait(timeout)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Be `process.wait(timeout_s)`, but return when the process ends where the system can tell.
+
+    That looks after 0.5, 1.5, 3.5, 7.5 ms and so on, and an engine takes about 4 ms to end.
+    """
+    until = time.monotonic() + timeout_s
+    if process.poll() is None and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # the kernel is too old, or somebody else reaped it
+            fd = os.pidfd_open(process.pid)
+            try:
+                waiting = select.poll()
+                waiting.register(fd, select.POLLIN)
+                waiting.poll(timeout_s * 1000)
+            finally:
+                os.close(fd)
+    process.wait(max(0.0, until - time.monotonic()))
 
 
 def _hello(is_local: bool) -> Frame:
