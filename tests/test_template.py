@@ -222,6 +222,12 @@ def test_what_an_executor_prints_arrives_line_by_line(executor):
     assert os.read(executor.stderr, 100) == b"oh\n"
 
 
+def test_an_executor_collects_garbage_but_not_what_the_template_made(executor):
+    assert executor.ask(
+        "(lambda gc: (gc.isenabled(), gc.get_freeze_count() > 10_000))(__import__('gc'))"
+    ) == ("(True, True)")
+
+
 def test_the_page_is_empty_when_nothing_runs(executor):
     executor.load("def mapfn(key, value):\n    return []\n")
     assert executor.map([("a", 1)])[0]["type"] == "done"
