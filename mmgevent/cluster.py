@@ -5,13 +5,12 @@ listens, workers of others; `connect` uses a server that stands somewhere.  Eith
 one engine process; when that ends unasked, or the server behind it, the next job, or
 the one that is under way, gets another.
 
-What jobs need (dill among it) is imported when a job comes: by then the engine is starting on
-another core.
+What speaks with the engine is imported once that is starting on another core, and what jobs need
+(dill among it) when a job comes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import threading
@@ -22,13 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine_configuration import Configuration
-from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import EngineError, ForkedError, JobError, UsageError
 from mmgevent.machine import count_cores
+from mmgevent.processes import start_engine
 
 if TYPE_CHECKING:
     from mmgevent.addresses import Address
     from mmgevent.driver import JobDriver, Progress
+    from mmgevent.engine_process import EngineProcess
     from mmgevent.handle import JobHandle
     from mmgevent.job import Job
     from mmgevent.watching import OnJoined, OnLeft, OnTell, Watch
@@ -267,13 +267,12 @@ class Cluster:
             self._was_ready |= engine.was_ready
             if engine.has_ended and self._was_ready:
                 if self._configuration.listen is not None and engine.was_ready:
-                    self._configuration.listen = engine.wait_ready(0)[
-                        "address"
-                    ]  # what port 0 became: workers know it
+                    address = engine.wait_ready(0)["address"]  # what port 0 became: workers know it
+                    self._configuration = self._configuration._replace(listen=address)
                 self._retire(engine)
-                patient = dataclasses.replace(self._configuration, patience=PATIENCE_S)
+                patient = self._configuration._replace(patience=PATIENCE_S)
                 if self._moved_to is not None:
-                    patient.join = self._moved_to
+                    patient = patient._replace(join=self._moved_to)
                 engine = self._engine = self._start_engine(patient)
         return engine
 
@@ -284,7 +283,10 @@ class Cluster:
         self._retiring.start()
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
-        return EngineProcess(configuration, on_message=self._on_message)
+        started = start_engine(has_executors=bool(configuration.procs), has_offers=False)
+        from mmgevent.engine_process import EngineProcess
+
+        return EngineProcess(started, configuration, on_message=self._on_message)
 
     def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
         """Take what comes about no job (in the engine's reading thread)."""

@@ -6,12 +6,13 @@ After that the driver speaks with the server: with the role in this process, or,
 by frame, with one on another machine.  When the driver's socket closes, everything
 ends.  `mmg-server` and `mmg-worker` run the same roles in front (`foreground.py`).
 
-The template process is started before this module is imported: both take 60 ms, and
-there are usually two cores.
+The template process is started before this module is imported, see `processes`:
+both take 60 ms, and there are usually two cores.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from mmgevent.addresses import Address
     from mmgevent.membership import Membership
     from mmgevent.net.link import Link
+    from mmgevent.processes import TemplateProcess
     from mmgevent.relay import NodeRelay
     from mmgevent.server import Server
-    from mmgevent.template import TemplateProcess
     from mmgevent.worker.offering import Offering
 
 log = logging.getLogger(__name__)
@@ -288,6 +289,8 @@ def main(template: TemplateProcess | None) -> None:
         engine.ended.rawlink(give_up)
         facts = engine.start()  # may try for a minute to reach a server
         engine.ended.unlink(give_up)
+        gc.freeze()
+        gc.enable()
         sock.sendall(Frame(CONTROL, json.dumps({"ready": facts}).encode()).encode())
         engine.serve_driver(sock)
         gevent.signal_handler(signal.SIGTERM, engine.ended.set)

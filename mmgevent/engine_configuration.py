@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 
 
-@dataclass
-class Configuration:
+class Configuration(NamedTuple):
     """What a driver wants of its engine."""
 
     procs: int  #: executors of this engine's own worker; 0 for none
@@ -20,7 +19,7 @@ class Configuration:
     )
     may_serve: bool = True  #: with `elect`: whether this engine may become the server
     once: bool = False  #: with `elect`: end when the server is gone, rather than find the next one
-    offers: list[str] = field(default_factory=list)  #: names of functions that run in the driver's process
+    offers: Sequence[str] = ()  #: names of functions that run in the driver's process
     password: str | None = None
     certificates: Certificates = NO_CERTIFICATES
     memory_bytes: int | None = None  #: of segments held in memory; None: a share of the machine's
@@ -29,10 +28,14 @@ class Configuration:
     verbose: int = 0
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        import json  # not above: this module is imported before the engine is started, json while it starts
+
+        return json.dumps(self._asdict()).encode()
 
     @classmethod
     def decode(cls, payload: bytes) -> Configuration:
+        import json
+
         given = json.loads(payload)
         for name in ("listen", "join"):
             if given[name] is not None:
@@ -40,7 +43,7 @@ class Configuration:
         if given["elect"] is not None:
             given["elect"] = [(host, port) for host, port in given["elect"]]
         given["certificates"] = Certificates(*given["certificates"])
-        return cls(**{f.name: given[f.name] for f in fields(cls)})
+        return cls(**{name: given[name] for name in cls._fields})
 
     def __repr__(self) -> str:
         where = f"listen={self.listen}, join={self.join}, elect={self.elect}"

@@ -1,4 +1,4 @@
-"""The driver's end of its engine: start the process, speak frames with it, see it end.
+"""The driver's end of its engine: speak frames with it, see it end.
 
 Plain Python with blocking sockets and native threads: this runs in the user's process,
 which may be anything.  One thread reads; whoever has something to send sends it, under
@@ -10,12 +10,13 @@ not see its driver end; the objects there raise `ForkedError`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -25,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent import __version__, errors
 from mmgevent.addresses import format_address
-from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import EngineError, ForkedError, MmgeventError, ProtocolError, VersionMismatchError
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
@@ -33,7 +33,9 @@ from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import Outbox, granted_bytes
 
 if TYPE_CHECKING:
+    from mmgevent.engine_configuration import Configuration
     from mmgevent.offered import OfferedFunctions
+    from mmgevent.processes import EngineStart
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 END_S = 5.0
 _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
+_NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
 
 OnFrame = Callable[[Frame], None]
 OnMessage = Callable[["EngineProcess", Frame, dict[str, Any]], None]
@@ -54,37 +57,25 @@ class EngineProcess:
 
     def __init__(
         self,
+        started: EngineStart,
         configuration: Configuration,
         *,
-        functions: Mapping[str, Callable[..., Any]] | None = None,
+        functions: Mapping[str, Callable[..., Any]] = _NO_FUNCTIONS,
         on_message: OnMessage | None = None,
         on_end: OnEnd | None = None,
     ):
-        """Start the engine and return at once; `wait_ready` tells whether it could start its roles.
+        """Take over an engine that was started, and tell it what to be; `wait_ready` tells whether it could.
 
         `functions`: what `configuration.offers` names; they run in a thread of this process.
         `on_message(self, frame, message)` gets what comes about no job; it must not block.  `on_end(self, reason)`
         is called after the engine's end, unless this side closed it.  Both come from the reading thread.
         """
+        self._process, self._sock = started.process, started.sock
         self._offered: OfferedFunctions | None = None
-        self._sock, theirs = socket.socketpair()
-        descriptors = [theirs.detach()]
-        try:
-            if functions:
-                from mmgevent.offered import OfferedFunctions
+        if started.offered_sock is not None:
+            from mmgevent.offered import OfferedFunctions
 
-                ours, offered = socket.socketpair()
-                descriptors.append(offered.detach())
-                self._offered = OfferedFunctions(ours, functions)
-            self._process = self._start(descriptors, configuration)
-        except OSError as error:
-            self._sock.close()
-            if self._offered is not None:
-                self._offered.close()
-            raise EngineError(f"the engine process cannot be started: {error}") from error
-        finally:
-            for fd in descriptors:
-                os.close(fd)
+            self._offered = OfferedFunctions(started.offered_sock, functions)
         self._on_message = on_message
         self._on_end = on_end
         self._pid = os.getpid()
@@ -118,18 +109,6 @@ class EngineProcess:
             log.debug("engine ended at once: %s", error)  # the reader finds its end, and tells
         self._reader = threading.Thread(target=self._read, name="mmgevent-engine-reader", daemon=True)
         self._reader.start()
-
-    @staticmethod
-    def _start(descriptors: list[int], configuration: Configuration) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-c", _program(), "--parent", str(os.getpid())]
-            + ["--fds", ",".join(map(str, descriptors))]
-            + ["--procs"] * bool(configuration.procs),
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            env={name: value for name, value in os.environ.items() if name != "MMG_PASSWORD"},
-            start_new_session=True,  # the terminal's Ctrl-C is for the driver
-        )
 
     @property
     def pid(self) -> int:
@@ -260,7 +239,7 @@ class EngineProcess:
         if is_starting:
             self._process.terminate()  # it may be trying to reach a server, and look at nothing else
         try:
-            self._process.wait(END_S)
+            _wait_for_end(self._process, END_S)
         except subprocess.TimeoutExpired:
             log.warning("engine killed: %s did not end in %s s", self.pid, END_S)
             self._process.kill()
@@ -375,6 +354,24 @@ def _wait(event: threading.Event, timeout: float | None) -> bool:
     return event.is_set() or event.wait(timeout)
 
 
+def _wait_for_end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Be `process.wait(timeout_s)`, but return when the process ends where the system can tell.
+
+    That looks after 0.5, 1.5, 3.5, 7.5 ms and so on, and an engine takes about 4 ms to end.
+    """
+    until = time.monotonic() + timeout_s
+    if process.poll() is None and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # the kernel is too old, or somebody else reaped it
+            fd = os.pidfd_open(process.pid)
+            try:
+                waiting = select.poll()
+                waiting.register(fd, select.POLLIN)
+                waiting.poll(timeout_s * 1000)
+            finally:
+                os.close(fd)
+    process.wait(max(0.0, until - time.monotonic()))
+
+
 def _hello(is_local: bool) -> Frame:
     return control(
         "hello",
@@ -385,23 +382,6 @@ def _hello(is_local: bool) -> Frame:
         version=__version__,
         host=socket.gethostname(),
         pid=os.getpid(),
-    )
-
-
-def _program() -> str:
-    """Return the Python program of an engine.
-
-    Not `-m`: that puts the working directory first on its path, and with it whatever has the
-    name of a module that the engine needs.  The template starts before the engine's own modules
-    are loaded, so that both take their time at once; `_exit` since a process of which nothing is
-    left but memory need not take 10 ms to take it apart.
-    """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return (
-        f"import sys; sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
-        "root in sys.path or sys.path.append(root); from mmgevent.template import start_template; "
-        "template = start_template() if '--procs' in sys.argv else None; "
-        "from mmgevent.engine import main; main(template); import os; os._exit(0)"
     )
 
 

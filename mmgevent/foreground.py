@@ -22,7 +22,7 @@ from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine import default_memory_bytes
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
 from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit
-from mmgevent.template import TemplateProcess, start_template
+from mmgevent.processes import TemplateProcess, start_template
 
 if TYPE_CHECKING:
     from mmgevent.membership import Membership

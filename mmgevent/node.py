@@ -23,6 +23,7 @@ from mmgevent.cluster import Cluster
 from mmgevent.engine_configuration import Configuration
 from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.processes import start_engine
 from mmgevent.telling import Reassembler, tell_frames
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
@@ -183,8 +184,9 @@ class Node(Cluster):
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
         self._started_s = time.monotonic()
         return EngineProcess(
+            start_engine(has_executors=bool(configuration.procs), has_offers=bool(self._functions)),
             configuration,
-            functions=self._functions or None,
+            functions=self._functions,
             on_message=self._on_message,
             on_end=self._on_engine_end,
         )

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import pickle
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -205,7 +204,7 @@ def _open_file(path: str, encode: Callable[[Any, Any], bytes]) -> Sink:
             return Sink(encode, device, target=path, closes=True)
         if os.path.exists(target) and not os.access(target, os.W_OK):
             raise OutputError(f"cannot write {path}: the file that is there is read-only")
-        temporary = os.path.join(folder, f".mmg-{secrets.token_hex(8)}.tmp")
+        temporary = os.path.join(folder, f".mmg-{os.urandom(8).hex()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -36,13 +37,8 @@ from select import POLLIN, poll
 from signal import set_wakeup_fd as _set_wakeup_fd
 from signal import signal as _set_handler
 from socket import socket as _PlainSocket
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    import subprocess
-
-#: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
-EXECUTOR_HASH_SEED = "0"
 #: what an executor needs that is otherwise imported late
 PRELOADED = ("dill", "xxhash", "mmgevent._speedups", "mmgevent.refs", "faulthandler", "random")
 #: descriptors that come with a request
@@ -56,47 +52,6 @@ _fork = os.fork
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 #: rounds in which a template that ends kills what dead executors left; each may make others its own
 MAX_STRAY_ROUNDS = 100
-
-
-class TemplateProcess:
-    """A started template: the process, and the socket to speak with it. Whoever started it owns both."""
-
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket):
-        self.process = process
-        self.sock = sock
-
-
-def start_template(*, greenlets: bool = False) -> TemplateProcess:
-    """Start a template as a child of this thread; it ends when the thread or the socket does.
-
-    Needs no gevent, so an engine can start it before it loads gevent. OSError if it cannot be started.
-    """
-    import subprocess
-
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # Not `-m`: that would put the working directory first on the path of every executor.
-    program = (
-        f"import sys; sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
-        "root in sys.path or sys.path.append(root); from mmgevent.template import main; main(); "
-        "import os; os._exit(0)"  # its children are dead, and taking its memory apart would take 10 ms
-    )
-    environ = {name: value for name, value in os.environ.items() if name != "MMG_PASSWORD"}
-    environ["PYTHONHASHSEED"] = EXECUTOR_HASH_SEED
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            command = [sys.executable, "-c", program, "--fd", str(theirs.fileno())]
-            process = subprocess.Popen(
-                command + ["--greenlets"] * greenlets,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environ,
-                start_new_session=True,  # the terminal's Ctrl-C is for the engine
-            )
-    except BaseException:
-        ours.close()
-        raise
-    return TemplateProcess(process, ours)
 
 
 def main() -> None:
@@ -129,13 +84,11 @@ class Template:
         self._preload()
 
     def _preload(self) -> None:
-        import gc
         from importlib import import_module
 
         for name in PRELOADED:
             import_module(name)
         self._run_executor = import_module("mmgevent.executor").main
-        gc.collect()
         gc.freeze()  # or the first collection of each child would copy every page
 
     def serve(self) -> None:
@@ -252,6 +205,7 @@ class Template:
             _adopt_orphans()  # so that all it leaves falls to the template at once, and not before
             _set_name("mmg-executor")
             _restore_signals()
+            gc.enable()
             link, page = _arrange_descriptors(*descriptors)
             self._children.clear()
             self._run_executor(link, page, request["scratch_dir"], greenlets=self._greenlets)

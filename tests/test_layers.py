@@ -18,7 +18,7 @@ FLOORS = {
     2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch store batching
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster
           scheduler.dispatcher scheduler.oneshot""",
-    3: """inline executor executor.attempt executor.channel executor.pool offered template results feeding
+    3: """inline executor executor.attempt executor.channel executor.pool offered processes template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
     4: "net net.link net.socket_link net.local_link net.tls net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
     5: """server server.peers server.hosted server.intake server.watchers server.partitioning server.obituaries

@@ -20,7 +20,7 @@ from mmgevent import records, shipping
 from mmgevent.executor.channel import Channel
 from mmgevent.functions import Functions
 from mmgevent.page import Page, Position, render_key
-from mmgevent.template import start_template
+from mmgevent.processes import start_template
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import control, decode_message
 
@@ -223,6 +223,12 @@ def test_what_an_executor_prints_arrives_line_by_line(executor):
     assert os.read(executor.stderr, 100) == b"oh\n"
 
 
+def test_an_executor_collects_garbage_but_not_what_the_template_made(executor):
+    assert executor.ask(
+        "(lambda gc: (gc.isenabled(), gc.get_freeze_count() > 10_000))(__import__('gc'))"
+    ) == ("(True, True)")
+
+
 def test_the_page_is_empty_when_nothing_runs(executor):
     executor.load("def mapfn(key, value):\n    return []\n")
     assert executor.map([("a", 1)])[0]["type"] == "done"
@@ -279,7 +285,7 @@ def test_executors_end_when_their_template_is_killed(template):
 
 def test_everything_ends_when_the_starter_is_killed():
     program = (
-        "import time; from mmgevent.template import start_template; import tests.test_template as t; "
+        "import time; import tests.test_template as t; "
         "template = t.TemplateUnderTest(); print(template.process.pid, template.fork().pid, flush=True); "
         "time.sleep(1000)"
     )

@@ -26,7 +26,8 @@ from gevent.event import AsyncResult, Event
 from gevent.hub import get_hub
 
 from mmgevent.errors import EngineError
-from mmgevent.template import FORK_DESCRIPTORS, TemplateProcess, start_template
+from mmgevent.processes import TemplateProcess, start_template
+from mmgevent.template import FORK_DESCRIPTORS
 
 log = logging.getLogger(__name__)
 

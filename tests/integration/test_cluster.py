@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -619,6 +620,17 @@ def test_a_stopped_engine_does_not_keep_a_cluster_from_closing():
     cluster.close()
     sender.join()
     assert not psutil.pid_exists(engine.pid)
+
+
+def test_closing_waits_for_the_engine_where_the_kernel_has_no_descriptors_of_processes(monkeypatch):
+    def refuse(pid):
+        raise OSError(errno.ENOSYS, "no such call")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    cluster = mmg.LocalCluster(1)
+    cluster.run(mmg.Job(TEXT, map_words, add))
+    cluster.close()
+    assert not psutil.pid_exists(cluster._engine.pid)
 
 
 def test_a_job_whose_templates_keep_dying_ends(tmp_path):

@@ -32,6 +32,32 @@ def mapfn(key, pipe):
     threading.Event().wait()
 """
 
+#: a job that leaves to the end of the process to close, in four ways, files of the folder it is given
+LEAVES_OPEN = """
+import atexit, gc, sys
+assert gc.isenabled()
+folder = sys.argv[1]
+class Log:
+    def __init__(self, name):
+        self.file = open(f"{folder}/{name}", "w")
+        self.myself = self  # a cycle, which only a collection ends
+    def __del__(self):
+        self.file.write("closed")
+        self.file.close()
+plain = open(f"{folder}/plain", "w")
+plain.write("closed")
+log = Log("global")
+def datasource():
+    log = Log("local")
+    yield 1, 2
+@atexit.register
+def at_exit():
+    with open(f"{folder}/atexit", "w") as file:
+        file.write("closed")
+def mapfn(key, value):
+    yield key, value
+"""
+
 
 def count_words(paths):
     words = collections.Counter()
@@ -190,6 +216,14 @@ def test_wrong_output_or_option_is_found_before_the_job_runs(commands, argv, exp
     assert ended.returncode == 2, ended
     assert expected in ended.stderr
     assert ended.stdout == ""
+
+
+def test_what_a_job_file_leaves_open_is_closed_at_the_end(commands, tmp_path):
+    job = commands.write("leaves.py", LEAVES_OPEN)
+    ended = commands.run("run", "--procs", "1", job, tmp_path)
+    assert ended.returncode == 0, ended
+    for name in ("plain", "global", "local", "atexit"):
+        assert (tmp_path / name).read_text() == "closed", name
 
 
 def test_exit_of_the_job_file_itself_is_kept(commands):
