@@ -23,8 +23,6 @@ BATCH_S = 2.0
 SHARE = 0.05
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000_000
-#: an item that takes less than this is short
-SHORT_ITEM_S = 0.01
 #: a batch holds at most this many times the items (and bytes) of what was mapped so far, per slot: 20,000 tiny items
 #: are 36 batches with 8, 50 with 4
 GROWTH = 8
@@ -40,11 +38,6 @@ class Speed:
     weight: int = 0  #: bytes
     seconds: float = 0.0  #: of executors' time
     slots: int = 1
-
-    @property
-    def is_high(self) -> bool:
-        """Whether an item is known to take so little that a batch of one would not be worth its way."""
-        return self.items > 0 and self.seconds < self.items * SHORT_ITEM_S
 
 
 class BatchSize:

@@ -39,7 +39,7 @@ from mmgevent.job import Job
 from mmgevent.records import SegmentError, decode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
-from mmgevent.wire.streams import BATCH_WINDOW, CODE_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
+from mmgevent.wire.streams import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 
 log = logging.getLogger(__name__)
 
@@ -306,11 +306,12 @@ class _Submission:
         return not self._input_ended and self._sent < self._allowed
 
     def _send_batches(self) -> None:
-        """Send a batch; if items take next to no time, so that batches grow, with what more the datasource gives at once."""
-        until_s = monotonic() + (GATHER_S if self._speed.is_high else 0.0)
+        """Send a batch; where the next ones need not be waited for, with those that are made in a moment."""
+        feeder = self._driver.feeder
+        until_s = monotonic() + (GATHER_S if feeder.never_waits else 0.0)
         try:
             while self._may_send():
-                numbered = self._driver.feeder.next_batch(self._speed)
+                numbered = feeder.next_batch(self._speed)
                 if numbered is None:
                     self._end_input()
                     return
@@ -336,7 +337,7 @@ class _Submission:
         frames = [announcement]
         if not is_small:
             frames += split_payload(BATCH, batch.data, self._number, number)
-        self._engine.put_in_lane(frames, BATCH_WINDOW)
+        self._engine.put_in_lane(frames, FIRST_BATCH_WINDOW)
 
     def _end_input(self) -> None:
         self._input_ended = True

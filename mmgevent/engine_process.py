@@ -185,6 +185,7 @@ class EngineProcess:
 
     def put_in_lane(self, frames: list[Frame], window_bytes: int) -> None:
         """Open a lane, put frames into it, and close it; they go with the next `flush` or `send`."""
+        self._check_process()
         lane = frames[0].lane
         with self._lock:
             self._outbox.open_lane(lane, window_bytes)

@@ -19,7 +19,7 @@ from mmgevent.errors import DatasourceError, JobError, MmgeventError
 from mmgevent.job import Job
 from mmgevent.records import RecordError, encode_items
 from mmgevent.refs import Ref
-from mmgevent.sources import is_one_shot
+from mmgevent.sources import is_at_hand, is_one_shot
 from mmgevent.tasks.blame import blame_driver_code
 
 #: a slow datasource: what it gave in this time goes out, full or not
@@ -49,6 +49,8 @@ class Feeder:
         self._items: Iterator[tuple[Any, Any, int]]
         with _blaming_datasource():
             self._items = job.items()
+        #: whether `next_batch` never waits for anything
+        self.never_waits = is_at_hand(job.datasource)
         self._kept: _BatchFile | None = None
         if is_one_shot(job.datasource):
             self._kept = _BatchFile()

@@ -22,13 +22,13 @@ def total_memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def collect_garbage_rarely(thresholds: tuple[int, int, int] = GC_THRESHOLDS) -> None:
-    """Look for cycles rarely in this process from now on.
+def collect_garbage_rarely() -> None:
+    """Look for cycles rarely in this process, an engine, from now on.
 
-    At Python's usual thresholds that is a twentieth of what an engine does when tasks are short: it remembers some
+    At Python's usual thresholds that is a twentieth of what it does when tasks are short: it remembers some
     objects for each task, and they are looked at again and again.
     """
-    gc.set_threshold(*thresholds)
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def raise_descriptor_limit() -> None:

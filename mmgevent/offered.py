@@ -50,7 +50,7 @@ class OfferedFunctions:
         """
         self._functions = dict(functions)
         self._channel = Channel(sock)
-        self._runner = Runner(self._channel, None, None)
+        self._runner = Runner(self._channel, None, None, tunes_gc=False)
         self._known: tuple[Any, Functions] | None = None  # what was asked for last, and what it is
         self._thread = threading.Thread(target=self._run, name="mmgevent-offered", daemon=True)
         self._turn = threading.Lock()

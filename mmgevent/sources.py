@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "check_datasource",
     "claim",
+    "is_at_hand",
     "is_one_shot",
     "iterate",
 ]
@@ -174,6 +175,11 @@ def check_datasource(datasource: Any) -> None:
         if not callable(datasource):
             raise _no_datasource(datasource)
         _check_no_parameters(datasource)
+
+
+def is_at_hand(datasource: Any) -> bool:
+    """Whether all items are in memory, so that whoever reads them never waits for anything."""
+    return type(datasource) in (list, tuple, dict, set, frozenset, range)
 
 
 def is_one_shot(datasource: Any) -> bool:

@@ -148,7 +148,9 @@ class AuditedScheduler:
         if twins:
             assert len(twins) == 1
             assert not line
-            assert twins[0].worker != a.worker
+            twin = twins[0]
+            has_begun = self.slots[twin.worker, twin.slot][0] == twin.attempt
+            assert twin.worker != a.worker or not has_begun
             assert books.rules.retransmit > 0
             assert books.rules.allocation == "continuous"
             assert not self._has_to_give(a.job)

@@ -48,15 +48,22 @@ class FakeEngine:
         self.channel.send(*self.frames_of(lane, described, data, n_bytes, phase=phase, **fields))
         return lane
 
-    def assign_at_once(self, *wanted):
-        """Assign maps of ("a", 1), by their descriptions; their frames come in turn, as lanes send them."""
+    def assign_at_once(self, *wanted, between=()):
+        """Assign maps of ("a", 1), by their descriptions; their frames come in turn, as lanes send them.
+
+        `between`: what is assigned and done after the descriptions have come and before the rest does.
+        """
         data = records.encode_items([("a", 1)])
         rows = []
         for described in wanted:
             self._last += 1
             lane = (self._last, self._last, self._last)
             rows.append(self.frames_of(lane, described, data, phase="map", lo=0, hi=1))
-        self.channel.send(*(frame for frames in zip(*rows, strict=True) for frame in frames))
+        announced, *rest = zip(*rows, strict=True)
+        self.channel.send(*announced)
+        for described in between:
+            self.result(self.assign(described, items=[("b", 1)]))
+        self.channel.send(*(frame for frames in rest for frame in frames))
         return [frames[0].lane for frames in rows]
 
     def frames_of(self, lane, described, data, n_bytes=None, **fields):
@@ -172,9 +179,10 @@ def test_a_map_sees_the_state_of_this_process(offer):
     assert seen == [1, 2, 1, 2]
 
 
-def test_attempts_of_two_jobs_at_once_are_each_run_by_their_own_function(offer):
+@pytest.mark.parametrize("between", [(), (describe("two"),)], ids=["together", "apart"])
+def test_attempts_of_two_jobs_at_once_are_each_run_by_their_own_function(offer, between):
     engine = offer(one=lambda key, value: [(key, 1)], two=lambda key, value: [(key, 2)])
-    lanes = engine.assign_at_once(describe("one"), describe("two"))
+    lanes = engine.assign_at_once(describe("one"), describe("two"), between=between)
     assert [engine.result(lane) for lane in lanes] == [{"a": [1]}, {"a": [2]}]
 
 

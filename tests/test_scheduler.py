@@ -160,7 +160,7 @@ class Runner:
         self.send()
 
     def take(self, commands):
-        self.live.extend(a.attempt for a in only(commands, c.Assign))
+        self.live.extend(a.attempt for a in only(commands, c.Assign) if a.job == 1)
         self.allowed = max([self.allowed, *(a.batches for a in only(commands, c.Allow))])
 
     def send(self, items=1):
@@ -239,6 +239,7 @@ def test_what_a_worker_keeps_behind_a_task_that_proves_long_gets_duplicates():
         doubled += [r.attempt for r in only(commands, c.Revoke)]
         now += STRAGGLER_S + 0.1
     assert sorted(doubled) == list(runner.live)
+    assert doubled[0] != runner.live[0], "those that have not begun come first"
     assert runner.scheduler.jobs[1].asked_for_plan
 
 
@@ -248,13 +249,47 @@ def test_a_kept_attempt_that_has_a_twin_may_still_begin_and_win():
     runner.run_dry()
     keep_all(runner)
     scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
-    (twin,) = only(scheduler.tick(now), c.Assign)  # of the running one
-    scheduler.attempt_done(twin.attempt, now)  # which ends that, and the first behind it begins
-    (twin,) = only(scheduler.tick(now + 0.2), c.Assign)  # of the second behind it, which was kept for as long
+    (twin,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
     commands = []
-    for attempt in list(runner.live)[1:3]:
-        commands += scheduler.attempt_done(attempt, now + 0.3)
+    for attempt in list(runner.live)[:2]:
+        commands += scheduler.attempt_done(attempt, now)
     assert [r.attempt for r in only(commands, c.Revoke)] == [twin.attempt]
+
+
+def test_short_maps_do_not_make_reduces_go_deep():
+    runner = Runner(*cluster(2))
+    runner.run(100)
+    runner.run_dry()
+    runner.end(len(runner.live))
+    commands = runner.scheduler.plan_reduce(1, [(n,) for n in range(8)], runner.now)
+    assert len(only(commands, c.Assign)) == 4
+
+
+def test_of_two_jobs_the_one_with_longer_tasks_is_not_queued_deep():
+    runner = Runner(*cluster(1, 1))
+    runner.run(60)
+    scheduler = runner.scheduler
+    scheduler.add_job(2, JobRules(), runner.now)
+    for batch in range(1, 5):
+        scheduler.add_batch(2, batch, 1, runner.now)
+    for _ in range(80):  # the audit sees to it that no slot gets a third of those that run on and on
+        if runner.live:
+            runner.run(1)
+    assert scheduler.jobs[2].held >= 2
+
+
+def test_an_item_of_a_oneshot_job_waits_for_slots_that_are_deep():
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    scheduler = runner.scheduler
+    scheduler.add_job(2, JobRules(allocation="oneshot"), runner.now)
+    scheduler.add_batch(2, 1, 1, runner.now)
+    held = len(runner.live)
+    runner.send()
+    runner.end(held - 1)
+    assert scheduler.jobs[2].held == 0
+    (assign,) = only(scheduler.attempt_done(runner.live.popleft(), runner.now), c.Assign)
+    assert assign.job == 2
 
 
 def test_a_driver_whose_batches_still_grow_is_not_sent_far_ahead():

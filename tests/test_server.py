@@ -445,6 +445,27 @@ def test_output_in_a_done_waits_for_the_disk_like_any_other_and_needs_no_credit(
     server.stop("the test is over")
 
 
+def test_a_done_that_lies_about_its_output_closes_the_link_and_breaks_no_job():
+    server = Server("test", memory_bytes=0)
+    liar, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    (job,) = server._jobs.values()
+    job.store._run = lambda function, *args: function(*args)
+    (frame, _) = liar.heard("assign")[0]
+    output = encode_flush({3: encode_segment(["k"], [1])})
+    done = {"size": 1, "records": 1, "items": 1, "seconds": 0, "groups": 1, "inline": output}
+    server._memory.limit_bytes = 0
+    liar.link.send_in_lane(control("done", *frame.lane, **done))
+    liar.link.send_in_lane(control("done", *frame.lane, **done))
+    server._memory.limit_bytes = 10**6  # others gave some back before the disk was written to
+    settle()
+    assert liar.closed
+    assert not driver.heard("job_failed")
+    assert server.has_job(job)
+    server.stop("the test is over")
+
+
 def test_more_of_a_batch_than_was_announced_closes_its_driver(server):
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit()

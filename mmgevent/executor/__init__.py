@@ -22,7 +22,6 @@ from mmgevent import failures, shipping, tasks
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
-from mmgevent.machine import collect_garbage_rarely
 from mmgevent.page import Page
 from mmgevent.tasks.blame import blame_exception
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
@@ -36,7 +35,6 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     With `greenlets` the process is monkey-patched and may run several items at once.
     """
     _open_streams()
-    collect_garbage_rarely(tasks.GC_THRESHOLDS)  # before the user's code, which may think otherwise
     faulthandler.enable()  # a crash in C leaves the Python stack as last words
     sys.argv = ["mmg-executor"]
     sys.modules["__main__"] = types.ModuleType("__main__")

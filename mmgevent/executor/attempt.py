@@ -9,6 +9,7 @@ from the link segment by segment, output waits for credit before more of it is m
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -36,6 +37,10 @@ from mmgevent.wire.streams import (
 RECORD_SHARE = 0.25
 
 
+#: between two looks for what tasks left behind in cycles: a few may hold megabytes, which no count of objects shows
+COLLECT_S = 0.05
+
+
 class AttemptRevoked(MmgeventError):
     """The outcome of the attempt no longer matters to anybody."""
 
@@ -43,11 +48,18 @@ class AttemptRevoked(MmgeventError):
 class Runner:
     """Runs the attempts of one channel, one at a time."""
 
-    def __init__(self, channel: Channel, page: Page | None, scratch_dir: str | None):
-        """`page`: where the worker reads which item it is on; None if nobody looks."""
+    def __init__(
+        self, channel: Channel, page: Page | None, scratch_dir: str | None, *, tunes_gc: bool = True
+    ):
+        """`page`: where the worker reads which item it is on; None if nobody looks.
+
+        `tunes_gc`: whether the garbage collector of this process may be held back while a task runs.
+        """
         self._channel = channel
         self._page = page
         self._scratch_dir = scratch_dir
+        self._tunes_gc = tunes_gc
+        self._collect_due_s = 0.0
         #: of records that a task may hold at once
         self.memory_bytes = record_memory_bytes(None)
         #: maps several items at once, see `tasks.run_map`; None: one by one
@@ -83,6 +95,9 @@ class Runner:
             channel.send(outcome)
         if self._page is not None:  # not before: the item may have closed the descriptor of the link
             self._page.end()
+        if self._tunes_gc and monotonic() >= self._collect_due_s and gc.isenabled():
+            gc.collect(0)
+            self._collect_due_s = monotonic() + COLLECT_S
 
     def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
         mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark
@@ -95,7 +110,7 @@ class Runner:
                 emit=attempt.emit,
                 mark=mark,
                 scratch_dir=self._scratch_dir,
-                tunes_gc=False,
+                tunes_gc=self._tunes_gc,
             )
         items = tasks.read_batch(attempt.read_all())
         lo, hi = message["lo"], message["hi"]
@@ -110,7 +125,7 @@ class Runner:
             skip=message.get("skip", ()),
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
-            tunes_gc=False,
+            tunes_gc=self._tunes_gc,
         )
 
 

@@ -291,7 +291,7 @@ class Scheduler:
         return self._settle(now)
 
     def attempt_kept(self, attempt: int, now: float) -> list[Command]:
-        """Its worker refused a recall: it has begun. SchedulerError if there was no recall."""
+        """Its worker refused a recall: its executor has it. SchedulerError if there was no recall."""
         kept = self._dispatcher.attempts.get(attempt)
         if kept is None:
             return []

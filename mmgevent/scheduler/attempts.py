@@ -28,7 +28,7 @@ class AttemptState(enum.IntEnum):
     RECALLED = enum.auto()  #: queued, and its worker was asked for it
     KEPT = (
         enum.auto()
-    )  #: its worker refused, so it has begun, though the one before it has not yet ended here
+    )  #: its worker refused: its executor has it, and begins it when those before it have ended
     RUNNING = enum.auto()  #: begun, as far as is known here
     CONTESTED = enum.auto()  #: taken for begun while the recall was on its way: the answer decides
     ENDED = enum.auto()  #: committed or discarded; later messages about it are ignored

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
 
 from mmgevent.scheduler.attempts import Attempt, AttemptEvent, AttemptState, Task, TaskEvent
 from mmgevent.scheduler.commands import Assign, Command, Discard, Recall, Revoke
 from mmgevent.scheduler.ledger import DEPTH, MAP, REDUCE, Ledger
-from mmgevent.scheduler.roster import Roster, Slot, Worker
+from mmgevent.scheduler.roster import Roster, Slot
 
 #: A straggler has run longer than this many times the median of its phase, ...
 STRAGGLER_MEDIANS = 2.0
@@ -29,10 +30,11 @@ STRAGGLER_MEDIANS = 2.0
 STRAGGLER_S = 1.0
 
 # Looking a member up in its Enum costs as much as a call in C, and each event does it ten times.
-_RUNNING, _QUEUED, _RECALLED, _CONTESTED = (
+_RUNNING, _QUEUED, _RECALLED, _KEPT, _CONTESTED = (
     AttemptState.RUNNING,
     AttemptState.QUEUED,
     AttemptState.RECALLED,
+    AttemptState.KEPT,
     AttemptState.CONTESTED,
 )
 _BEGAN, _SUCCEEDED, _ASSIGNED = AttemptEvent.BEGAN, AttemptEvent.SUCCEEDED, TaskEvent.ASSIGNED
@@ -121,9 +123,9 @@ class Dispatcher:
         """
         attempt.turn(AttemptEvent.REFUSED)
         self._recalls -= 1
-        if attempt.state is AttemptState.KEPT:
+        if attempt.state is _KEPT:
             attempt.started_s = now
-            attempt.task.ledger.oldest[attempt] = None
+            attempt.task.ledger.kept[attempt] = None
 
     def close(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
         """End an attempt: take it off its slot, where the one behind it begins. The caller ranks the job."""
@@ -135,13 +137,16 @@ class Dispatcher:
             ledger.league.recallable.pop(attempt, None)
             if state is _RECALLED or state is _CONTESTED:
                 self._recalls -= 1
+            ledger.kept.pop(attempt, None)
         del self.attempts[attempt.number], ledger.live[attempt]
         ledger.oldest.pop(attempt, None)
         task.attempts.remove(attempt)
         if task.attempts:
             ledger.duplicates -= 1
-            ledger.oldest[task.attempts[0]] = None
-            ledger.oldest.move_to_end(task.attempts[0], last=False)
+            twin = task.attempts[0]
+            line = self._line_of(twin)
+            line[twin] = None
+            line.move_to_end(twin, last=False)
         if slot.running is attempt:
             slot.running = slot.queued.pop(0) if slot.queued else None
             if slot.running is not None:
@@ -163,42 +168,62 @@ class Dispatcher:
         self.close(attempt, AttemptEvent.REVOKED, now)
 
     def duplicate_stragglers(self, ledger: Ledger, now: float) -> None:
-        """Start duplicates of the attempts that have run suspiciously long, once nothing else is left."""
-        if ledger.waiting or not ledger.input_ended or not ledger.oldest:
+        """Start duplicates of the attempts that have run, or waited to, suspiciously long, once nothing else is left.
+
+        Those that have not begun, behind one that takes long, come first: what is done twice of them is nothing yet,
+        so only idle slots bound their number.
+        """
+        if ledger.waiting or not ledger.input_ended or not ledger.rules.retransmit:
             return
         median_s = ledger.median_s()
         if median_s is None:
             return
+        late_s = now - max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S)
+        self._duplicate(ledger, ledger.kept, ledger.league.idle_count(), late_s, now)
         room = math.ceil(ledger.rules.retransmit * ledger.league.slots) - ledger.duplicates
-        room = min(room, ledger.league.idle_count())
-        for attempt in list(itertools.islice(ledger.oldest, max(0, room))):
+        self._duplicate(ledger, ledger.oldest, min(room, ledger.league.idle_count()), late_s, now)
+
+    def _duplicate(
+        self, ledger: Ledger, line: OrderedDict[Attempt, None], room: int, late_s: float, now: float
+    ) -> None:
+        """Start duplicates of the first in this line that stand there since before `late_s`."""
+        for attempt in list(itertools.islice(line, max(0, room))):
             assert attempt.started_s is not None
-            if now - attempt.started_s <= max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S):
+            if attempt.started_s >= late_s:
                 return
-            slot = self._idle_elsewhere(ledger, attempt.slot.worker)
+            slot = self._idle_slot_for(attempt)
             if slot is None:
                 continue
             self.assign(attempt.task, slot, now)
             for twin in attempt.task.attempts:
-                del ledger.oldest[twin]
+                self._line_of(twin).pop(twin)
             ledger.duplicates += 1
 
     @staticmethod
-    def _idle_elsewhere(ledger: Ledger, worker: Worker) -> Slot | None:
-        idle = (slot for pool in ledger.league.pools for slot in pool.idle)
-        return next((slot for slot in idle if slot.worker is not worker), None)
+    def _idle_slot_for(attempt: Attempt) -> Slot | None:
+        """An idle slot for its duplicate; what runs already would run no faster beside itself on the same worker."""
+        idle = (slot for pool in attempt.task.ledger.league.pools for slot in pool.idle)
+        return next(
+            (slot for slot in idle if attempt.state is _KEPT or slot.worker is not attempt.slot.worker), None
+        )
+
+    @staticmethod
+    def _line_of(attempt: Attempt) -> OrderedDict[Attempt, None]:
+        """Where its job keeps it, running or kept, while it has no twin."""
+        ledger = attempt.task.ledger
+        return ledger.kept if attempt.state is _KEPT else ledger.oldest
 
     @staticmethod
     def _begin(attempt: Attempt, now: float) -> None:
-        was_kept = attempt.started_s is not None
+        ledger = attempt.task.ledger
+        has_twin = False
+        if attempt.state is _KEPT:
+            has_twin = attempt not in ledger.kept
+            ledger.kept.pop(attempt, None)
         attempt.turn(_BEGAN)
         attempt.started_s = now
-        ledger = attempt.task.ledger
-        if was_kept and len(attempt.task.attempts) > 1:
-            return  # it has a twin: neither is a straggler again
-        if was_kept:
-            del ledger.oldest[attempt]
-        ledger.oldest[attempt] = None
+        if not has_twin:
+            ledger.oldest[attempt] = None
         ledger.league.recallable.pop(attempt, None)
 
     def _next_attempt(self) -> int:

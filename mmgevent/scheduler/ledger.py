@@ -125,6 +125,7 @@ class Ledger:
         "is_shared",
         "items_known",
         "job",
+        "kept",
         "largest_counted",
         "last_batch",
         "last_failure",
@@ -172,9 +173,10 @@ class Ledger:
         self.waiting_items = 0
         self.blocked = 0  #: tasks that wait for contents
         self.live: dict[Attempt, None] = {}  #: its share: attempts that run or are queued
-        self.oldest: OrderedDict[Attempt, None] = (
+        self.oldest: OrderedDict[Attempt, None] = OrderedDict()  #: running ones without a twin, oldest first
+        self.kept: OrderedDict[Attempt, None] = (
             OrderedDict()
-        )  #: running or kept ones without a twin, oldest first
+        )  #: kept ones without a twin, those kept longest first
         self.duplicates = 0  #: tasks with two live attempts
         self.durations: list[float] = []
         self.timed = 0  #: tasks of this phase whose duration was seen
@@ -252,6 +254,7 @@ class Ledger:
         self.reduce_left = self.reduce_total = len(groups)
         self.durations.clear()
         self.timed = 0
+        self.recent_s, self.depth = AHEAD_S, DEPTH  # those of maps say nothing of these
         for partitions in groups:
             self.wait(Task(self, self._next_task(), 0, 0, 0, (), tuple(partitions)))
 

@@ -179,27 +179,23 @@ class Server:
         if attempt.done is not None:
             raise ProtocolError(f"output of attempt {attempt.number} came after it was done")
         attempt.window.received(len(data))
-        if self._stage(attempt, data):
-            self._grant_output(attempt, len(data))
-
-    def _stage(self, attempt: Attempt, data: bytes) -> bool:
-        """Stage output; False if it waits for the disk."""
         job = attempt.job
         if job.store.stage(attempt.number, data):
-            return True
+            self._grant_output(attempt, len(data))
+            return
         attempt.pending_bytes += len(data)
         if job.spilling is None:
             job.spilling = self._spawn(job, self._spill, job)
-        return False
 
     def finish_attempt(self, attempt: Attempt, message: dict[str, Any]) -> None:
         """An attempt says it is done: its output must be here, or in the message, and whole."""
         if attempt.done is not None:
             return  # said again while the disk is behind
         store = attempt.job.store
-        inline = message.get("inline")
-        if inline is not None:
-            self._stage(attempt, inline)
+        inline = message.get("inline", b"")
+        if inline:
+            attempt.window.widen(attempt.window.window_bytes + len(inline))  # it needed no credit
+            self.take_output(attempt, inline)
         if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):
             raise ProtocolError(f"attempt {attempt.number} is done, but its output did not arrive whole")
         if not attempt.may_put_out(store.staged_partitions(attempt.number)):
@@ -207,7 +203,7 @@ class Server:
         attempt.done = message
         if not attempt.pending_bytes:
             self._end_done(attempt, message)
-        # Else its slot gets nothing more before the disk has caught up: that bounds what is pending.
+        # Else its slot gets no other for it before the disk has caught up: that bounds what is pending.
 
     def _end_done(self, attempt: Attempt, message: dict[str, Any]) -> None:
         if attempt.is_map:
@@ -463,9 +459,8 @@ class Server:
             attempt = self._attempts.get(number)
             if attempt is not None:
                 attempt.pending_bytes -= n_bytes
-                if attempt.done is None:
-                    self._grant_output(attempt, n_bytes)
-                elif not attempt.pending_bytes:
+                self._grant_output(attempt, n_bytes)
+                if attempt.done is not None and not attempt.pending_bytes:
                     self._end_done(attempt, attempt.done)
         job.spilling = None
 

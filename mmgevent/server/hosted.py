@@ -31,6 +31,7 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control
 from mmgevent.wire.streams import (
     BATCH_WINDOW,
     CODE_WINDOW,
+    FIRST_BATCH_WINDOW,
     INPUT_WINDOW,
     OUTPUT_WINDOW,
     RESULT_WINDOW,
@@ -53,7 +54,17 @@ PROGRESS_S = 0.25
 class Batch:
     """Some items of a job, as opaque chunks."""
 
-    __slots__ = ("chunks", "is_content", "items", "owed_bytes", "received", "size", "weight", "window")
+    __slots__ = (
+        "chunks",
+        "counted",
+        "is_content",
+        "items",
+        "owed_bytes",
+        "received",
+        "size",
+        "weight",
+        "window",
+    )
 
     def __init__(self, items: int, weight: int, size: int, is_content: bool):
         self.items = items
@@ -62,9 +73,11 @@ class Batch:
         self.is_content = is_content
         self.chunks: list[bytes] = []
         self.received = 0
+        #: bytes that the intake counts: all that may come by now
+        self.counted = 0
         #: a grant that is withheld while too much is held
         self.owed_bytes = 0
-        self.window = ReceiveWindow(BATCH_WINDOW)
+        self.window = ReceiveWindow(FIRST_BATCH_WINDOW)
 
     @property
     def is_whole(self) -> bool:
@@ -215,12 +228,16 @@ class HostedJob:
         inline = message.get("inline")
         if inline is None:
             self._arriving[number] = batch
+            self._count(batch, FIRST_BATCH_WINDOW)
+            if size > FIRST_BATCH_WINDOW:
+                batch.owed_bytes = batch.window.widen(BATCH_WINDOW)
+                self._grant_owed(number, batch)
             return batch
         if len(inline) != size:
             raise ProtocolError(f"{len(inline)} bytes came with the announcement of a batch of {size}")
         batch.chunks.append(inline)
         batch.received = size
-        self._intake.take(size)
+        self._count(batch, size)
         self._keep_batch(number, batch)
         return batch
 
@@ -232,14 +249,11 @@ class HostedJob:
         batch.window.received(len(data))
         append_chunk(batch.chunks, data)
         batch.received += len(data)
-        self._intake.take(len(data))
         batch.owed_bytes += batch.window.consumed(len(data))
         if batch.is_whole:
             self._keep_batch(number, self._arriving.pop(number))
-        elif batch.owed_bytes and self._intake.is_full:
-            self._grant_batches()
-        elif batch.owed_bytes:
-            self._grant_batch(number, batch)
+        else:
+            self._grant_owed(number, batch)
         return batch
 
     def _keep_batch(self, number: int, batch: Batch) -> None:
@@ -252,6 +266,18 @@ class HostedJob:
         """Forget a batch that is mapped, or no longer wanted."""
         batch = self.batches.pop(number)
         self._intake.give_back(batch.size)
+
+    def _count(self, batch: Batch, n_bytes: int) -> None:
+        """Count bytes that may come of a batch, of those it has."""
+        n_bytes = min(n_bytes, batch.size - batch.counted)
+        batch.counted += n_bytes
+        self._intake.take(n_bytes)
+
+    def _grant_owed(self, number: int, batch: Batch) -> None:
+        if batch.owed_bytes and self._intake.is_full:
+            self._grant_batches()
+        elif batch.owed_bytes:
+            self._grant_batch(number, batch)
 
     def _grant_batches(self) -> None:
         """Let batches come on; while too much is held only the oldest of a job that has none, and contents.
@@ -268,6 +294,7 @@ class HostedJob:
 
     def _grant_batch(self, number: int, batch: Batch) -> None:
         self._grant((self.driver_job, number, 0), batch.owed_bytes)
+        self._count(batch, batch.owed_bytes)
         batch.owed_bytes = 0
 
     def count_mapped(self, attempt: Attempt, message: dict[str, Any]) -> None:
@@ -394,7 +421,7 @@ class HostedJob:
         self.greenlets.clear()
         if self._sending is not None:
             self.link.drop_lane(self._sending)
-        held = sum(batch.received for batch in (*self.batches.values(), *self._arriving.values()))
+        held = sum(batch.counted for batch in (*self.batches.values(), *self._arriving.values()))
         self.batches.clear()
         self._arriving.clear()
         self._intake.forget(self._grant_batches)

@@ -13,8 +13,7 @@ promise:
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmgevent.functions import Functions
@@ -66,8 +65,7 @@ def run_map(
     time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
     left to it.
     `mark_flush(None)` is called before a flush of what several items gave, `mark_flush(index)` when the last of them goes on.
-    `tunes_gc`: let the cyclic garbage collector of this process run rarely meanwhile; False where it does anyway, or
-    others use it too.
+    `tunes_gc`: the cyclic garbage collector of this process may run rarely meanwhile; False where others use it too.
 
     Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
     and whatever `emit` raises.
@@ -84,8 +82,7 @@ def run_map(
         map_items=map_items,
         mark_flush=mark_flush,
     )
-    with _rare_collections() if tunes_gc else nullcontext():
-        return task.run()
+    return _run(task, tunes_gc)
 
 
 def run_reduce(
@@ -120,11 +117,10 @@ def run_reduce(
         mark=mark,
         scratch_dir=scratch_dir,
     )
-    with _rare_collections() if tunes_gc else nullcontext():
-        try:
-            return task.run()
-        except MemoryError as error:
-            raise blame_exception(error, None) from error
+    try:
+        return _run(task, tunes_gc)
+    except MemoryError as error:
+        raise blame_exception(error, None) from error
 
 
 def read_batch(data: Any) -> list[tuple[Any, Any]]:
@@ -143,12 +139,13 @@ def read_batch(data: Any) -> list[tuple[Any, Any]]:
         raise blame_exception(error, None) from error
 
 
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let the cyclic garbage collector run rarely inside the block, and not at all if it was off."""
-    threshold = gc.get_threshold()
+def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
+    """Run a task; with `tunes_gc` the garbage collector looks rarely meanwhile, and not at all if it was off."""
+    if not tunes_gc:
+        return task.run()
+    thresholds = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
-        yield
+        return task.run()
     finally:
-        gc.set_threshold(*threshold)
+        gc.set_threshold(*thresholds)  # so that what the last task left is looked at before the next

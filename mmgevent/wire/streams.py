@@ -32,6 +32,7 @@ from mmgevent.wire.frames import DATA_KINDS, GRANT, HEADER_BYTES, Frame, Lane, P
 INPUT_WINDOW = 256 * 1024  #: input of a task that is queued behind another
 RUNNING_INPUT_WINDOW = 1024 * 1024  #: input of the task that runs
 OUTPUT_WINDOW = 1024 * 1024
+FIRST_BATCH_WINDOW = 64 * 1024  #: of a batch that the server has not heard of: drivers may be hundreds ahead
 BATCH_WINDOW = 1024 * 1024
 CODE_WINDOW = 1024 * 1024
 RESULT_WINDOW = 1024 * 1024

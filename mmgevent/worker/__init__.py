@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +51,7 @@ MAX_REASON_BYTES = 1000
 MAX_FORK_FAILURES = 8
 #: pause after the first of them, doubled each time
 FORK_PAUSE_S = 0.05
-#: recalls remembered that came before their attempt (they go before every lane)
+#: recalls remembered that came before their attempt (they go before every lane), for each slot
 MAX_EARLY_RECALLS = 64
 
 
@@ -101,7 +100,7 @@ class Worker:
         self._attempts: dict[int, tuple[Slot, HeldAttempt]] = {}
         #: every executor that is not dead yet
         self._supervisors: dict[Supervisor, tuple[Slot, CachedJob]] = {}
-        self._early_recalls: deque[int] = deque(maxlen=MAX_EARLY_RECALLS)
+        self._early_recalls: dict[int, None] = {}  # attempts, the last so many
         self._fork_failures = 0
         self._pauses = 0  # after failed forks: while there are any, nothing is forked
         self._is_leaving = False
@@ -327,7 +326,9 @@ class Worker:
     def _on_recall(self, frame: Frame, message: dict[str, Any]) -> None:
         known = self._attempts.get(frame.attempt)
         if known is None:
-            self._early_recalls.append(frame.attempt)
+            self._early_recalls[frame.attempt] = None
+            if len(self._early_recalls) > MAX_EARLY_RECALLS * len(self._slots):
+                del self._early_recalls[next(iter(self._early_recalls))]
         elif known[1].executor is None:
             self._give_back(frame.attempt)
         else:
@@ -458,7 +459,7 @@ class Worker:
         if isinstance(attempt.executor, Supervisor):
             attempt.executor.has_run = True
         if type_ == "done":
-            attempt.job.add_duration(message["seconds"])
+            attempt.job.add_duration(attempt.is_map, message["seconds"])
         elif type_ == "failed":
             failure = failures.bound({**message["failure"], "worker": self.name})
             frame = control("failed", *attempt.lane, failure=failure, item=message.get("item"))

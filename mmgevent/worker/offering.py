@@ -65,9 +65,7 @@ class Offering:
         if self.is_doomed or self._is_blocked:
             return False
         ahead = self._unanswered.values()
-        return not ahead or (
-            len(ahead) < MAX_AHEAD and job.most_sent > 1 and all(other.most_sent > 1 for other in ahead)
-        )
+        return not ahead or (len(ahead) < MAX_AHEAD and _is_short(job) and all(map(_is_short, ahead)))
 
     def announce(self, attempt: HeldAttempt) -> None:
         """Say what the attempt that comes next in its lane is to call."""
@@ -102,3 +100,7 @@ class Offering:
             self._is_blocked = self._is_blocked and bool(self._unanswered)
             if self._on_room is not None:
                 self._on_room()
+
+
+def _is_short(job: CachedJob) -> bool:
+    return max(job.most_sent(True), job.most_sent(False)) > 1

@@ -2,7 +2,7 @@
 
 A slot runs one attempt at a time, whichever job it is of, and has one executor a job. The attempts
 behind the first are held here, where they can be given back; only when the tasks of a job are so
-short that an executor would idle on the way to the next one is that sent ahead.
+short that an executor would idle on the way to the next one are some sent ahead.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 IDLE_EXECUTORS = 2
 #: attempts a slot takes: one runs, some wait, and those whose end crossed the server's frames
 MAX_ATTEMPTS = 64
-#: tasks below this are sent ahead to the executor: one, or as many as take AHEAD_S
+#: tasks below this are sent ahead to the executor: one, ...
 SHORT_TASK_S = 0.05
-AHEAD_S = 0.02
+#: ... or as many as take this long
+SENT_S = 0.02
 #: of an option's value in the error about it
 MAX_VALUE_BYTES = 200
 #: frames an attempt may have waiting; its window bounds the bytes
@@ -54,25 +55,24 @@ class CachedJob:
         self.code_bytes: int = message["code_bytes"]
         self.code = bytearray()
         self.window = window  #: of the code
-        #: how long its tasks took lately; None before the first is done
-        self.recent_s: float | None = None
+        #: how long its map tasks (True) and reduce tasks took lately, once one is done
+        self._recent_s: dict[bool, float] = {}
 
     @property
     def is_complete(self) -> bool:
         """Whether the whole code is here."""
         return len(self.code) == self.code_bytes
 
-    @property
-    def most_sent(self) -> int:
-        """Attempts that an executor may have at once, as long as its tasks were lately."""
-        recent_s = self.recent_s
-        if recent_s is None or recent_s >= SHORT_TASK_S:
+    def most_sent(self, is_map: bool) -> int:
+        """Attempts that an executor may have at once, as long as tasks of this phase took lately."""
+        recent_s = self._recent_s.get(is_map, math.inf)
+        if recent_s >= SHORT_TASK_S:
             return 1
-        return MAX_ATTEMPTS if recent_s * MAX_ATTEMPTS < AHEAD_S else max(2, int(AHEAD_S / recent_s))
+        return MAX_ATTEMPTS if recent_s * MAX_ATTEMPTS < SENT_S else max(2, int(SENT_S / recent_s))
 
-    def add_duration(self, seconds: float) -> None:
-        """Count a done task; a phase that has other tasks is noticed within three."""
-        self.recent_s = seconds if self.recent_s is None else (self.recent_s + seconds) / 2
+    def add_duration(self, is_map: bool, seconds: float) -> None:
+        """Count a done task; that tasks are other than those before is noticed within three."""
+        self._recent_s[is_map] = (self._recent_s.get(is_map, seconds) + seconds) / 2
 
 
 class HeldAttempt:
@@ -87,14 +87,17 @@ class HeldAttempt:
         self.is_offered = message["phase"] in job.offered_phases
         self.executor: Supervisor | Offering | None = None  #: None while it is held
         self.is_revoked = False
-        self._assign = message
+        self._items = (message.get("lo", 0), message.get("hi", 0), message.get("skip", ()))
         self._frames = [frame]
         self._held_bytes = 0
 
     @property
     def only_item(self) -> int | None:
         """The item of a map attempt that has one only."""
-        return _find_only_item(self._assign) if self.is_map else None
+        lo, hi, skip = self._items
+        if not self.is_map or hi - lo - len(skip) != 1:
+            return None
+        return next(item for item in range(lo, hi) if item not in skip)
 
     def take_input(self, frame: Frame) -> None:
         """Forward or hold a frame of its input; ProtocolError beyond its window."""
@@ -214,16 +217,9 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _find_only_item(assign: dict[str, Any]) -> int | None:
-    lo, skip = assign.get("lo", 0), assign.get("skip", ())
-    if assign.get("hi", 0) - lo - len(skip) != 1:
-        return None
-    return next(item for item in range(lo, lo + len(skip) + 1) if item not in skip)
-
-
 def _is_alike(one: HeldAttempt, other: HeldAttempt) -> bool:
-    """Whether the same executor runs both."""
-    return one.job is other.job and one.is_offered == other.is_offered
+    """Whether the same executor runs both, and what is known of how long the one takes is true of the other."""
+    return one.job is other.job and one.is_map == other.is_map and one.is_offered == other.is_offered
 
 
 def _takes_more(attempt: HeldAttempt, sent: int) -> bool:
@@ -231,7 +227,7 @@ def _takes_more(attempt: HeldAttempt, sent: int) -> bool:
     executor = attempt.executor
     if attempt.is_revoked or executor is None or executor.is_doomed:
         return False
-    return sent < attempt.job.most_sent
+    return sent < attempt.job.most_sent(attempt.is_map)
 
 
 assert INPUT_WINDOW >= MAX_PAYLOAD  # or a frame could never be held

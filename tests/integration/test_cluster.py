@@ -321,6 +321,17 @@ def test_an_item_is_on_its_way_before_the_datasource_is_asked_for_the_next(clust
     assert cluster.run(mmg.Job(items, mapfn, sum_values)) == dict.fromkeys(range(4), 1)
 
 
+def test_items_that_leave_cycles_behind_do_not_fill_the_memory_of_their_executor(cluster):
+    def leave_a_cycle(key, value):
+        cycle = [bytearray(1 << 20)]
+        cycle.append(cycle)
+        time.sleep(0.003)  # so that no task has hundreds of them
+        return [(key % 2, 1)]
+
+    job = mmg.Job([(n, None) for n in range(1200)], leave_a_cycle, sum_values, memory_limit="400MiB")
+    assert cluster.run(job) == {0: 600, 1: 600}
+
+
 def test_a_one_shot_datasource_serves_one_submit(cluster):
     job = mmg.Job(iter([(1, 1)]), reducefn=add)
     assert cluster.run(job) == {1: 1}

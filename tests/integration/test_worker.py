@@ -26,10 +26,12 @@ from mmgevent.functions import Functions
 from mmgevent.net import supervisor
 from mmgevent.net.forker import Forkers
 from mmgevent.net.local_link import local_pair
+from mmgevent.scheduler.ledger import MAX_DEPTH
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.worker import MAX_FORK_FAILURES, Worker
+from mmgevent.worker.slot import MAX_ATTEMPTS
 
 WAIT_S = 20.0
 PARTITIONS = 4
@@ -581,13 +583,35 @@ def test_the_first_of_many_short_tasks_are_sent_ahead_and_all_end_in_their_order
     for attempt in ahead:
         server.tell("recall", attempt)
     answers = [outcome["type"] for outcome in server.wait_for(*ahead)]
-    assert answers == sorted(answers)  # "kept" of the first, "returned" of others: that depends on how short they were
+    assert answers == sorted(
+        answers
+    )  # "kept" of the first, "returned" of others: that depends on how short they were
     assert answers[0] == "kept"
     kept = ahead[: answers.count("kept")]
     go.set()
     server.wait_for(server.assign_map([("words", "c")]))
     ends = [number for number, m in server.messages if m["type"] == "done" and number in kept]
     assert ends == kept
+
+
+def test_of_reduces_behind_short_maps_none_is_sent_ahead(start, gate):
+    server, _ = start()
+    server.submit(1)
+    for _ in range(5):
+        server.wait_for(server.assign_map([("words", "a")]))
+    running = server.assign_map([("gate", gate.path)])
+    segment = records.encode_segment(["a"], [[1]], grouped=True)
+    reduces = [server.assign_reduce({0: [segment]}) for _ in range(3)]
+    _, _, go = gate.next()
+    for attempt in reduces:
+        server.tell("recall", attempt)
+    assert {outcome["type"] for outcome in server.wait_for(*reduces)} == {"returned"}
+    go.set()
+    assert server.wait_for(running)["type"] == "done"
+
+
+def test_a_slot_has_room_for_all_that_a_server_gives_it_and_all_that_it_takes_back():
+    assert MAX_ATTEMPTS >= 2 * MAX_DEPTH
 
 
 def test_what_was_sent_ahead_is_given_back_when_the_executor_dies(start, gate):

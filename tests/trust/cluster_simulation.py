@@ -56,7 +56,14 @@ CHAOS_STEPS = 600
 MAX_STEPS = 60_000
 #: virtual seconds that pass when nothing else can happen
 IDLE_S = 0.5
-WINDOWS = ("INPUT_WINDOW", "OUTPUT_WINDOW", "BATCH_WINDOW", "CODE_WINDOW", "RESULT_WINDOW")
+WINDOWS = (
+    "INPUT_WINDOW",
+    "OUTPUT_WINDOW",
+    "FIRST_BATCH_WINDOW",
+    "BATCH_WINDOW",
+    "CODE_WINDOW",
+    "RESULT_WINDOW",
+)
 
 FUNCTIONS = Functions.of(
     lambda key, value: [(word, (key, n)) for n, word in enumerate(value)],

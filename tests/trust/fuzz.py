@@ -514,7 +514,11 @@ def seeds(target: str) -> list[bytes]:
         "segments": [b"\1" + header, b"\0" + header, b"\1" + fitting, b"\7" + fitting],
         "server_handshake": [b"\0" + hello + proof, b"\1" + proof, b"\3" + proof, b"\0GET / HTTP/1.1\r\n"],
         "client_handshake": [b"\0" + answer + last, b"\1" + last, b"\3" + REFUSAL, b"\0SSH-2.0-x\r\n"],
-        "peers": [WHOLE_JOB, WHOLE_JOB_INLINE, *(frame_of(who, type_, 1, 1, 1) for type_ in MESSAGES for who in (0, 1))],
+        "peers": [
+            WHOLE_JOB,
+            WHOLE_JOB_INLINE,
+            *(frame_of(who, type_, 1, 1, 1) for type_ in MESSAGES for who in (0, 1)),
+        ],
         "changed_handshake": [b"", b"\0\0\1", b"\1\1\1", b"\2\2\2", b"\3\3\3\3\3\3"],
     }[target]
 

@@ -25,7 +25,7 @@ from mmgevent.wire.frames import BATCH, CODE, GRANT, HEARTBEAT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.handshake import ClientHandshake, derive_key
 from mmgevent.wire.messages import control
-from mmgevent.wire.streams import BATCH_WINDOW, granted_bytes
+from mmgevent.wire.streams import FIRST_BATCH_WINDOW, granted_bytes
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
     PASSWORD,
@@ -148,7 +148,7 @@ def test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_
 def test_batches_beyond_the_bound_come_when_there_is_room_and_all_come(tmp_path):
     """Sixty batches of 4 MiB, for as many slots, on a server that may hold 16 MiB."""
     items = [(n, bytes(4 * MIB)) for n in range(60)]
-    windows_bytes = len(items) * BATCH_WINDOW
+    windows_bytes = len(items) * FIRST_BATCH_WINDOW
 
     def measure(key, value):
         yield key % 4, len(value)
@@ -178,8 +178,8 @@ def test_a_job_that_fills_the_bound_keeps_no_other_from_its_input(tmp_path):
         hoarder.wait_for("accepted")
         for number in (1, 2):
             hoarder.announce(number, 20 * MIB)
-            hoarder.send(*cut(BATCH, bytes(BATCH_WINDOW), 1, number))
-        sent = {1: BATCH_WINDOW, 2: BATCH_WINDOW}
+            hoarder.send(*cut(BATCH, bytes(FIRST_BATCH_WINDOW), 1, number))
+        sent = {1: FIRST_BATCH_WINDOW, 2: FIRST_BATCH_WINDOW}
         while sent[1] < 20 * MIB:  # of the oldest all may come, whatever is held
             grant = hoarder.next_frame()
             if grant.kind == GRANT:
