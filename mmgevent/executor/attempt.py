@@ -36,7 +36,6 @@ from mmgevent.wire.streams import (
 #: is for the encoded copy of them, the input, the user's own objects, and the error of the estimate
 RECORD_SHARE = 0.25
 
-
 #: between two looks for what tasks left behind in cycles: a few may hold megabytes, which no count of objects shows
 COLLECT_S = 0.05
 
@@ -173,8 +172,8 @@ class Attempt:
         if self.output_bytes > MAX_INLINE_BYTES:
             held, self._held = self._held, None
             self._channel.open_lane(self._lane, OUTPUT_WINDOW)
-            for flush in held:
-                self._send(flush)
+            for each in held:
+                self._send(each)
 
     def finish(self, stats: tasks.TaskStats, seconds: float) -> None:
         """Send the outcome behind the output, or with it."""

@@ -112,41 +112,10 @@ class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task",
-        "allowed",
-        "batches",
-        "blocked",
-        "depth",
-        "duplicates",
-        "durations",
-        "entry",
-        "input_ended",
-        "is_over",
-        "is_shared",
-        "items_known",
-        "job",
-        "kept",
-        "largest_counted",
-        "last_batch",
-        "last_failure",
-        "league",
-        "live",
-        "lost",
-        "oldest",
-        "oneshot",
-        "open_items",
-        "phase",
-        "received",
-        "recent_s",
-        "reduce_left",
-        "reduce_total",
-        "released",
-        "rules",
-        "set_aside_count",
-        "timed",
-        "waiting",
-        "waiting_items",
-        "was_warned",
+        "_last_task", "allowed", "batches", "blocked", "depth", "duplicates", "durations", "entry", "input_ended",
+        "is_over", "is_shared", "items_known", "job", "kept", "largest_counted", "last_batch", "last_failure",
+        "league", "live", "lost", "oldest", "oneshot", "open_items", "phase", "received", "recent_s", "reduce_left",
+        "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting", "waiting_items", "was_warned",
         "without_slots_s",
     )  # fmt: skip
 
@@ -174,9 +143,7 @@ class Ledger:
         self.blocked = 0  #: tasks that wait for contents
         self.live: dict[Attempt, None] = {}  #: its share: attempts that run or are queued
         self.oldest: OrderedDict[Attempt, None] = OrderedDict()  #: running ones without a twin, oldest first
-        self.kept: OrderedDict[Attempt, None] = (
-            OrderedDict()
-        )  #: kept ones without a twin, those kept longest first
+        self.kept: OrderedDict[Attempt, None] = OrderedDict()  #: kept ones without a twin, the longest first
         self.duplicates = 0  #: tasks with two live attempts
         self.durations: list[float] = []
         self.timed = 0  #: tasks of this phase whose duration was seen
