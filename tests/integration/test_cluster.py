@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -330,6 +332,34 @@ def test_items_that_leave_cycles_behind_do_not_fill_the_memory_of_their_executor
 
     job = mmg.Job([(n, None) for n in range(1200)], leave_a_cycle, sum_values, memory_limit="400MiB")
     assert cluster.run(job) == {0: 600, 1: 600}
+
+
+@pytest.mark.parametrize("reads", ["handle.result()", "list(handle.stream())"])
+def test_a_signal_that_the_system_hands_to_another_thread_is_heard(tmp_path, reads):
+    (tmp_path / "script.py").write_text(f"""
+import signal, threading, time
+import mmgevent as mmg
+
+def mapfn(key, value):
+    time.sleep(1000)
+
+def strike():
+    while not handle._changed._waiters:
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+with mmg.LocalCluster(1) as cluster:
+    handle = cluster.submit(mmg.Job([(1, 1)], mapfn))
+    threading.Thread(target=strike, daemon=True).start()
+    try:
+        {reads}
+    except KeyboardInterrupt:
+        print("heard")
+        handle.cancel()
+""")
+    command = [sys.executable, "script.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "heard\n", ran.stderr
 
 
 def test_a_one_shot_datasource_serves_one_submit(cluster):

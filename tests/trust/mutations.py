@@ -405,7 +405,7 @@ MUTATIONS = [
     Mutation(
         "the twins of a done attempt are revoked",
         "scheduler/__init__.py",
-        "for twin in task.attempts[:]:\n            self._dispatcher.revoke(twin, now)\n"
+        "if task.attempts:\n            (twin,) = task.attempts\n            self._dispatcher.revoke(twin, now)\n"
         "        task.turn(_COMMITTED)",
         "task.turn(_COMMITTED)",
         ("test_scheduler.py::test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts",),
@@ -434,8 +434,8 @@ MUTATIONS = [
     Mutation(
         "what the tables do not list cannot happen to a task",
         "scheduler/attempts.py",
-        "TASK_TRANSITIONS.get((self.state, event))",
-        "TASK_TRANSITIONS.get((self.state, event), self.state)",
+        "_NEXT_TASK_STATES[self.state].get(event)",
+        "_NEXT_TASK_STATES[self.state].get(event, self.state)",
         ("test_scheduler.py::test_a_task_changes_by_its_table_and_not_otherwise",),
     ),
     # the worker
