@@ -161,8 +161,9 @@ def test_election_elects_another_when_the_server_is_killed(commands, start, addr
     for node in nodes:
         node.wait_for("connecting: ")
     wait_until(lambda: is_settled(nodes), lambda: [node.out for node in nodes])
-    for node in nodes:
+    for node in nodes:  # all before any ends: the others notice the end of the server
         assert node.out[-1].endswith(f"{address}\n")
+    for node in nodes:
         assert node.end(signal.SIGINT) == 130
         assert node.err == []
     assert commands.left_behind() == []
