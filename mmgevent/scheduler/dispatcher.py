@@ -71,11 +71,12 @@ class Dispatcher:
                 self.assign(ledger.take(), next(iter(pool.half)), now)
             if pool.deep:
                 has_deep = True
-        for pool in roster.pools.values() if has_deep else ():
-            while pool.deep and (ledger := pool.next_job()) is not None and ledger.depth > DEPTH:
-                slot = next(iter(pool.deep))
-                pool.deep.move_to_end(slot)  # in turn
-                self.assign(ledger.take(), slot, now)
+        if has_deep:
+            for pool in roster.pools.values():
+                while pool.deep and (ledger := pool.next_job()) is not None and ledger.depth > DEPTH:
+                    slot = next(iter(pool.deep))
+                    pool.deep.move_to_end(slot)  # in turn
+                    self.assign(ledger.take(), slot, now)
         if has_idle:
             for league in roster.leagues.values():
                 while league.recallable and self._recalls < league.idle_count():

@@ -51,6 +51,8 @@ AHEAD_S = 0.02
 #: ... and so many at most.
 MAX_DEPTH = 32
 
+_LONG_S = AHEAD_S / (DEPTH + 1)  # for those that take longer no slot is deeper than for any
+
 #: Batches of such tasks that a driver may be ahead, for each attempt that a slot holds: it is told of half of them at
 #: a time.
 SHORT_BATCHES_PER_ATTEMPT = 4
@@ -327,7 +329,7 @@ class Ledger:
     def time(self, seconds: float, random: random_module.Random) -> None:
         """Note how long a task took: a uniform sample of them is kept (Vitter's algorithm R)."""
         self.recent_s += (seconds - self.recent_s) / RECENT_TASKS
-        if self.recent_s * (DEPTH + 1) > AHEAD_S:  # nearly always
+        if self.recent_s > _LONG_S:
             self.depth = DEPTH
         elif self.recent_s * MAX_DEPTH > AHEAD_S:
             self.depth = int(AHEAD_S / self.recent_s)
