@@ -23,9 +23,8 @@ BATCH_S = 2.0
 SHARE = 0.05
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000_000
-#: a batch holds at most this many times the items (and bytes) of what was mapped so far, per slot: 20,000 tiny items
-#: are 36 batches with 8, 50 with 4
-GROWTH = 8
+#: a batch holds at most this many times the items (and bytes) of what was mapped so far, per slot
+GROWTH = 4
 #: bytes of a first batch: what a slow function does in well under a second
 FIRST_BATCH_BYTES = 256 * 1024
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent import __version__, errors
 from mmgevent.addresses import format_address
 from mmgevent.errors import EngineError, ForkedError, MmgeventError, ProtocolError, VersionMismatchError
+from mmgevent.machine import SIGNAL_LOOK_S
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 #: for the engine to end by itself once its driver's socket is closed
 END_S = 5.0
-#: how long a wait goes on without a look
-LOOK_S = 0.25
 _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
 _NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
@@ -351,13 +350,13 @@ class EngineProcess:
 def _wait(event: threading.Event, timeout: float | None) -> bool:
     """Wait until the event is set; False after `timeout` seconds.
 
-    In pieces: a signal that the system hands to another thread does not wake this one. And under gevent, `wait` on an
+    In pieces, for signals. And under gevent, `wait` on an
     event that was set just now may never return when others' waits for it time out at that moment (they cancel the
     wake-up that it relies on), so it is not called on one that is set.
     """
     until = None if timeout is None else time.monotonic() + timeout
     while not event.is_set():
-        left = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
+        left = SIGNAL_LOOK_S if until is None else min(SIGNAL_LOOK_S, until - time.monotonic())
         if left <= 0:
             return False
         event.wait(left)

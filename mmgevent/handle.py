@@ -18,15 +18,13 @@ from typing import Any
 
 from mmgevent.driver import JobDriver, Progress
 from mmgevent.errors import ForkedError, JobCancelled, UsageError
+from mmgevent.machine import SIGNAL_LOOK_S
 from mmgevent.results import apply_finish, build_dict
 
 log = logging.getLogger(__name__)
 
 #: records that wait for the reader of a stream
 MAX_UNREAD = 100_000
-#: how long a wait goes on without a look: the system may hand a signal to a thread of ours that cannot act on it, and
-#: Python does not wake its main thread for it, so that Ctrl-C would wait for the end of the job
-LOOK_S = 0.25
 _CHUNK_RECORDS = 1000
 
 Record = tuple[Any, Any]
@@ -156,7 +154,7 @@ class JobHandle:
             return
         with self._changed:
             while not (self._is_over or (self._is_held_up and self._reader == threading.get_ident())):
-                self._changed.wait(LOOK_S)
+                self._changed.wait(SIGNAL_LOOK_S)
         if not self._is_over:
             self.cancel()
         if with_callbacks:
@@ -227,7 +225,7 @@ class JobHandle:
         with self._changed:
             self._reader = threading.get_ident()
             while not self._chunks and not self._is_over:
-                self._changed.wait(LOOK_S)
+                self._changed.wait(SIGNAL_LOOK_S)
             if not self._chunks:
                 return None
             chunk = self._chunks.popleft()
@@ -242,7 +240,7 @@ class JobHandle:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError(f"job {self._driver.job.name} was not done in {timeout:g} s; it goes on")
-            self._changed.wait(LOOK_S if left is None else min(left, LOOK_S))
+            self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -6,6 +6,9 @@ import gc
 import os
 import resource
 
+#: how long a wait of a thread goes on without a look. The system may hand a signal to a thread that cannot act on it,
+#: and Python does not wake its main thread for it: Ctrl-C would wait for whatever the main thread waits for
+SIGNAL_LOOK_S = 0.25
 #: of an engine, as `gc.set_threshold` takes them
 GC_THRESHOLDS = (20_000, 50, 50)
 

@@ -21,8 +21,8 @@ def test_batches_are_a_twentieth_of_the_work_so_far_from_a_quarter_of_a_second_t
 
 def test_batches_grow_by_a_factor_of_what_was_mapped():
     size = next_size(Speed(items=2, weight=20, seconds=1e-6, slots=2))
-    assert size.max_items == 9
-    assert size.max_weight <= FIRST_BATCH_BYTES + 80
+    assert size.max_items == 5
+    assert size.max_weight <= FIRST_BATCH_BYTES + 40
 
 
 def test_heavy_items_travel_alone():

@@ -203,6 +203,21 @@ def test_short_tasks_are_spread_before_they_are_queued_deep():
     assert min(lines) == max(lines) == MAX_DEPTH
 
 
+def test_slots_are_queued_deep_in_turn():
+    runner = Runner(*cluster(1, 1))
+    runner.run(60)
+    scheduler, lines = runner.scheduler, runner.scheduler.slots.values()
+    while scheduler.status(1).waiting:
+        runner.end()
+    for line in lines:
+        for attempt in line[:-5]:
+            scheduler.attempt_done(attempt, runner.now)
+    assert [len(line) for line in lines] == [5, 5]
+    for batch in range(runner.sent + 1, runner.sent + 11):
+        scheduler.add_batch(1, batch, 1, runner.now)
+    assert [len(line) for line in lines] == [10, 10]
+
+
 def test_what_is_queued_behind_a_task_that_proves_long_goes_to_an_idle_slot():
     runner = Runner(*cluster(1))
     runner.run(60)
@@ -241,6 +256,24 @@ def test_what_a_worker_keeps_behind_a_task_that_proves_long_gets_duplicates():
     assert sorted(doubled) == list(runner.live)
     assert doubled[0] != runner.live[0], "those that have not begun come first"
     assert runner.scheduler.jobs[1].asked_for_plan
+
+
+def test_what_a_worker_keeps_gets_its_duplicate_on_another_slot_of_that_worker_too():
+    runner = Runner(*cluster(2))
+    runner.run(60)
+    runner.run_dry()
+    scheduler = runner.scheduler
+    running, *behind = scheduler.slots[1, 0]
+    commands = [
+        r for attempt in list(scheduler.slots[1, 1]) for r in scheduler.attempt_done(attempt, runner.now)
+    ]
+    while recalled := only(commands, c.Recall):
+        commands = scheduler.attempt_kept(recalled[0].attempt, runner.now)
+    (assign,) = only(scheduler.tick(runner.now + STRAGGLER_S + 0.1), c.Assign)
+    assert (assign.worker, assign.slot) == (1, 1)
+    revoked = only(scheduler.attempt_done(assign.attempt, runner.now), c.Revoke)
+    assert [r.attempt for r in revoked] == behind[:1]
+    assert scheduler.slots[1, 0][0] == running
 
 
 def test_a_kept_attempt_that_has_a_twin_may_still_begin_and_win():

@@ -451,15 +451,18 @@ def test_a_done_that_lies_about_its_output_closes_the_link_and_breaks_no_job():
     driver.submit()
     driver.send_batch(1)
     (job,) = server._jobs.values()
-    job.store._run = lambda function, *args: function(*args)
+    stage = job.store.stage
+
+    def stage_without_room(attempt, chunk):
+        is_staged = stage(attempt, chunk)
+        server._memory.limit_bytes = 10**6  # others gave some back before the disk was written to
+        return is_staged
+
+    job.store.stage = stage_without_room
     (frame, _) = liar.heard("assign")[0]
     output = encode_flush({3: encode_segment(["k"], [1])})
     done = {"size": 1, "records": 1, "items": 1, "seconds": 0, "groups": 1, "inline": output}
-    server._memory.limit_bytes = 0
-    liar.link.send_in_lane(control("done", *frame.lane, **done))
-    liar.link.send_in_lane(control("done", *frame.lane, **done))
-    server._memory.limit_bytes = 10**6  # others gave some back before the disk was written to
-    settle()
+    liar.say("done", *frame.lane, in_lane=True, **done)
     assert liar.closed
     assert not driver.heard("job_failed")
     assert server.has_job(job)

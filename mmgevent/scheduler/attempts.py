@@ -26,9 +26,7 @@ class AttemptState(enum.IntEnum):
 
     QUEUED = enum.auto()  #: behind another attempt on its slot; may be recalled
     RECALLED = enum.auto()  #: queued, and its worker was asked for it
-    KEPT = (
-        enum.auto()
-    )  #: its worker refused: its executor has it, and begins it when those before it have ended
+    KEPT = enum.auto()  #: its worker refused, since its executor has it: it begins behind the others there
     RUNNING = enum.auto()  #: begun, as far as is known here
     CONTESTED = enum.auto()  #: taken for begun while the recall was on its way: the answer decides
     ENDED = enum.auto()  #: committed or discarded; later messages about it are ignored
@@ -185,9 +183,7 @@ class Attempt:
         self.task = task
         self.slot = slot
         self.state = state
-        self.started_s: float | None = (
-            None  #: when it began, as far as is known here, or was kept; None: not yet
-        )
+        self.started_s: float | None = None  #: when it began or was kept, as far as is known here
         self.had_content = had_content  #: its input was sent with the contents of the files
 
     def turn(self, event: AttemptEvent) -> None:

@@ -1,9 +1,10 @@
 """The bound on bytes of batches that a server holds, of all jobs together.
 
 Segments beyond their bound go to the disk; batches beyond theirs do not come: what their drivers may send on is
-withheld until others are released; what may come by now counts as held. One batch of each job comes whatever is held, since only what is whole can be
-worked on and released; so no job waits for another, and none for itself. What can be held beyond the bound is
-therefore one batch of each job, and of each other batch under way its first, small window.
+withheld until others are released; what may come by now counts as held. One batch of each job comes whatever is
+held, since only what is whole can be worked on and released; so no job waits for another, and none for itself. What
+can be held beyond the bound is therefore one batch of each job, and of each other batch under way its first, small
+window.
 """
 
 from __future__ import annotations

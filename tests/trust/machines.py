@@ -197,7 +197,12 @@ class Reports:
                 sock, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            said = sock.recv(1000)
+            sock.settimeout(LATE_S)
+            try:
+                said = sock.recv(1000)
+            except OSError as error:
+                self.errors.append(error)
+                said = b""
             if not said:  # it was killed before it could say anything
                 sock.close()
                 continue
