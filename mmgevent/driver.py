@@ -37,9 +37,9 @@ from mmgevent.errors import (
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.positions import entry_of
-from mmgevent.records import SegmentError, decode_segment
+from mmgevent.records import SegmentError, decode_segment, encode_value
 from mmgevent.set_aside import SetAside
-from mmgevent.tasks.skipping import MAX_NAMED, pickled_value
+from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
@@ -125,6 +125,7 @@ class JobDriver:
         self.partitions: int | None = job.options.partitions
         #: the items that were set aside
         self.set_aside = SetAside()
+        self._named = 0  # of them
         #: of executors and workers, see `deaths`
         self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()  # None: cancelled; str: engine lost
@@ -148,6 +149,7 @@ class JobDriver:
                     self.notice(f"{lost}; the job is handed in again")
                     self.feeder.restart()
                     self.set_aside.clear()
+                    self._named = 0
                 engine = self._get_engine(lost)
                 self._wait_ready(engine)
                 try:
@@ -211,7 +213,8 @@ class JobDriver:
 
     def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless many were named already."""
-        if self.set_aside.count <= MAX_NAMED:
+        self._named += 1
+        if self._named <= MAX_NAMED:
             self.notice(f"item set aside: {name}: {failure.get('error')}")
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:
@@ -462,7 +465,7 @@ class _Submission:
         item = None
         if self._driver.feeder.keeps_batches:  # later it could not be read any more
             found = list(self._driver.feeder.read_again([(batch, position)]))
-            item = (found[0][1][0], pickled_value(found[0][1][1])) if found else None
+            item = (found[0][1][0], encode_value(found[0][1][1], MAX_VALUE_BYTES)) if found else None
         self._driver.set_aside.add_item(batch, position, failure, item)
         name = failure.get("key")
         if name is None:  # it died of being read

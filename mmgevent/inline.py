@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mmgevent.batching import Speed
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
+from mmgevent.failures import advise_on_reduce
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.functions import Functions
 from mmgevent.job import Job
@@ -237,6 +238,8 @@ class _InlineRun:
             except TaskFailure as failure:
                 _pass_signal(failure)
                 last = failure
+        if self._job.options.max_skipped:
+            last.failure = advise_on_reduce(last.failure)
         raise _ended(last, JobError)
 
     def _segments(self, partition: int) -> Iterator[bytes]:

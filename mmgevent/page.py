@@ -38,7 +38,7 @@ WORTH_A_REPR_S = 20e-6
 #: elements of a tuple that is rendered; larger ones show their type only
 MAX_TUPLE = 4
 
-#: bytes of the end of a path that are kept, in the key of a line
+#: bytes of the end of a path that are kept, in the key of a line: with an offset they fit the key
 PATH_BYTES = 90
 
 KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED, KEY_PLACE = 0, 1, 2, 3
@@ -123,14 +123,11 @@ class Page:
                 pack(page, offset, item, began_s, KEY_STR, text)
             elif kind is int and -big < key < big:
                 pack(page, offset, item, began_s, KEY_RENDERED, b"%d" % key)
-            elif kind is tuple and len(key) == 2 and type(key[1]) is int and type(key[0]) is str:
+            elif kind is tuple and is_place(key):
                 if key[0] is not last_path:
                     last_path = key[0]
-                    path_end = last_path[-PATH_BYTES:].encode("utf-8", "replace")[-PATH_BYTES:]
-                    if len(last_path) > PATH_BYTES:
-                        path_end = b"..." + path_end
-                place = b"%d " % key[1] if -big < key[1] < big else b"0 "
-                pack(page, offset, item, began_s, KEY_PLACE, place + path_end)
+                    path_end = _end_of(last_path)
+                pack(page, offset, item, began_s, KEY_PLACE, b"%d %b" % (key[1], path_end))
             elif began_s - last_s < WORTH_A_REPR_S:
                 pack(page, offset, item, began_s, KEY_TYPE_ONLY, kind.__name__.encode())
             else:
@@ -146,10 +143,13 @@ class Page:
     def show(self, item: int, key: Any, began_s: float, *, is_alone: bool = True) -> None:
         """Like `mark`, for an item that began at `began_s`; always renders the key."""
         self._map[_CROWD_OFFSET] = not is_alone
-        text = render_key(key)
-        how = KEY_TYPE_ONLY if text is None else KEY_RENDERED
-        shown = type(key).__name__ if text is None else text
-        _ITEM.pack_into(self._map, _ITEM_OFFSET, item, began_s, how, shown.encode("utf-8", "replace"))
+        if is_place(key):
+            how, shown = KEY_PLACE, b"%d %b" % (key[1], _end_of(key[0]))
+        else:
+            text = render_key(key)
+            how = KEY_TYPE_ONLY if text is None else KEY_RENDERED
+            shown = (type(key).__name__ if text is None else text).encode("utf-8", "replace")
+        _ITEM.pack_into(self._map, _ITEM_OFFSET, item, began_s, how, shown)
 
     def stop_clock(self) -> float:
         """Stop the item's clock (the executor waits for its worker); return what `start_clock` takes."""
@@ -187,6 +187,20 @@ class Page:
         """In a forked child: write where nobody reads; the next item is refused."""
         self._map.close()
         self._map = mmap.mmap(-1, PAGE_BYTES)
+
+
+def is_place(key: Any) -> bool:
+    """Return whether a key is a (path, offset), as lines have it."""
+    if type(key) is not tuple or len(key) != 2:
+        return False
+    path, offset = key
+    return type(path) is str and type(offset) is int and -_BIG < offset < _BIG
+
+
+def _end_of(path: str) -> bytes:
+    """Return as much of the end of a path as is kept."""
+    end = path[-PATH_BYTES:].encode("utf-8", "replace")[-PATH_BYTES:]
+    return end if len(end) >= len(path) else b"..." + end
 
 
 def render_key(key: Any) -> str | None:

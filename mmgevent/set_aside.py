@@ -8,7 +8,6 @@ the last failures also in memory.
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 import tempfile
 import weakref
@@ -18,7 +17,7 @@ from typing import Any
 
 from mmgevent.deaths import MAX_REMEMBERED
 from mmgevent.errors import JobError
-from mmgevent.records import SegmentError, decode_segment, encode_segment
+from mmgevent.records import SegmentError, decode_segment, decode_value, encode_segment
 
 #: Bytes of rows with the values of their items that are kept on disk. Rows beyond that are kept without.
 MAX_VALUES_BYTES = 1024 * 1024 * 1024
@@ -98,7 +97,7 @@ class SetAside:
         missing: dict[Place, Any] = {}
         for batch, key, (position, value, type_, _, failure) in self._rows():
             if value is not None:
-                yield key, pickle.loads(value)
+                yield key, decode_value(value)
             else:
                 missing[batch, position] = key if type_ is not None else failure.get("key")
         for place, item in read_again(sorted(missing)):

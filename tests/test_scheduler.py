@@ -611,7 +611,9 @@ def test_reduce_tasks_are_retried_but_never_skipped():
     scheduler, _ = cluster(1, rules=JobRules(retries=1, max_skipped=9), end=True)
     scheduler.plan_reduce(1, [(0,)], 0.0)
     assert only(scheduler.attempt_failed(1, BOOM, None, 1.0), c.Assign)[0].partitions == (0,)
-    assert scheduler.attempt_failed(2, BOOM, 0, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+    (end,) = only(scheduler.attempt_failed(2, BOOM, 0, 1.0), c.FailJob)
+    assert (end.code, end.failure["error"]) == ("failed", BOOM["error"])
+    assert "in map only" in end.failure["advice"]
 
 
 def test_missing_contents_are_asked_for_once_and_waited_for():

@@ -30,6 +30,7 @@ import random as random_module
 from typing import Any
 
 from mmgevent.errors import SchedulerError
+from mmgevent.failures import advise_on_reduce
 from mmgevent.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 from mmgevent.scheduler.attempts import AttemptEvent, AttemptState, Task, TaskEvent
 from mmgevent.scheduler.commands import (
@@ -402,6 +403,8 @@ class Scheduler:
     ) -> None:
         """An item, or a task whose culprit is unknown, has failed too often."""
         ledger = task.ledger
+        if not task.batch and ledger.rules.max_skipped:
+            failure = advise_on_reduce(failure)
         if not task.batch or not ledger.rules.max_skipped:
             self._fail(ledger, failure, "failed", now)
             return

@@ -15,12 +15,10 @@ A row is a record: its key is the key of the item, its value a tuple of
 
 from __future__ import annotations
 
-import io
-import pickle
 from typing import Any
 
 from mmgevent import failures
-from mmgevent.records import RecordError, encode_segment
+from mmgevent.records import RecordError, encode_segment, encode_value
 from mmgevent.tasks.blame import TaskFailure, short_repr
 
 #: Largest pickled value of an item that is kept, bytes. Larger ones are read again by who asks.
@@ -98,7 +96,7 @@ class Skipping:
             self.first_failures.append(failure.failure)
         self._keys.append(key)
         self._rows.append(
-            (position, pickled_value(value), type(error).__qualname__, _text_of(error), failure.failure)
+            (position, encode_value(value, MAX_VALUE_BYTES), type(error).__qualname__, _text_of(error), failure.failure)
         )
 
     def take_segment(self) -> bytes | None:
@@ -111,31 +109,6 @@ class Skipping:
             return encode_segment(keys, rows)
         except RecordError:  # a key that travelled here, and no longer can
             return encode_segment([short_repr(key) for key in keys], rows)
-
-
-class _Bounded(io.BytesIO):
-    """A file that refuses to become larger than a value that is kept."""
-
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > MAX_VALUE_BYTES:
-            raise _TooLarge
-        return super().write(data)
-
-
-class _TooLarge(Exception):
-    """The value is not kept."""
-
-
-def pickled_value(value: Any) -> bytes | None:
-    """Pickle the value of an item; None if it is too large, or cannot be pickled any more."""
-    if isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_BYTES:
-        return None
-    file = _Bounded()
-    try:
-        pickle.Pickler(file, 5).dump(value)
-    except Exception:  # of the user's own __reduce__, too: then the item is named without its value
-        return None
-    return file.getvalue()
 
 
 def _text_of(error: BaseException) -> str:
