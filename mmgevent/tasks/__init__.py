@@ -23,8 +23,8 @@ from mmgevent.sources import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
 from mmgevent.tasks.map_task import Emit, MapTask, Mark, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
-from mmgevent.tasks.reduce_task import ReduceTask
 from mmgevent.tasks.reduce_task import Part as ReducePart
+from mmgevent.tasks.reduce_task import ReduceTask
 from mmgevent.tasks.skipping import Skipping
 
 __all__ = [

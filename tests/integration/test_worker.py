@@ -26,8 +26,8 @@ from mmgevent.functions import Functions
 from mmgevent.net import supervisor
 from mmgevent.net.forker import Forkers
 from mmgevent.net.local_link import local_pair
-from mmgevent.scheduler.ledger import MAX_DEPTH
 from mmgevent.positions import position_of
+from mmgevent.scheduler.ledger import MAX_DEPTH
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
