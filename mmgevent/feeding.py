@@ -126,9 +126,7 @@ class Feeder:
         """Whether items can be read again only as long as the job goes on."""
         return self._kept is not None
 
-    def _walk_again(
-        self, places: list[tuple[int, int]]
-    ) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+    def _walk_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         from mmgevent.sources import iterate
 
         starts = [0, *accumulate(self._sizes)]
@@ -217,9 +215,7 @@ class _BatchFile:
             at += n_bytes
             yield EncodedBatch(items, weight, self._file.read(n_bytes))
 
-    def read_again(
-        self, places: list[tuple[int, int]]
-    ) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+    def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         """As `Feeder.read_again`; nothing once the file is closed."""
         at = 0
         for number, (_, _, n_bytes) in enumerate(list(self._rows), 1):

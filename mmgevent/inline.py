@@ -193,9 +193,7 @@ class _InlineRun:
     def _note_skipped(self, failure: TaskFailure) -> None:
         self._last_skipped = failure
         if self._skipped_count <= MAX_NAMED:
-            log.warning(
-                "item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error")
-            )
+            log.warning("item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error"))
         allowed = self._job.options.max_skipped
         if isinstance(allowed, int) and self._skipped_count > allowed:
             raise _ended(failure, TooManySkippedError)

@@ -249,12 +249,12 @@ class LinesRef(Ref):
             bom_bytes = 0
             if line.endswith(b"\r"):
                 line = line[:-1]
-            text: Any
+            value: Any
             try:
-                text = line.decode(encoding, errors)
+                value = line.decode(encoding, errors)
             except UnicodeDecodeError:
-                text = self._decode_broken(line, offset)
-            yield (path, offset), text
+                value = self._decode_broken(line, offset)
+            yield (path, offset), value
             offset += n_bytes
 
     def _decode_broken(self, line: bytes, offset: int) -> Unreadable | str:

@@ -132,7 +132,11 @@ class SimulatedWorker:
                 continue
             seconds += item_s
             if (a.batch, item) in driver.poison:
-                return seconds, "attempt_failed", ({"kind": "exception"}, position_of(item) if item % 3 else None)
+                return (
+                    seconds,
+                    "attempt_failed",
+                    ({"kind": "exception"}, position_of(item) if item % 3 else None),
+                )
             if (a.batch, item) in driver.killers:
                 return seconds, "attempt_died", ({"kind": "died"}, position_of(item) if item % 2 else None)
         if cluster.is_chaotic and cluster.chance(0.02):

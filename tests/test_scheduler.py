@@ -464,7 +464,9 @@ def test_an_item_is_tried_again_as_often_as_retries_says(retries):
     scheduler, _ = cluster(1, rules=JobRules(retries=retries), batches=[5])
     for attempt in range(1, retries + 1):
         assert len(only(scheduler.attempt_failed(attempt, BOOM, position_of(3), 1.0), c.Assign)) == 1
-    assert scheduler.attempt_failed(retries + 1, BOOM, position_of(3), 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+    assert scheduler.attempt_failed(retries + 1, BOOM, position_of(3), 1.0)[-1] == c.FailJob(
+        1, BOOM, "failed"
+    )
 
 
 def test_each_item_has_its_own_retries():

@@ -218,8 +218,10 @@ def test_skipped_positions_and_parts_leave_the_rest(tmp_path):
     assert lines_of(skip=[position_of(0, 3), position_of(0, 9)]) == [0, 1, 2, 4, 5, 6, 7, 8]
     assert lines_of(skip=[position_of(0, WHOLE)]) == []
     parts = [(k, 2) for k in range(4)]
-    assert sum((lines_of(part=part) for part in parts), []) == list(range(10))
-    assert lines_of(part=(3, 2), skip=[position_of(0, 8)]) == [i for i in range(*range_of((3, 2), 10)) if i != 8]
+    assert [line for part in parts for line in lines_of(part=part)] == list(range(10))
+    assert lines_of(part=(3, 2), skip=[position_of(0, 8)]) == [
+        i for i in range(*range_of((3, 2), 10)) if i != 8
+    ]
 
 
 def test_a_collectfn_that_fails_over_several_items_can_be_looked_for_and_over_one_names_it():

@@ -238,7 +238,13 @@ class Scheduler:
         started_s = done.started_s
         self._commands.append(
             Commit(
-                ledger.job, task.number, attempt, MAP if task.batch else REDUCE, task.batch, task.lo, task.part
+                ledger.job,
+                task.number,
+                attempt,
+                MAP if task.batch else REDUCE,
+                task.batch,
+                task.lo,
+                task.part,
             )
         )
         self._dispatcher.close(done, _SUCCEEDED, now)

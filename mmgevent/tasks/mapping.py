@@ -54,7 +54,13 @@ class StreamedMapping:
     """Maps items one after another; the first failure ends the task."""
 
     def __init__(
-        self, mapfn: Any, items: TaskItems, grouping: Grouping, budget: int, mark: Mark, map_items: MapItems | None
+        self,
+        mapfn: Any,
+        items: TaskItems,
+        grouping: Grouping,
+        budget: int,
+        mark: Mark,
+        map_items: MapItems | None,
     ):
         """`budget`: bytes of groups in a flush, as the core estimates them."""
         self._mapfn = mapfn

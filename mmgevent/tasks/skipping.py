@@ -96,7 +96,13 @@ class Skipping:
             self.first_failures.append(failure.failure)
         self._keys.append(key)
         self._rows.append(
-            (position, encode_value(value, MAX_VALUE_BYTES), type(error).__qualname__, _text_of(error), failure.failure)
+            (
+                position,
+                encode_value(value, MAX_VALUE_BYTES),
+                type(error).__qualname__,
+                _text_of(error),
+                failure.failure,
+            )
         )
 
     def take_segment(self) -> bytes | None:

@@ -122,7 +122,9 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "submit": _fields(
         {"skip": COUNTS, "context": OBJECT}, name=STRING, options=OBJECT, code_bytes=COUNT, fingerprint=STRING
     ),
-    "batch": _fields({"content": FLAG, "refs": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT),
+    "batch": _fields(
+        {"content": FLAG, "refs": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT
+    ),
     "input_end": _fields(batches=COUNT),
     "cancel": _fields(reason=STRING),
     "list_workers": _fields(),

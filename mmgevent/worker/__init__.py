@@ -492,9 +492,7 @@ class Worker:
                 failure, item, is_divisible = describe_death(executor, exit_, attempt, self.name)
                 log.info("executor died: %s: %s, attempt %s", executor.link.name, exit_, attempt.number)
                 self.link.send_in_lane(
-                    control(
-                        "died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None
-                    )
+                    control("died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None)
                 )
         self._advance(slot)
 

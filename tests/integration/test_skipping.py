@@ -202,7 +202,10 @@ def test_a_driver_names_a_few_and_counts_the_rest(tmp_path):
     )
     for how in ([], ["--inline"]):
         done = subprocess.run(
-            [sys.executable, "-m", "mmgevent", "run", *how, str(job)], capture_output=True, text=True, timeout=100
+            [sys.executable, "-m", "mmgevent", "run", *how, str(job)],
+            capture_output=True,
+            text=True,
+            timeout=100,
         )
         assert (done.returncode, done.stdout) == (0, "n\t40\n"), done.stderr
         assert done.stderr.count("item set aside:") == MAX_NAMED

@@ -408,7 +408,11 @@ def test_an_exception_is_reported_with_item_and_worker(start):
     server.submit(1)
     attempt = server.assign_map([("words", ""), ("fail", "no such luck")])
     failed = server.wait_for(attempt)
-    assert (failed["type"], failed["item"], failed["failure"]["worker"]) == ("failed", position_of(1), "host/1")
+    assert (failed["type"], failed["item"], failed["failure"]["worker"]) == (
+        "failed",
+        position_of(1),
+        "host/1",
+    )
     assert "no such luck" in failed["failure"]["error"]
     assert server.wait_for(server.assign_map([("words", "a")]))["type"] == "done"
 
@@ -859,7 +863,11 @@ def test_with_greenlets_the_oldest_item_is_the_one_that_took_too_long(start, gat
     server, _ = start()
     server.submit(1, greenlets=3, task_timeout=1.0)
     died = server.wait_for(server.assign_map([(f"gate {i}", gate.path) for i in range(3)]))
-    assert (died["item"], died["failure"]["key"], died["failure"]["kind"]) == (position_of(0), "'gate 0'", "timeout")
+    assert (died["item"], died["failure"]["key"], died["failure"]["kind"]) == (
+        position_of(0),
+        "'gate 0'",
+        "timeout",
+    )
 
 
 def test_a_lost_link_ends_every_executor(start, gate):
