@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mmgevent.handle import JobHandle
     from mmgevent.job import Job
     from mmgevent.node import Node
+    from mmgevent.set_aside import NotKept
     from mmgevent.sinks import load
     from mmgevent.sources import Files, Lines
 
@@ -65,6 +66,7 @@ __all__ = [
     "NoWorkersError",
     "Node",
     "NotAServerError",
+    "NotKept",
     "OptionError",
     "OutputError",
     "PasswordError",
@@ -87,6 +89,7 @@ _HOMES = {
     "Lines": "sources",
     "LocalCluster": "cluster",
     "Node": "node",
+    "NotKept": "set_aside",
     "connect": "cluster",
     "load": "sinks",
     "run": "cluster",

@@ -36,7 +36,10 @@ from mmgevent.errors import (
 )
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
-from mmgevent.records import SegmentError, decode_segment
+from mmgevent.positions import entry_of
+from mmgevent.records import SegmentError, decode_segment, encode_value
+from mmgevent.set_aside import SetAside
+from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
@@ -120,9 +123,9 @@ class JobDriver:
         self.stats: dict[str, Any] = {}
         self.delivered: set[int] = set()  #: partitions whose records were all given out
         self.partitions: int | None = job.options.partitions
-        #: failures of the items that were set aside, the last of them; `skipped_count` counts all
-        self.skipped: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
-        self.skipped_count = 0
+        #: the items that were set aside
+        self.set_aside = SetAside()
+        self._named = 0  # of them
         #: of executors and workers, see `deaths`
         self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()  # None: cancelled; str: engine lost
@@ -145,13 +148,15 @@ class JobDriver:
                 if lost is not None:
                     self.notice(f"{lost}; the job is handed in again")
                     self.feeder.restart()
-                    self.skipped.clear()
-                    self.skipped_count = 0
+                    self.set_aside.clear()
+                    self._named = 0
                 engine = self._get_engine(lost)
                 self._wait_ready(engine)
                 try:
                     yield from _Submission(self, engine).records()
                     self._end_progress("done")
+                    if self.set_aside.count > MAX_NAMED:
+                        self.notice(f"{self.set_aside.count} items were set aside in all")
                     return
                 except EngineLost as error:
                     lost = str(error)
@@ -206,8 +211,20 @@ class JobDriver:
         else:
             self._on_notice(text)
 
+    def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
+        """Name an item that was set aside, unless many were named already."""
+        self._named += 1
+        if self._named <= MAX_NAMED:
+            self.notice(f"item set aside: {name}: {failure.get('error')}")
+
+    def skipped_items(self) -> Iterator[tuple[Any, Any]]:
+        """Yield (key, value) of the items that were set aside so far."""
+        return self.set_aside.items(self.feeder.read_again)
+
     def _end_progress(self, phase: str) -> None:
-        self.progress = replace(self.progress, phase=phase, waiting=0, running=0, skipped=self.skipped_count)
+        self.progress = replace(
+            self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
+        )
 
     def report(self, progress: Progress) -> None:
         self.progress = progress
@@ -332,6 +349,7 @@ class _Submission:
             weight=batch.weight,
             size=len(batch.data),
             content=content,
+            refs=batch.has_refs or None,
             inline=batch.data if is_small else None,
         )
         frames = [announcement]
@@ -395,7 +413,9 @@ class _Submission:
         self._engine.flush()
 
     def _on_results(self, frame: Frame, message: dict[str, Any]) -> None:
-        incoming = self._incoming[frame.task] = _Incoming(message["parts"])
+        incoming = self._incoming[frame.task] = _Incoming(
+            message["parts"], message.get("batch"), message.get("worker", "")
+        )
         self._collect(frame.task, incoming)
 
     def _on_result_data(self, frame: Frame) -> None:
@@ -408,11 +428,19 @@ class _Submission:
         self._collect(frame.task, incoming)
 
     def _collect(self, task: int, incoming: _Incoming) -> None:
-        if incoming.is_complete or not self._driver.takes_whole_tasks:
+        if incoming.batch is not None:
+            self._take_set_aside(incoming)
+        elif incoming.is_complete or not self._driver.takes_whole_tasks:
             self._parts.extend(incoming.take_whole())
         if incoming.is_complete:
             del self._incoming[task]
             self._received_tasks += 1
+
+    def _take_set_aside(self, incoming: _Incoming) -> None:
+        assert incoming.batch is not None
+        for part in incoming.take_whole():
+            for failure in self._driver.set_aside.add_rows(incoming.batch, incoming.worker, part.data):
+                self._driver.notice_skipped(failure["key"], failure)
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
         part = self._parts[0]
@@ -429,16 +457,20 @@ class _Submission:
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         del message["type"]
-        self._driver.report(Progress(**message, skipped=self._driver.skipped_count))
+        self._driver.report(Progress(**message, skipped=self._driver.set_aside.count))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
-        failure = message["failure"]
-        self._driver.skipped.append(failure)
-        self._driver.skipped_count += 1
+        """An item that the server has set aside: it killed the executors that mapped it."""
+        failure, batch, position = message["failure"], message["batch"], message["item"]
+        item = None
+        if self._driver.feeder.keeps_batches:  # later it could not be read any more
+            found = list(self._driver.feeder.read_again([(batch, position)]))
+            item = (found[0][1][0], encode_value(found[0][1][1], MAX_VALUE_BYTES)) if found else None
+        self._driver.set_aside.add_item(batch, position, failure, item)
         name = failure.get("key")
         if name is None:  # it died of being read
-            name = f"item {message['item']} of batch {message['batch']}"
-        self._driver.notice(f"item set aside: {name}: {failure.get('error')}")
+            name = f"item {entry_of(position)} of batch {batch}"
+        self._driver.notice_skipped(name, failure)
 
     def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
         self._driver.deaths.append(message["failure"])
@@ -470,7 +502,10 @@ class _Submission:
 class _Incoming:
     """The results of one reduce task on their way in, partition by partition."""
 
-    def __init__(self, parts: list[list[int]]):
+    def __init__(self, parts: list[list[int]], batch: int | None, worker: str):
+        """`batch`: these are no results, but what a task of this batch has set aside."""
+        self.batch = batch
+        self.worker = worker
         self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
         self._missing = sum(n_bytes for _, n_bytes, _ in parts)
         self._buffer = bytearray()

@@ -28,6 +28,13 @@ def bound(failure: dict[str, Any]) -> dict[str, Any]:
     return dict(list(kept.items())[:MAX_FIELDS])
 
 
+def advise_on_reduce(failure: dict[str, Any]) -> dict[str, Any]:
+    """Return the failure of a reduce task of a job with `max_skipped`, with the advice that this does not help."""
+    advice = "max_skipped sets items aside in map only: a key that cannot be reduced ends the job"
+    known = failure.get("advice")
+    return {**failure, "advice": f"{known}; {advice}" if known else advice}
+
+
 def _is_plain(name: str, value: Any) -> bool:
     if type(value) is int:
         return name not in _TEXTS and abs(value) <= _MAX_INT

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate, groupby, islice
 from typing import Any, NamedTuple
 
 from mmgevent.batching import Speed, next_size
 from mmgevent.errors import DatasourceError, JobError, MmgeventError
 from mmgevent.job import Job
-from mmgevent.records import RecordError, encode_items
-from mmgevent.refs import Ref
+from mmgevent.positions import entry_of, place_of
+from mmgevent.records import RecordError, decode_items, encode_items
+from mmgevent.refs import Ref, Unreadable
 from mmgevent.sources import is_at_hand, is_one_shot
 from mmgevent.tasks.blame import blame_driver_code
 
@@ -34,6 +37,8 @@ class EncodedBatch(NamedTuple):
     #: guess at bytes per second that included them would make batches shrink and shrink
     weight: int
     data: bytes
+    #: its values are refs, each of which may stand for any number of items
+    has_refs: bool = False
 
 
 class Feeder:
@@ -58,6 +63,7 @@ class Feeder:
         self._refs: dict[int, list[tuple[Any, Ref]]] = {}
         self._has_content = False
         self._count = 0  # batches given out since the last restart
+        self._sizes = array("Q")  # entries of each of them
         #: every item was given out
         self.has_ended = False
 
@@ -71,6 +77,7 @@ class Feeder:
         else:
             self._replay = self._kept.read()
         self._count = 0
+        self._sizes = array("Q")
         self._refs.clear()
         self.has_ended = False
 
@@ -90,6 +97,7 @@ class Feeder:
             if self._kept is not None:
                 self._kept.append(batch)
         self._count += 1
+        self._sizes.append(batch.items)
         return self._count, batch
 
     def content_of(self, number: int) -> EncodedBatch:
@@ -99,7 +107,36 @@ class Feeder:
         if refs is None:
             raise MmgeventError(f"the server asked for the contents of batch {number}, which has no files")
         items = [(key, ref.with_content()) for key, ref in refs]
-        return EncodedBatch(len(items), sum(ref.weight for _, ref in refs), _encode_items(items))
+        return EncodedBatch(len(items), sum(ref.weight for _, ref in refs), _encode_items(items), True)
+
+    def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+        """Yield (place, (key, value)) of the items at these ascending (batch, position), as far as they can be had.
+
+        What can no longer be read is left out: files that have changed, and one-shot datasources of jobs that are
+        over.
+        """
+        if self._kept is not None:
+            return self._kept.read_again(places)
+        if self._refs:
+            return _read_refs_again(self._refs, places)
+        return self._walk_again(places)
+
+    @property
+    def keeps_batches(self) -> bool:
+        """Whether items can be read again only as long as the job goes on."""
+        return self._kept is not None
+
+    def _walk_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+        from mmgevent.sources import iterate
+
+        starts = [0, *accumulate(self._sizes)]
+        wanted = {starts[batch - 1] + entry_of(position): (batch, position) for batch, position in places}
+        if not wanted:
+            return
+        with _blaming_datasource():
+            for index, (key, value, _) in enumerate(islice(iterate(self._job.datasource), max(wanted) + 1)):
+                if index in wanted:
+                    yield wanted[index], (key, value)
 
     def close(self) -> None:
         if self._kept is not None:
@@ -123,13 +160,12 @@ class Feeder:
         return items, total
 
     def _encode(self, items: list[tuple[Any, Any]], weight: int) -> EncodedBatch:
-        if isinstance(items[0][1], Ref):
+        has_refs = isinstance(items[0][1], Ref)
+        if has_refs:
+            self._refs[self._count + 1] = items
             if self._has_content:
                 items = [(key, ref.with_content()) for key, ref in items]
-            else:
-                self._refs[self._count + 1] = items
-        data = _encode_items(items)
-        return EncodedBatch(len(items), weight, data)
+        return EncodedBatch(len(items), weight, _encode_items(items), has_refs)
 
 
 @contextmanager
@@ -179,9 +215,33 @@ class _BatchFile:
             at += n_bytes
             yield EncodedBatch(items, weight, self._file.read(n_bytes))
 
+    def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+        """As `Feeder.read_again`; nothing once the file is closed."""
+        at = 0
+        for number, (_, _, n_bytes) in enumerate(list(self._rows), 1):
+            entries = [position for batch, position in places if batch == number]
+            if entries and not self._file.closed:
+                self._file.seek(at)
+                items = decode_items(self._file.read(n_bytes))
+                for position in entries:
+                    yield (number, position), items[entry_of(position)]
+            at += n_bytes
+
     def close(self) -> None:
         with suppress(OSError):  # it tries once more to write what there was no room for
             self._file.close()
+
+
+def _read_refs_again(
+    refs: dict[int, list[tuple[Any, Ref]]], places: list[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+    for entry, group in groupby(places, lambda place: (place[0], entry_of(place[1]))):
+        wanted = {place_of(position): (batch, position) for batch, position in group}
+        _, ref = refs[entry[0]][entry[1]]
+        with suppress(MmgeventError):  # it has changed, or cannot be read: then there is nothing to give
+            for place, (key, value) in enumerate(ref.units()):
+                if place in wanted and not isinstance(value, Unreadable):
+                    yield wanted[place], (key, value)
 
 
 def _cannot_keep(error: OSError) -> JobError:

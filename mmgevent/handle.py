@@ -124,8 +124,21 @@ class JobHandle:
         return dict(self._driver.stats)
 
     def skipped(self) -> list[dict[str, Any]]:
-        """Return why items were set aside so far: failures with "key" and "error", the last 10,000 at most."""
-        return list(self._driver.skipped)
+        """Return why items were set aside so far, the last 10,000 at most.
+
+        Each is a failure with "key" and "error" in words. Where they are known it has also the key itself as
+        "item_key", and "error_type" and "error_text" of the exception.
+        """
+        return list(self._driver.set_aside.failures)
+
+    def skipped_items(self) -> Iterator[Record]:
+        """Return an iterator over (key, value) of all items that were set aside so far, to be looked at or tried again.
+
+        Values of at most 64 KiB come as they were; larger ones, and those that killed their executors, are read
+        again. Where that cannot be done, the value is a `NotKept` that says why.
+        """
+        self._check_process()
+        return self._driver.skipped_items()
 
     def deaths(self) -> list[dict[str, Any]]:
         """Return the deaths of executors and workers under this job so far, the last 10,000 at most; see `deaths`."""

@@ -9,19 +9,23 @@ partition one reduce task.  `task_timeout`, `greenlets` and `retransmit` mean no
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmgevent.batching import Speed
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
+from mmgevent.failures import advise_on_reduce
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.functions import Functions
 from mmgevent.job import Job
+from mmgevent.positions import ALL, MAX_DEPTH, Part, halves_of
 from mmgevent.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
 from mmgevent.results import apply_finish
 from mmgevent.sources import ContentNeeded
 from mmgevent.store import BLOCK_BYTES, JobStore, Memory
-from mmgevent.tasks import TaskFailure, read_batch, run_map, run_reduce
+from mmgevent.tasks import TaskFailure, TaskStats, read_batch, run_map, run_reduce
+from mmgevent.tasks.skipping import ALL_BUT_SIGNALS, MAX_NAMED, Skipping
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,15 @@ def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
     return apply_finish(job.finishfn, job.finish_form, _InlineRun(job, functions).records())
 
 
+class _Piece(NamedTuple):
+    """What of a batch is mapped by one task."""
+
+    lo: int  #: first entry
+    hi: int  #: one behind the last
+    part: Part  #: of a single entry
+    failures: int  #: of what it was cut from, without an item to blame
+
+
 class _InlineRun:
     """One job from its datasource to its records."""
 
@@ -83,6 +96,8 @@ class _InlineRun:
                     break  # one item a worker, and this is the only one
             self._check_skipped()
             for partition, n_bytes in sorted(self._store.partition_sizes().items()):
+                if partition == self._partitions:  # what was set aside
+                    continue
                 yield from self._reduce_partition(partition, n_bytes)
         finally:
             self._feeder.close()
@@ -91,36 +106,57 @@ class _InlineRun:
     # --- map ---
 
     def _map_batch(self, number: int, batch: EncodedBatch) -> None:
-        self._item_count += batch.items
-        failures: dict[int | None, int] = {}
-        skip: set[int] = set()
-        while True:
-            self._attempts += 1
-            attempt = self._attempts
-            try:
-                self._try_map(attempt, batch, skip)
-            except ContentNeeded:  # a file changed after the driver had looked at it
-                batch = self._feeder.content_of(number)
-            except TaskFailure as failure:
-                _pass_signal(failure)
-                failures[failure.item] = failures.get(failure.item, 0) + 1
-                if failures[failure.item] > self._job.options.retries:
-                    self._skip(failure)
-                    skip.add(failure.item)  # type: ignore[arg-type] # _skip raises where there is none
-            else:
-                self._store.commit_map(attempt, number, 0)
-                return
-            self._store.discard(attempt)
+        pieces = [_Piece(0, batch.items, ALL, 0)]
+        while pieces:
+            piece = pieces.pop()
+            attempt, skip, named = 0, set[int](), Counter[int]()
+            unnamed = piece.failures
+            while True:
+                self._store.discard(attempt)
+                self._attempts += 1
+                attempt = self._attempts
+                skipping = Skipping(
+                    self._job.options.retries, self._job.options.max_skipped, catches=ALL_BUT_SIGNALS
+                )
+                try:
+                    stats = self._try_map(attempt, batch, piece, skip, skipping)
+                except ContentNeeded:  # a file changed after the driver had looked at it
+                    batch = self._feeder.content_of(number)
+                except TaskFailure as failure:
+                    _pass_signal(failure)
+                    if failure.skipped:
+                        raise _ended(failure, TooManySkippedError) from None
+                    if failure.item is not None:
+                        named[failure.item] += 1
+                        if failure.is_spent or named[failure.item] > self._job.options.retries:
+                            self._skip(failure)
+                            skip.add(failure.item)
+                        continue
+                    unnamed += 1
+                    if unnamed > self._job.options.retries:
+                        self._store.discard(attempt)
+                        pieces += reversed(self._halves(piece, failure, batch.has_refs))
+                        break
+                else:
+                    self._store.commit_map(attempt, number, piece.lo, piece.part)
+                    self._item_count += stats.items
+                    self._count_skipped(skipping)
+                    break
 
-    def _try_map(self, attempt: int, batch: EncodedBatch, skip: Collection[int]) -> None:
-        run_map(
+    def _try_map(
+        self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
+    ) -> TaskStats:
+        return run_map(
             self._functions,
-            read_batch(batch.data),
+            read_batch(batch.data)[piece.lo : piece.hi],
             partitions=self._partitions,
             memory_bytes=self._record_bytes,
             emit=lambda flush: self._keep(attempt, flush),
             mark=_mark_nothing,
+            first_index=piece.lo,
             skip=skip,
+            part=piece.part,
+            skipping=skipping,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:
@@ -128,23 +164,49 @@ class _InlineRun:
             if not self._store.stage(attempt, flush[start : start + BLOCK_BYTES]):
                 self._store.write_pending()
 
+    def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
+        """Cut what failed for no item that could be named; JobError where nothing may be set aside, or nothing cut."""
+        if self._job.options.max_skipped and failure.is_divisible:
+            retries = self._job.options.retries  # used up: from now on each failure counts
+            middle = (piece.lo + piece.hi) // 2
+            if middle > piece.lo:
+                return [_Piece(piece.lo, middle, ALL, retries), _Piece(middle, piece.hi, ALL, retries)]
+            if has_refs and piece.part[1] < MAX_DEPTH:
+                return [_Piece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
+        raise _ended(failure, JobError)
+
     def _skip(self, failure: TaskFailure) -> None:
         """Set an item aside, or end the job if that may not be."""
-        allowed = self._job.options.max_skipped
-        if not allowed or failure.item is None:
+        if not self._job.options.max_skipped:
             raise _ended(failure, JobError)
         self._skipped_count += 1
+        self._item_count += 1
+        self._note_skipped(failure)
+
+    def _count_skipped(self, skipping: Skipping) -> None:
+        """Count what a task has set aside by itself."""
+        for failure in skipping.first_failures:
+            self._skipped_count += 1
+            self._note_skipped(TaskFailure(failure))
+        self._skipped_count += skipping.count - len(skipping.first_failures)
+
+    def _note_skipped(self, failure: TaskFailure) -> None:
         self._last_skipped = failure
-        log.warning("item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error"))
+        if self._skipped_count <= MAX_NAMED:
+            log.warning("item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error"))
+        allowed = self._job.options.max_skipped
         if isinstance(allowed, int) and self._skipped_count > allowed:
             raise _ended(failure, TooManySkippedError)
 
     def _check_skipped(self) -> None:
-        """Judge a share of items once their number is known."""
+        """Judge the number of items set aside, once all are known."""
         allowed = self._job.options.max_skipped
-        if isinstance(allowed, float) and self._skipped_count > allowed * self._item_count:
+        limit = allowed if isinstance(allowed, int) else allowed * self._item_count
+        if self._skipped_count > limit:
             assert self._last_skipped is not None
             raise _ended(self._last_skipped, TooManySkippedError)
+        if self._skipped_count > MAX_NAMED:
+            log.warning("%d items were set aside in all", self._skipped_count)
 
     # --- reduce ---
 
@@ -174,6 +236,8 @@ class _InlineRun:
             except TaskFailure as failure:
                 _pass_signal(failure)
                 last = failure
+        if self._job.options.max_skipped:
+            last.failure = advise_on_reduce(last.failure)
         raise _ended(last, JobError)
 
     def _segments(self, partition: int) -> Iterator[bytes]:

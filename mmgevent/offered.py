@@ -85,7 +85,7 @@ class OfferedFunctions:
 
     def _serve(self) -> None:
         """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
-        described: dict[Lane, Any] = {}  # of attempts that are about to be assigned
+        announced: dict[Lane, Any] = {}  # options of attempts that are about to be assigned
         while True:
             frame = self._channel.next_frame()
             if frame.kind == INPUT:
@@ -94,20 +94,22 @@ class OfferedFunctions:
                 raise ProtocolError(f"offered functions got {frame!r}")
             message = decode_message(frame.payload)
             if message["type"] == "job":
-                described[frame.lane] = message["options"].get("offered")
+                announced[frame.lane] = message["options"]
             elif message["type"] == "assign":
-                self._begin(described.pop(frame.lane, None), frame.lane, message)
+                self._begin(announced.pop(frame.lane, {}), frame.lane, message)
             elif message["type"] != "revoke":  # those that come here are late: the attempt has ended
                 raise ProtocolError(f"offered functions got the message {message['type']!r}")
 
-    def _begin(self, described: Any, lane: Lane, message: dict[str, Any]) -> None:
+    def _begin(self, options: dict[str, Any], lane: Lane, message: dict[str, Any]) -> None:
         try:
-            functions = self._find(described)
+            functions = self._find(options.get("offered"))
         except FunctionError as error:
             failure = failures.bound({"kind": "options", "error": str(error)})
             self._channel.send(control("failed", *lane, failure=failure))
         else:
             with self._turn:
+                self._runner.retries = options.get("retries", 0)
+                self._runner.max_skipped = options.get("max_skipped", 0)
                 self._runner.run(functions, lane, message)
 
     def _find(self, described: Any) -> Functions:

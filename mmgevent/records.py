@@ -181,6 +181,36 @@ def decode_items(data: Any) -> list[tuple[Any, Any]]:
     return list(zip(segment.keys, segment.values))  # noqa: B905 - decode_segment holds them equal; strict= costs
 
 
+def encode_value(value: Any, limit_bytes: int) -> bytes | None:
+    """Encode one value by itself; return None if that takes more than `limit_bytes`, or cannot be done."""
+    if isinstance(value, (str, bytes)) and len(value) > limit_bytes:
+        return None
+    file = _Bounded(limit_bytes)
+    try:
+        pickle.Pickler(file, _PROTOCOL).dump(value)
+    except Exception:  # of a `__reduce__` of the user's, too
+        return None
+    return file.getvalue()
+
+
+def decode_value(data: bytes) -> Any:
+    """Decode what `encode_value` gave. Raises what unpickling raises."""
+    return pickle.loads(data)
+
+
+class _Bounded(BytesIO):
+    """A file that refuses to outgrow a limit."""
+
+    def __init__(self, limit_bytes: int):
+        super().__init__()
+        self._limit_bytes = limit_bytes
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._limit_bytes:
+            raise ValueError(f"more than {self._limit_bytes} bytes")
+        return super().write(data)
+
+
 def encode_flush(segments: Mapping[int, bytes]) -> bytes:
     """Join `{partition: segment}` under one table, in ascending order of partitions."""
     ordered = sorted(segments.items())

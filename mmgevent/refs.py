@@ -42,6 +42,16 @@ class DecodeError(DatasourceError, ValueError):
     """A file is not text in the encoding it was said to have."""
 
 
+class Unreadable:
+    """Stands where the value of an item would, if that item alone cannot be read."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: DatasourceError):
+        #: what to raise, or to name when the item is set aside
+        self.error = error
+
+
 class _Changed(Exception):
     """The file is not what it was when its ref was made."""
 
@@ -72,13 +82,24 @@ class Ref:
         """Bytes this ref stands for."""
         raise NotImplementedError
 
+    def units(self) -> Iterator[tuple[Any, Any]]:
+        """Read the file and give its `(key, value)` items, with Unreadable as the value of those
+        that cannot be read, so that whoever may leave items out can go on.
+
+        Raise ContentNeeded where the file cannot be read or is another one.
+        """
+        raise NotImplementedError
+
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Read the file and give its `(key, value)` items.
 
         Raise ContentNeeded where the file cannot be read or is another one,
         DecodeError where it is not text in its encoding.
         """
-        raise NotImplementedError
+        for key, value in self.units():
+            if type(value) is Unreadable:
+                raise value.error
+            yield key, value
 
     def with_content(self) -> Ref:
         """Return this ref with the bytes it stands for inside; for the driver.
@@ -134,7 +155,7 @@ class FileRef(Ref):
     def weight(self) -> int:
         return self.size
 
-    def items(self) -> Iterator[tuple[str, str | bytes]]:
+    def units(self) -> Iterator[tuple[str, Any]]:
         data = self.content
         if data is None:
             try:
@@ -144,7 +165,11 @@ class FileRef(Ref):
         if self.binary:
             yield self.path, data
             return
-        text = self._decode(data, 0, ", or binary=True")
+        try:
+            text = self._decode(data, 0, ", or binary=True")
+        except DecodeError as error:
+            yield self.path, Unreadable(error)
+            return
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         yield self.path, text
@@ -184,7 +209,7 @@ class LinesRef(Ref):
     def weight(self) -> int:
         return self.end - self.start
 
-    def items(self) -> Iterator[tuple[tuple[str, int], str]]:
+    def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
         if self.content is not None:
             return self._lines(self.content_offset, self.content)
         try:
@@ -202,7 +227,7 @@ class LinesRef(Ref):
             raise self._content_lost(error) from error
         return replace(self, content=data, content_offset=offset)
 
-    def _lines(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], str]]:
+    def _lines(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], Any]]:
         path, encoding, errors = self.path, self.encoding, self.errors
         bom_bytes = 0
         if _is_utf8_sig(encoding):
@@ -224,12 +249,20 @@ class LinesRef(Ref):
             bom_bytes = 0
             if line.endswith(b"\r"):
                 line = line[:-1]
+            value: Any
             try:
-                text = line.decode(encoding, errors)
+                value = line.decode(encoding, errors)
             except UnicodeDecodeError:
-                text = self._decode(line, offset, "")
-            yield (path, offset), text
+                value = self._decode_broken(line, offset)
+            yield (path, offset), value
             offset += n_bytes
+
+    def _decode_broken(self, line: bytes, offset: int) -> Unreadable | str:
+        """Say what is wrong with a line; the text itself where only `_decode` can make it."""
+        try:
+            return self._decode(line, offset, "")
+        except DecodeError as error:
+            return Unreadable(error)
 
     def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
         """Read the lines of this split; return where they begin, and their bytes."""

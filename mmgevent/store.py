@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmgevent.errors import ProtocolError, StoreError
+from mmgevent.positions import ALL, Part, start_of
 
 FLUSH_MAGIC = b"MMGF"
 FLUSH_HEAD = struct.Struct("<4sI")  #: magic, entries
@@ -198,7 +199,8 @@ class FlushReader:
         """Note the segments of a table; the first is at `offset`."""
         last = -1
         for partition, records, n_bytes in FLUSH_ENTRY.iter_unpack(table[FLUSH_HEAD.size :]):
-            if not last < partition < MAX_PARTITIONS or n_bytes > 2**48:
+            # one above those of a job: what was set aside
+            if not last < partition <= MAX_PARTITIONS or n_bytes > 2**48:
                 raise ProtocolError("a flush names its partitions out of order or out of range")
             last = partition
             self.partitions.append(partition)
@@ -215,7 +217,7 @@ def _table_size(data: bytes | bytearray | memoryview) -> int:
     if len(data) < FLUSH_HEAD.size:
         return 0
     magic, count = FLUSH_HEAD.unpack_from(data)
-    if magic != FLUSH_MAGIC or count > MAX_PARTITIONS:
+    if magic != FLUSH_MAGIC or count > MAX_PARTITIONS + 1:
         raise ProtocolError("an attempt's output is no sequence of flushes")
     return FLUSH_HEAD.size + int(count) * FLUSH_ENTRY.size
 
@@ -250,6 +252,15 @@ class Output:
             at = bisect_left(flushes.partitions, partition, first, end)
             if at < end and flushes.partitions[at] == partition:
                 yield flushes.offsets[at], flushes.lengths[at]
+
+    def count(self, partition: int) -> int:
+        """Return how many records there are of a partition."""
+        flushes = self.flushes
+        return sum(
+            records
+            for each, records in zip(flushes.partitions, flushes.records, strict=True)
+            if each == partition
+        )
 
     def _add(self, piece: _Piece) -> None:
         self._starts.append(self.size)
@@ -309,7 +320,8 @@ class JobStore:
         self._run = run or (lambda function, *args: function(*args))
         self._spill: SpillFile | None = None
         self._staged: dict[int, Output] = {}
-        self._committed: dict[tuple[int, int], Output] = {}  # (batch, lo) -> output of a map task
+        self._committed: dict[tuple[int, float], Output] = {}  # (batch, place in it) -> output of a map task
+        self._lent: set[Output] = set()  # of the committed, those that somebody reads on after the map phase
         self._results: set[Output] = set()  # of reduce tasks, from their commit until they are freed
         self._sizes: dict[
             int, int
@@ -369,12 +381,20 @@ class JobStore:
             return attempt, piece.size
         return None
 
-    def commit_map(self, attempt: int, batch: int, lo: int) -> None:
-        """Make an attempt's output count as that of the map task that begins at item `lo` of `batch`."""
-        output = self._committed[batch, lo] = self._take_whole(attempt)
+    def commit_map(self, attempt: int, batch: int, lo: int, part: Part = ALL) -> Output:
+        """Make an attempt's output count as that of the map task that begins at entry `lo` of `batch`.
+
+        `part`: where in that entry it begins, if the task is a part of one. Returns the output, which stays here.
+        """
+        output = self._committed[batch, lo + start_of(part)] = self._take_whole(attempt)
         self._index = None
         for partition, n_bytes in zip(output.flushes.partitions, output.flushes.lengths, strict=True):
             self._sizes[partition] = self._sizes.get(partition, 0) + n_bytes
+        return output
+
+    def lend(self, output: Output) -> None:
+        """Keep committed map output until it is freed, even beyond `free_committed`."""
+        self._lent.add(output)
 
     def commit_reduce(self, attempt: int) -> Output:
         """Make an attempt's output count as results; the caller delivers and then frees it."""
@@ -396,6 +416,11 @@ class JobStore:
         """Does what an attempt has staged end with a whole flush?"""
         output = self._staged.get(attempt)
         return output is None or output.flushes.is_whole
+
+    def staged_records(self, attempt: int, partition: int) -> int:
+        """Return how many records of a partition an attempt has staged."""
+        output = self._staged.get(attempt)
+        return 0 if output is None else output.count(partition)
 
     def staged_partitions(self, attempt: int) -> set[int]:
         """Return the partitions that an attempt has staged segments of."""
@@ -421,10 +446,17 @@ class JobStore:
     def free_committed(self) -> None:
         """Free the committed map output: every reduce task is done."""
         for output in self._committed.values():
-            self.free(output)
+            if output not in self._lent:
+                self.free(output)
         self._committed.clear()
         self._index = None
         self._sizes.clear()
+
+    def give_back(self, output: Output) -> None:
+        """End a loan; the output is freed if it is needed for nothing else."""
+        self._lent.discard(output)
+        if not self._committed:
+            self.free(output)
 
     def free(self, output: Output) -> None:
         """Give back what an output holds."""
@@ -442,10 +474,11 @@ class JobStore:
 
     def close(self) -> None:
         """Give everything back: memory and disk."""
-        for output in (*self._staged.values(), *self._committed.values(), *self._results):
+        for output in (*self._staged.values(), *self._committed.values(), *self._results, *self._lent):
             self.free(output)
         self._staged.clear()
         self._committed.clear()
+        self._lent.clear()
         self._index = None
         self._writes.clear()
         if self._spill is not None:

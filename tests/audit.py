@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import collections
 import random
+from fractions import Fraction
 from typing import Any
 
+from mmgevent.positions import ALL, WHOLE, Part, entry_of, place_of
 from mmgevent.scheduler import JobRules, JobStatus, Scheduler
 from mmgevent.scheduler import commands as c
 from mmgevent.scheduler.ledger import MAX_DEPTH, SHORT_BATCHES_PER_ATTEMPT
@@ -25,7 +27,10 @@ class Books:
         self.rules = rules
         self.items: dict[int, int] = {}
         self.counted: dict[int, set[int]] = collections.defaultdict(set)
-        self.skipped: dict[int, set[int]] = collections.defaultdict(set)
+        self.skipped: dict[int, set[int]] = collections.defaultdict(set)  # positions
+        self.refs: set[int] = set()  # batches whose entries are refs, and ...
+        #: ... of each of their entries, how much was counted or wholly set aside
+        self.shares: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
         self.committed: set[int] = set()
         self.released: set[int] = set()
         self.crossed: set[int] = set()  # batches that EnoughInput crossed: nothing of them is mapped
@@ -39,6 +44,22 @@ class Books:
         self.end: c.Command | None = None
         self.held = 0
         self.served: set[int] = set()  # workers that got an item of a "oneshot" job and did not give it back
+
+
+def closed_entries(a: c.Assign, books: Books) -> set[int]:
+    """Entries of which an attempt has nothing to map."""
+    is_closed = [a.batch not in books.refs or place_of(position) == WHOLE for position in a.skip]
+    return {entry_of(p) for p, closed in zip(a.skip, is_closed, strict=True) if closed}
+
+
+def share_of(part: Part) -> Fraction:
+    return Fraction(1, 1 << part[1])
+
+
+def overlap(one: Part, other: Part) -> bool:
+    """Whether two parts of one entry have anything in common."""
+    depth = min(one[1], other[1])
+    return one[0] >> one[1] - depth == other[0] >> other[1] - depth
 
 
 class AuditedScheduler:
@@ -62,13 +83,13 @@ class AuditedScheduler:
     def __getattr__(self, name: str) -> Any:
         event = getattr(self.scheduler, name)
 
-        def audited(*args: Any) -> list[c.Command]:
+        def audited(*args: Any, **facts: Any) -> list[c.Command]:
             if name in ("attempt_returned", "attempt_needs_content") and args[0] in self.attempts:
                 assign = self.attempts[args[0]]
                 self.jobs[assign.job].served.discard(assign.worker)
-            commands = event(*args)
+            commands = event(*args, **facts)
             self.events += 1
-            self._note(name, args)
+            self._note(name, args, facts)
             shares = []
             for command in commands:
                 getattr(self, "_check_" + type(command).__name__)(command, shares)
@@ -77,7 +98,7 @@ class AuditedScheduler:
 
         return audited
 
-    def _note(self, name: str, args: tuple[Any, ...]) -> None:
+    def _note(self, name: str, args: tuple[Any, ...], facts: dict[str, Any]) -> None:
         if name == "add_worker":
             self.workers[args[0]] = (args[1], args[2])
             for slot in range(args[1]):
@@ -95,6 +116,8 @@ class AuditedScheduler:
         elif name == "add_batch" and self._live(args[0]):
             assert args[2] >= 0
             self.jobs[args[0]].items[args[1]] = args[2]
+            if facts.get("has_refs"):
+                self.jobs[args[0]].refs.add(args[1])
             if self.jobs[args[0]].input_ended:
                 self.jobs[args[0]].crossed.add(args[1])
         elif name == "end_input" and self._live(args[0]):
@@ -159,14 +182,18 @@ class AuditedScheduler:
         if a.phase == "map":
             assert a.batch not in books.released
             assert 0 <= a.lo < a.hi <= books.items[a.batch]
-            items = set(range(a.lo, a.hi))
-            assert set(a.skip) == items & books.skipped[a.batch]
-            assert items - set(a.skip)
-            assert not items & books.counted[a.batch]
+            entries = set(range(a.lo, a.hi))
+            skipped = {position for position in books.skipped[a.batch] if entry_of(position) in entries}
+            assert set(a.skip) <= skipped
+            assert a.part == ALL or (a.batch in books.refs and len(entries) == 1)
+            if a.part == ALL:
+                assert set(a.skip) == skipped
+                assert entries - closed_entries(a, books)
+            assert not entries & books.counted[a.batch]
             overlaps = [
                 t for t in self.attempts.values() if (t.job, t.batch) == (a.job, a.batch) and t.task != a.task
             ]
-            assert not any(t.lo < a.hi and a.lo < t.hi for t in overlaps)
+            assert not any(t.lo < a.hi and a.lo < t.hi and overlap(t.part, a.part) for t in overlaps)
         else:
             assert a.partitions in (books.planned or [])
         line.append(a.attempt)
@@ -178,6 +205,7 @@ class AuditedScheduler:
         a = self.attempts.pop(attempt)  # KeyError: committed or discarded twice, or never assigned
         assert (a.job, a.task) == (job, task)
         self.asked_back.discard(attempt)
+        self.ended = a
         self.jobs[job].held -= 1
         if a.worker in self.workers:
             self.slots[a.worker, a.slot].remove(attempt)
@@ -186,13 +214,19 @@ class AuditedScheduler:
     def _check_Commit(self, command: c.Commit, shares: list[Any]) -> None:
         books = self._books(command.job)
         a = self._end_attempt(command.job, command.task, command.attempt)
-        assert (a.phase, a.batch, a.lo) == command[3:]
+        assert (a.phase, a.batch, a.lo, a.part) == command[3:]
         assert command.task not in books.committed, "a task was committed twice"
         books.committed.add(command.task)
         if a.phase == "map":
-            items = set(range(a.lo, a.hi)) - set(a.skip)
-            assert not items & (books.counted[a.batch] | books.skipped[a.batch]), "an item was counted twice"
-            books.counted[a.batch] |= items
+            entries = set(range(a.lo, a.hi)) - closed_entries(a, books)
+            if a.batch in books.refs:
+                for entry in entries:
+                    books.shares[a.batch][entry] += share_of(a.part)
+                    assert books.shares[a.batch][entry] <= 1, "items were counted twice"
+                return
+            skipped = {entry_of(position) for position in books.skipped[a.batch]}
+            assert not entries & (books.counted[a.batch] | skipped), "an item was counted twice"
+            books.counted[a.batch] |= entries
         else:
             books.reduced.append(a.partitions)
 
@@ -222,9 +256,13 @@ class AuditedScheduler:
         books = self._books(command.job)
         assert command.batch not in books.released
         books.released.add(command.batch)
-        counted, skipped = books.counted[command.batch], books.skipped[command.batch]
-        items = 0 if command.batch in books.crossed else books.items[command.batch]
-        assert counted | skipped == set(range(items)), "an item is neither counted nor reported"
+        counted = books.counted[command.batch]
+        skipped = {entry_of(position) for position in books.skipped[command.batch]}
+        entries = set(range(0 if command.batch in books.crossed else books.items[command.batch]))
+        if command.batch in books.refs:
+            assert books.shares[command.batch] == dict.fromkeys(entries, 1), "items are not accounted for"
+        else:
+            assert counted | skipped == entries, "an item is neither counted nor reported"
 
     def _check_NeedContent(self, command: c.NeedContent, shares: list[Any]) -> None:
         assert command.batch not in self._books(command.job).released
@@ -263,7 +301,13 @@ class AuditedScheduler:
 
     def _check_ItemSkipped(self, command: c.ItemSkipped, shares: list[Any]) -> None:
         books = self._books(command.job)
-        assert command.item not in books.counted[command.batch] | books.skipped[command.batch]
+        assert entry_of(command.item) not in books.counted[command.batch]
+        has_refs = command.batch in books.refs
+        if has_refs and place_of(command.item) == WHOLE:
+            books.shares[command.batch][entry_of(command.item)] += share_of(self.ended.part)
+        else:
+            assert command.item not in books.skipped[command.batch]
+            assert has_refs or place_of(command.item) == 0
         books.skipped[command.batch].add(command.item)
         limit = books.rules.max_skipped
         if command.failure.get("kind") != "lost" and not isinstance(limit, float):

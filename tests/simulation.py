@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from mmgevent.positions import position_of
 from mmgevent.scheduler import TICK_S, JobRules
 from mmgevent.scheduler import commands as c
 from tests.audit import AuditedScheduler
@@ -127,13 +128,17 @@ class SimulatedWorker:
             return item_s * 5, "attempt_done", ()
         seconds = 0.0
         for item in range(a.lo, a.hi):
-            if item in a.skip:
+            if position_of(item) in a.skip:
                 continue
             seconds += item_s
             if (a.batch, item) in driver.poison:
-                return seconds, "attempt_failed", ({"kind": "exception"}, item if item % 3 else None)
+                return (
+                    seconds,
+                    "attempt_failed",
+                    ({"kind": "exception"}, position_of(item) if item % 3 else None),
+                )
             if (a.batch, item) in driver.killers:
-                return seconds, "attempt_died", ({"kind": "died"}, item if item % 2 else None)
+                return seconds, "attempt_died", ({"kind": "died"}, position_of(item) if item % 2 else None)
         if cluster.is_chaotic and cluster.chance(0.02):
             seconds *= 100  # it hangs
         return seconds, "attempt_done", ()

@@ -10,15 +10,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 
 #: floor -> modules; what a module imports of mmgevent lies on its floor or below
 FLOORS = {
-    0: "errors versions failures deaths machine _speedups _speedups._fallback _speedups._encoding _speedups._core",
+    0: "errors versions failures deaths machine positions _speedups _speedups._fallback _speedups._encoding _speedups._core",
     1: """functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings
           wire wire.frames wire.streams wire.messages wire.handshake""",
-    2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch store batching
+    2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch tasks.items tasks.grouping tasks.mapping
+          tasks.returned tasks.skipping store batching
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster
           scheduler.dispatcher scheduler.oneshot""",
-    3: """inline executor executor.attempt executor.channel executor.pool offered processes template results feeding
+    3: """inline set_aside executor executor.attempt executor.channel executor.pool offered processes template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
     4: "net net.link net.socket_link net.local_link net.tls net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
     5: """server server.peers server.hosted server.intake server.watchers server.partitioning server.obituaries

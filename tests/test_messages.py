@@ -215,6 +215,7 @@ WORDS = {
     messages.STRING: "str",
     messages.FLAG: "bool",
     messages.OBJECT: "object",
+    messages.FAILURE: "object",
     messages.INLINE: "bytes",
     messages.COUNTS: "ints",
     messages.STRINGS: "strs",

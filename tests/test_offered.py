@@ -13,6 +13,7 @@ from mmgevent import records, reducers
 from mmgevent.executor.channel import Channel
 from mmgevent.functions import Functions
 from mmgevent.offered import OfferedFunctions
+from mmgevent.positions import position_of
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.streams import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
@@ -238,7 +239,7 @@ def test_whatever_a_function_raises_is_told_and_the_thread_lives_on(offer, error
 
     engine = offer(fail=fail)
     message = engine.outcome(engine.assign(describe("fail"), items=[("good", 0), ("bad", 1)]))
-    assert (message["type"], message["item"]) == ("failed", 1)
+    assert (message["type"], message["item"]) == ("failed", position_of(1))
     assert message["failure"]["kind"] == "exception"
     assert (message["failure"]["function"], message["failure"]["key"]) == ("mapfn", "'bad'")
     assert error.__name__ in message["failure"]["error"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 import random
 
 import hypothesis
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mmgevent.errors import SchedulerError
+from mmgevent.positions import WHOLE, position_of, range_of
 from mmgevent.scheduler import JobRules, Scheduler
 from mmgevent.scheduler import commands as c
 from mmgevent.scheduler.attempts import (
@@ -461,22 +463,30 @@ def test_events_that_no_state_allows_are_refused_and_change_nothing():
 def test_an_item_is_tried_again_as_often_as_retries_says(retries):
     scheduler, _ = cluster(1, rules=JobRules(retries=retries), batches=[5])
     for attempt in range(1, retries + 1):
-        assert len(only(scheduler.attempt_failed(attempt, BOOM, 3, 1.0), c.Assign)) == 1
-    assert scheduler.attempt_failed(retries + 1, BOOM, 3, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+        assert len(only(scheduler.attempt_failed(attempt, BOOM, position_of(3), 1.0), c.Assign)) == 1
+    assert scheduler.attempt_failed(retries + 1, BOOM, position_of(3), 1.0)[-1] == c.FailJob(
+        1, BOOM, "failed"
+    )
 
 
 def test_each_item_has_its_own_retries():
     scheduler, _ = cluster(1, rules=JobRules(retries=1), batches=[5])
     for attempt, item in enumerate([0, 1, 2, 3, 4], 1):
-        assert only(scheduler.attempt_failed(attempt, BOOM, item, 1.0), c.FailJob) == []
+        assert only(scheduler.attempt_failed(attempt, BOOM, position_of(item), 1.0), c.FailJob) == []
+
+
+def test_an_item_that_its_executor_has_tried_often_enough_is_not_tried_again():
+    scheduler, _ = cluster(1, rules=JobRules(retries=5, max_skipped=1), batches=[5])
+    commands = scheduler.attempt_failed(1, BOOM, position_of(3), 1.0, is_spent=True)
+    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, position_of(3), BOOM)]
 
 
 def test_an_item_that_keeps_failing_is_set_aside_as_far_as_allowed():
     scheduler, _ = cluster(1, rules=JobRules(max_skipped=1), batches=[5], end=True)
-    commands = scheduler.attempt_failed(1, BOOM, 3, 1.0)
-    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, 3, BOOM)]
-    assert [(a.lo, a.hi, a.skip) for a in only(commands, c.Assign)] == [(0, 5, (3,))]
-    end = scheduler.attempt_failed(2, BOOM, 1, 1.0)[-1]
+    commands = scheduler.attempt_failed(1, BOOM, position_of(3), 1.0)
+    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, position_of(3), BOOM)]
+    assert [(a.lo, a.hi, a.skip) for a in only(commands, c.Assign)] == [(0, 5, (position_of(3),))]
+    end = scheduler.attempt_failed(2, BOOM, position_of(1), 1.0)[-1]
     assert (end.code, end.failure["error"]) == ("skipped", BOOM["error"])
 
 
@@ -484,7 +494,7 @@ def test_a_share_of_items_is_judged_when_the_input_has_ended():
     for allowed, items in ((True, 8), (False, 7)):
         scheduler, _ = cluster(1, rules=JobRules(max_skipped=0.25), batches=[2])
         for attempt, item in ((1, 0), (2, 1)):
-            assert only(scheduler.attempt_failed(attempt, BOOM, item, 1.0), c.ItemSkipped)
+            assert only(scheduler.attempt_failed(attempt, BOOM, position_of(item), 1.0), c.ItemSkipped)
         scheduler.add_batch(1, 2, items - 2, 1.0)
         ends = only(scheduler.end_input(1, 2.0), c.FailJob)
         assert [end.code for end in ends] == ([] if allowed else ["skipped"])
@@ -493,17 +503,17 @@ def test_a_share_of_items_is_judged_when_the_input_has_ended():
 def test_a_task_under_which_executors_die_ends_the_job_with_its_advice():
     scheduler, _ = cluster(1, batches=[5], rules=JobRules(retries=9))
     for attempt in range(1, MAX_DEATHS):
-        assert only(scheduler.attempt_died(attempt, DEAD, 2, 1.0), c.Assign)
-    assert scheduler.attempt_died(MAX_DEATHS, DEAD, 2, 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+        assert only(scheduler.attempt_died(attempt, DEAD, position_of(2), 1.0), c.Assign)
+    assert scheduler.attempt_died(MAX_DEATHS, DEAD, position_of(2), 1.0)[-1] == c.FailJob(1, DEAD, "failed")
 
 
 def test_the_item_under_which_executors_die_is_set_aside_if_it_is_known():
     scheduler, _ = cluster(1, batches=[5], rules=JobRules(max_skipped=1))
     for attempt in range(1, MAX_DEATHS):
-        scheduler.attempt_died(attempt, DEAD, 2, 1.0)
-    commands = scheduler.attempt_died(MAX_DEATHS, DEAD, 2, 1.0)
-    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, 2, DEAD)]
-    assert only(commands, c.Assign)[0].skip == (2,)
+        scheduler.attempt_died(attempt, DEAD, position_of(2), 1.0)
+    commands = scheduler.attempt_died(MAX_DEATHS, DEAD, position_of(2), 1.0)
+    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, position_of(2), DEAD)]
+    assert only(commands, c.Assign)[0].skip == (position_of(2),)
 
 
 def test_a_range_under_which_an_executor_died_is_kept_whole_until_it_is_given_up():
@@ -514,11 +524,11 @@ def test_a_range_under_which_an_executor_died_is_kept_whole_until_it_is_given_up
 
 def test_each_culprit_of_a_task_is_given_its_own_deaths():
     scheduler, _ = cluster(1, batches=[6], rules=JobRules(max_skipped=2))
-    skipped = [
-        len(only(scheduler.attempt_died(attempt, DEAD, 4 * attempt // MAX_DEATHS, 1.0), c.ItemSkipped))
-        for attempt in range(1, 2 * MAX_DEATHS)
-    ]
-    assert sum(skipped) == 1
+    skipped = []
+    for attempt in range(1, 2 * MAX_DEATHS + 1):  # by turns, as greenlets may die
+        commands = scheduler.attempt_died(attempt, DEAD, position_of(attempt % 2), 1.0)
+        skipped += [(attempt, skip.item) for skip in only(commands, c.ItemSkipped)]
+    assert skipped == [(2 * MAX_DEATHS - 1, position_of(1)), (2 * MAX_DEATHS, position_of(0))]
 
 
 @pytest.mark.parametrize("event", ["attempt_died", "attempt_failed"])
@@ -528,21 +538,84 @@ def test_a_culprit_nobody_names_is_found_by_halving(event, culprit):
     skipped, work = [], only(commands, c.Assign)
     while work:
         a = work.pop(0)
-        if a.lo <= culprit < a.hi and culprit not in a.skip:
+        if a.lo <= culprit < a.hi and position_of(culprit) not in a.skip:
             commands = getattr(scheduler, event)(a.attempt, DEAD, None, 1.0)
         else:
             commands = scheduler.attempt_done(a.attempt, 1.0)
         skipped += only(commands, c.ItemSkipped)
         work += only(commands, c.Assign)
-    assert [(s.batch, s.item) for s in skipped] == [(1, culprit)]
+    assert [(s.batch, s.item) for s in skipped] == [(1, position_of(culprit))]
     assert scheduler.status(1).phase == "plan"
+
+
+@pytest.mark.parametrize("event", ["attempt_died", "attempt_failed"])
+@pytest.mark.parametrize("culprit", [0, 500, 999])
+def test_a_culprit_among_the_items_of_a_file_is_found_by_halving(event, culprit):
+    scheduler, _ = cluster(1, rules=JobRules(max_skipped=1))
+    scheduler.add_batch(1, 1, 3, 0.0, has_refs=True)
+    scheduler.end_input(1, 0.0)
+    entry, count, skipped, runs = 1, 1000, [], 0
+    while scheduler.attempts:
+        a = scheduler.attempts[min(scheduler.attempts)]
+        low, high = range_of(a.part, count)
+        if not (a.lo <= entry < a.hi and low <= culprit < high) or position_of(entry, culprit) in a.skip:
+            commands = scheduler.attempt_done(a.attempt, 1.0, items=(a.hi - a.lo) * (high - low))
+        else:
+            runs += 1
+            is_named = a.hi - a.lo == 1 and high - low == 1  # then the executor knows
+            item = position_of(entry, culprit) if is_named else None
+            commands = getattr(scheduler, event)(a.attempt, DEAD, item, 1.0, is_divisible=not is_named)
+        skipped += only(commands, c.ItemSkipped)
+    assert [(s.batch, s.item) for s in skipped] == [(1, position_of(entry, culprit))]
+    assert runs <= math.ceil(math.log2(3 * count)) + MAX_DEATHS
+    assert scheduler.status(1).phase == "plan"
+
+
+def test_an_entry_that_dies_of_being_read_is_set_aside_as_a_whole():
+    scheduler, _ = cluster(1, rules=JobRules(max_skipped=1))
+    scheduler.add_batch(1, 1, 2, 0.0, has_refs=True)
+    whole = position_of(1, WHOLE)
+    for attempt in range(1, MAX_DEATHS):
+        scheduler.attempt_died(attempt, DEAD, whole, 1.0)
+    commands = scheduler.attempt_died(MAX_DEATHS, DEAD, whole, 1.0)
+    assert only(commands, c.ItemSkipped) == [c.ItemSkipped(1, 1, whole, DEAD)]
+    assert only(commands, c.Assign)[0].skip == (whole,)
+    assert only(scheduler.attempt_done(MAX_DEATHS + 1, 2.0, items=9), c.ReleaseBatch)
+
+
+def test_what_an_executor_has_set_aside_counts_once_its_attempt_does():
+    scheduler, _ = cluster(1, rules=JobRules(max_skipped=5), batches=[10, 10])
+    assert not only(scheduler.attempt_done(1, 1.0, items=6, skipped=4, failure=BOOM), c.FailJob)
+    assert scheduler.status(1).skipped == 4
+    (end,) = only(scheduler.attempt_done(2, 1.0, items=8, skipped=2, failure=BOOM), c.FailJob)
+    assert (end.code, end.failure["error"]) == ("skipped", BOOM["error"])
+
+
+def test_an_attempt_that_sets_too_many_aside_ends_the_job():
+    scheduler, _ = cluster(1, rules=JobRules(max_skipped=5), batches=[10])
+    end = scheduler.attempt_failed(1, BOOM, position_of(7), 1.0, is_spent=True, skipped=6)[-1]
+    assert end.code == "skipped"
+
+
+@pytest.mark.parametrize(("skipped", "is_allowed"), [(10, True), (11, False)])
+def test_a_share_of_the_items_of_files_is_judged_when_all_are_read(skipped, is_allowed):
+    scheduler, _ = cluster(1, 1, rules=JobRules(max_skipped=0.1))
+    for batch in (1, 2):
+        scheduler.add_batch(1, batch, 1, 0.0, has_refs=True)
+    scheduler.end_input(1, 0.0)
+    first = scheduler.attempt_done(1, 1.0, items=20 - skipped, skipped=skipped, failure=BOOM)
+    assert not only(first, c.FailJob), "the other file may have any number of good items"
+    ends = only(scheduler.attempt_done(2, 2.0, items=80), c.FailJob)
+    assert [end.code for end in ends] == ([] if is_allowed else ["skipped"])
 
 
 def test_reduce_tasks_are_retried_but_never_skipped():
     scheduler, _ = cluster(1, rules=JobRules(retries=1, max_skipped=9), end=True)
     scheduler.plan_reduce(1, [(0,)], 0.0)
     assert only(scheduler.attempt_failed(1, BOOM, None, 1.0), c.Assign)[0].partitions == (0,)
-    assert scheduler.attempt_failed(2, BOOM, 0, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+    (end,) = only(scheduler.attempt_failed(2, BOOM, 0, 1.0), c.FailJob)
+    assert (end.code, end.failure["error"]) == ("failed", BOOM["error"])
+    assert "in map only" in end.failure["advice"]
 
 
 def test_missing_contents_are_asked_for_once_and_waited_for():
@@ -748,8 +821,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.asked: list[tuple[int, int]] = []
         self.had_content: set[int] = set()
 
-    def event(self, name, *args):
-        commands = getattr(self.scheduler, name)(*args, self.now)
+    def event(self, name, *args, **facts):
+        commands = getattr(self.scheduler, name)(*args, self.now, **facts)
         for command in commands:
             if isinstance(command, c.NeedContent):
                 self.asked.append((command.job, command.batch))
@@ -792,7 +865,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         job = data.draw(st.sampled_from(self.jobs(input_ended=False)))
         books = self.scheduler.jobs[job]
         if len(books.items) < books.allowed:
-            self.event("add_batch", job, len(books.items) + 1, items)
+            has_refs = books.rules.allocation == "continuous" and data.draw(st.booleans())
+            self.event("add_batch", job, len(books.items) + 1, items, has_refs=has_refs)
 
     @precondition(lambda self: self.jobs(input_ended=False))
     @rule(data=st.data())
@@ -829,10 +903,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail(self, data, event, is_known):
         attempt = self.draw_attempt(data)
         assign = self.scheduler.attempts.get(attempt)
-        item = data.draw(st.sampled_from([None, -1, 99]))  # what nobody has counts as unknown
+        item = data.draw(st.sampled_from([None, -1, position_of(99)]))  # what nobody has counts as unknown
         if assign is not None and assign.phase == "map" and is_known:
-            item = data.draw(st.sampled_from(range(assign.lo, assign.hi)))  # set aside before, perhaps
-        self.event(event, attempt, BOOM, item)
+            entry = data.draw(st.sampled_from(range(assign.lo, assign.hi)))
+            has_refs = assign.batch in self.scheduler.jobs[assign.job].refs
+            place = data.draw(st.sampled_from([0, 1, 7])) if has_refs else 0
+            item = position_of(entry, place)  # set aside before, perhaps
+        self.event(event, attempt, BOOM, item, is_divisible=data.draw(st.booleans()))
 
     @precondition(lambda self: self.scheduler.asked_back)
     @rule(data=st.data())

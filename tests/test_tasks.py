@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mmgevent import _speedups, reducers
 from mmgevent._speedups import _fallback
 from mmgevent.functions import Functions
+from mmgevent.positions import WHOLE, position_of
 from mmgevent.records import (
     RecordError,
     SegmentError,
@@ -352,7 +353,7 @@ def test_flushes_are_cut_at_their_size(monkeypatch):
 # --- indices, marks, sources, greenlets ---
 
 
-def test_items_are_marked_and_skipped_by_their_index_in_the_batch():
+def test_items_are_marked_and_skipped_by_their_position_in_the_batch():
     marks = []
     mapped = []
 
@@ -364,15 +365,15 @@ def test_items_are_marked_and_skipped_by_their_index_in_the_batch():
         mapfn,
         [("a", 0), ("b", 0), ("c", 0)],
         first_index=10,
-        skip=[11],
+        skip=[position_of(11)],
         mark=lambda i, k: marks.append((i, k)),
     )
-    assert marks == [(10, "a"), (12, "c")]
+    assert marks == [(position_of(10), "a"), (position_of(12), "c")]
     assert mapped == ["a", "c"]
     assert stats.items == 2
 
 
-def test_refs_are_expanded_and_share_the_index_of_their_item(tmp_path):
+def test_refs_are_expanded_and_each_line_has_its_position(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(f"{name}1\n{name}2\n")
     items = [(ref.key, ref) for ref in Lines(tmp_path).refs()]
@@ -381,8 +382,8 @@ def test_refs_are_expanded_and_share_the_index_of_their_item(tmp_path):
         lambda k, line: [(line, k[1])], items, first_index=5, mark=lambda i, k: marks.append(i)
     )
     assert dict(do_reduce(flushes)[0]) == {"a1": [0], "a2": [3], "b1": [0], "b2": [3]}
-    assert set(marks) == {5, 6}
-    assert stats.items == 2
+    assert marks == [position_of(entry, place) for entry in (5, 6) for place in (WHOLE, 0, 1)]
+    assert stats.items == 4
 
 
 def test_a_file_that_is_not_the_drivers_asks_for_content(tmp_path):
@@ -401,7 +402,7 @@ def test_a_file_that_is_no_text_is_an_input_failure(tmp_path):
     assert failure.failure["kind"] == "input"
     assert "is not utf-8" in failure.failure["error"]
     assert str(path) in failure.failure["key"]
-    assert failure.item == 3
+    assert failure.item == position_of(3)
 
 
 def test_map_items_runs_the_items_and_names_the_one_that_failed():
@@ -419,7 +420,7 @@ def test_map_items_runs_the_items_and_names_the_one_that_failed():
         return [(key, value)] if value != 5 else [key]
 
     failure = failure_of(do_map, mapfn, [(f"k{i}", i) for i in range(4)], map_items=in_pairs, first_index=7)
-    assert (failure.item, failure.failure["key"]) == (9, "'k2'")
+    assert (failure.item, failure.failure["key"]) == (position_of(9), "'k2'")
     assert failure.failure["error"] == "SystemExit: bye"
     failure = failure_of(do_map, mapfn, [("k", 5)], map_items=in_pairs)
     assert failure.failure["kind"] == "record"
@@ -449,7 +450,7 @@ def test_an_exception_of_mapfn_names_the_item_and_shows_the_users_frames_only():
     record = failure.failure
     assert (record["kind"], record["function"], record["key"]) == ("exception", "mapfn", "'b'")
     assert record["error"].startswith("ZeroDivisionError: ")
-    assert failure.item == 5
+    assert failure.item == position_of(5)
     assert isinstance(failure.__cause__, ZeroDivisionError)
     assert "in inner" in record["traceback"]
     assert "return 1 // value" in record["traceback"]
@@ -499,7 +500,7 @@ def test_what_mapfn_does_wrong_is_said(core, mapfn, kind, words_in_it):
     assert (record["kind"], record["function"]) == (kind, "mapfn")
     for word in words_in_it:
         assert word in text
-    assert failure.item == 2
+    assert failure.item == position_of(2)
 
 
 @pytest.mark.parametrize(

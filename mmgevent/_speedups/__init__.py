@@ -24,6 +24,7 @@ if os.environ.get("MMGEVENT_PURE") == "1":
         merge_grouped,
         partition,
         scatter,
+        take,
         unify_nan,
         xxh64,
     )
@@ -42,6 +43,7 @@ else:
             merge_grouped,
             partition,
             scatter,
+            take,
             unify_nan,
             xxh64,
         )
@@ -62,6 +64,7 @@ else:
             merge_grouped,
             partition,
             scatter,
+            take,
             unify_nan,
             xxh64,
         )
@@ -86,6 +89,7 @@ __all__ = [
     "merge_grouped",
     "partition",
     "scatter",
+    "take",
     "unify_nan",
     "xxh64",
 ]

@@ -1047,6 +1047,58 @@ done:
     return result;
 }
 
+/* check_key -- 0 if a key may be one, or -1 with the TypeError that storing or hashing it would raise.
+ *
+ * Nearly all keys are of a class that needs no look inside. */
+static inline int
+check_key(PyObject *module, PyObject *key)
+{
+    uint64_t digest = 0;
+    int hashed = 0;
+
+    if (PyUnicode_CheckExact(key) || PyLong_CheckExact(key) || PyFloat_CheckExact(key)
+        || PyBytes_CheckExact(key) || key == Py_None) {
+        return 0;
+    }
+    return digest_key(module, key, 0, &digest, &hashed);
+}
+
+/* take -- the next records of an iterator as a list, each checked; NULL with an exception. */
+static PyObject *
+take(PyObject *module, PyObject *records, Py_ssize_t limit)
+{
+    PyObject *iterator = PyObject_GetIter(records); /* owned */
+    PyObject *taken = PyList_New(0);                /* owned */
+    PyObject *record = NULL;                        /* owned */
+    int result = iterator == NULL || taken == NULL ? -1 : 0;
+
+    while (result == 0 && PyList_GET_SIZE(taken) < limit && (record = PyIter_Next(iterator)) != NULL) {
+        PyObject *key = NULL; /* owned: the check may run Python, which may empty the record */
+        if (PyTuple_Check(record) && PyTuple_GET_SIZE(record) == 2) {
+            key = Py_NewRef(PyTuple_GET_ITEM(record, 0));
+        }
+        else if (PyList_Check(record) && PyList_GET_SIZE(record) == 2) {
+            key = Py_NewRef(PyList_GET_ITEM(record, 0));
+        }
+        if (key == NULL) {
+            result = raise_message(module, "_pair_message", record);
+        }
+        else if (check_key(module, key) < 0 || PyList_Append(taken, record) < 0) {
+            result = -1;
+        }
+        Py_XDECREF(key);
+        Py_DECREF(record);
+    }
+    if (result == 0 && PyErr_Occurred()) {
+        result = -1;
+    }
+    Py_XDECREF(iterator);
+    if (result < 0) {
+        Py_CLEAR(taken);
+    }
+    return taken;
+}
+
 /* ---- the functions of the module ---- */
 
 /* parse_seed -- the low 64 bits of an int, 0 if it is missing; -1 with TypeError. */
@@ -1418,6 +1470,19 @@ core_merge_fold(PyObject *module, PyObject *args, PyObject *kwargs)
     return merge(module, table, keys, values, FOLD, (int)op);
 }
 
+static PyObject *
+core_take(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"records", "limit", NULL};
+    PyObject *records = NULL; /* borrowed from args */
+    Py_ssize_t limit = 0;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "On", names, &records, &limit)) {
+        return NULL;
+    }
+    return take(module, records, limit);
+}
+
 #define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void)) function, METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef module_methods[] = {
@@ -1429,6 +1494,7 @@ static PyMethodDef module_methods[] = {
     {"partition", WITH_KEYWORDS(core_partition), "partition(key, count, seed=0)\n\nSee _fallback.partition."},
     {"group", WITH_KEYWORDS(core_group), "group(pairs, groups, budget)\n\nSee _fallback.group."},
     {"fold", WITH_KEYWORDS(core_fold), "fold(pairs, table, op, budget)\n\nSee _fallback.fold."},
+    {"take", WITH_KEYWORDS(core_take), "take(records, limit)\n\nSee _fallback.take."},
     {"scatter", WITH_KEYWORDS(core_scatter), "scatter(groups, count, seed=0)\n\nSee _fallback.scatter."},
     {"merge_grouped", WITH_KEYWORDS(core_merge_grouped),
      "merge_grouped(groups, keys, values)\n\nSee _fallback.merge_grouped."},

@@ -47,6 +47,7 @@ __all__ = [
     "pair_message",
     "partition",
     "scatter",
+    "take",
     "unify_nan",
     "xxh64",
 ]
@@ -123,6 +124,26 @@ def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> t
         if used >= budget:
             return False, used, records
     return True, used, records
+
+
+def take(records: Iterable[Any], limit: int) -> list[Any]:
+    """Return the next records of an iterator, `limit` at most, as a list; each is checked.
+
+    What `group` or `fold` is given after this they cannot refuse: every record is a pair, and every key can be one.
+
+    TypeError for what is no pair, has an unhashable key, or a key that `hash_key` refuses.
+    """
+    taken: list[Any] = []
+    iterator = iter(records)
+    while len(taken) < limit:
+        record = next(iterator, _ABSENT)
+        if record is _ABSENT:
+            break
+        key, _ = _as_pair(record)
+        if type(key) not in _PLAIN_KEYS:
+            hash_key(key)
+        taken.append(record)
+    return taken
 
 
 def scatter(
@@ -229,6 +250,9 @@ def _as_pair(pair: Any) -> Any:
         return list.__iter__(pair)
     raise TypeError(pair_message(pair))
 
+
+#: exact classes whose objects are keys, whatever they hold
+_PLAIN_KEYS = frozenset({str, int, float, bytes, type(None)})
 
 _ABSENT: Any = object()  #: no value, key or result can be this
 

@@ -97,6 +97,8 @@ class Executor:
                 _, hard = resource.getrlimit(resource.RLIMIT_DATA)
                 resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))
             self._runner.memory_bytes = record_memory_bytes(limit_bytes)
+            self._runner.retries = options.get("retries", 0)
+            self._runner.max_skipped = options.get("max_skipped", 0)
             if self._is_patched and options.get("greenlets", 0) > 1:
                 from mmgevent.executor.pool import ItemPool
 

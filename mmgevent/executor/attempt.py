@@ -20,8 +20,10 @@ from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
 from mmgevent.machine import count_cores, total_memory_bytes
 from mmgevent.page import Page
+from mmgevent.positions import ALL
 from mmgevent.refs import ContentNeeded
 from mmgevent.tasks.blame import blame_exception
+from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import (
@@ -63,6 +65,9 @@ class Runner:
         self.memory_bytes = record_memory_bytes(None)
         #: maps several items at once, see `tasks.run_map`; None: one by one
         self.map_items: tasks.MapItems | None = None
+        #: options of the job: times an item is tried again, items that may be set aside
+        self.retries = 0
+        self.max_skipped: int | float = 0
 
     def run(self, functions: tasks.Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, to its outcome.
@@ -76,8 +81,9 @@ class Runner:
         attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
         try:
-            stats = self._run_task(functions, attempt, message)
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s))
+            skipping = Skipping(self.retries, self.max_skipped)
+            stats = self._run_task(functions, attempt, message, skipping)
+            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # not the job's fault: this channel ends
@@ -86,7 +92,15 @@ class Runner:
         except ContentNeeded:
             outcome = control("content", *lane)
         except tasks.TaskFailure as error:
-            outcome = control("failed", *lane, failure=failures.bound(error.failure), item=error.item)
+            outcome = control(
+                "failed",
+                *lane,
+                failure=failures.bound(error.failure),
+                item=error.item,
+                spent=error.is_spent or None,
+                divisible=error.is_divisible or None,
+                skipped=error.skipped or None,
+            )
         except BaseException as error:
             outcome = control("failed", *lane, failure=blame_exception(error, None).failure)
         if outcome is not None:
@@ -98,7 +112,9 @@ class Runner:
             gc.collect(0)
             self._collect_due_s = monotonic() + COLLECT_S
 
-    def _run_task(self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any]) -> Any:
+    def _run_task(
+        self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any], skipping: Skipping
+    ) -> Any:
         mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark
         if message["phase"] == "reduce":
             return tasks.run_reduce(
@@ -122,6 +138,8 @@ class Runner:
             mark=mark if self.map_items is None else _ignore_mark,  # the pool knows better
             first_index=lo,
             skip=message.get("skip", ()),
+            part=tuple(message.get("part", ALL)),
+            skipping=skipping,
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
@@ -175,7 +193,7 @@ class Attempt:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: tasks.TaskStats, seconds: float) -> None:
+    def finish(self, stats: tasks.TaskStats, seconds: float, skipping: Skipping) -> None:
         """Send the outcome behind the output, or with it."""
         self._check_revoked()
         self._channel.send(
@@ -184,7 +202,9 @@ class Attempt:
                 *self._lane,
                 size=self.output_bytes,
                 records=stats.records,
-                items=stats.items,
+                items=stats.items - skipping.count,
+                skipped=skipping.count or None,
+                failure=skipping.last_failure,
                 groups=stats.groups,
                 seconds=seconds,
                 inline=b"".join(self._held) if self._held else None,

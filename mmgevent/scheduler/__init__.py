@@ -30,6 +30,8 @@ import random as random_module
 from typing import Any
 
 from mmgevent.errors import SchedulerError
+from mmgevent.failures import advise_on_reduce
+from mmgevent.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 from mmgevent.scheduler.attempts import AttemptEvent, AttemptState, Task, TaskEvent
 from mmgevent.scheduler.commands import (
     Allow,
@@ -134,8 +136,13 @@ class Scheduler:
         self._allow(ledger)
         return self._settle(now)
 
-    def add_batch(self, job: int, batch: int, items: int, now: float) -> list[Command]:
-        """A batch arrived whole. SchedulerError if it was announced before, or was not allowed."""
+    def add_batch(
+        self, job: int, batch: int, items: int, now: float, *, has_refs: bool = False
+    ) -> list[Command]:
+        """A batch arrived whole. SchedulerError if it was announced before, or was not allowed.
+
+        `items` counts its entries; with `has_refs` each may stand for any number of items.
+        """
         ledger = self._jobs.get(job)
         if ledger is None:
             return []
@@ -149,7 +156,7 @@ class Scheduler:
             raise SchedulerError(f"batch {batch} of job {job} with {items} items: a new batch was expected")
         ledger.received += 1
         if items:
-            ledger.add_batch(batch, items)
+            ledger.add_batch(batch, items, has_refs)
         else:
             ledger.released += 1
             self._release(ledger, batch)
@@ -164,8 +171,7 @@ class Scheduler:
         if ledger.input_ended:
             raise SchedulerError(f"the input of job {job} ended twice")
         ledger.input_ended = True
-        if ledger.set_aside_count > ledger.skip_limit():
-            self._fail(ledger, ledger.too_many_skipped(ledger.last_failure), "skipped", now)
+        self._fail_if_too_many_skipped(ledger, now)
         self._advance(ledger, now)
         return self._settle(now)
 
@@ -212,15 +218,34 @@ class Scheduler:
 
     # Attempts
 
-    def attempt_done(self, attempt: int, now: float) -> list[Command]:
-        """Its output has arrived whole. The first attempt of a task to do so counts."""
+    def attempt_done(
+        self,
+        attempt: int,
+        now: float,
+        *,
+        items: int = 0,
+        skipped: int = 0,
+        failure: dict[str, Any] | None = None,
+    ) -> list[Command]:
+        """Its output has arrived whole. The first attempt of a task to do so counts.
+
+        `items` were mapped and `skipped` were set aside, the last one by `failure`.
+        """
         done = self._dispatcher.attempts.get(attempt)
         if done is None:
             return []
         task, ledger = done.task, done.task.ledger
         started_s = done.started_s
         self._commands.append(
-            Commit(ledger.job, task.number, attempt, MAP if task.batch else REDUCE, task.batch, task.lo)
+            Commit(
+                ledger.job,
+                task.number,
+                attempt,
+                MAP if task.batch else REDUCE,
+                task.batch,
+                task.lo,
+                task.part,
+            )
         )
         self._dispatcher.close(done, _SUCCEEDED, now)
         if task.attempts:
@@ -231,15 +256,32 @@ class Scheduler:
             ledger.time(now - started_s, self._random)
         if ledger.oneshot is not None:
             ledger.oneshot.answered(now)
+        ledger.items_mapped += items
+        if skipped:
+            ledger.set_aside_count += skipped
+            ledger.last_failure = failure or ledger.last_failure
         if ledger.count(task):
             self._release(ledger, task.batch)
+        self._fail_if_too_many_skipped(ledger, now)
         self._advance(ledger, now)
         return self._settle(now)
 
     def attempt_failed(
-        self, attempt: int, failure: dict[str, Any], item: int | None, now: float
+        self,
+        attempt: int,
+        failure: dict[str, Any],
+        item: int | None,
+        now: float,
+        *,
+        is_spent: bool = False,
+        is_divisible: bool = False,
+        skipped: int = 0,
     ) -> list[Command]:
-        """A user exception; `item` is the index in the batch, None (or one not in its range) if unknown."""
+        """A user exception; `item` is the position of the item, None (or one not in its range) if unknown.
+
+        `is_spent`: its executor has tried that item as often as `retries` allows. `is_divisible`: runs over some of
+        the items may tell which it was. `skipped`: items that this attempt had to set aside, if they are too many.
+        """
         failed = self._dispatcher.attempts.get(attempt)
         if failed is None:
             return []
@@ -248,17 +290,25 @@ class Scheduler:
         self._dispatcher.close(failed, AttemptEvent.FAILED, now)
         if ledger.oneshot is not None:
             ledger.oneshot.answered(now)
-        if ledger.count_failure(task, item) <= ledger.retries:
+        if task.batch and skipped and ledger.set_aside_count + skipped > ledger.skip_limit():
+            self._fail(ledger, ledger.too_many_skipped(failure), "skipped", now)
+        elif not (is_spent and item is not None) and ledger.count_failure(task, item) <= ledger.retries:
             self._free(task)
         else:
-            self._give_up(task, item, failure, now)
+            self._give_up(task, item, failure, now, is_divisible=is_divisible)
         self._advance(ledger, now)
         return self._settle(now)
 
     def attempt_died(
-        self, attempt: int, failure: dict[str, Any], item: int | None, now: float
+        self,
+        attempt: int,
+        failure: dict[str, Any],
+        item: int | None,
+        now: float,
+        *,
+        is_divisible: bool = False,
     ) -> list[Command]:
-        """Its executor died under it (crash, memory, timeout); `item` as in `attempt_failed`."""
+        """Its executor died under it (crash, memory, timeout); `item` and `is_divisible` as in `attempt_failed`."""
         died = self._dispatcher.attempts.get(attempt)
         if died is None:
             return []
@@ -267,13 +317,13 @@ class Scheduler:
         self._dispatcher.close(died, AttemptEvent.DIED, now)
         if ledger.oneshot is not None:
             ledger.oneshot.answered(now)
-        task.deaths += 1
-        if task.deaths < (1 if task.is_alone else MAX_DEATHS):
+        is_first_fatal = task.is_alone or task.is_suspect
+        if ledger.count_death(task, item) < (1 if is_first_fatal else MAX_DEATHS):
             self._free(task)
-        elif item is None and task.items > 1:
+        elif item is None and self._can_halve(task, is_divisible):
             self._halve(task, now)
         else:
-            self._give_up(task, item, failure, now)
+            self._give_up(task, item, failure, now, is_divisible=is_divisible)
         self._advance(ledger, now)
         return self._settle(now)
 
@@ -350,13 +400,21 @@ class Scheduler:
             task.turn(TaskEvent.FREED)
             task.ledger.wait(task, first=True)
 
-    def _give_up(self, task: Task, item: int | None, failure: dict[str, Any], now: float) -> None:
+    def _fail_if_too_many_skipped(self, ledger: Ledger, now: float) -> None:
+        if ledger.set_aside_count and not ledger.is_over and ledger.has_too_many_skipped:
+            self._fail(ledger, ledger.too_many_skipped(ledger.last_failure), "skipped", now)
+
+    def _give_up(
+        self, task: Task, item: int | None, failure: dict[str, Any], now: float, *, is_divisible: bool
+    ) -> None:
         """An item, or a task whose culprit is unknown, has failed too often."""
         ledger = task.ledger
+        if not task.batch and ledger.rules.max_skipped:
+            failure = advise_on_reduce(failure)
         if not task.batch or not ledger.rules.max_skipped:
             self._fail(ledger, failure, "failed", now)
             return
-        if item is None and task.items > 1:
+        if item is None and self._can_halve(task, is_divisible):
             self._halve(task, now)
             return
         for twin in task.attempts[:]:
@@ -366,7 +424,7 @@ class Scheduler:
             self._fail(ledger, ledger.too_many_skipped(failure), "skipped", now)
             return
         if item is None:
-            item = next(i for i in range(task.lo, task.hi) if i not in task.skip)
+            item = self._only_position(task)
         is_released = ledger.set_aside(task, item, failure)
         self._commands.append(ItemSkipped(ledger.job, task.batch, item, failure))
         if is_released:
@@ -376,6 +434,7 @@ class Scheduler:
             ledger.wait(task, first=True)
         else:
             task.turn(TaskEvent.DROPPED)
+            self._fail_if_too_many_skipped(ledger, now)
 
     def _halve(self, task: Task, now: float) -> None:
         """Cut a task whose culprit is unknown in two, and so on until the culprit is alone.
@@ -387,10 +446,30 @@ class Scheduler:
         for twin in task.attempts[:]:
             self._dispatcher.revoke(twin, now)
         task.turn(TaskEvent.FREED)
-        task.deaths = min(task.deaths, MAX_DEATHS - 1)
         task.failures = min(task.failures, ledger.retries)
-        for half in reversed(ledger.cut(task, 2)):
+        task.is_suspect = True
+        halves = ledger.cut(task, 2) if task.items > 1 else ledger.cut_entry(task)
+        for half in reversed(halves):
             ledger.wait(half, first=True)
+
+    @staticmethod
+    def _can_halve(task: Task, is_divisible: bool) -> bool:
+        """Return whether a task whose culprit is unknown can be cut, to find it."""
+        if task.items > 1:
+            return True
+        if not task.batch or not is_divisible:
+            return False
+        return task.ledger.batches[task.batch].has_refs and task.part[1] < MAX_DEPTH
+
+    @staticmethod
+    def _only_position(task: Task) -> int:
+        """Return what a task of one entry is set aside as: the item, or all that its ref stands for."""
+        place = WHOLE if task.ledger.batches[task.batch].has_refs else 0
+        return next(
+            position
+            for position in (position_of(entry, place) for entry in range(task.lo, task.hi))
+            if position not in task.skip
+        )
 
     def _fail(self, ledger: Ledger, failure: dict[str, Any], code: str, now: float) -> None:
         for attempt in list(ledger.live):
@@ -437,7 +516,7 @@ class Scheduler:
 
     @staticmethod
     def _known_item(task: Task, item: int | None) -> int | None:
-        if item is None or not task.batch or not task.lo <= item < task.hi or item in task.skip:
+        if item is None or not task.batch or not task.lo <= entry_of(item) < task.hi or item in task.skip:
             return None
         return item
 
@@ -463,7 +542,7 @@ class Scheduler:
         ledger = task.ledger
         task.turn(TaskEvent.DROPPED)
         failure = {"kind": "lost", "function": "mapfn", "error": "its worker was lost", "item": task.lo}
-        self._commands.append(ItemSkipped(ledger.job, task.batch, task.lo, failure))
+        self._commands.append(ItemSkipped(ledger.job, task.batch, position_of(task.lo), failure))
         text = f"a worker was lost; item {task.lo} of batch {task.batch} is dropped"
         self._commands.append(Notice(ledger.job, text))
         if ledger.lose(task):

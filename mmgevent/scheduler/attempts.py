@@ -15,6 +15,7 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import SchedulerError
+from mmgevent.positions import ALL, Part
 
 if TYPE_CHECKING:
     from mmgevent.scheduler.ledger import Ledger
@@ -123,10 +124,12 @@ class Task:
         "deaths",
         "failures",
         "hi",
+        "is_suspect",
         "items",
         "ledger",
         "lo",
         "number",
+        "part",
         "partitions",
         "skip",
         "state",
@@ -141,24 +144,30 @@ class Task:
         hi: int,
         skip: tuple[int, ...] = (),
         partitions: tuple[int, ...] = (),
+        *,
+        part: Part = ALL,
+        closed: int = 0,
     ):
+        """`closed`: how many of its entries have nothing left to be mapped, since all was set aside."""
         self.ledger = ledger
         self.number = number
         self.batch = batch  #: 0 in reduce
         self.lo = lo
         self.hi = hi
-        self.skip = skip  #: ascending indexes in [lo, hi) that were set aside
-        self.items = hi - lo - len(skip)  #: still to be mapped by it; 0 in reduce
+        self.skip = skip  #: ascending positions of items in [lo, hi) that were set aside
+        self.part = part  #: of its only entry, which part it maps; ALL for most
+        self.items = hi - lo - closed  #: entries still to be mapped by it; 0 in reduce
         self.partitions = partitions
         self.state = TaskState.WAITING
         self.attempts: list[Attempt] = []  #: the live ones
         self.deaths = 0  #: executors that died under it
         self.failures = 0  #: user exceptions that named no item
+        self.is_suspect = False  #: made to find a culprit: its first death or failure counts
 
-    def set_range(self, lo: int, hi: int, skip: tuple[int, ...]) -> None:
-        """Change which items of the batch it is of."""
+    def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
+        """Change which entries of the batch it is of."""
         self.lo, self.hi, self.skip = lo, hi, skip
-        self.items = hi - lo - len(skip)
+        self.items = hi - lo - closed
 
     @property
     def is_alone(self) -> bool:

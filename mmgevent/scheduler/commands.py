@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from mmgevent.positions import ALL, Part
+
 
 class Assign(NamedTuple):
     """Send an attempt to a slot of a worker. It runs at once, or after the one the slot has."""
@@ -23,10 +25,11 @@ class Assign(NamedTuple):
     attempt: int
     phase: str  #: "map" or "reduce"
     batch: int  #: 0 in reduce
-    lo: int  #: first item of the batch to map; 0 in reduce
+    lo: int  #: first entry of the batch to map; 0 in reduce
     hi: int  #: one behind the last; 0 in reduce
-    skip: tuple[int, ...]  #: indexes in the batch, lo <= i < hi, that were set aside, ascending
+    skip: tuple[int, ...]  #: positions of items in [lo, hi) that were set aside, ascending
     partitions: tuple[int, ...]  #: partitions to reduce; () in map
+    part: Part = ALL  #: of a single entry, which part to map
 
 
 class Recall(NamedTuple):
@@ -52,8 +55,9 @@ class Commit(NamedTuple):
     task: int
     attempt: int
     phase: str  #: "map" or "reduce"
-    batch: int  #: with lo the place of the output in datasource order; 0 in reduce
+    batch: int  #: with lo and part the place of the output in datasource order; 0 in reduce
     lo: int
+    part: Part = ALL
 
 
 class Discard(NamedTuple):
@@ -116,7 +120,7 @@ class ItemSkipped(NamedTuple):
 
     job: int
     batch: int
-    item: int  #: index in the batch
+    item: int  #: its position
     failure: dict[str, Any]
 
 

@@ -106,7 +106,7 @@ class Dispatcher:
         self._commands.append(
             Assign(
                 slot.worker.number, slot.index, ledger.job, task.number, number, phase,
-                task.batch, task.lo, task.hi, task.skip, task.partitions,
+                task.batch, task.lo, task.hi, task.skip, task.partitions, task.part,
             )
         )  # fmt: skip
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import random as random_module
 import statistics
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.errors import SchedulerError
+from mmgevent.positions import WHOLE, entry_of, halves_of, place_of, position_of
 from mmgevent.scheduler.attempts import Attempt, Task, TaskEvent
 
 if TYPE_CHECKING:
@@ -100,24 +102,59 @@ class JobStatus(NamedTuple):
 class Batch:
     """What is left of a batch."""
 
-    __slots__ = ("blocked", "failures", "has_content", "is_wanted", "left")
+    __slots__ = ("blocked", "deaths", "failures", "has_content", "has_refs", "is_wanted", "left")
 
-    def __init__(self, items: int):
-        self.left = items  #: open items, at least one
+    def __init__(self, items: int, has_refs: bool):
+        self.left = items  #: open entries, at least one; a part of an entry counts as one
+        self.has_refs = has_refs  #: an entry may stand for any number of items
         self.has_content = False
         self.is_wanted = False  #: the driver was asked for the contents
         self.blocked: list[Task] = []  #: tasks that wait for the contents
-        self.failures: dict[int, int] = {}  #: user exceptions by item
+        self.failures: dict[int, int] = {}  #: user exceptions by position
+        self.deaths: dict[int, int] = {}  #: executors that died, by position
 
 
 class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task", "allowed", "batches", "blocked", "depth", "duplicates", "durations", "entry", "input_ended",
-        "is_over", "is_shared", "items_known", "job", "kept", "largest_counted", "last_batch", "last_failure",
-        "league", "live", "lost", "oldest", "oneshot", "open_items", "phase", "received", "recent_s", "reduce_left",
-        "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting", "waiting_items", "was_warned",
+        "_last_task",
+        "allowed",
+        "batches",
+        "blocked",
+        "depth",
+        "duplicates",
+        "durations",
+        "entry",
+        "has_refs",
+        "input_ended",
+        "is_over",
+        "is_shared",
+        "items_known",
+        "items_mapped",
+        "job",
+        "kept",
+        "largest_counted",
+        "last_batch",
+        "last_failure",
+        "league",
+        "live",
+        "lost",
+        "oldest",
+        "oneshot",
+        "open_items",
+        "phase",
+        "received",
+        "recent_s",
+        "reduce_left",
+        "reduce_total",
+        "released",
+        "rules",
+        "set_aside_count",
+        "timed",
+        "waiting",
+        "waiting_items",
+        "was_warned",
         "without_slots_s",
     )  # fmt: skip
 
@@ -137,6 +174,8 @@ class Ledger:
         self.allowed = -1  #: batches the driver may send in all; -1: it was not told yet
         self.items_known = 0
         self.open_items = 0
+        self.items_mapped = 0  #: counted by commits; of refs, what their files gave
+        self.has_refs = False  #: how many items there are is known at the end only
         self.set_aside_count = 0
         self.lost = 0  #: items of "oneshot" jobs lost with their workers
         self.last_failure: dict[str, Any] = {}  #: why the last item was set aside
@@ -204,9 +243,10 @@ class Ledger:
             allowance = max(MIN_ALLOWED, self.released + ahead)
         return allowance if allowance >= self.allowed + step else None
 
-    def add_batch(self, number: int, items: int) -> None:
-        """Take in a batch of at least one item, as one task ("oneshot": a task an item)."""
-        self.batches[number] = Batch(items)
+    def add_batch(self, number: int, items: int, has_refs: bool) -> None:
+        """Take in a batch of at least one entry, as one task ("oneshot": a task an item)."""
+        self.batches[number] = Batch(items, has_refs)
+        self.has_refs = self.has_refs or has_refs
         self.last_batch = items
         self.items_known += items
         self.open_items += items
@@ -272,14 +312,37 @@ class Ledger:
         bounds = [lo + width * i // pieces for i in range(pieces + 1)]
         cuts: list[Task] = []
         for start, end in itertools.pairwise(bounds):
-            skipped = tuple(i for i in skip if start <= i < end)
-            if len(skipped) == end - start:
+            skipped = tuple(i for i in skip if start <= entry_of(i) < end)
+            closed = self._count_closed(task.batch, skipped)
+            if closed == end - start:
                 continue
             piece = task if not cuts else Task(self, self._next_task(), task.batch, start, end)
-            piece.set_range(start, end, skipped)
-            piece.deaths, piece.failures = task.deaths, task.failures
+            piece.set_range(start, end, skipped, closed)
+            piece.deaths, piece.failures, piece.is_suspect = task.deaths, task.failures, task.is_suspect
             cuts.append(piece)
         return cuts
+
+    def cut_entry(self, task: Task) -> list[Task]:
+        """Cut a task of one entry, that no attempt and no queue has, in two parts of that entry."""
+        (entry,) = [
+            e for e in range(task.lo, task.hi) if position_of(e, WHOLE) not in task.skip
+        ]  # the others are closed
+        skip = tuple(position for position in task.skip if entry_of(position) == entry)
+        first, second = halves_of(task.part)
+        task.set_range(entry, entry + 1, skip, 0)
+        task.part = first
+        rest = Task(self, self._next_task(), task.batch, entry, entry + 1, skip, part=second)
+        rest.deaths, rest.failures, rest.is_suspect = task.deaths, task.failures, task.is_suspect
+        self.batches[task.batch].left += 1
+        self.open_items += 1
+        self.items_known += 1
+        return [task, rest]
+
+    def _count_closed(self, batch: int, skip: tuple[int, ...]) -> int:
+        """Return how many entries have nothing left, of those that these positions are of."""
+        if self.batches[batch].has_refs:
+            return sum(place_of(position) == WHOLE for position in skip)
+        return len(skip)
 
     def count(self, task: Task) -> bool:
         """Count a committed task; whether that was the last of its batch, which is then forgotten."""
@@ -289,6 +352,19 @@ class Ledger:
         if task.items > self.largest_counted:
             self.largest_counted = task.items
         return self._close_items(task.batch, task.items)
+
+    def count_death(self, task: Task, item: int | None) -> int:
+        """Count a death; the number of them that this item, or the task, has seen.
+
+        Where items may be set aside, each has a count of its own: several culprits in a task are no reason to give
+        up the one that kills last.
+        """
+        task.deaths += 1
+        if item is None:
+            return task.deaths
+        deaths = self.batches[task.batch].deaths
+        deaths[item] = deaths.get(item, 0) + 1
+        return deaths[item] if self.rules.max_skipped else task.deaths
 
     def count_failure(self, task: Task, item: int | None) -> int:
         """Count a user exception; the number of them that this item, or task without one, has seen."""
@@ -303,8 +379,10 @@ class Ledger:
         """Give up an item; whether that was the last of its batch, which is then forgotten."""
         self.set_aside_count += 1
         self.last_failure = failure
-        task.set_range(task.lo, task.hi, tuple(sorted((*task.skip, item))))
-        return self._close_items(task.batch, 1)
+        skip = tuple(sorted((*task.skip, item)))
+        left = task.items
+        task.set_range(task.lo, task.hi, skip, self._count_closed(task.batch, skip))
+        return self._close_items(task.batch, left - task.items)
 
     def lose(self, task: Task) -> bool:
         """Give up a "oneshot" item that went with its worker; as `set_aside`, but within no limit."""
@@ -312,17 +390,25 @@ class Ledger:
         return self._close_items(task.batch, 1)
 
     def skip_limit(self) -> float:
-        """Items that may be set aside, as far as the input is known."""
+        """Items that may be set aside, as far as the input is known; without bound while that tells nothing."""
         limit = self.rules.max_skipped
-        if isinstance(limit, float) and limit < 1:
-            return limit * (self.items_known if self.input_ended else max(self.items_known, EARLY_ITEMS))
-        return limit
+        if not (isinstance(limit, float) and limit < 1):
+            return limit
+        if self.has_refs:
+            return limit * (self.items_mapped + self.set_aside_count) if self.is_mapped else math.inf
+        return limit * (self.items_known if self.input_ended else max(self.items_known, EARLY_ITEMS))
+
+    @property
+    def has_too_many_skipped(self) -> bool:
+        """Whether more items were set aside than may be."""
+        return self.set_aside_count > self.skip_limit()
 
     def too_many_skipped(self, failure: dict[str, Any]) -> dict[str, Any]:
         """The failure that ends the job when an item more than allowed fails by this one."""
         limit = self.rules.max_skipped
+        known = self.items_mapped + self.set_aside_count if self.has_refs else self.items_known
         return {
-            "advice": f"more of the {self.items_known} items fail than max_skipped={limit} allows",
+            "advice": f"more of the {known} items fail than max_skipped={limit} allows",
             **failure,
         }
 

@@ -21,9 +21,10 @@ import gevent
 from gevent.event import Event
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError, SchedulerError, StoreError
-from mmgevent.failures import shorten
+from mmgevent.failures import bound, shorten
 from mmgevent.net.link import Link
 from mmgevent.net.threads import run_in_thread
+from mmgevent.positions import ALL
 from mmgevent.scheduler import Scheduler, commands
 from mmgevent.server.hosted import MAX_CODE_BYTES, PROGRESS_S, Attempt, HostedJob, read_rules
 from mmgevent.server.intake import Intake
@@ -206,27 +207,41 @@ class Server:
         # Else its slot gets no other for it before the disk has caught up: that bounds what is pending.
 
     def _end_done(self, attempt: Attempt, message: dict[str, Any]) -> None:
-        if attempt.is_map:
-            attempt.job.count_mapped(attempt, message)
-        self.report("attempt_done", attempt.number)
+        job = attempt.job
+        if not attempt.is_map:
+            self.report("attempt_done", attempt.number)
+            return
+        job.count_mapped(attempt, message)
+        skipped = job.store.staged_records(attempt.number, job.partitions) if "skipped" in message else 0
+        failure = None
+        if skipped:
+            failure = bound({**message.get("failure", {}), "worker": self._name_of(attempt.worker)})
+        self.report("attempt_done", attempt.number, items=message["items"], skipped=skipped, failure=failure)
 
-    def report(self, event: str, *args: Any) -> None:
+    def _name_of(self, worker: int) -> str:
+        """Return the name of a worker, "" if it is gone."""
+        peer = self.workers.get(worker)
+        return "" if peer is None else shorten(peer.link.name)
+
+    def report(self, event: str, *args: Any, **facts: Any) -> None:
         """Tell the scheduler what a peer says happened and do what follows; `event` names one of its methods.
 
         ProtocolError for what cannot have happened: the peer broke the rules, and nothing has changed.
         """
-        self.run(self._ask_scheduler(event, *args))
+        self.run(self._ask_scheduler(event, *args, **facts))
 
-    def report_death(self, attempt: Attempt, failure: dict[str, Any], item: int | None) -> None:
+    def report_death(
+        self, attempt: Attempt, failure: dict[str, Any], item: int | None, *, is_divisible: bool
+    ) -> None:
         """An executor died: as `report`, and the driver is told, with what is done about it."""
-        made = self._ask_scheduler("attempt_died", attempt.number, failure, item)
+        made = self._ask_scheduler("attempt_died", attempt.number, failure, item, is_divisible=is_divisible)
         certificate = certify(failure, [attempt], made, self.workers)
         attempt.job.tell("died", attempt.task, failure=certificate, item=item)
         self.run(made)
 
-    def _ask_scheduler(self, event: str, *args: Any) -> list[commands.Command]:
+    def _ask_scheduler(self, event: str, *args: Any, **facts: Any) -> list[commands.Command]:
         try:
-            made: list[commands.Command] = getattr(self._scheduler, event)(*args, time.monotonic())
+            made: list[commands.Command] = getattr(self._scheduler, event)(*args, time.monotonic(), **facts)
         except SchedulerError as error:
             raise ProtocolError(str(error)) from error
         return made
@@ -311,8 +326,10 @@ class Server:
         self._send_code(worker, job)
         fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
         if c.phase == "map":
-            attempt.batch, attempt.lo, attempt.hi = c.batch, c.lo, c.hi
+            attempt.batch, attempt.lo, attempt.hi, attempt.part = c.batch, c.lo, c.hi, c.part
             fields.update(lo=c.lo, hi=c.hi, skip=list(c.skip) or None)
+            if c.part != ALL:
+                fields["part"] = list(c.part)
             job.feed_map(worker.link, attempt, fields)
             return
         attempt.partitions = c.partitions
@@ -349,7 +366,9 @@ class Server:
         attempt = self._end_attempt(c.attempt)
         job = attempt.job
         if c.phase == "map":
-            job.store.commit_map(c.attempt, c.batch, c.lo)
+            output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
+            if attempt.done is not None and "skipped" in attempt.done:
+                job.deliver_set_aside(attempt, output, self._name_of(attempt.worker))
         else:
             job.deliver(c.task, attempt.partitions, job.store.commit_reduce(c.attempt))
 
@@ -393,7 +412,9 @@ class Server:
 
     def _plan_reduce(self, c: commands.PlanReduce) -> list[commands.Command]:
         job = self._jobs[c.job]
-        job.sizes = {p: n for p, n in job.store.partition_sizes().items() if p not in job.delivered}
+        sizes = job.store.partition_sizes()
+        sizes.pop(job.partitions, None)  # what was set aside
+        job.sizes = {p: n for p, n in sizes.items() if p not in job.delivered}
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.slot_count))
         made: list[commands.Command] = self._scheduler.plan_reduce(c.job, groups, time.monotonic())
         return made

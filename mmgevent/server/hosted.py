@@ -23,6 +23,7 @@ from gevent.event import Event
 from mmgevent.errors import OptionError, ProtocolError
 from mmgevent.net.link import Link
 from mmgevent.options import JobOptions
+from mmgevent.positions import ALL, Part
 from mmgevent.scheduler import JobRules
 from mmgevent.server.intake import Intake, append_chunk
 from mmgevent.store import JobStore, Output
@@ -57,6 +58,7 @@ class Batch:
     __slots__ = (
         "chunks",
         "counted",
+        "has_refs",
         "is_content",
         "items",
         "owed_bytes",
@@ -66,8 +68,9 @@ class Batch:
         "window",
     )
 
-    def __init__(self, items: int, weight: int, size: int, is_content: bool):
-        self.items = items
+    def __init__(self, items: int, weight: int, size: int, is_content: bool, has_refs: bool):
+        self.items = items  #: entries
+        self.has_refs = has_refs  #: each of which may stand for any number of items
         self.weight = weight
         self.size = size
         self.is_content = is_content
@@ -97,6 +100,7 @@ class Attempt:
         "job",
         "lo",
         "number",
+        "part",
         "partitions",
         "pending_bytes",
         "task",
@@ -110,6 +114,7 @@ class Attempt:
         self.worker = worker
         self.task = task
         self.batch = self.lo = self.hi = 0
+        self.part: Part = ALL
         self.partitions: tuple[int, ...] = ()
         self.window = ReceiveWindow(OUTPUT_WINDOW)
         self.feeder: gevent.Greenlet | None = None
@@ -131,9 +136,12 @@ class Attempt:
         return self.batch != 0
 
     def may_put_out(self, partitions: set[int]) -> bool:
-        """Are these partitions that it may have segments of? Else a key could be reduced twice, or never."""
+        """Are these partitions that it may have segments of? Else a key could be reduced twice, or never.
+
+        The one above those of the job is for what a map attempt has set aside.
+        """
         if self.is_map:
-            return max(partitions, default=0) < self.job.partitions
+            return max(partitions, default=0) <= self.job.partitions
         return partitions.issubset(self.partitions)
 
 
@@ -188,7 +196,7 @@ class HostedJob:
         self.records_out = 0
         self.started_s = time.monotonic()
         self.last_progress: tuple[Any, ...] = ()
-        self._outputs: deque[tuple[int, tuple[int, ...], Output]] = deque()
+        self._outputs: deque[tuple[int, tuple[int, ...], Output, dict[str, Any]]] = deque()
         self._outputs_ready = Event()
         self._last_output_came = False
         self._sending: tuple[int, int, int] | None = None  # the lane of the output that is going out
@@ -224,7 +232,8 @@ class HostedJob:
             raise ProtocolError(f"batch {number} came, but only {self.allowed} were allowed")
         if not 1 <= items <= size <= MAX_BATCH_BYTES or (self.is_oneshot and items != 1):
             raise ProtocolError(f"a batch of {items} items and {size} bytes came")
-        batch = Batch(items, min(message["weight"], MAX_WEIGHT), size, is_again)
+        has_refs = message.get("refs", False)
+        batch = Batch(items, min(message["weight"], MAX_WEIGHT), size, is_again, has_refs)
         inline = message.get("inline")
         if inline is None:
             self._arriving[number] = batch
@@ -342,8 +351,17 @@ class HostedJob:
         """Queue a reduce task's output for the driver."""
         self.result_tasks += 1
         self.records_out += sum(output.flushes.records)
-        self._outputs.append((task, partitions, output))
+        self._outputs.append((task, partitions, output, {}))
         self._outputs_ready.set()
+
+    def deliver_set_aside(self, attempt: Attempt, output: Output, worker: str) -> None:
+        """Queue what a committed map attempt has set aside, if anything, for the driver."""
+        if output.count(self.partitions):
+            self.store.lend(output)
+            self.result_tasks += 1
+            about = {"batch": attempt.batch, "worker": worker}
+            self._outputs.append((attempt.task, (self.partitions,), output, about))
+            self._outputs_ready.set()
 
     def end_results(self) -> None:
         """Every reduce task is delivered or queued."""
@@ -354,28 +372,36 @@ class HostedJob:
         """Send what is queued until the end of the results (blocks).  LinkClosed, StoreError."""
         while True:
             while self._outputs:
-                task, partitions, output = self._outputs.popleft()
-                self._send_output(task, partitions, output)
-                self.store.free(output)
+                task, partitions, output, about = self._outputs.popleft()
+                self._send_output(task, partitions, output, about)
+                if about:
+                    self.store.give_back(output)
+                else:
+                    self.store.free(output)
             if self._last_output_came:
                 return
             self._outputs_ready.clear()
             self._outputs_ready.wait()
 
-    def _send_output(self, task: int, partitions: tuple[int, ...], output: Output) -> None:
+    def _send_output(
+        self, task: int, partitions: tuple[int, ...], output: Output, about: dict[str, Any]
+    ) -> None:
         lane = (self.driver_job, task, 0)
         rows: dict[int, list[int]] = {partition: [partition, 0, 0] for partition in partitions}
         flushes = output.flushes
         for partition, n_bytes, records in zip(
             flushes.partitions, flushes.lengths, flushes.records, strict=True
         ):
-            row = rows.setdefault(partition, [partition, 0, 0])
-            row[1] += n_bytes
-            row[2] += records
+            if partition in rows:
+                row = rows[partition]
+                row[1] += n_bytes
+                row[2] += records
         parts = list(rows.values())
         self._sending = lane
         self.link.open_lane(lane, RESULT_WINDOW)
-        self.link.send_in_lane(control("results", *lane, parts=parts, size=sum(row[1] for row in parts)))
+        self.link.send_in_lane(
+            control("results", *lane, parts=parts, size=sum(row[1] for row in parts), **about)
+        )
         for partition in rows:
             for data in _coalesce(self.store.read_output(output, partition)):
                 self.link.send_in_lane(Frame(RESULT, data, *lane))

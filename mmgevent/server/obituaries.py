@@ -55,7 +55,7 @@ def describe_task(attempt: Attempt) -> str:
 def _find_outcome(attempts: list[Attempt], made: Iterable[commands.Command]) -> tuple[str, int]:
     """One of the words of `deaths.OUTCOMES`, and the number of the worker that has the first of the tasks now, or 0."""
     job = attempts[0].job.number
-    ranges = {attempt.task: attempt.hi - attempt.lo for attempt in attempts}
+    ranges = {attempt.task: (attempt.hi - attempt.lo, attempt.part) for attempt in attempts}
     outcome, worker = "waits", 0
     for command in made:
         if getattr(command, "job", None) != job:
@@ -66,5 +66,6 @@ def _find_outcome(attempts: list[Attempt], made: Iterable[commands.Command]) -> 
             return "set aside", 0
         if isinstance(command, commands.Assign) and command.task in ranges and not worker:
             worker = command.worker
-            outcome = "retried" if command.hi - command.lo == ranges[command.task] else "cut"
+            has_same = (command.hi - command.lo, command.part) == ranges[command.task]
+            outcome = "retried" if has_same else "cut"
     return outcome, worker

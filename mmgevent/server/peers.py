@@ -19,6 +19,7 @@ from mmgevent import __version__
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.failures import bound, shorten
 from mmgevent.net.link import Link
+from mmgevent.positions import entry_of
 from mmgevent.server.hosted import HostedJob
 from mmgevent.telling import MessageLength
 from mmgevent.versions import PYTHON_VERSION, dill_version, find_mismatch
@@ -178,13 +179,22 @@ class WorkerPeer(Peer):
             self.server.finish_attempt(attempt, message)
         elif type_ in ("failed", "died"):
             item = message.get("item")
-            if item is not None and not (attempt.is_map and attempt.lo <= item < attempt.hi):
+            if item is not None and not (attempt.is_map and attempt.lo <= entry_of(item) < attempt.hi):
                 item = None
+            is_divisible = attempt.is_map and message.get("divisible", False)
             failure = bound(message["failure"])
             if type_ == "died":
-                self.server.report_death(attempt, failure, item)
+                self.server.report_death(attempt, failure, item, is_divisible=is_divisible)
             else:
-                self.server.report("attempt_failed", attempt.number, failure, item)
+                self.server.report(
+                    "attempt_failed",
+                    attempt.number,
+                    failure,
+                    item,
+                    is_spent=message.get("spent", False),
+                    is_divisible=is_divisible,
+                    skipped=message.get("skipped", 0),
+                )
         else:
             self.server.report(_ATTEMPT_EVENTS[type_], attempt.number)
 
@@ -317,7 +327,7 @@ class DriverPeer(Peer):
             self.server.report("content_arrived", job.number, number)
             return
         job.batch_count += 1
-        self.server.report("add_batch", job.number, number, batch.items)
+        self.server.report("add_batch", job.number, number, batch.items, has_refs=batch.has_refs)
         self._end_input_if_complete(job)
 
     def _on_input_end(self, job: HostedJob, frame: Frame, message: dict[str, Any]) -> None:

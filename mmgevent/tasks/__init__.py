@@ -17,11 +17,15 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmgevent.functions import Functions
+from mmgevent.positions import ALL, Part
 from mmgevent.records import SegmentError, decode_items
 from mmgevent.sources import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
-from mmgevent.tasks.map_task import Emit, MapItems, MapTask, Mark, MarkFlush, TaskStats
-from mmgevent.tasks.reduce_task import Part, ReduceTask
+from mmgevent.tasks.map_task import Emit, MapTask, Mark, MarkFlush, TaskStats
+from mmgevent.tasks.mapping import MapItems
+from mmgevent.tasks.reduce_task import Part as ReducePart
+from mmgevent.tasks.reduce_task import ReduceTask
+from mmgevent.tasks.skipping import Skipping
 
 __all__ = [
     "ContentNeeded",
@@ -52,19 +56,23 @@ def run_map(
     skip: Collection[int] = (),
     map_items: MapItems | None = None,
     mark_flush: MarkFlush | None = None,
+    part: Part = ALL,
+    skipping: Skipping | None = None,
     tunes_gc: bool = True,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
-    `items` are `(key, value)`; a value that is a `sources.Ref` is expanded into the items of its file, which all have
-    its index.  Indices count from `first_index`, items in `skip` are passed over.
+    `items` are the entries `(key, value)` of a batch; a value that is a `refs.Ref` is expanded into the items of its
+    file.  Entries count from `first_index`; items whose positions (see `positions`) are in `skip` are passed over.
+    `part`: of a single entry, which of its parts to map.
+    `skipping`: what to do about items that fail; None: they end the task.
     `partitions`: the number of partitions of the job.  `memory_bytes`: of records the task may hold at once, as the
     core estimates them; what it encodes of them, the input and the functions' own objects come on top.
-    `emit(flush)` takes the bytes of one flush; zero or more come.  `mark(index, key)` is called before each item.
-    `map_items(fn, triples)`, if given, applies `fn(index, key, value)` to each of the triples, perhaps several at a
+    `emit(flush)` takes the bytes of one flush; zero or more come.  `mark(position, key)` is called before each item.
+    `map_items(fn, triples)`, if given, applies `fn(position, key, value)` to each of the triples, perhaps several at a
     time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
     left to it.
-    `mark_flush(None)` is called before a flush of what several items gave, `mark_flush(index)` when the last of them goes on.
+    `mark_flush(None)` is called before a flush of what several items gave, `mark_flush(position)` when the last of them goes on.
     `tunes_gc`: the cyclic garbage collector of this process may run rarely meanwhile; False where others use it too.
 
     Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
@@ -81,13 +89,15 @@ def run_map(
         skip=skip,
         map_items=map_items,
         mark_flush=mark_flush,
+        part=part,
+        skipping=skipping,
     )
     return _run(task, tunes_gc)
 
 
 def run_reduce(
     functions: Functions,
-    parts: Iterable[Part],
+    parts: Iterable[ReducePart],
     *,
     partitions: int,
     memory_bytes: int,

@@ -41,8 +41,8 @@ _MEMORY_ADVICE = (
 class TaskFailure(MmgeventError):
     """A task failed for a reason that lies in the job; the same task fails again unless the job is at fault by chance.
 
-    `failure` is the record for the wire.  `item` is the index in its batch of the item at fault, or None where no
-    single one can be named.  `__cause__` is the exception itself.
+    `failure` is the record for the wire.  `item` is the position of the item at fault (see `positions`), or None where
+    no single one can be named.  `__cause__` is the exception itself.
     """
 
     exit_code = 1
@@ -51,6 +51,12 @@ class TaskFailure(MmgeventError):
         super().__init__(failure.get("error"))
         self.failure = failure
         self.item = item
+        #: the item has been tried as often as the job's retries allow
+        self.is_spent = False
+        #: no item can be named, but a run over some of the items of the task may tell more
+        self.is_divisible = False
+        #: items that this run had set aside when it met one more than may be; else 0
+        self.skipped = 0
 
 
 def short_repr(obj: Any, limit: int = KEY_CHARACTERS) -> str:
@@ -89,7 +95,12 @@ def make_failure(
 
 
 def blame_exception(
-    error: BaseException, function: str | None, key: Any = NO_KEY, item: int | None = None
+    error: BaseException,
+    function: str | None,
+    key: Any = NO_KEY,
+    item: int | None = None,
+    *,
+    with_traceback: bool = True,
 ) -> TaskFailure:
     """Make the failure of an exception that came out of `function` while it was at `key`."""
     if isinstance(error, MemoryError):
@@ -98,7 +109,7 @@ def blame_exception(
     if isinstance(error, RecordError) and error.key is not NO_KEY:
         key = error.key
     failure = make_failure(kind, describe_error(error), function=function, key=key, advice=advice)
-    text = format_user_traceback(error)
+    text = format_user_traceback(error) if with_traceback else None
     if text is not None:
         failure["traceback"] = text
     return TaskFailure(bound(failure), item)

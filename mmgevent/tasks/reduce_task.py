@@ -22,7 +22,8 @@ from mmgevent.functions import Functions
 from mmgevent.records import encode_flush, encode_segment
 from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
-from mmgevent.tasks.map_task import Emit, Mark, TaskStats, blame_records, no_pair, pairs_of
+from mmgevent.tasks.map_task import Emit, Mark, TaskStats
+from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
 #: bytes of a segment of results aimed at: large enough to be cheap, small beside the memory of an executor

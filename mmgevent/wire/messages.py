@@ -6,7 +6,7 @@ it may be missing.  What is not in the table is illegal, and `decode_message` sa
 which type or field it was.  Which job, task and attempt a message is about stands in
 the header of its frame, not in the message.
 
-`options`, `context`, `failure` and `stats` are free-form objects; whoever reads them
+`options`, `context`, `stats` and most failures are free-form objects; whoever reads them
 checks them.
 
 A message that announces bytes may carry them, when they are few: then they are its field
@@ -25,7 +25,7 @@ from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
 
 #: compared in the first message of each side
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: of the names that a worker offers, as JSON: every driver that watches is told them
 MAX_OFFERS_BYTES = 8 * 1024
@@ -79,6 +79,13 @@ INLINE = Shape(
     f"1 to {MAX_INLINE_BYTES} bytes behind the object",
     lambda value: type(value) is bytes and 0 < len(value) <= MAX_INLINE_BYTES,
 )
+FAILURE = Shape(
+    "an object of strings, integers and nulls",
+    lambda value: (
+        type(value) is dict
+        and all(type(k) is str and (v is None or type(v) in (str, int)) for k, v in value.items())
+    ),
+)
 COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(map(_is_count, value)))
 STRINGS = Shape(
     "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)
@@ -115,7 +122,9 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "submit": _fields(
         {"skip": COUNTS, "context": OBJECT}, name=STRING, options=OBJECT, code_bytes=COUNT, fingerprint=STRING
     ),
-    "batch": _fields({"content": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT),
+    "batch": _fields(
+        {"content": FLAG, "refs": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT
+    ),
     "input_end": _fields(batches=COUNT),
     "cancel": _fields(reason=STRING),
     "list_workers": _fields(),
@@ -130,7 +139,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "allow": _fields(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
     "enough": _fields(),
     "need_content": _fields(),
-    "results": _fields(parts=TRIPLES, size=COUNT),
+    "results": _fields({"batch": COUNT, "worker": STRING}, parts=TRIPLES, size=COUNT),
     "progress": _fields(
         {"total": COUNT},
         phase=STRING,
@@ -151,7 +160,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "job": _fields({"context": OBJECT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
     "job_end": _fields(),
     "assign": _fields(
-        {"lo": COUNT, "hi": COUNT, "skip": COUNTS, "parts": PAIRS, "inline": INLINE},
+        {"lo": COUNT, "hi": COUNT, "part": COUNTS, "skip": COUNTS, "parts": PAIRS, "inline": INLINE},
         phase=PHASE,
         slot=COUNT,
         size=COUNT,
@@ -163,9 +172,16 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "leaving": _fields(),
     "returned": _fields(),
     "kept": _fields(),
-    "done": _fields({"inline": INLINE}, size=COUNT, records=COUNT, items=COUNT, seconds=NUMBER, groups=COUNT),
-    "failed": _fields({"item": COUNT}, failure=OBJECT),
-    "died": _fields({"item": COUNT}, failure=OBJECT),
+    "done": _fields(
+        {"inline": INLINE, "skipped": COUNT, "failure": FAILURE},
+        size=COUNT,
+        records=COUNT,
+        items=COUNT,
+        seconds=NUMBER,
+        groups=COUNT,
+    ),
+    "failed": _fields({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
+    "died": _fields({"item": COUNT, "divisible": FLAG}, failure=OBJECT),
     "content": _fields(),
 }
 

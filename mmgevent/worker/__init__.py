@@ -462,7 +462,7 @@ class Worker:
             attempt.job.add_duration(attempt.is_map, message["seconds"])
         elif type_ == "failed":
             failure = failures.bound({**message["failure"], "worker": self.name})
-            frame = control("failed", *attempt.lane, failure=failure, item=message.get("item"))
+            frame = control("failed", *attempt.lane, **{**_fields(message), "failure": failure})
         elif type_ != "content":
             raise ProtocolError(f"an executor sent the message {type_!r}")
         self._forget(attempt)
@@ -489,9 +489,11 @@ class Worker:
         for attempt in running:
             self._forget(attempt)
             if not attempt.is_revoked:
-                failure, item = describe_death(executor, exit_, attempt, self.name)
+                failure, item, is_divisible = describe_death(executor, exit_, attempt, self.name)
                 log.info("executor died: %s: %s, attempt %s", executor.link.name, exit_, attempt.number)
-                self.link.send_in_lane(control("died", *attempt.lane, failure=failure, item=item))
+                self.link.send_in_lane(
+                    control("died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None)
+                )
         self._advance(slot)
 
     def _on_fork_failure(self, had: list[HeldAttempt], error: str) -> None:
@@ -530,3 +532,8 @@ class Worker:
             executor.has_warned = True
             text = f"{describe_place(executor, running, self.name)}: {warning}"
             self.link.send(control("notice", *running.lane, text=text))
+
+
+def _fields(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a message, without its type."""
+    return {name: value for name, value in message.items() if name != "type"}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import mmgevent
 from mmgevent import failures
+from mmgevent.page import Position
+from mmgevent.positions import entry_of
 
 if TYPE_CHECKING:
     from mmgevent.net.forker import Exit
@@ -35,8 +37,11 @@ _LEFT_ADVICE = (
 
 def describe_death(
     executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
-) -> tuple[dict[str, Any], int | None]:
-    """Return the failure record of a death under `attempt`, and the index of the item to blame, if it was one."""
+) -> tuple[dict[str, Any], int | None, bool]:
+    """Return the failure record of a death under `attempt`, and whom to blame.
+
+    That is the position of an item, or None; and whether a run over some of the items may tell more.
+    """
     position = executor.position()
     has_begun = position.attempt == attempt.number
     kind, error, advice = _find_cause(executor, exit_, attempt)
@@ -46,15 +51,16 @@ def describe_death(
     key = position.key if is_known else None
     if not has_begun:
         error += ", while it loaded the job's functions"
-    elif attempt.is_map and item is None and has_begun:
+    elif attempt.is_map and item is None:
         error += ", while it was on several items" if position.item is not None else ", between items"
-    if item is None and has_begun:
+    is_divisible = has_begun and attempt.is_map and item is None and is_of_several(position)
+    if item is None and has_begun and not is_divisible:
         item = attempt.only_item
     failure = {
         "kind": kind,
         "function": "mapfn" if attempt.is_map else "reducefn",
         "key": key,
-        "item": item,
+        "item": None if item is None else entry_of(item),
         "error": error,
         "advice": advice,
         "last_words": _drop_our_frames(executor.last_words()) or None,
@@ -63,7 +69,12 @@ def describe_death(
         "peak_bytes": exit_.maxrss_kb * 1024 or None,
     }
     failure = {name: value for name, value in failure.items() if value is not None}
-    return failures.bound(failure), item
+    return failures.bound(failure), item, is_divisible
+
+
+def is_of_several(position: Position) -> bool:
+    """Return whether what an executor ran concerned several items."""
+    return position.is_of_several or (position.item is not None and not position.is_alone)
 
 
 def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> str:

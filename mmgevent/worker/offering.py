@@ -70,7 +70,7 @@ class Offering:
     def announce(self, attempt: HeldAttempt) -> None:
         """Say what the attempt that comes next in its lane is to call."""
         self._unanswered[attempt.lane] = attempt.job
-        options = {"offered": attempt.job.offered}
+        options = {"offered": attempt.job.offered, **attempt.job.failure_rules}
         self.link.send_in_lane(control("job", *attempt.lane, options=options, code_bytes=0, fingerprint=""))
 
     def revoke(self, lane: Lane) -> None:

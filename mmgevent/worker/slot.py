@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent import failures
 from mmgevent.errors import ProtocolError
+from mmgevent.positions import position_of
 from mmgevent.wire.frames import MAX_PAYLOAD, Frame
 from mmgevent.wire.streams import INPUT_WINDOW, ReceiveWindow
 
@@ -52,6 +53,8 @@ class CachedJob:
         #: what offered functions run of it, see `Functions.describe_offered`; empty for most jobs
         self.offered: dict[str, Any] = options.get("offered") or {}
         self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
+        #: what becomes of items that fail, as offered functions are told it
+        self.failure_rules = {name: options.get(name) or 0 for name in ("retries", "max_skipped")}
         self.code_bytes: int = message["code_bytes"]
         self.code = bytearray()
         self.window = window  #: of the code
@@ -93,11 +96,10 @@ class HeldAttempt:
 
     @property
     def only_item(self) -> int | None:
-        """The item of a map attempt that has one only."""
+        """The position of the item of a map attempt that has one only."""
         lo, hi, skip = self._items
-        if not self.is_map or hi - lo - len(skip) != 1:
-            return None
-        return next(item for item in range(lo, hi) if item not in skip)
+        left = {position_of(entry) for entry in range(lo, hi)}.difference(skip) if self.is_map else set()
+        return left.pop() if len(left) == 1 else None
 
     def take_input(self, frame: Frame) -> None:
         """Forward or hold a frame of its input; ProtocolError beyond its window."""

@@ -26,6 +26,7 @@ from mmgevent.functions import Functions
 from mmgevent.net import supervisor
 from mmgevent.net.forker import Forkers
 from mmgevent.net.local_link import local_pair
+from mmgevent.positions import position_of
 from mmgevent.scheduler.ledger import MAX_DEPTH
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
@@ -357,7 +358,7 @@ def test_maps_only_its_range_and_leaves_out_skipped_items(start):
     server, _ = start()
     server.submit(1)
     items = [(f"words {i}", f"w{i}") for i in range(6)]
-    attempt = server.assign_map(items, lo=1, hi=5, skip=[2])
+    attempt = server.assign_map(items, lo=1, hi=5, skip=[position_of(2)])
     assert server.wait_for(attempt)["items"] == 3
     assert set(server.records_of(attempt)) == {"w1", "w3", "w4"}
 
@@ -407,7 +408,11 @@ def test_an_exception_is_reported_with_item_and_worker(start):
     server.submit(1)
     attempt = server.assign_map([("words", ""), ("fail", "no such luck")])
     failed = server.wait_for(attempt)
-    assert (failed["type"], failed["item"], failed["failure"]["worker"]) == ("failed", 1, "host/1")
+    assert (failed["type"], failed["item"], failed["failure"]["worker"]) == (
+        "failed",
+        position_of(1),
+        "host/1",
+    )
     assert "no such luck" in failed["failure"]["error"]
     assert server.wait_for(server.assign_map([("words", "a")]))["type"] == "done"
 
@@ -472,7 +477,7 @@ def test_a_killed_executor_is_reported_with_its_item_and_replaced(start, gate):
     pid, _, _ = gate.next()
     os.kill(pid, signal.SIGKILL)
     died, done = server.wait_for(attempt, behind)
-    assert (died["type"], died["item"], done["type"]) == ("died", 1, "done")
+    assert (died["type"], died["item"], done["type"]) == ("died", position_of(1), "done")
     failure = died["failure"]
     assert failure["kind"] == "died"
     assert "signal 9 (SIGKILL)" in failure["error"]
@@ -510,7 +515,7 @@ def test_an_endless_loop_ends_by_task_timeout(start):
     server.submit(1, task_timeout=1.0)
     attempt = server.assign_map([("words", "a"), ("loop", 0)])
     died = server.wait_for(attempt)
-    assert (died["type"], died["item"], died["failure"]["kind"]) == ("died", 1, "timeout")
+    assert (died["type"], died["item"], died["failure"]["kind"]) == ("died", position_of(1), "timeout")
     assert server.wait_for(server.assign_map([("words", "a")]))["type"] == "done"
 
 
@@ -848,17 +853,21 @@ def test_with_greenlets_a_death_blames_none_of_several_items_and_the_only_one(st
     assert "item" not in died
     assert "key" not in died["failure"]
     assert "on several items" in died["failure"]["error"]
-    attempt = server.assign_map(items, lo=1, hi=3, skip=[1])
+    attempt = server.assign_map(items, lo=1, hi=3, skip=[position_of(1)])
     os.kill(gate.next()[0], signal.SIGKILL)
     died = server.wait_for(attempt)
-    assert (died["item"], died["failure"]["key"]) == (2, "'gate 2'")
+    assert (died["item"], died["failure"]["key"]) == (position_of(2), "'gate 2'")
 
 
 def test_with_greenlets_the_oldest_item_is_the_one_that_took_too_long(start, gate):
     server, _ = start()
     server.submit(1, greenlets=3, task_timeout=1.0)
     died = server.wait_for(server.assign_map([(f"gate {i}", gate.path) for i in range(3)]))
-    assert (died["item"], died["failure"]["key"], died["failure"]["kind"]) == (0, "'gate 0'", "timeout")
+    assert (died["item"], died["failure"]["key"], died["failure"]["kind"]) == (
+        position_of(0),
+        "'gate 0'",
+        "timeout",
+    )
 
 
 def test_a_lost_link_ends_every_executor(start, gate):

@@ -165,7 +165,7 @@ def read_flushes(pieces: Iterator[bytes]) -> FlushReader | str:
             reader.feed(piece)
         except ProtocolError as error:
             return str(error)
-        assert len(reader._buffer) <= FLUSH_HEAD.size + MAX_PARTITIONS * FLUSH_ENTRY.size
+        assert len(reader._buffer) <= FLUSH_HEAD.size + (MAX_PARTITIONS + 1) * FLUSH_ENTRY.size
     return reader
 
 

@@ -231,14 +231,14 @@ MUTATIONS = [
     Mutation(
         "a flush names partitions that there can be, in order",
         "store.py",
-        "if not last < partition < MAX_PARTITIONS or n_bytes > 2**48:",
+        "if not last < partition <= MAX_PARTITIONS or n_bytes > 2**48:",
         "if False:",
         ("test_store.py::test_what_is_no_flush_is_refused",),
     ),
     Mutation(
         "the table of a flush is bounded before it is waited for",
         "store.py",
-        "or count > MAX_PARTITIONS:",
+        "or count > MAX_PARTITIONS + 1:",
         "or False:",
         ("test_store.py::test_what_is_no_flush_is_refused",),
     ),
@@ -397,8 +397,8 @@ MUTATIONS = [
     Mutation(
         "what a driver has got is not reduced again",
         SERVER,
-        "job.store.partition_sizes().items() if p not in job.delivered}",
-        "job.store.partition_sizes().items()}",
+        "sizes.items() if p not in job.delivered}",
+        "sizes.items()}",
         ("trust/test_cluster_simulation.py::test_results_are_those_of_plain_python_and_nothing_is_left[0]",),
     ),
     # the scheduler
@@ -420,9 +420,30 @@ MUTATIONS = [
     Mutation(
         "a task under which executors die ends",
         "scheduler/__init__.py",
-        "if task.deaths < (1 if task.is_alone else MAX_DEATHS):",
+        "if ledger.count_death(task, item) < (1 if is_first_fatal else MAX_DEATHS):",
         "if True:",
         ("test_scheduler.py::test_a_task_under_which_executors_die_ends_the_job_with_its_advice",),
+    ),
+    Mutation(
+        "several culprits of a task have deaths of their own",
+        "scheduler/ledger.py",
+        "return deaths[item] if self.rules.max_skipped else task.deaths",
+        "return task.deaths",
+        ("test_scheduler.py::test_each_culprit_of_a_task_is_given_its_own_deaths",),
+    ),
+    Mutation(
+        "what a task has set aside counts against max_skipped",
+        "scheduler/__init__.py",
+        "ledger.set_aside_count += skipped",
+        "pass",
+        ("test_scheduler.py::test_what_an_executor_has_set_aside_counts_once_its_attempt_does",),
+    ),
+    Mutation(
+        "an item that fails leaves no record behind",
+        "tasks/map_task.py",
+        "if self._skipping is None:\n            self._mapping",
+        "if True:\n            self._mapping",
+        ("test_skipping.py::test_nothing_of_an_item_that_fails_counts_and_everything_of_the_others",),
     ),
     Mutation(
         "the number of a live attempt is passed over",

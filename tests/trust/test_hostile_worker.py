@@ -175,12 +175,12 @@ FRAMES = {
     "output of nothing": (of_lane(lambda lane: Frame(OUTPUT, b"", *lane).encode()), "without data"),
     "output that is no flush": (output(b"records, honestly"), "no sequence of flushes"),
     "a table of too many partitions": (
-        output(FLUSH_HEAD.pack(FLUSH_MAGIC, MAX_PARTITIONS + 1)),
+        output(FLUSH_HEAD.pack(FLUSH_MAGIC, MAX_PARTITIONS + 2)),
         "no sequence of flushes",
     ),
     "a table out of order": (output(table((3, 1, 9), (2, 1, 9)) + bytes(18)), "out of order"),
     "a table that names one twice": (output(table((3, 1, 9), (3, 1, 9)) + bytes(18)), "out of order"),
-    "a partition that no job has": (output(table((MAX_PARTITIONS, 1, 9)) + bytes(9)), "out of range"),
+    "a partition that no job has": (output(table((MAX_PARTITIONS + 1, 1, 9)) + bytes(9)), "out of range"),
     "a segment of 2^60 bytes": (output(table((0, 1, 2**60))), "out of range"),
     "done before its output": (lambda peer, assign: peer.done(assign, 4096), "did not arrive whole"),
     "done of less than it sent": (
@@ -192,7 +192,7 @@ FRAMES = {
         "did not arrive whole",
     ),
     "a partition that this job has not": (
-        lambda peer, assign: peer.finish(assign, flush_of([assign[1]["partitions"]])),
+        lambda peer, assign: peer.finish(assign, flush_of([assign[1]["partitions"] + 1])),
         "partitions that are not its own",
     ),
     "done with other output than it says": (

@@ -1,0 +1,145 @@
+"""The items of a job that were set aside, as its driver keeps them.
+
+Executors send them as rows (see `tasks.skipping`), many at a time; the server names single ones, which
+killed the executors that mapped them. All are kept in an unlinked file, in the order in which they came, and
+the last failures also in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from mmgevent.deaths import MAX_REMEMBERED
+from mmgevent.errors import JobError
+from mmgevent.records import SegmentError, decode_segment, decode_value, encode_segment
+
+#: Bytes of rows with the values of their items that are kept on disk. Rows beyond that are kept without.
+MAX_VALUES_BYTES = 1024 * 1024 * 1024
+
+#: batch and bytes of the segment that follows
+_HEADER = struct.Struct("<QQ")
+
+Place = tuple[int, int]
+Found = Iterable[tuple[Place, tuple[Any, Any]]]
+
+
+class NotKept:
+    """Stands for the value of an item that was set aside, where it can no longer be had."""
+
+    def __init__(self, reason: str):
+        #: why, in a sentence
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"<value not kept: {self.reason}>"
+
+
+class SetAside:
+    """Keeps what was set aside; one thread adds, any may read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        #: failures of the last items, as `handle.skipped()` gives them
+        self.failures: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
+        self._file: Any = None
+        self._close: Callable[[], object] | None = None  # called when this is forgotten, at the latest
+        self._n_bytes = 0
+
+    def add_rows(self, batch: int, worker: str, data: Any) -> list[dict[str, Any]]:
+        """Take the segments of rows of one task; return the failures in them.
+
+        JobError (kind "record") for rows that cannot be read here, kind "disk" where they cannot be kept.
+        """
+        added: list[dict[str, Any]] = []
+        offset = 0
+        while offset < len(data):
+            try:
+                segment = decode_segment(data, offset)
+            except SegmentError as error:
+                raise JobError(f"items set aside cannot be read here: {error}", {"kind": "record"}) from error
+            rows = segment.values
+            if self._n_bytes > MAX_VALUES_BYTES:
+                rows = [(position, None, *rest) for position, _, *rest in rows]
+                self._keep(batch, encode_segment(segment.keys, rows))
+            else:
+                self._keep(batch, bytes(memoryview(data)[offset : segment.end]))
+            for key, (_, _, type_, text, failure) in zip(segment.keys, rows, strict=True):
+                parts = {"item_key": key, "error_type": type_, "error_text": text, "worker": worker}
+                added.append({**failure, **parts})
+            offset = segment.end
+        self.failures.extend(added)
+        self.count += len(added)
+        return added
+
+    def add_item(
+        self, batch: int, position: int, failure: dict[str, Any], item: tuple[Any, bytes | None] | None
+    ) -> None:
+        """Take an item that the server has set aside; `item` is its key and pickled value where they are known."""
+        key, value = item or (None, None)
+        if item is not None:
+            failure = {**failure, "item_key": key}
+        row = (position, value, None if item is None else "", "", failure)
+        self._keep(batch, encode_segment([key], [row]))
+        self.failures.append(failure)
+        self.count += 1
+
+    def items(self, read_again: Callable[[list[Place]], Found]) -> Iterator[tuple[Any, Any]]:
+        """Yield (key, value) of all items: those whose values are kept, then the others.
+
+        `read_again(places)` gives (place, (key, value)) of those of the (batch, position) that can be had.
+        """
+        missing: dict[Place, Any] = {}
+        for batch, key, (position, value, type_, _, failure) in self._rows():
+            if value is not None:
+                yield key, decode_value(value)
+            else:
+                missing[batch, position] = key if type_ is not None else failure.get("key")
+        for place, item in read_again(sorted(missing)):
+            del missing[place]
+            yield item
+        for key in missing.values():
+            yield key, NotKept("it was too large to be kept, and its source cannot be read again")
+
+    def clear(self) -> None:
+        """Forget everything: the job is submitted again."""
+        self.count = 0
+        self.failures.clear()
+        if self._close is not None:
+            self._close()
+        self._file = self._close = None
+        self._n_bytes = 0
+
+    def _rows(self) -> Iterator[tuple[int, Any, Any]]:
+        at, end = 0, self._n_bytes
+        while at < end:
+            fd = self._file.fileno()
+            batch, n_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, at))
+            segment = decode_segment(os.pread(fd, n_bytes, at + _HEADER.size))
+            at += _HEADER.size + n_bytes
+            for key, row in zip(segment.keys, segment.values, strict=True):
+                yield batch, key, row
+
+    def _keep(self, batch: int, segment: bytes) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
+                self._close = weakref.finalize(self, self._file.close)
+            data = memoryview(_HEADER.pack(batch, len(segment)) + segment)
+            at = self._n_bytes
+            while data:
+                written = os.pwrite(self._file.fileno(), data, at)
+                at, data = at + written, data[written:]
+            self._n_bytes = at  # now others may read it
+        except OSError as error:
+            failure = {
+                "kind": "disk",
+                "error": f"cannot keep a list of the items that were set aside: {error}",
+                "advice": "free some disk, or set TMPDIR to a folder that has room",
+            }
+            raise JobError.from_failure(failure) from error

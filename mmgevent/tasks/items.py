@@ -1,0 +1,99 @@
+"""The items of one map task: entries of a batch in, items with their positions out.
+
+A ref is read and expanded here. What the server has set aside is passed over, and of an entry that was cut
+in parts only the items of one part are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from mmgevent.positions import ALL, WHOLE, Part, position_of, range_of
+from mmgevent.refs import ContentNeeded, Ref, Unreadable
+from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, make_failure
+
+Mark = Callable[[int, Any], object]
+
+
+class TaskItems:
+    """Iterates over the items that a task maps, as (position, key, value); once.
+
+    A value that cannot be read is given as Unreadable if `gives_unreadable`; otherwise it ends the task.
+    Raises TaskFailure for it, and ContentNeeded where a file is not the driver's.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[tuple[Any, Any]],
+        *,
+        first_entry: int,
+        skip: Collection[int],
+        part: Part,
+        mark: Mark,
+    ):
+        """`skip`: positions to leave out. `mark(position, key)` is called before a ref is read."""
+        self._entries = entries
+        self._first_entry = first_entry
+        self._skip = frozenset(skip)
+        self._part = part
+        self._mark = mark
+        self.gives_unreadable = False
+        #: Items given so far.
+        self.count = 0
+        #: Position and key of the item that was given last.
+        self.position: int | None = None
+        self.key: Any = NO_KEY
+
+    def __iter__(self) -> Iterator[tuple[int, Any, Any]]:
+        skip = self._skip
+        for entry, (key, value) in enumerate(self._entries, self._first_entry):
+            if isinstance(value, Ref):
+                yield from self._expanded(entry, key, value)
+                continue
+            position = position_of(entry)
+            if position in skip or (self._part != ALL and range_of(self._part, 1) == (0, 0)):
+                continue
+            self.count += 1
+            self.position = position
+            self.key = key
+            yield position, key, value
+
+    def _expanded(self, entry: int, key: Any, ref: Ref) -> Iterator[tuple[int, Any, Any]]:
+        whole = position_of(entry, WHOLE)
+        skip = self._skip
+        if skip and whole in skip:
+            return
+        self._mark(whole, key)  # until its first item is read
+        position = position_of(entry)
+        units = self._units(whole, key, ref)
+        if self._part != ALL:
+            in_all = list(units)
+            low, high = range_of(self._part, len(in_all))
+            position += low
+            units = iter(in_all[low:high])
+        self.key = key
+        for item_key, value in units:
+            if not skip or position not in skip:
+                self.count += 1
+                self.position = position
+                self.key = item_key
+                if type(value) is Unreadable and not self.gives_unreadable:
+                    raise blame_unreadable(value, item_key, position) from value.error
+                yield position, item_key, value
+            position += 1
+
+    def _units(self, whole: int, key: Any, ref: Ref) -> Iterator[tuple[Any, Any]]:
+        try:
+            yield from ref.units()
+        except (ContentNeeded, GeneratorExit):
+            raise
+        except MemoryError as error:
+            raise blame_exception(error, None, key, whole) from error
+        except Exception as error:
+            raise TaskFailure(make_failure("input", str(error), key=key), whole) from error
+
+
+def blame_unreadable(value: Unreadable, key: Any, position: int) -> TaskFailure:
+    """Make the failure of an item that could not be read."""
+    return TaskFailure(make_failure("input", str(value.error), key=key), position)

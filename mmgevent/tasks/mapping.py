@@ -1,0 +1,328 @@
+"""Call mapfn on the items of a task, and group the records that come of it.
+
+`StreamedMapping` is for jobs in which a failure ends the task: the core consumes the records of all items as
+one iterator, so per item there is one turn of a Python generator (about 1 us), and per record none.
+
+`CarefulMapping` is for jobs with `retries` or `max_skipped`: an item that fails must leave nothing behind. So
+the records of an item are taken into a list first (`_speedups.take` checks them on the way), and reach the
+groups all together or not at all. An item that fails is tried again on the spot, then set aside, and the task
+goes on with the next: every item is mapped once, whatever fails beside it. An item of more than WHOLE_RECORDS
+records has a table of its own instead of a list. One that outgrows the memory of the task is grouped as it
+comes, and its failure ends the attempt: the next one leaves it out.
+
+Both give the groups of one flush after another.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from types import GeneratorType
+from typing import Any, NamedTuple
+
+from mmgevent._speedups import take
+from mmgevent.refs import ContentNeeded, Unreadable
+from mmgevent.tasks.blame import TaskFailure
+from mmgevent.tasks.grouping import Grouping, Groups
+from mmgevent.tasks.items import TaskItems, blame_unreadable
+from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
+from mmgevent.tasks.skipping import Skipping
+
+#: Records that an item may have to be taken into a list. Python uses the memory of so many small
+#: tuples again; ten times as many cost twice as much each.
+WHOLE_RECORDS = 1000
+
+#: Records that `take` may give when there is no such limit.
+_NO_LIMIT = sys.maxsize
+
+Mark = Callable[[int, Any], object]
+#: (fn, iterator of (position, key, value)) -> iterator of fn's results, in order
+MapItems = Callable[
+    [Callable[[int, Any, Any], list[Any]], Iterable[tuple[int, Any, Any]]], Iterable[list[Any]]
+]
+
+
+class Filled(NamedTuple):
+    """The groups of one flush, and how many records went into them."""
+
+    groups: Groups
+    records: int
+
+
+class StreamedMapping:
+    """Maps items one after another; the first failure ends the task."""
+
+    def __init__(
+        self,
+        mapfn: Any,
+        items: TaskItems,
+        grouping: Grouping,
+        budget: int,
+        mark: Mark,
+        map_items: MapItems | None,
+    ):
+        """`budget`: bytes of groups in a flush, as the core estimates them."""
+        self._mapfn = mapfn
+        self._items = items
+        self._grouping = grouping
+        self._budget = budget
+        self._mark = mark
+        self._map_items = map_items
+
+    def fills(self) -> Iterator[Filled]:
+        """Map all items and yield the groups of each flush. Raises TaskFailure, ContentNeeded."""
+        if self._mapfn is None:
+            pairs: Iterator[Any] = self._marked_items()
+        elif self._map_items is not None:
+            pairs = chain.from_iterable(self._map_items(self._map_one, self._items))
+        else:
+            pairs = chain.from_iterable(self._outputs())
+        yield from fill(self._grouping, pairs, self._budget, self._blame)
+
+    def _outputs(self) -> Iterator[Iterable[Any]]:
+        """Yield what mapfn returns for each item; the loop that every item passes."""
+        mapfn, mark = self._mapfn, self._mark
+        for position, key, value in self._items:
+            mark(position, key)
+            output = mapfn(key, value)
+            yield output if type(output) is GeneratorType else pairs_of(output, "mapfn")
+
+    def _marked_items(self) -> Iterator[tuple[Any, Any]]:
+        for position, key, value in self._items:
+            self._mark(position, key)
+            yield key, value
+
+    def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
+        """Map one item to the list of its records: what `map_items` calls, perhaps several at a time."""
+        try:
+            records = list(pairs_of(self._mapfn(key, value), "mapfn"))
+        except BaseException as error:
+            if is_greenlet_exit(error):  # an item before this one failed
+                raise
+            raise blame_records(error, "mapfn", key, position) from error
+        for record in records:
+            if not isinstance(record, (tuple, list)) or len(record) != 2:
+                raise TaskFailure(no_pair(record, "mapfn", key), position)
+        return records
+
+    def _blame(self, error: BaseException) -> TaskFailure:
+        function = None if self._mapfn is None else "mapfn"
+        return blame_records(error, function, self._items.key, self._items.position)
+
+
+class _Large(NamedTuple):
+    """An item that has more records than are taken into a list."""
+
+    position: int
+    key: Any
+    value: Any
+    records: Iterator[Any]
+
+
+class CarefulMapping:
+    """Maps items one after another; one that fails is tried again, then set aside."""
+
+    def __init__(
+        self,
+        mapfn: Any,
+        items: TaskItems,
+        grouping: Grouping,
+        budget: int,
+        mark: Mark,
+        map_items: MapItems | None,
+        skipping: Skipping,
+        emit_set_aside: Callable[[], None],
+    ):
+        """As StreamedMapping. `emit_set_aside()` is called when `skipping` has many rows to be encoded."""
+        items.gives_unreadable = True
+        self._mapfn = _give_item if mapfn is None else mapfn
+        self._function = None if mapfn is None else "mapfn"
+        self._items = items
+        self._each = iter(items)
+        self._grouping = grouping
+        self._budget = budget
+        self._mark = mark
+        self._map_items = map_items
+        self._skipping = skipping
+        self._emit_set_aside = emit_set_aside
+        self._large: _Large | None = None
+
+    def fills(self) -> Iterator[Filled]:
+        """Map all items and yield the groups of each flush. Raises TaskFailure, ContentNeeded."""
+        if self._map_items is not None:
+            pairs = chain.from_iterable(self._pooled(self._map_items(self._map_one, self._each)))
+            yield from fill(self._grouping, pairs, self._budget, self._blame)
+            return
+        grouping, budget = self._grouping, self._budget
+        groups: Groups = {}
+        used = records = 0
+        is_over = False
+        while not is_over:
+            small = chain.from_iterable(self._small_items())
+            exhausted = False
+            while not exhausted:
+                table = {} if groups else groups
+                exhausted, added, count = self._add(small, table, max(1, budget - used))
+                used += added if table is groups else self._merge(table, groups)
+                records += count
+                if not exhausted:
+                    yield Filled(groups, records)
+                    groups, used, records = {}, 0, 0
+            large, self._large = self._large, None
+            is_over = large is None
+            if large is not None:
+                table, count, rest = self._take_large(large)
+                if rest is not None:  # what is here belongs before it
+                    yield Filled(groups, records)
+                    groups, used, records = {}, 0, 0
+                    yield Filled(table, count)
+                    yield from fill(grouping, rest, budget, self._blame)
+                else:
+                    used += self._merge(table, groups)
+                    records += count
+                    if used >= budget:
+                        yield Filled(groups, records)
+                        groups, used, records = {}, 0, 0
+        yield Filled(groups, records)
+
+    # --- items to records ---
+
+    def _small_items(self) -> Iterator[list[Any]]:
+        """Yield the records of each item, up to one that has more than WHOLE_RECORDS, which is then `_large`."""
+        mapfn, mark = self._mapfn, self._mark
+        for position, key, value in self._each:
+            mark(position, key)
+            try:
+                if type(value) is Unreadable:
+                    raise value.error
+                output = mapfn(key, value)
+                if type(output) is not GeneratorType:
+                    output = pairs_of(output, "mapfn")
+                records = take(output, WHOLE_RECORDS)
+            except self._skipping.catches as error:
+                output, records = self._try_again(position, key, value, error, WHOLE_RECORDS)
+                if self._skipping.is_full:
+                    self._emit_set_aside()
+            if len(records) == WHOLE_RECORDS:
+                self._large = _Large(position, key, value, chain(records, output))
+                return
+            yield records
+
+    def _pooled(self, outputs: Iterable[list[Any]]) -> Iterator[list[Any]]:
+        for records in outputs:
+            if self._skipping.is_full:  # here, since greenlets cannot share the way out
+                self._emit_set_aside()
+            yield records
+
+    def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
+        """Map one item to the list of its records: what `map_items` calls, perhaps several at a time."""
+        try:
+            if type(value) is Unreadable:
+                raise value.error
+            return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
+        except self._skipping.catches as error:
+            if is_greenlet_exit(error):  # an item before this one failed
+                raise
+            return self._try_again(position, key, value, error, _NO_LIMIT)[1]
+
+    def _try_again(
+        self, position: int, key: Any, value: Any, error: BaseException, limit: int
+    ) -> tuple[Iterator[Any], list[Any]]:
+        """Try an item that failed again, as often as the job allows; set it aside if that does not help.
+
+        Returns its records, up to `limit`, and the iterator of those that follow. An item that is set aside has none.
+        """
+        for _ in range(0 if type(value) is Unreadable else self._skipping.retries):
+            self._mark(position, key)
+            try:
+                output = pairs_of(self._mapfn(key, value), "mapfn")
+                return output, take(output, limit)
+            except self._skipping.catches as again:
+                if is_greenlet_exit(again):
+                    raise
+                error = again
+        self._set_aside(position, key, value, error)
+        return iter(()), []
+
+    def _set_aside(self, position: int, key: Any, value: Any, error: BaseException) -> None:
+        if type(value) is Unreadable:
+            failure = blame_unreadable(value, key, position)
+        else:
+            with_traceback = self._skipping.wants_traceback
+            failure = blame_records(error, self._function, key, position, with_traceback=with_traceback)
+        failure.__cause__ = error
+        self._skipping.give_up(position, key, value, failure)
+
+    # --- records to groups ---
+
+    def _take_large(self, large: _Large) -> tuple[Groups, int, Iterator[Any] | None]:
+        """Group the records of a large item by themselves; return them, their number, and the rest.
+
+        The rest is None if that was the whole item, or if it failed and was set aside. It is tried again like any
+        other.
+        """
+        tries = self._skipping.retries
+        records = large.records
+        while True:
+            table: Groups = {}
+            try:
+                exhausted, _, count = self._grouping.add(records, table, self._budget)
+                return table, count, None if exhausted else records
+            except self._skipping.catches as error:
+                if not tries:
+                    self._set_aside(large.position, large.key, large.value, error)
+                    return {}, 0, None
+            tries -= 1
+            self._mark(large.position, large.key)
+            records = self._begin(large.key, large.value)
+
+    def _begin(self, key: Any, value: Any) -> Iterator[Any]:
+        """Yield the records of an item; what calling mapfn raises comes out where they are read."""
+        yield from pairs_of(self._mapfn(key, value), "mapfn")
+
+    def _add(self, pairs: Iterator[Any], groups: Groups, budget: int) -> tuple[bool, int, int]:
+        try:
+            return self._grouping.add(pairs, groups, budget)
+        except (ContentNeeded, TaskFailure):
+            raise
+        except BaseException as error:
+            raise self._blame(error) from error
+
+    def _merge(self, table: Groups, groups: Groups) -> int:
+        try:
+            return self._grouping.merge(table, groups)
+        except BaseException as error:  # values of several items that do not go together
+            raise self._blame(error) from error
+
+    def _blame(self, error: BaseException) -> TaskFailure:
+        """Blame the item at hand for what is no failure of its mapfn alone: its records are in the groups."""
+        return blame_records(error, self._function, self._items.key, self._items.position)
+
+
+def fill(
+    grouping: Grouping, pairs: Iterator[Any], budget: int, blame: Callable[[BaseException], TaskFailure]
+) -> Iterator[Filled]:
+    """Group all records of an iterator and yield the groups of each flush."""
+    exhausted = False
+    while not exhausted:
+        groups: Groups = {}
+        try:
+            exhausted, _, records = grouping.add(pairs, groups, budget)
+        except (ContentNeeded, TaskFailure):
+            raise
+        except BaseException as error:
+            if isinstance(error, MemoryError):
+                groups.clear()
+            raise blame(error) from error
+        yield Filled(groups, records)
+
+
+def is_greenlet_exit(error: BaseException) -> bool:
+    """Return whether a greenlet was told to end by this exception."""
+    greenlet = sys.modules.get("greenlet")  # there only if somebody uses greenlets
+    return greenlet is not None and isinstance(error, greenlet.GreenletExit)
+
+
+def _give_item(key: Any, value: Any) -> list[tuple[Any, Any]]:
+    return [(key, value)]
