@@ -257,6 +257,7 @@ def _load_job(arguments: Arguments) -> Job:
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    sys.argv = list(job.argv or ())  # as the job file left it: its functions run here, too
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:

@@ -25,12 +25,15 @@ from mmgevent.scheduler.attempts import Attempt, Task, TaskEvent
 
 if TYPE_CHECKING:
     from mmgevent.scheduler.oneshot import Oneshot
-    from mmgevent.scheduler.roster import League
+    from mmgevent.scheduler.roster import League, Worker
 
 MAP, PLAN, REDUCE = "map", "plan", "reduce"
 
 #: Executors that may die under one task before it is given up.
 MAX_DEATHS = 3
+
+#: Executors in which the job's setupfn may fail under one task before the job is given up.
+MAX_UNPREPARED = 3
 
 #: Batches a driver may always send: enough to be ready when the first workers come.
 MIN_ALLOWED = 4
@@ -114,7 +117,7 @@ class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task", "allowed", "batches", "blocked", "depth", "duplicates", "durations", "entry", "input_ended",
+        "_last_task", "allowed", "avoided", "batches", "blocked", "depth", "duplicates", "durations", "entry", "input_ended",
         "is_over", "is_shared", "items_known", "job", "kept", "largest_counted", "last_batch", "last_failure",
         "league", "live", "lost", "oldest", "oneshot", "open_items", "phase", "received", "recent_s", "reduce_left",
         "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting", "waiting_items", "was_warned",
@@ -140,6 +143,8 @@ class Ledger:
         self.set_aside_count = 0
         self.lost = 0  #: items of "oneshot" jobs lost with their workers
         self.last_failure: dict[str, Any] = {}  #: why the last item was set aside
+        #: workers where its setupfn failed, see `avoids`
+        self.avoided: dict[Worker, None] = {}
         self.waiting: deque[Task] = deque()
         self.waiting_items = 0
         self.blocked = 0  #: tasks that wait for contents
@@ -278,8 +283,21 @@ class Ledger:
             piece = task if not cuts else Task(self, self._next_task(), task.batch, start, end)
             piece.set_range(start, end, skipped)
             piece.deaths, piece.failures = task.deaths, task.failures
+            piece.unprepared = task.unprepared
             cuts.append(piece)
         return cuts
+
+    def avoids(self, worker: Worker) -> bool:
+        """Whether a worker gets no task, since the job's setupfn failed there and there are others.
+
+        If it has failed on every worker there is, none is avoided any more.
+        """
+        if worker not in self.avoided:
+            return False
+        if sum(len(each.slots) for each in self.avoided if not each.is_leaving) < self.league.slots:
+            return True
+        self.avoided.clear()
+        return False
 
     def count(self, task: Task) -> bool:
         """Count a committed task; whether that was the last of its batch, which is then forgotten."""

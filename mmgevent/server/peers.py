@@ -168,7 +168,12 @@ class WorkerPeer(Peer):
                 attempt is not None and not attempt.has_noticed
             ):  # one each, or a worker could flood the driver
                 attempt.has_noticed = True
-                attempt.job.tell("notice", text=shorten(message["text"], MAX_NOTICE_BYTES))
+                once = message.get("once")
+                attempt.job.tell(
+                    "notice",
+                    text=shorten(message["text"], MAX_NOTICE_BYTES),
+                    once=None if once is None else shorten(once, MAX_NOTICE_BYTES),
+                )
             return
         if type_ not in _ATTEMPT_EVENTS:
             raise ProtocolError(f"a worker does not send {type_!r}")
@@ -176,6 +181,9 @@ class WorkerPeer(Peer):
             return  # late
         if type_ == "done":
             self.server.finish_attempt(attempt, message)
+        elif type_ == "unprepared":
+            has_died = message.get("died", False)
+            self.server.report_unprepared(attempt, bound(message["failure"]), has_died)
         elif type_ in ("failed", "died"):
             item = message.get("item")
             if item is not None and not (attempt.is_map and attempt.lo <= item < attempt.hi):
@@ -193,6 +201,7 @@ _ATTEMPT_EVENTS = {
     "done": "attempt_done",
     "failed": "attempt_failed",
     "died": "attempt_died",  # by way of `report_death`
+    "unprepared": "attempt_unprepared",  # by way of `report_unprepared`
     "returned": "attempt_returned",
     "kept": "attempt_kept",
     "content": "attempt_needs_content",

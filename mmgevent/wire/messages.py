@@ -141,7 +141,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         slots=COUNT,
         bytes=COUNT,
     ),
-    "notice": _fields(text=STRING),
+    "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING}, failure=OBJECT),
@@ -166,6 +166,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "done": _fields({"inline": INLINE}, size=COUNT, records=COUNT, items=COUNT, seconds=NUMBER, groups=COUNT),
     "failed": _fields({"item": COUNT}, failure=OBJECT),
     "died": _fields({"item": COUNT}, failure=OBJECT),
+    "unprepared": _fields({"died": FLAG}, failure=OBJECT),
     "content": _fields(),
 }
 
