@@ -168,6 +168,7 @@ class Executor:
             functions.setupfn()
         except BaseException as error:  # SystemExit too
             self._setup_failure = blame_exception(error, "setupfn").failure
+        self._channel.check_open()  # while the page says who closed it
 
 
 def _describe_load(error: BaseException) -> dict[str, Any]:
