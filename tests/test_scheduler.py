@@ -649,6 +649,15 @@ def test_a_setup_that_fails_counts_as_no_failure_and_no_death_of_items():
     assert scheduler.attempt_done(3 + MAX_DEATHS - 1, 3.0)[-1] == c.PlanReduce(1)
 
 
+def test_a_task_that_is_cut_hands_on_how_often_the_setup_failed():
+    scheduler, _ = cluster(2, batches=[10])
+    scheduler.end_input(1, 0.0)
+    halves = only(scheduler.attempt_unprepared(1, NO_MODEL, 1.0), c.Assign)
+    assert [(a.lo, a.hi) for a in halves] == [(0, 5), (5, 10)]
+    (again,) = only(scheduler.attempt_unprepared(halves[1].attempt, NO_MODEL, 1.0), c.Assign)
+    assert only(scheduler.attempt_unprepared(again.attempt, NO_MODEL, 1.0), c.FailJob)
+
+
 def test_a_setup_that_fails_is_tried_elsewhere_and_its_worker_gets_no_task_of_the_job():
     scheduler, _ = cluster(2, 1, batches=[1] * 4)
     bad = [a for a, assign in scheduler.attempts.items() if assign.worker == 1]
