@@ -19,7 +19,7 @@ from mmgevent import __version__
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.failures import bound, shorten
 from mmgevent.net.link import Link
-from mmgevent.server.hosted import HostedJob
+from mmgevent.server.hosted import Attempt, HostedJob
 from mmgevent.telling import MessageLength
 from mmgevent.versions import PYTHON_VERSION, dill_version, find_mismatch
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
@@ -164,16 +164,8 @@ class WorkerPeer(Peer):
             return
         attempt = self.server.find_attempt(frame.attempt, self.number)
         if type_ == "notice":
-            if (
-                attempt is not None and not attempt.has_noticed
-            ):  # one each, or a worker could flood the driver
-                attempt.has_noticed = True
-                once = message.get("once")
-                attempt.job.tell(
-                    "notice",
-                    text=shorten(message["text"], MAX_NOTICE_BYTES),
-                    once=None if once is None else shorten(once, MAX_NOTICE_BYTES),
-                )
+            if attempt is not None:
+                self._pass_notice(attempt, message)
             return
         if type_ not in _ATTEMPT_EVENTS:
             raise ProtocolError(f"a worker does not send {type_!r}")
@@ -195,6 +187,19 @@ class WorkerPeer(Peer):
                 self.server.report("attempt_failed", attempt.number, failure, item)
         else:
             self.server.report(_ATTEMPT_EVENTS[type_], attempt.number)
+
+    @staticmethod
+    def _pass_notice(attempt: Attempt, message: dict[str, Any]) -> None:
+        """Tell the driver; one of each kind an attempt, or a worker could flood it."""
+        once = message.get("once")
+        if attempt.has_noticed if once is None else attempt.has_noticed_once:
+            return
+        if once is None:
+            attempt.has_noticed = True
+        else:
+            attempt.has_noticed_once = True
+            once = shorten(once, MAX_NOTICE_BYTES)
+        attempt.job.tell("notice", text=shorten(message["text"], MAX_NOTICE_BYTES), once=once)
 
 
 _ATTEMPT_EVENTS = {

@@ -44,10 +44,9 @@ def test_setupfn_of_a_program_is_called_once_whatever_phases_there_are(tmp_path,
         with open(calls, "a") as file:
             file.write("called\n")
 
-    if inline:
-        run = lambda job: mmg.run(job, inline=True)  # noqa: E731
-    else:
-        run = lambda job: mmg.run(job, procs=1)  # noqa: E731
+    def run(job):
+        return mmg.run(job, inline=True) if inline else mmg.run(job, procs=1)
+
     assert run(mmg.Job({1: 2}, lambda k, v: [(k, v)], lambda k, vs: sum(vs), setupfn=note)) == {1: 2}
     assert run(mmg.Job({1: 2}, reducefn=lambda k, vs: sum(vs), setupfn=note)) == {1: 2}
     assert calls.read_text() == "called\n" * 2
@@ -207,6 +206,19 @@ def test_an_import_for_its_effect_that_fails_in_executors_is_named_once_and_fail
         r"mmg-run: \S+/\d+: import of picky failed: ValueError: only there\..*without its effect\n",
         ended.stderr,
     )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_import_for_its_effect_may_need_what_the_job_file_defines(commands, way):
+    commands.write("plugin.py", "from job import REGISTRY\nREGISTRY.append('plugin')\n")
+    commands.write(
+        "job.py",
+        "class Registry(list):\n    def __reduce__(self): return Registry, ()\n"
+        "REGISTRY = Registry()\nimport plugin\ndatasource = {1: 1}\n"
+        "def mapfn(k, v):\n    yield k, list(REGISTRY)\n",
+    )
+    ended = commands.run("run", *way, "job.py")
+    assert (ended.stdout, ended.stderr) == ('1\t[["plugin"]]\n', "")
 
 
 def test_a_slow_import_for_its_effect_is_named_with_v(commands):
