@@ -104,7 +104,7 @@ def _absolute(statement: _Statement, package: str) -> str:
 def _public_names(module: ModuleType) -> set[str]:
     """Return what `from module import *` binds."""
     names = getattr(module, "__all__", None)
-    return set(names) if names is not None else {n for n in vars(module) if not n.startswith("_")}
+    return set(names) if names is not None else {n for n in dir(module) if not n.startswith("_")}
 
 
 @functools.lru_cache(maxsize=16)
