@@ -113,7 +113,7 @@ class Cluster:
 
         driver = self._make_driver(job, progress, on_notice)
         with closing(driver.records()) as records:
-            return build_dict(apply_finish(job.finishfn, job.finish_form, records))
+            return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present now; EngineError if a server is lost again and again before it answers."""

@@ -3,7 +3,7 @@
 A death is a dict, as `handle.deaths()` gives it. What is not known is missing:
 
     kind         "died", "timeout", "memory", "lost" (with its worker)
-    function     "mapfn" or "reducefn"
+    function     "mapfn", "reducefn" or "setupfn"
     key, item    of the item it was on: the key as it would be written, the index in its batch
     task         what it was running, such as "items 0 to 9 of batch 3"
     error        what happened, in one line

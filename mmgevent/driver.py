@@ -112,8 +112,12 @@ class JobDriver:
         #: results of one call of an iterator-form reducefn belong together, whatever partition they came under;
         #: the form of an offered one is not known here
         self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-        self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
+        self.code = shipping.pack(
+            functions, by_value=job.by_value, py_files=job.options.py_files, argv=job.argv
+        )
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
+        if functions.setupfn is None:
+            del self.options["setup_timeout"]
         if (offered := functions.describe_offered()) is not None:
             self.options["offered"] = offered
         self.context = _make_context() if is_local else None
@@ -137,6 +141,7 @@ class JobDriver:
         self._max_resubmits = MAX_RESUBMITS if max_resubmits is None else max_resubmits
         self._on_progress = on_progress
         self._on_notice = on_notice
+        self._noticed: set[str] = set()
         #: last, since whoever has this object ends it: by `records`
         self._check: shipping.Check | None = shipping.start_check(self.code)
 
@@ -205,7 +210,12 @@ class JobDriver:
         self.is_cancelled = True
         self.inbox.put(None)
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, once: str | None = None) -> None:
+        """Show a text to the user; of those with the same `once` only the first."""
+        if once is not None and once in self._noticed:
+            return
+        if once is not None and len(self._noticed) < MAX_REMEMBERED:
+            self._noticed.add(once)
         if self._on_notice is None:
             log.warning("%s: %s", self.job.name, text)
         else:
@@ -256,7 +266,7 @@ class _Submission:
             "need_content": self._on_need_content,
             "results": self._on_results,
             "progress": self._on_progress,
-            "notice": lambda frame, message: driver.notice(message["text"]),
+            "notice": lambda frame, message: driver.notice(message["text"], message.get("once")),
             "skipped": self._on_skipped,
             "died": self._on_died,
             "job_done": self._on_done,

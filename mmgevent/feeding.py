@@ -70,10 +70,8 @@ class Feeder:
     def restart(self) -> None:
         """Begin again from the first item, for a server that has seen nothing yet."""
         if self._kept is None:
-            from mmgevent.sources import iterate
-
             with _blaming_datasource():
-                self._items = iterate(self._job.datasource)
+                self._items = self._job.walk()
         else:
             self._replay = self._kept.read()
         self._count = 0

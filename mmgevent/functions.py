@@ -17,7 +17,7 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -53,14 +53,20 @@ class Functions:
     reducefn: Callable[..., Any] | str | None = None
     #: "pair" or "iterator"; None without reducefn, or while it is a name
     reduce_form: Form | None = None
+    #: called once in each executor, before the first call of any other; never with a name among the others
+    setupfn: Callable[[], Any] | None = None
 
     @classmethod
-    def of(cls, mapfn: Any = None, collectfn: Any = None, reducefn: Any = None) -> Functions:
+    def of(
+        cls, mapfn: Any = None, collectfn: Any = None, reducefn: Any = None, setupfn: Any = None
+    ) -> Functions:
         """Check the functions and decide their forms.
 
-        Raise FunctionError for one that cannot be called, for a name that can be none, and where mapfn
-        and collectfn, which run in one process, are not both there.
+        Raise FunctionError for one that cannot be called, for a name that can be none, where mapfn
+        and collectfn, which run in one process, are not both there, and for a setupfn beside a name.
         """
+        if setupfn is not None:
+            check_setupfn(setupfn, (mapfn, collectfn, reducefn))
         for role, fn in (("mapfn", mapfn), ("collectfn", collectfn), ("reducefn", reducefn)):
             if isinstance(fn, str) and not fn.isidentifier():
                 raise FunctionError(
@@ -85,6 +91,7 @@ class Functions:
             _form_or_none(collectfn, "collectfn"),
             reducefn,
             _form_or_none(reducefn, "reducefn"),
+            setupfn,
         )
 
     @property
@@ -150,7 +157,7 @@ class Functions:
             # Who submitted did not know what the name stands for, so nothing was folded before the shuffle.
             return functools.partial(offered) if reducers.is_recognised(offered) else offered
 
-        named = Functions.of(found(self.mapfn), found(self.collectfn), found(self.reducefn))
+        named = Functions.of(found(self.mapfn), found(self.collectfn), found(self.reducefn), self.setupfn)
         return replace(
             named,
             collect_form=self.collect_form or named.collect_form,
@@ -204,6 +211,37 @@ def check_mapfn(fn: Any) -> None:
         raise FunctionError(
             f"{_label('mapfn', fn)} has {_parameters(count)}; "
             f"write it with two: def mapfn(key, value): yield ..."
+        )
+
+
+def check_setupfn(fn: Any, others: Iterable[Any] = ()) -> None:
+    """Raise FunctionError unless `fn` can be called as `setupfn()`, beside the `others` of its job."""
+    name = fn if isinstance(fn, str) else next((other for other in others if isinstance(other, str)), None)
+    if name is not None:
+        raise FunctionError(
+            f"setupfn runs in executors, and the function {name!r} is given by name and runs in the process that "
+            "offers it; prepare that process there, or pass the functions themselves"
+        )
+    if not callable(fn):
+        raise FunctionError(f"setupfn must be a function without parameters; got {type(fn).__name__}")
+    called = _called_function(fn)
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise FunctionError(f"{_label('setupfn', fn)} is async; write a plain function (def, not async def)")
+    if inspect.isgeneratorfunction(called):
+        raise FunctionError(
+            f"{_label('setupfn', fn)} yields, and calling it would run nothing of it; "
+            "bind globals that the other functions read: def setupfn(): global model; model = ..."
+        )
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return  # C code that does not say: the call will
+    starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in starred]
+    if required:
+        raise FunctionError(
+            f"{_label('setupfn', fn)} requires {', '.join(required)}, and is called without arguments; "
+            f"give defaults, or use functools.partial({_short_name(fn)}, ...)"
         )
 
 

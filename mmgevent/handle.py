@@ -181,7 +181,7 @@ class JobHandle:
         job = self._driver.job
         error: BaseException | None = None
         try:
-            for record in apply_finish(job.finishfn, job.finish_form, self._driver.records()):
+            for record in apply_finish(job.finishfn, job.finish_form, self._driver.records(), job.argv):
                 self._filling.append(record)
                 if len(self._filling) >= _CHUNK_RECORDS:
                     self._flush()

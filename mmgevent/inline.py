@@ -3,7 +3,7 @@
 The functions are called as they are, so breakpoints work.  Items, records and results pass through the same encoding,
 the same tasks and the same store as on a cluster, so what works here ships, and what a cluster returns is compared with
 what this returns.  There are no slots to keep busy, hence one task at a time: each batch is one map task, each
-partition one reduce task.  `task_timeout`, `greenlets` and `retransmit` mean nothing here.
+partition one reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` mean nothing here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
+from mmgevent.arguments import items_showing, list_to_show
 from mmgevent.batching import Speed
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
 from mmgevent.failures import advise_on_reduce
@@ -25,6 +26,7 @@ from mmgevent.results import apply_finish
 from mmgevent.sources import ContentNeeded
 from mmgevent.store import BLOCK_BYTES, JobStore, Memory
 from mmgevent.tasks import TaskFailure, TaskStats, read_batch, run_map, run_reduce
+from mmgevent.tasks.blame import blame_exception
 from mmgevent.tasks.skipping import ALL_BUT_SIGNALS, MAX_NAMED, Skipping
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,9 @@ def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
             f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
             f"pass the function itself"
         )
-    return apply_finish(job.finishfn, job.finish_form, _InlineRun(job, functions).records())
+    argv = list_to_show(job.argv)
+    records = items_showing(argv, _InlineRun(job, functions).records())
+    return apply_finish(job.finishfn, job.finish_form, records, job.argv)
 
 
 class _Piece(NamedTuple):
@@ -76,6 +80,7 @@ class _InlineRun:
     def __init__(self, job: Job, functions: Functions):
         self._job = job
         self._functions = functions
+        self._setupfn = functions.setupfn
         options = job.options
         self._partitions = options.partitions or PARTITIONS
         self._record_bytes = RECORD_BYTES
@@ -91,6 +96,7 @@ class _InlineRun:
     def records(self) -> Iterator[tuple[Any, Any]]:
         try:
             while (numbered := self._feeder.next_batch(_SPEED)) is not None:
+                self._set_up()
                 self._map_batch(*numbered)
                 if self._job.options.allocation == "oneshot":
                     break  # one item a worker, and this is the only one
@@ -102,6 +108,19 @@ class _InlineRun:
         finally:
             self._feeder.close()
             self._store.close()
+
+    def _set_up(self) -> None:
+        """Call setupfn before the first item, as executors do; JobError, at once, if it fails."""
+        setupfn, self._setupfn = self._setupfn, None
+        if setupfn is None:
+            return
+        try:
+            setupfn()
+        except BaseException as error:
+            failure = blame_exception(error, "setupfn")
+            failure.__cause__ = error
+            _pass_signal(failure)
+            raise _ended(failure, JobError) from error
 
     # --- map ---
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmgevent import reducers, sources
+from mmgevent.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.errors import FunctionError, OptionError
 from mmgevent.functions import Form, Functions, form_of
 from mmgevent.options import MAX_NAME_CHARS, JobOptions, parse_option, parse_size
@@ -32,6 +33,8 @@ class Job:
     (key, value)`; the number of required positional parameters decides.  Without
     mapfn the items go straight to reduce; without reducefn results map each key
     to the list of its values.  A str names a function that workers offer.
+    `setupfn()` is called once in each executor before the first call of mapfn,
+    collectfn or reducefn there; globals that it binds are theirs.
 
     Options are those of JobOptions.  Raise OptionError for an unknown one or a
     value out of range; everything else is checked when the job is submitted.
@@ -39,6 +42,7 @@ class Job:
 
     __slots__ = (
         "_is_used",
+        "argv",
         "by_value",
         "collectfn",
         "datasource",
@@ -47,6 +51,7 @@ class Job:
         "mapfn",
         "options",
         "reducefn",
+        "setupfn",
     )
 
     datasource: Any
@@ -54,9 +59,12 @@ class Job:
     collectfn: Callable[..., Any] | str | None
     reducefn: Callable[..., Any] | str | None
     finishfn: Callable[..., Any] | None
+    setupfn: Callable[[], Any] | None
     options: JobOptions
     #: names of modules that travel by value besides `__main__`: that of the job file
     by_value: frozenset[str]
+    #: `sys.argv` as the job's functions see it, that of its file; None: that of this process
+    argv: tuple[str, ...] | None
     #: whether the name was given, rather than taken from a function
     is_named: bool
     #: one element: whether a submit used up the one-shot datasource; shared by `with_options` copies
@@ -70,6 +78,7 @@ class Job:
         *,
         collectfn: Callable[..., Any] | str | None = None,
         finishfn: Callable[..., Any] | None = None,
+        setupfn: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
         checked = JobOptions.of(options)
@@ -82,8 +91,10 @@ class Job:
             collectfn=collectfn,
             reducefn=reducefn,
             finishfn=finishfn,
+            setupfn=setupfn,
             options=checked,
             by_value=frozenset(),
+            argv=None,
             is_named=is_named,
             _is_used=[False],
         )
@@ -105,8 +116,9 @@ class Job:
     def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job:
         """Load a job file: a Python module that binds the functions, or `job`.
 
-        `sys.argv` is `[path, *args]` while the file is loaded, and what it was
-        before when this returns.  The file's folder goes first on `sys.path` and
+        `sys.argv` is `[path, *args]` while the file is loaded and wherever a
+        function of the job runs, and what it was before when this returns.  The
+        file's folder goes first on `sys.path` and
         stays there, since functions may import when they run.  Loading it again
         runs it again.  Raise JobFileError for whatever is wrong with the file.
         """
@@ -131,6 +143,10 @@ class Job:
         """Return the same job, noting that what that module defines travels by value."""
         return self._replaced(by_value=self.by_value | {module_name})
 
+    def with_argv(self, argv: Sequence[str]) -> Job:
+        """Return the same job, whose functions see this `sys.argv` wherever they run."""
+        return self._replaced(argv=tuple(map(str, argv)))
+
     def _replaced(self, **changes: Any) -> Job:
         job = object.__new__(Job)
         job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)
@@ -148,7 +164,7 @@ class Job:
             raise FunctionError("the job has neither mapfn nor reducefn; pass one of them at least")
         reducers.check_collectfn(self.collectfn, self.reducefn)
         collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
-        return Functions.of(self.mapfn, collectfn, self.reducefn)
+        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn)
 
     @property
     def finish_form(self) -> Form | None:
@@ -191,7 +207,12 @@ class Job:
     def items(self) -> Iterator[tuple[Any, Any, int]]:
         """Claim the datasource and walk through it: `(key, value, weight)`, see `sources.iterate`."""
         self.claim_datasource()
-        return sources.iterate(self.datasource)
+        return self.walk()
+
+    def walk(self) -> Iterator[tuple[Any, Any, int]]:
+        """Walk through the datasource, which was claimed: as `items`, also where a driver resubmits by itself."""
+        argv = list_to_show(self.argv)
+        return items_showing(argv, calls_showing(argv, sources.iterate)(self.datasource))
 
 
 def _name_after(*functions: Any) -> str:

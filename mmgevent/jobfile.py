@@ -26,7 +26,7 @@ from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job import Job
 from mmgevent.options import JobOptions
 
-FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn")
+FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
 NAMES = ("datasource", *FUNCTION_NAMES, "options")
 
 #: what the processes of mmgevent import themselves, and a job file must not hide
@@ -45,7 +45,8 @@ def load_job(path: str, args: Sequence[str]) -> Job:
     """Load the job file at `path`; see `Job.from_file`."""
     _check_path(path)
     stem = _check_stem(path)
-    return _make_job(path, stem, _load_module(path, stem, args))
+    module, argv = _load_module(path, stem, args)
+    return _make_job(path, stem, module).with_argv(argv)
 
 
 def _check_path(path: str) -> None:
@@ -90,7 +91,8 @@ def _is_job_module(module: types.ModuleType, path: str) -> bool:
     return file is not None and os.path.realpath(file) == os.path.realpath(path)
 
 
-def _load_module(path: str, stem: str, args: Sequence[str]) -> types.ModuleType:
+def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.ModuleType, list[str]]:
+    """Return the module, and `sys.argv` as the file left it."""
     location = os.path.abspath(path)
     code = _compile(path, location)
     loader = importlib.machinery.SourceFileLoader(stem, location)
@@ -107,6 +109,7 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> types.ModuleType:
     sys.argv = [path, *args]
     try:
         exec(code, module.__dict__)
+        return module, list(sys.argv)
     except BaseException as error:
         if previous is None:
             sys.modules.pop(stem, None)
@@ -119,7 +122,6 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> types.ModuleType:
         raise _load_failure(path, location, error) from None
     finally:
         sys.argv = argv
-    return module
 
 
 def _compile(path: str, location: str) -> types.CodeType:

@@ -22,6 +22,9 @@ MAX_PARTITIONS = 4096
 #: Python with the user's modules needs this much before it does anything
 MIN_MEMORY_BYTES = 16 * 1024 * 1024
 
+#: Default of `setup_timeout`, seconds. Large models load in one or two minutes, from a cold disk in a few.
+SETUP_TIMEOUT_S = 300.0
+
 #: items waiting at once in one executor, far beyond what one process does well
 MAX_GREENLETS = 100_000
 
@@ -42,6 +45,8 @@ class JobOptions:
     retries: int = 0
     #: seconds for one item (map) or one key (reduce), > 0; None for no limit
     task_timeout: float | None = None
+    #: seconds for the job's setupfn in an executor, > 0; None for no limit
+    setup_timeout: float | None = SETUP_TIMEOUT_S
     #: bytes of memory of each executor, at least MIN_MEMORY_BYTES; None for no limit
     memory_limit: int | None = None
     #: items (int) or share of items (float, 0 <= x < 1) that may be set aside
@@ -121,11 +126,14 @@ def parse_option(name: str, text: str) -> Any:
     check_name(name)
     text = text.strip()
     value: Any = text
-    if name in ("task_timeout", "memory_limit", "partitions") and text.lower() in ("", "none"):
+    if name in ("task_timeout", "setup_timeout", "memory_limit", "partitions") and text.lower() in (
+        "",
+        "none",
+    ):
         value = None
     elif name in ("retries", "partitions", "greenlets"):
         value = _parse_number(name, text, int)
-    elif name in ("task_timeout", "retransmit"):
+    elif name in ("task_timeout", "setup_timeout", "retransmit"):
         value = _parse_number(name, text, float)
     elif name == "max_skipped":
         value = _parse_number(name, text, int if text.lstrip("+-").isdecimal() else float)
@@ -248,6 +256,7 @@ _NOT_OFFERED = {
 _CHECKS = {
     "retries": _check_retries,
     "task_timeout": _check_task_timeout,
+    "setup_timeout": _check_task_timeout,
     "memory_limit": _check_memory_limit,
     "max_skipped": _check_max_skipped,
     "partitions": _check_partitions,

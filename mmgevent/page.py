@@ -3,7 +3,7 @@
 When an executor dies, or hangs in a C call, nobody can ask it anything. So before each item it
 writes 256 bytes of shared memory, and the worker reads them when it needs to know whom to blame.
 
-Layout, little-endian: u64 attempt (0: none), u64 position of the item (see `positions`; NO_ITEM: none
+Layout, little-endian: u64 attempt (0: none; SETUP: the job's setupfn), u64 position of the item (see `positions`; NO_ITEM: none
 has begun, SEVERAL: what runs concerns several), f64 time at which the item began (CLOCK_MONOTONIC, one
 clock for all processes of a machine; infinity while the clock is stopped), u8 how the key is written,
 then the key as a Pascal string of at most 119 bytes. What follows is zero, but for the last byte: 1 while
@@ -31,6 +31,8 @@ PAGE_BYTES = 256
 NO_ITEM = 2**64 - 1
 #: the item number that means "on several items together", such as those of a flush
 SEVERAL = 2**64 - 2
+#: The attempt number that means "in the job's setupfn". Those of attempts have 32 bits.
+SETUP = 2**64 - 1
 #: characters of a key that are kept
 KEY_CHARACTERS = 60
 #: an item that took this long pays for the repr (about 1 µs) of the next key
@@ -57,12 +59,17 @@ _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 class Position(NamedTuple):
     """Where an executor is."""
 
-    attempt: int  #: 0 when it runs none
+    attempt: int  #: 0 when it runs none, SETUP
     item: int | None  #: None between items
     running_s: float  #: how long on this item; 0.0 while it waits for its worker
     key: str | None  #: the key as it would be written in Python, shortened
     is_alone: bool = True  #: False: others run at the same time, this one the longest
     is_of_several: bool = False  #: what runs concerns several items
+
+    @property
+    def is_setup(self) -> bool:
+        """Whether the job's setupfn runs, since `running_s`."""
+        return self.attempt == SETUP
 
 
 class Page:
@@ -96,6 +103,11 @@ class Page:
         """Say that `attempt` runs from now on, on no item yet."""
         _WHOLE.pack_into(self._map, 0, attempt, NO_ITEM, math.inf, KEY_TYPE_ONLY, b"")
         self._map[_CROWD_OFFSET] = False
+
+    def begin_setup(self) -> None:
+        """Say that the job's setupfn runs from now on."""
+        self.begin(SETUP)
+        _BEGAN.pack_into(self._map, _BEGAN_OFFSET, monotonic())
 
     def end(self) -> None:
         """Say that nothing runs."""

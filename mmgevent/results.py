@@ -6,9 +6,11 @@ whoever asked for the results.  Only what finishfn itself raises is its fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from mmgevent.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.errors import DuplicateKeyError, JobError
 from mmgevent.functions import Form
 from mmgevent.tasks.blame import NO_KEY, blame_driver_code, make_failure, short_repr
@@ -17,18 +19,24 @@ Record = tuple[Any, Any]
 
 
 def apply_finish(
-    finishfn: Callable[..., Any] | None, finish_form: Form | None, records: Iterable[Record]
+    finishfn: Callable[..., Any] | None,
+    finish_form: Form | None,
+    records: Iterable[Record],
+    argv: Sequence[str] | None = None,
 ) -> Iterator[Record]:
     """Yield the results: `records` after finishfn, in its order; the records themselves without one.
+
+    `argv`: what finishfn sees as `sys.argv`, if it is not that of this process.
 
     Raises JobError, kind "finish", for an Exception or SystemExit of finishfn or for what it yields that is no pair;
     what `records` raises and KeyboardInterrupt pass unchanged.
     """
     if finishfn is None:
         return iter(records)
+    shown = list_to_show(argv)
     if finish_form == "iterator":
-        return _finish_all(finishfn, records)
-    return _finish_each(finishfn, records)
+        return _finish_all(finishfn, records, shown)
+    return _finish_each(calls_showing(shown, finishfn), records)
 
 
 def build_dict(records: Iterable[Record]) -> dict[Any, Any]:
@@ -65,12 +73,17 @@ def _finish_each(finishfn: Callable[..., Any], records: Iterable[Record]) -> Ite
         yield key, result
 
 
-def _finish_all(finishfn: Callable[..., Any], records: Iterable[Record]) -> Iterator[Record]:
+def _finish_all(
+    finishfn: Callable[..., Any], records: Iterable[Record], argv: list[str] | None
+) -> Iterator[Record]:
+    if argv is not None:  # while finishfn waits for the records, this program sees its own
+        records = items_showing(sys.argv, records)
     source = _Source(records)
     # None, a number and the like are refused below like anything else that raises here
-    results = _call(source, lambda: iter(_items_of(finishfn(source.read()))))
+    results = _call(source, calls_showing(argv, lambda: iter(_items_of(finishfn(source.read())))))
+    advance = calls_showing(argv, lambda: next(results, _END))
     while True:
-        result = _call(source, lambda: next(results, _END))
+        result = _call(source, advance)
         if result is _END:
             return
         if not isinstance(result, (tuple, list)) or len(result) != 2:

@@ -1,8 +1,8 @@
 """Hold every command of a scheduler against the rules, with books of its own.
 
 `AuditedScheduler` is a scheduler whose events return the same commands, after each of them was checked.
-It knows the rules and the events only, but for three questions it asks the scheduler's books: which jobs
-have tasks to give, what is queued, and whose tasks are short.
+It knows the rules and the events only, but for four questions it asks the scheduler's books: which jobs
+have tasks to give, what is queued, whose tasks are short, and which workers a job avoids.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class AuditedScheduler:
         event = getattr(self.scheduler, name)
 
         def audited(*args: Any, **facts: Any) -> list[c.Command]:
-            if name in ("attempt_returned", "attempt_needs_content") and args[0] in self.attempts:
+            if (
+                name in ("attempt_returned", "attempt_needs_content", "attempt_unprepared")
+                and args[0] in self.attempts
+            ):
                 assign = self.attempts[args[0]]
                 self.jobs[assign.job].served.discard(assign.worker)
             commands = event(*args, **facts)
@@ -138,6 +141,13 @@ class AuditedScheduler:
     def serves(self, worker: int, job: int) -> bool:
         return worker not in self.leaving and self.jobs[job].rules.needs <= self.workers[worker][1]
 
+    def may_get(self, worker: int, job: int) -> bool:
+        """Whether a worker serves a job that does not avoid it for the sake of others."""
+        ledger = self.scheduler._jobs.get(job)
+        avoided = {each.number for each in ledger.avoided} if ledger is not None else set()
+        others = [w for w, (slots, _) in self.workers.items() if slots and self.serves(w, job)]
+        return self.serves(worker, job) and (worker not in avoided or avoided.issuperset(others))
+
     def _has_to_give(self, job: int) -> bool:
         ledger = self.scheduler._jobs.get(job)
         return ledger is not None and ledger.has_tasks_to_give
@@ -154,14 +164,14 @@ class AuditedScheduler:
         assert len(line) < (MAX_DEPTH if self.scheduler._jobs[a.job].depth > DEPTH else DEPTH)
         if len(line) >= DEPTH:
             roomy = [
-                w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.serves(w, a.job)
+                w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.may_get(w, a.job)
             ]
             assert not roomy, f"deep on worker {a.worker} while {roomy} had nothing queued"
         if line:
             assert not is_alone
             before = self.attempts[line[0]]
             assert self.jobs[before.job].rules.allocation != "oneshot" or before.phase == "reduce"
-            idle = [w for (w, _), held in self.slots.items() if not held and self.serves(w, a.job)]
+            idle = [w for (w, _), held in self.slots.items() if not held and self.may_get(w, a.job)]
             assert not self.scheduler._roster.workers[a.worker].bound, "an item waits for a slot here"
             assert not idle, f"queued on worker {a.worker} while {idle} were idle"
         if is_alone:
@@ -321,7 +331,7 @@ class AuditedScheduler:
         giving = [job for job in self.jobs if self._has_to_give(job)]
         for a, held in shares:
             for other in giving:
-                if other in held and self.serves(a.worker, other):
+                if other in held and self.may_get(a.worker, other):
                     assert held[a.job] <= held[other], f"{event}: job {a.job} was served before job {other}"
         for job, books in self.jobs.items():
             if books.end is None and books.rules.allocation == "continuous":
@@ -334,7 +344,7 @@ class AuditedScheduler:
         for (worker, _), line in self.slots.items():
             assert len(line) <= MAX_DEPTH
             if self._has_room(worker, line):
-                starved = [job for job in giving if self.serves(worker, job)]
+                starved = [job for job in giving if self.may_get(worker, job)]
                 assert not starved, f"{event}: worker {worker} has room, and jobs {starved} wait"
 
     def _has_room(self, worker: int, line: list[int]) -> bool:

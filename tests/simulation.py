@@ -41,6 +41,7 @@ class Driver:
     allowed: int = 0
     has_ended: bool = False
     may_fail: bool = False
+    unfit: set[int] = dataclasses.field(default_factory=set)  # workers where its setupfn fails
     with_content: set[int] = dataclasses.field(default_factory=set)
 
 
@@ -124,6 +125,9 @@ class SimulatedWorker:
         if cluster.is_chaotic and cluster.chance(0.01):
             driver.may_fail = True
             return item_s, "attempt_died", ({"kind": "died"}, None)
+        if self.number in driver.unfit or (cluster.is_chaotic and driver.unfit and cluster.chance(0.05)):
+            driver.may_fail = True
+            return 0.01, "attempt_unprepared", ({"kind": "exception", "function": "setupfn"},)
         if a.phase == "reduce":
             return item_s * 5, "attempt_done", ()
         seconds = 0.0
@@ -265,6 +269,8 @@ class Cluster:
         self.drivers[job] = Driver(
             rules, batches, set(bad) - killers, killers, choice([0.001, 0.05, 0.2]), choice([0, 1, 5, 40])
         )
+        if chance(0.3):
+            self.drivers[job].unfit = set(self.random.sample(range(1, 10), choice([1, 3, 8])))
         self.event("add_job", job, rules)
 
     def feed(self, job: int) -> None:

@@ -180,3 +180,57 @@ def test_what_an_offered_reducer_is_known_for_does_not_count():
 def test_names_that_cannot_be_and_names_with_functions_that_cannot_come_are_refused(functions, words):
     with pytest.raises(FunctionError, match=words):
         Functions.of(*functions)
+
+
+class Setup:
+    def __call__(self):
+        pass
+
+    def method(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "setupfn",
+    [
+        lambda: None,
+        lambda size=3, *names, **options: None,
+        functools.partial(lambda size: size, 3),
+        Setup(),
+        Setup().method,
+        dict,
+        json.JSONDecoder,
+        operator.methodcaller("upper"),
+    ],
+)
+def test_setupfn_is_whatever_can_be_called_without_arguments(setupfn):
+    functions = Functions.of(pair, None, None, setupfn)
+    assert functions.setupfn is setupfn
+    assert functions.resolve({}) == functions
+
+
+async def prepare_later():
+    pass
+
+
+def prepare_in_steps():
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("setupfn", "others", "words"),
+    [
+        (lambda path: path, (pair,), r"setupfn .* requires path, .*partial"),
+        (lambda *, path: path, (pair,), r"requires path"),
+        (prepare_later, (pair,), r"is async; write a plain function"),
+        (prepare_in_steps, (pair,), r"yields, and calling it would run nothing"),
+        (3, (pair,), r"setupfn must be a function without parameters; got int"),
+        ("stats", (pair,), r"the function 'stats' is given by name"),
+        (lambda: None, ("stats",), r"the function 'stats' is given by name"),
+        (lambda: None, (pair, None, "total"), r"the function 'total' is given by name"),
+    ],
+)
+def test_what_cannot_be_called_so_or_not_in_executors_is_refused(setupfn, others, words):
+    others = (*others, None, None)[:3]
+    with pytest.raises(FunctionError, match=words):
+        Functions.of(*others, setupfn)

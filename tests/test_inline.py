@@ -276,6 +276,50 @@ def test_a_file_that_grows_meanwhile_is_read_as_it_was_and_a_replaced_one_refuse
         run(Files(path) + Files(path), mapfn, total)
 
 
+# --- setup ---
+
+
+def test_setupfn_is_called_once_before_any_other_function():
+    calls = []
+
+    def mapfn(key, value):
+        calls.append("map")
+        yield key, value
+
+    results = run(
+        [(1, 2), (3, 4)],
+        mapfn,
+        lambda key, values: calls.append("reduce") or sum(values),
+        setupfn=lambda: calls.append("setup"),
+    )
+    assert results == {1: 2, 3: 4}
+    assert calls == ["setup", "map", "map", "reduce", "reduce"]
+    assert run([], mapfn, setupfn=lambda: calls.append("for nothing")) == {}
+    assert "for nothing" not in calls
+
+
+def test_a_setupfn_that_fails_fails_the_job_whatever_may_be_skipped():
+    calls = []
+
+    def setupfn():
+        calls.append(1)
+        raise OSError("no model")
+
+    with pytest.raises(JobError, match="setupfn: OSError: no model") as caught:
+        run([(1, 2)], words, setupfn=setupfn, retries=3, max_skipped=0.9)
+    assert (caught.value.function, caught.value.kind, calls) == ("setupfn", "exception", [1])
+    assert isinstance(caught.value.__cause__, OSError)
+    assert 'raise OSError("no model")' in caught.value.traceback
+
+
+def test_ctrl_c_in_setupfn_ends_the_run():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([(1, 2)], words, setupfn=interrupt)
+
+
 # --- finish, dict ---
 
 

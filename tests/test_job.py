@@ -119,6 +119,8 @@ class TestOptions:
             ("task_timeout", 0),
             ("task_timeout", float("nan")),
             ("task_timeout", "3"),
+            ("setup_timeout", 0),
+            ("setup_timeout", True),
             ("memory_limit", 1000),
             ("memory_limit", "2 parsecs"),
             ("max_skipped", 1.0),
@@ -180,6 +182,8 @@ class TestOptions:
         [
             ("retries", "3", 3),
             ("task_timeout", "1.5", 1.5),
+            ("setup_timeout", "900", 900.0),
+            ("setup_timeout", "none", None),
             ("task_timeout", "None", None),
             ("memory_limit", "64MiB", 64 * 1024**2),
             ("memory_limit", "none", None),
@@ -276,6 +280,19 @@ class TestJobFile:
         assert sys.path[0] == str(tmp_path)
         assert sys.argv == before
 
+    def test_its_functions_have_its_arguments_as_it_left_them(self, load, tmp_path):
+        job = load(
+            "import sys\nsys.argv.remove('--quick')\ndatasource = []\ndef mapfn(k, v): return {}\n",
+            args=["--quick", "a"],
+        )
+        assert job.argv == (str(tmp_path / "myjob.py"), "a")
+        assert job.with_options(retries=1).argv == job.argv
+        assert Job([], mapfn).argv is None
+
+    def test_it_may_bind_a_setupfn(self, load):
+        job = load("datasource = []\ndef mapfn(k, v): return {}\ndef setupfn(): pass\n")
+        assert job.functions().setupfn is sys.modules["myjob"].setupfn
+
     def test_tracebacks_and_inspect_see_its_source(self, load, tmp_path):
         job = load(WORDCOUNT)
         assert inspect.getsource(job.reducefn).startswith("def reducefn(word, counts):")
@@ -342,6 +359,8 @@ class TestJobFile:
             ("datasource = []\ndef mapfn(k, v): pass\noptions = [1]\n", "options must be a dict"),
             ("datasource = []\ndef mapfn(k, v): pass\ndef redcefn(k, v): pass\n", "did you mean reducefn"),
             ("datasource = []\ndef mapfn(k, v): pass\ncombinefn = lambda k, v: 1\n", "did you mean "),
+            ("datasource = []\ndef mapfn(k, v): pass\ndef setup_fn(): pass\n", "did you mean setupfn"),
+            ("import mmgevent\njob = mmgevent.Job([], max)\ndef setupfn(): pass\n", "both job and setupfn"),
             ("from os.path import join as mappfn\n", "did you mean mapfn"),
         ],
     )

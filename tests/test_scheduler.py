@@ -27,7 +27,7 @@ from mmgevent.scheduler.attempts import (
     TaskState,
 )
 from mmgevent.scheduler.dispatcher import STRAGGLER_S
-from mmgevent.scheduler.ledger import MAX_DEATHS, MAX_DEPTH, SAMPLE_SIZE, Ledger
+from mmgevent.scheduler.ledger import MAX_DEATHS, MAX_DEPTH, MAX_UNPREPARED, SAMPLE_SIZE, Ledger
 from tests.audit import AuditedScheduler
 
 NONE = frozenset()
@@ -694,6 +694,101 @@ def test_the_median_comes_from_a_bounded_sample():
     assert 5_000 < ledger.median_s() < 15_000
 
 
+# Executors that cannot be set up
+
+NO_MODEL = {"kind": "exception", "function": "setupfn", "error": "OSError: no model"}
+
+
+def test_a_setup_that_fails_is_tried_in_two_other_executors_and_then_the_job_fails():
+    scheduler, _ = cluster(1, rules=JobRules(retries=9, max_skipped=99), batches=[6], end=True)
+    for attempt in range(1, MAX_UNPREPARED):
+        (again,) = only(scheduler.attempt_unprepared(attempt, NO_MODEL, 1.0), c.Assign)
+        assert (again.worker, again.lo, again.hi) == (1, 0, 6)
+    end = scheduler.attempt_unprepared(MAX_UNPREPARED, NO_MODEL, 1.0)[-1]
+    assert (end.code, end.failure["function"], end.failure["error"]) == (
+        "failed",
+        "setupfn",
+        "OSError: no model",
+    )
+    assert "3 executors" in end.failure["advice"]
+
+
+def test_a_setup_that_fails_counts_as_no_failure_and_no_death_of_items():
+    scheduler, _ = cluster(1, batches=[1], end=True)
+    scheduler.attempt_unprepared(1, NO_MODEL, 1.0)
+    scheduler.attempt_unprepared(2, NO_MODEL, 1.0)
+    for attempt in range(3, 3 + MAX_DEATHS - 1):
+        assert only(scheduler.attempt_died(attempt, DEAD, 0, 2.0), c.Assign)
+    assert scheduler.attempt_done(3 + MAX_DEATHS - 1, 3.0)[-1] == c.PlanReduce(1)
+
+
+def test_a_task_that_is_cut_hands_on_how_often_the_setup_failed():
+    scheduler, _ = cluster(2, batches=[10])
+    scheduler.end_input(1, 0.0)
+    halves = only(scheduler.attempt_unprepared(1, NO_MODEL, 1.0), c.Assign)
+    assert [(a.lo, a.hi) for a in halves] == [(0, 5), (5, 10)]
+    (again,) = only(scheduler.attempt_unprepared(halves[1].attempt, NO_MODEL, 1.0), c.Assign)
+    assert only(scheduler.attempt_unprepared(again.attempt, NO_MODEL, 1.0), c.FailJob)
+
+
+def test_a_setup_that_fails_is_tried_elsewhere_and_its_worker_gets_no_task_of_the_job():
+    scheduler, _ = cluster(2, 1, batches=[1] * 4)
+    bad = [a for a, assign in scheduler.attempts.items() if assign.worker == 1]
+    for attempt in bad:
+        assert {a.worker for a in only(scheduler.attempt_unprepared(attempt, NO_MODEL, 1.0), c.Assign)} <= {2}
+    while scheduler.attempts:
+        commands = scheduler.attempt_done(min(scheduler.attempts), 2.0)
+        assert {a.worker for a in only(commands, c.Assign)} <= {2}
+        assert not only(commands, c.Recall), "for slots that may not have it"
+    scheduler.add_job(2, JobRules(), 3.0)
+    assert only(scheduler.add_batch(2, 1, 1, 3.0), c.Assign)[0].worker == 1, "it is another job"
+
+
+def test_a_worker_that_is_avoided_gets_the_tasks_of_other_jobs_that_wait_behind():
+    scheduler, _ = cluster(1, 1, batches=[1, 1])
+    scheduler.attempt_unprepared(1, NO_MODEL, 1.0)
+    scheduler.add_job(2, JobRules(), 1.0)
+    assert [a.worker for a in only(scheduler.add_batch(2, 1, 1, 1.0), c.Assign)] == [1]
+
+
+def test_a_worker_where_the_setup_failed_is_tried_again_once_nobody_else_is_left():
+    scheduler, _ = cluster(1, 1, batches=[1])
+    (elsewhere,) = only(scheduler.attempt_unprepared(1, NO_MODEL, 1.0), c.Assign)
+    assert elsewhere.worker == 2
+    (back,) = only(scheduler.remove_worker(2, 2.0), c.Assign)
+    assert back.worker == 1
+    scheduler, _ = cluster(1, 1, batches=[1])
+    scheduler.attempt_unprepared(1, NO_MODEL, 1.0)
+    (third,) = only(scheduler.attempt_unprepared(2, NO_MODEL, 2.0), c.Assign)
+    assert only(scheduler.attempt_unprepared(third.attempt, NO_MODEL, 3.0), c.FailJob)
+
+
+def test_a_worker_with_an_executor_that_is_set_up_is_no_longer_avoided():
+    scheduler, _ = cluster(2, 1, batches=[1, 1, 1])
+    assert [scheduler.attempts[a].worker for a in (1, 2, 3)] == [1, 1, 2]
+    assert {a.worker for a in only(scheduler.attempt_unprepared(1, NO_MODEL, 1.0), c.Assign)} == {2}
+    scheduler.attempt_done(2, 2.0)
+    assert {a.worker for a in only(scheduler.add_batch(1, 4, 1, 2.0), c.Assign)} == {1}
+
+
+def test_no_duplicate_runs_where_the_setup_failed():
+    scheduler, _ = cluster(1, 1, 1, batches=[1] * 3, end=True)
+    (again,) = only(scheduler.attempt_unprepared(1, NO_MODEL, 0.5), c.Assign)
+    assert again.worker != 1
+    scheduler.attempt_done(2, 1.0)
+    scheduler.attempt_done(3, 1.0)
+    assert again.attempt in scheduler.attempts
+    assert only(scheduler.tick(99.0), c.Assign)[0].worker not in (1, again.worker)
+
+
+def test_a_oneshot_item_whose_setup_fails_is_tried_on_its_worker_which_has_no_other():
+    scheduler, _ = cluster(1, 1, rules=JobRules(allocation="oneshot"), batches=[1, 1], end=True)
+    (second,) = only(scheduler.attempt_unprepared(1, NO_MODEL, 1.0), c.Assign)
+    (third,) = only(scheduler.attempt_unprepared(second.attempt, NO_MODEL, 1.0), c.Assign)
+    assert (second.worker, third.worker) == (1, 1)
+    assert only(scheduler.attempt_unprepared(third.attempt, NO_MODEL, 1.0), c.FailJob)
+
+
 # "oneshot"
 
 ONESHOT = JobRules(allocation="oneshot", retries=5)
@@ -910,6 +1005,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             place = data.draw(st.sampled_from([0, 1, 7])) if has_refs else 0
             item = position_of(entry, place)  # set aside before, perhaps
         self.event(event, attempt, BOOM, item, is_divisible=data.draw(st.booleans()))
+
+    @precondition(lambda self: self.scheduler.known_attempts)
+    @rule(data=st.data())
+    def lack_setup(self, data):
+        self.event("attempt_unprepared", self.draw_attempt(data), BOOM)
 
     @precondition(lambda self: self.scheduler.asked_back)
     @rule(data=st.data())

@@ -336,7 +336,37 @@ def test_what_a_lost_worker_had_sent_is_not_in_the_results(server):
     assert reduce[1]["parts"] == [[3, len(encode_segment(["k"], [1]))]]
 
 
-@pytest.mark.parametrize("event", ["failed", "died"])
+def test_a_setup_that_fails_is_told_and_a_death_in_it_is_a_death(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(setup_timeout=5.0)
+    driver.send_batch(1)
+    failure = {"kind": "exception", "function": "setupfn", "error": "OSError: no", "worker": "w"}
+    for has_died in (None, True, None):
+        lane = worker.heard("assign")[-1][0].lane
+        worker.say("unprepared", *lane, failure=failure, died=has_died)
+        worker.say("unprepared", *lane, failure=failure, died=has_died)  # late: it is over
+    ((_, notice),) = driver.heard("notice")
+    assert notice["text"].startswith("setupfn on w: OSError: no; tried again on ")
+    ((_, death),) = driver.heard("died")
+    assert (death["failure"]["outcome"], "task" in death["failure"]) == ("retried", False)
+    ((_, end),) = driver.heard("job_failed")
+    assert (end["failure"]["function"], end["failure"]["error"]) == ("setupfn", "OSError: no")
+    assert len(worker.heard("assign")) == 3
+
+
+def test_of_an_attempt_one_notice_of_each_kind_goes_on(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    lane = worker.heard("assign")[0][0].lane
+    for text in ("one", "two"):
+        worker.say("notice", *lane, text=text)
+        worker.say("notice", *lane, text=text, once="x" * 5000)
+    told = [(message["text"], "once" in message) for _, message in driver.heard("notice")]
+    assert told == [("one", False), ("one", True)]
+
+
+@pytest.mark.parametrize("event", ["failed", "died", "unprepared"])
 @pytest.mark.parametrize("failure", ['{"error":1e999}', '{"x":["%s"]}' % ("€" * 80_000)])
 def test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same(server, event, failure):
     worker, driver = Peer(server, "worker"), Peer(server, "driver")

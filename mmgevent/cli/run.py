@@ -53,8 +53,10 @@ COMMAND = Command(
     usage=("[option]... JOB.py [ARG]...",),
     summary=(
         "Run the MapReduce job of JOB.py: on the cores of this machine, and on every machine\n"
-        "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn; it sees\n"
-        "[JOB.py, ARG...] as sys.argv. Options stand before JOB.py, what follows is the job's."
+        "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn, and perhaps\n"
+        "collectfn, finishfn, setupfn (called once in each executor, before the others) and options;\n"
+        "all of them see [JOB.py, ARG...] as sys.argv. Options stand before JOB.py, what follows is\n"
+        "the job's."
     ),
     options=(
         shared.procs_option("executors on this machine (default: all cores; 0 with --join)"),
@@ -95,8 +97,8 @@ COMMAND = Command(
         Option(
             ("--set",),
             "OPTION=VALUE",
-            "set an option of the job: retries, task_timeout, memory_limit, max_skipped, partitions, greenlets, "
-            "allocation, retransmit, name; may be repeated",
+            "set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, "
+            "partitions, greenlets, allocation, retransmit, name; may be repeated",
             _assignment,
             repeats=True,
         ),
@@ -257,6 +259,7 @@ def _load_job(arguments: Arguments) -> Job:
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    sys.argv = list(job.argv or ())  # as the job file left it: its functions run here, too
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:

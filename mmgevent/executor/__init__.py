@@ -23,7 +23,7 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
 from mmgevent.page import Page
-from mmgevent.tasks.blame import blame_exception
+from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
 from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
@@ -36,7 +36,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     """
     _open_streams()
     faulthandler.enable()  # a crash in C leaves the Python stack as last words
-    sys.argv = ["mmg-executor"]
+    sys.argv = ["mmg-executor"]  # until the job is here
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
     page = Page(page_fd)
@@ -67,6 +67,10 @@ class Executor:
         self._is_patched = greenlets
         self._functions: tasks.Functions | None = None
         self._load_failure: dict[str, Any] | None = None
+        #: messages about modules that were imported for their effect, for the first attempt to send
+        self._notices: list[dict[str, Any]] = []
+        self._is_set_up = False
+        self._setup_failure: dict[str, Any] | None = None
 
     def serve(self) -> None:
         """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
@@ -103,7 +107,7 @@ class Executor:
                 from mmgevent.executor.pool import ItemPool
 
                 self._runner.map_items = ItemPool(options["greenlets"], self._page).map_items
-            self._functions = shipping.load(code)
+            self._functions = shipping.load(code, self._note_slow, self._note_missed)
         except BaseException as error:  # SystemExit too: it comes from a module of the user's
             self._load_failure = _describe_load(error)
 
@@ -126,6 +130,20 @@ class Executor:
             self._channel.wait(wanted)
         return bytes(code)
 
+    def _note_slow(self, effect: shipping.Effect, seconds: float) -> None:
+        text = (
+            f"import of {effect.module}, which the job's file does for its effect only, took {seconds:.1f} s"
+        )
+        self._notices.append({"text": text, "quiet": True})
+
+    def _note_missed(self, missed: list[tuple[shipping.Effect, BaseException]]) -> None:
+        texts = [f"import of {effect.module} failed: {describe_error(error)}" for effect, error in missed]
+        text = (
+            f"{'; '.join(texts)}. Nothing in the job's file uses its name: the job goes on without its effect"
+        )
+        text = failures.shorten(text)
+        self._notices.append({"text": text, "once": ",".join(effect.module for effect, _ in missed)})
+
     # -- attempts
 
     def _run(self, lane: Lane, message: dict[str, Any]) -> None:
@@ -133,7 +151,26 @@ class Executor:
             failure = self._load_failure or {"kind": "import", "error": "no job came before its tasks"}
             self._channel.send(control("failed", *lane, failure=failure))
             return
+        while self._notices:
+            self._channel.send(control("notice", *lane, **self._notices.pop(0)))
+        if not self._is_set_up:
+            self._set_up(self._functions)
+        if self._setup_failure is not None:
+            self._channel.send(control("unprepared", *lane, failure=self._setup_failure))
+            return  # the worker ends this process, and tries another
         self._runner.run(self._functions, lane, message)
+
+    def _set_up(self, functions: tasks.Functions) -> None:
+        """Call the job's setupfn, if it has one, before the first attempt: one that gets none needs no model."""
+        self._is_set_up = True
+        if functions.setupfn is None:
+            return
+        self._page.begin_setup()
+        try:
+            functions.setupfn()
+        except BaseException as error:  # SystemExit too
+            self._setup_failure = blame_exception(error, "setupfn").failure
+        self._channel.check_open()  # while the page says who closed it
 
 
 def _describe_load(error: BaseException) -> dict[str, Any]:

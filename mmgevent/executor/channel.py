@@ -96,6 +96,13 @@ class Channel:
                 self._backlog.setdefault(frame.lane, deque()).append(frame)
         self.flush()
 
+    def check_open(self) -> None:
+        """Find out whether the descriptor is still there: user code may have closed it."""
+        try:
+            self._sock.getsockname()
+        except OSError as error:
+            raise LinkClosed(f"the link to the worker is gone: {error}") from error
+
     def shut_down(self) -> None:
         """End the link; whoever waits in a method gets LinkClosed. From any thread, idempotent."""
         with contextlib.suppress(OSError):  # it has ended already

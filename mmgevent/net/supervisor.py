@@ -125,18 +125,21 @@ class Supervisor:
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = self._spawn(self._watch)
 
-    def enforce(self, item_limit_s: float | None, memory_limit_bytes: int | None) -> str | None:
-        """Kill it if the item it is on takes longer, or it has more memory, than that.
+    def enforce(
+        self, item_limit_s: float | None, memory_limit_bytes: int | None, setup_limit_s: float | None = None
+    ) -> str | None:
+        """Kill it if the item it is on, or its setupfn, takes longer, or it has more memory, than that.
 
         Returns what to warn of while it is near its limit of memory; whoever says so sets `has_warned`.
         """
         if self.is_doomed:
             return None
         position = self._page.read()
-        if item_limit_s is not None and position.running_s > item_limit_s:
+        limit_s = setup_limit_s if position.is_setup else item_limit_s
+        if limit_s is not None and position.running_s > limit_s:
             self.broken_limit = "timeout"
             self.last_position = position  # by now it may be on the next item, which is not to blame
-            self.kill("an item took too long")
+            self.kill("its setupfn took too long" if position.is_setup else "an item took too long")
         elif memory_limit_bytes is not None:
             used = self.resident_bytes()
             if used > memory_limit_bytes:

@@ -20,8 +20,8 @@ Invariants, after every event:
 - every attempt ends by one `Commit` or one `Discard`, every job by one `FinishJob` or one `FailJob`;
 - no command names a lost worker.
 
-An event costs O(log jobs); only a "oneshot" job looks at every worker when it comes, and losing a worker or
-a job costs what it held. `tick` looks at the jobs, and of each at its few oldest attempts.
+An event costs O(log jobs); only a "oneshot" job looks at every worker when it comes, a job that avoids
+workers (its setupfn failed there) at idle slots, and losing a worker or a job costs what it held. `tick` looks at the jobs, and of each at its few oldest attempts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,16 @@ from mmgevent.scheduler.commands import (
     ReleaseBatch,
 )
 from mmgevent.scheduler.dispatcher import Dispatcher
-from mmgevent.scheduler.ledger import MAP, MAX_DEATHS, PLAN, REDUCE, JobRules, JobStatus, Ledger
+from mmgevent.scheduler.ledger import (
+    MAP,
+    MAX_DEATHS,
+    MAX_UNPREPARED,
+    PLAN,
+    REDUCE,
+    JobRules,
+    JobStatus,
+    Ledger,
+)
 from mmgevent.scheduler.oneshot import Oneshot
 from mmgevent.scheduler.roster import Roster, Worker
 
@@ -236,6 +245,8 @@ class Scheduler:
             return []
         task, ledger = done.task, done.task.ledger
         started_s = done.started_s
+        if ledger.avoided:  # an executor of that worker is set up
+            ledger.avoided.pop(done.slot.worker, None)
         self._commands.append(
             Commit(
                 ledger.job,
@@ -324,6 +335,31 @@ class Scheduler:
             self._halve(task, now)
         else:
             self._give_up(task, item, failure, now, is_divisible=is_divisible)
+        self._advance(ledger, now)
+        return self._settle(now)
+
+    def attempt_unprepared(self, attempt: int, failure: dict[str, Any], now: float) -> list[Command]:
+        """The job's setupfn failed in its executor, or killed it, before it began: no item and no task is to blame.
+
+        It is tried in other executors, on other workers if there are any, MAX_UNPREPARED in all.
+        """
+        lost = self._dispatcher.attempts.get(attempt)
+        if lost is None:
+            return []
+        task, ledger, worker = lost.task, lost.task.ledger, lost.slot.worker
+        self._dispatcher.close(lost, AttemptEvent.UNPREPARED, now)
+        task.unprepared += 1
+        if task.unprepared >= MAX_UNPREPARED and not task.attempts:
+            advice = (
+                f"it failed in {task.unprepared} executors, and nothing of the job can run before it has run"
+            )
+            self._fail(ledger, {"advice": advice, **failure}, "failed", now)
+        elif task.is_alone and ledger.oneshot is not None:  # on this worker, or not at all
+            ledger.oneshot.promise_again(worker)
+            self._free(task)
+        else:
+            ledger.avoided[worker] = None
+            self._free(task)
         self._advance(ledger, now)
         return self._settle(now)
 

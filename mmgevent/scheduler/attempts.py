@@ -43,6 +43,7 @@ class AttemptEvent(enum.IntEnum):
     SUCCEEDED = enum.auto()  #: its output has arrived whole
     FAILED = enum.auto()  #: a user exception
     DIED = enum.auto()  #: its executor died under it
+    UNPREPARED = enum.auto()  #: the job's setupfn failed in its executor, or killed it
     LACKED_CONTENT = enum.auto()  #: the files it names are not there
     LOST = enum.auto()  #: its worker is gone
     REVOKED = enum.auto()  #: another attempt counts, or the job is over
@@ -75,6 +76,7 @@ _ENDINGS = (
     _AE.SUCCEEDED,
     _AE.FAILED,
     _AE.DIED,
+    _AE.UNPREPARED,
     _AE.LACKED_CONTENT,
     _AE.LOST,
     _AE.REVOKED,
@@ -133,6 +135,7 @@ class Task:
         "partitions",
         "skip",
         "state",
+        "unprepared",
     )
 
     def __init__(
@@ -163,6 +166,7 @@ class Task:
         self.deaths = 0  #: executors that died under it
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
+        self.unprepared = 0  #: executors that could not be set up for it
 
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
         """Change which entries of the batch it is of."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from mmgevent.scheduler.attempts import Attempt, AttemptEvent, AttemptState, Task, TaskEvent
 from mmgevent.scheduler.commands import Assign, Command, Discard, Recall, Revoke
 from mmgevent.scheduler.ledger import DEPTH, MAP, REDUCE, Ledger
-from mmgevent.scheduler.roster import Roster, Slot
+from mmgevent.scheduler.roster import League, Pool, Roster, Slot
 
 #: A straggler has run longer than this many times the median of its phase, ...
 STRAGGLER_MEDIANS = 2.0
@@ -63,24 +64,65 @@ class Dispatcher:
         has_idle = has_deep = False
         for pool in roster.pools.values():
             while pool.idle and (ledger := pool.next_job()) is not None:
-                self.assign(ledger.take_to_spread(), next(iter(pool.idle)), now)
+                slot = next(iter(pool.idle))
+                if slot.worker in ledger.avoided:
+                    found = self._look_further(pool, pool.idle)
+                    if found is None:
+                        break
+                    ledger, slot = found
+                self.assign(ledger.take_to_spread(), slot, now)
             if pool.idle:
                 has_idle = True
         for pool in roster.pools.values():
             while pool.half and (ledger := pool.next_job()) is not None:
-                self.assign(ledger.take(), next(iter(pool.half)), now)
+                slot = next(iter(pool.half))
+                if slot.worker in ledger.avoided:
+                    found = self._look_further(pool, pool.half)
+                    if found is None:
+                        break
+                    ledger, slot = found
+                self.assign(ledger.take(), slot, now)
             if pool.deep:
                 has_deep = True
         if has_deep:
             for pool in roster.pools.values():
                 while pool.deep and (ledger := pool.next_job()) is not None and ledger.depth > DEPTH:
                     slot = next(iter(pool.deep))
+                    if slot.worker in ledger.avoided:
+                        found = self._look_further(pool, pool.deep, depth=DEPTH + 1)
+                        if found is None:
+                            break
+                        ledger, slot = found
                     pool.deep.move_to_end(slot)  # in turn
                     self.assign(ledger.take(), slot, now)
         if has_idle:
             for league in roster.leagues.values():
                 while league.recallable and self._recalls < league.idle_count():
-                    self.recall(next(iter(league.recallable)))
+                    attempt = self._next_to_recall(league)
+                    if attempt is None:
+                        break
+                    self.recall(attempt)
+
+    @staticmethod
+    def _look_further(pool: Pool, line: Iterable[Slot], depth: int = 0) -> tuple[Ledger, Slot] | None:
+        """Find a job and a slot of this line that fit, where the first job avoids the first slot's worker."""
+        jobs = [job for league in pool.leagues for job in league.jobs.values() if job.has_tasks_to_give]
+        for job in sorted(jobs, key=lambda job: (len(job.live), job.job)):
+            for slot in line if job.depth >= depth else ():
+                if not job.avoids(slot.worker):
+                    return job, slot
+        return None
+
+    @staticmethod
+    def _next_to_recall(league: League) -> Attempt | None:
+        """The oldest queued attempt that an idle slot may take."""
+        for attempt in league.recallable:
+            ledger = attempt.task.ledger
+            if not ledger.avoided:
+                return attempt
+            if any(not ledger.avoids(slot.worker) for pool in league.pools for slot in pool.idle):
+                return attempt
+        return None
 
     def assign(self, task: Task, slot: Slot, now: float) -> None:
         """Make an attempt of a task that no queue has, on a slot with room."""
@@ -204,6 +246,9 @@ class Dispatcher:
     def _idle_slot_for(attempt: Attempt) -> Slot | None:
         """An idle slot for its duplicate; what runs already would run no faster beside itself on the same worker."""
         idle = (slot for pool in attempt.task.ledger.league.pools for slot in pool.idle)
+        ledger = attempt.task.ledger
+        if ledger.avoided:
+            idle = (slot for slot in idle if not ledger.avoids(slot.worker))
         return next(
             (slot for slot in idle if attempt.state is _KEPT or slot.worker is not attempt.slot.worker), None
         )

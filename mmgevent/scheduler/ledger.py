@@ -27,12 +27,15 @@ from mmgevent.scheduler.attempts import Attempt, Task, TaskEvent
 
 if TYPE_CHECKING:
     from mmgevent.scheduler.oneshot import Oneshot
-    from mmgevent.scheduler.roster import League
+    from mmgevent.scheduler.roster import League, Worker
 
 MAP, PLAN, REDUCE = "map", "plan", "reduce"
 
 #: Executors that may die under one task before it is given up.
 MAX_DEATHS = 3
+
+#: Executors in which the job's setupfn may fail under one task before the job is given up.
+MAX_UNPREPARED = 3
 
 #: Batches a driver may always send: enough to be ready when the first workers come.
 MIN_ALLOWED = 4
@@ -118,43 +121,10 @@ class Ledger:
     """The books of one job."""
 
     __slots__ = (
-        "_last_task",
-        "allowed",
-        "batches",
-        "blocked",
-        "depth",
-        "duplicates",
-        "durations",
-        "entry",
-        "has_refs",
-        "input_ended",
-        "is_over",
-        "is_shared",
-        "items_known",
-        "items_mapped",
-        "job",
-        "kept",
-        "largest_counted",
-        "last_batch",
-        "last_failure",
-        "league",
-        "live",
-        "lost",
-        "oldest",
-        "oneshot",
-        "open_items",
-        "phase",
-        "received",
-        "recent_s",
-        "reduce_left",
-        "reduce_total",
-        "released",
-        "rules",
-        "set_aside_count",
-        "timed",
-        "waiting",
-        "waiting_items",
-        "was_warned",
+        "_last_task", "allowed", "avoided", "batches", "blocked", "depth", "duplicates", "durations", "entry", "has_refs",
+        "input_ended", "is_over", "is_shared", "items_known", "items_mapped", "job", "kept", "largest_counted", "last_batch", "last_failure",
+        "league", "live", "lost", "oldest", "oneshot", "open_items", "phase", "received", "recent_s", "reduce_left",
+        "reduce_total", "released", "rules", "set_aside_count", "timed", "waiting", "waiting_items", "was_warned",
         "without_slots_s",
     )  # fmt: skip
 
@@ -179,6 +149,8 @@ class Ledger:
         self.set_aside_count = 0
         self.lost = 0  #: items of "oneshot" jobs lost with their workers
         self.last_failure: dict[str, Any] = {}  #: why the last item was set aside
+        #: workers where its setupfn failed, see `avoids`
+        self.avoided: dict[Worker, None] = {}
         self.waiting: deque[Task] = deque()
         self.waiting_items = 0
         self.blocked = 0  #: tasks that wait for contents
@@ -319,6 +291,7 @@ class Ledger:
             piece = task if not cuts else Task(self, self._next_task(), task.batch, start, end)
             piece.set_range(start, end, skipped, closed)
             piece.deaths, piece.failures, piece.is_suspect = task.deaths, task.failures, task.is_suspect
+            piece.unprepared = task.unprepared
             cuts.append(piece)
         return cuts
 
@@ -333,6 +306,7 @@ class Ledger:
         task.part = first
         rest = Task(self, self._next_task(), task.batch, entry, entry + 1, skip, part=second)
         rest.deaths, rest.failures, rest.is_suspect = task.deaths, task.failures, task.is_suspect
+        rest.unprepared = task.unprepared
         self.batches[task.batch].left += 1
         self.open_items += 1
         self.items_known += 1
@@ -343,6 +317,18 @@ class Ledger:
         if self.batches[batch].has_refs:
             return sum(place_of(position) == WHOLE for position in skip)
         return len(skip)
+
+    def avoids(self, worker: Worker) -> bool:
+        """Whether a worker gets no task, since the job's setupfn failed there and there are others.
+
+        If it has failed on every worker there is, none is avoided any more.
+        """
+        if worker not in self.avoided:
+            return False
+        if sum(len(each.slots) for each in self.avoided if not each.is_leaving) < self.league.slots:
+            return True
+        self.avoided.clear()
+        return False
 
     def count(self, task: Task) -> bool:
         """Count a committed task; whether that was the last of its batch, which is then forgotten."""

@@ -20,6 +20,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from mmgevent.deaths import describe_death
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError, SchedulerError, StoreError
 from mmgevent.failures import bound, shorten
 from mmgevent.net.link import Link
@@ -30,7 +31,7 @@ from mmgevent.server.hosted import MAX_CODE_BYTES, PROGRESS_S, Attempt, HostedJo
 from mmgevent.server.intake import Intake
 from mmgevent.server.obituaries import certify
 from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
-from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
+from mmgevent.server.peers import MAX_NOTICE_BYTES, DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.store import JobStore, Memory
 from mmgevent.wire.frames import CODE, Frame
@@ -237,6 +238,21 @@ class Server:
         made = self._ask_scheduler("attempt_died", attempt.number, failure, item, is_divisible=is_divisible)
         certificate = certify(failure, [attempt], made, self.workers)
         attempt.job.tell("died", attempt.task, failure=certificate, item=item)
+        self.run(made)
+
+    def report_unprepared(self, attempt: Attempt, failure: dict[str, Any], has_died: bool) -> None:
+        """The job's setupfn failed in an executor, or killed it: as `report_death`, unless it ends the job."""
+        made = self._ask_scheduler("attempt_unprepared", attempt.number, failure)
+        certificate = certify(failure, [attempt], made, self.workers)
+        del certificate["task"]  # which had not begun, and is not to blame
+        if has_died:
+            attempt.job.tell("died", attempt.task, failure=certificate)
+        elif certificate["outcome"] != "failed":
+            text = describe_death(certificate) or ""
+            once = f"{failure.get('worker')} {failure.get('error')}"
+            attempt.job.tell(
+                "notice", text=shorten(text, MAX_NOTICE_BYTES), once=shorten(once, MAX_NOTICE_BYTES)
+            )
         self.run(made)
 
     def _ask_scheduler(self, event: str, *args: Any, **facts: Any) -> list[commands.Command]:

@@ -95,6 +95,7 @@ class Attempt:
         "done",
         "feeder",
         "has_noticed",
+        "has_noticed_once",
         "hi",
         "is_over",
         "job",
@@ -124,6 +125,7 @@ class Attempt:
         self.pending_bytes = 0
         #: its worker had its say about it
         self.has_noticed = False
+        self.has_noticed_once = False  #: with what is shown once a job
         #: its `done`, held until nothing of its output is pending
         self.done: dict[str, Any] | None = None
 

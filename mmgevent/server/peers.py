@@ -20,7 +20,7 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.failures import bound, shorten
 from mmgevent.net.link import Link
 from mmgevent.positions import entry_of
-from mmgevent.server.hosted import HostedJob
+from mmgevent.server.hosted import Attempt, HostedJob
 from mmgevent.telling import MessageLength
 from mmgevent.versions import PYTHON_VERSION, dill_version, find_mismatch
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
@@ -165,11 +165,8 @@ class WorkerPeer(Peer):
             return
         attempt = self.server.find_attempt(frame.attempt, self.number)
         if type_ == "notice":
-            if (
-                attempt is not None and not attempt.has_noticed
-            ):  # one each, or a worker could flood the driver
-                attempt.has_noticed = True
-                attempt.job.tell("notice", text=shorten(message["text"], MAX_NOTICE_BYTES))
+            if attempt is not None:
+                self._pass_notice(attempt, message)
             return
         if type_ not in _ATTEMPT_EVENTS:
             raise ProtocolError(f"a worker does not send {type_!r}")
@@ -177,6 +174,9 @@ class WorkerPeer(Peer):
             return  # late
         if type_ == "done":
             self.server.finish_attempt(attempt, message)
+        elif type_ == "unprepared":
+            has_died = message.get("died", False)
+            self.server.report_unprepared(attempt, bound(message["failure"]), has_died)
         elif type_ in ("failed", "died"):
             item = message.get("item")
             if item is not None and not (attempt.is_map and attempt.lo <= entry_of(item) < attempt.hi):
@@ -198,11 +198,25 @@ class WorkerPeer(Peer):
         else:
             self.server.report(_ATTEMPT_EVENTS[type_], attempt.number)
 
+    @staticmethod
+    def _pass_notice(attempt: Attempt, message: dict[str, Any]) -> None:
+        """Tell the driver; one of each kind an attempt, or a worker could flood it."""
+        once = message.get("once")
+        if attempt.has_noticed if once is None else attempt.has_noticed_once:
+            return
+        if once is None:
+            attempt.has_noticed = True
+        else:
+            attempt.has_noticed_once = True
+            once = shorten(once, MAX_NOTICE_BYTES)
+        attempt.job.tell("notice", text=shorten(message["text"], MAX_NOTICE_BYTES), once=once)
+
 
 _ATTEMPT_EVENTS = {
     "done": "attempt_done",
     "failed": "attempt_failed",
     "died": "attempt_died",  # by way of `report_death`
+    "unprepared": "attempt_unprepared",  # by way of `report_unprepared`
     "returned": "attempt_returned",
     "kept": "attempt_kept",
     "content": "attempt_needs_content",

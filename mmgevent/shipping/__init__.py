@@ -28,11 +28,12 @@ import time
 import typing
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
 from mmgevent.errors import ShippingError
+from mmgevent.shipping.effects import Effect, run_effects
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
 from mmgevent.shipping.surroundings import context, enter
@@ -53,7 +54,7 @@ __all__ = [
     "start_check",
 ]
 
-_ROLES = ("mapfn", "collectfn", "collect_form", "reducefn", "reduce_form")
+_ROLES = ("mapfn", "collectfn", "collect_form", "reducefn", "reduce_form", "setupfn")
 
 #: seconds for a payload to load in a fresh process, with all that it imports
 CHECK_TIMEOUT_S = 120.0
@@ -71,13 +72,18 @@ _packing = threading.Lock()
 
 
 def pack(
-    functions: Functions, *, by_value: Collection[str] = (), py_files: Sequence[str | os.PathLike[str]] = ()
+    functions: Functions,
+    *,
+    by_value: Collection[str] = (),
+    py_files: Sequence[str | os.PathLike[str]] = (),
+    argv: Sequence[str] | None = None,
 ) -> bytes:
     """Return the payload that `load` turns into these functions in another process.
 
     `by_value` names the modules, besides `__main__`, whose definitions travel by
     value.  `py_files` are modules, package folders or zips that travel whether
-    or not an import names them.  Globals are captured as they are now.
+    or not an import names them.  `argv` is what they see as `sys.argv`; None: that of
+    this process.  Globals are captured as they are now.
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -94,7 +100,9 @@ def pack(
         packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
         for path in py_files:
             packer.tree.add_py_file(path)
-        return packer.pack({role: getattr(functions, role) for role in _ROLES})
+        packer.add_effects()
+        shown = sys.argv if argv is None else argv
+        return packer.pack({role: getattr(functions, role) for role in _ROLES}, list(map(str, shown)))
 
 
 def preload() -> None:
@@ -132,10 +140,16 @@ def _pickler_class() -> Any:
     return Pickler
 
 
-def load(payload: bytes | bytearray | memoryview) -> Functions:
+def load(
+    payload: bytes | bytearray | memoryview,
+    on_slow: Callable[[Effect, float], None] = lambda *_: None,
+    on_failure: Callable[[list[tuple[Effect, BaseException]]], None] = lambda _: None,
+) -> Functions:
     """Rebuild the functions in this process, which runs one job and ends.
 
-    The job's modules replace any of the same names, `__main__` included.
+    The job's modules replace any of the same names, `__main__` included.  `on_slow` gets each module
+    that is imported for its effect only and takes long, with its seconds; `on_failure` those that cannot be
+    imported here, and why, if there are any: that fails nothing.
 
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
@@ -145,11 +159,14 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
     from mmgevent.functions import Functions
 
     parts = pickle.loads(payload)
+    sys.argv = parts["argv"]
+    effects = [Effect(*fields) for fields in parts["effects"]]
     install(Source(*fields) for fields in parts["sources"])
     for path, text in parts["lines"].items():
         show_lines(path, text)
     for name, attributes in parts["modules"]:
         _make_module(name, attributes, parts["left"].setdefault(name, {}))
+    failed = run_effects(effects, on_slow)
     file = io.BytesIO(b"".join(chunk for _, _, chunk in parts["chunks"]))
     unpickler = dill.Unpickler(file, ignore=True)
     end = 0
@@ -166,6 +183,9 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
                 f"{name} does not load here ({type(error).__name__}: {error})"
             )
             file.seek(end)
+    failed = run_effects([effect for effect, _ in failed], on_slow)  # some need what the job's file defines
+    if failed:
+        on_failure(failed)
     return Functions(**{role: roles[role] for role in _ROLES})
 
 

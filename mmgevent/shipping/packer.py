@@ -19,6 +19,7 @@ method) is made anew.  Neither is ever pickled as a dict.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import heapq
 import importlib
@@ -39,6 +40,7 @@ from typing import Any
 
 from mmgevent.errors import ShippingError
 from mmgevent.shipping import definitions
+from mmgevent.shipping.effects import Effect, find_effects
 from mmgevent.shipping.modules import MAIN_NAMES, SourceTree
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
@@ -82,6 +84,8 @@ class Packer:
         #: {module: {name: why it stayed behind}}
         self._left: dict[str, dict[str, str]] = {}
         self._files: dict[str, dict[str, Any]] = {}
+        #: imports for their effect, in file order
+        self._effects: list[Effect] = []
         #: nothing can go wrong where it is loaded: code, plain data and the standard library
         self._is_plain = True
         self._buffer = io.BytesIO()
@@ -109,8 +113,25 @@ class Packer:
         own[functools._lru_cache_wrapper] = lambda obj: self._name_elsewhere(obj) or NotImplemented
         return own
 
-    def pack(self, roles: dict[str, Any]) -> bytes:
-        """Return the payload for `{role: function or form}`."""
+    def add_effects(self) -> None:
+        """Take along what the job's file, or else the program, imports for its effect only."""
+        files = self.by_value - MAIN_NAMES
+        left_out = {*self.by_value, "mmgevent", "__future__"}
+        for name in sorted(files) or ["__main__"]:
+            module = sys.modules.get(name)
+            path = getattr(module, "__file__", None)
+            if module is None or not isinstance(path, str):
+                continue  # a notebook, a REPL, a program on stdin
+            lines = linecache.getlines(path, vars(module))
+            for effect in find_effects(module, "".join(lines), left_out):
+                self._effects.append(effect)
+                if effect.module.partition(".")[0] not in _PRESENT:
+                    self._is_plain = False
+                with contextlib.suppress(ShippingError):  # then it is found there, or missed by name
+                    self.tree.add_import(effect.module, 0, effect.names, "")
+
+    def pack(self, roles: dict[str, Any], argv: list[str]) -> bytes:
+        """Return the payload for `{role: function or form}`, to be run with this `sys.argv`."""
         self._anonymous[id(roles)] = roles
         for reaches in ([Reach(roles, role) for role in roles], self._spare_classes()):
             for reach in reaches:
@@ -121,6 +142,8 @@ class Packer:
         named = [(name, self._module_attributes(name)) for name in self._homes if name in self.by_value]
         lines = {path: text for path, space in self._files.items() if (text := _read_lines(path, space))}
         payload = {
+            "argv": argv,
+            "effects": [tuple(effect) for effect in self._effects],
             "modules": named,
             "sources": [(s.name, s.path, s.folders, s.text) for s in self.tree.sources.values()],
             "lines": lines,

@@ -150,7 +150,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         slots=COUNT,
         bytes=COUNT,
     ),
-    "notice": _fields(text=STRING),
+    "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING}, failure=OBJECT),
@@ -182,6 +182,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "failed": _fields({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
     "died": _fields({"item": COUNT, "divisible": FLAG}, failure=OBJECT),
+    "unprepared": _fields({"died": FLAG}, failure=OBJECT),
     "content": _fields(),
 }
 

@@ -265,7 +265,7 @@ class Worker:
         if message["code_bytes"] > MAX_CODE_BYTES:
             raise ProtocolError(f"code of {message['code_bytes']} bytes, at most {MAX_CODE_BYTES} are taken")
         job = self._jobs[frame.job] = CachedJob(frame, message, ReceiveWindow(CODE_WINDOW))
-        if self._watcher is None and (job.task_timeout_s or job.memory_limit_bytes):
+        if self._watcher is None and job.has_limits:
             self._watcher = self._spawn(0, self._watch)
         if not self._is_leaving and job.fault is None and not job.offered_phases:
             for slot in self._slots:
@@ -457,7 +457,16 @@ class Worker:
         type_ = message["type"]
         self._fork_failures = 0
         if isinstance(attempt.executor, Supervisor):
+            if type_ == "notice":
+                self._pass_notice(attempt, attempt.executor, message)
+                return
             attempt.executor.has_run = True
+            if type_ == "unprepared":
+                self._forget(attempt)
+                self._report_unprepared(slot, attempt, attempt.executor, message["failure"])
+                attempt.executor.kill("its setupfn failed")
+                self._advance(slot)
+                return
         if type_ == "done":
             attempt.job.add_duration(attempt.is_map, message["seconds"])
         elif type_ == "failed":
@@ -469,6 +478,14 @@ class Worker:
         if not attempt.is_revoked:
             self.link.send_in_lane(frame)
         self._advance(slot)
+
+    def _pass_notice(self, attempt: HeldAttempt, executor: Supervisor, message: dict[str, Any]) -> None:
+        """Have the user told what an executor says, or, if it is for those who want to know more, log it."""
+        if message.get("quiet"):
+            log.info("%s: %s", executor.link.name, message["text"])
+            return
+        text = f"{self.name}: {message['text']}"
+        self.link.send(control("notice", *attempt.lane, text=text, once=message.get("once")))
 
     def _on_death(self, executor: Supervisor, exit_: Exit) -> None:
         """Settle what a dead executor had: one attempt was running, the others were not begun."""
@@ -491,10 +508,31 @@ class Worker:
             if not attempt.is_revoked:
                 failure, item, is_divisible = describe_death(executor, exit_, attempt, self.name)
                 log.info("executor died: %s: %s, attempt %s", executor.link.name, exit_, attempt.number)
-                self.link.send_in_lane(
-                    control("died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None)
-                )
+                if position.is_setup:
+                    self._report_unprepared(slot, attempt, executor, failure, has_died=True)
+                else:
+                    died = control(
+                        "died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None
+                    )
+                    self.link.send_in_lane(died)
         self._advance(slot)
+
+    def _report_unprepared(
+        self,
+        slot: Slot,
+        attempt: HeldAttempt,
+        executor: Supervisor,
+        failure: dict[str, Any],
+        *,
+        has_died: bool = False,
+    ) -> None:
+        """Tell of an executor that its job's setupfn failed in, and give back all that would come to such a one next."""
+        slot.forget_executor(executor)
+        if not attempt.is_revoked:
+            failure = failures.bound({**failure, "worker": self.name})
+            self.link.send(control("unprepared", *attempt.lane, failure=failure, died=has_died or None))
+        for behind in slot.attempts_behind(executor, attempt.job):
+            self._give_back(behind.number)
 
     def _on_fork_failure(self, had: list[HeldAttempt], error: str) -> None:
         """Give back, after a pause, what cannot run here; give up after too many in a row."""
@@ -516,10 +554,10 @@ class Worker:
 
     def _watch(self) -> None:
         """Kill executors that break a limit of their job, warn of those near it; ends when no job has one."""
-        while any(job.task_timeout_s or job.memory_limit_bytes for job in self._jobs.values()):
+        while any(job.has_limits for job in self._jobs.values()):
             gevent.sleep(WATCH_S)
             for executor, (slot, job) in list(self._supervisors.items()):
-                warning = executor.enforce(job.task_timeout_s, job.memory_limit_bytes)
+                warning = executor.enforce(job.task_timeout_s, job.memory_limit_bytes, job.setup_timeout_s)
                 if warning is not None:
                     self._warn(executor, slot, warning)
         self._watcher = None

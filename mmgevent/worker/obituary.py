@@ -45,11 +45,14 @@ def describe_death(
     position = executor.position()
     has_begun = position.attempt == attempt.number
     kind, error, advice = _find_cause(executor, exit_, attempt)
+    function = "mapfn" if attempt.is_map else "reducefn"
     # of several that run at once the oldest has taken too long, but any may have crashed
     is_known = has_begun and (position.is_alone or kind == "timeout")
     item = position.item if is_known and attempt.is_map else None
     key = position.key if is_known else None
-    if not has_begun:
+    if position.is_setup:
+        function = "setupfn"
+    elif not has_begun:
         error += ", while it loaded the job's functions"
     elif attempt.is_map and item is None:
         error += ", while it was on several items" if position.item is not None else ", between items"
@@ -58,7 +61,7 @@ def describe_death(
         item = attempt.only_item
     failure = {
         "kind": kind,
-        "function": "mapfn" if attempt.is_map else "reducefn",
+        "function": function,
         "key": key,
         "item": None if item is None else entry_of(item),
         "error": error,
@@ -96,6 +99,8 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
     job = attempt.job
     limit = job.memory_limit_bytes
     used = f"{exit_.maxrss_kb / 1024:.0f} MiB"
+    if executor.broken_limit == "timeout" and executor.position().is_setup:
+        return "timeout", f"it took longer than setup_timeout, {job.setup_timeout_s:g} s", None
     if executor.broken_limit == "timeout":
         return (
             "timeout",

@@ -50,6 +50,7 @@ class CachedJob:
         self.greenlets: bool = (options.get("greenlets") or 0) > 1
         self.task_timeout_s: float | None = options.get("task_timeout")
         self.memory_limit_bytes: int | None = options.get("memory_limit")
+        self.setup_timeout_s: float | None = options.get("setup_timeout")  # None also without a setupfn
         #: what offered functions run of it, see `Functions.describe_offered`; empty for most jobs
         self.offered: dict[str, Any] = options.get("offered") or {}
         self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
@@ -60,6 +61,12 @@ class CachedJob:
         self.window = window  #: of the code
         #: how long its map tasks (True) and reduce tasks took lately, once one is done
         self._recent_s: dict[bool, float] = {}
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether somebody has to look after its executors."""
+        limits = (self.task_timeout_s, self.memory_limit_bytes, self.setup_timeout_s)
+        return any(limit is not None for limit in limits)
 
     @property
     def is_complete(self) -> bool:
@@ -168,6 +175,11 @@ class Slot:
         """The attempts that were sent to this executor, in order."""
         return [attempt for attempt in self.sent if attempt.executor is executor]
 
+    def attempts_behind(self, executor: Supervisor, job: CachedJob) -> list[HeldAttempt]:
+        """The attempts of this job that were sent to this executor, or to none yet."""
+        mine = (executor, None)
+        return [a for a in (*self.sent, *self.held) if a.job is job and a.executor in mine]
+
     def find_executor(self, job: CachedJob) -> Supervisor | None:
         """The executor of this job that can take work; counts as used now."""
         executor = self.executors.pop(job.number, None)
@@ -205,6 +217,10 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "an int from 0 to 100000",
     ),
     "task_timeout": (
+        lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        "a number of seconds above 0, or null",
+    ),
+    "setup_timeout": (
         lambda value: type(value) in (int, float) and 0 < value < math.inf,
         "a number of seconds above 0, or null",
     ),

@@ -159,11 +159,12 @@ def test_what_cannot_travel_is_named(fails, source, expected):
 
 def test_module_that_does_not_load_in_another_process_is_named_before_an_item_is_mapped(commands, fails):
     commands.write(
-        "here.py", "import sys\nif sys.argv[0] != 'job.py': raise RuntimeError('only in the driver')\n"
+        "here.py",
+        "import sys\nif 'mmgevent.cli.run' not in sys.modules: raise RuntimeError('only in the driver')\n",
     )
     source = DATA + "import here\ndef mapfn(k, v):\n    print(here)\n    yield k, v\n"
     fails(2, source, expected=["mapfn → here does not load in an executor", "only in the driver"])
-    commands.write("here.py", "import os, sys\nif sys.argv[0] != 'job.py': os._exit(3)\n")
+    commands.write("here.py", "import os, sys\nif 'mmgevent.cli.run' not in sys.modules: os._exit(3)\n")
     fails(2, source, expected=["ended a fresh process (exit code 3)"])
 
 
@@ -602,7 +603,7 @@ def test_signal_ends_a_job_whose_module_hangs_where_it_is_tried(commands, number
     pipe = commands.folder / "pipe"
     os.mkfifo(pipe)
     wait = f"open({str(pipe)!r}, 'w').close(); threading.Event().wait()"
-    commands.write("hangs.py", f"import sys, threading\nif sys.argv[0] != 'job.py': {wait}\n")
+    commands.write("hangs.py", f"import sys, threading\nif 'mmgevent.cli.run' not in sys.modules: {wait}\n")
     commands.write("job.py", DATA + "import hangs\ndef mapfn(k, v):\n    print(hangs)\n    yield k, v\n")
     process = commands.start("run", "--procs", "1", "job.py")
     assert pipe.read_text() == ""

@@ -126,7 +126,8 @@ def code_of(source: str) -> bytes:
     module = sys.modules["job_under_test"] = types.ModuleType("job_under_test")
     try:
         exec(compile(source, "job_under_test.py", "exec"), module.__dict__)
-        functions = Functions.of(module.__dict__.get("mapfn"), None, module.__dict__.get("reducefn"))
+        mapfn, reducefn, setupfn = (module.__dict__.get(name) for name in ("mapfn", "reducefn", "setupfn"))
+        functions = Functions.of(mapfn, None, reducefn, setupfn)
         return shipping.pack(functions, by_value=["job_under_test"])
     finally:
         del sys.modules["job_under_test"]
@@ -443,6 +444,7 @@ def test_code_that_does_not_load_fails_every_attempt(start):
         {"task_timeout": "x"},
         {"task_timeout": -1},
         {"task_timeout": True},
+        {"setup_timeout": 0},
         {"memory_limit": [1]},
         {"memory_limit": "2GiB"},
         {"memory_limit": 10**30},
@@ -452,7 +454,7 @@ def test_code_that_does_not_load_fails_every_attempt(start):
 def test_options_that_make_no_sense_fail_their_job_and_no_other(start, options):
     server, _ = start()
     server.submit(1, **options)
-    server.submit(2, greenlets=None, task_timeout=None, memory_limit=None)
+    server.submit(2, greenlets=None, task_timeout=None, memory_limit=None, setup_timeout=None)
     for _ in range(2):
         failed = server.wait_for(server.assign_map([("words", "a")]))
         assert (failed["type"], failed["failure"]["kind"]) == ("failed", "options")
@@ -641,6 +643,61 @@ def test_a_job_whose_code_kills_executors_is_blamed(start):
         died = server.wait_for(server.assign_map([("a", 1)]))
         assert died["type"] == "died"
         assert "exit code 9, while it loaded the job's functions" in died["failure"]["error"]
+
+
+def test_an_executor_is_set_up_once_before_its_first_attempt(start):
+    server, _ = start(slots=2)
+    server.submit(1, SETUP.format(deed="pass"), setup_timeout=60.0)
+    first = server.assign_map([("n", 1)])
+    second = server.assign_map([("n", 1)])
+    assert [m["type"] for m in server.wait_for(first, second)] == ["done", "done"]
+    assert server.records_of(first) == server.records_of(second) == {"n": [1]}
+    assert len(executors()) == 2, "the other slot's is there, too, and was not set up"
+
+
+SETUP = """
+import os, time
+calls = 0
+def setupfn():
+    global calls
+    calls += 1
+    {deed}
+def mapfn(key, value):
+    yield key, calls
+"""
+
+
+@pytest.mark.parametrize(
+    ("deed", "kind", "error"),
+    [
+        ("1 / 0", "exception", "ZeroDivisionError: division by zero"),
+        ("os._exit(5)", "died", "the executor died: exit code 5"),
+        ("time.sleep(100)", "timeout", "it took longer than setup_timeout, 0.3 s"),
+        ("bytearray(10**10)", "memory", "MemoryError"),
+    ],
+)
+def test_an_executor_that_cannot_be_set_up_is_replaced_and_all_that_waited_for_it_comes_back(
+    start, deed, kind, error
+):
+    server, _ = start()
+    server.submit(
+        1,
+        SETUP.format(deed=deed),
+        setup_timeout=0.3,
+        task_timeout=0.1,
+        memory_limit=500 << 20,
+    )
+    first = server.assign_map([("n", 1)])
+    behind = server.assign_map([("n", 1)])
+    unprepared, returned = server.wait_for(first, behind)
+    assert (unprepared["type"], unprepared.get("died")) == ("unprepared", kind in ("died", "timeout") or None)
+    failure = unprepared["failure"]
+    assert (failure["function"], failure["kind"], failure["worker"]) == ("setupfn", kind, "host/1")
+    assert failure["error"].startswith(error)
+    assert not {"key", "item"} & set(failure)
+    assert returned["type"] == "returned"
+    again = server.assign_map([("n", 1)])
+    assert server.wait_for(again)["type"] == "unprepared"
 
 
 def test_a_revoked_attempt_is_killed_without_a_word_and_the_next_one_runs(start, gate):
