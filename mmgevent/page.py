@@ -135,10 +135,11 @@ class Page:
                 pack(page, offset, item, began_s, KEY_STR, text)
             elif kind is int and -big < key < big:
                 pack(page, offset, item, began_s, KEY_RENDERED, b"%d" % key)
+            elif kind is tuple and len(key) == 2 and key[0] is last_path and type(key[1]) is int:
+                pack(page, offset, item, began_s, KEY_PLACE, b"%d %b" % (key[1], path_end))
             elif kind is tuple and is_place(key):
-                if key[0] is not last_path:
-                    last_path = key[0]
-                    path_end = _end_of(last_path)
+                last_path = key[0]
+                path_end = _end_of(last_path)
                 pack(page, offset, item, began_s, KEY_PLACE, b"%d %b" % (key[1], path_end))
             elif began_s - last_s < WORTH_A_REPR_S:
                 pack(page, offset, item, began_s, KEY_TYPE_ONLY, kind.__name__.encode())

@@ -126,7 +126,7 @@ def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> t
     return True, used, records
 
 
-def take(records: Iterable[Any], limit: int) -> list[Any]:
+def take(records: Iterable[Any], limit: int, /) -> list[Any]:
     """Return the next records of an iterator, `limit` at most, as a list; each is checked.
 
     What `group` or `fold` is given after this they cannot refuse: every record is a pair, and every key can be one.

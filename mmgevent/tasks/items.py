@@ -19,8 +19,8 @@ Mark = Callable[[int, Any], object]
 class TaskItems:
     """Iterates over the items that a task maps, as (position, key, value); once.
 
-    A value that cannot be read is given as Unreadable if `gives_unreadable`; otherwise it ends the task.
-    Raises TaskFailure for it, and ContentNeeded where a file is not the driver's.
+    An item that cannot be read is handed to `on_unreadable(position, key, failure)`, which raises the failure unless it
+    has been changed. Raises ContentNeeded where a file is not the driver's.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TaskItems:
         self._skip = frozenset(skip)
         self._part = part
         self._mark = mark
-        self.gives_unreadable = False
+        self.on_unreadable: Callable[[int, Any, TaskFailure], None] = _raise_failure
         #: Items given so far.
         self.count = 0
         #: Position and key of the item that was given last.
@@ -73,14 +73,17 @@ class TaskItems:
             position += low
             units = iter(in_all[low:high])
         self.key = key
+        count = self.count
         for item_key, value in units:
             if not skip or position not in skip:
-                self.count += 1
+                count += 1
+                self.count = count
                 self.position = position
                 self.key = item_key
-                if type(value) is Unreadable and not self.gives_unreadable:
-                    raise blame_unreadable(value, item_key, position) from value.error
-                yield position, item_key, value
+                if type(value) is Unreadable:
+                    self.on_unreadable(position, item_key, blame_unreadable(value, item_key, position))
+                else:
+                    yield position, item_key, value
             position += 1
 
     def _units(self, whole: int, key: Any, ref: Ref) -> Iterator[tuple[Any, Any]]:
@@ -96,4 +99,10 @@ class TaskItems:
 
 def blame_unreadable(value: Unreadable, key: Any, position: int) -> TaskFailure:
     """Make the failure of an item that could not be read."""
-    return TaskFailure(make_failure("input", str(value.error), key=key), position)
+    failure = TaskFailure(make_failure("input", str(value.error), key=key), position)
+    failure.__cause__ = value.error
+    return failure
+
+
+def _raise_failure(position: int, key: Any, failure: TaskFailure) -> None:
+    raise failure

@@ -22,12 +22,12 @@ from types import GeneratorType
 from typing import Any, NamedTuple
 
 from mmgevent._speedups import take
-from mmgevent.refs import ContentNeeded, Unreadable
+from mmgevent.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.grouping import Grouping, Groups
-from mmgevent.tasks.items import TaskItems, blame_unreadable
+from mmgevent.tasks.items import TaskItems
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
-from mmgevent.tasks.skipping import Skipping
+from mmgevent.tasks.skipping import UNREAD, Skipping
 
 #: Records that an item may have to be taken into a list. Python uses the memory of so many small
 #: tuples again; ten times as many cost twice as much each.
@@ -135,7 +135,7 @@ class CarefulMapping:
         emit_set_aside: Callable[[], None],
     ):
         """As StreamedMapping. `emit_set_aside()` is called when `skipping` has many rows to be encoded."""
-        items.gives_unreadable = True
+        items.on_unreadable = self._set_unreadable_aside
         self._mapfn = _give_item if mapfn is None else mapfn
         self._function = None if mapfn is None else "mapfn"
         self._items = items
@@ -194,8 +194,6 @@ class CarefulMapping:
         for position, key, value in self._each:
             mark(position, key)
             try:
-                if type(value) is Unreadable:
-                    raise value.error
                 output = mapfn(key, value)
                 if type(output) is not GeneratorType:
                     output = pairs_of(output, "mapfn")
@@ -218,8 +216,6 @@ class CarefulMapping:
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
         """Map one item to the list of its records: what `map_items` calls, perhaps several at a time."""
         try:
-            if type(value) is Unreadable:
-                raise value.error
             return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
         except self._skipping.catches as error:
             if is_greenlet_exit(error):  # an item before this one failed
@@ -233,7 +229,7 @@ class CarefulMapping:
 
         Returns its records, up to `limit`, and the iterator of those that follow. An item that is set aside has none.
         """
-        for _ in range(0 if type(value) is Unreadable else self._skipping.retries):
+        for _ in range(self._skipping.retries):
             self._mark(position, key)
             try:
                 output = pairs_of(self._mapfn(key, value), "mapfn")
@@ -246,13 +242,15 @@ class CarefulMapping:
         return iter(()), []
 
     def _set_aside(self, position: int, key: Any, value: Any, error: BaseException) -> None:
-        if type(value) is Unreadable:
-            failure = blame_unreadable(value, key, position)
-        else:
-            with_traceback = self._skipping.wants_traceback
-            failure = blame_records(error, self._function, key, position, with_traceback=with_traceback)
+        with_traceback = self._skipping.wants_traceback
+        failure = blame_records(error, self._function, key, position, with_traceback=with_traceback)
         failure.__cause__ = error
         self._skipping.give_up(position, key, value, failure)
+
+    def _set_unreadable_aside(self, position: int, key: Any, failure: TaskFailure) -> None:
+        self._skipping.give_up(position, key, UNREAD, failure)
+        if self._skipping.is_full and self._map_items is None:
+            self._emit_set_aside()
 
     # --- records to groups ---
 
