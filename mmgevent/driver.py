@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
-from mmgevent import shipping
+from mmgevent import interpreter, shipping
 from mmgevent.batching import Speed
 from mmgevent.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.engine_process import EngineProcess
@@ -111,6 +111,8 @@ class JobDriver:
         self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
         self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
+        if flags := interpreter.own_flags():
+            self.options["flags"] = flags
         if (offered := functions.describe_offered()) is not None:
             self.options["offered"] = offered
         self.context = _make_context() if is_local else None
@@ -134,6 +136,7 @@ class JobDriver:
         self._max_resubmits = MAX_RESUBMITS if max_resubmits is None else max_resubmits
         self._on_progress = on_progress
         self._on_notice = on_notice
+        self._heard: set[str] = set()  # of notices that each worker may give; one each at most
         #: last, since whoever has this object ends it: by `records`
         self._check: shipping.Check | None = shipping.start_check(self.code)
 
@@ -206,6 +209,14 @@ class JobDriver:
         else:
             self._on_notice(text)
 
+    def pass_on(self, text: str, place: str | None) -> None:
+        """Notice what the server says; what holds for a whole worker, `place`, once, since the others say the same."""
+        if place is None:
+            self.notice(text)
+        elif text not in self._heard and len(self._heard) < MAX_REMEMBERED:
+            self._heard.add(text)
+            self.notice(f"{place}: {text}")
+
     def _end_progress(self, phase: str) -> None:
         self.progress = replace(self.progress, phase=phase, waiting=0, running=0, skipped=self.skipped_count)
 
@@ -239,7 +250,7 @@ class _Submission:
             "need_content": self._on_need_content,
             "results": self._on_results,
             "progress": self._on_progress,
-            "notice": lambda frame, message: driver.notice(message["text"]),
+            "notice": lambda frame, message: driver.pass_on(message["text"], message.get("place")),
             "skipped": self._on_skipped,
             "died": self._on_died,
             "job_done": self._on_done,

@@ -67,6 +67,8 @@ class Executor:
         self._is_patched = greenlets
         self._functions: tasks.Functions | None = None
         self._load_failure: dict[str, Any] | None = None
+        #: what the user should hear of how the job was loaded; told with the first attempt
+        self._warnings: list[str] = []
 
     def serve(self) -> None:
         """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
@@ -101,7 +103,7 @@ class Executor:
                 from mmgevent.executor.pool import ItemPool
 
                 self._runner.map_items = ItemPool(options["greenlets"], self._page).map_items
-            self._functions = shipping.load(code)
+            self._functions = shipping.load(code, self._warnings.append)
         except BaseException as error:  # SystemExit too: it comes from a module of the user's
             self._load_failure = _describe_load(error)
 
@@ -131,6 +133,9 @@ class Executor:
             failure = self._load_failure or {"kind": "import", "error": "no job came before its tasks"}
             self._channel.send(control("failed", *lane, failure=failure))
             return
+        if self._warnings:
+            self._channel.send(control("notice", *lane, text="; ".join(self._warnings)))
+            self._warnings.clear()
         self._runner.run(self._functions, lane, message)
 
 

@@ -28,11 +28,13 @@ import time
 import typing
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
+from mmgevent import interpreter
 from mmgevent.errors import ShippingError
+from mmgevent.shipping import settings
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
 from mmgevent.shipping.surroundings import context, enter
@@ -77,7 +79,8 @@ def pack(
 
     `by_value` names the modules, besides `__main__`, whose definitions travel by
     value.  `py_files` are modules, package folders or zips that travel whether
-    or not an import names them.  Globals are captured as they are now.
+    or not an import names them.  Globals are captured as they are now, and so are
+    the settings of this process and thread (`shipping/settings.py`).
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -87,14 +90,16 @@ def pack(
             raise ShippingError(
                 f"the job's module {name!r} has the name of a standard library module: rename it"
             )
-    with _packing, warnings.catch_warnings():
-        import dill
+    with _packing:
+        found = settings.read()
+        with warnings.catch_warnings():
+            import dill
 
-        warnings.simplefilter("error", dill.PicklingWarning)
-        packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
-        for path in py_files:
-            packer.tree.add_py_file(path)
-        return packer.pack({role: getattr(functions, role) for role in _ROLES})
+            warnings.simplefilter("error", dill.PicklingWarning)
+            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
+            for path in py_files:
+                packer.tree.add_py_file(path)
+            return packer.pack({role: getattr(functions, role) for role in _ROLES}, found)
 
 
 def preload() -> None:
@@ -132,10 +137,14 @@ def _pickler_class() -> Any:
     return Pickler
 
 
-def load(payload: bytes | bytearray | memoryview) -> Functions:
+def load(
+    payload: bytes | bytearray | memoryview, on_warning: Callable[[str], None] | None = None
+) -> Functions:
     """Rebuild the functions in this process, which runs one job and ends.
 
-    The job's modules replace any of the same names, `__main__` included.
+    The job's modules replace any of the same names, `__main__` included, and its
+    settings those of this process. `on_warning` gets a sentence for each setting
+    that cannot be made.
 
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
@@ -145,6 +154,7 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
     from mmgevent.functions import Functions
 
     parts = pickle.loads(payload)
+    settings.apply(parts["settings"], is_loaded=False)
     install(Source(*fields) for fields in parts["sources"])
     for path, text in parts["lines"].items():
         show_lines(path, text)
@@ -166,6 +176,9 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
                 f"{name} does not load here ({type(error).__name__}: {error})"
             )
             file.seek(end)
+    for problem in settings.apply(parts["settings"], is_loaded=True):
+        if on_warning is not None:
+            on_warning(problem)
     return Functions(**{role: roles[role] for role in _ROLES})
 
 
@@ -239,11 +252,12 @@ class Check:
         self._mark = fingerprint(payload + json.dumps(surroundings, sort_keys=True).encode())
         if self._mark in _loaded:
             return
+        flags = interpreter.arguments(interpreter.own_flags())
         with tempfile.TemporaryFile() as file:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                [sys.executable, *flags, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
                 stdin=file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -109,8 +109,8 @@ class Packer:
         own[functools._lru_cache_wrapper] = lambda obj: self._name_elsewhere(obj) or NotImplemented
         return own
 
-    def pack(self, roles: dict[str, Any]) -> bytes:
-        """Return the payload for `{role: function or form}`."""
+    def pack(self, roles: dict[str, Any], settings: dict[str, Any]) -> bytes:
+        """Return the payload for `{role: function or form}` under these settings, see `shipping.settings`."""
         self._anonymous[id(roles)] = roles
         for reaches in ([Reach(roles, role) for role in roles], self._spare_classes()):
             for reach in reaches:
@@ -126,6 +126,7 @@ class Packer:
             "lines": lines,
             "chunks": self._chunks,
             "left": self._left,
+            "settings": settings,
             "is_plain": self._is_plain and not self.tree.sources,
         }
         return pickle.dumps(payload, protocol=5)

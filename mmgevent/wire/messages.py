@@ -25,13 +25,16 @@ from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
 
 #: compared in the first message of each side
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: of the names that a worker offers, as JSON: every driver that watches is told them
 MAX_OFFERS_BYTES = 8 * 1024
 
 #: bytes that may go in the message that announces them
 MAX_INLINE_BYTES = 16 * 1024
+
+#: of the text that a worker has a driver told about an attempt
+MAX_NOTICE_BYTES = 1000
 
 _MAX_INT = 2**63 - 1
 _INLINE_MARK = b"\0"  # in no JSON text: there it is written as an escape
@@ -141,7 +144,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         slots=COUNT,
         bytes=COUNT,
     ),
-    "notice": _fields(text=STRING),
+    "notice": _fields({"place": STRING}, text=STRING),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING}, failure=OBJECT),

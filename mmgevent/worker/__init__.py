@@ -29,7 +29,7 @@ from mmgevent.net.supervisor import Supervisor
 from mmgevent.telling import MAX_RECEIVER_BYTES
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
-from mmgevent.wire.messages import PROTOCOL, control, message_of
+from mmgevent.wire.messages import MAX_NOTICE_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.worker.obituary import describe_death, describe_place
 from mmgevent.worker.offering import Offering
@@ -412,7 +412,7 @@ class Worker:
             return None
         try:
             supervisor = Supervisor(
-                self._forkers.get(job.greenlets),
+                self._forkers.get(job.greenlets, job.flags),
                 f"{self.name} slot {slot.index} job {job.number}",
                 self._scratch_dir,
                 self._on_executor_frame,
@@ -455,6 +455,9 @@ class Worker:
     def _on_executor_message(self, slot: Slot, attempt: HeldAttempt, frame: Frame) -> None:
         message = message_of(frame)
         type_ = message["type"]
+        if type_ == "notice":
+            self._on_notice(attempt, message["text"])
+            return
         self._fork_failures = 0
         if isinstance(attempt.executor, Supervisor):
             attempt.executor.has_run = True
@@ -469,6 +472,13 @@ class Worker:
         if not attempt.is_revoked:
             self.link.send_in_lane(frame)
         self._advance(slot)
+
+    def _on_notice(self, attempt: HeldAttempt, text: str) -> None:
+        """Pass on what an executor has to say of how it loaded its job; all of a job's say the same."""
+        if not attempt.job.has_warned:
+            attempt.job.has_warned = True
+            text = failures.shorten(text, MAX_NOTICE_BYTES)
+            self.link.send(control("notice", *attempt.lane, text=text, place=self.name))
 
     def _on_death(self, executor: Supervisor, exit_: Exit) -> None:
         """Settle what a dead executor had: one attempt was running, the others were not begun."""
