@@ -172,10 +172,19 @@ def _set_umask(mask: int) -> None:
 
 # -- time zone
 
+_YEAR_S = 365.25 * 86400
+#: a winter and a summer of every third year since 1970: zones that agree then agree, but for days of a change
+_LOOKS = [int((year + half) * _YEAR_S) for year in range(0, 68, 3) for half in (0, 0.5)]
 
-def _read_zone() -> tuple[str | None, str | None, tuple[Any, ...]]:
-    """Return TZ or None, the system's zone or None if it has no name, and what the two amount to."""
-    return os.environ.get("TZ"), _system_zone(), _zone_facts()
+Zone = tuple[str | None, str | None, list[tuple[int, str]]]
+
+
+def _read_zone() -> Zone:
+    """Return TZ or None, the system's zone or None if it has no name, and what clocks of this process show.
+
+    The last is not what TZ says where the program never called time.tzset().
+    """
+    return os.environ.get("TZ"), _system_zone(), _read_clocks()
 
 
 def _system_zone() -> str | None:
@@ -192,33 +201,33 @@ def _system_zone() -> str | None:
     return path.partition("zoneinfo/")[2] or None
 
 
-def _zone_facts() -> tuple[Any, ...]:
-    return (*time.tzname, time.timezone, time.altzone)
+def _read_clocks() -> list[tuple[int, str]]:
+    return [(clock.tm_gmtoff, clock.tm_zone) for clock in map(time.localtime, _LOOKS)]
 
 
-def _set_zone(found: tuple[str | None, str | None, tuple[Any, ...]]) -> None:
-    named, system, facts = found
-    _enter_zone(named if named is not None or system == _system_zone() else system)
-    if _zone_facts() == tuple(facts):
-        return
-    if named is not None:  # perhaps the program has set TZ, and never called time.tzset()
-        _enter_zone(None if system == _system_zone() else system)
-        is_former = _zone_facts() == tuple(facts)
+def _set_zone(found: Zone) -> None:
+    named, system, clocks = found
+    former = None if system == _system_zone() else system
+    candidates = [former] if named is None else [named, former]  # the last if it never called time.tzset()
+    is_right = _read_clocks() == clocks
+    while candidates and not is_right:
+        _enter_zone(candidates.pop(0))
+        is_right = _read_clocks() == clocks
+    if named is not None:
         os.environ["TZ"] = named
-        if is_former:
-            return
+    if not is_right:
         time.tzset()
-    raise ValueError(
-        f"{named or system or 'a zone without a name'} is {_zone_facts()[:2]} there and {tuple(facts)[:2]} here; "
-        f"install tzdata there, or set TZ and call time.tzset()"
-    )
+        raise ValueError(
+            f"{named or system or 'a zone without a name'} is {_read_clocks()[-1]} there and {clocks[-1]} here; "
+            f"install tzdata there, or set TZ and call time.tzset()"
+        )
 
 
 def _enter_zone(name: str | None) -> None:
     """Make the C library use this zone; None: that of the system."""
     if name is None:
         os.environ.pop("TZ", None)
-    elif os.environ.get("TZ") != name:
+    else:
         os.environ["TZ"] = name
     time.tzset()
 
