@@ -137,6 +137,8 @@ class JobDriver:
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._heard: set[str] = set()  # of notices that each worker may give; one each at most
+        for text in shipping.left_behind():
+            self.notice(text)
         #: last, since whoever has this object ends it: by `records`
         self._check: shipping.Check | None = shipping.start_check(self.code)
 

@@ -230,7 +230,7 @@ class Forkers:
         if self._is_closed:
             raise EngineError("the engine is closing: it starts no more executors")
         kind = Kind(greenlets, tuple(flags))
-        forker = self._forkers.pop(kind, None)
+        forker = self._forkers.get(kind)
         if forker is None or not forker.is_alive:
             starts = self._starts.setdefault(kind, deque(maxlen=MAX_STARTS))
             if len(starts) == MAX_STARTS and monotonic() - starts[0] < RESTART_PERIOD_S:
@@ -240,7 +240,8 @@ class Forkers:
             starts.append(monotonic())
             self._end_idle()
             forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
-        self._forkers[kind] = forker
+        self._forkers.pop(kind, None)
+        self._forkers[kind] = forker  # behind all others: it was used last
         return forker
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ from mmgevent.errors import ShippingError
 from mmgevent.shipping import settings
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
+from mmgevent.shipping.settings import left_behind
 from mmgevent.shipping.surroundings import context, enter
 
 if typing.TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "enter",
     "fingerprint",
     "import_advice",
+    "left_behind",
     "load",
     "pack",
     "preload",

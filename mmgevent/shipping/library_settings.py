@@ -7,7 +7,6 @@ interpreter. Each `set_...` makes it so in another process.
 from __future__ import annotations
 
 import builtins
-import re
 import sys
 import warnings
 from typing import Any
@@ -179,7 +178,7 @@ def set_weekday(day: int) -> None:
 
 def read_namespaces() -> dict[str, str] | None:
     """Return the prefixes that were registered, {URI: prefix}."""
-    known: dict[str, str] = sys.modules["xml.etree.ElementTree"]._namespace_map  # type: ignore[attr-defined]
+    known: dict[str, str] = sys.modules["xml.etree.ElementTree"]._namespace_map
     return {uri: prefix for uri, prefix in known.items() if uri not in _NAMESPACES} or None
 
 
@@ -256,6 +255,19 @@ def read_numpy() -> dict[str, Any] | None:
     return {"errors": errors, "prints": prints} if errors or prints else None
 
 
+def name_numpy_functions() -> list[str]:
+    """Return what was set in numpy that is code, and stays behind."""
+    numpy = sys.modules.get("numpy")
+    if not hasattr(numpy, "get_printoptions"):
+        return []
+    named = []
+    if numpy.get_printoptions().get("formatter"):  # type: ignore[union-attr]
+        named.append("the formatter of numpy's print options")
+    if numpy.geterrcall() is not None:  # type: ignore[union-attr]
+        named.append("numpy's error callback (np.seterrcall)")
+    return named
+
+
 def set_numpy(found: dict[str, Any]) -> None:
     """Set them, if numpy is here at all: a function that needs it says so by itself."""
     try:
@@ -279,14 +291,15 @@ class _Named(type):
 def read_filters() -> list[Filter] | None:
     """Return the filters of warnings, the first to look at first."""
     found = []
-    for action, message, category, module, line in warnings.filters:
-        name = f"{category.__module__}:{category.__qualname__}"
-        found.append((action, _pattern_of(message), name, _pattern_of(module), line))
+    for action, message, categories, module, line in warnings.filters:
+        for category in categories if isinstance(categories, tuple) else (categories,):
+            name = f"{category.__module__}:{category.__qualname__}"
+            found.append((action, _pattern_of(message), name, _pattern_of(module), line))
     return None if found == _DEFAULT_FILTERS else found
 
 
-def _pattern_of(text: str | re.Pattern[str] | None) -> str | None:
-    return text.pattern if isinstance(text, re.Pattern) else text
+def _pattern_of(text: Any) -> str | None:
+    return text if isinstance(text, str) else getattr(text, "pattern", None)
 
 
 def set_filters(found: list[Filter]) -> None:

@@ -76,6 +76,13 @@ def apply(found: dict[str, Any], *, is_loaded: bool) -> list[str]:
     return problems
 
 
+def left_behind() -> list[str]:
+    """Return a sentence for each setting that changes answers and cannot travel, as far as that can be seen."""
+    return [
+        f"{name} does not travel to executors: set it in setupfn" for name in libraries.name_numpy_functions()
+    ]
+
+
 def in_same_context(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` for another thread or greenlet, where decimal and numpy then are as they are here, once."""
     context = contextvars.copy_context()
@@ -286,7 +293,7 @@ def _default_encoding() -> str:
     import _locale
     import codecs
 
-    return "utf-8" if sys.flags.utf8_mode else codecs.lookup(_locale.getencoding()).name
+    return "utf-8" if sys.flags.utf8_mode else codecs.lookup(_locale.getencoding()).name  # type: ignore[attr-defined]
 
 
 def _check_encoding(encoding: str) -> None:
