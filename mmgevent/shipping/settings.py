@@ -41,6 +41,9 @@ class Setting(NamedTuple):
     module: str | None  #: that must be loaded where it was set; None: part of every interpreter
     read: Callable[[], Any]  #: returns plain data; None if it is as in a fresh interpreter
     apply: Callable[[Any], None]  #: raises whatever says why it cannot be set
+    #: whether loading code may need this value; others wait, since they would change what modules compute as they are
+    #: imported, which programs do before they set anything, or make importing them fail
+    helps_loading: Callable[[Any], bool]
 
 
 def read() -> dict[str, Any]:
@@ -57,17 +60,18 @@ def read() -> dict[str, Any]:
 def apply(found: dict[str, Any], *, is_loaded: bool) -> list[str]:
     """Make this process and thread as `read` found another one; return a sentence for each setting that fails.
 
-    Once before the job's code is loaded, and, with `is_loaded`, again after it: modules of the user's may set
-    something as they are imported, and in the program the last word was another.
+    Before the job's code is loaded only those that help with it, and, with `is_loaded`, all, after it: modules of the
+    user's may set something as they are imported, and in the program the last word was another.
     """
     problems = []
     for setting in SETTINGS:
         if setting.name not in found:
             continue
-        if setting.name == "the recursion limit" and not is_loaded and found[setting.name] < RECURSION_LIMIT:
-            continue  # loading nests deeper than functions do
+        value = found[setting.name]
+        if not is_loaded and not setting.helps_loading(value):
+            continue
         try:
-            setting.apply(found[setting.name])
+            setting.apply(value)
         except Exception as error:
             problems.append(
                 f"{setting.name} cannot be set in an executor as in your program "
@@ -303,30 +307,53 @@ def _check_encoding(encoding: str) -> None:
         )
 
 
+def _always(value: Any) -> bool:
+    return True
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _is_high_limit(limit: int) -> bool:
+    return limit > RECURSION_LIMIT
+
+
+def _allows_more_digits(digits: int) -> bool:
+    return digits == 0 or digits > sys.int_info.default_max_str_digits
+
+
 #: in the order in which they are set: the locale decides the encoding
 SETTINGS = (
-    Setting("the recursion limit", None, _read_recursion_limit, sys.setrecursionlimit),
-    Setting("the limit on digits of an int", None, _read_digits, sys.set_int_max_str_digits),
-    Setting("the switch interval", None, _read_switch_interval, sys.setswitchinterval),
-    Setting("sys.dont_write_bytecode", None, _read_dont_write_bytecode, _set_dont_write_bytecode),
-    Setting("the stack size of threads", "threading", _read_thread_stack, _set_thread_stack),
-    Setting("the stack limit", "resource", _read_stack_limit, _set_stack_limit),
-    Setting("the umask", None, _read_umask, _set_umask),
-    Setting("the time zone", None, _read_zone, _set_zone),
-    Setting("the locale", "_locale", _read_locale, _set_locale),
-    Setting("the encoding of text", None, _read_encoding, _check_encoding),
-    Setting("the context of decimal", "decimal", libraries.read_decimal, libraries.set_decimal),
-    Setting("csv.field_size_limit", "_csv", libraries.read_csv_limit, libraries.set_csv_limit),
-    Setting("csv dialects", "csv", libraries.read_dialects, libraries.register_dialects),
-    Setting("the default timeout of sockets", "_socket", libraries.read_timeout, libraries.set_timeout),
-    Setting("calendar.setfirstweekday", "calendar", libraries.read_weekday, libraries.set_weekday),
+    Setting("the recursion limit", None, _read_recursion_limit, sys.setrecursionlimit, _is_high_limit),
+    Setting(
+        "the limit on digits of an int", None, _read_digits, sys.set_int_max_str_digits, _allows_more_digits
+    ),
+    Setting("the switch interval", None, _read_switch_interval, sys.setswitchinterval, _always),
+    Setting("sys.dont_write_bytecode", None, _read_dont_write_bytecode, _set_dont_write_bytecode, _always),
+    Setting("the stack size of threads", "threading", _read_thread_stack, _set_thread_stack, _always),
+    Setting("the stack limit", "resource", _read_stack_limit, _set_stack_limit, _always),
+    Setting("the umask", None, _read_umask, _set_umask, _always),
+    Setting("the time zone", None, _read_zone, _set_zone, _always),
+    Setting("the locale", "_locale", _read_locale, _set_locale, _always),
+    Setting("the encoding of text", None, _read_encoding, _check_encoding, _always),
+    Setting("the context of decimal", "decimal", libraries.read_decimal, libraries.set_decimal, _never),
+    Setting("csv.field_size_limit", "_csv", libraries.read_csv_limit, libraries.set_csv_limit, _never),
+    Setting("csv dialects", "csv", libraries.read_dialects, libraries.register_dialects, _always),
+    Setting(
+        "the default timeout of sockets", "_socket", libraries.read_timeout, libraries.set_timeout, _never
+    ),
+    Setting("calendar.setfirstweekday", "calendar", libraries.read_weekday, libraries.set_weekday, _never),
     Setting(
         "namespaces of xml.etree.ElementTree",
         "xml.etree.ElementTree",
         libraries.read_namespaces,
         libraries.register_namespaces,
+        _always,
     ),
-    Setting("levels of logging", "logging", libraries.read_logging, libraries.set_logging),
-    Setting("error state and print options of numpy", "numpy", libraries.read_numpy, libraries.set_numpy),
-    Setting("filters of warnings", "warnings", libraries.read_filters, libraries.set_filters),
+    Setting("levels of logging", "logging", libraries.read_logging, libraries.set_logging, _always),
+    Setting(
+        "error state and print options of numpy", "numpy", libraries.read_numpy, libraries.set_numpy, _never
+    ),
+    Setting("filters of warnings", "warnings", libraries.read_filters, libraries.set_filters, _never),
 )

@@ -1,5 +1,6 @@
 """What a job file sets for its whole process holds for its functions: inline, here, in greenlets, and elsewhere."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -259,6 +260,37 @@ def mapfn(key, value): yield key, str(helper.half(decimal.Decimal(2) / 7))
     answers = [commands.run("run", *way, job).stdout for way in (["--inline"], ["--procs=1"])]
     assert answers[0] == answers[1]
     assert len(answers[0]) > 50
+
+
+def test_what_restricts_does_not_hold_while_the_job_is_loaded(commands):
+    commands.write(
+        "helper.py",
+        "import decimal, warnings\nwarnings.warn('old', DeprecationWarning)\n"
+        "PATTERN = '\\d'\nHALF = decimal.Decimal(0.5)\nTHIRD = 1 / decimal.Decimal(3)\n",
+    )
+    job = commands.write(
+        "job.py",
+        """
+import decimal, sys, warnings
+import helper
+warnings.simplefilter("error")
+decimal.getcontext().prec = 5
+decimal.getcontext().traps[decimal.FloatOperation] = True
+sys.set_int_max_str_digits(640)
+datasource = {1: 1}
+def _raised(function):
+    try: return str(function())
+    except Exception as error: return type(error).__name__
+def mapfn(key, value):
+    yield 1, (str(helper.THIRD), _raised(lambda: decimal.Decimal(0.5)), _raised(lambda: warnings.warn("x")),
+              _raised(lambda: str(10**700)))
+""",
+    )
+    answers = [commands.run("run", *way, job) for way in (["--inline"], ["--procs=1"])]
+    assert answers[1].stdout == answers[0].stdout, answers[1].stderr
+    assert json.loads(answers[1].stdout.partition("\t")[2]) == [
+        ["0." + "3" * 28, "FloatOperation", "UserWarning", "ValueError"]
+    ]
 
 
 def test_a_low_recursion_limit_does_not_keep_the_job_from_loading(commands):
