@@ -320,16 +320,20 @@ def mapfn(key, value): yield time.localtime(value)[:5], time.tzname
 
 @pytest.mark.parametrize("call", ["time.tzset()", ""])
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
-def test_the_time_zone_is_that_of_the_program_whether_or_not_it_calls_tzset(commands, elsewhere, zone, call):
-    job = commands.write("job.py", ZONES.format(call=call))
+def test_the_time_zone_is_that_of_the_program_whether_or_not_it_calls_tzset(
+    shared_commands, elsewhere, zone, call
+):
+    job = shared_commands.write("zone_job.py", ZONES.format(call=call))
     environ = {} if zone is None else {"TZ": zone}
-    password = {"HOME": str(commands.folder)}
-    answers = {
-        commands.run("run", *way, job, environ={**environ, **password}).stdout
-        for way in (["--inline"], ["--procs=1"])
-    }
-    assert len(answers) == 1
-    assert ("5,30" in answers.pop().replace(" ", "")) == bool(call)
+    ways = (["--inline"], ["--procs=1"], ["--join", elsewhere])
+    inline, here, there = (shared_commands.run("run", *way, job, environ=environ) for way in ways)
+    assert ("5, 30" in inline.stdout) == bool(call)
+    assert (here.stdout, here.stderr) == (inline.stdout, "")
+    if zone is None or call:
+        assert (there.stdout, there.stderr) == (inline.stdout, "")
+    else:  # the zone that the program goes on in has no name in its environment any more
+        assert "the time zone cannot be set in an executor as in your program" in there.stderr
+        assert "call time.tzset()" in there.stderr
 
 
 def test_nothing_is_imported_to_look_for_settings(commands):
@@ -405,11 +409,11 @@ def finishfn(key, values): return values, _divide(0.0)
 """
 
 
-def test_the_error_state_and_print_options_of_numpy_hold_in_executors(commands, elsewhere):
+def test_the_error_state_and_print_options_of_numpy_hold_in_executors(shared_commands, elsewhere):
     pytest.importorskip("numpy")
-    job = commands.write("job.py", NUMPY)
-    ways = [["--inline"], ["--procs=1"], ["--procs=1", "--set", "greenlets=3"]]
-    answers = [commands.run("run", *way, job) for way in ways]
+    job = shared_commands.write("numpy_job.py", NUMPY)
+    ways = [["--inline"], ["--procs=1"], ["--procs=1", "--set", "greenlets=3"], ["--join", elsewhere]]
+    answers = [shared_commands.run("run", *way, job) for way in ways]
     assert "raised" in answers[0].stdout
     assert {(ended.stdout, ended.stderr) for ended in answers} == {(answers[0].stdout, "")}
 
