@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
-from mmgevent import shipping
+from mmgevent import interpreter, shipping
 from mmgevent.batching import Speed
 from mmgevent.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.engine_process import EngineProcess
@@ -118,6 +118,8 @@ class JobDriver:
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
         if functions.setupfn is None:
             del self.options["setup_timeout"]
+        if flags := interpreter.own_flags():
+            self.options["flags"] = flags
         if (offered := functions.describe_offered()) is not None:
             self.options["offered"] = offered
         self.context = _make_context() if is_local else None
@@ -142,6 +144,8 @@ class JobDriver:
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._noticed: set[str] = set()
+        for text in shipping.left_behind():
+            self.notice(text)
         #: last, since whoever has this object ends it: by `records`
         self._check: shipping.Check | None = shipping.start_check(self.code)
 

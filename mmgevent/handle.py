@@ -20,6 +20,7 @@ from mmgevent.driver import JobDriver, Progress
 from mmgevent.errors import ForkedError, JobCancelled, UsageError
 from mmgevent.machine import SIGNAL_LOOK_S
 from mmgevent.results import apply_finish, build_dict
+from mmgevent.shipping import settings
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class JobHandle:
         self._result: dict[Any, Any] | None = None
         self._callbacks: list[Callable[[JobHandle], None]] = []
         driver.before_wait = self._flush
-        self._thread = threading.Thread(target=self._run, name=f"mmgevent-{driver.job.name}", daemon=True)
+        run = settings.in_same_context(self._run)  # for the datasource and finishfn
+        self._thread = threading.Thread(target=run, name=f"mmgevent-{driver.job.name}", daemon=True)
 
     @property
     def id(self) -> str | None:

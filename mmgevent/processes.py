@@ -10,7 +10,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
+from mmgevent import interpreter
 from mmgevent.errors import EngineError
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
@@ -25,7 +27,7 @@ _PROGRAM = (
 )
 
 _ENGINE = (
-    "from mmgevent.processes import start_template; template = start_template() if '--procs' in sys.argv else None; "
+    "from mmgevent.processes import start_asked_template; template = start_asked_template(sys.argv[1:]); "
     "from mmgevent.engine import main; main(template)"
 )
 
@@ -47,15 +49,18 @@ class EngineStart:
 class TemplateProcess:
     """A started template: the process, and the socket to speak with it. Whoever started it owns both."""
 
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket):
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, flags: Sequence[str] = ()):
         self.process = process
         self.sock = sock
+        #: of its interpreter, see `interpreter.GROUPS`
+        self.flags = tuple(flags)
 
 
 def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
     """Start an engine, which then waits for its configuration.  EngineError if it cannot be started.
 
-    `has_executors`: the configuration will ask for some, so the template starts before all else.
+    `has_executors`: the configuration will ask for some, so the template starts before all else, with the flags of
+    this interpreter, since the jobs will have them. The engine itself has none of them.
     """
     opened: list[socket.socket] = []
     try:
@@ -64,6 +69,8 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
         theirs = opened[1::2]
         numbers = ",".join(str(sock.fileno()) for sock in theirs)
         arguments = ["--parent", str(os.getpid()), "--fds", numbers, *["--procs"] * has_executors]
+        if flags := interpreter.own_flags():
+            arguments += ["--flags", ",".join(flags)]
         process = _start_python(_ENGINE, arguments, theirs, _environ())
     except BaseException as error:
         for sock in opened:
@@ -76,8 +83,18 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
     return EngineStart(process, opened[0], opened[2] if has_offers else None)
 
 
-def start_template(*, greenlets: bool = False) -> TemplateProcess:
+def start_asked_template(arguments: Sequence[str]) -> TemplateProcess | None:
+    """Start the template that the arguments of an engine ask for; None if they ask for none."""
+    if "--procs" not in arguments:
+        return None
+    flags = arguments[arguments.index("--flags") + 1].split(",") if "--flags" in arguments else ()
+    return start_template(flags=flags)
+
+
+def start_template(*, greenlets: bool = False, flags: Sequence[str] = ()) -> TemplateProcess:
     """Start a template as a child of this thread; it ends when the thread or the socket does.
+
+    Its interpreter has these flags and no others.
 
     Needs no gevent, so an engine can start it before it loads gevent. OSError if it cannot be started.
     """
@@ -86,19 +103,29 @@ def start_template(*, greenlets: bool = False) -> TemplateProcess:
         with theirs:
             arguments = ["--fd", str(theirs.fileno()), *["--greenlets"] * greenlets]
             environ = {**_environ(), "PYTHONHASHSEED": EXECUTOR_HASH_SEED}
-            process = _start_python(_TEMPLATE, arguments, [theirs], environ)
+            process = _start_python(_TEMPLATE, arguments, [theirs], environ, flags)
     except BaseException:
         ours.close()
         raise
-    return TemplateProcess(process, ours)
+    return TemplateProcess(process, ours, flags)
 
 
 def _start_python(
-    body: str, arguments: list[str], sockets: list[socket.socket], environ: dict[str, str]
+    body: str,
+    arguments: list[str],
+    sockets: list[socket.socket],
+    environ: dict[str, str],
+    flags: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(root=root, body=body), *arguments],
+        [
+            sys.executable,
+            *interpreter.arguments(flags),
+            "-c",
+            _PROGRAM.format(root=root, body=body),
+            *arguments,
+        ],
         stdin=subprocess.DEVNULL,
         pass_fds=[sock.fileno() for sock in sockets],
         env=environ,
@@ -107,4 +134,5 @@ def _start_python(
 
 
 def _environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "MMG_PASSWORD"}
+    environ = interpreter.without_flags(os.environ)
+    return {name: value for name, value in environ.items() if name != "MMG_PASSWORD"}

@@ -25,6 +25,9 @@ MAX_VALUES_BYTES = 1024 * 1024 * 1024
 #: batch and bytes of the segment that follows
 _HEADER = struct.Struct("<QQ")
 
+_UNREADABLE = "it could not be read"
+_TOO_LARGE = "it was too large to be kept, and its source cannot be read again"
+
 Place = tuple[int, int]
 Found = Iterable[tuple[Place, tuple[Any, Any]]]
 
@@ -94,17 +97,18 @@ class SetAside:
 
         `read_again(places)` gives (place, (key, value)) of those of the (batch, position) that can be had.
         """
-        missing: dict[Place, Any] = {}
+        missing: dict[Place, tuple[Any, Any]] = {}  # to its key and the kind of its failure
         for batch, key, (position, value, type_, _, failure) in self._rows():
             if value is not None:
                 yield key, decode_value(value)
             else:
-                missing[batch, position] = key if type_ is not None else failure.get("key")
+                known_key = key if type_ is not None else failure.get("key")
+                missing[batch, position] = known_key, failure.get("kind")
         for place, item in read_again(sorted(missing)):
             del missing[place]
             yield item
-        for key in missing.values():
-            yield key, NotKept("it was too large to be kept, and its source cannot be read again")
+        for key, kind in missing.values():
+            yield key, NotKept(_UNREADABLE if kind == "input" else _TOO_LARGE)
 
     def clear(self) -> None:
         """Forget everything: the job is submitted again."""

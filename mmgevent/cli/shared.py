@@ -104,10 +104,18 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
 
 
 def start_logging(arguments: Arguments) -> None:
-    """Send log messages to stderr, as many as -v and -q ask for; without them logging is not even imported."""
+    """Send log messages of ours to stderr, as many as -v and -q ask for; without them logging is not even imported.
+
+    Everybody else's are the job file's: its `logging.basicConfig` works as it does in a script.
+    """
     if not arguments.verbose:
         return
     import logging
 
     level = logging.DEBUG if arguments.verbose > 1 else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logger = logging.getLogger("mmgevent")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False

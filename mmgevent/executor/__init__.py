@@ -67,7 +67,7 @@ class Executor:
         self._is_patched = greenlets
         self._functions: tasks.Functions | None = None
         self._load_failure: dict[str, Any] | None = None
-        #: messages about modules that were imported for their effect, for the first attempt to send
+        #: messages about how the job was loaded, for the first attempt to send
         self._notices: list[dict[str, Any]] = []
         self._is_set_up = False
         self._setup_failure: dict[str, Any] | None = None
@@ -107,7 +107,7 @@ class Executor:
                 from mmgevent.executor.pool import ItemPool
 
                 self._runner.map_items = ItemPool(options["greenlets"], self._page).map_items
-            self._functions = shipping.load(code, self._note_slow, self._note_missed)
+            self._functions = shipping.load(code, self._note_slow, self._note_missed, self._note_setting)
         except BaseException as error:  # SystemExit too: it comes from a module of the user's
             self._load_failure = _describe_load(error)
 
@@ -143,6 +143,10 @@ class Executor:
         )
         text = failures.shorten(text)
         self._notices.append({"text": text, "once": ",".join(effect.module for effect, _ in missed)})
+
+    def _note_setting(self, problem: str) -> None:
+        problem = failures.shorten(problem)
+        self._notices.append({"text": problem, "once": problem})
 
     # -- attempts
 

@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 
 from mmgevent.page import Page
+from mmgevent.shipping import settings
 
 #: index in the batch, key, value
 IndexedItem = tuple[int, Any, Any]
@@ -39,7 +40,7 @@ class ItemPool:
         begun: deque[gevent.Greenlet] = deque()
         try:
             for item in items:
-                begun.append(gevent.spawn(self._run, function, item))
+                begun.append(gevent.spawn(settings.in_same_context(self._run), function, item))
                 if len(begun) >= self._size:
                     yield _take(begun)
             while begun:

@@ -31,11 +31,11 @@ from mmgevent.server.hosted import MAX_CODE_BYTES, PROGRESS_S, Attempt, HostedJo
 from mmgevent.server.intake import Intake
 from mmgevent.server.obituaries import certify
 from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
-from mmgevent.server.peers import MAX_NOTICE_BYTES, DriverPeer, Peer, WorkerPeer
+from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.store import JobStore, Memory
 from mmgevent.wire.frames import CODE, Frame
-from mmgevent.wire.messages import control
+from mmgevent.wire.messages import MAX_NOTICE_BYTES, control
 from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, grant_frame
 
 log = logging.getLogger(__name__)

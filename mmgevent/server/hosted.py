@@ -479,7 +479,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     needs = wire.pop("needs", [])
     if not (isinstance(needs, list) and all(isinstance(name, str) for name in needs)):
         raise OptionError(f"needs must be a list of names, got {type(needs).__name__}")
-    wire.pop("offered", None)  # for the workers
+    for name in ("offered", "flags"):  # for the workers, who check them
+        wire.pop(name, None)
     checked = JobOptions.from_wire(wire)
     return JobRules(
         retries=checked.retries,

@@ -24,7 +24,7 @@ from mmgevent.server.hosted import Attempt, HostedJob
 from mmgevent.telling import MessageLength
 from mmgevent.versions import PYTHON_VERSION, dill_version, find_mismatch
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, message_of
+from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 
 if TYPE_CHECKING:
     from mmgevent.server import Server
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS = 4096  #: of one worker
 MAX_DRIVER_JOBS = 1000  #: at once of one driver
-MAX_NOTICE_BYTES = 1000  #: of what a worker has a driver told about an attempt
 MAX_NAME_CHARS = 100  #: of a peer
 MAX_LISTED_WORKERS = 1000  #: with the longest names they still fit one frame
 REFUSAL_S = 2.0  #: for a refusal to reach the peer before its link closes

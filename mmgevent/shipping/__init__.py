@@ -32,10 +32,13 @@ from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
+from mmgevent import interpreter
 from mmgevent.errors import ShippingError
+from mmgevent.shipping import settings
 from mmgevent.shipping.effects import Effect, run_effects
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
+from mmgevent.shipping.settings import left_behind
 from mmgevent.shipping.surroundings import context, enter
 
 if typing.TYPE_CHECKING:
@@ -48,6 +51,7 @@ __all__ = [
     "enter",
     "fingerprint",
     "import_advice",
+    "left_behind",
     "load",
     "pack",
     "preload",
@@ -83,7 +87,8 @@ def pack(
     `by_value` names the modules, besides `__main__`, whose definitions travel by
     value.  `py_files` are modules, package folders or zips that travel whether
     or not an import names them.  `argv` is what they see as `sys.argv`; None: that of
-    this process.  Globals are captured as they are now.
+    this process.  Globals are captured as they are now, and so are the settings of this
+    process and thread (`shipping/settings.py`).
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -93,16 +98,20 @@ def pack(
             raise ShippingError(
                 f"the job's module {name!r} has the name of a standard library module: rename it"
             )
-    with _packing, warnings.catch_warnings():
-        import dill
+    with _packing:
+        found = settings.read()
+        with warnings.catch_warnings():
+            import dill
 
-        warnings.simplefilter("error", dill.PicklingWarning)
-        packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
-        for path in py_files:
-            packer.tree.add_py_file(path)
-        packer.add_effects()
-        shown = sys.argv if argv is None else argv
-        return packer.pack({role: getattr(functions, role) for role in _ROLES}, list(map(str, shown)))
+            warnings.simplefilter("error", dill.PicklingWarning)
+            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
+            for path in py_files:
+                packer.tree.add_py_file(path)
+            packer.add_effects()
+            shown = sys.argv if argv is None else argv
+            return packer.pack(
+                {role: getattr(functions, role) for role in _ROLES}, list(map(str, shown)), found
+            )
 
 
 def preload() -> None:
@@ -144,12 +153,14 @@ def load(
     payload: bytes | bytearray | memoryview,
     on_slow: Callable[[Effect, float], None] = lambda *_: None,
     on_failure: Callable[[list[tuple[Effect, BaseException]]], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> Functions:
     """Rebuild the functions in this process, which runs one job and ends.
 
-    The job's modules replace any of the same names, `__main__` included.  `on_slow` gets each module
-    that is imported for its effect only and takes long, with its seconds; `on_failure` those that cannot be
-    imported here, and why, if there are any: that fails nothing.
+    The job's modules replace any of the same names, `__main__` included, and its settings those of this
+    process.  `on_slow` gets each module that is imported for its effect only and takes long, with its seconds;
+    `on_failure` those that cannot be imported here, and why, if there are any; `on_warning` a sentence for each
+    setting that cannot be made.  None of that fails anything.
 
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
@@ -161,6 +172,7 @@ def load(
     parts = pickle.loads(payload)
     sys.argv = parts["argv"]
     effects = [Effect(*fields) for fields in parts["effects"]]
+    settings.apply(parts["settings"], is_loaded=False)
     install(Source(*fields) for fields in parts["sources"])
     for path, text in parts["lines"].items():
         show_lines(path, text)
@@ -186,6 +198,8 @@ def load(
     failed = run_effects([effect for effect, _ in failed], on_slow)  # some need what the job's file defines
     if failed:
         on_failure(failed)
+    for problem in settings.apply(parts["settings"], is_loaded=True):
+        on_warning(problem)
     return Functions(**{role: roles[role] for role in _ROLES})
 
 
@@ -259,11 +273,12 @@ class Check:
         self._mark = fingerprint(payload + json.dumps(surroundings, sort_keys=True).encode())
         if self._mark in _loaded:
             return
+        flags = interpreter.arguments(interpreter.own_flags())
         with tempfile.TemporaryFile() as file:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                [sys.executable, *flags, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
                 stdin=file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

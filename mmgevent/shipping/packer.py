@@ -130,8 +130,11 @@ class Packer:
                 with contextlib.suppress(ShippingError):  # then it is found there, or missed by name
                     self.tree.add_import(effect.module, 0, effect.names, "")
 
-    def pack(self, roles: dict[str, Any], argv: list[str]) -> bytes:
-        """Return the payload for `{role: function or form}`, to be run with this `sys.argv`."""
+    def pack(self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any]) -> bytes:
+        """Return the payload for `{role: function or form}`, to be run with this `sys.argv` and these settings.
+
+        The settings are those of `shipping.settings`.
+        """
         self._anonymous[id(roles)] = roles
         for reaches in ([Reach(roles, role) for role in roles], self._spare_classes()):
             for reach in reaches:
@@ -149,6 +152,7 @@ class Packer:
             "lines": lines,
             "chunks": self._chunks,
             "left": self._left,
+            "settings": settings,
             "is_plain": self._is_plain and not self.tree.sources,
         }
         return pickle.dumps(payload, protocol=5)

@@ -40,6 +40,9 @@ ANYTHING = (BaseException,)
 #: The same in a process where a signal may raise KeyboardInterrupt.
 ALL_BUT_SIGNALS = (Exception, SystemExit, GeneratorExit)
 
+#: Stands for the value of an item that could not be read.
+UNREAD: Any = object()
+
 Row = tuple[int, bytes | None, str, str, dict[str, Any]]
 
 
@@ -98,7 +101,7 @@ class Skipping:
         self._rows.append(
             (
                 position,
-                encode_value(value, MAX_VALUE_BYTES),
+                None if value is UNREAD else encode_value(value, MAX_VALUE_BYTES),
                 type(error).__qualname__,
                 _text_of(error),
                 failure.failure,

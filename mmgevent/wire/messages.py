@@ -33,6 +33,9 @@ MAX_OFFERS_BYTES = 8 * 1024
 #: bytes that may go in the message that announces them
 MAX_INLINE_BYTES = 16 * 1024
 
+#: of the text that a worker has a driver told about an attempt
+MAX_NOTICE_BYTES = 1000
+
 _MAX_INT = 2**63 - 1
 _INLINE_MARK = b"\0"  # in no JSON text: there it is written as an escape
 

@@ -412,7 +412,7 @@ class Worker:
             return None
         try:
             supervisor = Supervisor(
-                self._forkers.get(job.greenlets),
+                self._forkers.get(job.greenlets, job.flags),
                 f"{self.name} slot {slot.index} job {job.number}",
                 self._scratch_dir,
                 self._on_executor_frame,

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmgevent import failures
+from mmgevent import failures, interpreter
 from mmgevent.errors import ProtocolError
 from mmgevent.positions import position_of
 from mmgevent.wire.frames import MAX_PAYLOAD, Frame
@@ -48,6 +48,8 @@ class CachedJob:
         if self.fault is not None:
             options = {}
         self.greenlets: bool = (options.get("greenlets") or 0) > 1
+        #: of the interpreter of its executors, see `interpreter.GROUPS`
+        self.flags: tuple[str, ...] = tuple(options.get("flags") or ())
         self.task_timeout_s: float | None = options.get("task_timeout")
         self.memory_limit_bytes: int | None = options.get("memory_limit")
         self.setup_timeout_s: float | None = options.get("setup_timeout")  # None also without a setupfn
@@ -227,6 +229,10 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "memory_limit": (
         lambda value: type(value) is int and 16 << 20 <= value < 2**63,
         "an int of bytes, from 16 MiB to 2**63 - 1, or null",
+    ),
+    "flags": (
+        interpreter.are_flags,
+        f"a list of at most one of each of {', '.join(map(' or '.join, interpreter.GROUPS))}, in that order, or null",
     ),
     "offered": (
         lambda value: type(value) is dict and value.get("phases") in (["map"], ["reduce"], ["map", "reduce"]),

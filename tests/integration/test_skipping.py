@@ -165,7 +165,11 @@ def test_a_flaky_line_is_tried_again_at_once(cluster, log, tmp_path):
 def test_unreadable_lines_and_files_are_set_aside(cluster, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"1\n\xff\xfe\n2\n")
     job = mmg.Job(mmg.Lines(tmp_path / "a.txt"), ints, add, max_skipped=1)
-    assert mmg.run(job, inline=True) == cluster.run(job) == {"n": 2, "sum": 3}
+    handle = cluster.submit(job)
+    assert mmg.run(job, inline=True) == handle.result(60) == {"n": 2, "sum": 3}
+    ((key, value),) = handle.skipped_items()
+    assert key == (str(tmp_path / "a.txt"), 2)
+    assert "could not be read" in repr(value)
     (tmp_path / "b.txt").write_bytes(b"\xff")
     (tmp_path / "c.txt").write_bytes(b"text")
     files = mmg.Job(

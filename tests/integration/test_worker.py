@@ -24,7 +24,7 @@ from mmgevent import records, shipping
 from mmgevent import worker as worker_module
 from mmgevent.functions import Functions
 from mmgevent.net import supervisor
-from mmgevent.net.forker import Forkers
+from mmgevent.net.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
 from mmgevent.net.local_link import local_pair
 from mmgevent.positions import position_of
 from mmgevent.scheduler.ledger import MAX_DEPTH
@@ -36,6 +36,8 @@ from mmgevent.worker.slot import MAX_ATTEMPTS
 
 WAIT_S = 20.0
 PARTITIONS = 4
+#: the kind of template of jobs without greenlets or flags
+PLAIN = Kind(False, ())
 
 JOB = '''
 import ctypes, os, signal, socket, subprocess, sys, time
@@ -275,6 +277,13 @@ def wait_until_gone(processes):
     assert not alive
 
 
+def wait_until(condition):
+    """Look until it holds, while this process's own greenlets go on."""
+    with gevent.Timeout(WAIT_S):
+        while not condition():
+            gevent.sleep(0.001)
+
+
 def living_greenlets():
     return sum(isinstance(thing, gevent.Greenlet) and not thing.dead for thing in gc.get_objects())
 
@@ -448,6 +457,16 @@ def test_code_that_does_not_load_fails_every_attempt(start):
         {"memory_limit": [1]},
         {"memory_limit": "2GiB"},
         {"memory_limit": 10**30},
+        {"flags": "-O"},
+        {"flags": ["-c"]},
+        {"flags": ["-O", "--help"]},
+        {"flags": ["-O -c"]},
+        {"flags": ["-O", "-OO"]},
+        {"flags": ["-O", "-O"]},
+        {"flags": ["-b", "-O"]},
+        {"flags": ["-X utf8"]},
+        {"flags": [["-O"]]},
+        {"flags": {"-O": 1}},
     ],
     ids=str,
 )
@@ -844,7 +863,8 @@ def test_a_template_that_always_dies_closes_the_worker(start):
         for job in range(1, 10):
             if worker.closed.is_set():
                 break
-            forker = own.get() if len(own._starts[False]) < 5 or own._forkers[False].is_alive else None
+            may_start = len(own._starts.get(PLAIN, ())) < MAX_STARTS
+            forker = own.get() if may_start or own._forkers[PLAIN].is_alive else None
             if forker is not None:
                 os.kill(forker.pid, signal.SIGKILL)
                 assert forker.dead.wait(WAIT_S)
@@ -852,6 +872,59 @@ def test_a_template_that_always_dies_closes_the_worker(start):
             gevent.sleep(0)
         assert worker.closed.wait(WAIT_S)
         assert "template process died" in worker.close_reason
+    finally:
+        own.close()
+
+
+FLAGS_JOB = """
+import os, sys
+def mapfn(key, value): yield f"{sys.flags.optimize}{sys.flags.bytes_warning} {os.getppid()}", 1
+"""
+
+
+def test_each_set_of_flags_has_a_template_and_idle_ones_end(start):
+    own = Forkers()
+    try:
+        server, _ = start(forkers=own)
+        sets = [[], ["-O"], ["-OO"], ["-b"], ["-bb"], ["-O", "-b"], ["-O"]]
+        templates = []
+        for job, flags in enumerate(sets, 1):
+            server.submit(job, source=FLAGS_JOB, flags=flags)
+            attempt = server.assign_map([("it", 1)], job=job)
+            assert server.wait_for(attempt)["type"] == "done"
+            seen, _, pid = next(iter(server.records_of(attempt))).partition(" ")
+            assert (
+                seen
+                == f"{('-OO' in flags and 2) or ('-O' in flags and 1) or 0}{('-bb' in flags and 2) or ('-b' in flags and 1) or 0}"
+            )
+            templates.append(psutil.Process(int(pid)))
+            server.link.send(control("job_end", job))
+            forker = own._forkers[Kind(False, tuple(flags))]
+            wait_until(lambda forker=forker: forker.is_idle)
+        assert len(set(templates)) == len(sets)  # that of -O had ended meanwhile
+        kept = [templates[0], *templates[-MAX_IDLE_TEMPLATES:]]
+        ended = [template for template in templates if template not in kept]
+        wait_until(lambda: not any(template.is_running() for template in ended))
+        assert all(template.is_running() for template in kept)
+    finally:
+        own.close()
+
+
+def test_templates_with_executors_are_not_ended(start, gate):
+    own = Forkers()
+    try:
+        server, _ = start(slots=4, forkers=own)
+        sets = [["-O"], ["-OO"], ["-b"], ["-bb"]]
+        for job, flags in enumerate(sets, 1):
+            server.submit(job, flags=flags)
+        attempts = [
+            server.assign_map([(f"gate {job}", gate.path)], job=job, slot=job - 1) for job in (1, 2, 3, 4)
+        ]
+        held = [gate.next() for _ in attempts]
+        assert len({psutil.Process(pid).ppid() for pid, _, _ in held}) == len(sets)
+        for _, _, go_on in held:
+            go_on.set()
+        server.wait_for(*attempts)
     finally:
         own.close()
 

@@ -467,6 +467,13 @@ MUTATIONS = [
         "if False:",
         ("integration/test_worker.py::test_more_input_than_its_window_for_a_held_attempt_closes_the_link",),
     ),
+    Mutation(
+        "a job cannot put words on the command line of a worker's interpreter",
+        "worker/slot.py",
+        "        interpreter.are_flags,",
+        "        lambda value: True,",
+        ("integration/test_worker.py::test_options_that_make_no_sense_fail_their_job_and_no_other",),
+    ),
 ]
 
 
