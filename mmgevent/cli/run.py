@@ -7,9 +7,10 @@ what it imports are loaded, so that both take their time at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import io
 import os
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from mmgevent.cli import shared
 from mmgevent.cli.exits import StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
+from mmgevent.cli.streams import DASH, claim_results
 from mmgevent.errors import (
     ConnectError,
     JobCancelled,
@@ -85,7 +87,8 @@ COMMAND = Command(
         Option(
             ("-o", "--output"),
             "PATH",
-            "write results to a file, which appears only when the job succeeded (default: stdout)",
+            "write results to a file, which appears only when the job succeeded; a FIFO, a device or /dev/fd/N "
+            "is written to as results come; - is stdout, the default",
         ),
         Option(
             ("--format",),
@@ -140,8 +143,8 @@ COMMAND = Command(
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 found wrong before it ran; 3 cannot connect or\n"
         "listen; 4 password or certificate refused; 5 versions do not match; 6 too many items skipped;\n"
-        "7 no workers in time; 70 a fault of mmgevent's own; 130, 143 signals; 141 the\n"
-        "reader of stdout went away."
+        "7 no workers in time; 70 a fault of mmgevent's own; 129, 130, 143 signals; 141 the reader of\n"
+        "the results went away."
     ),
 )
 
@@ -159,12 +162,13 @@ def run(argv: Sequence[str]) -> int:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
     _warn_of_late_options(arguments)
+    results = claim_results(arguments.output)
     if arguments.inline:
-        return _run_inline(arguments)
+        return _run_inline(arguments, results)
     with _open_cluster(arguments) as cluster:
         job = _load_job(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
-        with _open_sink(arguments) as sink, contextlib.closing(reporter):
+        with _open_sink(arguments, results) as sink, contextlib.closing(reporter):
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # nobody should start workers for a job that cannot run
                 say(NAME, f"listening on {format_address(cluster.address)}")
@@ -264,26 +268,34 @@ def _load_job(arguments: Arguments) -> Job:
     return job.with_options(**changes) if changes else job
 
 
-def _open_sink(arguments: Arguments) -> Sink:
+def _open_sink(arguments: Arguments, results: io.FileIO | None) -> Sink:
     from mmgevent.sinks import open_sink
 
-    if arguments.output is None and sys.stdout is None:
-        raise OutputError("stdout is closed; write the results to a file with -o PATH")
-    return open_sink(arguments.output, arguments.format)
+    return open_sink(
+        None if arguments.output == DASH else arguments.output,
+        arguments.format,
+        results,
+        warn=functools.partial(_warn, arguments),
+    )
 
 
-def _run_inline(arguments: Arguments) -> int:
+def _warn(arguments: Arguments, text: str) -> None:
+    if not arguments.quiet:
+        say(NAME, f"warning: {text}")
+
+
+def _run_inline(arguments: Arguments, results: io.FileIO | None) -> int:
     from mmgevent.inline import run_inline
 
     job = _load_job(arguments)
-    with _open_sink(arguments) as sink:
+    with _open_sink(arguments, results) as sink:
         _write(run_inline(job), sink, None)
     return 0
 
 
 def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
     """Write the records and make the output final; StdoutClosed when nobody reads it any more."""
-    clears_line = reporter is not None and sys.stdout is not None and sys.stdout.isatty()
+    clears_line = reporter is not None and sink.is_terminal
     for key, value in records:
         if clears_line and reporter is not None:
             reporter.close()  # results and the line would be written across one another

@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     notes=(
         "exit codes: 2 usage, or a password that cannot be used; 3 cannot listen; 4 certificates that\n"
-        "cannot be used; 70 a fault of mmgevent's own; 130, 143 signals."
+        "cannot be used; 70 a fault of mmgevent's own; 129, 130, 143 signals."
     ),
 )
 

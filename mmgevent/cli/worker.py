@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     notes=(
         "exit codes: 0 the server said goodbye (--once); 2 usage; 4 password or certificate refused;\n"
-        "5 versions do not match; 70 a fault of mmgevent's own; 130, 143 signals."
+        "5 versions do not match; 70 a fault of mmgevent's own; 129, 130, 143 signals."
     ),
 )
 

@@ -1,0 +1,60 @@
+"""Give the results stdout to themselves: whatever else is printed to it goes to stderr.
+
+The job file, its functions and the libraries they use print as they like: with print(), through
+sys.__stdout__ or descriptor 1, from C, from processes they start, while they are loaded and after the last
+result. So descriptor 1 itself becomes a copy of stderr, for good, and the results get a descriptor that
+only their sink knows.  It is done before the engine or any other process is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+
+from mmgevent.destinations import descriptor_of, open_descriptor
+from mmgevent.errors import OutputError
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+#: What stands for stdout as the path of the results.
+DASH = "-"
+
+
+def claim_results(output: str | None) -> io.FileIO | None:
+    """Return the stream for results that go to `output` (None: stdout), or None where that is a file to be opened.
+
+    From then on descriptor 1 and sys.stdout are stderr.  Raises OutputError for a descriptor that is not open.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    closed = _fill_standard_descriptors()
+    is_stdout = output is None or output == DASH
+    number = STDOUT if is_stdout else descriptor_of(output)
+    if number in closed:
+        name = "stdout" if number == STDOUT else output
+        raise OutputError(f"{name} is closed; write the results to a file with -o PATH")
+    results = None if number is None else open_descriptor(number, "stdout" if is_stdout else output)
+    os.dup2(STDERR, STDOUT)
+    _print_to_stderr()
+    return results
+
+
+def _fill_standard_descriptors() -> set[int]:
+    """Open 0, 1 and 2 on nothing where they are closed, or what is opened next would get their numbers; return those."""
+    closed: set[int] = set()
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(number, True)
+        closed.add(number)
+    os.close(number)
+    return closed
+
+
+def _print_to_stderr() -> None:
+    """Make sys.stdout as sys.stderr is: every line is there at once, and no character is refused."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    elif sys.stdout is None:
+        stream = open(STDOUT, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - for good
+        sys.stdout = sys.__stdout__ = stream  # type: ignore[misc] # nothing forbids it but the stub
