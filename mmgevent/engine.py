@@ -279,6 +279,8 @@ def main(template: TemplateProcess | None) -> None:
         configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
+            if not (configuration.listen or configuration.join or configuration.elect):
+                _show_prints_as_they_are()
         engine = Engine(configuration, template, *offered)
         gevent.spawn(_watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
@@ -315,6 +317,23 @@ def _report_failure(sock: Any, error: MmgeventError) -> None:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:
         log.debug("nobody is left to tell: %s", error)
+
+
+class _PlainLines(logging.Formatter):
+    """Show what executors print as it is, without saying which of them it was."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        (lines,) = record.args  # type: ignore[misc] # a `supervisor.Printed`
+        return str(lines.text)
+
+
+def _show_prints_as_they_are() -> None:
+    """Show what executors print as an inline run does: all of them run the functions of this engine's driver."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainLines())
+    printed = logging.getLogger("mmgevent.printed")
+    printed.addHandler(handler)
+    printed.propagate = False
 
 
 def _receive_frame(sock: Any) -> Frame:

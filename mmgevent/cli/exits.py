@@ -119,7 +119,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _end_soon(INTERRUPTED)
+    if sys.gettrace() is None:  # else the user is in a debugger, which goes on after Ctrl-C
+        _end_soon(INTERRUPTED)
     raise KeyboardInterrupt
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.addresses import format_address, parse_address, parse_addresses, parse_listen
 from mmgevent.cli import shared
-from mmgevent.cli.exits import StdoutClosed, leave, run_command, say
+from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import DASH, claim_results
@@ -25,6 +25,7 @@ from mmgevent.errors import (
     ConnectError,
     JobCancelled,
     JobError,
+    MmgeventError,
     NoWorkersError,
     OutputError,
     UsageError,
@@ -85,6 +86,11 @@ COMMAND = Command(
             excludes="where",
         ),
         Option(
+            ("--pdb",),
+            "",
+            "with --inline: when the job fails, stop in pdb where your code raised the exception",
+        ),
+        Option(
             ("-o", "--output"),
             "PATH",
             "write results to a file, which appears only when the job succeeded; a FIFO, a device or /dev/fd/N "
@@ -132,7 +138,8 @@ COMMAND = Command(
             "mmg-run -o counts.jsonl wordcount.py books/*.txt",
             "results to a file, in the format of its suffix",
         ),
-        ("mmg-run --inline wordcount.py one.txt", "in this process, for the debugger"),
+        ("mmg-run --inline wordcount.py one.txt", "in this process, for breakpoint() and print()"),
+        ("mmg-run --inline --pdb wordcount.py one.txt", "the same, and stop in pdb where it fails"),
         ("mmg-run --listen 11235 wordcount.py books/*.txt", "other machines may help: mmg-worker THISHOST"),
         ("mmg-run --join bighost wordcount.py books/*.txt", "on the workers of a running mmg-server"),
         (
@@ -162,6 +169,8 @@ def run(argv: Sequence[str]) -> int:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
     _warn_of_late_options(arguments)
+    if arguments.pdb and not arguments.inline:
+        refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
     results = claim_results(arguments.output)
     if arguments.inline:
         return _run_inline(arguments, results)
@@ -261,6 +270,7 @@ def _load_job(arguments: Arguments) -> Job:
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    shared.show_users_logging(arguments)
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
@@ -287,10 +297,31 @@ def _warn(arguments: Arguments, text: str) -> None:
 def _run_inline(arguments: Arguments, results: io.FileIO | None) -> int:
     from mmgevent.inline import run_inline
 
-    job = _load_job(arguments)
-    with _open_sink(arguments, results) as sink:
-        _write(run_inline(job), sink, None)
+    try:
+        job = _load_job(arguments)
+        with _open_sink(arguments, results) as sink:
+            _write(run_inline(job), sink, None)
+    except MmgeventError as error:
+        if not arguments.pdb or error.exit_code == FAULT:
+            raise
+        return _debug(error)
     return 0
+
+
+def _debug(error: MmgeventError) -> int:
+    """Say what failed, let the user look at it in pdb, and return the exit code of the failure."""
+    from mmgevent.cli import debugging
+
+    say(NAME, str(error))
+    trace = debugging.find_traceback(error)
+    reason = debugging.why_not()
+    if trace is None:
+        say(NAME, "--pdb has nowhere to stop: no code of the job raised this")
+    elif reason is not None:
+        say(NAME, f"--pdb has nothing to read commands from: {reason}")
+    else:
+        debugging.stop_at(trace)
+    return error.exit_code
 
 
 def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:

@@ -104,10 +104,38 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
 
 
 def start_logging(arguments: Arguments) -> None:
-    """Send log messages to stderr, as many as -v and -q ask for; without them logging is not even imported."""
+    """Send our log messages to stderr, as many as -v asks for; without it logging is not even imported.
+
+    The root logger is left to the job file, whose logging.basicConfig() would do nothing otherwise.
+    """
     if not arguments.verbose:
         return
     import logging
 
-    level = logging.DEBUG if arguments.verbose > 1 else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    ours = logging.getLogger("mmgevent")
+    ours.addHandler(handler)
+    ours.setLevel(_level(arguments))
+    ours.propagate = False
+
+
+def show_users_logging(arguments: Arguments) -> None:
+    """With -v show what the job logs at level INFO, with -vv all: in its own format if it chose one.
+
+    It is called when the job file is loaded.  A level that the file set above or below the default stays.
+    """
+    if not arguments.verbose:
+        return
+    import logging
+
+    logging.basicConfig()  # does nothing if the file has set up handlers
+    root = logging.getLogger()
+    if root.level == logging.WARNING:
+        root.setLevel(_level(arguments))
+
+
+def _level(arguments: Arguments) -> int:
+    import logging
+
+    return logging.DEBUG if arguments.verbose > 1 else logging.INFO
