@@ -40,16 +40,24 @@ def why_not() -> str | None:
     return None
 
 
-def find_traceback(error: BaseException) -> TracebackType | None:
-    """Return the traceback of the user's exception behind `error`, without frames of ours; None if it has no others."""
+def cause_of(error: BaseException) -> BaseException:
+    """Return the user's exception behind one of ours, or `error` itself if there is none."""
     while isinstance(error, MmgeventError):
         behind = error.__cause__ or error.__context__
         if behind is None:
             break
         error = behind
-    if isinstance(error, bdb.BdbQuit):  # the user has just left the debugger
-        return None
+    return error
+
+
+def find_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an exception without frames of ours; None if it has no others."""
     return _drop_our_frames(error.__traceback__)
+
+
+def has_quit(error: BaseException) -> bool:
+    """Return whether the exception is how the user left a debugger."""
+    return isinstance(error, bdb.BdbQuit)
 
 
 def stop_at(trace: TracebackType) -> None:

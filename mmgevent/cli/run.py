@@ -312,11 +312,14 @@ def _debug(error: MmgeventError) -> int:
     """Say what failed, let the user look at it in pdb, and return the exit code of the failure."""
     from mmgevent.cli import debugging
 
+    cause = debugging.cause_of(error)
+    trace = debugging.find_traceback(cause)
+    if debugging.has_quit(cause) or (trace is None and not isinstance(error, JobError)):
+        raise error
     say(NAME, str(error))
-    trace = debugging.find_traceback(error)
     reason = debugging.why_not()
     if trace is None:
-        say(NAME, "--pdb has nowhere to stop: no code of the job raised this")
+        say(NAME, "--pdb has nowhere to stop: no line of the job raised this")
     elif reason is not None:
         say(NAME, f"--pdb has nothing to read commands from: {reason}")
     else:

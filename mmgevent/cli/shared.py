@@ -86,20 +86,23 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
     host, port = address
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
-    where = (
-        "on this machine, which alone reaches it" if is_loopback(host) else "on each machine that is to help"
-    )
+        host = "THISHOST" if is_loopback(host) else host  # a name that means the other machine there
+        is_alone = False
+    else:
+        is_alone = is_loopback(host)
+    where = "on this machine, which alone reaches it" if is_alone else "on each machine that is to help"
     lines = [f"{where}, run", f"    mmg-worker {format_address((host, port))}"]
     if arguments.tls_ca is not None:
         lines.append("with a certificate of the authority: --tls-cert, --tls-key and --tls-ca")
-    path = passwords.default_path()
     is_given = arguments.password is not None or arguments.password_file is not None
     if is_given or any(os.environ.get(name) for name in (passwords.VARIABLE, passwords.FILE_VARIABLE)):
         lines.append("with the same password as here")
+    elif is_alone:
+        lines.append(f"as this user, whose password it finds in {passwords.default_path()}")
     else:
         copy = "umask 077; mkdir -p ~/.config/mmgevent; cat > ~/.config/mmgevent/password"
         lines.append("once it has the password of this one:")
-        lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(path)}")
+        lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(passwords.default_path())}")
     return "\n".join(lines)
 
 

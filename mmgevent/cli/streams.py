@@ -52,9 +52,10 @@ def _fill_standard_descriptors() -> set[int]:
 
 
 def _print_to_stderr() -> None:
-    """Make sys.stdout as sys.stderr is: every line is there at once, and no character is refused."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    elif sys.stdout is None:
-        stream = open(STDOUT, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - for good
-        sys.stdout = sys.__stdout__ = stream  # type: ignore[misc] # nothing forbids it but the stub
+    """Make sys.stdout anew, like sys.stderr: every line is there at once, and no character is refused.
+
+    The old one remembers whether stdout could seek, which need not be true of stderr.
+    """
+    encoding = getattr(sys.stdout, "encoding", None)
+    stream = open(STDOUT, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = stream  # type: ignore[misc] # Final in its stub alone
