@@ -46,6 +46,9 @@ class RawFile(Protocol):
     def flush(self) -> None:
         """Pass on what the object holds back."""
 
+    def fileno(self) -> int:
+        """Return the descriptor; asked of raw files only."""
+
 
 class Destination(Protocol):
     """Where results go; what a `Sink` writes to."""

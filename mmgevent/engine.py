@@ -323,8 +323,8 @@ class _PlainLines(logging.Formatter):
     """Show what executors print as it is, without saying which of them it was."""
 
     def format(self, record: logging.LogRecord) -> str:
-        (lines,) = record.args  # type: ignore[misc] # a `supervisor.Printed`
-        return str(lines.text)
+        lines: Any = record.args
+        return str(lines[0].text)  # a `supervisor.Printed`
 
 
 def _show_prints_as_they_are() -> None:

@@ -269,7 +269,9 @@ def make_acl(*entries):
 
 def test_an_acl_is_kept_and_that_of_the_folder_is_not_put_in_its_place(tmp_path, either_way):
     nobody, mine, group, mask, others = 0xFFFFFFFF, 0x01, 0x04, 0x10, 0x20
-    acl = make_acl((mine, 6, nobody), (0x02, 6, 12345), (group, 0, nobody), (mask, 6, nobody), (others, 0, nobody))
+    acl = make_acl(
+        (mine, 6, nobody), (0x02, 6, 12345), (group, 0, nobody), (mask, 6, nobody), (others, 0, nobody)
+    )
     (tmp_path / "with").touch()
     (tmp_path / "without").touch()
     (tmp_path / "without").chmod(0o600)

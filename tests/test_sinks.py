@@ -102,33 +102,35 @@ class TestJsonl:
             text_of("jsonl", ("the key", value))
 
 
+#: what numpy evaluates, and what is written for it as tsv and as jsonl
+NUMBERS_OF_NUMPY = [
+    ("int64(3)", "3"),
+    ("uint64(2**63)", "9223372036854775808"),
+    ("int8(-1)", "-1"),
+    ("float64(1.5)", "1.5"),
+    ("float32(0.5)", "0.5"),
+    ("float16(0.25)", "0.25"),
+    ("longdouble(0.5)", "0.5"),
+    ("bool_(True)", "true"),
+    ("array(5)", "5"),
+    ("array([[1, 2], [3, 4]])", "[[1, 2], [3, 4]]"),
+    ("array([1.5, 2], dtype='g')", "[1.5, 2.0]"),
+    ("array([1, None, 'x'], dtype=object)", '[1, null, "x"]'),
+    ("array([(1, 2.0)], dtype='i4,f8')[0]", "[1, 2.0]"),
+    ("array(['2020', 'NaT'], dtype='M8[D]')", '["2020-01-01", "NaT"]'),
+    ("ma.array([1, 2], mask=[0, 1])", "[1, null]"),
+    ("ma.masked", "null"),
+]
+
+
 class TestNumpy:
     """Scalars of numpy are written as what they stand for, wherever they are in a record."""
-
-    SAME_IN_BOTH = [
-        ("int64(3)", "3"),
-        ("uint64(2**63)", "9223372036854775808"),
-        ("int8(-1)", "-1"),
-        ("float64(1.5)", "1.5"),
-        ("float32(0.5)", "0.5"),
-        ("float16(0.25)", "0.25"),
-        ("longdouble(0.5)", "0.5"),
-        ("bool_(True)", "true"),
-        ("array(5)", "5"),
-        ("array([[1, 2], [3, 4]])", "[[1, 2], [3, 4]]"),
-        ("array([1.5, 2], dtype='g')", "[1.5, 2.0]"),
-        ("array([1, None, 'x'], dtype=object)", '[1, null, "x"]'),
-        ("array([(1, 2.0)], dtype='i4,f8')[0]", "[1, 2.0]"),
-        ("array(['2020', 'NaT'], dtype='M8[D]')", '["2020-01-01", "NaT"]'),
-        ("ma.array([1, 2], mask=[0, 1])", "[1, null]"),
-        ("ma.masked", "null"),
-    ]
 
     @pytest.fixture
     def numpy(self):
         return pytest.importorskip("numpy")
 
-    @pytest.mark.parametrize(("value", "text"), SAME_IN_BOTH)
+    @pytest.mark.parametrize(("value", "text"), NUMBERS_OF_NUMPY)
     def test_a_number_is_a_number(self, value, text, numpy):
         value = eval(value, vars(numpy).copy())
         assert text_of("tsv", ("k", value)) == f"k\t{text}\n"

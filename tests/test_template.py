@@ -187,7 +187,9 @@ def test_an_executor_has_nothing_open_but_its_own(executor):
     assert max(links) >= 200
 
 
-@pytest.mark.parametrize("read", ["sys.stdin.read()", "input()", "list(sys.stdin)", "sys.stdin.buffer.read(1)"])
+@pytest.mark.parametrize(
+    "read", ["sys.stdin.read()", "input()", "list(sys.stdin)", "sys.stdin.buffer.read(1)"]
+)
 def test_an_executor_has_no_stdin_and_says_so(executor, read):
     executor.load(f"def mapfn(key, value):\n    import sys\n    yield 'it', {read}\n")
     message, _ = executor.map([("a", 1)])

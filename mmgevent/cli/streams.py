@@ -30,12 +30,12 @@ def claim_results(output: str | None) -> io.FileIO | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     closed = _fill_standard_descriptors()
-    is_stdout = output is None or output == DASH
-    number = STDOUT if is_stdout else descriptor_of(output)
+    path = "/dev/stdout" if output is None or output == DASH else output
+    number = STDOUT if path == "/dev/stdout" else descriptor_of(path)
     if number in closed:
-        name = "stdout" if number == STDOUT else output
+        name = "stdout" if number == STDOUT else path
         raise OutputError(f"{name} is closed; write the results to a file with -o PATH")
-    results = None if number is None else open_descriptor(number, "stdout" if is_stdout else output)
+    results = None if number is None else open_descriptor(number, path)
     os.dup2(STDERR, STDOUT)
     _print_to_stderr()
     return results

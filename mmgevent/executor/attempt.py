@@ -9,7 +9,9 @@ from the link segment by segment, output waits for credit before more of it is m
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -76,7 +78,11 @@ class Runner:
         attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
         try:
-            stats = self._run_task(functions, attempt, message)
+            try:
+                stats = self._run_task(functions, attempt, message)
+            finally:
+                if self._page is not None:
+                    _flush_prints()
             attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s))
             outcome = None
         except (LinkClosed, ProtocolError):
@@ -126,6 +132,13 @@ class Runner:
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
         )
+
+
+def _flush_prints() -> None:
+    """Write what functions printed without a line end: this executor may be killed once it has answered."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or an object of the user's
+            stream.flush()
 
 
 class Attempt:

@@ -27,7 +27,9 @@ class _NoInput(io.RawIOBase):
         return 0
 
     def readinto(self, buffer: Any) -> int:
-        raise NoTerminalError("something wanted to read stdin, as input() and debuggers do; an executor has none")
+        raise NoTerminalError(
+            "something wanted to read stdin, as input() and debuggers do; an executor has none"
+        )
 
 
 def install() -> None:

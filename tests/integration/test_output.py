@@ -154,8 +154,14 @@ def test_what_the_job_file_leaves_running_does_not_hold_the_results(commands):
 # -o
 
 
-@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link.jsonl"])
-@pytest.mark.parametrize("how", ["--inline", "--procs=1"])
+@pytest.mark.parametrize(
+    ("how", "path"),
+    [
+        ("--procs=1", "-"),
+        ("--procs=1", "/dev/stdout"),
+        *(("--inline", path) for path in ("-", "/dev/fd/1", "/proc/self/fd/1", "link.jsonl")),
+    ],
+)
 def test_every_name_of_stdout_is_stdout(commands, path, how):
     job = commands.write("noisy.py", NOISY)
     (commands.folder / "link.jsonl").symlink_to("/dev/stdout")
@@ -234,7 +240,9 @@ def test_a_private_file_stays_private_and_a_warning_is_one_line(commands):
     ended = commands.run("run", "--inline", "-o", out, job)
     assert ended.returncode == 0, ended
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    expected = f"mmg-run: warning: {out} was replaced, but its other names (hard links) keep the old contents\n"
+    expected = (
+        f"mmg-run: warning: {out} was replaced, but its other names (hard links) keep the old contents\n"
+    )
     assert ended.stderr == expected
     os.link(out, commands.folder / "third")
     assert commands.run("run", "--inline", "-q", "-o", out, job).stderr == ""
