@@ -279,8 +279,6 @@ def main(template: TemplateProcess | None) -> None:
         configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
-            if not (configuration.listen or configuration.join or configuration.elect):
-                _show_prints_as_they_are()
         engine = Engine(configuration, template, *offered)
         gevent.spawn(_watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
@@ -291,6 +289,8 @@ def main(template: TemplateProcess | None) -> None:
         engine.ended.rawlink(give_up)
         facts = engine.start()  # may try for a minute to reach a server
         engine.ended.unlink(give_up)
+        if configuration.verbose and not (configuration.listen or configuration.join or configuration.elect):
+            _show_prints_as_they_are()
         gc.freeze()
         gc.enable()
         sock.sendall(Frame(CONTROL, json.dumps({"ready": facts}).encode()).encode())

@@ -8,7 +8,7 @@ the start of the engine by a tenth of what a small job takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from mmgevent.errors import OptionError, UsageError
@@ -82,8 +82,14 @@ VERSION = Option(("--version",), "", "show the version and leave", reads_variabl
 
 def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> Arguments:
     """Read a command line; raise UsageError for what is wrong, HelpAsked for --help and --version."""
-    found, rest = _scan(command, argv, _table(command))
-    _answer_help(command, found)
+    table = {name: option for option in (*command.options, HELP, VERSION) for name in option.names}
+    found, rest = _scan(command, argv, table)
+    if HELP.name in found:
+        raise HelpAsked(help_text(command))
+    if VERSION.name in found:
+        from mmgevent import __version__
+
+        raise HelpAsked(f"{command.name} (mmgevent) {__version__}")
     _check_exclusive(command, [option for option in command.options if option.name in found], "")
     taken = {option.excludes for option in command.options if option.excludes and option.name in found}
     values: dict[str, Any] = {}
@@ -100,22 +106,6 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
                 from_environ.append(option)
     _check_exclusive(command, from_environ, "variable ")
     return Arguments(rest, values, frozenset(given))
-
-
-def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> None:
-    """Raise UsageError for options after the first argument, called `first`, of a command that takes none there.
-
-    --help and --version are answered there, too.
-    """
-    words = [word for word in rest[1:] if word.startswith("-") and word != "-"]
-    table = _table(command)
-    _answer_help(command, [table[word].name for word in words if word in table])
-    if words:
-        option = words[0].partition("=")[0]
-        refuse(
-            command.name,
-            f"{option} stands after {first}; options stand before it: {command.name} {option} ... {rest[0]}",
-        )
 
 
 def help_text(command: Command) -> str:
@@ -176,18 +166,21 @@ def refuse(command: str, message: str) -> NoReturn:
     raise UsageError(f"{message}\n(see {command} --help)")
 
 
-def _table(command: Command) -> dict[str, Option]:
-    return {name: option for option in (*command.options, HELP, VERSION) for name in option.names}
+def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> None:
+    """Raise UsageError for options after the first argument, called `first`, of a command that takes none there.
 
-
-def _answer_help(command: Command, found: Collection[str]) -> None:
-    """Raise HelpAsked if --help or --version is among the names of options."""
-    if HELP.name in found:
-        raise HelpAsked(help_text(command))
-    if VERSION.name in found:
-        from mmgevent import __version__
-
-        raise HelpAsked(f"{command.name} (mmgevent) {__version__}")
+    --help and --version are answered there, too.
+    """
+    late = [word for word in rest[1:] if word.startswith("-") and word != "-"]
+    for word in late:
+        if word in (*HELP.names, *VERSION.names):
+            parse(command, [word], {})
+    if late:
+        option = late[0].partition("=")[0]
+        refuse(
+            command.name,
+            f"{option} stands after {first}; options stand before it: {command.name} {option} ... {rest[0]}",
+        )
 
 
 def _scan(

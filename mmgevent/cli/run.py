@@ -176,6 +176,7 @@ def run(argv: Sequence[str]) -> int:
         return _run_inline(arguments, results)
     with _open_cluster(arguments) as cluster:
         job = _load_job(arguments)
+        shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
         with _open_sink(arguments, results) as sink, contextlib.closing(reporter):
             if arguments.listen is not None and not arguments.quiet:
@@ -270,7 +271,6 @@ def _load_job(arguments: Arguments) -> Job:
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     job = Job.from_file(arguments.rest[0], arguments.rest[1:])
-    shared.show_users_logging(arguments)
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
@@ -299,6 +299,7 @@ def _run_inline(arguments: Arguments, results: io.FileIO | None) -> int:
 
     try:
         job = _load_job(arguments)
+        shared.show_users_logging(arguments)
         with _open_sink(arguments, results) as sink:
             _write(run_inline(job), sink, None)
     except MmgeventError as error:

@@ -107,20 +107,21 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
 
 
 def start_logging(arguments: Arguments) -> None:
-    """Send our log messages to stderr, as many as -v asks for; without it logging is not even imported.
+    """Send log messages of ours to stderr, as many as -v and -q ask for; without them logging is not even imported.
 
-    The root logger is left to the job file, whose logging.basicConfig() would do nothing otherwise.
+    Everybody else's are the job file's: its `logging.basicConfig` works as it does in a script.
     """
     if not arguments.verbose:
         return
     import logging
 
+    level = logging.DEBUG if arguments.verbose > 1 else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-    ours = logging.getLogger("mmgevent")
-    ours.addHandler(handler)
-    ours.setLevel(_level(arguments))
-    ours.propagate = False
+    logger = logging.getLogger("mmgevent")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
 
 
 def show_users_logging(arguments: Arguments) -> None:
@@ -133,12 +134,5 @@ def show_users_logging(arguments: Arguments) -> None:
     import logging
 
     logging.basicConfig()  # does nothing if the file has set up handlers
-    root = logging.getLogger()
-    if root.level == logging.WARNING:
-        root.setLevel(_level(arguments))
-
-
-def _level(arguments: Arguments) -> int:
-    import logging
-
-    return logging.DEBUG if arguments.verbose > 1 else logging.INFO
+    if logging.root.level == logging.WARNING:
+        logging.root.setLevel(logging.DEBUG if arguments.verbose > 1 else logging.INFO)
