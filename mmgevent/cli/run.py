@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import io
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from mmgevent.cli import shared
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
-from mmgevent.cli.streams import DASH, claim_results
+from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import (
     ConnectError,
     JobCancelled,
@@ -278,14 +277,11 @@ def _load_job(arguments: Arguments) -> Job:
     return job.with_options(**changes) if changes else job
 
 
-def _open_sink(arguments: Arguments, results: io.FileIO | None) -> Sink:
+def _open_sink(arguments: Arguments, results: Results) -> Sink:
     from mmgevent.sinks import open_sink
 
     return open_sink(
-        None if arguments.output == DASH else arguments.output,
-        arguments.format,
-        results,
-        warn=functools.partial(_warn, arguments),
+        results.current_path(), arguments.format, results.stream, warn=functools.partial(_warn, arguments)
     )
 
 
@@ -294,7 +290,7 @@ def _warn(arguments: Arguments, text: str) -> None:
         say(NAME, f"warning: {text}")
 
 
-def _run_inline(arguments: Arguments, results: io.FileIO | None) -> int:
+def _run_inline(arguments: Arguments, results: Results) -> int:
     from mmgevent.inline import run_inline
 
     try:

@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import sys
+from typing import NamedTuple
 
 from mmgevent.destinations import descriptor_of, open_descriptor
 from mmgevent.errors import OutputError
@@ -22,8 +23,25 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 DASH = "-"
 
 
-def claim_results(output: str | None) -> io.FileIO | None:
-    """Return the stream for results that go to `output` (None: stdout), or None where that is a file to be opened.
+class Results(NamedTuple):
+    """Where results go."""
+
+    #: as the user wrote it; None: stdout
+    path: str | None
+    #: the working directory when the command began
+    folder: str
+    #: what is open already; None: `path` names a file, to be opened once the job is known
+    stream: io.FileIO | None
+
+    def current_path(self) -> str | None:
+        """Return a path that means what the user meant, whatever folder the job file has changed to."""
+        if not self.path or self.folder == _working_directory():
+            return self.path
+        return os.path.join(self.folder, self.path)
+
+
+def claim_results(output: str | None) -> Results:
+    """Find out where results that go to `output` (None: stdout) are to be written.
 
     From then on descriptor 1 and sys.stdout are stderr.  Raises OutputError for a descriptor that is not open.
     """
@@ -35,10 +53,17 @@ def claim_results(output: str | None) -> io.FileIO | None:
     if number in closed:
         name = "stdout" if number == STDOUT else path
         raise OutputError(f"{name} is closed; write the results to a file with -o PATH")
-    results = None if number is None else open_descriptor(number, path)
+    stream = None if number is None else open_descriptor(number, path)
     os.dup2(STDERR, STDOUT)
     _print_to_stderr()
-    return results
+    return Results(None if output == DASH else output, _working_directory(), stream)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # somebody has removed it
+        return ""
 
 
 def _fill_standard_descriptors() -> set[int]:

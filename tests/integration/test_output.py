@@ -248,6 +248,16 @@ def test_a_private_file_stays_private_and_a_warning_is_one_line(commands):
     assert commands.run("run", "--inline", "-q", "-o", out, job).stderr == ""
 
 
+@pytest.mark.parametrize("how", ["--inline", "--procs=1"])
+def test_a_job_file_that_changes_the_folder_does_not_change_where_results_go(commands, how):
+    (commands.folder / "elsewhere").mkdir()
+    job = commands.write("moves.py", "import os\nos.chdir('elsewhere')\n" + PLAIN)
+    ended = commands.run("run", how, "-o", "out.tsv", job)
+    assert ended.returncode == 0, ended
+    assert (commands.folder / "out.tsv").read_text() == "1\t[1]\n"
+    assert os.listdir(commands.folder / "elsewhere") == []
+
+
 # signals
 
 
