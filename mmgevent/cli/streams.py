@@ -81,6 +81,12 @@ def _print_to_stderr() -> None:
 
     The old one remembers whether stdout could seek, which need not be true of stderr.
     """
-    encoding = getattr(sys.stdout, "encoding", None)
-    stream = open(STDOUT, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stdout = sys.__stdout__ = stream  # type: ignore[misc] # Final in its stub alone
+    raw = io.FileIO(STDOUT, "wb", closefd=False)
+    is_unbuffered = isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase)  # python -u
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc] # Final in its stub alone
+        raw if is_unbuffered else io.BufferedWriter(raw),
+        encoding=getattr(sys.stdout, "encoding", None),
+        errors="backslashreplace",
+        line_buffering=True,
+        write_through=is_unbuffered,
+    )

@@ -185,16 +185,14 @@ def test_what_no_line_of_the_job_raised_has_nowhere_to_stop(commands):
 
 
 def test_ctrl_c_at_the_prompt_is_the_debuggers(commands):
-    """On a terminal, both at a breakpoint and after a failure; the process would end 2 s after it otherwise."""
+    """On a terminal, both at a breakpoint and after a failure; else the process would end TIDY_S after it."""
     job = commands.write("stops.py", STOPS.format("breakpoint(); 1 / 0"))
+    program = "from mmgevent.cli import exits, run; exits.TIDY_S = 0.1; run.main()"
     child, terminal = pty.fork()
     if not child:
         os.chdir(commands.folder)
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "mmgevent", "run", "--inline", "--pdb", job],
-            {**commands.environ, "TERM": "dumb"},
-        )
+        argv = [sys.executable, "-c", program, "--inline", "--pdb", job]
+        os.execve(sys.executable, argv, {**commands.environ, "TERM": "dumb"})
     seen = b""
 
     def wait_for(text):
@@ -207,7 +205,7 @@ def test_ctrl_c_at_the_prompt_is_the_debuggers(commands):
     wait_for(b"(Pdb) ")
     os.write(terminal, b"\x03")
     wait_for(b"(Pdb) ")
-    os.write(terminal, b"import time; time.sleep(2.5); print('still ' + 'here')\n")
+    os.write(terminal, b"import threading; threading.Event().wait(0.5); print('still ' + 'here')\n")
     wait_for(b"still here")
     os.write(terminal, b"c\n")
     wait_for(b"ZeroDivisionError")

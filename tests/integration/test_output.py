@@ -112,6 +112,13 @@ def test_prints_go_where_stderr_goes_whatever_kind_of_file_that_is(commands):
     assert "print in mapfn" in (commands.folder / "log").read_text()
 
 
+def test_prints_without_a_line_end_are_there_at_once_where_the_user_wants_that(commands):
+    job = commands.write("dots.py", "import os\nprint('.', end='')\nos.write(2, b'after')\n" + PLAIN)
+    for unbuffered, said in (("1", ".after"), ("", "after.")):
+        ended = commands.run("run", "--inline", job, environ={"PYTHONUNBUFFERED": unbuffered})
+        assert (ended.stdout, ended.stderr) == ("1\t[1]\n", said)
+
+
 def test_closed_stderr_takes_the_prints_with_it(commands):
     commands.write("noisy.py", NOISY)
     for how in ("--inline", "--procs 1"):
