@@ -9,13 +9,13 @@ from __future__ import annotations
 import bdb
 import os
 import pdb
-import signal
 import stat
 import sys
 import sysconfig
 from types import TracebackType
 from typing import Any
 
+from mmgevent.cli.exits import leave_sigint_to_debugger
 from mmgevent.errors import MmgeventError
 from mmgevent.tasks.blame import is_ours
 
@@ -62,7 +62,7 @@ def has_quit(error: BaseException) -> bool:
 
 def stop_at(trace: TracebackType) -> None:
     """Run pdb on a traceback until the user leaves it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is the debugger's now
+    leave_sigint_to_debugger()
     debugger = _PostMortem()
     debugger.reset()
     debugger.interaction(None, trace)

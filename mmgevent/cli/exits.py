@@ -39,6 +39,9 @@ BROKEN_PIPE = 141
 #: seconds to tidy up after a signal; user code that hangs must not keep the process
 TIDY_S = 2.0
 
+#: Whether a debugger has the terminal; it may put back any handler that it has met.
+_is_debugging = False
+
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP came; as KeyboardInterrupt is for SIGINT."""
@@ -101,6 +104,13 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+def leave_sigint_to_debugger() -> None:
+    """Let Ctrl-C interrupt what the user does in a debugger, and end nothing."""
+    global _is_debugging
+    _is_debugging = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _handle_signals() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it is ignored, as by nohup
@@ -119,7 +129,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.gettrace() is None:  # else the user is in a debugger, which goes on after Ctrl-C
+    if sys.gettrace() is None and not _is_debugging:  # a debugger goes on after Ctrl-C
         _end_soon(INTERRUPTED)
     raise KeyboardInterrupt
 

@@ -184,7 +184,7 @@ def test_what_no_line_of_the_job_raised_has_nowhere_to_stop(commands):
     assert "--pdb has nowhere to stop" in ended.stderr
 
 
-def test_ctrl_c_at_the_prompt_is_the_debuggers(commands):
+def test_ctrl_c_in_the_debugger_ends_nothing(commands):
     """On a terminal, both at a breakpoint and after a failure; else the process would end TIDY_S after it."""
     job = commands.write("stops.py", STOPS.format("breakpoint(); 1 / 0"))
     program = "from mmgevent.cli import exits, run; exits.TIDY_S = 0.1; run.main()"
@@ -202,18 +202,20 @@ def test_ctrl_c_at_the_prompt_is_the_debuggers(commands):
         before, _, seen = seen.partition(text)
         return before
 
-    wait_for(b"(Pdb) ")
-    os.write(terminal, b"\x03")
-    wait_for(b"(Pdb) ")
-    os.write(terminal, b"import threading; threading.Event().wait(0.5); print('still ' + 'here')\n")
-    wait_for(b"still here")
+    def interrupt_a_command():
+        wait_for(b"(Pdb) ")
+        os.write(terminal, b"import threading; print('wa' + 'its'); threading.Event().wait()\n")
+        wait_for(b"waits")
+        os.write(terminal, b"\x03")
+        wait_for(b"KeyboardInterrupt")
+        wait_for(b"(Pdb) ")
+        os.write(terminal, b"threading.Event().wait(0.5); print(key + ' is still here')\n")
+        wait_for(b"key is still here")
+
+    interrupt_a_command()
     os.write(terminal, b"c\n")
     wait_for(b"ZeroDivisionError")
-    wait_for(b"(Pdb) ")
-    os.write(terminal, b"\x03")
-    wait_for(b"(Pdb) ")
-    os.write(terminal, b"p key\n")
-    wait_for(b"'key'")
+    interrupt_a_command()
     os.write(terminal, b"q\n")
     _, status = os.waitpid(child, 0)
     os.close(terminal)
