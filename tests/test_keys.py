@@ -189,7 +189,7 @@ def test_numpy_scalars_count_as_what_they_equal(core):
 
 def test_a_date_of_numpy_that_is_none_is_refused_with_what_to_do(core):
     numpy = pytest.importorskip("numpy")
-    nat = numpy.datetime64("NaT")
+    nat = numpy.datetime64("NaT", "s")
     for key in (nat, (nat, 1), frozenset([nat]), numpy.datetime64("NaT", "D")):
         with pytest.raises(
             TypeError, match=r"^keys cannot be of class numpy\.datetime64 .* leave such records out"

@@ -147,7 +147,7 @@ class TestNumpy:
         [
             ("str_('a\\tb')", r"a\tb"),
             ("datetime64('2020-01-31T12:00')", "2020-01-31T12:00"),
-            ("datetime64('NaT')", "NaT"),
+            ("datetime64('NaT', 's')", "NaT"),
             ("timedelta64(3, 's')", "3 seconds"),
             ("array(datetime64('2020'))", "2020"),
         ],
