@@ -289,6 +289,8 @@ def main(template: TemplateProcess | None) -> None:
         engine.ended.rawlink(give_up)
         facts = engine.start()  # may try for a minute to reach a server
         engine.ended.unlink(give_up)
+        if configuration.verbose and not (configuration.listen or configuration.join or configuration.elect):
+            _show_prints_as_they_are()
         gc.freeze()
         gc.enable()
         sock.sendall(Frame(CONTROL, json.dumps({"ready": facts}).encode()).encode())
@@ -315,6 +317,23 @@ def _report_failure(sock: Any, error: MmgeventError) -> None:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:
         log.debug("nobody is left to tell: %s", error)
+
+
+class _PlainLines(logging.Formatter):
+    """Show what executors print as it is, without saying which of them it was."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines: Any = record.args
+        return str(lines[0].text)  # a `supervisor.Printed`
+
+
+def _show_prints_as_they_are() -> None:
+    """Show what executors print as an inline run does: all of them run the functions of this engine's driver."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainLines())
+    printed = logging.getLogger("mmgevent.printed")
+    printed.addHandler(handler)
+    printed.propagate = False
 
 
 def _receive_frame(sock: Any) -> Frame:

@@ -102,6 +102,12 @@ class DuplicateKeyError(JobError):
     """Two result records have one key, so a dict would lose one of them."""
 
 
+class NoTerminalError(MmgeventError):
+    """A function wanted to read stdin, or to stop in a debugger, in an executor, which has no terminal."""
+
+    exit_code = 1
+
+
 class JobCancelled(MmgeventError):
     """The job was cancelled before it ended."""
 

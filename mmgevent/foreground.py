@@ -1,8 +1,8 @@
 """The engine's roles run in front: what `mmg-server` and `mmg-worker` are.
 
 Both run until a signal, and return the exit code that says why they ended.  SIGINT ends
-them without waiting for tasks; SIGTERM lets a worker finish those it runs, for up to GRACE_S.
-A second signal, whichever, ends them there and then.
+them without waiting for tasks; SIGTERM and SIGHUP let a worker finish those it runs, for up to GRACE_S.
+A second signal, other than SIGHUP, ends them there and then.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GRACE_S = 2.0
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
-INTERRUPTED, TERMINATED = 130, 143
+HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
 
 
 def run_server(
@@ -154,7 +154,7 @@ def run_member(
     try:
         member.start()
         code = stop.wait()
-        member.stop("the worker was stopped", GRACE_S if code == TERMINATED else 0.0)
+        member.stop("the worker was stopped", 0.0 if code == INTERRUPTED else GRACE_S)
     finally:
         forkers.close()
     if member.error is not None:
@@ -272,7 +272,7 @@ class _WorkerLoop:
         self._stop.also(worker.closed)
         self._stop.event.wait()
         if self._stop.code:
-            grace_s = GRACE_S if self._stop.code == TERMINATED else 0.0
+            grace_s = 0.0 if self._stop.code == INTERRUPTED else GRACE_S
             worker.stop("the worker was stopped", grace_s)
             return True
         self._stop.event.clear()
@@ -284,7 +284,7 @@ class _WorkerLoop:
 
 
 class _Stop:
-    """SIGINT and SIGTERM as an event."""
+    """SIGINT, SIGTERM and SIGHUP as an event."""
 
     def __init__(self) -> None:
         import gevent
@@ -295,6 +295,8 @@ class _Stop:
         self.code = 0
         for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
             gevent.signal_handler(number, self._on_signal, code)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
+            gevent.signal_handler(signal.SIGHUP, self._on_signal, HUNG_UP)
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for a signal, or for so long; return the exit code, 0 if none came."""
@@ -307,6 +309,8 @@ class _Stop:
         event.rawlink(lambda _: self.event.set())
 
     def _on_signal(self, code: int) -> None:
+        if self.code and code == HUNG_UP:
+            return  # kernel and shell both send one when a terminal is closed
         if self.code:
             os._exit(code)  # asked politely before, and now not any more; children die with us
         self.code = code

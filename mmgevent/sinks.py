@@ -9,24 +9,29 @@ In JSON a tuple is an array and a set a sorted array.  Text is UTF-8 whatever th
 locale; a surrogate, which UTF-8 cannot say, is written `\\udc80`, which JSON reads
 back and which no escaped str looks like.
 
-A file appears under its name only when everything was written: until then it
-is a temporary one beside it.
+Scalars of numpy are written as what they stand for: numbers, true and false, text; times and spans
+of time as numpy's own text for them (`2020-01-31T00:00:00`, `3 seconds`, `NaT`); arrays as arrays.
+
+Where results go, and when a file appears under its name, is in `destinations`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
+import logging
 import math
 import os
 import pickle
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, TextIO
 
+from mmgevent.destinations import Destination, Stream, open_destination
 from mmgevent.errors import DatasourceError, OutputError
+
+log = logging.getLogger(__name__)
 
 _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
@@ -53,25 +58,30 @@ class _NotJson(Exception):
 def open_sink(
     path: str | os.PathLike[str] | None = None,
     format: str | None = None,
-    stream: TextIO | BinaryIO | None = None,
+    stream: TextIO | BinaryIO | io.RawIOBase | None = None,
+    *,
+    warn: Callable[[str], None] = log.warning,
 ) -> Sink:
     """Check where and how results are to be written, and return the sink for them.
 
-    `path` None writes to `stream`, by default stdout.  `format` None lets the
-    suffix of `path` decide; without a suffix it is tsv.  Raise OutputError for an
-    unknown format or suffix, a missing folder, a path that is a folder or cannot
-    be written, and pickles on a terminal.
+    Results go to `stream` if one is given, else to `path`, else to stdout.  `format` None lets the
+    suffix of `path` decide; without a suffix it is tsv.  `warn` is called for what a file could not
+    take over from the one it replaced.  Raise OutputError for an unknown format or suffix, a missing
+    folder, a path that is a folder or cannot be written, and pickles on a terminal.
     """
     name = None if path is None else os.fspath(path)
     chosen = _choose_format(name, format)
-    encode = _ENCODERS[chosen]
-    if name is not None:
-        return _open_file(name, encode)
-    out: Any = sys.stdout if stream is None else stream
-    if chosen == "pickle" and out.isatty():
+    if name is not None and stream is None:
+        destination = open_destination(name, warn)
+    else:
+        out: Any = sys.stdout if stream is None else stream
+        out.flush()
+        # A raw stream is ours to close: that is when some file systems say that the disk is full.
+        destination = Stream(getattr(out, "buffer", out), name, closes=isinstance(out, io.RawIOBase))
+    if chosen == "pickle" and destination.is_terminal:
+        destination.abort()
         raise OutputError("format pickle is not for terminals; write it to a file with -o PATH")
-    out.flush()
-    return Sink(encode, getattr(out, "buffer", out))
+    return Sink(_ENCODERS[chosen], destination)
 
 
 def load(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
@@ -99,26 +109,21 @@ class Sink:
     removes what a file has so far.  What went to a stream has gone.
     """
 
-    def __init__(
-        self,
-        encode: Callable[[Any, Any], bytes],
-        file: BinaryIO,
-        temporary: str | None = None,
-        target: str | None = None,
-        closes: bool = False,
-    ) -> None:
+    def __init__(self, encode: Callable[[Any, Any], bytes], destination: Destination) -> None:
         self._encode = encode
-        self._file = file
-        self._temporary = temporary
-        self._target = target
-        self._closes = closes
+        self._destination = destination
         self._buffer = bytearray()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at the results as they come."""
+        return self._destination.is_terminal
 
     def write(self, key: Any, value: Any) -> None:
         """Write one record; raise OutputError naming the key for what the format cannot say.
 
-        An OSError of a file becomes an OutputError; one of a stream passes
-        unchanged (BrokenPipeError: its reader went away).
+        An OSError becomes an OutputError that names the path; one of stdout passes unchanged, and so
+        does BrokenPipeError anywhere: whoever read the results went away.
         """
         self._buffer += self._encode(key, value)
         if len(self._buffer) >= _BUFFER_BYTES:
@@ -127,26 +132,17 @@ class Sink:
     def commit(self) -> None:
         """Write what is left, and put a file under its own name."""
         self._flush()
-        if not self._closes:
-            self._file.flush()
-            return
         try:
-            self._file.close()
-            if self._temporary is not None and self._target is not None:
-                os.replace(self._temporary, self._target)
-                self._temporary = None
+            self._destination.commit()
         except OSError as error:
+            if self._passes(error):
+                raise
             raise self._failure(error) from error
 
     def abort(self) -> None:
         """Remove an unfinished file; after `commit` this does nothing."""
         self._buffer.clear()
-        if self._closes:
-            with contextlib.suppress(OSError):  # what a full disk refuses is thrown away here anyhow
-                self._file.close()
-        if self._temporary is not None:
-            os.unlink(self._temporary)
-            self._temporary = None
+        self._destination.abort()
 
     def __enter__(self) -> Sink:
         return self
@@ -161,18 +157,22 @@ class Sink:
             self.abort()
 
     def _flush(self) -> None:
+        if not self._buffer:
+            return
         rest = memoryview(self._buffer)
         self._buffer = bytearray()
         try:
-            while rest:  # a raw stream (stdout of python -u) may take only part
-                rest = rest[self._file.write(rest) :]
+            self._destination.write(rest)
         except OSError as error:
-            if not self._closes:
+            if self._passes(error):
                 raise
             raise self._failure(error) from error
 
+    def _passes(self, error: OSError) -> bool:
+        return self._destination.name is None or isinstance(error, BrokenPipeError)
+
     def _failure(self, error: OSError) -> OutputError:
-        return OutputError(f"cannot write {self._target}: {error.strerror or error}")
+        return OutputError(f"cannot write {self._destination.name}: {error.strerror or error}")
 
 
 def _choose_format(path: str | None, format: str | None) -> str:
@@ -191,26 +191,6 @@ def _choose_format(path: str | None, format: str | None) -> str:
     return _FORMAT_OF_SUFFIX[suffix]
 
 
-def _open_file(path: str, encode: Callable[[Any, Any], bytes]) -> Sink:
-    target = os.path.realpath(path)  # a link stays one; what it points to is written
-    folder = os.path.dirname(target)
-    if os.path.isdir(target) or path.endswith(os.sep):
-        raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
-    if not os.path.isdir(folder):
-        raise OutputError(f"cannot write {path}: the folder {folder} does not exist; make it first")
-    try:
-        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            device = open(target, "wb")  # noqa: SIM115 - or a pipe; the sink closes it
-            return Sink(encode, device, target=path, closes=True)
-        if os.path.exists(target) and not os.access(target, os.W_OK):
-            raise OutputError(f"cannot write {path}: the file that is there is read-only")
-        temporary = os.path.join(folder, f".mmg-{os.urandom(8).hex()}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    return Sink(encode, os.fdopen(descriptor, "wb"), temporary, target, closes=True)
-
-
 def _encode_tsv(key: Any, value: Any) -> bytes:
     try:
         line = f"{_tsv_field(key)}\t{_tsv_field(value)}\n"
@@ -224,12 +204,14 @@ def _tsv_field(value: Any) -> str:
         return value.translate(_ESCAPES)
     if type(value) is int:
         return str(value)
+    while _is_numpy(value):
+        value = _python_of(value)
     if isinstance(value, str):
         return str.__str__(value).translate(_ESCAPES)
     try:
         return _to_json(_plain(value))
     except (_NotJson, RecursionError):
-        return repr(value).translate(_ESCAPES)
+        return repr(_without_numpy(value)).translate(_ESCAPES)
 
 
 def _encode_jsonl(key: Any, value: Any) -> bytes:
@@ -267,7 +249,7 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _NotJson(f"JSON has no {value!r}")
+            raise _NotJson(f"JSON has no {float(value)!r}")
         return float(value)
     if isinstance(value, (list, tuple)):
         return [_plain(element) for element in value]
@@ -278,6 +260,8 @@ def _plain(value: Any) -> Any:
         return {str.__str__(key): _plain(element) for key, element in value.items()}
     if isinstance(value, (set, frozenset)):
         return _sorted_elements(value)
+    if _is_numpy(value):
+        return _plain(_python_of(value))
     raise _NotJson(f"JSON has no {type(value).__name__}")
 
 
@@ -293,6 +277,56 @@ def _sorted_elements(elements: set[Any] | frozenset[Any]) -> list[Any]:
 
 def _has_set(value: Any) -> bool:
     return isinstance(value, frozenset) or (isinstance(value, tuple) and any(map(_has_set, value)))
+
+
+def _is_numpy(value: Any) -> bool:
+    """Return whether `value` is a scalar or an array of numpy, which only matters where numpy is loaded."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray))
+
+
+def _python_of(value: Any) -> Any:
+    """Return what a scalar or array of numpy stands for: Python's own, or one step nearer to it.
+
+    It is exact but for a longdouble, which becomes the nearest float.  What is masked becomes None.
+    """
+    numpy = sys.modules["numpy"]
+    if isinstance(value, numpy.ma.MaskedArray):
+        return value.tolist()
+    if isinstance(value, numpy.ndarray):
+        if value.dtype.kind in "biuf" and value.dtype != numpy.longdouble:
+            return value.tolist()
+        return value[()] if value.ndim == 0 else list(value)
+    if isinstance(value, (numpy.datetime64, numpy.timedelta64)):
+        return str(value)
+    if isinstance(value, numpy.longdouble):
+        return float(value)
+    if isinstance(value, numpy.clongdouble):
+        return complex(value)
+    return value.item()
+
+
+def _without_numpy(value: Any) -> Any:
+    """Return `value` with what it holds of numpy as Python's own, so that its repr() says nothing of numpy.
+
+    Looks into the builtin containers only.  What holds itself is returned as it is.
+    """
+    if "numpy" not in sys.modules:
+        return value
+    try:
+        return _replace_numpy(value)
+    except RecursionError:
+        return value
+
+
+def _replace_numpy(value: Any) -> Any:
+    if _is_numpy(value):
+        return _replace_numpy(_python_of(value))
+    if type(value) is dict:
+        return {_replace_numpy(key): _replace_numpy(element) for key, element in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(_replace_numpy, value))
+    return value
 
 
 def _short(key: Any) -> str:

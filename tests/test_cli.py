@@ -226,7 +226,7 @@ def test_fault_of_our_own_shows_its_stack(error, capsys, signals):
 @pytest.fixture
 def signals():
     """Put back the handlers that a command installs."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     yield
     for number, handler in before:
         signal.signal(number, handler)
@@ -257,7 +257,9 @@ def test_reader_that_went_away_is_told_from_other_errors():
         run._write([(1, 2)], Full(), None)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_signal_ends_a_command_whose_tidying_up_hangs(number, code):
     program = textwrap.dedent(
         f"""
@@ -294,6 +296,10 @@ def test_signal_ends_a_command_whose_tidying_up_hangs(number, code):
         (["worker", "--procs", "0", "host"], "--procs 0"),
         (["worker", "a,,b"], "an address is empty"),
         (["server", "start"], "unexpected argument 'start'"),
+        (["server", "password", "again"], "unexpected argument 'again'; nothing may follow `password`"),
+        (["server", "password", "--listen", "5"], "--listen stands after password"),
+        (["server", "password", "--nonsense"], "--nonsense stands after password"),
+        (["run", "--pdb", "job.py"], "--pdb needs --inline"),
         (["server", "--listen", "x y"], "not an address"),
         (["worker", "h", "--procs", "1"], "--procs stands after HOST"),
         (["server", "--password-file", "/nonexistent/file"], "cannot read the password file"),
@@ -314,6 +320,16 @@ def test_help_goes_to_stdout_and_ends_with_0():
         ended = call(*argv)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    "argv", [["server", "password", "--help"], ["server", "password", "-h"], ["worker", "somehost", "--help"]]
+)
+def test_help_is_given_after_the_first_argument_too(argv):
+    ended = call(*argv)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == call(argv[0], "--help").stdout
+    assert call(*argv[:2], "--version").stdout == call(argv[0], "--version").stdout
 
 
 def test_server_password_makes_it_and_prints_it(tmp_path):
@@ -351,7 +367,14 @@ def test_way_to_join_names_a_host_and_never_the_password(tmp_path, monkeypatch):
     assert "mmg-worker thishost:5000" in text
     assert str(tmp_path / "mmgevent" / "password") in text
     assert "mmg-worker [fd00::1]:5000" in shared.how_to_join(("fd00::1", 5000), make_arguments())
-    assert shared.how_to_join(("127.0.0.1", 5000), make_arguments()).startswith("on this machine")
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        alone = shared.how_to_join((host, 5000), make_arguments())
+        assert alone.startswith("on this machine")
+        assert "ssh" not in alone  # nobody elsewhere could connect
+        assert str(tmp_path / "mmgevent" / "password") in alone
+    assert "ssh" in text
+    monkeypatch.setattr("socket.gethostname", lambda: "localhost")
+    assert "mmg-worker THISHOST:5000" in shared.how_to_join(("0.0.0.0", 5000), make_arguments())
     assert "--tls-cert" in shared.how_to_join(("0.0.0.0", 5000), make_arguments(tls_ca="ours.pem"))
     assert "--tls" not in text
     given = shared.how_to_join(("0.0.0.0", 5000), make_arguments(password="hunter2"))

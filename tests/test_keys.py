@@ -187,6 +187,18 @@ def test_numpy_scalars_count_as_what_they_equal(core):
         assert core.unify_nan(scalar) is (NAN if same is NAN else scalar)
 
 
+def test_a_date_of_numpy_that_is_none_is_refused_with_what_to_do(core):
+    numpy = pytest.importorskip("numpy")
+    nat = numpy.datetime64("NaT", "s")
+    for key in (nat, (nat, 1), frozenset([nat]), numpy.datetime64("NaT", "D")):
+        with pytest.raises(
+            TypeError, match=r"^keys cannot be of class numpy\.datetime64 .* leave such records out"
+        ):
+            core.hash_key(key)
+    same = [core.hash_key(numpy.datetime64("2020-01-01", unit)) for unit in ("D", "h")]
+    assert same[0] == same[1]
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 #: floor -> modules; what a module imports of mmgevent lies on its floor or below
 FLOORS = {
     0: "interpreter errors versions failures deaths machine positions _speedups _speedups._fallback _speedups._encoding _speedups._core",
-    1: """shipping.settings shipping.library_settings arguments functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
+    1: """destinations attributes shipping.settings shipping.library_settings arguments functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings shipping.effects
           wire wire.frames wire.streams wire.messages wire.handshake""",
@@ -19,13 +19,13 @@ FLOORS = {
           tasks.returned tasks.skipping store batching
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster
           scheduler.dispatcher scheduler.oneshot""",
-    3: """inline set_aside executor executor.attempt executor.channel executor.pool offered processes template results feeding
+    3: """executor.terminal inline set_aside executor executor.attempt executor.channel executor.pool offered processes template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
     4: "net net.link net.socket_link net.local_link net.tls net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
     5: """server server.peers server.hosted server.intake server.watchers server.partitioning server.obituaries
           worker worker.slot worker.obituary worker.offering""",
     6: "engine foreground membership relay passing",
-    7: """cli cli.exits cli.options cli.progress cli.run cli.server cli.shared cli.worker
+    7: """cli cli.debugging cli.exits cli.options cli.progress cli.run cli.server cli.shared cli.streams cli.worker
           mincemeat mincemeat.schedule mincemeat.endpoint mincemeat.commands mincemeat.channel mincemeat.client
           mincemeat.taskmanager mincemeat.server mincemeat.daemons mincemeat.__main__
           __main__ __init__""",

@@ -102,6 +102,92 @@ class TestJsonl:
             text_of("jsonl", ("the key", value))
 
 
+#: what numpy evaluates, and what is written for it as tsv and as jsonl
+NUMBERS_OF_NUMPY = [
+    ("int64(3)", "3"),
+    ("uint64(2**63)", "9223372036854775808"),
+    ("int8(-1)", "-1"),
+    ("float64(1.5)", "1.5"),
+    ("float32(0.5)", "0.5"),
+    ("float16(0.25)", "0.25"),
+    ("longdouble(0.5)", "0.5"),
+    ("bool_(True)", "true"),
+    ("array(5)", "5"),
+    ("array([[1, 2], [3, 4]])", "[[1, 2], [3, 4]]"),
+    ("array([1.5, 2], dtype='g')", "[1.5, 2.0]"),
+    ("array([1, None, 'x'], dtype=object)", '[1, null, "x"]'),
+    ("array([(1, 2.0)], dtype='i4,f8')[0]", "[1, 2.0]"),
+    ("array(['2020', 'NaT'], dtype='M8[D]')", '["2020-01-01", "NaT"]'),
+    ("ma.array([1, 2], mask=[0, 1])", "[1, null]"),
+    ("ma.masked", "null"),
+]
+
+
+class TestNumpy:
+    """Scalars of numpy are written as what they stand for, wherever they are in a record."""
+
+    @pytest.fixture
+    def numpy(self):
+        return pytest.importorskip("numpy")
+
+    @pytest.mark.parametrize(("value", "text"), NUMBERS_OF_NUMPY)
+    def test_a_number_is_a_number(self, value, text, numpy):
+        value = eval(value, vars(numpy).copy())
+        assert text_of("tsv", ("k", value)) == f"k\t{text}\n"
+        assert text_of("jsonl", ("k", value)) == f'["k", {text}]\n'
+        assert text_of("jsonl", ("k", {"in": [(value,)]})) == f'["k", {{"in": [[{text}]]}}]\n'
+
+    def test_keys_are_written_as_values_are(self, numpy):
+        key = (numpy.int64(1), numpy.str_("a\tb"))
+        assert text_of("tsv", (key, 1), (numpy.int64(2), 1)) == '[1, "a\\tb"]\t1\n2\t1\n'
+        assert text_of("jsonl", (key, 1)) == '[[1, "a\\tb"], 1]\n'
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            ("str_('a\\tb')", r"a\tb"),
+            ("datetime64('2020-01-31T12:00')", "2020-01-31T12:00"),
+            ("datetime64('NaT', 's')", "NaT"),
+            ("timedelta64(3, 's')", "3 seconds"),
+            ("array(datetime64('2020'))", "2020"),
+        ],
+    )
+    def test_text_and_times_stand_as_they_are(self, value, text, numpy):
+        value = eval(value, vars(numpy).copy())
+        assert text_of("tsv", ("k", value), (value, 1)) == f"k\t{text}\n{text}\t1\n"
+        assert json.loads(text_of("jsonl", ("k", value)))[1] == text.replace("\\t", "\t")
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            ("float32('nan')", "nan"),
+            ("float64('-inf')", "-inf"),
+            ("complex64(1j)", "1j"),
+            ("bytes_(b'x')", "b'x'"),
+            ("array([b'x'])", "[b'x']"),
+            ("longdouble('1e4000')", "inf"),
+        ],
+    )
+    def test_what_json_cannot_say_is_written_as_the_same_of_python(self, value, text, numpy):
+        value = eval(value, vars(numpy).copy())
+        assert text_of("tsv", ("k", value)) == f"k\t{text}\n"
+        with pytest.raises(OutputError, match=r"record of 'k': JSON has no"):
+            text_of("jsonl", ("k", value))
+
+    def test_a_repr_says_nothing_of_numpy_at_any_depth(self, numpy):
+        value = {numpy.int64(1): [numpy.float32("nan"), (numpy.bool_(False), {numpy.int8(3)})]}
+        assert text_of("tsv", ("k", value)) == "k\t{1: [nan, (False, {3})]}\n"
+
+    def test_a_long_array_is_written_whole(self, numpy):
+        text = text_of("tsv", ("k", numpy.arange(5000)))
+        assert json.loads(text.partition("\t")[2]) == list(range(5000))
+
+    def test_a_value_within_itself_is_no_crash(self, numpy):
+        value = [numpy.int64(1)]
+        value.append(value)
+        assert text_of("tsv", ("k", value)).endswith(", [...]]\n")
+
+
 class TestPickle:
     def test_a_stream_of_records_loads_again(self, tmp_path):
         records = [(1, {2}), (("a", b"b"), None), ("x", Point(1, 2))]

@@ -808,8 +808,9 @@ def do_one(data: bytes, partition: int = 0, partitions: int = 1, reducefn=total)
     )
 
 
-def test_a_hash_that_differs_between_processes_is_noticed_by_type(core):
-    key = Unstable("x")
+@pytest.mark.parametrize("wrap", [lambda key: key, lambda key: (1, ("a", key)), lambda key: frozenset([key])])
+def test_a_hash_that_differs_between_processes_is_noticed_by_type(core, wrap):
+    key = wrap(Unstable("x"))
     Unstable.salt = 0
     partition = _speedups.partition(key, 1000)
     flushes, _ = do_map(lambda k, v: [(key, 1)], [(0, 0)], partitions=1000)

@@ -187,8 +187,19 @@ def test_an_executor_has_nothing_open_but_its_own(executor):
     assert max(links) >= 200
 
 
-def test_an_executor_reads_nothing_from_stdin(executor):
-    assert executor.ask("(sys.stdin.read(), os.readlink('/proc/self/fd/0'))") == "('', '/dev/null')"
+@pytest.mark.parametrize(
+    "read", ["sys.stdin.read()", "input()", "list(sys.stdin)", "sys.stdin.buffer.read(1)"]
+)
+def test_an_executor_has_no_stdin_and_says_so(executor, read):
+    executor.load(f"def mapfn(key, value):\n    import sys\n    yield 'it', {read}\n")
+    message, _ = executor.map([("a", 1)])
+    assert "something wanted to read stdin" in message["failure"]["error"]
+    assert "use --inline" in message["failure"]["advice"]
+
+
+def test_what_an_executor_starts_reads_nothing(executor):
+    started = "__import__('subprocess').run(['cat'], stdin=sys.stdin, capture_output=True).stdout"
+    assert executor.ask(f"({started}, os.readlink('/proc/self/fd/0'))") == "(b'', '/dev/null')"
 
 
 def test_an_executor_has_the_signals_of_a_fresh_python(executor):

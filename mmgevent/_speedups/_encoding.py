@@ -238,10 +238,20 @@ def _encode_other(key: Any, cls: type) -> Encoded:
             f"keys cannot be of class {cls.__module__}.{cls.__qualname__}: it hashes by identity, which "
             "differs from process to process; define __eq__ and __hash__, or __partition_key__"
         )
+    if _is_not_a_time(key, cls):
+        raise TypeError(
+            f"keys cannot be of class {cls.__module__}.{cls.__qualname__} where they are NaT, which equals "
+            "nothing, not even itself; leave such records out, or yield None or 'NaT' as their key"
+        )
     # The tag of numbers: a class of the user's that equals a number also hashes like it.
     if isinstance(key, numbers.Number):
         return _encode_number(key)
     return b"#" + _le64(hash(key)), True
+
+
+def _is_not_a_time(key: Any, cls: type) -> bool:
+    """Return whether a key is numpy's NaT of a date: its hash is its address, so it would be lost between processes."""
+    return cls.__module__ == "numpy" and cls.__qualname__ == "datetime64" and bool(key != key)
 
 
 # -- which encoder a class has -----------------------------------------------------------------------

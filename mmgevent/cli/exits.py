@@ -11,8 +11,8 @@
 | 6 | too many items skipped |
 | 7 | no workers in time |
 | 70 | a fault of mmgevent's own: the only stack trace it prints |
-| 130, 143 | SIGINT, SIGTERM |
-| 141 | the reader of stdout went away |
+| 129, 130, 143 | SIGHUP, SIGINT, SIGTERM |
+| 141 | the reader of the results went away |
 
 Exceptions of mmgevent carry theirs (`errors.MmgeventError.exit_code`).
 """
@@ -31,6 +31,7 @@ from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError
 
 FAULT = 70
+HUNG_UP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
@@ -38,13 +39,21 @@ BROKEN_PIPE = 141
 #: seconds to tidy up after a signal; user code that hangs must not keep the process
 TIDY_S = 2.0
 
+#: Whether a debugger has the terminal; it may put back any handler that it has met.
+_is_debugging = False
+
 
 class Terminated(BaseException):
-    """SIGTERM came; as KeyboardInterrupt is for SIGINT."""
+    """SIGTERM or SIGHUP came; as KeyboardInterrupt is for SIGINT."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        #: what to end with
+        self.code = code
 
 
 class StdoutClosed(BaseException):
-    """Whoever read stdout went away; nobody is left to write for."""
+    """Whoever read the results went away; nobody is left to write for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +81,9 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
     except KeyboardInterrupt:
         say(name, "interrupted")
         return INTERRUPTED
-    except Terminated:
-        say(name, "terminated")
-        return TERMINATED
+    except Terminated as terminated:
+        say(name, "terminated" if terminated.code == TERMINATED else "the terminal was closed")
+        return terminated.code
     except SystemExit as leaving:  # a job file's own, such as that of its argument parser
         return _code_of(name, leaving)
     except Exception:
@@ -90,26 +99,38 @@ def say(name: str, text: str) -> None:
 
 def leave(code: int) -> None:
     """End the process with `code`; after a signal at once, whatever threads of the user's still do."""
-    if code in (INTERRUPTED, TERMINATED, BROKEN_PIPE):
+    if code in (HUNG_UP, INTERRUPTED, TERMINATED, BROKEN_PIPE):
         os._exit(code)
     sys.exit(code)
 
 
+def leave_sigint_to_debugger() -> None:
+    """Let Ctrl-C interrupt what the user does in a debugger, and end nothing."""
+    global _is_debugging
+    _is_debugging = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _handle_signals() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as by nohup
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it is ignored, as by nohup
+        signal.signal(signal.SIGHUP, _on_sigterm)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the same
         signal.signal(signal.SIGINT, _on_sigint)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is tidying up
-    _end_soon(TERMINATED)
-    raise Terminated
+    for each in (signal.SIGTERM, signal.SIGHUP):  # once is enough: what follows is tidying up
+        signal.signal(each, signal.SIG_IGN)
+    code = HUNG_UP if number == signal.SIGHUP else TERMINATED
+    _end_soon(code)
+    raise Terminated(code)
 
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _end_soon(INTERRUPTED)
+    if sys.gettrace() is None and not _is_debugging:  # a debugger goes on after Ctrl-C
+        _end_soon(INTERRUPTED)
     raise KeyboardInterrupt
 
 

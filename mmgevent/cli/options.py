@@ -166,6 +166,23 @@ def refuse(command: str, message: str) -> NoReturn:
     raise UsageError(f"{message}\n(see {command} --help)")
 
 
+def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> None:
+    """Raise UsageError for options after the first argument, called `first`, of a command that takes none there.
+
+    --help and --version are answered there, too.
+    """
+    late = [word for word in rest[1:] if word.startswith("-") and word != "-"]
+    for word in late:
+        if word in (*HELP.names, *VERSION.names):
+            parse(command, [word], {})
+    if late:
+        option = late[0].partition("=")[0]
+        refuse(
+            command.name,
+            f"{option} stands after {first}; options stand before it: {command.name} {option} ... {rest[0]}",
+        )
+
+
 def _scan(
     command: Command, argv: Sequence[str], table: dict[str, Option]
 ) -> tuple[dict[str, list[str]], list[str]]:

@@ -151,7 +151,7 @@ class LineReporter(Reporter):
             console=Console(stderr=True),
             transient=True,
             refresh_per_second=5,
-            redirect_stdout=False,  # results go there as they are
+            redirect_stdout=True,  # what the job prints, for results have a descriptor of their own
         )
         self._task = self._line.add_task("", total=None, facts="")
         self._line.start()

@@ -7,22 +7,24 @@ what it imports are loaded, so that both take their time at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.addresses import format_address, parse_address, parse_addresses, parse_listen
 from mmgevent.cli import shared
-from mmgevent.cli.exits import StdoutClosed, leave, run_command, say
+from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
+from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import (
     ConnectError,
     JobCancelled,
     JobError,
+    MmgeventError,
     NoWorkersError,
     OutputError,
     UsageError,
@@ -85,9 +87,15 @@ COMMAND = Command(
             excludes="where",
         ),
         Option(
+            ("--pdb",),
+            "",
+            "with --inline: when the job fails, stop in pdb where your code raised the exception",
+        ),
+        Option(
             ("-o", "--output"),
             "PATH",
-            "write results to a file, which appears only when the job succeeded (default: stdout)",
+            "write results to a file, which appears only when the job succeeded; a FIFO, a device or /dev/fd/N "
+            "is written to as results come; - is stdout, the default",
         ),
         Option(
             ("--format",),
@@ -131,7 +139,8 @@ COMMAND = Command(
             "mmg-run -o counts.jsonl wordcount.py books/*.txt",
             "results to a file, in the format of its suffix",
         ),
-        ("mmg-run --inline wordcount.py one.txt", "in this process, for the debugger"),
+        ("mmg-run --inline wordcount.py one.txt", "in this process, for breakpoint() and print()"),
+        ("mmg-run --inline --pdb wordcount.py one.txt", "the same, and stop in pdb where it fails"),
         ("mmg-run --listen 11235 wordcount.py books/*.txt", "other machines may help: mmg-worker THISHOST"),
         ("mmg-run --join bighost wordcount.py books/*.txt", "on the workers of a running mmg-server"),
         (
@@ -142,8 +151,8 @@ COMMAND = Command(
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 found wrong before it ran; 3 cannot connect or\n"
         "listen; 4 password or certificate refused; 5 versions do not match; 6 too many items skipped;\n"
-        "7 no workers in time; 70 a fault of mmgevent's own; 130, 143 signals; 141 the\n"
-        "reader of stdout went away."
+        "7 no workers in time; 70 a fault of mmgevent's own; 129, 130, 143 signals; 141 the reader of\n"
+        "the results went away."
     ),
 )
 
@@ -161,12 +170,16 @@ def run(argv: Sequence[str]) -> int:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
     _warn_of_late_options(arguments)
+    if arguments.pdb and not arguments.inline:
+        refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
+    results = claim_results(arguments.output)
     if arguments.inline:
-        return _run_inline(arguments)
+        return _run_inline(arguments, results)
     with _open_cluster(arguments) as cluster:
         job = _load_job(arguments)
+        shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
-        with _open_sink(arguments) as sink, contextlib.closing(reporter):
+        with _open_sink(arguments, results) as sink, contextlib.closing(reporter):
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # nobody should start workers for a job that cannot run
                 say(NAME, f"listening on {format_address(cluster.address)}")
@@ -267,26 +280,56 @@ def _load_job(arguments: Arguments) -> Job:
     return job.with_options(**changes) if changes else job
 
 
-def _open_sink(arguments: Arguments) -> Sink:
+def _open_sink(arguments: Arguments, results: Results) -> Sink:
     from mmgevent.sinks import open_sink
 
-    if arguments.output is None and sys.stdout is None:
-        raise OutputError("stdout is closed; write the results to a file with -o PATH")
-    return open_sink(arguments.output, arguments.format)
+    return open_sink(
+        results.current_path(), arguments.format, results.stream, warn=functools.partial(_warn, arguments)
+    )
 
 
-def _run_inline(arguments: Arguments) -> int:
+def _warn(arguments: Arguments, text: str) -> None:
+    if not arguments.quiet:
+        say(NAME, f"warning: {text}")
+
+
+def _run_inline(arguments: Arguments, results: Results) -> int:
     from mmgevent.inline import run_inline
 
-    job = _load_job(arguments)
-    with _open_sink(arguments) as sink:
-        _write(run_inline(job), sink, None)
+    try:
+        job = _load_job(arguments)
+        shared.show_users_logging(arguments)
+        with _open_sink(arguments, results) as sink:
+            _write(run_inline(job), sink, None)
+    except MmgeventError as error:
+        if not arguments.pdb or error.exit_code == FAULT:
+            raise
+        return _debug(error)
     return 0
+
+
+def _debug(error: MmgeventError) -> int:
+    """Say what failed, let the user look at it in pdb, and return the exit code of the failure."""
+    from mmgevent.cli import debugging
+
+    cause = debugging.cause_of(error)
+    trace = debugging.find_traceback(cause)
+    if debugging.has_quit(cause) or (trace is None and not isinstance(error, JobError)):
+        raise error
+    say(NAME, str(error))
+    reason = debugging.why_not()
+    if trace is None:
+        say(NAME, "--pdb has nowhere to stop: no line of the job raised this")
+    elif reason is not None:
+        say(NAME, f"--pdb has nothing to read commands from: {reason}")
+    else:
+        debugging.stop_at(trace)
+    return error.exit_code
 
 
 def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
     """Write the records and make the output final; StdoutClosed when nobody reads it any more."""
-    clears_line = reporter is not None and sys.stdout is not None and sys.stdout.isatty()
+    clears_line = reporter is not None and sink.is_terminal
     for key, value in records:
         if clears_line and reporter is not None:
             reporter.close()  # results and the line would be written across one another

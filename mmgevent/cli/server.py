@@ -10,7 +10,7 @@ from mmgevent import password as passwords
 from mmgevent.addresses import ALL_INTERFACES, Address, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, run_command, say
-from mmgevent.cli.options import Arguments, Command, Option, parse, refuse
+from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
 
 NAME = "mmg-server"
 
@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     notes=(
         "exit codes: 2 usage, or a password that cannot be used; 3 cannot listen; 4 certificates that\n"
-        "cannot be used; 70 a fault of mmgevent's own; 130, 143 signals."
+        "cannot be used; 70 a fault of mmgevent's own; 129, 130, 143 signals."
     ),
 )
 
@@ -59,7 +59,10 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Serve until stopped, or print the password; return the exit code."""
     arguments = parse(COMMAND, argv, os.environ)
-    if arguments.rest == ["password"]:
+    if arguments.rest[:1] == ["password"]:
+        refuse_late_options(COMMAND, arguments.rest, "password")
+        if len(arguments.rest) > 1:
+            refuse(NAME, f"unexpected argument {arguments.rest[1]!r}; nothing may follow `password`")
         return _print_password(arguments)
     if arguments.rest:
         refuse(NAME, f"unexpected argument {arguments.rest[0]!r}; only `password` may stand there")

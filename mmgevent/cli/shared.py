@@ -86,20 +86,23 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
     host, port = address
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
-    where = (
-        "on this machine, which alone reaches it" if is_loopback(host) else "on each machine that is to help"
-    )
+        host = "THISHOST" if is_loopback(host) else host  # a name that means the other machine there
+        is_alone = False
+    else:
+        is_alone = is_loopback(host)
+    where = "on this machine, which alone reaches it" if is_alone else "on each machine that is to help"
     lines = [f"{where}, run", f"    mmg-worker {format_address((host, port))}"]
     if arguments.tls_ca is not None:
         lines.append("with a certificate of the authority: --tls-cert, --tls-key and --tls-ca")
-    path = passwords.default_path()
     is_given = arguments.password is not None or arguments.password_file is not None
     if is_given or any(os.environ.get(name) for name in (passwords.VARIABLE, passwords.FILE_VARIABLE)):
         lines.append("with the same password as here")
+    elif is_alone:
+        lines.append(f"as this user, whose password it finds in {passwords.default_path()}")
     else:
         copy = "umask 077; mkdir -p ~/.config/mmgevent; cat > ~/.config/mmgevent/password"
         lines.append("once it has the password of this one:")
-        lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(path)}")
+        lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(passwords.default_path())}")
     return "\n".join(lines)
 
 
@@ -119,3 +122,17 @@ def start_logging(arguments: Arguments) -> None:
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+
+
+def show_users_logging(arguments: Arguments) -> None:
+    """With -v show what the job logs at level INFO, with -vv all: in its own format if it chose one.
+
+    It is called when the job file is loaded.  A level that the file set above or below the default stays.
+    """
+    if not arguments.verbose:
+        return
+    import logging
+
+    logging.basicConfig()  # does nothing if the file has set up handlers
+    if logging.root.level == logging.WARNING:
+        logging.root.setLevel(logging.DEBUG if arguments.verbose > 1 else logging.INFO)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmgevent.addresses import parse_addresses
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, run_command
-from mmgevent.cli.options import Command, Option, parse, refuse
+from mmgevent.cli.options import Command, Option, parse, refuse, refuse_late_options
 from mmgevent.machine import count_cores
 
 NAME = "mmg-worker"
@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     notes=(
         "exit codes: 0 the server said goodbye (--once); 2 usage; 4 password or certificate refused;\n"
-        "5 versions do not match; 70 a fault of mmgevent's own; 130, 143 signals."
+        "5 versions do not match; 70 a fault of mmgevent's own; 129, 130, 143 signals."
     ),
 )
 
@@ -61,12 +61,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(COMMAND, argv, os.environ)
     if not arguments.rest:
         refuse(NAME, "no server: expected mmg-worker [option]... HOST[:PORT]")
-    late = next((word for word in arguments.rest if word.startswith("-")), None)
-    if late is not None:
-        refuse(
-            NAME,
-            f"{late} stands after HOST; options stand before it: mmg-worker {late} ... {arguments.rest[0]}",
-        )
+    refuse_late_options(COMMAND, arguments.rest, "HOST")
     if arguments.procs == 0:
         refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))

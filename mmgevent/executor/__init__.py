@@ -20,6 +20,7 @@ from typing import Any
 
 from mmgevent import failures, shipping, tasks
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
+from mmgevent.executor import terminal
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
 from mmgevent.page import Page
@@ -49,7 +50,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
 
 def _open_streams() -> None:
     """Make Python's standard streams anew: those of the template were made for what it had at 0, 1, 2."""
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc] # noqa: SIM115
+    terminal.install()
     for name, fd in (("stdout", 1), ("stderr", 2)):
         # By lines: what stays in a buffer is lost when the process dies.
         stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115

@@ -9,7 +9,9 @@ from the link segment by segment, output waits for credit before more of it is m
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -82,7 +84,11 @@ class Runner:
         began_s = monotonic()
         try:
             skipping = Skipping(self.retries, self.max_skipped)
-            stats = self._run_task(functions, attempt, message, skipping)
+            try:
+                stats = self._run_task(functions, attempt, message, skipping)
+            finally:
+                if self._page is not None:
+                    _flush_prints()
             attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
             outcome = None
         except (LinkClosed, ProtocolError):
@@ -144,6 +150,13 @@ class Runner:
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
         )
+
+
+def _flush_prints() -> None:
+    """Write what functions printed without a line end: this executor may be killed once it has answered."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or an object of the user's
+            stream.flush()
 
 
 class Attempt:

@@ -29,6 +29,8 @@ from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.streams import CODE_WINDOW
 
 log = logging.getLogger(__name__)
+#: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
+printed = logging.getLogger("mmgevent.printed")
 
 #: bytes kept of what an executor prints
 RING_BYTES = 64 * 1024
@@ -40,6 +42,8 @@ DRAIN_S = 0.5
 LINGER_S = 1.0
 #: share of its memory limit from which on the user is warned, once
 WARN_SHARE = 0.9
+#: Longest line of what executors print that is shown whole, bytes; more is held for nobody.
+MAX_LINE_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 
 
@@ -68,14 +72,20 @@ class Ring:
         return f"... {missing} bytes left out ...\n{text}" if missing else text
 
 
-class LazyText:
-    """Bytes as text, decoded only if somebody logs them."""
+class Printed:
+    """What an executor printed, whole lines of it; decoded only if somebody logs it."""
 
-    def __init__(self, data: bytes):
+    def __init__(self, executor: str, data: bytes):
+        self._executor = executor
         self._data = data
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The lines as they were printed."""
         return self._data.decode("utf-8", "replace").rstrip("\n")
+
+    def __str__(self) -> str:
+        return "\n".join(f"{self._executor} printed: {line}" for line in self.text.split("\n"))
 
 
 class Supervisor:
@@ -96,6 +106,8 @@ class Supervisor:
         self._on_frame = on_frame
         self._on_death = on_death
         self._ring = Ring()
+        #: descriptor -> what was printed to it since the last line end, to be shown with the rest of its line
+        self._begun_lines: dict[int, bytes] = {}
         #: where it was when it died
         self.last_position: Position | None = None
         #: why this worker killed it; None while it did not
@@ -211,8 +223,19 @@ class Supervisor:
         gevent_os.make_nonblocking(fd)
         while data := gevent_os.nb_read(fd, _READ_BYTES):
             self._ring.add(data)
-            log.info("%s printed: %s", self.link.name, LazyText(data))
+            self._show(fd, data)
             gevent.sleep(0)  # nb_read does not give way while there is something to read
+
+    def _show(self, fd: int, data: bytes, *, is_last: bool = False) -> None:
+        """Log the lines that are whole by now; the rest too once it is longer than any line, or the last."""
+        if not printed.isEnabledFor(logging.INFO):
+            return
+        data = self._begun_lines.pop(fd, b"") + data
+        end = len(data) if is_last or len(data) > MAX_LINE_BYTES else data.rfind(b"\n") + 1
+        if end:
+            printed.info("%s", Printed(self.link.name, data[:end]))
+        if end < len(data):
+            self._begun_lines[fd] = data[end:]
 
     def _watch(self) -> None:
         exited = self.child.exited
@@ -236,10 +259,13 @@ class Supervisor:
         for fd, _ in self._drains:
             try:
                 for _ in range(RING_BYTES // _READ_BYTES + 1):  # others may go on writing
-                    self._ring.add(os.read(fd, _READ_BYTES))
+                    data = os.read(fd, _READ_BYTES)
+                    self._ring.add(data)
+                    self._show(fd, data)
             except BlockingIOError:
                 pass  # empty
             finally:
+                self._show(fd, b"", is_last=True)
                 os.close(fd)
 
 

@@ -15,7 +15,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from mmgevent.errors import JobError, MmgeventError
+from mmgevent.errors import JobError, MmgeventError, NoTerminalError
 from mmgevent.failures import bound
 from mmgevent.records import RecordError, SegmentError
 
@@ -38,6 +38,11 @@ _SHORT = 1000
 _MEMORY_ADVICE = (
     "raise the job's memory_limit, hold less at once in the function, or give the job a collectfn or one of "
     "mmgevent.reducers, which shorten the values of a key before they meet"
+)
+
+_TERMINAL_ADVICE = (
+    "use --inline (in a program: inline=True): the whole job then runs in one process, with your terminal; "
+    "mmg-run --inline --pdb stops where an exception was raised"
 )
 
 
@@ -76,6 +81,11 @@ def short_repr(obj: Any, limit: int = KEY_CHARACTERS) -> str:
     except Exception:
         return _cut(f"<{type(obj).__name__} whose repr() fails>", limit)
     return text if len(text) <= limit else _cut(text, limit - 3) + "..."
+
+
+def is_ours(path: str) -> bool:
+    """Return whether a source file is one of this package."""
+    return path.startswith(_PACKAGE)
 
 
 def is_users(trace: TracebackType | None) -> bool:
@@ -148,12 +158,12 @@ def blame_segment(error: SegmentError) -> TaskFailure:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return "Type: text" of an exception; our own RecordError and SegmentError speak for themselves."""
+    """Return "Type: text" of an exception; RecordError, SegmentError and NoTerminalError, our own, speak for themselves."""
     try:
         text = str(error)
     except BaseException:  # a __str__ that exits is no reason to exit
         text = "<its str() fails>"
-    if isinstance(error, (RecordError, SegmentError)):
+    if isinstance(error, (RecordError, SegmentError, NoTerminalError)):
         return text
     name = type(error).__qualname__
     if type(error).__module__ not in ("builtins", "__main__"):
@@ -194,6 +204,8 @@ def _judge(error: BaseException) -> tuple[str, str | None]:
         return "record", error.advice
     if isinstance(error, MemoryError):
         return "memory", _MEMORY_ADVICE
+    if isinstance(error, NoTerminalError):
+        return "exception", _TERMINAL_ADVICE
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
         advice = f"install {module} where the workers run" if module else "install it where the workers run"

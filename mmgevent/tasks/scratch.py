@@ -151,14 +151,15 @@ class Merger:
             except BaseException as error:
                 raise blame_exception(error, "reducefn", key) from error
             if is_lost:
-                name = f"{type(key).__module__}.{type(key).__qualname__}"
+                cls = _unstable_class(key)
+                name = f"{cls.__module__}.{cls.__qualname__}"
                 raise TaskFailure(
                     make_failure(
                         "key",
                         f"the hash of a {name} differs between processes, so equal keys would not meet",
                         key=key,
-                        advice=f"give {name} a method __partition_key__() that returns a str, number or tuple "
-                        f"that is the same in every process, or use such a key instead",
+                        advice=f"yield a str, number or tuple instead, that is the same in every process; or, "
+                        f"if the class {name} is yours, give it a method __partition_key__() that returns one",
                     )
                 )
 
@@ -253,3 +254,9 @@ class Merger:
                     advice="make room there, set TMPDIR to a larger disk, or raise the job's memory_limit",
                 )
             ) from error
+
+
+def _unstable_class(key: Any) -> type:
+    """Return the class of the part of a key that relies on `hash()`: the key itself, or what a tuple holds."""
+    parts = key if type(key) in (tuple, frozenset) else ()
+    return next((_unstable_class(part) for part in parts if _speedups.is_hashed(part)), type(key))

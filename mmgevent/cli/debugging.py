@@ -1,0 +1,86 @@
+"""Stop in pdb at an exception of the user's, after an inline run: `mmg-run --inline --pdb`.
+
+The debugger sees the user's frames and those of libraries, none of ours.  It starts in the innermost frame
+of the user's own code; `down` leads to where a library raised, `up` to who called.
+"""
+
+from __future__ import annotations
+
+import bdb
+import os
+import pdb
+import stat
+import sys
+import sysconfig
+from types import TracebackType
+from typing import Any
+
+from mmgevent.cli.exits import leave_sigint_to_debugger
+from mmgevent.errors import MmgeventError
+from mmgevent.tasks.blame import is_ours
+
+
+class _PostMortem(pdb.Pdb):
+    """pdb, but it starts in the user's frame."""
+
+    def get_stack(self, f: Any, t: TracebackType | None) -> tuple[list[tuple[Any, int]], int]:
+        stack, innermost = super().get_stack(f, t)
+        own = [at for at, (frame, _) in enumerate(stack) if not _is_installed(frame.f_code.co_filename)]
+        return stack, own[-1] if own else innermost
+
+
+def why_not() -> str | None:
+    """Return why a debugger could read no commands, or None if it can."""
+    try:
+        status = os.fstat(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):
+        return "stdin is closed"
+    if stat.S_ISCHR(status.st_mode) and not sys.stdin.isatty():
+        return "stdin is no terminal, and gives nothing"
+    return None
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the user's exception behind one of ours, or `error` itself if there is none."""
+    while isinstance(error, MmgeventError):
+        behind = error.__cause__ or error.__context__
+        if behind is None:
+            break
+        error = behind
+    return error
+
+
+def find_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an exception without frames of ours; None if it has no others."""
+    return _drop_our_frames(error.__traceback__)
+
+
+def has_quit(error: BaseException) -> bool:
+    """Return whether the exception is how the user left a debugger."""
+    return isinstance(error, bdb.BdbQuit)
+
+
+def stop_at(trace: TracebackType) -> None:
+    """Run pdb on a traceback until the user leaves it."""
+    leave_sigint_to_debugger()
+    debugger = _PostMortem()
+    debugger.reset()
+    debugger.interaction(None, trace)
+
+
+def _drop_our_frames(trace: TracebackType | None) -> TracebackType | None:
+    kept = []
+    while trace is not None:
+        if not is_ours(trace.tb_frame.f_code.co_filename):
+            kept.append(trace)
+        trace = trace.tb_next
+    chain: TracebackType | None = None
+    for each in reversed(kept):
+        chain = TracebackType(chain, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return chain
+
+
+def _is_installed(path: str) -> bool:
+    """Return whether a file is of the standard library, of an installed package, or no file at all."""
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return path.startswith("<") or any(path.startswith(folder + os.sep) for folder in folders if folder)
