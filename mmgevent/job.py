@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmgevent import reducers, sources
@@ -188,10 +188,10 @@ class Job:
         sources.claim(self.datasource)
         self._is_used[0] = sources.is_one_shot(self.datasource)
 
-    def items(self) -> Iterator[tuple[Any, Any, int]]:
-        """Claim the datasource and walk through it: `(key, value, weight)`, see `sources.iterate`."""
+    def open_datasource(self) -> Any:
+        """Claim the datasource and return what is to be walked through, see `sources.open_datasource`."""
         self.claim_datasource()
-        return sources.iterate(self.datasource)
+        return sources.open_datasource(self.datasource)
 
 
 def _name_after(*functions: Any) -> str:

@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 
 #: floor -> modules; what a module imports of mmgevent lies on its floor or below
 FLOORS = {
-    0: "errors versions failures deaths machine _speedups _speedups._fallback _speedups._encoding _speedups._core",
-    1: """functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
+    0: "errors versions failures deaths machine environment _speedups _speedups._fallback _speedups._encoding _speedups._core",
+    1: """functions reducers refs paths walks sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings
-          wire wire.frames wire.streams wire.messages wire.handshake""",
+          wire wire.frames wire.streams wire.messages wire.handshake wire.limits""",
     2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch store batching
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster
           scheduler.dispatcher scheduler.oneshot""",

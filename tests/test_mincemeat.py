@@ -12,6 +12,7 @@ from mmgevent.errors import FunctionError, PasswordError, ProtocolError, UsageEr
 from mmgevent.inline import run_inline
 from mmgevent.mincemeat import TaskManager, commands, endpoint
 from mmgevent.mincemeat.taskmanager import Transaction, choose_functions, make_job
+from mmgevent.sources import iterate
 
 
 def words(key, text):
@@ -516,11 +517,11 @@ class Lazy:
 def test_a_datasource_is_read_one_item_at_a_time_and_can_be_read_again():
     datasource = Lazy()
     job = job_of(datasource, mapfn=words, reducefn=add)
-    items = job.items()
+    items = iterate(job.datasource)
     assert datasource.asked == []
     assert next(items)[:2] == ("x", "x x")
     assert datasource.asked == ["x"]
-    assert [item[:2] for item in job.items()] == [("x", "x x"), ("y", "y y")]
+    assert [item[:2] for item in iterate(job.datasource)] == [("x", "x x"), ("y", "y y")]
 
 
 @pytest.mark.parametrize("datasource", [3, iter([1]), {1, 2}])
