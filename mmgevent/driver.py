@@ -31,6 +31,7 @@ from mmgevent.errors import (
     JobCancelled,
     JobError,
     ProtocolError,
+    TooLargeError,
     TooManySkippedError,
     UsageError,
     VersionMismatchError,
@@ -109,7 +110,11 @@ class JobDriver:
         #: results of one call of an iterator-form reducefn belong together, whatever partition they came under;
         #: the form of an offered one is not known here
         self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-        self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
+        self._fault: UsageError | None = None  # the job ends with it before anything is sent
+        try:
+            self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
+        except TooLargeError as error:  # the result tells, as of all that is too large: jobs beside it go on
+            self._fault, self.code = error, b""
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
         if (offered := functions.describe_offered()) is not None:
             self.options["offered"] = offered
@@ -136,12 +141,14 @@ class JobDriver:
         self._on_progress = on_progress
         self._on_notice = on_notice
         #: last, since whoever has this object ends it: by `records`
-        self._check: shipping.Check | None = shipping.start_check(self.code)
+        self._check: shipping.Check | None = shipping.start_check(self.code) if self.code else None
 
     def records(self) -> Generator[tuple[Any, Any], None, None]:
         """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""
         lost: str | None = None
         try:
+            if self._fault is not None:
+                raise self._fault
             for _ in range(1 + self._max_resubmits):
                 if lost is not None:
                     self.notice(f"{lost}; the job is handed in again")

@@ -73,10 +73,13 @@ class Files(Source):
 
     A path is a file, a glob (`**` crosses folders) or a folder, which stands for
     all files in it and below; a str, a PathLike, or a list of them.  Globs and
-    folders give files sorted by path.  Of folders hidden names, links to
-    folders, and what is no regular file (sockets, pipes) are left out; of globs,
-    hidden names unless the glob names them.  A file that is named twice counts
-    twice.
+    folders give files sorted by path.  Of folders hidden names are left out, of
+    globs too unless the glob names them.  A file that is named twice counts twice.
+
+    Input that is missing is an error: a link that leads nowhere, a folder that
+    cannot be listed.  A warning counts and names what else is left out: links to
+    folders in folders, pipes, sockets and devices.  Files whose size does not tell
+    how much there is to read, such as those of /proc, are read by the driver.
 
     Text is what `open(path, encoding=encoding, errors=errors).read()` gives; a
     file that is not text in that encoding fails with DecodeError where it is
@@ -93,7 +96,8 @@ class Files(Source):
 
     def refs(self) -> Iterator[FileRef]:
         for path in find_files(self.paths):
-            yield FileRef(path, *identify(path), self.encoding, self.errors, self.binary)
+            identity, content = identify(path)
+            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content)
 
     def check(self) -> None:
         if not self.binary:
@@ -120,11 +124,14 @@ class Lines(Source):
 
     def refs(self) -> Iterator[LinesRef]:
         for path in find_files(self.paths):
-            stamp = identify(path)
-            size = stamp[1]
+            identity, content = identify(path)
+            size = identity.size
+            if content is not None:  # one split, whatever its length: it is here
+                yield LinesRef(path, *identity, self.encoding, self.errors, 0, size, content)
+                continue
             for start in range(0, size, LINES_SPLIT_BYTES):
                 end = min(start + LINES_SPLIT_BYTES, size)
-                yield LinesRef(path, *stamp, self.encoding, self.errors, start, end)
+                yield LinesRef(path, *identity, self.encoding, self.errors, start, end)
 
     def check(self) -> None:
         _check_codec(self.encoding, self.errors)

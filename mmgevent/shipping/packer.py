@@ -37,7 +37,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from mmgevent.errors import ShippingError
+from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.shipping import definitions
 from mmgevent.shipping.modules import MAIN_NAMES, SourceTree
 from mmgevent.shipping.plain import is_plain, reduce_container
@@ -139,13 +139,13 @@ class Packer:
         return packed
 
     def _check_size(self, n_bytes: int) -> None:
-        """Raise ShippingError, naming the largest parts, if that many bytes are too many."""
+        """Raise TooLargeError, naming the largest parts, if that many bytes are too many."""
         if n_bytes <= MAX_CODE_BYTES:
             return
         parts = [(len(chunk), label) for label, _, chunk in self._chunks]
         parts += [(len(source.text), f"the module {source.name}") for source in self.tree.sources.values()]
         largest = [f"{label} ({size:,})" for size, label in heapq.nlargest(_SHOWN_PARTS, parts)]
-        raise ShippingError(
+        raise TooLargeError(
             f"the job's code and what it captures have {n_bytes:,} bytes or more, {n_bytes - MAX_CODE_BYTES:,} more than "
             f"can be sent ({MAX_CODE_BYTES:,}); the largest parts: {', '.join(largest)}. Put large data into a file and "
             f"read it by its path in setupfn, or pass it as input: Files(...)"
