@@ -91,8 +91,8 @@ class Feeder:
         self._count = 0  # batches given out since the last restart
         self._items_read = 0  # of the walk under way
         self._items_due = 0  # that walks before a restart have read: the one under way must read as many
-        #: encoded, of an item of the last batch on average
-        self._item_bytes = 0
+        #: bytes of an item, encoded, that its weight did not tell, on average of the last batch
+        self._hidden_bytes = 0
         #: every item was given out
         self.has_ended = False
 
@@ -154,7 +154,7 @@ class Feeder:
             else:
                 self._refs[self._count + 1] = items
         batches = list(_encode_cut(items, weight))
-        self._item_bytes = len(batches[-1].data) // batches[-1].items
+        self._hidden_bytes = (sum(len(batch.data) for batch in batches) - weight) // len(items)
         for batch in batches:
             self._keep(batch)
         self._cut.extend(batches[1:])
@@ -172,7 +172,10 @@ class Feeder:
                 key, value, weight = item
                 weight = weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
                 if items and weight > BATCH_BYTES:
-                    self._held, is_at_end = item, False  # it goes alone: a batch of several is far below any limit
+                    self._held, is_at_end = (
+                        item,
+                        False,
+                    )  # it goes alone: a batch of several is far below any limit
                     break
                 items.append((key, value))
                 total += weight
@@ -187,8 +190,8 @@ class Feeder:
         if options.allocation == "oneshot":
             return BatchSize(1, 0)
         size = next_size(speed, at_least=options.greenlets)
-        if self._item_bytes > SMALL_ITEM_BYTES:  # lists, arrays: they have no weight, and may be large
-            size.max_items = max(1, min(size.max_items, BATCH_BYTES // self._item_bytes))
+        if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists, arrays: nobody sees how large they are
+            size.max_items = max(1, min(size.max_items, BATCH_BYTES // self._hidden_bytes))
         return size
 
     def _take_held(self) -> Item:

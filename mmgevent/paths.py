@@ -89,7 +89,9 @@ class _LeftOut:
         for why, names in self._names.items():
             names = sorted(set(names))
             more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-            log.warning("left out of the input: %d %s: %s%s", len(names), why, ", ".join(names[:_SHOWN_NAMES]), more)
+            log.warning(
+                "left out of the input: %d %s: %s%s", len(names), why, ", ".join(names[:_SHOWN_NAMES]), more
+            )
 
 
 def _expand(path: str, left_out: _LeftOut) -> Iterator[str]:
@@ -144,8 +146,11 @@ class _Glob:
 
     def files(self) -> Iterator[str]:
         """Give the files that match; some perhaps twice."""
-        if not self._start or _exists(self._start):
-            yield from self._match(self._start, 0)
+        if self._start:
+            if not _exists(self._start):
+                return
+            _look_at(self._start)
+        yield from self._match(self._start, 0)
 
     def _match(self, folder: str, depth: int) -> Iterator[str]:
         """Give what matches the parts from `depth` on in a folder."""

@@ -23,7 +23,7 @@ from typing import Any
 from mmgevent.errors import DatasourceError
 
 #: Iterables that give their items each time anew, and their subclasses, if those do not iterate in their own way.
-_REPEATABLE = (
+_REPEATABLE: tuple[type[Any], ...] = (
     list,
     tuple,
     range,
@@ -77,7 +77,8 @@ def is_repeatable(thing: Any) -> bool:
     """Return whether a thing is known to give all its items each time it is walked through."""
     kind = type(thing)
     return any(
-        issubclass(kind, known) and all(getattr(kind, way, None) is getattr(known, way, None) for way in _WAYS)
+        issubclass(kind, known)
+        and all(getattr(kind, way, None) is getattr(known, way, None) for way in _WAYS)
         for known in _REPEATABLE
     )
 

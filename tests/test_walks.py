@@ -119,7 +119,8 @@ def test_what_can_be_walked_once_is_whole_again_after_a_restart(kind, made_by):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda pairs: zip(*zip(*pairs, strict=True), strict=True), iter, lambda pairs: (pair for pair in pairs)]
+    "make",
+    [lambda pairs: zip(*zip(*pairs, strict=True), strict=True), iter, lambda pairs: (pair for pair in pairs)],
 )
 def test_an_iterator_is_refused_in_any_second_job(make):
     iterator = make(PAIRS)
@@ -133,7 +134,7 @@ def test_a_function_that_returns_the_same_iterator_again_is_refused():
         iterator = make(PAIRS)
         job = Job(lambda iterator=iterator: iterator, mapfn)
         assert dict(run_inline(job)) == EXPECTED
-        with pytest.raises(DatasourceError, match="function .* returned a .* used up before"):
+        with pytest.raises(DatasourceError, match=r"function .* returned a .* used up before"):
             run_inline(job)
 
 
@@ -150,7 +151,9 @@ def test_a_function_that_gives_less_after_a_restart_is_refused():
     feeder = Feeder(Job(lambda: iter([left.popleft() for _ in range(min(len(left), 2000))]), mapfn))
     drain(feeder)
     feeder.restart()
-    with pytest.raises(DatasourceError, match="gave 1000 items when the job was submitted again, and at least 2000"):
+    with pytest.raises(
+        DatasourceError, match="gave 1000 items when the job was submitted again, and at least 2000"
+    ):
         drain(feeder)
 
 
