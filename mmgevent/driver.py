@@ -38,6 +38,7 @@ from mmgevent.errors import (
 )
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
+from mmgevent.processes import explain_failure
 from mmgevent.records import SegmentError, decode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.limits import MAX_CONTEXT_BYTES
@@ -141,7 +142,12 @@ class JobDriver:
         self._on_progress = on_progress
         self._on_notice = on_notice
         #: last, since whoever has this object ends it: by `records`
-        self._check: shipping.Check | None = shipping.start_check(self.code) if self.code else None
+        self._check: shipping.Check | None = None
+        if self._fault is None:
+            try:
+                self._check = shipping.start_check(self.code)
+            except OSError as error:
+                raise EngineError(f"the job's code cannot be tried: {explain_failure(error)}") from error
 
     def records(self) -> Generator[tuple[Any, Any], None, None]:
         """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""

@@ -70,7 +70,7 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
         for sock in opened:
             sock.close()
         if isinstance(error, OSError):
-            raise EngineError(f"the engine process cannot be started: {_explain(error)}") from error
+            raise EngineError(f"the engine process cannot be started: {explain_failure(error)}") from error
         raise
     for sock in theirs:
         sock.close()
@@ -107,7 +107,7 @@ def _start_python(
     )
 
 
-def _explain(error: OSError) -> str:
+def explain_failure(error: OSError) -> str:
     """Say why a process could not be started: where its environment is too large, which variable makes it so."""
     from mmgevent.environment import find_fault
 

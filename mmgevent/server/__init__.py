@@ -32,7 +32,6 @@ from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partition
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.store import JobStore, Memory
-from mmgevent.wire.frames import Frame
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control
 from mmgevent.wire.streams import INPUT_WINDOW, grant_frame
