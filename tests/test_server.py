@@ -175,9 +175,7 @@ def test_contents_that_come_again_take_the_batchs_place_only_when_whole(server):
         assert came + len(message.get("inline", b"")) == message["size"]
 
 
-@pytest.mark.parametrize(
-    ("items", "size", "number"), [(3_000_000, 10, 1), (0, 10, 1), (1, 10, 10_000)]
-)
+@pytest.mark.parametrize(("items", "size", "number"), [(3_000_000, 10, 1), (0, 10, 1), (1, 10, 10_000)])
 def test_batches_that_cannot_be_close_their_driver_only(server, items, size, number):
     worker, driver, other = Peer(server, "worker"), Peer(server, "driver"), Peer(server, "driver")
     driver.submit()
@@ -217,7 +215,9 @@ def test_a_batch_that_is_too_large_fails_its_job_with_its_size_and_no_other(serv
     ((frame, message),) = driver.heard("job_failed")
     assert frame.job == 2
     assert message["failure"]["kind"] == "datasource"
-    assert "batch 1 of the job: 1,073,741,829 bytes were announced, 5 more than" in message["failure"]["error"]
+    assert (
+        "batch 1 of the job: 1,073,741,829 bytes were announced, 5 more than" in message["failure"]["error"]
+    )
     driver.send_batch(1)
     assert [frame.job for frame, _ in worker.heard("assign")] == [1]
     assert driver.closed is None

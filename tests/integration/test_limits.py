@@ -59,7 +59,9 @@ def test_code_that_is_too_large_is_named_with_what_makes_it_so(cluster, innocent
     monkeypatch.setattr(packer, "MAX_CODE_BYTES", MIB)
     ballast = bytes(2 * MIB)
     handle = cluster.submit(mmg.Job({1: 1}, lambda key, value: [(key, len(ballast))]))
-    with pytest.raises(mmg.ShippingError, match=r"have 2,097,\d\d\d bytes or more, 1,04\d,\d\d\d more .*setupfn.*Files"):
+    with pytest.raises(
+        mmg.ShippingError, match=r"have 2,097,\d\d\d bytes or more, 1,04\d,\d\d\d more .*setupfn.*Files"
+    ):
         handle.result(60)
 
 
@@ -91,7 +93,9 @@ def test_a_file_that_is_too_large_to_be_sent_is_named(cluster, monkeypatch, tmp_
 
     files = mmg.Files(path, binary=True)
     monkeypatch.setattr(files, "refs", source, raising=False)
-    with pytest.raises(mmg.DatasourceError, match=r"large is not on a worker as it is here, and has 2,097,152 bytes"):
+    with pytest.raises(
+        mmg.DatasourceError, match=r"large is not on a worker as it is here, and has 2,097,152 bytes"
+    ):
         cluster.run(mmg.Job(files, lambda key, value: [(key, len(value))]))
 
 
