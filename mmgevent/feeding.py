@@ -25,7 +25,7 @@ from mmgevent.records import RecordError, encode_items
 from mmgevent.refs import Ref
 from mmgevent.sources import is_at_hand, is_one_shot, is_safe_to_repeat, open_datasource, walk
 from mmgevent.tasks.blame import blame_driver_code
-from mmgevent.walks import Walk
+from mmgevent.walks import Repetition, Walk, note_call
 from mmgevent.wire.limits import MAX_BATCH_BYTES
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class Feeder:
         self._items: Iterator[Item] = walk(opened)
         #: whether `next_batch` never waits for anything
         self.never_waits = is_at_hand(job.datasource)
-        is_made_anew = is_one_shot(opened) and opened is not job.datasource
-        self._may_read_again = is_made_anew or is_safe_to_repeat(opened)
+        self._is_made = opened is not job.datasource
+        self._may_read_again = is_safe_to_repeat(opened) or (self._is_made and is_one_shot(opened))
         #: what is known of walks through the same thing; None where it need not be known
         self._walk = None if self._may_read_again or is_one_shot(opened) else Walk(opened)
         self._kept: _BatchFile | None = None
@@ -89,8 +89,7 @@ class Feeder:
         self._refs: dict[int, list[tuple[Any, Ref]]] = {}
         self._has_content = False
         self._count = 0  # batches given out since the last restart
-        self._items_read = 0  # of the walk under way
-        self._items_due = 0  # that walks before a restart have read: the one under way must read as many
+        self._repetition = Repetition()
         #: bytes of an item, encoded, that its weight did not tell, on average of the last batch
         self._hidden_bytes = 0
         #: every item was given out
@@ -109,8 +108,7 @@ class Feeder:
             return
         if not self._may_read_again:
             raise _not_kept()
-        self._items_due = max(self._items_due, self._items_read)
-        self._items_read = 0
+        self._repetition.restart()
         self._held = None
         self._refs.clear()
         with _blaming_datasource():
@@ -201,18 +199,26 @@ class Feeder:
 
     def _note_items(self, items: list[tuple[Any, Any]], is_at_end: bool) -> None:
         """Count what was read; DatasourceError where items must have been lost since an earlier walk."""
-        self._items_read += len(items)
-        if self._walk is not None:
-            if items and not self._walk.has_begun:
-                self._walk.begin(_digest(items[0]))
-            self._walk.count(len(items))
+        walk = self._walk
+        if walk is not None:
+            if items and not walk.has_begun:
+                walk.begin(_digest(items[0]))
+            walk.count(len(items))
             if is_at_end:
-                self._walk.end()
-        if is_at_end and self._items_read < self._items_due:
-            raise DatasourceError(
-                f"the datasource gave {self._items_read} items when the job was submitted again, and at least "
-                f"{self._items_due} before its server or engine was lost; it must give the same each time"
-            )
+                walk.end()
+            return
+        again = self._repetition
+        again.count(len(items))
+        for item in items if self._is_made else ():
+            if not again.wants_digest or isinstance(item[1], Ref):  # a file may have been touched meanwhile
+                break
+            again.compare(_digest(item))
+        if is_at_end:
+            n_items = again.end()
+            if self._is_made and not self.has_ended:
+                before = note_call(self._job.datasource, n_items)
+                if before and not n_items:
+                    self._on_notice(_EMPTY_NOW.format(before))
 
     def _keep(self, batch: EncodedBatch) -> None:
         if self._kept is None:
@@ -340,6 +346,10 @@ class _BatchFile:
             self._file.close()
 
 
+_EMPTY_NOW = (
+    "the datasource function gave no items, and {:,} when it was called for an earlier job; if it reads on in something "
+    "that is used up now, let it open that anew each time"
+)
 _NEW_EACH_TIME = "pass a function that returns a new iterator each time"
 
 

@@ -90,7 +90,7 @@ class _LeftOut:
             names = sorted(set(names))
             more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
             log.warning(
-                "left out of the input: %d %s: %s%s", len(names), why, ", ".join(names[:_SHOWN_NAMES]), more
+                "left out of the input: %s (%d): %s%s", why, len(names), ", ".join(names[:_SHOWN_NAMES]), more
             )
 
 
@@ -123,7 +123,7 @@ def _files_below(folder: str, left_out: _LeftOut) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if os.path.islink(path := os.path.join(parent, name)):
-                left_out.add("links to folders (name them, or use a glob with **)", path)
+                left_out.add("links to folders, which a glob with ** follows", path)
         for name in names:
             path = os.path.join(parent, name)
             if not name.startswith(".") and _is_file(path, _look_at(path), left_out):

@@ -160,6 +160,63 @@ class Walk:
             record.items = self._items
 
 
+class Repetition:
+    """Walks of one job through what it reads again after a loss, as the results of a function.
+
+    Each must give as many items as those before it have given by then, and the item with which they began: a function
+    whose iterators all read on in the same stream would otherwise lose items.
+    """
+
+    def __init__(self) -> None:
+        self._items = 0
+        self._due = 0
+        self._first: int | None = None
+        self._is_sought = False
+
+    def restart(self) -> None:
+        """Begin another walk."""
+        self._due = max(self._due, self._items)
+        self._items = 0
+        self._is_sought = self._first is not None
+
+    @property
+    def wants_digest(self) -> bool:
+        """Return whether `compare` wants to see the next item."""
+        return self._is_sought or (self._first is None and not self._due)
+
+    def compare(self, digest: int) -> None:
+        """Note the digest of an item."""
+        if self._first is None:
+            self._first = digest
+        elif digest == self._first:
+            self._is_sought = False
+
+    def count(self, n_items: int) -> None:
+        """Note that so many items came."""
+        self._items += n_items
+
+    def end(self) -> int:
+        """Note that all items came, and return how many; DatasourceError if they cannot be all."""
+        again = "when the job was submitted again"
+        before = "before its server or engine was lost"
+        if self._items < self._due:
+            raise DatasourceError(
+                f"the datasource gave {self._items} items {again}, and at least {self._due} {before}; {_SAME}"
+            )
+        if self._is_sought:
+            raise DatasourceError(f"the datasource did not give its first item of {before} {again}; {_SAME}")
+        return self._items
+
+
+def note_call(function: Any, n_items: int) -> int:
+    """Note how many items the datasource that a function made had; return the most that one had before."""
+    record = _record_of(function)
+    before = record.items or 0
+    record.items = max(before, n_items)
+    return before
+
+
+_SAME = "a function must make a new iterator, with the same items, each time it is called"
 _ADVICE = "pass a function that makes a new one each time: Job(lambda: ..., ...)"
 
 

@@ -157,6 +157,40 @@ def test_a_function_that_gives_less_after_a_restart_is_refused():
         drain(feeder)
 
 
+def test_a_function_whose_iterators_read_on_in_one_stream_is_refused_after_a_restart():
+    stream = iter(PAIRS)
+    feeder = Feeder(Job(lambda: (pair for pair in stream), mapfn))
+    for _ in range(2):
+        feeder.next_batch(Speed())
+    feeder.restart()
+    with pytest.raises(DatasourceError, match="did not give its first item of before its server"):
+        drain(feeder)
+
+
+def test_a_function_may_give_its_items_in_another_order_after_a_restart():
+    orders = iter([PAIRS, PAIRS[::-1]])
+    feeder = Feeder(Job(lambda: iter(next(orders)), mapfn))
+    feeder.next_batch(FAST)
+    feeder.restart()
+    assert items_of(drain(feeder)) == PAIRS[::-1]
+
+
+def test_a_function_that_gives_nothing_any_more_is_told_of(caplog):
+    stream = iter(PAIRS)
+    job = Job(lambda: (pair for pair in stream), mapfn)
+    assert dict(run_inline(job)) == EXPECTED
+    assert not caplog.records
+    assert dict(run_inline(job)) == {}
+    assert "the datasource function gave no items, and 3,000 when it was called" in caplog.text
+
+
+def test_nothing_is_said_of_a_function_that_never_gave_any(caplog):
+    job = Job(lambda: iter([]), mapfn)
+    for _ in range(2):
+        assert dict(run_inline(job)) == {}
+    assert not caplog.records
+
+
 class Table:
     """It can be walked through as often as one likes, and nobody can know."""
 
