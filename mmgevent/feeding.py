@@ -215,7 +215,7 @@ class Feeder:
             again.compare(_digest(item))
         if is_at_end:
             n_items = again.end()
-            if self._is_made and not self.has_ended:
+            if self._is_made:
                 before = note_call(self._job.datasource, n_items)
                 if before and not n_items:
                     self._on_notice(_EMPTY_NOW.format(before))

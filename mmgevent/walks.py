@@ -197,14 +197,16 @@ class Repetition:
 
     def end(self) -> int:
         """Note that all items came, and return how many; DatasourceError if they cannot be all."""
-        again = "when the job was submitted again"
-        before = "before its server or engine was lost"
         if self._items < self._due:
             raise DatasourceError(
-                f"the datasource gave {self._items} items {again}, and at least {self._due} {before}; {_SAME}"
+                f"the datasource gave {self._items} items when the job was submitted again, and at least {self._due} "
+                f"before its server or engine was lost; {_SAME}"
             )
         if self._is_sought:
-            raise DatasourceError(f"the datasource did not give its first item of {before} {again}; {_SAME}")
+            raise DatasourceError(
+                "when the job was submitted again, the datasource did not give the item with which it began before its "
+                f"server or engine was lost; {_SAME}"
+            )
         return self._items
 
 

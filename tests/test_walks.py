@@ -163,7 +163,7 @@ def test_a_function_whose_iterators_read_on_in_one_stream_is_refused_after_a_res
     for _ in range(2):
         feeder.next_batch(Speed())
     feeder.restart()
-    with pytest.raises(DatasourceError, match="did not give its first item of before its server"):
+    with pytest.raises(DatasourceError, match="did not give the item with which it began"):
         drain(feeder)
 
 
