@@ -97,7 +97,7 @@ class Files(Source):
     def refs(self) -> Iterator[FileRef]:
         for path in find_files(self.paths):
             identity, content = identify(path)
-            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content)
+            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content=content)
 
     def check(self) -> None:
         if not self.binary:
@@ -127,7 +127,7 @@ class Lines(Source):
             identity, content = identify(path)
             size = identity.size
             if content is not None:  # one split, whatever its length: it is here
-                yield LinesRef(path, *identity, self.encoding, self.errors, 0, size, content)
+                yield LinesRef(path, *identity, self.encoding, self.errors, end=size, content=content)
                 continue
             for start in range(0, size, LINES_SPLIT_BYTES):
                 end = min(start + LINES_SPLIT_BYTES, size)
