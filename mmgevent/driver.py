@@ -12,6 +12,7 @@ twice.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +21,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
-from mmgevent import interpreter, shipping
+from mmgevent import environment, interpreter, shipping
 from mmgevent.batching import Speed
 from mmgevent.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.engine_process import EngineProcess
@@ -30,6 +31,7 @@ from mmgevent.errors import (
     JobCancelled,
     JobError,
     ProtocolError,
+    TooLargeError,
     TooManySkippedError,
     UsageError,
     VersionMismatchError,
@@ -37,10 +39,12 @@ from mmgevent.errors import (
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.positions import entry_of
+from mmgevent.processes import explain_failure
 from mmgevent.records import SegmentError, decode_segment, encode_value
 from mmgevent.set_aside import SetAside
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
+from mmgevent.wire.limits import MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 
@@ -56,8 +60,6 @@ SILENCE_S = 2.0
 GATHER_S = 0.001
 #: between two looks at whether the job was cancelled meanwhile
 LOOK_S = 0.25
-#: bytes of environment that go along to executors of this machine; far below a control frame
-MAX_CONTEXT_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,13 @@ class JobDriver:
         #: results of one call of an iterator-form reducefn belong together, whatever partition they came under;
         #: the form of an offered one is not known here
         self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-        self.code = shipping.pack(
-            functions, by_value=job.by_value, py_files=job.options.py_files, argv=job.argv
-        )
+        self._fault: UsageError | None = None  # the job ends with it before anything is sent
+        try:
+            self.code = shipping.pack(
+                functions, by_value=job.by_value, py_files=job.options.py_files, argv=job.argv
+            )
+        except TooLargeError as error:  # the result tells, as of all that is too large: jobs beside it go on
+            self._fault, self.code = error, b""
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
         if functions.setupfn is None:
             del self.options["setup_timeout"]
@@ -122,8 +128,9 @@ class JobDriver:
             self.options["flags"] = flags
         if (offered := functions.describe_offered()) is not None:
             self.options["offered"] = offered
-        self.context = _make_context() if is_local else None
-        self.feeder = Feeder(job)
+        #: what executors of this machine take over from this process, as JSON; empty where there are none
+        self.context = _make_context() if is_local else b""
+        self.feeder = Feeder(job, on_notice=self.notice)
         self.id: str | None = None
         self.progress = Progress()
         self.stats: dict[str, Any] = {}
@@ -147,12 +154,19 @@ class JobDriver:
         for text in shipping.left_behind():
             self.notice(text)
         #: last, since whoever has this object ends it: by `records`
-        self._check: shipping.Check | None = shipping.start_check(self.code)
+        self._check: shipping.Check | None = None
+        if self._fault is None:
+            try:
+                self._check = shipping.start_check(self.code)
+            except OSError as error:
+                raise EngineError(f"the job's code cannot be tried: {explain_failure(error)}") from error
 
     def records(self) -> Generator[tuple[Any, Any], None, None]:
         """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""
         lost: str | None = None
         try:
+            if self._fault is not None:
+                raise self._fault
             for _ in range(1 + self._max_resubmits):
                 if lost is not None:
                     self.notice(f"{lost}; the job is handed in again")
@@ -322,12 +336,13 @@ class _Submission:
                 code_bytes=len(driver.code),
                 fingerprint=shipping.fingerprint(driver.code),
                 skip=sorted(driver.delivered) or None,
-                context=driver.context,
+                context_bytes=len(driver.context) or None,
             )
         )
 
     def _send_code(self) -> None:
-        frames = list(split_payload(CODE, self._driver.code, self._number))
+        parts = (self._driver.context, self._driver.code)
+        frames = [frame for part in parts for frame in split_payload(CODE, part, self._number)]
         self._engine.put_in_lane(frames, CODE_WINDOW)
         self._engine.flush()
 
@@ -550,12 +565,18 @@ def _do_nothing() -> None:
     pass
 
 
-def _make_context() -> dict[str, Any]:
-    context = shipping.context()
-    n_bytes = sum(len(name) + len(value) for name, value in context["environ"].items())
-    if n_bytes > MAX_CONTEXT_BYTES:
+def _make_context() -> bytes:
+    """Return the surroundings of this process as JSON; UsageError naming what is too large in them."""
+    surroundings = shipping.context()
+    fault = environment.find_fault(surroundings["environ"])
+    if fault is not None:
+        raise UsageError(f"executors cannot be given the environment of this process: {fault}")
+    context = json.dumps(surroundings).encode("ascii")
+    if len(context) > MAX_CONTEXT_BYTES:
+        sizes = {name: len(json.dumps(part)) for name, part in surroundings.items()}
+        largest = max(sizes, key=sizes.__getitem__)
         raise UsageError(
-            f"the environment has {n_bytes} bytes, and executors get it along with the job: "
-            f"at most {MAX_CONTEXT_BYTES} can go; unset what is large"
+            f"executors cannot be given the surroundings of this process: as JSON they have {len(context):,} bytes, at "
+            f"most {MAX_CONTEXT_BYTES:,} can be sent; the largest part is {largest} with {sizes[largest]:,}"
         )
     return context

@@ -41,6 +41,10 @@ class ShippingError(UsageError):
     """Something a job needs cannot travel to an executor; the message names it."""
 
 
+class TooLargeError(ShippingError):
+    """What a job needs has more bytes than can be sent; the message names the largest parts."""
+
+
 class OutputError(UsageError):
     """Results cannot be written where, or as, they were asked to be."""
 

@@ -1,34 +1,48 @@
 """The input side of a job in its driver: items in, encoded batches out.
 
-A feeder reads no further than it is asked to.  What it has to remember for the case that
-the job must be handed in again, or that files turn out not to be where executors are, is
-little: refs of sources, or, for a datasource that can be walked only once, the encoded
-batches in an unlinked local file.
+A feeder reads no further than it is asked to.  For the case that the job must be submitted
+again, or that files are not where executors are, it remembers little: refs of files, or, for a
+datasource that is not known to give the same items again, the encoded batches in an unlinked
+local file.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, chain, groupby, islice
 from typing import Any, NamedTuple
 
-from mmgevent.batching import Speed, next_size
+from mmgevent.batching import MAX_BATCH_BYTES as BATCH_BYTES
+from mmgevent.batching import BatchSize, Speed, next_size
 from mmgevent.errors import DatasourceError, JobError, MmgeventError
 from mmgevent.job import Job
 from mmgevent.positions import entry_of, place_of
 from mmgevent.records import RecordError, decode_items, encode_items
 from mmgevent.refs import Ref, Unreadable
-from mmgevent.sources import is_at_hand, is_one_shot
+from mmgevent.sources import is_at_hand, is_one_shot, is_safe_to_repeat
 from mmgevent.tasks.blame import blame_driver_code
+from mmgevent.walks import Repetition, Walk, note_call
+from mmgevent.wire.limits import MAX_BATCH_BYTES
+
+log = logging.getLogger(__name__)
 
 #: a slow datasource: what it gave in this time goes out, full or not
 PATIENCE_S = 0.25
 #: what an item without a length is taken to weigh before it is encoded, in bytes
 SMALL_ITEM_BYTES = 64
+#: Disk that the kept batches of one job may take, bytes. A larger copy would endanger the machine for the sake of a
+#: rare loss, so such a job goes on without one.
+MAX_KEPT_BYTES = 16 * 1024**3
+#: Characters of a key that are shown in an error.
+_KEY_CHARS = 60
+
+Item = tuple[Any, Any, int]
 
 
 class EncodedBatch(NamedTuple):
@@ -44,56 +58,80 @@ class EncodedBatch(NamedTuple):
 class Feeder:
     """Cuts a job's datasource into batches, numbered from 1 in datasource order."""
 
-    def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        job: Job,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        may_restart: bool = True,
+        on_notice: Callable[[str], None] = log.warning,
+    ):
         """Claim the datasource, and call it if it is a function.
 
-        DatasourceError if it was used up; JobError as `next_batch`.
+        Without `may_restart` no batches are kept.  `on_notice` gets what the user should know.
+        DatasourceError if the datasource was used up; JobError as `next_batch`.
         """
         self._job = job
         self._clock = clock
-        self._items: Iterator[tuple[Any, Any, int]]
+        self._on_notice = on_notice
         with _blaming_datasource():
-            self._items = job.items()
+            opened = job.open_datasource()
+        self._items: Iterator[Item] = job.walk(opened)
         #: whether `next_batch` never waits for anything
         self.never_waits = is_at_hand(job.datasource)
+        self._is_made = opened is not job.datasource
+        self._may_read_again = is_safe_to_repeat(opened) or (self._is_made and is_one_shot(opened))
+        #: what is known of walks through the same thing; None where it need not be known
+        self._walk = None if self._may_read_again or is_one_shot(opened) else Walk(opened)
         self._kept: _BatchFile | None = None
-        if is_one_shot(job.datasource):
+        if may_restart and not self._may_read_again:
             self._kept = _BatchFile()
+        #: batches that are given out before any that has yet to be read
         self._replay: Iterator[EncodedBatch] = iter(())
+        self._cut: deque[EncodedBatch] = deque()
+        self._held: Item | None = None  # read, and too large for the batch that was being filled
         self._refs: dict[int, list[tuple[Any, Ref]]] = {}
         self._has_content = False
         self._count = 0  # batches given out since the last restart
         self._sizes = array("Q")  # entries of each of them
+        self._repetition = Repetition()
+        #: bytes of an item, encoded, that its weight did not tell, on average of the last batch
+        self._hidden_bytes = 0
         #: every item was given out
         self.has_ended = False
 
     def restart(self) -> None:
-        """Begin again from the first item, for a server that has seen nothing yet."""
-        if self._kept is None:
-            with _blaming_datasource():
-                self._items = self._job.walk()
-        else:
-            self._replay = self._kept.read()
+        """Begin again from the first item, for a server that has seen nothing yet.
+
+        JobError (kind "disk") if the batches that this needs were not kept.
+        """
         self._count = 0
         self._sizes = array("Q")
-        self._refs.clear()
+        self._cut.clear()
         self.has_ended = False
+        if self._kept is not None:
+            self._replay = self._kept.read()
+            return
+        if not self._may_read_again:
+            raise _not_kept()
+        self._repetition.restart()
+        self._held = None
+        self._refs.clear()
+        with _blaming_datasource():
+            self._items = self._job.walk(self._job.reopen_datasource())
 
     def next_batch(self, speed: Speed) -> tuple[int, EncodedBatch] | None:
         """Return (number, batch); None at the end of the datasource.
 
         JobError (kind "datasource") for an exception of the user's own iterator, DatasourceError for
-        what is no item or cannot travel.
+        what is no item, cannot travel or is too large, and for a datasource that was used up.
         """
         batch = next(self._replay, None)
         if batch is None:
-            items, weight = self._pull(speed)
-            if not items:
+            batch = self._cut.popleft() if self._cut else self._read_batch(speed)
+            if batch is None:
                 self.has_ended = True
                 return None
-            batch = self._encode(items, weight)
-            if self._kept is not None:
-                self._kept.append(batch)
         self._count += 1
         self._sizes.append(batch.items)
         return self._count, batch
@@ -104,8 +142,7 @@ class Feeder:
         refs = self._refs.get(number)
         if refs is None:
             raise MmgeventError(f"the server asked for the contents of batch {number}, which has no files")
-        items = [(key, ref.with_content()) for key, ref in refs]
-        return EncodedBatch(len(items), sum(ref.weight for _, ref in refs), _encode_items(items), True)
+        return _encode([(key, _with_content(ref)) for key, ref in refs], sum(ref.weight for _, ref in refs))
 
     def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         """Yield (place, (key, value)) of the items at these ascending (batch, position), as far as they can be had.
@@ -117,7 +154,7 @@ class Feeder:
             return self._kept.read_again(places)
         if self._refs:
             return _read_refs_again(self._refs, places)
-        return self._walk_again(places)
+        return self._walk_again(places) if self._may_read_again else iter(())
 
     @property
     def keeps_batches(self) -> bool:
@@ -125,14 +162,13 @@ class Feeder:
         return self._kept is not None
 
     def _walk_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
-        from mmgevent.sources import iterate
-
         starts = [0, *accumulate(self._sizes)]
         wanted = {starts[batch - 1] + entry_of(position): (batch, position) for batch, position in places}
         if not wanted:
             return
         with _blaming_datasource():
-            for index, (key, value, _) in enumerate(islice(iterate(self._job.datasource), max(wanted) + 1)):
+            items = self._job.walk(self._job.reopen_datasource())
+            for index, (key, value, _) in enumerate(islice(items, max(wanted) + 1)):
                 if index in wanted:
                     yield wanted[index], (key, value)
 
@@ -140,30 +176,99 @@ class Feeder:
         if self._kept is not None:
             self._kept.close()
 
+    def _read_batch(self, speed: Speed) -> EncodedBatch | None:
+        """Read items and encode them; what does not fit one batch waits in `_cut`."""
+        items, weight = self._pull(speed)
+        if not items:
+            return None
+        refs = items if isinstance(items[0][1], Ref) else None
+        if refs is not None and self._has_content:
+            items = [(key, _with_content(ref)) for key, ref in items]
+        batches = list(_encode_cut(items, weight))
+        if refs is not None:
+            starts = accumulate((batch.items for batch in batches), initial=0)
+            for number, (start, batch) in enumerate(zip(starts, batches, strict=False), self._count + 1):
+                self._refs[number] = refs[start : start + batch.items]
+        self._hidden_bytes = (sum(len(batch.data) for batch in batches) - weight) // len(items)
+        for batch in batches:
+            self._keep(batch)
+        self._cut.extend(batches[1:])
+        return batches[0]
+
     def _pull(self, speed: Speed) -> tuple[list[tuple[Any, Any]], int]:
         """Read items for one batch; return them with what they weigh together."""
-        options = self._job.options
-        size = next_size(speed, at_least=options.greenlets)
-        if options.allocation == "oneshot":
-            size.max_items, size.max_weight = 1, 0
+        size = self._next_size(speed)
         items: list[tuple[Any, Any]] = []
         total = 0
         until = self._clock() + PATIENCE_S
+        is_at_end = True
         with _blaming_datasource():
-            for key, value, weight in self._items:
-                items.append((key, value))
-                total += weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
-                if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
+            for item in self._items if self._held is None else chain([self._take_held()], self._items):
+                key, value, weight = item
+                weight = weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
+                if items and weight > BATCH_BYTES:
+                    self._held, is_at_end = (
+                        item,
+                        False,
+                    )  # it goes alone: a batch of several is far below any limit
                     break
+                items.append((key, value))
+                total += weight
+                if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
+                    is_at_end = False
+                    break
+            self._note_items(items, is_at_end)
         return items, total
 
-    def _encode(self, items: list[tuple[Any, Any]], weight: int) -> EncodedBatch:
-        has_refs = isinstance(items[0][1], Ref)
-        if has_refs:
-            self._refs[self._count + 1] = items
-            if self._has_content:
-                items = [(key, ref.with_content()) for key, ref in items]
-        return EncodedBatch(len(items), weight, _encode_items(items), has_refs)
+    def _next_size(self, speed: Speed) -> BatchSize:
+        options = self._job.options
+        if options.allocation == "oneshot":
+            return BatchSize(1, 0)
+        size = next_size(speed, at_least=options.greenlets)
+        if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists, arrays: nobody sees how large they are
+            size.max_items = max(1, min(size.max_items, BATCH_BYTES // self._hidden_bytes))
+        return size
+
+    def _take_held(self) -> Item:
+        assert self._held is not None
+        held, self._held = self._held, None
+        return held
+
+    def _note_items(self, items: list[tuple[Any, Any]], is_at_end: bool) -> None:
+        """Count what was read; DatasourceError where items must have been lost since an earlier walk."""
+        walk = self._walk
+        if walk is not None:
+            if items and not walk.has_begun:
+                walk.begin(_digest(items[0]))
+            walk.count(len(items))
+            if is_at_end:
+                walk.end()
+            return
+        again = self._repetition
+        again.count(len(items))
+        for item in items if self._is_made else ():
+            if not again.wants_digest or isinstance(item[1], Ref):  # a file may have been touched meanwhile
+                break
+            again.compare(_digest(item))
+        if is_at_end:
+            n_items = again.end()
+            if self._is_made:
+                before = note_call(self._job.datasource, n_items)
+                if before and not n_items:
+                    self._on_notice(_EMPTY_NOW.format(before))
+
+    def _keep(self, batch: EncodedBatch) -> None:
+        if self._kept is None:
+            return
+        if self._kept.n_bytes + len(batch.data) <= MAX_KEPT_BYTES:
+            self._kept.append(batch)
+            return
+        self._kept.close()
+        self._kept = None
+        self._on_notice(
+            f"the copy of the datasource would be larger than {MAX_KEPT_BYTES >> 20:,} MiB, so it is not kept: if the "
+            f"server or the engine is lost, the job fails; {_NEW_EACH_TIME}"
+        )
 
 
 @contextmanager
@@ -177,11 +282,68 @@ def _blaming_datasource() -> Iterator[None]:
         raise blame_driver_code(error, "datasource", "the datasource") from error
 
 
+def _encode_cut(items: list[tuple[Any, Any]], weight: int) -> Iterator[EncodedBatch]:
+    """Encode items as one batch, or as several if one would be too large; DatasourceError for one item that is."""
+    data = _encode_items(items)
+    if len(data) <= MAX_BATCH_BYTES or len(items) == 1:
+        yield _checked(items, weight, data)
+        return
+    del data
+    half = len(items) // 2
+    half_weight = weight * half // len(items)
+    yield from _encode_cut(items[:half], half_weight)
+    yield from _encode_cut(items[half:], weight - half_weight)
+
+
+def _encode(items: list[tuple[Any, Any]], weight: int) -> EncodedBatch:
+    return _checked(items, weight, _encode_items(items))
+
+
+def _checked(items: list[tuple[Any, Any]], weight: int, data: bytes) -> EncodedBatch:
+    if len(data) <= MAX_BATCH_BYTES:
+        return EncodedBatch(len(items), weight, data, isinstance(items[0][1], Ref))
+    key, value = max(items, key=lambda item: item[1].weight if isinstance(item[1], Ref) else 0)
+    if isinstance(value, Ref):
+        raise _too_large_to_send(value, len(data))
+    raise DatasourceError(
+        f"the item of the datasource with the key {_shorten(key)} has {len(data):,} bytes when it is encoded, "
+        f"{len(data) - MAX_BATCH_BYTES:,} more than an item may have ({MAX_BATCH_BYTES:,}); put it into a file and pass "
+        f"Files or Lines, give its path as the item and read it in mapfn, or cut it into several items"
+    )
+
+
 def _encode_items(items: list[tuple[Any, Any]]) -> bytes:
     try:
         return encode_items(items)
     except RecordError as error:
         raise DatasourceError(f"an item of the datasource cannot travel: {error}") from error
+
+
+def _digest(item: tuple[Any, Any]) -> int:
+    """Return what tells an item from others."""
+    from xxhash import xxh3_64_intdigest
+
+    return xxh3_64_intdigest(_encode_items([item]))
+
+
+def _with_content(ref: Ref) -> Ref:
+    """Return the ref with its content; DatasourceError if that is too large to be sent."""
+    if ref.weight > MAX_BATCH_BYTES:
+        raise _too_large_to_send(ref, ref.weight)
+    return ref.with_content()
+
+
+def _too_large_to_send(ref: Ref, n_bytes: int) -> DatasourceError:
+    return DatasourceError(
+        f"{ref.path} is not on a worker as it is here, and has {n_bytes:,} bytes, {n_bytes - MAX_BATCH_BYTES:,} more than "
+        f"can be sent at once ({MAX_BATCH_BYTES:,}); put it under the same path on all workers, or use Lines, which sends "
+        f"a file in pieces"
+    )
+
+
+def _shorten(key: Any) -> str:
+    text = repr(key)
+    return text if len(text) <= _KEY_CHARS else text[: _KEY_CHARS - 3] + "..."
 
 
 class _BatchFile:
@@ -194,6 +356,8 @@ class _BatchFile:
         except OSError as error:
             raise _cannot_keep(error) from error
         self._rows: list[tuple[int, int, int]] = []  # items, weight, bytes
+        #: of all batches in the file
+        self.n_bytes = 0
 
     def append(self, batch: EncodedBatch) -> None:
         """Add a batch; JobError (kind "disk") where there is no room for it."""
@@ -204,6 +368,7 @@ class _BatchFile:
         except OSError as error:
             raise _cannot_keep(error) from error
         self._rows.append((batch.items, batch.weight, len(batch.data)))
+        self.n_bytes += len(batch.data)
 
     def read(self) -> Iterator[EncodedBatch]:
         """Give what is in the file now, again."""
@@ -242,10 +407,27 @@ def _read_refs_again(
                     yield wanted[place], (key, value)
 
 
+_EMPTY_NOW = (
+    "the datasource function gave no items, and {:,} when it was called for an earlier job; if it reads on in something "
+    "that is used up now, let it open that anew each time"
+)
+_NEW_EACH_TIME = "pass a function that returns a new iterator each time"
+
+
 def _cannot_keep(error: OSError) -> JobError:
     failure = {
         "kind": "disk",
         "error": f"cannot keep a copy of the one-shot datasource: {error}",
-        "advice": "pass a function that returns a new iterator each time, or set TMPDIR to a folder that has room",
+        "advice": f"{_NEW_EACH_TIME}, or set TMPDIR to a folder that has room",
+    }
+    return JobError.from_failure(failure)
+
+
+def _not_kept() -> JobError:
+    failure = {
+        "kind": "disk",
+        "error": f"it cannot be submitted again, since no copy of its datasource of more than "
+        f"{MAX_KEPT_BYTES >> 20:,} MiB was kept",
+        "advice": _NEW_EACH_TIME,
     }
     return JobError.from_failure(failure)

@@ -87,7 +87,7 @@ class _InlineRun:
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(STORE_BYTES))
-        self._feeder = Feeder(job)
+        self._feeder = Feeder(job, may_restart=False)
         self._attempts = 0
         self._item_count = 0
         self._skipped_count = 0

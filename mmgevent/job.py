@@ -204,15 +204,18 @@ class Job:
         sources.claim(self.datasource)
         self._is_used[0] = sources.is_one_shot(self.datasource)
 
-    def items(self) -> Iterator[tuple[Any, Any, int]]:
-        """Claim the datasource and walk through it: `(key, value, weight)`, see `sources.iterate`."""
+    def open_datasource(self) -> Any:
+        """Claim the datasource and return what is to be walked through, see `sources.open_datasource`."""
         self.claim_datasource()
-        return self.walk()
+        return self.reopen_datasource()
 
-    def walk(self) -> Iterator[tuple[Any, Any, int]]:
-        """Walk through the datasource, which was claimed: as `items`, also where a driver resubmits by itself."""
-        argv = list_to_show(self.argv)
-        return items_showing(argv, calls_showing(argv, sources.iterate)(self.datasource))
+    def reopen_datasource(self) -> Any:
+        """As `open_datasource`, for a datasource that was claimed: where a driver resubmits by itself."""
+        return calls_showing(list_to_show(self.argv), sources.open_datasource)(self.datasource)
+
+    def walk(self, opened: Any) -> Iterator[tuple[Any, Any, int]]:
+        """Walk through what was opened: `(key, value, weight)`, see `sources.walk`."""
+        return items_showing(list_to_show(self.argv), sources.walk(opened))
 
 
 def _name_after(*functions: Any) -> str:

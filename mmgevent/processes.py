@@ -6,6 +6,7 @@ own imports before it, and they are to be at work at once: `mmg-run`, its engine
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -76,7 +77,7 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
         for sock in opened:
             sock.close()
         if isinstance(error, OSError):
-            raise EngineError(f"the engine process cannot be started: {error}") from error
+            raise EngineError(f"the engine process cannot be started: {explain_failure(error)}") from error
         raise
     for sock in theirs:
         sock.close()
@@ -131,6 +132,14 @@ def _start_python(
         env=environ,
         start_new_session=True,  # the terminal's Ctrl-C is for the one who starts
     )
+
+
+def explain_failure(error: OSError) -> str:
+    """Say why a process could not be started: where its environment is too large, which variable makes it so."""
+    from mmgevent.environment import find_fault
+
+    fault = find_fault(_environ()) if error.errno == errno.E2BIG else None
+    return fault or str(error)
 
 
 def _environ() -> dict[str, str]:

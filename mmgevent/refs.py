@@ -15,10 +15,12 @@ and every line belongs to exactly one.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
@@ -26,6 +28,10 @@ from mmgevent.errors import DatasourceError, MmgeventError
 
 #: bytes at the start of a file that are hashed: enough to tell files apart, one read
 HEAD_BYTES = 64 * 1024
+
+#: Content of a file whose size does not tell how much there is, bytes. It travels with its ref, and is read by the
+#: driver, so it is bounded.
+MAX_UNSIZED_BYTES = 16 * 1024 * 1024
 
 #: bytes read at once while looking for the end of a line that began in another split
 SKIP_BYTES = 1024 * 1024
@@ -289,23 +295,49 @@ class LinesRef(Ref):
         return position
 
 
-def identify(path: str) -> tuple[str, int, int, int]:
-    """Return the absolute path, size, mtime_ns and head hash of a file, as refs hold them.
+class Identity(NamedTuple):
+    """What tells a file from others, as refs hold it."""
 
-    Raise DatasourceError if it is not a regular file or cannot be read.
+    location: str
+    size: int
+    mtime_ns: int
+    head_hash: int
+
+
+def identify(path: str) -> tuple[Identity, bytes | None]:
+    """Return what tells a file from others, and its content if its size does not tell that.
+
+    The size of most files of /proc and /sys is not how many bytes there are to read: they are read here and now,
+    on the driver's machine.  Raise DatasourceError if a path is no regular file or cannot be read.
     """
     location = os.path.abspath(path)
     try:
-        stat = os.stat(location)
-        if not os.path.isfile(location):
+        status = os.stat(location)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
             raise DatasourceError(
                 f"{path} is not a regular file; read it in your program, and pass its items as the datasource"
             )
-        with open(location, "rb", buffering=0) as file:
-            head = _read_up_to(file, min(HEAD_BYTES, stat.st_size))
+        with open(location, "rb", buffering=0, opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            expected = min(HEAD_BYTES, status.st_size)
+            head = _read_up_to(file, expected or 1)
+            if len(head) == expected:
+                digest = xxhash.xxh3_64_intdigest(head)
+                return Identity(location, status.st_size, status.st_mtime_ns, digest), None
+            content = head + _read_up_to(file, MAX_UNSIZED_BYTES)
     except OSError as error:
         raise DatasourceError(f"cannot read {path}: {error.strerror or error}") from error
-    return location, stat.st_size, stat.st_mtime_ns, xxhash.xxh3_64_intdigest(head)
+    if len(content) > MAX_UNSIZED_BYTES:
+        raise DatasourceError(
+            f"{path} has more than {MAX_UNSIZED_BYTES:,} bytes, though its size is {status.st_size}; read it in your "
+            f"program, and pass its items as the datasource"
+        )
+    digest = xxhash.xxh3_64_intdigest(content[:HEAD_BYTES])
+    return Identity(location, len(content), status.st_mtime_ns, digest), content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_exactly(file: Any, n_bytes: int) -> bytes:
@@ -317,15 +349,22 @@ def _read_exactly(file: Any, n_bytes: int) -> bytes:
 
 def _read_up_to(file: Any, n_bytes: int) -> bytes:
     """Read `n_bytes`, or all there is: an unbuffered read may give less than asked (2 GiB at once)."""
-    data = file.read(n_bytes)
+    data = _read_some(file, n_bytes)
     if len(data) == n_bytes:
         return data
     parts = [data]
     missing = n_bytes - len(data)
     while missing and parts[-1]:
-        parts.append(file.read(missing))
+        parts.append(_read_some(file, missing))
         missing -= len(parts[-1])
     return b"".join(parts)
+
+
+def _read_some(file: Any, n_bytes: int) -> bytes:
+    data: bytes | None = file.read(n_bytes)
+    if data is None:  # /proc/kmsg and the like
+        raise BlockingIOError(errno.EAGAIN, "it has no end: more may come at any time")
+    return data
 
 
 def _is_utf8_sig(encoding: str) -> bool:

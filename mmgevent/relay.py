@@ -18,7 +18,7 @@ import gevent
 
 from mmgevent import errors
 from mmgevent.addresses import format_address
-from mmgevent.errors import MmgeventError
+from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.passing import Host, Pieces, ToldPeers, WatchedPeers
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.messages import control, message_of
@@ -133,19 +133,13 @@ class NodeRelay:
                 self._driver.send(self._state_frame(frame.job))
         elif type_ == "submit":
             self._jobs.add(frame.job)
-            self._forward(self._without_context(frame, message))
+            if message.get("context_bytes"):  # a node's job runs alike wherever the server is
+                raise ProtocolError("the surroundings of a node's driver stay at home")
+            self._forward(frame)
         elif not frame.job or frame.job in self._jobs:
             self._forward(frame)
             if type_ == "cancel":
                 self._jobs.discard(frame.job)
-
-    @staticmethod
-    def _without_context(frame: Frame, message: dict[str, Any]) -> Frame:
-        """A node's job runs alike wherever the server is: the driver's environment stays at home."""
-        if "context" not in message:
-            return frame
-        fields = {name: value for name, value in message.items() if name not in ("type", "context")}
-        return control(message["type"], frame.job, **fields)
 
     def _forward(self, frame: Frame) -> None:
         if self._server is not None:

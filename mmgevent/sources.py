@@ -11,13 +11,14 @@ from __future__ import annotations
 import codecs
 import inspect
 import os
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
 from mmgevent.paths import Paths, check_paths, find_files, flatten
 from mmgevent.refs import ContentNeeded, DecodeError, FileRef, LinesRef, Ref, identify
+from mmgevent.walks import claim as _claim
+from mmgevent.walks import is_iterator, is_repeatable
 
 __all__ = [
     "ContentNeeded",
@@ -32,7 +33,10 @@ __all__ = [
     "claim",
     "is_at_hand",
     "is_one_shot",
+    "is_safe_to_repeat",
     "iterate",
+    "open_datasource",
+    "walk",
 ]
 
 #: a split of Lines: some tenths of a second of work, so that one file feeds many executors
@@ -69,10 +73,13 @@ class Files(Source):
 
     A path is a file, a glob (`**` crosses folders) or a folder, which stands for
     all files in it and below; a str, a PathLike, or a list of them.  Globs and
-    folders give files sorted by path.  Of folders hidden names, links to
-    folders, and what is no regular file (sockets, pipes) are left out; of globs,
-    hidden names unless the glob names them.  A file that is named twice counts
-    twice.
+    folders give files sorted by path.  Of folders hidden names are left out, of
+    globs too unless the glob names them.  A file that is named twice counts twice.
+
+    Input that is missing is an error: a link that leads nowhere, a folder that
+    cannot be listed.  A warning counts and names what else is left out: links to
+    folders in folders, pipes, sockets and devices.  Files whose size does not tell
+    how much there is to read, such as those of /proc, are read by the driver.
 
     Text is what `open(path, encoding=encoding, errors=errors).read()` gives; a
     file that is not text in that encoding fails with DecodeError where it is
@@ -89,7 +96,8 @@ class Files(Source):
 
     def refs(self) -> Iterator[FileRef]:
         for path in find_files(self.paths):
-            yield FileRef(path, *identify(path), self.encoding, self.errors, self.binary)
+            identity, content = identify(path)
+            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content=content)
 
     def check(self) -> None:
         if not self.binary:
@@ -116,11 +124,14 @@ class Lines(Source):
 
     def refs(self) -> Iterator[LinesRef]:
         for path in find_files(self.paths):
-            stamp = identify(path)
-            size = stamp[1]
+            identity, content = identify(path)
+            size = identity.size
+            if content is not None:  # one split, whatever its length: it is here
+                yield LinesRef(path, *identity, self.encoding, self.errors, end=size, content=content)
+                continue
             for start in range(0, size, LINES_SPLIT_BYTES):
                 end = min(start + LINES_SPLIT_BYTES, size)
-                yield LinesRef(path, *stamp, self.encoding, self.errors, start, end)
+                yield LinesRef(path, *identity, self.encoding, self.errors, start, end)
 
     def check(self) -> None:
         _check_codec(self.encoding, self.errors)
@@ -161,7 +172,7 @@ def iterate(datasource: Any) -> Iterator[tuple[Any, Any, int]]:
     DatasourceError for what is no datasource and for an item that is no pair;
     exceptions of the user's own iterator pass unchanged.
     """
-    return _walk(_opened(datasource))
+    return walk(open_datasource(datasource))
 
 
 def check_datasource(datasource: Any) -> None:
@@ -184,17 +195,12 @@ def is_at_hand(datasource: Any) -> bool:
 
 def is_one_shot(datasource: Any) -> bool:
     """Say whether walking through `datasource` uses it up, as with a generator."""
-    return (
-        not isinstance(datasource, Source)
-        and not _is_mapping(datasource)
-        and hasattr(type(datasource), "__next__")
-        and _is_iterable(datasource)
-        and iter(datasource) is datasource
-    )
+    return not isinstance(datasource, Source) and not _is_mapping(datasource) and is_iterator(datasource)
 
 
-#: one-shot datasources that were submitted, as far as they allow weak references
-_claimed: weakref.WeakSet[Any] = weakref.WeakSet()
+def is_safe_to_repeat(opened: Any) -> bool:
+    """Return whether what `open_datasource` gave is known to give the same items when it is walked again."""
+    return type(opened) in (Files, Lines, _Sum) or is_repeatable(opened)
 
 
 def claim(datasource: Any) -> None:
@@ -202,14 +208,8 @@ def claim(datasource: Any) -> None:
 
     Called once a submit, not when a driver resubmits by itself.
     """
-    if not is_one_shot(datasource):
-        return
-    try:
-        if datasource in _claimed:
-            raise used_up(datasource)
-        _claimed.add(datasource)
-    except TypeError:
-        return  # no weak references (zip, map): the job remembers its own
+    if is_one_shot(datasource):
+        _claim(datasource, lambda: used_up(datasource))
 
 
 def used_up(datasource: Any) -> DatasourceError:
@@ -220,8 +220,12 @@ def used_up(datasource: Any) -> DatasourceError:
     )
 
 
-def _opened(datasource: Any) -> Any:
-    """Call a function, and make sure that what is to be walked can be."""
+def open_datasource(datasource: Any) -> Any:
+    """Return what is to be walked through: the datasource itself, or what its function makes.
+
+    Raise DatasourceError for what is no datasource, and for a function that returns an iterator it has returned
+    before.
+    """
     check_datasource(datasource)
     if isinstance(datasource, Source) or _is_mapping(datasource) or _is_iterable(datasource):
         return datasource
@@ -233,10 +237,13 @@ def _opened(datasource: Any) -> Any:
             f"the datasource function {_name(datasource)} returned {_describe(made)}; "
             f"it must return (or yield) (key, value) pairs, a mapping, Files or Lines"
         )
+    if is_one_shot(made):
+        _claim(made, lambda: _not_new(datasource, made))
     return made
 
 
-def _walk(opened: Any) -> Iterator[tuple[Any, Any, int]]:
+def walk(opened: Any) -> Iterator[tuple[Any, Any, int]]:
+    """Walk through what `open_datasource` gave, as `iterate`."""
     if isinstance(opened, Source):
         for ref in opened.refs():
             yield ref.key, ref, ref.weight
@@ -262,6 +269,13 @@ def _is_iterable(datasource: Any) -> bool:
     if isinstance(datasource, (str, bytes, bytearray, os.PathLike, type)):
         return False
     return hasattr(type(datasource), "__iter__") or hasattr(type(datasource), "__getitem__")
+
+
+def _not_new(function: Any, made: Any) -> DatasourceError:
+    return DatasourceError(
+        f"the datasource function {_name(function)} returned a {type(made).__name__} that was used up before; "
+        f"it must make a new one each time it is called"
+    )
 
 
 def _check_no_parameters(function: Any) -> None:

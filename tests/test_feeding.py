@@ -1,8 +1,10 @@
 """feeding: every item leaves in order, once; a restart gives them all again."""
 
+import tempfile
+
 import pytest
 
-from mmgevent import Files, Job
+from mmgevent import Files, Job, Lines, feeding
 from mmgevent.batching import Speed
 from mmgevent.errors import DatasourceError, JobError
 from mmgevent.feeding import Feeder
@@ -133,4 +135,110 @@ def test_batches_of_equal_items_settle_at_the_time_they_aim_at():
         speed.weight += batch.weight
         speed.seconds += 0.01 * batch.items
     assert batch.items == 200
+    feeder.close()
+
+
+MIB = 1024 * 1024
+
+
+class Opaque:
+    """A value whose size nobody can see before it is encoded."""
+
+    def __init__(self, n_bytes):
+        self.n_bytes = n_bytes
+
+    def __reduce__(self):
+        return (bytes, (bytes(self.n_bytes),))
+
+
+@pytest.fixture
+def small_limit(monkeypatch):
+    monkeypatch.setattr(feeding, "MAX_BATCH_BYTES", MIB)
+
+
+def test_an_item_that_is_too_large_is_named_with_its_size_before_anything_is_sent(small_limit):
+    feeder = Feeder(Job([("small", b"1"), ("large", bytes(MIB + 100))], mapfn))
+    with pytest.raises(
+        DatasourceError, match=r"the key 'large' has 1,048,\d\d\d bytes .*\(1,048,576\); .* Files"
+    ):
+        drain(feeder)
+
+
+def test_items_that_are_too_large_together_go_in_several_batches(small_limit):
+    items = [(n, Opaque(300_000)) for n in range(20)]
+    feeder = Feeder(Job(items, mapfn))
+    batches = drain(feeder, Speed(items=10_000, weight=0, seconds=1.0, slots=1))
+    assert all(len(batch.data) <= MIB for batch in batches.values())
+    assert [key for key, _ in items_of(batches)] == list(range(20))
+
+
+def test_a_restart_between_the_parts_of_a_batch_that_was_cut_loses_nothing(small_limit):
+    feeder = Feeder(Job(((n, Opaque(300_000)) for n in range(20)), mapfn))
+    feeder.next_batch(Speed(items=10_000, weight=0, seconds=1.0, slots=1))
+    feeder.restart()
+    assert [key for key, _ in items_of(drain(feeder))] == list(range(20))
+    feeder.close()
+
+
+def test_batches_of_large_items_without_a_length_aim_at_16_mib_once_one_is_known():
+    feeder = Feeder(Job(((n, Opaque(4 * MIB)) for n in range(9)), mapfn))
+    assert feeder.next_batch(Speed())[1].items == 1
+    assert feeder.next_batch(Speed(items=10_000, weight=0, seconds=1.0, slots=1))[1].items <= 4
+    feeder.close()
+
+
+def test_a_large_item_goes_alone():
+    feeder = Feeder(Job([(1, b"small"), (2, bytes(17 * MIB)), (3, b"small"), (4, b"small")], mapfn))
+    batches = drain(feeder, Speed(items=10_000, weight=0, seconds=1.0, slots=1))
+    assert [batch.items for batch in batches.values()] == [1, 1, 2]
+    assert [key for key, _ in items_of(batches)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", [Files, Lines])
+def test_a_file_that_is_too_large_to_be_sent_is_named_with_its_size(small_limit, tmp_path, kind):
+    (tmp_path / "large.txt").write_bytes(bytes(MIB + 1))
+    feeder = Feeder(Job(kind(tmp_path), mapfn))
+    number, _ = feeder.next_batch(Speed())
+    with pytest.raises(
+        DatasourceError, match=r"large\.txt .* has 1,048,\d\d\d bytes, .* same path on all workers"
+    ):
+        feeder.content_of(number)
+
+
+def test_beyond_a_bound_nothing_is_kept_and_a_restart_says_why_it_cannot_be(monkeypatch):
+    monkeypatch.setattr(feeding, "MAX_KEPT_BYTES", 4 * MIB)
+    notices = []
+    feeder = Feeder(Job(((n, bytes(MIB)) for n in range(8)), mapfn), on_notice=notices.append)
+    batches = drain(feeder)
+    assert [key for key, _ in items_of(batches)] == list(range(8))
+    (notice,) = notices
+    assert "larger than 4 MiB" in notice
+    assert "pass a function" in notice
+    with pytest.raises(JobError, match=r"cannot be submitted again.* 4 MiB .*\n.*pass a function") as caught:
+        feeder.restart()
+    assert caught.value.kind == "disk"
+
+
+def test_nothing_is_kept_where_nothing_can_be_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(JobError, match="cannot keep a copy"):
+        Feeder(Job(iter([(1, 1)]), mapfn))
+    feeder = Feeder(Job(iter([(1, 1)]), mapfn), may_restart=False)
+    assert items_of(drain(feeder)) == [(1, 1)]
+
+
+class TheirFiles(Files):
+    """Somebody else's source: nobody knows whether it gives the same again."""
+
+    def refs(self):
+        yield from super().refs()
+
+
+def test_the_contents_of_kept_refs_are_found_after_a_restart(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    feeder = Feeder(Job(TheirFiles(tmp_path), mapfn))
+    number, _ = feeder.next_batch(Speed())
+    feeder.restart()
+    assert feeder.next_batch(Speed())[0] == number
+    assert decode_items(feeder.content_of(number).data)[0][1].content == b"text"
     feeder.close()

@@ -8,10 +8,14 @@ import time
 import pytest
 
 import mmgevent.mincemeat as mincemeat
-from mmgevent.errors import FunctionError, PasswordError, ProtocolError, UsageError
+from mmgevent.batching import Speed
+from mmgevent.errors import DatasourceError, FunctionError, PasswordError, ProtocolError, UsageError
+from mmgevent.feeding import Feeder
 from mmgevent.inline import run_inline
 from mmgevent.mincemeat import TaskManager, commands, endpoint
 from mmgevent.mincemeat.taskmanager import Transaction, choose_functions, make_job
+from mmgevent.records import decode_items
+from mmgevent.sources import iterate
 
 
 def words(key, text):
@@ -516,11 +520,11 @@ class Lazy:
 def test_a_datasource_is_read_one_item_at_a_time_and_can_be_read_again():
     datasource = Lazy()
     job = job_of(datasource, mapfn=words, reducefn=add)
-    items = job.items()
+    items = iterate(job.datasource)
     assert datasource.asked == []
     assert next(items)[:2] == ("x", "x x")
     assert datasource.asked == ["x"]
-    assert [item[:2] for item in job.items()] == [("x", "x x"), ("y", "y y")]
+    assert [item[:2] for item in iterate(job.datasource)] == [("x", "x x"), ("y", "y y")]
 
 
 @pytest.mark.parametrize("datasource", [3, iter([1]), {1, 2}])
@@ -571,3 +575,30 @@ def test_the_object_of_a_method_travels_without_what_is_the_servers_own():
 class TravellingServer(mincemeat.Server):
     def mapfn(self, key, value):
         yield key, value * self.factor
+
+
+class Once(Lazy):
+    """Its keys can be had once."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys = iter(["x", "y"])
+
+    def __iter__(self):
+        return self.keys
+
+
+def test_a_datasource_whose_keys_come_once_is_refused_in_a_second_transaction():
+    datasource = Once()
+    assert dict(run_inline(job_of(datasource, mapfn=words, reducefn=add))) == {"x": 2, "y": 2}
+    with pytest.raises(DatasourceError, match="a Once, gave 0 items, and 2 when"):
+        dict(run_inline(job_of(datasource, mapfn=words, reducefn=add)))
+
+
+def test_a_datasource_whose_keys_come_once_is_whole_after_a_restart():
+    feeder = Feeder(job_of(Once(), mapfn=words, reducefn=add))
+    feeder.next_batch(Speed())
+    feeder.restart()
+    batches = iter(lambda: feeder.next_batch(Speed()), None)
+    assert [key for _, batch in batches for key, _ in decode_items(batch.data)] == ["x", "y"]
+    feeder.close()

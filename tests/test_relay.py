@@ -93,6 +93,14 @@ def test_after_a_fault_of_our_own_the_next_job_opens_a_link(make_house):
     wait_until(lambda: house.place.heard == [("submit", 1), ("submit", 2)])
 
 
+def test_the_surroundings_of_a_nodes_driver_go_nowhere(make_house):
+    house = make_house()
+    sizes = {"code_bytes": 1, "context_bytes": 5}
+    house.driver.send(control("submit", 1, name="test", options={}, fingerprint="", **sizes))
+    wait_until(lambda: house.driver.is_closed)
+    assert house.place.heard == []
+
+
 LAST_WORDS = {
     "job_done": {"stats": {}},
     "job_failed": {"failure": {}},

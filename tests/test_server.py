@@ -9,8 +9,9 @@ from mmgevent.net.local_link import local_pair
 from mmgevent.records import encode_flush, encode_items, encode_segment
 from mmgevent.server import Server
 from mmgevent.server.partitioning import cut_partitions
-from mmgevent.versions import PYTHON_VERSION
+from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
+from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
 from mmgevent.wire.streams import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 
@@ -24,10 +25,10 @@ def settle():
 class Peer:
     """The other end of a link of the server, played by the test."""
 
-    def __init__(self, server, role, slots=1, hello=True):
+    def __init__(self, server, role, slots=1, hello=True, is_local=True):
         self.frames, self.messages, self.closed = [], [], None
         ours, self.link = local_pair(f"test {role}")
-        server.attach(ours, role, is_local=True)
+        server.attach(ours, role, is_local=is_local)
         self.link.start(self._on_frame, self._on_close)
         if hello:
             fields = {"slots": slots} if role == "worker" else {}
@@ -36,7 +37,7 @@ class Peer:
                 role=role,
                 protocol=PROTOCOL,
                 python=PYTHON_VERSION,
-                dill="x",
+                dill="x" if is_local else dill_version(),
                 version="1",
                 host="h",
                 pid=1,
@@ -174,9 +175,7 @@ def test_contents_that_come_again_take_the_batchs_place_only_when_whole(server):
         assert came + len(message.get("inline", b"")) == message["size"]
 
 
-@pytest.mark.parametrize(
-    ("items", "size", "number"), [(3_000_000, 10, 1), (0, 10, 1), (1, 2**31, 1), (1, 10, 10_000)]
-)
+@pytest.mark.parametrize(("items", "size", "number"), [(3_000_000, 10, 1), (0, 10, 1), (1, 10, 10_000)])
 def test_batches_that_cannot_be_close_their_driver_only(server, items, size, number):
     worker, driver, other = Peer(server, "worker"), Peer(server, "driver"), Peer(server, "driver")
     driver.submit()
@@ -187,6 +186,67 @@ def test_batches_that_cannot_be_close_their_driver_only(server, items, size, num
     other.send_batch(1)
     assert worker.heard("assign")
     assert worker.closed is None
+
+
+TOO_LARGE = {"code_bytes": MAX_CODE_BYTES, "context_bytes": MAX_CONTEXT_BYTES}
+
+
+@pytest.mark.parametrize("field", TOO_LARGE)
+def test_a_job_that_is_too_large_is_rejected_with_its_size_and_the_link_stays(server, field):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(1)
+    sizes = {"code_bytes": 1, field: TOO_LARGE[field] + 5}
+    driver.say("submit", 2, name="t", options={}, fingerprint="f", **sizes)
+    driver.send(Frame(CODE, b"c" * 100_000, 2))  # it was on its way
+    ((frame, message),) = driver.heard("rejected")
+    assert frame.job == 2
+    assert f"{TOO_LARGE[field] + 5:,} bytes were announced, 5 more than" in message["error"]
+    driver.send_batch(1)
+    assert worker.heard("assign")
+    assert driver.closed is None
+
+
+def test_a_batch_that_is_too_large_fails_its_job_with_its_size_and_no_other(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(1)
+    driver.submit(2)
+    driver.say("batch", 2, 1, in_lane=True, items=1, size=MAX_BATCH_BYTES + 5, weight=1)
+    driver.send(Frame(BATCH, b"b" * 60_000, 2, 1))  # it was on its way
+    ((frame, message),) = driver.heard("job_failed")
+    assert frame.job == 2
+    assert message["failure"]["kind"] == "datasource"
+    assert (
+        "batch 1 of the job: 1,073,741,829 bytes were announced, 5 more than" in message["failure"]["error"]
+    )
+    driver.send_batch(1)
+    assert [frame.job for frame, _ in worker.heard("assign")] == [1]
+    assert driver.closed is None
+
+
+@pytest.mark.parametrize("cut_at", [1, 10, 11, 12, 13])
+def test_the_context_goes_to_workers_of_the_drivers_own_engine_only(server, cut_at):
+    own, other = Peer(server, "worker"), Peer(server, "worker", is_local=False)
+    driver = Peer(server, "driver")
+    sizes = {"code_bytes": 3, "context_bytes": 10}
+    driver.say("submit", 1, name="t", options={}, fingerprint="f", **sizes)
+    parcel = b"surroundscod"[:10] + b"cod"
+    driver.send(*(Frame(CODE, part, 1) for part in (parcel[:cut_at], parcel[cut_at:]) if part))
+    for number in (1, 2):
+        driver.send_batch(number)
+    for worker, context_bytes, expected in ((own, 10, parcel), (other, None, b"cod")):
+        ((_, message),) = worker.heard("job")
+        assert message.get("context_bytes") == context_bytes
+        assert message["code_bytes"] == 3
+        assert b"".join(frame.payload for frame in worker.frames if frame.kind == CODE) == expected
+
+
+def test_a_driver_elsewhere_has_no_context(server):
+    driver = Peer(server, "driver", is_local=False)
+    driver.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=1, context_bytes=10)
+    ((_, message),) = driver.heard("rejected")
+    assert "surroundings travel to executors of the driver's own engine only" in message["error"]
+    driver.submit(2)
+    assert driver.heard("accepted")
 
 
 def test_data_frames_without_data_close_their_link(server):

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any

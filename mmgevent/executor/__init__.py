@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import os
 import resource
 import socket
@@ -94,10 +95,12 @@ class Executor:
     def _take_job(self, frame: Frame, message: dict[str, Any]) -> None:
         options = message["options"]
         limit_bytes = options.get("memory_limit")
-        code = self._receive_code(frame.lane, message["code_bytes"])
+        context_bytes = message.get("context_bytes", 0)
+        received = memoryview(self._receive_code(frame.lane, context_bytes + message["code_bytes"]))
+        context, code = received[:context_bytes], received[context_bytes:]
         try:
-            if "context" in message:
-                shipping.enter(message["context"])
+            if context_bytes:
+                shipping.enter(json.loads(bytes(context)))
             if limit_bytes is not None:
                 _, hard = resource.getrlimit(resource.RLIMIT_DATA)
                 resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))

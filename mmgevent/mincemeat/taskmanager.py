@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmgevent.errors import FunctionError, MmgeventError, UsageError
 from mmgevent.job import Job
+from mmgevent.walks import StandIn, is_repeatable
 
 if TYPE_CHECKING:
     from mmgevent.handle import JobHandle
@@ -272,14 +273,12 @@ def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) ->
             f"got {type(datasource).__name__}"
         )
 
-    def read_items() -> Iterator[tuple[Any, Any]]:
-        return ((key, datasource[key]) for key in datasource)
-
     mapfn, collectfn, reducefn = choose_functions(server)
     allocation = _first(transaction.allocation, defaults["allocation"])
     percent = _first(transaction.retransmit, defaults["retransmit"])
+    table = _Table(datasource)
     return Job(
-        read_items,
+        table.__iter__ if is_repeatable(datasource) else table,
         mapfn,
         reducefn,
         collectfn=collectfn,
@@ -287,6 +286,16 @@ def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) ->
         allocation="oneshot" if allocation == TaskManager.ONESHOT else "continuous",
         retransmit=min(1.0, max(0.0, percent / 100)),
     )
+
+
+class _Table(StandIn):
+    """A datasource as the engine has it: its keys with their values, read one at a time."""
+
+    def __init__(self, datasource: Any):
+        self.stands_for = datasource
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return ((key, self.stands_for[key]) for key in self.stands_for)
 
 
 def choose_functions(server: Any) -> tuple[Any, Any, Any]:

@@ -27,16 +27,16 @@ from mmgevent.net.link import Link
 from mmgevent.net.threads import run_in_thread
 from mmgevent.positions import ALL
 from mmgevent.scheduler import Scheduler, commands
-from mmgevent.server.hosted import MAX_CODE_BYTES, PROGRESS_S, Attempt, HostedJob, read_rules
+from mmgevent.server.hosted import PROGRESS_S, Attempt, HostedJob, read_rules
 from mmgevent.server.intake import Intake
 from mmgevent.server.obituaries import certify
 from mmgevent.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.server.peers import DriverPeer, Peer, WorkerPeer
 from mmgevent.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.store import JobStore, Memory
-from mmgevent.wire.frames import CODE, Frame
+from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, control
-from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, grant_frame
+from mmgevent.wire.streams import INPUT_WINDOW, grant_frame
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Server:
         self._memory = Memory(memory_bytes)
         self._intake = Intake(memory_bytes)
         #: what code all jobs have announced; the largest job is taken by the smallest server
-        self._code_memory = Memory(max(memory_bytes, MAX_CODE_BYTES))
+        self._code_memory = Memory(max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES))
         self._spill_folder = spill_folder
         self._scheduler = Scheduler(random.Random())
         self._peers: set[Peer] = set()
@@ -275,8 +275,8 @@ class Server:
         store = JobStore(self._memory, self._spill_folder, run_in_thread)
         job = HostedJob(number, f"{self.name}-{number}", link, driver_job, submit, store, self._intake)
         job.rules = read_rules(job.options)
-        job.announce(job.context)  # it has to fit a frame
-        if not self._code_memory.take(job.code_bytes):
+        job.announce(with_context=True)  # it has to fit a frame
+        if not self._code_memory.take(job.lane_bytes):
             held = self._code_memory.used_bytes
             raise MmgeventError(f"this server has {held} bytes of jobs' code already: try again later")
         self._next_job += 1
@@ -300,6 +300,10 @@ class Server:
     def has_job(self, job: HostedJob) -> bool:
         """Is this job still going on here?"""
         return self._jobs.get(job.number) is job
+
+    def refuse_input(self, job: HostedJob, error: MmgeventError) -> None:
+        """Fail a job whose driver announced input that is not taken; its other jobs go on."""
+        self._break_job(job, "datasource", str(error), None)
 
     def cancel(self, job: HostedJob) -> None:
         self.run(self._scheduler.cancel_job(job.number, time.monotonic()))
@@ -360,13 +364,7 @@ class Server:
         if job.number in worker.jobs:
             return
         worker.jobs.add(job.number)
-        lane = (job.number, 0, 0)
-        context = job.context if worker.is_local else None
-        worker.link.send(job.announce(context))
-        worker.link.open_lane(lane, CODE_WINDOW)
-        for chunk in job.code:
-            worker.link.send_in_lane(Frame(CODE, chunk, *lane))
-        worker.link.close_lane(lane)
+        job.send_code(worker.link, with_context=worker.is_local)
 
     def _recall(self, c: commands.Recall) -> None:
         attempt = self._attempts[c.attempt]
@@ -533,7 +531,7 @@ class Server:
         if self._jobs.pop(job.number, None) is not None:
             self._tell_workers_end(job)
             job.close()
-            self._code_memory.give_back(job.code_bytes)
+            self._code_memory.give_back(job.lane_bytes)
             if not self._jobs:
                 self.idle.set()
 

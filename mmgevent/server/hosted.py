@@ -20,14 +20,15 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from mmgevent.errors import OptionError, ProtocolError
+from mmgevent.errors import MmgeventError, OptionError, ProtocolError
 from mmgevent.net.link import Link
 from mmgevent.options import JobOptions
 from mmgevent.positions import ALL, Part
 from mmgevent.scheduler import JobRules
 from mmgevent.server.intake import Intake, append_chunk
 from mmgevent.store import JobStore, Output
-from mmgevent.wire.frames import INPUT, MAX_PAYLOAD, RESULT, Frame, Payload
+from mmgevent.wire.frames import CODE, INPUT, MAX_PAYLOAD, RESULT, Frame, Payload
+from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control
 from mmgevent.wire.streams import (
     BATCH_WINDOW,
@@ -42,8 +43,6 @@ from mmgevent.wire.streams import (
 
 log = logging.getLogger(__name__)
 
-MAX_CODE_BYTES = 256 * 1024 * 1024  #: of one job
-MAX_BATCH_BYTES = 1024 * 1024 * 1024  #: one item may be large; batches of several aim at 16 MiB
 #: a batch claims no more weight, an attempt no more time than this, so that sums stay numbers
 MAX_WEIGHT = 2**40
 MAX_SECONDS = 1e7
@@ -160,15 +159,13 @@ class HostedJob:
         store: JobStore,
         intake: Intake,
     ):
-        if submit["code_bytes"] > MAX_CODE_BYTES:
-            raise ProtocolError(
-                f"a job has {submit['code_bytes']} bytes of code, at most {MAX_CODE_BYTES} may be"
-            )
+        """`submit`: the driver's message.  MmgeventError if it announces more than a job may have."""
+        _check_limit("code", submit["code_bytes"], MAX_CODE_BYTES)
+        _check_limit("surroundings", submit.get("context_bytes", 0), MAX_CONTEXT_BYTES)
         self.number = number
         self.id = id
         self.name: str = submit["name"]
         self.options: dict[str, Any] = submit["options"]
-        self.context: dict[str, Any] | None = submit.get("context")
         self.fingerprint: str = submit["fingerprint"]
         self.is_oneshot = self.options.get("allocation") == "oneshot"
         self.delivered = frozenset(submit.get("skip", ()))  #: partitions a former server delivered
@@ -184,6 +181,9 @@ class HostedJob:
         self.sizes: dict[int, int] = {}
         self.code_bytes: int = submit["code_bytes"]
         self.code: list[bytes] = []
+        #: surroundings of the driver, for executors of its own machine; they come before the code
+        self.context_bytes: int = submit.get("context_bytes", 0)
+        self.context: list[bytes] = []
         self._code_window = ReceiveWindow(CODE_WINDOW)
         self._code_received = 0
         self.batches: dict[int, Batch] = {}  #: whole ones
@@ -208,23 +208,44 @@ class HostedJob:
     # code
 
     def receive_code(self, data: bytes) -> bool:
-        """Take code; True once it is whole."""
+        """Take the context, then the code; True once they are whole."""
         self._code_window.received(len(data))
-        append_chunk(self.code, data)
+        missing = max(0, self.context_bytes - self._code_received)
         self._code_received += len(data)
-        if self._code_received > self.code_bytes:
-            raise ProtocolError(f"more than the announced {self.code_bytes} bytes of code came")
+        if self._code_received > self.lane_bytes:
+            raise ProtocolError(f"more than the announced {self.lane_bytes} bytes of code came")
+        if missing:
+            append_chunk(self.context, data[:missing])
+        if len(data) > missing:
+            append_chunk(self.code, data[missing:])
         self._grant((self.driver_job, 0, 0), self._code_window.consumed(len(data)))
         return self.has_code
 
     @property
+    def lane_bytes(self) -> int:
+        """Bytes of context and code together."""
+        return self.context_bytes + self.code_bytes
+
+    @property
     def has_code(self) -> bool:
-        return self._code_received == self.code_bytes
+        return self._code_received == self.lane_bytes
+
+    def send_code(self, link: Link, *, with_context: bool) -> None:
+        """Tell a worker of this job, and send it the code, with the context if that is meant for it."""
+        lane = (self.number, 0, 0)
+        link.send(self.announce(with_context=with_context))
+        link.open_lane(lane, CODE_WINDOW)
+        for chunk in (*self.context, *self.code) if with_context else self.code:
+            link.send_in_lane(Frame(CODE, chunk, *lane))
+        link.close_lane(lane)
 
     # input
 
     def announce_batch(self, number: int, message: dict[str, Any]) -> Batch:
-        """Begin a batch, or begin it again with its contents, which may be here at once; ProtocolError if it cannot be."""
+        """Begin a batch, or begin it again with its contents, which may be here at once.
+
+        ProtocolError if it cannot be, MmgeventError if it is too large.
+        """
         known = self.batches.get(number)
         items, size = message["items"], message["size"]
         is_again = known is not None and message.get("content", False) and known.items == items
@@ -232,8 +253,9 @@ class HostedJob:
             raise ProtocolError(f"batch {number} came twice")
         if known is None and number > self.allowed:
             raise ProtocolError(f"batch {number} came, but only {self.allowed} were allowed")
-        if not 1 <= items <= size <= MAX_BATCH_BYTES or (self.is_oneshot and items != 1):
+        if not 1 <= items <= size or (self.is_oneshot and items != 1):
             raise ProtocolError(f"a batch of {items} items and {size} bytes came")
+        _check_limit(f"batch {number}", size, MAX_BATCH_BYTES)
         has_refs = message.get("refs", False)
         batch = Batch(items, min(message["weight"], MAX_WEIGHT), size, is_again, has_refs)
         inline = message.get("inline")
@@ -413,7 +435,7 @@ class HostedJob:
 
     # telling workers and the driver
 
-    def announce(self, context: dict[str, Any] | None) -> Frame:
+    def announce(self, *, with_context: bool) -> Frame:
         """Return the message that tells a worker of this job; OptionError if it does not fit a frame."""
         try:
             return control(
@@ -422,10 +444,10 @@ class HostedJob:
                 options=self.options,
                 code_bytes=self.code_bytes,
                 fingerprint=self.fingerprint,
-                context=context,
+                context_bytes=self.context_bytes if with_context and self.context_bytes else None,
             )
         except ValueError as error:
-            raise OptionError(f"the job's options and environment are too large: {error}") from error
+            raise OptionError(f"the job's options are too large: {error}") from error
 
     def tell(self, type: str, task: int = 0, **fields: Any) -> None:
         """Send the driver a message about this job."""
@@ -455,8 +477,17 @@ class HostedJob:
         self._intake.forget(self._grant_batches)
         self._intake.give_back(held)
         self.code.clear()
+        self.context.clear()
         self._outputs.clear()
         self.store.close()
+
+
+def _check_limit(what: str, n_bytes: int, limit_bytes: int) -> None:
+    if n_bytes > limit_bytes:
+        raise MmgeventError(
+            f"{what} of the job: {n_bytes:,} bytes were announced, {n_bytes - limit_bytes:,} more than a server takes "
+            f"({limit_bytes:,})"
+        )
 
 
 def _coalesce(pieces: Iterable[Payload]) -> Iterator[Payload]:

@@ -318,8 +318,9 @@ class DriverPeer(Peer):
         try:
             if len(self._jobs) >= MAX_DRIVER_JOBS:
                 raise MmgeventError(f"this driver has {MAX_DRIVER_JOBS} jobs already: wait for some to end")
-            submit = message if self.is_local else {**message, "context": None}
-            job = self.server.add_job(self.link, frame.job, submit)
+            if message.get("context_bytes") and not self.is_local:
+                raise MmgeventError("surroundings travel to executors of the driver's own engine only")
+            job = self.server.add_job(self.link, frame.job, message)
         except ProtocolError:
             raise
         except MmgeventError as error:
@@ -330,7 +331,13 @@ class DriverPeer(Peer):
             self.server.start_job(job)
 
     def _on_batch(self, job: HostedJob, frame: Frame, message: dict[str, Any]) -> None:
-        batch = job.announce_batch(frame.task, message)
+        try:
+            batch = job.announce_batch(frame.task, message)
+        except ProtocolError:
+            raise
+        except MmgeventError as error:
+            self.server.refuse_input(job, error)
+            return
         if batch.is_whole:
             self._take_batch(job, frame.task)
 

@@ -38,15 +38,19 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from mmgevent.errors import ShippingError
+from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.shipping import definitions
 from mmgevent.shipping.effects import Effect, find_effects
 from mmgevent.shipping.modules import MAIN_NAMES, SourceTree
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
+from mmgevent.wire.limits import MAX_CODE_BYTES
 
 #: source lines that travel for tracebacks; a generated file of tables is not worth its bytes
 _MAX_LINES_CHARS = 1 << 20
+
+#: parts that are named where the whole is too large
+_SHOWN_PARTS = 3
 
 #: names of a module's namespace that are made with the module
 _MODULE_ATTRIBUTES = ("__file__", "__package__", "__doc__")
@@ -81,6 +85,7 @@ class Packer:
         self._cells: dict[int, Any] = {}
         #: (names from the job's function to what is bound, (module, name) if spare, pickle)
         self._chunks: list[tuple[str, tuple[str, str] | None, bytes]] = []
+        self._chunk_bytes = 0
         #: {module: {name: why it stayed behind}}
         self._left: dict[str, dict[str, str]] = {}
         self._files: dict[str, dict[str, Any]] = {}
@@ -141,6 +146,7 @@ class Packer:
                 self._add(reach)
             while self._queue:
                 self._pack_next(heapq.heappop(self._queue)[-1])
+                self._check_size(self._chunk_bytes)
         self._chunks.append(("the job", None, self._pickle(lambda: self._pickler.save(roles))))
         named = [(name, self._module_attributes(name)) for name in self._homes if name in self.by_value]
         lines = {path: text for path, space in self._files.items() if (text := _read_lines(path, space))}
@@ -155,7 +161,22 @@ class Packer:
             "settings": settings,
             "is_plain": self._is_plain and not self.tree.sources,
         }
-        return pickle.dumps(payload, protocol=5)
+        packed = pickle.dumps(payload, protocol=5)
+        self._check_size(len(packed))
+        return packed
+
+    def _check_size(self, n_bytes: int) -> None:
+        """Raise TooLargeError, naming the largest parts, if that many bytes are too many."""
+        if n_bytes <= MAX_CODE_BYTES:
+            return
+        parts = [(len(chunk), label) for label, _, chunk in self._chunks]
+        parts += [(len(source.text), f"the module {source.name}") for source in self.tree.sources.values()]
+        largest = [f"{label} ({size:,})" for size, label in heapq.nlargest(_SHOWN_PARTS, parts)]
+        raise TooLargeError(
+            f"the job's code and what it captures have {n_bytes:,} bytes or more, {n_bytes - MAX_CODE_BYTES:,} more than "
+            f"can be sent ({MAX_CODE_BYTES:,}); the largest parts: {', '.join(largest)}. Put large data into a file and "
+            f"read it by its path in setupfn, or pass it as input: Files(...)"
+        )
 
     def _spare_classes(self) -> Iterator[Reach]:
         for home, namespace in list(self._homes.items()):
@@ -215,6 +236,7 @@ class Packer:
         else:
             spare = (self._named.get(id(reach.namespace), ""), reach.name) if reach.is_spare else None
             self._chunks.append((" → ".join(reach.chain()), spare, chunk))
+            self._chunk_bytes += len(chunk)
 
     def _pickle(self, save: Callable[[], None]) -> bytes:
         self._buffer.seek(0)

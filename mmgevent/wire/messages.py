@@ -6,7 +6,7 @@ it may be missing.  What is not in the table is illegal, and `decode_message` sa
 which type or field it was.  Which job, task and attempt a message is about stands in
 the header of its frame, not in the message.
 
-`options`, `context`, `stats` and most failures are free-form objects; whoever reads them
+`options`, `stats` and most failures are free-form objects; whoever reads them
 checks them.
 
 A message that announces bytes may carry them, when they are few: then they are its field
@@ -123,7 +123,11 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "tell": _fields({"more": FLAG}, data=STRING),
     # driver -> server
     "submit": _fields(
-        {"skip": COUNTS, "context": OBJECT}, name=STRING, options=OBJECT, code_bytes=COUNT, fingerprint=STRING
+        {"skip": COUNTS, "context_bytes": COUNT},
+        name=STRING,
+        options=OBJECT,
+        code_bytes=COUNT,
+        fingerprint=STRING,
     ),
     "batch": _fields(
         {"content": FLAG, "refs": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT
@@ -160,7 +164,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     # engine -> its own driver
     "node": _fields({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
     # server -> worker -> executor
-    "job": _fields({"context": OBJECT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
+    "job": _fields({"context_bytes": COUNT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
     "job_end": _fields(),
     "assign": _fields(
         {"lo": COUNT, "hi": COUNT, "part": COUNTS, "skip": COUNTS, "parts": PAIRS, "inline": INLINE},

@@ -29,6 +29,7 @@ from mmgevent.net.supervisor import Supervisor
 from mmgevent.telling import MAX_RECEIVER_BYTES
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
+from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import PROTOCOL, control, message_of
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.worker.obituary import describe_death, describe_place
@@ -37,8 +38,6 @@ from mmgevent.worker.slot import IDLE_EXECUTORS, CachedJob, HeldAttempt, Slot
 
 log = logging.getLogger(__name__)
 
-#: code of one job that a worker keeps
-MAX_CODE_BYTES = 256 * 1024 * 1024
 #: how long a revoked attempt may still end by itself, which saves its executor
 REVOKE_S = 0.1
 #: between two looks at the items and the memory of the executors whose jobs have limits
@@ -262,8 +261,9 @@ class Worker:
     def _on_job(self, frame: Frame, message: dict[str, Any]) -> None:
         if frame.job in self._jobs:
             raise ProtocolError(f"job {frame.job} came twice")
-        if message["code_bytes"] > MAX_CODE_BYTES:
-            raise ProtocolError(f"code of {message['code_bytes']} bytes, at most {MAX_CODE_BYTES} are taken")
+        for name, limit in (("code_bytes", MAX_CODE_BYTES), ("context_bytes", MAX_CONTEXT_BYTES)):
+            if message.get(name, 0) > limit:
+                raise ProtocolError(f"{name} is {message[name]}, at most {limit} are taken")
         job = self._jobs[frame.job] = CachedJob(frame, message, ReceiveWindow(CODE_WINDOW))
         if self._watcher is None and job.has_limits:
             self._watcher = self._spawn(0, self._watch)
@@ -278,8 +278,8 @@ class Worker:
             return  # it ended meanwhile
         job.window.received(len(frame.payload))
         job.code += frame.payload
-        if len(job.code) > job.code_bytes:
-            raise ProtocolError(f"more code came than the {job.code_bytes} bytes announced")
+        if len(job.code) > job.lane_bytes:
+            raise ProtocolError(f"more code came than the {job.lane_bytes} bytes announced")
         grant = job.window.consumed(len(frame.payload))
         if grant and not job.is_complete:
             self.link.send(grant_frame(frame.lane, grant))

@@ -58,7 +58,9 @@ class CachedJob:
         self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
         #: what becomes of items that fail, as offered functions are told it
         self.failure_rules = {name: options.get(name) or 0 for name in ("retries", "max_skipped")}
-        self.code_bytes: int = message["code_bytes"]
+        #: bytes of `code`
+        self.lane_bytes: int = message.get("context_bytes", 0) + message["code_bytes"]
+        #: the driver's surroundings, if it is of this machine, and the code: as they go on to executors
         self.code = bytearray()
         self.window = window  #: of the code
         #: how long its map tasks (True) and reduce tasks took lately, once one is done
@@ -73,7 +75,7 @@ class CachedJob:
     @property
     def is_complete(self) -> bool:
         """Whether the whole code is here."""
-        return len(self.code) == self.code_bytes
+        return len(self.code) == self.lane_bytes
 
     def most_sent(self, is_map: bool) -> int:
         """Attempts that an executor may have at once, as long as tasks of this phase took lately."""

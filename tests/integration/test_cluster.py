@@ -376,7 +376,18 @@ def test_workers_are_listed(cluster):
     assert name.endswith(f"/{cluster._engine.pid}")
 
 
-def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path):
+class Once:
+    """It is no iterator, and can be walked through once."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __iter__(self):
+        yield from self.pairs
+
+
+@pytest.mark.parametrize("wrap", [iter, Once, list], ids=["iterator", "once", "list"])
+def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path, wrap):
     started, killed = tmp_path / "started", tmp_path / "killed"
 
     def slow(key, value):
@@ -388,7 +399,8 @@ def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path):
     notices = []
     before = descendants()
     with mmg.LocalCluster(2) as cluster:
-        handle = cluster.submit(mmg.Job(((n, n) for n in range(60)), slow, add), on_notice=notices.append)
+        job = mmg.Job(wrap((n, n) for n in range(60)), slow, add)
+        handle = cluster.submit(job, on_notice=notices.append)
         wait_until(started.exists)
         os.kill(cluster._engine.pid, signal.SIGKILL)
         killed.touch()

@@ -20,10 +20,10 @@ import mmgevent as mmg
 from mmgevent import shipping
 from mmgevent._speedups import scatter
 from mmgevent.records import decode_items, encode_flush, encode_items, encode_segment
-from mmgevent.server.hosted import MAX_CODE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, GRANT, HEARTBEAT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.handshake import ClientHandshake, derive_key
+from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control
 from mmgevent.wire.streams import FIRST_BATCH_WINDOW, granted_bytes
 from tests.oracle import plain_mapreduce
@@ -195,6 +195,7 @@ def test_a_job_that_fills_the_bound_keeps_no_other_from_its_input(tmp_path):
 def test_a_server_takes_no_job_whose_code_it_has_no_room_for(server):
     with RawDriver(server.address) as hoarder, RawDriver(server.address) as other:
         hoarder.submit(1, code_bytes=MAX_CODE_BYTES)
+        hoarder.submit(2, code_bytes=MAX_CONTEXT_BYTES)
         hoarder.say("list_workers")
         hoarder.wait_for("workers")  # so the job is there
         other.submit(1, code=b"code")

@@ -7,9 +7,9 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.records import encode_items
-from mmgevent.server.hosted import MAX_BATCH_BYTES, MAX_CODE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, INPUT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.frames import split_payload as cut
+from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES
 from mmgevent.wire.messages import PROTOCOL
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import RawDriver, connected, running_server, running_worker
@@ -88,10 +88,8 @@ FAULTS = {
     "a batch of job 0": announces(1, 10, job=0),
     "the same job twice": lambda driver: driver.submit(1),
     "more code than there is": frames(Frame(CODE, b"more", 1)),
-    "a job of too much code": lambda driver: driver.submit(2, code_bytes=MAX_CODE_BYTES + 1),
     "the same batch twice": announces(1, len(ONE_ITEM)),
     "a batch beyond what is allowed": announces(10_000, 10),
-    "a batch too large": announces(2, MAX_BATCH_BYTES + 1),
     "a batch without items": announces(2, 10, items=0),
     "a batch of more items than bytes": announces(2, 10, items=11),
     "more of a batch than was said": lambda driver: (
@@ -203,6 +201,26 @@ def code_of(job):
     from mmgevent import shipping
 
     return shipping.pack(job.functions())
+
+
+def test_what_is_too_large_ends_its_own_job_and_no_other_of_its_driver(place):
+    with RawDriver(place.server.address) as hostile:
+        hostile.submit(1, needs=["what nobody offers"])
+        hostile.submit(2, code_bytes=MAX_CODE_BYTES + 1)
+        frame, message = hostile.wait_for("rejected", "job_failed")
+        assert (frame.job, message["type"]) == (2, "rejected")
+        assert f"{MAX_CODE_BYTES + 1:,} bytes were announced, 1 more than" in message["error"]
+        hostile.submit(3, needs=["what nobody offers"])
+        hostile.announce(1, MAX_BATCH_BYTES + 1, job=3)
+        hostile.send(*cut(BATCH, bytes(60_000), 3, 1))
+        frame, message = hostile.wait_for("job_failed")
+        assert frame.job == 3
+        assert f"{MAX_BATCH_BYTES + 1:,} bytes were announced, 1 more than" in message["failure"]["error"]
+        hostile.send_batch(1, ONE_ITEM)
+        hostile.say("cancel", 1, reason="enough")
+        hostile.say("list_workers")
+        hostile.wait_for("workers")
+    assert place.cluster.run(mmg.Job(ITEMS, spread, add)) == EXPECTED
 
 
 def test_a_job_that_was_cancelled_takes_what_is_late(place):

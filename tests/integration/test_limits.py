@@ -1,0 +1,191 @@
+"""What is too large is named with its size and costs its own job only; what fits travels, however large the rest is."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+import mmgevent as mmg
+from mmgevent import environment, feeding
+from mmgevent.environment import find_fault, max_bytes
+from mmgevent.shipping import packer
+
+MIB = 1024 * 1024
+KIB = 1024
+
+
+def add(key, values):
+    return sum(values)
+
+
+def size_of(name):
+    def mapfn(key, value):
+        import os
+
+        yield name, len(os.environb[name.encode()])
+
+    return mapfn
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with mmg.LocalCluster(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def innocent(cluster, tmp_path):
+    """A job that is under way for as long as a test takes, on an engine that must not be lost."""
+    gate, engine = tmp_path / "gate", cluster._engine
+
+    def wait(key, value):
+        import time
+
+        while not gate.exists():
+            time.sleep(0.01)
+        yield "n", 1
+
+    notices = []
+    handle = cluster.submit(mmg.Job({n: n for n in range(10)}, wait, add), on_notice=notices.append)
+    yield handle
+    gate.touch()
+    assert handle.result(60) == {"n": 10}
+    assert cluster._engine is engine
+    assert notices == []
+
+
+def test_code_that_is_too_large_is_named_with_what_makes_it_so(cluster, innocent, monkeypatch):
+    monkeypatch.setattr(packer, "MAX_CODE_BYTES", MIB)
+    ballast = bytes(2 * MIB)
+    handle = cluster.submit(mmg.Job({1: 1}, lambda key, value: [(key, len(ballast))]))
+    with pytest.raises(
+        mmg.ShippingError, match=r"have 2,097,\d\d\d bytes or more, 1,04\d,\d\d\d more .*setupfn.*Files"
+    ):
+        handle.result(60)
+
+
+BALLAST = bytes(2 * MIB)
+
+
+def test_a_global_that_makes_code_too_large_is_named(cluster, monkeypatch):
+    job = mmg.Job({1: 1}, lambda key, value: [(key, len(BALLAST))]).from_module(__name__)
+    monkeypatch.setattr(packer, "MAX_CODE_BYTES", MIB)
+    with pytest.raises(mmg.ShippingError, match=r"mapfn → BALLAST \(2,097,\d\d\d\)"):
+        cluster.run(job)
+
+
+def test_an_item_that_is_too_large_is_named(cluster, innocent, monkeypatch):
+    monkeypatch.setattr(feeding, "MAX_BATCH_BYTES", MIB)
+    with pytest.raises(mmg.DatasourceError, match=r"the key 'large' has 2,097,\d\d\d bytes"):
+        cluster.run(mmg.Job({"large": bytes(2 * MIB)}, size_of("HOME")))
+
+
+def test_a_file_that_is_too_large_to_be_sent_is_named(cluster, monkeypatch, tmp_path):
+    monkeypatch.setattr(feeding, "MAX_BATCH_BYTES", MIB)
+    path = tmp_path / "large"
+    path.write_bytes(bytes(2 * MIB))
+
+    def source():
+        for ref in mmg.Files(path, binary=True).refs():
+            path.write_bytes(bytes(MIB) + b"changed" + bytes(MIB))  # so that no executor has it
+            yield ref
+
+    files = mmg.Files(path, binary=True)
+    monkeypatch.setattr(files, "refs", source, raising=False)
+    with pytest.raises(
+        mmg.DatasourceError, match=r"large is not on a worker as it is here, and has 2,097,152 bytes"
+    ):
+        cluster.run(mmg.Job(files, lambda key, value: [(key, len(value))]))
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "\udcff"])
+def test_an_environment_larger_than_a_frame_travels(cluster, monkeypatch, letter):
+    n_bytes = 100 * KIB
+    for n in range(10):
+        monkeypatch.setenv(f"LARGE_{n}", letter * (n_bytes // len(os.fsencode(letter))))
+    assert cluster.run(mmg.Job({1: 1}, size_of("LARGE_9"))) == {"LARGE_9": [n_bytes]}
+
+
+def test_a_large_environment_travels_again_after_the_engine_is_lost(monkeypatch, tmp_path):
+    monkeypatch.setenv("LARGE", "x" * 100 * KIB)
+    started, killed = tmp_path / "started", tmp_path / "killed"
+
+    def look(key, value):
+        import os
+        import time
+
+        started.touch()
+        while not killed.exists():
+            time.sleep(0.01)
+        yield "LARGE", len(os.environ["LARGE"])
+
+    with mmg.LocalCluster(1) as cluster:
+        handle = cluster.submit(mmg.Job({1: 1}, look))
+        for _ in iter(started.exists, True):
+            threading.Event().wait(0.01)
+        os.kill(cluster._engine.pid, signal.SIGKILL)
+        killed.touch()
+        assert handle.result(60) == {"LARGE": [100 * KIB]}
+
+
+def set_too_long(monkeypatch):
+    monkeypatch.setenv("SMALL", "x" * 1000)
+    monkeypatch.setenv("TOO_LONG", "x" * 200 * KIB)
+    return "the environment variable TOO_LONG has 204,8.. bytes, and a process can be given at most"
+
+
+def set_too_many(monkeypatch):
+    for n in range(max_bytes() // (64 * KIB) + 1):
+        monkeypatch.setenv(f"PART_{n}", "x" * 64 * KIB)
+    monkeypatch.setenv("LARGEST", "x" * 65 * KIB)
+    return r"the environment has [\d,]+ bytes, and a process can be given at most [\d,]+; the largest variable is LARGEST"
+
+
+@pytest.mark.parametrize("make", [set_too_long, set_too_many])
+def test_an_environment_that_no_process_can_be_given_is_named(cluster, innocent, monkeypatch, make):
+    expected = make(monkeypatch)
+    with pytest.raises(mmg.UsageError, match=f"executors cannot be given the environment .*{expected}"):
+        cluster.run(mmg.Job({1: 1}, size_of("SMALL")))
+
+
+@pytest.mark.parametrize("make", [set_too_long, set_too_many])
+def test_an_engine_that_cannot_be_given_the_environment_says_so(monkeypatch, make):
+    expected = make(monkeypatch)
+    with pytest.raises(mmg.EngineError, match=f"the engine process cannot be started: {expected}"):
+        mmg.LocalCluster(1)
+
+
+def test_a_trial_load_that_cannot_be_given_the_environment_says_so(cluster, monkeypatch):
+    from mmgevent.driver import JobDriver
+
+    expected = set_too_long(monkeypatch)
+    job = mmg.Job({1: 1}, reducefn=add)
+    with pytest.raises(mmg.EngineError, match=f"the job's code cannot be tried: {expected}"):
+        JobDriver(job, lambda lost: cluster._engine, lambda: 1, is_local=False)
+
+
+def test_what_is_said_of_an_environment_is_what_the_system_does(monkeypatch):
+    """At the limit a process starts, and beyond it none does."""
+    import subprocess
+    import sys
+
+    def starts(environ):
+        try:
+            return subprocess.run([sys.executable, "-c", ""], env=environ).returncode == 0
+        except OSError:
+            return False
+
+    filler = {f"PART_{n}": "x" * 1000 for n in range(10)}
+    per_part = environment._STRING_BYTES + len("PART_000=") + 60_000
+    full = {f"PART_{n:03}": "x" * 60_000 for n in range(max_bytes() // per_part)}
+    assert find_fault(full) is None
+    assert starts(full)
+    over = {**full, **{f"MORE_{n:03}": "x" * 60_000 for n in range(3)}}
+    assert find_fault(over) is not None
+    assert not starts(over)
+    if sys.platform == "linux":
+        longest = environment._LINUX_STRING_PAGES * os.sysconf("SC_PAGE_SIZE") - environment._STRING_BYTES - 2
+        for n_bytes, fits in ((longest, True), (longest + environment._STRING_BYTES + 2, False)):
+            assert (find_fault({**filler, "A": "x" * n_bytes}) is None) is fits
+            assert starts({**filler, "A": "x" * n_bytes}) is fits
