@@ -11,6 +11,7 @@ what is promised to nobody: the order of keys, which of several equal keys stand
 """
 
 import random
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -267,6 +268,8 @@ class DrawnJob:
 
     seed: int
     stem: str
+    #: name of the module beside it
+    helper: str
     text: str
     #: name -> contents of what lies beside it
     files: dict[str, bytes]
@@ -330,6 +333,7 @@ class _Drawing:
         return DrawnJob(
             self._seed,
             self._stem,
+            self._helper,
             text,
             self._files,
             is_ordered=is_ordered,
@@ -564,3 +568,7 @@ class _Drawing:
 
     def _choose(self, table: dict[str, str]) -> tuple[str, str]:
         return self._random.choice(list(table.items()))
+
+
+if __name__ == "__main__":
+    print(draw_job(int(sys.argv[1])).write(Path(sys.argv[2])))  # noqa: T201 - what it is asked for
