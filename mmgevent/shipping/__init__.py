@@ -33,8 +33,9 @@ from types import ModuleType
 from typing import Any
 
 from mmgevent.errors import ShippingError
-from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
-from mmgevent.shipping.packer import Packer
+from mmgevent.shipping import missing
+from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source, install, show_lines
+from mmgevent.shipping.packer import EarlyNames, Packer
 from mmgevent.shipping.surroundings import context, enter
 
 if typing.TYPE_CHECKING:
@@ -91,10 +92,15 @@ def pack(
         import dill
 
         warnings.simplefilter("error", dill.PicklingWarning)
-        packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
-        for path in py_files:
-            packer.tree.add_py_file(path)
-        return packer.pack({role: getattr(functions, role) for role in _ROLES})
+        early: frozenset[JobImport] = frozenset()
+        while True:  # each time with more of the import statements that there are
+            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class(), early)
+            for path in py_files:
+                packer.tree.add_py_file(path)
+            try:
+                return packer.pack({role: getattr(functions, role) for role in _ROLES})
+            except EarlyNames as found:
+                early |= found.imports
 
 
 def preload() -> None:
@@ -149,7 +155,8 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
     for path, text in parts["lines"].items():
         show_lines(path, text)
     for name, attributes in parts["modules"]:
-        _make_module(name, attributes, parts["left"].setdefault(name, {}))
+        _make_module(name, attributes, parts["left"])
+    missing.remember(parts["left"], parts["unused"])
     file = io.BytesIO(b"".join(chunk for _, _, chunk in parts["chunks"]))
     unpickler = dill.Unpickler(file, ignore=True)
     end = 0
@@ -158,24 +165,31 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
         end += len(chunk)
         try:
             roles = unpickler.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit: of a module of the user's
             if spare is None:
+                if isinstance(error, SystemExit):
+                    raise
                 raise _loading_error(label, error) from error
             module, name = spare
-            parts["left"].setdefault(module, {})[name] = (
-                f"{name} does not load here ({type(error).__name__}: {error})"
-            )
+            reason = f"{name} does not load here ({type(error).__name__}: {error})"
+            parts["left"].setdefault(module, {})[name] = reason
+            missing.note(module, name, reason)
             file.seek(end)
     return Functions(**{role: roles[role] for role in _ROLES})
 
 
-def _make_module(name: str, attributes: dict[str, Any], left: dict[str, str]) -> None:
+def _make_module(name: str, attributes: dict[str, Any], left: dict[str, dict[str, str]]) -> None:
     """Install a fresh module whose missing attributes say why they are missing."""
 
     def explain_missing(attribute: str) -> Any:
-        if attribute in left:
-            raise ShippingError(left[attribute])  # pickle would drop the text of an AttributeError
-        raise AttributeError(f"module {name!r} has no attribute {attribute!r} in an executor")
+        reason = missing.attribute_reason(name, attribute)
+        if attribute in left.get(name, ()):
+            raise ShippingError(reason)  # pickle would drop the text of an AttributeError
+        raise AttributeError(
+            reason or f"module {name!r} has no attribute {attribute!r} in an executor",
+            name=attribute,
+            obj=module,
+        )
 
     module = ModuleType(name)
     vars(module).update(attributes, __builtins__=builtins, __getattr__=explain_missing)

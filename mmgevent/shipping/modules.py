@@ -58,6 +58,21 @@ class _Import:
     names: tuple[str, ...]
     #: False where an ImportError is caught
     is_required: bool = True
+    #: True inside a function, which runs later or never
+    is_late: bool = False
+
+
+@dataclass(frozen=True)
+class JobImport:
+    """An import of one of the job's modules by a module of the user's, or by a function."""
+
+    #: the job's module
+    module: str
+    #: what is imported from it; "*" for all, none for the module itself
+    names: tuple[str, ...]
+    #: name of the module that imports it; "" for a function of the job
+    importer: str
+    is_late: bool
 
 
 class SourceTree:
@@ -68,6 +83,8 @@ class SourceTree:
         self._by_value = frozenset(by_value)
         #: {name: Source} of what travels, packages before their modules
         self.sources: dict[str, Source] = {}
+        #: the job's modules as others import them
+        self.job_imports: dict[JobImport, None] = {}
         self._seen: set[str] = set()
         #: kept, but their imports not yet followed
         self._pending: list[Source] = []
@@ -82,7 +99,7 @@ class SourceTree:
 
     def add_import(self, module: str, level: int, names: Iterable[str], package: str) -> None:
         """Take along what an import statement of a module in `package` names."""
-        self._follow(_Import(module, level, tuple(names)), package)
+        self._follow(_Import(module, level, tuple(names), is_late=True), package, "")
         self._follow_pending()
 
     def add_py_file(self, path: str | os.PathLike[str]) -> None:
@@ -109,10 +126,13 @@ class SourceTree:
 
     def _add(self, name: str, is_required: bool) -> None:
         parts = name.split(".")
-        if parts[0] in self._by_value or parts[0] == "mmgevent":
+        if parts[0] == "mmgevent":
             return
         for count in range(1, len(parts) + 1):
-            self._add_one(".".join(parts[:count]), is_required)
+            part = ".".join(parts[:count])
+            if part in self._by_value:
+                return
+            self._add_one(part, is_required)
 
     def _add_one(self, name: str, is_required: bool) -> None:
         if name in self._seen:
@@ -152,11 +172,11 @@ class SourceTree:
             package = source.name if source.folders is not None else source.name.rpartition(".")[0]
             try:
                 for statement in _read_imports(source.text):
-                    self._follow(statement, package)
+                    self._follow(statement, package, source.name)
             except ShippingError as error:
                 raise ShippingError(f"{error} (module {source.name!r} imports it)") from None
 
-    def _follow(self, statement: _Import, package: str) -> None:
+    def _follow(self, statement: _Import, package: str, importer: str) -> None:
         name = statement.module
         if statement.level:
             ancestors = package.split(".")
@@ -165,8 +185,13 @@ class SourceTree:
             base = ".".join(ancestors[: len(ancestors) - statement.level + 1])
             name = f"{base}.{name}" if name else base
         self._add(name, statement.is_required)
+        if name in self._by_value:
+            self.job_imports[JobImport(name, statement.names, importer, statement.is_late)] = None
+            return
         for submodule in statement.names:
-            if submodule != "*" and f"{name}.{submodule}" not in self._seen and name in self.sources:
+            if f"{name}.{submodule}" in self._by_value:
+                self.job_imports[JobImport(f"{name}.{submodule}", (), importer, statement.is_late)] = None
+            elif submodule != "*" and f"{name}.{submodule}" not in self._seen and name in self.sources:
                 self._add(f"{name}.{submodule}", statement.is_required)
 
 
@@ -204,23 +229,25 @@ def _read_imports(text: str) -> tuple[_Import, ...]:
         tree = ast.parse(text)
     except SyntaxError:  # importing it will say so, if ever it is imported
         return ()
-    return tuple(_walk_imports(tree, is_required=True))
+    return tuple(_walk_imports(tree, is_required=True, is_late=False))
 
 
-def _walk_imports(node: ast.AST, is_required: bool) -> Iterator[_Import]:
+def _walk_imports(node: ast.AST, is_required: bool, is_late: bool) -> Iterator[_Import]:
     if isinstance(node, ast.Import):
         for alias in node.names:
-            yield _Import(alias.name, 0, (), is_required)
+            yield _Import(alias.name, 0, (), is_required, is_late)
     elif isinstance(node, ast.ImportFrom):
-        yield _Import(node.module or "", node.level, tuple(alias.name for alias in node.names), is_required)
+        names = tuple(alias.name for alias in node.names)
+        yield _Import(node.module or "", node.level, names, is_required, is_late)
     elif isinstance(node, ast.Try) and any(_catches_import_error(handler) for handler in node.handlers):
         for statement in node.body:
-            yield from _walk_imports(statement, is_required=False)
+            yield from _walk_imports(statement, False, is_late)
         for other in (*node.handlers, *node.orelse, *node.finalbody):
-            yield from _walk_imports(other, is_required)
+            yield from _walk_imports(other, is_required, is_late)
     elif not isinstance(node, ast.expr):
+        is_late = is_late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         for child in ast.iter_child_nodes(node):
-            yield from _walk_imports(child, is_required)
+            yield from _walk_imports(child, is_required, is_late)
 
 
 def _catches_import_error(handler: ast.ExceptHandler) -> bool:

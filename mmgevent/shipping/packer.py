@@ -9,7 +9,9 @@ values, then values made of other things, the latest found first.
 
 Classes of the job's modules that no function names are *spare*: an item may be
 an instance of one, so they come last where they can travel, and what keeps one
-behind is said only where it is missed.
+behind is said only where it is missed.  So are all other names of a module once
+a function is reached that looks names up while it runs (`shipping/lookups.py`),
+and the names in annotations that are texts.
 
 What a function's globals dict is decides how its names travel: a *named*
 namespace belongs to a module, an *anonymous* one (of `exec`, of a generated
@@ -32,14 +34,14 @@ import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from mmgevent.errors import ShippingError
-from mmgevent.shipping import definitions
-from mmgevent.shipping.modules import MAIN_NAMES, SourceTree
+from mmgevent.shipping import definitions, lookups
+from mmgevent.shipping.modules import MAIN_NAMES, JobImport, SourceTree
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
 
@@ -50,8 +52,14 @@ _MAX_LINES_CHARS = 1 << 20
 _MODULE_ATTRIBUTES = ("__file__", "__package__", "__doc__")
 _UNBOUND = frozenset(("__name__", "__builtins__", "__loader__", "__spec__", "__cached__"))
 
+#: Pickle of one spare name, bytes.  A function may need it or not; tables that only the driver reads are larger.
+MAX_SPARE_BYTES = 32 << 20
+
 #: modules that are there before a job is loaded
 _PRESENT = frozenset((*sys.stdlib_module_names, *MAIN_NAMES, "mmgevent", "dill"))
+
+#: classes of ours whose instances are nothing to an executor
+_DRIVERS_OWN = frozenset(("Job", "JobHandle", "LocalCluster", "RemoteCluster", "Node"))
 
 #: turn of values that are made of other things, perhaps of the user's classes
 _LAST_RANK = 3
@@ -60,11 +68,30 @@ _LAST_RANK = 3
 _HEAP_TYPE = 1 << 9
 
 
-class Packer:
-    """Packs one payload; used once."""
+class EarlyNames(Exception):
+    """Names of the job's modules turned out to be needed before what was packed already."""
 
-    def __init__(self, by_value: frozenset[str], pickler_class: Callable[[io.BytesIO, Packer], Any]):
+    def __init__(self, imports: frozenset[JobImport]):
+        super().__init__()
+        self.imports = imports
+
+
+class Packer:
+    """Packs one payload; used once.
+
+    `early` are imports of the job's own names that modules of the user's do while they are imported:
+    those names are bound before all else.
+    """
+
+    def __init__(
+        self,
+        by_value: frozenset[str],
+        pickler_class: Callable[[io.BytesIO, Packer], Any],
+        early: frozenset[JobImport] = frozenset(),
+    ):
         self.by_value = by_value
+        self._early = early
+        self._followed: set[JobImport] = set()
         self.tree = SourceTree(by_value)
         #: dicts that functions are rebuilt on: {id: name}, {name: dict} and {id: dict}
         self._named: dict[int, str] = {}
@@ -74,6 +101,9 @@ class Packer:
         self._queue: list[tuple[int, int, Reach]] = []
         self._turns = itertools.count()
         self._seen: set[tuple[int, str]] = set()
+        #: to be queued when all that functions name is packed; and globals of which all names were put there
+        self._spares: list[Reach] = []
+        self._opened: set[int] = set()
         self._reach: Reach | None = None
         #: cells whose contents are in the payload; in order, to be taken back
         self._cells: dict[int, Any] = {}
@@ -84,7 +114,7 @@ class Packer:
         self._files: dict[str, dict[str, Any]] = {}
         #: nothing can go wrong where it is loaded: code, plain data and the standard library
         self._is_plain = True
-        self._buffer = io.BytesIO()
+        self._buffer = _Buffer()
         self._pickler = pickler_class(self._buffer, self)
         self._reducers = self._make_reducers()
         for name in sorted(by_value):  # __main__ before __mp_main__, which may be an older one
@@ -93,6 +123,7 @@ class Packer:
     def _make_reducers(self) -> dict[type, Callable[[Any], Any]]:
         own: dict[type, Callable[[Any], Any]] = {
             types.FunctionType: self._reduce_function,
+            types.BuiltinFunctionType: self._reduce_builtin,
             type: self._reduce_class,
             types.ModuleType: self._reduce_module,
             types.CellType: lambda cell: definitions.reduce_cell(cell, self._cells),
@@ -110,13 +141,19 @@ class Packer:
         return own
 
     def pack(self, roles: dict[str, Any]) -> bytes:
-        """Return the payload for `{role: function or form}`."""
+        """Return the payload for `{role: function or form}`.
+
+        Raise EarlyNames for what has to be known before: pack again with it.
+        """
         self._anonymous[id(roles)] = roles
-        for reaches in ([Reach(roles, role) for role in roles], self._spare_classes()):
-            for reach in reaches:
-                self._add(reach)
-            while self._queue:
-                self._pack_next(heapq.heappop(self._queue)[-1])
+        for statement in sorted(self._early, key=str):
+            for reach in self._imported_names(statement, is_spare=False):
+                self._pack_all([reach])
+        self._pack_all(Reach(roles, role) for role in roles)
+        self._spares.extend(self._spare_classes())
+        while self._spares:
+            spares, self._spares = self._spares, []
+            self._pack_all(spares)
         self._chunks.append(("the job", None, self._pickle(lambda: self._pickler.save(roles))))
         named = [(name, self._module_attributes(name)) for name in self._homes if name in self.by_value]
         lines = {path: text for path, space in self._files.items() if (text := _read_lines(path, space))}
@@ -126,6 +163,7 @@ class Packer:
             "lines": lines,
             "chunks": self._chunks,
             "left": self._left,
+            "unused": self._unused_names(),
             "is_plain": self._is_plain and not self.tree.sources,
         }
         return pickle.dumps(payload, protocol=5)
@@ -135,6 +173,61 @@ class Packer:
             for name, value in list(namespace.items()) if home in self.by_value else ():
                 if isinstance(value, type) and value.__module__ in self.by_value:
                     yield Reach(namespace, name, is_spare=True)
+
+    def _pack_all(self, reaches: Iterable[Reach]) -> None:
+        for reach in reaches:
+            self._add(reach)
+        while self._queue:
+            self._pack_next(heapq.heappop(self._queue)[-1])
+            self._follow_job_imports()
+        self._follow_job_imports()
+
+    def _follow_job_imports(self) -> None:
+        """Take along what modules of the user's, or functions, import from the job's modules."""
+        new = [statement for statement in self.tree.job_imports if statement not in self._followed]
+        self._followed.update(new)
+        early = {statement for statement in new if statement.names and not statement.is_late} - self._early
+        if early:
+            raise EarlyNames(frozenset(early))
+        for statement in new:
+            if not statement.names or "*" in statement.names:
+                self._open(self._homes.get(statement.module))
+            elif statement.is_late:
+                self._spares.extend(self._imported_names(statement, is_spare=True))
+
+    def _imported_names(self, statement: JobImport, is_spare: bool) -> Iterator[Reach]:
+        namespace = self._homes.get(statement.module, {})
+        parent = Reach(None, f"module {statement.importer!r}", is_spare=is_spare)
+        for name in namespace if "*" in statement.names else statement.names:
+            if name in namespace and self._is_bound(namespace, name):
+                yield Reach(namespace, name, parent.name, None if is_spare else parent, is_spare)
+
+    def _open(self, namespace: dict[str, Any] | None) -> None:
+        """Let all names of the globals of a function travel that can, and those of the job's modules."""
+        spaces = [space for name, space in self._homes.items() if name in self.by_value]
+        for space in spaces if namespace is None else (namespace, *spaces):
+            if id(space) not in self._opened and self._travels(space):
+                self._opened.add(id(space))
+                names = [name for name in list(space) if isinstance(name, str) and self._is_bound(space, name)]
+                self._spares.extend(Reach(space, name, is_spare=True) for name in names)
+
+    def _is_bound(self, namespace: dict[str, Any], name: str) -> bool:
+        """Return whether a name is bound by the payload, rather than with the module."""
+        return name not in _UNBOUND and not (name in _MODULE_ATTRIBUTES and id(namespace) in self._named)
+
+    def _unused_names(self) -> dict[str, list[str]]:
+        """Return {module: names} of what no function was seen to use, so that whoever misses one is told."""
+        return {
+            home: [
+                name
+                for name in list(namespace)
+                if isinstance(name, str)
+                and self._is_bound(namespace, name)
+                and (id(namespace), name) not in self._seen
+            ]
+            for home, namespace in self._homes.items()
+            if home in self.by_value
+        }
 
     def _module_attributes(self, name: str) -> dict[str, Any]:
         found = {attribute: self._homes[name].get(attribute) for attribute in _MODULE_ATTRIBUTES}
@@ -148,6 +241,8 @@ class Packer:
         self._seen.add(key)
         rank = 0
         if reach.namespace is not None:
+            if reach.is_spare and reach.name not in reach.namespace:
+                return  # deleted meanwhile by another thread
             value = reach.namespace[reach.name]
             rank = self._rank(value)
             cls = type(value)
@@ -175,6 +270,7 @@ class Packer:
         memo, cells = len(self._pickler.memo), len(self._cells)
         queue, seen = (list(self._queue), set(self._seen)) if reach.is_spare else (self._queue, self._seen)
         self._reach = reach
+        self._buffer.limit = MAX_SPARE_BYTES if reach.is_spare else None
         try:
             chunk = self._pickle(lambda: self._save_binding(reach))
         except Exception as error:  # of the user's own __reduce__ too
@@ -185,6 +281,7 @@ class Packer:
             _shorten(self._cells, cells)
             self._queue, self._seen = queue, seen
             self._left.setdefault(self._named.get(id(reach.namespace), ""), {})[reach.name] = reason
+            self._buffer.limit = None
         else:
             spare = (self._named.get(id(reach.namespace), ""), reach.name) if reach.is_spare else None
             self._chunks.append((" → ".join(reach.chain()), spare, chunk))
@@ -195,9 +292,12 @@ class Packer:
         self._buffer.write(pickle.PROTO + bytes([self._pickler.proto]))
         save()
         self._buffer.write(pickle.STOP)
+        self._buffer.limit = None
         return self._buffer.getvalue()
 
     def _save_binding(self, reach: Reach) -> None:
+        if reach.is_spare and reach.namespace is not None:
+            _refuse_drivers_own(reach.namespace[reach.name])
         if reach.namespace is None:
             self._pickler.save_reduce(importlib.import_module, (reach.name,))
         else:
@@ -239,14 +339,24 @@ class Packer:
             found = getattr(found, part, None)
         return name if found is obj else None
 
+    def _reduce_builtin(self, function: types.BuiltinFunctionType) -> Any:
+        if lookups.is_lookup(function):
+            self._open(None)
+        return NotImplemented
+
     def _reduce_function(self, function: types.FunctionType) -> Any:
         name = self._name_elsewhere(function)
         if name is not None:
+            if lookups.is_lookup(function):
+                self._open(None)
             return name
         namespace = function.__globals__
+        self._add_annotations(function.__annotations__, namespace)
         if self._travels(namespace):
             self._files.setdefault(function.__code__.co_filename, namespace)
             self._follow_code(function, namespace)
+        elif lookups.library_looks_up(function, self.by_value):  # a decorator's
+            self._open(None)
         return definitions.reduce_function(function, self._cells)
 
     def _follow_code(self, function: types.FunctionType, namespace: dict[str, Any]) -> None:
@@ -255,20 +365,29 @@ class Packer:
         parent = self._reach
         is_spare = parent is not None and parent.is_spare
         for name in definitions.global_names(code):
-            if name not in namespace or name in _UNBOUND:
-                continue
-            if name in _MODULE_ATTRIBUTES and id(namespace) in self._named:
+            if name not in namespace or not self._is_bound(namespace, name):
                 continue
             self._add(Reach(namespace, name, user, parent, is_spare))
             value = namespace[name]
             if isinstance(value, types.ModuleType) and hasattr(value, "__path__"):
                 for submodule in _used_submodules(value, code):
                     self._add(Reach(None, submodule, user, parent, is_spare))
+        if lookups.looks_up(code, namespace, self.by_value):
+            self._open(namespace)
+        self._add_spares(lookups.evaluated_words(code), namespace)
         for module, level, names in definitions.imports(code):
             try:
                 self.tree.add_import(module, level, names, namespace.get("__package__") or "")
             except ShippingError as error:
                 raise Refusal(f"{user} imports it: {error}") from None
+
+    def _add_annotations(self, annotations: Any, namespace: dict[str, Any]) -> None:
+        if annotations and self._travels(namespace):
+            self._add_spares(lookups.annotation_names(annotations), namespace)
+
+    def _add_spares(self, names: Iterable[str], namespace: dict[str, Any]) -> None:
+        found = {name for name in names if name in namespace and self._is_bound(namespace, name)}
+        self._spares.extend(Reach(namespace, name, is_spare=True) for name in sorted(found))
 
     def _name_namespace(self, namespace: dict[str, Any] | None, name: str) -> None:
         if namespace is not None and id(namespace) not in self._named:
@@ -320,6 +439,9 @@ class Packer:
         if name is not None:
             return name
         self._is_plain = False
+        home = self._homes.get(cls.__module__)
+        if home is not None:
+            self._add_annotations(vars(cls).get("__annotations__"), home)
         if issubclass(cls, Enum):
             return definitions.reduce_enum(cls, self.by_value)
         return definitions.reduce_class(cls, self.by_value)
@@ -337,6 +459,26 @@ def _refuse(obj: Any) -> Any:
         if obj is getattr(sys, name):
             return getattr, (sys, name)
     raise Refusal
+
+
+def _refuse_drivers_own(value: Any) -> None:
+    """Refuse what only the driver can use: a Job, with all its input, a handle, a cluster."""
+    kind = type(value)
+    if kind.__module__.startswith("mmgevent.") and kind.__name__ in _DRIVERS_OWN:
+        raise Refusal(f"it is a {kind.__name__} of mmgevent, which stays with the driver")
+
+
+class _Buffer(io.BytesIO):
+    """What a chunk is written to; refuses more than `limit` bytes."""
+
+    limit: int | None = None
+
+    def write(self, data: Any) -> int:
+        if self.limit is not None and self.tell() + len(data) > self.limit:
+            raise Refusal(
+                f"its pickle is larger than {self.limit >> 20} MiB, and no function names it: let one do so"
+            )
+        return super().write(data)
 
 
 def _used_submodules(package: types.ModuleType, code: types.CodeType) -> list[str]:

@@ -49,7 +49,7 @@ class Reach:
     user: str = ""
     #: how `user` was reached
     parent: Reach | None = None
-    #: True for what no function of the job names: it may be left behind
+    #: True for what no function of the job was seen to name: it may be left behind
     is_spare: bool = False
 
     def chain(self) -> list[str]:
@@ -69,7 +69,8 @@ def explain(reach: Reach, error: BaseException) -> str:
     if reach.parent is not None:
         where = f"{reach.user} uses the global {reach.name!r} ({' → '.join(chain)})"
     elif reach.is_spare:
-        where = f"the class {reach.name}"
+        is_class = reach.namespace is not None and isinstance(reach.namespace.get(reach.name), type)
+        where = f"the class {reach.name}" if is_class else f"the global {reach.name!r}"
     else:
         where = f"the function {_name_of(trail[0])!r}" if trail else "it"
     if isinstance(error, RecursionError):
