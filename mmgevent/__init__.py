@@ -6,9 +6,13 @@ costs next to nothing in executors, commands and job files.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from mmgevent import real_modules
+
+TYPE_CHECKING = False  # not from typing: what `import mmgevent` imports is built in or frozen
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from mmgevent import reducers
     from mmgevent.certificates import Certificates
     from mmgevent.cluster import LocalCluster, connect, run
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     from mmgevent.node import Node
     from mmgevent.sinks import load
     from mmgevent.sources import Files, Lines
+
+real_modules.protect_program()
 
 __version__ = "0.1.0"
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from mmgevent import beside
 from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job import Job
 from mmgevent.options import JobOptions
@@ -98,7 +99,8 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> types.ModuleType:
     assert spec is not None, "a loader was given"
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__mmgevent_job_file__"] = location
-    folder = os.path.dirname(location)
+    folder = os.path.dirname(os.path.realpath(location))  # of a symbolic link: its target's, as Python does
+    beside.give_from_folders([folder])
     added = not sys.path or sys.path[0] != folder
     if added:
         sys.path.insert(0, folder)

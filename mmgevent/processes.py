@@ -11,18 +11,15 @@ import socket
 import subprocess
 import sys
 
+from mmgevent import real_modules
 from mmgevent.errors import EngineError
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
 EXECUTOR_HASH_SEED = "0"
 
-#: Not `-m`: that puts the working directory first on the path, and with it whatever has the name of a module that
-#: is needed.  Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
+#: Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
 #: `_exit` since a process of which nothing is left but memory need not take 10 ms to take it apart.
-_PROGRAM = (
-    "import gc, sys; gc.disable(); sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
-    "root in sys.path or sys.path.append(root); {body}; import os; os._exit(0)"
-)
+_BODY = "import gc; gc.disable(); {body}; import os; os._exit(0)"
 
 _ENGINE = (
     "from mmgevent.processes import start_template; template = start_template() if '--procs' in sys.argv else None; "
@@ -96,9 +93,8 @@ def start_template(*, greenlets: bool = False) -> TemplateProcess:
 def _start_python(
     body: str, arguments: list[str], sockets: list[socket.socket], environ: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(root=root, body=body), *arguments],
+        [sys.executable, "-c", real_modules.program(_BODY.format(body=body)), *arguments],
         stdin=subprocess.DEVNULL,
         pass_fds=[sock.fileno() for sock in sockets],
         env=environ,

@@ -32,6 +32,7 @@ from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import Any
 
+from mmgevent import beside, real_modules
 from mmgevent.errors import ShippingError
 from mmgevent.shipping import missing
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source, install, show_lines
@@ -62,10 +63,7 @@ CHECK_TIMEOUT_S = 120.0
 #: characters of a checking process's last words that an error shows
 _LAST_WORDS_CHARS = 2000
 
-_CHECK_COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from mmgevent import shipping; shipping._answer_check()"
-)
+_CHECK_COMMAND = "import json; from mmgevent import shipping; sys.path[:] = json.loads(sys.argv[1]); shipping._answer_check()"
 
 #: neither dill nor the warning filters can be used by several threads at once
 _packing = threading.Lock()
@@ -152,6 +150,7 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
 
     parts = pickle.loads(payload)
     install(Source(*fields) for fields in parts["sources"])
+    beside.give_shipped((fields[0] for fields in parts["sources"]), (name for name, _ in parts["modules"]))
     for path, text in parts["lines"].items():
         show_lines(path, text)
     for name, attributes in parts["modules"]:
@@ -257,7 +256,12 @@ class Check:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                [
+                    sys.executable,
+                    "-c",
+                    real_modules.program(_CHECK_COMMAND),
+                    json.dumps(surroundings["sys_path"]),
+                ],
                 stdin=file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -40,8 +40,17 @@ _LOOKUPS = {
 
 #: attributes that nothing else has: functions of the table above, and ways to somebody's globals
 _ATTRIBUTES = frozenset(
-    """import_module get_type_hints get_annotations getmodule currentframe resolve_name
-    _getframe f_globals __globals__""".split()
+    [
+        "import_module",
+        "get_type_hints",
+        "get_annotations",
+        "getmodule",
+        "currentframe",
+        "resolve_name",
+        "_getframe",
+        "f_globals",
+        "__globals__",
+    ]
 )
 
 #: (attribute, what it must be an attribute of): alone they are too common

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmgevent import beside
 from mmgevent.errors import ShippingError
 from mmgevent.shipping.installed import find_spec, is_installed, is_installed_spec
 
@@ -184,6 +185,8 @@ class SourceTree:
                 return  # beyond the top: importing it fails here as well
             base = ".".join(ancestors[: len(ancestors) - statement.level + 1])
             name = f"{base}.{name}" if name else base
+        else:
+            name = beside.alias(name)
         self._add(name, statement.is_required)
         if name in self._by_value:
             self.job_imports[JobImport(name, statement.names, importer, statement.is_late)] = None

@@ -208,7 +208,9 @@ class Packer:
         for space in spaces if namespace is None else (namespace, *spaces):
             if id(space) not in self._opened and self._travels(space):
                 self._opened.add(id(space))
-                names = [name for name in list(space) if isinstance(name, str) and self._is_bound(space, name)]
+                names = [
+                    name for name in list(space) if isinstance(name, str) and self._is_bound(space, name)
+                ]
                 self._spares.extend(Reach(space, name, is_spare=True) for name in names)
 
     def _is_bound(self, namespace: dict[str, Any], name: str) -> bool:

@@ -120,7 +120,10 @@ def blame_segment(error: SegmentError) -> TaskFailure:
         return blame_exception(cause, None)
     advice = None
     if isinstance(cause, (AttributeError, ImportError)):
-        advice = missing.last_reason() or "classes of keys and values must exist under their own names where the functions run"
+        advice = (
+            missing.last_reason()
+            or "classes of keys and values must exist under their own names where the functions run"
+        )
     failure = make_failure("record", describe_error(error), advice=advice)
     text = format_user_traceback(cause) if cause is not None else None
     if text is not None:
