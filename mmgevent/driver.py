@@ -95,12 +95,14 @@ class JobDriver:
         next_number: Callable[[], int],
         *,
         is_local: bool,
+        stays_here: bool = False,
         max_resubmits: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ):
         """Pack the job's functions and claim its datasource; UsageError for what is wrong with it.
 
+        `stays_here`: no worker of another machine can join.
         `get_engine(reason)` returns a live engine; `reason` says why the last one is not any more.
         """
         job.check()
@@ -109,7 +111,9 @@ class JobDriver:
         #: results of one call of an iterator-form reducefn belong together, whatever partition they came under;
         #: the form of an offered one is not known here
         self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-        self.code = shipping.pack(functions, by_value=job.by_value, py_files=job.options.py_files)
+        self.code = shipping.pack(
+            functions, by_value=job.by_value, py_files=job.options.py_files, stays_here=stays_here
+        )
         self.options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
         if (offered := functions.describe_offered()) is not None:
             self.options["offered"] = offered

@@ -72,11 +72,18 @@ class RealFinder:
         self._installed = installed
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        """Return the spec of a top-level module, None where others shall look."""
+        """Return the spec of a top-level module, None where others shall look.
+
+        Raise ModuleNotFoundError for one that the standard library has on other systems only.
+        """
         if path is not None or not is_real(name):
             return None
-        places = self._library if name in sys.stdlib_module_names else self._installed
-        return _external.PathFinder.find_spec(name, places)
+        if name in DEPENDENCIES:
+            return _external.PathFinder.find_spec(name, self._installed)
+        spec = _external.PathFinder.find_spec(name, self._library)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return spec
 
 
 def program(body: str) -> str:
@@ -90,8 +97,10 @@ def protect() -> None:
     if start is None or is_protected():
         return
     before = [entry for entry in (*_python_path(), *sys.path[:start]) if _holds_installed(entry)]
-    library = [*filter(_is_zip, sys.path[:start]), *sys.path[start:]]
-    finder = RealFinder(library, [*before, *library])
+    users = [entry for entry in _python_path() if entry not in before]
+    after = [entry for entry in sys.path[start:] if entry not in users]
+    library = [*filter(_is_zip, sys.path[:start]), *after]
+    finder = RealFinder(library, [*before, *library, *users])
     at = next((i for i, other in enumerate(sys.meta_path) if other is _external.PathFinder), 0)
     sys.meta_path.insert(at, finder)  # type: ignore[arg-type]
 
@@ -99,9 +108,10 @@ def protect() -> None:
 def protect_program() -> None:
     """Protect a program of the user's that imports mmgevent, if one of its folders hides a module.
 
-    Not `python -m mmgevent`, which has the working directory among them only until it can put it away.
+    `python -m mmgevent` is our own: it has the working directory among them only until it can put it away.
     """
     if _is_own_command():
+        protect()
         return
     folders = user_folders()
     if hidden_names(folders):

@@ -50,7 +50,7 @@ def _paths(text: str) -> list[str]:
 
 COMMAND = Command(
     name=NAME,
-    usage=("[option]... JOB.py [ARG]...",),
+    usage=("[option]... JOB.py [ARG]...", "[option]... -m PACKAGE.JOB [ARG]..."),
     summary=(
         "Run the MapReduce job of JOB.py: on the cores of this machine, and on every machine\n"
         "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn; it sees\n"
@@ -86,6 +86,11 @@ COMMAND = Command(
             ("-o", "--output"),
             "PATH",
             "write results to a file, which appears only when the job succeeded (default: stdout)",
+        ),
+        Option(
+            ("-m", "--module"),
+            "",
+            "JOB.py is not a path but the name of a module, such as package.job, as python -m takes it",
         ),
         Option(
             ("--format",),
@@ -256,7 +261,12 @@ def _load_job(arguments: Arguments) -> Job:
     shipping.preload()
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
-    job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    if arguments.module:
+        from mmgevent import jobfile
+
+        job = jobfile.load_job_module(arguments.rest[0], arguments.rest[1:])
+    else:
+        job = Job.from_file(arguments.rest[0], arguments.rest[1:])
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:

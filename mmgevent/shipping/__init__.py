@@ -70,13 +70,18 @@ _packing = threading.Lock()
 
 
 def pack(
-    functions: Functions, *, by_value: Collection[str] = (), py_files: Sequence[str | os.PathLike[str]] = ()
+    functions: Functions,
+    *,
+    by_value: Collection[str] = (),
+    py_files: Sequence[str | os.PathLike[str]] = (),
+    stays_here: bool = False,
 ) -> bytes:
     """Return the payload that `load` turns into these functions in another process.
 
     `by_value` names the modules, besides `__main__`, whose definitions travel by
     value.  `py_files` are modules, package folders or zips that travel whether
     or not an import names them.  Globals are captured as they are now.
+    `stays_here`: all executors are on this machine, and import what cannot travel.
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -92,7 +97,7 @@ def pack(
         warnings.simplefilter("error", dill.PicklingWarning)
         early: frozenset[JobImport] = frozenset()
         while True:  # each time with more of the import statements that there are
-            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class(), early)
+            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class(), early, stays_here=stays_here)
             for path in py_files:
                 packer.tree.add_py_file(path)
             try:

@@ -144,6 +144,21 @@ def library_looks_up(function: types.FunctionType, by_value: Collection[str]) ->
     return False
 
 
+def module_texts(code: types.CodeType, namespace: dict[str, Any]) -> list[str]:
+    """Return the texts in code that asks for modules, or files of packages, by their names."""
+    names = {name for part in nested_code(code) for name in part.co_names}
+    modules = {getattr(namespace.get(name), "__module__", None) for name in names}
+    if names.isdisjoint(
+        ("import_module", "__import__", "get_data", "resources", "pkg_resources")
+    ) and not any(
+        isinstance(module, str) and module.startswith(("importlib.resources", "importlib_resources"))
+        for module in modules
+    ):
+        return []
+    constants = [constant for part in nested_code(code) for constant in part.co_consts]
+    return [constant for constant in constants if isinstance(constant, str)]
+
+
 def evaluated_words(code: types.CodeType) -> Iterator[str]:
     """Yield the words of texts that the code may hand to a library which evaluates them."""
     for part in nested_code(code):

@@ -88,11 +88,13 @@ class Packer:
         by_value: frozenset[str],
         pickler_class: Callable[[io.BytesIO, Packer], Any],
         early: frozenset[JobImport] = frozenset(),
+        *,
+        stays_here: bool = False,
     ):
         self.by_value = by_value
         self._early = early
         self._followed: set[JobImport] = set()
-        self.tree = SourceTree(by_value)
+        self.tree = SourceTree(by_value, stays_here=stays_here)
         #: dicts that functions are rebuilt on: {id: name}, {name: dict} and {id: dict}
         self._named: dict[int, str] = {}
         self._homes: dict[str, dict[str, Any]] = {}
@@ -159,12 +161,12 @@ class Packer:
         lines = {path: text for path, space in self._files.items() if (text := _read_lines(path, space))}
         payload = {
             "modules": named,
-            "sources": [(s.name, s.path, s.folders, s.text) for s in self.tree.sources.values()],
+            "sources": [(s.name, s.path, s.folders, s.text, s.code, s.files) for s in self.tree.collect()],
             "lines": lines,
             "chunks": self._chunks,
             "left": self._left,
             "unused": self._unused_names(),
-            "is_plain": self._is_plain and not self.tree.sources,
+            "is_plain": self._is_plain and not self.tree.sources and not self.tree.stay_behind,
         }
         return pickle.dumps(payload, protocol=5)
 
@@ -377,6 +379,10 @@ class Packer:
         if lookups.looks_up(code, namespace, self.by_value):
             self._open(namespace)
         self._add_spares(lookups.evaluated_words(code), namespace)
+        texts = lookups.module_texts(code, namespace)
+        if texts:
+            self.tree.reads_files = True
+            self.tree.add_texts(texts)
         for module, level, names in definitions.imports(code):
             try:
                 self.tree.add_import(module, level, names, namespace.get("__package__") or "")
