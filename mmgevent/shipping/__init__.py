@@ -37,6 +37,7 @@ from mmgevent.errors import ShippingError
 from mmgevent.shipping import missing
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source, install, show_lines
 from mmgevent.shipping.packer import EarlyNames, Packer
+from mmgevent.shipping.refusals import OWN_MODULE
 from mmgevent.shipping.surroundings import context, enter
 
 if typing.TYPE_CHECKING:
@@ -135,7 +136,12 @@ def _pickler_class() -> Any:
             return self._packer.reduce(obj)
 
         def save_global(self, obj: Any, name: str | None = None) -> None:
-            self._packer.note_module(stock.whichmodule(obj, name or obj.__qualname__))
+            module = stock.whichmodule(obj, name or obj.__qualname__)
+            reduction = self._packer.reduce_named(obj, module)
+            if reduction is not None:
+                self.save_reduce(*reduction, obj=obj)
+                return
+            self._packer.note_module(module)
             super().save_global(obj, name)
 
     return Pickler
@@ -205,7 +211,10 @@ def _make_module(name: str, attributes: dict[str, Any], left: dict[str, dict[str
 def _loading_error(label: str, error: Exception) -> Exception:
     if isinstance(error, ImportError):
         return type(error)(f"{label}: {error}. {import_advice(error)}", name=error.name, path=error.path)
-    return ShippingError(f"{label} does not load in an executor: {type(error).__name__}: {error}")
+    text = str(error).rstrip(".")
+    return ShippingError(
+        f"{label} does not load in an executor: {type(error).__name__}: {text}; {OWN_MODULE}"
+    )
 
 
 def import_advice(error: ImportError) -> str:

@@ -81,8 +81,9 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 def is_lookup(obj: Any) -> bool:
     """Return whether an object is a function that looks up names while it runs."""
-    names = _LOOKUPS.get(getattr(obj, "__module__", None) or "", ())
-    return getattr(obj, "__name__", None) in names and callable(obj)
+    if not isinstance(obj, (types.FunctionType, types.BuiltinFunctionType)):
+        return False
+    return obj.__name__ in _LOOKUPS.get(obj.__module__ or "", ())
 
 
 def looks_up(code: types.CodeType, namespace: dict[str, Any], by_value: Collection[str]) -> bool:
@@ -147,7 +148,8 @@ def library_looks_up(function: types.FunctionType, by_value: Collection[str]) ->
 def module_texts(code: types.CodeType, namespace: dict[str, Any]) -> list[str]:
     """Return the texts in code that asks for modules, or files of packages, by their names."""
     names = {name for part in nested_code(code) for name in part.co_names}
-    modules = {getattr(namespace.get(name), "__module__", None) for name in names}
+    values = [namespace.get(name) for name in names]
+    modules = {value.__module__ for value in values if isinstance(value, types.FunctionType)}
     if names.isdisjoint(
         ("import_module", "__import__", "get_data", "resources", "pkg_resources")
     ) and not any(

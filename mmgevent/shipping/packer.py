@@ -21,6 +21,8 @@ method) is made anew.  Neither is ever pickled as a dict.
 from __future__ import annotations
 
 import builtins
+import contextlib
+import contextvars
 import functools
 import heapq
 import importlib
@@ -34,6 +36,7 @@ import sys
 import threading
 import types
 import typing
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
@@ -44,6 +47,7 @@ from mmgevent.shipping import definitions, lookups
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, SourceTree
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
+from mmgevent.shipping.struct_classes import reduce_struct_class
 
 #: source lines that travel for tracebacks; a generated file of tables is not worth its bytes
 _MAX_LINES_CHARS = 1 << 20
@@ -63,9 +67,6 @@ _DRIVERS_OWN = frozenset(("Job", "JobHandle", "LocalCluster", "RemoteCluster", "
 
 #: turn of values that are made of other things, perhaps of the user's classes
 _LAST_RANK = 3
-
-#: Py_TPFLAGS_HEAPTYPE of CPython's object.h: the class was made while a program ran
-_HEAP_TYPE = 1 << 9
 
 
 class EarlyNames(Exception):
@@ -99,6 +100,8 @@ class Packer:
         self._named: dict[int, str] = {}
         self._homes: dict[str, dict[str, Any]] = {}
         self._anonymous: dict[int, dict[str, Any]] = {}
+        #: modules that no import finds, by the ids of their dicts: made anew, with all their names
+        self._dynamic: dict[int, types.ModuleType] = {}
         #: names to be bound: a heap of (rank, turn in its rank, name)
         self._queue: list[tuple[int, int, Reach]] = []
         self._turns = itertools.count()
@@ -109,6 +112,8 @@ class Packer:
         self._reach: Reach | None = None
         #: cells whose contents are in the payload; in order, to be taken back
         self._cells: dict[int, Any] = {}
+        #: parts of classes that call themselves what the class has under a name
+        self._shells: dict[int, Any] = {}
         #: (names from the job's function to what is bound, (module, name) if spare, pickle)
         self._chunks: list[tuple[str, tuple[str, str] | None, bytes]] = []
         #: {module: {name: why it stayed behind}}
@@ -131,11 +136,20 @@ class Packer:
             types.CellType: lambda cell: definitions.reduce_cell(cell, self._cells),
             dict: self._reduce_dict,
             functools.cached_property: definitions.reduce_cached_property,
+            contextlib._GeneratorContextManager: definitions.reduce_context_manager,
+            contextvars.ContextVar: definitions.reduce_context_variable,
+            typing.ForwardRef: definitions.reduce_forward_reference,
+            memoryview: definitions.reduce_memoryview,
+            weakref.WeakValueDictionary: lambda obj: (weakref.WeakValueDictionary, (dict(obj),)),
             struct.Struct: lambda obj: (struct.Struct, (obj.format,)),
             type(os.environ): lambda obj: (getattr, (os, "environ")) if obj is os.environ else NotImplemented,
         }
         refused = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
-        own.update(dict.fromkeys((*refused, type(threading.Lock()), type(threading.RLock())), _refuse))
+        own.update(dict.fromkeys(refused, _refuse))
+        # An executor shares no memory with others, so a lock guards its own threads only: a new one does as well.
+        own.update(
+            (type(make()), _reduce_anew(make)) for make in (threading.Lock, threading.RLock, threading.local)
+        )
         own.update(dict.fromkeys((list, tuple, set, frozenset), reduce_container))
         variables = (typing.TypeVar, typing.ParamSpec, getattr(typing, "TypeVarTuple", typing.TypeVar))
         own.update(dict.fromkeys(variables, self._reduce_type_variable))
@@ -278,17 +292,49 @@ class Packer:
         try:
             chunk = self._pickle(lambda: self._save_binding(reach))
         except Exception as error:  # of the user's own __reduce__ too
-            reason = explain(reach, error)
-            if not reach.is_spare:
-                raise ShippingError(reason) from error
             _shorten(self._pickler.memo, memo)
             _shorten(self._cells, cells)
-            self._queue, self._seen = queue, seen
-            self._left.setdefault(self._named.get(id(reach.namespace), ""), {})[reach.name] = reason
             self._buffer.limit = None
-        else:
-            spare = (self._named.get(id(reach.namespace), ""), reach.name) if reach.is_spare else None
-            self._chunks.append((" → ".join(reach.chain()), spare, chunk))
+            found = self._find_elsewhere(reach)
+            if found is not None:
+                chunk = self._pickle(lambda: self._save_import(reach, *found))
+            elif not reach.is_spare:
+                raise ShippingError(explain(reach, error)) from error
+            else:
+                self._queue, self._seen = queue, seen
+                self._left.setdefault(self._named.get(id(reach.namespace), ""), {})[reach.name] = explain(
+                    reach, error
+                )
+                return
+        spare = (self._named.get(id(reach.namespace), ""), reach.name) if reach.is_spare else None
+        self._chunks.append((" → ".join(reach.chain()), spare, chunk))
+
+    def _find_elsewhere(self, reach: Reach) -> tuple[str, str] | None:
+        """Return (module, name) of an importable module that has the value of a global too, None if none has.
+
+        Values travel as they are now; what cannot is as the module makes it.
+        """
+        if reach.namespace is None:
+            return None
+        value = reach.namespace[reach.name]
+        for module_name, module in list(sys.modules.items()):
+            if not isinstance(module, types.ModuleType) or module_name in self.by_value:
+                continue
+            found = next((name for name, other in list(vars(module).items()) if other is value), None)
+            if found is not None and self._is_importable(module_name):
+                return module_name, found
+        return None
+
+    def _is_importable(self, module: str) -> bool:
+        try:
+            self.note_module(module)
+        except Refusal:
+            return False
+        return True
+
+    def _save_import(self, reach: Reach, module: str, name: str) -> None:
+        self._is_plain = False
+        self._pickler.save_reduce(_bind_import, (reach.namespace, reach.name, module, name))
 
     def _pickle(self, save: Callable[[], None]) -> bytes:
         self._buffer.seek(0)
@@ -317,8 +363,14 @@ class Packer:
                 return self._reduce_class(obj)
             if issubclass(kind, types.ModuleType):
                 return self._reduce_module(obj)
-            return NotImplemented
+            if id(obj) in self._shells:
+                return definitions.reduce_shell(obj) or NotImplemented
+            return definitions.reduce_instance(obj)
         return reducer(obj)
+
+    def reduce_named(self, obj: Any, module: str) -> Any:
+        """Return how an object travels that calls itself a name in `module`, None if it goes by that name."""
+        return definitions.reduce_shell(obj) if module in self.by_value else None
 
     def note_module(self, name: str) -> None:
         """Take along the module of something that goes by name."""
@@ -426,6 +478,8 @@ class Packer:
             module = sys.modules.get(obj["__name__"]) if isinstance(obj["__name__"], str) else None
             if getattr(module, "__dict__", None) is obj:
                 self._travels(obj)
+        if id(obj) in self._dynamic:
+            return vars, (self._dynamic[id(obj)],)
         if id(obj) in self._named:
             return _open_namespace, (self._named[id(obj)],)
         if id(obj) in self._anonymous:
@@ -435,13 +489,15 @@ class Packer:
     def _reduce_module(self, module: types.ModuleType) -> Any:
         name = module.__name__
         if sys.modules.get(name) is not module:
-            raise Refusal(f"module {name!r} cannot be imported by its name: it is not in sys.modules")
+            self._dynamic[id(vars(module))] = module
+            self._open(vars(module))
+            return types.ModuleType, (name, module.__doc__)
         if name not in self.by_value:
             self.note_module(name)
         return importlib.import_module, (name,)
 
     def _reduce_class(self, cls: type) -> Any:
-        if not cls.__flags__ & _HEAP_TYPE:
+        if not cls.__flags__ & definitions.HEAP_TYPE:
             return NotImplemented  # a builtin: dill knows even those that no module shows
         name = self._name_elsewhere(cls)
         if name is not None:
@@ -450,6 +506,10 @@ class Packer:
         home = self._homes.get(cls.__module__)
         if home is not None:
             self._add_annotations(vars(cls).get("__annotations__"), home)
+        reduction = reduce_struct_class(cls)
+        if reduction is not None:
+            return reduction
+        self._shells.update((id(value), value) for value in definitions.own_parts(cls))
         if issubclass(cls, Enum):
             return definitions.reduce_enum(cls, self.by_value)
         return definitions.reduce_class(cls, self.by_value)
@@ -460,6 +520,10 @@ class Packer:
         if variable.__module__ not in self.by_value and getattr(module, name, None) is variable:
             return name
         return definitions.reduce_type_variable(variable)
+
+
+def _reduce_anew(make: Callable[[], Any]) -> Callable[[Any], Any]:
+    return lambda obj: (make, ())
 
 
 def _refuse(obj: Any) -> Any:
@@ -513,6 +577,10 @@ def _shorten(mapping: dict[int, Any], length: int) -> None:
 
 def _bind(namespace: dict[str, Any], name: str, value: Any) -> None:
     namespace[name] = value
+
+
+def _bind_import(namespace: dict[str, Any], name: str, module: str, attribute: str) -> None:
+    namespace[name] = getattr(importlib.import_module(module), attribute)
 
 
 def _open_namespace(name: str) -> dict[str, Any]:
