@@ -65,6 +65,19 @@ _PRESENT = frozenset((*sys.stdlib_module_names, *MAIN_NAMES, "mmgevent", "dill")
 #: classes of ours whose instances are nothing to an executor
 _DRIVERS_OWN = frozenset(("Job", "JobHandle", "LocalCluster", "RemoteCluster", "Node"))
 
+#: how threads and processes tell one another something, which a copy elsewhere would wait for in vain
+_TALKS = frozenset(
+    (
+        ("threading", "Thread"),
+        ("threading", "Event"),
+        ("threading", "Barrier"),
+        ("queue", "Queue"),
+        ("subprocess", "Popen"),
+        ("concurrent.futures._base", "Future"),
+        ("concurrent.futures._base", "Executor"),
+    )
+)
+
 #: turn of values that are made of other things, perhaps of the user's classes
 _LAST_RANK = 3
 
@@ -146,7 +159,7 @@ class Packer:
         }
         refused = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
         own.update(dict.fromkeys(refused, _refuse))
-        # An executor shares no memory with others, so a lock guards its own threads only: a new one does as well.
+        # A lock guards what the threads of one process share, and a new one does the same in an executor.
         own.update(
             (type(make()), _reduce_anew(make)) for make in (threading.Lock, threading.RLock, threading.local)
         )
@@ -363,6 +376,8 @@ class Packer:
                 return self._reduce_class(obj)
             if issubclass(kind, types.ModuleType):
                 return self._reduce_module(obj)
+            if any((base.__module__, base.__name__) in _TALKS for base in kind.__mro__):
+                raise Refusal
             if id(obj) in self._shells:
                 return definitions.reduce_shell(obj) or NotImplemented
             return definitions.reduce_instance(obj)

@@ -17,6 +17,8 @@ from typing import Any
 OWN_MODULE = "put it into a module of its own beside the job and import it from there, as executors then do"
 _MAKE_INSIDE = f"make it inside the function that uses it, or {OWN_MODULE}"
 
+_NOT_SHARED = "executors share no memory with this process, so leave it out or make it inside the function"
+
 #: {name of the type: (what it is, what to do instead)}
 _KINDS = {
     "TextIOWrapper": ("an open file", "open it inside the function, or send its path"),
@@ -29,6 +31,12 @@ _KINDS = {
     "coroutine": ("a coroutine", "send the function that makes it"),
     "Thread": ("a thread", "start it inside the function"),
     "_thread._ThreadHandle": ("a thread", "start it inside the function"),
+    "Event": ("an event of threads", _NOT_SHARED),
+    "Barrier": ("a barrier of threads", _NOT_SHARED),
+    "Queue": ("a queue of threads", _NOT_SHARED),
+    "SimpleQueue": ("a queue of threads", _NOT_SHARED),
+    "Popen": ("a process that was started", "start it inside the function"),
+    "Future": ("a result that is not there yet", "send the result"),
     "Connection": ("a connection", "connect inside the function"),
     "Cursor": ("a database cursor", "connect inside the function"),
 }
