@@ -51,6 +51,14 @@ _LOAD_GLOBAL_SHIFT = 1 if version_info >= (3, 11) else 0
 #: Py_TPFLAGS_HEAPTYPE of CPython's object.h: the class was made while a program ran
 HEAP_TYPE = 1 << 9
 
+
+class _Bare:
+    """An instance with room for its attributes and for weak references, and nothing else."""
+
+
+_BARE_BYTES = _Bare.__basicsize__
+_PLAIN_STATE = typing.cast(Any, object).__getstate__
+
 #: attributes of a function that are stored when they are not what its code alone gives
 _FUNCTION_ATTRIBUTES = ("__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__")
 
@@ -340,6 +348,16 @@ def fill_enum(cls: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]])
         type.__setattr__(cls, name, value)
     for name, own in states.items():
         vars(cls._member_map_[name]).update(own)
+
+
+def is_stateless(obj: Any) -> bool:
+    """Return whether an instance has nothing but its class: a copy of it can only be told by its identity."""
+    cls: Any = type(obj)
+    if cls.__basicsize__ > _BARE_BYTES or cls.__itemsize__ or cls.__reduce__ is not object.__reduce__:
+        return False
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__getstate__ is not _PLAIN_STATE:
+        return False
+    return not copyreg._slotnames(cls) and not getattr(obj, "__dict__", None)  # type: ignore[attr-defined]
 
 
 def reduce_instance(obj: Any) -> Any:

@@ -164,6 +164,7 @@ class Packer:
             (type(make()), _reduce_anew(make)) for make in (threading.Lock, threading.RLock, threading.local)
         )
         own.update(dict.fromkeys((list, tuple, set, frozenset), reduce_container))
+        own[object] = self._reduce_sentinel
         variables = (typing.TypeVar, typing.ParamSpec, getattr(typing, "TypeVarTuple", typing.TypeVar))
         own.update(dict.fromkeys(variables, self._reduce_type_variable))
         own[functools._lru_cache_wrapper] = lambda obj: self._name_elsewhere(obj) or NotImplemented
@@ -345,6 +346,17 @@ class Packer:
             return False
         return True
 
+    def _reduce_sentinel(self, obj: Any) -> Any:
+        """Reduce what stands for itself, such as `dataclasses.MISSING`, to its name in the module that has it."""
+        home = type(obj).__module__
+        modules = list(sys.modules) if type(obj) is object else [home]
+        for module in modules:
+            names = getattr(sys.modules.get(module), "__dict__", {}) if module not in self.by_value else {}
+            found = next((name for name, value in list(names.items()) if value is obj), None)
+            if found is not None and self._is_importable(module):
+                return _get_attribute, (module, found)
+        return NotImplemented
+
     def _save_import(self, reach: Reach, module: str, name: str) -> None:
         self._is_plain = False
         self._pickler.save_reduce(_bind_import, (reach.namespace, reach.name, module, name))
@@ -362,7 +374,7 @@ class Packer:
         if reach.is_spare and reach.namespace is not None:
             _refuse_drivers_own(reach.namespace[reach.name])
         if reach.namespace is None:
-            self._pickler.save_reduce(importlib.import_module, (reach.name,))
+            self._pickler.save_reduce(_import, (reach.name,))
         else:
             arguments = (reach.namespace, reach.name, reach.namespace[reach.name])
             self._pickler.save_reduce(_bind, arguments)
@@ -380,6 +392,8 @@ class Packer:
                 raise Refusal
             if id(obj) in self._shells:
                 return definitions.reduce_shell(obj) or NotImplemented
+            if definitions.is_stateless(obj):
+                return self._reduce_sentinel(obj)
             return definitions.reduce_instance(obj)
         return reducer(obj)
 
@@ -509,7 +523,7 @@ class Packer:
             return types.ModuleType, (name, module.__doc__)
         if name not in self.by_value:
             self.note_module(name)
-        return importlib.import_module, (name,)
+        return _import, (name,)
 
     def _reduce_class(self, cls: type) -> Any:
         if not cls.__flags__ & definitions.HEAP_TYPE:
@@ -594,8 +608,16 @@ def _bind(namespace: dict[str, Any], name: str, value: Any) -> None:
     namespace[name] = value
 
 
+def _import(name: str) -> types.ModuleType:
+    return importlib.import_module(name)  # which, as the user's own, would be taken for a look-up
+
+
+def _get_attribute(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 def _bind_import(namespace: dict[str, Any], name: str, module: str, attribute: str) -> None:
-    namespace[name] = getattr(importlib.import_module(module), attribute)
+    namespace[name] = _get_attribute(module, attribute)
 
 
 def _open_namespace(name: str) -> dict[str, Any]:
