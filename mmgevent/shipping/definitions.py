@@ -48,6 +48,9 @@ _GLOBAL_OPS = frozenset(
 #: since 3.11 the lowest bit of LOAD_GLOBAL's argument says something else
 _LOAD_GLOBAL_SHIFT = 1 if version_info >= (3, 11) else 0
 
+#: a bit of `co_flags`: the function has `*args`
+_CO_VARARGS = 4
+
 #: Py_TPFLAGS_HEAPTYPE of CPython's object.h: the class was made while a program ran
 HEAP_TYPE = 1 << 9
 
@@ -367,19 +370,25 @@ def reduce_instance(obj: Any) -> Any:
     (`pickle` asks for `__setstate__`).  Return NotImplemented for any other.
     """
     cls = type(obj)
-    new = cls.__new__
-    has_new = isinstance(new, types.FunctionType) and not _is_callable_with_one(new)
-    has_getattr = isinstance(getattr(cls, "__getattr__", None), types.FunctionType)
-    if not has_new and not (has_getattr and not hasattr(cls, "__setstate__")):
-        return NotImplemented
-    if hasattr(cls, "__getnewargs__") or hasattr(cls, "__getnewargs_ex__") or cls in copyreg.dispatch_table:
+    if isinstance(getattr(cls, "__getnewargs__", None), types.FunctionType) or hasattr(
+        cls, "__getnewargs_ex__"
+    ):
         return NotImplemented
     if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
         return NotImplemented
+    new_args = (
+        cls.__getnewargs__(obj) if hasattr(cls, "__getnewargs__") else ()
+    )  # of str, int, tuple and the like
+    has_new = isinstance(cls.__new__, types.FunctionType) and not _takes(cls.__new__, 1 + len(new_args))
+    has_getattr = isinstance(getattr(cls, "__getattr__", None), types.FunctionType)
+    if (
+        not has_new and not (has_getattr and not hasattr(cls, "__setstate__"))
+    ) or cls in copyreg.dispatch_table:
+        return NotImplemented
     _, _, state, items, pairs = obj.__reduce_ex__(4)
     if hasattr(cls, "__setstate__"):
-        return _plain_new(cls), (cls,), state, items, pairs
-    return _plain_new(cls), (cls,), (state,), items, pairs, fill_instance
+        return _plain_new(cls), (cls, *new_args), state, items, pairs
+    return _plain_new(cls), (cls, *new_args), (state,), items, pairs, fill_instance
 
 
 def fill_instance(obj: Any, held: tuple[Any]) -> None:
@@ -405,11 +414,12 @@ def reduce_shell(obj: Any) -> Reduction | None:
     return object.__new__, (cls,), obj.__getstate__()
 
 
-def _is_callable_with_one(new: types.FunctionType) -> bool:
-    """Return whether a `__new__` needs nothing but the class."""
+def _takes(new: types.FunctionType, count: int) -> bool:
+    """Return whether a `__new__` can be called with so many arguments by position."""
     code = new.__code__
     needed = code.co_argcount - len(new.__defaults__ or ())
-    return needed <= 1 and code.co_kwonlyargcount <= len(new.__kwdefaults__ or ())
+    has_room = count <= code.co_argcount or bool(code.co_flags & _CO_VARARGS)
+    return needed <= count and has_room and code.co_kwonlyargcount <= len(new.__kwdefaults__ or ())
 
 
 def reduce_type_variable(variable: Any) -> Reduction:
