@@ -14,6 +14,7 @@ FLOORS = {
     1: """functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings shipping.lookups shipping.missing shipping.package_files shipping.struct_classes
+          shipping.arrivals shipping.bindings shipping.instances
           wire wire.frames wire.streams wire.messages wire.handshake""",
     2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch store batching
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster

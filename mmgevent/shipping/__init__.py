@@ -35,7 +35,8 @@ from typing import Any
 from mmgevent import beside, real_modules
 from mmgevent.errors import ShippingError
 from mmgevent.shipping import missing
-from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source, install, show_lines
+from mmgevent.shipping.arrivals import install, show_lines
+from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
 from mmgevent.shipping.packer import EarlyNames, Packer
 from mmgevent.shipping.refusals import OWN_MODULE
 from mmgevent.shipping.surroundings import context, enter

@@ -20,37 +20,25 @@ method) is made anew.  Neither is ever pickled as a dict.
 
 from __future__ import annotations
 
-import builtins
-import contextlib
-import contextvars
 import functools
 import heapq
-import importlib
 import io
 import itertools
-import linecache
-import os
 import pickle
-import struct
 import sys
-import threading
 import types
 import typing
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from mmgevent.errors import ShippingError
-from mmgevent.shipping import definitions, lookups
+from mmgevent.shipping import bindings, definitions, instances, lookups
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, SourceTree
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
 from mmgevent.shipping.struct_classes import reduce_struct_class
-
-#: source lines that travel for tracebacks; a generated file of tables is not worth its bytes
-_MAX_LINES_CHARS = 1 << 20
 
 #: names of a module's namespace that are made with the module
 _MODULE_ATTRIBUTES = ("__file__", "__package__", "__doc__")
@@ -61,22 +49,6 @@ MAX_SPARE_BYTES = 32 << 20
 
 #: modules that are there before a job is loaded
 _PRESENT = frozenset((*sys.stdlib_module_names, *MAIN_NAMES, "mmgevent", "dill"))
-
-#: classes of ours whose instances are nothing to an executor
-_DRIVERS_OWN = frozenset(("Job", "JobHandle", "LocalCluster", "RemoteCluster", "Node"))
-
-#: how threads and processes tell one another something, which a copy elsewhere would wait for in vain
-_TALKS = frozenset(
-    (
-        ("threading", "Thread"),
-        ("threading", "Event"),
-        ("threading", "Barrier"),
-        ("queue", "Queue"),
-        ("subprocess", "Popen"),
-        ("concurrent.futures._base", "Future"),
-        ("concurrent.futures._base", "Executor"),
-    )
-)
 
 #: turn of values that are made of other things, perhaps of the user's classes
 _LAST_RANK = 3
@@ -134,7 +106,7 @@ class Packer:
         self._files: dict[str, dict[str, Any]] = {}
         #: nothing can go wrong where it is loaded: code, plain data and the standard library
         self._is_plain = True
-        self._buffer = _Buffer()
+        self._buffer = bindings.Buffer()
         self._pickler = pickler_class(self._buffer, self)
         self._reducers = self._make_reducers()
         for name in sorted(by_value):  # __main__ before __mp_main__, which may be an older one
@@ -142,29 +114,16 @@ class Packer:
 
     def _make_reducers(self) -> dict[type, Callable[[Any], Any]]:
         own: dict[type, Callable[[Any], Any]] = {
+            **instances.make_reducers(),
             types.FunctionType: self._reduce_function,
             types.BuiltinFunctionType: self._reduce_builtin,
             type: self._reduce_class,
             types.ModuleType: self._reduce_module,
             types.CellType: lambda cell: definitions.reduce_cell(cell, self._cells),
             dict: self._reduce_dict,
-            functools.cached_property: definitions.reduce_cached_property,
-            contextlib._GeneratorContextManager: definitions.reduce_context_manager,
-            contextvars.ContextVar: definitions.reduce_context_variable,
-            typing.ForwardRef: definitions.reduce_forward_reference,
-            memoryview: definitions.reduce_memoryview,
-            weakref.WeakValueDictionary: lambda obj: (weakref.WeakValueDictionary, (dict(obj),)),
-            struct.Struct: lambda obj: (struct.Struct, (obj.format,)),
-            type(os.environ): lambda obj: (getattr, (os, "environ")) if obj is os.environ else NotImplemented,
+            object: self._reduce_sentinel,
         }
-        refused = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
-        own.update(dict.fromkeys(refused, _refuse))
-        # A lock guards what the threads of one process share, and a new one does the same in an executor.
-        own.update(
-            (type(make()), _reduce_anew(make)) for make in (threading.Lock, threading.RLock, threading.local)
-        )
         own.update(dict.fromkeys((list, tuple, set, frozenset), reduce_container))
-        own[object] = self._reduce_sentinel
         variables = (typing.TypeVar, typing.ParamSpec, getattr(typing, "TypeVarTuple", typing.TypeVar))
         own.update(dict.fromkeys(variables, self._reduce_type_variable))
         own[functools._lru_cache_wrapper] = lambda obj: self._name_elsewhere(obj) or NotImplemented
@@ -186,7 +145,9 @@ class Packer:
             self._pack_all(spares)
         self._chunks.append(("the job", None, self._pickle(lambda: self._pickler.save(roles))))
         named = [(name, self._module_attributes(name)) for name in self._homes if name in self.by_value]
-        lines = {path: text for path, space in self._files.items() if (text := _read_lines(path, space))}
+        lines = {
+            path: text for path, space in self._files.items() if (text := bindings.read_lines(path, space))
+        }
         payload = {
             "modules": named,
             "sources": [(s.name, s.path, s.folders, s.text, s.code, s.files) for s in self.tree.collect()],
@@ -306,8 +267,8 @@ class Packer:
         try:
             chunk = self._pickle(lambda: self._save_binding(reach))
         except Exception as error:  # of the user's own __reduce__ too
-            _shorten(self._pickler.memo, memo)
-            _shorten(self._cells, cells)
+            bindings.shorten(self._pickler.memo, memo)
+            bindings.shorten(self._cells, cells)
             self._buffer.limit = None
             found = self._find_elsewhere(reach)
             if found is not None:
@@ -354,12 +315,12 @@ class Packer:
             names = getattr(sys.modules.get(module), "__dict__", {}) if module not in self.by_value else {}
             found = next((name for name, value in list(names.items()) if value is obj), None)
             if found is not None and self._is_importable(module):
-                return _get_attribute, (module, found)
+                return bindings.get_attribute, (module, found)
         return NotImplemented
 
     def _save_import(self, reach: Reach, module: str, name: str) -> None:
         self._is_plain = False
-        self._pickler.save_reduce(_bind_import, (reach.namespace, reach.name, module, name))
+        self._pickler.save_reduce(bindings.bind_import, (reach.namespace, reach.name, module, name))
 
     def _pickle(self, save: Callable[[], None]) -> bytes:
         self._buffer.seek(0)
@@ -372,12 +333,12 @@ class Packer:
 
     def _save_binding(self, reach: Reach) -> None:
         if reach.is_spare and reach.namespace is not None:
-            _refuse_drivers_own(reach.namespace[reach.name])
+            bindings.refuse_drivers_own(reach.namespace[reach.name])
         if reach.namespace is None:
-            self._pickler.save_reduce(_import, (reach.name,))
+            self._pickler.save_reduce(bindings.import_module, (reach.name,))
         else:
             arguments = (reach.namespace, reach.name, reach.namespace[reach.name])
-            self._pickler.save_reduce(_bind, arguments)
+            self._pickler.save_reduce(bindings.bind, arguments)
 
     def reduce(self, obj: Any) -> Any:
         """Return how an object travels: a reduction, its name in its module, or NotImplemented for dill's way."""
@@ -388,18 +349,17 @@ class Packer:
                 return self._reduce_class(obj)
             if issubclass(kind, types.ModuleType):
                 return self._reduce_module(obj)
-            if any((base.__module__, base.__name__) in _TALKS for base in kind.__mro__):
-                raise Refusal
+            instances.refuse_talk(kind)
             if id(obj) in self._shells:
-                return definitions.reduce_shell(obj) or NotImplemented
-            if definitions.is_stateless(obj):
+                return instances.reduce_shell(obj) or NotImplemented
+            if instances.is_stateless(obj):
                 return self._reduce_sentinel(obj)
-            return definitions.reduce_instance(obj)
+            return instances.reduce_instance(obj)
         return reducer(obj)
 
     def reduce_named(self, obj: Any, module: str) -> Any:
         """Return how an object travels that calls itself a name in `module`, None if it goes by that name."""
-        return definitions.reduce_shell(obj) if module in self.by_value else None
+        return instances.reduce_shell(obj) if module in self.by_value else None
 
     def note_module(self, name: str) -> None:
         """Take along the module of something that goes by name."""
@@ -455,7 +415,7 @@ class Packer:
             self._add(Reach(namespace, name, user, parent, is_spare))
             value = namespace[name]
             if isinstance(value, types.ModuleType) and hasattr(value, "__path__"):
-                for submodule in _used_submodules(value, code):
+                for submodule in bindings.used_submodules(value, code):
                     self._add(Reach(None, submodule, user, parent, is_spare))
         if lookups.looks_up(code, namespace, self.by_value):
             self._open(namespace)
@@ -510,9 +470,9 @@ class Packer:
         if id(obj) in self._dynamic:
             return vars, (self._dynamic[id(obj)],)
         if id(obj) in self._named:
-            return _open_namespace, (self._named[id(obj)],)
+            return bindings.open_namespace, (self._named[id(obj)],)
         if id(obj) in self._anonymous:
-            return _make_namespace, (obj.get("__name__"),)
+            return bindings.make_namespace, (obj.get("__name__"),)
         return reduce_container(obj)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
@@ -523,7 +483,7 @@ class Packer:
             return types.ModuleType, (name, module.__doc__)
         if name not in self.by_value:
             self.note_module(name)
-        return _import, (name,)
+        return bindings.import_module, (name,)
 
     def _reduce_class(self, cls: type) -> Any:
         if not cls.__flags__ & definitions.HEAP_TYPE:
@@ -549,80 +509,3 @@ class Packer:
         if variable.__module__ not in self.by_value and getattr(module, name, None) is variable:
             return name
         return definitions.reduce_type_variable(variable)
-
-
-def _reduce_anew(make: Callable[[], Any]) -> Callable[[Any], Any]:
-    return lambda obj: (make, ())
-
-
-def _refuse(obj: Any) -> Any:
-    for name in ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"):
-        if obj is getattr(sys, name):
-            return getattr, (sys, name)
-    raise Refusal
-
-
-def _refuse_drivers_own(value: Any) -> None:
-    """Refuse what only the driver can use: a Job, with all its input, a handle, a cluster."""
-    kind = type(value)
-    if kind.__module__.startswith("mmgevent.") and kind.__name__ in _DRIVERS_OWN:
-        raise Refusal(f"it is a {kind.__name__} of mmgevent, which stays with the driver")
-
-
-class _Buffer(io.BytesIO):
-    """What a chunk is written to; refuses more than `limit` bytes."""
-
-    limit: int | None = None
-
-    def write(self, data: Any) -> int:
-        if self.limit is not None and self.tell() + len(data) > self.limit:
-            raise Refusal(
-                f"its pickle is larger than {self.limit >> 20} MiB, and no function names it: let one do so"
-            )
-        return super().write(data)
-
-
-def _used_submodules(package: types.ModuleType, code: types.CodeType) -> list[str]:
-    """Return the imported submodules of a package that the code names as attributes (`xml.etree`)."""
-    prefix = package.__name__ + "."
-    names = {name for part in definitions.nested_code(code) for name in part.co_names}
-    loaded = [name for name in list(sys.modules) if name.startswith(prefix)]
-    return [name for name in loaded if names.issuperset(name.removeprefix(prefix).split("."))]
-
-
-def _read_lines(path: str, namespace: dict[str, Any]) -> str:
-    """Return the text of a source file; a relative path may be of another working directory than this."""
-    file = namespace.get("__file__")
-    readable = file if isinstance(file, str) and os.path.basename(file) == os.path.basename(path) else path
-    linecache.checkcache(readable)
-    text = "".join(linecache.getlines(readable, namespace))
-    return text if len(text) <= _MAX_LINES_CHARS else ""
-
-
-def _shorten(mapping: dict[int, Any], length: int) -> None:
-    while len(mapping) > length:
-        mapping.popitem()
-
-
-def _bind(namespace: dict[str, Any], name: str, value: Any) -> None:
-    namespace[name] = value
-
-
-def _import(name: str) -> types.ModuleType:
-    return importlib.import_module(name)  # which, as the user's own, would be taken for a look-up
-
-
-def _get_attribute(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
-
-
-def _bind_import(namespace: dict[str, Any], name: str, module: str, attribute: str) -> None:
-    namespace[name] = _get_attribute(module, attribute)
-
-
-def _open_namespace(name: str) -> dict[str, Any]:
-    return vars(importlib.import_module(name))
-
-
-def _make_namespace(name: str | None) -> dict[str, Any]:
-    return {"__name__": name, "__builtins__": builtins}
