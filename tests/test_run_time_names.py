@@ -36,6 +36,7 @@ class Other: pass
         ("yield partial()\npartial = functools.partial(eval, 'parse_' + 'a(2)', globals())", 12),
         ("yield parse_b.__globals__['parse_' + 'a'](v)", 12),
         ("yield inspect.currentframe().f_globals['parse_' + 'a'](v)", 12),
+        ("yield pickle.loads(BLOB)(v)\nimport pickle\nBLOB = pickle.dumps(parse_a)", 12),
         ("yield typing.get_type_hints(Point)['near'].__name__", "Other"),
         ("yield (lambda: eval('parse_' + 'a(2)'))()", 12),
         ("yield by_name('parse_a')\ndef by_name(name): return sys._getframe(1).f_globals[name](2)", 12),
@@ -178,6 +179,7 @@ def test_a_module_of_the_users_finds_the_names_it_imports_from_the_job(pack, exe
     write(
         folder,
         helper="""
+        import importlib, sys
         from job import LIMIT, double
         class Rule:
             limit = LIMIT
@@ -185,6 +187,7 @@ def test_a_module_of_the_users_finds_the_names_it_imports_from_the_job(pack, exe
             import job
             from job import triple
             return double(v) + triple(v) + job.other + Rule.limit
+        def late(): return importlib.import_module("jo" + "b").far() + sys.modules["job"].far()
         """,
     )
     payload = pack(
@@ -193,12 +196,13 @@ def test_a_module_of_the_users_finds_the_names_it_imports_from_the_job(pack, exe
         other = 100
         def double(v): return v * 2
         def triple(v): return v * 3
-        from helper import call
-        def mapfn(k, v): yield call(v)
+        from helper import call, late
+        def far(): return 1000
+        def mapfn(k, v): yield call(v) + late()
         """,
         module="job",
     )
-    assert execute(payload) == [2 * 2 + 3 * 2 + 100 + 5]
+    assert execute(payload) == [2 * 2 + 3 * 2 + 100 + 5 + 2000]
 
 
 def test_a_module_that_a_text_names_travels_with_its_package(pack, execute, folder):

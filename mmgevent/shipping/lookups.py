@@ -1,9 +1,9 @@
 """Tell which code looks names up while it runs: what it needs is not only what it names.
 
 Four things are found in the code itself: the builtins `eval`, `exec`, `globals`
-and `__import__`; functions of the standard library that take names, frames or
-annotations; attributes such as `f_globals`; and texts that name the job's
-module.  A library function that a job calls may look into its caller or into
+and `__import__`; functions of the standard library that take names, frames,
+annotations or pickles; attributes such as `f_globals`; and texts that name the
+job's module.  A library function that a job calls may look into its caller or into
 the function it is given: its own code tells, and that of the functions it calls.
 
 An answer of True costs a larger payload, no more; so doubts are answered so.
@@ -28,10 +28,14 @@ _LOOKUPS = {
     "cProfile": ("run",),
     "doctest": ("testmod",),
     "importlib": ("import_module",),
+    "dill._dill": ("load", "loads"),
     "inspect": ("currentframe", "get_annotations", "getmodule", "stack", "trace"),
+    "_pickle": ("load", "loads"),
+    "pickle": ("load", "loads"),
     "pkgutil": ("resolve_name",),
     "profile": ("run",),
     "pydoc": ("locate",),
+    "joblib.numpy_pickle": ("load",),
     "runpy": ("run_module", "run_path"),
     "sys": ("_getframe",),
     "typing": ("get_type_hints",),
@@ -61,6 +65,13 @@ _PAIRS = (
     ("locate", "pydoc"),
     ("testmod", "doctest"),
     ("run", "cProfile"),
+    ("loads", "pickle"),
+    ("load", "pickle"),
+    ("Unpickler", "pickle"),
+    ("open", "shelve"),
+    ("loads", "dill"),
+    ("load", "dill"),
+    ("load", "joblib"),
     ("eval", "builtins"),
     ("exec", "builtins"),
     ("globals", "builtins"),

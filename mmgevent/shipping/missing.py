@@ -50,8 +50,11 @@ def last_reason() -> str | None:
 
 def explain(error: BaseException) -> str | None:
     """Return why the name that an exception is about is missing; None if the job never had it."""
+    if isinstance(error, AttributeError) and error.name is None:  # of pickle
+        return last_reason()
     if isinstance(error, (NameError, AttributeError)) and not isinstance(error, UnboundLocalError):
-        return _find(error.name)
+        reason = _find(error.name)
+        return None if reason is None or reason in str(error) else reason
     if isinstance(error, KeyError) and error.args:  # of globals(), or of any dict
         reason = _find(error.args[0])
         return None if reason is None else f"if a global is meant: {reason}"

@@ -79,7 +79,9 @@ class Packer:
     ):
         self.by_value = by_value
         self._early = early
+        #: of the tree, what was followed to the job's own names
         self._followed: set[JobImport] = set()
+        self._looked_at: set[str] = set()
         self.tree = SourceTree(by_value, stays_here=stays_here)
         #: dicts that functions are rebuilt on: {id: name}, {name: dict} and {id: dict}
         self._named: dict[int, str] = {}
@@ -180,6 +182,10 @@ class Packer:
         early = {statement for statement in new if statement.names and not statement.is_late} - self._early
         if early:
             raise EarlyNames(frozenset(early))
+        for name in [name for name in self.tree.sources if name not in self._looked_at]:
+            self._looked_at.add(name)
+            if lookups.source_looks_up(self.tree.sources[name].text, self.by_value):
+                self._open(None)
         for statement in new:
             if not statement.names or "*" in statement.names:
                 self._open(self._homes.get(statement.module))
