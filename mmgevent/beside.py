@@ -91,7 +91,9 @@ def give_from_folders(folders: list[str]) -> None:
 
 
 def _is_users(space: dict[str, Any]) -> bool:
-    return "__mmgevent_job_file__" in space or _is_users_file(space.get("__file__"))
+    if "__mmgevent_job_file__" in space or ("__file__" not in space and space.get("__name__") == "__main__"):
+        return True  # a job file, or a prompt
+    return _is_users_file(space.get("__file__"))
 
 
 def give_shipped(shipped: Iterable[str], by_value: Iterable[str]) -> None:

@@ -190,14 +190,17 @@ def make_reducers() -> dict[type, Callable[[Any], Any]]:
     files = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
     reducers.update(dict.fromkeys(files, _reduce_file))
     # A lock guards what the threads of one process share, and a new one does the same in an executor.
-    reducers.update(
-        (type(make()), _anew(make)) for make in (threading.Lock, threading.RLock, threading.local)
-    )
+    reducers.update((type(getattr(threading, name)()), _anew(name)) for name in ("Lock", "RLock", "local"))
     return reducers
 
 
-def _anew(make: Callable[[], Any]) -> Callable[[Any], Any]:
-    return lambda obj: (make, ())
+def _anew(name: str) -> Callable[[Any], Any]:
+    return lambda obj: (build_anew, (name,))
+
+
+def build_anew(name: str) -> Any:
+    """Make a lock or `local` of `threading` as it is here: of greenlets where the job has `greenlets`."""
+    return getattr(threading, name)()
 
 
 def _reduce_file(file: Any) -> Any:

@@ -323,3 +323,21 @@ def test_a_name_that_is_no_job_is_refused(commands, package, name, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "mmgevent/" not in done.stderr
+
+
+def test_a_lock_of_the_job_is_one_of_greenlets_where_items_are_greenlets(commands):
+    commands.write(
+        "job.py",
+        "import threading, time\nlock, local = threading.Lock(), threading.local()\n"
+        "options = {'greenlets': 4}\ndatasource = {n: n for n in range(8)}\n"
+        "def mapfn(key, value):\n    with lock: time.sleep(.01)\n    local.key = key\n    time.sleep(.01)\n"
+        "    yield key, local.key == key\n",
+    )
+    done = commands.run("run", "--procs", "1", "job.py")
+    assert read_tsv(done.stdout) == {str(n): [True] for n in range(8)}, done.stderr
+
+
+def test_a_prompt_gets_the_modules_of_the_working_directory(commands):
+    commands.write("queue.py", OWN["queue.py"].replace("import json\n", ""))
+    done = commands.run(program=("-c", "import mmgevent as mmg, queue; mmg.Job; print(queue.double(4))"))
+    assert done.stdout == "8\n", done.stderr
