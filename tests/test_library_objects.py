@@ -154,6 +154,20 @@ LIBRARIES = {
         "msgspec.json.encode(Named(1, name='n', tags={'t'})).decode(), Named(2, name='n').loud, Point(1) < Point(2)]",
         [3, 5, '{"type":"named","X":1,"NAME":"n","tagged":["t"]}', "Nnone", True],
     ),
+    "wrapt": (
+        """
+        import wrapt
+        @wrapt.decorator
+        def twice(wrapped, instance, args, kwargs): return wrapped(*args, **kwargs) * 2
+        @twice
+        def one(v): return v + 1
+        class Holder:
+            @twice
+            def two(self, v): return v
+        """,
+        "[one(1), Holder().two(3), one.__name__]",
+        [4, 6, "one"],
+    ),
     "attrs": (
         """
         import attrs

@@ -36,6 +36,9 @@ class _Bare:
 _BARE_BYTES = _Bare.__basicsize__
 _PLAIN_STATE = typing.cast(Any, object).__getstate__
 
+#: what `wrapt` calls the module of its proxies, with and without its C code
+_WRAPT_MODULES = ("_wrappers", "wrapt._wrappers", "wrapt.wrappers", "wrapt")
+
 #: how threads and processes tell one another something, which a copy elsewhere would wait for in vain
 _TALKS = frozenset(
     (
@@ -67,6 +70,8 @@ def reduce_instance(obj: Any) -> Any:
     (`pickle` asks for `__setstate__`).  Return NotImplemented for any other.
     """
     cls = type(obj)
+    if cls.__module__ in _WRAPT_MODULES:
+        return reduce_proxy(obj)
     if isinstance(getattr(cls, "__getnewargs__", None), types.FunctionType) or hasattr(
         cls, "__getnewargs_ex__"
     ):
@@ -86,6 +91,21 @@ def reduce_instance(obj: Any) -> Any:
     if hasattr(cls, "__setstate__"):
         return _plain_new(cls), (cls, *new_args), state, items, pairs
     return _plain_new(cls), (cls, *new_args), (state,), items, pairs, fill_instance
+
+
+def reduce_proxy(obj: Any) -> Any:
+    """Reduce what a decorator of `wrapt` makes of a function; NotImplemented for anything else."""
+    kind = type(obj)
+    if kind.__name__ != "FunctionWrapper" or kind.__module__ not in _WRAPT_MODULES:
+        return NotImplemented
+    return build_proxy, (obj.__wrapped__, obj._self_wrapper, obj._self_enabled)
+
+
+def build_proxy(wrapped: Any, wrapper: Any, enabled: Any) -> Any:
+    """Make a `wrapt.FunctionWrapper`."""
+    import wrapt
+
+    return wrapt.FunctionWrapper(wrapped, wrapper, enabled)
 
 
 def fill_instance(obj: Any, held: tuple[Any]) -> None:

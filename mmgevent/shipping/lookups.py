@@ -181,9 +181,21 @@ def evaluated_words(code: types.CodeType) -> Iterator[str]:
                     yield from _WORD.findall(constant)
 
 
-def annotation_names(annotations: Any) -> Iterator[str]:
+def own_annotations(obj: Any) -> dict[str, Any]:
+    """Return the annotations of a function or class itself, {} where they cannot be told (Python 3.14 evaluates them)."""
+    if isinstance(obj, type) and sys.version_info < (3, 14):
+        found = vars(obj).get("__annotations__")
+    else:
+        try:
+            found = obj.__annotations__
+        except NameError:
+            found = None
+    return found if isinstance(found, dict) else {}
+
+
+def annotation_names(annotations: dict[str, Any]) -> Iterator[str]:
     """Yield the names in annotations that are texts, or hold texts: postponed ones are looked up when asked for."""
-    todo = list(annotations.values()) if isinstance(annotations, dict) else []
+    todo = list(annotations.values())
     for _ in range(10 * len(todo) + 100):  # they may be cyclic
         if not todo:
             return

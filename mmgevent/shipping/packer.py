@@ -402,7 +402,7 @@ class Packer:
                 self._open(None)
             return name
         namespace = function.__globals__
-        self._add_annotations(function.__annotations__, namespace)
+        self._add_annotations(lookups.own_annotations(function), namespace)
         if self._travels(namespace):
             self._files.setdefault(function.__code__.co_filename, namespace)
             self._follow_code(function, namespace)
@@ -436,7 +436,7 @@ class Packer:
             except ShippingError as error:
                 raise Refusal(f"{user} imports it: {error}") from None
 
-    def _add_annotations(self, annotations: Any, namespace: dict[str, Any]) -> None:
+    def _add_annotations(self, annotations: dict[str, Any], namespace: dict[str, Any]) -> None:
         if annotations and self._travels(namespace):
             self._add_spares(lookups.annotation_names(annotations), namespace)
 
@@ -500,7 +500,7 @@ class Packer:
         self._is_plain = False
         home = self._homes.get(cls.__module__)
         if home is not None:
-            self._add_annotations(vars(cls).get("__annotations__"), home)
+            self._add_annotations(lookups.own_annotations(cls), home)
         reduction = reduce_struct_class(cls)
         if reduction is not None:
             return reduction

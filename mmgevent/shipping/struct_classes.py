@@ -11,6 +11,7 @@ import types
 from typing import Any
 
 from mmgevent.shipping.definitions import Reduction
+from mmgevent.shipping.lookups import own_annotations
 
 #: keywords of a `msgspec.Struct` class, by the names that its configuration has for them
 _STRUCT_KEYWORDS = (
@@ -56,7 +57,7 @@ def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
 
 def _reduce_msgspec(cls: Any) -> Reduction:
     own = vars(cls)
-    annotations = own.get("__annotations__", {})
+    annotations = own_annotations(cls)
     defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
     names = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
     fields = {name: (names[name], _field_keywords(defaults, name)) for name in annotations if name in names}
