@@ -4,8 +4,6 @@ The names below are imported on first use (PEP 562), so that `import mmgevent`
 costs next to nothing in executors, commands and job files.
 """
 
-from __future__ import annotations
-
 from mmgevent import real_modules
 
 TYPE_CHECKING = False  # not from typing: what `import mmgevent` imports is built in or frozen
@@ -99,7 +97,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name.startswith("_") or name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

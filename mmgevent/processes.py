@@ -94,7 +94,7 @@ def _start_python(
     body: str, arguments: list[str], sockets: list[socket.socket], environ: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", real_modules.program(_BODY.format(body=body)), *arguments],
+        [sys.executable, *real_modules.arguments(_BODY.format(body=body)), *arguments],
         stdin=subprocess.DEVNULL,
         pass_fds=[sock.fileno() for sock in sockets],
         env=environ,

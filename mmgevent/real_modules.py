@@ -10,10 +10,8 @@ imports json: to our processes, and to the libraries that they use.
 - A program of the user's is protected only if one of its folders hides a module.
 - The user's own code still gets what it means: see `beside`.
 
-What this module imports is built in or frozen, so nothing can hide it.
+What this module imports is built in or frozen, so nothing can hide it (`__future__` is not).
 """
-
-from __future__ import annotations
 
 import _frozen_importlib_external as _external
 import _imp
@@ -86,9 +84,13 @@ class RealFinder:
         return spec
 
 
-def program(body: str) -> str:
-    """Return the text of a program for `python -c` that is one of our own processes."""
-    return f"{_START.format(root=ROOT)}{body}"
+def arguments(body: str) -> list[str]:
+    """Return the arguments of a Python that runs a program as one of our own processes.
+
+    Without `-P`, Python 3.13 imports linecache from the working directory before any program runs.
+    """
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    return [*safe, "-c", f"{_START.format(root=ROOT)}{body}"]
 
 
 def protect() -> None:

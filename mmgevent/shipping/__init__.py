@@ -273,8 +273,7 @@ class Check:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-c",
-                    real_modules.program(_CHECK_COMMAND),
+                    *real_modules.arguments(_CHECK_COMMAND),
                     json.dumps(surroundings["sys_path"]),
                 ],
                 stdin=file,

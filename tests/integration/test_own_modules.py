@@ -71,7 +71,11 @@ def test_our_processes_import_nothing_from_the_folders_of_a_job(commands, start,
     here = poison(commands.folder / "here", POISONOUS)
     job = poison(commands.folder / "there", POISONOUS) / "job.py"
     job.write_text(JOB)
-    done = start(here, "run", *options, job)
+    (commands.folder / "bin").mkdir()
+    command = commands.write(
+        "bin/mmg-run", "import sys\nfrom mmgevent.cli.run import main\nsys.exit(main())\n"
+    )
+    done = start(here, *options, job, program=(command,))
     assert read_tsv(done.stdout) == RESULT, done.stderr
 
 
@@ -94,7 +98,7 @@ def test_our_processes_import_nothing_from_the_folders_of_pythonpath(commands, s
 
 
 def test_a_server_and_a_worker_import_nothing_from_the_working_directory(commands, monkeypatch):
-    monkeypatch.setattr(commands, "folder", poison(commands.folder / "here", POISONOUS))
+    monkeypatch.setattr(commands, "folder", poison(commands.folder / "here", LATE))
     server, address = commands.start_server()
     commands.start("worker", "--procs", "1", address)
     job = commands.write("job.py", JOB)
