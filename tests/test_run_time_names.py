@@ -37,6 +37,8 @@ class Other: pass
         ("yield parse_b.__globals__['parse_' + 'a'](v)", 12),
         ("yield inspect.currentframe().f_globals['parse_' + 'a'](v)", 12),
         ("yield pickle.loads(BLOB)(v)\nimport pickle\nBLOB = pickle.dumps(parse_a)", 12),
+        ("yield getattr(this, 'parse_' + 'a')(v)\nthis = sys.modules[__name__]", 12),
+        ("yield table['parse_' + 'a'](v)\ntable = vars()", 12),
         ("yield typing.get_type_hints(Point)['near'].__name__", "Other"),
         ("yield (lambda: eval('parse_' + 'a(2)'))()", 12),
         ("yield by_name('parse_a')\ndef by_name(name): return sys._getframe(1).f_globals[name](2)", 12),

@@ -243,6 +243,8 @@ class Packer:
             if reach.is_spare and reach.name not in reach.namespace:
                 return  # deleted meanwhile by another thread
             value = reach.namespace[reach.name]
+            if self._named.get(id(value)) in self.by_value:
+                self._open(value)  # the globals themselves, as `vars()` at the top of a job returns them
             rank = self._rank(value)
             cls = type(value)
             home = self._homes.get(cls.__module__, {})
@@ -487,7 +489,9 @@ class Packer:
             self._dynamic[id(vars(module))] = module
             self._open(vars(module))
             return types.ModuleType, (name, module.__doc__)
-        if name not in self.by_value:
+        if name in self.by_value:
+            self._open(vars(module))
+        else:
             self.note_module(name)
         return bindings.import_module, (name,)
 
