@@ -245,11 +245,13 @@ class Cluster:
             raise UsageError("this cluster is closed: make another")
         if not isinstance(job, Job):
             raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
+        is_local = self._configuration.join is None and self._configuration.elect is None
         return JobDriver(
             job,
             self._get_engine,
             lambda: next(self._numbers),
-            is_local=self._configuration.join is None and self._configuration.elect is None,
+            is_local=is_local,
+            stays_here=is_local and self._configuration.listen is None,
             max_resubmits=self._max_resubmits,
             on_progress=on_progress,
             on_notice=on_notice,

@@ -100,12 +100,14 @@ class JobDriver:
         next_number: Callable[[], int],
         *,
         is_local: bool,
+        stays_here: bool = False,
         max_resubmits: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ):
         """Pack the job's functions and claim its datasource; UsageError for what is wrong with it.
 
+        `stays_here`: no worker of another machine can join.
         `get_engine(reason)` returns a live engine; `reason` says why the last one is not any more.
         """
         job.check()
@@ -117,7 +119,11 @@ class JobDriver:
         self._fault: UsageError | None = None  # the job ends with it before anything is sent
         try:
             self.code = shipping.pack(
-                functions, by_value=job.by_value, py_files=job.options.py_files, argv=job.argv
+                functions,
+                by_value=job.by_value,
+                py_files=job.options.py_files,
+                argv=job.argv,
+                stays_here=stays_here,
             )
         except TooLargeError as error:  # the result tells, as of all that is too large: jobs beside it go on
             self._fault, self.code = error, b""

@@ -13,19 +13,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from mmgevent import interpreter
+from mmgevent import interpreter, real_modules
 from mmgevent.errors import EngineError
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
 EXECUTOR_HASH_SEED = "0"
 
-#: Not `-m`: that puts the working directory first on the path, and with it whatever has the name of a module that
-#: is needed.  Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
+#: Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
 #: `_exit` since a process of which nothing is left but memory need not take 10 ms to take it apart.
-_PROGRAM = (
-    "import gc, sys; gc.disable(); sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
-    "root in sys.path or sys.path.append(root); {body}; import os; os._exit(0)"
-)
+_BODY = "import gc; gc.disable(); {body}; import os; os._exit(0)"
 
 _ENGINE = (
     "from mmgevent.processes import start_asked_template; template = start_asked_template(sys.argv[1:]); "
@@ -118,13 +114,11 @@ def _start_python(
     environ: dict[str, str],
     flags: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.Popen(
         [
             sys.executable,
             *interpreter.arguments(flags),
-            "-c",
-            _PROGRAM.format(root=root, body=body),
+            *real_modules.arguments(_BODY.format(body=body)),
             *arguments,
         ],
         stdin=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError
 
@@ -62,6 +63,7 @@ class StdoutClosed(BaseException):
 
 def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `body(argv)`, say on stderr what ended it, and return the exit code."""
+    real_modules.protect()
     try:
         _handle_signals()
         code = body(sys.argv[1:] if argv is None else argv)

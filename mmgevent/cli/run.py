@@ -53,7 +53,7 @@ def _paths(text: str) -> list[str]:
 
 COMMAND = Command(
     name=NAME,
-    usage=("[option]... JOB.py [ARG]...",),
+    usage=("[option]... JOB.py [ARG]...", "[option]... -m PACKAGE.JOB [ARG]..."),
     summary=(
         "Run the MapReduce job of JOB.py: on the cores of this machine, and on every machine\n"
         "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn, and perhaps\n"
@@ -97,6 +97,11 @@ COMMAND = Command(
             "PATH",
             "write results to a file, which appears only when the job succeeded; a FIFO, a device or /dev/fd/N "
             "is written to as results come; - is stdout, the default",
+        ),
+        Option(
+            ("-m", "--module"),
+            "",
+            "JOB.py is not a path but the name of a module, such as package.job, as python -m takes it",
         ),
         Option(
             ("--format",),
@@ -272,7 +277,12 @@ def _load_job(arguments: Arguments) -> Job:
     shipping.preload()
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
-    job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    if arguments.module:
+        from mmgevent import jobfile
+
+        job = jobfile.load_job_module(arguments.rest[0], arguments.rest[1:])
+    else:
+        job = Job.from_file(arguments.rest[0], arguments.rest[1:])
     sys.argv = list(job.argv or ())  # as the job file left it: its functions run here, too
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]

@@ -32,12 +32,14 @@ from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
-from mmgevent import interpreter
+from mmgevent import beside, interpreter, real_modules
 from mmgevent.errors import ShippingError
-from mmgevent.shipping import settings
+from mmgevent.shipping import missing, settings
+from mmgevent.shipping.arrivals import install, show_lines
 from mmgevent.shipping.effects import Effect, run_effects
-from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
-from mmgevent.shipping.packer import Packer
+from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
+from mmgevent.shipping.packer import EarlyNames, Packer
+from mmgevent.shipping.refusals import OWN_MODULE
 from mmgevent.shipping.settings import left_behind
 from mmgevent.shipping.surroundings import context, enter
 
@@ -66,10 +68,7 @@ CHECK_TIMEOUT_S = 120.0
 #: characters of a checking process's last words that an error shows
 _LAST_WORDS_CHARS = 2000
 
-_CHECK_COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from mmgevent import shipping; shipping._answer_check()"
-)
+_CHECK_COMMAND = "import json; from mmgevent import shipping; sys.path[:] = json.loads(sys.argv[1]); shipping._answer_check()"
 
 #: neither dill nor the warning filters can be used by several threads at once
 _packing = threading.Lock()
@@ -81,6 +80,7 @@ def pack(
     by_value: Collection[str] = (),
     py_files: Sequence[str | os.PathLike[str]] = (),
     argv: Sequence[str] | None = None,
+    stays_here: bool = False,
 ) -> bytes:
     """Return the payload that `load` turns into these functions in another process.
 
@@ -89,6 +89,7 @@ def pack(
     or not an import names them.  `argv` is what they see as `sys.argv`; None: that of
     this process.  Globals are captured as they are now, and so are the settings of this
     process and thread (`shipping/settings.py`).
+    `stays_here`: all executors are on this machine, and import what cannot travel.
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -104,14 +105,19 @@ def pack(
             import dill
 
             warnings.simplefilter("error", dill.PicklingWarning)
-            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
-            for path in py_files:
-                packer.tree.add_py_file(path)
-            packer.add_effects()
-            shown = sys.argv if argv is None else argv
-            return packer.pack(
-                {role: getattr(functions, role) for role in _ROLES}, list(map(str, shown)), found
-            )
+            shown = list(map(str, sys.argv if argv is None else argv))
+            early: frozenset[JobImport] = frozenset()
+            while True:  # each time with more of the import statements that there are
+                packer = Packer(
+                    frozenset(by_value) | MAIN_NAMES, _pickler_class(), early, stays_here=stays_here
+                )
+                for path in py_files:
+                    packer.tree.add_py_file(path)
+                packer.add_effects()
+                try:
+                    return packer.pack({role: getattr(functions, role) for role in _ROLES}, shown, found)
+                except EarlyNames as more:
+                    early |= more.imports
 
 
 def preload() -> None:
@@ -143,7 +149,12 @@ def _pickler_class() -> Any:
             return self._packer.reduce(obj)
 
         def save_global(self, obj: Any, name: str | None = None) -> None:
-            self._packer.note_module(stock.whichmodule(obj, name or obj.__qualname__))
+            module = stock.whichmodule(obj, name or obj.__qualname__)
+            reduction = self._packer.reduce_named(obj, module)
+            if reduction is not None:
+                self.save_reduce(*reduction, obj=obj)
+                return
+            self._packer.note_module(module)
             super().save_global(obj, name)
 
     return Pickler
@@ -174,10 +185,12 @@ def load(
     effects = [Effect(*fields) for fields in parts["effects"]]
     settings.apply(parts["settings"], is_loaded=False)
     install(Source(*fields) for fields in parts["sources"])
+    beside.give_shipped((fields[0] for fields in parts["sources"]), (name for name, _ in parts["modules"]))
     for path, text in parts["lines"].items():
         show_lines(path, text)
     for name, attributes in parts["modules"]:
-        _make_module(name, attributes, parts["left"].setdefault(name, {}))
+        _make_module(name, attributes, parts["left"])
+    missing.remember(parts["left"], parts["unused"])
     failed = run_effects(effects, on_slow)
     file = io.BytesIO(b"".join(chunk for _, _, chunk in parts["chunks"]))
     unpickler = dill.Unpickler(file, ignore=True)
@@ -187,13 +200,15 @@ def load(
         end += len(chunk)
         try:
             roles = unpickler.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit: of a module of the user's
             if spare is None:
+                if isinstance(error, SystemExit):
+                    raise
                 raise _loading_error(label, error) from error
             module, name = spare
-            parts["left"].setdefault(module, {})[name] = (
-                f"{name} does not load here ({type(error).__name__}: {error})"
-            )
+            reason = f"{name} does not load here ({type(error).__name__}: {error})"
+            parts["left"].setdefault(module, {})[name] = reason
+            missing.note(module, name, reason)
             file.seek(end)
     failed = run_effects([effect for effect, _ in failed], on_slow)  # some need what the job's file defines
     if failed:
@@ -203,13 +218,18 @@ def load(
     return Functions(**{role: roles[role] for role in _ROLES})
 
 
-def _make_module(name: str, attributes: dict[str, Any], left: dict[str, str]) -> None:
+def _make_module(name: str, attributes: dict[str, Any], left: dict[str, dict[str, str]]) -> None:
     """Install a fresh module whose missing attributes say why they are missing."""
 
     def explain_missing(attribute: str) -> Any:
-        if attribute in left:
-            raise ShippingError(left[attribute])  # pickle would drop the text of an AttributeError
-        raise AttributeError(f"module {name!r} has no attribute {attribute!r} in an executor")
+        reason = missing.attribute_reason(name, attribute)
+        if attribute in left.get(name, ()):
+            raise ShippingError(reason)  # pickle would drop the text of an AttributeError
+        raise AttributeError(
+            reason or f"module {name!r} has no attribute {attribute!r} in an executor",
+            name=attribute,
+            obj=module,
+        )
 
     module = ModuleType(name)
     vars(module).update(attributes, __builtins__=builtins, __getattr__=explain_missing)
@@ -221,7 +241,10 @@ def _make_module(name: str, attributes: dict[str, Any], left: dict[str, str]) ->
 def _loading_error(label: str, error: Exception) -> Exception:
     if isinstance(error, ImportError):
         return type(error)(f"{label}: {error}. {import_advice(error)}", name=error.name, path=error.path)
-    return ShippingError(f"{label} does not load in an executor: {type(error).__name__}: {error}")
+    text = str(error).rstrip(".")
+    return ShippingError(
+        f"{label} does not load in an executor: {type(error).__name__}: {text}; {OWN_MODULE}"
+    )
 
 
 def import_advice(error: ImportError) -> str:
@@ -278,7 +301,12 @@ class Check:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                [
+                    sys.executable,
+                    *flags,
+                    *real_modules.arguments(_CHECK_COMMAND),
+                    json.dumps(surroundings["sys_path"]),
+                ],
                 stdin=file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -986,6 +986,8 @@ def test_daemons_of_two_equal_scripts(commands):
 
 
 REPL = f"""
+import os
+import socket
 import sys
 import mmgevent.mincemeat as mincemeat
 from queue import Queue
@@ -993,9 +995,9 @@ from queue import Queue
 TEXTS = {{"humpty": {LINES!r}, "empty": []}}
 
 def mapfn(name, line):
-    import os, socket
-    if name.startswith("stats@"):
-        yield socket.gethostname(), os.name
+    number, at, command = name.partition("@")
+    if at:
+        yield from eval(command)(line)
     else:
         for word in line.split():
             yield word, 1
@@ -1004,7 +1006,7 @@ class Forever:
     def __iter__(self):
         n = 0
         while True:
-            yield "stats@%d" % n
+            yield "%d@lambda corpus: [(socket.gethostname(), os.name)]" % n
             n += 1
     def __getitem__(self, key):
         return ""
