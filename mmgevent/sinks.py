@@ -30,7 +30,6 @@ from typing import Any, BinaryIO, TextIO
 from mmgevent.destinations import Destination, Stream, open_destination
 from mmgevent.errors import DatasourceError, OutputError
 
-
 _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
     ".txt": "tsv",
