@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import EngineError, ForkedError, JobError, UsageError
-from mmgevent.machine import count_cores
+from mmgevent.machine import count_default_executors
 from mmgevent.processes import start_engine
 
 if TYPE_CHECKING:
@@ -319,14 +319,14 @@ class LocalCluster(Cluster):
     ):
         """Start the engine and return at once.
 
-        `procs`: executors, one a core if None; 0 for none, which needs `listen`.
+        `procs`: executors; None: one a core, or as many as there is memory for; 0 for none, which needs `listen`.
         `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
         `password`: what they must know; None finds it as the commands do, only if a port is opened.
         `certificates`: what to show them, and perhaps to ask of them, besides; none are needed.
         `segment_memory`: bytes (or "64MiB") of intermediate results held in memory; more goes to disk.
         """
         if procs is None:
-            procs = count_cores()
+            procs = count_default_executors()
         if type(procs) is not int or not 0 <= procs <= 4096:
             raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
         if not procs and listen is None:

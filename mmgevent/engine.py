@@ -20,13 +20,18 @@ import random
 import signal
 import socket as plain_socket
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine_configuration import Configuration
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
-from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit, total_memory_bytes
+from mmgevent.machine import (
+    collect_garbage_rarely,
+    find_scratch_folder,
+    open_process,
+    raise_descriptor_limit,
+    total_memory_bytes,
+)
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
 
 if TYPE_CHECKING:
@@ -42,11 +47,14 @@ log = logging.getLogger(__name__)
 
 #: share of the machine's memory that segments may take before they spill, and its bounds
 MEMORY_SHARE = 8
-MIN_MEMORY_BYTES = 64 * 1024 * 1024
+MIN_MEMORY_BYTES = 16 * 1024 * 1024
 MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
 
 #: pause between two attempts to connect, and up to as much again at random
 RETRY_S = 0.2
+
+#: Between two looks whether the driver still runs, where the system does not tell, seconds. Its socket mostly does.
+PARENT_LOOK_S = 0.5
 
 #: how long running tasks get when the driver has closed the cluster
 STOP_S = 1.0
@@ -78,7 +86,7 @@ class Engine:
         self._relay: NodeRelay | None = None
         self._is_stopping = False
         self._stop_reason = "the cluster closed"
-        self._scratch = tempfile.gettempdir()
+        self._scratch = find_scratch_folder()
         #: set when the engine has to end
         self.ended = Event()
         self._offering: Offering | None = None
@@ -345,16 +353,28 @@ def _watch_parent(parent: int, ended: Any) -> None:
     """End when the parent process does, even if a child of its own still holds the socket."""
     import gevent
 
-    if not hasattr(os, "pidfd_open"):
-        return
+    is_child = os.getppid() == parent  # else it has ended, or what MMG_PYTHON names stands between
     try:
-        fd = os.pidfd_open(parent)
-    except OSError:
+        fd = open_process(parent)
+    except ProcessLookupError:
         ended.set()
         return
-    if os.getppid() != parent:
-        ended.set()
-        return
-    hub = gevent.get_hub()
-    hub.wait(hub.loop.io(fd, 1))
+    if fd is None:
+        while not _has_ended(parent, is_child):
+            gevent.sleep(PARENT_LOOK_S)
+    elif not _has_ended(parent, is_child):
+        hub = gevent.get_hub()
+        hub.wait(hub.loop.io(fd, 1))
     ended.set()
+
+
+def _has_ended(parent: int, is_child: bool) -> bool:
+    if is_child:
+        return os.getppid() != parent
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it has become another user's
+        pass
+    return False

@@ -13,7 +13,6 @@ import random
 import signal
 import socket as plain_socket
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from mmgevent.addresses import Address, format_address
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine import default_memory_bytes
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
-from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit
+from mmgevent.machine import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
 from mmgevent.processes import TemplateProcess, start_template
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def run_server(
     server = Server(
         f"{plain_socket.gethostname()}-{os.getpid()}",
         memory_bytes=segment_memory or default_memory_bytes(),
-        spill_folder=tempfile.gettempdir(),
+        spill_folder=find_scratch_folder(),
     )
     lost: list[str] = []
 
@@ -140,7 +139,7 @@ def run_member(
         procs=procs,
         forkers=forkers,
         memory_bytes=default_memory_bytes(),
-        scratch=tempfile.gettempdir(),
+        scratch=find_scratch_folder(),
         once=once,
         certificates=certificates,
     )
@@ -233,7 +232,7 @@ class _WorkerLoop:
                 return None
             self._tried.pop(address, None)
             link = SocketLink(sock, format_address(address))
-            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=tempfile.gettempdir())
+            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder())
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
             worker.start()

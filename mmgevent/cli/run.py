@@ -27,7 +27,7 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
-from mmgevent.machine import count_cores
+from mmgevent.machine import count_default_executors
 
 if TYPE_CHECKING:
     from mmgevent.cluster import JobHandle
@@ -236,7 +236,7 @@ def _open_node(arguments: Arguments, port: int) -> Any:
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
     from mmgevent.node import Node
 
-    procs = count_cores() if arguments.procs is None else arguments.procs
+    procs = count_default_executors() if arguments.procs is None else arguments.procs
     return Node(
         addresses,
         procs=procs,

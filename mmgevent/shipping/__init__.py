@@ -22,7 +22,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import typing
@@ -33,6 +32,7 @@ from types import ModuleType
 from typing import Any
 
 from mmgevent.errors import ShippingError
+from mmgevent.machine import create_nameless_file
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
 from mmgevent.shipping.surroundings import context, enter
@@ -239,7 +239,7 @@ class Check:
         self._mark = fingerprint(payload + json.dumps(surroundings, sort_keys=True).encode())
         if self._mark in _loaded:
             return
-        with tempfile.TemporaryFile() as file:
+        with open(create_nameless_file("mmgevent-check"), "w+b") as file:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(

@@ -417,6 +417,7 @@ class Worker:
                 self._scratch_dir,
                 self._on_executor_frame,
                 self._on_death,
+                executors=len(self._slots),
             )
         except EngineError as error:
             log.error("worker closes: no executor can be started: %s", error)

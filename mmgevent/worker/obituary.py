@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import mmgevent
 from mmgevent import failures
+from mmgevent.machine import find_control_groups
 
 if TYPE_CHECKING:
     from mmgevent.net.forker import Exit
@@ -26,6 +27,11 @@ _OUR_FRAMES = (
 _OOM_ADVICE = (
     "Nothing of mmgevent killed it. If the machine ran out of memory, its kernel did: "
     "the option memory_limit, or fewer slots (--procs), would say so earlier."
+)
+
+_CONTAINER_ADVICE = (
+    "Executors, driver and engine share that memory with all else in the container: give it more, use fewer slots "
+    "(--procs), or let the function keep less."
 )
 
 _LEFT_ADVICE = (
@@ -105,7 +111,18 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
         return "died", f"the executor was killed: {executor.kill_cause}", None
     advice = None
     if os.WIFSIGNALED(exit_.status) and os.WTERMSIG(exit_.status) == signal.SIGKILL:
+        groups = find_control_groups()
+        container_limit = groups.limits.memory_bytes
+        if (groups.count_memory_kills() or 0) > executor.memory_kills_before:
+            where = "this machine" if container_limit is None else f"its container (control group), {container_limit >> 20} MiB"
+            return (
+                "memory",
+                f"out of memory: the kernel killed it at the limit of {where}; it had used {used} ({exit_})",
+                _OOM_ADVICE if container_limit is None else _CONTAINER_ADVICE,
+            )
         advice = f"{_OOM_ADVICE} It had used {used}."
+        if container_limit is not None:
+            advice += f" Its container (control group) may have {container_limit >> 20} MiB in all."
     elif exit_.status == 0:
         advice = _LEFT_ADVICE
     return "died", f"the executor died: {exit_}", advice
