@@ -4,8 +4,8 @@ A container is a process in control groups that have limits.  Inside it the syst
 whoever asks it for cores and memory takes too much, and the kernel kills what goes beyond.  The files of the
 control groups tell the truth:
 
-    version 2   cpu.max, memory.max, memory.high; memory.events counts those that were killed
-    version 1   cpu.cfs_quota_us with cpu.cfs_period_us, memory.limit_in_bytes, memory.stat; memory.oom_control
+    version 2   cpu.max, memory.max, memory.high; memory.events counts those that were killed; pids.max
+    version 1   cpu.cfs_quota_us with cpu.cfs_period_us, memory.limit_in_bytes, memory.stat; memory.oom_control; pids.max
 
 Three rules:
 
@@ -20,21 +20,23 @@ Everything takes the folder that stands for "/", so that tests can have a machin
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 #: Where control groups are mounted by custom, for processes that see no /proc: version, controllers, mount point.
 _CUSTOMARY = (
-    (2, {"cpu", "memory"}, "/sys/fs/cgroup"),
+    (2, {"cpu", "memory", "pids"}, "/sys/fs/cgroup"),
     (1, {"memory"}, "/sys/fs/cgroup/memory"),
+    (1, {"pids"}, "/sys/fs/cgroup/pids"),
     (1, {"cpu"}, "/sys/fs/cgroup/cpu"),
 )
 #: Bytes from which on version 1 means "no limit": it has no word for it and writes the largest number of pages.
 _NO_LIMIT_BYTES = 2**60
 #: Period of cpu.max where it is left out, microseconds: the kernel's default.
 _PERIOD_US = 100_000
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_CONTROLLERS = {"cpu", "memory", "pids"}
+#: How mountinfo writes characters that would end a field or a line.
+_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
 class Limits(NamedTuple):
@@ -75,6 +77,16 @@ class ControlGroups:
         known = [count for count in counts if count is not None]
         return sum(known) if known else None
 
+    def find_process_limit(self) -> int | None:
+        """Return how many processes and threads the groups allow, the smallest limit; None if there is none."""
+        texts = [
+            _read(os.path.join(folder, "pids.max")).strip()
+            for _, controllers, folders in self._hierarchies
+            if "pids" in controllers
+            for folder in folders
+        ]
+        return min((int(text) for text in texts if text.isdigit()), default=None)
+
     def _read_limits(self) -> Limits:
         cores: list[float] = []
         memory: list[int] = []
@@ -98,7 +110,7 @@ def _find_hierarchies(root: str) -> Iterator[_Hierarchy]:
         seen = [m for m in mounts if m[0] == version and (version == 2 or m[1] & controllers)]
         if seen:
             yield _Hierarchy(
-                version, controllers or {"cpu", "memory"}, _find_folders(root, group, [m[2:] for m in seen])
+                version, controllers or set(_CONTROLLERS), _find_folders(root, group, [m[2:] for m in seen])
             )
 
 
@@ -110,7 +122,7 @@ def _read_groups(root: str) -> list[tuple[int, set[str], str]]:
         names, _, group = rest.partition(":")
         if number == "0" and not names:
             found.append((2, set[str](), group))
-        elif {"cpu", "memory"} & set(names.split(",")):
+        elif _CONTROLLERS & set(names.split(",")):
             found.append((1, set(names.split(",")), group))
     return found
 
@@ -121,8 +133,14 @@ def _read_mounts(root: str) -> Iterator[tuple[int, set[str], str, str]]:
         before, _, after = line.partition(" - ")
         fields, kinds = before.split(" "), after.split(" ")
         if kinds[0] in ("cgroup", "cgroup2") and len(fields) > 4 and len(kinds) > 2:
-            mount_root, point = (_OCTAL.sub(lambda m: chr(int(m[1], 8)), fields[n]) for n in (3, 4))
+            mount_root, point = map(_unescape, fields[3:5])
             yield (2 if kinds[0] == "cgroup2" else 1), set(kinds[2].split(",")), mount_root, point
+
+
+def _unescape(field: str) -> str:
+    for written, meant in _ESCAPES.items():
+        field = field.replace(written, meant)
+    return field
 
 
 def _find_folders(root: str, group: str, mounts: list[tuple[str, str]]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine_configuration import Configuration
-from mmgevent.errors import EngineError, ForkedError, JobError, UsageError
+from mmgevent.errors import EngineError, ForkedError, JobError, StartError, UsageError
 from mmgevent.machine import count_default_executors
 from mmgevent.processes import start_engine
 
@@ -90,7 +90,7 @@ class Cluster:
     ) -> JobHandle:
         """Hand in a job and return at once; it has a thread of its own.
 
-        UsageError for what is wrong with the job.  `on_progress(Progress)` and `on_notice(text)` are
+        UsageError for what is wrong with the job, StartError where there can be no thread.  `on_progress(Progress)` and `on_notice(text)` are
         called from the job's thread.
         """
         from mmgevent.handle import JobHandle
@@ -98,7 +98,11 @@ class Cluster:
         handle = JobHandle(self._make_driver(job, on_progress, on_notice))
         with self._lock:
             self._handles.add(handle)
-        handle.start()
+        try:
+            handle.start()
+        except StartError:
+            self._handles.discard(handle)
+            raise
         return handle
 
     def run(

@@ -163,9 +163,13 @@ class JobDriver:
             self._end_progress("failed")
             raise
         finally:
-            self.feeder.close()
-            if self._check is not None:
-                self._check.cancel()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End what belongs to a job that is over, or never began."""
+        self.feeder.close()
+        if self._check is not None:
+            self._check.cancel()
 
     def wait_for_check(self) -> None:
         """Wait until the code has loaded in a process of its own; ShippingError if it does not, JobCancelled."""

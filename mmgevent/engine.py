@@ -24,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine_configuration import Configuration
-from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
+from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, StartError
 from mmgevent.machine import (
     collect_garbage_rarely,
     find_scratch_folder,
@@ -33,6 +33,7 @@ from mmgevent.machine import (
     total_memory_bytes,
 )
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
+from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
     from mmgevent.addresses import Address
@@ -84,6 +85,7 @@ class Engine:
         self._remote: Link | None = None
         self._member: Membership | None = None
         self._relay: NodeRelay | None = None
+        self._driver: Link | None = None
         self._is_stopping = False
         self._stop_reason = "the cluster closed"
         self._scratch = find_scratch_folder()
@@ -108,7 +110,7 @@ class Engine:
         """Speak with the driver over its socketpair from now on."""
         from mmgevent.net.socket_link import SocketLink
 
-        link = SocketLink(sock, "driver", heartbeats=False)
+        link = self._driver = SocketLink(sock, "driver", heartbeats=False)
         if self._server is not None:
             self._server.attach(link, "driver", is_local=True, when_closed=self.ended.set)
             return
@@ -258,15 +260,25 @@ class Engine:
             self.ended.set()
 
     def _on_worker_closed(self, _: Any) -> None:
-        """Without its own executors an engine is no use: end, and let the driver start another."""
-        if not self._is_stopping:
-            log.error("the executors of this machine are gone: %s", self._workers[-1].close_reason)
-            self.ended.set()
+        """Without its own executors an engine is no use: end, and let the driver start another.
+
+        Where there never was an executor another engine would have none, either: then the driver gets the reason.
+        """
+        if self._is_stopping:
+            return
+        worker = self._workers[-1]
+        self._stop_reason = f"the executors of this machine are gone: {worker.close_reason}"
+        if worker.is_short and not worker.has_run and self._driver is not None:
+            self._driver.send(control("refused", code="start", error=worker.close_reason))
+        else:
+            log.error("%s", self._stop_reason)
+        self.ended.set()
 
 
-def main(template: TemplateProcess | None) -> None:
+def main(template: TemplateProcess | StartError | None) -> None:
     """Run the engine of a driver: `--parent PID --fds N[,N] [--procs]`; the last asks for `template`.
 
+    `template` may be the error that kept it from starting, which the driver gets.
     The descriptors: a link to the driver, and one to the functions that it offers, if any.
     """
     arguments = sys.argv[1:]
@@ -287,6 +299,8 @@ def main(template: TemplateProcess | None) -> None:
         configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
+        if isinstance(template, StartError):
+            raise template
         engine = Engine(configuration, template, *offered)
         gevent.spawn(_watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
@@ -310,7 +324,7 @@ def main(template: TemplateProcess | None) -> None:
     finally:
         if engine is not None:
             engine.stop()
-        elif template is not None:
+        elif template is not None and not isinstance(template, StartError):
             template.sock.close()
             template.process.wait()
 

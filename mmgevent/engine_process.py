@@ -26,8 +26,15 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent import __version__, errors
 from mmgevent.addresses import format_address
-from mmgevent.errors import EngineError, ForkedError, MmgeventError, ProtocolError, VersionMismatchError
-from mmgevent.machine import SIGNAL_LOOK_S
+from mmgevent.errors import (
+    EngineError,
+    ForkedError,
+    MmgeventError,
+    ProtocolError,
+    StartError,
+    VersionMismatchError,
+)
+from mmgevent.machine import SIGNAL_LOOK_S, start_thread
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -44,6 +51,7 @@ log = logging.getLogger(__name__)
 END_S = 5.0
 _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
+_REFUSALS: dict[str, type[MmgeventError]] = {"version": VersionMismatchError, "start": StartError}
 _NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
 
 OnFrame = Callable[[Frame], None]
@@ -76,7 +84,11 @@ class EngineProcess:
         if started.offered_sock is not None:
             from mmgevent.offered import OfferedFunctions
 
-            self._offered = OfferedFunctions(started.offered_sock, functions)
+            try:
+                self._offered = OfferedFunctions(started.offered_sock, functions)
+            except StartError:
+                self._abandon()
+                raise
         self._on_message = on_message
         self._on_end = on_end
         self._pid = os.getpid()
@@ -109,7 +121,19 @@ class EngineProcess:
         except OSError as error:
             log.debug("engine ended at once: %s", error)  # the reader finds its end, and tells
         self._reader = threading.Thread(target=self._read, name="mmgevent-engine-reader", daemon=True)
-        self._reader.start()
+        try:
+            start_thread(self._reader)
+        except StartError:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """End an engine that nobody can listen to."""
+        self._process.kill()
+        self._process.wait()
+        self._sock.close()
+        if self._offered is not None:
+            self._offered.abandon()
 
     @property
     def pid(self) -> int:
@@ -313,7 +337,7 @@ class EngineProcess:
 
     def _take_message(self, frame: Frame, message: dict[str, Any]) -> None:
         if message["type"] == "refused":
-            error_class = VersionMismatchError if message["code"] == "version" else EngineError
+            error_class = _REFUSALS.get(message["code"], EngineError)
             self.refusal = error_class(message["error"])
             self._end(message["error"])
         elif message["type"] == "goodbye":

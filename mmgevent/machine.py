@@ -12,7 +12,11 @@ import resource
 import sys
 from typing import TYPE_CHECKING
 
+from mmgevent.errors import StartError
+
 if TYPE_CHECKING:
+    import threading
+
     from mmgevent.cgroups import ControlGroups
 
 #: how long a wait of a thread goes on without a look. The system may hand a signal to a thread that cannot act on it,
@@ -115,6 +119,29 @@ def find_scratch_folder() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError:
         return SHARED_MEMORY_FOLDER if os.access(SHARED_MEMORY_FOLDER, os.W_OK) else FIRST_SCRATCH_FOLDER
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread; StartError where this machine allows no more."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise shortage_error("a thread", error) from error
+
+
+def shortage_error(what: str, error: Exception) -> StartError:
+    """Return the error that says why a process or thread, such as "the engine process", cannot be started."""
+    text = f"{what} cannot be started: {getattr(error, 'strerror', None) or error}"
+    if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.EAGAIN:
+        limits = []
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+            limits += [f"ulimit -u is {soft}"] if soft != resource.RLIM_INFINITY else []
+        most = find_control_groups().find_process_limit()
+        limits += [f"pids.max of its container is {most}"] if most is not None else []
+        where = f" ({', '.join(limits)})" if limits else ""
+        text += f"; this user or container may have no more processes and threads{where}: allow more of them"
+    return StartError(text)
 
 
 @functools.cache

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 
-from mmgevent.errors import EngineError
+from mmgevent.errors import StartError
+from mmgevent.interpreter import find_python
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
 EXECUTOR_HASH_SEED = "0"
@@ -25,7 +25,7 @@ _PROGRAM = (
 )
 
 _ENGINE = (
-    "from mmgevent.processes import start_template; template = start_template() if '--procs' in sys.argv else None; "
+    "from mmgevent.processes import try_template; template = try_template() if '--procs' in sys.argv else None; "
     "from mmgevent.engine import main; main(template)"
 )
 
@@ -53,7 +53,7 @@ class TemplateProcess:
 
 
 def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
-    """Start an engine, which then waits for its configuration.  EngineError if it cannot be started.
+    """Start an engine, which then waits for its configuration.  StartError if it cannot be started.
 
     `has_executors`: the configuration will ask for some, so the template starts before all else.
     """
@@ -69,7 +69,9 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
         for sock in opened:
             sock.close()
         if isinstance(error, OSError):
-            raise EngineError(f"the engine process cannot be started: {error}") from error
+            from mmgevent.machine import shortage_error
+
+            raise shortage_error("the engine process", error) from error
         raise
     for sock in theirs:
         sock.close()
@@ -79,18 +81,37 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
 def start_template(*, greenlets: bool = False) -> TemplateProcess:
     """Start a template as a child of this thread; it ends when the thread or the socket does.
 
-    Needs no gevent, so an engine can start it before it loads gevent. OSError if it cannot be started.
+    Needs no gevent, so an engine can start it before it loads gevent. StartError if it cannot be started.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise _template_error(error) from error
     try:
         with theirs:
             arguments = ["--fd", str(theirs.fileno()), *["--greenlets"] * greenlets]
             environ = {**_environ(), "PYTHONHASHSEED": EXECUTOR_HASH_SEED}
             process = _start_python(_TEMPLATE, arguments, [theirs], environ)
-    except BaseException:
+    except BaseException as error:
         ours.close()
+        if isinstance(error, OSError):
+            raise _template_error(error) from error
         raise
     return TemplateProcess(process, ours)
+
+
+def try_template() -> TemplateProcess | StartError:
+    """Start a plain template; return what kept it from starting, for an engine that cannot say so yet."""
+    try:
+        return start_template()
+    except StartError as error:
+        return error
+
+
+def _template_error(error: OSError) -> StartError:
+    from mmgevent.machine import shortage_error
+
+    return shortage_error("the template process, which starts executors,", error)
 
 
 def _start_python(
@@ -98,7 +119,7 @@ def _start_python(
 ) -> subprocess.Popen[bytes]:
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(root=root, body=body), *arguments],
+        [find_python(), "-c", _PROGRAM.format(root=root, body=body), *arguments],
         stdin=subprocess.DEVNULL,
         pass_fds=[sock.fileno() for sock in sockets],
         env=environ,

@@ -38,7 +38,7 @@ from signal import signal as _set_handler
 from socket import socket as _PlainSocket
 from typing import Any, NoReturn
 
-from mmgevent.machine import descriptor_limit, find_control_groups
+from mmgevent.machine import descriptor_limit, find_control_groups, shortage_error
 
 #: what an executor needs that is otherwise imported late
 PRELOADED = ("dill", "xxhash", "mmgevent._speedups", "mmgevent.refs", "faulthandler", "random")
@@ -144,7 +144,7 @@ class Template:
         try:
             pid = _fork()
         except OSError as error:
-            self._answer(refused=request["fork"], error=f"cannot fork: {error}")
+            self._answer(refused=request["fork"], error=str(shortage_error("an executor", error)))
         else:
             if pid == 0:
                 self._become_executor(request, descriptors)

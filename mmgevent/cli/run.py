@@ -27,7 +27,7 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
-from mmgevent.machine import count_default_executors
+from mmgevent.machine import count_default_executors, start_thread
 
 if TYPE_CHECKING:
     from mmgevent.cluster import JobHandle
@@ -321,7 +321,7 @@ def _watching_for_workers(handle: JobHandle, reporter: Reporter, timeout_s: floa
 
     timer = threading.Timer(timeout_s, check)
     timer.daemon = True
-    timer.start()
+    start_thread(timer)
     try:
         yield
     except JobCancelled:

@@ -212,7 +212,7 @@ class Forkers:
     def get(self, greenlets: bool = False) -> Forker:
         """The live forker of plain executors, or of those that run items in greenlets.
 
-        EngineError when it has died too often to be started again, or after `close`.
+        EngineError when it has died too often to be started again, or after `close`; StartError if it cannot be started.
         """
         if self._is_closed:
             raise EngineError("the engine is closing: it starts no more executors")
@@ -223,8 +223,8 @@ class Forkers:
                 raise EngineError(
                     f"the template process died {MAX_STARTS} times in {monotonic() - starts[0]:.0f} s"
                 )
-            starts.append(monotonic())
             forker = self._forkers[greenlets] = Forker(start_template(greenlets=greenlets))
+            starts.append(monotonic())
         return forker
 
     def close(self) -> None:

@@ -32,7 +32,8 @@ from types import ModuleType
 from typing import Any
 
 from mmgevent.errors import ShippingError
-from mmgevent.machine import create_nameless_file
+from mmgevent.interpreter import find_python
+from mmgevent.machine import create_nameless_file, shortage_error
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
 from mmgevent.shipping.surroundings import context, enter
@@ -242,13 +243,16 @@ class Check:
         with open(create_nameless_file("mmgevent-check"), "w+b") as file:
             file.write(payload)
             file.seek(0)
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
-                stdin=file,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=surroundings["environ"],
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [find_python(), "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                    stdin=file,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=surroundings["environ"],
+                )
+            except BlockingIOError as error:
+                raise shortage_error("the process that tries to load the job's code", error) from error
 
     def is_over(self, timeout: float) -> bool:
         """Wait for the end of the trial for at most `timeout` seconds; say whether it has come.
