@@ -99,6 +99,11 @@ class Engine:
 
     def start(self) -> dict[str, Any]:
         """Start the roles that are asked for; return facts for the driver."""
+        configuration = self._configuration
+        if configuration.listen or configuration.join or configuration.elect:
+            from mmgevent.net.threads import start_thread_pool
+
+            start_thread_pool()
         if self._configuration.elect is not None:
             self._member = self._make_member(self._configuration.elect)
             return {"pid": os.getpid()}

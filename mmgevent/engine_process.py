@@ -15,8 +15,10 @@ import json
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -34,7 +36,8 @@ from mmgevent.errors import (
     StartError,
     VersionMismatchError,
 )
-from mmgevent.machine import SIGNAL_LOOK_S, start_thread
+from mmgevent.interpreter import VARIABLE
+from mmgevent.machine import SIGNAL_LOOK_S, find_control_groups, start_thread
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -49,6 +52,8 @@ log = logging.getLogger(__name__)
 
 #: for the engine to end by itself once its driver's socket is closed
 END_S = 5.0
+#: For an engine that closed its link unasked to end, so that its end can be explained, seconds.
+EXPLAIN_S = 0.2
 _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
 _REFUSALS: dict[str, type[MmgeventError]] = {"version": VersionMismatchError, "start": StartError}
@@ -308,7 +313,7 @@ class EngineProcess:
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
         is_news = not self._ended.is_set()
-        self._end(reason)
+        self._end(self._explain_end(reason) if is_news else reason)
         if (is_news or self.refusal is not None) and self._on_end is not None:
             self._on_end(self, reason)
 
@@ -347,6 +352,27 @@ class EngineProcess:
         elif message["type"] != "hello" and self._on_message is not None:
             self._on_message(self, frame, message)
 
+    def _explain_end(self, reason: str) -> str:
+        """Return why the engine ended, with what the kernel has to do with it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXPLAIN_S)
+        if self._process.returncode != -signal.SIGKILL:
+            return reason
+        groups = find_control_groups()
+        limit = groups.limits.memory_bytes
+        if limit is None or not groups.count_memory_kills():
+            return reason
+        return f"{reason}: the kernel killed it at the memory limit of its container (control group), {limit >> 20} MiB"
+
+    def _make_start_error(self, reason: str) -> EngineError:
+        python = str(self._process.args[0])  # type: ignore[index] # a list, by `processes`
+        if python == sys.executable:
+            return EngineError(f"the engine could not start: {reason}")
+        return StartError(
+            f"the engine could not start: {reason}; it was started with {python}, which must be a Python "
+            f"{PYTHON_VERSION} that has mmgevent: set {VARIABLE} to the path of one"
+        )
+
     def _shut_down(self) -> None:
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -364,7 +390,7 @@ class EngineProcess:
             self._placed.set()  # nobody waits for a server any more
             jobs, self._jobs = list(self._jobs.values()), {}
         if not self._ready.is_set():
-            self._error = EngineError(f"the engine could not start: {reason}")
+            self._error = self._make_start_error(reason)
             self._ready.set()
         self._give_no_answer()
         for _, on_lost in jobs:

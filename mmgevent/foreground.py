@@ -59,8 +59,10 @@ def run_server(
     from mmgevent.net.listener import Listener, open_listener
     from mmgevent.net.watchdog import start_watchdog
     from mmgevent.server import Server
+    from mmgevent.net.threads import start_thread_pool
     from mmgevent.wire.handshake import derive_key
 
+    start_thread_pool()
     stop = _Stop()
     server = Server(
         f"{plain_socket.gethostname()}-{os.getpid()}",
@@ -129,8 +131,10 @@ def run_member(
     template = start_template()
     from mmgevent.membership import Membership, Settings
     from mmgevent.net.forker import Forkers
+    from mmgevent.net.threads import start_thread_pool
     from mmgevent.wire.handshake import derive_key
 
+    start_thread_pool()
     stop = _Stop()
     forkers = Forkers(template)
     settings = Settings(
@@ -189,8 +193,10 @@ class _WorkerLoop:
         template: TemplateProcess,
     ):
         from mmgevent.net.forker import Forkers
+        from mmgevent.net.threads import start_thread_pool
         from mmgevent.wire.handshake import derive_key
 
+        start_thread_pool()
         self._addresses = addresses
         self._procs = procs
         self._once = once
