@@ -26,6 +26,8 @@ from mmgevent.machine import count_default_executors
 from mmgevent.processes import start_engine
 
 if TYPE_CHECKING:
+    import socket
+
     from mmgevent.addresses import Address
     from mmgevent.driver import JobDriver, Progress
     from mmgevent.engine_process import EngineProcess
@@ -70,6 +72,9 @@ class PeerInfo(NamedTuple):
 
 class Cluster:
     """Submit and run jobs; made by `LocalCluster` or `connect`."""
+
+    #: for the first engine: a socket that listens already
+    _listener: socket.socket | None = None
 
     def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
         self._configuration = configuration
@@ -287,7 +292,8 @@ class Cluster:
         self._retiring.start()
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
-        started = start_engine(has_executors=bool(configuration.procs), has_offers=False)
+        listener, self._listener = self._listener, None  # another engine binds by itself: this one's end frees the port
+        started = start_engine(has_executors=bool(configuration.procs), has_offers=False, listener=listener)
         from mmgevent.engine_process import EngineProcess
 
         return EngineProcess(started, configuration, on_message=self._on_message)

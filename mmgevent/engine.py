@@ -70,9 +70,17 @@ class Engine:
     """The roles and links of one process, for one driver."""
 
     def __init__(
-        self, configuration: Configuration, template: TemplateProcess | None, offered_sock: Any = None
+        self,
+        configuration: Configuration,
+        template: TemplateProcess | None,
+        offered_sock: Any = None,
+        *,
+        listening_sock: Any = None,
     ):
-        """`offered_sock`: leads to the functions that the driver offers, if any."""
+        """`offered_sock`: leads to the functions that the driver offers, if any.
+
+        `listening_sock`: listens already where the configuration says.
+        """
         from gevent.event import Event
 
         from mmgevent.net.forker import Forkers
@@ -82,6 +90,7 @@ class Engine:
         self._server: Server | None = None
         self._workers: list[Any] = []
         self._listener: Any = None
+        self._listening_sock = listening_sock
         self._remote: Link | None = None
         self._member: Membership | None = None
         self._relay: NodeRelay | None = None
@@ -168,7 +177,7 @@ class Engine:
         from mmgevent.wire.handshake import derive_key
 
         assert self._server is not None
-        sock = open_listener(*address)
+        sock = self._listening_sock or open_listener(*address)
         configuration = self._configuration
         key = derive_key(configuration.password or "")
         self._listener = Listener(
@@ -281,7 +290,9 @@ class Engine:
 
 
 def main(template: TemplateProcess | StartError | None) -> None:
-    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs]`; the last asks for `template`.
+    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs] [--listener N]`.
+
+    `--procs` asks for `template`; `--listener` is the descriptor of a socket that listens already.
 
     `template` may be the error that kept it from starting, which the driver gets.
     The descriptors: a link to the driver, and one to the functions that it offers, if any.
@@ -297,7 +308,10 @@ def main(template: TemplateProcess | StartError | None) -> None:
     from gevent import socket
 
     sock, *offered = [socket.socket(fileno=number) for number in (fd, *offered_fds)]
-    for opened in (sock, *offered):
+    listening_sock = None
+    if "--listener" in arguments:
+        listening_sock = socket.socket(fileno=int(arguments[arguments.index("--listener") + 1]))
+    for opened in (sock, *offered, *([listening_sock] if listening_sock else [])):
         opened.set_inheritable(False)
     engine = None
     try:
@@ -306,7 +320,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
         if isinstance(template, StartError):
             raise template
-        engine = Engine(configuration, template, *offered)
+        engine = Engine(configuration, template, *offered, listening_sock=listening_sock)
         gevent.spawn(_watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
 

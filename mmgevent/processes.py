@@ -52,10 +52,13 @@ class TemplateProcess:
         self.sock = sock
 
 
-def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
+def start_engine(
+    *, has_executors: bool, has_offers: bool, listener: socket.socket | None = None
+) -> EngineStart:
     """Start an engine, which then waits for its configuration.  StartError if it cannot be started.
 
     `has_executors`: the configuration will ask for some, so the template starts before all else.
+    `listener`: listens where the configuration says; the engine has a copy of its own from now on.
     """
     opened: list[socket.socket] = []
     try:
@@ -64,7 +67,11 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
         theirs = opened[1::2]
         numbers = ",".join(str(sock.fileno()) for sock in theirs)
         arguments = ["--parent", str(os.getpid()), "--fds", numbers, *["--procs"] * has_executors]
-        process = _start_python(_ENGINE, arguments, theirs, _environ())
+        given = list(theirs)
+        if listener is not None:
+            arguments += ["--listener", str(listener.fileno())]
+            given.append(listener)
+        process = _start_python(_ENGINE, arguments, given, _environ())
     except BaseException as error:
         for sock in opened:
             sock.close()

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 #: floor -> modules; what a module imports of mmgevent lies on its floor or below
 FLOORS = {
     0: "errors versions failures deaths machine cgroups interpreter _speedups _speedups._fallback _speedups._encoding _speedups._core",
-    1: """functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
+    1: """functions reducers refs paths sources options job jobfile sinks records addresses password certificates page listening
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings
           wire wire.frames wire.streams wire.messages wire.handshake""",

@@ -117,7 +117,7 @@ def test_any_number_of_clients_gives_the_same_results(serve, join, count):
         datasource=dict(enumerate(LINES * scale)), mapfn=count_words, reducefn=add, is_started=False
     )
     clients = [join(server) for _ in range(count)]
-    assert all(client.endpoint.authenticated() for client in clients)
+    assert all(client.endpoint.authenticated(timeout=DEADLINE_S) for client in clients)
     server.start()
     assert next_results(server) == {word: n * scale for word, n in COUNTS.items()}
     server.join(DEADLINE_S)
@@ -622,6 +622,7 @@ def test_a_client_that_is_refused_returns_and_says_why(serve):
     assert client.auth is None
     assert isinstance(client.error, ConnectError)
     client.conn(HOST, server.endpoint.addr[1], asynchronous=True)
+    assert client.authenticated(timeout=DEADLINE_S)
     assert client.auth == "Done"
     client.handle_close()
     assert client.process() is False
@@ -649,6 +650,7 @@ def test_heartbeats_go_both_ways_and_hurt_nobody_who_answers(serve, join):
         daemon=mincemeat.Client_HB_daemon,
         options={"interval": 0.05, "allowed": DEADLINE_S},
     )
+    assert client.endpoint.authenticated(timeout=DEADLINE_S)
     begun = client.endpoint._pong_seen
     wait_until(lambda: client.endpoint._pong_seen != begun, "a pong at the Client")
     wait_until(lambda: server.endpoint._pong_seen, "a pong at the Server")
