@@ -145,7 +145,9 @@ def _unescape(field: str) -> str:
 
 def _find_folders(root: str, group: str, mounts: list[tuple[str, str]]) -> list[str]:
     """Return the folders of a group and of those above it, as far as one of the mounts shows them."""
-    covering = [(len(seen), point, group[len(seen.rstrip("/")) :]) for seen, point in mounts if _lies_in(group, seen)]
+    covering = [
+        (len(seen), point, group[len(seen.rstrip("/")) :]) for seen, point in mounts if _lies_in(group, seen)
+    ]
     if covering:
         _, point, below = min(covering)  # the one that shows most of those above
     else:  # seen from outside of its namespace: the mount shows a group above, or this one under another name

@@ -292,7 +292,8 @@ class Cluster:
         self._retiring.start()
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
-        listener, self._listener = self._listener, None  # another engine binds by itself: this one's end frees the port
+        # Another engine binds by itself: the end of this one frees the port.
+        listener, self._listener = self._listener, None
         started = start_engine(has_executors=bool(configuration.procs), has_offers=False, listener=listener)
         from mmgevent.engine_process import EngineProcess
 

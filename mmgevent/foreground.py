@@ -57,9 +57,9 @@ def run_server(
     raise_descriptor_limit()
     collect_garbage_rarely()
     from mmgevent.net.listener import Listener, open_listener
+    from mmgevent.net.threads import start_thread_pool
     from mmgevent.net.watchdog import start_watchdog
     from mmgevent.server import Server
-    from mmgevent.net.threads import start_thread_pool
     from mmgevent.wire.handshake import derive_key
 
     start_thread_pool()

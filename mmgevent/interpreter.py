@@ -51,9 +51,9 @@ def _find_named(named: str) -> str:
 
 def _list_candidates() -> list[str]:
     """Return where the Python of this version may be: its environment first, which has what is installed there."""
-    folders = dict.fromkeys(os.path.join(prefix, "bin") for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix))
-    names = [f"python{_version()}", f"pypy{_version()}"]
-    inside = [os.path.join(folder, name) for folder in folders for name in names]
+    prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix))
+    names = (f"python{_version()}", f"pypy{_version()}")
+    inside = [os.path.join(prefix, "bin", name) for prefix in prefixes for name in names]
     # A virtual environment that was made by another program may have no other name.
     inside += [os.path.join(sys.prefix, "bin", "python")] if sys.prefix != sys.base_prefix else []
     base = getattr(sys, "_base_executable", None)

@@ -132,6 +132,8 @@ def start_thread(thread: threading.Thread) -> None:
 def shortage_error(what: str, error: Exception) -> StartError:
     """Return the error that says why a process or thread, such as "the engine process", cannot be started."""
     text = f"{what} cannot be started: {getattr(error, 'strerror', None) or error}"
+    if getattr(error, "filename", None):
+        text += f": {error.filename}"  # type: ignore[attr-defined]
     if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.EAGAIN:
         limits = []
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -179,7 +181,7 @@ def descriptor_limit() -> int:
 
 def raise_descriptor_limit() -> None:
     """Use as many descriptors as the system allows: a link is one, an executor four."""
-    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it, and a kernel have a bound of its own
+    with contextlib.suppress(OSError, ValueError):  # a sandbox forbids it, or the kernel has a lower bound
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -41,7 +41,7 @@ from typing import Any, NoReturn
 from mmgevent.machine import descriptor_limit, find_control_groups, shortage_error
 
 #: what an executor needs that is otherwise imported late
-PRELOADED = ("dill", "xxhash", "mmgevent._speedups", "mmgevent.refs", "faulthandler", "random")
+PRELOADED = ("xxhash", "mmgevent._speedups", "mmgevent.refs", "faulthandler", "random")
 #: descriptors that come with a request
 FORK_DESCRIPTORS = 4
 #: where an executor keeps its socket, if the limit on descriptors allows: out of the way of user code
@@ -90,6 +90,7 @@ class Template:
     def _preload(self) -> None:
         from importlib import import_module
 
+        import_module("mmgevent.shipping").import_dill()
         for name in PRELOADED:
             import_module(name)
         self._run_executor = import_module("mmgevent.executor").main
@@ -314,7 +315,7 @@ def _set_name(name: str) -> None:
 
 def _prctl(option: int, argument: int | bytes) -> None:
     """Ask the kernel for something that it may refuse, as sandboxes do: everything works without, if less tidily."""
-    with contextlib.suppress(ImportError, OSError, AttributeError):  # a Python without ctypes, a libc without prctl
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # without ctypes, or without prctl
         import ctypes  # dill loads it anyway
 
         ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)

@@ -72,7 +72,10 @@ def refuse(rules):
     steps += [(RETURN, 0, 0, ALLOW)]
     program = Program(len(steps), b"".join(struct.pack("HBBI", *step) for step in steps))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program))):
+    for arguments in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program)),
+    ):
         if prctl(*arguments) != 0:
             raise OSError(ctypes.get_errno(), "no filter can be set")
 

@@ -29,9 +29,7 @@ from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 
 
-def main(
-    link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1
-) -> None:
+def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1) -> None:
     """Run until the link closes. Called once, in a fresh child of the template.
 
     With `greenlets` the process is monkey-patched and may run several items at once.

@@ -23,7 +23,7 @@ from gevent.event import Event
 
 from mmgevent import listening
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.errors import ConnectError, ListenError, MmgeventError
+from mmgevent.errors import ConnectError, MmgeventError
 from mmgevent.net import tls
 from mmgevent.net.guesses import Guesses
 from mmgevent.net.socket_link import SocketLink

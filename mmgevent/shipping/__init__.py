@@ -33,7 +33,7 @@ from typing import Any
 
 from mmgevent.errors import ShippingError
 from mmgevent.interpreter import find_python
-from mmgevent.machine import create_nameless_file, shortage_error
+from mmgevent.machine import create_nameless_file, find_scratch_folder, shortage_error
 from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
 from mmgevent.shipping.packer import Packer
 from mmgevent.shipping.surroundings import context, enter
@@ -48,6 +48,7 @@ __all__ = [
     "enter",
     "fingerprint",
     "import_advice",
+    "import_dill",
     "load",
     "pack",
     "preload",
@@ -89,13 +90,27 @@ def pack(
                 f"the job's module {name!r} has the name of a standard library module: rename it"
             )
     with _packing, warnings.catch_warnings():
-        import dill
-
+        dill = import_dill()
         warnings.simplefilter("error", dill.PicklingWarning)
         packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
         for path in py_files:
             packer.tree.add_py_file(path)
         return packer.pack({role: getattr(functions, role) for role in _ROLES})
+
+
+def import_dill() -> Any:
+    """Return dill, which looks for a folder for temporary files as it is imported, also where there is none."""
+    try:
+        import dill
+    except FileNotFoundError:
+        import tempfile
+
+        tempfile.tempdir = find_scratch_folder()
+        try:
+            import dill
+        finally:
+            tempfile.tempdir = None
+    return dill
 
 
 def preload() -> None:
@@ -106,6 +121,7 @@ def preload() -> None:
 @functools.lru_cache(maxsize=1)
 def _pickler_class() -> Any:
     """Return the pickler that asks a Packer how each object travels, and dill where that does not mind."""
+    import_dill()
     import dill
 
     stock: Any = pickle
@@ -141,10 +157,9 @@ def load(payload: bytes | bytearray | memoryview) -> Functions:
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
     """
-    import dill
-
     from mmgevent.functions import Functions
 
+    dill = import_dill()
     parts = pickle.loads(payload)
     install(Source(*fields) for fields in parts["sources"])
     for path, text in parts["lines"].items():

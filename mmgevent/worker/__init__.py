@@ -512,7 +512,8 @@ class Worker:
             log.warning("%s has fewer executors than slots: %s", self.name, error)
         log.info("executor not started: %s: %s", self.name, error)
         may_recover = self.has_run or not self._is_local
-        if not has_others and self._fork_failures >= (MAX_FORK_FAILURES if may_recover else MAX_FIRST_FAILURES):
+        most = MAX_FORK_FAILURES if may_recover else MAX_FIRST_FAILURES
+        if self._fork_failures >= most and not has_others:
             self.is_short = True
             self._shut(error)
             return

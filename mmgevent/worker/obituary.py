@@ -114,12 +114,16 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
         groups = find_control_groups()
         container_limit = groups.limits.memory_bytes
         if (groups.count_memory_kills() or 0) > executor.memory_kills_before:
-            where = "this machine" if container_limit is None else f"its container (control group), {container_limit >> 20} MiB"
-            return (
-                "memory",
-                f"out of memory: the kernel killed it at the limit of {where}; it had used {used} ({exit_})",
-                _OOM_ADVICE if container_limit is None else _CONTAINER_ADVICE,
+            where, advice = "this machine", _OOM_ADVICE
+            if container_limit is not None:
+                where, advice = (
+                    f"its container (control group), {container_limit >> 20} MiB",
+                    _CONTAINER_ADVICE,
+                )
+            error = (
+                f"out of memory: the kernel killed it at the limit of {where}; it had used {used} ({exit_})"
             )
+            return "memory", error, advice
         advice = f"{_OOM_ADVICE} It had used {used}."
         if container_limit is not None:
             advice += f" Its container (control group) may have {container_limit >> 20} MiB in all."
