@@ -59,12 +59,11 @@ def count_default_executors() -> int:
 
 def total_memory_bytes() -> int:
     """Return the bytes of RAM that this process and all others of its control groups may have."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        memory = 0
-    if memory <= 0:
-        memory = UNKNOWN_MEMORY_BYTES
+    memory = UNKNOWN_MEMORY_BYTES
+    with contextlib.suppress(OSError, ValueError):
+        pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        if pages > 0 and page_bytes > 0:
+            memory = pages * page_bytes
     limit = find_control_groups().limits.memory_bytes
     return memory if limit is None else min(memory, limit)
 
