@@ -96,7 +96,7 @@ class Executor:
             if "context" in message:
                 shipping.enter(message["context"])
             if limit_bytes is not None:
-                with contextlib.suppress(PermissionError):  # a sandbox forbids it; the worker looks, too
+                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker looks, too
                     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
                     most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
                     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
