@@ -22,7 +22,7 @@ COMMAND = Command(
         "answers is taken."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores)"),
+        shared.procs_option("executors on this machine (default: all cores, of the container if it is one)"),
         Option(
             ("--elect",),
             "",
