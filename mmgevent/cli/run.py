@@ -57,7 +57,9 @@ COMMAND = Command(
         "[JOB.py, ARG...] as sys.argv. Options stand before JOB.py, what follows is the job's."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores, of the container if it is one; 0 with --join)"),
+        shared.procs_option(
+            "executors on this machine (default: all cores, of the container if it is one; 0 with --join)"
+        ),
         Option(
             ("--listen",),
             "[HOST:]PORT",
