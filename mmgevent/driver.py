@@ -39,7 +39,7 @@ from mmgevent.errors import (
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.positions import entry_of
-from mmgevent.processes import explain_failure
+from mmgevent.processes import start_error
 from mmgevent.records import SegmentError, decode_segment, encode_value
 from mmgevent.set_aside import SetAside
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
@@ -165,7 +165,7 @@ class JobDriver:
             try:
                 self._check = shipping.start_check(self.code)
             except OSError as error:
-                raise EngineError(f"the job's code cannot be tried: {explain_failure(error)}") from error
+                raise start_error("the process that tries to load the job's code", error) from error
 
     def records(self) -> Generator[tuple[Any, Any], None, None]:
         """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""
@@ -197,9 +197,13 @@ class JobDriver:
             self._end_progress("failed")
             raise
         finally:
-            self.feeder.close()
-            if self._check is not None:
-                self._check.cancel()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End what belongs to a job that is over, or never began."""
+        self.feeder.close()
+        if self._check is not None:
+            self._check.cancel()
 
     def wait_for_check(self) -> None:
         """Wait until the code has loaded in a process of its own; ShippingError if it does not, JobCancelled."""

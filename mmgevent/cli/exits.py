@@ -140,7 +140,8 @@ def _end_soon(code: int) -> None:
     """End the process with `code` if it has not ended by itself in TIDY_S."""
     timer = threading.Timer(TIDY_S, os._exit, [code])
     timer.daemon = True
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # no thread can be had: then it ends when it has tidied up
+        timer.start()
 
 
 def _report_fault(name: str) -> int:

@@ -30,7 +30,7 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
-from mmgevent.machine import count_cores
+from mmgevent.machine import count_default_executors, start_thread
 
 if TYPE_CHECKING:
     from mmgevent.cluster import JobHandle
@@ -62,7 +62,9 @@ COMMAND = Command(
         "the job's."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores; 0 with --join)"),
+        shared.procs_option(
+            "executors on this machine (default: all cores, of the container if it is one; 0 with --join)"
+        ),
         Option(
             ("--listen",),
             "[HOST:]PORT",
@@ -257,7 +259,7 @@ def _open_node(arguments: Arguments, port: int) -> Any:
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
     from mmgevent.node import Node
 
-    procs = count_cores() if arguments.procs is None else arguments.procs
+    procs = count_default_executors() if arguments.procs is None else arguments.procs
     return Node(
         addresses,
         procs=procs,
@@ -378,7 +380,7 @@ def _watching_for_workers(handle: JobHandle, reporter: Reporter, timeout_s: floa
 
     timer = threading.Timer(timeout_s, check)
     timer.daemon = True
-    timer.start()
+    start_thread(timer)
     try:
         yield
     except JobCancelled:

@@ -9,7 +9,7 @@ from mmgevent.addresses import parse_addresses
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, run_command
 from mmgevent.cli.options import Command, Option, parse, refuse, refuse_late_options
-from mmgevent.machine import count_cores
+from mmgevent.machine import count_default_executors
 
 NAME = "mmg-worker"
 
@@ -22,7 +22,7 @@ COMMAND = Command(
         "answers is taken."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores)"),
+        shared.procs_option("executors on this machine (default: all cores, of the container if it is one)"),
         Option(
             ("--elect",),
             "",
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
 
     return (run_member if arguments.elect else run_worker)(
         addresses,
-        procs=arguments.procs or count_cores(),
+        procs=arguments.procs or count_default_executors(),
         password=password,
         certificates=shared.find_certificates(arguments),
         once=bool(arguments.once),

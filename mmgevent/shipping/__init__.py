@@ -22,7 +22,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import typing
@@ -34,6 +33,8 @@ from typing import Any
 
 from mmgevent import beside, interpreter, real_modules
 from mmgevent.errors import ShippingError
+from mmgevent.machine import create_nameless_file, find_scratch_folder
+from mmgevent.python_path import find_python
 from mmgevent.shipping import missing, settings
 from mmgevent.shipping.arrivals import install, show_lines
 from mmgevent.shipping.effects import Effect, run_effects
@@ -53,6 +54,7 @@ __all__ = [
     "enter",
     "fingerprint",
     "import_advice",
+    "import_dill",
     "left_behind",
     "load",
     "pack",
@@ -102,7 +104,7 @@ def pack(
     with _packing:
         found = settings.read()
         with warnings.catch_warnings():
-            import dill
+            dill = import_dill()
 
             warnings.simplefilter("error", dill.PicklingWarning)
             shown = list(map(str, sys.argv if argv is None else argv))
@@ -120,6 +122,21 @@ def pack(
                     early |= more.imports
 
 
+def import_dill() -> Any:
+    """Return dill, which looks for a folder for temporary files as it is imported, also where there is none."""
+    try:
+        import dill
+    except FileNotFoundError:
+        import tempfile
+
+        tempfile.tempdir = find_scratch_folder()
+        try:
+            import dill
+        finally:
+            tempfile.tempdir = None
+    return dill
+
+
 def preload() -> None:
     """Import what `pack` will need, before the user's folder is on the import path and can hide any of it."""
     _pickler_class()
@@ -128,6 +145,7 @@ def preload() -> None:
 @functools.lru_cache(maxsize=1)
 def _pickler_class() -> Any:
     """Return the pickler that asks a Packer how each object travels, and dill where that does not mind."""
+    import_dill()
     import dill
 
     stock: Any = pickle
@@ -176,10 +194,9 @@ def load(
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
     """
-    import dill
-
     from mmgevent.functions import Functions
 
+    dill = import_dill()
     parts = pickle.loads(payload)
     sys.argv = parts["argv"]
     effects = [Effect(*fields) for fields in parts["effects"]]
@@ -297,12 +314,12 @@ class Check:
         if self._mark in _loaded:
             return
         flags = interpreter.arguments(interpreter.own_flags())
-        with tempfile.TemporaryFile() as file:
+        with open(create_nameless_file("mmgevent-check"), "w+b") as file:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
+                    find_python(),
                     *flags,
                     *real_modules.arguments(_CHECK_COMMAND),
                     json.dumps(surroundings["sys_path"]),

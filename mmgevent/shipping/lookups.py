@@ -112,7 +112,7 @@ def looks_up(code: types.CodeType, namespace: dict[str, Any], by_value: Collecti
         if isinstance(value, types.FunctionType) and library_looks_up(value, by_value):
             return True
         if isinstance(value, types.ModuleType):
-            found = (getattr(value, attribute, None) for attribute in code.co_names)
+            found = (vars(value).get(attribute) for attribute in code.co_names)
             if any(isinstance(fn, types.FunctionType) and library_looks_up(fn, by_value) for fn in found):
                 return True
     return False
