@@ -354,7 +354,7 @@ class Crowd:
         while True:
             try:
                 writer = await self._try()
-            except (OSError, EOFError, asyncio.TimeoutError):
+            except (TimeoutError, OSError, EOFError):
                 await asyncio.sleep(0.1)
                 continue
             self.served += 1
