@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from mmgevent.errors import EngineError
+from mmgevent.versions import check_gil
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
 EXECUTOR_HASH_SEED = "0"
@@ -53,10 +54,12 @@ class TemplateProcess:
 
 
 def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
-    """Start an engine, which then waits for its configuration.  EngineError if it cannot be started.
+    """Start an engine, which then waits for its configuration.  EngineError if it cannot be started, and
+    UsageError on a build of Python without gevent.
 
     `has_executors`: the configuration will ask for some, so the template starts before all else.
     """
+    check_gil()
     opened: list[socket.socket] = []
     try:
         for _ in range(1 + has_offers):

@@ -29,6 +29,7 @@ from types import FrameType
 
 from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError
+from mmgevent.versions import check_gil
 
 FAULT = 70
 INTERRUPTED = 130
@@ -54,6 +55,7 @@ class StdoutClosed(BaseException):
 def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `body(argv)`, say on stderr what ended it, and return the exit code."""
     try:
+        check_gil()
         _handle_signals()
         code = body(sys.argv[1:] if argv is None else argv)
         return _flush_stdout(code)

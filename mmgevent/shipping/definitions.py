@@ -28,7 +28,6 @@ import typing
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dis import get_instructions, opmap
-from sys import version_info
 from typing import Any
 
 #: what a `reduce_*` returns: builder, arguments, state, None, None, setter
@@ -43,8 +42,8 @@ _GLOBAL_OPS = frozenset(
     for name in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in opmap
 )
-#: since 3.11 the lowest bit of LOAD_GLOBAL's argument says something else
-_LOAD_GLOBAL_SHIFT = 1 if version_info >= (3, 11) else 0
+#: the lowest bit of LOAD_GLOBAL's argument says something else
+_LOAD_GLOBAL_SHIFT = 1
 
 #: attributes of a function that are stored when they are not what its code alone gives
 _FUNCTION_ATTRIBUTES = ("__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__")
