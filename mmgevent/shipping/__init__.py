@@ -33,7 +33,7 @@ from types import ModuleType
 from typing import Any
 
 from mmgevent.errors import ShippingError
-from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
+from mmgevent.shipping.modules import MAIN_NAMES, Source, install, made_by_value, show_lines
 from mmgevent.shipping.packer import Packer
 from mmgevent.shipping.surroundings import context, enter
 
@@ -182,6 +182,8 @@ def _make_module(name: str, attributes: dict[str, Any], left: dict[str, str]) ->
     sys.modules[name] = module
     if name in MAIN_NAMES:
         sys.modules["__main__"] = module
+    else:
+        module.__spec__ = made_by_value(name)
 
 
 def _loading_error(label: str, error: Exception) -> Exception:
