@@ -1,6 +1,7 @@
 """For all tests: examples that are the same in every run, and nothing in the environment that a command would read."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -13,3 +14,8 @@ settings.load_profile("certain")
 
 for _name in [name for name in os.environ if name.startswith("MMG_")]:
     del os.environ[_name]
+
+# A shell that is not interactive starts `make test &` with SIGINT ignored, and so would be every command that a
+# test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
