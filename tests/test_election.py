@@ -899,19 +899,14 @@ class Crowd:
                 self.elected.append(int(pid))
 
 
-@pytest.fixture
-def crowd(here):
-    made = Crowd(60, here[1])
-    yield made
-    made.close()
-
-
 @pytest.mark.timeout(600)
-def test_sixty_at_once_elect_one_and_another_after_each_of_twenty_kills(crowd):
+@pytest.mark.parametrize(("members", "kills"), [(8, 2), pytest.param(60, 20, marks=pytest.mark.long)])
+def test_as_many_as_come_at_once_elect_one_and_another_after_each_kill(here, members, kills):
     servers = []
-    for _ in range(21):
-        servers.append(crowd.settle())
-        assert crowd.elected == servers, "more than one was elected"
-        if len(servers) <= 20:
-            crowd.kill(servers[-1])
-    assert len(set(servers)) == 21
+    with contextlib.closing(Crowd(members, here[1])) as crowd:
+        for _ in range(kills + 1):
+            servers.append(crowd.settle())
+            assert crowd.elected == servers, "more than one was elected"
+            if len(servers) <= kills:
+                crowd.kill(servers[-1])
+    assert len(set(servers)) == kills + 1

@@ -1,0 +1,122 @@
+"""How much of the suite runs: what `make test` leaves out, and the share of the seeds that the rest tries.
+
+`make test` leaves out what is marked `long`, `make test-all` leaves out nothing, and MMGEVENT_TEST_SEEDS=0.1 tries
+each tenth seed of all that is drawn at random (`.ci/run` does). Long is a test that takes seconds on a quiet
+machine, or the cases of a test beyond the first few where all take the same way. Each area keeps something short.
+
+Mark a test of your own with `@pytest.mark.long`, or write it into one of the tables below.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+Seed = TypeVar("Seed")
+
+#: share of the seeds to try, above 0, at most 1
+SHARE = float(os.environ.get("MMGEVENT_TEST_SEEDS", "1"))
+if not 0 < SHARE <= 1:
+    raise ValueError(f"MMGEVENT_TEST_SEEDS is a share of all seeds, above 0 and at most 1, not {SHARE:g}")
+
+
+def share_of(count: int) -> int:
+    """Return how many of so many random trials to make, at least one."""
+    return max(1, round(count * SHARE))
+
+
+def some_of(seeds: Sequence[Seed]) -> Sequence[Seed]:
+    """Return that share of the seeds, spread evenly, the first among them."""
+    return seeds[:: round(1 / SHARE)]
+
+
+#: file -> tests that `make test` leaves out whole
+LONG = {
+    "test_simulation.py": "test_every_job_ends_by_the_rules_whatever_goes_wrong",
+    "test_watching.py": """
+        test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
+        test_a_flood_while_the_program_does_not_listen_costs_messages_and_no_workers_link
+    """,
+    "test_benchmarks.py": "test_the_smallest_parts_are_timed",
+    "integration/test_cluster.py": """
+        test_many_jobs_submitted_at_once_are_all_done_by_one_engine
+        test_a_stopped_engine_does_not_keep_a_cluster_from_closing
+    """,
+    "integration/test_mincemeat.py": """
+        test_a_client_that_answers_no_pings_is_closed_and_a_plain_worker_is_not
+    """,
+    "integration/test_nodes.py": """
+        test_a_server_on_a_later_address_moves_to_the_earlier
+        test_nodes_of_a_stopped_server_say_so_and_go_on_after_it
+        test_nodes_leave_a_stopped_server_for_the_next_address
+        test_a_node_of_another_version_on_an_earlier_address_leaves_a_cluster_alone
+    """,
+    "integration/test_remote.py": """
+        test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason
+    """,
+    "trust/test_cluster_simulation.py": "test_results_are_those_of_plain_python_and_nothing_is_left",
+    "trust/test_crowds.py": """
+        test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_may_take
+        test_whoever_is_heard_of_again_after_it_was_declared_dead_hurts_nobody
+        test_a_driver_that_vanishes_takes_its_job_its_memory_and_its_spill_along
+        test_batches_beyond_the_bound_come_when_there_is_room_and_all_come
+        test_a_worker_that_never_reads_holds_up_no_job_and_costs_no_memory
+        test_with_64_descriptors_for_200_workers_the_server_waits_and_serves_all_in_the_end
+    """,
+    "trust/test_disks.py": "test_a_folder_that_is_removed_under_an_open_spill_file_is_not_missed",
+    "trust/test_fuzz.py": "test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own",
+    "trust/test_getting_in.py": "test_who_dawdles_is_cut_when_the_time_is_up",
+    "trust/test_keys_and_values.py": """
+        test_20000_keys_with_one_hash_are_grouped_rightly
+        test_a_key_of_100_mib_comes_through
+    """,
+    "trust/test_kills.py": """
+        test_stopped_workers_and_servers_are_given_up_when_silent_and_may_come_back
+        test_workers_that_are_killed_one_after_another_while_others_come_lose_nothing
+    """,
+    "trust/test_mutations.py": "test_the_named_tests_import_the_copy_and_pass_on_it",
+    "trust/test_networks.py": """
+        test_a_cluster_that_is_split_works_on_both_sides_and_becomes_one_again
+        test_hosts_cut_off_without_a_word_are_given_up_and_come_back
+        test_a_short_cut_is_not_noticed
+        test_a_server_that_nobody_can_reach_any_more_ends_and_says_why
+    """,
+    "trust/test_password_guesses.py": "test_a_hundred_guesses_side_by_side_come_no_faster",
+}
+
+#: file -> {test: n}: `make test` takes each n-th of its cases, and always the first
+SAMPLED = {
+    "test_benchmarks.py": {"test_what_grows_is_measured": 4},
+    "integration/test_bad_input.py": {
+        "test_function_that_fails_is_named_with_item_line_and_worker": 3,
+        "test_signal_ends_a_command_whose_own_functions_hang": 3,
+        "test_signal_ends_a_listening_job_and_its_worker_goes_on": 3,
+        "test_signal_ends_driver_worker_and_server_in_the_middle_of_a_job": 3,
+    },
+    "integration/test_offered.py": {"test_offered_and_shipped_functions_mix": 3},
+    "trust/test_certificates.py": {"test_files_that_will_not_do_are_named_in_one_line": 4},
+    "trust/test_crowds.py": {"test_workers_reset_at_any_moment_lose_nothing": 4},
+    "trust/test_disks.py": {
+        "test_a_server_without_disk_ends_the_job_that_needs_it_and_no_other": 4,
+        "test_a_worker_without_disk_ends_the_job_that_needs_it_and_no_other": 4,
+    },
+    "trust/test_getting_in.py": {"test_passwords_agree_when_they_are_the_same_text": 4},
+    "trust/test_graceful_ends.py": {"test_an_executor_that_ignores_everything_holds_up_no_end": 2},
+    "trust/test_hostile_driver.py": {"test_only_the_connection_of_the_fault_is_closed_and_its_job_ends": 6},
+    "trust/test_hostile_worker.py": {
+        "test_only_the_connection_of_the_fault_is_closed_and_its_tasks_are_done_elsewhere": 6
+    },
+    "trust/test_kills.py": {"test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 6},
+    "trust/test_misbehaving_functions.py": {
+        "test_whatever_never_ends_is_ended_by_task_timeout_and_by_cancel": 4,
+        "test_what_concerns_the_function_alone_fails_nothing_and_leaves_nothing": 5,
+        "test_whatever_is_raised_fails_the_job_by_name": 4,
+        "test_whatever_kills_the_executor_fails_the_job_by_name": 4,
+        "test_10_gib_end_at_the_memory_limit": 3,
+    },
+    "trust/test_mutations.py": {"test_a_guard_that_is_gone_is_missed": 30},
+    "trust/test_poison_items.py": {
+        "test_poison_items_are_found_set_aside_and_reported_and_the_job_goes_on": 3,
+        "test_more_poison_than_allowed_fails_the_job_with_its_own_error": 3,
+        "test_without_max_skipped_the_job_fails_and_names_the_item": 3,
+    },
+}
