@@ -42,11 +42,39 @@ LONG = {
         test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
         test_a_flood_while_the_program_does_not_listen_costs_messages_and_no_workers_link
     """,
+    "integration/test_bad_input.py": """
+        test_datasource_that_fails_is_named
+        test_old_results_stay_as_they_are_when_the_job_fails
+        test_module_that_only_the_driver_can_import_is_sent_with_py_files
+        test_signal_ends_a_job_whose_module_hangs_where_it_is_tried
+        test_other_python_version_ends_with_5_and_names_both
+        test_module_that_does_not_load_in_another_process_is_named_before_an_item_is_mapped
+    """,
     "integration/test_cluster.py": """
         test_many_jobs_submitted_at_once_are_all_done_by_one_engine
         test_a_stopped_engine_does_not_keep_a_cluster_from_closing
         test_items_that_leave_cycles_behind_do_not_fill_the_memory_of_their_executor
         test_a_job_whose_templates_keep_dying_ends
+        test_an_item_is_on_its_way_before_the_datasource_is_asked_for_the_next
+        test_intermediate_data_beyond_every_memory_comes_out_right
+        test_progress_is_reported
+        test_a_callback_of_watch_may_submit_while_its_engine_dies
+        test_an_engine_that_takes_the_place_of_another_listens_where_that_did
+    """,
+    "integration/test_commands.py": """
+        test_a_file_beside_the_job_may_have_the_name_of_a_module_we_need
+        test_suffix_of_the_output_decides_its_format
+        test_what_is_found_wrong_before_the_job_ran_ends_with_2
+        test_wrong_output_or_option_is_found_before_the_job_runs
+    """,
+    "integration/test_examples.py": """
+        test_kmeans_finds_the_centres_of_a_plain_loop
+        test_topk_is_the_top_of_all_counts
+        test_inverted_index_lists_files_in_their_order
+        test_topk_sends_no_more_than_k_words_a_share_home
+        test_topwords_is_the_top_of_all_counts
+        test_stats_hears_of_every_worker_once
+        test_crawl_fetches_many_pages_at_once
     """,
     "integration/test_mincemeat.py": """
         test_a_client_that_answers_no_pings_is_closed_and_a_plain_worker_is_not
@@ -56,11 +84,27 @@ LONG = {
         test_a_permanent_server_outlives_a_job_that_fails
         test_a_program_that_gevent_has_patched
         test_transactions_queued_before_the_start_are_all_done_in_order
+        test_a_client_that_is_refused_returns_and_says_why
+        test_a_permanent_server_idles_between_transactions_and_ends_when_told
+        test_commands_go_both_ways_and_keep_what_they_carry
+        test_run_server_returns_the_results_and_process_comes_in_steps
+        test_a_job_that_fails_comes_out_of_process_as_joberror
+        test_a_job_that_fails_ends_the_server_and_says_why
+        test_no_interface_is_all_of_them_for_a_server_and_localhost_for_a_client
+        test_closing_a_channel_ends_its_client
+        test_without_a_map_phase_values_go_to_reducefn_as_they_are
+        test_a_script_without_a_server_starts_one_and_works_for_it
+        test_a_command_that_a_client_does_not_know_closes_its_connection_only
+        test_pings_are_answered_at_both_ends
+        test_who_sends_more_than_a_server_processes_is_closed
+        test_one_set_of_credentials_serves_both
     """,
     "integration/test_node_examples.py": """
         test_masterless_goes_on_when_the_server_leaves_first
         test_repl_at_a_terminal_has_a_history_and_ends_at_ctrl_d
         test_webfarm_leaves_nothing_behind_when_its_first_process_is_killed
+        test_daemon_cancels_its_jobs_and_ends_at_a_signal
+        test_the_application_of_webfarm_serves_under_a_server_that_forks_after_importing_it
     """,
     "integration/test_nodes.py": """
         test_a_server_on_a_later_address_moves_to_the_earlier
@@ -70,10 +114,18 @@ LONG = {
         test_every_forked_child_of_a_host_may_be_a_node
         test_a_monkey_patched_host_runs_jobs_from_greenlets
         test_many_threads_of_a_host_submit_at_once
+        test_a_signal_ends_an_electing_job_with_all_its_processes
+        test_a_node_for_once_closes_with_its_server
+        test_commands_tell_what_they_became
+        test_who_stays_for_once_leaves_with_the_server
+        test_the_first_node_serves_and_all_run_jobs
+        test_localhost_and_its_addresses_are_one_cluster
     """,
     "integration/test_offered.py": """
         test_a_host_serves_the_next_server_when_its_function_has_returned
         test_a_node_closes_although_its_function_runs
+        test_oneshot_reaches_every_worker_that_offers_it
+        test_another_that_offers_it_takes_over_from_one_that_is_killed
     """,
     "integration/test_remote.py": """
         test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason
@@ -81,6 +133,11 @@ LONG = {
         test_workers_join_a_local_cluster_that_listens
         test_a_worker_waits_for_a_server_and_comes_back_to_the_next
         test_a_driver_may_bring_executors_along
+    """,
+    "integration/test_worker.py": """
+        test_a_refusal_is_kept
+        test_with_greenlets_the_oldest_item_is_the_one_that_took_too_long
+        test_an_executor_without_descriptors_is_tried_again
     """,
     "trust/test_certificates.py": """
         test_programs_take_certificates_as_well
@@ -195,6 +252,9 @@ SAMPLED = {
     },
     "trust/test_disks.py": {
         "test_a_server_without_disk_ends_the_job_that_needs_it_and_no_other": 4,
+    },
+    "trust/test_fuzz.py": {
+        "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 3,
     },
     "trust/test_getting_in.py": {
         "test_passwords_agree_when_they_are_the_same_text": 4,
