@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from mmgevent import interpreter, real_modules
 from mmgevent.errors import StartError
 from mmgevent.python_path import find_python
+from mmgevent.versions import check_gil
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
 EXECUTOR_HASH_SEED = "0"
@@ -56,12 +57,14 @@ class TemplateProcess:
 def start_engine(
     *, has_executors: bool, has_offers: bool, listener: socket.socket | None = None
 ) -> EngineStart:
-    """Start an engine, which then waits for its configuration.  StartError if it cannot be started.
+    """Start an engine, which then waits for its configuration.  StartError if it cannot be started, and
+    UsageError on a build of Python without gevent.
 
     `has_executors`: the configuration will ask for some, so the template starts before all else, with the flags of
     this interpreter, since the jobs will have them. The engine itself has none of them.
     `listener`: listens where the configuration says; the engine has a copy of its own from now on.
     """
+    check_gil()
     opened: list[socket.socket] = []
     try:
         for _ in range(1 + has_offers):

@@ -30,6 +30,7 @@ from types import FrameType
 from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError
+from mmgevent.versions import check_gil
 
 FAULT = 70
 HUNG_UP = 129
@@ -65,6 +66,7 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
     """Run `body(argv)`, say on stderr what ended it, and return the exit code."""
     real_modules.protect()
     try:
+        check_gil()
         _handle_signals()
         code = body(sys.argv[1:] if argv is None else argv)
         return _flush_stdout(code)

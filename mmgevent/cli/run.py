@@ -177,6 +177,7 @@ def run(argv: Sequence[str]) -> int:
     if not arguments.rest:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
+    shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
     if arguments.pdb and not arguments.inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")

@@ -64,6 +64,7 @@ def run(argv: Sequence[str]) -> int:
     refuse_late_options(COMMAND, arguments.rest, "HOST")
     if arguments.procs == 0:
         refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
+    shared.say_if_slow(NAME, arguments)
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
     from mmgevent.foreground import run_member, run_worker

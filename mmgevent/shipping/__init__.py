@@ -36,7 +36,7 @@ from mmgevent.errors import ShippingError
 from mmgevent.machine import create_nameless_file, find_scratch_folder
 from mmgevent.python_path import find_python
 from mmgevent.shipping import missing, settings
-from mmgevent.shipping.arrivals import install, show_lines
+from mmgevent.shipping.arrivals import install, made_by_value, show_lines
 from mmgevent.shipping.effects import Effect, run_effects
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
 from mmgevent.shipping.packer import EarlyNames, Packer
@@ -253,6 +253,8 @@ def _make_module(name: str, attributes: dict[str, Any], left: dict[str, dict[str
     sys.modules[name] = module
     if name in MAIN_NAMES:
         sys.modules["__main__"] = module
+    else:
+        module.__spec__ = made_by_value(name)
 
 
 def _loading_error(label: str, error: Exception) -> Exception:

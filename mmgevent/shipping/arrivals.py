@@ -96,6 +96,24 @@ class _Loader:
         return NamespaceReader(package_files.NamespacePath(source.folders))
 
 
+class _ByValue:
+    """The loader of a module that is made of what was sent by value: no file has it."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise ImportError(
+            f"module {module.__name__} was sent by value and cannot be loaded again", name=module.__name__
+        )
+
+
+def made_by_value(name: str) -> importlib.machinery.ModuleSpec:
+    """Return the spec of such a module; from Python 3.15 on tracebacks warn of modules without a loader."""
+    loader: Any = _ByValue()
+    return importlib.machinery.ModuleSpec(name, loader)
+
+
 def install(sources: Iterable[Source]) -> None:
     """Make the modules importable in this process, before any of the same names found elsewhere."""
     by_name = {source.name: source for source in sources}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import importlib.machinery
 import io
 import linecache
 import os
@@ -59,8 +60,25 @@ def read_lines(path: str, namespace: dict[str, Any]) -> str:
     file = namespace.get("__file__")
     readable = file if isinstance(file, str) and os.path.basename(file) == os.path.basename(path) else path
     linecache.checkcache(readable)
-    text = "".join(linecache.getlines(readable, namespace))
+    text = "".join(linecache.getlines(readable, _loader_of(namespace)))
     return text if len(text) <= _MAX_LINES_CHARS else ""
+
+
+def _loader_of(namespace: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what linecache asks of a module's namespace, or None if no loader could have its lines.
+
+    Python 3.15 warns of modules that are made by hand: they have no loader, or one without a spec.
+    """
+    spec = namespace.get("__spec__")
+    loader = getattr(spec, "loader", None) or namespace.get("__loader__")
+    if loader is None:
+        return None
+    name = getattr(spec, "name", None) or namespace["__name__"]
+    return {
+        "__name__": name,
+        "__loader__": loader,
+        "__spec__": importlib.machinery.ModuleSpec(name, loader),
+    }
 
 
 def shorten(mapping: dict[int, Any], length: int) -> None:

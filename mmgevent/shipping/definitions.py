@@ -27,7 +27,6 @@ import typing
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dis import get_instructions, opmap
-from sys import version_info
 from typing import Any
 
 #: what a `reduce_*` returns: builder, arguments, state, None, None, setter
@@ -42,8 +41,8 @@ _GLOBAL_OPS = frozenset(
     for name in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in opmap
 )
-#: since 3.11 the lowest bit of LOAD_GLOBAL's argument says something else
-_LOAD_GLOBAL_SHIFT = 1 if version_info >= (3, 11) else 0
+#: the lowest bit of LOAD_GLOBAL's argument says something else
+_LOAD_GLOBAL_SHIFT = 1
 
 #: Py_TPFLAGS_HEAPTYPE of CPython's object.h: the class was made while a program ran
 HEAP_TYPE = 1 << 9
