@@ -18,11 +18,11 @@ INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
 SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.[ch])
 
-.PHONY: help demo test pure lint format types bench fuzz clean
+.PHONY: help demo test test-long test-all pure lint format types bench fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED)  ## install into .venv, and count the words of Python's own library
 	@echo '$$ mmg-run examples/topwords.py "PYTHON-LIBRARY/**/*.py"'
@@ -30,11 +30,17 @@ demo: $(INSTALLED)  ## install into .venv, and count the words of Python's own l
 	@echo
 	@echo 'now try: $(VENV)/bin/mmg-run examples/humpty.py, or read README.md'
 
-test: $(TOOLS)  ## run the tests
+test: $(TOOLS)  ## run the tests but the long ones (five minutes at most)
+	$(RUN) -m pytest -m 'not long'
+
+test-long: $(TOOLS)  ## run the long ones; MMGEVENT_TEST_SEEDS=0.1 tries a tenth of what is drawn at random
+	$(RUN) -m pytest -m long
+
+test-all: $(TOOLS)  ## run all tests, with all seeds (some twenty minutes)
 	$(RUN) -m pytest
 
-pure: $(TOOLS)  ## run the tests without the C core
-	MMGEVENT_PURE=1 $(RUN) -m pytest $(addprefix --ignore=tests/,$(COREFREE))
+pure: $(TOOLS)  ## run the tests but the long ones without the C core
+	MMGEVENT_PURE=1 $(RUN) -m pytest -m 'not long' $(addprefix --ignore=tests/,$(COREFREE))
 
 lint: $(TOOLS)  ## check style and format
 	$(VENV)/bin/ruff check $(CODE)

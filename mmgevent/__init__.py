@@ -4,11 +4,13 @@ The names below are imported on first use (PEP 562), so that `import mmgevent`
 costs next to nothing in executors, commands and job files.
 """
 
-from __future__ import annotations
+from mmgevent import real_modules
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # not from typing: what `import mmgevent` imports is built in or frozen
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from mmgevent import reducers
     from mmgevent.certificates import Certificates
     from mmgevent.cluster import LocalCluster, connect, run
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
         OutputError,
         PasswordError,
         ShippingError,
+        StartError,
+        TooLargeError,
         TooManySkippedError,
         UsageError,
         VersionMismatchError,
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from mmgevent.set_aside import NotKept
     from mmgevent.sinks import load
     from mmgevent.sources import Files, Lines
+
+real_modules.protect_program()
 
 __version__ = "0.1.0"
 
@@ -71,6 +77,8 @@ __all__ = [
     "OutputError",
     "PasswordError",
     "ShippingError",
+    "StartError",
+    "TooLargeError",
     "TooManySkippedError",
     "UsageError",
     "VersionMismatchError",
@@ -96,7 +104,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name.startswith("_") or name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -17,7 +17,7 @@ def main() -> None:
         (sys.stdout if is_asked else sys.stderr).write(text)
         sys.exit(0 if is_asked else 2)
     del sys.argv[1]
-    if not getattr(sys.flags, "safe_path", False):
+    if not sys.flags.safe_path:
         sys.path.append(
             sys.path.pop(0)
         )  # -m puts the working directory first, and a random.py there would hide the real one

@@ -91,7 +91,7 @@ def _check(path: str) -> bytes:
         certificate = x509.load_pem_x509_certificates(data)[0]
     except ValueError as error:
         raise AuthenticationError(f"{path} holds no certificate in PEM") from error
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         raise AuthenticationError(

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine_configuration import Configuration
-from mmgevent.errors import EngineError, ForkedError, JobError, UsageError
-from mmgevent.machine import count_cores
+from mmgevent.errors import EngineError, ForkedError, JobError, StartError, UsageError
+from mmgevent.machine import count_default_executors
 from mmgevent.processes import start_engine
 
 if TYPE_CHECKING:
+    import socket
+
     from mmgevent.addresses import Address
     from mmgevent.driver import JobDriver, Progress
     from mmgevent.engine_process import EngineProcess
@@ -71,6 +73,9 @@ class PeerInfo(NamedTuple):
 class Cluster:
     """Submit and run jobs; made by `LocalCluster` or `connect`."""
 
+    #: for the first engine: a socket that listens already
+    _listener: socket.socket | None = None
+
     def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
         self._configuration = configuration
         self._max_resubmits = max_resubmits
@@ -90,7 +95,7 @@ class Cluster:
     ) -> JobHandle:
         """Hand in a job and return at once; it has a thread of its own.
 
-        UsageError for what is wrong with the job.  `on_progress(Progress)` and `on_notice(text)` are
+        UsageError for what is wrong with the job, StartError where there can be no thread.  `on_progress(Progress)` and `on_notice(text)` are
         called from the job's thread.
         """
         from mmgevent.handle import JobHandle
@@ -98,7 +103,11 @@ class Cluster:
         handle = JobHandle(self._make_driver(job, on_progress, on_notice))
         with self._lock:
             self._handles.add(handle)
-        handle.start()
+        try:
+            handle.start()
+        except StartError:
+            self._handles.discard(handle)
+            raise
         return handle
 
     def run(
@@ -245,11 +254,13 @@ class Cluster:
             raise UsageError("this cluster is closed: make another")
         if not isinstance(job, Job):
             raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
+        is_local = self._configuration.join is None and self._configuration.elect is None
         return JobDriver(
             job,
             self._get_engine,
             lambda: next(self._numbers),
-            is_local=self._configuration.join is None and self._configuration.elect is None,
+            is_local=is_local,
+            stays_here=is_local and self._configuration.listen is None,
             max_resubmits=self._max_resubmits,
             on_progress=on_progress,
             on_notice=on_notice,
@@ -283,7 +294,9 @@ class Cluster:
         self._retiring.start()
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
-        started = start_engine(has_executors=bool(configuration.procs), has_offers=False)
+        # Another engine binds by itself: the end of this one frees the port.
+        listener, self._listener = self._listener, None
+        started = start_engine(has_executors=bool(configuration.procs), has_offers=False, listener=listener)
         from mmgevent.engine_process import EngineProcess
 
         return EngineProcess(started, configuration, on_message=self._on_message)
@@ -319,14 +332,14 @@ class LocalCluster(Cluster):
     ):
         """Start the engine and return at once.
 
-        `procs`: executors, one a core if None; 0 for none, which needs `listen`.
+        `procs`: executors; None: one a core, or as many as there is memory for; 0 for none, which needs `listen`.
         `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
         `password`: what they must know; None finds it as the commands do, only if a port is opened.
         `certificates`: what to show them, and perhaps to ask of them, besides; none are needed.
         `segment_memory`: bytes (or "64MiB") of intermediate results held in memory; more goes to disk.
         """
         if procs is None:
-            procs = count_cores()
+            procs = count_default_executors()
         if type(procs) is not int or not 0 <= procs <= 4096:
             raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
         if not procs and listen is None:

@@ -39,7 +39,7 @@ from mmgevent.errors import (
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.positions import entry_of
-from mmgevent.processes import explain_failure
+from mmgevent.processes import start_error
 from mmgevent.records import SegmentError, decode_segment, encode_value
 from mmgevent.set_aside import SetAside
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
@@ -100,12 +100,14 @@ class JobDriver:
         next_number: Callable[[], int],
         *,
         is_local: bool,
+        stays_here: bool = False,
         max_resubmits: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ):
         """Pack the job's functions and claim its datasource; UsageError for what is wrong with it.
 
+        `stays_here`: no worker of another machine can join.
         `get_engine(reason)` returns a live engine; `reason` says why the last one is not any more.
         """
         job.check()
@@ -117,7 +119,11 @@ class JobDriver:
         self._fault: UsageError | None = None  # the job ends with it before anything is sent
         try:
             self.code = shipping.pack(
-                functions, by_value=job.by_value, py_files=job.options.py_files, argv=job.argv
+                functions,
+                by_value=job.by_value,
+                py_files=job.options.py_files,
+                argv=job.argv,
+                stays_here=stays_here,
             )
         except TooLargeError as error:  # the result tells, as of all that is too large: jobs beside it go on
             self._fault, self.code = error, b""
@@ -159,7 +165,7 @@ class JobDriver:
             try:
                 self._check = shipping.start_check(self.code)
             except OSError as error:
-                raise EngineError(f"the job's code cannot be tried: {explain_failure(error)}") from error
+                raise start_error("the process that tries to load the job's code", error) from error
 
     def records(self) -> Generator[tuple[Any, Any], None, None]:
         """Run the job; give its records before finishfn.  JobError, JobCancelled, ConnectError and others."""
@@ -191,9 +197,13 @@ class JobDriver:
             self._end_progress("failed")
             raise
         finally:
-            self.feeder.close()
-            if self._check is not None:
-                self._check.cancel()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End what belongs to a job that is over, or never began."""
+        self.feeder.close()
+        if self._check is not None:
+            self._check.cancel()
 
     def wait_for_check(self) -> None:
         """Wait until the code has loaded in a process of its own; ShippingError if it does not, JobCancelled."""

@@ -20,14 +20,20 @@ import random
 import signal
 import socket as plain_socket
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine_configuration import Configuration
-from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError
-from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit, total_memory_bytes
+from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, StartError
+from mmgevent.machine import (
+    collect_garbage_rarely,
+    find_scratch_folder,
+    open_process,
+    raise_descriptor_limit,
+    total_memory_bytes,
+)
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
+from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
     from mmgevent.addresses import Address
@@ -42,11 +48,14 @@ log = logging.getLogger(__name__)
 
 #: share of the machine's memory that segments may take before they spill, and its bounds
 MEMORY_SHARE = 8
-MIN_MEMORY_BYTES = 64 * 1024 * 1024
+MIN_MEMORY_BYTES = 16 * 1024 * 1024
 MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
 
 #: pause between two attempts to connect, and up to as much again at random
 RETRY_S = 0.2
+
+#: Between two looks whether the driver still runs, where the system does not tell, seconds. Its socket mostly does.
+PARENT_LOOK_S = 0.5
 
 #: how long running tasks get when the driver has closed the cluster
 STOP_S = 1.0
@@ -61,9 +70,17 @@ class Engine:
     """The roles and links of one process, for one driver."""
 
     def __init__(
-        self, configuration: Configuration, template: TemplateProcess | None, offered_sock: Any = None
+        self,
+        configuration: Configuration,
+        template: TemplateProcess | None,
+        offered_sock: Any = None,
+        *,
+        listening_sock: Any = None,
     ):
-        """`offered_sock`: leads to the functions that the driver offers, if any."""
+        """`offered_sock`: leads to the functions that the driver offers, if any.
+
+        `listening_sock`: listens already where the configuration says.
+        """
         from gevent.event import Event
 
         from mmgevent.net.forker import Forkers
@@ -73,12 +90,14 @@ class Engine:
         self._server: Server | None = None
         self._workers: list[Any] = []
         self._listener: Any = None
+        self._listening_sock = listening_sock
         self._remote: Link | None = None
         self._member: Membership | None = None
         self._relay: NodeRelay | None = None
+        self._driver: Link | None = None
         self._is_stopping = False
         self._stop_reason = "the cluster closed"
-        self._scratch = tempfile.gettempdir()
+        self._scratch = find_scratch_folder()
         #: set when the engine has to end
         self.ended = Event()
         self._offering: Offering | None = None
@@ -89,6 +108,11 @@ class Engine:
 
     def start(self) -> dict[str, Any]:
         """Start the roles that are asked for; return facts for the driver."""
+        configuration = self._configuration
+        if configuration.listen or configuration.join or configuration.elect:
+            from mmgevent.net.threads import start_thread_pool
+
+            start_thread_pool()
         if self._configuration.elect is not None:
             self._member = self._make_member(self._configuration.elect)
             return {"pid": os.getpid()}
@@ -100,7 +124,7 @@ class Engine:
         """Speak with the driver over its socketpair from now on."""
         from mmgevent.net.socket_link import SocketLink
 
-        link = SocketLink(sock, "driver", heartbeats=False)
+        link = self._driver = SocketLink(sock, "driver", heartbeats=False)
         if self._server is not None:
             self._server.attach(link, "driver", is_local=True, when_closed=self.ended.set)
             return
@@ -153,7 +177,7 @@ class Engine:
         from mmgevent.wire.handshake import derive_key
 
         assert self._server is not None
-        sock = open_listener(*address)
+        sock = self._listening_sock or open_listener(*address)
         configuration = self._configuration
         key = derive_key(configuration.password or "")
         self._listener = Listener(
@@ -250,15 +274,27 @@ class Engine:
             self.ended.set()
 
     def _on_worker_closed(self, _: Any) -> None:
-        """Without its own executors an engine is no use: end, and let the driver start another."""
-        if not self._is_stopping:
-            log.error("the executors of this machine are gone: %s", self._workers[-1].close_reason)
-            self.ended.set()
+        """Without its own executors an engine is no use: end, and let the driver start another.
+
+        Where there never was an executor another engine would have none, either: then the driver gets the reason.
+        """
+        if self._is_stopping:
+            return
+        worker = self._workers[-1]
+        self._stop_reason = f"the executors of this machine are gone: {worker.close_reason}"
+        if worker.is_short and not worker.has_run and self._driver is not None:
+            self._driver.send(control("refused", code="start", error=worker.close_reason))
+        else:
+            log.error("%s", self._stop_reason)
+        self.ended.set()
 
 
-def main(template: TemplateProcess | None) -> None:
-    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs]`; the last asks for `template`.
+def main(template: TemplateProcess | StartError | None) -> None:
+    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs] [--listener N]`.
 
+    `--procs` asks for `template`; `--listener` is the descriptor of a socket that listens already.
+
+    `template` may be the error that kept it from starting, which the driver gets.
     The descriptors: a link to the driver, and one to the functions that it offers, if any.
     """
     arguments = sys.argv[1:]
@@ -272,14 +308,19 @@ def main(template: TemplateProcess | None) -> None:
     from gevent import socket
 
     sock, *offered = [socket.socket(fileno=number) for number in (fd, *offered_fds)]
-    for opened in (sock, *offered):
+    listening_sock = None
+    if "--listener" in arguments:
+        listening_sock = socket.socket(fileno=int(arguments[arguments.index("--listener") + 1]))
+    for opened in (sock, *offered, *([listening_sock] if listening_sock else [])):
         opened.set_inheritable(False)
     engine = None
     try:
         configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
-        engine = Engine(configuration, template, *offered)
+        if isinstance(template, StartError):
+            raise template
+        engine = Engine(configuration, template, *offered, listening_sock=listening_sock)
         gevent.spawn(_watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
 
@@ -304,7 +345,7 @@ def main(template: TemplateProcess | None) -> None:
     finally:
         if engine is not None:
             engine.stop()
-        elif template is not None:
+        elif template is not None and not isinstance(template, StartError):
             template.sock.close()
             template.process.wait()
 
@@ -364,16 +405,28 @@ def _watch_parent(parent: int, ended: Any) -> None:
     """End when the parent process does, even if a child of its own still holds the socket."""
     import gevent
 
-    if not hasattr(os, "pidfd_open"):
-        return
+    is_child = os.getppid() == parent  # else it has ended, or what MMG_PYTHON names stands between
     try:
-        fd = os.pidfd_open(parent)
-    except OSError:
+        fd = open_process(parent)
+    except ProcessLookupError:
         ended.set()
         return
-    if os.getppid() != parent:
-        ended.set()
-        return
-    hub = gevent.get_hub()
-    hub.wait(hub.loop.io(fd, 1))
+    if fd is None:
+        while not _has_ended(parent, is_child):
+            gevent.sleep(PARENT_LOOK_S)
+    elif not _has_ended(parent, is_child):
+        hub = gevent.get_hub()
+        hub.wait(hub.loop.io(fd, 1))
     ended.set()
+
+
+def _has_ended(parent: int, is_child: bool) -> bool:
+    if is_child:
+        return os.getppid() != parent
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it has become another user's
+        pass
+    return False

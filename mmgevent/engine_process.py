@@ -15,8 +15,10 @@ import json
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -26,8 +28,16 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent import __version__, errors
 from mmgevent.addresses import format_address
-from mmgevent.errors import EngineError, ForkedError, MmgeventError, ProtocolError, VersionMismatchError
-from mmgevent.machine import SIGNAL_LOOK_S
+from mmgevent.errors import (
+    EngineError,
+    ForkedError,
+    MmgeventError,
+    ProtocolError,
+    StartError,
+    VersionMismatchError,
+)
+from mmgevent.machine import SIGNAL_LOOK_S, find_control_groups, start_thread
+from mmgevent.python_path import VARIABLE
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
@@ -42,8 +52,11 @@ log = logging.getLogger(__name__)
 
 #: for the engine to end by itself once its driver's socket is closed
 END_S = 5.0
+#: For an engine that closed its link unasked to end, so that its end can be explained, seconds.
+EXPLAIN_S = 0.2
 _READ_BYTES = 256 * 1024
 _GATHER_FRAMES = 32
+_REFUSALS: dict[str, type[MmgeventError]] = {"version": VersionMismatchError, "start": StartError}
 _NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
 
 OnFrame = Callable[[Frame], None]
@@ -76,7 +89,11 @@ class EngineProcess:
         if started.offered_sock is not None:
             from mmgevent.offered import OfferedFunctions
 
-            self._offered = OfferedFunctions(started.offered_sock, functions)
+            try:
+                self._offered = OfferedFunctions(started.offered_sock, functions)
+            except StartError:
+                self._abandon()
+                raise
         self._on_message = on_message
         self._on_end = on_end
         self._pid = os.getpid()
@@ -109,7 +126,19 @@ class EngineProcess:
         except OSError as error:
             log.debug("engine ended at once: %s", error)  # the reader finds its end, and tells
         self._reader = threading.Thread(target=self._read, name="mmgevent-engine-reader", daemon=True)
-        self._reader.start()
+        try:
+            start_thread(self._reader)
+        except StartError:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """End an engine that nobody can listen to."""
+        self._process.kill()
+        self._process.wait()
+        self._sock.close()
+        if self._offered is not None:
+            self._offered.abandon()
 
     @property
     def pid(self) -> int:
@@ -284,7 +313,7 @@ class EngineProcess:
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
         is_news = not self._ended.is_set()
-        self._end(reason)
+        self._end(self._explain_end(reason) if is_news else reason)
         if (is_news or self.refusal is not None) and self._on_end is not None:
             self._on_end(self, reason)
 
@@ -313,7 +342,7 @@ class EngineProcess:
 
     def _take_message(self, frame: Frame, message: dict[str, Any]) -> None:
         if message["type"] == "refused":
-            error_class = VersionMismatchError if message["code"] == "version" else EngineError
+            error_class = _REFUSALS.get(message["code"], EngineError)
             self.refusal = error_class(message["error"])
             self._end(message["error"])
         elif message["type"] == "goodbye":
@@ -322,6 +351,27 @@ class EngineProcess:
             self._answers.put(message)
         elif message["type"] != "hello" and self._on_message is not None:
             self._on_message(self, frame, message)
+
+    def _explain_end(self, reason: str) -> str:
+        """Return why the engine ended, with what the kernel has to do with it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXPLAIN_S)
+        if self._process.returncode != -signal.SIGKILL:
+            return reason
+        groups = find_control_groups()
+        limit = groups.limits.memory_bytes
+        if limit is None or not groups.count_memory_kills():
+            return reason
+        return f"{reason}: the kernel killed it at the memory limit of its container (control group), {limit >> 20} MiB"
+
+    def _make_start_error(self, reason: str) -> EngineError:
+        python = str(self._process.args[0])  # type: ignore[index] # a list, by `processes`
+        if python == sys.executable:
+            return EngineError(f"the engine could not start: {reason}")
+        return StartError(
+            f"the engine could not start: {reason}; it was started with {python}, which must be a Python "
+            f"{PYTHON_VERSION} that has mmgevent: set {VARIABLE} to the path of one"
+        )
 
     def _shut_down(self) -> None:
         try:
@@ -340,7 +390,7 @@ class EngineProcess:
             self._placed.set()  # nobody waits for a server any more
             jobs, self._jobs = list(self._jobs.values()), {}
         if not self._ready.is_set():
-            self._error = EngineError(f"the engine could not start: {reason}")
+            self._error = self._make_start_error(reason)
             self._ready.set()
         self._give_no_answer()
         for _, on_lost in jobs:

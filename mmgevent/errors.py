@@ -174,6 +174,12 @@ class EngineError(MmgeventError):
     """An engine process ended or answered in a way it never should."""
 
 
+class StartError(EngineError):
+    """A process or thread of our own cannot be started: this machine allows no more, or has no Python to start."""
+
+    exit_code = 2
+
+
 def describe_failure(failure: dict[str, Any]) -> str:
     """Say in a few lines what happened to a job: function, item, worker, cause, advice."""
     where = failure.get("function") or ("the input" if failure.get("kind") == "input" else "the job")

@@ -13,7 +13,6 @@ import random
 import signal
 import socket as plain_socket
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from mmgevent.addresses import Address, format_address
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine import default_memory_bytes
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
-from mmgevent.machine import collect_garbage_rarely, raise_descriptor_limit
+from mmgevent.machine import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
 from mmgevent.processes import TemplateProcess, start_template
 
 if TYPE_CHECKING:
@@ -58,15 +57,17 @@ def run_server(
     raise_descriptor_limit()
     collect_garbage_rarely()
     from mmgevent.net.listener import Listener, open_listener
+    from mmgevent.net.threads import start_thread_pool
     from mmgevent.net.watchdog import start_watchdog
     from mmgevent.server import Server
     from mmgevent.wire.handshake import derive_key
 
+    start_thread_pool()
     stop = _Stop()
     server = Server(
         f"{plain_socket.gethostname()}-{os.getpid()}",
         memory_bytes=segment_memory or default_memory_bytes(),
-        spill_folder=tempfile.gettempdir(),
+        spill_folder=find_scratch_folder(),
     )
     lost: list[str] = []
 
@@ -130,8 +131,10 @@ def run_member(
     template = start_template()
     from mmgevent.membership import Membership, Settings
     from mmgevent.net.forker import Forkers
+    from mmgevent.net.threads import start_thread_pool
     from mmgevent.wire.handshake import derive_key
 
+    start_thread_pool()
     stop = _Stop()
     forkers = Forkers(template)
     settings = Settings(
@@ -140,7 +143,7 @@ def run_member(
         procs=procs,
         forkers=forkers,
         memory_bytes=default_memory_bytes(),
-        scratch=tempfile.gettempdir(),
+        scratch=find_scratch_folder(),
         once=once,
         certificates=certificates,
     )
@@ -190,8 +193,10 @@ class _WorkerLoop:
         template: TemplateProcess,
     ):
         from mmgevent.net.forker import Forkers
+        from mmgevent.net.threads import start_thread_pool
         from mmgevent.wire.handshake import derive_key
 
+        start_thread_pool()
         self._addresses = addresses
         self._procs = procs
         self._once = once
@@ -233,7 +238,7 @@ class _WorkerLoop:
                 return None
             self._tried.pop(address, None)
             link = SocketLink(sock, format_address(address))
-            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=tempfile.gettempdir())
+            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder())
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
             worker.start()

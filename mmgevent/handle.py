@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmgevent.driver import JobDriver, Progress
-from mmgevent.errors import ForkedError, JobCancelled, UsageError
-from mmgevent.machine import SIGNAL_LOOK_S
+from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
+from mmgevent.machine import SIGNAL_LOOK_S, start_thread
 from mmgevent.results import apply_finish, build_dict
 from mmgevent.shipping import settings
 
@@ -151,8 +151,12 @@ class JobHandle:
         return f"<JobHandle {self._driver.job.name} {state}>"
 
     def start(self) -> None:
-        """Start the job's thread; called once, by whoever submits."""
-        self._thread.start()
+        """Start the job's thread; called once, by whoever submits.  StartError where there can be none."""
+        try:
+            start_thread(self._thread)
+        except StartError:
+            self._driver.abandon()
+            raise
 
     @property
     def is_own_thread(self) -> bool:

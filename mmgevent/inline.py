@@ -20,6 +20,7 @@ from mmgevent.failures import advise_on_reduce
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.functions import Functions
 from mmgevent.job import Job
+from mmgevent.machine import total_memory_bytes
 from mmgevent.positions import ALL, MAX_DEPTH, Part, halves_of
 from mmgevent.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
 from mmgevent.results import apply_finish
@@ -39,6 +40,9 @@ STORE_BYTES = 256 * 1024 * 1024
 
 #: bytes of records that a task holds at once, unless the job has a memory_limit: then a quarter of that, as in executors
 RECORD_BYTES = 256 * 1024 * 1024
+
+#: Share of the memory that each of the two may take, where that is less: a container may have 300 MiB in all.
+MEMORY_SHARE = 8
 RECORD_SHARE = 0.25
 
 #: what batches are cut for: 8,000 items at most
@@ -83,10 +87,11 @@ class _InlineRun:
         self._setupfn = functions.setupfn
         options = job.options
         self._partitions = options.partitions or PARTITIONS
-        self._record_bytes = RECORD_BYTES
+        share_bytes = total_memory_bytes() // MEMORY_SHARE
+        self._record_bytes = min(RECORD_BYTES, share_bytes)
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
-        self._store = JobStore(Memory(STORE_BYTES))
+        self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
         self._feeder = Feeder(job, may_restart=False)
         self._attempts = 0
         self._item_count = 0

@@ -65,6 +65,6 @@ def without_flags(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_utf8_locale() -> bool:
     """Return whether the environment's locale says UTF-8, whatever the UTF-8 mode of this interpreter."""
-    from _locale import getencoding  # type: ignore[attr-defined] # the module `locale` takes 3 ms
+    from _locale import getencoding  # the module `locale` takes 3 ms
 
     return getencoding().lower() in ("utf-8", "utf8")

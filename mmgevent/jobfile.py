@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from mmgevent import beside
 from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job import Job
 from mmgevent.options import JobOptions
@@ -47,6 +48,44 @@ def load_job(path: str, args: Sequence[str]) -> Job:
     stem = _check_stem(path)
     module, argv = _load_module(path, stem, args)
     return _make_job(path, stem, module).with_argv(argv)
+
+
+def load_job_module(name: str, args: Sequence[str]) -> Job:
+    """Load the job of a module in a package, by its dotted name, as `python -m` finds it: from this folder first.
+
+    Its package is imported, so that relative imports work.  `sys.argv[0]` is the path of the module's file.
+    """
+    if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+        raise JobFileError(
+            f"{name!r} is not the name of a module, such as package.job; a path goes without -m"
+        )
+    here = os.getcwd()
+    beside.give_from_folders([here])
+    if here not in sys.path[:1]:
+        sys.path.insert(0, here)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        raise JobFileError(
+            f"there is no module {error.name} (looked in {here} and on the import path)"
+        ) from None
+    except Exception as error:  # of the package, which is imported
+        package = name.rpartition(".")[0]
+        shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+        raise JobFileError(f"package {package} failed while it was imported:\n{shown}") from None
+    if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
+        raise JobFileError(f"there is no module {name} (looked in {here} and on the import path)")
+    if spec.submodule_search_locations is not None:
+        raise JobFileError(
+            f"{name} is a package; name the module in it that holds the job, such as {name}.job"
+        )
+    path = spec.origin or ""
+    if not path.endswith(".py") or not os.path.isfile(path):
+        raise JobFileError(f"module {name} ({path}) has no source file; a job needs one")
+    if "." not in name:
+        _check_stem(path)
+    module, argv = _load_module(path, name, args)
+    return _make_job(path, name, module).with_argv(argv)
 
 
 def _check_path(path: str) -> None:
@@ -100,7 +139,10 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
     assert spec is not None, "a loader was given"
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__mmgevent_job_file__"] = location
-    folder = os.path.dirname(location)
+    package = stem.rpartition(".")[0]
+    # Of a symbolic link: its target's, as Python does.  A module of a package was found on the path.
+    folder = os.getcwd() if package else os.path.dirname(os.path.realpath(location))
+    beside.give_from_folders([folder])
     added = not sys.path or sys.path[0] != folder
     if added:
         sys.path.insert(0, folder)
@@ -109,6 +151,8 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
     sys.argv = [path, *args]
     try:
         exec(code, module.__dict__)
+        if package:
+            setattr(sys.modules[package], stem.rpartition(".")[2], module)
         return module, list(sys.argv)
     except BaseException as error:
         if previous is None:
@@ -178,7 +222,7 @@ def _make_job(path: str, stem: str, module: types.ModuleType) -> Job:
                 f"pass them to Job(...), or leave job out"
             )
         if not job.is_named:
-            job = job.with_options(name=stem)
+            job = job.with_options(name=stem.rpartition(".")[2])
         return job.from_module(stem)
     functions = {name: bound.get(name) for name in FUNCTION_NAMES}
     if functions["mapfn"] is None and functions["reducefn"] is None:
@@ -208,7 +252,7 @@ def _read_options(path: str, stem: str, module: types.ModuleType, bound: dict[st
     clashes = [name for name in NAMES if name in options]
     if clashes:
         raise JobFileError(f"job file {path}: {clashes[0]} is not an option; bind it in the file itself")
-    named = {"name": stem, **options}
+    named = {"name": stem.rpartition(".")[2], **options}
     try:
         JobOptions.of(named)
     except OptionError as error:

@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmgevent import failures
-from mmgevent.errors import FunctionError, LinkClosed, ProtocolError
+from mmgevent.errors import FunctionError, LinkClosed, ProtocolError, StartError
 from mmgevent.executor.attempt import Runner
 from mmgevent.executor.channel import Channel
 from mmgevent.functions import Functions
+from mmgevent.machine import start_thread
 from mmgevent.wire.frames import CONTROL, INPUT, Lane
 from mmgevent.wire.messages import control, decode_message
 
@@ -59,7 +60,11 @@ class OfferedFunctions:
                 if _identify(other._functions) == _identify(self._functions):
                     self._turn = other._turn
             _open.add(self)
-        self._thread.start()
+        try:
+            start_thread(self._thread)
+        except StartError:
+            self.abandon()
+            raise
 
     def close(self) -> None:
         """Serve no more. A function that runs goes on to its end, and its result is dropped. Idempotent."""

@@ -20,11 +20,11 @@ import math
 import mmap
 import os
 import struct
-import sys
-import tempfile
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
+
+from mmgevent.machine import create_nameless_file
 
 PAGE_BYTES = 256
 #: the item number that means "on no item yet"
@@ -83,11 +83,7 @@ class Page:
     @classmethod
     def create(cls) -> tuple[Page, int]:
         """Make a page; return it and a close-on-exec descriptor of it, which the caller owns."""
-        if sys.platform == "linux":
-            fd = os.memfd_create("mmgevent-page", os.MFD_CLOEXEC)
-        else:
-            fd, path = tempfile.mkstemp(prefix="mmgevent-page-")
-            os.unlink(path)
+        fd = create_nameless_file("mmgevent-page")
         try:
             os.ftruncate(fd, PAGE_BYTES)
             page = cls(fd)

@@ -10,22 +10,19 @@ import errno
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 
-from mmgevent import interpreter
-from mmgevent.errors import EngineError
+from mmgevent import interpreter, real_modules
+from mmgevent.errors import StartError
+from mmgevent.python_path import find_python
+from mmgevent.versions import check_gil
 
 #: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
 EXECUTOR_HASH_SEED = "0"
 
-#: Not `-m`: that puts the working directory first on the path, and with it whatever has the name of a module that
-#: is needed.  Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
+#: Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
 #: `_exit` since a process of which nothing is left but memory need not take 10 ms to take it apart.
-_PROGRAM = (
-    "import gc, sys; gc.disable(); sys.path[:] = [p for p in sys.path if p]; root = {root!r}; "
-    "root in sys.path or sys.path.append(root); {body}; import os; os._exit(0)"
-)
+_BODY = "import gc; gc.disable(); {body}; import os; os._exit(0)"
 
 _ENGINE = (
     "from mmgevent.processes import start_asked_template; template = start_asked_template(sys.argv[1:]); "
@@ -57,12 +54,17 @@ class TemplateProcess:
         self.flags = tuple(flags)
 
 
-def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
-    """Start an engine, which then waits for its configuration.  EngineError if it cannot be started.
+def start_engine(
+    *, has_executors: bool, has_offers: bool, listener: socket.socket | None = None
+) -> EngineStart:
+    """Start an engine, which then waits for its configuration.  StartError if it cannot be started, and
+    UsageError on a build of Python without gevent.
 
     `has_executors`: the configuration will ask for some, so the template starts before all else, with the flags of
     this interpreter, since the jobs will have them. The engine itself has none of them.
+    `listener`: listens where the configuration says; the engine has a copy of its own from now on.
     """
+    check_gil()
     opened: list[socket.socket] = []
     try:
         for _ in range(1 + has_offers):
@@ -72,24 +74,34 @@ def start_engine(*, has_executors: bool, has_offers: bool) -> EngineStart:
         arguments = ["--parent", str(os.getpid()), "--fds", numbers, *["--procs"] * has_executors]
         if flags := interpreter.own_flags():
             arguments += ["--flags", ",".join(flags)]
-        process = _start_python(_ENGINE, arguments, theirs, _environ())
+        given = list(theirs)
+        if listener is not None:
+            arguments += ["--listener", str(listener.fileno())]
+            given.append(listener)
+        process = _start_python(_ENGINE, arguments, given, _environ())
     except BaseException as error:
         for sock in opened:
             sock.close()
         if isinstance(error, OSError):
-            raise EngineError(f"the engine process cannot be started: {explain_failure(error)}") from error
+            raise start_error("the engine process", error) from error
         raise
     for sock in theirs:
         sock.close()
     return EngineStart(process, opened[0], opened[2] if has_offers else None)
 
 
-def start_asked_template(arguments: Sequence[str]) -> TemplateProcess | None:
-    """Start the template that the arguments of an engine ask for; None if they ask for none."""
+def start_asked_template(arguments: Sequence[str]) -> TemplateProcess | StartError | None:
+    """Start the template that the arguments of an engine ask for; None if they ask for none.
+
+    What kept it from starting is returned, since the engine cannot say so yet.
+    """
     if "--procs" not in arguments:
         return None
     flags = arguments[arguments.index("--flags") + 1].split(",") if "--flags" in arguments else ()
-    return start_template(flags=flags)
+    try:
+        return start_template(flags=flags)
+    except StartError as error:
+        return error
 
 
 def start_template(*, greenlets: bool = False, flags: Sequence[str] = ()) -> TemplateProcess:
@@ -97,18 +109,27 @@ def start_template(*, greenlets: bool = False, flags: Sequence[str] = ()) -> Tem
 
     Its interpreter has these flags and no others.
 
-    Needs no gevent, so an engine can start it before it loads gevent. OSError if it cannot be started.
+    Needs no gevent, so an engine can start it before it loads gevent. StartError if it cannot be started.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise _template_error(error) from error
     try:
         with theirs:
             arguments = ["--fd", str(theirs.fileno()), *["--greenlets"] * greenlets]
             environ = {**_environ(), "PYTHONHASHSEED": EXECUTOR_HASH_SEED}
             process = _start_python(_TEMPLATE, arguments, [theirs], environ, flags)
-    except BaseException:
+    except BaseException as error:
         ours.close()
+        if isinstance(error, OSError):
+            raise _template_error(error) from error
         raise
     return TemplateProcess(process, ours, flags)
+
+
+def _template_error(error: OSError) -> StartError:
+    return start_error("the template process, which starts executors,", error)
 
 
 def _start_python(
@@ -118,13 +139,11 @@ def _start_python(
     environ: dict[str, str],
     flags: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return subprocess.Popen(
         [
-            sys.executable,
+            find_python(),
             *interpreter.arguments(flags),
-            "-c",
-            _PROGRAM.format(root=root, body=body),
+            *real_modules.arguments(_BODY.format(body=body)),
             *arguments,
         ],
         stdin=subprocess.DEVNULL,
@@ -134,12 +153,16 @@ def _start_python(
     )
 
 
-def explain_failure(error: OSError) -> str:
-    """Say why a process could not be started: where its environment is too large, which variable makes it so."""
+def start_error(what: str, error: OSError) -> StartError:
+    """Return the error that says why a process, such as "the engine process", cannot be started.
+
+    Where the environment is too large it names the variable that makes it so.
+    """
     from mmgevent.environment import find_fault
+    from mmgevent.machine import shortage_error
 
     fault = find_fault(_environ()) if error.errno == errno.E2BIG else None
-    return fault or str(error)
+    return StartError(f"{what} cannot be started: {fault}") if fault else shortage_error(what, error)
 
 
 def _environ() -> dict[str, str]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import math
 import os
 import pickle
@@ -30,8 +29,6 @@ from typing import Any, BinaryIO, TextIO
 
 from mmgevent.destinations import Destination, Stream, open_destination
 from mmgevent.errors import DatasourceError, OutputError
-
-log = logging.getLogger(__name__)
 
 _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
@@ -60,19 +57,19 @@ def open_sink(
     format: str | None = None,
     stream: TextIO | BinaryIO | io.RawIOBase | None = None,
     *,
-    warn: Callable[[str], None] = log.warning,
+    warn: Callable[[str], None] | None = None,
 ) -> Sink:
     """Check where and how results are to be written, and return the sink for them.
 
     Results go to `stream` if one is given, else to `path`, else to stdout.  `format` None lets the
     suffix of `path` decide; without a suffix it is tsv.  `warn` is called for what a file could not
-    take over from the one it replaced.  Raise OutputError for an unknown format or suffix, a missing
+    take over from the one it replaced; None logs it.  Raise OutputError for an unknown format or suffix, a missing
     folder, a path that is a folder or cannot be written, and pickles on a terminal.
     """
     name = None if path is None else os.fspath(path)
     chosen = _choose_format(name, format)
     if name is not None and stream is None:
-        destination = open_destination(name, warn)
+        destination = open_destination(name, warn or _log_warning)
     else:
         out: Any = sys.stdout if stream is None else stream
         out.flush()
@@ -82,6 +79,12 @@ def open_sink(
         destination.abort()
         raise OutputError("format pickle is not for terminals; write it to a file with -o PATH")
     return Sink(_ENCODERS[chosen], destination)
+
+
+def _log_warning(text: str) -> None:
+    import logging  # rarely needed, and `from mmgevent import load` comes past here
+
+    logging.getLogger(__name__).warning("%s", text)
 
 
 def load(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:

@@ -7,7 +7,7 @@ many items at once; it has no hub, so its children make their own.
 
 It speaks JSON lines with the process that started it, over one end of a socketpair:
 
-    in   {"fork": token, "scratch_dir": path or null}, with four descriptors (SCM_RIGHTS):
+    in   {"fork": token, "scratch_dir": path or null, "executors": n}, with four descriptors (SCM_RIGHTS):
          the executor's socket, its stdout, its stderr, its page
     out  {"forked": token, "pid": pid} or {"refused": token, "error": text}
     out  {"exited": pid, "status": wait status, "maxrss_kb": n}     when a child has ended, after "forked"
@@ -27,7 +27,6 @@ import fcntl
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -39,12 +38,17 @@ from signal import signal as _set_handler
 from socket import socket as _PlainSocket
 from typing import Any, NoReturn
 
+from mmgevent.machine import descriptor_limit, find_control_groups, shortage_error
+
 #: what an executor needs that is otherwise imported late
-PRELOADED = ("dill", "xxhash", "mmgevent._speedups", "mmgevent.refs", "faulthandler", "random")
+PRELOADED = ("xxhash", "mmgevent._speedups", "mmgevent.refs", "faulthandler", "random")
 #: descriptors that come with a request
 FORK_DESCRIPTORS = 4
 #: where an executor keeps its socket, if the limit on descriptors allows: out of the way of user code
 HIGH_DESCRIPTOR = 900
+#: Descriptors that a child closes: more than a template ever has. Containers often allow a billion, and kernels
+#: without close_range need a call for each.
+MAX_DESCRIPTORS = 4096
 #: bytes of one request; it holds a path
 MAX_REQUEST_BYTES = 64 * 1024
 
@@ -86,9 +90,11 @@ class Template:
     def _preload(self) -> None:
         from importlib import import_module
 
+        import_module("mmgevent.shipping").import_dill()
         for name in PRELOADED:
             import_module(name)
         self._run_executor = import_module("mmgevent.executor").main
+        find_control_groups()  # children find them found
         gc.freeze()  # or the first collection of each child would copy every page
 
     def serve(self) -> None:
@@ -139,7 +145,7 @@ class Template:
         try:
             pid = _fork()
         except OSError as error:
-            self._answer(refused=request["fork"], error=f"cannot fork: {error}")
+            self._answer(refused=request["fork"], error=str(shortage_error("an executor", error)))
         else:
             if pid == 0:
                 self._become_executor(request, descriptors)
@@ -208,7 +214,13 @@ class Template:
             gc.enable()
             link, page = _arrange_descriptors(*descriptors)
             self._children.clear()
-            self._run_executor(link, page, request["scratch_dir"], greenlets=self._greenlets)
+            self._run_executor(
+                link,
+                page,
+                request["scratch_dir"],
+                greenlets=self._greenlets,
+                executors=request.get("executors", 1),
+            )
             status = 0
         except BaseException:
             import traceback
@@ -223,15 +235,15 @@ def _arrange_descriptors(link: int, stdout: int, stderr: int, page: int) -> tupl
     null = os.open(os.devnull, os.O_RDONLY)
     for fd, target in ((null, 0), (stdout, 1), (stderr, 2)):
         os.dup2(fd, target)
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    high = min(HIGH_DESCRIPTOR, limit - 2) if limit != resource.RLIM_INFINITY else HIGH_DESCRIPTOR
+    limit = descriptor_limit()
+    high = min(HIGH_DESCRIPTOR, limit - 2)
     link = fcntl.fcntl(link, fcntl.F_DUPFD_CLOEXEC, high)
     page = fcntl.fcntl(page, fcntl.F_DUPFD_CLOEXEC, high)
     start = 3
     for kept in sorted((link, page)):
         os.closerange(start, kept)
         start = kept + 1
-    os.closerange(start, max(start, os.sysconf("SC_OPEN_MAX")))
+    os.closerange(start, max(start, min(limit, MAX_DESCRIPTORS)))
     return link, page
 
 
@@ -253,7 +265,10 @@ def _kill_group(pid: int) -> None:
 
 
 def _die_with_parent(signum: int) -> None:
-    """Have the kernel send this process a signal when its parent ends (Linux; elsewhere its socket tells)."""
+    """Have the kernel send this process a signal when its parent ends (Linux; elsewhere its socket tells).
+
+    Where a sandbox forbids it, the socket tells as well.
+    """
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signum)
 
@@ -270,14 +285,18 @@ def _list_children() -> set[int]:
     try:
         with open(f"/proc/self/task/{pid}/children") as listed:
             return set(map(int, listed.read().split()))
-    except FileNotFoundError:
+    except OSError:
         return _search_children(pid)
 
 
 def _search_children(pid: int) -> set[int]:
-    """The same for kernels that keep no list: look at every process there is."""
+    """The same for kernels that keep no list: look at every process there is; none without /proc."""
+    try:
+        names = os.listdir("/proc") if sys.platform == "linux" else []
+    except OSError:
+        return set()
     found = set()
-    for name in os.listdir("/proc") if sys.platform == "linux" else ():
+    for name in names:
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
@@ -295,10 +314,11 @@ def _set_name(name: str) -> None:
 
 
 def _prctl(option: int, argument: int | bytes) -> None:
-    import ctypes  # dill loads it anyway
+    """Ask the kernel for something that it may refuse, as sandboxes do: everything works without, if less tidily."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # without ctypes, or without prctl
+        import ctypes  # dill loads it anyway
 
-    if ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl failed")
+        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
 
 
 def _pipe() -> tuple[int, int]:

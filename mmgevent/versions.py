@@ -2,12 +2,17 @@
 
 Code objects and pickles made by one side are loaded by the other, so both must match.
 The server never loads either, so dill is looked up and never imported.
+
+Also what a person asks about the Python and the core that this process runs on.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
+
+from mmgevent.errors import UsageError
 
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -35,3 +40,37 @@ def find_mismatch(ours: dict[str, object], theirs: dict[str, object], who: str) 
                 f"install the same version of {'mmgevent' if field == 'protocol' else what} on both sides"
             )
     return None
+
+
+def describe_python() -> str:
+    """Return implementation and version of this Python, such as "CPython 3.13.0"."""
+    import platform
+
+    return f"{platform.python_implementation()} {platform.python_version()}"
+
+
+def missing_core() -> str:
+    """Return why the C core is not in use in this process; "" if it is."""
+    from mmgevent import _speedups
+
+    if _speedups.NATIVE:
+        return ""
+    if os.environ.get("MMGEVENT_PURE") == "1":
+        return "MMGEVENT_PURE=1 is set"
+    return "it was not built: install a C compiler, then mmgevent again"
+
+
+def check_gil(abiflags: str = sys.abiflags) -> None:
+    """Raise UsageError on a free-threaded build of Python without gevent: nothing of ours can run there.
+
+    pip finds no gevent for such a build (gevent 26.9), and the error of its import says nothing about that.
+    """
+    if "t" not in abiflags:
+        return
+    from importlib.util import find_spec
+
+    if find_spec("gevent") is None:
+        raise UsageError(
+            f"this is a free-threaded build of Python ({PYTHON_VERSION}t), and gevent, which mmgevent "
+            f"needs, has no release for it: use the usual build, python{PYTHON_VERSION}"
+        )

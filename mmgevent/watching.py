@@ -19,6 +19,7 @@ from mmgevent.cluster import PeerInfo
 from mmgevent.engine_process import EngineProcess
 from mmgevent.errors import MmgeventError, ProtocolError, UsageError
 from mmgevent.failures import shorten
+from mmgevent.machine import start_thread
 from mmgevent.telling import Reassembler, tell_frames
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import control
@@ -61,7 +62,7 @@ class Watch:
         self._wanted = threading.Event()
         self._wanted.set()
         self._thread = threading.Thread(target=self._keep, name="mmgevent-watch", daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
 
     def tell(self, number: int, data: Any) -> None:
         """Tell bytes to a worker; nothing happens if it left.  UsageError for what cannot be told."""

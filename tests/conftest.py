@@ -1,8 +1,14 @@
 """For all tests: examples that are the same in every run, and nothing in the environment that a command would read."""
 
+import collections
 import os
+import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.effort import LONG, SAMPLED
 
 # A slow machine fails no test (no deadline, no check of speed), and a run fails on nothing that the run before it
 # could not have failed on (no chance in the examples).  To look for new ones: pytest --hypothesis-profile=explore
@@ -13,3 +19,24 @@ settings.load_profile("certain")
 
 for _name in [name for name in os.environ if name.startswith("MMG_")]:
     del os.environ[_name]
+
+# A shell that is not interactive starts `make test &` with SIGINT ignored, and so would be every command that a
+# test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is long by the tables of `tests.effort`."""
+    seen = collections.Counter()
+    for item in items:
+        if not item.path.is_relative_to(_TESTS):
+            continue  # a benchmark
+        file, name = item.path.relative_to(_TESTS).as_posix(), getattr(item, "originalname", item.name)
+        number = seen[file, name]
+        seen[file, name] += 1
+        if name in LONG.get(file, "").split() or number % SAMPLED.get(file, {}).get(name, 1):
+            item.add_marker(pytest.mark.long)

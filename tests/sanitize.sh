@@ -21,7 +21,7 @@ mkdir -p "$work/mmgevent/_speedups" "$work/tests" "$work/docs"
 cp "$root"/mmgevent/_speedups/*.py "$root"/mmgevent/_speedups/*.[ch] "$work/mmgevent/_speedups/"
 cp "$root/pyproject.toml" "$work/"
 cp "$root/docs/keys.md" "$work/docs/"
-cp "$root/tests/__init__.py" "$root/tests/conftest.py" "$root/tests/kinds.py" "$root/tests/test_keys.py" \
+cp "$root/tests/__init__.py" "$root/tests/conftest.py" "$root/tests/effort.py" "$root/tests/kinds.py" "$root/tests/test_keys.py" \
     "$root/tests/test_speedups.py" "$work/tests/"
 touch "$work/mmgevent/__init__.py"
 "${CC:-gcc}" -std=c11 -O1 -g -Wall -Wextra -Werror -fPIC -shared -fno-omit-frame-pointer \

@@ -82,5 +82,5 @@ def test_finishfn_sees_it_and_the_records_are_awaited_without():
 def test_a_datasource_is_called_and_walked_under_it_each_time():
     job = Job(lambda: iter([(1, see())]), lambda k, v: {k: v}).with_argv(["job.py", 1])
     assert job.argv == ("job.py", "1")
-    assert [value for _, value, _ in job.items()] == [["job.py", "1"]]
-    assert [value for _, value, _ in job.walk()] == [["job.py", "1"]]
+    assert [value for _, value, _ in job.walk(job.open_datasource())] == [["job.py", "1"]]
+    assert [value for _, value, _ in job.walk(job.reopen_datasource())] == [["job.py", "1"]]

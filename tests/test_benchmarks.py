@@ -44,9 +44,13 @@ def texts(tmp_path):
 def made_corpora():
     """Folders below benchmarks/.corpus that the test made, removed at its end."""
     folder = ROOT / "benchmarks" / ".corpus"
-    before = set(folder.iterdir()) if folder.is_dir() else set()
+
+    def list_folders():
+        return set(folder.iterdir()) if folder.is_dir() else set()
+
+    before = list_folders()
     yield
-    for made in set(folder.iterdir()) - before:
+    for made in list_folders() - before:
         for path in made.iterdir():
             path.unlink()
         made.rmdir()

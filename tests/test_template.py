@@ -249,6 +249,17 @@ def test_the_page_is_empty_when_nothing_runs(executor):
     assert executor.page.read() == Position(0, None, 0.0, None)
 
 
+def test_a_traceback_is_whole_where_warnings_are_errors(executor):
+    executor.load(
+        "import warnings\n"
+        "def mapfn(key, value):\n"
+        "    warnings.simplefilter('error')\n"
+        "    raise ValueError(key)\n"
+    )
+    message, _ = executor.map([("a", 1)])
+    assert 'File "job_under_test.py", line 4, in mapfn' in message["failure"]["traceback"]
+
+
 def test_an_exit_is_reported_with_its_status(template):
     executor = template.fork()
     executor.load("def mapfn(key, value):\n    import os\n    os._exit(value)\n")

@@ -221,7 +221,7 @@ def _encode_member(key: Any) -> Encoded:
 
 
 def _encode_flag(key: Any) -> Encoded:
-    return _encode_items(b"e", (*_name_of(type(key)), key._value_))  # combined flags have no name on 3.10
+    return _encode_items(b"e", (*_name_of(type(key)), key._value_))  # bits that no member has have no name
 
 
 def _encode_type(key: type) -> Encoded:

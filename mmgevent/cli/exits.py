@@ -27,8 +27,10 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError
+from mmgevent.versions import check_gil
 
 FAULT = 70
 HUNG_UP = 129
@@ -62,7 +64,9 @@ class StdoutClosed(BaseException):
 
 def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `body(argv)`, say on stderr what ended it, and return the exit code."""
+    real_modules.protect()
     try:
+        check_gil()
         _handle_signals()
         code = body(sys.argv[1:] if argv is None else argv)
         return _flush_stdout(code)
@@ -138,7 +142,8 @@ def _end_soon(code: int) -> None:
     """End the process with `code` if it has not ended by itself in TIDY_S."""
     timer = threading.Timer(TIDY_S, os._exit, [code])
     timer.daemon = True
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # no thread can be had: then it ends when it has tidied up
+        timer.start()
 
 
 def _report_fault(name: str) -> int:

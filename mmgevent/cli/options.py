@@ -87,9 +87,7 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
     if HELP.name in found:
         raise HelpAsked(help_text(command))
     if VERSION.name in found:
-        from mmgevent import __version__
-
-        raise HelpAsked(f"{command.name} (mmgevent) {__version__}")
+        raise HelpAsked(_version_text(command))
     _check_exclusive(command, [option for option in command.options if option.name in found], "")
     taken = {option.excludes for option in command.options if option.excludes and option.name in found}
     values: dict[str, Any] = {}
@@ -106,6 +104,16 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
                 from_environ.append(option)
     _check_exclusive(command, from_environ, "variable ")
     return Arguments(rest, values, frozenset(given))
+
+
+def _version_text(command: Command) -> str:
+    """Return what `--version` prints: ours, Python's, and whether the C core is in use."""
+    from mmgevent import __version__
+    from mmgevent.versions import describe_python, missing_core
+
+    why = missing_core()
+    core = f"without the C core ({why})" if why else "with the C core"
+    return f"{command.name} (mmgevent) {__version__}, {describe_python()}, {core}"
 
 
 def help_text(command: Command) -> str:

@@ -30,7 +30,7 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
-from mmgevent.machine import count_cores
+from mmgevent.machine import count_default_executors, start_thread
 
 if TYPE_CHECKING:
     from mmgevent.cluster import JobHandle
@@ -53,7 +53,7 @@ def _paths(text: str) -> list[str]:
 
 COMMAND = Command(
     name=NAME,
-    usage=("[option]... JOB.py [ARG]...",),
+    usage=("[option]... JOB.py [ARG]...", "[option]... -m PACKAGE.JOB [ARG]..."),
     summary=(
         "Run the MapReduce job of JOB.py: on the cores of this machine, and on every machine\n"
         "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn, and perhaps\n"
@@ -62,7 +62,9 @@ COMMAND = Command(
         "the job's."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores; 0 with --join)"),
+        shared.procs_option(
+            "executors on this machine (default: all cores, of the container if it is one; 0 with --join)"
+        ),
         Option(
             ("--listen",),
             "[HOST:]PORT",
@@ -97,6 +99,11 @@ COMMAND = Command(
             "PATH",
             "write results to a file, which appears only when the job succeeded; a FIFO, a device or /dev/fd/N "
             "is written to as results come; - is stdout, the default",
+        ),
+        Option(
+            ("-m", "--module"),
+            "",
+            "JOB.py is not a path but the name of a module, such as package.job, as python -m takes it",
         ),
         Option(
             ("--format",),
@@ -170,6 +177,7 @@ def run(argv: Sequence[str]) -> int:
     if not arguments.rest:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
+    shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
     if arguments.pdb and not arguments.inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
@@ -252,7 +260,7 @@ def _open_node(arguments: Arguments, port: int) -> Any:
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
     from mmgevent.node import Node
 
-    procs = count_cores() if arguments.procs is None else arguments.procs
+    procs = count_default_executors() if arguments.procs is None else arguments.procs
     return Node(
         addresses,
         procs=procs,
@@ -272,7 +280,12 @@ def _load_job(arguments: Arguments) -> Job:
     shipping.preload()
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
-    job = Job.from_file(arguments.rest[0], arguments.rest[1:])
+    if arguments.module:
+        from mmgevent import jobfile
+
+        job = jobfile.load_job_module(arguments.rest[0], arguments.rest[1:])
+    else:
+        job = Job.from_file(arguments.rest[0], arguments.rest[1:])
     sys.argv = list(job.argv or ())  # as the job file left it: its functions run here, too
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
@@ -368,7 +381,7 @@ def _watching_for_workers(handle: JobHandle, reporter: Reporter, timeout_s: floa
 
     timer = threading.Timer(timeout_s, check)
     timer.daemon = True
-    timer.start()
+    start_thread(timer)
     try:
         yield
     except JobCancelled:

@@ -66,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
         return _print_password(arguments)
     if arguments.rest:
         refuse(NAME, f"unexpected argument {arguments.rest[0]!r}; only `password` may stand there")
+    shared.say_if_slow(NAME, arguments)
     port = shared.default_port(arguments)
     host, port = (ALL_INTERFACES, port) if arguments.listen is None else parse_listen(arguments.listen, port)
     password = shared.find_password(NAME, arguments, [host])

@@ -106,6 +106,17 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
     return "\n".join(lines)
 
 
+def say_if_slow(command: str, arguments: Arguments) -> None:
+    """With -v, say that the C core is not in use, and why."""
+    if not arguments.verbose or arguments.quiet:
+        return
+    from mmgevent.versions import missing_core
+
+    why = missing_core()
+    if why:
+        say(command, f"the C core is not in use here, which makes inner loops slower: {why}")
+
+
 def start_logging(arguments: Arguments) -> None:
     """Send log messages of ours to stderr, as many as -v and -q ask for; without them logging is not even imported.
 

@@ -9,7 +9,7 @@ from mmgevent.addresses import parse_addresses
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, run_command
 from mmgevent.cli.options import Command, Option, parse, refuse, refuse_late_options
-from mmgevent.machine import count_cores
+from mmgevent.machine import count_default_executors
 
 NAME = "mmg-worker"
 
@@ -22,7 +22,7 @@ COMMAND = Command(
         "answers is taken."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores)"),
+        shared.procs_option("executors on this machine (default: all cores, of the container if it is one)"),
         Option(
             ("--elect",),
             "",
@@ -64,13 +64,14 @@ def run(argv: Sequence[str]) -> int:
     refuse_late_options(COMMAND, arguments.rest, "HOST")
     if arguments.procs == 0:
         refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
+    shared.say_if_slow(NAME, arguments)
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
     from mmgevent.foreground import run_member, run_worker
 
     return (run_member if arguments.elect else run_worker)(
         addresses,
-        procs=arguments.procs or count_cores(),
+        procs=arguments.procs or count_default_executors(),
         password=password,
         certificates=shared.find_certificates(arguments),
         once=bool(arguments.once),

@@ -15,7 +15,6 @@ import os
 import resource
 import socket
 import sys
-import tempfile
 import types
 from typing import Any
 
@@ -24,6 +23,7 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
+from mmgevent.machine import find_scratch_folder
 from mmgevent.page import Page
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
@@ -31,10 +31,11 @@ from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 
 
-def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool) -> None:
+def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1) -> None:
     """Run until the link closes. Called once, in a fresh child of the template.
 
     With `greenlets` the process is monkey-patched and may run several items at once.
+    `executors`: how many its worker has; they share the memory.
     """
     _open_streams()
     faulthandler.enable()  # a crash in C leaves the Python stack as last words
@@ -46,7 +47,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
     with contextlib.suppress(LinkClosed):  # the job is over, or the worker
-        Executor(channel, page, scratch_dir or tempfile.gettempdir(), greenlets).serve()
+        Executor(channel, page, scratch_dir or find_scratch_folder(), greenlets, executors).serve()
 
 
 def _open_streams() -> None:
@@ -62,10 +63,11 @@ def _open_streams() -> None:
 class Executor:
     """Takes frames from the channel and carries them out."""
 
-    def __init__(self, channel: Channel, page: Page, scratch_dir: str, greenlets: bool):
+    def __init__(self, channel: Channel, page: Page, scratch_dir: str, greenlets: bool, executors: int):
         self._channel = channel
         self._page = page
-        self._runner = Runner(channel, page, scratch_dir)
+        self._runner = Runner(channel, page, scratch_dir, executors=executors)
+        self._executor_count = executors
         self._is_patched = greenlets
         self._functions: tasks.Functions | None = None
         self._load_failure: dict[str, Any] | None = None
@@ -102,9 +104,11 @@ class Executor:
             if context_bytes:
                 shipping.enter(json.loads(bytes(context)))
             if limit_bytes is not None:
-                _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-                resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))
-            self._runner.memory_bytes = record_memory_bytes(limit_bytes)
+                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker looks, too
+                    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+                    most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+                    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+            self._runner.memory_bytes = record_memory_bytes(limit_bytes, self._executor_count)
             self._runner.retries = options.get("retries", 0)
             self._runner.max_skipped = options.get("max_skipped", 0)
             if self._is_patched and options.get("greenlets", 0) > 1:

@@ -20,7 +20,12 @@ from typing import Any
 from mmgevent import failures, records, tasks
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
-from mmgevent.machine import count_cores, total_memory_bytes
+from mmgevent.machine import (
+    OTHERS_BYTES,
+    count_default_executors,
+    process_memory_bytes,
+    total_memory_bytes,
+)
 from mmgevent.page import Page
 from mmgevent.positions import ALL
 from mmgevent.refs import ContentNeeded
@@ -52,10 +57,17 @@ class Runner:
     """Runs the attempts of one channel, one at a time."""
 
     def __init__(
-        self, channel: Channel, page: Page | None, scratch_dir: str | None, *, tunes_gc: bool = True
+        self,
+        channel: Channel,
+        page: Page | None,
+        scratch_dir: str | None,
+        *,
+        executors: int = 1,
+        tunes_gc: bool = True,
     ):
         """`page`: where the worker reads which item it is on; None if nobody looks.
 
+        `executors`: how many its worker has, this one among them.
         `tunes_gc`: whether the garbage collector of this process may be held back while a task runs.
         """
         self._channel = channel
@@ -64,7 +76,7 @@ class Runner:
         self._tunes_gc = tunes_gc
         self._collect_due_s = 0.0
         #: of records that a task may hold at once
-        self.memory_bytes = record_memory_bytes(None)
+        self.memory_bytes = record_memory_bytes(None, executors)
         #: maps several items at once, see `tasks.run_map`; None: one by one
         self.map_items: tasks.MapItems | None = None
         #: options of the job: times an item is tried again, items that may be set aside
@@ -315,8 +327,17 @@ def _ignore_mark(index: int, key: Any) -> None:
     pass
 
 
-def record_memory_bytes(limit_bytes: int | None) -> int:
-    """Bytes of records that a task may hold at once, of a limit or else of a core's share of the RAM."""
+def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:
+    """Bytes of records that a task may hold at once, of a limit or else of an executor's share of the memory.
+
+    The share is that of one of `executors`, or of as many as this machine gets unless told, if those are more.
+    """
     if limit_bytes is None:
-        limit_bytes = total_memory_bytes() // count_cores()
+        total = total_memory_bytes()
+        # Where there is less than the others need, not all of them grow at once.
+        available = max(total - OTHERS_BYTES, total // 2)
+        limit_bytes = available // max(count_default_executors(), executors)
+    own_limit = process_memory_bytes()
+    if own_limit is not None:
+        limit_bytes = min(limit_bytes, own_limit)
     return int(limit_bytes * RECORD_SHARE)

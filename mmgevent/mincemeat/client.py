@@ -9,15 +9,23 @@ Commands are handled in the thread that calls `process`.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from mmgevent import __version__ as VERSION
 from mmgevent.addresses import DEFAULT_PORT
-from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, UsageError, VersionMismatchError
+from mmgevent.errors import (
+    AuthenticationError,
+    ConnectError,
+    MmgeventError,
+    StartError,
+    UsageError,
+    VersionMismatchError,
+)
 from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
-from mmgevent.mincemeat.endpoint import Endpoint, Map
-from mmgevent.mincemeat.schedule import Schedule
+from mmgevent.mincemeat.endpoint import MAX_WAITING_BYTES, MESSAGE_BYTES, Endpoint, Map
+from mmgevent.mincemeat.schedule import Schedule, timer
 from mmgevent.mincemeat.taskmanager import COLLECTFN, MAPFN, REDUCE_ONLY, REDUCEFN, reduce_whole
 from mmgevent.node import Node
 
@@ -42,12 +50,22 @@ class Client(Conversation, Endpoint):
         self._begin()
         self._node: Node | None = None
         self._is_lost = False
+        self._is_made = threading.Event()  # the node, to which its thread's calls refer
+        self._connect_by_s = 0.0
+        self._telling = threading.Lock()  # of the two below, and of the order in which things are told
+        self._unsent: list[bytes] | None = None  # what waits for the connection
+        self._unsent_bytes = 0
         #: (host, port) of the Server
         self.addr: tuple[str, int] | None = None
         #: "Done" once the Server has proved the password, and ever after
         self.auth: str | None = None
         #: what kept it from the Server, or ended it: AuthenticationError, ConnectError, ... or None
         self.error: Exception | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if vars(cls).get("mapfn") or vars(cls).get("reducefn"):
+            import mmgevent.offered  # noqa: F401 # 45 ms, for which a constructor has no time
 
     def name(self) -> str:
         host, port = self.addr or (None, None)
@@ -61,11 +79,11 @@ class Client(Conversation, Endpoint):
         asynchronous: bool = False,
         **credentials: Any,
     ) -> None:
-        """Connect, which has succeeded or failed when this returns; unless `asynchronous`, work until the Server is gone.
+        """Begin to connect, and return; unless `asynchronous`, work until the Server is gone.
 
         `interface`: the Server's host, "" is localhost.  `password` None: the attribute.  Other keywords are
-        ignored.  A connection that is refused leaves `authenticated()` False, and `error` says why.
-        PasswordError for an empty password.
+        ignored.  `authenticated` waits for the connection; one that is refused leaves it False, and `error` says
+        why.  PasswordError for an empty password.
         """
         for name in credentials:
             log.info("%s ignores %s", self.name(), name)
@@ -81,31 +99,30 @@ class Client(Conversation, Endpoint):
 
     def _connect(self, address: tuple[str, int]) -> None:
         self._begin()
-        self._node = Node(
-            address,
-            procs=1,
-            may_serve=False,
-            once=True,
-            password=self.password or "",
-            functions=self._offers(),
-            on_state=self._on_state,
-            on_tell=self._on_tell,
-        )
-        self._open()
+        self._is_made.clear()
         try:
-            self._node.wait("worker", CONNECT_S)
-        except (MmgeventError, TimeoutError) as error:
-            if self.auth is None:  # else the Server has come and gone in the meantime
-                self._refuse(error)
-            return
-        self.send_command(INTRODUCTION, VERSION)
+            self._node = Node(
+                address,
+                procs=1,
+                may_serve=False,
+                once=True,
+                password=self.password or "",
+                functions=self._offers(),
+                on_state=self._on_state,
+                on_tell=self._on_tell,
+            )
+            self._open()
+            self._connect_by_s = timer() + CONNECT_S
+            self._unsent, self._unsent_bytes = [], 0
+            self.send_command(INTRODUCTION, VERSION)  # goes first
+        finally:
+            self._is_made.set()
 
     def _refuse(self, error: Exception) -> None:
-        is_ours = isinstance(error, (AuthenticationError, VersionMismatchError, ConnectError))
-        self.error = error if is_ours else ConnectError(f"no Server at {self.name()}: {error}")
+        is_known = isinstance(error, (AuthenticationError, VersionMismatchError, ConnectError, StartError))
+        self.error = error if is_known else ConnectError(f"no Server at {self.name()}: {error}")
         log.warning("%s: no connection: %s", self.name(), error)
         self.handle_close()
-        self._wait_closed(CONNECT_S)
 
     def _offers(self) -> dict[str, Callable[..., Any]]:
         """Return what Servers that send no functions may use."""
@@ -117,11 +134,19 @@ class Client(Conversation, Endpoint):
         return offers
 
     def authenticated(self, timeout: float | None = 0.0) -> bool:
-        """Has the Server proved the password?  Waits up to `timeout` seconds; stays True when it is gone."""
+        """Has the Server proved the password?  Waits up to `timeout` seconds; stays True when it is gone.
+
+        The time that it takes to connect does not count, unless `timeout` is 0: an engine has to start for it.
+        """
+        if timeout is not None and timeout > 0 and self._is_connecting():
+            timeout = max(timeout, self._connect_by_s - timer())
         return (
             self._wait_for(lambda: self.auth is not None or self._is_gone(), timeout)
             and self.auth is not None
         )
+
+    def _is_connecting(self) -> bool:
+        return self._node is not None and self.auth is None and not self._is_gone()
 
     def finished(self, timeout: float | None = 0.0) -> bool:
         """Is the Server gone, or this Client closed?  Waits up to `timeout` seconds."""
@@ -137,20 +162,53 @@ class Client(Conversation, Endpoint):
         self.pong(command, data, txn)
 
     def _tell(self, data: bytes) -> None:
-        if self._node is not None and not self.shutdown:
-            self._node.tell_drivers(data)
+        with self._telling:
+            if self._unsent is not None and self.auth is None:  # there is nobody to tell yet
+                self._unsent_bytes += MESSAGE_BYTES + len(data)
+                if self._unsent_bytes <= MAX_WAITING_BYTES:
+                    self._unsent.append(data)
+                    return
+                self._unsent = None
+            elif self._node is not None and not self.shutdown:
+                self._node.tell_drivers(data)
+                return
+        if not self.shutdown:
+            log.error("%s: too many commands wait for the Server: closing", self.name())
+            self.handle_close()
 
     # in threads of the node's
 
     def _on_state(self, state: str, reason: str) -> None:
+        self._is_made.wait()
         if state == "worker" and self.auth is None:
             log.info("%s authenticated", self.name())
-            self.auth = "Done"
-            self._wake()
+            self._note_authenticated()
         elif state == "closed" and not self.shutdown:
-            log.info("%s: the Server is gone: %s", self.name(), reason)
             self._is_lost = True
+            if self.auth is None:
+                self._refuse(self._find_refusal())
+            else:
+                log.info("%s: the Server is gone: %s", self.name(), reason)
             self._wake()
+
+    def _note_authenticated(self) -> None:
+        node = self._node
+        assert node is not None
+        with self._telling:
+            for data in self._unsent or []:
+                node.tell_drivers(data)
+            self._unsent = None
+            self.auth = "Done"
+        self._wake()
+
+    def _find_refusal(self) -> Exception:
+        """Return what closed the node."""
+        assert self._node is not None
+        try:
+            self._node.wait("worker", 0)
+        except (MmgeventError, TimeoutError) as error:
+            return error
+        raise AssertionError("a closed node is no worker")
 
     def _on_tell(self, peer: int, data: bytes) -> None:
         if not self._put_message(data, self._receive):
@@ -162,6 +220,8 @@ class Client(Conversation, Endpoint):
     def _advance(self) -> None:
         if self._is_lost and not self.shutdown:
             self.handle_close()
+        elif self._is_connecting() and timer() > self._connect_by_s:
+            self._refuse(ConnectError(f"no Server at {self.name()}: no answer in {CONNECT_S:g} s"))
 
     def _shut_down(self) -> None:
         if self._node is not None:

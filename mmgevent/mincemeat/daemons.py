@@ -25,7 +25,8 @@ class _Name(str):
 class Mincemeat_daemon(threading.Thread):
     """Process an endpoint in a thread.
 
-    The endpoint is made, and connected or bound, by the constructor, which raises what its `conn` does.
+    The endpoint is made, and bound or told to connect, by the constructor, which raises what its `conn` does.
+    Its engine starts beside: the constructor does not wait for it.
     """
 
     def __init__(
@@ -175,10 +176,16 @@ class Client_HB(Client):
         self._pong_seen = timer()
         super().starting(interval=interval, **kwargs)
 
+    def _note_authenticated(self) -> None:
+        self._pong_seen = timer()  # nobody could answer before
+        super()._note_authenticated()
+
     def health(self) -> float | None:
         """Close if the Server was silent for too long; return the seconds until it may be."""
         if self.allowed is None or self._pong_seen is None:
             return None
+        if self.auth is None:
+            return self.allowed
         silent = timer() - self._pong_seen
         if silent < self.allowed:
             return self.allowed - silent

@@ -10,14 +10,19 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import os
+import socket
+import threading
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.addresses import DEFAULT_PORT
 from mmgevent.cluster import LocalCluster
-from mmgevent.errors import JobCancelled, ListenError, UsageError
+from mmgevent.errors import JobCancelled, ListenError, MmgeventError, UsageError
 from mmgevent.job import Job
+from mmgevent.listening import open_listener
+from mmgevent.machine import start_thread
 from mmgevent.mincemeat.channel import ServerChannel
 from mmgevent.mincemeat.endpoint import Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule
@@ -63,7 +68,7 @@ class Server(Endpoint):
         self.password: str | None = None
         #: (interface, port) it listens on
         self.addr: tuple[str, int] | None = None
-        self._cluster: LocalCluster | None = None
+        self._cluster: _ListeningCluster | None = None
         self._channels: dict[int, ServerChannel] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -107,6 +112,7 @@ class Server(Endpoint):
     ) -> None:
         """Listen on the port when this returns; unless `asynchronous`, return when all is done.
 
+        The engine starts beside; what keeps it from that (StartError, ...) is raised by `process`, see `error`.
         `interface` "" is all interfaces; `port` 0 any free one, see `addr`.  Other keywords set attributes;
         None never does, and what the Server has not is ignored.  OSError where the address cannot be had
         (EADDRINUSE: another listens there), PasswordError for an empty password.
@@ -116,11 +122,16 @@ class Server(Endpoint):
         self.addr = (interface, port)
         self._configure(credentials)
         self.password = password
-        self._cluster = self._listen(password or "", interface, port)
-        self.addr = self._cluster.address
+        self._cluster = cluster = _make_cluster(password or "", interface, port)
+        self.addr = cluster.bound_address
         self.taskmanager.open(self.cycle)
         self._open()
-        self._cluster.watch(self._on_joined, self._on_left, self._on_tell)
+        cluster.watch(self._on_joined, self._on_left, self._on_tell)
+        start_thread(
+            threading.Thread(
+                target=self._see_start, args=(cluster,), name=f"mincemeat-start-{self.name()}", daemon=True
+            )
+        )
         if not asynchronous:
             self.process()
 
@@ -135,18 +146,15 @@ class Server(Endpoint):
                 own = _class_datasources[cls]
                 self.datasource = own(self) if inspect.isfunction(own) else own
 
-    @staticmethod
-    def _listen(password: str, interface: str, port: int) -> LocalCluster:
-        cluster = LocalCluster(0, listen=(interface, port), password=password)
+    def _see_start(self, cluster: LocalCluster) -> None:
+        """Wait for the engine, in a thread; have raised what keeps it from starting, unless this was closed."""
         try:
             cluster.wait_ready()
-        except ListenError as error:
-            cluster.close()
-            raise _as_oserror(error) from error
-        except BaseException:
-            cluster.close()
-            raise
-        return cluster
+        except (MmgeventError, TimeoutError) as error:
+            if not self.shutdown:
+                log.error("%s: no engine: %s", self.name(), error)
+                self._fail(error)
+                self.handle_close()
 
     def finished(self, timeout: float = 0.0) -> bool:
         """Were all transactions done, and the Server therefore closed?  Never so with PERMANENT."""
@@ -294,6 +302,43 @@ class Server(Endpoint):
             channel.shutdown = channel.closed = True
         self.taskmanager.channels = {}
         self._channels = {}
+
+
+class _ListeningCluster(LocalCluster):
+    """A LocalCluster without executors that has its port when it is made; its engine starts beside."""
+
+    def __init__(self, password: str, interface: str, port: int):
+        with open_listener(interface, port) as listener:
+            _open_listeners[listener] = threading.get_ident()
+            self._listener = listener
+            address = listener.getsockname()
+            self.bound_address: tuple[str, int] = (address[0], address[1])
+            try:
+                super().__init__(0, listen=self.bound_address, password=password)
+            finally:
+                del _open_listeners[listener]
+
+
+#: Listeners on their way to their engines, and the threads that start those.
+_open_listeners: dict[socket.socket, int] = {}
+
+
+def _close_in_child() -> None:
+    """In a child of another thread: or its copy would keep the port when the engine is gone."""
+    for listener, starter in list(_open_listeners.items()):
+        if threading.get_ident() != starter:  # else it is going to be the engine: gevent forks by itself
+            listener.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _make_cluster(password: str, interface: str, port: int) -> _ListeningCluster:
+    """Return the engine of a Server; raise what mincemeat did where the port cannot be had."""
+    try:
+        return _ListeningCluster(password, interface, port)
+    except ListenError as error:
+        raise _as_oserror(error) from error
 
 
 def _as_oserror(error: ListenError) -> OSError:

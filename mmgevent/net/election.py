@@ -36,8 +36,9 @@ from mmgevent.errors import (
     ProtocolError,
     VersionMismatchError,
 )
+from mmgevent.listening import choose_address
 from mmgevent.net import tls
-from mmgevent.net.listener import choose_address, open_listener
+from mmgevent.net.listener import open_listener
 from mmgevent.versions import PYTHON_VERSION, dill_version
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, Decoder, Frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message

@@ -27,6 +27,7 @@ from gevent.event import AsyncResult, Event
 from gevent.hub import get_hub
 
 from mmgevent.errors import EngineError
+from mmgevent.machine import open_process
 from mmgevent.processes import TemplateProcess, start_template
 from mmgevent.template import FORK_DESCRIPTORS
 
@@ -40,6 +41,8 @@ RESTART_PERIOD_S = 60.0
 MAX_IDLE_TEMPLATES = 2
 #: how long a template may take to end by itself once its socket is closed
 END_S = 2.0
+#: Between two looks whether a template has ended, where the system does not tell, seconds: it takes some 5 ms to end.
+END_LOOK_S = 0.01
 READ_BYTES = 64 * 1024
 
 
@@ -119,8 +122,11 @@ class Forker:
         """Whether it has no executors, nor any that were asked for."""
         return not self._children
 
-    def fork(self, descriptors: list[int], scratch_dir: str | None) -> Child:
-        """Ask for an executor with these descriptors (socket, stdout, stderr, page), closed once sent."""
+    def fork(self, descriptors: list[int], scratch_dir: str | None, executors: int = 1) -> Child:
+        """Ask for an executor with these descriptors (socket, stdout, stderr, page), closed once sent.
+
+        `executors`: how many its worker has; they share the memory.
+        """
         assert len(descriptors) == FORK_DESCRIPTORS
         child = Child()
         if not self.is_alive:
@@ -129,7 +135,7 @@ class Forker:
             return child
         self._last_token += 1
         self._children[self._last_token] = child
-        request = {"fork": self._last_token, "scratch_dir": scratch_dir}
+        request = {"fork": self._last_token, "scratch_dir": scratch_dir, "executors": executors}
         self._requests.append((json.dumps(request).encode() + b"\n", descriptors))
         self._wakeup.set()
         return child
@@ -225,7 +231,7 @@ class Forkers:
         """The live forker of executors whose interpreter has these flags, of those that run items in greenlets or not.
 
         Who gets it has it fork at once; a forker without executors may be ended when another is started.
-        EngineError when it has died too often to be started again, or after `close`.
+        EngineError when it has died too often to be started again, or after `close`; StartError if it cannot be started.
         """
         if self._is_closed:
             raise EngineError("the engine is closing: it starts no more executors")
@@ -237,9 +243,9 @@ class Forkers:
                 raise EngineError(
                     f"the template process died {MAX_STARTS} times in {monotonic() - starts[0]:.0f} s"
                 )
-            starts.append(monotonic())
             self._end_idle()
             forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
+            starts.append(monotonic())
         self._forkers.pop(kind, None)
         self._forkers[kind] = forker  # behind all others: it was used last
         return forker
@@ -265,25 +271,19 @@ def wait_for_process(process: subprocess.Popen[bytes], timeout_s: float | None) 
     """Wait without blocking the hub until the process ended and is reaped; False if it did not in time."""
     if process.poll() is not None:
         return True
-    if not hasattr(os, "pidfd_open"):
-        return get_hub().threadpool.apply(_wait_blocking, (process, timeout_s))
-    fd = os.pidfd_open(process.pid)
-    try:
-        with gevent.Timeout(timeout_s, False):
-            watcher = get_hub().loop.io(fd, 1)
-            get_hub().wait(watcher)
-            watcher.close()
-    finally:
-        os.close(fd)
+    fd = open_process(process.pid)
+    with gevent.Timeout(timeout_s, False):
+        if fd is None:
+            while process.poll() is None:
+                gevent.sleep(END_LOOK_S)
+        else:
+            try:
+                watcher = get_hub().loop.io(fd, 1)
+                get_hub().wait(watcher)
+                watcher.close()
+            finally:
+                os.close(fd)
     return process.poll() is not None
-
-
-def _wait_blocking(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _close(descriptors: list[int]) -> None:

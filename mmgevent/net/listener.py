@@ -11,20 +11,19 @@ slowed down, by address (`guesses`).
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 from gevent import socket
 from gevent.event import Event
 
-from mmgevent.addresses import is_loopback
+from mmgevent import listening
 from mmgevent.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.errors import ConnectError, ListenError, MmgeventError
+from mmgevent.errors import ConnectError, MmgeventError
 from mmgevent.net import tls
 from mmgevent.net.guesses import Guesses
 from mmgevent.net.socket_link import SocketLink
@@ -33,7 +32,6 @@ from mmgevent.versions import dill_version
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024  #: connections the system holds for us; a thousand workers may come at once
 MAX_UNPROVED = 512
 MIN_SILENCE_S = 0.25  #: nobody is pushed out before
 MAX_HANDSHAKES = 64  #: at once; more only make each slower
@@ -45,51 +43,8 @@ _CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 
 
 def open_listener(host: str, port: int) -> Any:
-    """Bind and listen; "" is all IPv4 interfaces.  ListenError if the address cannot be had."""
-    where = tls.format_address((host or "0.0.0.0", port))
-    try:
-        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, address = choose_address(host, found)
-        sock = socket.socket(family, kind)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
-    try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # after a restart; two cannot listen with it
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        advice = ""
-        if error.errno == errno.EADDRINUSE:
-            advice = ": another program listens there; stop it or choose another port"
-        elif error.errno == errno.EADDRNOTAVAIL:
-            advice = ": this machine does not have that address; a PORT alone listens on all it has"
-        elif error.errno == errno.EACCES:
-            advice = ": ports below 1024 need privileges; choose a higher one"
-        raise ListenError(f"cannot listen on {where}: {error.strerror}{advice}") from error
-    return sock
-
-
-def choose_address(host: str, found: Sequence[Any]) -> Any:
-    """Return the one entry of what `getaddrinfo` found for a name that is listened on, and looked for by nodes.
-
-    Resolvers rotate, and /etc/hosts often gives a machine its own name as 127.0.1.1: so that all machines take the
-    same, it is the numerically smallest of the IPv4 addresses that others can reach, else of the IPv6 ones, and
-    only where there are none one of this machine alone; `localhost` always is.
-    """
-    is_local_name = is_loopback(host)
-
-    def rank(entry: Any) -> tuple[bool, bool, int, int]:
-        address = ipaddress.ip_address(entry[4][0])
-        # what names a link but not which is no use to others
-        is_elsewhere = not address.is_loopback and not (address.version == 6 and address.is_link_local)
-        return is_elsewhere == is_local_name, not address.is_loopback, address.version, int(address)
-
-    return min(found, key=rank)
+    """Bind and listen, with a socket of gevent's; see `listening.open_listener`."""
+    return listening.open_listener(host, port, socket)
 
 
 class Listener:

@@ -22,6 +22,7 @@ from gevent import os as gevent_os
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.machine import find_control_groups
 from mmgevent.net.forker import Exit, Forker
 from mmgevent.net.socket_link import SocketLink
 from mmgevent.page import Page, Position
@@ -98,8 +99,12 @@ class Supervisor:
         scratch_dir: str | None,
         on_frame: Callable[[Supervisor, Frame], None],
         on_death: Callable[[Supervisor, Exit], None],
+        *,
+        executors: int = 1,
     ):
-        """`on_frame` comes from the hub and must not block; `on_death` after its last call, from a greenlet.
+        """`executors`: how many its worker has.
+
+        `on_frame` comes from the hub and must not block; `on_death` after its last call, from a greenlet.
 
         OSError when there are no descriptors left; then nothing was started, and all is closed again.
         """
@@ -118,6 +123,8 @@ class Supervisor:
         self.has_run = False
         #: whether the user was warned of how much memory it has
         self.has_warned = False
+        #: processes of this control group that the kernel had killed for want of memory before this one began
+        self.memory_kills_before = find_control_groups().count_memory_kills() or 0
         with ExitStack() as opened:  # what to close if it cannot all be had
             self._page, page_fd = Page.create()
             opened.callback(self._page.close)
@@ -130,7 +137,7 @@ class Supervisor:
             opened.pop_all()
         self.link = SocketLink(ours, name, heartbeats=False)
         descriptors = [theirs.detach(), child_stdout, child_stderr, page_fd]
-        self.child = forker.fork(descriptors, scratch_dir)
+        self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
         self._watcher: gevent.Greenlet | None = None
         self._drains = [(fd, self._spawn(self._drain, fd)) for fd in (stdout, stderr)]

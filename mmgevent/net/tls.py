@@ -33,6 +33,7 @@ from mmgevent.errors import (
     NotAServerError,
     ProtocolError,
 )
+from mmgevent.machine import create_nameless_file
 from mmgevent.wire.handshake import ClientHandshake, ServerHandshake
 
 ALPN = "mmgevent/1"
@@ -64,12 +65,22 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
     if digest is not None:
         return context, digest
     private_pem, certificate_pem, certificate_der = _make_certificate()
-    # OpenSSL reads keys from files only; this one has mode 0600 and is gone right after.
-    with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:
-        file.write(private_pem + certificate_pem)
-        file.flush()
-        context.load_cert_chain(file.name)
+    _load_from_file(context, private_pem + certificate_pem)
     return context, hashlib.sha256(certificate_der).digest()
+
+
+def _load_from_file(context: Any, pem: bytes) -> None:
+    """Load a key and its certificate; OpenSSL reads them from files only, and this one is gone right after."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:  # mode 0600
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+    except FileNotFoundError:  # there is no folder that can be written to
+        with open(create_nameless_file("mmgevent-certificate"), "r+b") as file:
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(f"/dev/fd/{file.fileno()}")
 
 
 def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:

@@ -15,6 +15,8 @@ import time
 
 import gevent
 
+from mmgevent.machine import start_thread
+
 BLOCKED_ROUNDS = 30  #: seconds, while the machine lets the thread run
 EXIT_CODE = 70
 
@@ -35,7 +37,7 @@ def start_watchdog() -> None:
             gevent.sleep(0.5)
 
     gevent.spawn(beat)
-    threading.Thread(target=_watch, args=(beats,), name="mmgevent-watchdog", daemon=True).start()
+    start_thread(threading.Thread(target=_watch, args=(beats,), name="mmgevent-watchdog", daemon=True))
 
 
 def _watch(beats: list[int]) -> None:

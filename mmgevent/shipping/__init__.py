@@ -22,7 +22,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import typing
@@ -32,12 +31,16 @@ from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
-from mmgevent import interpreter
+from mmgevent import beside, interpreter, real_modules
 from mmgevent.errors import ShippingError
-from mmgevent.shipping import settings
+from mmgevent.machine import create_nameless_file, find_scratch_folder
+from mmgevent.python_path import find_python
+from mmgevent.shipping import missing, settings
+from mmgevent.shipping.arrivals import install, made_by_value, show_lines
 from mmgevent.shipping.effects import Effect, run_effects
-from mmgevent.shipping.modules import MAIN_NAMES, Source, install, show_lines
-from mmgevent.shipping.packer import Packer
+from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
+from mmgevent.shipping.packer import EarlyNames, Packer
+from mmgevent.shipping.refusals import OWN_MODULE
 from mmgevent.shipping.settings import left_behind
 from mmgevent.shipping.surroundings import context, enter
 
@@ -51,6 +54,7 @@ __all__ = [
     "enter",
     "fingerprint",
     "import_advice",
+    "import_dill",
     "left_behind",
     "load",
     "pack",
@@ -66,10 +70,7 @@ CHECK_TIMEOUT_S = 120.0
 #: characters of a checking process's last words that an error shows
 _LAST_WORDS_CHARS = 2000
 
-_CHECK_COMMAND = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from mmgevent import shipping; shipping._answer_check()"
-)
+_CHECK_COMMAND = "import json; from mmgevent import shipping; sys.path[:] = json.loads(sys.argv[1]); shipping._answer_check()"
 
 #: neither dill nor the warning filters can be used by several threads at once
 _packing = threading.Lock()
@@ -81,6 +82,7 @@ def pack(
     by_value: Collection[str] = (),
     py_files: Sequence[str | os.PathLike[str]] = (),
     argv: Sequence[str] | None = None,
+    stays_here: bool = False,
 ) -> bytes:
     """Return the payload that `load` turns into these functions in another process.
 
@@ -89,6 +91,7 @@ def pack(
     or not an import names them.  `argv` is what they see as `sys.argv`; None: that of
     this process.  Globals are captured as they are now, and so are the settings of this
     process and thread (`shipping/settings.py`).
+    `stays_here`: all executors are on this machine, and import what cannot travel.
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -101,17 +104,37 @@ def pack(
     with _packing:
         found = settings.read()
         with warnings.catch_warnings():
-            import dill
+            dill = import_dill()
 
             warnings.simplefilter("error", dill.PicklingWarning)
-            packer = Packer(frozenset(by_value) | MAIN_NAMES, _pickler_class())
-            for path in py_files:
-                packer.tree.add_py_file(path)
-            packer.add_effects()
-            shown = sys.argv if argv is None else argv
-            return packer.pack(
-                {role: getattr(functions, role) for role in _ROLES}, list(map(str, shown)), found
-            )
+            shown = list(map(str, sys.argv if argv is None else argv))
+            early: frozenset[JobImport] = frozenset()
+            while True:  # each time with more of the import statements that there are
+                packer = Packer(
+                    frozenset(by_value) | MAIN_NAMES, _pickler_class(), early, stays_here=stays_here
+                )
+                for path in py_files:
+                    packer.tree.add_py_file(path)
+                packer.add_effects()
+                try:
+                    return packer.pack({role: getattr(functions, role) for role in _ROLES}, shown, found)
+                except EarlyNames as more:
+                    early |= more.imports
+
+
+def import_dill() -> Any:
+    """Return dill, which looks for a folder for temporary files as it is imported, also where there is none."""
+    try:
+        import dill
+    except FileNotFoundError:
+        import tempfile
+
+        tempfile.tempdir = find_scratch_folder()
+        try:
+            import dill
+        finally:
+            tempfile.tempdir = None
+    return dill
 
 
 def preload() -> None:
@@ -122,6 +145,7 @@ def preload() -> None:
 @functools.lru_cache(maxsize=1)
 def _pickler_class() -> Any:
     """Return the pickler that asks a Packer how each object travels, and dill where that does not mind."""
+    import_dill()
     import dill
 
     stock: Any = pickle
@@ -143,7 +167,12 @@ def _pickler_class() -> Any:
             return self._packer.reduce(obj)
 
         def save_global(self, obj: Any, name: str | None = None) -> None:
-            self._packer.note_module(stock.whichmodule(obj, name or obj.__qualname__))
+            module = stock.whichmodule(obj, name or obj.__qualname__)
+            reduction = self._packer.reduce_named(obj, module)
+            if reduction is not None:
+                self.save_reduce(*reduction, obj=obj)
+                return
+            self._packer.note_module(module)
             super().save_global(obj, name)
 
     return Pickler
@@ -165,19 +194,20 @@ def load(
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
     """
-    import dill
-
     from mmgevent.functions import Functions
 
+    dill = import_dill()
     parts = pickle.loads(payload)
     sys.argv = parts["argv"]
     effects = [Effect(*fields) for fields in parts["effects"]]
     settings.apply(parts["settings"], is_loaded=False)
     install(Source(*fields) for fields in parts["sources"])
+    beside.give_shipped((fields[0] for fields in parts["sources"]), (name for name, _ in parts["modules"]))
     for path, text in parts["lines"].items():
         show_lines(path, text)
     for name, attributes in parts["modules"]:
-        _make_module(name, attributes, parts["left"].setdefault(name, {}))
+        _make_module(name, attributes, parts["left"])
+    missing.remember(parts["left"], parts["unused"])
     failed = run_effects(effects, on_slow)
     file = io.BytesIO(b"".join(chunk for _, _, chunk in parts["chunks"]))
     unpickler = dill.Unpickler(file, ignore=True)
@@ -187,13 +217,15 @@ def load(
         end += len(chunk)
         try:
             roles = unpickler.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit: of a module of the user's
             if spare is None:
+                if isinstance(error, SystemExit):
+                    raise
                 raise _loading_error(label, error) from error
             module, name = spare
-            parts["left"].setdefault(module, {})[name] = (
-                f"{name} does not load here ({type(error).__name__}: {error})"
-            )
+            reason = f"{name} does not load here ({type(error).__name__}: {error})"
+            parts["left"].setdefault(module, {})[name] = reason
+            missing.note(module, name, reason)
             file.seek(end)
     failed = run_effects([effect for effect, _ in failed], on_slow)  # some need what the job's file defines
     if failed:
@@ -203,25 +235,35 @@ def load(
     return Functions(**{role: roles[role] for role in _ROLES})
 
 
-def _make_module(name: str, attributes: dict[str, Any], left: dict[str, str]) -> None:
+def _make_module(name: str, attributes: dict[str, Any], left: dict[str, dict[str, str]]) -> None:
     """Install a fresh module whose missing attributes say why they are missing."""
 
     def explain_missing(attribute: str) -> Any:
-        if attribute in left:
-            raise ShippingError(left[attribute])  # pickle would drop the text of an AttributeError
-        raise AttributeError(f"module {name!r} has no attribute {attribute!r} in an executor")
+        reason = missing.attribute_reason(name, attribute)
+        if attribute in left.get(name, ()):
+            raise ShippingError(reason)  # pickle would drop the text of an AttributeError
+        raise AttributeError(
+            reason or f"module {name!r} has no attribute {attribute!r} in an executor",
+            name=attribute,
+            obj=module,
+        )
 
     module = ModuleType(name)
     vars(module).update(attributes, __builtins__=builtins, __getattr__=explain_missing)
     sys.modules[name] = module
     if name in MAIN_NAMES:
         sys.modules["__main__"] = module
+    else:
+        module.__spec__ = made_by_value(name)
 
 
 def _loading_error(label: str, error: Exception) -> Exception:
     if isinstance(error, ImportError):
         return type(error)(f"{label}: {error}. {import_advice(error)}", name=error.name, path=error.path)
-    return ShippingError(f"{label} does not load in an executor: {type(error).__name__}: {error}")
+    text = str(error).rstrip(".")
+    return ShippingError(
+        f"{label} does not load in an executor: {type(error).__name__}: {text}; {OWN_MODULE}"
+    )
 
 
 def import_advice(error: ImportError) -> str:
@@ -274,11 +316,16 @@ class Check:
         if self._mark in _loaded:
             return
         flags = interpreter.arguments(interpreter.own_flags())
-        with tempfile.TemporaryFile() as file:
+        with open(create_nameless_file("mmgevent-check"), "w+b") as file:
             file.write(payload)
             file.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", _CHECK_COMMAND, json.dumps(surroundings["sys_path"])],
+                [
+                    find_python(),
+                    *flags,
+                    *real_modules.arguments(_CHECK_COMMAND),
+                    json.dumps(surroundings["sys_path"]),
+                ],
                 stdin=file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

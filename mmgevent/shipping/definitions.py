@@ -21,14 +21,12 @@ from __future__ import annotations
 
 import abc
 import enum
-import functools
 import marshal
 import types
 import typing
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dis import get_instructions, opmap
-from sys import version_info
 from typing import Any
 
 #: what a `reduce_*` returns: builder, arguments, state, None, None, setter
@@ -43,8 +41,12 @@ _GLOBAL_OPS = frozenset(
     for name in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in opmap
 )
-#: since 3.11 the lowest bit of LOAD_GLOBAL's argument says something else
-_LOAD_GLOBAL_SHIFT = 1 if version_info >= (3, 11) else 0
+#: the lowest bit of LOAD_GLOBAL's argument says something else
+_LOAD_GLOBAL_SHIFT = 1
+
+#: Py_TPFLAGS_HEAPTYPE of CPython's object.h: the class was made while a program ran
+HEAP_TYPE = 1 << 9
+
 
 #: attributes of a function that are stored when they are not what its code alone gives
 _FUNCTION_ATTRIBUTES = ("__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__")
@@ -195,6 +197,16 @@ def _is_storage(cls: type, value: Any) -> bool:
     return isinstance(value, kinds) and value.__objclass__ is cls
 
 
+def own_parts(cls: type) -> Iterator[Any]:
+    """Yield the attributes of a class that reduce to what the class has under their name: descriptors of libraries."""
+    for value in list(vars(cls).values()):
+        kind = type(value)
+        if hasattr(kind, "__set_name__") and isinstance(kind.__reduce__, types.FunctionType):
+            reduction = value.__reduce_ex__(4)
+            if isinstance(reduction, tuple) and any(part is cls for part in reduction[1]):
+                yield value
+
+
 def _builder(cls: type, by_value: Container[str]) -> type:
     if typing.is_typeddict(cls):
         return type  # its metaclass makes a dict subclass, and takes none
@@ -341,9 +353,3 @@ def build_type_variable(arguments: tuple[Any, ...], keywords: dict[str, Any]) ->
     """Make a TypeVar."""
     make: Callable[..., Any] = typing.TypeVar
     return make(*arguments, **keywords)
-
-
-def reduce_cached_property(prop: functools.cached_property[Any]) -> Reduction:
-    """Reduce a cached property without the lock that it has before Python 3.12."""
-    state = {name: value for name, value in vars(prop).items() if name != "lock"}
-    return functools.cached_property, (prop.func,), state

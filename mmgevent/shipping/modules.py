@@ -1,14 +1,13 @@
 """Decide which modules travel as source, and let them be imported where they arrive.
 
 Three kinds of modules never travel: the standard library, whatever is installed
-(site-packages, editable installs, mmgevent itself) and compiled extensions.
-Every other module is the user's own.  Its source text travels, with that of the
+(site-packages, editable installs, mmgevent itself) and compiled extensions,
+which only executors of this machine find.
+Every other module is the user's own.  Its source text travels, or its bytecode
+where that is all there is, with that of the
 modules it imports in turn, found by reading its import statements; nothing is
 imported to find out.  Imports that the program computes while it runs are not
 found: `py_files` names such modules.
-
-On the executor `install` puts one finder before all others, so a module that
-travelled is what it was when the job was submitted, whatever lies there on disk.
 """
 
 from __future__ import annotations
@@ -17,21 +16,26 @@ import ast
 import functools
 import importlib.machinery
 import importlib.util
-import linecache
+import marshal
 import os
+import pkgutil
+import re
 import sys
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+from mmgevent import beside, real_modules
 from mmgevent.errors import ShippingError
+from mmgevent.shipping import package_files
 from mmgevent.shipping.installed import find_spec, is_installed, is_installed_spec
 
 #: other names under which the module of the running script is known
 MAIN_NAMES = frozenset(("__main__", "__mp_main__"))
+
+#: a text that may be the name of a module, or, with a dot at its end, the beginning of one
+_MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.?")
 
 _CATCHES_IMPORT_ERROR = frozenset(("ImportError", "ModuleNotFoundError", "Exception", "BaseException"))
 
@@ -47,6 +51,10 @@ class Source:
     #: for packages, the folders to look for submodules that did not travel
     folders: tuple[str, ...] | None
     text: str
+    #: what `marshal` writes of the module's code, if there is no text
+    code: bytes = b""
+    #: a zip of a package's other files, below its folder; empty if none travel
+    files: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -58,16 +66,39 @@ class _Import:
     names: tuple[str, ...]
     #: False where an ImportError is caught
     is_required: bool = True
+    #: True inside a function, which runs later or never
+    is_late: bool = False
+
+
+@dataclass(frozen=True)
+class JobImport:
+    """An import of one of the job's modules by a module of the user's, or by a function."""
+
+    #: the job's module
+    module: str
+    #: what is imported from it; "*" for all, none for the module itself
+    names: tuple[str, ...]
+    #: name of the module that imports it; "" for a function of the job
+    importer: str
+    is_late: bool
 
 
 class SourceTree:
     """The modules that one job takes along."""
 
-    def __init__(self, by_value: Collection[str]):
+    def __init__(self, by_value: Collection[str], *, stays_here: bool = False):
+        #: all executors are on this machine, with the same import path
+        self._stays_here = stays_here
         #: modules whose definitions travel by value: never as source
         self._by_value = frozenset(by_value)
         #: {name: Source} of what travels, packages before their modules
         self.sources: dict[str, Source] = {}
+        #: modules without source that executors have to find on their import path
+        self.stay_behind: set[str] = set()
+        #: the job's modules as others import them
+        self.job_imports: dict[JobImport, None] = {}
+        #: code of the job's functions reads files of packages
+        self.reads_files = False
         self._seen: set[str] = set()
         #: kept, but their imports not yet followed
         self._pending: list[Source] = []
@@ -82,8 +113,55 @@ class SourceTree:
 
     def add_import(self, module: str, level: int, names: Iterable[str], package: str) -> None:
         """Take along what an import statement of a module in `package` names."""
-        self._follow(_Import(module, level, tuple(names)), package)
+        self._follow(_Import(module, level, tuple(names), is_late=True), package, "")
         self._follow_pending()
+
+    def add_texts(self, texts: Iterable[str]) -> None:
+        """Take along the user's modules that texts name; of a text such as "plugins." all in that package."""
+        for text in texts:
+            self._add_text(text)
+        self._follow_pending()
+
+    def _add_text(self, text: str) -> None:
+        name = text.rstrip(".")
+        if not _MODULE_NAME.fullmatch(text) or real_modules.is_real(name.partition(".")[0]):
+            return
+        try:
+            spec = find_spec(name)
+        except (ImportError, ValueError):  # no module, or one that does not say where it is from
+            return
+        if spec is None or is_installed_spec(spec):
+            return
+        self._add(name, is_required=False)
+        if text.endswith(".") and spec.submodule_search_locations:
+            for module in pkgutil.iter_modules(spec.submodule_search_locations, text):
+                self._add(module.name, is_required=False)
+
+    def collect(self) -> list[Source]:
+        """Return what travels, packages with their other files if those are read and not to be found there.
+
+        Raise ShippingError for a package whose files are too large.
+        """
+        reads = self.reads_files or any(
+            mark in source.text for source in self.sources.values() for mark in package_files.MARKS
+        )
+        return [
+            self._with_files(source) if reads and source.folders else source
+            for source in self.sources.values()
+        ]
+
+    def _with_files(self, source: Source) -> Source:
+        folder = (source.folders or ("",))[0]
+        if self._stays_here and not package_files.is_in_zip(folder):
+            return source
+        files, size = package_files.read_files(folder)
+        if size > package_files.MAX_BYTES:
+            raise ShippingError(
+                f"package {source.name!r}: its files ({folder}) are {size >> 20} MiB, and at most "
+                f"{package_files.MAX_BYTES >> 20} MiB of a package travel to workers: keep large files outside of "
+                f"it, at a path that workers have, or install the package there"
+            )
+        return replace(source, files=files)
 
     def add_py_file(self, path: str | os.PathLike[str]) -> None:
         """Take along a module file, every module of a package folder, or of a zip or egg."""
@@ -109,10 +187,13 @@ class SourceTree:
 
     def _add(self, name: str, is_required: bool) -> None:
         parts = name.split(".")
-        if parts[0] in self._by_value or parts[0] == "mmgevent":
+        if parts[0] == "mmgevent":
             return
         for count in range(1, len(parts) + 1):
-            self._add_one(".".join(parts[:count]), is_required)
+            part = ".".join(parts[:count])
+            if part in self._by_value:
+                return
+            self._add_one(part, is_required)
 
     def _add_one(self, name: str, is_required: bool) -> None:
         if name in self._seen:
@@ -128,13 +209,17 @@ class SourceTree:
         if is_installed_spec(spec):
             self._seen.add(name)
             return
-        text = _source_text(spec)
+        text, code = _source_text(spec), b""
         if text is None:
-            if is_required:
+            code = _bytecode(spec)
+        if text is None and not code:
+            if is_required and not self._stays_here:
                 raise ShippingError(_why_not(name, spec))
+            self.stay_behind.add(name)
+            self._seen.add(name)
             return
         self._seen.add(name)
-        self._keep(Source(name, spec.origin or "", _folders(spec), text))
+        self._keep(Source(name, spec.origin or "", _folders(spec), text or "", code))
 
     def _keep(self, source: Source) -> None:
         top = source.name.partition(".")[0]
@@ -152,11 +237,13 @@ class SourceTree:
             package = source.name if source.folders is not None else source.name.rpartition(".")[0]
             try:
                 for statement in _read_imports(source.text):
-                    self._follow(statement, package)
+                    self._follow(statement, package, source.name)
+                for text in _read_named(source.text):
+                    self._add_text(text)
             except ShippingError as error:
                 raise ShippingError(f"{error} (module {source.name!r} imports it)") from None
 
-    def _follow(self, statement: _Import, package: str) -> None:
+    def _follow(self, statement: _Import, package: str, importer: str) -> None:
         name = statement.module
         if statement.level:
             ancestors = package.split(".")
@@ -164,9 +251,16 @@ class SourceTree:
                 return  # beyond the top: importing it fails here as well
             base = ".".join(ancestors[: len(ancestors) - statement.level + 1])
             name = f"{base}.{name}" if name else base
+        else:
+            name = beside.alias(name)
         self._add(name, statement.is_required)
+        if name in self._by_value:
+            self.job_imports[JobImport(name, statement.names, importer, statement.is_late)] = None
+            return
         for submodule in statement.names:
-            if submodule != "*" and f"{name}.{submodule}" not in self._seen and name in self.sources:
+            if f"{name}.{submodule}" in self._by_value:
+                self.job_imports[JobImport(f"{name}.{submodule}", (), importer, statement.is_late)] = None
+            elif submodule != "*" and f"{name}.{submodule}" not in self._seen and name in self.sources:
                 self._add(f"{name}.{submodule}", statement.is_required)
 
 
@@ -184,6 +278,14 @@ def _source_text(spec: importlib.machinery.ModuleSpec) -> str | None:
     return None
 
 
+def _bytecode(spec: importlib.machinery.ModuleSpec) -> bytes:
+    """Return the bytecode of a module of which there is nothing else; workers run the same version of Python."""
+    if isinstance(spec.loader, importlib.machinery.SourcelessFileLoader):
+        code = spec.loader.get_code(spec.name)
+        return b"" if code is None else marshal.dumps(code)
+    return b""
+
+
 def _folders(spec: importlib.machinery.ModuleSpec) -> tuple[str, ...] | None:
     locations = spec.submodule_search_locations
     return None if locations is None else tuple(os.path.abspath(path) for path in locations)
@@ -191,7 +293,10 @@ def _folders(spec: importlib.machinery.ModuleSpec) -> tuple[str, ...] | None:
 
 def _why_not(name: str, spec: importlib.machinery.ModuleSpec) -> str:
     if isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
-        return f"module {name!r} is a compiled extension ({spec.origin}): it must be installed on the workers"
+        return (
+            f"module {name!r} is a compiled extension ({spec.origin}): it must be installed on the workers "
+            f"(without, jobs can use it that run on this machine only)"
+        )
     return f"module {name!r} ({spec.origin}) has no source to send: it must be installed on the workers"
 
 
@@ -204,23 +309,45 @@ def _read_imports(text: str) -> tuple[_Import, ...]:
         tree = ast.parse(text)
     except SyntaxError:  # importing it will say so, if ever it is imported
         return ()
-    return tuple(_walk_imports(tree, is_required=True))
+    return tuple(_walk_imports(tree, is_required=True, is_late=False))
 
 
-def _walk_imports(node: ast.AST, is_required: bool) -> Iterator[_Import]:
+@functools.lru_cache(maxsize=256)
+def _read_named(text: str) -> tuple[str, ...]:
+    """Return the texts in a module by which it asks for modules and packages while it runs."""
+    if not any(mark in text for mark in (*package_files.MARKS, "import_module", "__import__")):
+        return ()
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return ()
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = [
+        part.value
+        for call in calls
+        if getattr(call.func, "attr", getattr(call.func, "id", "")) in package_files.NAMING_CALLS
+        for part in ast.walk(call)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _walk_imports(node: ast.AST, is_required: bool, is_late: bool) -> Iterator[_Import]:
     if isinstance(node, ast.Import):
         for alias in node.names:
-            yield _Import(alias.name, 0, (), is_required)
+            yield _Import(alias.name, 0, (), is_required, is_late)
     elif isinstance(node, ast.ImportFrom):
-        yield _Import(node.module or "", node.level, tuple(alias.name for alias in node.names), is_required)
+        names = tuple(alias.name for alias in node.names)
+        yield _Import(node.module or "", node.level, names, is_required, is_late)
     elif isinstance(node, ast.Try) and any(_catches_import_error(handler) for handler in node.handlers):
         for statement in node.body:
-            yield from _walk_imports(statement, is_required=False)
+            yield from _walk_imports(statement, False, is_late)
         for other in (*node.handlers, *node.orelse, *node.finalbody):
-            yield from _walk_imports(other, is_required)
+            yield from _walk_imports(other, is_required, is_late)
     elif not isinstance(node, ast.expr):
+        is_late = is_late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         for child in ast.iter_child_nodes(node):
-            yield from _walk_imports(child, is_required)
+            yield from _walk_imports(child, is_required, is_late)
 
 
 def _catches_import_error(handler: ast.ExceptHandler) -> bool:
@@ -263,53 +390,3 @@ def _read_zip(path: str) -> Iterator[Source]:
                 part.isidentifier() for part in name.removesuffix(".py").split("/")
             ):
                 yield _make_source(os.path.join(path, name), name, archive.read(name))
-
-
-class _Finder:
-    """Finds and loads the modules that travelled; the first of `sys.meta_path`."""
-
-    def __init__(self, sources: dict[str, Source]):
-        self._sources = sources
-
-    def find_spec(
-        self, name: str, path: Any = None, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        source = self._sources.get(name)
-        if source is None:
-            return None
-        loader: Any = self
-        spec = importlib.machinery.ModuleSpec(
-            name, loader, origin=source.path or None, is_package=source.folders is not None
-        )
-        spec.has_location = bool(source.path)
-        if source.folders is not None:
-            spec.submodule_search_locations = list(source.folders)
-        return spec
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        source = self._sources[module.__name__]
-        exec(compile(source.text, source.path or "<namespace>", "exec", dont_inherit=True), vars(module))
-
-    def get_source(self, name: str) -> str:
-        return self._sources[name].text
-
-
-def install(sources: Iterable[Source]) -> None:
-    """Make the modules importable in this process, before any of the same names found elsewhere."""
-    by_name = {source.name: source for source in sources}
-    if not by_name:
-        return
-    for source in by_name.values():
-        sys.modules.pop(source.name, None)
-        if source.path:
-            show_lines(source.path, source.text)
-    finder: Any = _Finder(by_name)
-    sys.meta_path.insert(0, finder)
-
-
-def show_lines(path: str, text: str) -> None:
-    """Let tracebacks show lines of a file that may not be here, or not be the same."""
-    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-_MAKE_INSIDE = "make it inside the function that uses it"
+#: what to do about what is defined, rather than made: a class, or what a decorator returns
+OWN_MODULE = "put it into a module of its own beside the job and import it from there, as executors then do"
+_MAKE_INSIDE = f"make it inside the function that uses it, or {OWN_MODULE}"
+
+_NOT_SHARED = "executors share no memory with this process, so leave it out or make it inside the function"
 
 #: {name of the type: (what it is, what to do instead)}
 _KINDS = {
@@ -22,13 +26,17 @@ _KINDS = {
     "BufferedWriter": ("an open file", "open it inside the function, or send its path"),
     "BufferedRandom": ("an open file", "open it inside the function, or send its path"),
     "FileIO": ("an open file", "open it inside the function, or send its path"),
-    "lock": ("a lock", "executors share no memory, so leave it out or make it inside the function"),
-    "RLock": ("a lock", "executors share no memory, so leave it out or make it inside the function"),
     "socket": ("a socket", "connect inside the function"),
     "generator": ("a generator", "send a list of what it yields, or the function that makes it"),
     "coroutine": ("a coroutine", "send the function that makes it"),
     "Thread": ("a thread", "start it inside the function"),
     "_thread._ThreadHandle": ("a thread", "start it inside the function"),
+    "Event": ("an event of threads", _NOT_SHARED),
+    "Barrier": ("a barrier of threads", _NOT_SHARED),
+    "Queue": ("a queue of threads", _NOT_SHARED),
+    "SimpleQueue": ("a queue of threads", _NOT_SHARED),
+    "Popen": ("a process that was started", "start it inside the function"),
+    "Future": ("a result that is not there yet", "send the result"),
     "Connection": ("a connection", "connect inside the function"),
     "Cursor": ("a database cursor", "connect inside the function"),
 }
@@ -49,7 +57,7 @@ class Reach:
     user: str = ""
     #: how `user` was reached
     parent: Reach | None = None
-    #: True for what no function of the job names: it may be left behind
+    #: True for what no function of the job was seen to name: it may be left behind
     is_spare: bool = False
 
     def chain(self) -> list[str]:
@@ -69,7 +77,8 @@ def explain(reach: Reach, error: BaseException) -> str:
     if reach.parent is not None:
         where = f"{reach.user} uses the global {reach.name!r} ({' → '.join(chain)})"
     elif reach.is_spare:
-        where = f"the class {reach.name}"
+        is_class = reach.namespace is not None and isinstance(reach.namespace.get(reach.name), type)
+        where = f"the class {reach.name}" if is_class else f"the global {reach.name!r}"
     else:
         where = f"the function {_name_of(trail[0])!r}" if trail else "it"
     if isinstance(error, RecursionError):
@@ -78,13 +87,20 @@ def explain(reach: Reach, error: BaseException) -> str:
         reason = f"and {error}"
     elif (trail and type(trail[-1]).__name__ in _KINDS) or isinstance(error, Refusal):
         kind, advice = _KINDS.get(type(trail[-1]).__name__, (f"a {type(trail[-1]).__name__}", _MAKE_INSIDE))
+        if len(trail) > 1 and advice != _MAKE_INSIDE:
+            advice += f"; or {OWN_MODULE}"
         reason = f"which {_place(trail)} {kind}: {advice}"
     elif trail:
         held = f"{_place(trail)} of type {type(trail[-1]).__module__}.{type(trail[-1]).__qualname__}"
-        reason = f"which {held} and cannot be pickled ({type(error).__name__}: {error}): {_MAKE_INSIDE}"
+        reason = f"which {held} and cannot be pickled ({type(error).__name__}: {error}): {_advice(reach)}"
     else:
         reason = f"which cannot travel: {error}"
     return f"{chain[0]} cannot travel to an executor: {where}, {reason}"
+
+
+def _advice(reach: Reach) -> str:
+    value = None if reach.namespace is None else reach.namespace.get(reach.name)
+    return OWN_MODULE if isinstance(value, (type, types.FunctionType)) else _MAKE_INSIDE
 
 
 def _place(trail: list[Any]) -> str:

@@ -297,7 +297,7 @@ def _default_encoding() -> str:
     import _locale
     import codecs
 
-    return "utf-8" if sys.flags.utf8_mode else codecs.lookup(_locale.getencoding()).name  # type: ignore[attr-defined]
+    return "utf-8" if sys.flags.utf8_mode else codecs.lookup(_locale.getencoding()).name
 
 
 def _check_encoding(encoding: str) -> None:

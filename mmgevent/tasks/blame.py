@@ -18,6 +18,7 @@ from typing import Any
 from mmgevent.errors import JobError, MmgeventError, NoTerminalError
 from mmgevent.failures import bound
 from mmgevent.records import RecordError, SegmentError
+from mmgevent.shipping import missing
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -149,7 +150,10 @@ def blame_segment(error: SegmentError) -> TaskFailure:
         return blame_exception(cause, None)
     advice = None
     if isinstance(cause, (AttributeError, ImportError)):
-        advice = "classes of keys and values must exist under their own names where the functions run"
+        advice = (
+            missing.last_reason()
+            or "classes of keys and values must exist under their own names where the functions run"
+        )
     failure = make_failure("record", describe_error(error), advice=advice)
     text = format_user_traceback(cause) if cause is not None else None
     if text is not None:
@@ -214,7 +218,7 @@ def _judge(error: BaseException) -> tuple[str, str | None]:
         return "import", advice
     if isinstance(error, SystemExit):
         return "exception", "a job's functions must return; raise an exception to make the job fail"
-    return "exception", None
+    return "exception", missing.explain(error)
 
 
 def _cut(text: str, limit: int) -> str:

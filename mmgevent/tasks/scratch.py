@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmgevent import _speedups
+from mmgevent.machine import find_scratch_folder
 from mmgevent.records import Segment, SegmentError, decode_segment, encode_segment
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
 
@@ -246,7 +247,7 @@ class Merger:
         try:
             return action(*args)
         except OSError as error:
-            folder = self._scratch_dir or tempfile.gettempdir()
+            folder = self._scratch_dir or find_scratch_folder()
             raise TaskFailure(
                 make_failure(
                     "disk",

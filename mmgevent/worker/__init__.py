@@ -22,7 +22,7 @@ import gevent
 from gevent.event import Event
 
 from mmgevent import __version__, failures
-from mmgevent.errors import EngineError, ProtocolError
+from mmgevent.errors import EngineError, ProtocolError, StartError
 from mmgevent.net.forker import Exit, Forkers
 from mmgevent.net.link import Link
 from mmgevent.net.supervisor import Supervisor
@@ -48,6 +48,8 @@ FLUSH_S = 1.0
 MAX_REASON_BYTES = 1000
 #: executors in a row that could not be forked, before the worker gives up
 MAX_FORK_FAILURES = 8
+#: The same where there never was an executor, and the user waits: the server is in this engine.
+MAX_FIRST_FAILURES = 4
 #: pause after the first of them, doubled each time
 FORK_PAUSE_S = 0.05
 #: recalls remembered that came before their attempt (they go before every lane), for each slot
@@ -88,6 +90,10 @@ class Worker:
         self.refusal: tuple[str, str] | None = None
         #: whether the server said goodbye, so that this end is no fault
         self.has_goodbye = False
+        #: whether an executor ever answered for an attempt
+        self.has_run = False
+        #: whether it closed since this machine lets it start no executor
+        self.is_short = False
         self._forkers = forkers
         self._scratch_dir = scratch_dir
         self._offers = list(offers)
@@ -101,6 +107,7 @@ class Worker:
         self._supervisors: dict[Supervisor, tuple[Slot, CachedJob]] = {}
         self._early_recalls: dict[int, None] = {}  # attempts, the last so many
         self._fork_failures = 0
+        self._has_warned = False  # that some slots have no executor
         self._pauses = 0  # after failed forks: while there are any, nothing is forked
         self._is_leaving = False
         self._settled = Event()  # an attempt ended: `stop` looks again
@@ -417,13 +424,14 @@ class Worker:
                 self._scratch_dir,
                 self._on_executor_frame,
                 self._on_death,
+                executors=len(self._slots),
             )
+        except (OSError, StartError) as error:  # descriptors, processes or memory that others may give back
+            self._on_fork_failure(wanted_by, f"no executor can be started: {error}")
+            return None
         except EngineError as error:
             log.error("worker closes: no executor can be started: %s", error)
             self._shut(str(error))
-            return None
-        except OSError as error:  # descriptors or memory that others may give back
-            self._on_fork_failure(wanted_by, f"no executor can be started: {error}")
             return None
         self._supervisors[supervisor] = (slot, job)
         slot.executors[job.number] = supervisor
@@ -456,6 +464,7 @@ class Worker:
         message = message_of(frame)
         type_ = message["type"]
         self._fork_failures = 0
+        self.has_run = True
         if isinstance(attempt.executor, Supervisor):
             if type_ == "notice":
                 self._pass_notice(attempt, attempt.executor, message)
@@ -535,14 +544,22 @@ class Worker:
             self._give_back(behind.number)
 
     def _on_fork_failure(self, had: list[HeldAttempt], error: str) -> None:
-        """Give back, after a pause, what cannot run here; give up after too many in a row."""
+        """Give back, after a pause, what cannot run here; give up after too many in a row, unless others run."""
         self._fork_failures += 1
-        log.error("executor not started: %s: %s", self.name, error)
-        if self._fork_failures >= MAX_FORK_FAILURES:
+        has_others = any(executor.child.pid is not None for executor in self._supervisors)
+        if has_others and not self._has_warned:
+            self._has_warned = True
+            log.warning("%s has fewer executors than slots: %s", self.name, error)
+        log.info("executor not started: %s: %s", self.name, error)
+        may_recover = self.has_run or not self._is_local
+        most = MAX_FORK_FAILURES if may_recover else MAX_FIRST_FAILURES
+        if self._fork_failures >= most and not has_others:
+            self.is_short = True
             self._shut(error)
             return
         self._pauses += 1
-        self._spawn(FORK_PAUSE_S * 2**self._fork_failures, self._end_pause, had)
+        doublings = min(self._fork_failures, MAX_FORK_FAILURES - 1)
+        self._spawn(FORK_PAUSE_S * 2**doublings, self._end_pause, had)
 
     def _end_pause(self, had: list[HeldAttempt]) -> None:
         self._pauses -= 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import mmgevent
 from mmgevent import failures
+from mmgevent.machine import find_control_groups
 from mmgevent.page import Position
 from mmgevent.positions import entry_of
 
@@ -28,6 +29,11 @@ _OUR_FRAMES = (
 _OOM_ADVICE = (
     "Nothing of mmgevent killed it. If the machine ran out of memory, its kernel did: "
     "the option memory_limit, or fewer slots (--procs), would say so earlier."
+)
+
+_CONTAINER_ADVICE = (
+    "Executors, driver and engine share that memory with all else in the container: give it more, use fewer slots "
+    "(--procs), or let the function keep less."
 )
 
 _LEFT_ADVICE = (
@@ -121,7 +127,22 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
         return "died", f"the executor was killed: {executor.kill_cause}", None
     advice = None
     if os.WIFSIGNALED(exit_.status) and os.WTERMSIG(exit_.status) == signal.SIGKILL:
+        groups = find_control_groups()
+        container_limit = groups.limits.memory_bytes
+        if (groups.count_memory_kills() or 0) > executor.memory_kills_before:
+            where, advice = "this machine", _OOM_ADVICE
+            if container_limit is not None:
+                where, advice = (
+                    f"its container (control group), {container_limit >> 20} MiB",
+                    _CONTAINER_ADVICE,
+                )
+            error = (
+                f"out of memory: the kernel killed it at the limit of {where}; it had used {used} ({exit_})"
+            )
+            return "memory", error, advice
         advice = f"{_OOM_ADVICE} It had used {used}."
+        if container_limit is not None:
+            advice += f" Its container (control group) may have {container_limit >> 20} MiB in all."
     elif exit_.status == 0:
         advice = _LEFT_ADVICE
     return "died", f"the executor died: {exit_}", advice

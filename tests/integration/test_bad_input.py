@@ -128,9 +128,9 @@ def test_function_that_cannot_be_called(fails, function, expected):
     ("source", "expected"),
     [
         (
-            "import threading\nlock = threading.Lock()\ndef helper(): return lock\n"
+            "import threading\nstop = threading.Event()\ndef helper(): return stop\n"
             "def mapfn(k, v):\n    with helper(): yield k, v\n",
-            ["mapfn → helper → lock", "a lock", "make it inside the function"],
+            ["mapfn → helper → stop", "an event of threads", "make it inside the function"],
         ),
         ("log = open(__file__)\ndef mapfn(k, v): yield log.read(), v\n", ["mapfn → log", "an open file"]),
         (
@@ -138,8 +138,8 @@ def test_function_that_cannot_be_called(fails, function, expected):
             ["mapfn → sock", "a socket", "connect inside the function"],
         ),
         (
-            "import threading\ndef mapfn(k, v, lock=threading.Lock()): yield k, v\n",
-            ["a default argument", "a lock"],
+            "import threading\ndef mapfn(k, v, stop=threading.Event()): yield k, v\n",
+            ["a default argument", "an event of threads"],
         ),
         (
             "class A:\n    def __setstate__(self, state): raise ValueError('cannot be made again')\n"

@@ -633,14 +633,14 @@ def test_an_unhashable_key_and_an_unpicklable_value_are_named(cluster):
 
 
 def test_what_cannot_travel_fails_at_submit_and_is_named(cluster):
-    lock = threading.Lock()
+    event = threading.Event()
 
-    def uses_lock(key, value):
-        with lock:
-            yield key, value
+    def uses_event(key, value):
+        event.wait()
+        yield key, value
 
-    with pytest.raises(mmg.ShippingError, match="lock"):
-        cluster.submit(mmg.Job([(1, 1)], uses_lock, add))
+    with pytest.raises(mmg.ShippingError, match="an event of threads"):
+        cluster.submit(mmg.Job([(1, 1)], uses_event, add))
 
 
 def test_a_million_results_stream_through_a_slow_reader(cluster):

@@ -152,7 +152,7 @@ def test_an_environment_that_no_process_can_be_given_is_named(cluster, innocent,
 @pytest.mark.parametrize("make", [set_too_long, set_too_many])
 def test_an_engine_that_cannot_be_given_the_environment_says_so(monkeypatch, make):
     expected = make(monkeypatch)
-    with pytest.raises(mmg.EngineError, match=f"the engine process cannot be started: {expected}"):
+    with pytest.raises(mmg.StartError, match=f"the engine process cannot be started: {expected}"):
         mmg.LocalCluster(1)
 
 
@@ -161,7 +161,9 @@ def test_a_trial_load_that_cannot_be_given_the_environment_says_so(cluster, monk
 
     expected = set_too_long(monkeypatch)
     job = mmg.Job({1: 1}, reducefn=add)
-    with pytest.raises(mmg.EngineError, match=f"the job's code cannot be tried: {expected}"):
+    with pytest.raises(
+        mmg.StartError, match=f"the process that tries to load the job's code cannot be started: {expected}"
+    ):
         JobDriver(job, lambda lost: cluster._engine, lambda: 1, is_local=False)
 
 

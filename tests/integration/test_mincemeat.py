@@ -14,9 +14,10 @@ import time
 import pytest
 
 import mmgevent.mincemeat as mincemeat
-from mmgevent.errors import AuthenticationError, ConnectError, JobError, PasswordError
+from mmgevent.errors import AuthenticationError, ConnectError, JobError, PasswordError, StartError
 from mmgevent.mincemeat import TaskManager, endpoint
 from mmgevent.mincemeat import __main__ as worker_command
+from mmgevent.mincemeat import client as client_module
 from tests.integration.commands import wait_for
 from tests.ports import free_port
 
@@ -117,7 +118,7 @@ def test_any_number_of_clients_gives_the_same_results(serve, join, count):
         datasource=dict(enumerate(LINES * scale)), mapfn=count_words, reducefn=add, is_started=False
     )
     clients = [join(server) for _ in range(count)]
-    assert all(client.endpoint.authenticated() for client in clients)
+    assert all(client.endpoint.authenticated(timeout=DEADLINE_S) for client in clients)
     server.start()
     assert next_results(server) == {word: n * scale for word, n in COUNTS.items()}
     server.join(DEADLINE_S)
@@ -542,6 +543,127 @@ def test_scheduled_events_and_a_tidy_end(serve, join):
     assert not server.endpoint.taskmanager.channels
 
 
+def test_constructors_do_not_wait_for_their_engines(started):
+    """Each is the quickest of some: others may have the cores just then."""
+    took = collections.defaultdict(list)
+    for _ in range(4):
+        made = []
+        for kind in (mincemeat.Server_daemon, mincemeat.Server_HB_daemon):
+            began = time.monotonic()
+            made.append(kind({"password": PASSWORD, "interface": HOST, "port": 0}))
+            took[kind].append(time.monotonic() - began)
+        credentials = {"password": PASSWORD, "interface": HOST, "port": made[0].endpoint.addr[1]}
+        for kind in (mincemeat.Client_daemon, mincemeat.Client_HB_daemon):
+            began = time.monotonic()
+            made.append(kind(credentials))
+            took[kind].append(time.monotonic() - began)
+        began = time.monotonic()
+        made.append(mincemeat.Client_daemon(credentials, cls=Worker))
+        took[Worker].append(time.monotonic() - began)
+        assert not any(daemon.endpoint.authenticated() for daemon in made[2:])
+        for daemon in made:
+            daemon.stop(timeout=DEADLINE_S)
+            assert daemon.endpoint.closed
+    assert {kind: min(times) for kind, times in took.items() if min(times) > 0.1} == {}
+
+
+def test_an_event_that_is_scheduled_before_is_not_early_after(serve, join):
+    server = serve(cycle=TaskManager.PERMANENT)
+    fired = queue.Queue()
+    for _ in range(4):  # the best of some, as above
+        delay_s = 0.3
+        due = mincemeat.timer() + delay_s
+        schedule = collections.deque([(due, lambda: fired.put(mincemeat.timer()), None)])
+        join(server, options={"schedule": schedule})
+        constructed = mincemeat.timer()
+        assert fired.get(timeout=DEADLINE_S) >= due
+        if due - constructed > delay_s - 0.1:
+            return
+    raise AssertionError("the constructor took the time that its script had measured out")
+
+
+def test_what_is_sent_before_the_connection_arrives_in_order(serve, join):
+    server = serve(Listener)
+    client = mincemeat.Client(map={})
+    client.conn(HOST, server.endpoint.addr[1], PASSWORD, asynchronous=True)
+    assert client.auth is None
+    for n in range(5):
+        client.send_command("early", n)
+    assert client.authenticated(timeout=DEADLINE_S)
+    client.send_command("late", 5)
+    heard = [server.endpoint.heard.get(timeout=DEADLINE_S) for _ in range(6)]
+    assert heard == [*(("early", n, None) for n in range(5)), ("late", 5, None)]
+    (channel,) = server.endpoint.taskmanager.channels
+    assert channel.is_client
+    client.handle_close()
+    assert client.process(timeout=DEADLINE_S) is False
+
+
+def test_who_sends_more_before_the_connection_than_is_kept_is_closed(monkeypatch, serve):
+    monkeypatch.setattr(client_module, "MAX_WAITING_BYTES", 100_000)
+    server = serve()
+    client = mincemeat.Client(map={})
+    client.conn(HOST, server.endpoint.addr[1], PASSWORD, asynchronous=True)
+    client.send_command("big", bytes(200_000))
+    assert client.finished()
+    assert client.process(timeout=DEADLINE_S) is False
+
+
+def test_a_short_wait_for_the_connection_does_not_count_the_time_to_connect(serve, join):
+    client = join(serve(cycle=TaskManager.PERMANENT))
+    assert not client.endpoint.authenticated()
+    assert client.endpoint.authenticated(timeout=0.01)
+    assert client.endpoint.authenticated()
+
+
+def test_silence_is_counted_from_the_connection_on(serve, join):
+    server = serve(mincemeat.Server_HB, daemon=mincemeat.Server_HB_daemon, cycle=TaskManager.PERMANENT)
+    client = join(
+        server,
+        mincemeat.Client_HB,
+        daemon=mincemeat.Client_HB_daemon,
+        options={"interval": 0.01, "allowed": 0.02, "timeout": 0.01},
+    )
+    assert client.endpoint.authenticated(timeout=DEADLINE_S)
+
+
+def test_an_engine_that_cannot_start_is_told_by_process_and_by_the_state(monkeypatch, started):
+    """A port that is taken is told by the constructor; what comes later has no other way."""
+    monkeypatch.setenv("MMG_PYTHON", "/bin/false")
+    server = mincemeat.Server(map={})
+    server.conn(PASSWORD, 0, HOST, asynchronous=True)
+    with pytest.raises(StartError, match=r"the engine could not start: .* /bin/false"):
+        server.process(timeout=DEADLINE_S)
+    assert isinstance(server.error, StartError)
+    assert server.closed
+    daemon = mincemeat.Server_daemon({"password": PASSWORD, "interface": HOST, "port": 0})
+    started.append(daemon)
+    daemon.start()
+    daemon.join(DEADLINE_S)
+    assert daemon.state().startswith("failed: the engine could not start")
+    client = mincemeat.Client(map={})
+    client.conn(HOST, 1, PASSWORD)
+    assert isinstance(client.error, StartError)
+    assert not client.authenticated()
+
+
+def test_a_python_that_is_not_there_is_told_by_the_constructor(monkeypatch):
+    monkeypatch.setenv("MMG_PYTHON", "/no/such/python")
+    for kind in (mincemeat.Server_daemon, mincemeat.Client_daemon):
+        with pytest.raises(StartError, match="MMG_PYTHON is '/no/such/python'"):
+            kind({"password": PASSWORD, "interface": HOST, "port": free_port()})
+
+
+def test_a_server_has_its_port_at_once(serve):
+    server = serve(is_started=False)
+    credentials = {"password": PASSWORD, "interface": HOST, "port": server.endpoint.addr[1]}
+    with (
+        contextlib.closing(socket.create_connection(server.endpoint.addr, timeout=DEADLINE_S)),
+        pytest.raises(OSError, match="another program listens there"),
+    ):
+        mincemeat.Server_daemon(credentials)
+
+
 def test_a_daemons_timeout_is_called_and_shortened_by_what_it_returns(started):
     class Often(mincemeat.Server_daemon):
         calls = 0
@@ -622,6 +744,7 @@ def test_a_client_that_is_refused_returns_and_says_why(serve):
     assert client.auth is None
     assert isinstance(client.error, ConnectError)
     client.conn(HOST, server.endpoint.addr[1], asynchronous=True)
+    assert client.authenticated(timeout=DEADLINE_S)
     assert client.auth == "Done"
     client.handle_close()
     assert client.process() is False
@@ -649,6 +772,7 @@ def test_heartbeats_go_both_ways_and_hurt_nobody_who_answers(serve, join):
         daemon=mincemeat.Client_HB_daemon,
         options={"interval": 0.05, "allowed": DEADLINE_S},
     )
+    assert client.endpoint.authenticated(timeout=DEADLINE_S)
     begun = client.endpoint._pong_seen
     wait_until(lambda: client.endpoint._pong_seen != begun, "a pong at the Client")
     wait_until(lambda: server.endpoint._pong_seen, "a pong at the Server")
@@ -986,6 +1110,8 @@ def test_daemons_of_two_equal_scripts(commands):
 
 
 REPL = f"""
+import os
+import socket
 import sys
 import mmgevent.mincemeat as mincemeat
 from queue import Queue
@@ -993,9 +1119,9 @@ from queue import Queue
 TEXTS = {{"humpty": {LINES!r}, "empty": []}}
 
 def mapfn(name, line):
-    import os, socket
-    if name.startswith("stats@"):
-        yield socket.gethostname(), os.name
+    number, at, command = name.partition("@")
+    if at:
+        yield from eval(command)(line)
     else:
         for word in line.split():
             yield word, 1
@@ -1004,7 +1130,7 @@ class Forever:
     def __iter__(self):
         n = 0
         while True:
-            yield "stats@%d" % n
+            yield "%d@lambda corpus: [(socket.gethostname(), os.name)]" % n
             n += 1
     def __getitem__(self, key):
         return ""

@@ -819,7 +819,10 @@ def deny_descriptors(monkeypatch, name, count):
     real, left = getattr(where, name), [count]
 
     def denied(*args, **kwargs):
-        if sys._getframe(1).f_globals["__name__"] in ("mmgevent.net.supervisor", "mmgevent.page") and left[0]:
+        if (
+            sys._getframe(1).f_globals["__name__"] in ("mmgevent.net.supervisor", "mmgevent.machine")
+            and left[0]
+        ):
             left[0] -= 1
             raise OSError(errno.EMFILE, "Too many open files")
         return real(*args, **kwargs)

@@ -41,7 +41,7 @@ def key_pem(key, passphrase=None):
 
 
 def _sign(subject, key, issuer, issuer_key, *, since=-DAY, until=DAY, is_authority=False):
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

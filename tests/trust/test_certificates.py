@@ -254,7 +254,7 @@ def wrong_files(files):
     locked = files.folder / "locked.key"
     locked.write_bytes(key_pem(ec.generate_private_key(ec.SECP256R1()), b"passphrase"))
     missing = files.folder / "missing"
-    yesterday = datetime.datetime.now(datetime.timezone.utc) - DAY
+    yesterday = datetime.datetime.now(datetime.UTC) - DAY
     return {
         "no certificate": (
             ["--tls-cert", missing],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.effort import share_of
 from tests.trust import fuzz, fuzz_engine
 
 #: inputs tried of each target: some five seconds of each, a minute of all; `make fuzz` takes longer
@@ -42,10 +43,12 @@ def test_what_was_found_once_breaks_nothing_any_more(target, data):
 
 @needs_engine
 @pytest.mark.parametrize("target", fuzz.TARGETS)
-def test_a_search_by_coverage_finds_nothing_that_breaks_a_target(target, tmp_path):
-    found = fuzz_engine.search(target, tmp_path, seed=1, runs=RUNS[target])
+@pytest.mark.parametrize("effort", [0.02, pytest.param(1.0, marks=pytest.mark.long)], ids=["short", "long"])
+def test_a_search_by_coverage_finds_nothing_that_breaks_a_target(target, effort, tmp_path):
+    runs = share_of(int(RUNS[target] * effort))
+    found = fuzz_engine.search(target, tmp_path, seed=1, runs=runs)
     assert not found.crashes, found.log[-4000:]
-    assert found.executions >= RUNS[target]
+    assert found.executions >= runs
 
 
 @needs_engine

@@ -1,0 +1,187 @@
+"""Import what mmgevent needs from its real place, whatever lies in the user's folders.
+
+A `json.py` in the working directory, beside the job or in a folder of
+PYTHONPATH comes first on `sys.path`.  Python would then give it to everybody who
+imports json: to our processes, and to the libraries that they use.
+
+- `protect` puts a finder first that knows the real places of such modules.  Our
+  own processes (commands, engines, templates, executors, trial loads) call it
+  before anything else.
+- A program of the user's is protected only if one of its folders hides a module.
+- The user's own code still gets what it means: see `beside`.
+
+What this module imports is built in or frozen, so nothing can hide it (`__future__` is not).
+"""
+
+import _frozen_importlib_external as _external
+import _imp
+import os
+import sys
+
+#: distributions that we depend on, and theirs: their modules
+DEPENDENCIES = frozenset(
+    [
+        "dill",
+        "xxhash",
+        "gevent",
+        "greenlet",
+        "cryptography",
+        "cffi",
+        "_cffi_backend",
+        "psutil",
+        "rich",
+        "pygments",
+        "markdown_it",
+        "mdurl",
+    ]
+)
+
+#: modules that are loaded while Python starts; no folder of the user's can hide them
+_STARTUP = frozenset(("encodings", "sitecustomize", "usercustomize", "__main__"))
+
+#: the folder that mmgevent lies in
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+#: What a fresh Python of ours runs first.  Not `-m`: that puts the working directory first on the path.
+#: What is installed comes before the folders of PYTHONPATH, and mmgevent from where it is here.
+_START = """import os, sys
+users = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+real = [path for path in sys.path if path and path not in users]
+users = [path for path in sys.path if path and path not in real]
+library = os.path.dirname(os.__file__)
+at = real.index(library) + 2 if library in real else 0
+sys.path[:] = [*real[:at], {root!r}, *real[at:], *users]
+from mmgevent import real_modules
+sys.path[:] = [*real, *users, *({root!r},) * ({root!r} not in real + users)]
+real_modules.protect()
+"""
+
+
+def is_real(name: str) -> bool:
+    """Return whether a top-level module is one that we or our libraries may need."""
+    return name in sys.stdlib_module_names or name in DEPENDENCIES
+
+
+class RealFinder:
+    """Finds such modules in the real places; knows nothing else."""
+
+    def __init__(self, library: list[str], installed: list[str]):
+        self._library = library
+        self._installed = installed
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """Return the spec of a top-level module, None where others shall look.
+
+        Raise ModuleNotFoundError for one that the standard library has on other systems only.
+        """
+        if path is not None or not is_real(name):
+            return None
+        if name in DEPENDENCIES:
+            return _external.PathFinder.find_spec(name, self._installed)
+        spec = _external.PathFinder.find_spec(name, self._library)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return spec
+
+
+def arguments(body: str) -> list[str]:
+    """Return the arguments of a Python that runs a program as one of our own processes.
+
+    Without `-P`, Python 3.13 imports linecache from the working directory before any program runs.
+    """
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    return [*safe, "-c", f"{_START.format(root=ROOT)}{body}"]
+
+
+def protect() -> None:
+    """From now on, import such modules from their real places in this process."""
+    start = _library_index()
+    if start is None or is_protected():
+        return
+    before = [entry for entry in (*_python_path(), *sys.path[:start]) if _holds_installed(entry)]
+    users = [entry for entry in _python_path() if entry not in before]
+    after = [entry for entry in sys.path[start:] if entry not in users]
+    library = [*filter(_is_zip, sys.path[:start]), *after]
+    finder = RealFinder(library, [*before, *library, *users])
+    at = next((i for i, other in enumerate(sys.meta_path) if other is _external.PathFinder), 0)
+    sys.meta_path.insert(at, finder)  # type: ignore[arg-type]
+
+
+def protect_program() -> None:
+    """Protect a program of the user's that imports mmgevent, if one of its folders hides a module.
+
+    `python -m mmgevent` is our own: it has the working directory among them only until it can put it away.
+    """
+    if _is_own_command():
+        protect()
+        return
+    folders = user_folders()
+    if hidden_names(folders):
+        protect()
+        from mmgevent import beside
+
+        beside.give_from_folders(folders)
+
+
+def _is_own_command() -> bool:
+    """Return whether Python is about to run a module of ours, by `-m`."""
+    if sys.argv[:1] != ["-m"]:
+        return False
+    after = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    return after[:1] != [] and after[0].partition(".")[0] == "mmgevent"
+
+
+def is_protected() -> bool:
+    """Return whether `protect` was called in this process."""
+    return any(isinstance(finder, RealFinder) for finder in sys.meta_path)
+
+
+def user_folders() -> list[str]:
+    """Return the folders that come before the standard library: the script's, those of PYTHONPATH."""
+    return [os.path.abspath(entry) for entry in sys.path[: _library_index() or 0] if not _is_zip(entry)]
+
+
+def _library_index() -> int | None:
+    """Return where the standard library is on `sys.path`."""
+    folder = os.path.dirname(os.__file__)
+    return sys.path.index(folder) if folder in sys.path else None
+
+
+def _python_path() -> list[str]:
+    text = os.environ.get("PYTHONPATH", "")
+    return [os.path.abspath(entry) for entry in text.split(os.pathsep) if entry]
+
+
+def _holds_installed(folder: str) -> bool:
+    """Return whether distributions are installed in a folder (`pip install --target`)."""
+    return any(entry.endswith(".dist-info") for entry in _list(folder))
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # not there, or not ours to read: Python finds nothing there either
+        return []
+
+
+def _is_zip(entry: str) -> bool:
+    name = os.path.basename(entry)
+    return name.startswith("python3") and name.endswith(".zip")
+
+
+def hidden_names(folders: list[str]) -> frozenset[str]:
+    """Return the names of such modules that Python would find in one of these folders instead."""
+    found = set()
+    for folder in folders:
+        entries = _list(folder)
+        is_installed = any(entry.endswith(".dist-info") for entry in entries)
+        for entry in entries:
+            stem, dot, suffix = entry.partition(".")
+            if not is_real(stem) or stem in found or stem in _STARTUP:
+                continue
+            if _imp.is_builtin(stem) or _imp.is_frozen(stem) or (is_installed and stem in DEPENDENCIES):
+                continue
+            is_package = not dot and os.path.isfile(os.path.join(folder, entry, "__init__.py"))
+            if is_package or suffix in ("py", "pyc"):
+                found.add(stem)
+    return frozenset(found)

@@ -1,0 +1,132 @@
+"""Let the modules that travelled be imported where they arrive.
+
+`install` puts one finder before all others, so a module that travelled is what
+it was when the job was submitted, whatever lies there on disk.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import linecache
+import marshal
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from mmgevent.shipping import package_files
+from mmgevent.shipping.modules import Source
+
+
+class _Finder:
+    """Finds and loads the modules that travelled; the first of `sys.meta_path`."""
+
+    def __init__(self, sources: dict[str, Source]):
+        self._sources = sources
+
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        source = self._sources.get(name)
+        if source is None:
+            return None
+        loader: Any = _Loader(source)
+        spec = importlib.machinery.ModuleSpec(
+            name, loader, origin=source.path or None, is_package=source.folders is not None
+        )
+        spec.has_location = bool(source.path)
+        if source.folders is not None:
+            spec.submodule_search_locations = list(source.folders)
+        return spec
+
+
+class _Loader:
+    """Loads one module that travelled, and reads the files of its package."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        for name, child in list(sys.modules.items()):  # a job's module is there before its package
+            if name.rpartition(".")[0] == module.__name__:
+                setattr(module, name.rpartition(".")[2], child)
+        exec(self.get_code(module.__name__), vars(module))
+
+    def get_code(self, name: str) -> Any:
+        source = self._source
+        if source.code:
+            return marshal.loads(source.code)
+        return compile(source.text, source.path or "<namespace>", "exec", dont_inherit=True)
+
+    def get_source(self, name: str) -> str | None:
+        return None if self._source.code else self._source.text
+
+    def get_filename(self, name: str) -> str:
+        return self._source.path
+
+    def is_package(self, name: str) -> bool:
+        return self._source.folders is not None
+
+    def get_data(self, path: str) -> bytes:
+        """Return the bytes of a file of the package; `pkgutil.get_data` asks for them."""
+        source = self._source
+        if source.files:
+            relative = os.path.relpath(path, (source.folders or ("",))[0]).replace(os.sep, "/")
+            found = package_files.ZippedFiles(source.files).read(relative)
+            if found is not None:
+                return found
+        return Path(path).read_bytes()
+
+    def get_resource_reader(self, name: str) -> Any:
+        """Return what `importlib.resources` reads the files of a package with; None for a module."""
+        source = self._source
+        if source.folders is None:
+            return None
+        if source.files:
+            return package_files.ZippedFiles(source.files)
+        from importlib.readers import FileReader, NamespaceReader
+
+        if source.path:
+            return FileReader(SimpleNamespace(path=source.path))  # type: ignore[arg-type]
+        return NamespaceReader(package_files.NamespacePath(source.folders))
+
+
+class _ByValue:
+    """The loader of a module that is made of what was sent by value: no file has it."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise ImportError(
+            f"module {module.__name__} was sent by value and cannot be loaded again", name=module.__name__
+        )
+
+
+def made_by_value(name: str) -> importlib.machinery.ModuleSpec:
+    """Return the spec of such a module; from Python 3.15 on tracebacks warn of modules without a loader."""
+    loader: Any = _ByValue()
+    return importlib.machinery.ModuleSpec(name, loader)
+
+
+def install(sources: Iterable[Source]) -> None:
+    """Make the modules importable in this process, before any of the same names found elsewhere."""
+    by_name = {source.name: source for source in sources}
+    if not by_name:
+        return
+    for source in by_name.values():
+        sys.modules.pop(source.name, None)
+        if source.path and source.text:
+            show_lines(source.path, source.text)
+    finder: Any = _Finder(by_name)
+    sys.meta_path.insert(0, finder)
+
+
+def show_lines(path: str, text: str) -> None:
+    """Let tracebacks show lines of a file that may not be here, or not be the same."""
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)

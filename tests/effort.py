@@ -1,0 +1,297 @@
+"""How much of the suite runs: what `make test` leaves out, and the share of the seeds that the rest tries.
+
+`make test` leaves out what is marked `long`, `make test-all` leaves out nothing, and MMGEVENT_TEST_SEEDS=0.1 tries
+each tenth seed of all that is drawn at random (`.ci/run` does). Long is a test that takes seconds on a quiet
+machine, or the cases of a test beyond the first few where all take the same way. Each area keeps something short.
+
+Mark a test of your own with `@pytest.mark.long`, or write it into one of the tables below.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+Seed = TypeVar("Seed")
+
+#: share of the seeds to try, above 0, at most 1
+SHARE = float(os.environ.get("MMGEVENT_TEST_SEEDS", "1"))
+if not 0 < SHARE <= 1:
+    raise ValueError(f"MMGEVENT_TEST_SEEDS is a share of all seeds, above 0 and at most 1, not {SHARE:g}")
+
+
+def share_of(count: int) -> int:
+    """Return how many of so many random trials to make, at least one."""
+    return max(1, round(count * SHARE))
+
+
+def some_of(seeds: Sequence[Seed]) -> Sequence[Seed]:
+    """Return that share of the seeds, spread evenly, the first among them."""
+    return seeds[:: round(1 / SHARE)]
+
+
+#: file -> tests that `make test` leaves out whole
+LONG = {
+    "test_benchmarks.py": """
+        test_the_smallest_parts_are_timed
+        test_engines_are_compared_side_by_side
+    """,
+    "test_simulation.py": """
+        test_every_job_ends_by_the_rules_whatever_goes_wrong
+    """,
+    "test_watching.py": """
+        test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
+        test_a_flood_while_the_program_does_not_listen_costs_messages_and_no_workers_link
+    """,
+    "integration/test_bad_input.py": """
+        test_datasource_that_fails_is_named
+        test_old_results_stay_as_they_are_when_the_job_fails
+        test_module_that_only_the_driver_can_import_is_sent_with_py_files
+        test_signal_ends_a_job_whose_module_hangs_where_it_is_tried
+        test_other_python_version_ends_with_5_and_names_both
+        test_module_that_does_not_load_in_another_process_is_named_before_an_item_is_mapped
+    """,
+    "integration/test_cluster.py": """
+        test_many_jobs_submitted_at_once_are_all_done_by_one_engine
+        test_a_stopped_engine_does_not_keep_a_cluster_from_closing
+        test_items_that_leave_cycles_behind_do_not_fill_the_memory_of_their_executor
+        test_a_job_whose_templates_keep_dying_ends
+        test_an_item_is_on_its_way_before_the_datasource_is_asked_for_the_next
+        test_intermediate_data_beyond_every_memory_comes_out_right
+        test_progress_is_reported
+        test_a_callback_of_watch_may_submit_while_its_engine_dies
+        test_an_engine_that_takes_the_place_of_another_listens_where_that_did
+    """,
+    "integration/test_commands.py": """
+        test_a_file_beside_the_job_may_have_the_name_of_a_module_we_need
+        test_suffix_of_the_output_decides_its_format
+        test_what_is_found_wrong_before_the_job_ran_ends_with_2
+        test_wrong_output_or_option_is_found_before_the_job_runs
+    """,
+    "integration/test_examples.py": """
+        test_kmeans_finds_the_centres_of_a_plain_loop
+        test_topk_is_the_top_of_all_counts
+        test_inverted_index_lists_files_in_their_order
+        test_topk_sends_no_more_than_k_words_a_share_home
+        test_topwords_is_the_top_of_all_counts
+        test_stats_hears_of_every_worker_once
+        test_crawl_fetches_many_pages_at_once
+    """,
+    "integration/test_mincemeat.py": """
+        test_a_client_that_answers_no_pings_is_closed_and_a_plain_worker_is_not
+        test_any_number_of_clients_gives_the_same_results
+        test_daemons_of_two_equal_scripts
+        test_a_client_leaves_a_server_that_answers_no_pings
+        test_a_permanent_server_outlives_a_job_that_fails
+        test_a_program_that_gevent_has_patched
+        test_transactions_queued_before_the_start_are_all_done_in_order
+        test_a_client_that_is_refused_returns_and_says_why
+        test_a_permanent_server_idles_between_transactions_and_ends_when_told
+        test_commands_go_both_ways_and_keep_what_they_carry
+        test_run_server_returns_the_results_and_process_comes_in_steps
+        test_a_job_that_fails_comes_out_of_process_as_joberror
+        test_a_job_that_fails_ends_the_server_and_says_why
+        test_no_interface_is_all_of_them_for_a_server_and_localhost_for_a_client
+        test_closing_a_channel_ends_its_client
+        test_without_a_map_phase_values_go_to_reducefn_as_they_are
+        test_a_script_without_a_server_starts_one_and_works_for_it
+        test_a_command_that_a_client_does_not_know_closes_its_connection_only
+        test_pings_are_answered_at_both_ends
+        test_who_sends_more_than_a_server_processes_is_closed
+        test_one_set_of_credentials_serves_both
+    """,
+    "integration/test_node_examples.py": """
+        test_masterless_goes_on_when_the_server_leaves_first
+        test_repl_at_a_terminal_has_a_history_and_ends_at_ctrl_d
+        test_webfarm_leaves_nothing_behind_when_its_first_process_is_killed
+        test_daemon_cancels_its_jobs_and_ends_at_a_signal
+        test_the_application_of_webfarm_serves_under_a_server_that_forks_after_importing_it
+    """,
+    "integration/test_nodes.py": """
+        test_a_server_on_a_later_address_moves_to_the_earlier
+        test_nodes_of_a_stopped_server_say_so_and_go_on_after_it
+        test_nodes_leave_a_stopped_server_for_the_next_address
+        test_a_node_of_another_version_on_an_earlier_address_leaves_a_cluster_alone
+        test_every_forked_child_of_a_host_may_be_a_node
+        test_a_monkey_patched_host_runs_jobs_from_greenlets
+        test_many_threads_of_a_host_submit_at_once
+        test_a_signal_ends_an_electing_job_with_all_its_processes
+        test_a_node_for_once_closes_with_its_server
+        test_commands_tell_what_they_became
+        test_who_stays_for_once_leaves_with_the_server
+        test_the_first_node_serves_and_all_run_jobs
+        test_localhost_and_its_addresses_are_one_cluster
+    """,
+    "integration/test_offered.py": """
+        test_a_host_serves_the_next_server_when_its_function_has_returned
+        test_a_node_closes_although_its_function_runs
+        test_oneshot_reaches_every_worker_that_offers_it
+        test_another_that_offers_it_takes_over_from_one_that_is_killed
+    """,
+    "integration/test_remote.py": """
+        test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason
+        test_a_server_that_dies_and_comes_back_gets_the_job_again
+        test_workers_join_a_local_cluster_that_listens
+        test_a_worker_waits_for_a_server_and_comes_back_to_the_next
+        test_a_driver_may_bring_executors_along
+    """,
+    "integration/test_worker.py": """
+        test_a_refusal_is_kept
+        test_with_greenlets_the_oldest_item_is_the_one_that_took_too_long
+        test_an_executor_without_descriptors_is_tried_again
+    """,
+    "trust/test_certificates.py": """
+        test_programs_take_certificates_as_well
+        test_equals_ask_one_another
+    """,
+    "trust/test_cluster_simulation.py": """
+        test_results_are_those_of_plain_python_and_nothing_is_left
+    """,
+    "trust/test_crowds.py": """
+        test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_may_take
+        test_whoever_is_heard_of_again_after_it_was_declared_dead_hurts_nobody
+        test_a_driver_that_vanishes_takes_its_job_its_memory_and_its_spill_along
+        test_batches_beyond_the_bound_come_when_there_is_room_and_all_come
+        test_a_worker_that_never_reads_holds_up_no_job_and_costs_no_memory
+        test_with_64_descriptors_for_200_workers_the_server_waits_and_serves_all_in_the_end
+        test_a_job_that_fills_the_bound_keeps_no_other_from_its_input
+    """,
+    "trust/test_death_certificates.py": """
+        test_mmg_run_says_it_on_stderr_while_the_job_goes_on
+    """,
+    "trust/test_disks.py": """
+        test_a_folder_that_is_removed_under_an_open_spill_file_is_not_missed
+        test_a_worker_without_disk_ends_the_job_that_needs_it_and_no_other
+    """,
+    "trust/test_fuzz.py": """
+        test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own
+    """,
+    "trust/test_getting_in.py": """
+        test_who_dawdles_is_cut_when_the_time_is_up
+    """,
+    "trust/test_graceful_ends.py": """
+        test_an_executor_that_ignores_everything_holds_up_no_end
+        test_a_worker_ends_though_its_server_does_not_read
+        test_a_driver_closes_though_its_server_is_stopped
+    """,
+    "trust/test_keys_and_values.py": """
+        test_20000_keys_with_one_hash_are_grouped_rightly
+        test_a_key_of_100_mib_comes_through
+    """,
+    "trust/test_kills.py": """
+        test_stopped_workers_and_servers_are_given_up_when_silent_and_may_come_back
+        test_workers_that_are_killed_one_after_another_while_others_come_lose_nothing
+    """,
+    "trust/test_misbehaving_functions.py": """
+        test_a_gib_of_output_is_read_and_not_kept
+    """,
+    "trust/test_mutations.py": """
+        test_the_named_tests_import_the_copy_and_pass_on_it
+    """,
+    "trust/test_networks.py": """
+        test_a_cluster_that_is_split_works_on_both_sides_and_becomes_one_again
+        test_hosts_cut_off_without_a_word_are_given_up_and_come_back
+        test_a_short_cut_is_not_noticed
+        test_a_server_that_nobody_can_reach_any_more_ends_and_says_why
+    """,
+    "trust/test_password_guesses.py": """
+        test_a_hundred_guesses_side_by_side_come_no_faster
+        test_guesses_from_one_address_hold_up_no_other
+    """,
+    "trust/test_poison_items.py": """
+        test_an_item_that_hangs_is_set_aside_like_one_that_kills
+        test_progress_counts_what_was_set_aside
+    """,
+}
+
+#: file -> {test: n}: `make test` takes each n-th of its cases, and always the first
+SAMPLED = {
+    "test_benchmarks.py": {
+        "test_what_grows_is_measured": 8,
+    },
+    "integration/test_bad_input.py": {
+        "test_function_that_fails_is_named_with_item_line_and_worker": 4,
+        "test_signal_ends_a_command_whose_own_functions_hang": 3,
+        "test_signal_ends_a_listening_job_and_its_worker_goes_on": 3,
+        "test_signal_ends_driver_worker_and_server_in_the_middle_of_a_job": 3,
+        "test_input_that_is_not_there_or_is_none": 4,
+        "test_function_that_cannot_be_called": 4,
+        "test_misspelt_name_is_met_with_the_nearest_right_one": 4,
+        "test_job_file_that_cannot_be_one": 3,
+        "test_command_line_that_will_not_do": 4,
+        "test_what_cannot_travel_is_named": 2,
+        "test_job_file_with_a_name_that_will_not_do": 3,
+        "test_signal_ends_an_embedded_job": 3,
+    },
+    "integration/test_cluster.py": {
+        "test_every_form_of_a_word_count_gives_the_same": 3,
+    },
+    "integration/test_commands.py": {
+        "test_inline_gives_what_executors_give": 3,
+    },
+    "integration/test_mincemeat.py": {
+        "test_methods_of_a_client_are_used_where_the_server_sends_none": 4,
+        "test_a_command_that_the_server_does_not_know_closes_that_connection_only": 2,
+    },
+    "integration/test_node_examples.py": {
+        "test_webfarm_answers_again_after_the_elected_process_is_killed": 2,
+    },
+    "integration/test_nodes.py": {
+        "test_a_cluster_of_others_on_an_earlier_address_ends_no_node": 2,
+        "test_a_node_is_of_no_use_in_a_child_and_is_not_hurt_by_it": 2,
+        "test_a_wrong_password_ends_a_command": 2,
+    },
+    "integration/test_offered.py": {
+        "test_offered_and_shipped_functions_mix": 3,
+    },
+    "trust/test_certificates.py": {
+        "test_files_that_will_not_do_are_named_in_one_line": 6,
+        "test_a_server_without_a_certificate_of_the_authority_is_refused": 3,
+    },
+    "trust/test_crowds.py": {
+        "test_workers_reset_at_any_moment_lose_nothing": 6,
+    },
+    "trust/test_disks.py": {
+        "test_a_server_without_disk_ends_the_job_that_needs_it_and_no_other": 4,
+    },
+    "trust/test_fuzz.py": {
+        "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 3,
+    },
+    "trust/test_getting_in.py": {
+        "test_passwords_agree_when_they_are_the_same_text": 4,
+    },
+    "trust/test_graceful_ends.py": {
+        "test_a_server_says_goodbye_to_everybody": 2,
+        "test_a_second_signal_ends_a_worker_at_once": 2,
+        "test_a_second_signal_ends_a_server_at_once": 2,
+    },
+    "trust/test_hostile_driver.py": {
+        "test_only_the_connection_of_the_fault_is_closed_and_its_job_ends": 6,
+    },
+    "trust/test_hostile_worker.py": {
+        "test_only_the_connection_of_the_fault_is_closed_and_its_tasks_are_done_elsewhere": 6,
+    },
+    "trust/test_keys_and_values.py": {
+        "test_10_million_values_of_one_key_are_reduced_at_once": 2,
+        "test_a_value_that_cannot_be_pickled_fails_the_job_by_name": 3,
+        "test_an_unhashable_key_fails_the_job_by_name": 3,
+    },
+    "trust/test_kills.py": {
+        "test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 6,
+    },
+    "trust/test_misbehaving_functions.py": {
+        "test_whatever_never_ends_is_ended_by_task_timeout_and_by_cancel": 6,
+        "test_what_concerns_the_function_alone_fails_nothing_and_leaves_nothing": 5,
+        "test_whatever_is_raised_fails_the_job_by_name": 4,
+        "test_whatever_kills_the_executor_fails_the_job_by_name": 4,
+        "test_10_gib_end_at_the_memory_limit": 3,
+        "test_patching_what_the_executor_needs_ends_its_own_job_only": 3,
+    },
+    "trust/test_mutations.py": {
+        "test_a_guard_that_is_gone_is_missed": 60,
+    },
+    "trust/test_poison_items.py": {
+        "test_poison_items_are_found_set_aside_and_reported_and_the_job_goes_on": 6,
+        "test_more_poison_than_allowed_fails_the_job_with_its_own_error": 3,
+        "test_without_max_skipped_the_job_fails_and_names_the_item": 3,
+    },
+}
