@@ -23,7 +23,7 @@ from tests.integration.random_jobs import HELPER, POINT, draw_job
 #: jobs that `make test` draws; each takes one or two seconds of a core
 SHORT = 30
 #: jobs that `make test-all` draws
-ALL = 300
+ALL = int(__import__("os").environ.get("MMG_X_ALL", "300"))
 SEEDS = [*range(SHORT), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(SHORT, ALL))]
 
 #: seconds for a job that takes a few
