@@ -7,7 +7,7 @@ what is promised to nobody: the order of keys, which of several equal keys stand
 
     inline    there if the run is inline: an item that kills its executor raises there instead
     gate      there if a worker is to be killed: see `GATE`
-    tried-*   how often a flaky item was tried
+    tried-*   how often a flaky item was tried; its name stands for key and value
 """
 
 import random
@@ -70,12 +70,12 @@ def twist(n):
 EFFECT = "import {helper}\n{helper}.NAMES.append('effect')\n"
 
 TRIED = '''
-def flaky(n, failures):
-    with open(f"{MARKS}/tried-{n}", "a") as tried:
+def flaky(what, failures):
+    with open(f"{MARKS}/tried-{zlib.crc32(repr(what).encode())}", "a") as tried:
         tried.write(".")
         count = tried.tell()
     if count <= failures:
-        raise OSError(f"try {count} of {n}")
+        raise OSError(f"try {count}")
 '''
 
 DIE = '''
@@ -117,7 +117,7 @@ SETTINGS = (
     Setting("socket.setdefaulttimeout(7.5)", "socket.getdefaulttimeout()"),
     Setting("warnings.simplefilter('error', UserWarning)", "warned(n)"),
     Setting("logging.getLogger('some').setLevel('ERROR')", "logging.getLogger('some').isEnabledFor(30)"),
-    Setting("threading.stack_size(2**20)", "threading.stack_size()"),
+    Setting("threading.stack_size(2**20)", "stack_size()"),
     Setting("calendar.setfirstweekday(6)", "calendar.monthcalendar(2024, 2)[0]"),
     Setting("", "int(sys.argv[2]) + n"),
     Setting("", "(FACTOR, len(sys.argv), os.path.basename(sys.argv[0]))"),
@@ -135,9 +135,13 @@ def umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+def stack_size():
+    size = threading.stack_size()  # which sets it to 0
+    threading.stack_size(size)
+    return size
 def warned(n):
     try:
-        warnings.warn("a warning", UserWarning if n % 2 else UserWarning)
+        warnings.warn("a warning")
     except UserWarning:
         return True
     return False
@@ -348,7 +352,7 @@ class _Drawing:
         return textwrap.dedent(f"""\
             # drawn from seed {self._seed}
             import calendar, csv, dataclasses, datetime, decimal, fractions, functools, itertools, locale, logging
-            import os, signal, socket, sys, threading, time, warnings
+            import os, signal, socket, sys, threading, time, warnings, zlib
             import HELPER_MODULE
             from mmgevent import Files, Lines
             from mmgevent.reducers import (
@@ -406,7 +410,7 @@ class _Drawing:
             found.append((at, f"        if n == {self._number()}:\n            {what}"))
         if self._chance(0.2):
             retries = self._options["retries"] = self._random.choice([1, 2])
-            found.append(("after", f"        if n % 7 == 2:\n            flaky(n, {retries})"))
+            found.append(("after", f"        if n % 7 == 2:\n            flaky((key, value), {retries})"))
         return found
 
     def _reducing(self, kind: str, has_gate: bool) -> list[str]:
