@@ -277,6 +277,24 @@ def test_rows_say_what_the_item_was_and_why_it_failed():
     assert run.rules.last_failure["key"] == "'good'"
 
 
+class Unstable:
+    """A key that hashes by identity."""
+
+
+@pytest.mark.parametrize("record", ["('its own', lambda: 0)", "(Unstable(), 1)", "((1, Unstable()), 1)"])
+def test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside(record):
+    def mapfn(key, value):
+        yield eval(record)
+
+    job = mmg.Job([("the item", 1)], mapfn, max_skipped=1)
+    assert mmg.run(job, inline=True) == {}
+    with mmg.LocalCluster(1) as cluster:
+        handle = cluster.submit(job)
+        assert handle.result() == {}
+        assert [failure["key"] for failure in handle.skipped()] == ["'the item'"]
+        assert list(handle.skipped_items()) == [("the item", 1)]
+
+
 def test_rows_leave_before_they_are_many_and_tracebacks_are_few(monkeypatch):
     monkeypatch.setattr(skipping, "ROWS_A_SEGMENT", 10)
     run = Run(words, enumerate(["bad"] * 1000 + ["a"]), sum_values, rules=Skipping(max_skipped=1000))
