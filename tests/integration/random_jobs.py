@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 #: Whoever comes to the gate first takes it away, says its parent's process id in the pipe `said`, and waits to be
 #: killed: nobody writes to the pipe `never`.
-GATE = '''
+GATE = """
 def gate():
     try:
         os.rename(MARKS + "/gate", MARKS + "/taken")
@@ -29,10 +29,10 @@ def gate():
     with open(MARKS + "/said", "w") as said:
         said.write(str(os.getppid()))
     open(MARKS + "/never").close()
-'''
+"""
 
 #: Gives the numbers in a value of any datasource. Lines that hold none raise, unless the job is tolerant.
-NUMBERS = '''
+NUMBERS = """
 def numbers(value):
     if isinstance(value, int):
         return [value]
@@ -45,19 +45,19 @@ def numbers(value):
     if isinstance(value, bytes):
         value = value.decode()
     return [int(line.split()[0]) for line in value.splitlines(){tolerant}]
-'''
+"""
 TOLERANT = " if line.split() and line.split()[0].isdecimal()"
 
 #: A class of the job file, for keys, values and items.
-POINT = '''
+POINT = """
 @dataclasses.dataclass(frozen=True)
 class Point:
     x: int
     y: str = "p"
-'''
+"""
 
 #: A module beside the job file.
-HELPER = '''
+HELPER = """
 import dataclasses
 NAMES = []
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +65,25 @@ class Tag:
     n: int
 def twist(n):
     return 3 * n + 1
-'''
+"""
 #: Another one, which the job file imports for its effect only.
 EFFECT = "import {helper}\n{helper}.NAMES.append('effect')\n"
 
-TRIED = '''
+TRIED = """
 def flaky(what, failures):
     with open(f"{MARKS}/tried-{zlib.crc32(repr(what).encode())}", "a") as tried:
         tried.write(".")
         count = tried.tell()
     if count <= failures:
         raise OSError(f"try {count}")
-'''
+"""
 
-DIE = '''
+DIE = """
 def die():
     if os.path.exists(MARKS + "/inline"):
         raise RuntimeError("not here")
     WAY
-'''
+"""
 WAYS_TO_DIE = ("os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)", "os.abort()")
 
 HALT = "\nclass Halt(BaseException):\n    pass\n"
@@ -130,7 +130,7 @@ SETTINGS = (
 )
 
 #: functions that the probes above call
-PROBES = '''
+PROBES = """
 def umask():
     mask = os.umask(0)
     os.umask(mask)
@@ -145,7 +145,7 @@ def warned(n):
     except UserWarning:
         return True
     return False
-'''
+"""
 
 #: name -> expression of a key made of n, which is below a small number
 KEYS = {
@@ -330,7 +330,10 @@ class _Drawing:
         finish, is_ordered = self._finish()
         self._draw_options()
         body = [HALT, POINT, GATE, TRIED, DIE.replace("WAY", self._random.choice(WAYS_TO_DIE)), PROBES]
-        body += ["\ndef deep():\n    return deep()\n", NUMBERS.replace("{tolerant}", TOLERANT * self._is_tolerant)]
+        body += [
+            "\ndef deep():\n    return deep()\n",
+            NUMBERS.replace("{tolerant}", TOLERANT * self._is_tolerant),
+        ]
         body += [source, *functions, *finish, self._setupfn(), f"options = {self._options!r}\n"]
         text = "\n".join([self._head(), *tops, *body])
         text = text.replace("HELPER_MODULE", self._helper).replace("EFFECT_MODULE", self._effect)
@@ -382,7 +385,12 @@ class _Drawing:
     def _emit(self, key: str, probe: str, has_gate: bool) -> tuple[str, str]:
         """Return the generator that maps, and the kind of the values that it yields."""
         kind, values = self._random.choice(
-            [("number", NUMBER_VALUES), ("number", NUMBER_VALUES), ("other", OTHER_VALUES), ("plain", PLAIN_VALUES)]
+            [
+                ("number", NUMBER_VALUES),
+                ("number", NUMBER_VALUES),
+                ("other", OTHER_VALUES),
+                ("plain", PLAIN_VALUES),
+            ]
         )
         value = self._choose(values)[1]
         if probe:
@@ -435,7 +443,9 @@ class _Drawing:
             return [f"reducefn = {self._random.choice(KNOWN_OF_NUMBERS)}\n"]
         if choice == "pair":
             flaky = "    flaky('reduce', 1)\n" if self._options.get("retries") else ""
-            return [f"def reducefn(key, values):\n{gate}{flaky}    return {self._random.choice(PAIR_REDUCERS)}\n"]
+            return [
+                f"def reducefn(key, values):\n{gate}{flaky}    return {self._random.choice(PAIR_REDUCERS)}\n"
+            ]
         if choice == "iterator":
             again = "        yield key, 'again'\n" if self._chance(0.3) else ""
             return [
@@ -557,7 +567,10 @@ class _Drawing:
         broken: Sequence[bytes] = self._random.choice(
             [[], [], [b"", b"x12", b"\xff\xfe", "é".encode()], [b"", b"   "], [b"\xe9 5", b"\x00"]]
         )
-        lines = [b"%d" % n + self._random.choice([b"", b" word", " wörd \U0001f600".encode(), b"\ttab"]) for n in range(self._count)]
+        lines = [
+            b"%d" % n + self._random.choice([b"", b" word", " wörd \U0001f600".encode(), b"\ttab"])
+            for n in range(self._count)
+        ]
         for line in broken:
             lines.insert(self._random.randrange(len(lines) + 1), line)
         self._files[name] = end.join(lines) + self._random.choice([b"", end])
