@@ -623,9 +623,10 @@ def test_a_member_stops_at_once_whatever_it_is_doing(members, here):
 
 @pytest.fixture
 def no_folder(monkeypatch, tmp_path):
-    """The folder for temporary files is gone; yields a function that makes it again."""
+    """The folder for temporary files is gone, and there are none without a folder; yields a function that makes it again."""
     folder = tmp_path / "gone"
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delattr(os, "memfd_create")  # files in memory need no folder
     return folder.mkdir
 
 

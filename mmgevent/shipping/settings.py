@@ -149,7 +149,10 @@ def _set_thread_stack(n_bytes: int) -> None:
 
 def _read_stack_limit() -> int | None:
     resource = sys.modules["resource"]
-    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    try:
+        soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    except OSError:  # a sandbox forbids the call: then nobody has changed the limit here
+        return None
     return None if soft == STACK_BYTES else soft
 
 

@@ -322,7 +322,9 @@ def start(forkers, tmp_path):
     assert executors() == []
     if len(forkers._forkers) == before[2]:
         gevent.sleep(0)
-        assert (living_greenlets(), psutil.Process().num_fds()) == before[:2]
+        # No more than before: what earlier tests left to be closed may be closed by now.
+        assert living_greenlets() <= before[0]
+        assert psutil.Process().num_fds() <= before[1]
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ from mmgevent.wire.handshake import (
 from mmgevent.wire.messages import (
     COUNT,
     COUNTS,
+    FAILURE,
     FLAG,
     INLINE,
     MESSAGES,
@@ -353,6 +354,7 @@ VALUES: dict[str, list[Any]] = {
         {}, {"error": "e"}, {"partitions": 4}, {"partitions": 10**9}, {"needs": ["f"]}, {"allocation": "oneshot"},
         {"max_skipped": 0.5, "retries": 1}, {"max_skipped": 9}, {"error": [1e300], "kind": 1},
     ],
+    FAILURE.words: [{}, {"error": "e", "key": None}, {"kind": "exception", "item": 2**63 - 1}],
     COUNTS.words: [[], [1], [0, 1, 2**63 - 1]],
     STRINGS.words: [[], ["f"], ["x" * 3000]],
     INLINE.words: [b"b", DATA[2].payload, DATA[3].payload, b"x" * 40],
