@@ -42,6 +42,7 @@ from mmgevent.positions import entry_of
 from mmgevent.processes import start_error
 from mmgevent.records import SegmentError, decode_segment, encode_value
 from mmgevent.set_aside import SetAside
+from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.limits import MAX_CONTEXT_BYTES
@@ -502,9 +503,13 @@ class _Submission:
         """An item that the server has set aside: it killed the executors that mapped it."""
         failure, batch, position = message["failure"], message["batch"], message["item"]
         item = None
-        if self._driver.feeder.keeps_batches:  # later it could not be read any more
-            found = list(self._driver.feeder.read_again([(batch, position)]))
-            item = (found[0][1][0], encode_value(found[0][1][1], MAX_VALUE_BYTES)) if found else None
+        if self._driver.feeder.reads_again_quickly:
+            for _, (key, value) in self._driver.feeder.read_again([(batch, position)]):
+                item = key, encode_value(value, MAX_VALUE_BYTES)
+                failure = {
+                    **failure,
+                    "key": short_repr(key),
+                }  # of which the executor may have told the type only
         self._driver.set_aside.add_item(batch, position, failure, item)
         name = failure.get("key")
         if name is None:  # it died of being read

@@ -157,9 +157,9 @@ class Feeder:
         return self._walk_again(places) if self._may_read_again else iter(())
 
     @property
-    def keeps_batches(self) -> bool:
-        """Whether items can be read again only as long as the job goes on."""
-        return self._kept is not None
+    def reads_again_quickly(self) -> bool:
+        """Return whether items are better read again at once: they are in memory, or kept while the job goes on."""
+        return self._kept is not None or self.never_waits
 
     def _walk_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         starts = [0, *accumulate(self._sizes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 
@@ -235,23 +236,35 @@ def test_ctrl_c_is_ctrl_c_and_exit_is_a_failure():
 
 
 class Signalled(BaseException):
-    """What a handler of SIGTERM raises."""
+    """What the handler of a signal raises."""
+
+
+@pytest.fixture
+def handled():
+    """Make a function the handler of SIGUSR1."""
+    previous = signal.getsignal(signal.SIGUSR1)
+    yield lambda function: signal.signal(signal.SIGUSR1, function)
+    signal.signal(signal.SIGUSR1, previous)
 
 
 @pytest.mark.parametrize("signalled", [KeyboardInterrupt, Signalled])
 @pytest.mark.parametrize("options", [{"max_skipped": 1}, {"retries": 1}])
-def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options):
+def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options, handled):
     begun = []
+
+    @handled
+    def raise_it(*_):
+        raise signalled
 
     def stop_at_two(key, value):
         begun.append(key)
         if key == 2:
-            raise signalled
+            signal.raise_signal(signal.SIGUSR1)
         yield key, value
 
     def stop(key, values):
         begun.append(key)
-        raise signalled
+        signal.raise_signal(signal.SIGUSR1)
 
     with pytest.raises(signalled):
         run([(1, 1), (2, 2), (3, 3)], stop_at_two, **options)

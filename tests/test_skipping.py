@@ -2,9 +2,11 @@
 
 import itertools
 import pickle
+import signal
 
 import pytest
 
+import mmgevent as mmg
 from mmgevent import _speedups
 from mmgevent.functions import Functions
 from mmgevent.positions import WHOLE, position_of, range_of
@@ -12,7 +14,7 @@ from mmgevent.records import decode_flush, decode_segment
 from mmgevent.reducers import count_values, max_value, sum_values
 from mmgevent.sources import Files, Lines
 from mmgevent.tasks import TaskFailure, mapping, run_map, run_reduce, skipping
-from mmgevent.tasks.skipping import ALL_BUT_SIGNALS, MAX_TRACEBACKS, MAX_VALUE_BYTES, Skipping
+from mmgevent.tasks.skipping import MAX_TRACEBACKS, MAX_VALUE_BYTES, Skipping
 from tests.kinds import IMPLEMENTATIONS
 
 PARTITIONS = 4
@@ -275,6 +277,24 @@ def test_rows_say_what_the_item_was_and_why_it_failed():
     assert run.rules.last_failure["key"] == "'good'"
 
 
+class Unstable:
+    """A key that hashes by identity."""
+
+
+@pytest.mark.parametrize("record", ["('its own', lambda: 0)", "(Unstable(), 1)", "((1, Unstable()), 1)"])
+def test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside(record):
+    def mapfn(key, value):
+        yield eval(record)
+
+    job = mmg.Job([("the item", 1)], mapfn, max_skipped=1)
+    assert mmg.run(job, inline=True) == {}
+    with mmg.LocalCluster(1) as cluster:
+        handle = cluster.submit(job)
+        assert handle.result() == {}
+        assert [failure["key"] for failure in handle.skipped()] == ["'the item'"]
+        assert list(handle.skipped_items()) == [("the item", 1)]
+
+
 def test_rows_leave_before_they_are_many_and_tracebacks_are_few(monkeypatch):
     monkeypatch.setattr(skipping, "ROWS_A_SEGMENT", 10)
     run = Run(words, enumerate(["bad"] * 1000 + ["a"]), sum_values, rules=Skipping(max_skipped=1000))
@@ -291,9 +311,38 @@ def test_a_signal_is_no_failure_where_signals_may_come():
         raise KeyboardInterrupt
 
     with pytest.raises(TaskFailure) as raised:
-        Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5, catches=ALL_BUT_SIGNALS))
+        Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5, has_signals=True))
     assert isinstance(raised.value.__cause__, KeyboardInterrupt)
     assert Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5)).rules.count == 1
+
+
+class Halt(BaseException):
+    """No Exception, as CancelledError is none."""
+
+
+@pytest.mark.parametrize("comes_of_signal", [False, True])
+def test_what_is_no_exception_is_a_failure_unless_the_handler_of_a_signal_raised_it(comes_of_signal):
+    def halt(*_):
+        raise Halt
+
+    def mapfn(key, value):
+        if comes_of_signal:
+            signal.raise_signal(signal.SIGUSR1)
+        else:
+            halt()
+
+    job = mmg.Job([(1, 1)], mapfn, max_skipped=1)
+    previous = signal.signal(signal.SIGUSR1, halt if comes_of_signal else signal.SIG_DFL)
+    try:
+        if comes_of_signal:
+            with pytest.raises(Halt):
+                mmg.run(job, inline=True)
+        else:
+            assert mmg.run(job, inline=True) == {}
+            with pytest.raises(mmg.JobError, match=r"mapfn at 1: .*Halt"):
+                mmg.run(job.with_options(max_skipped=0), inline=True)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_values_that_do_not_fold_cost_their_item_in_a_second_run():

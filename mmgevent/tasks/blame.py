@@ -126,7 +126,7 @@ def blame_exception(
     if isinstance(error, MemoryError):
         traceback.clear_frames(error.__traceback__)  # what they held is needed to say so
     kind, advice = _judge(error)
-    if isinstance(error, RecordError) and error.key is not NO_KEY:
+    if key is NO_KEY and isinstance(error, RecordError):
         key = error.key
     failure = make_failure(kind, describe_error(error), function=function, key=key, advice=advice)
     text = format_user_traceback(error) if with_traceback else None

@@ -217,7 +217,7 @@ class MapTask:
         try:
             parts, hashed = _speedups.scatter(groups, self._partitions)
         except BaseException as error:
-            raise _blame_keys(error, groups, function, item) from error
+            raise _blame_keys(error, groups, function, self._key_at_fault(item), item) from error
         groups.clear()
         segments: dict[int, bytes] = {}
         size = 0
@@ -230,7 +230,7 @@ class MapTask:
                 segment = encode_segment(keys, values, grouped=grouped, hashed=hashed)
             except BaseException as error:
                 maker = function if self._collectfn is None else "collectfn"
-                raise blame_exception(error, maker, item=item) from error
+                raise blame_exception(error, maker, self._key_at_fault(item), item) from error
             segments[partition] = segment
             size += len(segment)
             if size >= MAX_FLUSH_BYTES:
@@ -252,15 +252,15 @@ def group_budget(memory_bytes: int) -> int:
 
 
 def _blame_keys(
-    error: BaseException, groups: dict[Any, Any], function: str | None, item: int | None
+    error: BaseException, groups: dict[Any, Any], function: str | None, named: Any, item: int | None
 ) -> TaskFailure:
-    """Find the key that the core refused, and say so."""
+    """Find the key that the core refused, and say so; `named` is what to name instead of it, or NO_KEY."""
     for key in groups:
         try:
             _speedups.hash_key(key)
         except BaseException as again:
-            return blame_records(again, function, key, item)
-    return blame_records(error, function, index=item)
+            return blame_records(again, function, key if named is NO_KEY else named, item)
+    return blame_records(error, function, named, item)
 
 
 def _mark_nothing(index: int, key: Any) -> None:

@@ -198,7 +198,8 @@ class CarefulMapping:
                 if type(output) is not GeneratorType:
                     output = pairs_of(output, "mapfn")
                 records = take(output, WHOLE_RECORDS)
-            except self._skipping.catches as error:
+            except BaseException as error:
+                self._skipping.check(error)
                 output, records = self._try_again(position, key, value, error, WHOLE_RECORDS)
                 if self._skipping.is_full:
                     self._emit_set_aside()
@@ -217,7 +218,8 @@ class CarefulMapping:
         """Map one item to the list of its records: what `map_items` calls, perhaps several at a time."""
         try:
             return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
-        except self._skipping.catches as error:
+        except BaseException as error:
+            self._skipping.check(error)
             if is_greenlet_exit(error):  # an item before this one failed
                 raise
             return self._try_again(position, key, value, error, _NO_LIMIT)[1]
@@ -234,7 +236,8 @@ class CarefulMapping:
             try:
                 output = pairs_of(self._mapfn(key, value), "mapfn")
                 return output, take(output, limit)
-            except self._skipping.catches as again:
+            except BaseException as again:
+                self._skipping.check(again)
                 if is_greenlet_exit(again):
                     raise
                 error = again
@@ -267,7 +270,8 @@ class CarefulMapping:
             try:
                 exhausted, _, count = self._grouping.add(records, table, self._budget)
                 return table, count, None if exhausted else records
-            except self._skipping.catches as error:
+            except BaseException as error:
+                self._skipping.check(error)
                 if not tries:
                     self._set_aside(large.position, large.key, large.value, error)
                     return {}, 0, None

@@ -15,6 +15,8 @@ A row is a record: its key is the key of the item, its value a tuple of
 
 from __future__ import annotations
 
+import signal
+import traceback
 from typing import Any
 
 from mmgevent import failures
@@ -34,11 +36,8 @@ MAX_NAMED = 20
 #: Rows that are encoded together: about 256 KiB of them.
 ROWS_A_SEGMENT = 256
 
-#: What a function may raise that is its own doing, in a process that runs nothing else.
-ANYTHING = (BaseException,)
-
-#: The same in a process where a signal may raise KeyboardInterrupt.
-ALL_BUT_SIGNALS = (Exception, SystemExit, GeneratorExit)
+#: Packages that raise exceptions into the code of others to end it.
+_INTERRUPTING = ("mmgevent", "gevent", "greenlet")
 
 #: Stands for the value of an item that could not be read.
 UNREAD: Any = object()
@@ -54,11 +53,15 @@ class Skipping:
         retries: int = 0,
         max_skipped: int | float = 0,
         *,
-        catches: tuple[type[BaseException], ...] = ANYTHING,
+        has_signals: bool = False,
     ):
-        """`retries` and `max_skipped` are the options of the job; `catches` is what counts as a failure."""
+        """`retries` and `max_skipped` are the options of the job.
+
+        `has_signals`: functions run in a process of the user's, where an exception may interrupt them that is not
+        theirs, see `is_interrupt`. In an executor every exception is a failure of the function.
+        """
         self.retries = retries
-        self.catches = catches
+        self._has_signals = has_signals
         #: Items that were set aside.
         self.count = 0
         #: The failure record of the last of them.
@@ -68,6 +71,11 @@ class Skipping:
         self._max_skipped = max_skipped
         self._keys: list[Any] = []
         self._rows: list[Row] = []
+
+    def check(self, error: BaseException) -> None:
+        """Raise an exception that is no failure of the function under which it came."""
+        if self._has_signals and is_interrupt(error):
+            raise error
 
     @property
     def is_needed(self) -> bool:
@@ -118,6 +126,21 @@ class Skipping:
             return encode_segment(keys, rows)
         except RecordError:  # a key that travelled here, and no longer can
             return encode_segment([short_repr(key) for key in keys], rows)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an exception interrupted the user's functions from outside, and is no failure of theirs.
+
+    These are KeyboardInterrupt, what our commands and gevent raise to end something, and whatever a Python handler
+    of a signal raised. All derive from BaseException only.
+    """
+    if isinstance(error, (Exception, SystemExit, GeneratorExit)):
+        return False
+    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] in _INTERRUPTING:
+        return True
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _text_of(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """What fails in one item costs that item: on real clusters, for lines of files as for items of a list."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -108,6 +109,26 @@ def test_lines_that_kill_are_found_and_only_they_are_set_aside(cluster, log, gre
     assert {failure["key"] for failure in handle.skipped()} == keys
     per_culprit = len(handle.deaths()) / len(killers)
     assert per_culprit <= math.log2(LINES) + 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    x: int
+
+
+@pytest.mark.parametrize("form", [list, iter, dict])
+@pytest.mark.parametrize("key", [Place(7), ("a", "b"), None, 1.5])
+def test_an_item_that_kills_is_named_by_its_key_whatever_its_type(cluster, form, key):
+    def mapfn(key, value):
+        if value == "bad":
+            os._exit(3)
+        yield value, 1
+
+    items = [((n, n), "good") for n in range(50)] + [(key, "bad")]
+    handle = cluster.submit(mmg.Job(form(items), mapfn, add, max_skipped=1))
+    assert handle.result(100) == {"good": 50}
+    assert [(failure["key"], failure["item_key"]) for failure in handle.skipped()] == [(repr(key), key)]
+    assert list(handle.skipped_items()) == [(key, "bad")]
 
 
 def test_a_line_whose_output_kills_is_found_by_halves(cluster, log):
