@@ -200,7 +200,6 @@ class Setup:
         Setup().method,
         dict,
         json.JSONDecoder,
-        operator.methodcaller("upper"),
     ],
 )
 def test_setupfn_is_whatever_can_be_called_without_arguments(setupfn):
