@@ -28,7 +28,7 @@ from mmgevent.sources import ContentNeeded
 from mmgevent.store import BLOCK_BYTES, JobStore, Memory
 from mmgevent.tasks import TaskFailure, TaskStats, read_batch, run_map, run_reduce
 from mmgevent.tasks.blame import blame_exception
-from mmgevent.tasks.skipping import ALL_BUT_SIGNALS, MAX_NAMED, Skipping
+from mmgevent.tasks.skipping import MAX_NAMED, Skipping, is_of_signal
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class _InlineRun:
                 self._attempts += 1
                 attempt = self._attempts
                 skipping = Skipping(
-                    self._job.options.retries, self._job.options.max_skipped, catches=ALL_BUT_SIGNALS
+                    self._job.options.retries, self._job.options.max_skipped, passes=is_of_signal
                 )
                 try:
                     stats = self._try_map(attempt, batch, piece, skip, skipping)
@@ -181,6 +181,7 @@ class _InlineRun:
             skip=skip,
             part=piece.part,
             skipping=skipping,
+            decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:
@@ -281,7 +282,7 @@ def _mark_nothing(index: int, key: Any) -> None:
 def _pass_signal(failure: TaskFailure) -> None:
     """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
     cause = failure.__cause__
-    if cause is not None and not isinstance(cause, (Exception, SystemExit, GeneratorExit)):
+    if cause is not None and is_of_signal(cause):
         raise cause
 
 

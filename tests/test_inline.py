@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import threading
 from collections import Counter
 
+import gevent
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,20 +241,36 @@ class Signalled(BaseException):
     """What a handler of SIGTERM raises."""
 
 
+@pytest.fixture
+def raise_by_signal():
+    """Raise an exception in the handler of a signal."""
+
+    def send(kind):
+        def handler(number, frame):
+            raise kind
+
+        signal.signal(signal.SIGUSR1, handler)
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    yield send
+    signal.signal(signal.SIGUSR1, before)
+
+
 @pytest.mark.parametrize("signalled", [KeyboardInterrupt, Signalled])
 @pytest.mark.parametrize("options", [{"max_skipped": 1}, {"retries": 1}])
-def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options):
+def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options, raise_by_signal):
     begun = []
 
     def stop_at_two(key, value):
         begun.append(key)
         if key == 2:
-            raise signalled
+            raise_by_signal(signalled)
         yield key, value
 
     def stop(key, values):
         begun.append(key)
-        raise signalled
+        raise_by_signal(signalled)
 
     with pytest.raises(signalled):
         run([(1, 1), (2, 2), (3, 3)], stop_at_two, **options)
@@ -260,6 +279,19 @@ def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options):
     with pytest.raises(signalled):
         run([(1, 1)], None, stop, **options)
     assert begun == [1]
+
+
+@pytest.mark.parametrize("kind", [Signalled, asyncio.CancelledError, gevent.Timeout, GeneratorExit])
+def test_what_a_function_raises_by_itself_is_a_failure_whatever_its_class(kind):
+    def mapfn(key, value):
+        if key == 2:
+            raise kind
+        yield "n", 1
+
+    items = [(1, 1), (2, 2), (3, 3)]
+    assert run(items, mapfn, total, max_skipped=1) == {"n": 2}
+    with pytest.raises(JobError, match=kind.__name__):
+        run(items, mapfn, total)
 
 
 def test_a_file_that_grows_meanwhile_is_read_as_it_was_and_a_replaced_one_refused(tmp_path):

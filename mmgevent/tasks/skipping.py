@@ -15,9 +15,12 @@ A row is a record: its key is the key of the item, its value a tuple of
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from typing import Any
 
 from mmgevent import failures
+from mmgevent.errors import SignalReceived
 from mmgevent.records import RecordError, encode_segment, encode_value
 from mmgevent.tasks.blame import TaskFailure, short_repr
 
@@ -34,14 +37,12 @@ MAX_NAMED = 20
 #: Rows that are encoded together: about 256 KiB of them.
 ROWS_A_SEGMENT = 256
 
-#: What a function may raise that is its own doing, in a process that runs nothing else.
-ANYTHING = (BaseException,)
-
-#: The same in a process where a signal may raise KeyboardInterrupt.
-ALL_BUT_SIGNALS = (Exception, SystemExit, GeneratorExit)
-
 #: Stands for the value of an item that could not be read.
 UNREAD: Any = object()
+
+def _never(error: BaseException) -> bool:
+    return False
+
 
 Row = tuple[int, bytes | None, str, str, dict[str, Any]]
 
@@ -54,11 +55,11 @@ class Skipping:
         retries: int = 0,
         max_skipped: int | float = 0,
         *,
-        catches: tuple[type[BaseException], ...] = ANYTHING,
+        passes: Callable[[BaseException], bool] = _never,
     ):
-        """`retries` and `max_skipped` are the options of the job; `catches` is what counts as a failure."""
+        """`retries` and `max_skipped` are the options of the job; what `passes(error)` is no failure of an item."""
         self.retries = retries
-        self.catches = catches
+        self.passes = passes
         #: Items that were set aside.
         self.count = 0
         #: The failure record of the last of them.
@@ -93,7 +94,7 @@ class Skipping:
         if type(self._max_skipped) is int and self.count > self._max_skipped:
             failure.skipped = self.count
             raise failure
-        error = failure.__cause__ or failure
+        error = failure if failure.__cause__ is None else failure.__cause__
         self.last_failure = failure.failure
         if self.count <= MAX_NAMED:
             self.first_failures.append(failure.failure)
@@ -123,5 +124,22 @@ class Skipping:
 def _text_of(error: BaseException) -> str:
     try:
         return failures.shorten(str(error))
-    except Exception:  # of the user's own __str__
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # of the user's own __str__
         return "<its str() fails>"
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Return whether a signal raised this under a function, where functions run in the user's own process."""
+    if isinstance(error, (KeyboardInterrupt, SignalReceived)):
+        return True
+    if isinstance(error, (Exception, SystemExit, GeneratorExit)):  # such as a function's own alarm
+        return False
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
