@@ -28,8 +28,8 @@ from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.grouping import Grouping
 from mmgevent.tasks.items import TaskItems
-from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
+from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
 
