@@ -40,6 +40,7 @@ ROWS_A_SEGMENT = 256
 #: Stands for the value of an item that could not be read.
 UNREAD: Any = object()
 
+
 def _never(error: BaseException) -> bool:
     return False
 
