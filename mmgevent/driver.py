@@ -36,6 +36,7 @@ from mmgevent.errors import (
     UsageError,
     VersionMismatchError,
 )
+from mmgevent.failures import name_skipped
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.positions import entry_of
@@ -253,7 +254,7 @@ class JobDriver:
         """Name an item that was set aside, unless many were named already."""
         self._named += 1
         if self._named <= MAX_NAMED:
-            self.notice(f"item set aside: {name}: {failure.get('error')}")
+            self.notice(name_skipped(name, failure))
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of the items that were set aside so far."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mmgevent.arguments import items_showing, list_to_show
 from mmgevent.batching import Speed
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
-from mmgevent.failures import advise_on_reduce
+from mmgevent.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.functions import Functions
 from mmgevent.job import Job
@@ -149,7 +149,7 @@ class _InlineRun:
                 except TaskFailure as failure:
                     _pass_signal(failure)
                     if failure.skipped:
-                        raise _ended(failure, TooManySkippedError) from None
+                        raise self._too_many(failure) from None
                     if failure.item is not None:
                         named[failure.item] += 1
                         if failure.is_spent or named[failure.item] > self._job.options.retries:
@@ -218,10 +218,16 @@ class _InlineRun:
     def _note_skipped(self, failure: TaskFailure) -> None:
         self._last_skipped = failure
         if self._skipped_count <= MAX_NAMED:
-            log.warning("item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error"))
+            log.warning("%s", name_skipped(None, failure.failure))
         allowed = self._job.options.max_skipped
         if isinstance(allowed, int) and self._skipped_count > allowed:
-            raise _ended(failure, TooManySkippedError)
+            raise self._too_many(failure)
+
+    def _too_many(self, failure: TaskFailure) -> JobError:
+        """Return what ends the job when an item more than allowed fails by this one."""
+        known = max(self._item_count, self._skipped_count)
+        failure.failure = advise_on_skips(failure.failure, known, self._job.options.max_skipped)
+        return _ended(failure, TooManySkippedError)
 
     def _check_skipped(self) -> None:
         """Judge the number of items set aside, once all are known."""
@@ -229,7 +235,7 @@ class _InlineRun:
         limit = allowed if isinstance(allowed, int) else allowed * self._item_count
         if self._skipped_count > limit:
             assert self._last_skipped is not None
-            raise _ended(self._last_skipped, TooManySkippedError)
+            raise self._too_many(self._last_skipped)
         if self._skipped_count > MAX_NAMED:
             log.warning("%d items were set aside in all", self._skipped_count)
 
