@@ -31,6 +31,7 @@ from mmgevent.errors import (
     JobCancelled,
     JobError,
     ProtocolError,
+    StartError,
     TooLargeError,
     TooManySkippedError,
     UsageError,
@@ -181,7 +182,13 @@ class JobDriver:
                     self.set_aside.clear()
                     self._named = 0
                 engine = self._get_engine(lost)
-                self._wait_ready(engine)
+                try:
+                    self._wait_ready(engine)
+                except EngineError as error:
+                    if lost is None or isinstance(error, StartError) or not engine.has_ended:
+                        raise
+                    lost = str(error)  # it ended as the one before it did
+                    continue
                 try:
                     yield from _Submission(self, engine).records()
                     self._end_progress("done")
