@@ -28,7 +28,7 @@ from mmgevent.sources import ContentNeeded
 from mmgevent.store import BLOCK_BYTES, JobStore, Memory
 from mmgevent.tasks import TaskFailure, TaskStats, read_batch, run_map, run_reduce
 from mmgevent.tasks.blame import blame_exception
-from mmgevent.tasks.skipping import MAX_NAMED, Skipping, is_of_signal
+from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class _InlineRun:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
         self._feeder = Feeder(job, may_restart=False)
+        self._signals = SignalTeller()
         self._attempts = 0
         self._item_count = 0
         self._skipped_count = 0
@@ -124,7 +125,7 @@ class _InlineRun:
         except BaseException as error:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
-            _pass_signal(failure)
+            self._pass_signal(failure)
             raise _ended(failure, JobError) from error
 
     # --- map ---
@@ -140,14 +141,16 @@ class _InlineRun:
                 self._attempts += 1
                 attempt = self._attempts
                 skipping = Skipping(
-                    self._job.options.retries, self._job.options.max_skipped, passes=is_of_signal
+                    self._job.options.retries,
+                    self._job.options.max_skipped,
+                    passes=self._signals.is_of_signal,
                 )
                 try:
                     stats = self._try_map(attempt, batch, piece, skip, skipping)
                 except ContentNeeded:  # a file changed after the driver had looked at it
                     batch = self._feeder.content_of(number)
                 except TaskFailure as failure:
-                    _pass_signal(failure)
+                    self._pass_signal(failure)
                     if failure.skipped:
                         raise self._too_many(failure) from None
                     if failure.item is not None:
@@ -265,11 +268,17 @@ class _InlineRun:
             try:
                 return action()
             except TaskFailure as failure:
-                _pass_signal(failure)
+                self._pass_signal(failure)
                 last = failure
         if self._job.options.max_skipped:
             last.failure = advise_on_reduce(last.failure)
         raise _ended(last, JobError)
+
+    def _pass_signal(self, failure: TaskFailure) -> None:
+        """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
+        cause = failure.__cause__
+        if cause is not None and self._signals.is_of_signal(cause):
+            raise cause
 
     def _segments(self, partition: int) -> Iterator[bytes]:
         """Cut what the store gives in pieces into whole segments."""
@@ -283,13 +292,6 @@ class _InlineRun:
 
 def _mark_nothing(index: int, key: Any) -> None:
     pass
-
-
-def _pass_signal(failure: TaskFailure) -> None:
-    """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
-    cause = failure.__cause__
-    if cause is not None and is_of_signal(cause):
-        raise cause
 
 
 def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:

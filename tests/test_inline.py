@@ -244,15 +244,16 @@ class Signalled(BaseException):
 @pytest.fixture
 def raise_by_signal():
     """Raise an exception in the handler of a signal."""
+    kinds = []
 
     def send(kind):
-        def handler(number, frame):
-            raise kind
-
-        signal.signal(signal.SIGUSR1, handler)
+        kinds.append(kind)
         signal.raise_signal(signal.SIGUSR1)
 
-    before = signal.getsignal(signal.SIGUSR1)
+    def handler(number, frame):
+        raise kinds[-1]
+
+    before = signal.signal(signal.SIGUSR1, handler)
     yield send
     signal.signal(signal.SIGUSR1, before)
 

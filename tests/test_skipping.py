@@ -16,7 +16,7 @@ from mmgevent.records import decode_flush, decode_segment, encode_items, encode_
 from mmgevent.reducers import count_values, max_value, sum_values
 from mmgevent.sources import Files, Lines
 from mmgevent.tasks import TaskFailure, mapping, read_batch, run_map, run_reduce, skipping
-from mmgevent.tasks.skipping import MAX_TRACEBACKS, MAX_VALUE_BYTES, Skipping, is_of_signal
+from mmgevent.tasks.skipping import MAX_TRACEBACKS, MAX_VALUE_BYTES, SignalTeller, Skipping
 from tests.kinds import IMPLEMENTATIONS
 
 PARTITIONS = 4
@@ -297,7 +297,7 @@ def test_a_signal_is_no_failure_where_signals_may_come():
         raise KeyboardInterrupt
 
     with pytest.raises(TaskFailure) as raised:
-        Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5, passes=is_of_signal))
+        Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5, passes=SignalTeller().is_of_signal))
     assert isinstance(raised.value.__cause__, KeyboardInterrupt)
     assert Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5)).rules.count == 1
 
@@ -416,12 +416,17 @@ def test_what_a_signal_raised_is_told_from_what_a_function_raised():
     def stop():
         raise Stop
 
+    before_it = SignalTeller()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        assert is_of_signal(catch(lambda: signal.raise_signal(signal.SIGUSR1)))
-        assert not is_of_signal(catch(stop))
+        tell = SignalTeller()
+        assert tell.is_of_signal(catch(lambda: signal.raise_signal(signal.SIGUSR1)))
+        assert not tell.is_of_signal(catch(stop))
+        assert not before_it.is_of_signal(catch(lambda: signal.raise_signal(signal.SIGUSR1))), (
+            "a function's own"
+        )
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert is_of_signal(Terminated(143))
+    assert tell.is_of_signal(Terminated(143))
     for own in (asyncio.CancelledError(), gevent.Timeout(), GeneratorExit(), SystemExit(), ValueError()):
-        assert not is_of_signal(own)
+        assert not tell.is_of_signal(own)

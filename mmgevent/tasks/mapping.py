@@ -99,7 +99,7 @@ class StreamedMapping:
         try:
             records = list(pairs_of(self._mapfn(key, value), "mapfn"))
         except BaseException as error:
-            if is_greenlet_exit(error):  # an item before this one failed
+            if is_end_of_greenlet(error):  # an item before this one failed
                 raise
             raise blame_records(error, "mapfn", key, position) from error
         for record in records:
@@ -225,7 +225,7 @@ class CarefulMapping:
         try:
             return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
         except BaseException as error:
-            if self._skipping.passes(error) or is_greenlet_exit(error):  # an item before this one failed
+            if self._skipping.passes(error) or is_end_of_greenlet(error):  # an item before this one failed
                 raise
             return self._try_again(position, key, value, error, _NO_LIMIT)[1]
 
@@ -243,7 +243,7 @@ class CarefulMapping:
                 output = pairs_of(self._mapfn(key, value), "mapfn")
                 return output, take(output, limit)
             except BaseException as again:
-                if self._skipping.passes(again) or is_greenlet_exit(again):
+                if self._skipping.passes(again) or is_end_of_greenlet(again):
                     raise
                 error = again
         self._set_aside(position, key, value, error)
@@ -337,10 +337,9 @@ def fill(
         yield Filled(groups, records)
 
 
-def is_greenlet_exit(error: BaseException) -> bool:
-    """Return whether a greenlet was told to end by this exception."""
-    greenlet = sys.modules.get("greenlet")  # there only if somebody uses greenlets
-    return greenlet is not None and isinstance(error, greenlet.GreenletExit)
+def is_end_of_greenlet(error: BaseException) -> bool:
+    """Return whether `map_items` told the greenlet of an item to end by this; a GreenletExit of the user's is a failure."""
+    return getattr(type(error), "ends_item", False) is True
 
 
 def _give_item(key: Any, value: Any) -> list[tuple[Any, Any]]:

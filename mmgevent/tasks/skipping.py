@@ -131,16 +131,25 @@ def _text_of(error: BaseException) -> str:
         return "<its str() fails>"
 
 
-def is_of_signal(error: BaseException) -> bool:
-    """Return whether a signal raised this under a function, where functions run in the user's own process."""
-    if isinstance(error, (KeyboardInterrupt, SignalReceived)):
-        return True
-    if isinstance(error, (Exception, SystemExit, GeneratorExit)):  # such as a function's own alarm
-        return False
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in handlers:
+class SignalTeller:
+    """Tells what a signal raised under a function from failures of the function, in the user's own process."""
+
+    def __init__(self) -> None:
+        """Look at the handlers there are now: one that a function installs later is its own, such as an alarm's."""
+        handlers = map(signal.getsignal, signal.valid_signals())
+        self._codes = frozenset(
+            code for each in handlers if (code := getattr(each, "__code__", None)) is not None
+        )
+
+    def is_of_signal(self, error: BaseException) -> bool:
+        """Return whether a signal raised this."""
+        if isinstance(error, (KeyboardInterrupt, SignalReceived)):
             return True
-        trace = trace.tb_next
-    return False
+        if isinstance(error, (Exception, SystemExit, GeneratorExit)):
+            return False
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code in self._codes:
+                return True
+            trace = trace.tb_next
+        return False

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import gevent
 import pytest
 
 import mmgevent as mmg
@@ -257,3 +258,20 @@ def test_a_failure_of_reduce_says_that_keys_are_not_set_aside(cluster):
     for run in (lambda: mmg.run(job, inline=True), lambda: cluster.run(job)):
         with pytest.raises(mmg.JobError, match="max_skipped sets items aside in map only"):
             run()
+
+
+@pytest.mark.parametrize("options", [{}, {"greenlets": 5}, {"greenlets": 5, "retries": 1}])
+@pytest.mark.parametrize("kind", [gevent.GreenletExit, gevent.Timeout, StopIteration])
+def test_what_ends_greenlets_costs_its_own_item_too(cluster, options, kind):
+    def mapfn(key, value):
+        gevent.sleep(0)
+        if key == 5:
+            raise kind
+        return [("n", 1)]
+
+    items = [(i, i) for i in range(100)]
+    handle = cluster.submit(mmg.Job(items, mapfn, add, max_skipped=1, **options))
+    assert handle.result(60) == {"n": 99}
+    assert list(handle.skipped_items()) == [(5, 5)]
+    with pytest.raises(mmg.JobError, match="mapfn at 5 "):
+        cluster.run(mmg.Job(items, mapfn, add, **options))
