@@ -31,11 +31,13 @@ from mmgevent.errors import (
     JobCancelled,
     JobError,
     ProtocolError,
+    StartError,
     TooLargeError,
     TooManySkippedError,
     UsageError,
     VersionMismatchError,
 )
+from mmgevent.failures import name_skipped
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.job import Job
 from mmgevent.positions import entry_of
@@ -181,7 +183,13 @@ class JobDriver:
                     self.set_aside.clear()
                     self._named = 0
                 engine = self._get_engine(lost)
-                self._wait_ready(engine)
+                try:
+                    self._wait_ready(engine)
+                except EngineError as error:
+                    if lost is None or isinstance(error, StartError) or not engine.has_ended:
+                        raise
+                    lost = str(error)  # it ended as the one before it did
+                    continue
                 try:
                     yield from _Submission(self, engine).records()
                     self._end_progress("done")
@@ -254,7 +262,7 @@ class JobDriver:
         """Name an item that was set aside, unless many were named already."""
         self._named += 1
         if self._named <= MAX_NAMED:
-            self.notice(f"item set aside: {name}: {failure.get('error')}")
+            self.notice(name_skipped(name, failure))
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of the items that were set aside so far."""

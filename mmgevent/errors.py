@@ -15,6 +15,10 @@ class MmgeventError(Exception):
     exit_code = 70
 
 
+class SignalReceived(BaseException):
+    """A signal came that ends the process, as KeyboardInterrupt is for SIGINT."""
+
+
 class UsageError(MmgeventError):
     """Something the caller wrote is wrong, and nothing has run yet."""
 

@@ -14,6 +14,9 @@ MAX_FIELDS = 15
 MAX_NAME_CHARS = 32
 _MAX_INT = 2**63 - 1
 
+#: characters of a text that are shown where there is one line for it: five lines of a terminal
+MAX_LINE_CHARS = 400
+
 
 def bound(failure: dict[str, Any]) -> dict[str, Any]:
     """Return the failure as it can travel on, whoever made it: of every string too long the middle goes.
@@ -31,8 +34,29 @@ def bound(failure: dict[str, Any]) -> dict[str, Any]:
 def advise_on_reduce(failure: dict[str, Any]) -> dict[str, Any]:
     """Return the failure of a reduce task of a job with `max_skipped`, with the advice that this does not help."""
     advice = "max_skipped sets items aside in map only: a key that cannot be reduced ends the job"
+    return _advised(failure, advice)
+
+
+def advise_on_skips(failure: dict[str, Any], items: int, limit: float) -> dict[str, Any]:
+    """Return the failure that ends a job since more of its `items`, as far as they are known, fail than `max_skipped` allows."""
+    of_all = f"more of the {items} items fail" if isinstance(limit, float) else "more items fail"
+    return _advised(failure, f"{of_all} than max_skipped={limit} allows")
+
+
+def _advised(failure: dict[str, Any], advice: str) -> dict[str, Any]:
     known = failure.get("advice")
     return {**failure, "advice": f"{known}; {advice}" if known else advice}
+
+
+def name_skipped(name: str | None, failure: dict[str, Any]) -> str:
+    """Return the line that names an item that was set aside to the user."""
+    return f"item set aside: {_one_line(name or failure.get('key') or '')}: {_one_line(failure.get('error') or '')}"
+
+
+def _one_line(text: str) -> str:
+    """Return a text in one line that any terminal shows, without what is beyond MAX_LINE_CHARS."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MAX_LINE_CHARS])
+    return shown if len(text) <= MAX_LINE_CHARS else f"{shown}..."
 
 
 def _is_plain(name: str, value: Any) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 import time
 from array import array
 from collections import deque
@@ -347,7 +348,7 @@ def _shorten(key: Any) -> str:
 
 
 class _BatchFile:
-    """Encoded batches in an unlinked file, in order."""
+    """Encoded batches in an unlinked file, in order; one thread appends, any may read."""
 
     def __init__(self) -> None:
         """Open the file; JobError (kind "disk") where it cannot be."""
@@ -355,6 +356,7 @@ class _BatchFile:
             self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise _cannot_keep(error) from error
+        self._lock = threading.Lock()  # of the file and its position
         self._rows: list[tuple[int, int, int]] = []  # items, weight, bytes
         #: of all batches in the file
         self.n_bytes = 0
@@ -362,9 +364,10 @@ class _BatchFile:
     def append(self, batch: EncodedBatch) -> None:
         """Add a batch; JobError (kind "disk") where there is no room for it."""
         try:
-            self._file.seek(0, 2)
-            self._file.write(batch.data)
-            self._file.flush()
+            with self._lock:
+                self._file.seek(0, 2)
+                self._file.write(batch.data)
+                self._file.flush()
         except OSError as error:
             raise _cannot_keep(error) from error
         self._rows.append((batch.items, batch.weight, len(batch.data)))
@@ -374,25 +377,36 @@ class _BatchFile:
         """Give what is in the file now, again."""
         at = 0
         for items, weight, n_bytes in list(self._rows):
-            self._file.seek(at)
+            data = self._read(at, n_bytes)
+            assert data is not None  # its reader is who closes it
+            yield EncodedBatch(items, weight, data)
             at += n_bytes
-            yield EncodedBatch(items, weight, self._file.read(n_bytes))
 
     def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         """As `Feeder.read_again`; nothing once the file is closed."""
-        at = 0
-        for number, (_, _, n_bytes) in enumerate(list(self._rows), 1):
-            entries = [position for batch, position in places if batch == number]
-            if entries and not self._file.closed:
-                self._file.seek(at)
-                items = decode_items(self._file.read(n_bytes))
-                for position in entries:
-                    yield (number, position), items[entry_of(position)]
-            at += n_bytes
+        rows = list(self._rows)
+        ends = list(accumulate(n_bytes for _, _, n_bytes in rows))
+        for number, group in groupby(places, lambda place: place[0]):
+            n_bytes = rows[number - 1][2]
+            data = self._read(ends[number - 1] - n_bytes, n_bytes)
+            if data is None:
+                return
+            items = decode_items(data)
+            for place in group:
+                yield place, items[entry_of(place[1])]
 
     def close(self) -> None:
-        with suppress(OSError):  # it tries once more to write what there was no room for
+        with self._lock, suppress(OSError):  # it tries once more to write what there was no room for
             self._file.close()
+
+    def _read(self, at: int, n_bytes: int) -> bytes | None:
+        """Return bytes of the file; None once it is closed."""
+        with self._lock:
+            if self._file.closed:
+                return None
+            self._file.seek(at)
+            data: bytes = self._file.read(n_bytes)
+        return data
 
 
 def _read_refs_again(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mmgevent.arguments import items_showing, list_to_show
 from mmgevent.batching import Speed
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
-from mmgevent.failures import advise_on_reduce
+from mmgevent.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.feeding import EncodedBatch, Feeder
 from mmgevent.functions import Functions
 from mmgevent.job import Job
@@ -28,7 +28,7 @@ from mmgevent.sources import ContentNeeded
 from mmgevent.store import BLOCK_BYTES, JobStore, Memory
 from mmgevent.tasks import TaskFailure, TaskStats, read_batch, run_map, run_reduce
 from mmgevent.tasks.blame import blame_exception
-from mmgevent.tasks.skipping import MAX_NAMED, Skipping, is_interrupt
+from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class _InlineRun:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
         self._feeder = Feeder(job, may_restart=False)
+        self._signals = SignalTeller()
         self._attempts = 0
         self._item_count = 0
         self._skipped_count = 0
@@ -124,7 +125,7 @@ class _InlineRun:
         except BaseException as error:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
-            _pass_signal(failure)
+            self._pass_signal(failure)
             raise _ended(failure, JobError) from error
 
     # --- map ---
@@ -140,16 +141,18 @@ class _InlineRun:
                 self._attempts += 1
                 attempt = self._attempts
                 skipping = Skipping(
-                    self._job.options.retries, self._job.options.max_skipped, has_signals=True
+                    self._job.options.retries,
+                    self._job.options.max_skipped,
+                    passes=self._signals.is_of_signal,
                 )
                 try:
                     stats = self._try_map(attempt, batch, piece, skip, skipping)
                 except ContentNeeded:  # a file changed after the driver had looked at it
                     batch = self._feeder.content_of(number)
                 except TaskFailure as failure:
-                    _pass_signal(failure)
+                    self._pass_signal(failure)
                     if failure.skipped:
-                        raise _ended(failure, TooManySkippedError) from None
+                        raise self._too_many(failure) from None
                     if failure.item is not None:
                         named[failure.item] += 1
                         if failure.is_spent or named[failure.item] > self._job.options.retries:
@@ -181,6 +184,7 @@ class _InlineRun:
             skip=skip,
             part=piece.part,
             skipping=skipping,
+            decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:
@@ -217,10 +221,16 @@ class _InlineRun:
     def _note_skipped(self, failure: TaskFailure) -> None:
         self._last_skipped = failure
         if self._skipped_count <= MAX_NAMED:
-            log.warning("item set aside: %s: %s", failure.failure.get("key"), failure.failure.get("error"))
+            log.warning("%s", name_skipped(None, failure.failure))
         allowed = self._job.options.max_skipped
         if isinstance(allowed, int) and self._skipped_count > allowed:
-            raise _ended(failure, TooManySkippedError)
+            raise self._too_many(failure)
+
+    def _too_many(self, failure: TaskFailure) -> JobError:
+        """Return what ends the job when an item more than allowed fails by this one."""
+        known = max(self._item_count, self._skipped_count)
+        failure.failure = advise_on_skips(failure.failure, known, self._job.options.max_skipped)
+        return _ended(failure, TooManySkippedError)
 
     def _check_skipped(self) -> None:
         """Judge the number of items set aside, once all are known."""
@@ -228,7 +238,7 @@ class _InlineRun:
         limit = allowed if isinstance(allowed, int) else allowed * self._item_count
         if self._skipped_count > limit:
             assert self._last_skipped is not None
-            raise _ended(self._last_skipped, TooManySkippedError)
+            raise self._too_many(self._last_skipped)
         if self._skipped_count > MAX_NAMED:
             log.warning("%d items were set aside in all", self._skipped_count)
 
@@ -258,11 +268,17 @@ class _InlineRun:
             try:
                 return action()
             except TaskFailure as failure:
-                _pass_signal(failure)
+                self._pass_signal(failure)
                 last = failure
         if self._job.options.max_skipped:
             last.failure = advise_on_reduce(last.failure)
         raise _ended(last, JobError)
+
+    def _pass_signal(self, failure: TaskFailure) -> None:
+        """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
+        cause = failure.__cause__
+        if cause is not None and self._signals.is_of_signal(cause):
+            raise cause
 
     def _segments(self, partition: int) -> Iterator[bytes]:
         """Cut what the store gives in pieces into whole segments."""
@@ -276,13 +292,6 @@ class _InlineRun:
 
 def _mark_nothing(index: int, key: Any) -> None:
     pass
-
-
-def _pass_signal(failure: TaskFailure) -> None:
-    """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
-    cause = failure.__cause__
-    if cause is not None and is_interrupt(cause):
-        raise cause
 
 
 def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:

@@ -18,6 +18,7 @@ import codecs
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple
@@ -320,11 +321,11 @@ def identify(path: str) -> tuple[Identity, bytes | None]:
         with open(location, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             expected = min(HEAD_BYTES, status.st_size)
-            head = _read_up_to(file, expected or 1)
+            head = _read_up_to(file, expected or HEAD_BYTES, HEAD_BYTES)
             if len(head) == expected:
                 digest = xxhash.xxh3_64_intdigest(head)
                 return Identity(location, status.st_size, status.st_mtime_ns, digest), None
-            content = head + _read_up_to(file, MAX_UNSIZED_BYTES)
+            content = head + _read_up_to(file, MAX_UNSIZED_BYTES, HEAD_BYTES)
     except OSError as error:
         raise DatasourceError(f"cannot read {path}: {error.strerror or error}") from error
     if len(content) > MAX_UNSIZED_BYTES:
@@ -347,15 +348,19 @@ def _read_exactly(file: Any, n_bytes: int) -> bytes:
     return data
 
 
-def _read_up_to(file: Any, n_bytes: int) -> bytes:
-    """Read `n_bytes`, or all there is: an unbuffered read may give less than asked (2 GiB at once)."""
-    data = _read_some(file, n_bytes)
+def _read_up_to(file: Any, n_bytes: int, at_once: int = sys.maxsize) -> bytes:
+    """Read `n_bytes`, or all there is: an unbuffered read may give less than asked (2 GiB at once).
+
+    `at_once`: what to ask for in one read. Files of /proc/sys are read whole with the first, or not at all, and refuse
+    one of megabytes.
+    """
+    data = _read_some(file, min(n_bytes, at_once))
     if len(data) == n_bytes:
         return data
     parts = [data]
     missing = n_bytes - len(data)
     while missing and parts[-1]:
-        parts.append(_read_some(file, missing))
+        parts.append(_read_some(file, min(missing, at_once)))
         missing -= len(parts[-1])
     return b"".join(parts)
 

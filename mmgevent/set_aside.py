@@ -50,9 +50,7 @@ class SetAside:
         self.count = 0
         #: failures of the last items, as `handle.skipped()` gives them
         self.failures: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
-        self._file: Any = None
-        self._close: Callable[[], object] | None = None  # called when this is forgotten, at the latest
-        self._n_bytes = 0
+        self._rows = _RowFile()
 
     def add_rows(self, batch: int, worker: str, data: Any) -> list[dict[str, Any]]:
         """Take the segments of rows of one task; return the failures in them.
@@ -67,11 +65,11 @@ class SetAside:
             except SegmentError as error:
                 raise JobError(f"items set aside cannot be read here: {error}", {"kind": "record"}) from error
             rows = segment.values
-            if self._n_bytes > MAX_VALUES_BYTES:
+            if self._rows.n_bytes > MAX_VALUES_BYTES:
                 rows = [(position, None, *rest) for position, _, *rest in rows]
-                self._keep(batch, encode_segment(segment.keys, rows))
+                self._rows.append(batch, encode_segment(segment.keys, rows))
             else:
-                self._keep(batch, bytes(memoryview(data)[offset : segment.end]))
+                self._rows.append(batch, bytes(memoryview(data)[offset : segment.end]))
             for key, (_, _, type_, text, failure) in zip(segment.keys, rows, strict=True):
                 parts = {"item_key": key, "error_type": type_, "error_text": text, "worker": worker}
                 added.append({**failure, **parts})
@@ -88,7 +86,7 @@ class SetAside:
         if item is not None:
             failure = {**failure, "item_key": key}
         row = (position, value, None if item is None else "", "", failure)
-        self._keep(batch, encode_segment([key], [row]))
+        self._rows.append(batch, encode_segment([key], [row]))
         self.failures.append(failure)
         self.count += 1
 
@@ -98,15 +96,17 @@ class SetAside:
         `read_again(places)` gives (place, (key, value)) of those of the (batch, position) that can be had.
         """
         missing: dict[Place, tuple[Any, Any]] = {}  # to its key and the kind of its failure
-        for batch, key, (position, value, type_, _, failure) in self._rows():
+        rows = self._rows
+        for batch, key, (position, value, type_, _, failure) in rows.read():
             if value is not None:
                 yield key, decode_value(value)
             else:
                 known_key = key if type_ is not None else failure.get("key")
                 missing[batch, position] = known_key, failure.get("kind")
-        for place, item in read_again(sorted(missing)):
-            del missing[place]
-            yield item
+        if missing and rows is self._rows:  # else the places are those of a submission that is over
+            for place, item in read_again(sorted(missing)):
+                del missing[place]
+                yield item
         for key, kind in missing.values():
             yield key, NotKept(_UNREADABLE if kind == "input" else _TOO_LARGE)
 
@@ -114,13 +114,20 @@ class SetAside:
         """Forget everything: the job is submitted again."""
         self.count = 0
         self.failures.clear()
-        if self._close is not None:
-            self._close()
-        self._file = self._close = None
-        self._n_bytes = 0
+        self._rows = _RowFile()  # whoever reads the old one goes on
 
-    def _rows(self) -> Iterator[tuple[int, Any, Any]]:
-        at, end = 0, self._n_bytes
+
+class _RowFile:
+    """Rows in an unlinked file, which is made when it is needed and closed when this is forgotten."""
+
+    def __init__(self) -> None:
+        self._file: Any = None
+        #: bytes of whole rows, which may be read
+        self.n_bytes = 0
+
+    def read(self) -> Iterator[tuple[int, Any, Any]]:
+        """Yield (batch, key, row) of all rows that are there now."""
+        at, end = 0, self.n_bytes
         while at < end:
             fd = self._file.fileno()
             batch, n_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, at))
@@ -129,17 +136,18 @@ class SetAside:
             for key, row in zip(segment.keys, segment.values, strict=True):
                 yield batch, key, row
 
-    def _keep(self, batch: int, segment: bytes) -> None:
+    def append(self, batch: int, segment: bytes) -> None:
+        """Add the rows of a batch; JobError (kind "disk") where there is no room for them."""
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
-                self._close = weakref.finalize(self, self._file.close)
+                weakref.finalize(self, self._file.close)
             data = memoryview(_HEADER.pack(batch, len(segment)) + segment)
-            at = self._n_bytes
+            at = self.n_bytes
             while data:
                 written = os.pwrite(self._file.fileno(), data, at)
                 at, data = at + written, data[written:]
-            self._n_bytes = at  # now others may read it
+            self.n_bytes = at  # now others may read it
         except OSError as error:
             failure = {
                 "kind": "disk",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmgevent.errors import JobError
-from mmgevent.failures import MAX_STRING_BYTES, bound, shorten
+from mmgevent.failures import MAX_LINE_CHARS, MAX_STRING_BYTES, advise_on_skips, bound, name_skipped, shorten
 from mmgevent.wire.messages import control, decode_message
 
 PLAIN = {"kind": "exception", "error": "E: e", "item": 3, "key": "'k'", "traceback": "t", "worker": "h/1"}
@@ -44,3 +44,21 @@ def test_a_text_loses_its_middle():
     assert text.endswith("e")
     assert "characters left out" in text
     assert len(text) <= MAX_STRING_BYTES
+
+
+def test_the_limit_is_named_beside_other_advice():
+    failure = {"error": "E", "advice": "install it"}
+    assert advise_on_skips(failure, 70, 0.01)["advice"] == (
+        "install it; more of the 70 items fail than max_skipped=0.01 allows"
+    )
+    assert advise_on_skips({"error": "E"}, 70, 3)["advice"] == "more items fail than max_skipped=3 allows"
+
+
+def test_an_item_that_was_set_aside_is_named_in_one_line():
+    failure = {"key": "'k'", "error": "E: first\nsecond \x1b[31m\u202e" + "x" * 10_000}
+    line = name_skipped(None, failure)
+    assert line.startswith("item set aside: 'k': E: first\\nsecond \\x1b[31m\\u202exxx")
+    assert line.endswith("xxx...")
+    assert line.isprintable()
+    assert MAX_LINE_CHARS < len(line) < MAX_LINE_CHARS + 100
+    assert name_skipped("item 3 of batch 4", {"error": None}) == "item set aside: item 3 of batch 4: "

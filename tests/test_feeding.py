@@ -1,6 +1,7 @@
 """feeding: every item leaves in order, once; a restart gives them all again."""
 
 import tempfile
+import threading
 
 import pytest
 
@@ -8,6 +9,7 @@ from mmgevent import Files, Job, Lines, feeding
 from mmgevent.batching import Speed
 from mmgevent.errors import DatasourceError, JobError
 from mmgevent.feeding import Feeder
+from mmgevent.positions import position_of
 from mmgevent.records import decode_items
 from mmgevent.refs import Ref
 
@@ -242,3 +244,38 @@ def test_the_contents_of_kept_refs_are_found_after_a_restart(tmp_path):
     assert feeder.next_batch(Speed())[0] == number
     assert decode_items(feeder.content_of(number).data)[0][1].content == b"text"
     feeder.close()
+
+
+def test_batches_are_read_again_by_any_thread_while_more_are_kept():
+    n_items, stop = 3000, threading.Event()
+    feeder = Feeder(Job(((n, f"{n:05}" * 100) for n in range(n_items)), mapfn))
+    given: dict[int, int] = {}
+    faults: list[object] = []
+
+    def read():
+        while not stop.is_set():
+            places = [(number, position_of(0)) for number in sorted(given)]
+            try:
+                for (number, _), (key, value) in feeder.read_again(places):
+                    if key != given[number] or value != f"{key:05}" * 100:
+                        faults.append((number, key))
+            except Exception as error:
+                faults.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    at = 0
+    slow = Speed(items=10, weight=0, seconds=0.1, slots=1)
+    while (numbered := feeder.next_batch(slow)) is not None:
+        number, batch = numbered
+        given[number] = at
+        at += batch.items
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert faults == []
+    feeder.restart()
+    assert [key for key, _ in items_of(drain(feeder))] == list(range(n_items))
+    feeder.close()
+    assert list(feeder.read_again([(1, 0)])) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections import Counter
 
+import gevent
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,35 +238,40 @@ def test_ctrl_c_is_ctrl_c_and_exit_is_a_failure():
 
 
 class Signalled(BaseException):
-    """What the handler of a signal raises."""
+    """What a handler of SIGTERM raises."""
 
 
 @pytest.fixture
-def handled():
-    """Make a function the handler of SIGUSR1."""
-    previous = signal.getsignal(signal.SIGUSR1)
-    yield lambda function: signal.signal(signal.SIGUSR1, function)
-    signal.signal(signal.SIGUSR1, previous)
+def raise_by_signal():
+    """Raise an exception in the handler of a signal."""
+    kinds = []
+
+    def send(kind):
+        kinds.append(kind)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def handler(number, frame):
+        raise kinds[-1]
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield send
+    signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("signalled", [KeyboardInterrupt, Signalled])
 @pytest.mark.parametrize("options", [{"max_skipped": 1}, {"retries": 1}])
-def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options, handled):
+def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options, raise_by_signal):
     begun = []
-
-    @handled
-    def raise_it(*_):
-        raise signalled
 
     def stop_at_two(key, value):
         begun.append(key)
         if key == 2:
-            signal.raise_signal(signal.SIGUSR1)
+            raise_by_signal(signalled)
         yield key, value
 
     def stop(key, values):
         begun.append(key)
-        signal.raise_signal(signal.SIGUSR1)
+        raise_by_signal(signalled)
 
     with pytest.raises(signalled):
         run([(1, 1), (2, 2), (3, 3)], stop_at_two, **options)
@@ -273,6 +280,19 @@ def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options, handl
     with pytest.raises(signalled):
         run([(1, 1)], None, stop, **options)
     assert begun == [1]
+
+
+@pytest.mark.parametrize("kind", [Signalled, asyncio.CancelledError, gevent.Timeout, GeneratorExit])
+def test_what_a_function_raises_by_itself_is_a_failure_whatever_its_class(kind):
+    def mapfn(key, value):
+        if key == 2:
+            raise kind
+        yield "n", 1
+
+    items = [(1, 1), (2, 2), (3, 3)]
+    assert run(items, mapfn, total, max_skipped=1) == {"n": 2}
+    with pytest.raises(JobError, match=kind.__name__):
+        run(items, mapfn, total)
 
 
 def test_a_file_that_grows_meanwhile_is_read_as_it_was_and_a_replaced_one_refused(tmp_path):

@@ -15,7 +15,7 @@ FLOORS = {
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings shipping.effects
           wire wire.frames wire.streams wire.messages wire.handshake""",
-    2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch tasks.items tasks.grouping tasks.mapping
+    2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch tasks.items tasks.originals tasks.grouping tasks.mapping
           tasks.returned tasks.skipping store batching
           scheduler scheduler.commands scheduler.attempts scheduler.ledger scheduler.roster
           scheduler.dispatcher scheduler.oneshot""",

@@ -208,6 +208,14 @@ class TestSizes:
         assert os.stat(path).st_size > len(Path(path).read_text())
         assert list(Files(path)) == [(path, Path(path).read_text())]
 
+    @pytest.mark.parametrize("name", ["kernel/pid_max", "kernel/hostname", "net/ipv4/ip_local_port_range"])
+    def test_settings_of_the_kernel_are_read_whole_though_they_refuse_long_reads(self, name):
+        path = f"/proc/sys/{name}"
+        if not os.path.exists(path):
+            pytest.skip("this kernel has none")
+        assert list(Files(path)) == [(path, Path(path).read_text())]
+        assert [line for _, line in Lines(path)] == Path(path).read_text().splitlines()
+
     def test_a_job_gets_it_too(self):
         path = f"/proc/{os.getpid()}/limits"
         counted = dict(run_inline(Job(Lines(path), count, add)))

@@ -1,20 +1,23 @@
 """Items that fail in a map task: tried again on the spot, then set aside, and nothing of them counts."""
 
+import asyncio
 import itertools
 import pickle
 import signal
 
+import gevent
 import pytest
 
 import mmgevent as mmg
 from mmgevent import _speedups
+from mmgevent.cli.exits import Terminated
 from mmgevent.functions import Functions
 from mmgevent.positions import WHOLE, position_of, range_of
-from mmgevent.records import decode_flush, decode_segment
+from mmgevent.records import decode_flush, decode_segment, encode_items, encode_value
 from mmgevent.reducers import count_values, max_value, sum_values
 from mmgevent.sources import Files, Lines
-from mmgevent.tasks import TaskFailure, mapping, run_map, run_reduce, skipping
-from mmgevent.tasks.skipping import MAX_TRACEBACKS, MAX_VALUE_BYTES, Skipping
+from mmgevent.tasks import TaskFailure, mapping, read_batch, run_map, run_reduce, skipping
+from mmgevent.tasks.skipping import MAX_TRACEBACKS, MAX_VALUE_BYTES, SignalTeller, Skipping
 from tests.kinds import IMPLEMENTATIONS
 
 PARTITIONS = 4
@@ -37,14 +40,16 @@ class Run:
         self.marks = []
         self.rules = rules or Skipping(max_skipped=0.5)
         functions = Functions.of(mapfn, collectfn, reducefn)
+        batch = encode_items(list(items))
         self.stats = run_map(
             functions,
-            list(items),
+            read_batch(batch),
             partitions=PARTITIONS,
             memory_bytes=memory,
             emit=self.flushes.append,
             mark=lambda position, key: self.marks.append(position),
             skipping=self.rules,
+            decode=lambda: read_batch(batch),
             **kwargs,
         )
         by_partition = {}
@@ -277,24 +282,6 @@ def test_rows_say_what_the_item_was_and_why_it_failed():
     assert run.rules.last_failure["key"] == "'good'"
 
 
-class Unstable:
-    """A key that hashes by identity."""
-
-
-@pytest.mark.parametrize("record", ["('its own', lambda: 0)", "(Unstable(), 1)", "((1, Unstable()), 1)"])
-def test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside(record):
-    def mapfn(key, value):
-        yield eval(record)
-
-    job = mmg.Job([("the item", 1)], mapfn, max_skipped=1)
-    assert mmg.run(job, inline=True) == {}
-    with mmg.LocalCluster(1) as cluster:
-        handle = cluster.submit(job)
-        assert handle.result() == {}
-        assert [failure["key"] for failure in handle.skipped()] == ["'the item'"]
-        assert list(handle.skipped_items()) == [("the item", 1)]
-
-
 def test_rows_leave_before_they_are_many_and_tracebacks_are_few(monkeypatch):
     monkeypatch.setattr(skipping, "ROWS_A_SEGMENT", 10)
     run = Run(words, enumerate(["bad"] * 1000 + ["a"]), sum_values, rules=Skipping(max_skipped=1000))
@@ -311,9 +298,157 @@ def test_a_signal_is_no_failure_where_signals_may_come():
         raise KeyboardInterrupt
 
     with pytest.raises(TaskFailure) as raised:
-        Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5, has_signals=True))
+        Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5, passes=SignalTeller().is_of_signal))
     assert isinstance(raised.value.__cause__, KeyboardInterrupt)
     assert Run(mapfn, [(1, 1)], rules=Skipping(max_skipped=5)).rules.count == 1
+
+
+def test_values_that_do_not_fold_cost_their_item_in_a_second_run():
+    items = [(i, "text" if i == 2 else i) for i in range(5)]
+    with pytest.raises(TaskFailure) as raised:
+        Run(lambda k, v: [("n", v)], items, sum_values)
+    assert raised.value.item == position_of(2)
+    run = Run(lambda k, v: [("n", v)], items, sum_values, skip=[raised.value.item])
+    assert run.results == {"n": 8}
+
+
+class Once:
+    """Can be pickled, and its copies cannot."""
+
+    def __init__(self, words=("bad",)):
+        self.words = list(words)
+
+    def __reduce__(self):
+        if not self.words:
+            raise TypeError("empty by now")
+        return Once, (self.words,)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(
+    "value", [{"raw": "bad"}, ["bad"], bytearray(b"bad"), Once()], ids=lambda value: type(value).__name__
+)
+def test_a_function_that_has_changed_its_item_gets_it_again_as_it_came(value, is_large):
+    seen = []
+
+    def mapfn(key, value):
+        if is_large:
+            yield from (("n", 1) for _ in range(mapping.WHOLE_RECORDS))
+        held = value.words if isinstance(value, Once) else value
+        seen.append(len(held))
+        held.clear()
+        if key == 1:
+            raise ValueError("now it is empty")
+        yield "n", 1
+
+    items = [(key, pickle.loads(pickle.dumps(value))) for key in range(3)]
+    run = Run(mapfn, items, sum_values, rules=Skipping(retries=2, max_skipped=1))
+    assert run.results == {"n": 2 * (1 + is_large * mapping.WHOLE_RECORDS)}
+    assert seen == [len(items[0][1].words if isinstance(value, Once) else items[0][1])] * 5
+    assert seen[0] > 0
+    ((position, kept, *_),) = (row for _, row in run.rows)
+    assert position == position_of(1)
+    assert kept == encode_value(value, MAX_VALUE_BYTES)
+
+
+def test_rows_that_cannot_be_sent_are_nobodys_failure():
+    class LinkLost(Exception):
+        pass
+
+    def mapfn(key, value):
+        raise ValueError(key)
+
+    def emit(flush):
+        raise LinkLost
+
+    for map_items in (None, lambda fn, items: (fn(*item) for item in items)):
+        with pytest.raises(LinkLost):
+            run_map(
+                Functions.of(mapfn, None, sum_values),
+                list(enumerate("x" * 1000)),
+                partitions=PARTITIONS,
+                memory_bytes=MIB,
+                emit=emit,
+                mark=lambda position, key: None,
+                skipping=Skipping(max_skipped=0.5),
+                map_items=map_items,
+            )
+
+
+class Falsy(Exception):
+    def __bool__(self):
+        return False
+
+
+class Exits(BaseException):
+    """Nobody may look at it."""
+
+    def __str__(self):
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("kind", [Falsy, Exits])
+def test_exceptions_that_defend_themselves_are_set_aside_by_name(kind):
+    def mapfn(key, value):
+        if key == 1:
+            raise kind
+        yield "n", 1
+
+    run = Run(mapfn, enumerate("abc"), sum_values)
+    assert run.results == {"n": 2}
+    assert [row[2] for _, row in run.rows] == [kind.__name__]
+
+
+def test_what_a_signal_raised_is_told_from_what_a_function_raised():
+    class Stop(BaseException):
+        pass
+
+    def handler(number, frame):
+        raise Stop
+
+    def catch(function):
+        try:
+            function()
+        except BaseException as error:
+            return error
+
+    def stop():
+        raise Stop
+
+    before_it = SignalTeller()
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        tell = SignalTeller()
+        assert tell.is_of_signal(catch(lambda: signal.raise_signal(signal.SIGUSR1)))
+        assert not tell.is_of_signal(catch(stop))
+        assert not before_it.is_of_signal(catch(lambda: signal.raise_signal(signal.SIGUSR1))), (
+            "a function's own"
+        )
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert tell.is_of_signal(Terminated(143))
+    for own in (asyncio.CancelledError(), gevent.Timeout(), GeneratorExit(), SystemExit(), ValueError()):
+        assert not tell.is_of_signal(own)
+
+
+class Unstable:
+    """A key that hashes by identity."""
+
+
+@pytest.mark.parametrize("record", ["('its own', lambda: 0)", "(Unstable(), 1)", "((1, Unstable()), 1)"])
+def test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside(record):
+    def mapfn(key, value):
+        yield eval(record)
+
+    job = mmg.Job([("the item", 1)], mapfn, max_skipped=1)
+    assert mmg.run(job, inline=True) == {}
+    with mmg.LocalCluster(1) as cluster:
+        handle = cluster.submit(job)
+        assert handle.result() == {}
+        assert [failure["key"] for failure in handle.skipped()] == ["'the item'"]
+        assert list(handle.skipped_items()) == [("the item", 1)]
 
 
 class Halt(BaseException):
@@ -343,12 +478,3 @@ def test_what_is_no_exception_is_a_failure_unless_the_handler_of_a_signal_raised
                 mmg.run(job.with_options(max_skipped=0), inline=True)
     finally:
         signal.signal(signal.SIGUSR1, previous)
-
-
-def test_values_that_do_not_fold_cost_their_item_in_a_second_run():
-    items = [(i, "text" if i == 2 else i) for i in range(5)]
-    with pytest.raises(TaskFailure) as raised:
-        Run(lambda k, v: [("n", v)], items, sum_values)
-    assert raised.value.item == position_of(2)
-    run = Run(lambda k, v: [("n", v)], items, sum_values, skip=[raised.value.item])
-    assert run.results == {"n": 8}

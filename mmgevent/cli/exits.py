@@ -29,7 +29,7 @@ from types import FrameType
 
 from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
-from mmgevent.errors import MmgeventError
+from mmgevent.errors import MmgeventError, SignalReceived
 from mmgevent.versions import check_gil
 
 FAULT = 70
@@ -45,7 +45,7 @@ TIDY_S = 2.0
 _is_debugging = False
 
 
-class Terminated(BaseException):
+class Terminated(SignalReceived):
     """SIGTERM or SIGHUP came; as KeyboardInterrupt is for SIGINT."""
 
     def __init__(self, code: int) -> None:

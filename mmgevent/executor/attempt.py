@@ -145,8 +145,10 @@ class Runner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
             )
-        items = tasks.read_batch(attempt.read_all())
+        data = attempt.read_all()
+        items = tasks.read_batch(data)
         lo, hi = message["lo"], message["hi"]
+        decode = (lambda: tasks.read_batch(data)[lo:hi]) if skipping.is_needed else None
         return tasks.run_map(
             functions,
             items[lo:hi],
@@ -158,6 +160,7 @@ class Runner:
             skip=message.get("skip", ()),
             part=tuple(message.get("part", ALL)),
             skipping=skipping,
+            decode=decode,
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,

@@ -22,6 +22,12 @@ from mmgevent.shipping import settings
 IndexedItem = tuple[int, Any, Any]
 
 
+class _ItemEnded(gevent.GreenletExit):
+    """The greenlet of an item is told to end, since an item before it failed."""
+
+    ends_item = True  #: see `mapping.is_end_of_greenlet`
+
+
 class ItemPool:
     """Runs up to `size` items at once."""
 
@@ -46,7 +52,7 @@ class ItemPool:
             while begun:
                 yield _take(begun)
         finally:
-            gevent.killall(list(begun))
+            gevent.killall(list(begun), _ItemEnded)
             self._running.clear()
 
     def _run(self, function: Callable[[int, Any, Any], Any], item: IndexedItem) -> _Outcome:
@@ -55,8 +61,8 @@ class ItemPool:
         self._show_oldest()
         try:
             return _Outcome(function(*item), None)
-        except gevent.GreenletExit:
-            raise  # an item before it failed
+        except _ItemEnded:
+            raise
         except BaseException as error:  # SystemExit too: gevent would end the process for it
             return _Outcome(None, error)
         finally:
@@ -81,7 +87,7 @@ class _Outcome:
 def _take(begun: deque[gevent.Greenlet]) -> Any:
     outcome = begun.popleft().get()
     if not isinstance(outcome, _Outcome):
-        raise outcome  # a GreenletExit of the function's own
+        raise outcome  # it was told to end
     if outcome.error is not None:
         raise outcome.error
     return outcome.result

@@ -22,6 +22,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.errors import SchedulerError
+from mmgevent.failures import advise_on_skips
 from mmgevent.positions import WHOLE, entry_of, halves_of, place_of, position_of
 from mmgevent.scheduler.attempts import Attempt, Task, TaskEvent
 
@@ -393,10 +394,7 @@ class Ledger:
         """The failure that ends the job when an item more than allowed fails by this one."""
         limit = self.rules.max_skipped
         known = self.items_mapped + self.set_aside_count if self.has_refs else self.items_known
-        return {
-            "advice": f"more of the {known} items fail than max_skipped={limit} allows",
-            **failure,
-        }
+        return advise_on_skips(failure, known, limit)
 
     def time(self, seconds: float, random: random_module.Random) -> None:
         """Note how long a task took: a uniform sample of them is kept (Vitter's algorithm R)."""

@@ -21,7 +21,7 @@ from mmgevent.positions import ALL, Part
 from mmgevent.records import SegmentError, decode_items
 from mmgevent.sources import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
-from mmgevent.tasks.map_task import Emit, MapTask, Mark, MarkFlush, TaskStats
+from mmgevent.tasks.map_task import Decode, Emit, MapTask, Mark, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.reduce_task import Part as ReducePart
 from mmgevent.tasks.reduce_task import ReduceTask
@@ -58,6 +58,7 @@ def run_map(
     mark_flush: MarkFlush | None = None,
     part: Part = ALL,
     skipping: Skipping | None = None,
+    decode: Decode | None = None,
     tunes_gc: bool = True,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
@@ -66,6 +67,7 @@ def run_map(
     file.  Entries count from `first_index`; items whose positions (see `positions`) are in `skip` are passed over.
     `part`: of a single entry, which of its parts to map.
     `skipping`: what to do about items that fail; None: they end the task.
+    `decode()` gives `items` anew, for the next try of one that a function has changed; needed with `skipping`.
     `partitions`: the number of partitions of the job.  `memory_bytes`: of records the task may hold at once, as the
     core estimates them; what it encodes of them, the input and the functions' own objects come on top.
     `emit(flush)` takes the bytes of one flush; zero or more come.  `mark(position, key)` is called before each item.
@@ -91,6 +93,7 @@ def run_map(
         mark_flush=mark_flush,
         part=part,
         skipping=skipping,
+        decode=decode,
     )
     return _run(task, tunes_gc)
 

@@ -79,7 +79,9 @@ def short_repr(obj: Any, limit: int = KEY_CHARACTERS) -> str:
             obj = obj[:limit]
             return _cut(repr(obj), limit - 3) + "..."
         text = _repr.repr(obj)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a __repr__ that exits is no reason to exit
         return _cut(f"<{type(obj).__name__} whose repr() fails>", limit)
     return text if len(text) <= limit else _cut(text, limit - 3) + "..."
 
@@ -165,6 +167,8 @@ def describe_error(error: BaseException) -> str:
     """Return "Type: text" of an exception; RecordError, SegmentError and NoTerminalError, our own, speak for themselves."""
     try:
         text = str(error)
+    except KeyboardInterrupt:
+        raise
     except BaseException:  # a __str__ that exits is no reason to exit
         text = "<its str() fails>"
     if isinstance(error, (RecordError, SegmentError, NoTerminalError)):
@@ -184,7 +188,9 @@ def format_user_traceback(error: BaseException) -> str | None:
         report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
         frames = _drop_our_frames(report, set())
         return _printable("".join(report.format())) if frames else None
-    except Exception as problem:  # an exception object that cannot even be looked at
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # an exception object that cannot even be looked at
         return f"<the traceback cannot be formatted: {type(problem).__name__}>"
 
 

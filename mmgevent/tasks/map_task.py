@@ -16,7 +16,7 @@ Every value passes through the combining function exactly once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.grouping import Grouping
 from mmgevent.tasks.items import TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
+from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
 
@@ -41,6 +42,7 @@ MAX_FLUSH_BYTES = 16 * 1024 * 1024
 Mark = Callable[[int, Any], object]
 MarkFlush = Callable[[int | None], object]
 Emit = Callable[[bytes], object]
+Decode = Callable[[], Sequence[tuple[Any, Any]]]
 
 
 @dataclass
@@ -76,6 +78,7 @@ class MapTask:
         mark_flush: MarkFlush | None = None,
         part: Part = ALL,
         skipping: Skipping | None = None,
+        decode: Decode | None = None,
     ):
         self._has_mapfn = functions.mapfn is not None
         self._collectfn: Any = functions.collectfn
@@ -107,6 +110,7 @@ class MapTask:
                 map_items,
                 self._skipping,
                 self._emit_set_aside,
+                Originals(decode, first_index),
             )
         self._flushed_items = 0  # items that were done or begun when the last flush ended
         self.stats = TaskStats()

@@ -26,6 +26,7 @@ from mmgevent.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import TaskItems
+from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.skipping import UNREAD, Skipping
 
@@ -98,7 +99,7 @@ class StreamedMapping:
         try:
             records = list(pairs_of(self._mapfn(key, value), "mapfn"))
         except BaseException as error:
-            if is_greenlet_exit(error):  # an item before this one failed
+            if is_end_of_greenlet(error):  # an item before this one failed
                 raise
             raise blame_records(error, "mapfn", key, position) from error
         for record in records:
@@ -133,6 +134,7 @@ class CarefulMapping:
         map_items: MapItems | None,
         skipping: Skipping,
         emit_set_aside: Callable[[], None],
+        originals: Originals,
     ):
         """As StreamedMapping. `emit_set_aside()` is called when `skipping` has many rows to be encoded."""
         items.on_unreadable = self._set_unreadable_aside
@@ -146,6 +148,9 @@ class CarefulMapping:
         self._map_items = map_items
         self._skipping = skipping
         self._emit_set_aside = emit_set_aside
+        self._originals = originals
+        #: what sending rows away raised, which is nobody's failure
+        self._broken: BaseException | None = None
         self._large: _Large | None = None
 
     def fills(self) -> Iterator[Filled]:
@@ -199,10 +204,11 @@ class CarefulMapping:
                     output = pairs_of(output, "mapfn")
                 records = take(output, WHOLE_RECORDS)
             except BaseException as error:
-                self._skipping.check(error)
+                if self._skipping.passes(error):
+                    raise
                 output, records = self._try_again(position, key, value, error, WHOLE_RECORDS)
                 if self._skipping.is_full:
-                    self._emit_set_aside()
+                    self._send_rows()
             if len(records) == WHOLE_RECORDS:
                 self._large = _Large(position, key, value, chain(records, output))
                 return
@@ -211,7 +217,7 @@ class CarefulMapping:
     def _pooled(self, outputs: Iterable[list[Any]]) -> Iterator[list[Any]]:
         for records in outputs:
             if self._skipping.is_full:  # here, since greenlets cannot share the way out
-                self._emit_set_aside()
+                self._send_rows()
             yield records
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
@@ -219,8 +225,7 @@ class CarefulMapping:
         try:
             return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
         except BaseException as error:
-            self._skipping.check(error)
-            if is_greenlet_exit(error):  # an item before this one failed
+            if self._skipping.passes(error) or is_end_of_greenlet(error):  # an item before this one failed
                 raise
             return self._try_again(position, key, value, error, _NO_LIMIT)[1]
 
@@ -232,19 +237,20 @@ class CarefulMapping:
         Returns its records, up to `limit`, and the iterator of those that follow. An item that is set aside has none.
         """
         for _ in range(self._skipping.retries):
+            key, value = self._originals.item(position, key, value)
             self._mark(position, key)
             try:
                 output = pairs_of(self._mapfn(key, value), "mapfn")
                 return output, take(output, limit)
             except BaseException as again:
-                self._skipping.check(again)
-                if is_greenlet_exit(again):
+                if self._skipping.passes(again) or is_end_of_greenlet(again):
                     raise
                 error = again
         self._set_aside(position, key, value, error)
         return iter(()), []
 
     def _set_aside(self, position: int, key: Any, value: Any, error: BaseException) -> None:
+        key, value = self._originals.item(position, key, value)
         with_traceback = self._skipping.wants_traceback
         failure = blame_records(error, self._function, key, position, with_traceback=with_traceback)
         failure.__cause__ = error
@@ -253,7 +259,14 @@ class CarefulMapping:
     def _set_unreadable_aside(self, position: int, key: Any, failure: TaskFailure) -> None:
         self._skipping.give_up(position, key, UNREAD, failure)
         if self._skipping.is_full and self._map_items is None:
+            self._send_rows()
+
+    def _send_rows(self) -> None:
+        try:
             self._emit_set_aside()
+        except BaseException as error:
+            self._broken = error
+            raise
 
     # --- records to groups ---
 
@@ -264,20 +277,22 @@ class CarefulMapping:
         other.
         """
         tries = self._skipping.retries
-        records = large.records
+        position, key, value, records = large
         while True:
             table: Groups = {}
             try:
                 exhausted, _, count = self._grouping.add(records, table, self._budget)
                 return table, count, None if exhausted else records
             except BaseException as error:
-                self._skipping.check(error)
+                if self._skipping.passes(error):
+                    raise self._blame(error) from error
                 if not tries:
-                    self._set_aside(large.position, large.key, large.value, error)
+                    self._set_aside(position, key, value, error)
                     return {}, 0, None
             tries -= 1
-            self._mark(large.position, large.key)
-            records = self._begin(large.key, large.value)
+            key, value = self._originals.item(position, key, value)
+            self._mark(position, key)
+            records = self._begin(key, value)
 
     def _begin(self, key: Any, value: Any) -> Iterator[Any]:
         """Yield the records of an item; what calling mapfn raises comes out where they are read."""
@@ -299,6 +314,8 @@ class CarefulMapping:
 
     def _blame(self, error: BaseException) -> TaskFailure:
         """Blame the item at hand for what is no failure of its mapfn alone: its records are in the groups."""
+        if error is self._broken:
+            raise error
         return blame_records(error, self._function, self._items.key, self._items.position)
 
 
@@ -320,10 +337,9 @@ def fill(
         yield Filled(groups, records)
 
 
-def is_greenlet_exit(error: BaseException) -> bool:
-    """Return whether a greenlet was told to end by this exception."""
-    greenlet = sys.modules.get("greenlet")  # there only if somebody uses greenlets
-    return greenlet is not None and isinstance(error, greenlet.GreenletExit)
+def is_end_of_greenlet(error: BaseException) -> bool:
+    """Return whether `map_items` told the greenlet of an item to end by this; a GreenletExit of the user's is a failure."""
+    return getattr(type(error), "ends_item", False) is True
 
 
 def _give_item(key: Any, value: Any) -> list[tuple[Any, Any]]:

@@ -16,10 +16,11 @@ A row is a record: its key is the key of the item, its value a tuple of
 from __future__ import annotations
 
 import signal
-import traceback
+from collections.abc import Callable
 from typing import Any
 
 from mmgevent import failures
+from mmgevent.errors import SignalReceived
 from mmgevent.records import RecordError, encode_segment, encode_value
 from mmgevent.tasks.blame import TaskFailure, short_repr
 
@@ -36,11 +37,13 @@ MAX_NAMED = 20
 #: Rows that are encoded together: about 256 KiB of them.
 ROWS_A_SEGMENT = 256
 
-#: Packages that raise exceptions into the code of others to end it.
-_INTERRUPTING = ("mmgevent", "gevent", "greenlet")
-
 #: Stands for the value of an item that could not be read.
 UNREAD: Any = object()
+
+
+def _never(error: BaseException) -> bool:
+    return False
+
 
 Row = tuple[int, bytes | None, str, str, dict[str, Any]]
 
@@ -53,15 +56,11 @@ class Skipping:
         retries: int = 0,
         max_skipped: int | float = 0,
         *,
-        has_signals: bool = False,
+        passes: Callable[[BaseException], bool] = _never,
     ):
-        """`retries` and `max_skipped` are the options of the job.
-
-        `has_signals`: functions run in a process of the user's, where an exception may interrupt them that is not
-        theirs, see `is_interrupt`. In an executor every exception is a failure of the function.
-        """
+        """`retries` and `max_skipped` are the options of the job; what `passes(error)` is no failure of an item."""
         self.retries = retries
-        self._has_signals = has_signals
+        self.passes = passes
         #: Items that were set aside.
         self.count = 0
         #: The failure record of the last of them.
@@ -71,11 +70,6 @@ class Skipping:
         self._max_skipped = max_skipped
         self._keys: list[Any] = []
         self._rows: list[Row] = []
-
-    def check(self, error: BaseException) -> None:
-        """Raise an exception that is no failure of the function under which it came."""
-        if self._has_signals and is_interrupt(error):
-            raise error
 
     @property
     def is_needed(self) -> bool:
@@ -101,7 +95,7 @@ class Skipping:
         if type(self._max_skipped) is int and self.count > self._max_skipped:
             failure.skipped = self.count
             raise failure
-        error = failure.__cause__ or failure
+        error = failure if failure.__cause__ is None else failure.__cause__
         self.last_failure = failure.failure
         if self.count <= MAX_NAMED:
             self.first_failures.append(failure.failure)
@@ -128,23 +122,34 @@ class Skipping:
             return encode_segment([short_repr(key) for key in keys], rows)
 
 
-def is_interrupt(error: BaseException) -> bool:
-    """Return whether an exception interrupted the user's functions from outside, and is no failure of theirs.
-
-    These are KeyboardInterrupt, what our commands and gevent raise to end something, and whatever a Python handler
-    of a signal raised. All derive from BaseException only.
-    """
-    if isinstance(error, (Exception, SystemExit, GeneratorExit)):
-        return False
-    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] in _INTERRUPTING:
-        return True
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
-    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
 def _text_of(error: BaseException) -> str:
     try:
         return failures.shorten(str(error))
-    except Exception:  # of the user's own __str__
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # of the user's own __str__
         return "<its str() fails>"
+
+
+class SignalTeller:
+    """Tells what a signal raised under a function from failures of the function, in the user's own process."""
+
+    def __init__(self) -> None:
+        """Look at the handlers there are now: one that a function installs later is its own, such as an alarm's."""
+        handlers = map(signal.getsignal, signal.valid_signals())
+        self._codes = frozenset(
+            code for each in handlers if (code := getattr(each, "__code__", None)) is not None
+        )
+
+    def is_of_signal(self, error: BaseException) -> bool:
+        """Return whether a signal raised this."""
+        if isinstance(error, (KeyboardInterrupt, SignalReceived)):
+            return True
+        if isinstance(error, (Exception, SystemExit, GeneratorExit)):
+            return False
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code in self._codes:
+                return True
+            trace = trace.tb_next
+        return False

@@ -409,6 +409,27 @@ def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path, wrap):
     assert descendants() <= before
 
 
+def test_an_engine_that_is_killed_while_it_starts_is_replaced_as_well(tmp_path):
+    gate = tmp_path / "gate"
+
+    def wait_for_gate(key, text):
+        while not gate.exists():
+            time.sleep(0.01)
+        yield from map_words(key, text)
+
+    notices = []
+    with mmg.LocalCluster(1) as cluster:
+        handle = cluster.submit(mmg.Job(TEXT, wait_for_gate, add), on_notice=notices.append)
+        wait_until(lambda: handle.progress().running)
+        for _ in range(2):  # the second has hardly begun
+            engine = cluster._engine
+            os.kill(engine.pid, signal.SIGKILL)
+            wait_until(lambda engine=engine: cluster._engine is not engine)
+        gate.touch()
+        assert handle.result(60) == count_words(TEXT.values())
+    assert sum("handed in again" in text for text in notices) == 2
+
+
 @pytest.mark.parametrize("threads", [1, 10])
 def test_many_jobs_submitted_at_once_are_all_done_by_one_engine(threads):
     """A job's number is the first thing its server sees of it, and they have to come in rising order."""

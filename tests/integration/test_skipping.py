@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import gevent
 import pytest
 
 import mmgevent as mmg
@@ -80,15 +81,19 @@ def test_shares_count_lines(cluster, log):
             if is_allowed:
                 assert run(job, inline=True) == expected(bad)
             else:
-                with pytest.raises(mmg.TooManySkippedError, match=r"3000 items|bad"):
+                with pytest.raises(
+                    mmg.TooManySkippedError,
+                    match=r"more of the \d+ items fail than max_skipped=0.0099 allows",
+                ):
                     run(job, inline=True)
 
 
 def test_one_line_too_many_ends_the_job(cluster, log):
     job = mmg.Job(log({1, 2, 3}), ints, add, max_skipped=2)
     for run in (lambda: mmg.run(job, inline=True), lambda: cluster.run(job)):
-        with pytest.raises(mmg.TooManySkippedError, match="invalid literal"):
+        with pytest.raises(mmg.TooManySkippedError, match="invalid literal") as raised:
             run()
+        assert "more items fail than max_skipped=2 allows" in str(raised.value)
 
 
 @pytest.mark.parametrize("greenlets", [0, 3])
@@ -274,3 +279,20 @@ def test_a_failure_of_reduce_says_that_keys_are_not_set_aside(cluster):
     for run in (lambda: mmg.run(job, inline=True), lambda: cluster.run(job)):
         with pytest.raises(mmg.JobError, match="max_skipped sets items aside in map only"):
             run()
+
+
+@pytest.mark.parametrize("options", [{}, {"greenlets": 5}, {"greenlets": 5, "retries": 1}])
+@pytest.mark.parametrize("kind", [gevent.GreenletExit, gevent.Timeout, StopIteration])
+def test_what_ends_greenlets_costs_its_own_item_too(cluster, options, kind):
+    def mapfn(key, value):
+        gevent.sleep(0)
+        if key == 5:
+            raise kind
+        return [("n", 1)]
+
+    items = [(i, i) for i in range(100)]
+    handle = cluster.submit(mmg.Job(items, mapfn, add, max_skipped=1, **options))
+    assert handle.result(60) == {"n": 99}
+    assert list(handle.skipped_items()) == [(5, 5)]
+    with pytest.raises(mmg.JobError, match="mapfn at 5 "):
+        cluster.run(mmg.Job(items, mapfn, add, **options))

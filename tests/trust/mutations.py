@@ -446,6 +446,13 @@ MUTATIONS = [
         ("test_skipping.py::test_nothing_of_an_item_that_fails_counts_and_everything_of_the_others",),
     ),
     Mutation(
+        "an item that a function has changed is tried again as it came",
+        "tasks/originals.py",
+        "if self._decode is None or (",
+        "if True or (",
+        ("test_skipping.py::test_a_function_that_has_changed_its_item_gets_it_again_as_it_came",),
+    ),
+    Mutation(
         "the number of a live attempt is passed over",
         "scheduler/dispatcher.py",
         "while number in self.attempts:",
