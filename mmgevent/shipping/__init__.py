@@ -41,7 +41,6 @@ from mmgevent.shipping.effects import Effect, run_effects
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
 from mmgevent.shipping.packer import EarlyNames, Packer
 from mmgevent.shipping.refusals import OWN_MODULE
-from mmgevent.shipping.settings import left_behind
 from mmgevent.shipping.surroundings import context, enter
 
 if typing.TYPE_CHECKING:
@@ -55,7 +54,6 @@ __all__ = [
     "fingerprint",
     "import_advice",
     "import_dill",
-    "left_behind",
     "load",
     "pack",
     "preload",
@@ -83,6 +81,7 @@ def pack(
     py_files: Sequence[str | os.PathLike[str]] = (),
     argv: Sequence[str] | None = None,
     stays_here: bool = False,
+    on_left: Callable[[str], None] = lambda _: None,
 ) -> bytes:
     """Return the payload that `load` turns into these functions in another process.
 
@@ -92,6 +91,8 @@ def pack(
     this process.  Globals are captured as they are now, and so are the settings of this
     process and thread (`shipping/settings.py`).
     `stays_here`: all executors are on this machine, and import what cannot travel.
+    `on_left` gets a sentence for each change that stays behind, as far as that can be seen: of a
+    library's settings, say, at the top of the job's file.
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -117,7 +118,10 @@ def pack(
                     packer.tree.add_py_file(path)
                 packer.add_effects()
                 try:
-                    return packer.pack({role: getattr(functions, role) for role in _ROLES}, shown, found)
+                    payload = packer.pack({role: getattr(functions, role) for role in _ROLES}, shown, found)
+                    for sentence in (*settings.left_behind(), *packer.find_left(functions.setupfn)):
+                        on_left(sentence)
+                    return payload
                 except EarlyNames as more:
                     early |= more.imports
 

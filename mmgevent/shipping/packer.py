@@ -27,6 +27,7 @@ import io
 import itertools
 import linecache
 import pickle
+import re
 import sys
 import types
 import typing
@@ -39,6 +40,7 @@ from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.shipping import bindings, definitions, instances, lookups
 from mmgevent.shipping.effects import Effect, find_effects
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, SourceTree
+from mmgevent.shipping.outside import find_changes, own_place
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
 from mmgevent.shipping.struct_classes import reduce_struct_class
@@ -53,6 +55,8 @@ _UNBOUND = frozenset(("__name__", "__builtins__", "__loader__", "__spec__", "__c
 
 #: Pickle of one spare name, bytes.  A function may need it or not; tables that only the driver reads are larger.
 MAX_SPARE_BYTES = 32 << 20
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 #: modules that are there before a job is loaded
 _PRESENT = frozenset((*sys.stdlib_module_names, *MAIN_NAMES, "mmgevent", "dill"))
@@ -143,20 +147,42 @@ class Packer:
 
     def add_effects(self) -> None:
         """Take along what the job's file, or else the program, imports for its effect only."""
-        files = self.by_value - MAIN_NAMES
         left_out = {*self.by_value, "mmgevent", "__future__"}
-        for name in sorted(files) or ["__main__"]:
-            module = sys.modules.get(name)
-            path = getattr(module, "__file__", None)
-            if module is None or not isinstance(path, str):
-                continue  # a notebook, a REPL, a program on stdin
-            lines = linecache.getlines(path, vars(module))
-            for effect in find_effects(module, "".join(lines), left_out):
+        for module, text in self._program_files():
+            for effect in find_effects(module, text, left_out):
                 self._effects.append(effect)
                 if effect.module.partition(".")[0] not in _PRESENT:
                     self._is_plain = False
                 with contextlib.suppress(ShippingError):  # then it is found there, or missed by name
                     self.tree.add_import(effect.module, 0, effect.names, "")
+
+    def _program_files(self) -> Iterator[tuple[types.ModuleType, str]]:
+        """Yield the job's files, or else the program, with their sources."""
+        for name in sorted(self.by_value - MAIN_NAMES) or ["__main__"]:
+            module = sys.modules.get(name)
+            path = getattr(module, "__file__", None)
+            if module is None or not isinstance(path, str):
+                continue  # a notebook, a REPL, a program on stdin
+            yield module, "".join(linecache.getlines(path, vars(module)))
+
+    def find_left(self, setupfn: Any) -> Iterator[str]:
+        """Yield a sentence for each change that the job's files made outside of themselves and setupfn does not."""
+        repeated = set(lookups.names_used(setupfn)) if isinstance(setupfn, types.FunctionType) else set()
+        for module, text in self._program_files():
+            reached = {name for place, name in self._seen if place == id(vars(module))}
+            packages = {own_place(vars(module).get(name)).partition(".")[0] for name in reached}
+            packages.update(name.partition(".")[0] for name in self.tree.sources)
+            is_reached = functools.partial(self._is_reached, vars(module), reached, packages)
+            yield from find_changes(module, text, is_reached, repeated)
+
+    def _is_reached(
+        self, namespace: dict[str, Any], reached: set[str], packages: set[str], name: str, package: str
+    ) -> bool:
+        is_instance = not isinstance(namespace[name], (types.ModuleType, type, *_FUNCTIONS))
+        if name in reached:
+            return not is_instance  # which travels as it is now
+        word = re.compile(rf"\b{re.escape(package)}\b")
+        return package in packages or any(word.search(source.text) for source in self.tree.sources.values())
 
     def pack(self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any]) -> bytes:
         """Return the payload for `{role: function or form}`, to be run with this `sys.argv` and these settings.

@@ -1,0 +1,212 @@
+"""Find statements of a program that change what belongs to other modules: executors do not repeat them.
+
+`mpmath.mp.dps = 50`, `pd.set_option(...)` or `random.seed(1)` at the top of a job hold in the program
+only, and answers would differ without a word. Reading the file finds most of them: assignments to
+what was imported, and calls whose name says that they set something. Those in functions that the
+module calls by name, such as `main()`, count as well. What executors take over anyway does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+#: words that a call begins or ends with that sets something: `set_option`, `manual_seed`
+_STATE_WORDS = frozenset(
+    [
+        "activate",
+        "add",
+        "config",
+        "configure",
+        "disable",
+        "enable",
+        "init",
+        "initialize",
+        "install",
+        "patch",
+        "register",
+        "seed",
+        "set",
+        "setup",
+        "use",
+    ]
+)
+
+#: calls of the standard library that set what does not travel; others of it set what does, or no answers
+_STANDARD_CALLS = frozenset(
+    [
+        "codecs.register",
+        "codecs.register_error",
+        "copyreg.constructor",
+        "copyreg.pickle",
+        "gettext.bindtextdomain",
+        "gettext.install",
+        "gettext.textdomain",
+        "logging.addLevelName",
+        "logging.setLogRecordFactory",
+        "logging.setLoggerClass",
+        "mimetypes.add_type",
+        "mimetypes.init",
+        "random.seed",
+        "random.setstate",
+        "sqlite3.register_adapter",
+        "sqlite3.register_converter",
+    ]
+)
+
+#: what executors take over (docs/what-travels.md), or what changes no answers
+_TAKEN_OVER = (
+    "calendar.",
+    "csv.",
+    "decimal.",
+    "gc.",
+    "gevent.",
+    "logging.",
+    "mmgevent.",
+    "multiprocessing.",
+    "numpy.set_printoptions",
+    "numpy.seterr",
+    "os.",
+    "signal.",
+    "sys.",
+    "threading.",
+    "warnings.",
+)
+
+#: what works wherever it was set, whether or not a function names the module
+_EVERYWHERE = ("builtins.", "codecs.", "copyreg.", "gettext.install.", "logging.")
+
+#: The same seed in each executor would give the same numbers for many keys.
+_SEED_ADVICE = "seed in the function, from the key, as in random.Random(repr(key))"
+
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+
+
+class _Change(NamedTuple):
+    """One statement that may change what is not the file's own."""
+
+    line: int
+    root: str  #: the name that it begins with
+    path: str  #: with what follows: "mp.dps"
+    is_call: bool
+
+
+def find_changes(
+    module: types.ModuleType,
+    text: str,
+    is_reached: Callable[[str, str], bool],
+    repeated: Collection[str],
+) -> Iterator[str]:
+    """Yield a sentence for each statement of a module with this source that executors will miss.
+
+    `is_reached` gets a global name and the package that it comes from, and says whether functions of the
+    job use either.  `repeated` are names that setupfn, or what it calls, uses.
+    """
+    changes, imported = _read(text)
+    for change in changes:
+        if change.root not in imported or change.root not in vars(module):
+            continue
+        full = _full_path(module, imported[change.root], change)
+        last = change.path.rpartition(".")[2]
+        if last in repeated or not _matters(full, change.is_call):
+            continue
+        if f"{full}.".startswith(_EVERYWHERE) or is_reached(change.root, full.partition(".")[0]):
+            what = f"{change.path}(...)" if change.is_call else f"{change.path} = ..."
+            place = f"line {change.line} of {os.path.basename(module.__file__ or module.__name__)}"
+            advice = _SEED_ADVICE if "seed" in last else "repeat it in setupfn"
+            yield f"{what} in {place} does not travel to executors: {advice}; answers may differ"
+
+
+def own_place(value: Any) -> str:
+    """Return the name of the module that a value is, or a class or function comes from; "" for others."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+        return ""
+    home = getattr(value, "__module__", None)
+    return home if isinstance(home, str) else ""
+
+
+def _full_path(module: types.ModuleType, home: str, change: _Change) -> str:
+    """Return a path by its real name: "numpy.random.seed" of `np.random.seed`."""
+    value = vars(module)[change.root]
+    if isinstance(value, types.ModuleType):
+        home = value.__name__
+    elif home.startswith("."):
+        home = f"{module.__package__ or ''}.{home.lstrip('.')}"
+    return home + change.path[len(change.root) :]
+
+
+def _matters(full: str, is_call: bool) -> bool:
+    package = full.partition(".")[0]
+    if is_call and package in sys.stdlib_module_names:
+        return full in _STANDARD_CALLS or full.startswith("random.Random.")
+    if f"{full}.".startswith(_TAKEN_OVER):
+        return False
+    if not is_call:
+        return True
+    words = [word.lower() for word in _WORD.findall(full.rpartition(".")[2])]
+    return bool(words) and (words[0] in _STATE_WORDS or words[-1] in _STATE_WORDS)
+
+
+@functools.lru_cache(maxsize=16)
+def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
+    """Return the changes that a module makes when it runs, and {name that an import binds: what it is}."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return (), {}
+    imported = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update({each.asname or each.name.partition(".")[0]: each.name for each in node.names})
+        elif isinstance(node, ast.ImportFrom):
+            home = "." * node.level + (node.module or "")
+            imported.update({each.asname or each.name: f"{home}.{each.name}" for each in node.names})
+    functions = {node.name: node.body for node in tree.body if isinstance(node, ast.FunctionDef)}
+    called: dict[str, None] = {}
+    changes = list(_walk(tree.body, called))
+    for name in list(called):
+        changes += _walk(functions.get(name, ()), {})
+    return tuple(changes), imported
+
+
+def _walk(body: Collection[ast.stmt], called: dict[str, None]) -> Iterator[_Change]:
+    """Yield the changes of these statements and of those in their blocks; note the names that they call."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        for block in ("body", "orelse", "finalbody"):
+            yield from _walk(getattr(node, block, ()), called)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            if isinstance(node.value.func, ast.Name):
+                called[node.value.func.id] = None
+            yield from _change(node, node.value.func, is_call=True)
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                yield from _change(node, target, is_call=False)
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+            yield from _change(node, node.target, is_call=False)
+
+
+def _change(statement: ast.stmt, target: ast.expr, *, is_call: bool) -> Iterator[_Change]:
+    parts: list[str] = []
+    at = target
+    while not isinstance(at, ast.Name):
+        if isinstance(at, ast.Attribute):
+            parts.append(at.attr)
+            at = at.value
+        elif isinstance(at, ast.Subscript):
+            at = at.value
+        elif isinstance(at, ast.Call):
+            at = at.func
+        else:
+            return
+    if target is not at or is_call:  # a plain name is the file's own
+        yield _Change(statement.lineno, at.id, ".".join([at.id, *reversed(parts)]), is_call)
