@@ -17,6 +17,7 @@ def mapfn(key, value):
 HEAD = "import builtins, codecs, decimal, json, logging, os, random, sys, time\nimport settings\n"
 
 SETTINGS = """
+import functools
 class Thing: dps = 15
 mp = Thing()
 CFG = {}
@@ -24,6 +25,10 @@ def tune(value): mp.dps = value
 def set_option(name, value): CFG[name] = value
 def get_context(): return mp
 def show(): pass
+def register(own): return own
+def registered(name): return lambda own: own
+@functools.singledispatch
+def kind(value): pass
 def state(): return mp.dps
 """
 
@@ -67,6 +72,18 @@ def left(tmp_path, monkeypatch):
         ("try:\n    pass\nfinally:\n    settings.mp.dps = 3", "settings.mp.dps = ... in line 6"),
         ("for n in range(2): settings.mp.dps = n", "settings.mp.dps = ... in line 3"),
         ("def main():\n    settings.mp.dps = 3\nmain()", "settings.mp.dps = ... in line 4"),
+        ("def main(): inner()\ndef inner(): settings.mp.dps = 3\nmain()", "settings.mp.dps = ... in line 4"),
+        ("@settings.register\ndef own(): pass", "@settings.register in line 3"),
+        ("@settings.registered('own')\nclass Own: pass", "@settings.registered in line 3"),
+        ("@settings.kind.register(int)\ndef own(value): pass", "@settings.kind.register in line 3"),
+        (
+            "import numbers\nclass Own: pass\nnumbers.Number.register(Own)",
+            "numbers.Number.register(...) in line 5",
+        ),
+        (
+            "from collections.abc import Sequence\n@Sequence.register\nclass Own: pass",
+            "@Sequence.register in line 4",
+        ),
         ("random.seed(1)", "random.seed(...) in line 3"),
         ("time.time = lambda: 5.0", "time.time = ... in line 3"),
         ("json.JSONEncoder.default = lambda self, value: 1", "json.JSONEncoder.default = ... in line 3"),
@@ -87,6 +104,7 @@ def test_what_executors_do_not_repeat_is_told(left, source, said):
         "os.environ['OUTSIDE'] = '1'",
         "sys.setrecursionlimit(2000)",
         "logging.basicConfig()",
+        "import atexit\n@atexit.register\ndef bye(): pass",
         "settings.show()",  # by their names these set nothing
         "os.makedirs('there', exist_ok=True)",
         "OWN = {}\nOWN['a'] = 1",  # these are the file's own

@@ -2,8 +2,8 @@
 
 `mpmath.mp.dps = 50`, `pd.set_option(...)` or `random.seed(1)` at the top of a job hold in the program
 only, and answers would differ without a word. Reading the file finds most of them: assignments to
-what was imported, and calls whose name says that they set something. Those in functions that the
-module calls by name, such as `main()`, count as well. What executors take over anyway does not.
+what was imported, calls whose name says that they set something, and decorators that register.
+Those in functions that the module calls by name, such as `main()`, count as well. What executors take over anyway does not.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _STATE_WORDS = frozenset(
         "install",
         "patch",
         "register",
+        "registered",
         "seed",
         "set",
         "setup",
@@ -88,13 +89,20 @@ _SEED_ADVICE = "seed in the function, from the key, as in random.Random(repr(key
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
+_ASSIGNMENT, _CALL, _DECORATOR = "{} = ...", "{}(...)", "@{}"
+
+
 class _Change(NamedTuple):
     """One statement that may change what is not the file's own."""
 
     line: int
     root: str  #: the name that it begins with
     path: str  #: with what follows: "mp.dps"
-    is_call: bool
+    form: str  #: what it looks like, with the path in place of {}
+
+    @property
+    def is_call(self) -> bool:
+        return self.form != _ASSIGNMENT
 
 
 def find_changes(
@@ -116,8 +124,9 @@ def find_changes(
         last = change.path.rpartition(".")[2]
         if last in repeated or not _matters(full, change.is_call):
             continue
-        if f"{full}.".startswith(_EVERYWHERE) or is_reached(change.root, full.partition(".")[0]):
-            what = f"{change.path}(...)" if change.is_call else f"{change.path} = ..."
+        works_everywhere = f"{full}.".startswith(_EVERYWHERE) or _is_abstract_register(full)
+        if works_everywhere or is_reached(change.root, full.partition(".")[0]):
+            what = change.form.format(change.path)
             place = f"line {change.line} of {os.path.basename(module.__file__ or module.__name__)}"
             advice = _SEED_ADVICE if "seed" in last else "repeat it in setupfn"
             yield f"{what} in {place} does not travel to executors: {advice}; answers may differ"
@@ -146,13 +155,19 @@ def _full_path(module: types.ModuleType, home: str, change: _Change) -> str:
 def _matters(full: str, is_call: bool) -> bool:
     package = full.partition(".")[0]
     if is_call and package in sys.stdlib_module_names:
-        return full in _STANDARD_CALLS or full.startswith("random.Random.")
+        return full in _STANDARD_CALLS or _is_abstract_register(full)
     if f"{full}.".startswith(_TAKEN_OVER):
         return False
     if not is_call:
         return True
     words = [word.lower() for word in _WORD.findall(full.rpartition(".")[2])]
     return bool(words) and (words[0] in _STATE_WORDS or words[-1] in _STATE_WORDS)
+
+
+def _is_abstract_register(full: str) -> bool:
+    """Return whether a call is `register` of an abstract class of the standard library: "numbers.Number.register"."""
+    *home, name = full.split(".")
+    return name == "register" and home[0] in sys.stdlib_module_names and home[-1][:1].isupper()
 
 
 @functools.lru_cache(maxsize=16)
@@ -170,32 +185,36 @@ def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
             home = "." * node.level + (node.module or "")
             imported.update({each.asname or each.name: f"{home}.{each.name}" for each in node.names})
     functions = {node.name: node.body for node in tree.body if isinstance(node, ast.FunctionDef)}
-    called: dict[str, None] = {}
+    called: list[str] = []
     changes = list(_walk(tree.body, called))
-    for name in list(called):
-        changes += _walk(functions.get(name, ()), {})
+    for name in called:  # which grows
+        changes += _walk(functions.pop(name, ()), called)
     return tuple(changes), imported
 
 
-def _walk(body: Collection[ast.stmt], called: dict[str, None]) -> Iterator[_Change]:
+def _walk(body: Collection[ast.stmt], called: list[str]) -> Iterator[_Change]:
     """Yield the changes of these statements and of those in their blocks; note the names that they call."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            for decorator in node.decorator_list:
+                target = decorator.func if isinstance(decorator, ast.Call) else decorator
+                if "register" in ast.unparse(target):
+                    yield from _change(decorator, target, _DECORATOR)
             continue
         for block in ("body", "orelse", "finalbody"):
             yield from _walk(getattr(node, block, ()), called)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             if isinstance(node.value.func, ast.Name):
-                called[node.value.func.id] = None
-            yield from _change(node, node.value.func, is_call=True)
+                called.append(node.value.func.id)
+            yield from _change(node, node.value.func, _CALL)
         elif isinstance(node, ast.Assign):
             for target in node.targets:
-                yield from _change(node, target, is_call=False)
+                yield from _change(node, target, _ASSIGNMENT)
         elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
-            yield from _change(node, node.target, is_call=False)
+            yield from _change(node, node.target, _ASSIGNMENT)
 
 
-def _change(statement: ast.stmt, target: ast.expr, *, is_call: bool) -> Iterator[_Change]:
+def _change(statement: ast.stmt | ast.expr, target: ast.expr, form: str) -> Iterator[_Change]:
     parts: list[str] = []
     at = target
     while not isinstance(at, ast.Name):
@@ -208,5 +227,5 @@ def _change(statement: ast.stmt, target: ast.expr, *, is_call: bool) -> Iterator
             at = at.func
         else:
             return
-    if target is not at or is_call:  # a plain name is the file's own
-        yield _Change(statement.lineno, at.id, ".".join([at.id, *reversed(parts)]), is_call)
+    if target is not at or form != _ASSIGNMENT:  # a plain name is the file's own
+        yield _Change(statement.lineno, at.id, ".".join([at.id, *reversed(parts)]), form)
