@@ -987,3 +987,44 @@ def test_importing_the_module_imports_neither_dill_nor_xxhash():
     )
     environ = {**os.environ, "PYTHONPATH": ROOT}
     assert subprocess.check_output([sys.executable, "-c", code], env=environ, text=True) == "[]\n"
+
+
+def test_a_submodule_that_is_used_as_an_attribute_travels(pack, execute, folder, module):
+    write(
+        folder, pack__="", pack__sub="from . import other\nVALUE = other.VALUE\n", pack__other="VALUE = 3\n"
+    )
+    payload = pack("import pack.sub\ndef mapfn(k, v): yield pack.sub.VALUE\n", module=module)
+    assert execute(payload) == [3]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import plugins\ndef mapfn(k, v): yield plugins.found()\n",
+        """
+        import importlib, pkgutil, plugins
+        def mapfn(k, v):
+            found = [name for _, name, _ in pkgutil.walk_packages(plugins.__path__, "plugins.")]
+            yield {name: importlib.import_module(name).VALUE for name in found}
+        """,
+    ],
+)
+def test_modules_that_a_package_is_asked_for_travel_and_are_listed(pack, execute, folder, script):
+    own = """
+        import importlib, pkgutil
+        found = lambda: {n: importlib.import_module(n).VALUE for _, n, _ in pkgutil.walk_packages(__path__, "plugins.")}
+        VALUE = 0
+        """
+    packages = {"plugins__": own, "plugins__sub__": "VALUE = 1\n"}
+    write(folder, **packages, plugins__one="VALUE = 2\n", plugins__sub__two="VALUE = 3\n")
+    assert execute(pack(script)) == [{"plugins.one": 2, "plugins.sub": 1, "plugins.sub.two": 3}]
+
+
+def test_files_of_a_package_that_are_listed_elsewhere_are_those_here(pack, execute, folder):
+    write(folder, pack__="", pack__one="")
+    (folder / "pack" / "data.txt").write_text("")
+    script = """
+        from importlib import resources
+        def mapfn(k, v): yield sorted(path.name for path in resources.files("pack").iterdir())
+        """
+    assert execute(pack(script)) == [["__init__.py", "data.txt", "one.py"]]

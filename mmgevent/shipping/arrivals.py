@@ -11,7 +11,7 @@ import linecache
 import marshal
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -96,6 +96,24 @@ class _Loader:
         return NamespaceReader(package_files.NamespacePath(source.folders))
 
 
+class _Listing:
+    """Tells `pkgutil` which modules that travelled lie in a folder that is not here."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, bool]] = []
+
+    def add(self, source: Source) -> None:
+        self._found.append((source.name.rpartition(".")[2], source.folders is not None))
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """Yield (name, whether it is a package), as finders do that `pkgutil` knows."""
+        for name, is_package in sorted(self._found):
+            yield prefix + name, is_package
+
+    def find_spec(self, name: str, target: Any = None) -> None:
+        return None  # what travelled has a finder of its own
+
+
 class _ByValue:
     """The loader of a module that is made of what was sent by value: no file has it."""
 
@@ -125,6 +143,14 @@ def install(sources: Iterable[Source]) -> None:
             show_lines(source.path, source.text)
     finder: Any = _Finder(by_name)
     sys.meta_path.insert(0, finder)
+    for source in by_name.values():
+        package = by_name.get(source.name.rpartition(".")[0])
+        for folder in () if package is None else package.folders or ():
+            if not os.path.isdir(folder):
+                known: Any = sys.path_importer_cache
+                if not isinstance(known.get(folder), _Listing):
+                    known[folder] = _Listing()
+                known[folder].add(source)
 
 
 def show_lines(path: str, text: str) -> None:

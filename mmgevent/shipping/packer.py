@@ -39,7 +39,7 @@ from typing import Any
 from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.shipping import bindings, definitions, instances, lookups
 from mmgevent.shipping.effects import Effect, find_effects
-from mmgevent.shipping.modules import MAIN_NAMES, JobImport, SourceTree
+from mmgevent.shipping.modules import LISTING_MARKS, MAIN_NAMES, JobImport, SourceTree
 from mmgevent.shipping.outside import find_changes, own_place
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
@@ -417,6 +417,7 @@ class Packer:
         if reach.is_spare and reach.namespace is not None:
             bindings.refuse_drivers_own(reach.namespace[reach.name])
         if reach.namespace is None:
+            self.note_module(reach.name)
             self._pickler.save_reduce(bindings.import_module, (reach.name,))
         else:
             arguments = (reach.namespace, reach.name, reach.namespace[reach.name])
@@ -506,6 +507,9 @@ class Packer:
         if texts:
             self.tree.reads_files = True
             self.tree.add_texts(texts)
+        names_used = {name for part in definitions.nested_code(code) for name in part.co_names}
+        if not names_used.isdisjoint(LISTING_MARKS):
+            self.tree.add_listed()
         for module, level, names in definitions.imports(code):
             try:
                 self.tree.add_import(module, level, names, namespace.get("__package__") or "")
