@@ -43,7 +43,9 @@ def drive(folder, script, module, functions, options):
     return loaded._payload
 
 def execute(payload, code):
-    space = {"f": shipping.load(bytes.fromhex(payload)), "pickle": pickle, "traceback": traceback}
+    told = []
+    functions = shipping.load(bytes.fromhex(payload), on_warning=told.append)
+    space = {"f": functions, "pickle": pickle, "traceback": traceback, "told": told}
     exec(code, space)
     return space["result"]
 
@@ -1028,3 +1030,18 @@ def test_files_of_a_package_that_are_listed_elsewhere_are_those_here(pack, execu
         def mapfn(k, v): yield sorted(path.name for path in resources.files("pack").iterdir())
         """
     assert execute(pack(script)) == [["__init__.py", "data.txt", "one.py"]]
+
+
+def test_a_module_that_looks_for_files_in_its_folder_is_named_where_there_is_none(pack, execute, folder):
+    write(
+        folder,
+        looker="import glob, os\nNAMES = glob.glob(os.path.join(os.path.dirname(__file__), '*.txt'))\n",
+        walker="import os\nNAMES = list(os.walk(__path__[0])) if '__path__' in globals() else []\n",
+        other="import glob\nNAMES = glob.glob('*.txt')\n",
+        reader="NAME = __file__\n",
+    )
+    modules = "looker, walker, other, reader"
+    payload = pack(f"import {modules}\ndef mapfn(k, v): yield [{modules}] and 1\n")
+    told = execute(payload, "result = told")
+    assert [sentence.split()[1] for sentence in told] == ["looker", "walker"]
+    assert all("beside itself" in sentence and str(folder) in sentence for sentence in told)

@@ -36,7 +36,7 @@ from mmgevent.errors import ShippingError
 from mmgevent.machine import create_nameless_file, find_scratch_folder
 from mmgevent.python_path import find_python
 from mmgevent.shipping import missing, settings
-from mmgevent.shipping.arrivals import install, made_by_value, show_lines
+from mmgevent.shipping.arrivals import find_lookers, install, made_by_value, show_lines
 from mmgevent.shipping.effects import Effect, run_effects
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
 from mmgevent.shipping.packer import EarlyNames, Packer
@@ -193,7 +193,8 @@ def load(
     The job's modules replace any of the same names, `__main__` included, and its settings those of this
     process.  `on_slow` gets each module that is imported for its effect only and takes long, with its seconds;
     `on_failure` those that cannot be imported here, and why, if there are any; `on_warning` a sentence for each
-    setting that cannot be made.  None of that fails anything.
+    setting that cannot be made, and each module that looks for files in a folder that is not here.  None of
+    that fails anything.
 
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
@@ -205,7 +206,10 @@ def load(
     sys.argv = parts["argv"]
     effects = [Effect(*fields) for fields in parts["effects"]]
     settings.apply(parts["settings"], is_loaded=False)
-    install(Source(*fields) for fields in parts["sources"])
+    sources = [Source(*fields) for fields in parts["sources"]]
+    install(sources)
+    for sentence in find_lookers(sources):
+        on_warning(sentence)
     beside.give_shipped((fields[0] for fields in parts["sources"]), (name for name, _ in parts["modules"]))
     for path, text in parts["lines"].items():
         show_lines(path, text)

@@ -10,6 +10,7 @@ import importlib.machinery
 import linecache
 import marshal
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from typing import Any
 
 from mmgevent.shipping import package_files
 from mmgevent.shipping.modules import Source
+
+#: how a module finds its folder, and calls that say that nothing is there instead of failing
+_PLACE = re.compile(r"\b__(file|path)__\b")
+_LOOK = re.compile(r"\b(exists|glob|iglob|is_dir|is_file|isdir|isfile|rglob|walk)\(")
 
 
 class _Finder:
@@ -151,6 +156,22 @@ def install(sources: Iterable[Source]) -> None:
                 if not isinstance(known.get(folder), _Listing):
                     known[folder] = _Listing()
                 known[folder].add(source)
+
+
+def find_lookers(sources: Iterable[Source]) -> Iterator[str]:
+    """Yield a sentence for each module that looks for files in its folder, which is not here: it finds none."""
+    for source in sources:
+        folder = os.path.dirname(source.path)
+        looks = _LOOK.search(source.text) is not None and _PLACE.search(source.text) is not None
+        if (
+            looks
+            and os.path.isabs(folder)
+            and not (os.path.exists(folder) or package_files.is_in_zip(folder))
+        ):
+            yield (
+                f"module {source.name} looks for files beside itself, and {folder} is not there; answers may "
+                f"differ: read them with importlib.resources from a package, or pass their paths as input"
+            )
 
 
 def show_lines(path: str, text: str) -> None:
