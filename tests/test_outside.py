@@ -73,6 +73,16 @@ def left(tmp_path, monkeypatch):
         ("for n in range(2): settings.mp.dps = n", "settings.mp.dps = ... in line 3"),
         ("def main():\n    settings.mp.dps = 3\nmain()", "settings.mp.dps = ... in line 4"),
         ("def main(): inner()\ndef inner(): settings.mp.dps = 3\nmain()", "settings.mp.dps = ... in line 4"),
+        (
+            "async def main(): settings.mp.dps = 3\nimport asyncio\nasyncio.run(main())",
+            "settings.mp.dps = ... in line 3",
+        ),
+        (
+            "def main(): settings.mp.dps = 3\nif 1: code = max(0, main() or 0)",
+            "settings.mp.dps = ... in line 3",
+        ),
+        ("setattr(settings, 'mp', settings.Thing())", "setattr(settings, ...) in line 3"),
+        ("settings.CFG.update(a=1)", "settings.CFG.update(...) in line 3"),
         ("@settings.register\ndef own(): pass", "@settings.register in line 3"),
         ("@settings.registered('own')\nclass Own: pass", "@settings.registered in line 3"),
         ("@settings.kind.register(int)\ndef own(value): pass", "@settings.kind.register in line 3"),

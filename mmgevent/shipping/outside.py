@@ -22,19 +22,25 @@ _STATE_WORDS = frozenset(
     [
         "activate",
         "add",
+        "append",
         "config",
         "configure",
         "disable",
         "enable",
+        "extend",
         "init",
         "initialize",
+        "insert",
         "install",
+        "load",
         "patch",
         "register",
         "registered",
         "seed",
         "set",
+        "setdefault",
         "setup",
+        "update",
         "use",
     ]
 )
@@ -89,7 +95,7 @@ _SEED_ADVICE = "seed in the function, from the key, as in random.Random(repr(key
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
-_ASSIGNMENT, _CALL, _DECORATOR = "{} = ...", "{}(...)", "@{}"
+_ASSIGNMENT, _CALL, _DECORATOR, _SETATTR = "{} = ...", "{}(...)", "@{}", "setattr({}, ...)"
 
 
 class _Change(NamedTuple):
@@ -102,7 +108,7 @@ class _Change(NamedTuple):
 
     @property
     def is_call(self) -> bool:
-        return self.form != _ASSIGNMENT
+        return self.form in (_CALL, _DECORATOR)
 
 
 def find_changes(
@@ -184,7 +190,8 @@ def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
         elif isinstance(node, ast.ImportFrom):
             home = "." * node.level + (node.module or "")
             imported.update({each.asname or each.name: f"{home}.{each.name}" for each in node.names})
-    functions = {node.name: node.body for node in tree.body if isinstance(node, ast.FunctionDef)}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = {node.name: node.body for node in tree.body if isinstance(node, kinds)}
     called: list[str] = []
     changes = list(_walk(tree.body, called))
     for name in called:  # which grows
@@ -203,10 +210,13 @@ def _walk(body: Collection[ast.stmt], called: list[str]) -> Iterator[_Change]:
             continue
         for block in ("body", "orelse", "finalbody"):
             yield from _walk(getattr(node, block, ()), called)
+        if isinstance(node, (ast.Expr, ast.Assign, ast.AnnAssign, ast.Raise, ast.Return)):
+            calls = (part.func for part in ast.walk(node) if isinstance(part, ast.Call))
+            called += [func.id for func in calls if isinstance(func, ast.Name)]
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            if isinstance(node.value.func, ast.Name):
-                called.append(node.value.func.id)
             yield from _change(node, node.value.func, _CALL)
+            if isinstance(node.value.func, ast.Name) and node.value.func.id == "setattr" and node.value.args:
+                yield from _change(node, node.value.args[0], _SETATTR)
         elif isinstance(node, ast.Assign):
             for target in node.targets:
                 yield from _change(node, target, _ASSIGNMENT)
