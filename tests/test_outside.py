@@ -43,6 +43,7 @@ def left(tmp_path, monkeypatch):
     (tmp_path / "settings.py").write_text(SETTINGS)
     monkeypatch.setattr("json.JSONEncoder.default", json.JSONEncoder.default)
     monkeypatch.setattr("time.time", time.time)
+    monkeypatch.setattr("ssl.nothing", 0, raising=False)
 
     def left(source, tail=TAIL):
         name = f"job_outside_{next(_names)}"
@@ -96,6 +97,7 @@ def left(tmp_path, monkeypatch):
         ),
         ("random.seed(1)", "random.seed(...) in line 3"),
         ("time.time = lambda: 5.0", "time.time = ... in line 3"),
+        ("import ssl\nssl.nothing = 1", "ssl.nothing = ... in line 4"),
         ("json.JSONEncoder.default = lambda self, value: 1", "json.JSONEncoder.default = ... in line 3"),
         ("codecs.register_error('mine', print)", "codecs.register_error(...) in line 3"),
         ("logging.setLoggerClass(logging.Logger)", "logging.setLoggerClass(...) in line 3"),

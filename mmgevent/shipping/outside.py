@@ -130,8 +130,7 @@ def find_changes(
         last = change.path.rpartition(".")[2]
         if last in repeated or not _matters(full, change.is_call):
             continue
-        works_everywhere = f"{full}.".startswith(_EVERYWHERE) or _is_abstract_register(full)
-        if works_everywhere or is_reached(change.root, full.partition(".")[0]):
+        if _works_everywhere(full, change.is_call) or is_reached(change.root, full.partition(".")[0]):
             what = change.form.format(change.path)
             place = f"line {change.line} of {os.path.basename(module.__file__ or module.__name__)}"
             advice = _SEED_ADVICE if "seed" in last else "repeat it in setupfn"
@@ -168,6 +167,12 @@ def _matters(full: str, is_call: bool) -> bool:
         return True
     words = [word.lower() for word in _WORD.findall(full.rpartition(".")[2])]
     return bool(words) and (words[0] in _STATE_WORDS or words[-1] in _STATE_WORDS)
+
+
+def _works_everywhere(full: str, is_call: bool) -> bool:
+    """Return whether a change works in other modules too: what replaces a part of the standard library does."""
+    is_patch = not is_call and full.partition(".")[0] in sys.stdlib_module_names
+    return is_patch or f"{full}.".startswith(_EVERYWHERE) or _is_abstract_register(full)
 
 
 def _is_abstract_register(full: str) -> bool:
