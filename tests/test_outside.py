@@ -21,10 +21,18 @@ import functools
 class Thing: dps = 15
 mp = Thing()
 CFG = {}
+N = 10
+PLACE = None
+_HIDDEN = COUNT = 0
+TWICE = 1
+TWICE = 2
 def tune(value): mp.dps = value
 def set_option(name, value): CFG[name] = value
 def get_context(): return mp
 def show(): pass
+def count():
+    global COUNT
+    COUNT += 1
 def register(own): return own
 def registered(name): return lambda own: own
 @functools.singledispatch
@@ -143,3 +151,30 @@ def test_what_setupfn_repeats_is_not_told(left, body):
 def test_an_object_that_travels_as_it_is_now_is_not_told(left):
     tail = "datasource = {1: 1}\ndef mapfn(key, value): yield key, CFG['a']\n"
     assert left("from settings import CFG\nCFG['a'] = 1", tail) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "class App:\n    def run(self): settings.N = 5\nApp().run()",
+            "settings.N is 5 by now and 10 in executors",
+        ),
+        ("settings.N = 5", "settings.N is 5 by now and 10 in executors"),
+        ("vars(settings)['PLACE'] = 'here'", "settings.PLACE is 'here' by now and None in executors"),
+        ("[setattr(settings, 'N', n) for n in (10.0,)]", "settings.N is 10.0 by now and 10 in executors"),
+    ],
+)
+def test_a_constant_of_a_module_of_the_users_that_is_another_one_by_now_is_told(left, source, said):
+    (told,) = left(source)
+    assert said in told
+    assert left(f"def setupfn(): settings.N = 5; settings.PLACE = ''\n{source}") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["N = 10", "_HIDDEN = 1", "COUNT = 1", "TWICE = 2", "CFG = {}", "OTHER = 1", "PLACE = None"]
+)
+def test_what_a_module_has_anew_or_keeps_for_itself_is_not_told(left, name):
+    name, _, value = name.partition(" = ")
+    tail = TAIL.replace("settings.state()", "settings.state(), settings.count()")
+    assert left(f"class App:\n    def run(self): settings.{name} = {value}\nApp().run()", tail) == []

@@ -9,6 +9,7 @@ Those in functions that the module calls by name, such as `main()`, count as wel
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import os
 import re
@@ -116,11 +117,13 @@ def find_changes(
     text: str,
     is_reached: Callable[[str, str], bool],
     repeated: Collection[str],
+    told: Collection[str] = (),
 ) -> Iterator[str]:
     """Yield a sentence for each statement of a module with this source that executors will miss.
 
     `is_reached` gets a global name and the package that it comes from, and says whether functions of the
-    job use either.  `repeated` are names that setupfn, or what it calls, uses.
+    job use either.  `repeated` are names that setupfn, or what it calls, uses; `told` are full names that
+    `find_rebound` has told of.
     """
     changes, imported = _read(text)
     for change in changes:
@@ -128,7 +131,7 @@ def find_changes(
             continue
         full = _full_path(module, imported[change.root], change)
         last = change.path.rpartition(".")[2]
-        if last in repeated or not _matters(full, change.is_call):
+        if last in repeated or full in told or not _matters(full, change.is_call):
             continue
         if _works_everywhere(full, change.is_call) or is_reached(change.root, full.partition(".")[0]):
             what = change.form.format(change.path)
@@ -244,3 +247,67 @@ def _change(statement: ast.stmt | ast.expr, target: ast.expr, form: str) -> Iter
             return
     if target is not at or form != _ASSIGNMENT:  # a plain name is the file's own
         yield _Change(statement.lineno, at.id, ".".join([at.id, *reversed(parts)]), form)
+
+
+def find_rebound(module: types.ModuleType, text: str, repeated: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the full name of, and a sentence for, each constant of a module of the user's that is another one by now.
+
+    `N = 10` in a source says what executors will have, which import the module anew. Names with an underscore,
+    and those that the module counts with, are its own affair.
+    """
+    for name, value in _read_constants(text).items():
+        now = vars(module).get(name, value)
+        is_other = type(now) is not type(value) or now != value
+        if is_other and isinstance(now, _PLAIN) and name not in repeated:
+            yield (
+                f"{module.__name__}.{name}",
+                f"{module.__name__}.{name} is {now!r:.60} by now and {value!r:.60} in executors, which import "
+                f"{module.__name__} anew: set it in setupfn; answers may differ",
+            )
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, tuple, frozenset)
+
+
+@functools.lru_cache(maxsize=128)
+def _read_constants(text: str) -> dict[str, Any]:
+    """Return the public names that a module binds once, to a literal that cannot be changed, and never counts with."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    found: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name) and not target.id.startswith("_"):
+                    with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                        found[target.id] = ast.literal_eval(node.value)
+    bound = [name for node in tree.body for name in _names_bound(node)]
+    counted = {
+        node.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
+    }
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (*_PLAIN, type(None)))
+        and bound.count(name) == 1
+        and "*" not in bound
+        and name not in counted
+    }
+
+
+def _names_bound(node: ast.AST) -> Iterator[str]:
+    """Yield each name that a statement binds in the module, once for each time."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+        return
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        yield node.id
+    elif isinstance(node, ast.alias):
+        yield (node.asname or node.name).partition(".")[0]
+    for child in ast.iter_child_nodes(node):
+        yield from _names_bound(child)

@@ -40,7 +40,7 @@ from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.shipping import bindings, definitions, instances, lookups
 from mmgevent.shipping.effects import Effect, find_effects
 from mmgevent.shipping.modules import LISTING_MARKS, MAIN_NAMES, JobImport, SourceTree
-from mmgevent.shipping.outside import find_changes, own_place
+from mmgevent.shipping.outside import find_changes, find_rebound, own_place
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
 from mmgevent.shipping.struct_classes import reduce_struct_class
@@ -168,12 +168,18 @@ class Packer:
     def find_left(self, setupfn: Any) -> Iterator[str]:
         """Yield a sentence for each change that the job's files made outside of themselves and setupfn does not."""
         repeated = set(lookups.names_used(setupfn)) if isinstance(setupfn, types.FunctionType) else set()
+        rebound: dict[str, str] = {}
+        for source in self.tree.sources.values():
+            loaded = sys.modules.get(source.name)
+            if loaded is not None:
+                rebound.update(find_rebound(loaded, source.text, repeated))
+        yield from rebound.values()
         for module, text in self._program_files():
             reached = {name for place, name in self._seen if place == id(vars(module))}
             packages = {own_place(vars(module).get(name)).partition(".")[0] for name in reached}
             packages.update(name.partition(".")[0] for name in self.tree.sources)
             is_reached = functools.partial(self._is_reached, vars(module), reached, packages)
-            yield from find_changes(module, text, is_reached, repeated)
+            yield from find_changes(module, text, is_reached, repeated, rebound)
 
     def _is_reached(
         self, namespace: dict[str, Any], reached: set[str], packages: set[str], name: str, package: str
