@@ -142,6 +142,11 @@ def test_a_module_that_no_function_uses_may_be_set_up_at_will(left):
     assert left("settings.mp.dps = 50\nrandom.seed(1)", tail) == []
 
 
+def test_a_seed_is_not_told_where_functions_have_a_generator_of_their_own(left):
+    tail = "datasource = {1: 1}\nRNG = random.Random(3)\ndef mapfn(key, value): yield key, RNG.random()\n"
+    assert left("random.seed(1)", tail) == []
+
+
 @pytest.mark.parametrize("body", ["settings.mp.dps = 50", "prepare()"])
 def test_what_setupfn_repeats_is_not_told(left, body):
     source = f"def prepare(): settings.mp.dps = 50\ndef setupfn(): {body}\nsettings.mp.dps = 50"

@@ -104,6 +104,8 @@ class Packer:
         self._queue: list[tuple[int, int, Reach]] = []
         self._turns = itertools.count()
         self._seen: set[tuple[int, str]] = set()
+        #: of these, what functions name
+        self._used: set[tuple[int, str]] = set()
         #: to be queued when all that functions name is packed; and globals of which all names were put there
         self._spares: list[Reach] = []
         self._opened: set[int] = set()
@@ -175,7 +177,7 @@ class Packer:
                 rebound.update(find_rebound(loaded, source.text, repeated))
         yield from rebound.values()
         for module, text in self._program_files():
-            reached = {name for place, name in self._seen if place == id(vars(module))}
+            reached = {name for place, name in self._used if place == id(vars(module))}
             packages = {own_place(vars(module).get(name)).partition(".")[0] for name in reached}
             packages.update(name.partition(".")[0] for name in self.tree.sources)
             is_reached = functools.partial(self._is_reached, vars(module), reached, packages)
@@ -314,6 +316,8 @@ class Packer:
     def _add(self, reach: Reach) -> None:
         """Queue a name unless it has been."""
         key = (id(reach.namespace), reach.name)
+        if not reach.is_spare:
+            self._used.add(key)
         if key in self._seen:
             return
         self._seen.add(key)
