@@ -120,6 +120,7 @@ class JobDriver:
         #: the form of an offered one is not known here
         self.takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
         self._fault: UsageError | None = None  # the job ends with it before anything is sent
+        left: list[str] = []
         try:
             self.code = shipping.pack(
                 functions,
@@ -127,6 +128,7 @@ class JobDriver:
                 py_files=job.options.py_files,
                 argv=job.argv,
                 stays_here=stays_here,
+                on_left=left.append,
             )
         except TooLargeError as error:  # the result tells, as of all that is too large: jobs beside it go on
             self._fault, self.code = error, b""
@@ -160,7 +162,7 @@ class JobDriver:
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._noticed: set[str] = set()
-        for text in shipping.left_behind():
+        for text in left:
             self.notice(text)
         #: last, since whoever has this object ends it: by `records`
         self._check: shipping.Check | None = None

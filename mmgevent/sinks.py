@@ -284,8 +284,9 @@ def _has_set(value: Any) -> bool:
 
 def _is_numpy(value: Any) -> bool:
     """Return whether `value` is a scalar or an array of numpy, which only matters where numpy is loaded."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray))
+    numpy: Any = sys.modules.get("numpy")
+    is_real = hasattr(numpy, "ndarray")  # or it is a module of the user's
+    return is_real and isinstance(value, (numpy.generic, numpy.ndarray))
 
 
 def _python_of(value: Any) -> Any:

@@ -13,7 +13,7 @@ FLOORS = {
     0: "cgroups python_path real_modules beside environment interpreter errors versions failures deaths machine positions _speedups _speedups._fallback _speedups._encoding _speedups._core",
     1: """listening shipping.lookups shipping.missing shipping.package_files shipping.struct_classes shipping.arrivals shipping.bindings shipping.instances walks wire.limits destinations attributes shipping.settings shipping.library_settings arguments functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
-          shipping.refusals shipping.surroundings shipping.effects
+          shipping.refusals shipping.surroundings shipping.effects shipping.outside
           wire wire.frames wire.streams wire.messages wire.handshake""",
     2: """tasks tasks.map_task tasks.reduce_task tasks.blame tasks.scratch tasks.items tasks.originals tasks.grouping tasks.mapping
           tasks.returned tasks.skipping store batching

@@ -24,6 +24,7 @@ WORDS = {
     "the stack size of threads": "threading.stack_size",
     "the stack limit": "the stack limit",
     "the umask": "umask",
+    "the program's own environment variables": "variables that the program sets itself",
     "the time zone": "time zone",
     "the locale": "locale.setlocale",
     "the encoding of text": "encoding of files",
@@ -98,6 +99,17 @@ def test_reading_changes_nothing():
     assert first == second
     assert first["the umask"] == 0o013
     assert first["the stack size of threads"] == 2**20
+
+
+def test_variables_that_the_program_set_itself_are_settings_but_not_those_of_its_machine():
+    script = (
+        "import json, os",
+        "os.environ.update(OWN='1', GIVEN='other', PATH='/nowhere', TMPDIR='/t', MMG_PASSWORD='secret', LC_ALL='C')",
+        "os.environ['KEPT'] = os.environ['KEPT']",
+        *READ[1:],
+    )
+    found = python(*script, environ={"GIVEN": "one", "KEPT": "it"})
+    assert found["the program's own environment variables"] == {"OWN": "1", "GIVEN": "other"}
 
 
 def test_a_warning_of_an_absent_module_is_filtered_once_the_module_is_there(tmp_path):

@@ -43,7 +43,9 @@ def drive(folder, script, module, functions, options):
     return loaded._payload
 
 def execute(payload, code):
-    space = {"f": shipping.load(bytes.fromhex(payload)), "pickle": pickle, "traceback": traceback}
+    told = []
+    functions = shipping.load(bytes.fromhex(payload), on_warning=told.append)
+    space = {"f": functions, "pickle": pickle, "traceback": traceback, "told": told}
     exec(code, space)
     return space["result"]
 
@@ -987,3 +989,59 @@ def test_importing_the_module_imports_neither_dill_nor_xxhash():
     )
     environ = {**os.environ, "PYTHONPATH": ROOT}
     assert subprocess.check_output([sys.executable, "-c", code], env=environ, text=True) == "[]\n"
+
+
+def test_a_submodule_that_is_used_as_an_attribute_travels(pack, execute, folder, module):
+    write(
+        folder, pack__="", pack__sub="from . import other\nVALUE = other.VALUE\n", pack__other="VALUE = 3\n"
+    )
+    payload = pack("import pack.sub\ndef mapfn(k, v): yield pack.sub.VALUE\n", module=module)
+    assert execute(payload) == [3]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import plugins\ndef mapfn(k, v): yield plugins.found()\n",
+        """
+        import importlib, pkgutil, plugins
+        def mapfn(k, v):
+            found = [name for _, name, _ in pkgutil.walk_packages(plugins.__path__, "plugins.")]
+            yield {name: importlib.import_module(name).VALUE for name in found}
+        """,
+    ],
+)
+def test_modules_that_a_package_is_asked_for_travel_and_are_listed(pack, execute, folder, script):
+    own = """
+        import importlib, pkgutil
+        found = lambda: {n: importlib.import_module(n).VALUE for _, n, _ in pkgutil.walk_packages(__path__, "plugins.")}
+        VALUE = 0
+        """
+    packages = {"plugins__": own, "plugins__sub__": "VALUE = 1\n"}
+    write(folder, **packages, plugins__one="VALUE = 2\n", plugins__sub__two="VALUE = 3\n")
+    assert execute(pack(script)) == [{"plugins.one": 2, "plugins.sub": 1, "plugins.sub.two": 3}]
+
+
+def test_files_of_a_package_that_are_listed_elsewhere_are_those_here(pack, execute, folder):
+    write(folder, pack__="", pack__one="")
+    (folder / "pack" / "data.txt").write_text("")
+    script = """
+        from importlib import resources
+        def mapfn(k, v): yield sorted(path.name for path in resources.files("pack").iterdir())
+        """
+    assert execute(pack(script)) == [["__init__.py", "data.txt", "one.py"]]
+
+
+def test_a_module_that_looks_for_files_in_its_folder_is_named_where_there_is_none(pack, execute, folder):
+    write(
+        folder,
+        looker="import glob, os\nNAMES = glob.glob(os.path.join(os.path.dirname(__file__), '*.txt'))\n",
+        walker="import os\nNAMES = list(os.walk(__path__[0])) if '__path__' in globals() else []\n",
+        other="import glob\nNAMES = glob.glob('*.txt')\n",
+        reader="NAME = __file__\n",
+    )
+    modules = "looker, walker, other, reader"
+    payload = pack(f"import {modules}\ndef mapfn(k, v): yield [{modules}] and 1\n")
+    told = execute(payload, "result = told")
+    assert [sentence.split()[1] for sentence in told] == ["looker", "walker"]
+    assert all("beside itself" in sentence and str(folder) in sentence for sentence in told)

@@ -36,12 +36,11 @@ from mmgevent.errors import ShippingError
 from mmgevent.machine import create_nameless_file, find_scratch_folder
 from mmgevent.python_path import find_python
 from mmgevent.shipping import missing, settings
-from mmgevent.shipping.arrivals import install, made_by_value, show_lines
+from mmgevent.shipping.arrivals import find_lookers, install, made_by_value, show_lines
 from mmgevent.shipping.effects import Effect, run_effects
 from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
 from mmgevent.shipping.packer import EarlyNames, Packer
 from mmgevent.shipping.refusals import OWN_MODULE
-from mmgevent.shipping.settings import left_behind
 from mmgevent.shipping.surroundings import context, enter
 
 if typing.TYPE_CHECKING:
@@ -55,7 +54,6 @@ __all__ = [
     "fingerprint",
     "import_advice",
     "import_dill",
-    "left_behind",
     "load",
     "pack",
     "preload",
@@ -83,6 +81,7 @@ def pack(
     py_files: Sequence[str | os.PathLike[str]] = (),
     argv: Sequence[str] | None = None,
     stays_here: bool = False,
+    on_left: Callable[[str], None] = lambda _: None,
 ) -> bytes:
     """Return the payload that `load` turns into these functions in another process.
 
@@ -92,6 +91,8 @@ def pack(
     this process.  Globals are captured as they are now, and so are the settings of this
     process and thread (`shipping/settings.py`).
     `stays_here`: all executors are on this machine, and import what cannot travel.
+    `on_left` gets a sentence for each change that stays behind, as far as that can be seen: of a
+    library's settings, say, at the top of the job's file.
 
     Raise ShippingError naming what cannot travel, which function uses it, and
     what to do.
@@ -117,7 +118,10 @@ def pack(
                     packer.tree.add_py_file(path)
                 packer.add_effects()
                 try:
-                    return packer.pack({role: getattr(functions, role) for role in _ROLES}, shown, found)
+                    payload = packer.pack({role: getattr(functions, role) for role in _ROLES}, shown, found)
+                    for sentence in (*settings.left_behind(), *packer.find_left(functions.setupfn)):
+                        on_left(sentence)
+                    return payload
                 except EarlyNames as more:
                     early |= more.imports
 
@@ -189,7 +193,8 @@ def load(
     The job's modules replace any of the same names, `__main__` included, and its settings those of this
     process.  `on_slow` gets each module that is imported for its effect only and takes long, with its seconds;
     `on_failure` those that cannot be imported here, and why, if there are any; `on_warning` a sentence for each
-    setting that cannot be made.  None of that fails anything.
+    setting that cannot be made, and each module that looks for files in a folder that is not here.  None of
+    that fails anything.
 
     Raise ImportError for a module that is missing here, with what to do about
     it, and ShippingError for whatever else does not load, naming it.
@@ -201,7 +206,10 @@ def load(
     sys.argv = parts["argv"]
     effects = [Effect(*fields) for fields in parts["effects"]]
     settings.apply(parts["settings"], is_loaded=False)
-    install(Source(*fields) for fields in parts["sources"])
+    sources = [Source(*fields) for fields in parts["sources"]]
+    install(sources)
+    for sentence in find_lookers(sources):
+        on_warning(sentence)
     beside.give_shipped((fields[0] for fields in parts["sources"]), (name for name, _ in parts["modules"]))
     for path, text in parts["lines"].items():
         show_lines(path, text)

@@ -10,14 +10,19 @@ import importlib.machinery
 import linecache
 import marshal
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mmgevent.shipping import package_files
 from mmgevent.shipping.modules import Source
+
+#: how a module finds its folder, and calls that say that nothing is there instead of failing
+_PLACE = re.compile(r"\b__(file|path)__\b")
+_LOOK = re.compile(r"\b(exists|glob|iglob|is_dir|is_file|isdir|isfile|rglob|walk)\(")
 
 
 class _Finder:
@@ -96,6 +101,24 @@ class _Loader:
         return NamespaceReader(package_files.NamespacePath(source.folders))
 
 
+class _Listing:
+    """Tells `pkgutil` which modules that travelled lie in a folder that is not here."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, bool]] = []
+
+    def add(self, source: Source) -> None:
+        self._found.append((source.name.rpartition(".")[2], source.folders is not None))
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """Yield (name, whether it is a package), as finders do that `pkgutil` knows."""
+        for name, is_package in sorted(self._found):
+            yield prefix + name, is_package
+
+    def find_spec(self, name: str, target: Any = None) -> None:
+        return None  # what travelled has a finder of its own
+
+
 class _ByValue:
     """The loader of a module that is made of what was sent by value: no file has it."""
 
@@ -125,6 +148,30 @@ def install(sources: Iterable[Source]) -> None:
             show_lines(source.path, source.text)
     finder: Any = _Finder(by_name)
     sys.meta_path.insert(0, finder)
+    for source in by_name.values():
+        package = by_name.get(source.name.rpartition(".")[0])
+        for folder in () if package is None else package.folders or ():
+            if not os.path.isdir(folder):
+                known: Any = sys.path_importer_cache
+                if not isinstance(known.get(folder), _Listing):
+                    known[folder] = _Listing()
+                known[folder].add(source)
+
+
+def find_lookers(sources: Iterable[Source]) -> Iterator[str]:
+    """Yield a sentence for each module that looks for files in its folder, which is not here: it finds none."""
+    for source in sources:
+        folder = os.path.dirname(source.path)
+        looks = _LOOK.search(source.text) is not None and _PLACE.search(source.text) is not None
+        if (
+            looks
+            and os.path.isabs(folder)
+            and not (os.path.exists(folder) or package_files.is_in_zip(folder))
+        ):
+            yield (
+                f"module {source.name} looks for files beside itself, and {folder} is not there; answers may "
+                f"differ: read them with importlib.resources from a package, or pass their paths as input"
+            )
 
 
 def show_lines(path: str, text: str) -> None:

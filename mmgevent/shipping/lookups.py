@@ -229,3 +229,17 @@ def source_looks_up(text: str, by_value: Collection[str]) -> bool:
     if "import_module" in text and any(name in text for name in by_value):
         return True
     return "sys.modules" in text or any(mark in text for mark in _ATTRIBUTES if mark != "import_module")
+
+
+def names_used(function: types.FunctionType) -> Iterator[str]:
+    """Yield all names and attributes in the code of a function, and of those of its globals that it names."""
+    todo, seen = [function], {function.__code__}
+    while todo:
+        function = todo.pop()
+        for part in nested_code(function.__code__):
+            yield from part.co_names
+        for name in global_names(function.__code__):
+            value = function.__globals__.get(name)
+            if isinstance(value, types.FunctionType) and value.__code__ not in seen:
+                seen.add(value.__code__)
+                todo.append(value)

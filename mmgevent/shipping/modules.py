@@ -83,6 +83,10 @@ class JobImport:
     is_late: bool
 
 
+#: functions of `pkgutil` that say which modules a package has
+LISTING_MARKS = ("iter_modules", "walk_packages")
+
+
 class SourceTree:
     """The modules that one job takes along."""
 
@@ -99,6 +103,8 @@ class SourceTree:
         self.job_imports: dict[JobImport, None] = {}
         #: code of the job's functions reads files of packages
         self.reads_files = False
+        #: whether somebody asks which modules a package has: then all of them travel
+        self._lists_modules = False
         self._seen: set[str] = set()
         #: kept, but their imports not yet followed
         self._pending: list[Source] = []
@@ -136,6 +142,17 @@ class SourceTree:
         if text.endswith(".") and spec.submodule_search_locations:
             for module in pkgutil.iter_modules(spec.submodule_search_locations, text):
                 self._add(module.name, is_required=False)
+
+    def add_listed(self) -> None:
+        """Take along all modules of each package of the user's, since somebody asks which there are."""
+        self._lists_modules = True
+        for source in list(self.sources.values()):
+            self._add_submodules(source)
+        self._follow_pending()
+
+    def _add_submodules(self, source: Source) -> None:
+        for module in pkgutil.iter_modules(source.folders or (), f"{source.name}."):
+            self._add(module.name, is_required=False)
 
     def collect(self) -> list[Source]:
         """Return what travels, packages with their other files if those are read and not to be found there.
@@ -240,6 +257,10 @@ class SourceTree:
                     self._follow(statement, package, source.name)
                 for text in _read_named(source.text):
                     self._add_text(text)
+                if self._lists_modules:
+                    self._add_submodules(source)
+                elif any(mark in source.text for mark in LISTING_MARKS):
+                    self.add_listed()
             except ShippingError as error:
                 raise ShippingError(f"{error} (module {source.name!r} imports it)") from None
 

@@ -43,7 +43,8 @@ NAMING_CALLS = frozenset(
     )
 )
 
-_CODE_SUFFIXES = (".py", ".pyc", ".pyo", ".so", ".pyd")
+#: what is made for one machine or one Python, and is no file to be read; sources are listed among the others
+_BINARY_SUFFIXES = (".pyc", ".pyo", ".so", ".pyd")
 
 
 def read_files(folder: str) -> tuple[bytes, int]:
@@ -77,7 +78,7 @@ def _zip_path(folder: str) -> str | None:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int, Any]]:
-    """Yield (path below the folder, size, function that reads it) of each file that is no code."""
+    """Yield (path below the folder, size, function that reads it) of each file that is no compiled code."""
     path = None if os.path.isdir(folder) else _zip_path(folder)
     if path is not None:
         prefix = os.path.relpath(folder, path).replace(os.sep, "/") + "/"
@@ -97,7 +98,7 @@ def _walk(folder: str) -> Iterator[tuple[str, int, Any]]:
 
 
 def _is_file(relative: str) -> bool:
-    return bool(relative) and not relative.endswith(("/", *_CODE_SUFFIXES))
+    return bool(relative) and not relative.endswith(("/", *_BINARY_SUFFIXES))
 
 
 def _read(path: str) -> bytes:

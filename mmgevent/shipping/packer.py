@@ -27,6 +27,7 @@ import io
 import itertools
 import linecache
 import pickle
+import re
 import sys
 import types
 import typing
@@ -38,7 +39,8 @@ from typing import Any
 from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.shipping import bindings, definitions, instances, lookups
 from mmgevent.shipping.effects import Effect, find_effects
-from mmgevent.shipping.modules import MAIN_NAMES, JobImport, SourceTree
+from mmgevent.shipping.modules import LISTING_MARKS, MAIN_NAMES, JobImport, SourceTree
+from mmgevent.shipping.outside import find_changes, find_rebound, own_place
 from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
 from mmgevent.shipping.struct_classes import reduce_struct_class
@@ -53,6 +55,8 @@ _UNBOUND = frozenset(("__name__", "__builtins__", "__loader__", "__spec__", "__c
 
 #: Pickle of one spare name, bytes.  A function may need it or not; tables that only the driver reads are larger.
 MAX_SPARE_BYTES = 32 << 20
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 #: modules that are there before a job is loaded
 _PRESENT = frozenset((*sys.stdlib_module_names, *MAIN_NAMES, "mmgevent", "dill"))
@@ -100,6 +104,8 @@ class Packer:
         self._queue: list[tuple[int, int, Reach]] = []
         self._turns = itertools.count()
         self._seen: set[tuple[int, str]] = set()
+        #: of these, what functions name
+        self._used: set[tuple[int, str]] = set()
         #: to be queued when all that functions name is packed; and globals of which all names were put there
         self._spares: list[Reach] = []
         self._opened: set[int] = set()
@@ -143,20 +149,48 @@ class Packer:
 
     def add_effects(self) -> None:
         """Take along what the job's file, or else the program, imports for its effect only."""
-        files = self.by_value - MAIN_NAMES
         left_out = {*self.by_value, "mmgevent", "__future__"}
-        for name in sorted(files) or ["__main__"]:
-            module = sys.modules.get(name)
-            path = getattr(module, "__file__", None)
-            if module is None or not isinstance(path, str):
-                continue  # a notebook, a REPL, a program on stdin
-            lines = linecache.getlines(path, vars(module))
-            for effect in find_effects(module, "".join(lines), left_out):
+        for module, text in self._program_files():
+            for effect in find_effects(module, text, left_out):
                 self._effects.append(effect)
                 if effect.module.partition(".")[0] not in _PRESENT:
                     self._is_plain = False
                 with contextlib.suppress(ShippingError):  # then it is found there, or missed by name
                     self.tree.add_import(effect.module, 0, effect.names, "")
+
+    def _program_files(self) -> Iterator[tuple[types.ModuleType, str]]:
+        """Yield the job's files, or else the program, with their sources."""
+        for name in sorted(self.by_value - MAIN_NAMES) or ["__main__"]:
+            module = sys.modules.get(name)
+            path = getattr(module, "__file__", None)
+            if module is None or not isinstance(path, str):
+                continue  # a notebook, a REPL, a program on stdin
+            yield module, "".join(linecache.getlines(path, vars(module)))
+
+    def find_left(self, setupfn: Any) -> Iterator[str]:
+        """Yield a sentence for each change that the job's files made outside of themselves and setupfn does not."""
+        repeated = set(lookups.names_used(setupfn)) if isinstance(setupfn, types.FunctionType) else set()
+        rebound: dict[str, str] = {}
+        for source in self.tree.sources.values():
+            loaded = sys.modules.get(source.name)
+            if loaded is not None:
+                rebound.update(find_rebound(loaded, source.text, repeated))
+        yield from rebound.values()
+        for module, text in self._program_files():
+            reached = {name for place, name in self._used if place == id(vars(module))}
+            packages = {own_place(vars(module).get(name)).partition(".")[0] for name in reached}
+            packages.update(name.partition(".")[0] for name in self.tree.sources)
+            is_reached = functools.partial(self._is_reached, vars(module), reached, packages)
+            yield from find_changes(module, text, is_reached, repeated, rebound)
+
+    def _is_reached(
+        self, namespace: dict[str, Any], reached: set[str], packages: set[str], name: str, package: str
+    ) -> bool:
+        is_instance = not isinstance(namespace[name], (types.ModuleType, type, *_FUNCTIONS))
+        if name in reached:
+            return not is_instance  # which travels as it is now
+        word = re.compile(rf"\b{re.escape(package)}\b")
+        return package in packages or any(word.search(source.text) for source in self.tree.sources.values())
 
     def pack(self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any]) -> bytes:
         """Return the payload for `{role: function or form}`, to be run with this `sys.argv` and these settings.
@@ -282,6 +316,8 @@ class Packer:
     def _add(self, reach: Reach) -> None:
         """Queue a name unless it has been."""
         key = (id(reach.namespace), reach.name)
+        if not reach.is_spare:
+            self._used.add(key)
         if key in self._seen:
             return
         self._seen.add(key)
@@ -391,6 +427,7 @@ class Packer:
         if reach.is_spare and reach.namespace is not None:
             bindings.refuse_drivers_own(reach.namespace[reach.name])
         if reach.namespace is None:
+            self.note_module(reach.name)
             self._pickler.save_reduce(bindings.import_module, (reach.name,))
         else:
             arguments = (reach.namespace, reach.name, reach.namespace[reach.name])
@@ -480,6 +517,9 @@ class Packer:
         if texts:
             self.tree.reads_files = True
             self.tree.add_texts(texts)
+        names_used = {name for part in definitions.nested_code(code) for name in part.co_names}
+        if not names_used.isdisjoint(LISTING_MARKS):
+            self.tree.add_listed()
         for module, level, names in definitions.imports(code):
             try:
                 self.tree.add_import(module, level, names, namespace.get("__package__") or "")

@@ -184,6 +184,65 @@ def _set_umask(mask: int) -> None:
     os.umask(mask)
 
 
+# -- environment variables
+
+#: where Linux keeps the environment that a program was started with
+START_ENVIRONMENT_PATH = "/proc/self/environ"
+
+#: variables that say where things are on one machine, or who works there; settings of their own; and those of ours
+_MACHINE_VARIABLES = frozenset(
+    [
+        "CONDA_PREFIX",
+        "DBUS_SESSION_BUS_ADDRESS",
+        "DISPLAY",
+        "HOME",
+        "HOSTNAME",
+        "LANG",
+        "LANGUAGE",
+        "LOGNAME",
+        "MAIL",
+        "OLDPWD",
+        "PATH",
+        "PWD",
+        "SHELL",
+        "SHLVL",
+        "SSH_AUTH_SOCK",
+        "TEMP",
+        "TERM",
+        "TMP",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "VIRTUAL_ENV",
+        "WAYLAND_DISPLAY",
+        "_",
+    ]
+)
+_MACHINE_PREFIXES = ("LC_", "LD_", "MMG_", "PYTEST_", "PYTHON", "XDG_")
+
+
+def _read_variables() -> dict[str, str] | None:
+    """Return what this program has set in its environment itself; None also where the system does not tell."""
+    try:
+        with open(START_ENVIRONMENT_PATH, "rb") as file:
+            lines = file.read().split(b"\0")
+    except OSError:
+        return None
+    start = dict(line.split(b"=", 1) for line in lines if b"=" in line)
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if start.get(os.fsencode(name)) != os.fsencode(value)
+        and name not in _MACHINE_VARIABLES
+        and not name.startswith(_MACHINE_PREFIXES)
+    }
+    return found or None
+
+
+def _set_variables(found: dict[str, str]) -> None:
+    os.environ.update(found)
+
+
 # -- time zone
 
 _YEAR_S = 365.25 * 86400
@@ -337,6 +396,7 @@ SETTINGS = (
     Setting("the stack size of threads", "threading", _read_thread_stack, _set_thread_stack, _always),
     Setting("the stack limit", "resource", _read_stack_limit, _set_stack_limit, _always),
     Setting("the umask", None, _read_umask, _set_umask, _always),
+    Setting("the program's own environment variables", None, _read_variables, _set_variables, _always),
     Setting("the time zone", None, _read_zone, _set_zone, _always),
     Setting("the locale", "_locale", _read_locale, _set_locale, _always),
     Setting("the encoding of text", None, _read_encoding, _check_encoding, _always),

@@ -345,3 +345,12 @@ def test_a_prompt_gets_the_modules_of_the_working_directory(commands):
     commands.write("queue.py", OWN["queue.py"].replace("import json\n", ""))
     done = commands.run(program=("-c", "import mmgevent as mmg, queue; mmg.Job; print(queue.double(4))"))
     assert done.stdout == "8\n", done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--inline",), ("--listen", "127.0.0.1:0", "--procs", "1")])
+def test_a_module_of_the_users_called_numpy_is_theirs(commands, options):
+    commands.write("numpy.py", "def add(a, b): return a + b\n")
+    job = "import numpy\ndatasource = {1: 2}\ndef mapfn(key, value): yield key, numpy.add(value, 3)\n"
+    commands.write("job.py", job)
+    done = commands.run("run", *options, "job.py")
+    assert read_tsv(done.stdout) == {"1": [5]}, done.stderr

@@ -32,6 +32,10 @@ CASES = {
         "os.environ['TZ'] = 'Asia/Kolkata'; time.tzset()",
         "(time.localtime(0)[:5], str(datetime.datetime.fromtimestamp(0)), time.tzname)",
     ),
+    "the program's own environment variables": (
+        "os.environ['OF_THE_PROGRAM'] = 'x y'",
+        "os.environ.get('OF_THE_PROGRAM')",
+    ),
     "the locale": ("locale.setlocale(locale.LC_ALL, 'C.UTF-8')", "locale.setlocale(locale.LC_ALL)"),
     "the context of decimal": ("decimal.getcontext().prec = 50", "decimal.Decimal(1) / 7"),
     "the context of decimal: traps": (
