@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from mmgevent import beside
+from mmgevent import beside, here
 from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job import Job
 from mmgevent.options import JobOptions
@@ -59,22 +59,24 @@ def load_job_module(name: str, args: Sequence[str]) -> Job:
         raise JobFileError(
             f"{name!r} is not the name of a module, such as package.job; a path goes without -m"
         )
-    here = os.getcwd()
-    beside.give_from_folders([here])
-    if here not in sys.path[:1]:
-        sys.path.insert(0, here)
+    folder = here.working_directory()
+    if folder:
+        beside.give_from_folders([folder])
+        if folder not in sys.path[:1]:
+            sys.path.insert(0, folder)
+    looked = f"looked in {here.describe()} and on the import path"
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
         raise JobFileError(
-            f"there is no module {error.name} (looked in {here} and on the import path)"
+            f"there is no module {error.name} ({looked})"
         ) from None
     except Exception as error:  # of the package, which is imported
         package = name.rpartition(".")[0]
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
         raise JobFileError(f"package {package} failed while it was imported:\n{shown}") from None
     if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
-        raise JobFileError(f"there is no module {name} (looked in {here} and on the import path)")
+        raise JobFileError(f"there is no module {name} ({looked})")
     if spec.submodule_search_locations is not None:
         raise JobFileError(
             f"{name} is a package; name the module in it that holds the job, such as {name}.job"
@@ -96,7 +98,7 @@ def _check_path(path: str) -> None:
     if not has_suffix and os.path.isfile(f"{path}.py"):
         raise JobFileError(f"job file {path} does not end in .py; did you mean {path}.py?")
     if not os.path.exists(path):
-        raise JobFileError(f"job file {path} does not exist (looked in {os.getcwd()})")
+        raise JobFileError(f"job file {path} does not exist (looked in {here.describe()})")
     if not has_suffix:
         raise JobFileError(f"job file {path} does not end in .py; a job file is a Python module: rename it")
     if not os.path.isfile(path):
@@ -141,9 +143,9 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
     module.__dict__["__mmgevent_job_file__"] = location
     package = stem.rpartition(".")[0]
     # Of a symbolic link: its target's, as Python does.  A module of a package was found on the path.
-    folder = os.getcwd() if package else os.path.dirname(os.path.realpath(location))
-    beside.give_from_folders([folder])
-    added = not sys.path or sys.path[0] != folder
+    folder = here.working_directory() if package else os.path.dirname(os.path.realpath(location))
+    beside.give_from_folders([folder] if folder else [])
+    added = folder != "" and (not sys.path or sys.path[0] != folder)
     if added:
         sys.path.insert(0, folder)
     previous, argv = sys.modules.get(stem), sys.argv
