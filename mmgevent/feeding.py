@@ -9,7 +9,6 @@ local file.
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from array import array
 from collections import deque
@@ -351,6 +350,8 @@ class _BatchFile:
 
     def __init__(self) -> None:
         """Open the file; JobError (kind "disk") where it cannot be."""
+        import tempfile
+
         try:
             self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
         except OSError as error:

@@ -8,7 +8,6 @@ lines and none of ours.
 
 from __future__ import annotations
 
-import difflib
 import importlib.machinery
 import importlib.util
 import keyword
@@ -68,9 +67,7 @@ def load_job_module(name: str, args: Sequence[str]) -> Job:
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
-        raise JobFileError(
-            f"there is no module {error.name} ({looked})"
-        ) from None
+        raise JobFileError(f"there is no module {error.name} ({looked})") from None
     except Exception as error:  # of the package, which is imported
         package = name.rpartition(".")[0]
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
@@ -285,12 +282,16 @@ def _meant_function(name: str) -> str | None:
     plain = _FUNCTION_ENDING.sub("fn", name.lower().replace("_", ""))
     if not plain.endswith("fn"):
         return None
+    import difflib
+
     cutoff = 0.0 if name.endswith("fn") else 0.8
     return next(iter(difflib.get_close_matches(plain, FUNCTION_NAMES, n=1, cutoff=cutoff)), None)
 
 
 def _nearest_function(module: types.ModuleType) -> str:
     """Ask whether a function of the file's own that is meant, or say nothing."""
+    import difflib
+
     for name, value in vars(module).items():
         if getattr(value, "__module__", None) == module.__name__ and callable(value):
             nearest = difflib.get_close_matches(name.lower(), ("mapfn", "reducefn", "mapper", "reducer"), n=1)
@@ -303,7 +304,8 @@ def _nearest_function(module: types.ModuleType) -> str:
 def _check_near_options(path: str, module: types.ModuleType) -> None:
     """Refuse a dict of options under a name that is nearly right."""
     for name, value in vars(module).items():
-        if _is_near(name, "options") and isinstance(value, dict) and value and set(value) <= OPTION_NAMES:
+        is_options = isinstance(value, dict) and value and set(value) <= OPTION_NAMES
+        if is_options and _is_near(name, "options"):
             raise JobFileError(
                 f"job file {path} binds {name}, a dict of options; did you mean options? "
                 f"(a dict of your own: call it _{name})"
@@ -311,5 +313,7 @@ def _check_near_options(path: str, module: types.ModuleType) -> None:
 
 
 def _is_near(name: str, right: str) -> bool:
+    import difflib
+
     plain = name.lower().replace("_", "")
     return not name.startswith("_") and bool(difflib.get_close_matches(plain, (right,), cutoff=0.8))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -132,6 +131,8 @@ class SetAside:
     def _keep(self, batch: int, segment: bytes) -> None:
         try:
             if self._file is None:
+                import tempfile
+
                 self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
                 self._close = weakref.finalize(self, self._file.close)
             data = memoryview(_HEADER.pack(batch, len(segment)) + segment)

@@ -64,7 +64,10 @@ def test_a_program_runs_where_the_working_directory_is_gone(run_nowhere):
     "argv, said",
     [
         (("words.py",), "job file words.py does not exist (looked in the working directory, which is gone"),
-        (("-m", "package.words"), "there is no module package (looked in the working directory, which is gone"),
+        (
+            ("-m", "package.words"),
+            "there is no module package (looked in the working directory, which is gone",
+        ),
         (("-o", "words.tsv", "{job}"), "cannot write words.tsv: No such file or directory"),
         (("{job}", "text.txt"), "text.txt does not exist (looked in the working directory, which is gone"),
         (("{job}", "*.txt"), "nothing matches *.txt in the working directory, which is gone"),
