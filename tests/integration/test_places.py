@@ -61,7 +61,7 @@ def test_a_program_runs_where_the_working_directory_is_gone(run_nowhere):
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    ("argv", "said"),
     [
         (("words.py",), "job file words.py does not exist (looked in the working directory, which is gone"),
         (
