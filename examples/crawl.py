@@ -5,9 +5,9 @@
 
 Shows: maps that wait. With the option greenlets each executor works on that many items at
 once, in plain blocking code: while one page is awaited others are fetched. A page that
-cannot be fetched gives a record that says why. Raised, the exception would make a failed
-task of it, and the pages that were fetched beside it would be asked for again;
-retransmit=0 is there for the same reason. A page that hangs for minutes all the same costs
+cannot be fetched gives a record that says why. Raised, the exception would set the page
+aside, and the job would fail if more than a tenth of the pages did; retransmit=0 is there so
+that no page is asked for twice. A page that hangs for minutes all the same costs
 its executor, and is set aside in the end. To follow the links, submit another job with
 those that are new, as kmeans.py does with its centres.
 """

@@ -190,7 +190,10 @@ def descriptor_of(path: str) -> int | None:
     own = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
     for _ in range(MAX_LINKS):
         folder, name = os.path.split(path)
-        folder = os.path.realpath(folder)
+        try:
+            folder = os.path.realpath(folder)
+        except OSError:  # the working directory is gone
+            return None
         parts = folder.split(os.sep)
         is_own_thread = parts[:4] == ["", "proc", str(os.getpid()), "task"] and parts[5:] == ["fd"]
         if (folder in own or is_own_thread) and name.isascii() and name.isdigit():

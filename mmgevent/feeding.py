@@ -9,7 +9,6 @@ local file.
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 from array import array
@@ -352,6 +351,8 @@ class _BatchFile:
 
     def __init__(self) -> None:
         """Open the file; JobError (kind "disk") where it cannot be."""
+        import tempfile
+
         try:
             self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
         except OSError as error:

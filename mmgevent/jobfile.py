@@ -8,7 +8,6 @@ lines and none of ours.
 
 from __future__ import annotations
 
-import difflib
 import importlib.machinery
 import importlib.util
 import keyword
@@ -22,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from mmgevent import beside
+from mmgevent import beside, here
 from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job import Job
 from mmgevent.options import JobOptions
@@ -59,22 +58,22 @@ def load_job_module(name: str, args: Sequence[str]) -> Job:
         raise JobFileError(
             f"{name!r} is not the name of a module, such as package.job; a path goes without -m"
         )
-    here = os.getcwd()
-    beside.give_from_folders([here])
-    if here not in sys.path[:1]:
-        sys.path.insert(0, here)
+    folder = here.working_directory()
+    if folder:
+        beside.give_from_folders([folder])
+        if folder not in sys.path[:1]:
+            sys.path.insert(0, folder)
+    looked = f"looked in {here.describe()} and on the import path"
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
-        raise JobFileError(
-            f"there is no module {error.name} (looked in {here} and on the import path)"
-        ) from None
+        raise JobFileError(f"there is no module {error.name} ({looked})") from None
     except Exception as error:  # of the package, which is imported
         package = name.rpartition(".")[0]
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
         raise JobFileError(f"package {package} failed while it was imported:\n{shown}") from None
     if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
-        raise JobFileError(f"there is no module {name} (looked in {here} and on the import path)")
+        raise JobFileError(f"there is no module {name} ({looked})")
     if spec.submodule_search_locations is not None:
         raise JobFileError(
             f"{name} is a package; name the module in it that holds the job, such as {name}.job"
@@ -96,7 +95,7 @@ def _check_path(path: str) -> None:
     if not has_suffix and os.path.isfile(f"{path}.py"):
         raise JobFileError(f"job file {path} does not end in .py; did you mean {path}.py?")
     if not os.path.exists(path):
-        raise JobFileError(f"job file {path} does not exist (looked in {os.getcwd()})")
+        raise JobFileError(f"job file {path} does not exist (looked in {here.describe()})")
     if not has_suffix:
         raise JobFileError(f"job file {path} does not end in .py; a job file is a Python module: rename it")
     if not os.path.isfile(path):
@@ -141,9 +140,9 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
     module.__dict__["__mmgevent_job_file__"] = location
     package = stem.rpartition(".")[0]
     # Of a symbolic link: its target's, as Python does.  A module of a package was found on the path.
-    folder = os.getcwd() if package else os.path.dirname(os.path.realpath(location))
-    beside.give_from_folders([folder])
-    added = not sys.path or sys.path[0] != folder
+    folder = here.working_directory() if package else os.path.dirname(os.path.realpath(location))
+    beside.give_from_folders([folder] if folder else [])
+    added = folder != "" and (not sys.path or sys.path[0] != folder)
     if added:
         sys.path.insert(0, folder)
     previous, argv = sys.modules.get(stem), sys.argv
@@ -283,12 +282,16 @@ def _meant_function(name: str) -> str | None:
     plain = _FUNCTION_ENDING.sub("fn", name.lower().replace("_", ""))
     if not plain.endswith("fn"):
         return None
+    import difflib
+
     cutoff = 0.0 if name.endswith("fn") else 0.8
     return next(iter(difflib.get_close_matches(plain, FUNCTION_NAMES, n=1, cutoff=cutoff)), None)
 
 
 def _nearest_function(module: types.ModuleType) -> str:
     """Ask whether a function of the file's own that is meant, or say nothing."""
+    import difflib
+
     for name, value in vars(module).items():
         if getattr(value, "__module__", None) == module.__name__ and callable(value):
             nearest = difflib.get_close_matches(name.lower(), ("mapfn", "reducefn", "mapper", "reducer"), n=1)
@@ -301,7 +304,8 @@ def _nearest_function(module: types.ModuleType) -> str:
 def _check_near_options(path: str, module: types.ModuleType) -> None:
     """Refuse a dict of options under a name that is nearly right."""
     for name, value in vars(module).items():
-        if _is_near(name, "options") and isinstance(value, dict) and value and set(value) <= OPTION_NAMES:
+        is_options = isinstance(value, dict) and value and set(value) <= OPTION_NAMES
+        if is_options and _is_near(name, "options"):
             raise JobFileError(
                 f"job file {path} binds {name}, a dict of options; did you mean options? "
                 f"(a dict of your own: call it _{name})"
@@ -309,5 +313,7 @@ def _check_near_options(path: str, module: types.ModuleType) -> None:
 
 
 def _is_near(name: str, right: str) -> bool:
+    import difflib
+
     plain = name.lower().replace("_", "")
     return not name.startswith("_") and bool(difflib.get_close_matches(plain, (right,), cutoff=0.8))

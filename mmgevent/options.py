@@ -6,7 +6,6 @@ field: what is not in range never gets onto the wire.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -112,6 +111,8 @@ def check_name(name: str) -> None:
     names = [f.name for f in fields(JobOptions)]
     if name in names:
         return
+    import difflib
+
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(names)}"
     raise OptionError(f"unknown option {name!r}; {hint}")

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mmgevent import here
 from mmgevent.errors import DatasourceError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -247,7 +248,7 @@ def _no_match(path: str) -> DatasourceError:
         return DatasourceError(f"no input files: the folder {path} has none (hidden ones do not count)")
     if any(c in path for c in _GLOB_CHARACTERS):
         return DatasourceError(
-            f"no input files: nothing matches {path} in {os.getcwd()} "
+            f"no input files: nothing matches {path} in {here.describe()} "
             f"(a glob gives files; folders only by their own name, or with **)"
         )
-    return DatasourceError(f"no input files: {path} does not exist (looked in {os.getcwd()})")
+    return DatasourceError(f"no input files: {path} does not exist (looked in {here.describe()})")

@@ -45,7 +45,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: What a fresh Python of ours runs first.  Not `-m`: that puts the working directory first on the path.
 #: What is installed comes before the folders of PYTHONPATH, and mmgevent from where it is here.
 _START = """import os, sys
-users = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+def whole(path):
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
+users = [whole(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 real = [path for path in sys.path if path and path not in users]
 users = [path for path in sys.path if path and path not in real]
 library = os.path.dirname(os.__file__)
@@ -136,9 +141,17 @@ def is_protected() -> bool:
     return any(isinstance(finder, RealFinder) for finder in sys.meta_path)
 
 
+def absolute(path: str) -> str:
+    """Return a path as an absolute one; as it is where the working directory is gone, since it leads nowhere then."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
+
+
 def user_folders() -> list[str]:
     """Return the folders that come before the standard library: the script's, those of PYTHONPATH."""
-    return [os.path.abspath(entry) for entry in sys.path[: _library_index() or 0] if not _is_zip(entry)]
+    return [absolute(entry) for entry in sys.path[: _library_index() or 0] if not _is_zip(entry)]
 
 
 def _library_index() -> int | None:
@@ -149,7 +162,7 @@ def _library_index() -> int | None:
 
 def _python_path() -> list[str]:
     text = os.environ.get("PYTHONPATH", "")
-    return [os.path.abspath(entry) for entry in text.split(os.pathsep) if entry]
+    return [absolute(entry) for entry in text.split(os.pathsep) if entry]
 
 
 def _holds_installed(folder: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -140,6 +139,8 @@ class _RowFile:
         """Add the rows of a batch; JobError (kind "disk") where there is no room for them."""
         try:
             if self._file is None:
+                import tempfile
+
                 self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
             data = memoryview(_HEADER.pack(batch, len(segment)) + segment)

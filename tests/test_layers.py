@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 
 #: floor -> modules; what a module imports of mmgevent lies on its floor or below
 FLOORS = {
-    0: "cgroups python_path real_modules beside environment interpreter errors versions failures deaths machine positions _speedups _speedups._fallback _speedups._encoding _speedups._core",
+    0: "cgroups python_path real_modules beside here environment interpreter errors versions failures deaths machine positions _speedups _speedups._fallback _speedups._encoding _speedups._core",
     1: """listening shipping.lookups shipping.missing shipping.package_files shipping.struct_classes shipping.arrivals shipping.bindings shipping.instances walks wire.limits destinations attributes shipping.settings shipping.library_settings arguments functions reducers refs paths sources options job jobfile sinks records addresses password certificates page
           shipping shipping.packer shipping.definitions shipping.modules shipping.installed shipping.plain
           shipping.refusals shipping.surroundings shipping.effects shipping.outside

@@ -221,6 +221,11 @@ def test_an_executor_has_loaded_nothing_of_gevent(executor):
     assert executor.ask("[name for name in sys.modules if name.startswith(('gevent', 'greenlet'))]") == "[]"
 
 
+def test_an_executor_has_loaded_nothing_that_only_drivers_and_packages_need(executor):
+    asked = "[name for name in ('subprocess', 'zipfile', 'difflib') if name in sys.modules]"
+    assert executor.ask(asked) == "[]"  # each takes a millisecond of every start
+
+
 def test_the_import_path_has_no_working_directory_of_the_starter(executor):
     assert executor.ask("'' in sys.path or os.getcwd() in sys.path[:1]") == "False"
 

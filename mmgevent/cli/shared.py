@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 
 from mmgevent import password as passwords
@@ -100,6 +99,8 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
     elif is_alone:
         lines.append(f"as this user, whose password it finds in {passwords.default_path()}")
     else:
+        import shlex
+
         copy = "umask 077; mkdir -p ~/.config/mmgevent; cat > ~/.config/mmgevent/password"
         lines.append("once it has the password of this one:")
         lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(passwords.default_path())}")

@@ -14,6 +14,7 @@ import os
 import sys
 from typing import NamedTuple
 
+from mmgevent import here
 from mmgevent.destinations import descriptor_of, open_descriptor
 from mmgevent.errors import OutputError
 
@@ -35,7 +36,7 @@ class Results(NamedTuple):
 
     def current_path(self) -> str | None:
         """Return a path that means what the user meant, whatever folder the job file has changed to."""
-        if not self.path or self.folder == _working_directory():
+        if not self.path or self.folder == here.working_directory():
             return self.path
         return os.path.join(self.folder, self.path)
 
@@ -56,14 +57,7 @@ def claim_results(output: str | None) -> Results:
     stream = None if number is None else open_descriptor(number, path)
     os.dup2(STDERR, STDOUT)
     _print_to_stderr()
-    return Results(None if output == DASH else output, _working_directory(), stream)
-
-
-def _working_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # somebody has removed it
-        return ""
+    return Results(None if output == DASH else output, here.working_directory(), stream)
 
 
 def _fill_standard_descriptors() -> set[int]:

@@ -20,7 +20,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent import beside, interpreter, real_modules
 from mmgevent.errors import ShippingError
@@ -42,6 +41,9 @@ from mmgevent.shipping.modules import MAIN_NAMES, JobImport, Source
 from mmgevent.shipping.packer import EarlyNames, Packer
 from mmgevent.shipping.refusals import OWN_MODULE
 from mmgevent.shipping.surroundings import context, enter
+
+if TYPE_CHECKING:
+    import subprocess
 
 if typing.TYPE_CHECKING:
     from mmgevent.functions import Functions
@@ -323,6 +325,8 @@ class Check:
         self._mark = fingerprint(payload + json.dumps(surroundings, sort_keys=True).encode())
         if self._mark in _loaded:
             return
+        import subprocess  # templates, which check nothing, start sooner without it
+
         flags = interpreter.arguments(interpreter.own_flags())
         with open(create_nameless_file("mmgevent-check"), "w+b") as file:
             file.write(payload)
@@ -348,6 +352,8 @@ class Check:
         process = self._process
         if process is None:
             return True
+        import subprocess
+
         try:
             answer, last_words = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

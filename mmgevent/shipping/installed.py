@@ -12,10 +12,8 @@ import functools
 import importlib.machinery
 import importlib.util
 import os
-import pkgutil
 import site
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 
 
@@ -44,6 +42,8 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 def _find_in_folders(name: str, folders: Iterable[str]) -> importlib.machinery.ModuleSpec | None:
     """Find a submodule as `PathFinder` does, which needs the parents of a namespace package imported."""
+    import pkgutil
+
     portions: list[str] = []
     for folder in folders:
         finder = pkgutil.get_importer(folder)
@@ -92,6 +92,8 @@ def _is_within(path: str, folder: str) -> bool:
 def _installed_places() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """Return folders that hold installed modules at any depth, folders that editable installs put on
     `sys.path`, and the paths of packages that editable installs map by name."""
+    import sysconfig
+
     scheme = sysconfig.get_paths()
     names = [scheme[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     sites = [*names[2:], *site.getsitepackages(), site.getusersitepackages()]

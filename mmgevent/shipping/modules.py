@@ -18,13 +18,11 @@ import importlib.machinery
 import importlib.util
 import marshal
 import os
-import pkgutil
 import re
 import sys
-import zipfile
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from mmgevent import beside, real_modules
 from mmgevent.errors import ShippingError
@@ -40,8 +38,7 @@ _MODULE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.?")
 _CATCHES_IMPORT_ERROR = frozenset(("ImportError", "ModuleNotFoundError", "Exception", "BaseException"))
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One module as it travels."""
 
     #: full name, with the names of its packages
@@ -57,8 +54,7 @@ class Source:
     files: bytes = b""
 
 
-@dataclass(frozen=True)
-class _Import:
+class _Import(NamedTuple):
     """One import statement: `import module` or `from module import names`."""
 
     module: str
@@ -70,8 +66,7 @@ class _Import:
     is_late: bool = False
 
 
-@dataclass(frozen=True)
-class JobImport:
+class JobImport(NamedTuple):
     """An import of one of the job's modules by a module of the user's, or by a function."""
 
     #: the job's module
@@ -140,6 +135,8 @@ class SourceTree:
             return
         self._add(name, is_required=False)
         if text.endswith(".") and spec.submodule_search_locations:
+            import pkgutil
+
             for module in pkgutil.iter_modules(spec.submodule_search_locations, text):
                 self._add(module.name, is_required=False)
 
@@ -178,10 +175,12 @@ class SourceTree:
                 f"{package_files.MAX_BYTES >> 20} MiB of a package travel to workers: keep large files outside of "
                 f"it, at a path that workers have, or install the package there"
             )
-        return replace(source, files=files)
+        return source._replace(files=files)
 
     def add_py_file(self, path: str | os.PathLike[str]) -> None:
         """Take along a module file, every module of a package folder, or of a zip or egg."""
+        import zipfile
+
         path = os.path.abspath(path)
         if os.path.isdir(path):
             found = list(_read_folder(path))
@@ -405,6 +404,8 @@ def _read_folder(path: str) -> Iterator[Source]:
 
 
 def _read_zip(path: str) -> Iterator[Source]:
+    import zipfile
+
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
             if name.endswith(".py") and all(

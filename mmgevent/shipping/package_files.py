@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import zipfile
 
 #: Files of one package that travel, bytes.  More would fill memory of every executor, as bytes and as a zip.
 MAX_BYTES = 64 << 20
@@ -59,6 +61,8 @@ def read_files(folder: str) -> tuple[bytes, int]:
             found[relative] = read()
     if not found or size > MAX_BYTES:
         return b"", size
+    import zipfile
+
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for relative, content in found.items():
@@ -74,13 +78,19 @@ def is_in_zip(folder: str) -> bool:
 def _zip_path(folder: str) -> str | None:
     while folder and not os.path.exists(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
-    return folder if os.path.isfile(folder) and zipfile.is_zipfile(folder) else None
+    if not os.path.isfile(folder):
+        return None
+    import zipfile
+
+    return folder if zipfile.is_zipfile(folder) else None
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int, Any]]:
     """Yield (path below the folder, size, function that reads it) of each file that is no compiled code."""
     path = None if os.path.isdir(folder) else _zip_path(folder)
     if path is not None:
+        import zipfile
+
         prefix = os.path.relpath(folder, path).replace(os.sep, "/") + "/"
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -114,10 +124,14 @@ class ZippedFiles:
 
     def files(self) -> zipfile.Path:
         """Return the folder of the package, as a Traversable."""
+        import zipfile
+
         return zipfile.Path(zipfile.ZipFile(io.BytesIO(self._data)))
 
     def read(self, relative: str) -> bytes | None:
         """Return the content of one file, None if it did not travel."""
+        import zipfile
+
         with zipfile.ZipFile(io.BytesIO(self._data)) as archive:
             return archive.read(relative) if relative in archive.namelist() else None
 
