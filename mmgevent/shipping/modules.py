@@ -148,6 +148,8 @@ class SourceTree:
         self._follow_pending()
 
     def _add_submodules(self, source: Source) -> None:
+        import pkgutil
+
         for module in pkgutil.iter_modules(source.folders or (), f"{source.name}."):
             self._add(module.name, is_required=False)
 

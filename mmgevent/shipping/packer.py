@@ -20,6 +20,7 @@ method) is made anew.  Neither is ever pickled as a dict.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import heapq
@@ -45,6 +46,9 @@ from mmgevent.shipping.plain import is_plain, reduce_container
 from mmgevent.shipping.refusals import Reach, Refusal, explain
 from mmgevent.shipping.struct_classes import reduce_struct_class
 from mmgevent.wire.limits import MAX_CODE_BYTES
+
+#: builtin types whose objects stand for themselves; the second is there from Python 3.15 on
+_SENTINELS = tuple(filter(None, (object, getattr(builtins, "sentinel", None))))
 
 #: parts that are named where the whole is too large
 _SHOWN_PARTS = 3
@@ -139,11 +143,11 @@ class Packer:
             types.ModuleType: self._reduce_module,
             types.CellType: lambda cell: definitions.reduce_cell(cell, self._cells),
             dict: self._reduce_dict,
-            object: self._reduce_sentinel,
         }
         own.update(dict.fromkeys((list, tuple, set, frozenset), reduce_container))
         variables = (typing.TypeVar, typing.ParamSpec, getattr(typing, "TypeVarTuple", typing.TypeVar))
         own.update(dict.fromkeys(variables, self._reduce_type_variable))
+        own.update(dict.fromkeys(_SENTINELS, self._reduce_sentinel))
         own[functools._lru_cache_wrapper] = lambda obj: self._name_elsewhere(obj) or NotImplemented
         return own
 
@@ -402,7 +406,7 @@ class Packer:
     def _reduce_sentinel(self, obj: Any) -> Any:
         """Reduce what stands for itself, such as `dataclasses.MISSING`, to its name in the module that has it."""
         home = type(obj).__module__
-        modules = list(sys.modules) if type(obj) is object else [home]
+        modules = list(sys.modules) if type(obj) in _SENTINELS else [home]
         for module in modules:
             names = getattr(sys.modules.get(module), "__dict__", {}) if module not in self.by_value else {}
             found = next((name for name, value in list(names.items()) if value is obj), None)
