@@ -129,13 +129,19 @@ class PartitionRaises:
 
 
 class HashLies:
-    """Another hash in every process."""
+    """Another hash in each process that it comes to; that of os.getpid() is the same where one executor does all."""
+
+    def __init__(self, journeys=0):
+        self.journeys = journeys
+
+    def __reduce__(self):
+        return HashLies, (self.journeys + 1,)
 
     def __eq__(self, other):
         return isinstance(other, HashLies)
 
     def __hash__(self):
-        return os.getpid()
+        return self.journeys
 
 
 class ByIdentity:
