@@ -223,7 +223,7 @@ def test_an_executor_has_loaded_nothing_of_gevent(executor):
 
 def test_an_executor_has_loaded_nothing_that_only_drivers_and_packages_need(executor):
     names = ["subprocess", "difflib"]
-    if sys.version_info < (3, 12):  # from then on the standard library loads it with what load needs
+    if sys.version_info < (3, 12):  # from 3.12 on something loads it, which was not found yet
         names.append("zipfile")
     # Each takes a millisecond of every start.
     assert executor.ask(f"[name for name in {names} if name in sys.modules]") == "[]"
