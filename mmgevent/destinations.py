@@ -201,7 +201,10 @@ def descriptor_of(path: str) -> int | None:
         path = os.path.join(folder, name)
         if not os.path.islink(path):
             return None
-        path = os.path.join(folder, os.readlink(path))
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:  # it is another process's, or has just gone
+            return None
     return None
 
 

@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
@@ -260,10 +261,15 @@ class JobDriver:
         else:
             self._on_notice(text)
 
+    @property
+    def unnamed(self) -> int:
+        """How many more items that were set aside may be named."""
+        return max(0, MAX_NAMED - self._named)
+
     def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless many were named already."""
-        self._named += 1
-        if self._named <= MAX_NAMED:
+        if self.unnamed:
+            self._named += 1
             self.notice(name_skipped(name, failure))
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:
@@ -489,7 +495,8 @@ class _Submission:
     def _take_set_aside(self, incoming: _Incoming) -> None:
         assert incoming.batch is not None
         for part in incoming.take_whole():
-            for failure in self._driver.set_aside.add_rows(incoming.batch, incoming.worker, part.data):
+            failures = self._driver.set_aside.add_rows(incoming.batch, incoming.worker, part.data)
+            for failure in islice(failures, self._driver.unnamed):
                 self._driver.notice_skipped(failure["key"], failure)
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:

@@ -131,7 +131,7 @@ class JobHandle:
         Each is a failure with "key" and "error" in words. Where they are known it has also the key itself as
         "item_key", and "error_type" and "error_text" of the exception.
         """
-        return list(self._driver.set_aside.failures)
+        return self._driver.set_aside.failures()
 
     def skipped_items(self) -> Iterator[Record]:
         """Return an iterator over (key, value) of all items that were set aside so far, to be looked at or tried again.

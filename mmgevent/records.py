@@ -68,6 +68,10 @@ _SAMPLE_DEPTH = 2
 _DISTINCT_IN_SAMPLE = 0.6
 _DISTINCT_IN_COLUMN = 0.3
 _NEVER_MEMOIZED = frozenset({int, float, bool, complex, type(None)})
+#: bytes of one character of a pickled text, at most; a lone surrogate takes three
+_MAX_BYTES_A_CHARACTER = 4
+#: bytes that the pickle of a text or of bytes has beside these, at most
+_PICKLE_BYTES = 32
 #: how deep the search for what cannot be pickled looks into an object
 _CULPRIT_DEPTH = 20
 
@@ -168,6 +172,18 @@ def segment_count(data: Any, offset: int = 0) -> int:
     return _read_header(memoryview(data), offset)[1]
 
 
+def measure_segment(data: Any, offset: int = 0) -> tuple[int, int]:
+    """Return the entries of the segment at `offset` and the offset of the first byte after it, from its header alone.
+
+    SegmentError if it is none, or is cut short.
+    """
+    _, count, key_bytes, value_bytes, _ = _read_header(memoryview(data), offset)
+    end = offset + SEGMENT_HEADER_BYTES + key_bytes + value_bytes
+    if end > len(data):
+        raise SegmentError(f"a segment is cut short: {end - len(data)} bytes are missing")
+    return count, end
+
+
 def encode_items(items: list[tuple[Any, Any]]) -> bytes:
     """Encode a batch of items; RecordError for one that cannot be pickled."""
     return encode_segment([key for key, _ in items], [value for _, value in items])
@@ -183,8 +199,11 @@ def decode_items(data: Any) -> list[tuple[Any, Any]]:
 
 def encode_value(value: Any, limit_bytes: int) -> bytes | None:
     """Encode one value by itself; return None if that takes more than `limit_bytes`, or cannot be done."""
-    if isinstance(value, (str, bytes)) and len(value) > limit_bytes:
-        return None
+    if isinstance(value, (str, bytes)):
+        if len(value) > limit_bytes:
+            return None
+        if len(value) < limit_bytes // _MAX_BYTES_A_CHARACTER - _PICKLE_BYTES and type(value) in (str, bytes):
+            return pickle.dumps(value, _PROTOCOL)
     file = _Bounded(limit_bytes)
     try:
         pickle.Pickler(file, _PROTOCOL).dump(value)

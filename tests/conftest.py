@@ -1,6 +1,7 @@
 """For all tests: examples that are the same in every run, and nothing in the environment that a command would read."""
 
 import collections
+import gc
 import os
 import signal
 from pathlib import Path
@@ -24,6 +25,12 @@ for _name in [name for name in os.environ if name.startswith("MMG_")]:
 # test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """Keep the collector away from the thousands of tests there are: each of its runs would look at all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 _TESTS = Path(__file__).parent

@@ -34,12 +34,14 @@ LONG = {
     "test_benchmarks.py": """
         test_the_smallest_parts_are_timed
         test_engines_are_compared_side_by_side
+        test_a_wrong_answer_and_a_failure_are_said_and_counted
     """,
     "test_election.py": """
         test_behind_a_server_of_another_version_the_next_address_is_taken
     """,
     "test_simulation.py": """
         test_every_job_ends_by_the_rules_whatever_goes_wrong
+        test_everything_that_can_happen_does_in_the_first_thousand_seeds
     """,
     "test_watching.py": """
         test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
@@ -52,6 +54,7 @@ LONG = {
         test_signal_ends_a_job_whose_module_hangs_where_it_is_tried
         test_other_python_version_ends_with_5_and_names_both
         test_module_that_does_not_load_in_another_process_is_named_before_an_item_is_mapped
+        test_killed_driver_leaves_nothing_while_it_looks_for_another_server
     """,
     "integration/test_cluster.py": """
         test_many_jobs_submitted_at_once_are_all_done_by_one_engine
@@ -63,6 +66,12 @@ LONG = {
         test_progress_is_reported
         test_a_callback_of_watch_may_submit_while_its_engine_dies
         test_an_engine_that_takes_the_place_of_another_listens_where_that_did
+        test_task_timeout_ends_an_endless_loop
+        test_closing_waits_for_what_jobs_call_back_and_a_callback_may_close
+        test_the_callbacks_of_two_jobs_may_both_close
+        test_an_engine_that_is_killed_while_it_starts_is_replaced_as_well
+        test_equal_keys_of_different_types_meet
+        test_progress_says_how_a_job_ended
     """,
     "integration/test_commands.py": """
         test_a_file_beside_the_job_may_have_the_name_of_a_module_we_need
@@ -101,6 +110,7 @@ LONG = {
         test_pings_are_answered_at_both_ends
         test_who_sends_more_than_a_server_processes_is_closed
         test_one_set_of_credentials_serves_both
+        test_of_several_equal_scripts_one_becomes_the_server
     """,
     "integration/test_node_examples.py": """
         test_masterless_goes_on_when_the_server_leaves_first
@@ -108,6 +118,8 @@ LONG = {
         test_webfarm_leaves_nothing_behind_when_its_first_process_is_killed
         test_daemon_cancels_its_jobs_and_ends_at_a_signal
         test_the_application_of_webfarm_serves_under_a_server_that_forks_after_importing_it
+        test_webfarm_answers_again_after_the_elected_process_is_killed
+        test_masterless_processes_count_for_one_another
     """,
     "integration/test_nodes.py": """
         test_a_server_on_a_later_address_moves_to_the_earlier
@@ -123,12 +135,17 @@ LONG = {
         test_who_stays_for_once_leaves_with_the_server
         test_the_first_node_serves_and_all_run_jobs
         test_localhost_and_its_addresses_are_one_cluster
+        test_kills_of_the_server_of_many_nodes_lose_and_repeat_nothing
     """,
     "integration/test_offered.py": """
         test_a_host_serves_the_next_server_when_its_function_has_returned
         test_a_node_closes_although_its_function_runs
         test_oneshot_reaches_every_worker_that_offers_it
         test_another_that_offers_it_takes_over_from_one_that_is_killed
+        test_a_job_waits_for_a_worker_that_offers_its_function
+    """,
+    "integration/test_output.py": """
+        test_a_terminal_that_is_closed_ends_the_job_with_129
     """,
     "integration/test_remote.py": """
         test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason
@@ -136,6 +153,18 @@ LONG = {
         test_workers_join_a_local_cluster_that_listens
         test_a_worker_waits_for_a_server_and_comes_back_to_the_next
         test_a_driver_may_bring_executors_along
+        test_killed_executors_and_workers_in_both_phases_change_nothing
+    """,
+    "integration/test_settings.py": """
+        test_a_locale_that_a_worker_has_not_is_named_once
+    """,
+    "integration/test_setup.py": """
+        test_a_slow_import_for_its_effect_is_named_with_v
+        test_where_setupfn_fails_nothing_more_is_run_while_there_are_other_workers
+        test_the_time_of_setupfn_is_not_that_of_an_item
+    """,
+    "integration/test_suite.py": """
+        test_the_suite_passes_where_it_is_started_with_sigint_ignored
     """,
     "integration/test_worker.py": """
         test_a_refusal_is_kept
@@ -148,6 +177,10 @@ LONG = {
     """,
     "trust/test_cluster_simulation.py": """
         test_results_are_those_of_plain_python_and_nothing_is_left
+        test_everything_that_can_happen_does_in_the_first_hundred_seeds
+    """,
+    "trust/test_containers.py": """
+        test_an_engine_that_the_kernel_kills_is_told_of_with_the_limit
     """,
     "trust/test_crowds.py": """
         test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_may_take
@@ -157,13 +190,16 @@ LONG = {
         test_a_worker_that_never_reads_holds_up_no_job_and_costs_no_memory
         test_with_64_descriptors_for_200_workers_the_server_waits_and_serves_all_in_the_end
         test_a_job_that_fills_the_bound_keeps_no_other_from_its_input
+        test_done_of_an_attempt_that_lost_is_late_and_changes_nothing
     """,
     "trust/test_death_certificates.py": """
         test_mmg_run_says_it_on_stderr_while_the_job_goes_on
+        test_an_executor_near_its_memory_limit_is_warned_of_once_and_killed_beyond_it
     """,
     "trust/test_disks.py": """
         test_a_folder_that_is_removed_under_an_open_spill_file_is_not_missed
         test_a_worker_without_disk_ends_the_job_that_needs_it_and_no_other
+        test_a_server_without_disk_ends_the_job_that_needs_it_and_no_other
     """,
     "trust/test_fuzz.py": """
         test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own
@@ -175,6 +211,8 @@ LONG = {
         test_an_executor_that_ignores_everything_holds_up_no_end
         test_a_worker_ends_though_its_server_does_not_read
         test_a_driver_closes_though_its_server_is_stopped
+        test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest
+        test_a_server_ends_though_peers_do_not_read
     """,
     "trust/test_keys_and_values.py": """
         test_20000_keys_with_one_hash_are_grouped_rightly
@@ -183,9 +221,11 @@ LONG = {
     "trust/test_kills.py": """
         test_stopped_workers_and_servers_are_given_up_when_silent_and_may_come_back
         test_workers_that_are_killed_one_after_another_while_others_come_lose_nothing
+        test_when_the_only_worker_dies_the_job_waits_for_another
     """,
     "trust/test_misbehaving_functions.py": """
         test_a_gib_of_output_is_read_and_not_kept
+        test_a_fork_that_returns_marks_nothing_and_is_blamed_for_nothing
     """,
     "trust/test_mutations.py": """
         test_the_named_tests_import_the_copy_and_pass_on_it
@@ -211,11 +251,18 @@ SAMPLED = {
     "test_benchmarks.py": {
         "test_what_grows_is_measured": 8,
     },
+    "test_election.py": {
+        "test_a_server_that_lost_a_part_of_itself_gives_its_place_up": 2,
+        "test_who_had_a_place_outlasts_strangers_in_it": 2,
+    },
+    "test_skipping.py": {
+        "test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside": 3,
+    },
     "integration/test_bad_input.py": {
         "test_function_that_fails_is_named_with_item_line_and_worker": 4,
-        "test_signal_ends_a_command_whose_own_functions_hang": 3,
-        "test_signal_ends_a_listening_job_and_its_worker_goes_on": 3,
-        "test_signal_ends_driver_worker_and_server_in_the_middle_of_a_job": 3,
+        "test_signal_ends_a_command_whose_own_functions_hang": 6,
+        "test_signal_ends_a_listening_job_and_its_worker_goes_on": 6,
+        "test_signal_ends_driver_worker_and_server_in_the_middle_of_a_job": 6,
         "test_input_that_is_not_there_or_is_none": 4,
         "test_function_that_cannot_be_called": 4,
         "test_misspelt_name_is_met_with_the_nearest_right_one": 4,
@@ -227,16 +274,18 @@ SAMPLED = {
     },
     "integration/test_cluster.py": {
         "test_every_form_of_a_word_count_gives_the_same": 3,
+        "test_when_the_engine_dies_the_job_is_handed_in_again": 3,
+        "test_a_signal_that_the_system_hands_to_another_thread_is_heard": 2,
     },
     "integration/test_commands.py": {
         "test_inline_gives_what_executors_give": 3,
     },
+    "integration/test_limits.py": {
+        "test_an_environment_larger_than_a_frame_travels": 3,
+    },
     "integration/test_mincemeat.py": {
         "test_methods_of_a_client_are_used_where_the_server_sends_none": 4,
         "test_a_command_that_the_server_does_not_know_closes_that_connection_only": 2,
-    },
-    "integration/test_node_examples.py": {
-        "test_webfarm_answers_again_after_the_elected_process_is_killed": 2,
     },
     "integration/test_nodes.py": {
         "test_a_cluster_of_others_on_an_earlier_address_ends_no_node": 2,
@@ -246,21 +295,46 @@ SAMPLED = {
     "integration/test_offered.py": {
         "test_offered_and_shipped_functions_mix": 3,
     },
+    "integration/test_output.py": {
+        "test_a_signal_leaves_no_file_and_has_its_exit_code": 3,
+    },
+    "integration/test_own_modules.py": {
+        "test_our_processes_import_nothing_from_the_folders_of_a_job": 3,
+    },
+    "integration/test_places.py": {
+        "test_what_would_have_been_there_is_named": 3,
+    },
+    "integration/test_settings.py": {
+        "test_flags_that_change_answers_hold_in_executors": 8,
+        "test_the_time_zone_is_that_of_the_program_whether_or_not_it_calls_tzset": 4,
+    },
+    "integration/test_setup.py": {
+        "test_a_setupfn_that_fails_is_tried_three_times_and_fails_the_job_by_name_whatever_may_be_skipped": 3,
+    },
+    "integration/test_skipping.py": {
+        "test_an_item_that_kills_is_named_by_its_key_whatever_its_type": 6,
+        "test_what_ends_greenlets_costs_its_own_item_too": 5,
+        "test_lines_that_kill_are_found_and_only_they_are_set_aside": 2,
+        "test_a_broken_line_is_set_aside_and_all_others_count": 2,
+    },
     "trust/test_certificates.py": {
         "test_files_that_will_not_do_are_named_in_one_line": 6,
         "test_a_server_without_a_certificate_of_the_authority_is_refused": 3,
     },
+    "trust/test_containers.py": {
+        "test_with_few_processes_a_job_is_done_or_one_sentence_says_why_not": 2,
+        "test_a_job_that_is_larger_than_the_container_runs_in_it": 2,
+    },
     "trust/test_crowds.py": {
         "test_workers_reset_at_any_moment_lose_nothing": 6,
     },
-    "trust/test_disks.py": {
-        "test_a_server_without_disk_ends_the_job_that_needs_it_and_no_other": 4,
-    },
     "trust/test_fuzz.py": {
-        "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 3,
+        "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 9,
     },
     "trust/test_getting_in.py": {
         "test_passwords_agree_when_they_are_the_same_text": 4,
+        "test_an_impostor_hears_a_hello_and_a_proof_and_nothing_of_the_job": 3,
+        "test_an_impostor_without_tls_hears_no_more_than_the_beginning_of_tls": 2,
     },
     "trust/test_graceful_ends.py": {
         "test_a_server_says_goodbye_to_everybody": 2,
@@ -268,23 +342,26 @@ SAMPLED = {
         "test_a_second_signal_ends_a_server_at_once": 2,
     },
     "trust/test_hostile_driver.py": {
-        "test_only_the_connection_of_the_fault_is_closed_and_its_job_ends": 6,
+        "test_only_the_connection_of_the_fault_is_closed_and_its_job_ends": 12,
+        "test_batches_that_do_not_decode_fail_their_own_job_cleanly": 3,
     },
     "trust/test_hostile_worker.py": {
-        "test_only_the_connection_of_the_fault_is_closed_and_its_tasks_are_done_elsewhere": 6,
+        "test_only_the_connection_of_the_fault_is_closed_and_its_tasks_are_done_elsewhere": 12,
+        "test_nobody_speaks_for_the_attempt_of_another": 2,
     },
     "trust/test_keys_and_values.py": {
         "test_10_million_values_of_one_key_are_reduced_at_once": 2,
         "test_a_value_that_cannot_be_pickled_fails_the_job_by_name": 3,
         "test_an_unhashable_key_fails_the_job_by_name": 3,
+        "test_a_key_that_raises_or_says_nothing_fails_the_job_with_its_words": 4,
     },
     "trust/test_kills.py": {
-        "test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 6,
+        "test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 15,
     },
     "trust/test_misbehaving_functions.py": {
         "test_whatever_never_ends_is_ended_by_task_timeout_and_by_cancel": 6,
         "test_what_concerns_the_function_alone_fails_nothing_and_leaves_nothing": 5,
-        "test_whatever_is_raised_fails_the_job_by_name": 4,
+        "test_whatever_is_raised_fails_the_job_by_name": 12,
         "test_whatever_kills_the_executor_fails_the_job_by_name": 4,
         "test_10_gib_end_at_the_memory_limit": 3,
         "test_patching_what_the_executor_needs_ends_its_own_job_only": 3,
@@ -296,5 +373,10 @@ SAMPLED = {
         "test_poison_items_are_found_set_aside_and_reported_and_the_job_goes_on": 6,
         "test_more_poison_than_allowed_fails_the_job_with_its_own_error": 3,
         "test_without_max_skipped_the_job_fails_and_names_the_item": 3,
+    },
+    "trust/test_sandboxes.py": {
+        "test_servers_and_workers_run_without_them": 3,
+        "test_jobs_run_without_calls_that_the_kernel_refuses": 4,
+        "test_without_ipv6_and_with_a_name_that_nobody_knows": 2,
     },
 }

@@ -84,8 +84,16 @@ def test_other_paths_are_no_descriptors(tmp_path):
     (tmp_path / "1").touch()
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    for path in (tmp_path / "1", loop, "/dev/null", "/dev/fd", f"/proc/{os.getppid()}/fd/1", ""):
-        assert descriptor_of(str(path)) is None
+    for path in (
+        tmp_path / "1",
+        loop,
+        "/dev/null",
+        "/dev/fd",
+        f"/proc/{os.getppid()}/fd/1",
+        "/proc/1/fd/1",
+        "",
+    ):
+        assert descriptor_of(str(path)) is None, path
 
 
 def test_an_inherited_descriptor_is_appended_to_and_stays_open(tmp_path):

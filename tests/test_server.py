@@ -65,8 +65,9 @@ class Peer:
     def heard(self, type):
         return [(frame, message) for frame, message in self.messages if message["type"] == type]
 
-    def submit(self, job=1, **options):
-        self.say("submit", job, name="t", options=options, code_bytes=1, fingerprint="f")
+    def submit(self, job=1, delivered=(), **options):
+        skip = {"skip": list(delivered)} if delivered else {}
+        self.say("submit", job, name="t", options=options, code_bytes=1, fingerprint="f", **skip)
         self.send(Frame(CODE, b"c", job))
 
     def send_batch(self, number, items=1, job=1, data=None, **fields):
@@ -107,6 +108,21 @@ def test_a_job_goes_from_batch_to_results(server):
     assert results["parts"] == [[3, reduce["size"], 1]]
     assert driver.heard("job_done")
     assert worker.heard("job_end")
+
+
+def test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(delivered=[3])
+    driver.send_batch(1)
+    driver.say("input_end", 1, batches=1)
+    segment = encode_segment(["k"], [1])
+    worker.finish(worker.heard("assign")[0], encode_flush({3: segment, 5: segment}))
+    (assign,) = worker.heard("assign")[1:]
+    assert [number for number, _ in assign[1]["parts"]] == [5]
+    worker.finish(assign, encode_flush({5: segment}))
+    ((_, results),) = driver.heard("results")
+    assert [number for number, *_ in results["parts"]] == [5]
+    assert driver.heard("job_done")
 
 
 def test_a_worker_that_leaves_with_a_very_long_reason_loses_its_tasks_to_others(server):

@@ -231,6 +231,94 @@ def test_errors_of_folding_are_those_of_python(core):
 # -- scatter and merge -------------------------------------------------------------------------------
 
 
+def mapped(core, mapfn, values, *, failed=None, limit=1000, mark=lambda position, key: None):
+    """Map values whose keys are their positions; return the records and what was told on the way."""
+    told = []
+
+    def on_failure(position, key, value, error):
+        told.append(("failed", position, key, value, repr(error)))
+        return [] if failed is None else failed(error)
+
+    def on_large(position, key, value, records, output):
+        told.append(("large", position, key, value, records, list(output)))
+
+    items = ((n, n, value) for n, value in enumerate(values))
+    records = core.map_items(items, mark, mapfn, iter, on_failure, on_large, limit)
+    return list(records), told
+
+
+def numbers(key, value):
+    for n in range(value):
+        yield key, 100 // (5 - n)
+
+
+def test_records_of_items_come_in_order_whatever_mapfn_returns(core):
+    for form in (numbers, lambda *item: list(numbers(*item)), lambda *item: tuple(numbers(*item))):
+        assert mapped(core, form, [2, 0, 1]) == ([(0, 20), (0, 25), (2, 20)], [])
+
+
+def test_of_an_item_that_fails_nothing_comes_but_what_is_put_in_its_place(core):
+    records, told = mapped(core, numbers, [1, 6, 2])
+    assert records == [(0, 20), (2, 20), (2, 25)]
+    error = repr(ZeroDivisionError("integer division or modulo by zero"))
+    assert told == [("failed", 1, 1, 6, error)]
+    records, _ = mapped(core, numbers, [1, 6, 1], failed=lambda error: [("instead", error.args)])
+    assert records == [(0, 20), ("instead", ("integer division or modulo by zero",)), (2, 20)]
+
+
+@pytest.mark.parametrize("output", [5, [3], [(1, 2, 3)], [([], 1)]], ids=repr)
+def test_records_that_cannot_be_are_a_failure_of_their_item(core, output):
+    _, told = mapped(core, lambda key, value: output, ["a", "b"])
+    assert [what for what, *_ in told] == ["failed", "failed"]
+    assert told[0][-1].startswith("TypeError(")
+
+
+def test_what_failed_raises_passes_through_with_the_traceback_of_the_function(core):
+    def again(error):
+        raise error
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        mapped(core, numbers, [1, 6], failed=again)
+    assert caught.traceback[-1].name == "numbers"
+
+
+def test_none_from_failed_ends_the_records_and_the_items_can_be_used_further(core):
+    items = iter([(0, "a", 6), (1, "b", 1)])
+    arguments = lambda *_: None, numbers, iter, lambda *_: None, None, 1000
+    assert list(core.map_items(items, *arguments)) == []
+    assert list(core.map_items(items, *arguments)) == [("b", 20)]
+
+
+def test_an_item_of_too_many_records_is_told_and_ends_them(core):
+    records, told = mapped(core, numbers, [1, 3, 1], limit=2)
+    assert records == [(0, 20)]
+    assert told == [("large", 1, 1, 3, [(1, 20), (1, 25)], [(1, 33)])]
+
+
+def test_every_item_is_marked_before_it_is_mapped_and_what_mark_raises_passes_through(core):
+    marked = []
+
+    def mapfn(key, value):
+        assert marked[-1] == (key, key)
+        return []
+
+    mapped(core, mapfn, "abc", mark=lambda *item: marked.append(item))
+    assert marked == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(ZeroDivisionError):
+        mapped(core, mapfn, "abc", mark=lambda position, key: 1 // position)
+
+
+def test_what_the_items_raise_passes_through_after_the_records_before_it(core):
+    def items():
+        yield 0, "a", 1
+        raise LookupError("gone")
+
+    records = core.map_items(items(), lambda *_: None, numbers, iter, None, None, 1000)
+    assert next(records) == ("a", 20)
+    with pytest.raises(LookupError):
+        next(records)
+
+
 def test_scatter_deals_every_key_to_its_partition_in_order(core):
     groups = {key: [n] for n, key in enumerate([*range(500), *"abc", ("a", 1), None, b"x"])}
     for count in (1, 7, 64):
@@ -427,6 +515,10 @@ def every_call(core, keys, pairs):
     for op in (SUM, COUNT, MIN, MAX, FIRST):
         core.fold(((key, 1.5) for key, _ in pairs), table, op, NO_BUDGET)
         core.merge_fold(table, list(table), [1] * len(table), op)
+    for failed in (lambda *_: [(1, Large())], lambda *_: None):
+        list(core.map_items([(0, 1, 6), (1, 1, 2)], lambda *_: None, numbers, iter, failed, None, 10))
+    list(core.map_items([(0, 1, 5)], lambda *_: None, numbers, iter, None, lambda *_: None, 3))
+    next(core.map_items([(0, 1, 5)], lambda *_: None, numbers, iter, None, None, 10))
     core.scatter(groups, 5)
     core.merge_grouped(groups, list(groups), [[1] for _ in groups])
     core.merge_flat(groups, list(groups), [Large() for _ in groups])
@@ -446,6 +538,7 @@ def every_call(core, keys, pairs):
         lambda: core.fold([("a", 1000), ("a", "b")], {}, SUM, NO_BUDGET),
         lambda: core.fold([("a", 1000), ("a", "b")], {}, MIN, NO_BUDGET),
         lambda: core.fold([("a", Broken())], {}, SUM, NO_BUDGET),
+        lambda: list(core.map_items([(0, 1, 6)], lambda *_: None, numbers, iter, Broken(), None, 10)),
         lambda: core.scatter({"a": Large(), Angry("partition"): Large()}, 4),
         lambda: core.merge_grouped({}, ["a"], [None]),
         lambda: core.merge_grouped({"a": None}, ["a"], [[Large()]]),

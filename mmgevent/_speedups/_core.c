@@ -1099,6 +1099,180 @@ take(PyObject *module, PyObject *records, Py_ssize_t limit)
     return taken;
 }
 
+/* ---- the records of items, one item after another ---- */
+
+/* What `_fallback.map_items` keeps between two records. All are owned; `records` is NULL between two items. */
+struct mapping {
+    PyObject_HEAD
+    PyObject *items, *mark, *mapfn, *pairs_of, *failed, *large;
+    Py_ssize_t limit;
+    PyObject *records; /* a list of our own, which nobody else has seen unless `failed` gave it */
+    Py_ssize_t given;  /* records of it that were given */
+};
+
+static int
+mapping_traverse(struct mapping *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->items);
+    Py_VISIT(self->mark);
+    Py_VISIT(self->mapfn);
+    Py_VISIT(self->pairs_of);
+    Py_VISIT(self->failed);
+    Py_VISIT(self->large);
+    Py_VISIT(self->records);
+    return 0;
+}
+
+static int
+mapping_clear(struct mapping *self)
+{
+    Py_CLEAR(self->items);
+    Py_CLEAR(self->mark);
+    Py_CLEAR(self->mapfn);
+    Py_CLEAR(self->pairs_of);
+    Py_CLEAR(self->failed);
+    Py_CLEAR(self->large);
+    Py_CLEAR(self->records);
+    return 0;
+}
+
+static void
+mapping_dealloc(struct mapping *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    mapping_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* records_of -- call mapfn on an item; set *output to an iterator and *taken to its first records, both owned. */
+static int
+records_of(PyObject *module, struct mapping *self, PyObject *key, PyObject *value, PyObject **output, PyObject **taken)
+{
+    PyObject *args[] = {key, value};                                        /* borrowed */
+    PyObject *result = PyObject_Vectorcall(self->mapfn, args, 2, NULL); /* owned */
+
+    if (result != NULL && !PyGen_CheckExact(result)) {
+        Py_SETREF(result, PyObject_CallOneArg(self->pairs_of, result));
+    }
+    *output = result;
+    *taken = result == NULL ? NULL : take(module, result, self->limit);
+    return *taken == NULL ? -1 : 0;
+}
+
+/* ask_failed -- what `failed` makes of an item whose mapfn raised: its records, or None, or NULL with an exception. */
+static PyObject *
+ask_failed(struct mapping *self, PyObject *position, PyObject *key, PyObject *value)
+{
+    PyObject *type = NULL, *error = NULL, *traceback = NULL, *answer = NULL; /* owned */
+
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
+    PyObject *args[] = {position, key, value, error}; /* borrowed */
+    answer = PyObject_Vectorcall(self->failed, args, 4, NULL);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    if (answer != NULL && answer != Py_None && !PyList_Check(answer)) {
+        PyErr_Format(PyExc_TypeError, "failed() must return a list or None, not %.200s", Py_TYPE(answer)->tp_name);
+        Py_CLEAR(answer);
+    }
+    return answer;
+}
+
+/* map_next -- map the next item: 1 if its records are there, 0 at the end, -1 with an exception. */
+static int
+map_next(PyObject *module, struct mapping *self)
+{
+    PyObject *item = PyIter_Next(self->items);                           /* owned */
+    PyObject *position = NULL, *key = NULL, *value = NULL;               /* borrowed from the item */
+    PyObject *output = NULL, *taken = NULL, *marked = NULL, *told = NULL; /* owned */
+    int result = -1;
+
+    if (item == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 3) {
+        PyErr_SetString(PyExc_TypeError, "items must be tuples of (position, key, value)");
+        goto done;
+    }
+    position = PyTuple_GET_ITEM(item, 0);
+    key = PyTuple_GET_ITEM(item, 1);
+    value = PyTuple_GET_ITEM(item, 2);
+    marked = PyObject_CallFunctionObjArgs(self->mark, position, key, NULL);
+    if (marked == NULL) {
+        goto done;
+    }
+    if (records_of(module, self, key, value, &output, &taken) < 0) {
+        taken = ask_failed(self, position, key, value);
+        if (taken == NULL || taken == Py_None) {
+            result = taken == NULL ? -1 : 0;
+            Py_CLEAR(taken);
+            goto done;
+        }
+    }
+    else if (PyList_GET_SIZE(taken) >= self->limit) {
+        PyObject *args[] = {position, key, value, taken, output}; /* borrowed */
+        told = PyObject_Vectorcall(self->large, args, 5, NULL);
+        result = told == NULL ? -1 : 0;
+        goto done;
+    }
+    Py_XSETREF(self->records, Py_NewRef(taken));
+    self->given = 0;
+    result = 1;
+done:
+    Py_XDECREF(told);
+    Py_XDECREF(marked);
+    Py_XDECREF(taken);
+    Py_XDECREF(output);
+    Py_DECREF(item);
+    return result;
+}
+
+static PyObject *
+mapping_next(struct mapping *self)
+{
+    PyObject *module = NULL; /* borrowed */
+
+    for (;;) {
+        if (self->records != NULL) {
+            if (self->given < PyList_GET_SIZE(self->records)) {
+                return Py_NewRef(PyList_GET_ITEM(self->records, self->given++));
+            }
+            Py_CLEAR(self->records);
+        }
+        if (module == NULL && (module = PyType_GetModule(Py_TYPE(self))) == NULL) {
+            return NULL;
+        }
+        if (map_next(module, self) <= 0) {
+            return NULL;
+        }
+    }
+}
+
+static PyType_Slot mapping_slots[] = {
+    {Py_tp_doc, "What map_items() returns."},
+    {Py_tp_traverse, mapping_traverse},
+    {Py_tp_clear, mapping_clear},
+    {Py_tp_dealloc, mapping_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, mapping_next},
+    {0, NULL},
+};
+
+static PyType_Spec mapping_spec = {
+    .name = "mmgevent._speedups._core.Mapping",
+    .basicsize = sizeof(struct mapping),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = mapping_slots,
+};
+
 /* ---- the functions of the module ---- */
 
 /* parse_seed -- the low 64 bits of an int, 0 if it is missing; -1 with TypeError. */
@@ -1487,6 +1661,46 @@ core_take(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return take(module, args[0], limit);
 }
 
+static PyObject *
+core_map_items(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *type = NULL;       /* owned */
+    struct mapping *self = NULL; /* owned */
+    Py_ssize_t limit = 0;
+
+    if (count != 7) {
+        PyErr_Format(PyExc_TypeError, "map_items() takes 7 positional arguments, got %zd", count);
+        return NULL;
+    }
+    limit = PyLong_AsSsize_t(args[6]);
+    if (limit == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    type = PyObject_GetAttrString(module, "_Mapping");
+    if (type == NULL) {
+        return NULL;
+    }
+    self = PyObject_GC_New(struct mapping, (PyTypeObject *)type);
+    Py_DECREF(type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->items = PyObject_GetIter(args[0]);
+    self->mark = Py_NewRef(args[1]);
+    self->mapfn = Py_NewRef(args[2]);
+    self->pairs_of = Py_NewRef(args[3]);
+    self->failed = Py_NewRef(args[4]);
+    self->large = Py_NewRef(args[5]);
+    self->limit = limit;
+    self->records = NULL;
+    self->given = 0;
+    PyObject_GC_Track((PyObject *)self);
+    if (self->items == NULL) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
 #define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void)) function, METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef module_methods[] = {
@@ -1499,6 +1713,8 @@ static PyMethodDef module_methods[] = {
     {"group", WITH_KEYWORDS(core_group), "group(pairs, groups, budget)\n\nSee _fallback.group."},
     {"fold", WITH_KEYWORDS(core_fold), "fold(pairs, table, op, budget)\n\nSee _fallback.fold."},
     {"take", (PyCFunction)(void (*)(void)) core_take, METH_FASTCALL, "take(records, limit)\n\nSee _fallback.take."},
+    {"map_items", (PyCFunction)(void (*)(void)) core_map_items, METH_FASTCALL,
+     "map_items(items, mark, mapfn, pairs_of, failed, large, limit)\n\nSee _fallback.map_items."},
     {"scatter", WITH_KEYWORDS(core_scatter), "scatter(groups, count, seed=0)\n\nSee _fallback.scatter."},
     {"merge_grouped", WITH_KEYWORDS(core_merge_grouped),
      "merge_grouped(groups, keys, values)\n\nSee _fallback.merge_grouped."},
@@ -1509,7 +1725,7 @@ static PyMethodDef module_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* module_exec -- keep the twin's functions as attributes, so that the module needs no state of its own. */
+/* module_exec -- keep the twin's functions and our class as attributes, so that the module needs no state of its own. */
 static int
 module_exec(PyObject *module)
 {
@@ -1528,6 +1744,11 @@ module_exec(PyObject *module)
         Py_XDECREF(function);
     }
     Py_XDECREF(twin);
+    if (result == 0) {
+        PyObject *type = PyType_FromModuleAndSpec(module, &mapping_spec, NULL); /* owned */
+        result = type == NULL ? -1 : PyObject_SetAttrString(module, "_Mapping", type);
+        Py_XDECREF(type);
+    }
     return result;
 }
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from types import GeneratorType
 from typing import Any
 
 from mmgevent._speedups._encoding import (
@@ -41,6 +42,7 @@ __all__ = [
     "group",
     "hash_key",
     "is_hashed",
+    "map_items",
     "merge_flat",
     "merge_fold",
     "merge_grouped",
@@ -144,6 +146,54 @@ def take(records: Iterable[Any], limit: int, /) -> list[Any]:
             hash_key(key)
         taken.append(record)
     return taken
+
+
+def map_items(
+    items: Iterable[tuple[int, Any, Any]],
+    mark: Callable[[int, Any], object],
+    mapfn: Callable[[Any, Any], Any],
+    pairs_of: Callable[[Any], Iterator[Any]],
+    failed: Callable[[int, Any, Any, BaseException], list[Any] | None],
+    large: Callable[[int, Any, Any, list[Any], Iterator[Any]], object],
+    limit: int,
+    /,
+) -> Iterator[Any]:
+    """Yield the records of all items; those of one item only when its mapfn has given them all.
+
+    `items` are (position, key, value).  For each: `mark(position, key)`, then
+    `mapfn(key, value)`.  What it returns is made an iterator by `pairs_of`, unless
+    it is a generator, and its records are taken as by `take`.
+
+    What mapfn, `pairs_of` or `take` raise goes to `failed(position, key, value,
+    error)`: the list it returns stands for the item's records, None ends the
+    iterator, what it raises passes through.  At the `limit`-th record of an item
+    the iterator ends after `large(position, key, value, records, output)`: the
+    records that were taken, and the iterator of those that were not.
+    """
+    for position, key, value in items:
+        mark(position, key)
+        error: BaseException | None = None
+        taken: list[Any] = []
+        try:
+            output = mapfn(key, value)
+            if type(output) is not GeneratorType:
+                output = pairs_of(output)
+            taken = take(output, limit)
+        except BaseException as raised:
+            error = raised
+        if error is not None:
+            try:
+                instead = failed(position, key, value, error)
+            finally:
+                error = None  # its traceback holds this frame
+            if instead is None:
+                return
+            yield from instead
+        elif len(taken) >= limit:
+            large(position, key, value, taken, output)
+            return
+        else:
+            yield from taken
 
 
 def scatter(

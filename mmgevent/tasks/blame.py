@@ -111,7 +111,10 @@ def make_failure(
         failure["key"] = short_repr(key)
     if advice is not None:
         failure["advice"] = advice
-    if all(len(value) <= _SHORT and value.isascii() for value in failure.values()):
+    for value in failure.values():
+        if len(value) > _SHORT or not value.isascii():
+            break
+    else:
         return failure
     return bound({name: _printable(value) for name, value in failure.items()})
 

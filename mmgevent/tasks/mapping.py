@@ -4,7 +4,7 @@
 one iterator, so per item there is one turn of a Python generator (about 1 us), and per record none.
 
 `CarefulMapping` is for jobs with `retries` or `max_skipped`: an item that fails must leave nothing behind. So
-the records of an item are taken into a list first (`_speedups.take` checks them on the way), and reach the
+the records of an item are taken into a list first (`_speedups.map_items` checks them on the way), and reach the
 groups all together or not at all. An item that fails is tried again on the spot, then set aside, and the task
 goes on with the next: every item is mapped once, whatever fails beside it. An item of more than WHOLE_RECORDS
 records has a table of its own instead of a list. One that outgrows the memory of the task is grouped as it
@@ -21,7 +21,7 @@ from itertools import chain
 from types import GeneratorType
 from typing import Any, NamedTuple
 
-from mmgevent._speedups import take
+from mmgevent._speedups import map_items, take
 from mmgevent.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.grouping import Grouping, Groups
@@ -164,7 +164,7 @@ class CarefulMapping:
         used = records = 0
         is_over = False
         while not is_over:
-            small = chain.from_iterable(self._small_items())
+            small = self._small_items()
             exhausted = False
             while not exhausted:
                 table = {} if groups else groups
@@ -193,26 +193,33 @@ class CarefulMapping:
 
     # --- items to records ---
 
-    def _small_items(self) -> Iterator[list[Any]]:
+    def _small_items(self) -> Iterator[Any]:
         """Yield the records of each item, up to one that has more than WHOLE_RECORDS, which is then `_large`."""
-        mapfn, mark = self._mapfn, self._mark
-        for position, key, value in self._each:
-            mark(position, key)
-            try:
-                output = mapfn(key, value)
-                if type(output) is not GeneratorType:
-                    output = pairs_of(output, "mapfn")
-                records = take(output, WHOLE_RECORDS)
-            except BaseException as error:
-                if self._skipping.passes(error):
-                    raise
-                output, records = self._try_again(position, key, value, error, WHOLE_RECORDS)
-                if self._skipping.is_full:
-                    self._send_rows()
-            if len(records) == WHOLE_RECORDS:
-                self._large = _Large(position, key, value, chain(records, output))
-                return
-            yield records
+        return map_items(
+            self._each,
+            self._mark,
+            self._mapfn,
+            _pairs_of_mapfn,
+            self._on_failure,
+            self._on_large,
+            WHOLE_RECORDS,
+        )
+
+    def _on_failure(self, position: int, key: Any, value: Any, error: BaseException) -> list[Any] | None:
+        if self._skipping.passes(error):
+            raise error
+        output, records = self._try_again(position, key, value, error, WHOLE_RECORDS)
+        if self._skipping.is_full:
+            self._send_rows()
+        if len(records) < WHOLE_RECORDS:
+            return records
+        self._on_large(position, key, value, records, output)
+        return None
+
+    def _on_large(
+        self, position: int, key: Any, value: Any, records: list[Any], output: Iterator[Any]
+    ) -> None:
+        self._large = _Large(position, key, value, chain(records, output))
 
     def _pooled(self, outputs: Iterable[list[Any]]) -> Iterator[list[Any]]:
         for records in outputs:
@@ -340,6 +347,10 @@ def fill(
 def is_end_of_greenlet(error: BaseException) -> bool:
     """Return whether `map_items` told the greenlet of an item to end by this; a GreenletExit of the user's is a failure."""
     return getattr(type(error), "ends_item", False) is True
+
+
+def _pairs_of_mapfn(output: Any) -> Iterator[Any]:
+    return pairs_of(output, "mapfn")
 
 
 def _give_item(key: Any, value: Any) -> list[tuple[Any, Any]]:

@@ -27,9 +27,9 @@ from mmgevent.tasks.blame import TaskFailure, short_repr
 #: Largest pickled value of an item that is kept, bytes. Larger ones are read again by who asks.
 MAX_VALUE_BYTES = 64 * 1024
 
-#: Tracebacks formatted in one run of a task. One costs as much as fifty short items, and the first
-#: hundred tell what the others would.
-MAX_TRACEBACKS = 100
+#: Tracebacks formatted in one run of a task. One costs as much as two hundred short items, and the first
+#: twenty tell what the others would.
+MAX_TRACEBACKS = 20
 
 #: Items set aside that are named to the user one by one; beyond that they are only counted.
 MAX_NAMED = 20

@@ -399,7 +399,7 @@ MUTATIONS = [
         SERVER,
         "sizes.items() if p not in job.delivered}",
         "sizes.items()}",
-        ("trust/test_cluster_simulation.py::test_results_are_those_of_plain_python_and_nothing_is_left[0]",),
+        ("test_server.py::test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again",),
     ),
     # the scheduler
     Mutation(
