@@ -253,7 +253,7 @@ class AuditedScheduler:
     def _check_Recall(self, command: c.Recall, shares: list[Any]) -> None:
         assert command.worker in self.workers
         a = self.attempts[command.attempt]
-        assert a.worker == command.worker
+        assert (a.worker, a.job) == command[:2]
         assert self.slots[a.worker, a.slot].index(a.attempt) >= 1, "only what is queued can be recalled"
         assert a.attempt not in self.asked_once, "a kept attempt was asked for again"
         self.asked_once.add(a.attempt)

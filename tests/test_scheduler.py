@@ -134,7 +134,7 @@ def test_nothing_is_cut_when_there_are_tasks_for_all_slots_or_input_still_comes(
 
 def test_a_queued_task_is_recalled_for_an_idle_slot_and_cut_there():
     scheduler, _ = cluster(1, batches=[4, 4], end=True)
-    assert only(scheduler.add_worker(2, 2, NONE, 1.0), c.Recall) == [c.Recall(1, 2)]
+    assert only(scheduler.add_worker(2, 2, NONE, 1.0), c.Recall) == [c.Recall(1, 1, 2)]
     commands = scheduler.attempt_returned(2, 1.1)
     assert commands[0] == c.Discard(1, 2, 2)
     assert [(a.worker, a.lo, a.hi) for a in only(commands, c.Assign)] == [(2, 0, 2), (2, 2, 4)]
@@ -355,7 +355,7 @@ def test_the_answer_to_a_recall_decides_when_the_attempt_began_meanwhile():
 
 def test_a_draining_worker_is_asked_for_what_is_queued_and_gets_nothing_more():
     scheduler, _ = cluster(1, 1, batches=[1] * 6)
-    assert only(scheduler.drain_worker(1, 1.0), c.Recall) == [c.Recall(1, 3)]
+    assert only(scheduler.drain_worker(1, 1.0), c.Recall) == [c.Recall(1, 1, 3)]
     commands = scheduler.attempt_returned(3, 1.1) + scheduler.attempt_done(1, 1.2)
     assert only(commands, c.Assign) == []
     assert scheduler.drain_worker(1, 1.3) == []

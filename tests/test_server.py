@@ -7,6 +7,7 @@ import pytest
 
 from mmgevent.net.local_link import local_pair
 from mmgevent.records import encode_flush, encode_items, encode_segment
+from mmgevent.scheduler import commands
 from mmgevent.server import Server
 from mmgevent.server.partitioning import cut_partitions
 from mmgevent.versions import PYTHON_VERSION, dill_version
@@ -123,6 +124,33 @@ def test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again(server):
     ((_, results),) = driver.heard("results")
     assert [number for number, *_ in results["parts"]] == [5]
     assert driver.heard("job_done")
+
+
+@pytest.mark.parametrize("command", [commands.Recall(1, 1, 99), commands.Revoke(9, 1, 1, 1)], ids=repr)
+def test_a_command_that_cannot_be_carried_out_breaks_its_own_job_only(server, command):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(1)
+    driver.submit(2)
+    server.run([command])
+    settle()
+    ((_, failed),) = driver.heard("job_failed")
+    assert failed["failure"]["error"].startswith("internal error: KeyError")
+    driver.send_batch(1, job=2)
+    assert worker.heard("assign")
+    assert (worker.closed, driver.closed) == (None, None)
+
+
+def test_a_server_without_jobs_wakes_for_nothing(server, monkeypatch):
+    monkeypatch.setattr("mmgevent.server.TICK_S", 0.001)
+    Peer(server, "worker")
+    driver = Peer(server, "driver")
+    for job in (1, 2):
+        driver.submit(job)
+        ticker = server._ticker
+        assert not ticker.dead
+        driver.say("cancel", job, reason="test")
+        ticker.join(10)
+        assert ticker.dead
 
 
 def test_a_worker_that_leaves_with_a_very_long_reason_loses_its_tasks_to_others(server):

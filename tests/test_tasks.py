@@ -483,6 +483,11 @@ def stops(key, value):
         (lambda k, v: [(1, returns_none.__code__)], "record", ["code", "cannot"]),
         (lambda k, v: [(Touchy(), 1), (Touchy(), 2)], "exception", ["ValueError: do not compare me"]),
         (lambda k, v: map(int, ["x"]), "exception", ["ValueError: invalid literal"]),
+        (
+            lambda k, v: map(type("keys must be hashable", (), {}), [3]),
+            "exception",
+            ["TypeError: keys must be hashable() takes no arguments"],
+        ),
         (lambda k, v: map(len, [3]), "exception", ["TypeError: object of type 'int' has no len()"]),
         (
             lambda k, v: [(k, __import__("no_such_module_here.sub"))],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from mmgevent._speedups._fallback import COUNT, FIRST, MAX, MIN, NAN, SUM
+from mmgevent._speedups._fallback import COUNT, FIRST, MAX, MIN, NAN, SUM, BadKeyError, NoPairError
 
 if os.environ.get("MMGEVENT_PURE") == "1":
     from mmgevent._speedups._fallback import (
@@ -82,6 +82,8 @@ __all__ = [
     "NAN",
     "NATIVE",
     "SUM",
+    "BadKeyError",
+    "NoPairError",
     "estimate_bytes",
     "fold",
     "group",

@@ -605,19 +605,19 @@ estimate_value(PyObject *value, PyObject *previous, int64_t *size)
 
 /* ---- dicts of groups and folded values ---- */
 
-/* raise_message -- raise TypeError with the text that a function of the twin gives; it may give None. */
+/* raise_by_twin -- raise the exception that a function of the twin gives; it may give None. */
 static int
-raise_message(PyObject *module, const char *function, PyObject *argument)
+raise_by_twin(PyObject *module, const char *function, PyObject *argument)
 {
-    PyObject *message = call_twin(module, function, argument); /* owned */
+    PyObject *error = call_twin(module, function, argument); /* owned */
 
-    if (message == NULL) {
+    if (error == NULL) {
         return -1;
     }
-    if (message != Py_None) {
-        PyErr_SetObject(PyExc_TypeError, message);
+    if (error != Py_None) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
-    Py_DECREF(message);
+    Py_DECREF(error);
     return -1;
 }
 
@@ -632,7 +632,7 @@ find(PyObject *module, PyObject *table, PyObject *key, PyObject **found)
     if (PyErr_ExceptionMatches(PyExc_TypeError)) {
         PyObject *type = NULL, *error = NULL, *traceback = NULL; /* owned */
         PyErr_Fetch(&type, &error, &traceback);
-        raise_message(module, "_explain_unhashable", key);
+        raise_by_twin(module, "_unhashable_error", key);
         if (PyErr_Occurred()) {
             Py_XDECREF(type);
             Py_XDECREF(error);
@@ -949,7 +949,7 @@ next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value
         *value = Py_NewRef(PyList_GET_ITEM(pair, 1));
     }
     else {
-        result = raise_message(module, "_pair_message", pair);
+        result = raise_by_twin(module, "_pair_error", pair);
     }
     Py_DECREF(pair);
     return result;
@@ -1081,7 +1081,7 @@ take(PyObject *module, PyObject *records, Py_ssize_t limit)
             key = Py_NewRef(PyList_GET_ITEM(record, 0));
         }
         if (key == NULL) {
-            result = raise_message(module, "_pair_message", record);
+            result = raise_by_twin(module, "_pair_error", record);
         }
         else if (check_key(module, key) < 0 || PyList_Append(taken, record) < 0) {
             result = -1;
@@ -1732,8 +1732,8 @@ module_exec(PyObject *module)
     static const char *const names[][2] = {
         {"encode", "_encode"},
         {"unify_nan", "_unify_nan"},
-        {"explain_unhashable", "_explain_unhashable"},
-        {"pair_message", "_pair_message"},
+        {"unhashable_error", "_unhashable_error"},
+        {"pair_error", "_pair_error"},
     };
     PyObject *twin = PyImport_ImportModule("mmgevent._speedups._fallback"); /* owned */
     int result = twin == NULL ? -1 : 0;

@@ -74,7 +74,7 @@ def encode(key: Any) -> Encoded:
     if encoder is not None:
         return encoder(key)
     if cls.__hash__ is None:
-        raise TypeError(_unhashable_message(cls))
+        raise BadKeyError(_unhashable_message(cls))
     replace = getattr(cls, "__partition_key__", None)
     if replace is not None:
         return encode(replace(key))
@@ -115,13 +115,25 @@ def _unify_items(key: Any, base: Any) -> Any:
     return base.__new__(type(key), items)
 
 
-def explain_unhashable(key: Any) -> str | None:
-    """Say why a key cannot be one, given that a TypeError came of it; None if it is not ours to say."""
+class BadKeyError(TypeError):
+    """A key cannot be one: it is unhashable, or hashes differently in each process."""
+
+
+class NoPairError(TypeError):
+    """What should have been a (key, value) pair is none; `came` says what it is."""
+
+    def __init__(self, came: str):
+        super().__init__(f"mapfn must yield (key, value) pairs, got {came}")
+        self.came = came
+
+
+def unhashable_error(key: Any) -> BadKeyError | None:
+    """Return why a key cannot be one, given that a TypeError came of it; None if it is not ours to say."""
     cls = type(key)
     if cls.__hash__ is None:
-        return _unhashable_message(cls)
+        return BadKeyError(_unhashable_message(cls))
     if issubclass(cls, tuple):
-        return next(filter(None, map(explain_unhashable, tuple.__iter__(key))), None)
+        return next(filter(None, map(unhashable_error, tuple.__iter__(key))), None)
     return None
 
 
@@ -234,12 +246,12 @@ def _encode_function(key: Any) -> Encoded:
 
 def _encode_other(key: Any, cls: type) -> Encoded:
     if cls.__hash__ is object.__hash__:
-        raise TypeError(
+        raise BadKeyError(
             f"keys cannot be of class {cls.__module__}.{cls.__qualname__}: it hashes by identity, which "
             "differs from process to process; define __eq__ and __hash__, or __partition_key__"
         )
     if _is_not_a_time(key, cls):
-        raise TypeError(
+        raise BadKeyError(
             f"keys cannot be of class {cls.__module__}.{cls.__qualname__} where they are NaT, which equals "
             "nothing, not even itself; leave such records out, or yield None or 'NaT' as their key"
         )

@@ -20,10 +20,12 @@ from typing import Any
 
 from mmgevent._speedups._encoding import (
     NAN,
+    BadKeyError,
+    NoPairError,
     encode,
-    explain_unhashable,
     hash_key,
     is_hashed,
+    unhashable_error,
     unify_nan,
     xxh64,
 )
@@ -35,9 +37,10 @@ __all__ = [
     "MIN",
     "NAN",
     "SUM",
+    "BadKeyError",
+    "NoPairError",
     "encode",
     "estimate_bytes",
-    "explain_unhashable",
     "fold",
     "group",
     "hash_key",
@@ -46,10 +49,11 @@ __all__ = [
     "merge_flat",
     "merge_fold",
     "merge_grouped",
-    "pair_message",
+    "pair_error",
     "partition",
     "scatter",
     "take",
+    "unhashable_error",
     "unify_nan",
     "xxh64",
 ]
@@ -277,14 +281,14 @@ def estimate_bytes(thing: Any) -> int:
     return _estimate(thing, 0)
 
 
-def pair_message(pair: Any) -> str:
-    """Say what is wrong with something that should have been a (key, value) pair."""
+def pair_error(pair: Any) -> NoPairError:
+    """Return what is wrong with something that should have been a (key, value) pair."""
     came = type(pair).__name__
     if issubclass(type(pair), (tuple, list)):
         came += f" of {len(pair)}"
     elif issubclass(type(pair), str):
         came += f" {str.__str__(pair)[:40]!r}"
-    return f"mapfn must yield (key, value) pairs, got {came}"
+    return NoPairError(came)
 
 
 # -- the parts ---------------------------------------------------------------------------------------
@@ -298,7 +302,7 @@ def _as_pair(pair: Any) -> Any:
         return tuple.__iter__(pair)
     if issubclass(cls, list) and list.__len__(pair) == 2:
         return list.__iter__(pair)
-    raise TypeError(pair_message(pair))
+    raise pair_error(pair)
 
 
 #: exact classes whose objects are keys, whatever they hold
@@ -311,10 +315,10 @@ def _find(table: dict[Any, Any], key: Any) -> Any:
     try:
         return dict.get(table, key, _ABSENT)
     except TypeError:
-        message = explain_unhashable(key)
-        if message is None:
+        refused = unhashable_error(key)
+        if refused is None:
             raise
-    raise TypeError(message)
+    raise refused
 
 
 def _fold_one(table: dict[Any, Any], key: Any, value: Any, op: int) -> int:

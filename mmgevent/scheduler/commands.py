@@ -36,6 +36,7 @@ class Recall(NamedTuple):
     """Ask a worker for a queued attempt back; it answers returned or kept."""
 
     worker: int
+    job: int
     attempt: int
 
 

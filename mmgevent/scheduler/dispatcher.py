@@ -157,7 +157,7 @@ class Dispatcher:
         attempt.turn(AttemptEvent.ASKED_BACK)
         del attempt.task.ledger.league.recallable[attempt]
         self._recalls += 1
-        self._commands.append(Recall(attempt.slot.worker.number, attempt.number))
+        self._commands.append(Recall(attempt.slot.worker.number, attempt.task.ledger.job, attempt.number))
 
     def refuse(self, attempt: Attempt, now: float) -> None:
         """The worker keeps an attempt it was asked for. SchedulerError if it was not.

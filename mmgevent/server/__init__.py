@@ -327,16 +327,11 @@ class Server:
 
     def _give_up(self, command: commands.Command, error: Exception) -> Iterable[commands.Command]:
         """Fail the job of a command that could not be carried out."""
-        number = (
-            self._attempts[command.attempt].job.number
-            if isinstance(command, commands.Recall)
-            else command.job
-        )
         failure = {"kind": "internal", "error": f"internal error: {type(error).__name__}: {error}"}
         if isinstance(command, commands.FailJob):  # even telling failed
-            self._drop_job(self._jobs[number])
+            self._drop_job(self._jobs[command.job])
             return ()
-        made: list[commands.Command] = self._scheduler.fail_job(number, failure, time.monotonic())
+        made: list[commands.Command] = self._scheduler.fail_job(command.job, failure, time.monotonic())
         return made
 
     def _assign(self, c: commands.Assign) -> None:
@@ -540,7 +535,8 @@ class Server:
         while True:
             gevent.sleep(TICK_S)
             if not self._jobs:
-                continue
+                self._ticker = None
+                return
             now = time.monotonic()
             try:
                 self.run(self._scheduler.tick(now))

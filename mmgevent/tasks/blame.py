@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import reprlib
 import traceback
-from types import TracebackType
 from typing import Any
 
 from mmgevent.errors import JobError, MmgeventError, NoTerminalError
@@ -89,15 +88,6 @@ def short_repr(obj: Any, limit: int = KEY_CHARACTERS) -> str:
 def is_ours(path: str) -> bool:
     """Return whether a source file is one of this package."""
     return path.startswith(_PACKAGE)
-
-
-def is_users(trace: TracebackType | None) -> bool:
-    """Say whether an exception passed through user code, or any code but ours, on its way up."""
-    while trace is not None:
-        if not trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-            return True
-        trace = trace.tb_next
-    return False
 
 
 def make_failure(

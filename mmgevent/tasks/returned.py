@@ -10,11 +10,8 @@ from collections.abc import Iterator, Mapping
 from types import GeneratorType
 from typing import Any
 
-from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, is_users, make_failure, short_repr
-
-#: how the core's own complaints begin, see `_speedups._fallback.pair_message` and `_encoding`
-_CORE_PAIR_WORDS = "mapfn must yield (key, value) pairs"
-_CORE_KEY_WORDS = ("keys must be hashable", "keys cannot be of class")
+from mmgevent._speedups import BadKeyError, NoPairError
+from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, make_failure, short_repr
 
 _PAIRS_ADVICE = "yield (key, value) pairs, or return a list of them or a mapping; for nothing, return []"
 
@@ -55,26 +52,13 @@ def blame_records(
         return TaskFailure(
             make_failure("record", str(error), function=function, key=key, advice=_PAIRS_ADVICE), index
         )
-    kind = _core_kind(error)
-    if kind is None:
-        return blame_exception(error, function, key, index, with_traceback=with_traceback)
-    advice = _PAIRS_ADVICE if kind == "record" else None
-    text = str(error).replace("mapfn", function or "the datasource", 1)
-    return TaskFailure(make_failure(kind, text, function=function, key=key, advice=advice), index)
-
-
-def _core_kind(error: BaseException) -> str | None:
-    """Return the kind of an error that the core itself raised; None for one of the user's under it.
-
-    No frame but ours tells them apart, up to code of the user's that has no frames, such as `1 + "1"` in a fold or
-    `map(int, words)`.  There the core's own first words decide.
-    """
-    if not isinstance(error, TypeError) or is_users(error.__traceback__):
-        return None
-    text = str(error)
-    if text.startswith(_CORE_PAIR_WORDS):
-        return "record"
-    return "key" if text.startswith(_CORE_KEY_WORDS) else None
+    if isinstance(error, NoPairError):
+        text = f"{function or 'the datasource'} must yield (key, value) pairs, got {error.came}"
+        failure = make_failure("record", text, function=function, key=key, advice=_PAIRS_ADVICE)
+        return TaskFailure(failure, index)
+    if isinstance(error, BadKeyError):
+        return TaskFailure(make_failure("key", str(error), function=function, key=key), index)
+    return blame_exception(error, function, key, index, with_traceback=with_traceback)
 
 
 def no_pair(record: Any, function: str, key: Any) -> dict[str, Any]:
