@@ -289,7 +289,11 @@ def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
         try:
             pickler.dump(column)
             return
-        except (ValueError, RecursionError):  # cyclic or deeply nested: only the memo can
+        except MemoryError:
+            raise
+        except Exception:
+            # Cyclic or deeply nested: only the memo can. And up to Python 3.13 the pickler believes each frozenset
+            # to be nested in the one before it. What nothing can pickle fails once more below.
             buffer.seek(start)
             buffer.truncate()
     pickle.Pickler(buffer, _PROTOCOL).dump(column)

@@ -114,6 +114,21 @@ def test_deeply_nested_and_cyclic_values_fall_back_to_the_memo(depth):
     assert back[101][1] is back[101]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [frozenset([n]) for n in range(100)],
+        [(n, frozenset([frozenset([n])])) for n in range(60)],
+        [[{frozenset([n]), n}] for n in range(60)],
+    ],
+    ids=["frozensets", "nested", "in-sets"],
+)
+def test_any_number_of_frozensets_fits_a_column(values):
+    keys = list(range(len(values)))
+    assert decode_segment(encode_segment(keys, values)).values == values
+    assert decode_segment(encode_segment(values, keys)).keys == values
+
+
 def test_shared_objects_are_stored_once_and_distinct_ones_without_memo():
     name = "a file name that many postings share"
     shared = encode_segment(list(range(2000)), [name] * 2000)

@@ -58,8 +58,19 @@ class Exit(NamedTuple):
             return self.error or "its template process ended"
         if os.WIFSIGNALED(self.status):
             number = os.WTERMSIG(self.status)
-            return f"signal {number} ({signal.Signals(number).name})"
-        return f"exit code {os.WEXITSTATUS(self.status)}"
+            return f"signal {number} ({_name_of_signal(number)})"
+        if os.WIFEXITED(self.status):
+            return f"exit code {os.WEXITSTATUS(self.status)}"
+        return f"wait status {self.status}"
+
+
+def _name_of_signal(number: int) -> str:
+    """Return the name of a signal; most real-time signals are known by their distance from the first."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        first = getattr(signal, "SIGRTMIN", None)
+        return "of no known name" if first is None or number < first else f"SIGRTMIN+{number - first}"
 
 
 class Child:

@@ -126,6 +126,10 @@ def kill_itself(value):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_of_a_real_time_signal():
+    os.kill(os.getpid(), 40)
+
+
 def abort(value):
     os.abort()
 

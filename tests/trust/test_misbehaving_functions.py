@@ -74,6 +74,7 @@ def test_an_exception_that_cannot_even_be_looked_at_fails_the_job(watched):
         (misdeeds.os_exit_0, "exit code 0"),
         (misdeeds.kill_itself, "signal 9 (SIGKILL)"),
         (misdeeds.abort, "signal 6 (SIGABRT)"),
+        (misdeeds.die_of_a_real_time_signal, "signal 40 (SIGRTMIN+6)"),
         (misdeeds.segfault, "signal 11 (SIGSEGV)"),
         (misdeeds.let_the_alarm_ring, "signal 14 (SIGALRM)"),
         (misdeeds.close_all_descriptors, "it closed descriptors that are not its own"),
