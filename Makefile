@@ -81,5 +81,5 @@ $(INSTALLED): $(VENV)/bin/python $(SOURCES)
 
 $(TOOLS): $(VENV)/bin/python $(SOURCES)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test,lint]'
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' || echo 'no atheris here: what needs it is skipped'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[fuzz]' || echo 'no atheris here: what needs it is skipped'
 	@touch $@ $(INSTALLED)

@@ -126,7 +126,7 @@ def kill_itself(value):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_of_a_real_time_signal():
+def die_of_a_real_time_signal(value):
     os.kill(os.getpid(), 40)
 
 
