@@ -8,7 +8,7 @@ CODE = mmgevent tests examples benchmarks setup.py
 
 # Who is the server, what it is asked through, and whom it trusts is the same with either core: run once
 # (a mixed cluster is among the tests of trust).
-COREFREE = test_election.py test_benchmarks.py test_simulation.py integration/test_nodes.py \
+COREFREE = engine/net/test_election.py test_benchmarks.py engine/scheduler/test_simulation.py integration/test_nodes.py \
 	integration/test_node_examples.py integration/test_mincemeat.py integration/test_offering.py \
 	integration/test_bad_input.py trust
 

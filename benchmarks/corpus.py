@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import engines, facts, measure, plots, tables
 from benchmarks.works import WORKS, Sizes, Work, plan_work
-from mmgevent.options import parse_size
+from mmgevent.job.options import parse_size
 
 RESULTS = Path(__file__).parent / ".results"
 

@@ -17,7 +17,7 @@ def gather_facts() -> dict[str, str]:
     """Return name -> text, in the order in which to print them."""
     from mmgevent import __version__
     from mmgevent._speedups import NATIVE
-    from mmgevent.machine import count_cores, total_memory_bytes
+    from mmgevent.machine.resources import count_cores, total_memory_bytes
 
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),

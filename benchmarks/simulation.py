@@ -32,8 +32,8 @@ from typing import Any
 
 from benchmarks import facts
 from benchmarks.tables import format_table
-from mmgevent.scheduler import TICK_S, JobRules, Scheduler
-from mmgevent.scheduler import commands as c
+from mmgevent.engine.scheduler import commands as c
+from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules, Scheduler
 
 MEDIAN_S = 10.0
 SIGMA = 0.5  #: of the log-normal: two thirds of tasks take between 6 and 16 s

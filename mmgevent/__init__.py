@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mmgevent import reducers
-    from mmgevent.certificates import Certificates
-    from mmgevent.cluster import LocalCluster, connect, run
+    from mmgevent.access.certificates import Certificates
+    from mmgevent.driver.cluster import LocalCluster, connect, run
+    from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.node import Node
+    from mmgevent.driver.set_aside import NotKept
     from mmgevent.errors import (
         AuthenticationError,
         ConnectError,
@@ -39,12 +42,9 @@ if TYPE_CHECKING:
         UsageError,
         VersionMismatchError,
     )
-    from mmgevent.handle import JobHandle
-    from mmgevent.job import Job
-    from mmgevent.node import Node
-    from mmgevent.set_aside import NotKept
-    from mmgevent.sinks import load
-    from mmgevent.sources import Files, Lines
+    from mmgevent.job.inputs.sources import Files, Lines
+    from mmgevent.job.job import Job
+    from mmgevent.job.outputs.sinks import load
 
 real_modules.protect_program()
 
@@ -90,17 +90,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Certificates": "certificates",
-    "Files": "sources",
-    "Job": "job",
-    "JobHandle": "handle",
-    "Lines": "sources",
-    "LocalCluster": "cluster",
-    "Node": "node",
-    "NotKept": "set_aside",
-    "connect": "cluster",
-    "load": "sinks",
-    "run": "cluster",
+    "Certificates": "access.certificates",
+    "Files": "job.inputs.sources",
+    "Job": "job.job",
+    "JobHandle": "driver.handle",
+    "Lines": "job.inputs.sources",
+    "LocalCluster": "driver.cluster",
+    "Node": "driver.node",
+    "NotKept": "driver.set_aside",
+    "connect": "driver.cluster",
+    "load": "job.outputs.sinks",
+    "run": "driver.cluster",
 }
 
 

@@ -12,10 +12,10 @@ import random
 from fractions import Fraction
 from typing import Any
 
-from mmgevent.positions import ALL, WHOLE, Part, entry_of, place_of
-from mmgevent.scheduler import JobRules, JobStatus, Scheduler
-from mmgevent.scheduler import commands as c
-from mmgevent.scheduler.ledger import MAX_DEPTH, SHORT_BATCHES_PER_ATTEMPT
+from mmgevent.engine.scheduler import commands as c
+from mmgevent.engine.scheduler.ledger import MAX_DEPTH, SHORT_BATCHES_PER_ATTEMPT
+from mmgevent.engine.scheduler.scheduler import JobRules, JobStatus, Scheduler
+from mmgevent.wire.positions import ALL, WHOLE, Part, entry_of, place_of
 
 DEPTH = 2
 

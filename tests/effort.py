@@ -36,14 +36,14 @@ LONG = {
         test_engines_are_compared_side_by_side
         test_a_wrong_answer_and_a_failure_are_said_and_counted
     """,
-    "test_election.py": """
+    "engine/net/test_election.py": """
         test_behind_a_server_of_another_version_the_next_address_is_taken
     """,
-    "test_simulation.py": """
+    "engine/scheduler/test_simulation.py": """
         test_every_job_ends_by_the_rules_whatever_goes_wrong
         test_everything_that_can_happen_does_in_the_first_thousand_seeds
     """,
-    "test_watching.py": """
+    "driver/test_watching.py": """
         test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
         test_a_flood_while_the_program_does_not_listen_costs_messages_and_no_workers_link
     """,
@@ -251,11 +251,11 @@ SAMPLED = {
     "test_benchmarks.py": {
         "test_what_grows_is_measured": 8,
     },
-    "test_election.py": {
+    "engine/net/test_election.py": {
         "test_a_server_that_lost_a_part_of_itself_gives_its_place_up": 2,
         "test_who_had_a_place_outlasts_strangers_in_it": 2,
     },
-    "test_skipping.py": {
+    "tasks/test_skipping.py": {
         "test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside": 3,
     },
     "integration/test_bad_input.py": {

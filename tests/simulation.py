@@ -18,9 +18,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mmgevent.positions import position_of
-from mmgevent.scheduler import TICK_S, JobRules
-from mmgevent.scheduler import commands as c
+from mmgevent.engine.scheduler import commands as c
+from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules
+from mmgevent.wire.positions import position_of
 from tests.audit import AuditedScheduler
 
 CHAOS_S = 20.0

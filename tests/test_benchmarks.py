@@ -13,7 +13,7 @@ import pytest
 from benchmarks import engines, maps, micro, works
 from benchmarks.simulation import World, figures_of
 from benchmarks.tables import format_table
-from mmgevent.job import Job
+from mmgevent.job.job import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 

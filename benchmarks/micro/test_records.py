@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from benchmarks.micro.cases import PAIRS
-from mmgevent.records import decode_segment, encode_segment
+from mmgevent.tasks.records import decode_segment, encode_segment
 
 POSTINGS = [f"/corpus/part-{number:04}.txt" for number in range(16)]
 

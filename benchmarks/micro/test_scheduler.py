@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from mmgevent.scheduler import JobRules, Scheduler
-from mmgevent.scheduler import commands as c
+from mmgevent.engine.scheduler import commands as c
+from mmgevent.engine.scheduler.scheduler import JobRules, Scheduler
 
 ROUNDS = 200  #: decisions a round
 

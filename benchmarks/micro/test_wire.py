@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
+from mmgevent.access.handshake import ClientHandshake, ServerHandshake, derive_key
 from mmgevent.wire.frames import CONTROL, INPUT, Decoder, Frame
-from mmgevent.wire.handshake import ClientHandshake, ServerHandshake, derive_key
 from mmgevent.wire.messages import decode_message, encode_message
 
 COUNT = 100  #: frames a round

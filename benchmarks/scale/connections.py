@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.engines.on_mmgevent import JOBS
 from benchmarks.measure import cpu_s, pss_bytes
 from benchmarks.scale.commands import Family, open_cluster, read_line, tell
-from mmgevent.machine import raise_descriptor_limit
-from mmgevent.net.socket_link import SILENCE_S
+from mmgevent.engine.net.socket_link import SILENCE_S
+from mmgevent.machine.resources import raise_descriptor_limit
 
 HELP = "idle workers on one server: memory of each, heartbeats, a job meanwhile"
 CLIENTS = 4

@@ -18,7 +18,7 @@ from benchmarks.make_corpus import make_corpus
 from benchmarks.measure import measure
 from benchmarks.tables import format_table
 from benchmarks.works import FILES
-from mmgevent.options import parse_size
+from mmgevent.job.options import parse_size
 
 FILE_BYTES = 4_000_000  #: of each text, unless that makes fewer than FILES
 

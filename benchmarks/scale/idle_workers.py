@@ -1,6 +1,6 @@
 """Play many idle workers in one process: `python -m benchmarks.scale.idle_workers PORT COUNT [AT_ONCE]`.
 
-Each is a link over TLS of its own, made and kept by the code that real workers use (`mmgevent.net`), which answers
+Each is a link over TLS of its own, made and kept by the code that real workers use (`mmgevent.engine.net`), which answers
 heartbeats; there are no executors. What it is told on stdin, and says on stdout:
 
     (nothing)   "joined COUNT SECONDS" once the server has greeted every one
@@ -22,12 +22,12 @@ from gevent.fileobject import FileObject
 from gevent.pool import Pool
 
 from mmgevent import __version__
-from mmgevent.machine import raise_descriptor_limit
-from mmgevent.net import tls
-from mmgevent.net.socket_link import SocketLink
-from mmgevent.versions import PYTHON_VERSION, dill_version
+from mmgevent.access.handshake import derive_key
+from mmgevent.engine.net import tls
+from mmgevent.engine.net.socket_link import SocketLink
+from mmgevent.machine.resources import raise_descriptor_limit
 from mmgevent.wire.frames import CONTROL, Frame
-from mmgevent.wire.handshake import derive_key
+from mmgevent.wire.hello import PYTHON_VERSION, dill_version
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
 
 HOST = "127.0.0.1"

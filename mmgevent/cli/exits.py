@@ -30,7 +30,7 @@ from types import FrameType
 from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError, SignalReceived
-from mmgevent.versions import check_gil
+from mmgevent.wire.hello import check_gil
 
 FAULT = 70
 HUNG_UP = 129

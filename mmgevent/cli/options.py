@@ -109,7 +109,7 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
 def _version_text(command: Command) -> str:
     """Return what `--version` prints: ours, Python's, and whether the C core is in use."""
     from mmgevent import __version__
-    from mmgevent.versions import describe_python, missing_core
+    from mmgevent.wire.hello import describe_python, missing_core
 
     why = missing_core()
     core = f"without the C core ({why})" if why else "with the C core"
@@ -161,7 +161,7 @@ def seconds(text: str) -> float:
 
 def memory_size(text: str) -> int:
     """Convert the value of an option that is a size of memory."""
-    from mmgevent.options import parse_size
+    from mmgevent.job.options import parse_size
 
     n_bytes = parse_size(int(text) if text.isascii() and text.isdigit() else text)
     if n_bytes <= 0:

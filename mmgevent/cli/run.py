@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.addresses import format_address, parse_address, parse_addresses, parse_listen
+from mmgevent.access.addresses import format_address, parse_address, parse_addresses, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
@@ -30,12 +30,12 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
-from mmgevent.machine import count_default_executors, start_thread
+from mmgevent.machine.resources import count_default_executors, start_thread
 
 if TYPE_CHECKING:
-    from mmgevent.cluster import JobHandle
-    from mmgevent.job import Job
-    from mmgevent.sinks import Sink
+    from mmgevent.driver.cluster import JobHandle
+    from mmgevent.job.job import Job
+    from mmgevent.job.outputs.sinks import Sink
 
 NAME = "mmg-run"
 
@@ -218,7 +218,7 @@ def _open_cluster(arguments: Arguments) -> Any:
             refuse(NAME, "--memory is for the server, which is elsewhere: give it to mmg-server")
         address = parse_address(arguments.join, port)
         password = shared.find_password(NAME, arguments, [address[0]])
-        from mmgevent.cluster import connect
+        from mmgevent.driver.cluster import connect
 
         try:
             return connect(
@@ -243,7 +243,7 @@ def _open_cluster(arguments: Arguments) -> Any:
             "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT, --join HOST or --elect HOST",
         )
     found = None if listen is None else shared.find_password(NAME, arguments, [listen[0]])
-    from mmgevent.cluster import LocalCluster
+    from mmgevent.driver.cluster import LocalCluster
 
     return LocalCluster(
         arguments.procs,
@@ -258,7 +258,7 @@ def _open_cluster(arguments: Arguments) -> Any:
 def _open_node(arguments: Arguments, port: int) -> Any:
     addresses = parse_addresses(arguments.elect, port)
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
-    from mmgevent.node import Node
+    from mmgevent.driver.node import Node
 
     procs = count_default_executors() if arguments.procs is None else arguments.procs
     return Node(
@@ -274,14 +274,17 @@ def _open_node(arguments: Arguments, port: int) -> Any:
 def _load_job(arguments: Arguments) -> Job:
     # All that will be needed, now: once the job's folder is first on the path, a random.py in it would
     # be taken for the standard library's.
-    from mmgevent import handle, inline, shipping, sinks  # noqa: F401
-    from mmgevent.job import Job, parse_option
+    from mmgevent.driver import handle  # noqa: F401
+    from mmgevent.driver.runners import inline  # noqa: F401
+    from mmgevent.job.job import Job, parse_option
+    from mmgevent.job.outputs import sinks  # noqa: F401
+    from mmgevent.job.shipping import pack as shipping
 
     shipping.preload()
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     if arguments.module:
-        from mmgevent import jobfile
+        from mmgevent.job import file as jobfile
 
         job = jobfile.load_job_module(arguments.rest[0], arguments.rest[1:])
     else:
@@ -295,7 +298,7 @@ def _load_job(arguments: Arguments) -> Job:
 
 
 def _open_sink(arguments: Arguments, results: Results) -> Sink:
-    from mmgevent.sinks import open_sink
+    from mmgevent.job.outputs.sinks import open_sink
 
     return open_sink(
         results.current_path(), arguments.format, results.stream, warn=functools.partial(_warn, arguments)
@@ -308,7 +311,7 @@ def _warn(arguments: Arguments, text: str) -> None:
 
 
 def _run_inline(arguments: Arguments, results: Results) -> int:
-    from mmgevent.inline import run_inline
+    from mmgevent.driver.runners.inline import run_inline
 
     try:
         job = _load_job(arguments)

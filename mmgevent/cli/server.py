@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mmgevent import password as passwords
-from mmgevent.addresses import ALL_INTERFACES, Address, parse_listen
+from mmgevent.access import password as passwords
+from mmgevent.access.addresses import ALL_INTERFACES, Address, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
@@ -75,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
         if not arguments.quiet:
             say(NAME, shared.how_to_join(address, arguments))
 
-    from mmgevent.foreground import run_server
+    from mmgevent.engine.foreground import run_server
 
     return run_server(
         host,

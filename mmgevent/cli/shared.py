@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 
-from mmgevent import password as passwords
-from mmgevent.addresses import DEFAULT_PORT, Address, format_address, is_loopback, parse_port
-from mmgevent.certificates import Certificates
+from mmgevent.access import password as passwords
+from mmgevent.access.addresses import DEFAULT_PORT, Address, format_address, is_loopback, parse_port
+from mmgevent.access.certificates import Certificates
 from mmgevent.cli.exits import say
 from mmgevent.cli.options import Arguments, Option, memory_size, whole_number
 
@@ -111,7 +111,7 @@ def say_if_slow(command: str, arguments: Arguments) -> None:
     """With -v, say that the C core is not in use, and why."""
     if not arguments.verbose or arguments.quiet:
         return
-    from mmgevent.versions import missing_core
+    from mmgevent.wire.hello import missing_core
 
     why = missing_core()
     if why:

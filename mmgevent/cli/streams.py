@@ -14,9 +14,9 @@ import os
 import sys
 from typing import NamedTuple
 
-from mmgevent import here
-from mmgevent.destinations import descriptor_of, open_descriptor
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs.destinations import descriptor_of, open_descriptor
+from mmgevent.machine import here
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 

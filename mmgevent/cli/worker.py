@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from mmgevent.addresses import parse_addresses
+from mmgevent.access.addresses import parse_addresses
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, run_command
 from mmgevent.cli.options import Command, Option, parse, refuse, refuse_late_options
-from mmgevent.machine import count_default_executors
+from mmgevent.machine.resources import count_default_executors
 
 NAME = "mmg-worker"
 
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     shared.say_if_slow(NAME, arguments)
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
     password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
-    from mmgevent.foreground import run_member, run_worker
+    from mmgevent.engine.foreground import run_member, run_worker
 
     return (run_member if arguments.elect else run_worker)(
         addresses,

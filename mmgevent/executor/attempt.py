@@ -17,22 +17,24 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
-from mmgevent import failures, records, tasks
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
-from mmgevent.machine import (
+from mmgevent.executor.page import Page
+from mmgevent.job.inputs.refs import ContentNeeded
+from mmgevent.machine.resources import (
     OTHERS_BYTES,
     count_default_executors,
     process_memory_bytes,
     total_memory_bytes,
 )
-from mmgevent.page import Page
-from mmgevent.positions import ALL
-from mmgevent.refs import ContentNeeded
+from mmgevent.tasks import records
+from mmgevent.tasks import run as tasks
 from mmgevent.tasks.blame import blame_exception
 from mmgevent.tasks.skipping import Skipping
+from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.positions import ALL
 from mmgevent.wire.streams import (
     INPUT_WINDOW,
     OUTPUT_WINDOW,

@@ -15,8 +15,8 @@ from typing import Any
 
 import gevent
 
-from mmgevent.page import Page
-from mmgevent.shipping import settings
+from mmgevent.executor.page import Page
+from mmgevent.job.shipping import settings
 
 #: index in the batch, key, value
 IndexedItem = tuple[int, Any, Any]

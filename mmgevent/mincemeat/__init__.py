@@ -5,7 +5,7 @@ What differs from the original, and what a script needs besides: docs/from-mince
 
 from __future__ import annotations
 
-from mmgevent.addresses import DEFAULT_PORT
+from mmgevent.access.addresses import DEFAULT_PORT
 from mmgevent.mincemeat.channel import ServerChannel
 from mmgevent.mincemeat.client import VERSION, Client
 from mmgevent.mincemeat.daemons import (

@@ -9,7 +9,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from mmgevent.addresses import DEFAULT_PORT
+from mmgevent.access.addresses import DEFAULT_PORT
 from mmgevent.cli.exits import leave, run_command
 from mmgevent.errors import ConnectError, PasswordError
 from mmgevent.mincemeat.client import VERSION, Client

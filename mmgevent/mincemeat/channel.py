@@ -17,7 +17,7 @@ from mmgevent.errors import ProtocolError
 from mmgevent.mincemeat.commands import CommandReader, encode_command, number_message
 
 if TYPE_CHECKING:
-    from mmgevent.cluster import PeerInfo
+    from mmgevent.driver.cluster import PeerInfo
     from mmgevent.mincemeat.server import Server
 
 log = logging.getLogger(__name__)

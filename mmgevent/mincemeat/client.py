@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent import __version__ as VERSION
-from mmgevent.addresses import DEFAULT_PORT
+from mmgevent.access.addresses import DEFAULT_PORT
+from mmgevent.driver.node import Node
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -27,7 +28,6 @@ from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
 from mmgevent.mincemeat.endpoint import MAX_WAITING_BYTES, MESSAGE_BYTES, Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule, timer
 from mmgevent.mincemeat.taskmanager import COLLECTFN, MAPFN, REDUCE_ONLY, REDUCEFN, reduce_whole
-from mmgevent.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Client(Conversation, Endpoint):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if vars(cls).get("mapfn") or vars(cls).get("reducefn"):
-            import mmgevent.offered  # noqa: F401 # 45 ms, for which a constructor has no time
+            import mmgevent.executor.offered  # noqa: F401 # 45 ms, for which a constructor has no time
 
     def name(self) -> str:
         host, port = self.addr or (None, None)

@@ -17,20 +17,20 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.addresses import DEFAULT_PORT
-from mmgevent.cluster import LocalCluster
+from mmgevent.access.addresses import DEFAULT_PORT
+from mmgevent.driver.cluster import LocalCluster
+from mmgevent.engine.net.listening import open_listener
 from mmgevent.errors import JobCancelled, ListenError, MmgeventError, UsageError
-from mmgevent.job import Job
-from mmgevent.listening import open_listener
-from mmgevent.machine import start_thread
+from mmgevent.job.job import Job
+from mmgevent.machine.resources import start_thread
 from mmgevent.mincemeat.channel import ServerChannel
 from mmgevent.mincemeat.endpoint import Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule
 from mmgevent.mincemeat.taskmanager import TaskManager, Transaction
 
 if TYPE_CHECKING:
-    from mmgevent.cluster import PeerInfo
-    from mmgevent.handle import JobHandle
+    from mmgevent.driver.cluster import PeerInfo
+    from mmgevent.driver.handle import JobHandle
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmgevent.errors import FunctionError, MmgeventError, UsageError
-from mmgevent.job import Job
-from mmgevent.walks import StandIn, is_repeatable
+from mmgevent.job.inputs.walks import StandIn, is_repeatable
+from mmgevent.job.job import Job
 
 if TYPE_CHECKING:
-    from mmgevent.handle import JobHandle
+    from mmgevent.driver.handle import JobHandle
     from mmgevent.mincemeat.channel import ServerChannel
     from mmgevent.mincemeat.server import Server
 
@@ -321,7 +321,7 @@ def choose_functions(server: Any) -> tuple[Any, Any, Any]:
 
 def reduce_whole(reducefn: Callable[..., Any]) -> Callable[..., Any]:
     """Return a reducefn that gets each value of the datasource as it is: without a map phase it is the values."""
-    from mmgevent.functions import form_of
+    from mmgevent.job.functions import form_of
 
     form = form_of(reducefn, "reducefn")
     return functools.partial(_reduce_pair if form == "pair" else _reduce_groups, reducefn)

@@ -15,9 +15,9 @@ import traceback
 from typing import Any
 
 from mmgevent.errors import JobError, MmgeventError, NoTerminalError
-from mmgevent.failures import bound
-from mmgevent.records import RecordError, SegmentError
-from mmgevent.shipping import missing
+from mmgevent.job.shipping import missing
+from mmgevent.tasks.records import RecordError, SegmentError
+from mmgevent.wire.failures import bound
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from mmgevent.positions import ALL, WHOLE, Part, position_of, range_of
-from mmgevent.refs import ContentNeeded, Ref, Unreadable
+from mmgevent.job.inputs.refs import ContentNeeded, Ref, Unreadable
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, make_failure
+from mmgevent.wire.positions import ALL, WHOLE, Part, position_of, range_of
 
 Mark = Callable[[int, Any], object]
 

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmgevent import _speedups
-from mmgevent.functions import Functions
-from mmgevent.positions import ALL, Part
-from mmgevent.records import encode_flush, encode_segment
+from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.grouping import Grouping
 from mmgevent.tasks.items import TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
+from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
+from mmgevent.wire.positions import ALL, Part
 
 #: bytes of groups of one flush at most: beyond it combining hardly gains, and memory is better left to the user
 MAX_GROUP_BYTES = 64 * 1024 * 1024

@@ -22,7 +22,7 @@ from types import GeneratorType
 from typing import Any, NamedTuple
 
 from mmgevent._speedups import map_items, take
-from mmgevent.refs import ContentNeeded
+from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import TaskItems

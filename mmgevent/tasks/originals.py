@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmgevent.positions import entry_of
-from mmgevent.records import RecordError, SegmentError, decode_items, encode_items
+from mmgevent.tasks.records import RecordError, SegmentError, decode_items, encode_items
+from mmgevent.wire.positions import entry_of
 
 Item = tuple[Any, Any]
 

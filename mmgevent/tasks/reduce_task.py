@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from mmgevent.functions import Functions
-from mmgevent.records import encode_flush, encode_segment
+from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.map_task import Emit, Mark, TaskStats
+from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmgevent import _speedups
-from mmgevent.machine import find_scratch_folder
-from mmgevent.records import Segment, SegmentError, decode_segment, encode_segment
+from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
+from mmgevent.tasks.records import Segment, SegmentError, decode_segment, encode_segment
 
 #: how often one partition is split again; 4 splits into 4 to 32 pieces cope with 256 to a million times the bound
 MAX_SPLITS = 4

@@ -19,10 +19,10 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from mmgevent import failures
 from mmgevent.errors import SignalReceived
-from mmgevent.records import RecordError, encode_segment, encode_value
 from mmgevent.tasks.blame import TaskFailure, short_repr
+from mmgevent.tasks.records import RecordError, encode_segment, encode_value
+from mmgevent.wire import failures
 
 #: Largest pickled value of an item that is kept, bytes. Larger ones are read again by who asks.
 MAX_VALUE_BYTES = 64 * 1024

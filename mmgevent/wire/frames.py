@@ -3,7 +3,7 @@
 Every link between two processes carries frames: a fixed header of 24 bytes, then
 the payload.  This module knows how long a frame of each kind may be and whether it
 arrived whole; it does not know what a payload says (`messages`), in what order
-frames go out (`streams`), or how bytes travel (`net.link`, or the blocking sockets
+frames go out (`streams`), or how bytes travel (`engine.net.link`, or the blocking sockets
 of drivers and executors).
 
 Whatever is fed to a `Decoder` gives a frame, "need more" or `ProtocolError`; a

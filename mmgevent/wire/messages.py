@@ -25,7 +25,7 @@ from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
 
 #: compared in the first message of each side
-PROTOCOL = 3
+PROTOCOL = 4
 
 #: of the names that a worker offers, as JSON: every driver that watches is told them
 MAX_OFFERS_BYTES = 8 * 1024

@@ -424,8 +424,8 @@ def test_empty_password_is_refused(commands, argv):
 
 #: a command as it would be under another Python, as far as a server can tell
 OTHER_PYTHON = """
-import sys, mmgevent.versions
-mmgevent.versions.PYTHON_VERSION = "3.9"
+import sys, mmgevent.wire.hello
+mmgevent.wire.hello.PYTHON_VERSION = "3.9"
 from mmgevent.cli.{0} import main
 main()
 """

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
-from mmgevent import handle as handle_module
+from mmgevent.driver import handle as handle_module
 from mmgevent.reducers import count_values, sum_values
 from mmgevent.wire.frames import CONTROL, Frame
 

@@ -7,9 +7,10 @@ import threading
 import pytest
 
 import mmgevent as mmg
-from mmgevent import environment, feeding
-from mmgevent.environment import find_fault, max_bytes
-from mmgevent.shipping import packer
+from mmgevent.driver import feeding
+from mmgevent.job.shipping import packer
+from mmgevent.machine import environment
+from mmgevent.machine.environment import find_fault, max_bytes
 
 MIB = 1024 * 1024
 KIB = 1024
@@ -157,7 +158,7 @@ def test_an_engine_that_cannot_be_given_the_environment_says_so(monkeypatch, mak
 
 
 def test_a_trial_load_that_cannot_be_given_the_environment_says_so(cluster, monkeypatch):
-    from mmgevent.driver import JobDriver
+    from mmgevent.driver.job_driver import JobDriver
 
     expected = set_too_long(monkeypatch)
     job = mmg.Job({1: 1}, reducefn=add)

@@ -300,8 +300,8 @@ def test_a_server_on_a_later_address_moves_to_the_earlier(nodes, commands, here,
 
 #: `mmg-worker` of another Python version
 OTHER_VERSION = """
-import mmgevent.versions
-mmgevent.versions.PYTHON_VERSION = "3.99"
+import mmgevent.wire.hello
+mmgevent.wire.hello.PYTHON_VERSION = "3.99"
 from mmgevent.cli.worker import main
 main()
 """

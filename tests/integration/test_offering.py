@@ -9,14 +9,14 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 
 from mmgevent import reducers
-from mmgevent.net.forker import Forkers
-from mmgevent.net.local_link import local_pair
-from mmgevent.offered import OfferedFunctions
+from mmgevent.engine.net.local_link import local_pair
+from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.offering import Offering
+from mmgevent.engine.worker.role import Worker
+from mmgevent.executor.offered import OfferedFunctions
 from mmgevent.wire.messages import control
-from mmgevent.worker import Worker
-from mmgevent.worker.offering import Offering
+from tests.executor.test_offered import describe, segment
 from tests.integration.test_worker import WAIT_S, FakeServer, executors
-from tests.test_offered import describe, segment
 
 WORDS = "def mapfn(key, text):\n    return [(word, 1) for word in text.split()]\n"
 

@@ -279,7 +279,7 @@ def test_a_server_at_work_neither_imports_nor_uses_pickle():
 
 
 def test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason(server, monkeypatch):
-    monkeypatch.setattr("mmgevent.cluster.PATIENCE_S", 4.0)
+    monkeypatch.setattr("mmgevent.driver.cluster.PATIENCE_S", 4.0)
     address = server.address
     notices = []
     with mmg.connect(address, password=PASSWORD) as cluster:

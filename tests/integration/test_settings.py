@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from mmgevent.shipping.settings import SETTINGS
+from mmgevent.job.shipping.settings import SETTINGS
 from tests.integration.commands import Commands, wait_for
 
 #: what a file sets, and an expression that shows it; the name of the setting, and a word where there are several

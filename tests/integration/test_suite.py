@@ -15,8 +15,8 @@ IGNORING = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
 
 #: tests of commands, of processes of ours, and of the signals of this process: a SIGINT has to come through
 INTERRUPTED = (
-    "tests/test_cli.py::test_signal_ends_a_command_whose_tidying_up_hangs",
-    "tests/test_template.py::test_an_executor_has_the_signals_of_a_fresh_python",
+    "tests/cli/test_cli.py::test_signal_ends_a_command_whose_tidying_up_hangs",
+    "tests/executor/test_template.py::test_an_executor_has_the_signals_of_a_fresh_python",
     "tests/integration/test_commands.py::test_signal_while_the_job_file_loads_ends_at_once",
 )
 

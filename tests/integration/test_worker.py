@@ -20,19 +20,20 @@ from gevent.server import StreamServer
 from gevent.socket import AF_UNIX
 from gevent.socket import socket as GeventSocket
 
-from mmgevent import records, shipping
-from mmgevent import worker as worker_module
-from mmgevent.functions import Functions
-from mmgevent.net import supervisor
-from mmgevent.net.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
-from mmgevent.net.local_link import local_pair
-from mmgevent.positions import position_of
-from mmgevent.scheduler.ledger import MAX_DEPTH
+from mmgevent.engine.net.local_link import local_pair
+from mmgevent.engine.scheduler.ledger import MAX_DEPTH
+from mmgevent.engine.worker import role as worker_module
+from mmgevent.engine.worker import supervisor
+from mmgevent.engine.worker.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
+from mmgevent.engine.worker.role import MAX_FORK_FAILURES, Worker
+from mmgevent.engine.worker.slot import MAX_ATTEMPTS
+from mmgevent.job.functions import Functions
+from mmgevent.job.shipping import pack as shipping
+from mmgevent.tasks import records
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.positions import position_of
 from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.worker import MAX_FORK_FAILURES, Worker
-from mmgevent.worker.slot import MAX_ATTEMPTS
 
 WAIT_S = 20.0
 PARTITIONS = 4
@@ -822,7 +823,8 @@ def deny_descriptors(monkeypatch, name, count):
 
     def denied(*args, **kwargs):
         if (
-            sys._getframe(1).f_globals["__name__"] in ("mmgevent.net.supervisor", "mmgevent.machine")
+            sys._getframe(1).f_globals["__name__"]
+            in ("mmgevent.engine.worker.supervisor", "mmgevent.machine.resources")
             and left[0]
         ):
             left[0] -= 1

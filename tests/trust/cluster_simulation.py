@@ -26,13 +26,15 @@ from unittest import mock
 
 import gevent
 
-from mmgevent import records, server, tasks
+from mmgevent.engine.net.link import Link
+from mmgevent.engine.server import hosted
+from mmgevent.engine.server import role as server
+from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import ProtocolError
-from mmgevent.functions import Functions
-from mmgevent.net.link import Link
-from mmgevent.server import Server, hosted
-from mmgevent.store import JobStore
-from mmgevent.versions import PYTHON_VERSION
+from mmgevent.job.functions import Functions
+from mmgevent.tasks import records
+from mmgevent.tasks import run as tasks
 from mmgevent.wire.frames import (
     BATCH,
     CODE,
@@ -45,6 +47,7 @@ from mmgevent.wire.frames import (
     Frame,
     split_payload,
 )
+from mmgevent.wire.hello import PYTHON_VERSION
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
 from mmgevent.wire.streams import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from tests.audit import AuditedScheduler

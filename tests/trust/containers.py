@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mmgevent.cgroups import ControlGroups
+from mmgevent.machine.cgroups import ControlGroups
 
 #: for the last process of a group to be buried, seconds
 LATE_S = 30.0

@@ -20,12 +20,21 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
-from mmgevent import failures, records
+from mmgevent.access.handshake import (
+    CLIENT_HELLO_BYTES,
+    PROOF_BYTES,
+    REFUSAL,
+    SERVER_HELLO_BYTES,
+    ClientHandshake,
+    ServerHandshake,
+)
+from mmgevent.engine.server.hosted import read_rules
+from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.store import FLUSH_ENTRY, FLUSH_HEAD, MAX_PARTITIONS, FlushReader
+from mmgevent.engine.worker.slot import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
-from mmgevent.server import Server
-from mmgevent.server.hosted import read_rules
-from mmgevent.store import FLUSH_ENTRY, FLUSH_HEAD, MAX_PARTITIONS, FlushReader
-from mmgevent.versions import PYTHON_VERSION
+from mmgevent.tasks import records
+from mmgevent.wire import failures
 from mmgevent.wire.frames import (
     BATCH,
     CODE,
@@ -40,14 +49,7 @@ from mmgevent.wire.frames import (
     Decoder,
     Frame,
 )
-from mmgevent.wire.handshake import (
-    CLIENT_HELLO_BYTES,
-    PROOF_BYTES,
-    REFUSAL,
-    SERVER_HELLO_BYTES,
-    ClientHandshake,
-    ServerHandshake,
-)
+from mmgevent.wire.hello import PYTHON_VERSION
 from mmgevent.wire.messages import (
     COUNT,
     COUNTS,
@@ -65,7 +67,6 @@ from mmgevent.wire.messages import (
     encode_message,
 )
 from mmgevent.wire.streams import granted_bytes
-from mmgevent.worker.slot import CachedJob, ReceiveWindow
 from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32

@@ -32,13 +32,13 @@ SLOW_S = 10
 #: what is instrumented: the modules that parse what a peer sends
 PARSERS = [
     "mmgevent.wire",
-    "mmgevent.store",
-    "mmgevent.records",
-    "mmgevent.failures",
-    "mmgevent.options",
-    "mmgevent.server",
-    "mmgevent.scheduler",
-    "mmgevent.worker.slot",
+    "mmgevent.engine.server.store",
+    "mmgevent.tasks.records",
+    "mmgevent.wire.failures",
+    "mmgevent.job.options",
+    "mmgevent.engine.server",
+    "mmgevent.engine.scheduler",
+    "mmgevent.engine.worker.slot",
 ]
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 
 import mmgevent as mmg
-from mmgevent import records
-from mmgevent.versions import PYTHON_VERSION, dill_version
+from mmgevent.access.handshake import ClientHandshake, derive_key
+from mmgevent.tasks import records
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, HEARTBEAT, INPUT, OUTPUT, RESULT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
-from mmgevent.wire.handshake import ClientHandshake, derive_key
+from mmgevent.wire.hello import PYTHON_VERSION, dill_version
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.streams import grant_frame
 

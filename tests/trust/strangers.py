@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from mmgevent.wire.handshake import ClientHandshake, derive_key
+from mmgevent.access.handshake import ClientHandshake, derive_key
 from tests.integration.commands import ROOT
 
 PASSWORD = "a password of the tests of trust"

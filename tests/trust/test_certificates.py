@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import mmgevent as mmg
-from mmgevent.net import tls
+from mmgevent.engine.net import tls
 from tests.integration.commands import Commands, wait_for
 from tests.ports import free_port
 from tests.trust.authority import DAY, Authority, key_pem

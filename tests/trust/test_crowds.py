@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 import mmgevent as mmg
-from mmgevent import shipping
 from mmgevent._speedups import scatter
-from mmgevent.records import decode_items, encode_flush, encode_items, encode_segment
+from mmgevent.access.handshake import ClientHandshake, derive_key
+from mmgevent.job.shipping import pack as shipping
+from mmgevent.tasks.records import decode_items, encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, GRANT, HEARTBEAT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
-from mmgevent.wire.handshake import ClientHandshake, derive_key
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control
 from mmgevent.wire.streams import FIRST_BATCH_WINDOW, granted_bytes

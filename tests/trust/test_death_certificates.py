@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
-from mmgevent.addresses import format_address
+from mmgevent.access.addresses import format_address
 from tests.integration.commands import Commands, wait_for
 from tests.trust.watch import PATIENCE_S, Watched, wait_until
 

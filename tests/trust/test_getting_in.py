@@ -9,14 +9,14 @@ import time
 import psutil
 import pytest
 
-from mmgevent.net.tls import HANDSHAKE_S
-from mmgevent.wire.frames import CODE, Frame
-from mmgevent.wire.handshake import (
+from mmgevent.access.handshake import (
     CLIENT_HELLO_BYTES,
     PROOF_BYTES,
     REFUSAL,
     SERVER_HELLO_BYTES,
 )
+from mmgevent.engine.net.tls import HANDSHAKE_S
+from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.messages import PROTOCOL, control
 from tests.integration.commands import Commands, wait_for
 from tests.trust.authority import Authority

@@ -83,7 +83,7 @@ def hanging(cluster, tmp_path):
 #: with an hour of grace
 PATIENT_WORKER = (
     "-c",
-    "import mmgevent.foreground as f; f.GRACE_S = 3600.0; from mmgevent.cli.worker import main; main()",
+    "import mmgevent.engine.foreground as f; f.GRACE_S = 3600.0; from mmgevent.cli.worker import main; main()",
 )
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import mmgevent as mmg
-from mmgevent.records import encode_items
+from mmgevent.tasks.records import encode_items
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, INPUT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES
@@ -198,7 +198,7 @@ def test_code_that_is_none_fails_its_own_job_cleanly(place, code):
 
 
 def code_of(job):
-    from mmgevent import shipping
+    from mmgevent.job.shipping import pack as shipping
 
     return shipping.pack(job.functions())
 

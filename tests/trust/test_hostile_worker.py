@@ -11,8 +11,8 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent._speedups import scatter
-from mmgevent.records import decode_items, encode_flush, encode_segment
-from mmgevent.store import FLUSH_ENTRY, FLUSH_HEAD, FLUSH_MAGIC, MAX_PARTITIONS
+from mmgevent.engine.server.store import FLUSH_ENTRY, FLUSH_HEAD, FLUSH_MAGIC, MAX_PARTITIONS
+from mmgevent.tasks.records import decode_items, encode_flush, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL
 from tests.oracle import plain_mapreduce

@@ -9,7 +9,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import _speedups
-from mmgevent.addresses import format_address
+from mmgevent.access.addresses import format_address
 from mmgevent.reducers import count_values
 from tests import kinds
 from tests.integration.commands import Commands

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from mmgevent.access.guesses import FREE_GUESSES, MAX_ADDRESSES, MAX_WAIT_S, PAUSE_S, Guesses
+from mmgevent.access.handshake import REFUSAL, SERVER_HELLO_BYTES, derive_key
 from mmgevent.errors import ConnectError
-from mmgevent.net.guesses import FREE_GUESSES, MAX_ADDRESSES, MAX_WAIT_S, PAUSE_S, Guesses
-from mmgevent.wire.handshake import REFUSAL, SERVER_HELLO_BYTES, derive_key
 from tests.integration.commands import ROOT
 from tests.trust.strangers import (
     WAIT_S,

@@ -1,0 +1,144 @@
+"""Find the password that the processes of one cluster share, or make it.
+
+First found: the one given, the file named, `MMG_PASSWORD`, the file of this user.  The
+last is made, with 128 random bits, by the first command that needs a password, so that
+everything of one user on one machine (or home directory) agrees without a word.
+
+A password never appears in a message, and a file that others may read is refused: what
+they could read is no secret.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+
+from mmgevent.access.addresses import is_loopback
+from mmgevent.errors import PasswordError
+
+VARIABLE = "MMG_PASSWORD"
+FILE_VARIABLE = "MMG_PASSWORD_FILE"
+
+#: a password shorter than this can be found by trying, at 50 ms a try, off this machine
+SHORT_CHARS = 12
+
+#: nobody's password has more, and a file that has is not one that holds a password
+MAX_BYTES = 4096
+
+RANDOM_BYTES = 16  #: 128 bits
+
+
+def find_password(
+    password: str | None = None,
+    password_file: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> str:
+    """Return the password: `password`, or what `password_file`, the environment or this user's file has.
+
+    The user's file is made if there is none.  Raise PasswordError for an empty
+    password, a file that others may read or that cannot be read or made.
+    """
+    environ = os.environ if environ is None else environ
+    if password is not None:
+        return _checked(password, "the password given")
+    if password_file is not None:
+        return read_password_file(password_file)
+    if VARIABLE in environ:
+        return _checked(environ[VARIABLE], VARIABLE)
+    if environ.get(FILE_VARIABLE):
+        return read_password_file(environ[FILE_VARIABLE])
+    path = default_path(environ)
+    if not os.path.lexists(path):
+        make_password_file(path)
+    return read_password_file(path)
+
+
+def default_path(environ: Mapping[str, str] | None = None) -> str:
+    """Return the path of this user's password file, whether it is there or not."""
+    environ = os.environ if environ is None else environ
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(folder):  # the XDG specification: a relative one is ignored
+        home = environ.get("HOME") or os.path.expanduser("~")
+        if not os.path.isabs(home):
+            raise PasswordError(f"no home directory to keep a password in; set {VARIABLE}")
+        folder = os.path.join(home, ".config")
+    return os.path.join(folder, "mmgevent", "password")
+
+
+def read_password_file(path: str | os.PathLike[str]) -> str:
+    """Return what the file holds, less one newline at its end; raise PasswordError as `find_password`."""
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode  # of what is read, not of what has the name by then
+            if stat.S_IMODE(mode) & 0o077:
+                raise PasswordError(
+                    f"others may read or change the password file {name} (mode {stat.S_IMODE(mode):04o}); "
+                    f"run chmod 600 {name}, and change the password if someone may have read it"
+                )
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PasswordError(f"cannot read the password file {name}: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise PasswordError(f"the password file {name} has more than {MAX_BYTES} bytes; is it the right one?")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PasswordError(f"the password file {name} is not UTF-8 text; is it the right one?") from None
+    newline = "\r\n" if text.endswith("\r\n") else "\n"
+    return _checked(text.removesuffix(newline), f"the password file {name}")
+
+
+def make_password_file(path: str) -> None:
+    """Make the file, with a new password, whole or not at all; leave one that is there as it is.
+
+    Whoever comes first, of several processes, decides.  Raise PasswordError if it
+    cannot be made.
+    """
+    folder = os.path.dirname(path)
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _write_private(temporary)
+        try:
+            os.link(temporary, path)  # unlike rename, never replaces another's
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(temporary)
+    except OSError as error:
+        raise PasswordError(
+            f"cannot make the password file {path}: {error.strerror or error}; "
+            f"set {VARIABLE}, or pass --password-file"
+        ) from error
+
+
+def warn_if_short(password: str, hosts: list[str]) -> str | None:
+    """Return a warning if the password is short and one of the hosts is not this machine, else None."""
+    far = [host for host in hosts if not is_loopback(host)]
+    if not far or len(password) >= SHORT_CHARS:
+        return None
+    return (
+        f"the password has {len(password)} characters, and {far[0]} is within reach of other machines: "
+        f"take one of {SHORT_CHARS} or more, or none, to use the random one of this user"
+    )
+
+
+def _write_private(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, 0o600)  # whatever the umask
+        os.write(fd, os.urandom(RANDOM_BYTES).hex().encode() + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _checked(password: str, where: str) -> str:
+    if len(password.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise PasswordError(f"{where} has more than {MAX_BYTES} bytes; is it the right one?")
+    if not password:
+        raise PasswordError(f"{where} is empty; give one, or leave it out to use the one of this user")
+    return password

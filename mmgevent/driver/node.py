@@ -1,0 +1,329 @@
+"""Nodes: equals of which one is the server, and another becomes it when that one is gone.
+
+A `Node` is a cluster to submit jobs to, a worker for the jobs of all the others, and,
+if it is the first to come or the first to notice that the server died, the server.  All of
+that is in its engine; this is the driver's side, which hands its unfinished jobs in again
+whenever the server changes, and starts another engine should its own die.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mmgevent import errors
+from mmgevent.access.addresses import Address, format_address, parse_address, parse_addresses
+from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.driver.cluster import Cluster
+from mmgevent.driver.engine_link import EngineProcess
+from mmgevent.engine.configuration import Configuration
+from mmgevent.engine.start import start_engine
+from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.wire.frames import Frame
+from mmgevent.wire.messages import MAX_OFFERS_BYTES
+from mmgevent.wire.telling import Reassembler, tell_frames
+
+log = logging.getLogger(__name__)
+
+#: servers that may end under one job of a node before it is given up: nodes are made to come and go
+MAX_RESUBMITS = 100
+#: an engine that lived no longer than this is not started again at once
+SHORT_LIFE_S = 2.0
+RESTART_PAUSE_S = 1.0
+
+#: drivers in the middle of a long message to this node at once
+MAX_TELLERS = 64
+
+STATES = ("connecting", "worker", "server", "occupied", "closed")
+PLACED = ("worker", "server")
+
+OnState = Callable[[str, str], None]
+OnTell = Callable[[int, bytes], None]
+
+
+class Node(Cluster):
+    """One of a cluster of equals."""
+
+    def __init__(
+        self,
+        addresses: str | int | Address | Sequence[str | Address] = "localhost",
+        *,
+        procs: int = 1,
+        password: str | None = None,
+        certificates: Certificates | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        timeout: float = 10.0,
+        may_serve: bool = True,
+        once: bool = False,
+        segment_memory: int | str | None = None,
+        verbose: int = 0,
+        on_state: OnState | None = None,
+        on_tell: OnTell | None = None,
+    ):
+        """Start the node's engine and return at once; `wait` tells when it has found its place.
+
+        `addresses`: where the server is, "HOST[:PORT]", one or several in order of preference, the same for
+        all nodes.  `procs`: executors of this machine; 0: this node only submits, and serves.
+        `functions`: {name: function} that jobs may ask for by name; they run in this process, in a thread,
+        one task at a time.  `may_serve`: False never becomes the server.  `once`: closes when its server is
+        gone, or there is none.  `timeout`: seconds to connect to an address.  `certificates`: what all nodes show,
+        and perhaps ask of one another; none are needed.
+        `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)` with what a
+        driver tells this worker, both from a thread of the node's: they must not block.
+        """
+        from mmgevent.access.password import find_password
+
+        if type(procs) is not int or not 0 <= procs <= 4096:
+            raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+            raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+        (certificates or NO_CERTIFICATES).check_for_equals()
+        self._functions = _checked_functions(functions)
+        if self._functions and not procs:
+            raise UsageError("a node that offers functions does work: give procs=1 or more")
+        self._on_state = on_state
+        self._on_tell = on_tell
+        self._reassembler = Reassembler(max_senders=MAX_TELLERS)
+        self._changed = threading.Condition()
+        self._state, self._reason = "connecting", ""
+        self._address: Address | None = None
+        self._closed_by: MmgeventError | None = None
+        self._started_s = 0.0
+        self._closing = threading.Event()
+        self._restarter: threading.Thread | None = None
+        memory_bytes = None
+        if segment_memory is not None:
+            from mmgevent.job.options import parse_size
+
+            memory_bytes = parse_size(segment_memory)
+        configuration = Configuration(
+            procs=procs,
+            elect=_parse(addresses),
+            may_serve=may_serve,
+            once=once,
+            offers=sorted(self._functions),
+            password=find_password(password),
+            certificates=certificates or NO_CERTIFICATES,
+            memory_bytes=memory_bytes,
+            timeout=timeout,
+            verbose=verbose,
+        )
+        super().__init__(configuration, max_resubmits=MAX_RESUBMITS)
+
+    @property
+    def state(self) -> str:
+        """Where it stands: "connecting", "worker", "server", "occupied" (no candidate is usable) or "closed"."""
+        self._check_process()
+        return self._state
+
+    @property
+    def reason(self) -> str:
+        """Why it is not at a server; "" while it is."""
+        self._check_process()
+        return self._reason
+
+    @property
+    def is_server(self) -> bool:
+        self._check_process()
+        return self._state == "server"
+
+    @property
+    def address(self) -> Address | None:
+        """(host, port) of the server, as the list has it; None while there is none."""
+        self._check_process()
+        return self._address
+
+    def wait(self, state: str | Sequence[str] = PLACED, timeout: float | None = None) -> str:
+        """Wait until the node is in this state, or one of these; return which.
+
+        TimeoutError, with what keeps it from it; what closed the node (AuthenticationError,
+        VersionMismatchError, ConnectError, UsageError) if it did not wait for that.
+        """
+        self._check_process()
+        wanted = (state,) if isinstance(state, str) else tuple(state)
+        for name in wanted:
+            if name not in STATES:
+                raise UsageError(f"{name!r} is no state of a node; expected {', '.join(STATES)}")
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while self._state not in wanted:
+                if self._state == "closed":
+                    raise self._closed_by or UsageError(f"the node is closed: {self._reason}")
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    why = f": {self._reason}" if self._reason else ""
+                    raise TimeoutError(f"the node is {self._state} after {timeout:g} s{why}")
+                self._changed.wait(left)
+            return self._state
+
+    def wait_ready(self) -> None:
+        """Wait until there is a server, whoever it is; raise what closed the node."""
+        self.wait(PLACED)
+
+    def tell_drivers(self, data: bytes) -> None:
+        """Tell bytes, 1 MiB at most, to every driver that watches the server of this node's worker.
+
+        Nothing says whether it was received; it goes nowhere while there is no server.  UsageError.
+        """
+        self._engine.send(*tell_frames(data))
+
+    def close(self) -> None:
+        """Wait for this node's own jobs, then leave the cluster; idempotent."""
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"<Node {self._state}>"
+
+    # the engine
+
+    def _start_engine(self, configuration: Configuration) -> EngineProcess:
+        self._started_s = time.monotonic()
+        return EngineProcess(
+            start_engine(has_executors=bool(configuration.procs), has_offers=bool(self._functions)),
+            configuration,
+            functions=self._functions,
+            on_message=self._on_message,
+            on_end=self._on_engine_end,
+        )
+
+    def _get_engine(self, lost: str | None) -> EngineProcess:
+        if self._closed_by is not None:
+            raise self._closed_by
+        if self._state == "closed" and not self._is_closed:
+            raise self._closed_error()
+        return super()._get_engine(lost)
+
+    def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
+        """Take what comes about no job (in the engine's reading thread)."""
+        if message["type"] == "tell" and not frame.task:
+            self._take_tell(frame, message)
+            return
+        if message["type"] != "node":
+            super()._on_message(engine, frame, message)
+            return
+        state, reason = message["state"], message["reason"]
+        engine.displace(reason or "the server changed")
+        address = parse_address(message["address"]) if "address" in message else None
+        error = None
+        if state == "closed" and "error" in message:
+            error = getattr(errors, message["error"], EngineError)(reason)
+        self._set(state, reason, address, error)
+        if state in PLACED:
+            engine.place()
+        elif state == "closed":
+            engine.close_node(error or self._closed_error())
+
+    def _take_tell(self, frame: Frame, message: dict[str, Any]) -> None:
+        try:
+            data = self._reassembler.take(frame, message)
+        except ProtocolError as error:
+            log.warning("a message of a driver is left out: %s", error)
+            return
+        if data is not None and self._on_tell is not None:
+            try:
+                self._on_tell(0, data)
+            except Exception:
+                log.exception("on_tell of a node failed")
+
+    def _on_engine_end(self, engine: EngineProcess, reason: str) -> None:
+        """Start another engine: the node's own died (in the reading thread of that one)."""
+        if self._is_closed or self._state == "closed":
+            return
+        try:
+            engine.wait_ready(0)
+        except (MmgeventError, TimeoutError) as error:
+            failure = engine.refusal or (
+                error if isinstance(error, MmgeventError) else EngineError(str(error))
+            )
+            self._set("closed", str(failure), None, failure)
+            return
+        if engine.refusal is not None:
+            self._set("closed", str(engine.refusal), None, engine.refusal)
+            return
+        log.warning("the engine of this node is gone, starting another: %s", reason)
+        self._set("connecting", f"its engine ended: {reason}", None, None)
+        # In a thread of its own: whoever needs an engine before that waits, with the lock, for the reading thread.
+        self._restarter = threading.Thread(
+            target=self._restart, args=(reason,), name="mmgevent-node-restart", daemon=True
+        )
+        self._restarter.start()
+
+    def _restart(self, reason: str) -> None:
+        """Start another engine, unless a job has done so."""
+        if time.monotonic() - self._started_s < SHORT_LIFE_S:
+            self._closing.wait(RESTART_PAUSE_S)
+        try:
+            super()._get_engine(reason)
+        except MmgeventError as error:  # closed meanwhile, or no process can be started
+            if not self._is_closed:
+                self._set("closed", str(error), None, error)
+
+    def _closed_error(self) -> ConnectError:
+        return ConnectError(f"the node is closed: {self._reason}")
+
+    def _end(self) -> None:
+        self._closing.set()
+        super()._end()
+        restarter = self._restarter
+        if restarter is not None and restarter is not threading.current_thread():
+            restarter.join()
+        self._set("closed", "closed by this side", None, self._closed_by)
+
+    def _set(self, state: str, reason: str, address: Address | None, error: MmgeventError | None) -> None:
+        with self._changed:
+            if self._state == "closed":
+                return
+            self._state, self._reason, self._address = state, reason, address
+            self._closed_by = error
+            self._changed.notify_all()
+        if self._on_state is not None:
+            try:
+                self._on_state(state, reason)
+            except Exception:
+                log.exception("on_state of a node failed")
+
+
+def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Address]:
+    """Return the candidates, each once, in order; UsageError for what is none."""
+    if isinstance(addresses, (str, int)):
+        return parse_addresses(str(addresses))
+    if isinstance(addresses, tuple) and len(addresses) == 2 and type(addresses[1]) is int:
+        return [_parse_one(addresses)]
+    if not isinstance(addresses, Iterable):
+        raise UsageError(f"addresses must be 'HOST[:PORT]', or a list of them, got {addresses!r}")
+    found = [_parse_one(given) for given in addresses]
+    if not found:
+        raise UsageError("a node needs an address at least, such as 'localhost'")
+    return list(dict.fromkeys(found))
+
+
+def _parse_one(given: object) -> Address:
+    if isinstance(given, str):
+        return parse_address(given)
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        host, port = given
+        if isinstance(host, str) and type(port) is int:
+            return parse_address(format_address((host, port)))
+    raise UsageError(f"an address must be 'HOST[:PORT]' or (HOST, PORT), got {given!r}")
+
+
+def _checked_functions(functions: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
+    if not isinstance(functions or {}, Mapping):
+        raise UsageError(f"functions must be {{name: function}}, got {functions!r}")
+    checked = dict(functions or {})
+    for name, function in checked.items():
+        if not (isinstance(name, str) and re.fullmatch(r"[^\W\d]\w{0,99}", name)):
+            raise UsageError(f"a function is offered under a name like 'stats', got {name!r}")
+        if not callable(function):
+            raise UsageError(f"what is offered as {name!r} must be callable, got {type(function).__name__}")
+    n_bytes = len(json.dumps(list(checked)))
+    if n_bytes > MAX_OFFERS_BYTES:
+        raise UsageError(
+            f"the names of {len(checked)} functions have {n_bytes} bytes, at most {MAX_OFFERS_BYTES} may be"
+        )
+    return checked

@@ -1,0 +1,144 @@
+"""Turn the records of a job into its results, in the user's process: finishfn, and the dict.
+
+User code runs here between two of our generators: below it the driver, which raises what became of the job; above it
+whoever asked for the results.  Only what finishfn itself raises is its fault.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from mmgevent.errors import DuplicateKeyError, JobError
+from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
+from mmgevent.job.functions import Form
+from mmgevent.tasks.blame import NO_KEY, blame_driver_code, make_failure, short_repr
+
+Record = tuple[Any, Any]
+
+
+def apply_finish(
+    finishfn: Callable[..., Any] | None,
+    finish_form: Form | None,
+    records: Iterable[Record],
+    argv: Sequence[str] | None = None,
+) -> Iterator[Record]:
+    """Yield the results: `records` after finishfn, in its order; the records themselves without one.
+
+    `argv`: what finishfn sees as `sys.argv`, if it is not that of this process.
+
+    Raises JobError, kind "finish", for an Exception or SystemExit of finishfn or for what it yields that is no pair;
+    what `records` raises and KeyboardInterrupt pass unchanged.
+    """
+    if finishfn is None:
+        return iter(records)
+    shown = list_to_show(argv)
+    if finish_form == "iterator":
+        return _finish_all(finishfn, records, shown)
+    return _finish_each(calls_showing(shown, finishfn), records)
+
+
+def build_dict(records: Iterable[Record]) -> dict[Any, Any]:
+    """Return the results as a dict.
+
+    Raises DuplicateKeyError where it would lose a record, JobError for a key that is unhashable (both only come from
+    iterator forms and finishfn), and what `records` raises.
+    """
+    results: dict[Any, Any] = {}
+    for count, (key, value) in enumerate(records, 1):
+        try:
+            results[key] = value
+        except Exception as error:
+            raise JobError(
+                f"result key {short_repr(key)} cannot be a key of the dict that run() and result() return: {error}; "
+                f"use handle.stream(), or yield hashable keys",
+                {"kind": "key", "key": short_repr(key)},
+            ) from error
+        if len(results) != count:
+            raise DuplicateKeyError(
+                f"two results have the key {short_repr(key)}, and a dict would lose one of them; "
+                f"use handle.stream(), or yield each key once",
+                {"kind": "key", "key": short_repr(key)},
+            )
+    return results
+
+
+def _finish_each(finishfn: Callable[..., Any], records: Iterable[Record]) -> Iterator[Record]:
+    for key, value in records:
+        try:
+            result = finishfn(key, value)
+        except (Exception, SystemExit) as error:
+            raise blame_driver_code(error, "finish", "finishfn", key) from error
+        yield key, result
+
+
+def _finish_all(
+    finishfn: Callable[..., Any], records: Iterable[Record], argv: list[str] | None
+) -> Iterator[Record]:
+    if argv is not None:  # while finishfn waits for the records, this program sees its own
+        records = items_showing(sys.argv, records)
+    source = _Source(records)
+    # None, a number and the like are refused below like anything else that raises here
+    results = _call(source, calls_showing(argv, lambda: iter(_items_of(finishfn(source.read())))))
+    advance = calls_showing(argv, lambda: next(results, _END))
+    while True:
+        result = _call(source, advance)
+        if result is _END:
+            return
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise _no_record(f"finishfn gave {short_repr(result)}, which is no (key, value) pair")
+        yield result[0], result[1]
+
+
+_END: Any = object()
+
+
+class _Source:
+    """The records on their way into a finishfn of iterator form."""
+
+    def __init__(self, records: Iterable[Record]):
+        self._records = records
+        #: what `records` raised, however finishfn dealt with it
+        self.error: BaseException | None = None
+        #: key of the last record that was read
+        self.key: Any = NO_KEY
+
+    def read(self) -> Iterator[Record]:
+        try:
+            for record in self._records:
+                self.key = record[0]
+                yield record
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def _call(source: _Source, action: Callable[[], Any]) -> Any:
+    """Call user code that reads from `source`; what our side raised under it stays what it was."""
+    try:
+        result = action()
+    except (Exception, SystemExit) as error:
+        if source.error is not None:
+            raise source.error from None
+        if isinstance(error, JobError):
+            raise
+        raise blame_driver_code(error, "finish", "finishfn", source.key) from error
+    if source.error is not None:  # finishfn swallowed it
+        raise source.error
+    return result
+
+
+def _items_of(output: Any) -> Any:
+    if output is None or isinstance(output, (str, bytes)) or not hasattr(type(output), "__iter__"):
+        what = "None" if output is None else f"an object of type {type(output).__name__}"
+        raise _no_record(f"finishfn returned {what}, which holds no records")
+    return output.items() if isinstance(output, dict) else output
+
+
+def _no_record(text: str) -> JobError:
+    return JobError.from_failure(
+        make_failure("finish", text, function="finishfn", advice="yield or return (key, value) pairs")
+    )

@@ -1,0 +1,301 @@
+"""Run a whole job in this process and thread: the debugger's friend, and the oracle of the tests.
+
+The functions are called as they are, so breakpoints work.  Items, records and results pass through the same encoding,
+the same tasks and the same store as on a cluster, so what works here ships, and what a cluster returns is compared with
+what this returns.  There are no slots to keep busy, hence one task at a time: each batch is one map task, each
+partition one reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` mean nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+from mmgevent.driver.batching import Speed
+from mmgevent.driver.feeding import EncodedBatch, Feeder
+from mmgevent.driver.results import apply_finish
+from mmgevent.engine.server.store import BLOCK_BYTES, JobStore, Memory
+from mmgevent.errors import JobError, TooManySkippedError, UsageError
+from mmgevent.job.arguments import items_showing, list_to_show
+from mmgevent.job.functions import Functions
+from mmgevent.job.inputs.sources import ContentNeeded
+from mmgevent.job.job import Job
+from mmgevent.machine.resources import total_memory_bytes
+from mmgevent.tasks.blame import blame_exception
+from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
+from mmgevent.tasks.run import TaskFailure, TaskStats, read_batch, run_map, run_reduce
+from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
+from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
+from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
+
+log = logging.getLogger(__name__)
+
+#: as many as the smallest cluster has, so that the same keys share a partition
+PARTITIONS = 32
+
+#: bytes of segments in memory; more goes to an unlinked file
+STORE_BYTES = 256 * 1024 * 1024
+
+#: bytes of records that a task holds at once, unless the job has a memory_limit: then a quarter of that, as in executors
+RECORD_BYTES = 256 * 1024 * 1024
+
+#: Share of the memory that each of the two may take, where that is less: a container may have 300 MiB in all.
+MEMORY_SHARE = 8
+RECORD_SHARE = 0.25
+
+#: what batches are cut for: 8,000 items at most
+_SPEED = Speed(items=4000, seconds=1.0)
+
+
+def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
+    """Check a job and return an iterator that runs it and gives its results, after finishfn.
+
+    Raises the UsageError of what is wrong with the job at once; the iterator raises JobError and
+    TooManySkippedError as a cluster would, with the user's exception as `__cause__`, and DatasourceError.  A
+    KeyboardInterrupt passes unchanged.
+    """
+    job.check()
+    functions = job.functions()
+    if functions.offered_names:
+        name = min(functions.offered_names)
+        raise UsageError(
+            f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
+            f"pass the function itself"
+        )
+    argv = list_to_show(job.argv)
+    records = items_showing(argv, _InlineRun(job, functions).records())
+    return apply_finish(job.finishfn, job.finish_form, records, job.argv)
+
+
+class _Piece(NamedTuple):
+    """What of a batch is mapped by one task."""
+
+    lo: int  #: first entry
+    hi: int  #: one behind the last
+    part: Part  #: of a single entry
+    failures: int  #: of what it was cut from, without an item to blame
+
+
+class _InlineRun:
+    """One job from its datasource to its records."""
+
+    def __init__(self, job: Job, functions: Functions):
+        self._job = job
+        self._functions = functions
+        self._setupfn = functions.setupfn
+        options = job.options
+        self._partitions = options.partitions or PARTITIONS
+        share_bytes = total_memory_bytes() // MEMORY_SHARE
+        self._record_bytes = min(RECORD_BYTES, share_bytes)
+        if options.memory_limit is not None:
+            self._record_bytes = int(options.memory_limit * RECORD_SHARE)
+        self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
+        self._feeder = Feeder(job, may_restart=False)
+        self._signals = SignalTeller()
+        self._attempts = 0
+        self._item_count = 0
+        self._skipped_count = 0
+        self._last_skipped: TaskFailure | None = None
+
+    def records(self) -> Iterator[tuple[Any, Any]]:
+        try:
+            while (numbered := self._feeder.next_batch(_SPEED)) is not None:
+                self._set_up()
+                self._map_batch(*numbered)
+                if self._job.options.allocation == "oneshot":
+                    break  # one item a worker, and this is the only one
+            self._check_skipped()
+            for partition, n_bytes in sorted(self._store.partition_sizes().items()):
+                if partition == self._partitions:  # what was set aside
+                    continue
+                yield from self._reduce_partition(partition, n_bytes)
+        finally:
+            self._feeder.close()
+            self._store.close()
+
+    def _set_up(self) -> None:
+        """Call setupfn before the first item, as executors do; JobError, at once, if it fails."""
+        setupfn, self._setupfn = self._setupfn, None
+        if setupfn is None:
+            return
+        try:
+            setupfn()
+        except BaseException as error:
+            failure = blame_exception(error, "setupfn")
+            failure.__cause__ = error
+            self._pass_signal(failure)
+            raise _ended(failure, JobError) from error
+
+    # --- map ---
+
+    def _map_batch(self, number: int, batch: EncodedBatch) -> None:
+        pieces = [_Piece(0, batch.items, ALL, 0)]
+        while pieces:
+            piece = pieces.pop()
+            attempt, skip, named = 0, set[int](), Counter[int]()
+            unnamed = piece.failures
+            while True:
+                self._store.discard(attempt)
+                self._attempts += 1
+                attempt = self._attempts
+                skipping = Skipping(
+                    self._job.options.retries,
+                    self._job.options.max_skipped,
+                    passes=self._signals.is_of_signal,
+                )
+                try:
+                    stats = self._try_map(attempt, batch, piece, skip, skipping)
+                except ContentNeeded:  # a file changed after the driver had looked at it
+                    batch = self._feeder.content_of(number)
+                except TaskFailure as failure:
+                    self._pass_signal(failure)
+                    if failure.skipped:
+                        raise self._too_many(failure) from None
+                    if failure.item is not None:
+                        named[failure.item] += 1
+                        if failure.is_spent or named[failure.item] > self._job.options.retries:
+                            self._skip(failure)
+                            skip.add(failure.item)
+                        continue
+                    unnamed += 1
+                    if unnamed > self._job.options.retries:
+                        self._store.discard(attempt)
+                        pieces += reversed(self._halves(piece, failure, batch.has_refs))
+                        break
+                else:
+                    self._store.commit_map(attempt, number, piece.lo, piece.part)
+                    self._item_count += stats.items
+                    self._count_skipped(skipping)
+                    break
+
+    def _try_map(
+        self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
+    ) -> TaskStats:
+        return run_map(
+            self._functions,
+            read_batch(batch.data)[piece.lo : piece.hi],
+            partitions=self._partitions,
+            memory_bytes=self._record_bytes,
+            emit=lambda flush: self._keep(attempt, flush),
+            mark=_mark_nothing,
+            first_index=piece.lo,
+            skip=skip,
+            part=piece.part,
+            skipping=skipping,
+            decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
+        )
+
+    def _keep(self, attempt: int, flush: bytes) -> None:
+        for start in range(0, len(flush), BLOCK_BYTES):
+            if not self._store.stage(attempt, flush[start : start + BLOCK_BYTES]):
+                self._store.write_pending()
+
+    def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
+        """Cut what failed for no item that could be named; JobError where nothing may be set aside, or nothing cut."""
+        if self._job.options.max_skipped and failure.is_divisible:
+            retries = self._job.options.retries  # used up: from now on each failure counts
+            middle = (piece.lo + piece.hi) // 2
+            if middle > piece.lo:
+                return [_Piece(piece.lo, middle, ALL, retries), _Piece(middle, piece.hi, ALL, retries)]
+            if has_refs and piece.part[1] < MAX_DEPTH:
+                return [_Piece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
+        raise _ended(failure, JobError)
+
+    def _skip(self, failure: TaskFailure) -> None:
+        """Set an item aside, or end the job if that may not be."""
+        if not self._job.options.max_skipped:
+            raise _ended(failure, JobError)
+        self._skipped_count += 1
+        self._item_count += 1
+        self._note_skipped(failure)
+
+    def _count_skipped(self, skipping: Skipping) -> None:
+        """Count what a task has set aside by itself."""
+        for failure in skipping.first_failures:
+            self._skipped_count += 1
+            self._note_skipped(TaskFailure(failure))
+        self._skipped_count += skipping.count - len(skipping.first_failures)
+
+    def _note_skipped(self, failure: TaskFailure) -> None:
+        self._last_skipped = failure
+        if self._skipped_count <= MAX_NAMED:
+            log.warning("%s", name_skipped(None, failure.failure))
+        allowed = self._job.options.max_skipped
+        if isinstance(allowed, int) and self._skipped_count > allowed:
+            raise self._too_many(failure)
+
+    def _too_many(self, failure: TaskFailure) -> JobError:
+        """Return what ends the job when an item more than allowed fails by this one."""
+        known = max(self._item_count, self._skipped_count)
+        failure.failure = advise_on_skips(failure.failure, known, self._job.options.max_skipped)
+        return _ended(failure, TooManySkippedError)
+
+    def _check_skipped(self) -> None:
+        """Judge the number of items set aside, once all are known."""
+        allowed = self._job.options.max_skipped
+        limit = allowed if isinstance(allowed, int) else allowed * self._item_count
+        if self._skipped_count > limit:
+            assert self._last_skipped is not None
+            raise self._too_many(self._last_skipped)
+        if self._skipped_count > MAX_NAMED:
+            log.warning("%d items were set aside in all", self._skipped_count)
+
+    # --- reduce ---
+
+    def _reduce_partition(self, partition: int, n_bytes: int) -> Iterator[tuple[Any, Any]]:
+        flushes = self._with_retries(lambda: self._try_reduce(partition, n_bytes))
+        for flush in flushes:
+            for _, data in decode_flush(flush):
+                segment = decode_segment(data)
+                yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
+
+    def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
+        flushes: list[bytes] = []
+        run_reduce(
+            self._functions,
+            [(partition, n_bytes, self._segments(partition))],
+            partitions=self._partitions,
+            memory_bytes=self._record_bytes,
+            emit=flushes.append,
+            mark=_mark_nothing,
+        )
+        return flushes
+
+    def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:
+        for _ in range(self._job.options.retries + 1):
+            try:
+                return action()
+            except TaskFailure as failure:
+                self._pass_signal(failure)
+                last = failure
+        if self._job.options.max_skipped:
+            last.failure = advise_on_reduce(last.failure)
+        raise _ended(last, JobError)
+
+    def _pass_signal(self, failure: TaskFailure) -> None:
+        """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
+        cause = failure.__cause__
+        if cause is not None and self._signals.is_of_signal(cause):
+            raise cause
+
+    def _segments(self, partition: int) -> Iterator[bytes]:
+        """Cut what the store gives in pieces into whole segments."""
+        buffer = bytearray()
+        for piece in self._store.read_partition(partition):
+            buffer += piece
+            while len(buffer) >= SEGMENT_HEADER_BYTES and len(buffer) >= (size := segment_size(buffer)):
+                yield bytes(memoryview(buffer)[:size])
+                del buffer[:size]
+
+
+def _mark_nothing(index: int, key: Any) -> None:
+    pass
+
+
+def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
+    """Return what ends the job: the error with the user's exception as its cause."""
+    ended = error.from_failure(failure.failure)
+    ended.__cause__ = failure.__cause__
+    return ended

@@ -1,0 +1,214 @@
+"""The items of a job that were set aside, as its driver keeps them.
+
+Executors send them as rows (see `tasks.skipping`), many at a time; the server names single ones, which
+killed the executors that mapped them. All are kept in an unlinked file, in the order in which they came, and
+are decoded when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from mmgevent.errors import JobError
+from mmgevent.tasks.records import SegmentError, decode_segment, decode_value, encode_segment, measure_segment
+from mmgevent.wire.deaths import MAX_REMEMBERED
+
+#: Bytes of rows with the values of their items that are kept on disk. Rows beyond that are kept without.
+MAX_VALUES_BYTES = 1024 * 1024 * 1024
+
+#: batch and bytes of the segment that follows
+_HEADER = struct.Struct("<QQ")
+
+_UNREADABLE = "it could not be read"
+_TOO_LARGE = "it was too large to be kept, and its source cannot be read again"
+
+Place = tuple[int, int]
+Found = Iterable[tuple[Place, tuple[Any, Any]]]
+
+
+class NotKept:
+    """Stands for the value of an item that was set aside, where it can no longer be had."""
+
+    def __init__(self, reason: str):
+        #: why, in a sentence
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"<value not kept: {self.reason}>"
+
+
+class SetAside:
+    """Keeps what was set aside; one thread adds, any may read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows = _RowFile()
+
+    def add_rows(self, batch: int, worker: str, data: Any) -> Iterator[dict[str, Any]]:
+        """Take the segments of rows of one task; return an iterator over the failures in them.
+
+        Rows are decoded only as far as the iterator is read: a failure that nobody looks at costs nothing.
+
+        JobError (kind "record") for what cannot be read here, kind "disk" where it cannot be kept.
+        """
+        offset = 0
+        while offset < len(data):
+            try:
+                count, end = measure_segment(data, offset)
+                segment = bytes(memoryview(data)[offset:end])
+                if self._rows.n_bytes > MAX_VALUES_BYTES:
+                    segment = _without_values(segment)
+            except SegmentError as error:
+                raise _unreadable(error) from error
+            self._rows.append(batch, segment, count, worker)
+            self.count += count
+            offset = end
+        return _failures_in(data, worker)
+
+    def add_item(
+        self, batch: int, position: int, failure: dict[str, Any], item: tuple[Any, bytes | None] | None
+    ) -> None:
+        """Take an item that the server has set aside; `item` is its key and pickled value where they are known."""
+        key, value = item or (None, None)
+        if item is not None:
+            failure = {**failure, "item_key": key}
+        row = (position, value, None if item is None else "", "", failure)
+        self._rows.append(batch, encode_segment([key], [row]), 1, None)
+        self.count += 1
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the failures of the last items, MAX_REMEMBERED at most, as `handle.skipped()` gives them.
+
+        JobError (kind "record") for a row that cannot be read here.
+        """
+        found: list[dict[str, Any]] = []
+        for worker, segment in self._rows.last(MAX_REMEMBERED):
+            found.extend(_failures_in(segment, worker))
+        return found[-MAX_REMEMBERED:]
+
+    def items(self, read_again: Callable[[list[Place]], Found]) -> Iterator[tuple[Any, Any]]:
+        """Yield (key, value) of all items: those whose values are kept, then the others.
+
+        `read_again(places)` gives (place, (key, value)) of those of the (batch, position) that can be had.
+        """
+        missing: dict[Place, tuple[Any, Any]] = {}  # to its key and the kind of its failure
+        rows = self._rows
+        for batch, key, (position, value, type_, _, failure) in rows.read():
+            if value is not None:
+                yield key, decode_value(value)
+            else:
+                known_key = key if type_ is not None else failure.get("key")
+                missing[batch, position] = known_key, failure.get("kind")
+        if missing and rows is self._rows:  # else the places are those of a submission that is over
+            for place, item in read_again(sorted(missing)):
+                del missing[place]
+                yield item
+        for key, kind in missing.values():
+            yield key, NotKept(_UNREADABLE if kind == "input" else _TOO_LARGE)
+
+    def clear(self) -> None:
+        """Forget everything: the job is submitted again."""
+        self.count = 0
+        self._rows = _RowFile()  # whoever reads the old one goes on
+
+
+def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the failures in segments of rows: of executors of a worker, or, if it is None, of the server itself."""
+    offset = 0
+    while offset < len(data):
+        try:
+            segment = decode_segment(data, offset)
+        except SegmentError as error:
+            raise _unreadable(error) from error
+        for key, (_, _, type_, text, failure) in zip(segment.keys, segment.values, strict=True):
+            if worker is None:
+                yield failure
+            else:
+                yield {**failure, "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
+        offset = segment.end
+
+
+def _without_values(segment: bytes) -> bytes:
+    keys, rows, *_ = decode_segment(segment)
+    return encode_segment(keys, [(position, None, *rest) for position, _, *rest in rows])
+
+
+def _unreadable(error: SegmentError) -> JobError:
+    return JobError(f"items set aside cannot be read here: {error}", {"kind": "record"})
+
+
+class _Segment(NamedTuple):
+    """Where a segment is in the file, its rows, and who sent it, see `_failures_in`."""
+
+    at: int
+    n_bytes: int
+    rows: int
+    worker: str | None
+
+
+class _RowFile:
+    """Rows in an unlinked file, which is made when it is needed and closed when this is forgotten."""
+
+    def __init__(self) -> None:
+        self._file: Any = None
+        #: bytes of whole rows, which may be read
+        self.n_bytes = 0
+        #: the last segments, of as few rows as make up MAX_REMEMBERED
+        self._last: deque[_Segment] = deque()
+        self._last_rows = 0
+
+    def read(self) -> Iterator[tuple[int, Any, Any]]:
+        """Yield (batch, key, row) of all rows that are there now."""
+        at, end = 0, self.n_bytes
+        while at < end:
+            fd = self._file.fileno()
+            batch, n_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, at))
+            segment = decode_segment(os.pread(fd, n_bytes, at + _HEADER.size))
+            at += _HEADER.size + n_bytes
+            for key, row in zip(segment.keys, segment.values, strict=True):
+                yield batch, key, row
+
+    def last(self, rows: int) -> Iterator[tuple[str | None, bytes]]:
+        """Yield (worker, segment) of the last segments: they have so many rows, or more, or are all there are."""
+        chosen: list[_Segment] = []
+        for segment in reversed(list(self._last)):
+            if rows <= 0:
+                break
+            chosen.append(segment)
+            rows -= segment.rows
+        for segment in reversed(chosen):
+            yield segment.worker, os.pread(self._file.fileno(), segment.n_bytes, segment.at)
+
+    def append(self, batch: int, segment: bytes, rows: int, worker: str | None) -> None:
+        """Add the rows of a batch; JobError (kind "disk") where there is no room for them."""
+        try:
+            if self._file is None:
+                import tempfile
+
+                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
+            data = memoryview(_HEADER.pack(batch, len(segment)) + segment)
+            at = self.n_bytes
+            while data:
+                written = os.pwrite(self._file.fileno(), data, at)
+                at, data = at + written, data[written:]
+            self.n_bytes = at  # now others may read it
+            self._remember(_Segment(at - len(segment), len(segment), rows, worker))
+        except OSError as error:
+            failure = {
+                "kind": "disk",
+                "error": f"cannot keep a list of the items that were set aside: {error}",
+                "advice": "free some disk, or set TMPDIR to a folder that has room",
+            }
+            raise JobError.from_failure(failure) from error
+
+    def _remember(self, segment: _Segment) -> None:
+        self._last.append(segment)
+        self._last_rows += segment.rows
+        while self._last_rows - self._last[0].rows >= MAX_REMEMBERED:
+            self._last_rows -= self._last.popleft().rows

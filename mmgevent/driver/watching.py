@@ -1,0 +1,203 @@
+"""Watching: a program sees workers come and go, and tells them things.
+
+A `Watch` is the cluster's side of it.  Its numbers are its own and are never used
+twice, so that what is told to a worker that left does not reach another one which has its number on
+another server.  The callbacks run in the thread that reads from the engine.
+
+A lost server, or engine, means `on_left` for every worker; a thread of the watch then waits for the next
+one and watches there.  It sleeps unless something is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from mmgevent.driver.cluster import PeerInfo
+from mmgevent.driver.engine_link import EngineProcess
+from mmgevent.errors import MmgeventError, ProtocolError, UsageError
+from mmgevent.machine.resources import start_thread
+from mmgevent.wire.failures import shorten
+from mmgevent.wire.frames import Frame
+from mmgevent.wire.messages import control
+from mmgevent.wire.telling import Reassembler, tell_frames
+
+log = logging.getLogger(__name__)
+
+START_S = 60.0  #: between two looks at an engine that is not ready, or a node without a server
+PAUSE_S = 1.0  #: before another engine is tried, when one could not start
+MAX_REASON_BYTES = 500  #: of a dismissal
+
+
+OnJoined = Callable[[PeerInfo], None]
+OnLeft = Callable[[int, str], None]
+OnTell = Callable[[int, bytes], None]
+
+
+class Watch:
+    """The workers of a cluster's server, and what they tell."""
+
+    def __init__(
+        self,
+        get_engine: Callable[[str | None], EngineProcess],
+        on_joined: OnJoined,
+        on_left: OnLeft,
+        on_tell: OnTell,
+    ):
+        """`get_engine` is the cluster's; what it raises ends the watch."""
+        self._get_engine = get_engine
+        self._on_joined = on_joined
+        self._on_left = on_left
+        self._on_tell = on_tell
+        self._handlers = {"joined": self._take_joined, "left": self._take_left, "tell": self._take_tell}
+        self._lock = threading.Lock()  # of the four below
+        self._engine: EngineProcess | None = None  # where it watches
+        self._peers: dict[int, int] = {}  # the server's number of each worker -> ours
+        self._numbers: dict[int, int] = {}  # and back
+        self._next_number = 1
+        self._reassembler = Reassembler()
+        self._closing = threading.Event()
+        self._wanted = threading.Event()
+        self._wanted.set()
+        self._thread = threading.Thread(target=self._keep, name="mmgevent-watch", daemon=True)
+        start_thread(self._thread)
+
+    def tell(self, number: int, data: Any) -> None:
+        """Tell bytes to a worker; nothing happens if it left.  UsageError for what cannot be told."""
+        engine, peer = self._find(number)
+        frames = tell_frames(data, peer)
+        if engine is not None:
+            engine.send(*frames)
+
+    def dismiss(self, number: int, reason: str) -> None:
+        """Have the server say goodbye to a worker; nothing happens if it left."""
+        engine, peer = self._find(number)
+        if engine is not None:
+            engine.send(control("dismiss", task=peer, reason=shorten(reason, MAX_REASON_BYTES)))
+
+    def lose(self, reason: str) -> None:
+        """The server is gone, or another: every worker has left, and the watch begins anew."""
+        with self._lock:
+            self._engine = None
+            lost, self._peers, self._numbers = list(self._numbers), {}, {}
+            self._reassembler = Reassembler()
+        self._wanted.set()
+        for number in lost:
+            self._call(self._on_left, number, reason)
+
+    def close(self) -> None:
+        """No callback begins after this; `join` ends the rest."""
+        self._closing.set()
+        self._wanted.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, once the cluster is closed."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    # in the engine's reading thread
+
+    def on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
+        """Take what an engine says about no job; what is not of the engine that is watched is late."""
+        handler = self._handlers.get(message["type"])
+        if handler is not None and engine is self._engine:
+            handler(engine, frame, message)
+
+    def _take_joined(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
+        peer = frame.task
+        self._reassembler.forget(frame.lane)  # known already, if the server was asked twice
+        with self._lock:
+            if engine is not self._engine or peer in self._peers:
+                return
+            number = self._peers[peer] = self._next_number
+            self._numbers[number] = peer
+            self._next_number += 1
+        info = PeerInfo(
+            number, message["name"], message["address"], message["slots"], tuple(message["offers"])
+        )
+        self._call(self._on_joined, info)
+
+    def _take_left(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
+        self._reassembler.forget(frame.lane)
+        with self._lock:
+            number = self._peers.pop(frame.task, None)
+            if number is None:
+                return
+            del self._numbers[number]
+        self._call(self._on_left, number, message["reason"])
+
+    def _take_tell(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
+        number = self._peers.get(frame.task)
+        if number is None:
+            return
+        try:
+            data = self._reassembler.take(frame, message)
+        except ProtocolError as error:
+            log.warning("worker %d dismissed: %s", number, error)
+            self.dismiss(number, str(error))
+            return
+        if data is not None:
+            self._call(self._on_tell, number, data)
+
+    def _call(self, callback: Callable[..., None], *args: Any) -> None:
+        if self._closing.is_set():
+            return
+        try:
+            callback(*args)
+        except Exception:
+            log.exception("a callback of watch failed: %r", callback)
+
+    def _find(self, number: int) -> tuple[EngineProcess | None, int]:
+        """Return where a worker is; (None, 0) once it has left."""
+        if type(number) is not int:
+            raise UsageError(f"a worker is named by its number, as on_joined got it, not by {number!r}")
+        with self._lock:
+            peer = self._numbers.get(number)
+            return (None, 0) if peer is None else (self._engine, peer)
+
+    # in the thread of the watch
+
+    def _keep(self) -> None:
+        """Watch, and again when that is lost, until the cluster closes or has no engine any more."""
+        failed: EngineProcess | None = None
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._closing.is_set():
+                return
+            try:
+                engine = self._get_engine(None)
+            except MmgeventError as error:
+                if not self._closing.is_set():
+                    log.warning("workers are not watched any more: %s", error)
+                return
+            fault = self._subscribe(engine)
+            if fault is None:
+                continue
+            if engine is failed:  # and the cluster has no other: it never worked
+                log.warning("no workers are watched: %s", fault)
+                return
+            if not isinstance(fault, TimeoutError):
+                failed = engine
+                self._closing.wait(PAUSE_S)
+            self._wanted.set()
+
+    def _subscribe(self, engine: EngineProcess) -> MmgeventError | TimeoutError | None:
+        """Watch the workers of this engine's server; return what prevents it."""
+        try:
+            engine.wait_ready(START_S)
+            with self._lock:
+                self._engine = engine
+            # About no job: job 0.  It is lost with the engine, or, of a node, with the server.
+            engine.add_job(0, _ignore, self.lose)
+            engine.wait_ready(0)  # it may have been lost just before
+        except (MmgeventError, TimeoutError) as fault:
+            return fault
+        engine.send(control("watch"))
+        return None
+
+
+def _ignore(frame: Frame) -> None:
+    """There are no frames of job 0."""

@@ -1,0 +1,328 @@
+"""The engine's roles run in front: what `mmg-server` and `mmg-worker` are.
+
+Both run until a signal, and return the exit code that says why they ended.  SIGINT ends
+them without waiting for tasks; SIGTERM and SIGHUP let a worker finish those it runs, for up to GRACE_S.
+A second signal, other than SIGHUP, ends them there and then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket as plain_socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mmgevent.access.addresses import Address, format_address
+from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.engine.process import default_memory_bytes
+from mmgevent.engine.start import TemplateProcess, start_template
+from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
+from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
+
+if TYPE_CHECKING:
+    from mmgevent.engine.membership import Membership
+    from mmgevent.engine.worker.role import Worker
+
+log = logging.getLogger("mmgevent")
+
+#: what running tasks get after SIGTERM: most take up to 2 s, and whoever stops a machine waits for this
+GRACE_S = 2.0
+#: pauses between rounds of trying all addresses, growing, with as much again at random
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
+
+HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
+
+
+def run_server(
+    host: str,
+    port: int,
+    *,
+    password: str,
+    certificates: Certificates = NO_CERTIFICATES,
+    segment_memory: int | None = None,
+    on_listening: Callable[[Address], None] | None = None,
+    verbose: int = 0,
+) -> int:
+    """Serve jobs and workers until a signal; ListenError if the address cannot be had, or not any more;
+    AuthenticationError if the certificates will not do.
+
+    `on_listening` is called with the address once workers can come.
+    """
+    set_up_logging(verbose)
+    raise_descriptor_limit()
+    collect_garbage_rarely()
+    from mmgevent.access.handshake import derive_key
+    from mmgevent.engine.net.listener import Listener, open_listener
+    from mmgevent.engine.net.threads import start_thread_pool
+    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.watchdog import start_watchdog
+
+    start_thread_pool()
+    stop = _Stop()
+    server = Server(
+        f"{plain_socket.gethostname()}-{os.getpid()}",
+        memory_bytes=segment_memory or default_memory_bytes(),
+        spill_folder=find_scratch_folder(),
+    )
+    lost: list[str] = []
+
+    def on_lost(reason: str) -> None:
+        lost.append(reason)
+        stop.event.set()
+
+    sock = open_listener(host, port)
+    listener = Listener(sock, derive_key(password), server.attach, on_lost, certificates=certificates)
+    start_watchdog()
+    log.info("server listens on %s", format_address(listener.address))
+    if on_listening is not None:
+        on_listening(listener.address)
+    code = stop.wait()
+    listener.close()
+    server.stop(lost[0] if lost else "the server was stopped")
+    if lost and not code:  # its end frees the address, and those it knows find the next server there
+        raise ListenError(lost[0])
+    return code
+
+
+def run_worker(
+    addresses: list[Address],
+    *,
+    procs: int,
+    password: str,
+    certificates: Certificates = NO_CERTIFICATES,
+    once: bool = False,
+    verbose: int = 0,
+) -> int:
+    """Work for whichever server answers first, again and again.
+
+    Returns on a signal, or, with `once`, after a server has said goodbye.  AuthenticationError and
+    VersionMismatchError end it, since trying again would not help.
+    """
+    set_up_logging(verbose)
+    raise_descriptor_limit()
+    collect_garbage_rarely()
+    template = start_template()
+    return _WorkerLoop(addresses, procs, password, certificates, once, template).run()
+
+
+def run_member(
+    addresses: list[Address],
+    *,
+    procs: int,
+    password: str,
+    certificates: Certificates = NO_CERTIFICATES,
+    once: bool = False,
+    verbose: int = 0,
+) -> int:
+    """Be a worker of the server at one of these addresses, or that server, until a signal.
+
+    With `once` it leaves when its first server is gone; ConnectError where there is none and it cannot be it.
+    AuthenticationError and VersionMismatchError end it, since trying again would not help.
+    """
+    certificates.check_for_equals()
+    set_up_logging(verbose)
+    raise_descriptor_limit()
+    collect_garbage_rarely()
+    template = start_template()
+    from mmgevent.access.handshake import derive_key
+    from mmgevent.engine.membership import Membership, Settings
+    from mmgevent.engine.net.threads import start_thread_pool
+    from mmgevent.engine.worker.forker import Forkers
+
+    start_thread_pool()
+    stop = _Stop()
+    forkers = Forkers(template)
+    settings = Settings(
+        addresses,
+        derive_key(password),
+        procs=procs,
+        forkers=forkers,
+        memory_bytes=default_memory_bytes(),
+        scratch=find_scratch_folder(),
+        once=once,
+        certificates=certificates,
+    )
+
+    def on_change(member: Membership) -> None:
+        _tell_state(member, procs)
+        if member.state == "closed":
+            stop.event.set()
+
+    member = Membership(settings, on_change)
+    try:
+        member.start()
+        code = stop.wait()
+        member.stop("the worker was stopped", 0.0 if code == INTERRUPTED else GRACE_S)
+    finally:
+        forkers.close()
+    if member.error is not None:
+        raise member.error
+    return code
+
+
+def _tell_state(member: Membership, procs: int) -> None:
+    if member.state == "server" and member.address is not None:
+        log.warning(
+            "elected: this is the server at %s, with %s", format_address(member.address), _slots(procs)
+        )
+    elif member.state == "worker" and member.address is not None:
+        log.warning("joined the server at %s with %s", format_address(member.address), _slots(procs))
+    elif member.state != "closed":
+        log.warning("%s", member.reason)
+
+
+def _slots(count: int) -> str:
+    return f"{count} slot{'s' * (count != 1)}"
+
+
+class _WorkerLoop:
+    """Connect, work, and connect again."""
+
+    def __init__(
+        self,
+        addresses: list[Address],
+        procs: int,
+        password: str,
+        certificates: Certificates,
+        once: bool,
+        template: TemplateProcess,
+    ):
+        from mmgevent.access.handshake import derive_key
+        from mmgevent.engine.net.threads import start_thread_pool
+        from mmgevent.engine.worker.forker import Forkers
+
+        start_thread_pool()
+        self._addresses = addresses
+        self._procs = procs
+        self._once = once
+        self._key = derive_key(password)
+        self._certificates = certificates
+        self._forkers = Forkers(template)
+        self._stop = _Stop()
+        self._tried: dict[Address, str] = {}
+
+    def run(self) -> int:
+        pause_s = FIRST_PAUSE_S
+        try:
+            while True:
+                worker = self._connect()
+                if worker is not None:
+                    if self._work(worker):
+                        return self._stop.code or 0
+                    pause_s = FIRST_PAUSE_S
+                if self._stop.wait(pause_s * (1 + random.random())):
+                    return self._stop.code
+                pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+        finally:
+            self._forkers.close()
+
+    def _connect(self) -> Worker | None:
+        """Return a worker of the first address that answers."""
+        from mmgevent.engine.net.socket_link import SocketLink
+        from mmgevent.engine.worker.role import Worker
+
+        for address in self._addresses:
+            try:
+                sock = self._connect_unless_stopped(address)
+            except ConnectError as error:
+                if self._tried.get(address) != str(error):  # say it once, not every second
+                    log.warning("%s; waiting for a server there", error)
+                    self._tried[address] = str(error)
+                continue
+            if sock is None:
+                return None
+            self._tried.pop(address, None)
+            link = SocketLink(sock, format_address(address))
+            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder())
+            where = format_address(address)
+            worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
+            worker.start()
+            return worker
+        return None
+
+    def _connect_unless_stopped(self, address: Address) -> Any:
+        """Return the TLS socket, or None once a signal came: a server that does not answer would hold us for 10 s."""
+        import gevent
+
+        from mmgevent.engine.net import tls
+
+        def connect() -> Any:
+            try:
+                return tls.connect(address, self._key, "worker", certificates=self._certificates)
+            except MmgeventError as error:
+                return error
+
+        trying = gevent.spawn(connect)
+        self._stop.also(trying)
+        self._stop.event.wait()
+        if self._stop.code:
+            trying.kill()
+            return None
+        self._stop.event.clear()
+        found = trying.get()
+        if isinstance(found, MmgeventError):
+            raise found
+        return found
+
+    def _tell_joined(self, where: str) -> None:
+        log.warning("joined the server at %s with %s", where, _slots(self._procs))
+
+    def _work(self, worker: Worker) -> bool:
+        """Wait for the end of a worker or of this process; True if there is to be no other."""
+        self._stop.also(worker.closed)
+        self._stop.event.wait()
+        if self._stop.code:
+            grace_s = 0.0 if self._stop.code == INTERRUPTED else GRACE_S
+            worker.stop("the worker was stopped", grace_s)
+            return True
+        self._stop.event.clear()
+        if worker.refusal is not None:
+            code, text = worker.refusal
+            raise VersionMismatchError(text) if code == "version" else MmgeventError(text)
+        log.warning("left the server: %s", worker.close_reason)
+        return self._once and worker.has_goodbye
+
+
+class _Stop:
+    """SIGINT, SIGTERM and SIGHUP as an event."""
+
+    def __init__(self) -> None:
+        import gevent
+        from gevent.event import Event
+
+        self.event: Any = Event()
+        #: exit code once a signal came, else 0
+        self.code = 0
+        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+            gevent.signal_handler(number, self._on_signal, code)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
+            gevent.signal_handler(signal.SIGHUP, self._on_signal, HUNG_UP)
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for a signal, or for so long; return the exit code, 0 if none came."""
+        if not self.code:
+            self.event.wait(timeout_s)
+        return self.code
+
+    def also(self, event: Any) -> None:
+        """Let the end of `event` (a gevent Event or Greenlet) wake who waits for `self.event`, too."""
+        event.rawlink(lambda _: self.event.set())
+
+    def _on_signal(self, code: int) -> None:
+        if self.code and code == HUNG_UP:
+            return  # kernel and shell both send one when a terminal is closed
+        if self.code:
+            os._exit(code)  # asked politely before, and now not any more; children die with us
+        self.code = code
+        self.event.set()
+
+
+def set_up_logging(verbose: int) -> None:
+    """Log to stderr: warnings, with `verbose` 1 also what happens, with 2 everything; with -1 errors only."""
+    level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

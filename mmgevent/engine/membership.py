@@ -1,0 +1,391 @@
+"""A place in a cluster of equals: the worker of the server there is, or else that server.
+
+`Membership.run` finds a place, stays in it until it is lost, and finds the next one.
+Nobody appoints a server: `engine.net.election` lets the operating system decide.  Jobs are not
+handed over when a server ends; their drivers, who have everything, hand them in to the
+next one.
+
+A server that is not on the first address of its list looks for one on the earlier
+addresses: after a network was split there may be two.  It then takes no more jobs, and
+gives its place up once the last one is done, or MOVE_S later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket as plain_socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+
+from mmgevent.access.addresses import Address, format_address
+from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.engine.net import election, tls
+from mmgevent.engine.net.link import Link
+from mmgevent.engine.net.listener import Listener
+from mmgevent.engine.net.local_link import local_pair
+from mmgevent.engine.net.socket_link import SocketLink
+from mmgevent.engine.server.role import Server
+from mmgevent.engine.watchdog import start_watchdog
+from mmgevent.engine.worker.role import Worker
+from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
+
+if TYPE_CHECKING:
+    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.offering import Offering
+    from mmgevent.wire.frames import Frame
+
+log = logging.getLogger(__name__)
+
+#: a place was lost: everybody looks for the next one, and not all in the same instant
+FIRST_PAUSE_S = 0.02
+#: pauses between rounds in which no place was found, growing, with as much again at random
+NEXT_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
+#: between two looks for a server on earlier addresses
+EARLIER_S = 5.0
+#: for the jobs of a server that gives its place up
+MOVE_S = 10.0
+#: pause before executors of the server's own machine are started again after a fault
+AGAIN_S = 1.0
+
+OnChange = Callable[["Membership"], None]
+
+
+@dataclass
+class Settings:
+    """What a member brings along."""
+
+    addresses: Sequence[Address]
+    key: bytes  #: from `derive_key`
+    procs: int  #: slots of its worker; 0 for none
+    forkers: Forkers
+    memory_bytes: int  #: of segments, while it is the server
+    scratch: str  #: folder for spill files and executors
+    timeout: float = 10.0  #: seconds to connect to one address
+    may_serve: bool = True
+    once: bool = False  #: stay in one place only; fail where there is none
+    offers: Sequence[str] = field(default_factory=list)
+    offering: Offering | None = None  #: what runs them, for the worker
+    on_tell: Callable[[Frame], None] | None = None  #: takes what drivers tell this worker
+    certificates: Certificates = NO_CERTIFICATES  #: shown, and asked for, at either end
+
+
+class Membership:
+    """One engine's place in the cluster."""
+
+    def __init__(self, settings: Settings, on_change: OnChange):
+        """`on_change(self)` is called after each change of `state`; it must not block."""
+        self._settings = settings
+        self._on_change = on_change
+        #: "connecting", "worker", "server", "occupied" or "closed"
+        self.state = "connecting"
+        #: why it is not (or not any more) at a server
+        self.reason = ""
+        #: where the server is, as the candidate list has it
+        self.address: Address | None = None
+        #: what ended it, if trying again would not have helped
+        self.error: MmgeventError | None = None
+        #: the worker of the place, if `procs`
+        self.worker: Worker | None = None
+        #: the link of the place, where there is no worker: somebody must notice when it ends
+        self.presence: Link | None = None
+        self._had_place = False  # ever: then no refusal is for good
+        self._told = ("", "")  # state and reason, in the last call of on_change
+        self._server: Server | None = None
+        self._lost = Event()  # the place is
+        self._stop_reason: str | None = None
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self.run)
+
+    def run(self) -> None:
+        """Be in one place after another until `stop`, or until there is no use in trying."""
+        pause_s = NEXT_PAUSE_S
+        try:
+            while self._stop_reason is None:
+                try:
+                    self._find_place()
+                    pause_s = NEXT_PAUSE_S
+                    self._rest(FIRST_PAUSE_S * random.random())
+                except election.NoPlaceError as error:
+                    if self._settings.once:
+                        raise
+                    self._change("occupied" if error.is_occupied else "connecting", str(error))
+                    self._rest(pause_s * (1 + random.random()))
+                    pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+                if self._settings.once:
+                    break
+        except MmgeventError as error:
+            self.error = error
+            self.reason = str(error)
+        except Exception as error:
+            log.exception("member closed by a fault of our own")
+            self.error = MmgeventError(f"internal error: {type(error).__name__}: {error}")
+            self.reason = str(self.error)
+        self._change("closed", self._stop_reason or self.reason)
+
+    def stop(self, reason: str, grace_s: float = 0.0) -> None:
+        """Leave the cluster (blocks); running tasks get `grace_s`. Idempotent."""
+        self._stop_reason = self._stop_reason or reason
+        if self.worker is not None:
+            self.worker.stop(reason, grace_s)
+        self._lost.set()
+        if self._greenlet is not None and self._greenlet is not gevent.getcurrent():
+            if self.state in ("connecting", "occupied"):
+                self._greenlet.kill()
+            self._greenlet.join()
+        self._change("closed", reason)
+
+    def open_link(self) -> Link:
+        """Return a link for this engine's driver to the server of the place, which has had its hello (may block).
+
+        ConnectError, AuthenticationError or VersionMismatchError when it cannot be had. Nothing says whether the place is still the same by then.
+        """
+        if self._server is not None:
+            ours, theirs = local_pair("own driver")
+            self._server.attach(theirs, "driver", is_local=True)
+            ours.send(election.driver_hello())
+            return ours
+        if self.address is None:
+            raise ConnectError(self.reason or "no server yet")
+        if self.presence is not None and not self.presence.is_closed:
+            return self.presence
+        address = election.canonical(self.address)
+        settings = self._settings
+        sock = tls.connect(address, settings.key, "driver", settings.timeout, settings.certificates)
+        return self._greet(sock, self.address)
+
+    def _greet(self, sock: Any, address: Address) -> Link:
+        """Return the link of a driver whose hello the server has answered; VersionMismatchError, ConnectError."""
+        try:
+            election.greet(sock, address, self._settings.timeout)
+        except BaseException:
+            sock.close()
+            raise
+        return SocketLink(sock, format_address(address))
+
+    # places
+
+    def _find_place(self) -> None:
+        """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
+        refusals: dict[Address, MmgeventError] = {}
+        while True:
+            try:
+                place = self._next_place(refusals)
+            except (election.NoPlaceError, AuthenticationError, VersionMismatchError) as error:
+                raise self._judge(error, refusals) from error
+            self._lost.clear()
+            try:
+                self._take(place)
+                return
+            except VersionMismatchError as error:  # another candidate may have a place for us
+                refusals[place.address] = error
+
+    def _next_place(self, refusals: dict[Address, MmgeventError]) -> election.Joined | election.Elected:
+        settings = self._settings
+        left = [address for address in settings.addresses if address not in refusals]
+        if not left:
+            raise election.NoPlaceError([], True)
+        return election.bind_or_connect(
+            left,
+            settings.key,
+            self._role,
+            may_serve=settings.may_serve,
+            timeout=settings.timeout,
+            certificates=settings.certificates,
+        )
+
+    def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
+        """Return what a round without a place ends with: who never had one may be wrong here for good."""
+        reasons = [str(reason) for reason in (*refusals.values(), error) if str(reason)]
+        if self._had_place:
+            is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
+            return election.NoPlaceError(reasons, is_occupied)
+        if refusals:
+            return VersionMismatchError("; ".join(reasons))
+        return error
+
+    @property
+    def _role(self) -> str:
+        return "worker" if self._settings.procs else "driver"
+
+    def _take(self, place: election.Joined | election.Elected) -> None:
+        """Stay in this place until it is lost; VersionMismatchError, NoPlaceError where there is none after all."""
+        if self._stop_reason is not None:
+            place.sock.close()
+        elif isinstance(place, election.Elected):
+            self._serve(place)
+        elif self._role == "worker":
+            self._work(place)
+        else:
+            self._attend(place)
+
+    def _work(self, place: election.Joined) -> None:
+        """Be the worker of a server elsewhere."""
+        worker = self._make_worker(SocketLink(place.sock, format_address(place.address)))
+        worker.accepted.rawlink(lambda _: self._arrive("worker", place.address))
+        try:
+            self._lost.wait()
+        finally:
+            worker.stop(self._stop_reason or "the member moved on")
+            self._leave(worker.close_reason)
+        if worker.refusal is not None:
+            code, text = worker.refusal
+            text = f"{format_address(place.address)}: {text}"
+            raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
+
+    def _attend(self, place: election.Joined) -> None:
+        """Have a server elsewhere for this engine's driver, and no part in the work."""
+        try:
+            link = self.presence = self._greet(place.sock, place.address)
+        except ConnectError as error:
+            raise election.NoPlaceError([str(error)], True) from error
+        self._arrive("worker", place.address)
+        try:
+            self._lost.wait()
+        finally:
+            self.presence = None
+            link.close("the member moved on", 1.0)
+            self._leave(self.reason)
+
+    def lose(self, reason: str) -> None:
+        """Note that the link of the place ended; called by whoever reads it."""
+        self.reason = reason
+        self._lost.set()
+
+    def _serve(self, place: election.Elected) -> None:
+        """Be the server."""
+        settings = self._settings
+        server = Server(
+            f"{plain_socket.gethostname()}-{os.getpid()}",
+            memory_bytes=settings.memory_bytes,
+            spill_folder=settings.scratch,
+        )
+        listener = self._listen(place, server)
+        greenlets: list[gevent.Greenlet] = []
+        reason = "the member leaves"
+        try:
+            if not election.is_reached(
+                place.address, settings.key, listener.digest, settings.timeout, settings.certificates
+            ):
+                where = format_address(place.address)
+                raise election.NoPlaceError(
+                    [f"listening on {where}, but what answers there is another"], True
+                )
+            if advice := election.find_reach(place):
+                log.warning("elected, but %s", advice)
+            start_watchdog()
+            self._server = server
+            if settings.procs:
+                greenlets.append(self._spawn(self._employ_own, server))
+            earlier = settings.addresses[: list(settings.addresses).index(place.address)]
+            if earlier:
+                greenlets.append(self._spawn(self._look_for_earlier, server, earlier, listener.digest))
+            self._arrive("server", place.address)
+            self._lost.wait()
+            reason = self._stop_reason or self.reason or reason
+        finally:
+            self._server = None
+            gevent.killall(greenlets)
+            if self.worker is not None:
+                self.worker.stop(reason)
+            listener.close()
+            server.stop(reason)
+            self._leave(reason)
+
+    def _listen(self, place: election.Elected, server: Server) -> Listener:
+        """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
+        try:
+            settings = self._settings
+            return Listener(place.sock, settings.key, server.attach, self.lose, settings.certificates)
+        except BaseException as error:
+            place.sock.close()
+            if not isinstance(error, OSError):
+                raise
+            where = format_address(place.address)
+            raise election.NoPlaceError([f"cannot be the server at {where} now: {error}"], False) from error
+
+    def _spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
+        """Run a part of the server that is not to end by a fault; the place is given up if it does."""
+        greenlet = gevent.spawn(function, *args)
+        greenlet.link_exception(self._on_fault)
+        return greenlet
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
+        self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
+
+    def _employ_own(self, server: Server) -> None:
+        """Keep this machine's executors at work for the server in this engine."""
+        while True:
+            ours, theirs = local_pair("local worker")
+            server.attach(ours, "worker", is_local=True)
+            worker = self._make_worker(theirs, is_local=True)
+            worker.closed.wait()
+            if self._lost.is_set() or self._stop_reason is not None:
+                return
+            log.error("own executors are gone: %s", worker.close_reason)
+            gevent.sleep(AGAIN_S)
+
+    def _make_worker(self, link: Link, *, is_local: bool = False) -> Worker:
+        settings = self._settings
+        worker = Worker(
+            link,
+            slots=settings.procs,
+            forkers=settings.forkers,
+            scratch_dir=settings.scratch,
+            offers=settings.offers,
+            offering=settings.offering,
+            is_local=is_local,
+            on_tell=settings.on_tell,
+        )
+        self.worker = worker
+        if not is_local:
+            worker.closed.rawlink(lambda _: self._lost.set())
+        worker.start()
+        return worker
+
+    def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
+        """Give the place up when there is another server on an address before ours."""
+        settings = self._settings
+        own = (settings.key, digest, settings.timeout, settings.certificates)
+        while (found := election.find_server(earlier, *own)) is None:
+            gevent.sleep(EARLIER_S)
+        where = format_address(found)
+        log.warning("there is a server at %s: this one takes no more jobs and closes", where)
+        server.move(where)
+        with gevent.Timeout(MOVE_S, False):
+            server.idle.wait()
+        self.lose(f"the server moved to {where}")
+
+    # changes
+
+    def _arrive(self, state: str, address: Address) -> None:
+        self.address = address
+        self._had_place = True
+        self._change(state, "")
+
+    def _leave(self, reason: str) -> None:
+        was_there, self.address = self.address is not None, None
+        self.worker = None
+        self.reason = reason
+        if was_there and self._stop_reason is None and not self._settings.once:
+            self._change("connecting", reason)
+
+    def _change(self, state: str, reason: str) -> None:
+        if self.state != "closed" and ((state, reason) != self._told or state in ("worker", "server")):
+            self._told = self.state, self.reason = state, reason
+            self._on_change(self)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait, or until `stop`."""
+        if self._stop_reason is None:
+            self._lost.clear()
+            self._lost.wait(seconds)

@@ -1,0 +1,226 @@
+"""Links: frames between two processes, or between two roles of one process.
+
+A link joins a `Decoder` and an `Outbox` to something that carries bytes.  It knows
+windows and nothing of what frames mean.  `engine.net.socket_link` carries them over sockets, and is the only
+place of the engine that reads and writes those; `engine.net.local_link` gives two ends in one
+process with the same behaviour and no bytes at all.
+
+What holds for every link:
+
+- The reading side never stops reading, so `on_frame` must not block.  It is always
+  called from the hub itself, never from within `send`: an open link has no greenlets,
+  and a frame costs no switch of them.
+- Whatever the peer sends can at worst close this link.  `on_close(reason)` is called
+  once, from a greenlet of the link, after the last `on_frame`; when it is called no
+  other greenlet of the link is left.
+- Sending never blocks and never fails: what is sent on a link that is closing is
+  dropped, and `on_close` tells.  What a peer that does not read may pile up is bounded by
+  the windows in lanes, and by MAX_CONTROL_BYTES before them, beyond which it is closed.
+
+Everything here belongs to one gevent hub: use links from the engine's main thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+
+from mmgevent.errors import LinkClosed, ProtocolError
+from mmgevent.wire.frames import GRANT, HEARTBEAT, Frame, Lane
+from mmgevent.wire.streams import Outbox, granted_bytes
+
+log = logging.getLogger(__name__)
+
+#: bytes that may wait before every lane of one link; 100,000 messages and more
+MAX_CONTROL_BYTES = 16 * 1024 * 1024
+
+BURST_COUNT = (
+    16  #: reads, or frames handed over, of one link without a pause for the others and for greenlets
+)
+
+OnFrame = Callable[[Frame], None]
+OnClose = Callable[[str], None]
+
+
+class Link:
+    """An ordered sequence of frames each way; the part that does not depend on the carrier."""
+
+    def __init__(self, name: str) -> None:
+        #: who is at the other end, for logs
+        self.name = name
+        self._outbox = Outbox()
+        self._room: dict[Lane, set[Event]] = {}  # who waits for which lane to drain
+        self._drained = Event()  # there was nothing more that might go
+        self._on_frame: OnFrame | None = None
+        self._on_close: OnClose | None = None
+        self._closing = False
+        self._reason = ""
+        self._closer: gevent.Greenlet | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Is the link closed or closing?  Nothing sent from now on arrives."""
+        return self._closing
+
+    def start(self, on_frame: OnFrame, on_close: OnClose) -> None:
+        """Begin to receive and send; what was sent before waits until now."""
+        self._on_frame = on_frame
+        self._on_close = on_close
+        if not self._closing:
+            self._start()
+        elif self._closer is not None and self._closer.dead:
+            gevent.spawn(on_close, self._reason)  # it ended before anybody could be told
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame before every lane."""
+        if self._closing:
+            return
+        self._outbox.put(frame)
+        if self._outbox.control_bytes > MAX_CONTROL_BYTES:
+            self._begin_close(f"does not read: {self._outbox.control_bytes} bytes wait")
+        else:
+            self._wake()
+
+    def send_in_lane(self, frame: Frame) -> None:
+        """Send a frame behind the others of its lane."""
+        if not self._closing:
+            self._outbox.put_in_lane(frame)
+            self._wake()
+
+    def open_lane(self, lane: Lane, window_bytes: int) -> None:
+        """Make data frames of this lane wait for grants, which the link then takes (see Outbox)."""
+        self._outbox.open_lane(lane, window_bytes)
+        self._wake()
+
+    def close_lane(self, lane: Lane) -> None:
+        """Nothing more will be sent in this lane."""
+        self._outbox.close_lane(lane)
+
+    def drop_lane(self, lane: Lane) -> int:
+        """Forget what waits in this lane; return the bytes dropped.  Sent frames stay sent."""
+        n_bytes = self._outbox.drop_lane(lane)
+        self._tell_room(lane)
+        return n_bytes
+
+    def queued_bytes(self, lane: Lane) -> int:
+        """Payload bytes of this lane that were not yet handed to the system."""
+        return self._outbox.queued_bytes(lane)
+
+    def queued_frames(self, lane: Lane) -> int:
+        """Frames of this lane that were not yet handed to the system."""
+        return self._outbox.queued_frames(lane)
+
+    def wait_for_room(self, lane: Lane, limit_bytes: int, timeout: float | None = None) -> None:
+        """Block this greenlet until at most `limit_bytes` are queued in the lane.
+
+        LinkClosed when the link closes first, TimeoutError after `timeout` seconds.
+        """
+        room = Event()
+        self._room.setdefault(lane, set()).add(room)
+        late = TimeoutError(f"{self.name}: lane {lane} did not drain in {timeout} s")
+        try:
+            with gevent.Timeout(timeout, late):
+                while not self._closing and self._outbox.queued_bytes(lane) > limit_bytes:
+                    room.clear()
+                    room.wait()
+        finally:
+            waiting = self._room[lane]
+            waiting.discard(room)
+            if not waiting:
+                del self._room[lane]
+        if self._closing:
+            raise LinkClosed(f"{self.name}: link closed: {self._reason or 'by this side'}")
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait (blocks) until all that may go now was handed to the system, or for so long, or for the link's end."""
+        with gevent.Timeout(timeout_s, False):
+            while self._has_more() and not self._closing:
+                self._drained.clear()
+                self._drained.wait()
+
+    def close(self, reason: str = "", flush_s: float = 0.0) -> None:
+        """Close the link and wait until it is; idempotent, the first reason counts.
+
+        With `flush_s` what may go now (frames without credit may not) gets so many
+        seconds to reach the peer; what comes in meanwhile is dropped.  Without it,
+        what waits is lost, and so may be what was sent last.  Called where nothing may
+        block (`on_frame`) or where it is under way (`on_close`), it returns at once and
+        the link closes right after.
+        """
+        self._begin_close(reason, flush_s)
+        closer = self._closer
+        if closer is not None and gevent.getcurrent() not in (closer, gevent.get_hub()):
+            closer.join()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{' closed' if self._closing else ''}>"
+
+    # what a carrier provides
+
+    def _start(self) -> None:
+        """Begin to carry frames."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Something may have become ready to go."""
+        raise NotImplementedError
+
+    def _has_more(self) -> bool:
+        """Is there something that may go now?"""
+        return bool(self._outbox)
+
+    def _finish(self, flush_s: float) -> None:
+        """Flush for so long, then release the carrier."""
+        raise NotImplementedError
+
+    # what a carrier uses
+
+    def _next_frame(self) -> Frame | None:
+        frame = self._outbox.next_frame()
+        if frame is None:
+            self._drained.set()
+        elif self._room:
+            self._tell_room(frame.lane)
+        return frame
+
+    def _deliver(self, frame: Frame) -> None:
+        """Act on a frame that came.  Faults close the link, they do not propagate."""
+        try:
+            if frame.kind == GRANT and self._outbox.has_window(frame.lane):
+                self._outbox.grant(frame.lane, granted_bytes(frame))
+                self._wake()
+            elif frame.kind != HEARTBEAT and self._on_frame is not None:
+                self._on_frame(frame)
+        except ProtocolError as error:
+            self._begin_close(str(error))
+        except Exception as error:
+            self._begin_close(self._own_fault(error, frame))
+
+    def _own_fault(self, error: Exception, at: object) -> str:
+        log.exception("link closed by a fault of our own: %s, at %s", self.name, at)
+        return f"internal error: {type(error).__name__}: {error}"
+
+    def _begin_close(self, reason: str, flush_s: float = 0.0) -> None:
+        if not self._closing:
+            self._closing = True
+            self._reason = reason
+            self._drained.set()
+            for lane in list(self._room):
+                self._tell_room(lane)
+            self._closer = gevent.spawn(self._end, flush_s)
+
+    def _end(self, flush_s: float) -> None:
+        try:
+            self._finish(flush_s)
+        finally:
+            self._outbox = Outbox()
+            log.debug("link closed: %s: %s", self.name, self._reason or "by this side")
+            if self._on_close is not None:
+                self._on_close(self._reason)
+
+    def _tell_room(self, lane: Lane) -> None:
+        for room in self._room.get(lane, ()):
+            room.set()

@@ -1,0 +1,160 @@
+"""Listen on a port and hand over connections whose peers have proved the password.
+
+Before the proof a peer costs one socket and one greenlet, for HANDSHAKE_S from its coming.
+At most MAX_UNPROVED such connections are held; one more pushes out the oldest.  At most
+MAX_HANDSHAKES of them are in the handshake, which a peer enters with its first byte;
+whoever waits to enter pushes out the one that has been in it longest.  So strangers cannot
+keep workers out, neither by silence nor by stopping in the middle.  Who guesses passwords is
+slowed down, by address (`guesses`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.event import Event
+
+from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.access.guesses import Guesses
+from mmgevent.engine.net import listening, tls
+from mmgevent.engine.net.socket_link import SocketLink
+from mmgevent.engine.net.tls import HANDSHAKE_S
+from mmgevent.errors import ConnectError, MmgeventError
+from mmgevent.wire.hello import dill_version
+
+log = logging.getLogger(__name__)
+
+MAX_UNPROVED = 512
+MIN_SILENCE_S = 0.25  #: nobody is pushed out before
+MAX_HANDSHAKES = 64  #: at once; more only make each slower
+MIN_HANDSHAKE_S = 1.0  #: nobody is pushed out of a handshake before; an honest one takes 3 ms
+ACCEPT_PAUSE_S = 0.1  #: when the system has no descriptors left
+
+#: what `accept` says when the listening socket itself is gone
+_CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+
+
+def open_listener(host: str, port: int) -> Any:
+    """Bind and listen, with a socket of gevent's; see `listening.open_listener`."""
+    return listening.open_listener(host, port, socket)
+
+
+class Listener:
+    """Accepts connections on an open socket and gives proved ones to `attach(link, role)`."""
+
+    def __init__(
+        self,
+        sock: Any,
+        key: bytes,
+        attach: Callable[[SocketLink, str], None],
+        on_lost: Callable[[str], None] | None = None,
+        certificates: Certificates = NO_CERTIFICATES,
+    ):
+        """Own `sock` from now on; `key` comes from `derive_key`.
+
+        `on_lost(reason)` is called when nobody is accepted any more, though nobody closed this. OSError when the
+        certificate cannot be made, for lack of a folder for temporary files or of descriptors, AuthenticationError when
+        the one in `certificates` will not do; `sock` is still the caller's then.
+        """
+        self._sock = sock
+        self._key = key
+        self._attach = attach
+        self._on_lost = on_lost
+        #: `digest`: SHA-256 of the certificate of this server
+        self._context, self.digest = tls.server_context(certificates)
+        dill_version()  # each hello is compared with it; reading it takes a descriptor, which later may be missing
+        #: greenlet of each connection in the handshake -> since when, oldest first
+        self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
+        self._guesses = Guesses()
+        self._left = Event()  # somebody left the handshake
+        #: greenlet of each unproved connection -> when it came, oldest first
+        self._unproved: OrderedDict[gevent.Greenlet, float] = OrderedDict()
+        self.address: tuple[str, int] = sock.getsockname()[:2]
+        self._acceptor = gevent.spawn(self._accept)
+        self._acceptor.link_exception(self._on_fault)
+
+    def close(self) -> None:
+        """Stop listening and drop whoever has not proved the password. Idempotent."""
+        self._acceptor.kill()
+        self._sock.close()
+        gevent.killall(list(self._unproved))
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, address = self._sock.accept()
+            except OSError as error:
+                if error.errno in _CLOSED:
+                    raise
+                log.warning("cannot accept now: %s", error.strerror)
+                gevent.sleep(ACCEPT_PAUSE_S)
+                continue
+            if len(self._unproved) >= MAX_UNPROVED:
+                self._push_out()
+            greenlet = gevent.spawn(self._prove, sock, address)
+            self._unproved[greenlet] = time.monotonic()
+
+    def _on_fault(self, acceptor: gevent.Greenlet) -> None:
+        error = acceptor.exception
+        reason = f"the server accepts no connections any more: {type(error).__name__}: {error}"
+        log.error("%s", reason)
+        if self._on_lost is not None:
+            self._on_lost(reason)
+
+    def _push_out(self) -> None:
+        greenlet, since = next(iter(self._unproved.items()))
+        gevent.sleep(max(0.0, since + MIN_SILENCE_S - time.monotonic()))
+        greenlet.kill()
+
+    def _prove(self, sock: Any, address: tuple[Any, ...]) -> None:
+        host, name = address[0], tls.format_address(address)
+        late = ConnectError(f"the client did not finish the handshake in {HANDSHAKE_S:g} s")
+        try:
+            with gevent.Timeout(HANDSHAKE_S, late):
+                socket.wait_read(sock.fileno())
+                self._enter_handshake()
+                tls_sock, role, leftover = tls.accept(
+                    sock,
+                    self._context,
+                    self.digest,
+                    self._key,
+                    before_proof=lambda: self._judge_in_turn(host),
+                )
+            self._guesses.forgive(host, time.monotonic())
+            self._attach(SocketLink(tls_sock, name, leftover), role)
+        except MmgeventError as error:
+            log.warning("connection refused: %s: %s", name, error)
+        finally:
+            sock.close()
+            self._unproved.pop(gevent.getcurrent(), None)
+            self._leave_handshake()
+
+    def _judge_in_turn(self, host: str) -> None:
+        """Wait until a proof from there may be looked at (blocks), and keep nobody from the handshake meanwhile."""
+        wait_s = self._guesses.admit(host, time.monotonic())
+        if wait_s:
+            self._leave_handshake()
+            gevent.sleep(wait_s)
+
+    def _leave_handshake(self) -> None:
+        self._proving.pop(gevent.getcurrent(), None)
+        self._left.set()
+
+    def _enter_handshake(self) -> None:
+        """Wait for a place in the handshake (blocks); the longest holder makes way after MIN_HANDSHAKE_S."""
+        while len(self._proving) >= MAX_HANDSHAKES:
+            oldest, since = next(iter(self._proving.items()))
+            wait_s = since + MIN_HANDSHAKE_S - time.monotonic()
+            if wait_s <= 0:
+                oldest.kill()
+            else:
+                self._left.clear()
+                self._left.wait(wait_s)
+        self._proving[gevent.getcurrent()] = time.monotonic()

@@ -1,0 +1,152 @@
+"""What to say of an executor that died under an attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import mmgevent
+from mmgevent.executor.page import Position
+from mmgevent.machine.resources import find_control_groups
+from mmgevent.wire import failures
+from mmgevent.wire.positions import entry_of
+
+if TYPE_CHECKING:
+    from mmgevent.engine.worker.forker import Exit
+    from mmgevent.engine.worker.slot import HeldAttempt
+    from mmgevent.engine.worker.supervisor import Supervisor
+
+#: a death without a word counts as out of memory when the executor had used this share of its limit
+MEMORY_SHARE = 0.9
+
+#: how faulthandler begins the lines of this package's frames, and of the program that a template runs
+_OUR_FRAMES = (
+    f'  File "{os.path.dirname(mmgevent.__file__)}{os.sep}',
+    '  File "<string>", line 1 in <module>',
+)
+
+_OOM_ADVICE = (
+    "Nothing of mmgevent killed it. If the machine ran out of memory, its kernel did: "
+    "the option memory_limit, or fewer slots (--procs), would say so earlier."
+)
+
+_CONTAINER_ADVICE = (
+    "Executors, driver and engine share that memory with all else in the container: give it more, use fewer slots "
+    "(--procs), or let the function keep less."
+)
+
+_LEFT_ADVICE = (
+    "It left by os._exit(0), or it closed descriptors that are not its own, and so its link to the worker."
+)
+
+
+def describe_death(
+    executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
+) -> tuple[dict[str, Any], int | None, bool]:
+    """Return the failure record of a death under `attempt`, and whom to blame.
+
+    That is the position of an item, or None; and whether a run over some of the items may tell more.
+    """
+    position = executor.position()
+    has_begun = position.attempt == attempt.number
+    kind, error, advice = _find_cause(executor, exit_, attempt)
+    function = "mapfn" if attempt.is_map else "reducefn"
+    # of several that run at once the oldest has taken too long, but any may have crashed
+    is_known = has_begun and (position.is_alone or kind == "timeout")
+    item = position.item if is_known and attempt.is_map else None
+    key = position.key if is_known else None
+    if position.is_setup:
+        function = "setupfn"
+    elif not has_begun:
+        error += ", while it loaded the job's functions"
+    elif attempt.is_map and item is None:
+        error += ", while it was on several items" if position.item is not None else ", between items"
+    is_divisible = has_begun and attempt.is_map and item is None and is_of_several(position)
+    if item is None and has_begun and not is_divisible:
+        item = attempt.only_item
+    failure = {
+        "kind": kind,
+        "function": function,
+        "key": key,
+        "item": None if item is None else entry_of(item),
+        "error": error,
+        "advice": advice,
+        "last_words": _drop_our_frames(executor.last_words()) or None,
+        "worker": worker,
+        "exit": str(exit_),
+        "peak_bytes": exit_.maxrss_kb * 1024 or None,
+    }
+    failure = {name: value for name, value in failure.items() if value is not None}
+    return failures.bound(failure), item, is_divisible
+
+
+def is_of_several(position: Position) -> bool:
+    """Return whether what an executor ran concerned several items."""
+    return position.is_of_several or (position.item is not None and not position.is_alone)
+
+
+def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> str:
+    """Say in words where an executor is now, as far as that is known."""
+    function = "mapfn" if attempt.is_map else "reducefn"
+    position = executor.position()
+    key = position.key if position.attempt == attempt.number and position.is_alone else None
+    return f"{function}{'' if key is None else f' at {key}'} on {worker}"
+
+
+def _drop_our_frames(text: str) -> str:
+    """Leave the frames of this package, below the user's, out of what faulthandler printed at a crash."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(_OUR_FRAMES))
+
+
+def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tuple[str, str, str | None]:
+    """Return kind, error and advice."""
+    job = attempt.job
+    limit = job.memory_limit_bytes
+    used = f"{exit_.maxrss_kb / 1024:.0f} MiB"
+    if executor.broken_limit == "timeout" and executor.position().is_setup:
+        return "timeout", f"it took longer than setup_timeout, {job.setup_timeout_s:g} s", None
+    if executor.broken_limit == "timeout":
+        return (
+            "timeout",
+            f"one {_unit(attempt)} took longer than task_timeout, {job.task_timeout_s:g} s",
+            None,
+        )
+    if executor.broken_limit == "memory" or (
+        limit is not None and exit_.maxrss_kb * 1024 >= MEMORY_SHARE * limit and executor.kill_cause is None
+    ):
+        return (
+            "memory",
+            f"out of memory: it had used {used} of memory_limit, {(limit or 0) >> 20} MiB ({exit_})",
+            None,
+        )
+    if exit_.status is None:
+        return "lost", f"the executor was lost: {exit_}", None
+    if executor.kill_cause is not None:
+        return "died", f"the executor was killed: {executor.kill_cause}", None
+    advice = None
+    if os.WIFSIGNALED(exit_.status) and os.WTERMSIG(exit_.status) == signal.SIGKILL:
+        groups = find_control_groups()
+        container_limit = groups.limits.memory_bytes
+        if (groups.count_memory_kills() or 0) > executor.memory_kills_before:
+            where, advice = "this machine", _OOM_ADVICE
+            if container_limit is not None:
+                where, advice = (
+                    f"its container (control group), {container_limit >> 20} MiB",
+                    _CONTAINER_ADVICE,
+                )
+            error = (
+                f"out of memory: the kernel killed it at the limit of {where}; it had used {used} ({exit_})"
+            )
+            return "memory", error, advice
+        advice = f"{_OOM_ADVICE} It had used {used}."
+        if container_limit is not None:
+            advice += f" Its container (control group) may have {container_limit >> 20} MiB in all."
+    elif exit_.status == 0:
+        advice = _LEFT_ADVICE
+    return "died", f"the executor died: {exit_}", advice
+
+
+def _unit(attempt: HeldAttempt) -> str:
+    return "item" if attempt.is_map else "key"

@@ -1,0 +1,197 @@
+"""The executor: a process that runs the user's functions of one job, in its main thread.
+
+It is forked by the template with nothing of the user's in it, gets one job and its code, and then
+attempts of that job's tasks, one at a time, until its link ends; the end of an executor is always
+the end of its process. It decides nothing: what to run comes from the server, who is to blame for a
+death is read from its page by the worker. How an attempt is run is in `executor/attempt.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import resource
+import socket
+import sys
+import types
+from typing import Any
+
+from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
+from mmgevent.executor import terminal
+from mmgevent.executor.attempt import Runner, record_memory_bytes
+from mmgevent.executor.channel import Channel
+from mmgevent.executor.page import Page
+from mmgevent.job.shipping import pack as shipping
+from mmgevent.machine.resources import find_scratch_folder
+from mmgevent.tasks import run as tasks
+from mmgevent.tasks.blame import blame_exception, describe_error
+from mmgevent.wire import failures
+from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
+from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
+
+
+def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1) -> None:
+    """Run until the link closes. Called once, in a fresh child of the template.
+
+    With `greenlets` the process is monkey-patched and may run several items at once.
+    `executors`: how many its worker has; they share the memory.
+    """
+    _open_streams()
+    faulthandler.enable()  # a crash in C leaves the Python stack as last words
+    sys.argv = ["mmg-executor"]  # until the job is here
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    channel = Channel(socket.socket(fileno=link_fd))
+    page = Page(page_fd)
+    os.close(page_fd)
+    os.register_at_fork(after_in_child=channel.abandon)
+    os.register_at_fork(after_in_child=page.abandon)
+    with contextlib.suppress(LinkClosed):  # the job is over, or the worker
+        Executor(channel, page, scratch_dir or find_scratch_folder(), greenlets, executors).serve()
+
+
+def _open_streams() -> None:
+    """Make Python's standard streams anew: those of the template were made for what it had at 0, 1, 2."""
+    terminal.install()
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        # By lines: what stays in a buffer is lost when the process dies.
+        stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+class Executor:
+    """Takes frames from the channel and carries them out."""
+
+    def __init__(self, channel: Channel, page: Page, scratch_dir: str, greenlets: bool, executors: int):
+        self._channel = channel
+        self._page = page
+        self._runner = Runner(channel, page, scratch_dir, executors=executors)
+        self._executor_count = executors
+        self._is_patched = greenlets
+        self._functions: tasks.Functions | None = None
+        self._load_failure: dict[str, Any] | None = None
+        #: messages about how the job was loaded, for the first attempt to send
+        self._notices: list[dict[str, Any]] = []
+        self._is_set_up = False
+        self._setup_failure: dict[str, Any] | None = None
+
+    def serve(self) -> None:
+        """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
+        while True:
+            frame = self._channel.next_frame()
+            if frame.kind == INPUT:
+                continue  # of an attempt that failed before it had read everything
+            if frame.kind != CONTROL:
+                raise ProtocolError(f"an executor got {frame!r}")
+            message = decode_message(frame.payload)
+            if message["type"] == "job":
+                self._take_job(frame, message)
+            elif message["type"] == "assign":
+                self._run(frame.lane, message)
+            else:
+                raise ProtocolError(f"an executor got the message {message['type']!r}")
+
+    # -- the job
+
+    def _take_job(self, frame: Frame, message: dict[str, Any]) -> None:
+        options = message["options"]
+        limit_bytes = options.get("memory_limit")
+        context_bytes = message.get("context_bytes", 0)
+        received = memoryview(self._receive_code(frame.lane, context_bytes + message["code_bytes"]))
+        context, code = received[:context_bytes], received[context_bytes:]
+        try:
+            if context_bytes:
+                shipping.enter(json.loads(bytes(context)))
+            if limit_bytes is not None:
+                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker looks, too
+                    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+                    most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+                    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+            self._runner.memory_bytes = record_memory_bytes(limit_bytes, self._executor_count)
+            self._runner.retries = options.get("retries", 0)
+            self._runner.max_skipped = options.get("max_skipped", 0)
+            if self._is_patched and options.get("greenlets", 0) > 1:
+                from mmgevent.executor.pool import ItemPool
+
+                self._runner.map_items = ItemPool(options["greenlets"], self._page).map_items
+            self._functions = shipping.load(code, self._note_slow, self._note_missed, self._note_setting)
+        except BaseException as error:  # SystemExit too: it comes from a module of the user's
+            self._load_failure = _describe_load(error)
+
+    def _receive_code(self, lane: Lane, size: int) -> bytes:
+        window = ReceiveWindow(CODE_WINDOW)
+        code = bytearray()
+
+        def wanted(frame: Frame) -> bool:
+            if frame.kind != CODE:
+                return False
+            window.received(len(frame.payload))
+            code.extend(frame.payload)
+            grant = window.consumed(len(frame.payload))
+            if grant and len(code) < size:
+                self._channel.send_first(grant_frame(lane, grant))
+            return True
+
+        self._channel.take_waiting(lane, wanted)
+        while len(code) < size:
+            self._channel.wait(wanted)
+        return bytes(code)
+
+    def _note_slow(self, effect: shipping.Effect, seconds: float) -> None:
+        text = (
+            f"import of {effect.module}, which the job's file does for its effect only, took {seconds:.1f} s"
+        )
+        self._notices.append({"text": text, "quiet": True})
+
+    def _note_missed(self, missed: list[tuple[shipping.Effect, BaseException]]) -> None:
+        texts = [f"import of {effect.module} failed: {describe_error(error)}" for effect, error in missed]
+        text = (
+            f"{'; '.join(texts)}. Nothing in the job's file uses its name: the job goes on without its effect"
+        )
+        text = failures.shorten(text)
+        self._notices.append({"text": text, "once": ",".join(effect.module for effect, _ in missed)})
+
+    def _note_setting(self, problem: str) -> None:
+        problem = failures.shorten(problem)
+        self._notices.append({"text": problem, "once": problem})
+
+    # -- attempts
+
+    def _run(self, lane: Lane, message: dict[str, Any]) -> None:
+        if self._functions is None:
+            failure = self._load_failure or {"kind": "import", "error": "no job came before its tasks"}
+            self._channel.send(control("failed", *lane, failure=failure))
+            return
+        while self._notices:
+            self._channel.send(control("notice", *lane, **self._notices.pop(0)))
+        if not self._is_set_up:
+            self._set_up(self._functions)
+        if self._setup_failure is not None:
+            self._channel.send(control("unprepared", *lane, failure=self._setup_failure))
+            return  # the worker ends this process, and tries another
+        self._runner.run(self._functions, lane, message)
+
+    def _set_up(self, functions: tasks.Functions) -> None:
+        """Call the job's setupfn, if it has one, before the first attempt: one that gets none needs no model."""
+        self._is_set_up = True
+        if functions.setupfn is None:
+            return
+        self._page.begin_setup()
+        try:
+            functions.setupfn()
+        except BaseException as error:  # SystemExit too
+            self._setup_failure = blame_exception(error, "setupfn").failure
+        self._channel.check_open()  # while the page says who closed it
+
+
+def _describe_load(error: BaseException) -> dict[str, Any]:
+    """Return the failure record of a job whose functions did not load."""
+    failure = blame_exception(error, None).failure
+    failure["kind"] = "import" if isinstance(error, ImportError) else "shipping"
+    if isinstance(error, (ImportError, ShippingError)):
+        failure["error"] = str(error)  # made to be read, with the advice in it
+        failure.pop("advice", None)
+    return failures.bound(failure)

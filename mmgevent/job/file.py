@@ -1,0 +1,320 @@
+"""Load a job file: run it once as a module, and make a Job of what it binds.
+
+The module is named by the file's stem and registered under that name, so that
+its functions and classes travel by value and its instances are plain pickles.
+Whatever is wrong with the file is a JobFileError that shows the user's own
+lines and none of ours.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import keyword
+import linecache
+import os
+import re
+import sys
+import traceback
+import types
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from mmgevent import beside
+from mmgevent.errors import JobFileError, OptionError, UsageError
+from mmgevent.job.job import Job
+from mmgevent.job.options import JobOptions
+from mmgevent.machine import here
+
+FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
+NAMES = ("datasource", *FUNCTION_NAMES, "options")
+
+#: what the processes of mmgevent import themselves, and a job file must not hide
+OWN_MODULES = frozenset(
+    {"mmgevent", "gevent", "greenlet", "dill", "xxhash", "cryptography", "psutil", "rich"}
+)
+
+
+OPTION_NAMES = frozenset(field.name for field in fields(JobOptions))
+
+#: how people end the name of a function
+_FUNCTION_ENDING = re.compile(r"(function|func|fun|fn)$")
+
+
+def load_job(path: str, args: Sequence[str]) -> Job:
+    """Load the job file at `path`; see `Job.from_file`."""
+    _check_path(path)
+    stem = _check_stem(path)
+    module, argv = _load_module(path, stem, args)
+    return _make_job(path, stem, module).with_argv(argv)
+
+
+def load_job_module(name: str, args: Sequence[str]) -> Job:
+    """Load the job of a module in a package, by its dotted name, as `python -m` finds it: from this folder first.
+
+    Its package is imported, so that relative imports work.  `sys.argv[0]` is the path of the module's file.
+    """
+    if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+        raise JobFileError(
+            f"{name!r} is not the name of a module, such as package.job; a path goes without -m"
+        )
+    folder = here.working_directory()
+    if folder:
+        beside.give_from_folders([folder])
+        if folder not in sys.path[:1]:
+            sys.path.insert(0, folder)
+    looked = f"looked in {here.describe()} and on the import path"
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        raise JobFileError(f"there is no module {error.name} ({looked})") from None
+    except Exception as error:  # of the package, which is imported
+        package = name.rpartition(".")[0]
+        shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+        raise JobFileError(f"package {package} failed while it was imported:\n{shown}") from None
+    if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
+        raise JobFileError(f"there is no module {name} ({looked})")
+    if spec.submodule_search_locations is not None:
+        raise JobFileError(
+            f"{name} is a package; name the module in it that holds the job, such as {name}.job"
+        )
+    path = spec.origin or ""
+    if not path.endswith(".py") or not os.path.isfile(path):
+        raise JobFileError(f"module {name} ({path}) has no source file; a job needs one")
+    if "." not in name:
+        _check_stem(path)
+    module, argv = _load_module(path, name, args)
+    return _make_job(path, name, module).with_argv(argv)
+
+
+def _check_path(path: str) -> None:
+    """Refuse what is no file of Python source, by its name."""
+    has_suffix = path.endswith(".py")
+    if os.path.isdir(path):
+        raise JobFileError(f"job file {path} is a folder; name a .py file in it")
+    if not has_suffix and os.path.isfile(f"{path}.py"):
+        raise JobFileError(f"job file {path} does not end in .py; did you mean {path}.py?")
+    if not os.path.exists(path):
+        raise JobFileError(f"job file {path} does not exist (looked in {here.describe()})")
+    if not has_suffix:
+        raise JobFileError(f"job file {path} does not end in .py; a job file is a Python module: rename it")
+    if not os.path.isfile(path):
+        raise JobFileError(f"job file {path} is not a file")
+
+
+def _check_stem(path: str) -> str:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    if not stem.isidentifier() or keyword.iskeyword(stem):
+        raise JobFileError(
+            f"job file {path}: its functions live in a module named {stem!r}, which is not a name "
+            f"Python allows; rename the file with letters, digits and _ only"
+        )
+    if stem in sys.stdlib_module_names or stem in sys.builtin_module_names or stem in OWN_MODULES:
+        kind = "one of mmgevent's own modules" if stem in OWN_MODULES else "a module of the standard library"
+        raise JobFileError(f"job file {path} has the name of {kind}; rename it, say my_{stem}.py")
+    loaded = sys.modules.get(stem)
+    if loaded is not None and not _is_job_module(loaded, path):
+        raise JobFileError(
+            f"job file {path} has the name of a module that is already imported "
+            f"({getattr(loaded, '__file__', None) or 'built in'}); rename it"
+        )
+    return stem
+
+
+def _is_job_module(module: types.ModuleType, path: str) -> bool:
+    """Say whether `module` came from this file, or from another job file of the same name."""
+    file = getattr(module, "__file__", None)
+    if hasattr(module, "__mmgevent_job_file__"):
+        return True
+    return file is not None and os.path.realpath(file) == os.path.realpath(path)
+
+
+def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.ModuleType, list[str]]:
+    """Return the module, and `sys.argv` as the file left it."""
+    location = os.path.abspath(path)
+    code = _compile(path, location)
+    loader = importlib.machinery.SourceFileLoader(stem, location)
+    spec = importlib.util.spec_from_file_location(stem, location, loader=loader)
+    assert spec is not None, "a loader was given"
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["__mmgevent_job_file__"] = location
+    package = stem.rpartition(".")[0]
+    # Of a symbolic link: its target's, as Python does.  A module of a package was found on the path.
+    folder = here.working_directory() if package else os.path.dirname(os.path.realpath(location))
+    beside.give_from_folders([folder] if folder else [])
+    added = folder != "" and (not sys.path or sys.path[0] != folder)
+    if added:
+        sys.path.insert(0, folder)
+    previous, argv = sys.modules.get(stem), sys.argv
+    sys.modules[stem] = module
+    sys.argv = [path, *args]
+    try:
+        exec(code, module.__dict__)
+        if package:
+            setattr(sys.modules[package], stem.rpartition(".")[2], module)
+        return module, list(sys.argv)
+    except BaseException as error:
+        if previous is None:
+            sys.modules.pop(stem, None)
+        else:
+            sys.modules[stem] = previous
+        if added and folder in sys.path:
+            sys.path.remove(folder)
+        if not isinstance(error, Exception):
+            raise  # SystemExit of a job file's own argument parser, Ctrl-C
+        raise _load_failure(path, location, error) from None
+    finally:
+        sys.argv = argv
+
+
+def _compile(path: str, location: str) -> types.CodeType:
+    try:
+        with open(location, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        raise JobFileError(f"cannot read job file {path}: {error.strerror or error}") from error
+    try:
+        code = compile(source, location, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise JobFileError(_describe_syntax_error(path, error)) from None
+    except ValueError as error:  # null bytes, before Python 3.12
+        raise JobFileError(f"job file {path}: {error}") from None
+    # Tracebacks show the lines that were loaded, even after an edit.
+    lines = importlib.util.decode_source(source).splitlines(keepends=True)
+    linecache.cache[location] = (len(source), None, lines, location)
+    return code
+
+
+def _describe_syntax_error(path: str, error: SyntaxError) -> str:
+    line = f", line {error.lineno}" if error.lineno else ""
+    lines = [f"job file {path}{line}: {type(error).__name__}: {error.msg}"]
+    if error.text:
+        text = error.text.rstrip("\n")
+        shown = text.lstrip()
+        lines.append(f"    {shown}")
+        column = (error.offset or 0) - 1 - (len(text) - len(shown))
+        if 0 <= column <= len(shown):
+            lines.append("    " + " " * column + "^")
+    return "\n".join(lines)
+
+
+def _load_failure(path: str, location: str, error: Exception) -> JobFileError:
+    """Describe an exception of the job file, from its own first line on."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename != location:
+        tb = tb.tb_next
+    if isinstance(error, UsageError):
+        line = f", line {tb.tb_lineno}" if tb is not None else ""
+        return JobFileError(f"job file {path}{line}: {error}")
+    shown = "".join(traceback.format_exception(type(error), error, tb)).rstrip()
+    return JobFileError(f"job file {path} failed while it was loaded:\n{shown}")
+
+
+def _make_job(path: str, stem: str, module: types.ModuleType) -> Job:
+    bound = {name: getattr(module, name) for name in NAMES if hasattr(module, name)}
+    _check_public_names(path, stem, module)
+    job = getattr(module, "job", None)
+    if isinstance(job, Job):
+        if bound:
+            raise JobFileError(
+                f"job file {path} binds both job and {', '.join(bound)}; "
+                f"pass them to Job(...), or leave job out"
+            )
+        if not job.is_named:
+            job = job.with_options(name=stem.rpartition(".")[2])
+        return job.from_module(stem)
+    functions = {name: bound.get(name) for name in FUNCTION_NAMES}
+    if functions["mapfn"] is None and functions["reducefn"] is None:
+        hint = "" if job is None else f" (its job is of type {type(job).__name__}, not mmgevent.Job)"
+        raise JobFileError(
+            f"job file {path} binds neither mapfn nor reducefn, nor job{hint}; "
+            f"{_nearest_function(module)}define def mapfn(key, value): ..."
+        )
+    if "datasource" not in bound:
+        near = [name for name in vars(module) if _is_near(name, "datasource")]
+        advice = f"did you mean it by {near[0]}? If not, bind" if near else "bind"
+        raise JobFileError(
+            f"job file {path} binds no datasource; {advice} (key, value) pairs, a mapping, or "
+            f"datasource = Files(sys.argv[1:])"
+        )
+    return Job(bound["datasource"], **functions, **_read_options(path, stem, module, bound)).from_module(stem)
+
+
+def _read_options(path: str, stem: str, module: types.ModuleType, bound: dict[str, Any]) -> dict[str, Any]:
+    options = bound.get("options", {})
+    if "options" not in bound:
+        _check_near_options(path, module)
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise JobFileError(
+            f'job file {path}: options must be a dict such as {{"retries": 2}}; got {options!r:.60}'
+        )
+    clashes = [name for name in NAMES if name in options]
+    if clashes:
+        raise JobFileError(f"job file {path}: {clashes[0]} is not an option; bind it in the file itself")
+    named = {"name": stem.rpartition(".")[2], **options}
+    try:
+        JobOptions.of(named)
+    except OptionError as error:
+        raise JobFileError(f"job file {path}: options: {error}") from None
+    return named
+
+
+def _check_public_names(path: str, stem: str, module: types.ModuleType) -> None:
+    """Refuse a function whose name looks like one of the job's and is none.
+
+    A function imported under its own name is a helper, not a slip of the pen.
+    """
+    for name, value in vars(module).items():
+        if name.startswith("_") or name in FUNCTION_NAMES or not callable(value):
+            continue
+        nearest = _meant_function(name)
+        home = getattr(value, "__module__", stem)
+        if nearest is None or (home != stem and getattr(value, "__name__", None) == name):
+            continue
+        raise JobFileError(
+            f"job file {path} binds {name}, which is none of {', '.join(FUNCTION_NAMES)}; "
+            f"did you mean {nearest}? (a function of your own: call it _{name})"
+        )
+
+
+def _meant_function(name: str) -> str | None:
+    """Return the function name that `name` is a slip of: whatever ends in fn, and map_func, reduceFunction and the like."""
+    plain = _FUNCTION_ENDING.sub("fn", name.lower().replace("_", ""))
+    if not plain.endswith("fn"):
+        return None
+    import difflib
+
+    cutoff = 0.0 if name.endswith("fn") else 0.8
+    return next(iter(difflib.get_close_matches(plain, FUNCTION_NAMES, n=1, cutoff=cutoff)), None)
+
+
+def _nearest_function(module: types.ModuleType) -> str:
+    """Ask whether a function of the file's own that is meant, or say nothing."""
+    import difflib
+
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) == module.__name__ and callable(value):
+            nearest = difflib.get_close_matches(name.lower(), ("mapfn", "reducefn", "mapper", "reducer"), n=1)
+            if nearest:
+                role = "mapfn" if nearest[0].startswith("map") else "reducefn"
+                return f"did you mean {role} by {name}? If not, "
+    return ""
+
+
+def _check_near_options(path: str, module: types.ModuleType) -> None:
+    """Refuse a dict of options under a name that is nearly right."""
+    for name, value in vars(module).items():
+        is_options = isinstance(value, dict) and value and set(value) <= OPTION_NAMES
+        if is_options and _is_near(name, "options"):
+            raise JobFileError(
+                f"job file {path} binds {name}, a dict of options; did you mean options? "
+                f"(a dict of your own: call it _{name})"
+            )
+
+
+def _is_near(name: str, right: str) -> bool:
+    import difflib
+
+    plain = name.lower().replace("_", "")
+    return not name.startswith("_") and bool(difflib.get_close_matches(plain, (right,), cutoff=0.8))

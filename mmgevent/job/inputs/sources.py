@@ -1,0 +1,344 @@
+"""Say where the items of a job come from, and walk through them once.
+
+`iterate` turns whatever the user gave (a mapping, an iterable of pairs, a
+function that returns either, a Source) into items.  A Source gives refs to
+files instead of contents: it touches the disk when it is checked or walked,
+never when it is made, and contents are read where they are mapped.
+"""
+
+from __future__ import annotations
+
+import codecs
+import inspect
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
+from mmgevent.job.inputs.refs import ContentNeeded, DecodeError, FileRef, LinesRef, Ref, identify
+from mmgevent.job.inputs.walks import claim as _claim
+from mmgevent.job.inputs.walks import is_iterator, is_repeatable
+
+__all__ = [
+    "ContentNeeded",
+    "DecodeError",
+    "FileRef",
+    "Files",
+    "Lines",
+    "LinesRef",
+    "Ref",
+    "Source",
+    "check_datasource",
+    "claim",
+    "is_at_hand",
+    "is_one_shot",
+    "is_safe_to_repeat",
+    "iterate",
+    "open_datasource",
+    "walk",
+]
+
+#: a split of Lines: some tenths of a second of work, so that one file feeds many executors
+LINES_SPLIT_BYTES = 4 * 1024 * 1024
+
+
+class Source:
+    """Items that stay where they are until an executor reads them.
+
+    `a + b` gives the items of `a`, then those of `b`.  Iterating gives the
+    loaded `(key, value)` items, as mapfn sees them.
+    """
+
+    def refs(self) -> Iterator[Ref]:
+        """Give a ref for each file or split, in order; raise DatasourceError for what cannot be read."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise DatasourceError for what can be found wrong without reading contents."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Source:
+        if not isinstance(other, Source):
+            return NotImplemented
+        return _Sum(_parts(self) + _parts(other))
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for ref in self.refs():
+            yield from ref.items()
+
+
+class Files(Source):
+    """Give `(path, text)` for each file, or `(path, bytes)` if `binary`.
+
+    A path is a file, a glob (`**` crosses folders) or a folder, which stands for
+    all files in it and below; a str, a PathLike, or a list of them.  Globs and
+    folders give files sorted by path.  Of folders hidden names are left out, of
+    globs too unless the glob names them.  A file that is named twice counts twice.
+
+    Input that is missing is an error: a link that leads nowhere, a folder that
+    cannot be listed.  A warning counts and names what else is left out: links to
+    folders in folders, pipes, sockets and devices.  Files whose size does not tell
+    how much there is to read, such as those of /proc, are read by the driver.
+
+    Text is what `open(path, encoding=encoding, errors=errors).read()` gives; a
+    file that is not text in that encoding fails with DecodeError where it is
+    mapped.  A whole file is in memory while it is mapped: see `Lines` for big ones.
+    """
+
+    def __init__(
+        self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict", binary: bool = False
+    ) -> None:
+        self.paths = flatten(paths)
+        self.encoding = encoding
+        self.errors = errors
+        self.binary = binary
+
+    def refs(self) -> Iterator[FileRef]:
+        for path in find_files(self.paths):
+            identity, content = identify(path)
+            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content=content)
+
+    def check(self) -> None:
+        if not self.binary:
+            _check_codec(self.encoding, self.errors)
+        check_paths(self.paths)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
+
+
+class Lines(Source):
+    """Give `((path, byte offset), line)` for each line, without its line end.
+
+    Paths are those of `Files`.  A line ends at ``\\n``, and one ``\\r`` before it
+    goes too.  Files are read in splits of LINES_SPLIT_BYTES cut at line ends, so
+    that one big file keeps every core busy; a split and its longest line must
+    fit into memory.
+    """
+
+    def __init__(self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict") -> None:
+        self.paths = flatten(paths)
+        self.encoding = encoding
+        self.errors = errors
+
+    def refs(self) -> Iterator[LinesRef]:
+        for path in find_files(self.paths):
+            identity, content = identify(path)
+            size = identity.size
+            if content is not None:  # one split, whatever its length: it is here
+                yield LinesRef(path, *identity, self.encoding, self.errors, end=size, content=content)
+                continue
+            for start in range(0, size, LINES_SPLIT_BYTES):
+                end = min(start + LINES_SPLIT_BYTES, size)
+                yield LinesRef(path, *identity, self.encoding, self.errors, start, end)
+
+    def check(self) -> None:
+        _check_codec(self.encoding, self.errors)
+        if "\n".encode(self.encoding) not in (b"\n", codecs.BOM_UTF8 + b"\n"):
+            raise DatasourceError(
+                f"Lines cannot cut {self.encoding} at line ends, which are not the byte 0x0A there; "
+                f"use Files(..., encoding={self.encoding!r})"
+            )
+        check_paths(self.paths)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
+
+
+class _Sum(Source):
+    """The items of several sources, one after another."""
+
+    def __init__(self, parts: tuple[Source, ...]) -> None:
+        self.parts = parts
+
+    def refs(self) -> Iterator[Ref]:
+        for part in self.parts:
+            yield from part.refs()
+
+    def check(self) -> None:
+        for part in self.parts:
+            part.check()
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts))
+
+
+def iterate(datasource: Any) -> Iterator[tuple[Any, Any, int]]:
+    """Walk through a datasource once, lazily, and give `(key, value, weight)`.
+
+    Items of a Source have a Ref as their value and its bytes as weight.  All
+    others have weight 0: their encoded size says what they weigh.  Raise
+    DatasourceError for what is no datasource and for an item that is no pair;
+    exceptions of the user's own iterator pass unchanged.
+    """
+    return walk(open_datasource(datasource))
+
+
+def check_datasource(datasource: Any) -> None:
+    """Raise DatasourceError for what is wrong with a datasource before it is walked.
+
+    Functions are not called and iterators not advanced.
+    """
+    if isinstance(datasource, Source):
+        datasource.check()
+    elif not _is_mapping(datasource) and not _is_iterable(datasource):
+        if not callable(datasource):
+            raise _no_datasource(datasource)
+        _check_no_parameters(datasource)
+
+
+def is_at_hand(datasource: Any) -> bool:
+    """Whether all items are in memory, so that whoever reads them never waits for anything."""
+    return type(datasource) in (list, tuple, dict, set, frozenset, range)
+
+
+def is_one_shot(datasource: Any) -> bool:
+    """Say whether walking through `datasource` uses it up, as with a generator."""
+    return not isinstance(datasource, Source) and not _is_mapping(datasource) and is_iterator(datasource)
+
+
+def is_safe_to_repeat(opened: Any) -> bool:
+    """Return whether what `open_datasource` gave is known to give the same items when it is walked again."""
+    return type(opened) in (Files, Lines, _Sum) or is_repeatable(opened)
+
+
+def claim(datasource: Any) -> None:
+    """Note that a job walks through `datasource`; raise DatasourceError if it was used up before.
+
+    Called once a submit, not when a driver resubmits by itself.
+    """
+    if is_one_shot(datasource):
+        _claim(datasource, lambda: used_up(datasource))
+
+
+def used_up(datasource: Any) -> DatasourceError:
+    """Make the error for a second submit of a one-shot datasource."""
+    return DatasourceError(
+        f"the datasource is a {type(datasource).__name__} that an earlier submit used up; pass a "
+        f"function that makes a new one each time: Job(lambda: ..., ...)"
+    )
+
+
+def open_datasource(datasource: Any) -> Any:
+    """Return what is to be walked through: the datasource itself, or what its function makes.
+
+    Raise DatasourceError for what is no datasource, and for a function that returns an iterator it has returned
+    before.
+    """
+    check_datasource(datasource)
+    if isinstance(datasource, Source) or _is_mapping(datasource) or _is_iterable(datasource):
+        return datasource
+    made = datasource()
+    if isinstance(made, Source):
+        made.check()
+    elif not _is_mapping(made) and not _is_iterable(made):
+        raise DatasourceError(
+            f"the datasource function {_name(datasource)} returned {_describe(made)}; "
+            f"it must return (or yield) (key, value) pairs, a mapping, Files or Lines"
+        )
+    if is_one_shot(made):
+        _claim(made, lambda: _not_new(datasource, made))
+    return made
+
+
+def walk(opened: Any) -> Iterator[tuple[Any, Any, int]]:
+    """Walk through what `open_datasource` gave, as `iterate`."""
+    if isinstance(opened, Source):
+        for ref in opened.refs():
+            yield ref.key, ref, ref.weight
+    elif _is_mapping(opened):
+        for key in opened.keys():  # noqa: SIM118 - not every mapping iterates over its keys
+            yield key, opened[key], 0
+    else:
+        for index, pair in enumerate(opened):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise _no_pair(index, pair)
+            yield pair[0], pair[1], 0
+
+
+def _is_mapping(datasource: Any) -> bool:
+    return (
+        not isinstance(datasource, type)
+        and callable(getattr(datasource, "keys", None))
+        and hasattr(type(datasource), "__getitem__")
+    )
+
+
+def _is_iterable(datasource: Any) -> bool:
+    if isinstance(datasource, (str, bytes, bytearray, os.PathLike, type)):
+        return False
+    return hasattr(type(datasource), "__iter__") or hasattr(type(datasource), "__getitem__")
+
+
+def _not_new(function: Any, made: Any) -> DatasourceError:
+    return DatasourceError(
+        f"the datasource function {_name(function)} returned a {type(made).__name__} that was used up before; "
+        f"it must make a new one each time it is called"
+    )
+
+
+def _check_no_parameters(function: Any) -> None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return  # nothing readable: calling it will tell
+    required = [
+        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if required:
+        raise DatasourceError(
+            f"the datasource function {_name(function)} requires {', '.join(required)}, but is called "
+            f"without arguments; pass lambda: {_name(function)}(...)"
+        )
+
+
+def _no_datasource(datasource: Any) -> DatasourceError:
+    if isinstance(datasource, (str, os.PathLike)):
+        advice = f"for a file, glob or folder pass Files({os.fspath(datasource)!r})"
+    elif datasource is None:
+        advice = "pass (key, value) pairs, a mapping, Files or Lines"
+    else:
+        advice = (
+            "pass (key, value) pairs, a mapping, Files, Lines, or a function without arguments "
+            "that returns one of these"
+        )
+    return DatasourceError(f"the datasource is {_describe(datasource)}; {advice}")
+
+
+def _no_pair(index: int, item: Any) -> DatasourceError:
+    advice = "pass enumerate(...) to number them"
+    if isinstance(item, (str, os.PathLike)):
+        advice += ", or Files(...) if these are paths"
+    return DatasourceError(
+        f"item {index} of the datasource is {_describe(item)}, not a (key, value) pair; {advice}"
+    )
+
+
+def _describe(thing: Any) -> str:
+    if thing is None:
+        return "None"
+    text = repr(thing)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f"the {type(thing).__name__} {text}"
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _parts(source: Source) -> tuple[Source, ...]:
+    return source.parts if isinstance(source, _Sum) else (source,)
+
+
+def _check_codec(encoding: str, errors: str) -> None:
+    try:
+        codec = codecs.lookup(encoding)
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError) as error:
+        raise DatasourceError(f"encoding={encoding!r}, errors={errors!r}: {error}") from error
+    if not codec._is_text_encoding:
+        raise DatasourceError(
+            f"encoding={encoding!r} does not make text of bytes; use binary=True and codecs.decode"
+        )

@@ -1,0 +1,238 @@
+"""Describe what the user wants computed: datasource, functions, options.
+
+A job never changes once it is made, except that it remembers whether its
+one-shot datasource was used up.  `check` finds, without running anything of
+the user's but the reading of signatures, all that can be found wrong before
+the job runs; whoever submits calls it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mmgevent import reducers
+from mmgevent.errors import FunctionError, OptionError
+from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
+from mmgevent.job.functions import Form, Functions, form_of
+from mmgevent.job.inputs import sources
+from mmgevent.job.options import MAX_NAME_CHARS, JobOptions, parse_option, parse_size
+
+__all__ = ["Job", "JobOptions", "parse_option", "parse_size"]
+
+
+class Job:
+    """A map-reduce job: `Job(datasource, mapfn, reducefn, retries=2)`.
+
+    `datasource` gives `(key, value)` items: a mapping, an iterable of pairs,
+    Files, Lines, or a function without arguments that returns one of these.
+    `mapfn(key, value)` yields or returns `(key, value)` records.  `collectfn`
+    (on the worker that mapped), `reducefn` and `finishfn` (here, at the end) are
+    `f(key, values) -> value` or `f(iterator of (key, values)) -> iterable of
+    (key, value)`; the number of required positional parameters decides.  Without
+    mapfn the items go straight to reduce; without reducefn results map each key
+    to the list of its values.  A str names a function that workers offer.
+    `setupfn()` is called once in each executor before the first call of mapfn,
+    collectfn or reducefn there; globals that it binds are theirs.
+
+    Options are those of JobOptions.  Raise OptionError for an unknown one or a
+    value out of range; everything else is checked when the job is submitted.
+    """
+
+    __slots__ = (
+        "_is_used",
+        "argv",
+        "by_value",
+        "collectfn",
+        "datasource",
+        "finishfn",
+        "is_named",
+        "mapfn",
+        "options",
+        "reducefn",
+        "setupfn",
+    )
+
+    datasource: Any
+    mapfn: Callable[..., Any] | str | None
+    collectfn: Callable[..., Any] | str | None
+    reducefn: Callable[..., Any] | str | None
+    finishfn: Callable[..., Any] | None
+    setupfn: Callable[[], Any] | None
+    options: JobOptions
+    #: names of modules that travel by value besides `__main__`: that of the job file
+    by_value: frozenset[str]
+    #: `sys.argv` as the job's functions see it, that of its file; None: that of this process
+    argv: tuple[str, ...] | None
+    #: whether the name was given, rather than taken from a function
+    is_named: bool
+    #: one element: whether a submit used up the one-shot datasource; shared by `with_options` copies
+    _is_used: list[bool]
+
+    def __init__(
+        self,
+        datasource: Any,
+        mapfn: Callable[..., Any] | str | None = None,
+        reducefn: Callable[..., Any] | str | None = None,
+        *,
+        collectfn: Callable[..., Any] | str | None = None,
+        finishfn: Callable[..., Any] | None = None,
+        setupfn: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        checked = JobOptions.of(options)
+        is_named = bool(checked.name)
+        if not is_named:
+            checked = checked.with_options(name=_name_after(mapfn, reducefn))
+        self._bind(
+            datasource=datasource,
+            mapfn=mapfn,
+            collectfn=collectfn,
+            reducefn=reducefn,
+            finishfn=finishfn,
+            setupfn=setupfn,
+            options=checked,
+            by_value=frozenset(),
+            argv=None,
+            is_named=is_named,
+            _is_used=[False],
+        )
+
+    def _bind(self, **attributes: Any) -> None:
+        for name in self.__slots__:
+            object.__setattr__(self, name, attributes[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Job cannot be changed; make another, or use job.with_options({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Job cannot be changed; make another")
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name}>"
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job:
+        """Load a job file: a Python module that binds the functions, or `job`.
+
+        `sys.argv` is `[path, *args]` while the file is loaded and wherever a
+        function of the job runs, and what it was before when this returns.  The
+        file's folder goes first on `sys.path` and
+        stays there, since functions may import when they run.  Loading it again
+        runs it again.  Raise JobFileError for whatever is wrong with the file.
+        """
+        from mmgevent.job import file as jobfile
+
+        return jobfile.load_job(os.fspath(path), list(args))
+
+    @property
+    def name(self) -> str:
+        """What logs call this job."""
+        return self.options.name
+
+    def with_options(self, **changes: Any) -> Job:
+        """Return the same job with some options changed; raise OptionError as making one does.
+
+        Both share a one-shot datasource, which still serves one submit.
+        """
+        options = self.options.with_options(**changes)
+        return self._replaced(options=options, is_named=self.is_named or "name" in changes)
+
+    def from_module(self, module_name: str) -> Job:
+        """Return the same job, noting that what that module defines travels by value."""
+        return self._replaced(by_value=self.by_value | {module_name})
+
+    def with_argv(self, argv: Sequence[str]) -> Job:
+        """Return the same job, whose functions see this `sys.argv` wherever they run."""
+        return self._replaced(argv=tuple(map(str, argv)))
+
+    def _replaced(self, **changes: Any) -> Job:
+        job = object.__new__(Job)
+        job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)
+        return job
+
+    def functions(self) -> Functions:
+        """Return what executors run, with forms decided.
+
+        A recognised reducer given as both collectfn and reducefn is kept as
+        reducefn only, which the engine combines by itself.  Raise FunctionError
+        for a function that cannot be called, and where there is neither mapfn
+        nor reducefn.
+        """
+        if self.mapfn is None and self.reducefn is None:
+            raise FunctionError("the job has neither mapfn nor reducefn; pass one of them at least")
+        reducers.check_collectfn(self.collectfn, self.reducefn)
+        collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
+        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn)
+
+    @property
+    def finish_form(self) -> Form | None:
+        """How finishfn is called: "pair", "iterator", or None without one; FunctionError as `functions`."""
+        if self.finishfn is None:
+            return None
+        if isinstance(self.finishfn, str):
+            raise FunctionError(
+                f"finishfn runs in this process and cannot be the name {self.finishfn!r}; pass the function"
+            )
+        return form_of(self.finishfn, "finishfn")
+
+    def check(self) -> None:
+        """Raise the UsageError for whatever can be found wrong before the job runs.
+
+        Looks at the disk (files of Files and Lines, py_files), calls nothing, and
+        leaves iterators alone.
+        """
+        functions = self.functions()
+        if functions.offered_names:
+            self.options.check_for_offered(min(functions.offered_names))
+        _ = self.finish_form
+        for path in self.options.py_files:
+            _check_py_file(path)
+        if self._is_used[0]:
+            raise sources.used_up(self.datasource)
+        sources.check_datasource(self.datasource)
+
+    def claim_datasource(self) -> None:
+        """Note that a submit walks through the datasource now.
+
+        Raise DatasourceError if it is one-shot and an earlier submit used it up.
+        Once a submit, not where a driver resubmits by itself.
+        """
+        if self._is_used[0]:
+            raise sources.used_up(self.datasource)
+        sources.claim(self.datasource)
+        self._is_used[0] = sources.is_one_shot(self.datasource)
+
+    def open_datasource(self) -> Any:
+        """Claim the datasource and return what is to be walked through, see `sources.open_datasource`."""
+        self.claim_datasource()
+        return self.reopen_datasource()
+
+    def reopen_datasource(self) -> Any:
+        """As `open_datasource`, for a datasource that was claimed: where a driver resubmits by itself."""
+        return calls_showing(list_to_show(self.argv), sources.open_datasource)(self.datasource)
+
+    def walk(self, opened: Any) -> Iterator[tuple[Any, Any, int]]:
+        """Walk through what was opened: `(key, value, weight)`, see `sources.walk`."""
+        return items_showing(list_to_show(self.argv), sources.walk(opened))
+
+
+def _name_after(*functions: Any) -> str:
+    """Name a job after the first of its functions that has a name."""
+    for fn in functions:
+        while isinstance(fn, functools.partial):
+            fn = fn.func
+        name = fn if isinstance(fn, str) else getattr(fn, "__name__", None)
+        if isinstance(name, str) and name.isidentifier():
+            return name[:MAX_NAME_CHARS]
+    return "job"
+
+
+def _check_py_file(path: str) -> None:
+    is_module = path.endswith(".py") and os.path.isfile(path)
+    if is_module or os.path.isdir(path):
+        return
+    what = "is not a .py file or a package folder" if os.path.exists(path) else "does not exist"
+    raise OptionError(f"option py_files: {path} {what}")

@@ -1,0 +1,328 @@
+"""Open where results are written to: a stream, or a file that replaces another one.
+
+1. A descriptor of this process (`/dev/stdout`, `/dev/fd/63`), a FIFO or a device is a stream: results go
+   there as they come, and it is never replaced.
+2. A regular file is replaced when all is written.  Until then the new file has no name where the system
+   allows that (`O_TMPFILE`), so no end of the process leaves anything behind; elsewhere it has a
+   temporary name in the same folder.
+3. The new file takes over owner, group, mode, ACL and user attributes of the old one.  What it cannot
+   take over is said in one warning, and it never grants more than the old file did.
+4. A file that cannot be replaced is refused before the job runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import select
+import stat
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mmgevent.errors import OutputError
+from mmgevent.job.outputs.attributes import take_over
+
+#: Most links followed from a path to a descriptor, as many as Linux follows.
+MAX_LINKS = 40
+
+#: Names tried for a temporary file. Each has 64 random bits, so a second try is as good as never needed.
+MAX_NAMES = 100
+
+#: What open() says where a file system has no unnamed files.
+_NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
+
+_USE_STDOUT = "or let the shell write it: > PATH instead of -o PATH"
+
+
+class RawFile(Protocol):
+    """What results are written to: an unbuffered file, or any object like one."""
+
+    def write(self, data: Any, /) -> int | None:
+        """Write some of the data; return how many bytes, or None if none can be taken now."""
+
+    def flush(self) -> None:
+        """Pass on what the object holds back."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; asked of raw files only."""
+
+
+class Destination(Protocol):
+    """Where results go; what a `Sink` writes to."""
+
+    #: as the user wrote it; None for stdout
+    name: str | None
+    is_terminal: bool
+
+    def write(self, data: memoryview) -> None:
+        """Write all of the data; raise OSError."""
+
+    def commit(self) -> None:
+        """Make what was written final; raise OSError."""
+
+    def abort(self) -> None:
+        """Drop what can be dropped; after `commit` this does nothing."""
+
+
+class Stream:
+    """Results go there as they come; what has gone cannot be taken back."""
+
+    def __init__(self, file: RawFile, name: str | None = None, *, closes: bool = False):
+        self.name = name
+        isatty = getattr(file, "isatty", None)
+        self.is_terminal = bool(isatty and isatty())
+        self._file = file
+        self._closes = closes
+        self._is_over = False
+
+    def write(self, data: memoryview) -> None:
+        _write_all(self._file, data)
+
+    def commit(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._file.flush()
+        if self._closes:
+            self._file.close()  # type: ignore[attr-defined] # what is to be closed is a file of ours
+
+    def abort(self) -> None:
+        if self._closes and not self._is_over:
+            self._is_over = True
+            with contextlib.suppress(OSError):  # it was written to in vain anyhow
+                self._file.close()  # type: ignore[attr-defined]
+
+
+class Replacement:
+    """A file that takes the place of `target` once it is whole."""
+
+    is_terminal = False
+
+    def __init__(self, name: str, target: str, warn: Callable[[str], None]):
+        """Create it; raise OSError where it cannot be, OutputError where `target` cannot be replaced."""
+        self.name: str | None = name
+        self._target = target
+        self._folder = os.path.dirname(target)
+        self._warn = warn
+        self._before = _stat_or_none(target)
+        if self._before is not None:
+            _check_replaceable(name, target, self._before)
+        # Nobody may read the results meanwhile who could not read the old file.
+        mode = 0o666 if self._before is None else 0o600
+        descriptor = _create_unnamed(self._folder, mode)
+        #: the name it has in the folder; None while it has none
+        self._temporary: str | None = None
+        if descriptor is None:
+            self._temporary, descriptor = _create_named(self._folder, mode)
+        self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
+
+    def write(self, data: memoryview) -> None:
+        assert self._file is not None, "nothing can be written after the end"
+        _write_all(self._file, data)
+
+    def commit(self) -> None:
+        """Give the file its attributes and its name; OutputError says where whole results are left if that fails."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            self._before = os.stat(self._target)
+        lost = [] if self._before is None else take_over(self._file.fileno(), self._target, self._before)
+        if self._temporary is None:
+            self._temporary = _link(self._file, self._folder)
+        file, self._file = self._file, None
+        file.close()  # which is where some file systems say that the disk is full
+        try:
+            os.replace(self._temporary, self._target)
+        except OSError as error:
+            left, self._temporary = self._temporary, None
+            raise OutputError(
+                f"cannot write {self.name}: {error.strerror or error}; the results are whole in {left}"
+            ) from error
+        self._temporary = None
+        if lost:
+            self._warn(f"{self.name} was replaced, but {'; '.join(lost)}")
+
+    def abort(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what a full disk refuses is thrown away here anyhow
+                self._file.close()
+            self._file = None
+        if self._temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)
+            self._temporary = None
+
+
+def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
+    """Open what `path` names; `warn` is called, once at most, for what a new file could not take over.
+
+    Raises OutputError for what cannot be written, or not be replaced.
+    """
+    if not path:
+        raise OutputError("the output path is empty; name a file, or - for stdout")
+    try:
+        descriptor = descriptor_of(path)
+        if descriptor is not None:
+            return Stream(open_descriptor(descriptor, path), path, closes=True)
+        target = os.path.realpath(path)  # a link stays one; what it points to is written
+        folder = os.path.dirname(target)
+        if os.path.isdir(target) or path.endswith(os.sep):
+            raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
+        if not os.path.isdir(folder):
+            raise OutputError(f"cannot write {path}: the folder {folder} does not exist; make it first")
+        if _is_special(target):
+            # O_NOCTTY: a terminal that is written to must not become the one that controls this process.
+            number = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            return Stream(io.FileIO(number, "wb"), path, closes=True)
+        return Replacement(path, target, warn)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def descriptor_of(path: str) -> int | None:
+    """Return the number of the descriptor of this process that `path` stands for, such as 1 for `/dev/stdout`.
+
+    None for any other path.  Links are followed.
+    """
+    own = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
+    for _ in range(MAX_LINKS):
+        folder, name = os.path.split(path)
+        try:
+            folder = os.path.realpath(folder)
+        except OSError:  # the working directory is gone
+            return None
+        parts = folder.split(os.sep)
+        is_own_thread = parts[:4] == ["", "proc", str(os.getpid()), "task"] and parts[5:] == ["fd"]
+        if (folder in own or is_own_thread) and name.isascii() and name.isdigit():
+            return int(name)
+        path = os.path.join(folder, name)
+        if not os.path.islink(path):
+            return None
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:  # it is another process's, or has just gone
+            return None
+    return None
+
+
+def open_descriptor(number: int, name: str) -> io.FileIO:
+    """Return a file of its own on a descriptor that this process was started with; OutputError if there is none.
+
+    It shares place and flags with the one that was inherited, so `3>> log` is appended to.
+    """
+    try:
+        flags = fcntl.fcntl(number, fcntl.F_GETFL)
+        is_inherited = os.get_inheritable(number)  # those that Python opens are not: it may be one of our own
+    except (OSError, OverflowError):
+        is_inherited = False
+    if not is_inherited:
+        raise OutputError(f"cannot write {name}: descriptor {number} is not open; add {number}> PATH")
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        raise OutputError(f"cannot write {name}: descriptor {number} is open for reading only")
+    return io.FileIO(os.dup(number), "wb")
+
+
+def _write_all(file: RawFile, rest: memoryview) -> None:
+    while rest:
+        taken = file.write(rest)  # a raw stream may take only part
+        if taken is None:  # it does not block, as the pipe of a parent that made it so
+            select.select([], [file], [])
+        else:
+            rest = rest[taken:]
+
+
+# --- files ---
+
+
+def _stat_or_none(target: str) -> os.stat_result | None:
+    try:
+        return os.stat(target)
+    except FileNotFoundError:
+        return None
+
+
+def _is_special(target: str) -> bool:
+    found = _stat_or_none(target)
+    return found is not None and not stat.S_ISREG(found.st_mode)
+
+
+def _check_replaceable(name: str, target: str, before: os.stat_result) -> None:
+    """Raise OutputError for what could be written to but not be replaced."""
+    folder = os.path.dirname(target)
+    if not os.access(target, os.W_OK):
+        raise OutputError(f"cannot write {name}: the file that is there is read-only")
+    why = None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        why = f"its folder {folder} cannot be written to"
+    elif _is_kept_by_others(os.stat(folder), before):
+        why = f"it belongs to somebody else, and in {folder} only owners may replace files"
+    elif target in _mount_points():
+        why = "it is a mount point"
+    if why is not None:
+        raise OutputError(
+            f"cannot write {name}: results replace a file, they never change it, and {why}; "
+            f"name a file elsewhere, {_USE_STDOUT}"
+        )
+
+
+def _is_kept_by_others(folder: os.stat_result, file: os.stat_result) -> bool:
+    """Return whether the sticky bit of the folder (as of /tmp) keeps this user from replacing the file."""
+    user = os.geteuid()
+    return bool(folder.st_mode & stat.S_ISVTX) and user not in (0, folder.st_uid, file.st_uid)
+
+
+def _mount_points() -> set[str]:
+    """Return the paths at which something is mounted: a container's files may be; nothing where the system does not say."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            points = {line.split(" ")[4] for line in file}
+    except OSError:
+        return set()
+    for character in " \t\n\\":  # which stand there as \\040, ...
+        points = {point.replace(f"\\{ord(character):03o}", character) for point in points}
+    return points
+
+
+def _create_unnamed(folder: str, mode: int) -> int | None:
+    """Return the descriptor of a new file without a name, or None where that, or naming it later, cannot be."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return None
+    try:
+        descriptor = os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED:
+            return None
+        raise
+    if os.path.exists(f"/proc/self/fd/{descriptor}"):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _create_named(folder: str, mode: int) -> tuple[str, int]:
+    for path in _free_names(folder):
+        with contextlib.suppress(FileExistsError):
+            return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    raise FileExistsError(errno.EEXIST, f"no free name for a temporary file in {folder}")
+
+
+def _free_names(folder: str) -> list[str]:
+    return [os.path.join(folder, f".mmg-{os.urandom(8).hex()}.tmp") for _ in range(MAX_NAMES)]
+
+
+def _link(file: io.FileIO, folder: str) -> str:
+    """Give an unnamed file a temporary name in its folder, and return that."""
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path in _free_names(folder):
+            with contextlib.suppress(FileExistsError):
+                # With `src_dir_fd` only, os.link calls linkat() and so follows the link in /proc.
+                os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=at, follow_symlinks=True)
+                return path
+    finally:
+        os.close(at)
+    raise FileExistsError(errno.EEXIST, f"no free name for a temporary file in {folder}")

@@ -1,0 +1,365 @@
+"""TLS and the password proof over loopback: who gets in, and what everybody else is told."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import os
+import ssl as plain_ssl
+import tempfile
+import threading
+
+import gevent
+import pytest
+from gevent import socket, ssl
+from gevent.event import Event
+
+from mmgevent.access.handshake import CLIENT_HELLO_BYTES, derive_key
+from mmgevent.engine.net import tls
+from mmgevent.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatchError
+from mmgevent.wire.frames import Decoder
+from mmgevent.wire.messages import control
+
+KEY = derive_key("a password of the tests")
+OTHER_KEY = derive_key("another password")
+
+
+@pytest.fixture(scope="module")
+def context():
+    return tls.server_context()
+
+
+def live_greenlets():
+    gc.collect()
+    return [o for o in gc.get_objects() if isinstance(o, gevent.Greenlet) and not o.dead]
+
+
+@pytest.fixture(autouse=True)
+def no_greenlets_left():
+    before = live_greenlets()  # of other modules' tests
+    yield
+    gevent.sleep(0)
+    assert [greenlet for greenlet in live_greenlets() if greenlet not in before] == []
+
+
+@pytest.fixture
+def listener():
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    yield sock
+    sock.close()
+
+
+def serve(listener, context, key=KEY, deadline_s=10.0):
+    """Accept one connection in a greenlet, whose value is tls.accept's or its exception."""
+
+    def accept():
+        sock, _ = listener.accept()
+        try:
+            return tls.accept(sock, *context, key, deadline_s)
+        except Exception as error:
+            assert sock.fileno() == -1 or sock.closed
+            return error
+
+    return gevent.spawn(accept)
+
+
+def answer(listener, talk):
+    """Be a stranger: accept one plain connection and hand it to `talk`."""
+
+    def accept():
+        sock, _ = listener.accept()
+        with sock:
+            talk(sock)
+
+    return gevent.spawn(accept)
+
+
+def test_one_password_lets_both_in(listener, context):
+    server = serve(listener, context)
+    client = tls.connect(listener.getsockname(), KEY, "driver")
+    sock, role, leftover = server.get()
+    assert (role, leftover) == ("driver", b"")
+    assert client.version() == sock.version() == "TLSv1.3"
+    assert client.selected_alpn_protocol() == "mmgevent/1"
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    client.close()
+    sock.close()
+
+
+def test_bytes_right_behind_the_proof_are_not_lost(listener, context):
+    frame = control("enough", job=7)
+
+    def accept_and_talk():
+        sock, _ = listener.accept()
+        proved, _, _ = tls.accept(sock, *context, KEY, 10.0)
+        proved.sendall(frame.encode())
+        return proved
+
+    server = gevent.spawn(accept_and_talk)
+    client = tls.connect(listener.getsockname(), KEY, "worker")
+    decoder = Decoder()
+    while (got := decoder.next_frame()) is None:
+        decoder.feed(client.recv(65536))
+    assert got == frame
+    client.close()
+    server.get().close()
+
+
+def test_a_wrong_password_is_said_to_both(listener, context):
+    server = serve(listener, context)
+    with pytest.raises(AuthenticationError, match="the password was refused") as error:
+        tls.connect(listener.getsockname(), OTHER_KEY, "worker")
+    assert tls.format_address(listener.getsockname()) in str(error.value)
+    assert isinstance(server.get(), AuthenticationError)
+
+
+def test_a_man_in_the_middle_with_his_own_certificate_is_refused(listener, context):
+    """He ends TLS on both sides and passes every byte of the handshake on."""
+    behind = socket.socket()
+    behind.bind(("127.0.0.1", 0))
+    behind.listen()
+    server = serve(behind, context)
+    his_context, _ = tls.server_context()
+
+    def pass_on(sock):
+        front = his_context.wrap_socket(sock, server_side=True)
+        plain = socket.create_connection(behind.getsockname())
+        back = tls.client_context().wrap_socket(plain)
+        for source, sink, size in (
+            (front, back, 42),
+            (back, front, 41),
+            (front, back, 32),
+            (back, front, 32),
+        ):
+            sink.sendall(source.recv(size))
+        front.close()
+        back.close()
+
+    middle = answer(listener, pass_on)
+    with pytest.raises(AuthenticationError):
+        tls.connect(listener.getsockname(), KEY, "worker")
+    assert isinstance(server.get(), AuthenticationError)
+    middle.get()
+    behind.close()
+
+
+def test_a_server_of_another_version_is_named(listener, context):
+    def be_version_2(sock):
+        wrapped = context[0].wrap_socket(sock, server_side=True)
+        wrapped.recv(CLIENT_HELLO_BYTES)
+        wrapped.sendall(b"MMGEVENT\x02" + bytes(32))
+        wrapped.close()
+
+    later = answer(listener, be_version_2)
+    with pytest.raises(VersionMismatchError, match="the server speaks version 2"):
+        tls.connect(listener.getsockname(), KEY, "worker")
+    later.get()
+
+
+def test_a_client_of_another_version_learns_ours(listener, context):
+    server = serve(listener, context)
+    client = tls.client_context().wrap_socket(socket.create_connection(listener.getsockname()))
+    client.sendall(b"MMGEVENT\x02\x01" + bytes(32))
+    assert client.recv(100)[:9] == b"MMGEVENT\x01"
+    assert client.recv(1) == b""
+    client.close()
+    assert isinstance(server.get(), VersionMismatchError)
+
+
+def test_nobody_listening_is_told_from_the_os_error():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # and never listens: the port is nobody else's
+        address = sock.getsockname()
+        with pytest.raises(ConnectError, match=f"127.0.0.1:{address[1]}: Connection refused") as error:
+            tls.connect(address, KEY, "worker")
+    assert isinstance(error.value.__cause__, ConnectionRefusedError)
+
+
+def test_a_server_that_accepts_but_does_not_answer_is_told(listener):
+    with pytest.raises(ConnectError, match="accepts but does not answer") as error:
+        tls.connect(listener.getsockname(), KEY, "worker", timeout=0.3)
+    assert error.value.__cause__ is None
+
+
+def test_one_deadline_covers_tls_and_proof(listener, context):
+    def silent_after_tls(sock):
+        wrapped = context[0].wrap_socket(sock, server_side=True)
+        wrapped.recv(100)
+        wrapped.recv(100)
+        wrapped.close()
+
+    stranger = answer(listener, silent_after_tls)
+    with pytest.raises(ConnectError, match="accepts but does not answer"):
+        tls.connect(listener.getsockname(), KEY, "worker", timeout=0.5)
+    stranger.get()
+
+
+def say(text: bytes):
+    def talk(sock):
+        sock.sendall(text)
+        sock.recv(65536)
+
+    return talk
+
+
+@pytest.mark.parametrize("banner", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_something_else_that_answers_is_no_mmgevent_server(listener, banner):
+    stranger = answer(listener, say(banner))
+    with pytest.raises(
+        AuthenticationError, match=r"something answers at .* but it is not an mmgevent server"
+    ):
+        tls.connect(listener.getsockname(), KEY, "worker")
+    stranger.get()
+
+
+@pytest.mark.parametrize("protocols", [[], ["http/1.1"]])
+def test_a_tls_server_for_something_else_is_no_mmgevent_server(listener, context, protocols):
+    private_pem, certificate_pem, _ = tls._make_certificate()
+    other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if protocols:
+        other.set_alpn_protocols(protocols)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(private_pem + certificate_pem)
+        file.flush()
+        other.load_cert_chain(file.name)
+
+    def talk(sock):
+        # Newer versions of OpenSSL write an answer to who hangs up.
+        with other.wrap_socket(sock, server_side=True) as wrapped, contextlib.suppress(BrokenPipeError):
+            wrapped.recv(100)
+
+    stranger = answer(listener, talk)
+    with pytest.raises(AuthenticationError, match="not an mmgevent server"):
+        tls.connect(listener.getsockname(), KEY, "worker")
+    stranger.get()
+
+
+def test_a_server_that_hangs_up_is_a_failed_connection(listener):
+    stranger = answer(listener, lambda sock: None)
+    with pytest.raises(ConnectError):
+        tls.connect(listener.getsockname(), KEY, "worker")
+    stranger.get()
+
+
+@pytest.mark.parametrize("text", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 300, b"MMGEVENT" * 10])
+def test_a_client_without_tls_is_a_stranger(listener, context, text):
+    server = serve(listener, context)
+    client = socket.create_connection(listener.getsockname())
+    client.sendall(text)
+    assert isinstance(server.get(), ProtocolError)
+    client.close()
+
+
+def test_a_client_with_older_tls_or_without_our_alpn_is_a_stranger(listener, context):
+    for prepare in (
+        lambda c: setattr(c, "maximum_version", plain_ssl.TLSVersion.TLSv1_2),
+        lambda c: c.set_alpn_protocols(["h2"]),
+    ):
+        server = serve(listener, context)
+        client_context = tls.client_context()
+        client_context.minimum_version = plain_ssl.TLSVersion.TLSv1_2
+        prepare(client_context)
+        plain = socket.create_connection(listener.getsockname())
+        try:
+            wrapped = client_context.wrap_socket(plain)
+            wrapped.recv(1)
+            wrapped.close()
+        except OSError:
+            plain.close()
+        assert isinstance(server.get(), ProtocolError)
+
+
+def test_a_silent_client_is_dropped_at_the_deadline(listener, context):
+    server = serve(listener, context, deadline_s=0.05)
+    client = socket.create_connection(listener.getsockname())
+    assert isinstance(server.get(), ConnectError)
+    assert client.recv(1) == b""
+    client.close()
+
+
+def test_a_client_that_leaves_is_a_lost_connection(listener, context):
+    server = serve(listener, context)
+    socket.create_connection(listener.getsockname()).close()
+    assert isinstance(server.get(), ConnectError)
+
+
+def test_a_killed_accept_closes_its_socket(listener, context):
+    accepted = Event()
+
+    def accept():
+        sock, _ = listener.accept()
+        accepted.set()
+        tls.accept(sock, *context, KEY, 10.0)
+
+    server = gevent.spawn(accept)
+    client = socket.create_connection(listener.getsockname())
+    assert accepted.wait(10)
+    server.kill()
+    assert client.recv(1) == b""
+    client.close()
+
+
+def test_no_ticket_is_sent_so_no_session_can_be_resumed(listener, context):
+    server = serve(listener, context)
+    client = tls.connect(listener.getsockname(), KEY, "worker")
+    sock, _, _ = server.get()
+    sock.sendall(b"x")
+    assert client.recv(1) == b"x"  # tickets would have come before
+    assert client.session is None or not client.session.has_ticket
+    client.close()
+    sock.close()
+
+
+def test_the_certificate_is_new_each_time_and_its_key_leaves_no_file(context, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = []
+    load = ssl.SSLContext.load_cert_chain
+    monkeypatch.setattr(
+        ssl.SSLContext, "load_cert_chain", lambda self, path: made.append(path) or load(self, path)
+    )
+    _, digest = tls.server_context()
+    assert digest != context[1]
+    assert len(digest) == hashlib.sha256().digest_size
+    assert [os.path.dirname(path) for path in made] == [str(tmp_path)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_blocking_client_of_another_implementation_gets_in(listener, context):
+    """docs/protocol.md in thirty lines, with the standard library only."""
+    import hmac
+    import socket as plain_socket
+
+    address, result = listener.getsockname(), []
+
+    def implement():
+        settings = plain_ssl.SSLContext(plain_ssl.PROTOCOL_TLS_CLIENT)
+        settings.check_hostname, settings.verify_mode = False, plain_ssl.CERT_NONE
+        settings.set_alpn_protocols(["mmgevent/1"])
+        with settings.wrap_socket(plain_socket.create_connection(address)) as sock:
+            certificate = hashlib.sha256(sock.getpeercert(True)).digest()
+            said = b"MMGEVENT\x01\x01" + os.urandom(32)
+            sock.sendall(said)
+            said += sock.recv(41)
+            proof = hmac.digest(
+                KEY, b"mmgevent/1 client" + hashlib.sha256(said).digest() + certificate, "sha256"
+            )
+            sock.sendall(proof)
+            said += proof
+            expected = hmac.digest(
+                KEY, b"mmgevent/1 server" + hashlib.sha256(said).digest() + certificate, "sha256"
+            )
+            result.append(sock.recv(32) == expected)
+
+    server = serve(listener, context)
+    thread = threading.Thread(target=implement)
+    thread.start()
+    sock, role, _ = server.get()
+    assert role == "worker"
+    sock.recv(1)
+    sock.close()
+    thread.join()
+    assert result == [True]
