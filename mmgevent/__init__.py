@@ -45,10 +45,9 @@ if TYPE_CHECKING:
     from mmgevent.job.inputs.sources import Files, Lines
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import load
+    from mmgevent.wire.hello import VERSION as __version__
 
 real_modules.protect_program()
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationError",
@@ -100,18 +99,20 @@ _HOMES = {
     "NotKept": "driver.set_aside",
     "connect": "driver.cluster",
     "load": "job.outputs.sinks",
+    "__version__": "wire.hello",
     "run": "driver.cluster",
 }
 
 
 def __getattr__(name: str) -> "Any":
-    if name.startswith("_") or name not in __all__:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
     if name == "reducers":
         return importlib.import_module("mmgevent.reducers")
-    value = getattr(importlib.import_module(f"mmgevent.{_HOMES.get(name, 'errors')}"), name)
+    home = importlib.import_module(f"mmgevent.{_HOMES.get(name, 'errors')}")
+    value = getattr(home, "VERSION" if name == "__version__" else name)
     globals()[name] = value
     return value
 

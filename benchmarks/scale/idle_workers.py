@@ -12,7 +12,6 @@ heartbeats; there are no executors. What it is told on stdin, and says on stdout
 from __future__ import annotations
 
 import os
-import socket as plain_socket
 import sys
 import time
 
@@ -21,14 +20,13 @@ from gevent.event import Event
 from gevent.fileobject import FileObject
 from gevent.pool import Pool
 
-from mmgevent import __version__
 from mmgevent.access.handshake import derive_key
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.machine.resources import raise_descriptor_limit
 from mmgevent.wire.frames import CONTROL, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.messages import control, decode_message
 
 HOST = "127.0.0.1"
 AT_ONCE = 16
@@ -49,15 +47,9 @@ class IdleWorker:
         self.link = SocketLink(sock, f"idle {self.number}")
         self.link.start(self._on_frame, self._on_close)
         self.link.send(
-            control(
-                "hello",
-                role="worker",
-                protocol=PROTOCOL,
-                python=PYTHON_VERSION,
+            hello(
+                "worker",
                 dill=dill_version(),
-                version=__version__,
-                host=plain_socket.gethostname(),
-                pid=os.getpid(),
                 slots=1,
                 offers=[],
                 name=f"idle/{os.getpid()}/{self.number}",

@@ -108,12 +108,11 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
 
 def _version_text(command: Command) -> str:
     """Return what `--version` prints: ours, Python's, and whether the C core is in use."""
-    from mmgevent import __version__
-    from mmgevent.wire.hello import describe_python, missing_core
+    from mmgevent.wire.hello import VERSION, describe_python, missing_core
 
     why = missing_core()
     core = f"without the C core ({why})" if why else "with the C core"
-    return f"{command.name} (mmgevent) {__version__}, {describe_python()}, {core}"
+    return f"{command.name} (mmgevent) {VERSION}, {describe_python()}, {core}"
 
 
 def help_text(command: Command) -> str:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from mmgevent import __version__, errors
+from mmgevent import errors
 from mmgevent.access.addresses import format_address
 from mmgevent.errors import (
     EngineError,
@@ -39,8 +39,8 @@ from mmgevent.errors import (
 from mmgevent.machine.python_path import VARIABLE
 from mmgevent.machine.resources import SIGNAL_LOOK_S, find_control_groups, start_thread
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.hello import PYTHON_VERSION, dill_version, hello
+from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.streams import Outbox, granted_bytes
 
 if TYPE_CHECKING:
@@ -432,16 +432,8 @@ def _wait_for_end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
 
 
 def _hello(is_local: bool) -> Frame:
-    return control(
-        "hello",
-        role="driver",
-        protocol=PROTOCOL,
-        python=PYTHON_VERSION,
-        dill="local" if is_local else dill_version(),  # one's own engine has the same
-        version=__version__,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-    )
+    dill = "local" if is_local else dill_version()  # one's own engine has the same
+    return hello("driver", dill=dill)
 
 
 def _send_all(sock: socket.socket, buffers: list[Any]) -> None:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from mmgevent import __version__ as VERSION
 from mmgevent.access.addresses import DEFAULT_PORT
 from mmgevent.driver.node import Node
 from mmgevent.errors import (
@@ -28,6 +27,7 @@ from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
 from mmgevent.mincemeat.endpoint import MAX_WAITING_BYTES, MESSAGE_BYTES, Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule, timer
 from mmgevent.mincemeat.taskmanager import COLLECTFN, MAPFN, REDUCE_ONLY, REDUCEFN, reduce_whole
+from mmgevent.wire.hello import VERSION
 
 log = logging.getLogger(__name__)
 

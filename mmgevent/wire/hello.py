@@ -11,10 +11,34 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from typing import Any
 
 from mmgevent.errors import UsageError
+from mmgevent.wire.frames import Frame
+from mmgevent.wire.messages import PROTOCOL, control
+
+#: version of mmgevent
+VERSION = "0.1.0"
 
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def hello(role: str, *, dill: str, **fields: Any) -> Frame:
+    """Return the first message of either side of a link: who this process is, and what it runs on.
+
+    `dill` is its version; `fields` are what a role says of itself beyond that.
+    """
+    return control(
+        "hello",
+        role=role,
+        protocol=PROTOCOL,
+        python=PYTHON_VERSION,
+        dill=dill,
+        version=VERSION,
+        host=os.uname().nodename,
+        pid=os.getpid(),
+        **fields,
+    )
 
 
 @functools.cache

@@ -381,8 +381,8 @@ class TestJobFile:
 def test_import_of_the_package_loads_nothing_of_it_but_what_protects_imports():
     code = (
         "import sys, mmgevent\n"
-        "assert mmgevent.__version__\n"
         "print([m for m in sys.modules if m.startswith('mmgevent.')])\n"
+        "assert mmgevent.__version__\n"
         "from mmgevent import Job, Files, Lines, load, JobError, reducers\n"
         "print(sorted({'gevent', 'dill', 'logging', 'argparse', 'cryptography', 'socket'} & set(sys.modules)))\n"
     )

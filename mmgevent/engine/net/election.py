@@ -15,7 +15,6 @@ import contextlib
 import errno
 import ipaddress
 import logging
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from typing import Any, NamedTuple
 import gevent
 from gevent import socket, ssl
 
-from mmgevent import __version__
 from mmgevent.access.addresses import Address, format_address, is_loopback
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.net import tls
@@ -40,8 +38,8 @@ from mmgevent.errors import (
     VersionMismatchError,
 )
 from mmgevent.wire.frames import CONTROL, HEADER_BYTES, Decoder, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version
-from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.messages import decode_message
 
 log = logging.getLogger(__name__)
 
@@ -244,16 +242,7 @@ def find_server(
 
 def driver_hello() -> Frame:
     """Return the hello of a driver in this process, for a server anywhere."""
-    return control(
-        "hello",
-        role="driver",
-        protocol=PROTOCOL,
-        python=PYTHON_VERSION,
-        dill=dill_version(),
-        version=__version__,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-    )
+    return hello("driver", dill=dill_version())
 
 
 def greet(sock: Any, address: Address, timeout: float) -> None:

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmgevent import __version__
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.hosted import Attempt, HostedJob
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch
+from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.positions import entry_of
 from mmgevent.wire.telling import MessageLength
@@ -83,16 +80,7 @@ class Peer:
             self.link.close(mismatch, REFUSAL_S)
             return
         self._has_hello = True
-        self.link.send(
-            control(
-                "hello",
-                role="server",
-                version=__version__,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                **ours,
-            )
-        )
+        self.link.send(hello("server", dill=ours["dill"]))
         self._on_hello(message)
 
     def _on_hello(self, message: dict[str, Any]) -> None:

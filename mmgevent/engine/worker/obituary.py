@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-import mmgevent
+from mmgevent import real_modules
 from mmgevent.executor.page import Position
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire import failures
@@ -22,7 +22,7 @@ MEMORY_SHARE = 0.9
 
 #: how faulthandler begins the lines of this package's frames, and of the program that a template runs
 _OUR_FRAMES = (
-    f'  File "{os.path.dirname(mmgevent.__file__)}{os.sep}',
+    f'  File "{os.path.join(real_modules.ROOT, "mmgevent")}{os.sep}',
     '  File "<string>", line 1 in <module>',
 )
 

@@ -21,7 +21,6 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from mmgevent import __version__
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.forker import Exit, Forkers
 from mmgevent.engine.worker.obituary import describe_death, describe_place
@@ -31,9 +30,9 @@ from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.errors import EngineError, ProtocolError, StartError
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version
+from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
-from mmgevent.wire.messages import PROTOCOL, control, message_of
+from mmgevent.wire.messages import control, message_of
 from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.telling import MAX_RECEIVER_BYTES
 
@@ -135,21 +134,9 @@ class Worker:
         if self._offering is not None:
             self._offering.serve(self._on_executor_frame, self._advance_offered)
         self.link.start(self.on_frame, self._on_close)
-        self.link.send(
-            control(
-                "hello",
-                role="worker",
-                protocol=PROTOCOL,
-                python=PYTHON_VERSION,
-                dill="same" if self._is_local else dill_version(),
-                version=__version__,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                slots=len(self._slots),
-                offers=self._offers,
-                name=self.name,
-            )
-        )
+        dill = "same" if self._is_local else dill_version()
+        slots = len(self._slots)
+        self.link.send(hello("worker", dill=dill, slots=slots, offers=self._offers, name=self.name))
 
     def stop(self, reason: str, grace_s: float = 0.0) -> None:
         """Leave: say so, give back what has not begun, let the rest run for `grace_s`, then end it. Blocks."""
