@@ -278,9 +278,9 @@ def _load_job(arguments: Arguments) -> Job:
     from mmgevent.driver.runners import inline  # noqa: F401
     from mmgevent.job.job import Job, parse_option
     from mmgevent.job.outputs import sinks  # noqa: F401
-    from mmgevent.job.shipping import pack as shipping
+    from mmgevent.job.shipping.pack import preload
 
-    shipping.preload()
+    preload()
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     if arguments.module:

@@ -18,7 +18,7 @@ import inspect
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mmgevent import reducers
@@ -164,6 +164,9 @@ class Functions:
             reduce_form=self.reduce_form or named.reduce_form,
         )
 
+
+#: What describes the functions of a job to executors, in the order of `Functions`.
+ROLES = tuple(field.name for field in fields(Functions))
 
 #: before the name of a reducer known by heart, where functions are named; no name of an offered one has a dot
 _BY_HEART = "reducers."

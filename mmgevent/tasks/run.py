@@ -17,8 +17,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmgevent.job.functions import Functions
-from mmgevent.job.inputs.sources import ContentNeeded
-from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
+from mmgevent.tasks.blame import blame_exception, blame_segment
 from mmgevent.tasks.map_task import Decode, Emit, MapTask, Mark, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.records import SegmentError, decode_items
@@ -26,17 +25,6 @@ from mmgevent.tasks.reduce_task import Part as ReducePart
 from mmgevent.tasks.reduce_task import ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
-
-__all__ = [
-    "ContentNeeded",
-    "Functions",
-    "TaskFailure",
-    "TaskStats",
-    "read_batch",
-    "run_map",
-    "run_reduce",
-    "short_repr",
-]
 
 #: as `gc.set_threshold` takes them; the first: net new containers between two runs of the cyclic garbage collector in
 #: a task.  At the usual 700 it doubles the cost of building groups; quite off, a function that leaves cycles behind (a

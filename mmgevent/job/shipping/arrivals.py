@@ -18,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mmgevent.job.shipping import package_files
-from mmgevent.job.shipping.modules import Source
+from mmgevent.job.shipping.module_source import ModuleSource
 
 #: how a module finds its folder, and calls that say that nothing is there instead of failing
 _PLACE = re.compile(r"\b__(file|path)__\b")
@@ -28,7 +28,7 @@ _LOOK = re.compile(r"\b(exists|glob|iglob|is_dir|is_file|isdir|isfile|rglob|walk
 class _Finder:
     """Finds and loads the modules that travelled; the first of `sys.meta_path`."""
 
-    def __init__(self, sources: dict[str, Source]):
+    def __init__(self, sources: dict[str, ModuleSource]):
         self._sources = sources
 
     def find_spec(
@@ -50,7 +50,7 @@ class _Finder:
 class _Loader:
     """Loads one module that travelled, and reads the files of its package."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: ModuleSource):
         self._source = source
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
@@ -107,7 +107,7 @@ class _Listing:
     def __init__(self) -> None:
         self._found: list[tuple[str, bool]] = []
 
-    def add(self, source: Source) -> None:
+    def add(self, source: ModuleSource) -> None:
         self._found.append((source.name.rpartition(".")[2], source.folders is not None))
 
     def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
@@ -137,7 +137,7 @@ def made_by_value(name: str) -> importlib.machinery.ModuleSpec:
     return importlib.machinery.ModuleSpec(name, loader)
 
 
-def install(sources: Iterable[Source]) -> None:
+def install(sources: Iterable[ModuleSource]) -> None:
     """Make the modules importable in this process, before any of the same names found elsewhere."""
     by_name = {source.name: source for source in sources}
     if not by_name:
@@ -158,7 +158,7 @@ def install(sources: Iterable[Source]) -> None:
                 known[folder].add(source)
 
 
-def find_lookers(sources: Iterable[Source]) -> Iterator[str]:
+def find_lookers(sources: Iterable[ModuleSource]) -> Iterator[str]:
     """Yield a sentence for each module that looks for files in its folder, which is not here: it finds none."""
     for source in sources:
         folder = os.path.dirname(source.path)

@@ -40,7 +40,8 @@ from typing import Any
 from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.job.shipping import bindings, definitions, instances, lookups
 from mmgevent.job.shipping.effects import Effect, find_effects
-from mmgevent.job.shipping.modules import LISTING_MARKS, MAIN_NAMES, JobImport, SourceTree
+from mmgevent.job.shipping.module_source import MAIN_NAMES
+from mmgevent.job.shipping.modules import LISTING_MARKS, JobImport, SourceTree
 from mmgevent.job.shipping.outside import find_changes, find_rebound, own_place
 from mmgevent.job.shipping.plain import is_plain, reduce_container
 from mmgevent.job.shipping.refusals import Reach, Refusal, explain

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mmgevent.job import file as jobfile
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
 
 TAIL = """
 datasource = {1: 1}
@@ -59,7 +59,7 @@ def left(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(HEAD + source + "\n" + tail)
         job = jobfile.load_job(str(tmp_path / f"{name}.py"), [])
         told = []
-        shipping.pack(job.functions(), by_value=job.by_value, on_left=told.append)
+        pack_functions(job.functions(), by_value=job.by_value, on_left=told.append)
         return told
 
     yield left

@@ -81,7 +81,7 @@ def test_what_the_own_commands_log_is_no_setting_of_the_users():
         "from mmgevent.cli.options import Arguments",
         "import types, logging",
         "shared.start_logging(types.SimpleNamespace(verbose=2))",
-        "import mmgevent.driver.job_driver; from mmgevent.job.shipping import pack as shipping; shipping.preload()",
+        "import mmgevent.driver.job_driver; from mmgevent.job.shipping.pack import preload; preload()",
         *READ,
     )
     assert set(python(*script)) == ALWAYS
