@@ -27,6 +27,7 @@ from mmgevent.job.shipping.dill_library import import_dill
 from mmgevent.job.shipping.module_source import MAIN_NAMES
 from mmgevent.job.shipping.modules import JobImport
 from mmgevent.job.shipping.packer import EarlyNames, Packer
+from mmgevent.job.shipping.reductions import Reductions
 
 if TYPE_CHECKING:
     from mmgevent.job.functions import Functions
@@ -103,7 +104,7 @@ def preload() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _pickler_class() -> Any:
-    """Return the pickler that asks a Packer how each object travels. dill decides the rest."""
+    """Return the pickler that asks `Reductions` how each object travels. dill decides the rest."""
     dill = import_dill()
     stock: Any = pickle
 
@@ -116,20 +117,20 @@ def _pickler_class() -> Any:
     class Pickler(dill.Pickler):  # type: ignore[name-defined]
         dispatch = Dispatch()
 
-        def __init__(self, file: io.BytesIO, packer: Packer):
+        def __init__(self, file: io.BytesIO, reductions: Reductions):
             super().__init__(file, protocol=5, recurse=False, byref=False)
-            self._packer = packer
+            self._reductions = reductions
 
         def reducer_override(self, obj: Any) -> Any:
-            return self._packer.reduce(obj)
+            return self._reductions.reduce(obj)
 
         def save_global(self, obj: Any, name: str | None = None) -> None:
             module = stock.whichmodule(obj, name or obj.__qualname__)
-            reduction = self._packer.reduce_named(obj, module)
+            reduction = self._reductions.reduce_named(obj, module)
             if reduction is not None:
                 self.save_reduce(*reduction, obj=obj)
                 return
-            self._packer.note_module(module)
+            self._reductions.note_module(module)
             super().save_global(obj, name)
 
     return Pickler
