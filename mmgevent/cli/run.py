@@ -276,7 +276,8 @@ def _load_job(arguments: Arguments) -> Job:
     # be taken for the standard library's.
     from mmgevent.driver import handle  # noqa: F401
     from mmgevent.driver.runners import inline  # noqa: F401
-    from mmgevent.job.job import Job, parse_option
+    from mmgevent.job.job import Job
+    from mmgevent.job.options import parse_option
     from mmgevent.job.outputs import sinks  # noqa: F401
     from mmgevent.job.shipping.pack import preload
 
@@ -284,9 +285,7 @@ def _load_job(arguments: Arguments) -> Job:
     gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
     gc.enable()
     if arguments.module:
-        from mmgevent.job import file as jobfile
-
-        job = jobfile.load_job_module(arguments.rest[0], arguments.rest[1:])
+        job = Job.from_module(arguments.rest[0], arguments.rest[1:])
     else:
         job = Job.from_file(arguments.rest[0], arguments.rest[1:])
     sys.argv = list(job.argv or ())  # as the job file left it: its functions run here, too

@@ -11,16 +11,17 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent import reducers
 from mmgevent.errors import FunctionError, OptionError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, form_of
 from mmgevent.job.inputs import sources
-from mmgevent.job.options import MAX_NAME_CHARS, JobOptions, parse_option, parse_size
+from mmgevent.job.options import MAX_NAME_CHARS, JobOptions
 
-__all__ = ["Job", "JobOptions", "parse_option", "parse_size"]
+if TYPE_CHECKING:
+    from mmgevent.job.file import JobFile
 
 
 class Job:
@@ -117,15 +118,25 @@ class Job:
     def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job:
         """Load a job file: a Python module that binds the functions, or `job`.
 
-        `sys.argv` is `[path, *args]` while the file is loaded and wherever a
-        function of the job runs, and what it was before when this returns.  The
-        file's folder goes first on `sys.path` and
-        stays there, since functions may import when they run.  Loading it again
-        runs it again.  Raise JobFileError for whatever is wrong with the file.
+        `sys.argv` is `[path, *args]` while the file is loaded and wherever a function of the job
+        runs. When this returns it is what it was before. The file's folder goes first on `sys.path`
+        and stays there, since functions may import when they run. Loading a file again runs it
+        again. Raise JobFileError for whatever is wrong with the file.
         """
-        from mmgevent.job import file as jobfile
+        from mmgevent.job.file import load_file
 
-        return jobfile.load_job(os.fspath(path), list(args))
+        return _make_job(load_file(os.fspath(path), list(args)))
+
+    @classmethod
+    def from_module(cls, name: str, args: Sequence[str] = ()) -> Job:
+        """Load a module in a package as a job file, by its dotted name, as `python -m` does.
+
+        It is looked for in the working directory first. Its package is imported, so relative
+        imports work. `sys.argv[0]` is the path of the module's file. Otherwise as `from_file`.
+        """
+        from mmgevent.job.file import load_module
+
+        return _make_job(load_module(name, list(args)))
 
     @property
     def name(self) -> str:
@@ -140,8 +151,8 @@ class Job:
         options = self.options.with_options(**changes)
         return self._replaced(options=options, is_named=self.is_named or "name" in changes)
 
-    def from_module(self, module_name: str) -> Job:
-        """Return the same job, noting that what that module defines travels by value."""
+    def with_module(self, module_name: str) -> Job:
+        """Return the same job; what that module defines then travels by value."""
         return self._replaced(by_value=self.by_value | {module_name})
 
     def with_argv(self, argv: Sequence[str]) -> Job:
@@ -217,6 +228,16 @@ class Job:
     def walk(self, opened: Any) -> Iterator[tuple[Any, Any, int]]:
         """Walk through what was opened: `(key, value, weight)`, see `sources.walk`."""
         return items_showing(list_to_show(self.argv), sources.walk(opened))
+
+
+def _make_job(loaded: JobFile) -> Job:
+    """Return the job that a file binds, or make one of the parts that it binds."""
+    if isinstance(loaded.job, Job):
+        loaded.check_job_alone()
+        job = loaded.job if loaded.job.is_named else loaded.job.with_options(name=loaded.job_name)
+    else:
+        job = Job(**loaded.read_parts())
+    return job.with_module(loaded.module_name).with_argv(loaded.argv)
 
 
 def _name_after(*functions: Any) -> str:

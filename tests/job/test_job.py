@@ -14,8 +14,8 @@ from mmgevent import reducers
 from mmgevent.errors import DatasourceError, FunctionError, JobFileError, OptionError, UsageError
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.sources import walk
-from mmgevent.job.job import Job, JobOptions, parse_option, parse_size
-from mmgevent.job.options import OptionKeywords, find_fault
+from mmgevent.job.job import Job
+from mmgevent.job.options import JobOptions, OptionKeywords, find_fault, parse_option, parse_size
 
 
 def mapfn(key, value):
@@ -360,7 +360,7 @@ class TestJobFile:
         assert "ZeroDivisionError" in message
         assert "x = compute()" in message
         assert "return 1 / 0" in message
-        assert "jobfile.py" not in message
+        assert "job/file.py" not in message
         assert "myjob" not in sys.modules
 
     def test_a_usage_error_of_the_file_names_its_line(self, load):
