@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from mmgevent.job.outputs.formats import load
     from mmgevent.wire.hello import VERSION as __version__
 
-real_modules.protect_program()
+if _folders := real_modules.protect_program():
+    from mmgevent import beside
+
+    beside.give_from_folders(_folders)
 
 __all__ = [
     "AuthenticationError",

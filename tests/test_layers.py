@@ -32,7 +32,6 @@ ORDER = {top: number for number, tops in enumerate(ROOMS.values()) for top in to
 STILL_UPWARD: dict[tuple[str, str], str] = {}
 #: importer -> imported, which closes a circle, and what ends it: such imports only become fewer
 STILL_CIRCULAR = {
-    ("real_modules", "beside"): "the front door gives the user's modules, where there are any",
     ("engine.scheduler.attempts", "engine.scheduler.ledger"): "the ledger writes its own fields",
     (
         "engine.scheduler.attempts",
