@@ -26,7 +26,8 @@ from mmgevent.job.inputs.sources import is_at_hand, is_one_shot, is_safe_to_repe
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
 from mmgevent.job.job import Job
 from mmgevent.tasks.blame import blame_driver_code
-from mmgevent.tasks.records import RecordError, decode_items, encode_items
+from mmgevent.tasks.records import decode_items, encode_items
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.limits import MAX_BATCH_BYTES
 from mmgevent.wire.positions import entry_of, place_of
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from mmgevent.engine.server.store import FlushReader
 from mmgevent.tasks import records
 from mmgevent.tasks.records import (
-    RecordError,
     SegmentError,
     decode_flush,
     decode_items,
@@ -27,6 +26,7 @@ from mmgevent.tasks.records import (
     segment_count,
     segment_size,
 )
+from mmgevent.tasks.unpicklable import RecordError
 
 Point = namedtuple("Point", "x y")
 

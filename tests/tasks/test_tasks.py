@@ -22,7 +22,6 @@ from mmgevent.tasks import map_task, reduce_task, scratch
 from mmgevent.tasks.blame import TaskFailure, blame_exception, short_repr
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import (
-    RecordError,
     SegmentError,
     decode_flush,
     decode_segment,
@@ -30,6 +29,7 @@ from mmgevent.tasks.records import (
     encode_segment,
 )
 from mmgevent.tasks.run import read_batch, run_map, run_reduce
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.positions import WHOLE, position_of
 from tests.oracle import plain_mapreduce
 
