@@ -70,7 +70,7 @@ class Reductions:
         return own
 
     def reduce(self, obj: Any) -> Any:
-        """Return how an object travels: a reduction, its name in its module, or NotImplemented for dill's way."""
+        """Return how an object travels: a reduction, its name in its module, or NotImplemented to let dill decide."""
         kind = type(obj)
         reducer = self._reducers.get(kind)
         if reducer is None:
@@ -87,11 +87,11 @@ class Reductions:
         return reducer(obj)
 
     def reduce_named(self, obj: Any, module: str) -> Any:
-        """Return how an object travels that calls itself a name in `module`, None if it goes by that name."""
+        """Return how an object travels whose `__reduce__` is a name in `module`; None: by that name."""
         return instances.reduce_shell(obj) if module in self.by_value else None
 
     def note_module(self, name: str) -> None:
-        """Take along the module of something that goes by name."""
+        """Add the module of something that travels by name. Raise Refusal if it cannot travel."""
         if name in self.by_value:
             raise Refusal(
                 f"it is pickled as a name in {name}, where it has to be rebuilt: give it another __reduce__"
@@ -104,7 +104,7 @@ class Reductions:
             raise Refusal(str(error)) from None
 
     def _name_elsewhere(self, obj: Any) -> str | None:
-        """Return the qualified name of a definition that is found under it in its module, unless by value."""
+        """Return the qualified name under which a module has a definition; None if none does, or it travels by value."""
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
         if module is None or name is None or module in self.by_value:
             return None
@@ -134,7 +134,7 @@ class Reductions:
         return definitions.reduce_function(function, self.cells)
 
     def _follow_code(self, function: types.FunctionType, namespace: dict[str, Any]) -> None:
-        """Queue the globals that a function's code names and take along what it imports."""
+        """Add the globals that a function's code names, and the modules that it imports."""
         code, user = function.__code__, function.__qualname__
         parent = self.reach
         is_spare = parent is not None and parent.is_spare
@@ -167,7 +167,7 @@ class Reductions:
             self.agenda.add_spares(lookups.annotation_names(annotations), namespace)
 
     def _travels(self, namespace: dict[str, Any]) -> bool:
-        """Tell whether names are bound in this namespace by the payload, rather than by an import."""
+        """Return whether the payload binds names in this namespace; otherwise an import makes them."""
         name = self.namespaces.find_name(namespace)
         if name is None or name in self.by_value:
             return True
@@ -228,7 +228,7 @@ class Reductions:
         return definitions.reduce_type_variable(variable)
 
     def find_elsewhere(self, value: Any) -> tuple[str, str] | None:
-        """Return (module, name) of a value that a module has too which executors can import; else None."""
+        """Return (module, name) of an importable module that has the same value, or None if no module has."""
         for module_name, module in list(sys.modules.items()):
             if not isinstance(module, types.ModuleType) or module_name in self.by_value:
                 continue
@@ -245,7 +245,7 @@ class Reductions:
         return True
 
     def _reduce_sentinel(self, obj: Any) -> Any:
-        """Reduce what stands for itself, such as `dataclasses.MISSING`, to its name in the module that has it."""
+        """Reduce a sentinel, such as `dataclasses.MISSING`, to its name in the module that has it."""
         home = type(obj).__module__
         modules = list(sys.modules) if type(obj) in _SENTINELS else [home]
         for module in modules:
