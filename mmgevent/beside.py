@@ -35,7 +35,10 @@ _roots: list[str] = []
 
 
 class Hook:
-    """Replaces `__import__`. The user's code gets the user's modules, all other code the real ones."""
+    """Replaces `__import__`.
+
+    The user's code gets the user's modules, all other code the real ones.
+    """
 
     def __init__(self, names: frozenset[str], is_users: Callable[[dict[str, Any]], bool]):
         #: top-level names that the user has modules of
@@ -68,7 +71,7 @@ def alias(name: str) -> str:
 
 
 def give_from_folders(folders: list[str]) -> None:
-    """Let modules in these folders, and below, import what lies there under the name of a real module.
+    """Let modules in and below these folders import what lies there under a real module's name.
 
     Do nothing if there is no such module. Modules that were imported before get their other name.
     """
@@ -97,7 +100,7 @@ def _is_users(space: dict[str, Any]) -> bool:
 
 
 def give_shipped(shipped: Iterable[str], by_value: Iterable[str]) -> None:
-    """Let the modules of a job that arrived here import one another under the names of real modules.
+    """Let the modules of a job that arrived here import one another under real modules' names.
 
     shipped: names of those that travelled as source. by_value: names of those made of definitions.
     """

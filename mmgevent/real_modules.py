@@ -98,7 +98,7 @@ def arguments(body: str) -> list[str]:
 
 
 def protect() -> None:
-    """Import the modules that we may need from their real places, from now on and in this process."""
+    """Import the modules that we may need from their real places from now on."""
     start = _library_index()
     if start is None or is_protected():
         return
@@ -142,7 +142,10 @@ def is_protected() -> bool:
 
 
 def absolute(path: str) -> str:
-    """Return the absolute path. A path that leads nowhere, since the working directory is gone, stays as it is."""
+    """Return the absolute path.
+
+    A path that leads nowhere, since the working directory is gone, stays as it is.
+    """
     try:
         return os.path.abspath(path)
     except OSError:
@@ -150,7 +153,7 @@ def absolute(path: str) -> str:
 
 
 def user_folders() -> list[str]:
-    """Return the folders before the standard library: that of the script, and those of PYTHONPATH."""
+    """Return the folders before the standard library: the script's, those of PYTHONPATH."""
     return [absolute(entry) for entry in sys.path[: _library_index() or 0] if not _is_zip(entry)]
 
 

@@ -1,8 +1,8 @@
 """Let the functions of a job that run in this process see the `sys.argv` that its job file saw.
 
-`sys.argv` belongs to the process, so it is replaced only while such a function runs. Several threads may
-do that at once, each for its own job. The list that was shown last is the one in place. When the last
-function has ended, the program's own list is back, whatever their order.
+`sys.argv` belongs to the process, so it is replaced only while such a function runs. Several
+threads may do that at once, each for its own job. The list that was shown last is the one in place.
+When the last function has ended, the program's own list is back, whatever their order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def showing(argv: list[str]) -> Iterator[None]:
 
 
 def calls_showing(argv: list[str] | None, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `function` while `argv` is shown; `function` itself if that is None."""
+    """Return a function that calls `function` while `argv`, if any, is shown."""
     if argv is None:
         return function
 
@@ -54,7 +54,7 @@ def calls_showing(argv: list[str] | None, function: Callable[..., Any]) -> Calla
 
 
 def items_showing(argv: list[str] | None, items: Iterable[Any]) -> Iterator[Any]:
-    """Return an iterator over `items` that shows `argv` while it gets one; a plain one if that is None."""
+    """Return an iterator over `items` that shows `argv`, unless None, while it gets an item."""
     return iter(items) if argv is None else _each(argv, items)
 
 

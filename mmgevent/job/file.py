@@ -201,7 +201,10 @@ def _is_job_module(module: types.ModuleType, path: str) -> bool:
 
 
 def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.ModuleType, list[str]]:
-    """Run the file as a module of this name; return the module, and `sys.argv` as the file left it."""
+    """Run the file as a module of this name.
+
+    Return the module, and `sys.argv` as the file left it.
+    """
     location = os.path.abspath(path)
     code = _compile(path, location)
     loader = importlib.machinery.SourceFileLoader(stem, location)

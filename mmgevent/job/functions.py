@@ -5,9 +5,9 @@ A reducing function has one of two forms:
 - "pair": `f(key, values) -> value`, called once a key;
 - "iterator": `f(iterator of (key, values)) -> iterable of (key, value)`.
 
-The number of required positional parameters decides, once, before anything runs. Some signatures do not
-say (`*args`, builtins, callables without a readable one). Such a function is refused, with what to write
-instead. A guess that catches TypeError would hide the TypeErrors of the user's code.
+The number of required positional parameters decides, once, before anything runs. Some signatures do
+not say (`*args`, builtins, callables without a readable one). Such a function is refused, with what
+to write instead. A guess that catches TypeError would hide the TypeErrors of the user's code.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _BUILTIN_TYPES = (
 class Functions:
     """The functions that executors run for one job.
 
-    A function is a callable, None, or a str. A str names a function that the worker's own process offers.
-    The form of a named one is None until `resolve`.
+    A function is a callable, None, or a str. A str names a function that the worker's own process
+    offers. The form of a named one is None until `resolve`.
     """
 
     mapfn: Callable[..., Any] | str | None = None
@@ -102,11 +102,13 @@ class Functions:
         return frozenset(f for f in (self.mapfn, self.collectfn, self.reducefn) if isinstance(f, str))
 
     def describe_offered(self) -> dict[str, Any] | None:
-        """Return what processes that offer functions run for this job, as JSON has it, or None without names.
+        """Return what processes that offer functions run, as JSON has it, or None without names.
 
-        "phases": those of "map" and "reduce" that run in such a process. Nothing was shipped for them.
-        "mapfn", "collectfn", "reducefn": the name of an offered function, or "reducers.sum_values" and the
-        like for a known reducer, or None. It is None also for a function that is shipped to executors.
+        - "phases": those of "map" and "reduce" that run in such a process. Nothing was shipped for
+          them.
+        - "mapfn", "collectfn", "reducefn": the name of an offered function, or
+          "reducers.sum_values" and the like for a known reducer, or None. It is None also for a
+          function that is shipped to executors.
         """
         if not self.offered_names:
             return None
@@ -141,9 +143,10 @@ class Functions:
         return cls.of(*given).resolve(offers)
 
     def resolve(self, offers: Mapping[str, Callable[..., Any]]) -> Functions:
-        """Return these functions with every name replaced by the function that `offers` has under it.
+        """Return these functions with every name replaced by its function in `offers`.
 
-        Raise FunctionError for a name that is not offered, or a function that cannot be called in its role.
+        Raise FunctionError for a name that is not offered, or a function that cannot be called in
+        its role.
         """
         missing = sorted(self.offered_names - set(offers))
         if missing:
@@ -190,8 +193,8 @@ def _describe(fn: Any) -> str | None:
 def form_of(fn: Any, role: str) -> Form:
     """Return whether `fn` is called with a pair or with an iterator of groups.
 
-    `role` is what the user gave it as ("reducefn", ...), for the error. Raise FunctionError if the signature
-    does not say.
+    `role` is what the user gave it as ("reducefn", ...), for the error. Raise FunctionError if the
+    signature does not say.
     """
     count = _count_required(fn, role)
     if count == 2:
@@ -221,7 +224,7 @@ def check_mapfn(fn: Any) -> None:
 
 
 def check_setupfn(fn: Any, others: Iterable[Any] = ()) -> None:
-    """Raise FunctionError unless `fn` can be called as `setupfn()`, beside the `others` of its job."""
+    """Raise FunctionError unless `fn` can be a setupfn beside the `others` of its job."""
     name = fn if isinstance(fn, str) else next((other for other in others if isinstance(other, str)), None)
     if name is not None:
         raise FunctionError(

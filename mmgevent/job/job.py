@@ -1,8 +1,8 @@
 """Describe what the user wants computed: datasource, functions, options.
 
-A job never changes once it is made, except that it remembers whether its one-shot datasource was used
-up. `check` finds all that can be found wrong before the job runs. It calls nothing of the user's.
-Whoever submits a job calls it.
+A job never changes once it is made, except that it remembers whether its one-shot datasource was
+used up. `check` finds all that can be found wrong before the job runs. It calls nothing of the
+user's. Whoever submits a job calls it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,11 @@ class Job(Generic[K, V]):
     `datasource` gives `(key, value)` items: a mapping, an iterable of pairs, Files, Lines, or a
     function without arguments that returns one of these.
 
-    | function | called | with | gives |
-    |---|---|---|---|
-    | mapfn | on a worker, for each item | `(key, value)` | records: an iterable of pairs, or a mapping |
-    | collectfn | on the worker that mapped | one key's values so far, or all of them | as reducefn |
-    | reducefn | on a worker, for each key | `(key, values)` | a value |
-    | finishfn | here, at the end | as reducefn | as reducefn |
-    | setupfn | once in each executor, first of all | nothing | nothing: it binds globals |
+    - `mapfn(key, value)` runs on a worker for each item. It yields or returns records: pairs.
+    - `collectfn(key, values)` runs on the worker that mapped, and returns a value.
+    - `reducefn(key, values)` runs on a worker for each key, and returns a value.
+    - `finishfn(key, values)` runs here, at the end, and returns a value.
+    - `setupfn()` runs once in each executor, before the others. Globals that it binds are theirs.
 
     A collectfn, reducefn or finishfn with one required positional parameter has the other form:
     `f(iterator of (key, values)) -> iterable of (key, value)`. Without mapfn, items go straight to
@@ -82,7 +80,8 @@ class Job(Generic[K, V]):
     argv: tuple[str, ...] | None
     #: whether the user gave the name; otherwise it is that of a function
     is_named: bool
-    #: one element: whether a submit used up the one-shot datasource. Copies by `with_options` share it.
+    #: one element: whether a submit used up the one-shot datasource. Copies by `with_options` share
+    #: it.
     _is_used: list[bool]
 
     @overload
@@ -289,7 +288,7 @@ class Job(Generic[K, V]):
         return self.reopen_datasource()
 
     def reopen_datasource(self) -> Any:
-        """Return what `open_datasource` does, without a claim, for a driver that resubmits by itself."""
+        """Return what `open_datasource` does, without a claim: the driver resubmits by itself."""
         return calls_showing(list_to_show(self.argv), sources.open_datasource)(self.datasource)
 
     def walk(self, opened: Any) -> Iterator[tuple[Any, Any, int]]:

@@ -43,7 +43,7 @@ for _power, _letter in enumerate("kmgt", start=1):
 
 
 class OptionKeywords(TypedDict, total=False):
-    """The options as a program gives them, for editors and type checkers; `JobOptions` explains each."""
+    """The options as a program gives them, for editors. `JobOptions` explains each."""
 
     retries: int
     task_timeout: float | None
@@ -112,7 +112,7 @@ class JobOptions:
         return replace(self, **changes)
 
     def check_for_offered(self, name: str) -> None:
-        """Raise OptionError for an option that does not work with `name`, a function that workers offer."""
+        """Raise OptionError for an option that has no effect on an offered function, `name`."""
         for option, advice in _NOT_OFFERED.items():
             if getattr(self, option):
                 raise OptionError(
@@ -121,7 +121,7 @@ class JobOptions:
                 )
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the options as servers and workers receive them, in types that JSON has; no py_files."""
+        """Return the options in types that JSON has, for servers and workers; no py_files."""
         wire = asdict(self)
         del wire["py_files"]
         return wire

@@ -1,20 +1,21 @@
 """Read how many cores and how much memory the control groups of this process allow (Linux).
 
-A container is a process in control groups that have limits. Inside it the system reports the cores and
-memory of the whole machine. A process that uses so much is killed by the kernel. The files of the
-control groups have the real limits:
+A container is a process in control groups that have limits. Inside it the system reports the cores
+and memory of the whole machine. A process that uses so much is killed by the kernel. The files of
+the control groups have the real limits:
 
     version 2   cpu.max, memory.max, memory.high; memory.events counts killed processes; pids.max
-    version 1   cpu.cfs_quota_us with cpu.cfs_period_us, memory.limit_in_bytes, memory.stat; memory.oom_control; pids.max
+    version 1   cpu.cfs_quota_us with cpu.cfs_period_us, memory.limit_in_bytes, memory.stat;
+                memory.oom_control counts killed processes; pids.max
 
 Three rules:
 
-1. A limit holds for all groups below. So the smallest one counts, from the group of this process up to
-   the top.
-2. `/proc/self/mountinfo` says where groups are mounted. What it calls the root of a mount is the group
-   at the mount point: in a container often its own group, or "/" with a namespace.
-3. A file that cannot be read sets no limit. Cpusets are not read: the affinity of a process lies in its
-   cpuset.
+1. A limit holds for all groups below. So the smallest one counts, from the group of this process up
+   to the top.
+2. `/proc/self/mountinfo` says where groups are mounted. What it calls the root of a mount is the
+   group at the mount point: in a container often its own group, or "/" with a namespace.
+3. A file that cannot be read sets no limit. Cpusets are not read: the affinity of a process lies in
+   its cpuset.
 
 All functions take the folder that stands for "/", so that tests can make a machine of files.
 """
@@ -25,7 +26,8 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Usual mounts of control groups, for processes that see no /proc: version, controllers, mount point.
+#: Usual mounts of control groups, for processes that see no /proc: version, controllers, mount
+#: point.
 _CUSTOMARY = (
     (2, {"cpu", "memory", "pids"}, "/sys/fs/cgroup"),
     (1, {"memory"}, "/sys/fs/cgroup/memory"),
@@ -49,7 +51,7 @@ class Limits(NamedTuple):
 
 
 class _Hierarchy(NamedTuple):
-    """The groups of this process in one hierarchy, as folders: its own first, then those above it."""
+    """The groups of this process in one hierarchy: its own folder first, then those above."""
 
     version: int
     controllers: set[str]  #: in version 2 all that may exist
@@ -66,7 +68,7 @@ class ControlGroups:
         self.limits = self._read_limits()
 
     def count_memory_kills(self) -> int | None:
-        """Return how many processes of this group the kernel has killed for lack of memory, or None if unknown.
+        """Return how many processes of this group the kernel killed for memory; None if unknown.
 
         Kills at the limit of a group above count, too.
         """
@@ -146,7 +148,7 @@ def _unescape(field: str) -> str:
 
 
 def _find_folders(root: str, group: str, mounts: list[tuple[str, str]]) -> list[str]:
-    """Return the folders of a group and of those above it, as far as one of the mounts shows them."""
+    """Return the folders of a group and those above it, as far as a mount shows them."""
     covering = [
         (len(seen), point, group[len(seen.rstrip("/")) :]) for seen, point in mounts if _lies_in(group, seen)
     ]

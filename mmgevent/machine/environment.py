@@ -18,7 +18,7 @@ _STRING_BYTES = 1 + 8
 
 
 def find_fault(environ: Mapping[str, str]) -> str | None:
-    """Return why no process can have this environment, with its largest variable, or None if one can."""
+    """Return why no process can have this environment, or None if one can."""
     sizes = {name: len(os.fsencode(f"{name}={value}")) + _STRING_BYTES for name, value in environ.items()}
     largest = max(sizes, key=sizes.__getitem__, default="")
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""Name the working directory, which may no longer exist: others can remove it, or its permissions."""
+"""Name the working directory, which may no longer exist."""
 
 import os
 

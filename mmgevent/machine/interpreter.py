@@ -29,13 +29,14 @@ _GROUP_OF = {flag: number for number, group in enumerate(GROUPS) for flag in gro
 
 
 def own_flags() -> list[str]:
-    """Return the flags of this interpreter, whether they came from the command line or the environment."""
+    """Return this interpreter's flags, of the command line and of the environment."""
     flags = []
     if sys.flags.optimize:
         flags.append("-O" if sys.flags.optimize == 1 else "-OO")
     if sys.flags.bytes_warning:
         flags.append("-b" if sys.flags.bytes_warning == 1 else "-bb")
-    # The C locale turns the UTF-8 mode on by itself. Executors have it anyway if the locale is not UTF-8.
+    # The C locale turns the UTF-8 mode on by itself. Executors have it anyway if the locale is not
+    # UTF-8.
     is_explicit = "utf8" in sys._xoptions or bool(os.environ.get("PYTHONUTF8"))
     if sys.flags.utf8_mode and is_explicit:
         flags.append(_UTF8_ON)
@@ -65,7 +66,7 @@ def without_flags(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_utf8_locale() -> bool:
-    """Return whether the locale of the environment is UTF-8, whatever the UTF-8 mode of this interpreter."""
+    """Return whether the environment's locale is UTF-8, whatever this process's UTF-8 mode."""
     from _locale import getencoding  # the module `locale` takes 3 ms
 
     return getencoding().lower() in ("utf-8", "utf8")

@@ -1,8 +1,8 @@
 """Find the Python that our own processes run with.
 
 Usually that is the one that runs this code. If Python is part of another program, such as uWSGI,
-`sys.executable` names that program, or nothing: starting it would start another server. Then the Python
-is the first of these:
+`sys.executable` names that program, or nothing: starting it would start another server. Then the
+Python is the first of these:
 
 1. what the variable MMG_PYTHON names;
 2. the Python of the same version that lies where the libraries of this one do.
@@ -21,7 +21,10 @@ _NAMES = ("python", "pypy")
 
 
 def find_python() -> str:
-    """Return the path of the Python to start. Raise StartError if there is none, or MMG_PYTHON names none."""
+    """Return the path of the Python to start.
+
+    Raise StartError if there is none, or MMG_PYTHON names none.
+    """
     named = os.environ.get(VARIABLE)
     if named:
         return _find_named(named)
@@ -53,7 +56,7 @@ def _find_named(named: str) -> str:
 
 
 def _list_candidates() -> list[str]:
-    """Return where the Python of this version may be; first its environment, which has what is installed."""
+    """Return where this version's Python may be; its own environment comes first."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix))
     names = (f"python{_version()}", f"pypy{_version()}")
     inside = [os.path.join(prefix, "bin", name) for prefix in prefixes for name in names]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from mmgevent.machine.cgroups import ControlGroups
 
-#: Longest wait of the main thread without a look for signals, seconds. The system may deliver a signal
-#: to another thread. Python does not wake the main thread then, and Ctrl-C would have to wait.
+#: Longest wait of the main thread without a look for signals, seconds. The system may deliver a
+#: signal to another thread. Python does not wake the main thread then, and Ctrl-C would have to
+#: wait.
 SIGNAL_LOOK_S = 0.25
 #: Thresholds of the garbage collector in an engine, as `gc.set_threshold` takes them.
 GC_THRESHOLDS = (20_000, 50, 50)
@@ -28,10 +29,11 @@ GC_THRESHOLDS = (20_000, 50, 50)
 
 #: Memory of a machine that does not say how much it has, bytes.
 UNKNOWN_MEMORY_BYTES = 1024 * 1024 * 1024
-#: Memory for each executor if the user gives no number of them, bytes. One has 20 MiB before it does
-#: anything, and needs some for records. So a small container on a host of many cores gets few.
+#: Memory for each executor if the user gives no number of them, bytes. One has 20 MiB before it
+#: does anything, and needs some for records. So a small container on a host of many cores gets few.
 MIN_EXECUTOR_BYTES = 96 * 1024 * 1024
-#: Memory for all our other processes on the machine, bytes. Driver, engine and template have 110 MiB.
+#: Memory for all our other processes on the machine, bytes. Driver, engine and template have 110
+#: MiB.
 OTHERS_BYTES = 128 * 1024 * 1024
 #: Limit on descriptors if the system does not say. It is the default of most systems.
 USUAL_DESCRIPTORS = 1024
@@ -44,8 +46,8 @@ SHARED_MEMORY_FOLDER, FIRST_SCRATCH_FOLDER = "/dev/shm", "/tmp"
 def count_cores() -> int:
     """Return how many cores this process may use, at least 1.
 
-    That is the number in its affinity, but at most the quota of its control groups, rounded up. With
-    one executor too few a part of a core is idle; one too many only waits a little.
+    That is the number in its affinity, but at most the quota of its control groups, rounded up.
+    With one executor too few a part of a core is idle; one too many only waits a little.
     """
     quota = find_control_groups().limits.cores
     cores = _count_affinity()
@@ -53,7 +55,7 @@ def count_cores() -> int:
 
 
 def count_default_executors() -> int:
-    """Return the default number of executors: one for each core, if there is enough memory for them."""
+    """Return the default number of executors: one for each core, if memory allows."""
     return max(1, min(count_cores(), (total_memory_bytes() - OTHERS_BYTES) // MIN_EXECUTOR_BYTES))
 
 
@@ -69,7 +71,7 @@ def total_memory_bytes() -> int:
 
 
 def process_memory_bytes() -> int | None:
-    """Return the memory that `ulimit -v` and `-d` allow this process, bytes, or None if they set no limit."""
+    """Return the memory that `ulimit -v` and `-d` allow, bytes, or None without a limit."""
     limits = []
     for name in ("RLIMIT_AS", "RLIMIT_DATA"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -79,11 +81,11 @@ def process_memory_bytes() -> int | None:
 
 
 def open_process(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends, or None if there can be none.
+    """Return a descriptor that becomes readable when the process ends, or None.
 
-    That is so on kernels before 5.3, in sandboxes that forbid the call, and if no descriptor is left.
-    The caller must then look at the process from time to time. Raise ProcessLookupError if there is no
-    such process.
+    That is so on kernels before 5.3, in sandboxes that forbid the call, and if no descriptor is
+    left. The caller must then look at the process from time to time. Raise ProcessLookupError if
+    there is no such process.
     """
     try:
         return os.pidfd_open(pid)
@@ -109,9 +111,10 @@ def create_nameless_file(name: str) -> int:
 
 
 def find_scratch_folder() -> str:
-    """Return the folder for files without a name: Python's choice (TMPDIR, /tmp, ...), or else one in memory.
+    """Return the folder for files without a name: Python's choice, or else one in memory.
 
-    A container may be read-only. If no folder can be written to, the one returned raises when it is used.
+    A container may be read-only. If no folder can be written to, the one returned raises when it is
+    used.
     """
     import tempfile
 
@@ -130,7 +133,7 @@ def start_thread(thread: threading.Thread) -> None:
 
 
 def shortage_error(what: str, error: Exception) -> StartError:
-    """Return the error that says why a process or thread (`what`: "the engine process") cannot be started."""
+    """Return the error that says why `what`, such as "the engine process", cannot be started."""
     text = f"{what} cannot be started: {getattr(error, 'strerror', None) or error}"
     if getattr(error, "filename", None):
         text += f": {error.filename}"  # type: ignore[attr-defined]
@@ -164,14 +167,14 @@ def _count_affinity() -> int:
 def collect_garbage_rarely() -> None:
     """Run the cyclic garbage collector rarely in this process, an engine, from now on.
 
-    An engine keeps some objects for each task, and every collection looks at all of them. With Python's
-    usual thresholds, and short tasks, that takes a twentieth of its time.
+    An engine keeps some objects for each task, and every collection looks at all of them. With
+    Python's usual thresholds, and short tasks, that takes a twentieth of its time.
     """
     gc.set_threshold(*GC_THRESHOLDS)
 
 
 def descriptor_limit() -> int:
-    """Return how many descriptors this process may have, or USUAL_DESCRIPTORS if the system does not say."""
+    """Return how many descriptors this process may have; USUAL_DESCRIPTORS if unknown."""
     try:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     except OSError:  # a sandbox forbids the question
@@ -180,7 +183,10 @@ def descriptor_limit() -> int:
 
 
 def raise_descriptor_limit() -> None:
-    """Allow this process as many descriptors as the system does. A link needs one, an executor four."""
+    """Allow this process as many descriptors as the system does.
+
+    A link needs one, an executor four.
+    """
     with contextlib.suppress(OSError, ValueError):  # a sandbox forbids it, or the kernel has a lower bound
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:

@@ -1,8 +1,8 @@
 """Say what went wrong in a task, and which function, key or item is to blame.
 
-User code runs under our loops and under the C core. So every exception is judged here, by its type and
-by the frames it passed through, never by its text. A frame is the user's if its file is not one of
-this package. `TaskFailure` carries the verdict as the plain record that travels on the wire (see
+User code runs under our loops and under the C core. So every exception is judged here, by its type
+and by the frames it passed through, never by its text. A frame is the user's if its file is not one
+of this package. `TaskFailure` carries the verdict as the plain record that travels on the wire (see
 `errors.JobError`).
 
 Nothing here may fail: `__repr__` and `__str__` of the user's objects may raise, and may return huge
@@ -35,7 +35,8 @@ _repr.maxlevel = 4
 _repr.maxtuple = _repr.maxlist = _repr.maxset = _repr.maxfrozenset = _repr.maxdict = 20
 _repr.maxstring = _repr.maxlong = _repr.maxother = KEY_CHARACTERS
 
-#: Characters of an ASCII text that never needs to be shortened: far below `failures.MAX_STRING_BYTES`.
+#: Characters of an ASCII text that never needs to be shortened: far below
+#: `failures.MAX_STRING_BYTES`.
 _SHORT = 1000
 
 _MEMORY_ADVICE = (
@@ -50,7 +51,7 @@ _TERMINAL_ADVICE = (
 
 
 class TaskFailure(MmgeventError):
-    """A task failed for a reason that lies in the job. If the job is deterministic, the task fails again.
+    """A task failed for a reason that lies in the job. Another attempt probably fails, too.
 
     `failure` is the record for the wire. `item` is the position of the item at fault (see
     `positions`), or None if no single item can be named. `__cause__` is the exception itself.
@@ -160,7 +161,7 @@ def blame_segment(error: SegmentError) -> TaskFailure:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return "Type: text" of an exception; only the text of our own, whose text is made to be read alone."""
+    """Return "Type: text" of an exception; the text alone for our own classes."""
     try:
         text = str(error)
     except KeyboardInterrupt:

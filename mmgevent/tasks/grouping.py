@@ -31,7 +31,10 @@ class Grouping:
         return _speedups.group(records, groups, budget)
 
     def merge(self, later: Groups, groups: Groups) -> int:
-        """Append groups of later records to those of earlier ones; return the bytes added. Takes the lists over."""
+        """Append groups of later records to those of earlier ones; return the bytes added.
+
+        Takes the lists over.
+        """
         keys, values = list(later), list(later.values())
         if self.fold_op is not None:
             return _speedups.merge_fold(groups, keys, values, self.fold_op)

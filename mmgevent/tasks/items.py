@@ -32,7 +32,10 @@ class TaskItems:
         part: Part,
         mark: Mark,
     ):
-        """skip: positions to leave out. mark: called as `mark(position, key)` before a ref is read."""
+        """skip: positions to leave out.
+
+        mark: called as `mark(position, key)` before a ref is read.
+        """
         self._entries = entries
         self._first_entry = first_entry
         self._skip = frozenset(skip)

@@ -33,7 +33,8 @@ from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
-#: Most groups in one flush, bytes. Combining more hardly gains anything, and the user can use the memory.
+#: Most groups in one flush, bytes. Combining more hardly gains anything, and the user can use the
+#: memory.
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 
 #: Size at which an encoded flush is cut into several, bytes. It may be exceeded by one segment.
@@ -173,7 +174,10 @@ class MapTask:
     def _collect_each(
         self, groups: dict[Any, Any], combine: Callable[[Any, Any], Any], item: int | None
     ) -> bool:
-        """Replace the values of each key by what `combine` returns; return whether the groups now hold lists."""
+        """Replace the values of each key by what `combine` returns.
+
+        Return whether the groups now hold lists.
+        """
         lists = 0
         key: Any = NO_KEY
         try:
@@ -251,14 +255,17 @@ class MapTask:
 
 
 def group_budget(memory_bytes: int) -> int:
-    """Return the size of groups at which a map task flushes, if it may hold `memory_bytes` of records."""
+    """Return the size of groups at which to flush, bytes, if the task may hold `memory_bytes`."""
     return max(1, min(memory_bytes, MAX_GROUP_BYTES))
 
 
 def _blame_keys(
     error: BaseException, groups: dict[Any, Any], function: str | None, named: Any, item: int | None
 ) -> TaskFailure:
-    """Make the failure of a key that the core refused. It names `named` instead of the key, unless NO_KEY."""
+    """Make the failure of a key that the core refused.
+
+    It names `named` instead of the key, unless NO_KEY.
+    """
     for key in groups:
         try:
             _speedups.hash_key(key)
@@ -272,7 +279,7 @@ def _mark_nothing(index: int, key: Any) -> None:
 
 
 def _spread(records: Iterator[Any]) -> Iterator[Any]:
-    """Yield a record for each value of a record whose value is a list; yield all others as they are."""
+    """Yield a record for each value in a record whose value is a list, and all others."""
     for record in records:
         if isinstance(record, (tuple, list)) and len(record) == 2 and isinstance(record[1], list):
             key, values = record

@@ -4,12 +4,13 @@
 items as one iterator. So a Python generator runs once for each item, in about 1 us, and not at all
 for each record.
 
-`CarefulMapping` is for jobs with `retries` or `max_skipped`. An item that fails must leave no records:
+`CarefulMapping` is for jobs with `retries` or `max_skipped`. An item that fails must leave no
+records:
 
 - The records of an item are first taken into a list, and then reach the groups all together.
   `_speedups.map_items` checks them on the way.
-- An item that fails is tried again at once, then set aside. The task continues with the next item, so
-  every item is mapped once, whatever else fails.
+- An item that fails is tried again at once, then set aside. The task continues with the next item,
+  so every item is mapped once, whatever else fails.
 - An item of more than WHOLE_RECORDS records has a table of its own instead of a list.
 - An item that outgrows the memory of the task is grouped while it runs. If it fails, the attempt
   ends, and the next attempt leaves the item out.
@@ -99,7 +100,10 @@ class StreamedMapping:
             yield key, value
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
-        """Map one item to the list of its records. `map_items` may call this for several items at once."""
+        """Map one item to the list of its records.
+
+        `map_items` may call this for several items at once.
+        """
         try:
             records = list(pairs_of(self._mapfn(key, value), "mapfn"))
         except BaseException as error:
@@ -140,7 +144,10 @@ class CarefulMapping:
         emit_set_aside: Callable[[], None],
         originals: Originals,
     ):
-        """emit_set_aside: called when `skipping` has many rows to encode. The others as in StreamedMapping."""
+        """emit_set_aside: called when `skipping` has many rows to encode.
+
+        The others as in StreamedMapping.
+        """
         items.on_unreadable = self._set_unreadable_aside
         self._mapfn = _give_item if mapfn is None else mapfn
         self._function = None if mapfn is None else "mapfn"
@@ -198,7 +205,10 @@ class CarefulMapping:
     # --- items to records ---
 
     def _small_items(self) -> Iterator[Any]:
-        """Yield the records of each item. Stop at one with more than WHOLE_RECORDS: it is then `_large`."""
+        """Yield the records of each item.
+
+        Stop at one with more than WHOLE_RECORDS: it is then `_large`.
+        """
         return map_items(
             self._each,
             self._mark,
@@ -232,7 +242,10 @@ class CarefulMapping:
             yield records
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
-        """Map one item to the list of its records. `map_items` may call this for several items at once."""
+        """Map one item to the list of its records.
+
+        `map_items` may call this for several items at once.
+        """
         try:
             return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
         except BaseException as error:
@@ -245,8 +258,8 @@ class CarefulMapping:
     ) -> tuple[Iterator[Any], list[Any]]:
         """Try a failed item again, as often as the job allows. Set it aside if it fails each time.
 
-        Return the iterator over its records, and the first `limit` of them, which were taken from it.
-        An item that is set aside has none.
+        Return the iterator over its records, and the first `limit` of them, which were taken from
+        it. An item that is set aside has none.
         """
         for _ in range(self._skipping.retries):
             key, value = self._originals.item(position, key, value)
@@ -283,7 +296,9 @@ class CarefulMapping:
     # --- records to groups ---
 
     def _take_large(self, large: _Large) -> tuple[Groups, int, Iterator[Any] | None]:
-        """Group the records of a large item by themselves; return the groups, their number of records, the rest.
+        """Group the records of a large item by themselves.
+
+        Return the groups, their number of records, the rest.
 
         The rest is None if all records were grouped, or if the item failed and was set aside. It is
         tried again like any other.
@@ -307,7 +322,10 @@ class CarefulMapping:
             records = self._begin(key, value)
 
     def _begin(self, key: Any, value: Any) -> Iterator[Any]:
-        """Yield the records of an item. What the call of mapfn raises is raised at the first one."""
+        """Yield the records of an item.
+
+        What the call of mapfn raises is raised at the first one.
+        """
         yield from pairs_of(self._mapfn(key, value), "mapfn")
 
     def _add(self, pairs: Iterator[Any], groups: Groups, budget: int) -> tuple[bool, int, int]:
@@ -325,7 +343,7 @@ class CarefulMapping:
             raise self._blame(error) from error
 
     def _blame(self, error: BaseException) -> TaskFailure:
-        """Make the failure of the current item for an error outside of mapfn: its records are in the groups."""
+        """Make the failure of the current item for an error outside of mapfn."""
         if error is self._broken:
             raise error
         return blame_records(error, self._function, self._items.key, self._items.position)
@@ -350,7 +368,10 @@ def fill(
 
 
 def is_end_of_greenlet(error: BaseException) -> bool:
-    """Return whether `map_items` raised this to end an item's greenlet. The user's own GreenletExit is a failure."""
+    """Return whether `map_items` raised this to end an item's greenlet.
+
+    The user's own GreenletExit is a failure.
+    """
     return getattr(type(error), "ends_item", False) is True
 
 

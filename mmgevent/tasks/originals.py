@@ -24,7 +24,7 @@ class Originals:
     """Gives the items of a task again."""
 
     def __init__(self, decode: Callable[[], Sequence[Item]] | None, first_entry: int):
-        """decode: returns the entries of the task again, from `first_entry` on; None if no function changes them."""
+        """decode: returns the task's entries again, from `first_entry` on; None if never needed."""
         self._decode = decode
         self._first_entry = first_entry
         #: never given to a function

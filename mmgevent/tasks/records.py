@@ -1,7 +1,7 @@
 """Turn records into bytes and back: the only pickle of data.
 
-A *segment* is a run of records as two columns, keys and values, each one a pickled list. Servers store
-and forward segments, and read the header at most. All integers are little-endian:
+A *segment* is a run of records as two columns, keys and values, each one a pickled list. Servers
+store and forward segments, and read the header at most. All integers are little-endian:
 
     offset  size  field
          0     4  magic b"MMGS"
@@ -16,9 +16,11 @@ and forward segments, and read the header at most. All integers are little-endia
 
 - FLAT (no flag): `values[i]` is the value of `keys[i]`.
 - GROUPED: `values[i]` is a non-empty list, the values of `keys[i]` in order.
-- HASHED: the partition of some key came from `hash()` of a user's class. Reduce tasks check it again.
+- HASHED: the partition of some key came from `hash()` of a user's class. Reduce tasks check it
+  again.
 
-A *batch* is a FLAT segment of items.  A *flush* is what a task puts out at once, for any number of partitions:
+A *batch* is a FLAT segment of items. A *flush* is what a task puts out at once, for any number of
+partitions:
 
          0     4  magic b"MMGF"
          4     4  count of table rows
@@ -27,8 +29,8 @@ A *batch* is a FLAT segment of items.  A *flush* is what a task puts out at once
 
 The memo of the pickler notes objects that occur again. Distinct objects pickle four times faster
 without it. Shared ones, such as a file name in ten thousand postings, encode, decode and store
-several times better with it. So each column decides from a sample; the reader needs no flag. Without
-the memo, sharing within a record is lost: `(x, x)` comes back as two equal objects.
+several times better with it. So each column decides from a sample; the reader needs no flag.
+Without the memo, sharing within a record is lost: `(x, x)` comes back as two equal objects.
 """
 
 from __future__ import annotations
@@ -58,14 +60,15 @@ SEGMENT_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 _FLUSH_HEADER = struct.Struct("<4sI")
 _FLUSH_ROW = struct.Struct("<IIQ")
 
-#: Elements in each of the two runs of a sample. Neighbours share most. A sample takes 60 us at most.
+#: Elements in each of the two runs of a sample. Neighbours share most. A sample takes 60 us at
+#: most.
 _SAMPLE_RUN = 24
 #: Items looked at in each container of a sample, and the depth of containers.
 _SAMPLE_ITEMS = 8
 _SAMPLE_DEPTH = 2
 #: Share of distinct objects below which the memo is used: in the sample, and in the whole column as
-#: estimated. With the memo a distinct object takes 100 ns more to encode. A repeated one takes 20 ns
-#: less to encode and 100 ns less to decode.
+#: estimated. With the memo a distinct object takes 100 ns more to encode. A repeated one takes 20
+#: ns less to encode and 100 ns less to decode.
 _DISTINCT_IN_SAMPLE = 0.6
 _DISTINCT_IN_COLUMN = 0.3
 _NEVER_MEMOIZED = frozenset({int, float, bool, complex, type(None)})
@@ -150,12 +153,15 @@ def segment_size(data: Any, offset: int = 0) -> int:
 
 
 def segment_count(data: Any, offset: int = 0) -> int:
-    """Return the number of entries of the segment at `offset`, from its header. Raise SegmentError."""
+    """Return the number of entries of the segment at `offset`, from its header.
+
+    Raise SegmentError.
+    """
     return _read_header(memoryview(data), offset)[1]
 
 
 def measure_segment(data: Any, offset: int = 0) -> tuple[int, int]:
-    """Return the number of entries of the segment at `offset`, and the offset of the first byte after it.
+    """Return the number of entries of the segment at `offset`, and the offset of its end.
 
     Only its header is read. Raise SegmentError if it is none, or is cut short.
     """
@@ -222,7 +228,10 @@ def encode_flush(segments: Mapping[int, bytes]) -> bytes:
 
 
 def decode_flush(data: Any) -> list[tuple[int, memoryview]]:
-    """Split one or more whole flushes into (partition, segment bytes), without copies. Raise SegmentError."""
+    """Split one or more whole flushes into (partition, segment bytes), without copies.
+
+    Raise SegmentError.
+    """
     view = memoryview(data)
     parts = []
     offset = 0
@@ -271,9 +280,9 @@ def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
         except MemoryError:
             raise
         except Exception:
-            # What is cyclic or deeply nested needs the memo. Up to Python 3.13 many frozensets do, too:
-            # without it the pickler takes each for nested in the one before. What cannot be pickled
-            # at all fails again below.
+            # What is cyclic or deeply nested needs the memo. Up to Python 3.13 many frozensets do,
+            # too: without it the pickler takes each for nested in the one before. What cannot be
+            # pickled at all fails again below.
             buffer.seek(start)
             buffer.truncate()
     pickle.Pickler(buffer, PROTOCOL).dump(column)
@@ -303,7 +312,7 @@ def _is_shared(column: list[Any]) -> bool:
 
 
 def _add_ids(obj: Any, depth: int, ids: list[int]) -> None:
-    """Add the ids of what the pickler would look up in its memo: objects, and classes of instances."""
+    """Add the ids of what the pickler looks up in its memo: objects, and instances' classes."""
     cls = type(obj)
     if cls in _NEVER_MEMOIZED:
         return

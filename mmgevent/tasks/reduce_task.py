@@ -1,7 +1,7 @@
 """Run one reduce task: segments of some partitions in, flushes of results out.
 
-A partition is merged into groups, on disk if it is larger than memory (`scratch`), and reduced group
-by group:
+A partition is merged into groups, on disk if it is larger than memory (`scratch`), and reduced
+group by group:
 
     reducefn is a fold of `reducers`, no collectfn    the merged groups are the results
     no reducefn, or list_values                       the merged groups are the results: lists of values
@@ -9,8 +9,8 @@ by group:
     iterator form                                     called once a task, with one lazy iterator over all groups
 
 Results are emitted as FLAT segments of about a MiB. The results of a partition may span several
-flushes. What the iterator form yields is emitted under the partition that is being read at that time.
-That says nothing about the keys: only the output of the whole task makes sense.
+flushes. What the iterator form yields is emitted under the partition that is being read at that
+time. That says nothing about the keys: only the output of the whole task makes sense.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
-#: Size of a segment of results to aim at, bytes. It is cheap to handle, and small beside an executor.
+#: Size of a segment of results to aim at, bytes. It is cheap to handle, and small beside an
+#: executor.
 SEGMENT_BYTES = 1024 * 1024
 
 #: Records in the first segment, while the size of a record is unknown.
 FIRST_CHUNK = 256
 
-#: Largest growth of the number of records from one segment to the next. The last may be a poor sample.
+#: Largest growth of the number of records from one segment to the next. The last may be a poor
+#: sample.
 CHUNK_GROWTH = 4
 
 #: Most records in a segment.
@@ -54,7 +56,10 @@ class ResultWriter:
         self.chunk = FIRST_CHUNK
 
     def write(self, partition: int, keys: list[Any], values: list[Any], function: str | None) -> None:
-        """Encode up to `chunk` results. Raise TaskFailure, which blames `function`, if one cannot be pickled."""
+        """Encode up to `chunk` results.
+
+        Raise TaskFailure, which blames `function`, if one cannot be pickled.
+        """
         try:
             segment = encode_segment(keys, values)
         except BaseException as error:

@@ -1,7 +1,7 @@
 """Find the records in what a function returned, and say what is wrong with them.
 
-A function may return a generator, a list, a mapping, or any other iterable of pairs. Our loops and the
-C core look into it. This module makes the failure if there are no pairs in it.
+A function may return a generator, a list, a mapping, or any other iterable of pairs. Our loops and
+the C core look into it. This module makes the failure if there are no pairs in it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PAIRS_ADVICE = "yield (key, value) pairs, or return a list of them or a mapping
 
 
 def pairs_of(output: Any, function: str) -> Iterator[Any]:
-    """Return an iterator over the records in what a function returned; NoRecordsError if it has none."""
+    """Return an iterator over the records in what a function returned. Raise NoRecordsError."""
     if isinstance(output, (list, GeneratorType)):
         return iter(output)
     if isinstance(output, Mapping):
@@ -44,7 +44,7 @@ def blame_records(
     *,
     with_traceback: bool = True,
 ) -> TaskFailure:
-    """Make the failure of an exception that was raised while the records of a function were read."""
+    """Make the failure of an exception that was raised while records were read."""
     if isinstance(error, NoRecordsError):
         return TaskFailure(
             make_failure("record", str(error), function=function, key=key, advice=_PAIRS_ADVICE), index

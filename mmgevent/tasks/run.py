@@ -1,13 +1,14 @@
 """Run one task of a job: items to segments, segments to results.
 
-These are plain functions on plain iterables. Nothing here knows of links, schedules or processes, so
-whatever can provide bytes in order can run a job. `map_task` and `reduce_task` do the work. They promise:
+These are plain functions on plain iterables. Nothing here knows of links, schedules or processes,
+so whatever can provide bytes in order can run a job. `map_task` and `reduce_task` do the work. They
+promise:
 
 - What a task emits depends on its arguments alone, so all attempts of a task give the same.
 - Records take at most `memory_bytes`. The user's functions may take more. Files are made in
   `scratch_dir` only.
-- Whatever the user's code raises, even SystemExit, becomes a `TaskFailure`. What `emit` or the input
-  raises passes unchanged, and so do errors of damaged bytes.
+- Whatever the user's code raises, even SystemExit, becomes a `TaskFailure`. What `emit` or the
+  input raises passes unchanged, and so do errors of damaged bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from mmgevent.tasks.reduce_task import ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
-#: Thresholds of the cyclic garbage collector during a task, as `gc.set_threshold` takes them. The first
-#: is the number of new containers between two collections. With the usual 700, building groups takes
-#: twice as long. Without collections, a function that leaves cycles (a parser's trees) fills the memory.
+#: Thresholds of the cyclic garbage collector during a task, as `gc.set_threshold` takes them. The
+#: first is the number of new containers between two collections. With the usual 700, building
+#: groups takes twice as long. Without collections, a function that leaves cycles (a parser's trees)
+#: fills the memory.
 GC_THRESHOLDS = (2_000_000, 1000, 1000)
 
 
@@ -51,29 +53,29 @@ def run_map(
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
-    items: entries `(key, value)` of a batch. A value that is a `refs.Ref` is expanded into the items of
-        its file.
+    items: entries `(key, value)` of a batch. A value that is a `refs.Ref` is expanded into the
+        items of its file.
     partitions: number of partitions of the job.
-    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them. The
-        encoded copy of a flush, the input and the functions' own objects come on top.
+    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them.
+        The encoded copy of a flush, the input and the functions' own objects come on top.
     emit: called as `emit(flush)` with the bytes of each flush.
     mark: called as `mark(position, key)` before each item.
     first_index: index of the first entry. Positions count from it (see `positions`).
     skip: positions of items to leave out.
-    map_items: called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each triple,
-        perhaps to several at once, and returns an iterator over the results in order. It must raise
-        what `fn` raises, and it calls `mark` itself.
-    mark_flush: called with None before a flush of several items' records, and with the position of the
-        last item when that continues.
+    map_items: called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each
+        triple, perhaps to several at once, and returns an iterator over the results in order. It
+        must raise what `fn` raises, and it calls `mark` itself.
+    mark_flush: called with None before a flush of several items' records, and with the position of
+        the last item when that continues.
     part: which part of a single entry to map.
     skipping: what to do about items that fail. None: a failure ends the task.
-    decode: returns `items` again, for another try of an item that a function has changed. Needed with
-        `skipping`.
-    tunes_gc: whether the cyclic garbage collector of this process may run rarely meanwhile. False if
-        other code uses it, too.
+    decode: returns `items` again, for another try of an item that a function has changed. Needed
+        with `skipping`.
+    tunes_gc: whether the cyclic garbage collector of this process may run rarely meanwhile. False
+        if other code uses it, too.
 
-    Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is not
-    the driver's. What `emit` raises passes unchanged.
+    Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
+    not the driver's. What `emit` raises passes unchanged.
     """
     task = MapTask(
         functions,
@@ -106,16 +108,17 @@ def run_reduce(
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
 
-    parts: yields (partition, bytes, iterable of its segments in (task, flush) order). The bytes are a
-        hint, 0 if unknown. One segment is read at a time, and the next part after the last one.
-    mark: called as `mark(index, key)` before each call of a reducefn of pair form and before each group
-        that an iterator form receives, and now and then if there is no function. The index counts keys.
+    parts: yields (partition, bytes, iterable of its segments in (task, flush) order). The bytes are
+        a hint, 0 if unknown. One segment is read at a time, and the next part after the last one.
+    mark: called as `mark(index, key)` before each call of a reducefn of pair form and before each
+        group that an iterator form receives, and now and then if there is no function. The index
+        counts keys.
     scratch_dir: folder of the unlinked file for a partition that outgrows `memory_bytes`. None: the
         system's folder for temporary files.
     The others are those of `run_map`.
 
-    Raise TaskFailure, without an item, and SegmentError for damaged bytes. What `parts` and `emit` raise
-    passes unchanged.
+    Raise TaskFailure, without an item, and SegmentError for damaged bytes. What `parts` and `emit`
+    raise passes unchanged.
     """
     task = ReduceTask(
         functions,
@@ -149,7 +152,10 @@ def read_batch(data: Any) -> list[tuple[Any, Any]]:
 
 
 def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
-    """Run a task. With `tunes_gc` the garbage collector runs rarely meanwhile, or not at all if it was off."""
+    """Run a task.
+
+    With `tunes_gc` the garbage collector runs rarely meanwhile, or not at all if it was off.
+    """
     if not tunes_gc:
         return task.run()
     thresholds = gc.get_threshold()

@@ -1,9 +1,10 @@
 """Merge the segments of one partition into groups, on local disk if they are larger than memory.
 
 Segments arrive in (task, flush) order and are merged in that order, so the values of a key stay in
-order. If the groups in memory outgrow the limit, they are scattered over a few *pieces*, by hash and
-under another seed, and appended to an unlinked temporary file. The rest of the partition follows the
-same way. Then each piece is a smaller partition, and is merged like one, at most MAX_SPLITS deep.
+order. If the groups in memory outgrow the limit, they are scattered over a few *pieces*, by hash
+and under another seed, and appended to an unlinked temporary file. The rest of the partition
+follows the same way. Then each piece is a smaller partition, and is merged like one, at most
+MAX_SPLITS deep.
 
 All values of one key are in one piece. So a piece of a single key is never split: it is merged in
 memory, and if it does not fit the job fails.
@@ -41,7 +42,9 @@ MAX_SHARE = 256 * 1024
 
 
 class PieceFile:
-    """The pieces of one split: runs of segments in one unlinked file, which vanishes when it is closed.
+    """The pieces of one split: runs of segments in one unlinked file.
+
+    The file vanishes when it is closed.
 
     Every method that touches the disk may raise OSError.
     """
@@ -91,8 +94,8 @@ class PieceFile:
 class Merger:
     """Merges partitions for one reduce task.
 
-    Segments hold values, and groups are `{key: [value, ...]}`. With a `fold_op`, the number of a fold of
-    the C core, segments hold its partial results, and groups are `{key: partial result}`.
+    Segments hold values, and groups are `{key: [value, ...]}`. With a `fold_op`, the number of a
+    fold of the C core, segments hold its partial results, and groups are `{key: partial result}`.
     """
 
     def __init__(self, *, partitions: int, bound_bytes: int, fold_op: int | None, scratch_dir: str | None):
@@ -104,8 +107,9 @@ class Merger:
     def merge(self, partition: int, n_bytes: int, segments: Iterator[Any]) -> Iterator[dict[Any, Any]]:
         """Yield the groups of a partition as one or more dicts; each key is in one of them.
 
-        `n_bytes` is the size of the segments together, or 0 if unknown. Raise TaskFailure. Exceptions
-        of the `segments` iterator pass unchanged, and so does SegmentError for damaged bytes.
+        `n_bytes` is the size of the segments together, or 0 if unknown. Raise TaskFailure.
+        Exceptions of the `segments` iterator pass unchanged, and so does SegmentError for damaged
+        bytes.
         """
         return self._merge(self._checked(partition, segments), n_bytes, depth=0)
 
@@ -190,7 +194,10 @@ class Merger:
             raise blame_exception(error, "reducefn") from error
 
     def _held(self, segments: Iterator[Segment], groups: dict[Any, Any]) -> Iterator[Segment]:
-        """Yield the segments. If there is no memory for the next, blame the key that has most values."""
+        """Yield the segments.
+
+        If there is no memory for the next, blame the key that has most values.
+        """
         try:
             yield from segments
         except MemoryError as error:

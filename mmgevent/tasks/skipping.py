@@ -1,9 +1,9 @@
 """Decide what happens to an item that fails: it is tried again, set aside, or ends the task.
 
-A `Skipping` belongs to one run of one map task. It counts the items that were set aside, and makes a
-row of each, which says what the item was and why it failed. Rows leave the task as segments of one
-more partition than the job has. So they are staged, committed, spilled and dropped together with the
-records of the attempt, and the server counts them without reading them.
+A `Skipping` belongs to one run of one map task. It counts the items that were set aside, and makes
+a row of each, which says what the item was and why it failed. Rows leave the task as segments of
+one more partition than the job has. So they are staged, committed, spilled and dropped together
+with the records of the attempt, and the server counts them without reading them.
 
 A row is a record. Its key is the key of the item. Its value is a tuple:
 
@@ -28,8 +28,8 @@ from mmgevent.wire import failures
 #: Largest pickled value of an item that is kept, bytes. Larger ones are read again on request.
 MAX_VALUE_BYTES = 64 * 1024
 
-#: Tracebacks formatted in one run of a task. One takes as long as two hundred short items, and after
-#: the first twenty the others tell nothing new.
+#: Tracebacks formatted in one run of a task. One takes as long as two hundred short items, and
+#: after the first twenty the others tell nothing new.
 MAX_TRACEBACKS = 20
 
 #: Items set aside that messages name one by one. Further ones are only counted.
@@ -59,7 +59,10 @@ class Skipping:
         *,
         passes: Callable[[BaseException], bool] = _never,
     ):
-        """retries, max_skipped: options of the job. passes: whether an exception is no failure of an item."""
+        """retries, max_skipped: options of the job.
+
+        passes: whether an exception is no failure of an item.
+        """
         self.retries = retries
         self.passes = passes
         #: number of items that were set aside
@@ -88,7 +91,10 @@ class Skipping:
         return len(self._rows) >= ROWS_A_SEGMENT
 
     def give_up(self, position: int, key: Any, value: Any, failure: TaskFailure) -> None:
-        """Set an item aside that has no tries left. Raise the failure if the job does not allow that."""
+        """Set an item aside that has no tries left.
+
+        Raise the failure if the job does not allow that.
+        """
         failure.is_spent = True
         if not self._max_skipped:
             raise failure
@@ -133,10 +139,13 @@ def _text_of(error: BaseException) -> str:
 
 
 class SignalTeller:
-    """Tells exceptions that a signal raised from failures of a function, in the user's own process."""
+    """Tells exceptions that a signal raised from failures of a function, in a driver."""
 
     def __init__(self) -> None:
-        """Note the handlers that are installed now. A function may install others later, for itself."""
+        """Note the handlers that are installed now.
+
+        A function may install others later, for itself.
+        """
         handlers = map(signal.getsignal, signal.valid_signals())
         self._codes = frozenset(
             code for each in handlers if (code := getattr(each, "__code__", None)) is not None

@@ -36,7 +36,7 @@ class RecordError(MmgeventError):
 
 
 def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Exception) -> RecordError:
-    """Return the error for the first record that cannot be pickled; `error` is why the columns could not."""
+    """Return the error for the first record that cannot be pickled, or of all of them together."""
     for key, value in zip(keys, values):  # noqa: B905
         group = value if grouped else [value]
         for role, obj in (("key", key), *(("value of key", each) for each in group)):
@@ -51,7 +51,8 @@ def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Excep
                     key,
                     _advice_for(culprit),
                 )
-    # Each record pickles alone: the sum of them does not, or an object answers differently each time.
+    # Each record pickles alone: the sum of them does not, or an object answers differently each
+    # time.
     return RecordError(f"records cannot be pickled together: {type(error).__name__}: {error}")
 
 

@@ -1,12 +1,12 @@
 """Find the files that paths stand for.
 
-A path is a file, a glob or a folder. A name that exists is taken literally, even with brackets in it.
-Nothing here reads contents. Only `flatten` may be called before the job is submitted: it does not touch
-the disk.
+A path is a file, a glob or a folder. A name that exists is taken literally, even with brackets in
+it. Nothing here reads contents. Only `flatten` may be called before the job is submitted: it does
+not touch the disk.
 
 No input is left out silently. A link that leads nowhere, a folder that cannot be listed and a file
-whose status cannot be read are errors. A warning counts and names what else is left out: pipes and the
-like, and links to folders.
+whose status cannot be read are errors. A warning counts and names what else is left out: pipes and
+the like, and links to folders.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def check_paths(paths: tuple[str, ...]) -> None:
 def find_files(paths: tuple[str, ...]) -> Iterator[str]:
     """Yield the files of each path in turn; those of a glob or folder are sorted.
 
-    Raise DatasourceError as `check_paths` does, and for a file or folder whose status cannot be read. Log
-    a warning about what is left out.
+    Raise DatasourceError as `check_paths` does, and for a file or folder whose status cannot be
+    read. Log a warning about what is left out.
     """
     check_paths(paths)
     left_out = _LeftOut()
@@ -136,7 +136,8 @@ def _files_below(folder: str, left_out: _LeftOut) -> Iterator[str]:
 class _Glob:
     """A glob that matches as `glob.glob(recursive=True)` does, but leaves nothing out silently.
 
-    If a chain of links leads back to a folder, that folder is not entered again: its files would never end.
+    If a chain of links leads back to a folder, that folder is not entered again: its files would
+    never end.
     """
 
     def __init__(self, pattern: str, left_out: _LeftOut):
@@ -167,7 +168,7 @@ class _Glob:
             yield from self._match_name(path, depth)
 
     def _match_name(self, path: str, depth: int) -> Iterator[str]:
-        """Yield a path that matches the parts up to `depth`, or what matches the other parts below it."""
+        """Yield a path that matches the parts up to `depth`, or what matches the rest below it."""
         status = _look_at(path)
         if self._is_last(depth):
             if _is_file(path, status, self._left_out):
@@ -176,7 +177,7 @@ class _Glob:
             yield from self._match(path, depth + 1)
 
     def _match_below(self, folder: str, depth: int, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """Yield what matches `**` and the parts after it, in a folder and all below; `above` are its parents."""
+        """Yield what matches `**` and the parts after it, in and below a folder."""
         status = _look_at(folder or os.curdir)
         identity = (status.st_dev, status.st_ino)
         if identity in above or not stat.S_ISDIR(status.st_mode):

@@ -1,13 +1,15 @@
 """Stand for the content of a file, or of a split of one, until it is needed.
 
-A driver sends refs instead of contents. A worker that expands a ref must see the file that the driver
-saw: of the same size, with the same hash of its first 64 KiB. Times differ between copies, so they do
-not count. If it sees another file, `ContentNeeded` asks the driver for `with_content()`, the same ref
-with the bytes inside.
+A driver sends refs instead of contents. A worker that expands a ref must see the file that the
+driver
+saw: of the same size, with the same hash of its first 64 KiB. Times differ between copies, so they
+    do
+not count. If it sees another file, `ContentNeeded` asks the driver for `with_content()`, the same
+ref with the bytes inside.
 
-A split of lines `(start, end)` begins after the first line end at or after byte `start`, or at byte 0.
-Its last line is the one that contains or begins at byte `end`. So nobody has to read the file to cut it,
-and every line belongs to exactly one split.
+A split of lines `(start, end)` begins after the first line end at or after byte `start`, or at byte
+0. Its last line is the one that contains or begins at byte `end`. So nobody has to read the file to
+cut it, and every line belongs to exactly one split.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from mmgevent.errors import DatasourceError, MmgeventError
 #: Hashed start of a file, bytes. It tells files apart, and one read gets it.
 HEAD_BYTES = 64 * 1024
 
-#: Largest content of a file whose size does not say how much there is, bytes. The driver reads it, and
-#: it travels with its ref.
+#: Largest content of a file whose size does not say how much there is, bytes. The driver reads it,
+#: and it travels with its ref.
 MAX_UNSIZED_BYTES = 16 * 1024 * 1024
 
 #: Bytes read at once while looking for the end of a line that begins in another split.
@@ -40,7 +42,7 @@ _ASCII_SUPERSETS = frozenset({"utf-8", "utf8", "UTF-8", "ascii", "latin-1", "lat
 
 
 class ContentNeeded(MmgeventError):
-    """The file of a ref is not here, or is not the one that the driver saw: its content must be sent."""
+    """The file of a ref is missing here or is another one, so its content must be sent."""
 
 
 class DecodeError(DatasourceError, ValueError):
@@ -88,7 +90,7 @@ class Ref:
         raise NotImplementedError
 
     def units(self) -> Iterator[tuple[Any, Any]]:
-        """Read the file and yield its `(key, value)` items. The value of one that cannot be read is Unreadable.
+        """Read the file and yield `(key, value)`. A value that cannot be read is Unreadable.
 
         Raise ContentNeeded if the file cannot be read or is another one.
         """
@@ -97,8 +99,8 @@ class Ref:
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Read the file and yield its `(key, value)` items.
 
-        Raise ContentNeeded if the file cannot be read or is another one. Raise DecodeError if it is not
-        text in its encoding.
+        Raise ContentNeeded if the file cannot be read or is another one. Raise DecodeError if it is
+        not text in its encoding.
         """
         for key, value in self.units():
             if type(value) is Unreadable:
@@ -108,8 +110,8 @@ class Ref:
     def with_content(self) -> Ref:
         """Return this ref with the bytes that it stands for inside; for the driver.
 
-        A file that has grown since is read up to its former end. Raise DatasourceError if it is lost or
-        was changed in any other way.
+        A file that has grown since is read up to its former end. Raise DatasourceError if it is
+        lost or was changed in any other way.
         """
         raise NotImplementedError
 
@@ -303,10 +305,10 @@ class Identity(NamedTuple):
 
 
 def identify(path: str) -> tuple[Identity, bytes | None]:
-    """Return what tells a file from others, and its content if its size does not say how much there is.
+    """Return what tells a file from others, and its content if its size does not tell how much.
 
-    The size of most files of /proc and /sys says nothing about their content. They are read here, on the
-    driver's machine. Raise DatasourceError if a path is no regular file or cannot be read.
+    The size of most files of /proc and /sys says nothing about their content. They are read here,
+    on the driver's machine. Raise DatasourceError if a path is no regular file or cannot be read.
     """
     location = os.path.abspath(path)
     try:
@@ -348,8 +350,8 @@ def _read_exactly(file: Any, n_bytes: int) -> bytes:
 def _read_up_to(file: Any, n_bytes: int, at_once: int = sys.maxsize) -> bytes:
     """Read `n_bytes`, or all there is. One unbuffered read may return less, and 2 GiB at most.
 
-    at_once: most bytes of one read. Files of /proc/sys give all or nothing on the first read, and refuse
-    one of megabytes.
+    at_once: most bytes of one read. Files of /proc/sys give all or nothing on the first read, and
+        refuse one of megabytes.
     """
     data = _read_some(file, min(n_bytes, at_once))
     if len(data) == n_bytes:

@@ -1,8 +1,8 @@
 """Say where the items of a job come from, and walk through them once.
 
 `iterate` turns whatever the user gave into items: a mapping, an iterable of pairs, a Source, or a
-function that returns one of these. A Source gives refs to files instead of contents. It touches the disk
-when it is checked or walked, never when it is made. Workers read the contents.
+function that returns one of these. A Source gives refs to files instead of contents. It touches the
+disk when it is checked or walked, never when it is made. Workers read the contents.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ LINES_SPLIT_BYTES = 4 * 1024 * 1024
 class Source:
     """Items that stay where they are until an executor reads them.
 
-    `a + b` gives the items of `a`, then those of `b`. Iteration yields the loaded `(key, value)` items, as
-    mapfn sees them.
+    `a + b` gives the items of `a`, then those of `b`. Iteration yields the loaded `(key, value)`
+    items, as mapfn sees them.
     """
 
     def refs(self) -> Iterator[Ref]:
-        """Yield a ref for each file or split, in order. Raise DatasourceError for one that cannot be read."""
+        """Yield a ref for each file or split, in order.
+
+        Raise DatasourceError for one that cannot be read.
+        """
         raise NotImplementedError
 
     def check(self) -> None:
@@ -51,18 +54,18 @@ class Source:
 class Files(Source):
     """One item `(path, text)` for each file, or `(path, bytes)` if `binary`.
 
-    A path is a str or PathLike, or a list of them. It names a file, a glob (`**` crosses folders) or a
-    folder, which stands for all files in it and below. Files of globs and folders are sorted by path.
-    Hidden names in folders are left out, and those in globs unless the glob names them. A file that is
-    named twice counts twice.
+    A path is a str or PathLike, or a list of them. It names a file, a glob (`**` crosses folders)
+    or a folder, which stands for all files in it and below. Files of globs and folders are sorted
+    by path. Hidden names in folders are left out, and those in globs unless the glob names them. A
+    file that is named twice counts twice.
 
-    Missing input is an error: a link that leads nowhere, a folder that cannot be listed. A warning counts
-    and names what else is left out: links to folders in folders, pipes, sockets and devices. The driver
-    reads files whose size does not say how much there is, such as those of /proc.
+    Missing input is an error: a link that leads nowhere, a folder that cannot be listed. A warning
+    counts and names what else is left out: links to folders in folders, pipes, sockets and devices.
+    The driver reads files whose size does not say how much there is, such as those of /proc.
 
-    Text is what `open(path, encoding=encoding, errors=errors).read()` returns. A file that is not text in
-    that encoding raises DecodeError when it is mapped. A whole file is in memory while it is mapped; use
-    `Lines` for large ones.
+    Text is what `open(path, encoding=encoding, errors=errors).read()` returns. A file that is not
+    text in that encoding raises DecodeError when it is mapped. A whole file is in memory while it
+    is mapped; use `Lines` for large ones.
     """
 
     def __init__(
@@ -90,9 +93,9 @@ class Files(Source):
 class Lines(Source):
     """One item `((path, byte offset), line)` for each line, without its line end.
 
-    Paths are those of `Files`. A line ends at ``\\n``; one ``\\r`` before it belongs to the line end. Files
-    are read in splits of LINES_SPLIT_BYTES, cut at line ends, so one large file keeps every core busy. A
-    split and its longest line must fit into memory.
+    Paths are those of `Files`. A line ends at ``\\n``; one ``\\r`` before it belongs to the line
+    end. Files are read in splits of LINES_SPLIT_BYTES, cut at line ends, so one large file keeps
+    every core busy. A split and its longest line must fit into memory.
     """
 
     def __init__(self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict") -> None:
@@ -145,9 +148,10 @@ class _Sum(Source):
 def iterate(datasource: Any) -> Iterator[tuple[Any, Any, int]]:
     """Walk through a datasource once, lazily, and yield `(key, value, weight)`.
 
-    An item of a Source has a Ref as its value, and the bytes of the ref as its weight. All others have
-    weight 0: their encoded size is their weight. Raise DatasourceError for anything that is no datasource,
-    and for an item that is no pair. What the user's own iterator raises passes unchanged.
+    An item of a Source has a Ref as its value, and the bytes of the ref as its weight. All others
+    have weight 0: their encoded size is their weight. Raise DatasourceError for anything that is no
+    datasource, and for an item that is no pair. What the user's own iterator raises passes
+    unchanged.
     """
     return walk(open_datasource(datasource))
 
@@ -176,7 +180,7 @@ def is_one_shot(datasource: Any) -> bool:
 
 
 def is_safe_to_repeat(opened: Any) -> bool:
-    """Return whether what `open_datasource` returned surely gives the same items in another walk."""
+    """Return whether what `open_datasource` returned surely gives the same items again."""
     return type(opened) in (Files, Lines, _Sum) or is_repeatable(opened)
 
 
@@ -200,8 +204,8 @@ def used_up(datasource: Any) -> DatasourceError:
 def open_datasource(datasource: Any) -> Any:
     """Return what is to be walked through: the datasource itself, or what its function returns.
 
-    Raise DatasourceError for anything that is no datasource, and for a function that returns the same
-    iterator twice.
+    Raise DatasourceError for anything that is no datasource, and for a function that returns the
+    same iterator twice.
     """
     check_datasource(datasource)
     if isinstance(datasource, Source) or _is_mapping(datasource) or _is_iterable(datasource):

@@ -4,11 +4,11 @@ Three kinds of things can be walked through:
 
 - What surely gives the same items each time (`is_repeatable`). Nothing is remembered about it.
 - Iterators (`is_iterator`). A walk uses them up, and `claim` refuses the second.
-- All others, such as `tqdm(generator)` or a wrapper around a database cursor. They may be either. Only
-  a second walk shows it: `Walk` compares it with earlier walks.
+- All others, such as `tqdm(generator)` or a wrapper around a database cursor. They may be either.
+  Only a second walk shows it: `Walk` compares it with earlier walks.
 
-A thing is known by its identity while it lives. If it allows no weak reference (`zip`, `map`, classes
-with slots), we hold it until the first submit after the program has dropped it.
+A thing is known by its identity while it lives. If it allows no weak reference (`zip`, `map`,
+classes with slots), we hold it until the first submit after the program has dropped it.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class Walk:
     def begin(self, first: int) -> None:
         """Note the digest of the first item.
 
-        Raise DatasourceError if an earlier walk began with another item and did not reach the end. This
-        walk probably continues where that one stopped.
+        Raise DatasourceError if an earlier walk began with another item and did not reach the end.
+        This walk probably continues where that one stopped.
         """
         record = self._record
         if record.first is None:
@@ -161,10 +161,10 @@ class Walk:
 
 
 class Repetition:
-    """Walks of one job through its datasource, which it reads again after a server or engine was lost.
+    """Walks of one job through its datasource, again after each loss of a server or engine.
 
-    Each walk must give at least as many items as the walks before it, and the first item of the first
-    one. Otherwise a function whose iterators all continue in one stream would lose items.
+    Each walk must give at least as many items as the walks before it, and the first item of the
+    first one. Otherwise a function whose iterators all continue in one stream would lose items.
     """
 
     def __init__(self) -> None:
@@ -196,7 +196,10 @@ class Repetition:
         self._items += n_items
 
     def end(self) -> int:
-        """Note the end, and return the number of items. Raise DatasourceError if items must be missing."""
+        """Note the end, and return the number of items.
+
+        Raise DatasourceError if items must be missing.
+        """
         if self._items < self._due:
             raise DatasourceError(
                 f"the datasource gave {self._items} items when the job was submitted again, and at least {self._due} "
@@ -211,7 +214,10 @@ class Repetition:
 
 
 def note_call(function: Any, n_items: int) -> int:
-    """Note how many items the datasource of a function had; return the most that an earlier one had."""
+    """Note how many items the datasource of a function had.
+
+    Return the most that an earlier one had.
+    """
     record = _record_of(function)
     before = record.items or 0
     record.items = max(before, n_items)

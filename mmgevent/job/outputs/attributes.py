@@ -11,7 +11,8 @@ import contextlib
 import os
 import stat
 
-#: Extended attributes that the new file takes over. Others belong to the old contents or the system.
+#: Extended attributes that the new file takes over. Others belong to the old contents or the
+#: system.
 _ACL = "system.posix_acl_access"
 _USER_ATTRIBUTES = "user."
 

@@ -1,12 +1,12 @@
 """Open the place to which results are written: a stream, or a file that replaces another one.
 
-1. A descriptor of this process (`/dev/stdout`, `/dev/fd/63`), a FIFO or a device is a stream. Results are
-   written to it at once, and it is never replaced.
+1. A descriptor of this process (`/dev/stdout`, `/dev/fd/63`), a FIFO or a device is a stream.
+   Results are written to it at once, and it is never replaced.
 2. A regular file is replaced when all is written. Until then the new file has no name if the system
    allows that (`O_TMPFILE`), so nothing is left behind however the process ends. Otherwise it has a
    temporary name in the same folder.
-3. The new file takes over owner, group, mode, ACL and user attributes of the old one. One warning names
-   what it cannot take over. It never grants more than the old file did.
+3. The new file takes over owner, group, mode, ACL and user attributes of the old one. One warning
+   names what it cannot take over. It never grants more than the old file did.
 4. A file that cannot be replaced is refused before the job runs.
 """
 
@@ -28,7 +28,8 @@ from mmgevent.job.outputs.attributes import take_over
 #: Most links followed from a path to a descriptor. Linux follows as many.
 MAX_LINKS = 40
 
-#: Most names tried for a temporary file. Each has 64 random bits, so a second is hardly ever needed.
+#: Most names tried for a temporary file. Each has 64 random bits, so a second is hardly ever
+#: needed.
 MAX_NAMES = 100
 
 #: Error numbers of open() on file systems without unnamed files.
@@ -124,7 +125,10 @@ class Replacement:
         _write_all(self._file, data)
 
     def commit(self) -> None:
-        """Give the file its attributes and its name. If that fails, OutputError says where whole results are."""
+        """Give the file its attributes and its name.
+
+        If that fails, OutputError says where whole results are.
+        """
         if self._file is None:
             return
         with contextlib.suppress(OSError):  # it has been removed since
@@ -157,7 +161,7 @@ class Replacement:
 
 
 def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
-    """Open what `path` names. `warn` is called at most once, about what a new file could not take over.
+    """Open what `path` names; `warn` gets a sentence about what a new file could not take over.
 
     Raise OutputError for a path that cannot be written to, or a file that cannot be replaced.
     """
@@ -183,7 +187,7 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
 
 
 def descriptor_of(path: str) -> int | None:
-    """Return the number of the descriptor of this process that `path` names, such as 1 for `/dev/stdout`.
+    """Return the number of this process's descriptor that `path` names: 1 for `/dev/stdout`.
 
     Links are followed. None for any other path.
     """
@@ -269,7 +273,7 @@ def _check_replaceable(name: str, target: str, before: os.stat_result) -> None:
 
 
 def _is_kept_by_others(folder: os.stat_result, file: os.stat_result) -> bool:
-    """Return whether the sticky bit of the folder (as of /tmp) keeps this user from replacing the file."""
+    """Return whether a sticky bit, as of /tmp, keeps this user from replacing the file."""
     user = os.geteuid()
     return bool(folder.st_mode & stat.S_ISVTX) and user not in (0, folder.st_uid, file.st_uid)
 
@@ -287,7 +291,7 @@ def _mount_points() -> set[str]:
 
 
 def _create_unnamed(folder: str, mode: int) -> int | None:
-    """Return the descriptor of a new file without a name, or None if it cannot be made, or not named later."""
+    """Return the descriptor of a new file without a name, or None if that is not possible."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
         return None

@@ -1,12 +1,13 @@
 """Encode records as lines of text or as a stream of pickles.
 
-- tsv: `key TAB value` in a line. A str stands as it is, with `\\\\ \\t \\n \\r` escaped. Everything else
-  is JSON, or `repr()` if JSON has no such value.
+- tsv: `key TAB value` in a line. A str stands as it is, with `\\\\ \\t \\n \\r` escaped. Everything
+  else is JSON, or `repr()` if JSON has no such value.
 - jsonl: `[key, value]` in a line. A value that JSON does not have is an OutputError.
 - pickle: one `(key, value)` after another, for `load`.
 
-In JSON a tuple is an array and a set is a sorted array. Text is UTF-8 whatever the locale. UTF-8 has
-no surrogates, so one is written as `\\udc80`: JSON reads it back, and no escaped str looks like it.
+In JSON a tuple is an array and a set is a sorted array. Text is UTF-8 whatever the locale. UTF-8
+has no surrogates, so one is written as `\\udc80`: JSON reads it back, and no escaped str looks like
+it.
 
 Values of numpy become Python's own: scalars become numbers, true, false or text, and arrays become
 arrays. A time or a span of time is numpy's text for it (`2020-01-31T00:00:00`, `3 seconds`, `NaT`).
@@ -159,7 +160,10 @@ def _plain(value: Any) -> Any:
 
 
 def _sorted_elements(elements: set[Any] | frozenset[Any]) -> list[Any]:
-    """Sort a set by its elements, or by their JSON if they have no order. Sets have only a partial one."""
+    """Sort a set by its elements, or by their JSON if they have no order.
+
+    Sets have only a partial one.
+    """
     if not any(map(_has_set, elements)):
         try:
             return [_plain(element) for element in sorted(elements)]
@@ -173,7 +177,10 @@ def _has_set(value: Any) -> bool:
 
 
 def _is_numpy(value: Any) -> bool:
-    """Return whether `value` is a scalar or an array of numpy. None exists unless numpy is loaded."""
+    """Return whether `value` is a scalar or an array of numpy.
+
+    None exists unless numpy is loaded.
+    """
     numpy: Any = sys.modules.get("numpy")
     is_real = hasattr(numpy, "ndarray")  # or it is a module of the user's
     return is_real and isinstance(value, (numpy.generic, numpy.ndarray))

@@ -105,7 +105,7 @@ class Agenda:
         return spares
 
     def open(self, namespace: dict[str, Any] | None = None) -> None:
-        """Add all names of a namespace, and of the job's modules, as spare ones: code looks names up."""
+        """Add all names of a namespace and of the job's modules as spare ones."""
         jobs = [space for _, space in self._namespaces.job_homes()]
         for space in jobs if namespace is None else (namespace, *jobs):
             if id(space) not in self._opened:
@@ -126,7 +126,7 @@ class Agenda:
         return {name for place, name in self._used if place == id(namespace)}
 
     def unused_names(self) -> dict[str, list[str]]:
-        """Return {module: names that were never added}, so that an executor can say why one is missing."""
+        """Return {module: names that were never added}; an executor can say why one is missing."""
         return {
             home: [
                 name for name in self._namespaces.bound_names(space) if (id(space), name) not in self._seen

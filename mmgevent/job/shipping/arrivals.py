@@ -1,7 +1,7 @@
 """Let the modules that travelled be imported where they arrive.
 
-`install` puts one finder before all others. So a module that travelled is the one that was submitted,
-whatever lies there on disk.
+`install` puts one finder before all others. So a module that travelled is the one that was
+submitted, whatever lies there on disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 from mmgevent.job.shipping import package_files
 from mmgevent.job.shipping.module_source import ModuleSource
 
-#: How a module finds its folder, and calls that return nothing, rather than fail, if it is not there.
+#: How a module finds its folder, and calls that return nothing, rather than fail, if it is not
+#: there.
 _PLACE = re.compile(r"\b__(file|path)__\b")
 _LOOK = re.compile(r"\b(exists|glob|iglob|is_dir|is_file|isdir|isfile|rglob|walk)\(")
 
@@ -88,7 +89,7 @@ class _Loader:
         return Path(path).read_bytes()
 
     def get_resource_reader(self, name: str) -> Any:
-        """Return a reader of the package's files for `importlib.resources`, or None for a module."""
+        """Return a reader of a package's files for `importlib.resources`; None for a module."""
         source = self._source
         if source.folders is None:
             return None
@@ -132,7 +133,10 @@ class _ByValue:
 
 
 def made_by_value(name: str) -> importlib.machinery.ModuleSpec:
-    """Return a spec for a module that is made of definitions. Python 3.15 warns about one without a loader."""
+    """Return a spec for a module that is made of definitions.
+
+    Python 3.15 warns about one without a loader.
+    """
     loader: Any = _ByValue()
     return importlib.machinery.ModuleSpec(name, loader)
 
@@ -159,7 +163,7 @@ def install(sources: Iterable[ModuleSource]) -> None:
 
 
 def find_lookers(sources: Iterable[ModuleSource]) -> Iterator[str]:
-    """Yield a sentence for each module that looks for files in its own folder if that is not here."""
+    """Yield a sentence for each module that looks for files in its folder, missing here."""
     for source in sources:
         folder = os.path.dirname(source.path)
         looks = _LOOK.search(source.text) is not None and _PLACE.search(source.text) is not None

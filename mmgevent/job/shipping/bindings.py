@@ -47,7 +47,7 @@ class Buffer(io.BytesIO):
 
 
 def used_submodules(package: types.ModuleType, code: types.CodeType) -> list[str]:
-    """Return the imported submodules of a package that the code names as attributes (`xml.etree`)."""
+    """Return the imported submodules that code names as attributes: `xml.etree`."""
     prefix = package.__name__ + "."
     names = {name for part in nested_code(code) for name in part.co_names}
     loaded = [name for name in list(sys.modules) if name.startswith(prefix)]
@@ -66,7 +66,8 @@ def read_lines(path: str, namespace: dict[str, Any]) -> str:
 def _loader_of(namespace: dict[str, Any]) -> dict[str, Any] | None:
     """Return what linecache needs of a module's namespace, or None if no loader can have its lines.
 
-    Python 3.15 warns about modules that are made by hand: they have no loader, or one without a spec.
+    Python 3.15 warns about modules that are made by hand: they have no loader, or one without a
+    spec.
     """
     spec = namespace.get("__spec__")
     loader = getattr(spec, "loader", None) or namespace.get("__loader__")

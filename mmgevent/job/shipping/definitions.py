@@ -1,15 +1,16 @@
 """Take functions, classes and cells apart, and put them together elsewhere.
 
-Each `reduce_*` returns what `pickle` calls a reduction: how to build an empty shell, then how to fill it.
-The pickler knows the shell before it looks at the contents. So references back to it are no problem: a
-method to its class, a closure to itself, two functions to each other.
+Each `reduce_*` returns what `pickle` calls a reduction: how to build an empty shell, then how to
+fill it. The pickler knows the shell before it looks at the contents. So references back to it are
+no problem: a method to its class, a closure to itself, two functions to each other.
 
-Functions are rebuilt on a namespace, the dict that has their globals. It is never copied: the pickler
-refers to it, and binds in it the names that `global_names` finds in the code. Code travels as `marshal`
-writes it. Both ends run the same minor version of Python, which the handshake has checked.
+Functions are rebuilt on a namespace, the dict that has their globals. It is never copied: the
+pickler refers to it, and binds in it the names that `global_names` finds in the code. Code travels
+as `marshal` writes it. Both ends run the same minor version of Python, which the handshake has
+checked.
 
-dill's own reductions are not used for definitions. They lose the methods of `typing.NamedTuple` classes,
-they cannot load Enums, and they call `__init_subclass__` again without its arguments.
+dill's own reductions are not used for definitions. They lose the methods of `typing.NamedTuple`
+classes, they cannot load Enums, and they call `__init_subclass__` again without its arguments.
 
 Nothing here knows which definitions travel, and nothing imports dill.
 """
@@ -76,10 +77,10 @@ def nested_code(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def global_names(code: types.CodeType) -> list[str]:
-    """Return the global names that code reads or writes, nested code included, in order of appearance.
+    """Return the global names that code, also nested code, reads or writes, in order.
 
-    They include names of builtins: only the namespace can tell. They do not include attributes, though
-    `co_names` has both.
+    They include names of builtins: only the namespace can tell. They do not include attributes,
+    though `co_names` has both.
     """
     found: dict[str, None] = {}
     for part in nested_code(code):
@@ -110,8 +111,8 @@ def imports(code: types.CodeType) -> Iterator[tuple[str, int, tuple[str, ...]]]:
 def reduce_function(function: types.FunctionType, known_cells: dict[int, Any]) -> Reduction:
     """Reduce a function. Its globals are an argument as they are; the pickler replaces them.
 
-    This reduction fills the cells that are not in `known_cells` ({id: cell}), and adds them. The pickler
-    must reduce those as empty (`reduce_cell`).
+    This reduction fills the cells that are not in `known_cells` ({id: cell}), and adds them. The
+    pickler must reduce those as empty (`reduce_cell`).
     """
     code, name, closure = function.__code__, function.__name__, function.__closure__
     fresh = types.FunctionType(code, function.__globals__, name, None, closure)
@@ -175,8 +176,8 @@ def fill_cell(cell: types.CellType, contents: tuple[Any, ...]) -> None:
 def reduce_class(cls: type, by_value: Container[str]) -> Reduction:
     """Reduce a class. by_value: names of the modules whose classes travel.
 
-    Its metaclass does not make the class again, if it travels itself; the nearest one that does not travel
-    does. What a metaclass did is in the attributes.
+    Its metaclass does not make the class again, if it travels itself; the nearest one that does not
+    travel does. What a metaclass did is in the attributes.
     """
     own = vars(cls)
     namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
@@ -189,13 +190,13 @@ def reduce_class(cls: type, by_value: Container[str]) -> Reduction:
 
 
 def _is_storage(cls: type, value: Any) -> bool:
-    """Return whether a class attribute is the descriptor of a slot, `__dict__` or `__weakref__` of the class."""
+    """Return whether a class attribute is the class's descriptor of a slot or `__dict__`."""
     kinds = (types.MemberDescriptorType, types.GetSetDescriptorType)
     return isinstance(value, kinds) and value.__objclass__ is cls
 
 
 def own_parts(cls: type) -> Iterator[Any]:
-    """Yield attributes, such as descriptors of libraries, that `pickle` reduces to their names in the class."""
+    """Yield attributes that `pickle` reduces to their names: libraries' descriptors."""
     for value in list(vars(cls).values()):
         kind = type(value)
         if hasattr(kind, "__set_name__") and isinstance(kind.__reduce__, types.FunctionType):
@@ -269,7 +270,10 @@ class _Member:
 
 
 def reduce_enum(cls: type[enum.Enum], by_value: Container[str]) -> Reduction:
-    """Reduce an Enum class by its members as they are. Its own `__new__` and `__init__` are not called."""
+    """Reduce an Enum class by its members as they are.
+
+    Its own `__new__` and `__init__` are not called.
+    """
     data_type = typing.cast(Any, cls)._member_type_
     new_args = getattr(data_type, "__getnewargs__", None)
     members = [

@@ -1,13 +1,13 @@
 """Find the modules that a program imports for their effect only, and import them in executors, too.
 
-A module that no function names does not travel. But its import may matter: it registers classes, patches
-a library, calls `django.setup()`. So executors repeat every plain import at module level whose name
-nothing in the file uses, in the order of the file. An import is plain if it is a statement of the module
-itself, or of an `if`, `try` or `with` at its top. It never stands under `TYPE_CHECKING` or a test of
-`__name__`, and the program has imported the module by now.
+A module that no function names does not travel. But its import may matter: it registers classes,
+patches a library, calls `django.setup()`. So executors repeat every plain import at module level
+whose name nothing in the file uses, in the order of the file. An import is plain if it is a
+statement of the module itself, or of an `if`, `try` or `with` at its top. It never stands under
+`TYPE_CHECKING` or a test of `__name__`, and the program has imported the module by now.
 
-Sources are read; nothing is imported to find out. A program without a file (a notebook, a REPL, code on
-stdin) has no such imports.
+Sources are read; nothing is imported to find out. A program without a file (a notebook, a REPL,
+code on stdin) has no such imports.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ class _Statement(NamedTuple):
 
 
 def find_effects(module: ModuleType, text: str, left_out: Collection[str]) -> list[Effect]:
-    """Return the imports of a module that are for their effect only, in the order of its source, `text`.
+    """Return the imports for their effect only in `text`, the source of a module, in order.
 
-    left_out: names of modules, and of packages with all their modules, that never count. A text that
-    cannot be parsed has none.
+    left_out: names of modules, and of packages with all their modules, that never count.
+
+    A source that cannot be parsed has no imports.
     """
     statements, used = _read(text)
     found: dict[Effect, None] = {}
@@ -74,7 +75,7 @@ def find_effects(module: ModuleType, text: str, left_out: Collection[str]) -> li
 
 
 def _effects_of(statement: _Statement, used: frozenset[str], namespace: dict[str, Any]) -> Iterator[Effect]:
-    """Yield the imports of a statement that has run: each unused submodule, or the module if all its names are unused."""
+    """Yield what a statement that has run imports for its effect: submodules, or its module."""
     module = _absolute(statement, namespace.get("__package__") or "")
     if module not in sys.modules:
         return
@@ -94,7 +95,7 @@ def _effects_of(statement: _Statement, used: frozenset[str], namespace: dict[str
 
 
 def _absolute(statement: _Statement, package: str) -> str:
-    """Return the full name of a statement's module; "" for one beyond the top, which failed here, too."""
+    """Return the full name of a statement's module, or "" for one beyond the top."""
     try:
         return importlib.util.resolve_name("." * statement.level + statement.module, package)
     except ImportError:
@@ -167,7 +168,7 @@ def _walk(body: Iterable[ast.stmt], is_certain: bool, is_required: bool) -> Iter
 
 
 def _is_left_out(test: ast.expr) -> bool:
-    """Return whether the body of an `if` is only for type checkers, or for this file as the program."""
+    """Return whether the body of an `if` is for type checkers or for a program only."""
     for node in ast.walk(test):
         name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
         if name in ("TYPE_CHECKING", "__name__"):
@@ -178,7 +179,7 @@ def _is_left_out(test: ast.expr) -> bool:
 def run_effects(
     effects: Iterable[Effect], on_slow: Callable[[Effect, float], None]
 ) -> list[tuple[Effect, BaseException]]:
-    """Import modules for their effect. Return those that failed, and why, except those that may be missing.
+    """Import modules for their effect; return failures, except of modules that may be missing.
 
     `on_slow` gets each import that took longer than SLOW_IMPORT_S, and its seconds.
     """

@@ -4,8 +4,8 @@ These are:
 
 - the standard library, and mmgevent itself;
 - whatever lies in a site-packages or dist-packages folder;
-- editable installs: modules directly in a folder that a `.pth` file names, and packages that a setuptools
-  finder maps.
+- editable installs: modules directly in a folder that a `.pth` file names, and packages that a
+  setuptools finder maps.
 
 Nothing is imported to find out.
 """
@@ -45,7 +45,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _find_in_folders(name: str, folders: Iterable[str]) -> importlib.machinery.ModuleSpec | None:
-    """Find a submodule as `PathFinder` does, which would need the parents of a namespace package imported."""
+    """Find a submodule. `PathFinder` would need a namespace package's parents imported."""
     import pkgutil
 
     portions: list[str] = []

@@ -1,7 +1,8 @@
 """Take values apart that `pickle` refuses, or could not put together again.
 
-Libraries leave most of them at the top of a job: locks, results of decorators, instances with their own
-`__new__`. Each `reduce_*` returns what `pickle` calls a reduction, or NotImplemented to let dill decide.
+Libraries leave most of them at the top of a job: locks, results of decorators, instances with their
+own `__new__`. Each `reduce_*` returns what `pickle` calls a reduction, or NotImplemented to let
+dill decide.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def is_stateless(obj: Any) -> bool:
 def reduce_instance(obj: Any) -> Any:
     """Reduce an instance that `pickle` can take apart but not put together again.
 
-    Its class has a `__new__` that needs arguments, or a `__getattr__` that needs the state, which is not
-    there yet when `pickle` asks for `__setstate__`. Return NotImplemented for any other.
+    Its class has a `__new__` that needs arguments, or a `__getattr__` that needs the state, which
+    is not there yet when `pickle` asks for `__setstate__`. Return NotImplemented for any other.
     """
     cls = type(obj)
     if cls.__module__ in _WRAPT_MODULES:
@@ -93,7 +94,10 @@ def reduce_instance(obj: Any) -> Any:
 
 
 def reduce_proxy(obj: Any) -> Any:
-    """Reduce a function that was decorated by means of `wrapt`; return NotImplemented for anything else."""
+    """Reduce a function that was decorated by means of `wrapt`.
+
+    Return NotImplemented for anything else.
+    """
     kind = type(obj)
     if kind.__name__ != "FunctionWrapper" or kind.__module__ not in _WRAPT_MODULES:
         return NotImplemented
@@ -120,7 +124,9 @@ def _plain_new(cls: type) -> Any:
 
 
 def reduce_shell(obj: Any) -> Reduction | None:
-    """Reduce an instance by its state, whatever its `__reduce__` says; return None if that is impossible.
+    """Reduce an instance by its state, whatever its `__reduce__` says.
+
+    Return None if that is impossible.
 
     The result of a decorator may claim to be the name of the function that it decorates.
     """
@@ -169,12 +175,15 @@ def build_context_variable(name: str, default: tuple[Any] | None = None) -> cont
 
 
 def reduce_context_manager(manager: Any) -> Reduction:
-    """Reduce what a function of `contextlib.contextmanager` returns. As a decorator it can start again."""
+    """Reduce what a function of `contextlib.contextmanager` returns.
+
+    As a decorator it can start again.
+    """
     return type(manager), (manager.func, manager.args, manager.kwds)
 
 
 def reduce_forward_reference(reference: typing.ForwardRef) -> Reduction:
-    """Reduce a name in an annotation, without its evaluated value: that may be the class around it."""
+    """Reduce a name in an annotation, without its value: that may be the class around it."""
     keywords = {
         keyword: value
         for keyword in ("module", "is_argument", "is_class")

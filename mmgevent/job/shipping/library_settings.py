@@ -1,7 +1,7 @@
 """Read and set what a program may set in modules of the standard library, and in numpy.
 
-Each `read_...` is called only if its module is loaded. It returns plain data, or None if all is as in a
-fresh interpreter. Each `set_...` makes it so in another process.
+Each `read_...` is called only if its module is loaded. It returns plain data, or None if all is as
+in a fresh interpreter. Each `set_...` makes it so in another process.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _DEFAULT_FILTERS: list[Filter] = [
 
 
 def read_decimal() -> dict[str, Any] | None:
-    """Return the context of this thread, and the one that threads begin with, if they were changed."""
+    """Return the context of this thread and the one that threads begin with, if changed."""
     decimal = sys.modules["decimal"]
     contexts = {"here": decimal.getcontext(), "threads": decimal.DefaultContext}
     described = {name: _describe_context(context) for name, context in contexts.items()}
@@ -125,7 +125,7 @@ def set_csv_limit(limit: int) -> None:
 
 
 def read_dialects() -> dict[str, dict[str, Any]] | None:
-    """Return the registered dialects, {name: {field: value}}; those of the library only if changed."""
+    """Return {name: {field: value}} of dialects that were registered or changed."""
     csv = sys.modules["csv"]
     stock = {"excel": csv.excel, "excel-tab": csv.excel_tab, "unix": csv.unix_dialect}
     found = {}
@@ -196,8 +196,8 @@ def register_namespaces(found: dict[str, str]) -> None:
 def read_logging() -> dict[str, Any] | None:
     """Return levels and the format of the root's handlers.
 
-    {"root": level, "disable": level, "loggers": {name: (level, is disabled)}, "format": (text, dates, style)};
-    "format" only where the root has handlers, which themselves stay behind.
+    {"root": level, "disable": level, "loggers": {name: (level, is disabled)}, "format": (text,
+    dates, style)}; "format" only where the root has handlers, which themselves stay behind.
     """
     logging = sys.modules["logging"]
     found: dict[str, Any] = {}
@@ -269,7 +269,10 @@ def name_numpy_functions() -> list[str]:
 
 
 def set_numpy(found: dict[str, Any]) -> None:
-    """Set error state and print options. Without numpy do nothing: a function that needs it fails anyway."""
+    """Set error state and print options.
+
+    Without numpy do nothing: a function that needs it fails anyway.
+    """
     try:
         import numpy
     except ModuleNotFoundError:
@@ -282,7 +285,7 @@ def set_numpy(found: dict[str, Any]) -> None:
 
 
 class _Named(type):
-    """The type of a class that matches the class of its name, 'module:name', and all classes derived from it."""
+    """The type of a class "module:name" that matches classes by name, derived ones included."""
 
     def __subclasscheck__(cls, other: type) -> bool:
         return any(f"{base.__module__}:{base.__qualname__}" == cls.__name__ for base in other.__mro__)
@@ -303,7 +306,10 @@ def _pattern_of(text: Any) -> str | None:
 
 
 def set_filters(found: list[Filter]) -> None:
-    """Replace the filters of warnings. Categories that are not built in match by name; none is imported."""
+    """Replace the filters of warnings.
+
+    Categories that are not built in match by name; none is imported.
+    """
     warnings.resetwarnings()
     for action, message, name, module, line in found:
         category = _find_category(name)

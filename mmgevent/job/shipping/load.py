@@ -1,4 +1,4 @@
-"""Rebuild the functions of a job from their payload. Executors and trial loads run this; servers never do.
+"""Rebuild the functions of a job from their payload, in executors and trial loads.
 
 The user's definitions get one fresh module of the same name, so they share globals and call one
 another as in the program that sent them. What travelled by name is imported.
@@ -63,7 +63,7 @@ def load_functions(
 
 
 def _install_modules(parts: dict[str, Any], on_warning: Callable[[str], None]) -> None:
-    """Make the modules that travelled importable, and those of the job's definitions, still empty."""
+    """Make modules importable: those that travelled, and empty ones for definitions."""
     sources = [ModuleSource(*fields) for fields in parts["sources"]]
     install(sources)
     for sentence in find_lookers(sources):
@@ -79,7 +79,10 @@ def _install_modules(parts: dict[str, Any], on_warning: Callable[[str], None]) -
 def _load_chunks(
     dill: Any, chunks: list[tuple[str, tuple[str, str] | None, bytes]], left: dict[str, dict[str, str]]
 ) -> Any:
-    """Load each chunk, in order, with one memo. Return what the last one holds: {role: function or form}."""
+    """Load each chunk, in order, with one memo.
+
+    Return what the last one holds: {role: function or form}.
+    """
     file = io.BytesIO(b"".join(chunk for _, _, chunk in chunks))
     unpickler = dill.Unpickler(file, ignore=True)
     end = 0

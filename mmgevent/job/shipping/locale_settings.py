@@ -1,7 +1,7 @@
 """Read and set the time zone, the locale and the encoding of a process.
 
-Each `read_...` returns plain data, or None if all is as in a fresh interpreter. Each `set_...` makes
-it so in another process.
+Each `read_...` returns plain data, or None if all is as in a fresh interpreter. Each `set_...`
+makes it so in another process.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _CATEGORIES = ("LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE", "LC_MONETARY",
 _UTF8_CTYPES = ("C.UTF-8", "C.utf8", "UTF-8")
 
 _YEAR_S = 365.25 * 86400
-#: A winter and a summer day of every third year since 1970, seconds. Zones that agree on all of them
-#: are taken for the same one.
+#: A winter and a summer day of every third year since 1970, seconds. Zones that agree on all of
+#: them are taken for the same one.
 _LOOKS = [int((year + half) * _YEAR_S) for year in range(0, 68, 3) for half in (0, 0.5)]
 
 Zone = tuple[str | None, str | None, list[tuple[int, str]]]
 
 
 def read_zone() -> Zone:
-    """Return TZ or None, the system's zone or None if it has no name, and what clocks of this process show.
+    """Return TZ or None, the system's zone or None, and what clocks of this process show.
 
     The last is not what TZ says where the program never called time.tzset().
     """
@@ -80,7 +80,7 @@ def _enter_zone(name: str | None) -> None:
 
 
 def read_locale() -> dict[str, str] | None:
-    """Return the categories that were set, {name: locale}; at start all are C but LC_CTYPE, the environment's."""
+    """Return {category: locale} of those that were set. At start all are C but LC_CTYPE."""
     module = sys.modules["_locale"]
     found = {}
     for name in _CATEGORIES:

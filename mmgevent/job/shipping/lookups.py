@@ -7,8 +7,8 @@ Its own code shows it:
 - attributes such as `f_globals`;
 - texts that name the job's module.
 
-A library function that a job calls may look into its caller, or into a function that it is given. Its code
-shows that, and the code of the functions that it calls.
+A library function that a job calls may look into its caller, or into a function that it is given.
+Its code shows that, and the code of the functions that it calls.
 
 In doubt the answer is True: it makes the payload larger, and nothing else.
 """
@@ -102,7 +102,10 @@ def is_lookup(obj: Any) -> bool:
 
 
 def looks_up(code: types.CodeType, namespace: dict[str, Any], by_value: Collection[str]) -> bool:
-    """Return whether code with these globals looks up names. by_value: names of the job's modules."""
+    """Return whether code with these globals looks up names.
+
+    by_value: names of the job's modules.
+    """
     for part in nested_code(code):
         names = frozenset(part.co_names)
         if names & _ATTRIBUTES or any(names.issuperset(pair) for pair in _PAIRS):
@@ -123,7 +126,7 @@ def looks_up(code: types.CodeType, namespace: dict[str, Any], by_value: Collecti
 
 
 def _names_module(constant: Any, by_value: Collection[str]) -> bool:
-    """Return whether a constant is a text such as "job.parse" or "__main__:parse", or evaluates annotations."""
+    """Return whether a constant is a name in the job, "__main__:parse", or "eval_str"."""
     if isinstance(constant, tuple):
         return "eval_str" in constant  # the keyword of inspect.signature
     if not isinstance(constant, str):
@@ -132,7 +135,7 @@ def _names_module(constant: Any, by_value: Collection[str]) -> bool:
 
 
 def library_looks_up(function: types.FunctionType, by_value: Collection[str]) -> bool:
-    """Return whether a library's function, or one of the same package that it calls, looks into other globals.
+    """Return whether a library's function, or one that it calls, looks into others' globals.
 
     Functions of the standard library do so only to find out who calls them, so they do not count.
     """
@@ -186,7 +189,7 @@ def evaluated_words(code: types.CodeType) -> Iterator[str]:
 
 
 def own_annotations(obj: Any) -> dict[str, Any]:
-    """Return the own annotations of a function or class, or {} if they cannot be evaluated (Python 3.14)."""
+    """Return a function's or class's own annotations, or {} if they cannot be evaluated."""
     if isinstance(obj, type) and sys.version_info < (3, 14):
         found = vars(obj).get("__annotations__")
     else:
@@ -236,7 +239,7 @@ def source_looks_up(text: str, by_value: Collection[str]) -> bool:
 
 
 def names_used(function: types.FunctionType) -> Iterator[str]:
-    """Yield all names and attributes in the code of a function and of the global functions that it names."""
+    """Yield all names in the code of a function and of the global functions that it names."""
     todo, seen = [function], {function.__code__}
     while todo:
         function = todo.pop()

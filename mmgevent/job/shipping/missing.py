@@ -16,7 +16,7 @@ _last: list[str] = []
 
 
 def remember(left: dict[str, dict[str, str]], unused: dict[str, list[str]]) -> None:
-    """Note what a payload says: why some names stayed behind, and which names nothing was seen to use."""
+    """Note which names stayed behind, and why, and which nothing was seen to use."""
     _reasons.clear()
     for module, names in unused.items():
         why = {name: _not_seen(module, name) for name in names}
@@ -38,7 +38,10 @@ def note(module: str, name: str, reason: str) -> None:
 
 
 def attribute_reason(module: str, name: str) -> str | None:
-    """Return why a job's module lacks an attribute, or None if it never had it. Remember the answer."""
+    """Return why a job's module lacks an attribute, or None if it never had it.
+
+    Remember the answer.
+    """
     reason = _reasons.get(module, {}).get(name)
     _last[:] = [] if reason is None else [reason]
     return reason

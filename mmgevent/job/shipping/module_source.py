@@ -45,7 +45,10 @@ def source_text(spec: importlib.machinery.ModuleSpec) -> str | None:
 
 
 def bytecode(spec: importlib.machinery.ModuleSpec) -> bytes:
-    """Return the bytecode of a module that has no source, or b"". Workers run the same version of Python."""
+    """Return the bytecode of a module that has no source, or b"".
+
+    Workers run the same version of Python.
+    """
     if isinstance(spec.loader, importlib.machinery.SourcelessFileLoader):
         code = spec.loader.get_code(spec.name)
         return b"" if code is None else marshal.dumps(code)
@@ -59,7 +62,7 @@ def package_folders(spec: importlib.machinery.ModuleSpec) -> tuple[str, ...] | N
 
 
 def read_py_file(path: str) -> list[ModuleSource] | None:
-    """Return the modules of a .py file, a package folder, a zip or an egg; None for any other path."""
+    """Return the modules of a .py file, package folder, zip or egg; None for any other path."""
     import zipfile
 
     if os.path.isdir(path):
@@ -77,7 +80,7 @@ def _read_file(path: str, relative: str) -> ModuleSource:
 
 
 def _make_source(path: str, relative: str, data: bytes) -> ModuleSource:
-    """Make the source of a module file; `relative` is its path from the folder that would be on `sys.path`."""
+    """Make the source of a module file; `relative` is its path from its folder on `sys.path`."""
     parts = relative.removesuffix(".py").split("/")
     is_package = parts[-1] == "__init__"
     name = ".".join(parts[:-1] if is_package else parts)

@@ -89,7 +89,10 @@ class SourceTree:
         self._follow_pending()
 
     def add_texts(self, texts: Iterable[str]) -> None:
-        """Add the user's modules that texts name. A text such as "plugins." names all in that package."""
+        """Add the user's modules that texts name.
+
+        A text such as "plugins." names all in that package.
+        """
         for text in texts:
             self._add_text(text)
         self._follow_pending()
@@ -125,7 +128,7 @@ class SourceTree:
             self._add(module.name, is_required=False)
 
     def collect(self) -> list[ModuleSource]:
-        """Return what travels. Packages have their other files with them if code reads those elsewhere.
+        """Return what travels, with the other files of packages if code elsewhere reads them.
 
         Raise ShippingError for a package whose files are too large.
         """

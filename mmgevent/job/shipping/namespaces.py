@@ -50,11 +50,14 @@ class Namespaces:
         return self._dynamic.get(id(namespace))
 
     def name_of(self, namespace: Any) -> str | None:
-        """Return the name of the module that a dict belongs to, or None if it is not known to have one."""
+        """Return the name of the module that has a dict, or None if none is known."""
         return self._named.get(id(namespace))
 
     def find_name(self, namespace: dict[str, Any]) -> str | None:
-        """Return the name of the module that a dict belongs to, or None if no module has it. Note the answer."""
+        """Return the name of the module that a dict belongs to, or None if no module has it.
+
+        Note the answer.
+        """
         if id(namespace) not in self._named and id(namespace) not in self._anonymous:
             name = namespace.get("__name__")
             module = sys.modules.get(name) if isinstance(name, str) else None
@@ -82,7 +85,7 @@ class Namespaces:
         return [(name, space) for name, space in self._homes.items() if name in self._by_value]
 
     def job_modules(self) -> list[tuple[str, dict[str, str]]]:
-        """Return the name of each module whose definitions travel, and what it has from the start."""
+        """Return the name and first attributes of each module whose definitions travel."""
         found = []
         for name, space in self.job_homes():
             attributes = {attribute: space.get(attribute) for attribute in _MODULE_ATTRIBUTES}

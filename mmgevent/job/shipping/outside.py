@@ -1,14 +1,14 @@
 """Find statements of a program that change other modules: executors do not repeat them.
 
-`mpmath.mp.dps = 50`, `pd.set_option(...)` or `random.seed(1)` at the top of a job changes the program only,
-and answers would differ silently. Most such statements are found in the source:
+`mpmath.mp.dps = 50`, `pd.set_option(...)` or `random.seed(1)` at the top of a job changes the
+program only, and answers would differ silently. Most such statements are found in the source:
 
 - assignments to what was imported;
 - calls whose name says that they set something;
 - decorators that register.
 
-Statements in functions that the module calls by name count, too, such as those of `main()`. What executors
-take over anyway does not count.
+Statements in functions that the module calls by name count, too, such as those of `main()`. What
+executors take over anyway does not count.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def find_changes(
 ) -> Iterator[str]:
     """Yield a sentence for each statement in the source of a module that executors do not repeat.
 
-    is_reached: returns whether functions of the job use a global name, or the package that it comes from.
+    is_reached: returns whether functions of the job use a global name, or the package that it comes
+        from.
     repeated: names that setupfn uses, or a function that it calls.
     told: full names that `find_rebound` has reported.
     """
@@ -178,20 +179,20 @@ def _matters(full: str, is_call: bool) -> bool:
 
 
 def _works_everywhere(full: str, is_call: bool) -> bool:
-    """Return whether a change affects other modules: replacing a part of the standard library does."""
+    """Return whether a change, as of the standard library, affects other modules."""
     is_patch = not is_call and full.partition(".")[0] in sys.stdlib_module_names
     return is_patch or f"{full}.".startswith(_EVERYWHERE) or _is_abstract_register(full)
 
 
 def _is_abstract_register(full: str) -> bool:
-    """Return whether a call is `register` of an abstract class of the standard library: "numbers.Number.register"."""
+    """Return whether a call is like "numbers.Number.register", of a standard abstract class."""
     *home, name = full.split(".")
     return name == "register" and home[0] in sys.stdlib_module_names and home[-1][:1].isupper()
 
 
 @functools.lru_cache(maxsize=16)
 def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
-    """Return the changes that a module makes when it runs, and {name that an import binds: full name}."""
+    """Return the changes that a module makes, and {name that an import binds: full name}."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
@@ -213,7 +214,10 @@ def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
 
 
 def _walk(body: Collection[ast.stmt], called: list[str]) -> Iterator[_Change]:
-    """Yield the changes that statements and their blocks make. Append the names that they call to `called`."""
+    """Yield the changes that statements and their blocks make.
+
+    Append the names that they call to `called`.
+    """
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             for decorator in node.decorator_list:
@@ -255,7 +259,7 @@ def _change(statement: ast.stmt | ast.expr, target: ast.expr, form: str) -> Iter
 
 
 def find_rebound(module: types.ModuleType, text: str, repeated: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield (full name, sentence) for each constant of a user's module that the program has changed.
+    """Yield (full name, sentence) for each constant of a module that the program has changed.
 
     Executors import the module anew, so they have the value in its source: `N = 10`. Names with an
     underscore, and names that the module counts with, do not count.

@@ -1,4 +1,4 @@
-"""Pack the functions of a job into one payload, which executors load. No copy of the program is sent.
+"""Pack the functions of a job into one payload for executors. No copy of the program is sent.
 
 The user's definitions travel by value: functions and classes of `__main__`, of the job file, of
 notebook cells. In executors they live in one fresh module of the same name, so they share globals
@@ -98,7 +98,7 @@ def _pack(
 
 
 def preload() -> None:
-    """Import what packing needs, before the user's folder is on the import path and can hide any of it."""
+    """Import what packing needs, before a folder of the user's can hide any of it."""
     _pickler_class()
 
 

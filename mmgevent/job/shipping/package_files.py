@@ -1,8 +1,8 @@
 """Send the files that a package has beside its modules, and read them in executors.
 
-Executors of this machine read them at their own place. Executors elsewhere get them as a zip with the
-package, if the job's code reads files of packages by `importlib.resources` or `pkgutil.get_data`. Code
-that opens paths made from `__file__` finds nothing there.
+Executors of this machine read them at their own place. Executors elsewhere get them as a zip with
+the package, if the job's code reads files of packages by `importlib.resources` or
+`pkgutil.get_data`. Code that opens paths made from `__file__` finds nothing there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import zipfile
 
-#: Largest files of one package that travel, bytes, together. Every executor has them in memory twice.
+#: Largest files of one package that travel, bytes, together. Every executor has them in memory
+#: twice.
 MAX_BYTES = 64 << 20
 
 #: Texts in the source of modules that read files of packages.
@@ -85,7 +86,7 @@ def _zip_path(folder: str) -> str | None:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int, Any]]:
-    """Yield (path below the folder, size, function that reads it) for each file but compiled code."""
+    """Yield (path below the folder, size, function that reads it) for all but compiled code."""
     path = None if os.path.isdir(folder) else _zip_path(folder)
     if path is not None:
         import zipfile

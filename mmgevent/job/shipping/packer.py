@@ -37,14 +37,15 @@ from mmgevent.wire.limits import MAX_CODE_BYTES
 #: Largest parts that an error names if the whole is too large.
 _SHOWN_PARTS = 3
 
-#: Largest pickle of a spare name, bytes. Larger values are mostly tables that only the driver reads.
+#: Largest pickle of a spare name, bytes. Larger values are mostly tables that only the driver
+#: reads.
 MAX_SPARE_BYTES = 32 << 20
 
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
 class EarlyNames(Exception):
-    """Some names of the job's modules must be bound before what was packed already: pack again with them."""
+    """Names of the job's modules must be bound before what was packed: pack again with them."""
 
     def __init__(self, imports: frozenset[JobImport]):
         super().__init__()
@@ -62,7 +63,10 @@ class Packer:
         *,
         stays_here: bool = False,
     ):
-        """early: imports of the job's own names by modules of the user's. Those names are bound first."""
+        """early: imports of the job's own names by modules of the user's.
+
+        Those names are bound first.
+        """
         self._by_value = by_value
         self._early = early
         self._reductions = Reductions(by_value, stays_here=stays_here)
@@ -104,7 +108,7 @@ class Packer:
             yield module, "".join(linecache.getlines(path, vars(module)))
 
     def find_left(self, setupfn: Any) -> Iterator[str]:
-        """Yield a sentence for each change that the job's files made outside of themselves and setupfn does not."""
+        """Yield a sentence for each change outside of the job that setupfn does not repeat."""
         repeated = set(lookups.names_used(setupfn)) if isinstance(setupfn, types.FunctionType) else set()
         rebound: dict[str, str] = {}
         for source in self.tree.sources.values():
@@ -129,7 +133,7 @@ class Packer:
         return package in packages or any(word.search(source.text) for source in self.tree.sources.values())
 
     def pack(self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any]) -> bytes:
-        """Return the payload for `{role: function or form}`, to be run with this `sys.argv` and these settings.
+        """Return the payload for `{role: function or form}`, to be run with this `sys.argv`.
 
         The settings are those of `job.shipping.settings`.
         Raise EarlyNames for what has to be known before: pack again with it.
@@ -236,7 +240,7 @@ class Packer:
         return self._namespaces.name_of(reach.namespace) or ""
 
     def _find_elsewhere(self, reach: Reach) -> tuple[str, str] | None:
-        """Return (module, name) of an importable module that has the value of a global too, None if none has.
+        """Return (module, name) of an importable module that has the same value, or None.
 
         A value travels as it is now. If it cannot, executors take what the module makes.
         """

@@ -1,9 +1,9 @@
 """Tell plain data, which C can pickle alone, from values that the packer must look into.
 
-Plain data is what JSON might hold, with tuples and sets: no object in it has code of its own. `pickle`
-alone is fifty times faster for a table of a million rows. But a list in the table may be shared with
-something outside, and sharing would be lost. So a container inside counts as plain only if nothing else
-refers to it, or if it cannot be changed.
+Plain data is what JSON might hold, with tuples and sets: no object in it has code of its own.
+`pickle` alone is fifty times faster for a table of a million rows. But a list in the table may be
+shared with something outside, and sharing would be lost. So a container inside counts as plain only
+if nothing else refers to it, or if it cannot be changed.
 """
 
 from __future__ import annotations

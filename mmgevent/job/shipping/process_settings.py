@@ -1,7 +1,7 @@
 """Read and set what a program may set in its interpreter and its process.
 
-Each `read_...` returns plain data, or None if all is as in a fresh interpreter. Each `set_...` makes
-it so in another process.
+Each `read_...` returns plain data, or None if all is as in a fresh interpreter. Each `set_...`
+makes it so in another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ STACK_BYTES = 8 * 1024 * 1024
 #: Where Linux keeps the environment that a program was started with.
 START_ENVIRONMENT_PATH = "/proc/self/environ"
 
-#: Variables that name a place on one machine, or a user of it; that are settings of their own; or that are ours.
+#: Variables that name a place on one machine, or a user of it; that are settings of their own; or
+#: that are ours.
 _MACHINE_VARIABLES = frozenset(
     [
         "CONDA_PREFIX",
@@ -108,7 +109,7 @@ def set_stack_limit(n_bytes: int) -> None:
 
 
 def read_umask() -> int:
-    """Return the mask without setting it, where the system has another way: threads may make files just now."""
+    """Return the mask, if possible without setting it: threads may make files just now."""
     try:
         with open("/proc/self/status", "rb") as status:
             for line in status:
@@ -126,7 +127,7 @@ def set_umask(mask: int) -> None:
 
 
 def read_variables() -> dict[str, str] | None:
-    """Return what this program has set in its environment itself; None also where the system does not tell."""
+    """Return the variables that this program has set itself, or None if none are known."""
     try:
         with open(START_ENVIRONMENT_PATH, "rb") as file:
             lines = file.read().split(b"\0")

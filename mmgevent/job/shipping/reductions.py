@@ -1,7 +1,7 @@
 """Decide how each object of a payload travels: taken apart, or as its name in a module.
 
-Packing is a walk. When the pickler meets a function, `Reductions` takes it apart and adds the global
-names in its code to the agenda, so only what is reached travels.
+Packing is a walk. When the pickler meets a function, `Reductions` takes it apart and adds the
+global names in its code to the agenda, so only what is reached travels.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Reductions:
         return own
 
     def reduce(self, obj: Any) -> Any:
-        """Return how an object travels: a reduction, its name in its module, or NotImplemented to let dill decide."""
+        """Return a reduction, a name in the object's module, or NotImplemented: dill decides."""
         kind = type(obj)
         reducer = self._reducers.get(kind)
         if reducer is None:
@@ -87,7 +87,7 @@ class Reductions:
         return reducer(obj)
 
     def reduce_named(self, obj: Any, module: str) -> Any:
-        """Return how an object travels whose `__reduce__` is a name in `module`; None: by that name."""
+        """Return a reduction of an object that calls itself a name in `module`, or None."""
         return instances.reduce_shell(obj) if module in self.by_value else None
 
     def note_module(self, name: str) -> None:
@@ -104,7 +104,7 @@ class Reductions:
             raise Refusal(str(error)) from None
 
     def _name_elsewhere(self, obj: Any) -> str | None:
-        """Return the qualified name under which a module has a definition; None if none does, or it travels by value."""
+        """Return a definition's qualified name in its module, or None if it must be rebuilt."""
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
         if module is None or name is None or module in self.by_value:
             return None
@@ -167,7 +167,7 @@ class Reductions:
             self.agenda.add_spares(lookups.annotation_names(annotations), namespace)
 
     def _travels(self, namespace: dict[str, Any]) -> bool:
-        """Return whether the payload binds names in this namespace; otherwise an import makes them."""
+        """Return whether the payload binds names in this namespace, rather than an import."""
         name = self.namespaces.find_name(namespace)
         if name is None or name in self.by_value:
             return True
@@ -228,7 +228,7 @@ class Reductions:
         return definitions.reduce_type_variable(variable)
 
     def find_elsewhere(self, value: Any) -> tuple[str, str] | None:
-        """Return (module, name) of an importable module that has the same value, or None if no module has."""
+        """Return (module, name) of an importable module that has the same value, or None."""
         for module_name, module in list(sys.modules.items()):
             if not isinstance(module, types.ModuleType) or module_name in self.by_value:
                 continue
@@ -245,7 +245,7 @@ class Reductions:
         return True
 
     def _reduce_sentinel(self, obj: Any) -> Any:
-        """Reduce a sentinel, such as `dataclasses.MISSING`, to its name in the module that has it."""
+        """Reduce a sentinel, such as `dataclasses.MISSING`, to its name in a module."""
         home = type(obj).__module__
         modules = list(sys.modules) if type(obj) in _SENTINELS else [home]
         for module in modules:

@@ -1,7 +1,8 @@
 """Say why something cannot travel: what it is, what holds it, and which function reaches it.
 
-A pickler only knows the object at which it failed. The way to that object is read from the traceback
-afterwards, from the frames of the pickler's `save`. So a job that can travel pays nothing for it.
+A pickler only knows the object at which it failed. The way to that object is read from the
+traceback afterwards, from the frames of the pickler's `save`. So a job that can travel pays nothing
+for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Carry settings that change answers from the program that submits a job to its executors.
 
-What a user sets at the top of a script, such as the precision of decimal or the time zone, holds for
-functions that run there. `read` collects what differs from a fresh interpreter, as plain data.
+What a user sets at the top of a script, such as the precision of decimal or the time zone, holds
+for functions that run there. `read` collects what differs from a fresh interpreter, as plain data.
 `apply` sets it in an executor.
 
 `read` imports nothing: a program that has not loaded a module has not changed its settings. Code
@@ -80,7 +80,7 @@ def left_behind() -> list[str]:
 
 
 def in_same_context(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` for one call in another thread or greenlet, with the decimal and numpy of this one."""
+    """Return `function` for another thread or greenlet, with this one's decimal and numpy."""
     context = contextvars.copy_context()
     numpy = sys.modules.get("numpy")
     errors = None if not hasattr(numpy, "geterr") else numpy.geterr()  # type: ignore[union-attr]

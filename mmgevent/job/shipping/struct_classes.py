@@ -1,7 +1,8 @@
-"""Take apart classes that a metaclass written in C lays out: `msgspec.Struct` and `ctypes.Structure`.
+"""Take apart classes that C code lays out: `msgspec.Struct` and `ctypes.Structure`.
 
-Such a class cannot be made empty and then filled: it needs its fields when it is made. So it is made
-again from its fields, and methods and the like are set afterwards. Neither library is imported here.
+Such a class cannot be made empty and then filled: it needs its fields when it is made. So it is
+made again from its fields, and methods and the like are set afterwards. Neither library is imported
+here.
 """
 
 from __future__ import annotations

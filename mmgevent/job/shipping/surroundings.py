@@ -7,7 +7,8 @@ import os
 import sys
 from typing import Any
 
-#: Words in names of our own variables (MMG_...) that stay behind. They may hold a secret, or lead to one.
+#: Words in names of our own variables (MMG_...) that stay behind. They may hold a secret, or lead
+#: to one.
 _SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN", "KEY")
 
 
@@ -18,8 +19,8 @@ def _is_secret(variable: str) -> bool:
 def read_surroundings() -> dict[str, Any]:
     """Return `{"sys_path": [str], "cwd": str or None, "environ": {str: str}}` of this process.
 
-    JSON can hold it: bytes that are not UTF-8 are lone surrogates. It has no password of ours in it.
-    `cwd` is None if the working directory no longer exists.
+    JSON can hold it: bytes that are not UTF-8 are lone surrogates. It has no password of ours in
+    it. `cwd` is None if the working directory no longer exists.
     """
     try:
         cwd: str | None = os.getcwd()

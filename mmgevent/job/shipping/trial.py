@@ -98,7 +98,10 @@ class Trial:
         return True
 
     def result(self, timeout: float = TRIAL_TIMEOUT_S) -> None:
-        """Wait for the trial; raise ShippingError if the payload did not load within `timeout` seconds."""
+        """Wait for the trial.
+
+        Raise ShippingError if the payload did not load within `timeout` seconds.
+        """
         if not self.is_over(timeout):
             self._give_up(timeout)
         if self._problem is not None:
@@ -139,7 +142,10 @@ def _start_process(payload: bytes, surroundings: dict[str, Any]) -> subprocess.P
 
 
 def answer() -> None:
-    """Load the payload on stdin; write null, or what went wrong, to stdout as JSON. Ends this process."""
+    """Load the payload on stdin; write null, or what went wrong, to stdout as JSON.
+
+    Ends this process.
+    """
     signal.alarm(int(TRIAL_TIMEOUT_S))  # the driver that would end it may be killed before
     payload = sys.stdin.buffer.read()
     answers = os.dup(1)
