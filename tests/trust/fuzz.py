@@ -30,11 +30,11 @@ from mmgevent.access.handshake import (
 )
 from mmgevent.engine.server.hosted import read_rules
 from mmgevent.engine.server.role import Server
-from mmgevent.engine.server.store import FLUSH_ENTRY, FLUSH_HEAD, MAX_PARTITIONS, FlushReader
 from mmgevent.engine.worker.slot import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records
 from mmgevent.wire import failures
+from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_ROW, MAX_ROWS, FlushReader
 from mmgevent.wire.frames import (
     BATCH,
     CODE,
@@ -167,7 +167,7 @@ def read_flushes(pieces: Iterator[bytes]) -> FlushReader | str:
             reader.feed(piece)
         except ProtocolError as error:
             return str(error)
-        assert len(reader._buffer) <= FLUSH_HEAD.size + (MAX_PARTITIONS + 1) * FLUSH_ENTRY.size
+        assert len(reader._buffer) <= FLUSH_HEAD.size + MAX_ROWS * FLUSH_ROW.size
     return reader
 
 

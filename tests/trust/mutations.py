@@ -230,17 +230,17 @@ MUTATIONS = [
     ),
     Mutation(
         "a flush names partitions that there can be, in order",
-        "engine/server/store.py",
-        "if not last < partition <= MAX_PARTITIONS or n_bytes > 2**48:",
+        "wire/flushes.py",
+        "if not last < partition < MAX_ROWS or n_bytes > MAX_SEGMENT_BYTES:",
         "if False:",
-        ("engine/server/test_store.py::test_what_is_no_flush_is_refused",),
+        ("wire/test_flushes.py::test_what_is_no_flush_is_refused",),
     ),
     Mutation(
         "the table of a flush is bounded before it is waited for",
-        "engine/server/store.py",
-        "or count > MAX_PARTITIONS + 1:",
+        "wire/flushes.py",
+        "or count > MAX_ROWS:",
         "or False:",
-        ("engine/server/test_store.py::test_what_is_no_flush_is_refused",),
+        ("wire/test_flushes.py::test_what_is_no_flush_is_refused",),
     ),
     Mutation(
         "output that ends inside a flush is not committed",
@@ -258,9 +258,9 @@ MUTATIONS = [
     ),
     Mutation(
         "nothing that a server is made of imports pickle",
-        "engine/server/store.py",
-        "import os\nimport struct\n",
-        "import os\nimport pickle\nimport struct\n",
+        "engine/server/spill.py",
+        "import os\nimport tempfile\n",
+        "import os\nimport pickle\nimport tempfile\n",
         ("test_layers.py::test_nothing_that_a_server_is_made_of_imports_pickle_or_dill",),
     ),
     # the server and its peers

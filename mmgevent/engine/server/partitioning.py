@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmgevent.engine.server.store import MAX_PARTITIONS
+from mmgevent.wire.limits import MAX_PARTITIONS
 
 #: partitions per slot unless the job says, so that reduce tasks can be balanced by size
 PARTITIONS_PER_SLOT = 4

@@ -19,6 +19,7 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
+from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.positions import entry_of
 from mmgevent.wire.telling import MessageLength
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_SLOTS = 4096  #: of one worker
 MAX_DRIVER_JOBS = 1000  #: at once of one driver
 MAX_NAME_CHARS = 100  #: of a peer
 MAX_LISTED_WORKERS = 1000  #: with the longest names they still fit one frame
