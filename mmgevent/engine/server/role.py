@@ -23,7 +23,7 @@ from gevent.event import Event
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.threads import run_in_thread
 from mmgevent.engine.scheduler import commands
-from mmgevent.engine.scheduler.scheduler import Scheduler
+from mmgevent.engine.scheduler.scheduler import TICK_S, Scheduler
 from mmgevent.engine.server.hosted import PROGRESS_S, Attempt, HostedJob, read_rules
 from mmgevent.engine.server.intake import Intake
 from mmgevent.engine.server.obituaries import certify
@@ -41,7 +41,6 @@ from mmgevent.wire.streams import INPUT_WINDOW, grant_frame
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.1  #: between two looks at the scheduler's timers, while there are jobs
 GOODBYE_S = 1.0  #: for goodbyes to reach their peers when the server ends
 MAX_JOBS = 10_000  #: at once on one server
 
