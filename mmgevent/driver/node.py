@@ -27,7 +27,7 @@ from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolEr
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
-from mmgevent.wire.telling import Reassembler, tell_frames
+from mmgevent.wire.user_messages import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ buffers and faults of our own; against people there is TLS.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
@@ -215,6 +215,20 @@ def split_payload(kind: int, data: Payload, job: int = 0, task: int = 0, attempt
     view = memoryview(data).cast("B")
     for start in range(0, len(view), MAX_PAYLOAD):
         yield Frame(kind, view[start : start + MAX_PAYLOAD], job, task, attempt)
+
+
+def join_payloads(pieces: Iterable[Payload]) -> Iterator[Payload]:
+    """Join small pieces to payloads of at most MAX_PAYLOAD bytes.  A larger piece stays as it is."""
+    joined: list[Payload] = []
+    joined_bytes = 0
+    for piece in pieces:
+        if joined and joined_bytes + len(piece) > MAX_PAYLOAD:
+            yield joined[0] if len(joined) == 1 else b"".join(joined)
+            joined, joined_bytes = [], 0
+        joined.append(piece)
+        joined_bytes += len(piece)
+    if joined:
+        yield joined[0] if len(joined) == 1 else b"".join(joined)
 
 
 def _checksum(header_start: bytes, payload: Payload) -> int:

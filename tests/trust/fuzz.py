@@ -29,7 +29,7 @@ from mmgevent.access.handshake import (
     ServerHandshake,
 )
 from mmgevent.engine.server.hosted import read_rules
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.slot import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records
@@ -306,7 +306,7 @@ class Strangers:
 
     def __init__(self) -> None:
         self.faults: list[Exception] = []  # what `SimulatedLink` and the log of the server have to say
-        self.server = Server("s", memory_bytes=10**6)
+        self.server = ServerRole("s", memory_bytes=10**6)
         self.strange = [
             self._attach("worker", slots=2),
             self._attach("driver"),
@@ -394,10 +394,10 @@ def peers(data: bytes) -> None:
         settle()
         assert not strangers.faults, strangers.faults
         assert not any(link.is_closed for link in strangers.honest), "somebody else's link was closed"
-        assert not server._jobs
-        assert not server._attempts
-        assert server._memory.used_bytes == 0
-        assert server.slot_count == 1
+        assert not server.conductor.jobs
+        assert not server.conductor.attempts
+        assert server.conductor.jobs.memory.used_bytes == 0
+        assert server.conductor.workers.slot_count == 1
     finally:
         logging.getLogger("mmgevent").removeHandler(handler)
         for link in (*strangers.honest, *strangers.strange):

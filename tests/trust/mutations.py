@@ -35,7 +35,7 @@ class Mutation(NamedTuple):
 
 
 HANDSHAKE, FRAMES, STREAMS = "access/handshake.py", "wire/frames.py", "wire/streams.py"
-PEERS, HOSTED, SERVER = "engine/server/peers.py", "engine/server/hosted.py", "engine/server/role.py"
+PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
     # getting in
@@ -294,14 +294,14 @@ MUTATIONS = [
     ),
     Mutation(
         "an attempt is its worker's own",
-        SERVER,
+        ATTEMPTS,
         "if attempt is not None and attempt.worker != worker:",
         "if False:",
         ("engine/server/test_server.py::test_an_attempt_of_another_worker_cannot_be_finished",),
     ),
     Mutation(
         "a message is about the attempt that its number says",
-        SERVER,
+        ATTEMPTS,
         "attempt = self._attempts.get(number)\n        if attempt is not None and attempt.worker",
         "attempt = self._attempts.get(number) or next(\n"
         "            (a for a in self._attempts.values() if a.worker == worker), None)\n"
@@ -310,7 +310,7 @@ MUTATIONS = [
     ),
     Mutation(
         "done counts when the announced bytes are here, and whole",
-        SERVER,
+        ATTEMPTS,
         'if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):',
         "if False:",
         (
@@ -319,35 +319,35 @@ MUTATIONS = [
     ),
     Mutation(
         "done waits for the disk",
-        SERVER,
+        ATTEMPTS,
         "attempt.done = message\n        if not attempt.pending_bytes:\n",
         "attempt.done = message\n        if True:\n",
         ("engine/server/test_server.py::test_done_waits_for_what_the_disk_has_not_taken",),
     ),
     Mutation(
         "only done commits: what a lost attempt has staged is dropped",
-        SERVER,
+        "engine/server/actions.py",
         "attempt.job.store.discard(c.attempt)",
         "attempt.job.store.commit_map(c.attempt, 99, c.attempt)",
         ("engine/server/test_server.py::test_what_a_lost_worker_had_sent_is_not_in_the_results",),
     ),
     Mutation(
         "output keeps to its window",
-        SERVER,
+        ATTEMPTS,
         "attempt.window.received(len(data))",
         "attempt.window.received(0)",
         ("engine/server/test_server.py::test_output_beyond_its_window_closes_the_link",),
     ),
     Mutation(
         "a batch was allowed",
-        HOSTED,
+        BATCHES,
         "if known is None and number > self.allowed:",
         "if False:",
         ("engine/server/test_server.py::test_batches_that_cannot_be_close_their_driver_only",),
     ),
     Mutation(
         "a batch is no larger than announced, and announced",
-        HOSTED,
+        BATCHES,
         "if batch is None or batch.received + len(data) > batch.size:",
         "if batch is None:",
         ("engine/server/test_server.py::test_more_of_a_batch_than_was_announced_closes_its_driver",),
@@ -355,20 +355,20 @@ MUTATIONS = [
     Mutation(
         "a job's number is used once",
         PEERS,
-        "if frame.job <= self._seen_jobs:",
+        "if frame.job <= self._last_job:",
         "if False:",
         ("engine/server/test_server.py::test_a_job_submitted_twice_closes_its_driver",),
     ),
     Mutation(
         "a driver's jobs end with it",
         PEERS,
-        "            self.server.cancel(job)\n        self._jobs.clear()",
+        "            self._conductor.cancel(job)\n        self._jobs.clear()",
         "            pass\n        self._jobs.clear()",
         ("engine/server/test_server.py::test_the_jobs_of_a_driver_that_is_gone_leave_nothing",),
     ),
     Mutation(
         "nothing comes behind a done",
-        SERVER,
+        ATTEMPTS,
         "if attempt.done is not None:\n            raise",
         "if False:\n            raise",
         (
@@ -400,7 +400,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a driver has got is not reduced again",
-        SERVER,
+        "engine/server/conductor.py",
         "sizes.items() if p not in job.delivered}",
         "sizes.items()}",
         ("engine/server/test_server.py::test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again",),

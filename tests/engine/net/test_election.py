@@ -26,7 +26,7 @@ from mmgevent.engine.membership import Membership, Settings
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
 from mmgevent.engine.net.listener import Listener, open_listener
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.forker import Forkers
 from mmgevent.errors import AuthenticationError, ConnectError, ListenError, VersionMismatchError
 from tests.ports import free_port, reserved_port
@@ -438,7 +438,7 @@ def test_a_refused_password_counts_only_where_every_address_refuses_it(here, the
 @contextlib.contextmanager
 def serving(address, key=KEY):
     """A server without workers, in this process; yields its listener."""
-    server = Server("test", memory_bytes=1 << 20)
+    server = ServerRole("test", memory_bytes=1 << 20)
     listener = Listener(take_place(address).sock, key, server.attach)
     try:
         yield listener
@@ -468,11 +468,11 @@ import mmgevent.wire.hello
 mmgevent.wire.hello.PYTHON_VERSION = "3.99"
 import gevent
 from mmgevent.engine.net.listener import Listener, open_listener
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.access.handshake import derive_key
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-server = Server("strange", memory_bytes=1 << 20)
+server = ServerRole("strange", memory_bytes=1 << 20)
 listener = Listener(open_listener("127.0.0.1", int(sys.argv[1])), derive_key("a password of the tests"), server.attach)
 print("listens", flush=True)
 gevent.sleep(1000)
