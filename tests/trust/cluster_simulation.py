@@ -47,8 +47,8 @@ from mmgevent.wire.frames import (
     split_payload,
 )
 from mmgevent.wire.hello import PYTHON_VERSION
+from mmgevent.wire.lanes import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
-from mmgevent.wire.streams import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from tests.audit import AuditedScheduler
 from tests.oracle import plain_mapreduce
 

@@ -50,6 +50,7 @@ from mmgevent.wire.frames import (
     Frame,
 )
 from mmgevent.wire.hello import PYTHON_VERSION
+from mmgevent.wire.lanes import granted_bytes
 from mmgevent.wire.messages import (
     COUNT,
     COUNTS,
@@ -66,7 +67,6 @@ from mmgevent.wire.messages import (
     decode_message,
     encode_message,
 )
-from mmgevent.wire.streams import granted_bytes
 from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32

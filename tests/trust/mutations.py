@@ -34,7 +34,7 @@ class Mutation(NamedTuple):
     waits: bool = False  #: without the guard its tests wait for something that never comes
 
 
-HANDSHAKE, FRAMES, STREAMS = "access/handshake.py", "wire/frames.py", "wire/streams.py"
+HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.py"
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
@@ -162,7 +162,7 @@ MUTATIONS = [
         "if False:",
         ("access/test_handshake.py::test_unusable_passwords_are_refused",),
     ),
-    # frames and streams
+    # frames and lanes
     Mutation(
         "the checksum of a frame is compared",
         FRAMES,
@@ -186,17 +186,17 @@ MUTATIONS = [
     ),
     Mutation(
         "no more is received in a lane than was granted",
-        STREAMS,
+        LANES,
         "if n_bytes > self._room:",
         "if False:",
-        ("wire/test_streams.py::test_more_than_was_granted_is_a_protocol_error",),
+        ("wire/test_lanes.py::test_more_than_was_granted_is_a_protocol_error",),
     ),
     Mutation(
         "data waits for credit",
-        STREAMS,
+        LANES,
         "if self.credit is not None and frame.kind in DATA_KINDS:",
         "if False:",
-        ("wire/test_streams.py::test_a_lane_without_credit_holds_up_no_other",),
+        ("wire/test_lanes.py::test_a_lane_without_credit_holds_up_no_other",),
     ),
     Mutation(
         "a peer that does not read is closed",

@@ -18,9 +18,9 @@ from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import Workers
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import INPUT, Frame, Lane, join_payloads
+from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control
 from mmgevent.wire.positions import ALL, Part
-from mmgevent.wire.streams import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 
 log = logging.getLogger(__name__)
 

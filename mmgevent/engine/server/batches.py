@@ -12,8 +12,8 @@ from typing import Any
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.intake import Intake, append_chunk
 from mmgevent.errors import ProtocolError
+from mmgevent.wire.lanes import BATCH_WINDOW, FIRST_BATCH_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, check_limit
-from mmgevent.wire.streams import BATCH_WINDOW, FIRST_BATCH_WINDOW, ReceiveWindow, grant_frame
 
 #: Weight of one batch. Larger numbers could overflow the sums of the server.
 MAX_WEIGHT = 2**40

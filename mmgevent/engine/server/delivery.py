@@ -14,8 +14,8 @@ from gevent.event import Event
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.store import JobStore, Output
 from mmgevent.wire.frames import RESULT, Frame, Lane, join_payloads
+from mmgevent.wire.lanes import RESULT_WINDOW
 from mmgevent.wire.messages import control
-from mmgevent.wire.streams import RESULT_WINDOW
 
 
 class _Parcel(NamedTuple):

@@ -23,9 +23,9 @@ from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import LinkClosed, OptionError, ProtocolError, StoreError
 from mmgevent.job.options import JobOptions
 from mmgevent.wire.frames import CODE, Frame
+from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES, check_limit
 from mmgevent.wire.messages import control
-from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 
 log = logging.getLogger(__name__)
 

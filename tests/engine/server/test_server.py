@@ -15,9 +15,9 @@ from mmgevent.engine.server.role import ServerRole
 from mmgevent.tasks.records import encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
+from mmgevent.wire.lanes import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
-from mmgevent.wire.streams import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 
 
 def settle():
