@@ -38,7 +38,10 @@ OUTCOMES: dict[str, str | None] = {
 
 
 def describe_death(death: Mapping[str, Any]) -> str | None:
-    """Return what happened in one line, and the last printed lines; None if another message says it."""
+    """Return what happened in one line, and the last printed lines.
+
+    Returns None if another message says it.
+    """
     outcome = OUTCOMES.get(str(death.get("outcome")), "")
     if outcome is None:
         return None

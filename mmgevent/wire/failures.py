@@ -43,7 +43,7 @@ def bound(failure: dict[str, Any]) -> dict[str, Any]:
 
 
 def advise_on_reduce(failure: dict[str, Any]) -> dict[str, Any]:
-    """Return the failure of a reduce task with the advice that `max_skipped` does not help there."""
+    """Return the failure of a reduce task, with the advice that `max_skipped` is for map only."""
     advice = "max_skipped sets items aside in map only: a key that cannot be reduced ends the job"
     return _advised(failure, advice)
 
@@ -84,7 +84,10 @@ _TEXTS = frozenset({"kind", "function", "key", "error", "traceback", "worker", "
 
 
 def shorten(text: str, limit_bytes: int = MAX_STRING_BYTES) -> str:
-    """Return a text that needs at most `limit_bytes` in a message; the middle of a long one is cut out."""
+    """Return a text that needs at most `limit_bytes` in a message.
+
+    The middle of a longer text is cut out.
+    """
     if len(text) * _MAX_ESCAPE <= limit_bytes or len(json.dumps(text)) <= limit_bytes:
         return text
     kept = min(len(text), limit_bytes)

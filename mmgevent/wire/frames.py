@@ -197,7 +197,10 @@ class Decoder:
 
     @property
     def pending_bytes(self) -> int:
-        """Return the bytes fed that are no whole frame.  At the end of a link 0 means it was not cut."""
+        """Return the number of bytes fed that are no whole frame.
+
+        At the end of a link, more than 0 means that the link was cut.
+        """
         return len(self._buffer) - self._offset
 
     def _broken(self, text: str) -> ProtocolError:
@@ -216,7 +219,7 @@ def split_payload(kind: int, data: Payload, job: int = 0, task: int = 0, attempt
 
 
 def join_payloads(pieces: Iterable[Payload]) -> Iterator[Payload]:
-    """Join small pieces to payloads of at most MAX_PAYLOAD bytes.  A larger piece stays as it is."""
+    """Join small pieces to payloads of at most MAX_PAYLOAD bytes; larger pieces stay as they are."""
     joined: list[Payload] = []
     joined_bytes = 0
     for piece in pieces:

@@ -162,7 +162,7 @@ class Outbox:
             self.drop_lane(lane)
 
     def grant(self, lane: Lane, n_bytes: int) -> None:
-        """Let a lane send `n_bytes` more.  Nothing happens if the lane has no window, or no longer."""
+        """Let a lane send `n_bytes` more.  A lane that is not open is ignored."""
         queue = self._lanes.get(lane)
         if queue is not None and queue.credit is not None:
             queue.credit += n_bytes

@@ -143,7 +143,7 @@ class Attempts:
     """The live attempts of a server, by number."""
 
     def __init__(self, workers: Workers, on_stored: Callable[[HostedAttempt, dict[str, Any]], None]):
-        """`on_stored(attempt, done)` is called when an attempt is done and all its output is stored."""
+        """`on_stored(attempt, done)` is called once an attempt is done and its output stored."""
         self._workers = workers
         self._on_stored = on_stored
         self._attempts: dict[int, HostedAttempt] = {}
@@ -175,7 +175,10 @@ class Attempts:
         return attempt
 
     def take_output(self, attempt: HostedAttempt, data: bytes) -> None:
-        """Stage bytes of an attempt's output.  Once they are stored the worker gets credit for more."""
+        """Stage bytes of an attempt's output.
+
+        Once they are stored the worker gets credit for more.
+        """
         if attempt.done is not None:
             raise ProtocolError(f"output of attempt {attempt.number} came after it was done")
         attempt.window.received(len(data))

@@ -33,7 +33,10 @@ DISK_ADVICE = "free some disk, or set TMPDIR to a folder that has room"
 
 
 class JobCode:
-    """The code of a job.  In front of it: the driver's surroundings, for executors of its machine."""
+    """The code of a job, and in front of it the surroundings of the driver.
+
+    Surroundings are for executors of the driver's own machine only.
+    """
 
     def __init__(self, submit: dict[str, Any]):
         """`submit`: the driver's message.  Raises MmgeventError if it announces too much."""

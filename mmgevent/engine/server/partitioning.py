@@ -21,7 +21,10 @@ def choose_partitions(slots: int) -> int:
 
 
 def cut_partitions(sizes: dict[int, int], task_count: int) -> list[tuple[int, ...]]:
-    """Group partitions, {partition: bytes}, into about `task_count` reduce tasks of about equal bytes."""
+    """Group partitions into about `task_count` reduce tasks of similar size.
+
+    `sizes`: {partition: bytes}.
+    """
     groups: list[tuple[int, ...]] = []
     if not sizes:
         return groups

@@ -209,7 +209,7 @@ class WorkerPeer(Peer):
 
 
 def _item_of(attempt: HostedAttempt, message: dict[str, Any]) -> int | None:
-    """Return the position of the item that a failure is about, or None if the attempt has no such item."""
+    """Return the position of the item at fault, or None if the attempt has no such item."""
     item: int | None = message.get("item")
     if item is None or not (attempt.is_map and attempt.lo <= entry_of(item) < attempt.hi):
         return None

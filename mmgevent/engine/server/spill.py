@@ -111,7 +111,7 @@ class SpillFile:
 
     @contextmanager
     def _open(self) -> Iterator[int]:
-        """Yield the descriptor and keep it open meanwhile.  Raises StoreError if the file is closed."""
+        """Yield the descriptor, and keep it open.  Raises StoreError if the file is closed."""
         with self._lock:
             if self._is_closed:
                 raise StoreError("the spill file is closed")

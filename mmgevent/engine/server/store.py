@@ -107,7 +107,7 @@ class _Index:
                 self._entries[partition].append(entry)
 
     def entries(self, partition: int) -> Iterator[tuple[Output, int]]:
-        """Yield (output, number of its entry) of a partition's segments, in (output, flush) order."""
+        """Yield (output, number of its entry) of a partition, in (output, flush) order."""
         outputs = self._outputs
         for number, entry in zip(
             self._owners.get(partition, ()), self._entries.get(partition, ()), strict=True
