@@ -30,7 +30,7 @@ from mmgevent.wire.flushes import FlushReader
 from mmgevent.wire.positions import ALL, Part, start_of
 
 
-class _Piece:
+class _Chunk:
     """One chunk: its bytes while in memory or pending, or the number of its block."""
 
     __slots__ = ("block", "counted", "data", "size")
@@ -45,10 +45,10 @@ class _Piece:
 class Output:
     """The output of one attempt: its chunks, and where its segments are in them."""
 
-    __slots__ = ("_pieces", "_starts", "flushes", "size")
+    __slots__ = ("_chunks", "_starts", "flushes", "size")
 
     def __init__(self) -> None:
-        self._pieces: list[_Piece] = []
+        self._chunks: list[_Chunk] = []
         self._starts: list[int] = []
         self.flushes = FlushReader()
         self.size = 0
@@ -70,18 +70,18 @@ class Output:
             if each == partition
         )
 
-    def _add(self, piece: _Piece) -> None:
+    def _add(self, chunk: _Chunk) -> None:
         self._starts.append(self.size)
-        self._pieces.append(piece)
-        self.size += piece.size
+        self._chunks.append(chunk)
+        self.size += chunk.size
 
-    def _slices(self, offset: int, n_bytes: int) -> Iterator[tuple[_Piece, int, int]]:
+    def _slices(self, offset: int, n_bytes: int) -> Iterator[tuple[_Chunk, int, int]]:
         at = bisect_right(self._starts, offset) - 1
         while n_bytes:
-            piece = self._pieces[at]
+            chunk = self._chunks[at]
             start = offset - self._starts[at]
-            count = min(n_bytes, piece.size - start)
-            yield piece, start, count
+            count = min(n_bytes, chunk.size - start)
+            yield chunk, start, count
             offset, n_bytes, at = offset + count, n_bytes - count, at + 1
 
 
@@ -136,30 +136,30 @@ class JobStore:
         self._results: set[Output] = set()
         #: {partition: committed bytes}, summed up at each commit rather than all at once.
         self._sizes: dict[int, int] = {}
-        self._writes: deque[tuple[int, _Piece]] = deque()
+        self._writes: deque[tuple[int, _Chunk]] = deque()
         #: Index of the committed outputs, or None if it must be made again.
         self._index: _Index | None = None
         #: Bytes written to disk so far, for reports.
         self.spilled_bytes = 0
 
-    def stage(self, attempt: int, chunk: bytes) -> bool:
+    def stage(self, attempt: int, data: bytes) -> bool:
         """Add a chunk to an attempt's output; return False if the chunk waits for `write_pending`.
 
         Raises ProtocolError for bytes that are no flush, and for a chunk above BLOCK_BYTES.
         """
-        if len(chunk) > BLOCK_BYTES:
-            raise ProtocolError(f"a chunk of {len(chunk)} bytes came, at most {BLOCK_BYTES} may")
-        if not chunk:
+        if len(data) > BLOCK_BYTES:
+            raise ProtocolError(f"a chunk of {len(data)} bytes came, at most {BLOCK_BYTES} may")
+        if not data:
             return True
         output = self._staged.get(attempt)
         if output is None:
             output = self._staged[attempt] = Output()
-        output.flushes.feed(chunk)
-        piece = _Piece(chunk, self._memory.take(len(chunk)))
-        output._add(piece)
-        if not piece.counted:
-            self._writes.append((attempt, piece))
-        return piece.counted
+        output.flushes.feed(data)
+        chunk = _Chunk(data, self._memory.take(len(data)))
+        output._add(chunk)
+        if not chunk.counted:
+            self._writes.append((attempt, chunk))
+        return chunk.counted
 
     def has_pending(self) -> bool:
         """Return whether chunks wait for `write_pending`."""
@@ -172,24 +172,24 @@ class JobStore:
         full or gone: the job cannot continue.
         """
         while self._writes:
-            attempt, piece = self._writes.popleft()
-            data = piece.data
+            attempt, chunk = self._writes.popleft()
+            data = chunk.data
             if data is None:  # its attempt was discarded meanwhile
                 continue
-            if self._memory.take(piece.size):  # others freed memory: spare the disk, which may be full
-                piece.counted = True
-                return attempt, piece.size
+            if self._memory.take(chunk.size):  # others freed memory: spare the disk, which may be full
+                chunk.counted = True
+                return attempt, chunk.size
             if self._spill is None:
                 self._spill = SpillFile(self._folder)
             block = self._spill.allocate()
             self._run(self._spill.write, block, data)
-            if piece.data is None:  # discarded while it was being written
+            if chunk.data is None:  # discarded while it was being written
                 if self._spill is not None:
                     self._spill.free(block)
             else:
-                piece.block, piece.data = block, None
-                self.spilled_bytes += piece.size
-            return attempt, piece.size
+                chunk.block, chunk.data = block, None
+                self.spilled_bytes += chunk.size
+            return attempt, chunk.size
         return None
 
     def commit_map(self, attempt: int, batch: int, lo: int, part: Part = ALL) -> Output:
@@ -274,15 +274,15 @@ class JobStore:
     def free(self, output: Output) -> None:
         """Free the memory and the blocks of an output."""
         self._results.discard(output)
-        for piece in output._pieces:
-            if piece.counted:
-                self._memory.give_back(piece.size)
-                piece.counted = False
-            if piece.block >= 0 and self._spill is not None:
-                self._spill.free(piece.block)
-                piece.block = -1
-            piece.data = None
-        output._pieces.clear()
+        for chunk in output._chunks:
+            if chunk.counted:
+                self._memory.give_back(chunk.size)
+                chunk.counted = False
+            if chunk.block >= 0 and self._spill is not None:
+                self._spill.free(chunk.block)
+                chunk.block = -1
+            chunk.data = None
+        output._chunks.clear()
         output._starts.clear()
 
     def close(self) -> None:
@@ -306,15 +306,15 @@ class JobStore:
         return output
 
     def _read_range(self, output: Output, offset: int, n_bytes: int) -> Iterator[bytes | memoryview]:
-        if not output._pieces:
+        if not output._chunks:
             raise StoreError("the segments were freed while they were being read")
-        for piece, start, count in output._slices(offset, n_bytes):
-            yield self._read(piece, start, count)
+        for chunk, start, count in output._slices(offset, n_bytes):
+            yield self._read(chunk, start, count)
 
-    def _read(self, piece: _Piece, start: int, count: int) -> bytes | memoryview:
-        if piece.data is not None:
-            return memoryview(piece.data)[start : start + count]
-        if self._spill is None or piece.block < 0:
+    def _read(self, chunk: _Chunk, start: int, count: int) -> bytes | memoryview:
+        if chunk.data is not None:
+            return memoryview(chunk.data)[start : start + count]
+        if self._spill is None or chunk.block < 0:
             raise StoreError("the segments were freed while they were being read")
-        data: bytes = self._run(self._spill.read, piece.block, start, count)
+        data: bytes = self._run(self._spill.read, chunk.block, start, count)
         return data

@@ -76,7 +76,7 @@ class _Watcher:
             link.send_in_lane(control("left", task=number, reason="what it told last is lost"))
             return
         link.send_in_lane(_describe(worker))  # ends the message that was begun
-        if not worker.told.is_complete:
+        if not worker.message_length.is_complete:
             self.skipped.add(number)
 
 
@@ -114,7 +114,7 @@ class Watchers:
             before.backlog.drop_all()
         watcher = self._watchers[driver] = _Watcher(driver)
         for worker in self._workers:
-            if not worker.told.is_complete:
+            if not worker.message_length.is_complete:
                 watcher.skipped.add(worker.number)
             driver.send(_describe(worker))
 
@@ -208,10 +208,10 @@ class Watchers:
 
         Raises ProtocolError for a piece or a message that is too long.
         """
-        worker.told.add(message)
+        worker.message_length.add(message)
         passed = Frame(CONTROL, bytes(frame.payload), 0, worker.number)
         for watcher in self._watchers.values():
-            waiting = watcher.pass_on(worker.number, passed, worker.told.is_complete)
+            waiting = watcher.pass_on(worker.number, passed, worker.message_length.is_complete)
             if waiting > MAX_WAITING_BYTES:
                 watcher.drop_messages(passed.lane, worker)
             while watcher.backlog.exceeds(MAX_RECEIVER_BYTES):

@@ -22,7 +22,7 @@ class WorkerRecord:
         "number",
         "offers",
         "slots",
-        "told",
+        "message_length",
     )
 
     def __init__(self, link: Link, *, is_local: bool):
@@ -36,7 +36,7 @@ class WorkerRecord:
         #: HOST:PORT that the worker connected from, or "local".
         self.address = "local" if is_local else link.name
         #: Length of the user message that the worker is sending.
-        self.told = MessageLength()
+        self.message_length = MessageLength()
         #: Jobs whose code it has.
         self.jobs: set[int] = set()
         #: Numbers of its live attempts.
