@@ -19,10 +19,10 @@ class WorkerRecord:
         "is_local",
         "jobs",
         "link",
+        "message_length",
         "number",
         "offers",
         "slots",
-        "message_length",
     )
 
     def __init__(self, link: Link, *, is_local: bool):
