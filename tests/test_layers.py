@@ -21,7 +21,7 @@ FLOORS = {
           scheduler.dispatcher scheduler.oneshot""",
     3: """executor.terminal inline set_aside executor executor.attempt executor.channel executor.pool offered processes template results feeding
           telling watching engine_configuration engine_process driver handle cluster node""",
-    4: "net net.link net.socket_link net.local_link net.tls net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
+    4: "net net.link net.socket_link net.local_link net.tls net.tls_socket net.listener net.guesses net.watchdog net.forker net.supervisor net.threads net.election net.backlog",
     5: """server server.peers server.hosted server.intake server.watchers server.partitioning server.obituaries
           worker worker.slot worker.obituary worker.offering""",
     6: "engine foreground membership relay passing",

@@ -109,6 +109,31 @@ def test_bytes_right_behind_the_proof_are_not_lost(listener, context):
     server.get().close()
 
 
+def connected(listener, context):
+    """Two ends of a proved connection: client, server."""
+    server = serve(listener, context)
+    client = tls.connect(listener.getsockname(), KEY, "worker")
+    return client, server.get()[0]
+
+
+def test_a_connection_that_is_lost_leaves_no_error_to_the_next(listener, context):
+    """OpenSSL keeps errors by thread: one that is left there is the end of the next that only has nothing to read."""
+    (lost, peer), (healthy, other) = connected(listener, context), connected(listener, context)
+    socket.socket.shutdown(lost, socket.SHUT_WR)
+    peer.close()  # without a word, so that OpenSSL complains to the peer, which cannot be any more: EPIPE
+    with contextlib.suppress(OSError):
+        assert lost.recv(1) == b""
+    for sock in (healthy, other):
+        sock.settimeout(0.0)
+        with pytest.raises(ssl.SSLWantReadError):
+            sock.recv(1)
+    other.sendall(b"all is well")
+    healthy.settimeout(10.0)
+    assert healthy.recv(100) == b"all is well"
+    for sock in (lost, healthy, other):
+        sock.close()
+
+
 def test_a_wrong_password_is_said_to_both(listener, context):
     server = serve(listener, context)
     with pytest.raises(AuthenticationError, match="the password was refused") as error:

@@ -34,6 +34,7 @@ from mmgevent.errors import (
     ProtocolError,
 )
 from mmgevent.machine import create_nameless_file
+from mmgevent.net.tls_socket import TLSSocket
 from mmgevent.wire.handshake import ClientHandshake, ServerHandshake
 
 ALPN = "mmgevent/1"
@@ -57,6 +58,7 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
     AuthenticationError for certificates that will not do.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = TLSSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
     context.num_tickets = 0
@@ -89,6 +91,7 @@ def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:
     AuthenticationError for certificates that will not do.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = TLSSocket
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
