@@ -35,9 +35,6 @@ LONG = {
         test_the_smallest_parts_are_timed
         test_engines_are_compared_side_by_side
     """,
-    "test_election.py": """
-        test_behind_a_server_of_another_version_the_next_address_is_taken
-    """,
     "test_simulation.py": """
         test_every_job_ends_by_the_rules_whatever_goes_wrong
     """,

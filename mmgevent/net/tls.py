@@ -45,9 +45,9 @@ HANDSHAKE_S = 10.0
 #: bytes that may wait unsent in the kernel: a control frame waits behind no more than this
 _UNSENT_BYTES = 256 * 1024
 
-#: seconds for a client whose certificate was refused to take notice of it
+#: seconds for a refused peer to take notice of it and close; one of ours takes a round trip
 _NOTICE_S = 1.0
-#: reads of 4 KiB for the same: it sends its certificate, its hello and no more
+#: reads of 4 KiB for the same: a peer sends a certificate, a few hellos and no more
 _NOTICE_READS = 16
 
 
@@ -206,7 +206,7 @@ def _is_about_certificate(error: Any) -> bool:
 
 
 def _let_notice(sock: Any) -> None:
-    """Read what the client still says: closed with that unread, it would hear of a reset, not of the reason."""
+    """Read what a refused peer still says: closed with that unread, it might hear of a reset, not of the reason."""
     with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
         sock.shutdown(socket.SHUT_WR)
         for _ in range(_NOTICE_READS):
@@ -243,6 +243,7 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: An
         text = f"{where} closed the connection during the handshake: {_describe(error)}"
         raise ConnectError(text) from error
     except ssl.SSLCertVerificationError as error:
+        _let_notice(held.sock)
         text = f"{where}: the certificate of the server was refused: {error.verify_message}; look at --tls-ca"
         raise AuthenticationError(text) from error
     except ssl.SSLError as error:
@@ -268,16 +269,24 @@ def _converse(
 ) -> None:
     """Carry the handshake's bytes; raise its error.  Reads not one byte beyond it."""
     answer = opening
+    lost: OSError | None = None
     while True:
         if answer:
-            tls.sendall(answer)
+            try:
+                tls.sendall(answer)
+            except _LOST as error:
+                lost = error  # why the peer closed may still be unread
         if machine.error is not None:
+            if answer:
+                _let_notice(tls)
             raise machine.error
         if not machine.needed:
+            if lost is not None:
+                raise lost
             return
         data = tls.recv(machine.needed)
         if not data:
-            raise machine.ended()
+            raise lost or machine.ended()
         if machine.completes_proof(data):
             before_proof()
         answer = machine.feed(data)
