@@ -208,6 +208,10 @@ SAMPLED = {
     "test_benchmarks.py": {
         "test_what_grows_is_measured": 8,
     },
+    "test_election.py": {
+        "test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again": 4,
+        "test_behind_a_server_that_takes_nobody_the_next_address_is_taken": 5,
+    },
     "integration/test_bad_input.py": {
         "test_function_that_fails_is_named_with_item_line_and_worker": 4,
         "test_signal_ends_a_command_whose_own_functions_hang": 3,

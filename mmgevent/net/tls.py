@@ -58,9 +58,9 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
     AuthenticationError for certificates that will not do.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = TLSSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    context.sslsocket_class = TLSSocket
     context.num_tickets = 0
     certificates.load_authorities(context)
     digest = certificates.load_own(context)
@@ -91,11 +91,11 @@ def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:
     AuthenticationError for certificates that will not do.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.sslsocket_class = TLSSocket
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    context.sslsocket_class = TLSSocket
     certificates.load_authorities(context)
     certificates.load_own(context)
     return context
