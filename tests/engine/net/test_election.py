@@ -701,7 +701,7 @@ def wait_for_reset(sock):
 @contextlib.contextmanager
 def greeting(address, *greet):
     """A server that calls greet[n](sock) for the n-th who proves the password, and serves those behind; yields them."""
-    server = Server("test", memory_bytes=1 << 20)
+    server = ServerRole("test", memory_bytes=1 << 20)
     came = []
 
     def attach(link, role):
