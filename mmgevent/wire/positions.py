@@ -18,7 +18,7 @@ from __future__ import annotations
 _PLACE_BITS = 32
 
 #: The place that stands for all items of an entry.
-WHOLE = 2**_PLACE_BITS - 1
+WHOLE: int = (1 << _PLACE_BITS) - 1
 
 #: Times that an entry may be cut in two, which gives 16 million parts. No file or split of sensible
 #: size has more items.
