@@ -154,7 +154,7 @@ class MapTask:
         if segment is not None:
             self._emit_flush({self._partitions: segment})
 
-    # --- groups to flushes ---
+    # -- groups to flushes
 
     def _flush(self, groups: dict[Any, Any], records: int, item: int | None) -> None:
         self.stats.groups += len(groups)

@@ -202,7 +202,7 @@ class CarefulMapping:
                         groups, used, records = {}, 0, 0
         yield Filled(groups, records)
 
-    # --- items to records ---
+    # -- items to records
 
     def _small_items(self) -> Iterator[Any]:
         """Yield the records of each item.
@@ -293,7 +293,7 @@ class CarefulMapping:
             self._broken = error
             raise
 
-    # --- records to groups ---
+    # -- records to groups
 
     def _take_large(self, large: _Large) -> tuple[Groups, int, Iterator[Any] | None]:
         """Group the records of a large item by themselves.

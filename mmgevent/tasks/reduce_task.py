@@ -144,7 +144,7 @@ class ReduceTask:
                 self._index += len(chunk)
                 self._writer.write(self._partition, chunk, list(islice(values, len(chunk))), function)
 
-    # --- pair form ---
+    # -- pair form
 
     def _reduce_each(self) -> None:
         for groups in self._merged():
@@ -171,7 +171,7 @@ class ReduceTask:
         self._index = index
         return keys, results
 
-    # --- iterator form ---
+    # -- iterator form
 
     def _reduce_all(self) -> None:
         groups = self._groups_for_user()

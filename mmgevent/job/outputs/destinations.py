@@ -238,7 +238,7 @@ def _write_all(file: RawFile, rest: memoryview) -> None:
             rest = rest[taken:]
 
 
-# --- files ---
+# -- files
 
 
 def _stat_or_none(target: str) -> os.stat_result | None:
