@@ -13,11 +13,10 @@ from fractions import Fraction
 from typing import Any
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.ledger import MAX_DEPTH, SHORT_BATCHES_PER_ATTEMPT
+from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT, MAX_ATTEMPTS_PER_SLOT
+from mmgevent.engine.scheduler.ledger import SHORT_BATCHES_PER_ATTEMPT
 from mmgevent.engine.scheduler.scheduler import JobRules, JobStatus, Scheduler
 from mmgevent.wire.positions import ALL, WHOLE, Part, entry_of, place_of
-
-DEPTH = 2
 
 
 class Books:
@@ -143,13 +142,13 @@ class AuditedScheduler:
 
     def may_get(self, worker: int, job: int) -> bool:
         """Whether a worker serves a job that does not avoid it for the sake of others."""
-        ledger = self.scheduler._jobs.get(job)
+        ledger = self.scheduler._ledgers.get(job)
         avoided = {each.number for each in ledger.avoided} if ledger is not None else set()
         others = [w for w, (slots, _) in self.workers.items() if slots and self.serves(w, job)]
         return self.serves(worker, job) and (worker not in avoided or avoided.issuperset(others))
 
     def _has_to_give(self, job: int) -> bool:
-        ledger = self.scheduler._jobs.get(job)
+        ledger = self.scheduler._ledgers.get(job)
         return ledger is not None and ledger.has_tasks_to_give
 
     def _check_Assign(self, a: c.Assign, shares: list[Any]) -> None:
@@ -161,8 +160,12 @@ class AuditedScheduler:
         line = self.slots[a.worker, a.slot]
         twins = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
         is_alone = books.rules.allocation == "oneshot" and a.phase == "map"
-        assert len(line) < (MAX_DEPTH if self.scheduler._jobs[a.job].depth > DEPTH else DEPTH)
-        if len(line) >= DEPTH:
+        assert len(line) < (
+            MAX_ATTEMPTS_PER_SLOT
+            if self.scheduler._ledgers[a.job].durations.attempts_per_slot > ATTEMPTS_PER_SLOT
+            else ATTEMPTS_PER_SLOT
+        )
+        if len(line) >= ATTEMPTS_PER_SLOT:
             roomy = [
                 w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.may_get(w, a.job)
             ]
@@ -172,7 +175,7 @@ class AuditedScheduler:
             before = self.attempts[line[0]]
             assert self.jobs[before.job].rules.allocation != "oneshot" or before.phase == "reduce"
             idle = [w for (w, _), held in self.slots.items() if not held and self.may_get(w, a.job)]
-            assert not self.scheduler._roster.workers[a.worker].bound, "an item waits for a slot here"
+            assert not self.scheduler._roster.workers[a.worker].reserved, "an item waits for a slot here"
             assert not idle, f"queued on worker {a.worker} while {idle} were idle"
         if is_alone:
             assert a.worker not in books.served
@@ -338,35 +341,35 @@ class AuditedScheduler:
                 slots = sum(self.workers[w][0] for w in self.workers if self.serves(w, job))
                 assert self.scheduler.status(job).slots == slots
                 books.allowance = max(books.allowance, len(books.released) + 2 * slots + 2)
-                short = SHORT_BATCHES_PER_ATTEMPT * MAX_DEPTH * slots
+                short = SHORT_BATCHES_PER_ATTEMPT * MAX_ATTEMPTS_PER_SLOT * slots
                 books.most_allowed = max(books.most_allowed, books.allowance + short)
                 assert books.input_ended or books.allowance <= books.allowed <= books.most_allowed
         for (worker, _), line in self.slots.items():
-            assert len(line) <= MAX_DEPTH
+            assert len(line) <= MAX_ATTEMPTS_PER_SLOT
             if self._has_room(worker, line):
                 starved = [job for job in giving if self.may_get(worker, job)]
                 assert not starved, f"{event}: worker {worker} has room, and jobs {starved} wait"
 
     def _has_room(self, worker: int, line: list[int]) -> bool:
         """Whether it is idle, or has nothing queued and something may be."""
-        return not line or (len(line) < DEPTH and not self._is_reserved(worker, line))
+        return not line or (len(line) < ATTEMPTS_PER_SLOT and not self._is_reserved(worker, line))
 
     def _is_reserved(self, worker: int, line: list[int]) -> bool:
         a = self.attempts[line[0]]
         is_alone = self.jobs[a.job].rules.allocation == "oneshot" and a.phase == "map"
-        return is_alone or bool(self.scheduler._roster.workers[worker].bound)
+        return is_alone or bool(self.scheduler._roster.workers[worker].reserved)
 
     def check_empty(self) -> None:
         """Every job is over: nothing is left of any, here or in the scheduler."""
         assert all(books.end is not None for books in self.jobs.values())
         assert not self.attempts
         scheduler = self.scheduler
-        assert not scheduler._jobs
+        assert not scheduler._ledgers
         assert not scheduler._dispatcher.attempts
         assert not scheduler._dispatcher._recalls
-        assert not scheduler._roster.leagues
+        assert not scheduler._roster.queues
         for worker in scheduler._roster.workers.values():
-            assert not worker.bound
-            assert not worker.pool.leagues
+            assert not worker.reserved
+            assert not worker.pool.queues
         if not scheduler._roster.workers:
             assert not scheduler._roster.pools

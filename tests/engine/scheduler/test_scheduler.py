@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.attempts import (
+from mmgevent.engine.scheduler.attempts import Attempt, Task
+from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
+from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT, SAMPLE_SIZE, Durations
+from mmgevent.engine.scheduler.retries import MAX_DEATHS, MAX_UNPREPARED
+from mmgevent.engine.scheduler.scheduler import JobRules, Scheduler
+from mmgevent.engine.scheduler.transitions import (
     ATTEMPT_TRANSITIONS,
     TASK_TRANSITIONS,
-    Attempt,
     AttemptEvent,
     AttemptState,
-    Task,
     TaskEvent,
     TaskState,
 )
-from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
-from mmgevent.engine.scheduler.ledger import MAX_DEATHS, MAX_DEPTH, MAX_UNPREPARED, SAMPLE_SIZE, Ledger
-from mmgevent.engine.scheduler.scheduler import JobRules, Scheduler
 from mmgevent.errors import SchedulerError
 from mmgevent.wire.positions import WHOLE, position_of, range_of
 from tests.audit import AuditedScheduler
@@ -59,24 +59,24 @@ def cluster(*slots, rules=None, batches=(), end=False):
 def test_an_attempt_changes_by_its_table_and_not_otherwise(state, event):
     attempt = Attempt(1, None, None, state, False)
     if (state, event) in ATTEMPT_TRANSITIONS:
-        attempt.turn(event)
+        attempt.transition(event)
         assert attempt.state is ATTEMPT_TRANSITIONS[state, event]
     else:
         with pytest.raises(SchedulerError, match=event.name):
-            attempt.turn(event)
+            attempt.transition(event)
         assert attempt.state is state
 
 
 @pytest.mark.parametrize(("state", "event"), [*itertools.product(TaskState, TaskEvent)])
 def test_a_task_changes_by_its_table_and_not_otherwise(state, event):
-    task = Task(None, 1, 1, 0, 1)
+    task = Task(None, 1, None, 0, 1)
     task.state = state
     if (state, event) in TASK_TRANSITIONS:
-        task.turn(event)
+        task.transition(event)
         assert task.state is TASK_TRANSITIONS[state, event]
     else:
         with pytest.raises(SchedulerError, match=event.name):
-            task.turn(event)
+            task.transition(event)
         assert task.state is state
 
 
@@ -187,7 +187,9 @@ class Runner:
             self.end()
 
 
-@pytest.mark.parametrize(("seconds", "held"), [(0.0001, MAX_DEPTH), (0.0045, 4), (0.02, 2), (1.0, 2)])
+@pytest.mark.parametrize(
+    ("seconds", "held"), [(0.0001, MAX_ATTEMPTS_PER_SLOT), (0.0045, 4), (0.02, 2), (1.0, 2)]
+)
 def test_a_slot_holds_as_many_short_tasks_as_take_a_moment_and_two_that_are_not_short(seconds, held):
     runner = Runner(*cluster(1), seconds)
     runner.run(60)
@@ -202,7 +204,7 @@ def test_short_tasks_are_spread_before_they_are_queued_deep():
         runner.take(runner.scheduler.add_worker(worker, 1, NONE, runner.now))
         runner.send()
     lines = [len(line) for line in runner.scheduler.slots.values()]
-    assert min(lines) == max(lines) == MAX_DEPTH
+    assert min(lines) == max(lines) == MAX_ATTEMPTS_PER_SLOT
 
 
 def test_slots_are_queued_deep_in_turn():
@@ -232,7 +234,7 @@ def test_what_is_queued_behind_a_task_that_proves_long_goes_to_an_idle_slot():
         assert assign.worker == 2
         commands = scheduler.attempt_done(assign.attempt, runner.now)
     assert moved == list(runner.live)[1:]
-    assert len(moved) == MAX_DEPTH - 1
+    assert len(moved) == MAX_ATTEMPTS_PER_SLOT - 1
 
 
 def keep_all(runner):
@@ -331,7 +333,7 @@ def test_a_driver_whose_batches_still_grow_is_not_sent_far_ahead():
     runner = Runner(*cluster(2))
     runner.run(30)
     ended, small = 30, runner.sent
-    assert small - ended > MAX_DEPTH
+    assert small - ended > MAX_ATTEMPTS_PER_SLOT
     while runner.allowed == small:
         runner.end()
         ended += 1
@@ -686,12 +688,12 @@ def test_no_more_duplicates_run_at_once_than_the_share_of_slots():
 
 
 def test_the_median_comes_from_a_bounded_sample():
-    ledger = Ledger(1, JobRules(), 0.0)
-    assert ledger.median_s() is None
+    durations = Durations()
+    assert durations.median_s() is None
     for number in range(20_000):
-        ledger.time(float(number), random.Random(number))
-    assert len(ledger.durations) == SAMPLE_SIZE
-    assert 5_000 < ledger.median_s() < 15_000
+        durations.add(float(number), random.Random(number))
+    assert len(durations.sample) == SAMPLE_SIZE
+    assert 5_000 < durations.median_s() < 15_000
 
 
 # Executors that cannot be set up
