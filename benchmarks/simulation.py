@@ -1,19 +1,26 @@
 """Run the real scheduler in virtual time: what a decision costs, and how good decisions are.
 
-    $ python -m benchmarks.simulation                                   # 100 to 100,000 workers
+    $ python -m benchmarks.simulation                            # 100 to 100,000 workers
     $ python -m benchmarks.simulation --workers 1000 --tasks 100000
-    $ python -m benchmarks.simulation --full                            # 100,000 workers, 10 million tasks
+    $ python -m benchmarks.simulation --full                     # 100,000 workers, 10 million tasks
 
-The scheduler is the one of the server, without links, bytes or waiting: an agenda says what happens next, and
-when. Tasks take 10 s in the median (log-normal); one attempt in 500 takes 20 times as long, which a duplicate does
-not; workers leave without a word, and others come, so that each stays for an hour and a quarter on average.
+The scheduler is the server's. There are no links, no bytes and no waiting: an agenda says what
+happens next, and when.
 
-- a decision is one event accepted and all its commands returned; its time is that of the call, without the simulation's own.
-  This process never waits, so what it is short of one core's CPU time was taken by other processes: times
-  are reduced by that share, which is printed ("core"), but for the slowest decision.
-- ideal makespan: all work spread evenly over all workers, nothing lost; the rounding of the last tasks is
-  part of the ratio, so it falls with more tasks a worker.
-- duplicated: seconds in attempts that were made besides a live one and did not count; lost: seconds in attempts whose worker left.
+- Tasks take 10 s in the median (log-normal). One attempt in 500 takes 20 times as long. A duplicate
+  does not.
+- Workers leave without a message, and others join. On average a worker stays for 75 minutes.
+
+What the columns mean:
+
+- decision: one event accepted and all its commands returned. Its time is that of the call, without
+  the simulation around it.
+- core: CPU time of this process as a share of one core. The process never waits, so other processes
+  took the rest. Times are reduced by that share, except that of the slowest decision.
+- ideal: the makespan if all work were spread evenly over all workers and none were lost. The
+  rounding of the last tasks is part of the ratio, so more tasks per worker make it smaller.
+- duplicated: time in duplicates that did not count.
+- lost: time in attempts whose worker left.
 """
 
 from __future__ import annotations
@@ -36,10 +43,10 @@ from mmgevent.engine.scheduler import commands as c
 from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules, Scheduler
 
 MEDIAN_S = 10.0
-SIGMA = 0.5  #: of the log-normal: two thirds of tasks take between 6 and 16 s
-STRAGGLERS = 0.002  #: share of attempts
-STRAGGLER_FACTOR = 20.0
-STAY_S = 4_500.0  #: of a worker
+SIGMA = 0.5  #: sigma of the log-normal distribution: two thirds of tasks take 6 to 16 s
+STRAGGLERS = 0.002  #: share of attempts that take long
+STRAGGLER_FACTOR = 20.0  #: times as long as others
+STAY_S = 4_500.0  #: mean time that a worker stays
 JOB = 1
 
 #: kinds of things on the agenda
@@ -47,7 +54,7 @@ END, LEAVE, TICK = range(3)
 
 
 class World:
-    """One job, its driver and its workers, each with one slot; plain dicts of numbers, so that they cost little."""
+    """One job, its driver and its workers of one slot each; plain dicts, to cost little."""
 
     def __init__(self, workers: int, tasks: int, seed: int, *, churn: bool = True, retransmit: float = 0.05):
         self.random = random.Random(seed)
@@ -155,7 +162,7 @@ class World:
             self.begin(self.running[worker])
 
     def forget(self, attempt: int) -> float:
-        """Strike out an attempt; the seconds it ran."""
+        """Forget an attempt; return the seconds that it ran."""
         del self.worker_of[attempt], self.batch_of[attempt]
         began_s = self.began_s.pop(attempt, None)
         return 0.0 if began_s is None else self.now - began_s
@@ -163,10 +170,10 @@ class World:
     # decisions
 
     def event(self, name: str, *args: Any) -> None:
-        """Tell the scheduler, do what it says, and then what follows from that."""
+        """Report an event to the scheduler, carry its commands out, and then what follows."""
         self.pending.append((name, args))
         if len(self.pending) > 1:
-            return  # somebody further up does it, in order
+            return  # a caller further up handles it, in order
         while self.pending:
             name, args = self.pending[0]
             decide = getattr(self.scheduler, name)
@@ -252,9 +259,9 @@ class World:
 
 
 def simulate(workers: int, tasks: int, seed: int) -> tuple[World, float, float]:
-    """Run one world; it, the seconds that took in all, and the CPU seconds of those."""
+    """Run one world; return it, the time that it took, and the CPU time, both in seconds."""
     gc.collect()
-    gc.freeze()  # what is here already is not the scheduler's to be searched
+    gc.freeze()  # the collector shall search only what the scheduler makes
     world = World(workers, tasks, seed)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     world.run()

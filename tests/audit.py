@@ -1,8 +1,9 @@
-"""Hold every command of a scheduler against the rules, with books of its own.
+"""Check every command of a scheduler against the rules, with books of its own.
 
-`AuditedScheduler` is a scheduler whose events return the same commands, after each of them was checked.
-It knows the rules and the events only, but for four questions it asks the scheduler's books: which jobs
-have tasks to give, what is queued, whose tasks are short, and which workers a job avoids.
+The events of `AuditedScheduler` return the commands of the scheduler, after checking each of them.
+The audit knows the rules and the events only. It asks the scheduler itself four questions: which
+jobs have tasks to give, for which workers items are reserved, whose tasks are short, and which
+workers a job avoids.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Books:
         self.shares: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
         self.committed: set[int] = set()
         self.released: set[int] = set()
-        self.crossed: set[int] = set()  # batches that EnoughInput crossed: nothing of them is mapped
+        self.crossed: set[int] = set()  # batches that crossed EnoughInput: none of them is mapped
         self.reduced: list[tuple[int, ...]] = []
         self.allowed = -1
         self.allowance = 4  # what a "continuous" job should be allowed by now, at least
@@ -42,7 +43,7 @@ class Books:
         self.asked_for_plan = False
         self.end: c.Command | None = None
         self.held = 0
-        self.served: set[int] = set()  # workers that got an item of a "oneshot" job and did not give it back
+        self.served: set[int] = set()  # workers that got a "oneshot" item and did not return it
 
 
 def closed_entries(a: c.Assign, books: Books) -> set[int]:

@@ -2,9 +2,12 @@
 
     $ python -m tests.simulation SEED...
 
-Workers crash, hang, drain, join late, keep or return what is recalled; executors die, user code raises,
-files are missing; messages come late, twice, or after their link is gone. `tests.audit` checks every command.
-For `CHAOS_S` of virtual time everything goes wrong that can; then workers obey, and every job has to end.
+- Workers crash, hang, drain, join late, and keep or return recalled attempts.
+- Executors die, user code raises, files are missing.
+- Messages arrive late, twice, or after their link was lost.
+
+`tests.audit` checks every command. For `CHAOS_S` of virtual time anything may go wrong. Then
+workers obey, and every job has to end.
 """
 
 from __future__ import annotations

@@ -4,14 +4,13 @@ These records refer to one another, so they stand together:
 
 - A *batch* is cut into *tasks*; in reduce a task is some partitions. An *attempt* is one execution
   of a task. It occupies a *slot* of a *worker*: one runs, others are queued behind it.
-- Workers that offer the same functions form a *worker pool*. Jobs that need the same functions form
-  a *job queue*. A pool serves every queue whose needs it offers. Nearly always there is one of each.
-- A *queued job* is what the choice of the next task looks at. The job's ledger is one; it also knows
-  the input and the results.
+- Workers that offer the same functions form a *worker pool*. Jobs that need the same functions
+  form a *job queue*. A pool serves every queue whose needs it offers.
+- A *queued job* is what the choice of the next task looks at. Every job's ledger is one, and knows
+  more: the input and what was counted.
 
 Invariants:
 
-- Every change of a task's or an attempt's state is a row of the tables in `transitions`.
 - A slot has queued attempts only if it has a running one.
 - A job queue with several jobs ranks exactly those that have tasks to give.
 """
@@ -33,10 +32,9 @@ from mmgevent.engine.scheduler.transitions import (
     TaskState,
 )
 from mmgevent.errors import SchedulerError
-from mmgevent.wire.positions import ALL, Part, entry_of
+from mmgevent.wire.positions import ALL, Part
 
-#: Outdated entries that the heap of a job queue may hold besides two for each job. Rebuilding the
-#: heap of few jobs again and again would cost more than the entries do.
+#: Outdated entries that a heap may hold besides two for each job. Rebuilding it costs more.
 _SPARE_ENTRIES = 16
 
 # Looking up a member of an Enum costs as much as a call in C.
@@ -81,7 +79,7 @@ class Task:
         self.batch = batch  #: None in reduce
         self.lo = lo  #: first entry
         self.hi = hi  #: one behind the last entry
-        self.skip: tuple[int, ...] = ()  #: ascending positions of items in [lo, hi) that were set aside
+        self.skip: tuple[int, ...] = ()  #: positions in [lo, hi) that were set aside, ascending
         self.part: Part = ALL  #: which part of its only entry it maps; ALL for most tasks
         self.items = hi - lo  #: entries still to be mapped by it; 0 in reduce
         self.partitions = partitions
@@ -92,11 +90,6 @@ class Task:
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
         self.unprepared = 0  #: executors that could not be set up for it
-
-    @property
-    def batch_number(self) -> int:
-        """The number of its batch, 0 in reduce."""
-        return 0 if self.batch is None else self.batch.number
 
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
         """Change its entries; nothing is left to map of `closed` of them."""
@@ -110,17 +103,11 @@ class Task:
         rest.unprepared = self.unprepared
         return rest
 
-    def find_item(self, item: int | None) -> int | None:
-        """Return this position if it is one of the task's open items, else None."""
-        if item is None or self.batch is None or not self.lo <= entry_of(item) < self.hi or item in self.skip:
-            return None
-        return item
-
     def transition(self, event: TaskEvent) -> None:
         """Change the state by the table. Raises SchedulerError if the table has no such row."""
         state = NEXT_TASK_STATES[self.state].get(event)
         if state is None:
-            raise SchedulerError(f"task {self.number} is {self.state.name}: {event.name} cannot happen to it")
+            raise SchedulerError(f"task {self.number} is {self.state.name}: {event.name} cannot happen")
         self.state = state
 
 
@@ -134,16 +121,15 @@ class Attempt:
         self.task = task
         self.slot = slot
         self.state = state
-        self.started_s: float | None = None  #: when it began or was kept, as far as the scheduler knows
+        #: When it began or was kept, as far as the scheduler knows.
+        self.started_s: float | None = None
         self.had_content = had_content  #: its input was sent with the contents of the files
 
     def transition(self, event: AttemptEvent) -> None:
         """Change the state by the table. Raises SchedulerError if the table has no such row."""
         state = NEXT_ATTEMPT_STATES[self.state].get(event)
         if state is None:
-            raise SchedulerError(
-                f"attempt {self.number} is {self.state.name}: {event.name} cannot happen to it"
-            )
+            raise SchedulerError(f"attempt {self.number} is {self.state.name}: {event.name} cannot happen")
         self.state = state
 
 
@@ -188,13 +174,13 @@ class WorkerPool:
         self.offers = offers
         self.queues: list[JobQueue] = []  #: the ones it serves
         self.idle: OrderedDict[Slot, None] = OrderedDict()  #: slots that run nothing
-        self.unqueued: OrderedDict[Slot, None] = OrderedDict()  #: busy slots with nothing queued behind
-        self.with_room: OrderedDict[Slot, None] = OrderedDict()  #: slots with room for one more short task
+        self.unqueued: OrderedDict[Slot, None] = OrderedDict()  #: busy slots with nothing queued
+        self.with_room: OrderedDict[Slot, None] = OrderedDict()  #: slots with room for a short task
         self.slots = 0  #: slots of workers that are not leaving
         self.workers = 0
 
     def next_job(self) -> QueuedJob | None:
-        """Return the job that holds the fewest attempts, of those that have a task for this pool."""
+        """Return the job that has tasks for this pool and holds the fewest attempts, or None."""
         queues = self.queues
         if len(queues) == 1:
             return queues[0].first()
@@ -203,7 +189,7 @@ class WorkerPool:
 
 
 class QueuedJob(abc.ABC):
-    """A job in its queue: which tasks wait, which attempts it holds, and which workers it avoids."""
+    """A job in its queue: its waiting tasks, its live attempts, and the workers that it avoids."""
 
     __slots__ = (
         "avoided",
@@ -224,10 +210,10 @@ class QueuedJob(abc.ABC):
 
     def __init__(self, number: int):
         self.number = number
-        self.is_shared = True  #: any slot may take its waiting tasks: not so items of "oneshot" jobs
+        self.is_shared = True  #: any slot may take its waiting tasks; not so "oneshot" items
         self.waiting: deque[Task] = deque()
         self.waiting_items = 0  #: entries to be mapped in `waiting`
-        self.reserved: dict[Worker, Task] = {}  #: "oneshot" items that wait for a slot of their worker
+        self.reserved: dict[Worker, Task] = {}  #: "oneshot" items that wait for this worker
         self.live: dict[Attempt, None] = {}  #: attempts that run or are queued
         #: Running attempts without a duplicate, oldest first.
         self.lone_running: OrderedDict[Attempt, None] = OrderedDict()
@@ -352,12 +338,13 @@ class JobQueue:
         self.slots = 0  #: slots of workers that serve it and are not leaving
         self.jobs: dict[int, QueuedJob] = {}
         self.waiting = 0  #: tasks that any slot may take
-        self.recallable: OrderedDict[Attempt, None] = OrderedDict()  #: queued attempts, oldest first
-        #: Whether it has several jobs, which need ranks. Most servers have one job most of the time.
+        #: Queued attempts that were not recalled, oldest first.
+        self.recallable: OrderedDict[Attempt, None] = OrderedDict()
+        #: Whether it has several jobs, which need ranks. Most of the time most servers have one.
         self.is_ranked = False
         self._only: QueuedJob | None = None  # the only job, if there is just one
-        self._ranks: dict[int, tuple[int, int, QueuedJob]] = {}  # by job: its entry in the heap
-        self._heap: list[tuple[int, int, QueuedJob]] = []  # attempts held, job; outdated ones among them
+        self._ranks: dict[int, tuple[int, int, QueuedJob]] = {}  # by job: attempts held, job
+        self._heap: list[tuple[int, int, QueuedJob]] = []  # the ranks, and outdated ones
 
     def add(self, job: QueuedJob) -> None:
         """Add a job. The job that was alone before gets its rank now."""
@@ -385,7 +372,7 @@ class JobQueue:
         return sum(len(pool.idle) for pool in self.pools)
 
     def rank(self, job: QueuedJob) -> None:
-        """Update the rank of a job after its attempts or its waiting tasks changed, if `is_ranked`."""
+        """Update the rank of a job after its attempts or waiting tasks changed, if `is_ranked`."""
         if not job.has_tasks_to_give:
             self._ranks.pop(job.number, None)
             return

@@ -6,9 +6,10 @@ always agree.
 
 Invariants:
 
-- An attempt is in `attempts` exactly while it is live. Then it is on one slot and in its task's list.
-- No more recalls are unanswered than there were idle slots when they were sent. Recalls from workers
-  that leave do not count.
+- An attempt is in `attempts` exactly while it is live. Then it is on one slot and in its task's
+  list.
+- No more recalls are unanswered than there were idle slots when they were sent. Recalls from
+  workers that leave do not count.
 - Every assigned attempt is ended by one `Commit` of the scheduler's or one `Discard` of `end`.
 """
 
@@ -37,7 +38,7 @@ from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, Ta
 #: Times the median duration of its phase that a straggler has run for, at least.
 STRAGGLER_MEDIANS = 2.0
 
-#: Least time that a straggler has run for, seconds. Below it a duplicate costs more than it can win.
+#: Least time that a straggler has run for, seconds. Below it a duplicate costs more than it wins.
 STRAGGLER_S = 1.0
 
 #: Largest attempt number: they are unsigned 32-bit numbers. 0 means none.
@@ -65,7 +66,7 @@ class Dispatcher:
         self.attempts: dict[int, Attempt] = {}
 
     def fill_slots(self, now: float) -> None:
-        """Assign whatever there is to slots with room, emptiest slots first; recall for idle ones."""
+        """Assign tasks to slots with room, idle slots first; recall attempts for idle slots."""
         roster = self._roster
         if roster.reserved_workers:
             self._assign_reserved(now)
@@ -203,7 +204,7 @@ class Dispatcher:
             attempt.task.job.keep_attempt(attempt)
 
     def end(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
-        """End an attempt: take it off its slot, where the next one begins. The caller ranks the job."""
+        """End an attempt; the next one on its slot begins. The caller updates the job's rank."""
         state = attempt.state
         attempt.transition(event)
         if state is _RECALLED or state is _CONTESTED:

@@ -1,4 +1,4 @@
-"""How long the tasks of one phase of a job take: a sample of them, and how long they took lately."""
+"""How long the tasks of one phase of a job take: a random sample, and a recent average."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Durations:
         self.attempts_per_slot = ATTEMPTS_PER_SLOT  #: attempts that a slot with such tasks may hold
         self.sample: list[float] = []  #: a uniform sample, seconds
         self._count = 0
-        self._recent_s = SHORT_WORK_S  # a moving average; at first long enough for no task to count as short
+        self._recent_s = SHORT_WORK_S  # a moving average; it begins with a task that is not short
 
     def add(self, seconds: float, random: random_module.Random) -> None:
         """Note the duration of a task. The sample is kept uniform by Vitter's algorithm R."""

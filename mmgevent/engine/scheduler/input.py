@@ -1,4 +1,4 @@
-"""The input of one job: which batches came, and how many of their items are open, counted or set aside.
+"""The input of one job: its batches, and how many items are open, counted, set aside or lost.
 
 It knows batches and numbers only, neither tasks nor workers.
 
@@ -134,13 +134,13 @@ class JobInput:
         self.last_failure = failure or self.last_failure
 
     def set_entry_aside(self, batch: Batch, entries: int, failure: dict[str, Any]) -> bool:
-        """Count an item given up, which closes one entry or none; return whether that ended the batch."""
+        """Count an item set aside and the entry that it closes; return whether the batch ended."""
         self.set_aside += 1
         self.last_failure = failure
         return self._close(batch, entries)
 
     def count_lost(self, batch: Batch) -> bool:
-        """Count an item lost with its worker; return whether it ended the batch. No limit applies."""
+        """Count an item lost with its worker; return whether it ended the batch."""
         self.lost += 1
         return self._close(batch, 1)
 

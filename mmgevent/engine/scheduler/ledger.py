@@ -37,7 +37,8 @@ BATCHES_AHEAD = 2
 #: granted half of them at a time, since each grant costs a message.
 SHORT_BATCHES_PER_ATTEMPT = 4
 
-#: Seconds without any worker for a job before its user is told: embedded workers take a moment to start.
+#: Time without any worker for a job before its user is warned, seconds. Embedded workers take a
+#: moment to start.
 NO_WORKERS_S = 2.0
 
 
@@ -65,14 +66,15 @@ class Ledger(QueuedJob):
     def __init__(self, number: int, rules: JobRules, now: float):
         super().__init__(number)
         self.rules = rules
-        self.retries = rules.retries  #: times an item or a reduce task is tried again after a user exception
+        #: Times that an item or a reduce task is tried again after a user exception.
+        self.retries = rules.retries
         self.retransmit = rules.retransmit  #: share of slots that may run duplicates
         self.phase = MAP
         self.is_over = False
         self.input = JobInput(rules)
         self.reduce_left = 0  #: tasks
         self._reduce_total = 0  # tasks
-        self._blocked: dict[Batch, list[Task]] = {}  # tasks that wait for the contents of their batch
+        self._blocked: dict[Batch, list[Task]] = {}  # tasks that wait for contents
         self._without_slots_s = now  # since when no slot can serve it, while that is so
         self._was_warned = False
         self._last_task = 0
@@ -107,10 +109,10 @@ class Ledger(QueuedJob):
         return allowance
 
     def _next_allowance(self) -> tuple[int, int]:
-        """Return how many batches the driver should be allowed, and how many more are worth a message.
+        """Return how many batches to allow the driver, and how many more are worth a message.
 
-        While its batches still grow, the driver is not allowed far ahead. Otherwise it would cut many
-        more of the old size.
+        While its batches still grow, the driver is not allowed far ahead. Otherwise it would cut
+        many more of the old size.
         """
         counts, slots = self.input, self.queue.slots
         ahead, step = BATCHES_PER_SLOT * slots + BATCHES_AHEAD, 1
@@ -127,14 +129,14 @@ class Ledger(QueuedJob):
         self.enqueue(Task(self, self._next_task(), batch, 0, entries))
 
     def block(self, task: Task, batch: Batch) -> bool:
-        """Let a task wait for the contents of its batch; return whether to ask the driver for them."""
+        """Let a task wait for the contents of its batch; return whether to request them."""
         task.transition(TaskEvent.LACKED_CONTENT)
         self._blocked.setdefault(batch, []).append(task)
         was_requested, batch.is_requested = batch.is_requested, True
         return not was_requested
 
     def unblock(self, batch: Batch) -> None:
-        """Let the tasks that waited for the contents of a batch wait for slots, before all others."""
+        """Queue the tasks that waited for the contents of a batch, before all others."""
         batch.has_content = True
         for task in reversed(self._blocked.pop(batch, ())):
             task.transition(TaskEvent.CONTENT_ARRIVED)
@@ -245,8 +247,8 @@ class Ledger(QueuedJob):
     def count_death(self, task: Task, item: int | None) -> int:
         """Count a death of an executor; return how many this item, or the task, has seen.
 
-        Where items may be set aside, each has a count of its own. A task with several culprits is no
-        reason to give up the one that kills last.
+        Where items may be set aside, each has a count of its own. Otherwise a task with several
+        culprits would give up the last one too early.
         """
         task.deaths += 1
         if item is None or task.batch is None:
@@ -275,7 +277,7 @@ class Ledger(QueuedJob):
         """Reserve waiting items for the workers that they are meant for."""
 
     def has_distributed_all(self, now: float) -> bool:
-        """Return whether no further worker will get an item, so that those that still wait are lost."""
+        """Return whether no further worker will get an item. Waiting items are lost then."""
         return False
 
     def worker_answered(self, now: float) -> None:
@@ -285,11 +287,11 @@ class Ledger(QueuedJob):
         """Note that a worker returned a task without having begun it."""
 
     def retry_setup(self, task: Task, worker: Worker) -> None:
-        """Note that setupfn failed on a worker: other workers are to try the task, if there are any."""
+        """Note that setupfn failed on a worker. Others will try the task, if there are any."""
         self.avoided[worker] = None
 
     def should_warn(self, now: float) -> bool:
-        """Return whether to tell the user now that no slot has served the job for `NO_WORKERS_S`."""
+        """Return whether to warn the user now: no slot could serve the job for `NO_WORKERS_S`."""
         if self.queue.slots:
             self._without_slots_s = now
             self._was_warned = False

@@ -98,7 +98,7 @@ class JobLifecycle:
             self.fail(ledger, failure, "skipped", now)
 
     def withdraw(self, worker: Worker) -> dict[Ledger, None]:
-        """Take back what a worker that leaves was promised and not sent; return the jobs concerned."""
+        """Take back items that were meant for a worker that leaves; return the jobs concerned."""
         ledgers = (self.ledgers[job.number] for job in self._roster.jobs_for(worker))
         return {ledger: None for ledger in ledgers if ledger.withdraw(worker)}
 

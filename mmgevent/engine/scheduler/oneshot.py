@@ -44,7 +44,7 @@ class OneshotLedger(Ledger):
         self.retries = 0
         self.retransmit = 0
         self._roster = roster
-        self._promised: OrderedDict[Worker, None] = OrderedDict()  # workers, the longest promised first
+        self._promised: OrderedDict[Worker, None] = OrderedDict()  # longest waiting workers first
         self._given = 0  # items that were reserved for a worker, and not returned
         self._first_answer_s: float | None = None
         self._is_open = True  # workers that join still get an item
@@ -73,7 +73,7 @@ class OneshotLedger(Ledger):
             self.distribute()
 
     def withdraw(self, worker: Worker) -> bool:
-        """Take back what was promised to, or reserved for, a worker that leaves; return whether any was."""
+        """Take back what was promised to a worker that leaves; return whether that was anything."""
         if worker in self._promised:
             del self._promised[worker]
             return True
@@ -84,7 +84,7 @@ class OneshotLedger(Ledger):
         return False
 
     def distribute(self) -> None:
-        """Reserve waiting items for the workers that were promised one; forget promises that cannot be kept."""
+        """Reserve waiting items for the workers that were promised one. Drop vain promises."""
         while self.waiting and self._promised:
             worker, _ = self._promised.popitem(last=False)
             self._roster.reserve(worker, self, self.dequeue())
@@ -93,7 +93,7 @@ class OneshotLedger(Ledger):
             self._promised.clear()
 
     def has_distributed_all(self, now: float) -> bool:
-        """Return whether no further worker will get an item, so that those that still wait are lost."""
+        """Return whether no further worker will get an item. Waiting items are lost then."""
         if self._promised:
             return False
         under_way = self.input.open_items - len(self.waiting)

@@ -23,7 +23,7 @@ from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
 from mmgevent.engine.scheduler.transitions import TaskEvent
 from mmgevent.wire.failures import advise_on_reduce
-from mmgevent.wire.positions import MAX_DEPTH, WHOLE, position_of
+from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 
 #: Executors that may die running one task before it is given up.
 MAX_DEATHS = 3
@@ -57,7 +57,8 @@ class Retries:
         is_spent: bool,
         is_divisible: bool,
     ) -> None:
-        """Decide after a user exception. The executor itself has retried an item that `is_spent`."""
+        """Decide after a user exception. An item that `is_spent` was retried in its executor."""
+        item = _find_item(task, item)
         if not (is_spent and item is not None) and ledger.count_failure(task, item) <= ledger.retries:
             self.requeue(task)
         else:
@@ -74,6 +75,7 @@ class Retries:
         is_divisible: bool,
     ) -> None:
         """Decide after an executor died."""
+        item = _find_item(task, item)
         is_first_fatal = task.is_exclusive or task.is_suspect
         if ledger.count_death(task, item) < (1 if is_first_fatal else MAX_DEATHS):
             self.requeue(task)
@@ -149,6 +151,13 @@ class Retries:
         for attempt in task.attempts[:]:
             self._dispatcher.revoke(attempt, now)
         task.transition(TaskEvent.FREED)
+
+
+def _find_item(task: Task, item: int | None) -> int | None:
+    """Return this position if it is one of the task's open items, else None."""
+    if item is None or task.batch is None or not task.lo <= entry_of(item) < task.hi or item in task.skip:
+        return None
+    return item
 
 
 def _can_halve(task: Task, is_divisible: bool) -> bool:

@@ -1,13 +1,13 @@
-"""Which workers and jobs there are, which of them fit together, and which slots could run something.
+"""Which workers and jobs there are, which of them fit together, and which slots have room.
 
-A worker pool keeps its idle slots and those with room. A job queue ranks its jobs. So finding a slot
-or a job takes no search. The cost of a decision grows with the number of *different* sets of offers
-and needs, not with workers, jobs or tasks.
+A worker pool keeps its idle slots and those with room. A job queue ranks its jobs. So finding a
+slot or a job takes no search. The cost of a decision grows with the number of *different* sets of
+offers and needs, not with workers, jobs or tasks.
 
 Invariants:
 
-- A slot is in the one set of its pool that `Roster.update_slot` chose when its attempts changed last,
-  or in none.
+- A slot is in one set of its pool or in none, as `Roster.update_slot` chose when its attempts
+  changed last.
 - A pool has workers, a queue has jobs: empty ones are removed.
 """
 

@@ -16,7 +16,7 @@ class JobRules:
     """The options of a job that concern scheduling."""
 
     retries: int = 0  #: times an item is tried again after a user exception
-    retransmit: float = 0.05  #: share of slots that may run duplicates of slow tasks; 0 switches them off
+    retransmit: float = 0.05  #: share of slots that may run duplicates of slow tasks; 0: none
     allocation: str = "continuous"  #: or "oneshot": every worker gets one item
     max_skipped: float = 0  #: items that may be set aside; a float below 1 is a share of all items
     needs: frozenset[str] = frozenset()  #: functions that a worker has to offer

@@ -21,12 +21,12 @@ is an error of its sender: it raises `SchedulerError`, and nothing has changed.
 Invariants, after every event:
 
 - Every item is counted by exactly one commit, or set aside, or lost with its worker ("oneshot").
-- A slot runs at most one attempt. At most one is queued behind it, or a few of short tasks. The item
-  of a "oneshot" job is neither queued nor queued behind.
+- A slot runs at most one attempt. At most one is queued behind it, or a few of short tasks. A
+  "oneshot" item is neither queued nor queued behind.
 - No task waits while a slot that may take it has nothing queued. None is queued while a slot that
   may take it is idle.
 - Of the jobs with waiting tasks, the one that holds the fewest attempts gets the next slot.
-- Every attempt ends by one `Commit` or one `Discard`, every job by one `FinishJob` or one `FailJob`.
+- Every attempt ends by one `Commit` or `Discard`, every job by one `FinishJob` or `FailJob`.
 - No command names a lost worker.
 
 An event costs O(log jobs), with these exceptions:
@@ -107,7 +107,7 @@ class Scheduler:
         return self._finish_event(now)
 
     def drain_worker(self, worker: int, now: float) -> list[Command]:
-        """A worker is about to leave. It gets nothing more, and its queued attempts are recalled."""
+        """A worker is about to leave. It gets nothing more. Its queued attempts are recalled."""
         leaving = self._roster.workers.get(worker)
         if leaving is None or leaving.is_leaving:
             return []
@@ -288,7 +288,6 @@ class Scheduler:
         if failed is None:
             return []
         task, ledger = failed.task, self._ledgers[failed.task.job.number]
-        item = task.find_item(item)
         self._dispatcher.end(failed, AttemptEvent.FAILED, now)
         ledger.worker_answered(now)
         if task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
@@ -317,7 +316,6 @@ class Scheduler:
         if died is None:
             return []
         task, ledger = died.task, self._ledgers[died.task.job.number]
-        item = task.find_item(item)
         self._dispatcher.end(died, AttemptEvent.DIED, now)
         ledger.worker_answered(now)
         self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
@@ -325,7 +323,7 @@ class Scheduler:
         return self._finish_event(now)
 
     def attempt_unprepared(self, attempt: int, failure: dict[str, Any], now: float) -> list[Command]:
-        """The job's setupfn failed in the executor of an attempt, or killed it, before the attempt began.
+        """The job's setupfn failed in the executor of an attempt, or killed it.
 
         The task is tried in other executors, on other workers if there are any.
         """
@@ -339,7 +337,7 @@ class Scheduler:
         return self._finish_event(now)
 
     def attempt_returned(self, attempt: int, now: float) -> list[Command]:
-        """An attempt did not begin: recalled, or its executor died before, or the worker is leaving."""
+        """A worker returned an attempt that had not begun."""
         returned = self._attempts.get(attempt)
         if returned is None:
             return []
@@ -382,7 +380,7 @@ class Scheduler:
         return self._finish_event(now)
 
     def tick(self, now: float) -> list[Command]:
-        """Do what depends on time: notices, duplicates of stragglers, the end of a "oneshot" input."""
+        """Time has passed: warn, duplicate stragglers, end the input of "oneshot" jobs."""
         for ledger in list(self._ledgers.values()):
             self._lifecycle.warn_without_slots(ledger, now)
             self._lifecycle.advance(ledger, now)

@@ -19,9 +19,9 @@ class AttemptState(enum.IntEnum):
 
     QUEUED = enum.auto()  #: behind another attempt on its slot; may be recalled
     RECALLED = enum.auto()  #: queued, and its worker was asked to return it
-    KEPT = enum.auto()  #: its worker refused, since its executor has it: it begins in its turn there
+    KEPT = enum.auto()  #: its worker refused, since its executor has it; it begins in its turn
     RUNNING = enum.auto()  #: begun, as far as the scheduler knows
-    CONTESTED = enum.auto()  #: seems to have begun while the recall was on its way: the answer decides
+    CONTESTED = enum.auto()  #: recalled, and seems to have begun meanwhile; the answer decides
     ENDED = enum.auto()  #: committed or discarded; later messages about it are ignored
 
 

@@ -1,4 +1,4 @@
-"""The scheduler by its tables, by examples of each rule, and by a state machine that tries anything."""
+"""The scheduler: its tables, examples of each rule, and a state machine that tries anything."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def only(commands, kind):
 
 
 def cluster(*slots, rules=None, batches=(), end=False):
-    """An audited scheduler with a worker 1.. for each number of slots, job 1, and its batches; all commands."""
+    """Return an audited scheduler with a worker for each number of slots, job 1 and its batches;
+    and all commands so far.
+    """
     scheduler, commands = AuditedScheduler(), []
     for worker, count in enumerate(slots, 1):
         commands += scheduler.add_worker(worker, count, NONE, 0.0)
@@ -150,7 +152,7 @@ def test_what_a_worker_keeps_is_not_asked_for_again():
 
 
 class Runner:
-    """A driver of job 1 that sends all it may, and slots that end one attempt after another, of tasks alike."""
+    """A driver of job 1 that sends all it may, and slots whose attempts all take as long."""
 
     def __init__(self, scheduler, commands, seconds=0.0001):
         self.scheduler = scheduler
@@ -309,7 +311,7 @@ def test_of_two_jobs_the_one_with_longer_tasks_is_not_queued_deep():
     scheduler.add_job(2, JobRules(), runner.now)
     for batch in range(1, 5):
         scheduler.add_batch(2, batch, 1, runner.now)
-    for _ in range(80):  # the audit sees to it that no slot gets a third of those that run on and on
+    for _ in range(80):  # the audit checks that no slot gets a third one of the long tasks
         if runner.live:
             runner.run(1)
     assert scheduler.jobs[2].held >= 2
@@ -393,7 +395,8 @@ def test_a_job_goes_through_map_plan_and_reduce():
     assigns = only(scheduler.plan_reduce(1, [(0, 1), (2,)], 2.0), c.Assign)
     assert [(a.phase, a.partitions, a.batch) for a in assigns] == [("reduce", (0, 1), 0), ("reduce", (2,), 0)]
     assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1)
-    assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]  # before the one ahead of it
+    # The queued one ends before the one ahead of it.
+    assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]
     assert scheduler.attempt_done(3, 3.0) == [c.Commit(1, 3, 3, "reduce", 0, 0), c.FinishJob(1)]
     with pytest.raises(SchedulerError, match="no job 1"):
         scheduler.status(1)
@@ -1000,7 +1003,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail(self, data, event, is_known):
         attempt = self.draw_attempt(data)
         assign = self.scheduler.attempts.get(attempt)
-        item = data.draw(st.sampled_from([None, -1, position_of(99)]))  # what nobody has counts as unknown
+        # A position that the task has not counts as unknown.
+        item = data.draw(st.sampled_from([None, -1, position_of(99)]))
         if assign is not None and assign.phase == "map" and is_known:
             entry = data.draw(st.sampled_from(range(assign.lo, assign.hi)))
             has_refs = assign.batch in self.scheduler.jobs[assign.job].refs
