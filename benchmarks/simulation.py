@@ -26,6 +26,7 @@ What the columns mean:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import heapq
 import json
@@ -49,8 +50,46 @@ STRAGGLER_FACTOR = 20.0  #: times as long as others
 STAY_S = 4_500.0  #: mean time that a worker stays
 JOB = 1
 
-#: kinds of things on the agenda
+#: Kinds of entries on the agenda.
 END, LEAVE, TICK = range(3)
+
+
+class Decisions:
+    """How many decisions the scheduler made, and how long they took, by event."""
+
+    def __init__(self) -> None:
+        self.spent_ns: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.slowest: tuple[int, str] = (0, "")  #: nanoseconds, event
+
+    def add(self, event: str, taken_ns: int) -> None:
+        self.spent_ns[event] = self.spent_ns.get(event, 0) + taken_ns
+        self.counts[event] = self.counts.get(event, 0) + 1
+        if taken_ns > self.slowest[0]:
+            self.slowest = (taken_ns, event)
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.spent_ns.values()) / 1e9
+
+
+@dataclasses.dataclass
+class Work:
+    """What tasks take, and what became of the time of attempts, in seconds."""
+
+    tasks_s: float = 0.0  #: all tasks together
+    longest_s: float = 0.0  #: the longest task
+    useful_s: float = 0.0  #: in attempts that counted
+    duplicated_s: float = 0.0  #: in duplicates that did not count
+    lost_s: float = 0.0  #: in attempts whose worker left
+
+    @property
+    def busy_s(self) -> float:
+        return self.useful_s + self.duplicated_s + self.lost_s
 
 
 class World:
@@ -69,22 +108,14 @@ class World:
         self.last_worker = 0
         self.sent = 0
         self.is_over = False
-        # of workers
         self.running: dict[int, int] = {}  # worker -> attempt
         self.queued: dict[int, deque[int]] = {}  # worker -> attempts behind it, the next one first
-        # of attempts
-        self.worker_of: dict[int, int] = {}
-        self.batch_of: dict[int, int] = {}
-        self.began_s: dict[int, float] = {}
-        # of batches
-        self.seconds: dict[int, float] = {}
-        # of decisions, by event
-        self.spent_ns: dict[str, int] = {}
-        self.counts: dict[str, int] = {}
-        self.slowest: tuple[int, str] = (0, "")
-        # of work, in seconds
-        self.work_s = self.longest_s = 0.0
-        self.useful_s = self.duplicated_s = self.lost_s = 0.0
+        self.worker_of: dict[int, int] = {}  # attempt -> worker
+        self.batch_of: dict[int, int] = {}  # attempt -> batch
+        self.began_s: dict[int, float] = {}  # attempt -> time
+        self.seconds: dict[int, float] = {}  # batch -> what its task takes
+        self.decisions = Decisions()
+        self.work = Work()
         self.committed = 0
         self.pending: deque[tuple[str, tuple[Any, ...]]] = deque()
 
@@ -107,18 +138,10 @@ class World:
             raise SystemExit(f"{self.committed} tasks were committed, not {self.task_count}")
 
     @property
-    def decisions(self) -> int:
-        return sum(self.counts.values())
-
-    @property
-    def decision_s(self) -> float:
-        return sum(self.spent_ns.values()) / 1e9
-
-    @property
     def ideal_s(self) -> float:
-        return max(self.work_s / self.worker_count, self.longest_s)
+        return max(self.work.tasks_s / self.worker_count, self.work.longest_s)
 
-    # what happens
+    # What happens
 
     def at(self, when_s: float, kind: int, number: int) -> None:
         self.orders += 1
@@ -133,7 +156,7 @@ class World:
     def leave(self, worker: int) -> None:
         if worker in self.running:
             for attempt in (self.running.pop(worker), *self.queued.pop(worker, ())):
-                self.lost_s += self.forget(attempt)
+                self.work.lost_s += self.forget(attempt)
         self.event("remove_worker", worker)
         self.join()
 
@@ -167,7 +190,7 @@ class World:
         began_s = self.began_s.pop(attempt, None)
         return 0.0 if began_s is None else self.now - began_s
 
-    # decisions
+    # Decisions
 
     def event(self, name: str, *args: Any) -> None:
         """Report an event to the scheduler, carry its commands out, and then what follows."""
@@ -180,10 +203,7 @@ class World:
             began_ns = time.perf_counter_ns()
             commands = decide(*args, self.now)
             taken_ns = time.perf_counter_ns() - began_ns
-            self.spent_ns[name] = self.spent_ns.get(name, 0) + taken_ns
-            self.counts[name] = self.counts.get(name, 0) + 1
-            if taken_ns > self.slowest[0]:
-                self.slowest = (taken_ns, name)
+            self.decisions.add(name, taken_ns)
             for command in commands:
                 self.carry_out(command)
             self.pending.popleft()
@@ -194,7 +214,7 @@ class World:
             self.assign(command)
         elif kind is c.Commit:
             self.committed += 1
-            self.useful_s += self.forget(command.attempt)
+            self.work.useful_s += self.forget(command.attempt)
         elif kind is c.ReleaseBatch:
             del self.seconds[command.batch]
         elif kind is c.Allow:
@@ -202,7 +222,7 @@ class World:
         elif kind is c.Recall:
             self.recall(command)
         elif kind is c.Revoke:
-            self.duplicated_s += self.revoke(command)
+            self.work.duplicated_s += self.revoke(command)
         elif kind is c.PlanReduce:
             self.event("plan_reduce", JOB, [])
         elif kind is c.FinishJob:
@@ -251,8 +271,8 @@ class World:
             self.sent += 1
             seconds = self.random.lognormvariate(math.log(MEDIAN_S), SIGMA)
             self.seconds[self.sent] = seconds
-            self.work_s += seconds
-            self.longest_s = max(self.longest_s, seconds)
+            self.work.tasks_s += seconds
+            self.work.longest_s = max(self.work.longest_s, seconds)
             self.event("add_batch", JOB, self.sent, 1)
             if self.sent == self.task_count:
                 self.event("end_input", JOB)
@@ -273,24 +293,24 @@ def simulate(workers: int, tasks: int, seed: int) -> tuple[World, float, float]:
 def figures_of(world: World, taken_s: float, taken_cpu_s: float) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     core = min(1.0, taken_cpu_s / taken_s)
-    busy_s = world.useful_s + world.duplicated_s + world.lost_s
+    decisions, work = world.decisions, world.work
     return {
         "workers": world.worker_count,
         "tasks": world.task_count,
         "real_s": taken_s,
-        "decisions": world.decisions,
+        "decisions": decisions.count,
         "core": core,
-        "decisions_per_s": world.decisions / (world.decision_s * core),
+        "decisions_per_s": decisions.count / (decisions.seconds * core),
         "us_by_event": {
-            name: spent * core / world.counts[name] / 1000 for name, spent in world.spent_ns.items()
+            name: spent * core / decisions.counts[name] / 1000 for name, spent in decisions.spent_ns.items()
         },
-        "counts": world.counts,
-        "slowest_ms": world.slowest[0] / 1e6,
-        "slowest_event": world.slowest[1],
+        "counts": decisions.counts,
+        "slowest_ms": decisions.slowest[0] / 1e6,
+        "slowest_event": decisions.slowest[1],
         "makespan_s": world.now,
         "ideal_s": world.ideal_s,
-        "duplicated_share": world.duplicated_s / busy_s,
-        "lost_share": world.lost_s / busy_s,
+        "duplicated_share": work.duplicated_s / work.busy_s,
+        "lost_share": work.lost_s / work.busy_s,
     }
 
 

@@ -28,16 +28,16 @@ class Books:
         self.items: dict[int, int] = {}
         self.counted: dict[int, set[int]] = collections.defaultdict(set)
         self.skipped: dict[int, set[int]] = collections.defaultdict(set)  # positions
-        self.refs: set[int] = set()  # batches whose entries are refs, and ...
-        #: ... of each of their entries, how much was counted or wholly set aside
+        self.refs: set[int] = set()  # batches whose entries are refs
+        #: How much was counted or wholly set aside of each entry of these batches.
         self.shares: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
         self.committed: set[int] = set()
         self.released: set[int] = set()
         self.crossed: set[int] = set()  # batches that crossed EnoughInput: none of them is mapped
         self.reduced: list[tuple[int, ...]] = []
         self.allowed = -1
-        self.allowance = 4  # what a "continuous" job should be allowed by now, at least
-        self.most_allowed = 4  # and at most: if its tasks are short
+        self.allowance = 4  # least number of batches that a "continuous" job should be allowed by now
+        self.most_allowed = 4  # largest number of them, which it is allowed if its tasks are short
         self.input_ended = False
         self.planned: list[tuple[int, ...]] | None = None
         self.asked_for_plan = False
@@ -47,7 +47,7 @@ class Books:
 
 
 def closed_entries(a: c.Assign, books: Books) -> set[int]:
-    """Entries of which an attempt has nothing to map."""
+    """Return the entries of which an attempt has nothing to map."""
     is_closed = [a.batch not in books.refs or place_of(position) == WHOLE for position in a.skip]
     return {entry_of(p) for p, closed in zip(a.skip, is_closed, strict=True) if closed}
 
@@ -57,7 +57,7 @@ def share_of(part: Part) -> Fraction:
 
 
 def overlap(one: Part, other: Part) -> bool:
-    """Whether two parts of one entry have anything in common."""
+    """Return whether two parts of one entry have anything in common."""
     depth = min(one[1], other[1])
     return one[0] >> one[1] - depth == other[0] >> other[1] - depth
 
@@ -93,10 +93,10 @@ class AuditedScheduler:
             commands = event(*args, **facts)
             self.events += 1
             self._note(name, args, facts)
-            shares = []
+            assigned = []
             for command in commands:
-                getattr(self, "_check_" + type(command).__name__)(command, shares)
-            self._check_state(shares, name)
+                getattr(self, "_check_" + type(command).__name__)(command, assigned)
+            self._check_state(assigned, name)
             return commands
 
         return audited
@@ -142,7 +142,7 @@ class AuditedScheduler:
         return worker not in self.leaving and self.jobs[job].rules.needs <= self.workers[worker][1]
 
     def may_get(self, worker: int, job: int) -> bool:
-        """Whether a worker serves a job that does not avoid it for the sake of others."""
+        """Return whether a worker serves a job that does not avoid it."""
         ledger = self.scheduler._ledgers.get(job)
         avoided = {each.number for each in ledger.avoided} if ledger is not None else set()
         others = [w for w, (slots, _) in self.workers.items() if slots and self.serves(w, job)]
@@ -152,47 +152,38 @@ class AuditedScheduler:
         ledger = self.scheduler._ledgers.get(job)
         return ledger is not None and ledger.has_tasks_to_give
 
-    def _check_Assign(self, a: c.Assign, shares: list[Any]) -> None:
+    def _check_Assign(self, a: c.Assign, assigned: list[Any]) -> None:
         books = self._books(a.job)
         assert a.worker in self.workers, "a lost worker was given a task"
         assert self.serves(a.worker, a.job)
         assert a.attempt not in self.known_attempts
         assert a.task not in books.committed
         line = self.slots[a.worker, a.slot]
-        twins = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
-        is_alone = books.rules.allocation == "oneshot" and a.phase == "map"
-        assert len(line) < (
-            MAX_ATTEMPTS_PER_SLOT
-            if self.scheduler._ledgers[a.job].durations.attempts_per_slot > ATTEMPTS_PER_SLOT
-            else ATTEMPTS_PER_SLOT
-        )
+        others = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
+        is_exclusive = books.rules.allocation == "oneshot" and a.phase == "map"
+        is_short = self.scheduler._ledgers[a.job].durations.attempts_per_slot > ATTEMPTS_PER_SLOT
+        assert len(line) < (MAX_ATTEMPTS_PER_SLOT if is_short else ATTEMPTS_PER_SLOT)
         if len(line) >= ATTEMPTS_PER_SLOT:
             roomy = [
                 w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.may_get(w, a.job)
             ]
             assert not roomy, f"deep on worker {a.worker} while {roomy} had nothing queued"
         if line:
-            assert not is_alone
+            assert not is_exclusive
             before = self.attempts[line[0]]
             assert self.jobs[before.job].rules.allocation != "oneshot" or before.phase == "reduce"
             idle = [w for (w, _), held in self.slots.items() if not held and self.may_get(w, a.job)]
             assert not self.scheduler._roster.workers[a.worker].reserved, "an item waits for a slot here"
             assert not idle, f"queued on worker {a.worker} while {idle} were idle"
-        if is_alone:
+        if is_exclusive:
             assert a.worker not in books.served
             assert a.hi == a.lo + 1
             books.served.add(a.worker)
-        if twins:
-            assert len(twins) == 1
+        if others:
             assert not line
-            twin = twins[0]
-            has_begun = self.slots[twin.worker, twin.slot][0] == twin.attempt
-            assert twin.worker != a.worker or not has_begun
-            assert books.rules.retransmit > 0
-            assert books.rules.allocation == "continuous"
-            assert not self._has_to_give(a.job)
-        elif not is_alone:
-            shares.append((a, {job: b.held for job, b in self.jobs.items() if b.end is None}))
+            self._check_duplicate(a, others)
+        elif not is_exclusive:
+            assigned.append((a, {job: b.held for job, b in self.jobs.items() if b.end is None}))
         if a.phase == "map":
             assert a.batch not in books.released
             assert 0 <= a.lo < a.hi <= books.items[a.batch]
@@ -215,6 +206,15 @@ class AuditedScheduler:
         self.known_attempts.add(a.attempt)
         books.held += 1
 
+    def _check_duplicate(self, a: c.Assign, others: list[c.Assign]) -> None:
+        rules = self.jobs[a.job].rules
+        (other,) = others
+        has_begun = self.slots[other.worker, other.slot][0] == other.attempt
+        assert other.worker != a.worker or not has_begun
+        assert rules.retransmit > 0
+        assert rules.allocation == "continuous"
+        assert not self._has_to_give(a.job)
+
     def _end_attempt(self, job: int, task: int, attempt: int) -> c.Assign:
         a = self.attempts.pop(attempt)  # KeyError: committed or discarded twice, or never assigned
         assert (a.job, a.task) == (job, task)
@@ -225,7 +225,7 @@ class AuditedScheduler:
             self.slots[a.worker, a.slot].remove(attempt)
         return a
 
-    def _check_Commit(self, command: c.Commit, shares: list[Any]) -> None:
+    def _check_Commit(self, command: c.Commit, assigned: list[Any]) -> None:
         books = self._books(command.job)
         a = self._end_attempt(command.job, command.task, command.attempt)
         assert (a.phase, a.batch, a.lo, a.part) == command[3:]
@@ -244,17 +244,17 @@ class AuditedScheduler:
         else:
             books.reduced.append(a.partitions)
 
-    def _check_Discard(self, command: c.Discard, shares: list[Any]) -> None:
+    def _check_Discard(self, command: c.Discard, assigned: list[Any]) -> None:
         self._books(command.job)
         self._end_attempt(command.job, command.task, command.attempt)
 
-    def _check_Revoke(self, command: c.Revoke, shares: list[Any]) -> None:
+    def _check_Revoke(self, command: c.Revoke, assigned: list[Any]) -> None:
         self._books(command.job)
         assert command.worker in self.workers
         a = self.attempts[command.attempt]
         assert (a.worker, a.job, a.task) == command[:3]
 
-    def _check_Recall(self, command: c.Recall, shares: list[Any]) -> None:
+    def _check_Recall(self, command: c.Recall, assigned: list[Any]) -> None:
         assert command.worker in self.workers
         a = self.attempts[command.attempt]
         assert (a.worker, a.job) == command[:2]
@@ -266,7 +266,7 @@ class AuditedScheduler:
             idle = sum(not held and self.serves(w, a.job) for (w, _), held in self.slots.items())
             assert len(self.asked_back) <= idle
 
-    def _check_ReleaseBatch(self, command: c.ReleaseBatch, shares: list[Any]) -> None:
+    def _check_ReleaseBatch(self, command: c.ReleaseBatch, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert command.batch not in books.released
         books.released.add(command.batch)
@@ -278,21 +278,21 @@ class AuditedScheduler:
         else:
             assert counted | skipped == entries, "an item is neither counted nor reported"
 
-    def _check_NeedContent(self, command: c.NeedContent, shares: list[Any]) -> None:
+    def _check_NeedContent(self, command: c.NeedContent, assigned: list[Any]) -> None:
         assert command.batch not in self._books(command.job).released
 
-    def _check_Allow(self, command: c.Allow, shares: list[Any]) -> None:
+    def _check_Allow(self, command: c.Allow, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert command.batches > books.allowed
         books.allowed = command.batches
 
-    def _check_EnoughInput(self, command: c.EnoughInput, shares: list[Any]) -> None:
+    def _check_EnoughInput(self, command: c.EnoughInput, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert books.rules.allocation == "oneshot"
         assert not books.input_ended
         books.input_ended = True
 
-    def _check_PlanReduce(self, command: c.PlanReduce, shares: list[Any]) -> None:
+    def _check_PlanReduce(self, command: c.PlanReduce, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert books.input_ended
         assert not books.asked_for_plan
@@ -300,20 +300,20 @@ class AuditedScheduler:
         books.asked_for_plan = True
         assert books.released == set(books.items)
 
-    def _check_FinishJob(self, command: c.FinishJob, shares: list[Any]) -> None:
+    def _check_FinishJob(self, command: c.FinishJob, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert books.planned is not None
         assert sorted(books.reduced) == sorted(books.planned)
         assert not books.held
         books.end = command
 
-    def _check_FailJob(self, command: c.FailJob, shares: list[Any]) -> None:
+    def _check_FailJob(self, command: c.FailJob, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert command.code in ("failed", "skipped", "cancelled")
         assert not books.held, "a failed job left attempts behind"
         books.end = command
 
-    def _check_ItemSkipped(self, command: c.ItemSkipped, shares: list[Any]) -> None:
+    def _check_ItemSkipped(self, command: c.ItemSkipped, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert entry_of(command.item) not in books.counted[command.batch]
         has_refs = command.batch in books.refs
@@ -327,13 +327,13 @@ class AuditedScheduler:
         if command.failure.get("kind") != "lost" and not isinstance(limit, float):
             assert sum(map(len, books.skipped.values())) <= limit or books.rules.allocation == "oneshot"
 
-    def _check_Notice(self, command: c.Notice, shares: list[Any]) -> None:
+    def _check_Notice(self, command: c.Notice, assigned: list[Any]) -> None:
         self._books(command.job)
         assert command.text
 
-    def _check_state(self, shares: list[Any], event: str) -> None:
+    def _check_state(self, assigned: list[Any], event: str) -> None:
         giving = [job for job in self.jobs if self._has_to_give(job)]
-        for a, held in shares:
+        for a, held in assigned:
             for other in giving:
                 if other in held and self.may_get(a.worker, other):
                     assert held[a.job] <= held[other], f"{event}: job {a.job} was served before job {other}"
@@ -352,16 +352,16 @@ class AuditedScheduler:
                 assert not starved, f"{event}: worker {worker} has room, and jobs {starved} wait"
 
     def _has_room(self, worker: int, line: list[int]) -> bool:
-        """Whether it is idle, or has nothing queued and something may be."""
+        """Return whether a slot is idle, or has nothing queued and something may be."""
         return not line or (len(line) < ATTEMPTS_PER_SLOT and not self._is_reserved(worker, line))
 
     def _is_reserved(self, worker: int, line: list[int]) -> bool:
         a = self.attempts[line[0]]
-        is_alone = self.jobs[a.job].rules.allocation == "oneshot" and a.phase == "map"
-        return is_alone or bool(self.scheduler._roster.workers[worker].reserved)
+        is_exclusive = self.jobs[a.job].rules.allocation == "oneshot" and a.phase == "map"
+        return is_exclusive or bool(self.scheduler._roster.workers[worker].reserved)
 
     def check_empty(self) -> None:
-        """Every job is over: nothing is left of any, here or in the scheduler."""
+        """Check that every job is over, and that the scheduler has forgotten all of them."""
         assert all(books.end is not None for books in self.jobs.values())
         assert not self.attempts
         scheduler = self.scheduler
