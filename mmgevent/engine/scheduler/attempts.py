@@ -52,10 +52,10 @@ class Task:
         "hi",
         "is_exclusive",
         "is_suspect",
-        "items",
         "job",
         "lo",
         "number",
+        "open_entries",
         "part",
         "partitions",
         "skip",
@@ -81,7 +81,7 @@ class Task:
         self.hi = hi  #: one behind the last entry
         self.skip: tuple[int, ...] = ()  #: positions in [lo, hi) that were set aside, ascending
         self.part: Part = ALL  #: which part of its only entry it maps; ALL for most tasks
-        self.items = hi - lo  #: entries still to be mapped by it; 0 in reduce
+        self.open_entries = hi - lo  #: entries still to be mapped by it; 0 in reduce
         self.partitions = partitions
         self.is_exclusive = is_exclusive  #: a "oneshot" item: neither queued nor queued behind
         self.state = TaskState.WAITING
@@ -94,7 +94,7 @@ class Task:
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
         """Change its entries; nothing is left to map of `closed` of them."""
         self.lo, self.hi, self.skip = lo, hi, skip
-        self.items = hi - lo - closed
+        self.open_entries = hi - lo - closed
 
     def split_off(self, number: int, lo: int, hi: int) -> Task:
         """Make a task of other entries of its batch, which inherits its deaths and failures."""
@@ -203,7 +203,7 @@ class QueuedJob(abc.ABC):
         "queue",
         "reserved",
         "waiting",
-        "waiting_items",
+        "waiting_entries",
     )
 
     queue: JobQueue  #: set by the queue that it enters
@@ -212,7 +212,7 @@ class QueuedJob(abc.ABC):
         self.number = number
         self.is_shared = True  #: any slot may take its waiting tasks; not so "oneshot" items
         self.waiting: deque[Task] = deque()
-        self.waiting_items = 0  #: entries to be mapped in `waiting`
+        self.waiting_entries = 0  #: entries to be mapped in `waiting`
         self.reserved: dict[Worker, Task] = {}  #: "oneshot" items that wait for this worker
         self.live: dict[Attempt, None] = {}  #: attempts that run or are queued
         #: Running attempts without a duplicate, oldest first.
@@ -235,14 +235,14 @@ class QueuedJob(abc.ABC):
             self.waiting.appendleft(task)
         else:
             self.waiting.append(task)
-        self.waiting_items += task.items
+        self.waiting_entries += task.open_entries
         if self.is_shared:
             self.queue.waiting += 1
 
     def dequeue(self) -> Task:
         """Take the first waiting task."""
         task = self.waiting.popleft()
-        self.waiting_items -= task.items
+        self.waiting_entries -= task.open_entries
         if self.is_shared:
             self.queue.waiting -= 1
         return task

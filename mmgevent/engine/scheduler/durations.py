@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random as random_module
-import statistics
 
 #: Attempts that a slot holds of tasks that are not short: one runs, and the input of the next is
 #: already there when the first ends.
@@ -55,5 +54,13 @@ class Durations:
             self.attempts_per_slot = MAX_ATTEMPTS_PER_SLOT
 
     def median_s(self) -> float | None:
-        """Return the median duration of the sample, or None before the first task is done."""
-        return statistics.median(self.sample) if self.sample else None
+        """Return the median duration of the sample, or None before the first task is done.
+
+        `statistics.median` does the same, but importing it takes 2.5 ms of every engine's start.
+        """
+        if not self.sample:
+            return None
+        ascending, middle = sorted(self.sample), len(self.sample) // 2
+        if len(ascending) % 2:
+            return ascending[middle]
+        return (ascending[middle - 1] + ascending[middle]) / 2

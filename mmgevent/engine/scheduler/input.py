@@ -61,14 +61,14 @@ class JobInput:
         "batches",
         "has_ended",
         "has_refs",
-        "items_known",
         "items_mapped",
+        "known_entries",
         "largest_counted",
         "last_batch",
         "last_failure",
         "lost",
         "max_skipped",
-        "open_items",
+        "open_entries",
         "received",
         "released",
         "set_aside",
@@ -82,8 +82,8 @@ class JobInput:
         self.released = 0  #: batches
         self.allowed = -1  #: batches that the driver may send in all; -1: it was told nothing yet
         self.has_refs = False  #: the number of items is only known at the end
-        self.items_known = 0  #: entries that arrived
-        self.open_items = 0  #: entries to be mapped, or being mapped
+        self.known_entries = 0  #: entries that arrived
+        self.open_entries = 0  #: entries to be mapped, or being mapped
         self.items_mapped = 0  #: items that committed attempts have mapped, including those of refs
         self.set_aside = 0  #: items
         self.lost = 0  #: items of a "oneshot" job lost with their workers
@@ -94,7 +94,7 @@ class JobInput:
     @property
     def is_mapped(self) -> bool:
         """Whether the input has ended and every item was counted, set aside or lost."""
-        return self.has_ended and not self.open_items
+        return self.has_ended and not self.open_entries
 
     def add_batch(self, number: int, entries: int, has_refs: bool) -> Batch:
         """Add a batch of at least one entry."""
@@ -102,8 +102,8 @@ class JobInput:
         self.received += 1
         self.has_refs = self.has_refs or has_refs
         self.last_batch = entries
-        self.items_known += entries
-        self.open_items += entries
+        self.known_entries += entries
+        self.open_entries += entries
         return batch
 
     def add_empty_batch(self) -> None:
@@ -118,8 +118,8 @@ class JobInput:
     def add_part(self, batch: Batch) -> None:
         """Count one entry more: an entry was cut in two parts."""
         batch.open_entries += 1
-        self.open_items += 1
-        self.items_known += 1
+        self.open_entries += 1
+        self.known_entries += 1
 
     def count_mapped(self, batch: Batch, entries: int, items: int) -> bool:
         """Count the entries and items of a committed task; return whether they ended the batch."""
@@ -150,7 +150,7 @@ class JobInput:
 
     def explain_limit(self, failure: dict[str, Any]) -> dict[str, Any]:
         """Return the failure of a job in which an item more than allowed failed by this one."""
-        known = self.items_mapped + self.set_aside if self.has_refs else self.items_known
+        known = self.items_mapped + self.set_aside if self.has_refs else self.known_entries
         return advise_on_skips(failure, known, self.max_skipped)
 
     def _skip_limit(self) -> float:
@@ -160,11 +160,11 @@ class JobInput:
             return limit
         if self.has_refs:
             return limit * (self.items_mapped + self.set_aside) if self.is_mapped else math.inf
-        return limit * (self.items_known if self.has_ended else max(self.items_known, EARLY_ITEMS))
+        return limit * (self.known_entries if self.has_ended else max(self.known_entries, EARLY_ITEMS))
 
     def _close(self, batch: Batch, entries: int) -> bool:
         """Close entries of a batch; return whether they were its last, so that it is released."""
-        self.open_items -= entries
+        self.open_entries -= entries
         batch.open_entries -= entries
         if batch.open_entries:
             return False

@@ -86,7 +86,7 @@ class Ledger(QueuedJob):
         if self.phase == REDUCE:
             done, total = self._reduce_total - self.reduce_left, self._reduce_total
         else:
-            done, total = counts.items_known - counts.open_items, counts.items_known
+            done, total = counts.known_entries - counts.open_entries, counts.known_entries
         known = total if counts.has_ended else None
         skipped = counts.set_aside + counts.lost
         return JobStatus(self.phase, done, known, waiting, len(self.live), skipped, self.queue.slots)
@@ -178,12 +178,12 @@ class Ledger(QueuedJob):
         that the waiting tasks of other jobs do not need.
         """
         task = self.waiting[0]
-        if task.items > 1 and not task.deaths and not task.failures and self._may_spread():
+        if task.open_entries > 1 and not task.deaths and not task.failures and self._may_spread():
             queue = self.queue
             idle = queue.idle_count()
             if idle > queue.waiting:
                 spare = idle - (queue.waiting - len(self.waiting))
-                pieces = min(task.items, spare * task.items // self.waiting_items)
+                pieces = min(task.open_entries, spare * task.open_entries // self.waiting_entries)
                 if pieces > 1:
                     self.dequeue()
                     for piece in reversed(self._cut(task, pieces)):
@@ -197,7 +197,7 @@ class Ledger(QueuedJob):
 
     def halve(self, task: Task) -> list[Task]:
         """Cut a task that neither waits nor has attempts in two: its entries, or its only entry."""
-        return self._cut(task, 2) if task.items > 1 else self._cut_entry(task)
+        return self._cut(task, 2) if task.open_entries > 1 else self._cut_entry(task)
 
     def _cut(self, task: Task, pieces: int) -> list[Task]:
         """Cut a task into so many ranges, less those without open items. The task is the first."""
@@ -259,10 +259,10 @@ class Ledger(QueuedJob):
     def set_aside(self, task: Task, batch: Batch, item: int, failure: dict[str, Any]) -> bool:
         """Give up an item of a task; return whether it was the last of its batch."""
         skip = tuple(sorted((*task.skip, item)))
-        entries = task.items
+        entries = task.open_entries
         task.set_range(task.lo, task.hi, skip, batch.count_closed(skip))
         task.deaths = task.failures = 0
-        return self.input.set_entry_aside(batch, entries - task.items, failure)
+        return self.input.set_entry_aside(batch, entries - task.open_entries, failure)
 
     # Workers and time
 
@@ -289,6 +289,10 @@ class Ledger(QueuedJob):
     def retry_setup(self, task: Task, worker: Worker) -> None:
         """Note that setupfn failed on a worker. Others will try the task, if there are any."""
         self.avoided[worker] = None
+
+    def stop_avoiding(self, worker: Worker) -> None:
+        """Note that an executor of a worker was set up, so that setupfn works there."""
+        self.avoided.pop(worker, None)
 
     def should_warn(self, now: float) -> bool:
         """Return whether to warn the user now: no slot could serve the job for `NO_WORKERS_S`."""

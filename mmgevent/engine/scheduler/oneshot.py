@@ -96,7 +96,7 @@ class OneshotLedger(Ledger):
         """Return whether no further worker will get an item. Waiting items are lost then."""
         if self._promised:
             return False
-        under_way = self.input.open_items - len(self.waiting)
+        under_way = self.input.open_entries - len(self.waiting)
         if self._given and not under_way:
             self._is_open = False
         return self._is_closed(now)

@@ -128,7 +128,7 @@ class Retries:
         self._commands.append(ItemSkipped(ledger.number, batch.number, item, failure))
         if is_released:
             self._lifecycle.release(ledger, batch.number)
-        if task.items:
+        if task.open_entries:
             ledger.enqueue(task, first=True)
         else:
             task.transition(TaskEvent.DROPPED)
@@ -162,7 +162,7 @@ def _find_item(task: Task, item: int | None) -> int | None:
 
 def _can_halve(task: Task, is_divisible: bool) -> bool:
     """Return whether a task whose culprit is unknown can be cut to find it."""
-    if task.items > 1:
+    if task.open_entries > 1:
         return True
     if task.batch is None or not is_divisible:
         return False

@@ -238,8 +238,8 @@ class Scheduler:
             return []
         task = done.task
         ledger, batch = self._ledgers[task.job.number], task.batch
-        if ledger.avoided:  # an executor of that worker is set up
-            ledger.avoided.pop(done.slot.worker, None)
+        if ledger.avoided:
+            ledger.stop_avoiding(done.slot.worker)
         phase, batch_number = (REDUCE, 0) if batch is None else (MAP, batch.number)
         self._commands.append(
             Commit(ledger.number, task.number, attempt, phase, batch_number, task.lo, task.part)
@@ -258,7 +258,7 @@ class Scheduler:
             counts.count_skipped(skipped, failure)
         if batch is None:
             ledger.count_reduce()
-        elif counts.count_mapped(batch, task.items, items):
+        elif counts.count_mapped(batch, task.open_entries, items):
             self._lifecycle.release(ledger, batch_number)
         if counts.set_aside:
             self._lifecycle.fail_if_limit_exceeded(ledger, now)

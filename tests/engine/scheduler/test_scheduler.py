@@ -6,6 +6,7 @@ import collections
 import itertools
 import math
 import random
+import statistics
 
 import hypothesis
 import pytest
@@ -695,6 +696,8 @@ def test_the_median_comes_from_a_bounded_sample():
     assert durations.median_s() is None
     for number in range(20_000):
         durations.add(float(number), random.Random(number))
+        if number < SAMPLE_SIZE:
+            assert durations.median_s() == statistics.median(range(number + 1))
     assert len(durations.sample) == SAMPLE_SIZE
     assert 5_000 < durations.median_s() < 15_000
 
