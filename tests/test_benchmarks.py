@@ -171,7 +171,9 @@ def test_the_simulation_commits_every_task_once():
     assert not world.seconds
     assert not world.worker_of
     assert figures["makespan_s"] >= figures["ideal_s"]
-    assert abs(world.work.useful_s - world.work.tasks_s) / world.work.tasks_s < 0.2  # but for stragglers the same
+    assert (
+        abs(world.work.useful_s - world.work.tasks_s) / world.work.tasks_s < 0.2
+    )  # but for stragglers the same
 
 
 def test_the_simulation_loses_and_duplicates_work():
