@@ -171,9 +171,8 @@ def test_the_simulation_commits_every_task_once():
     assert not world.seconds
     assert not world.worker_of
     assert figures["makespan_s"] >= figures["ideal_s"]
-    assert (
-        abs(world.work.useful_s - world.work.tasks_s) / world.work.tasks_s < 0.2
-    )  # but for stragglers the same
+    work = world.work
+    assert abs(work.useful_s - work.tasks_s) / work.tasks_s < 0.2  # equal but for stragglers
 
 
 def test_the_simulation_loses_and_duplicates_work():

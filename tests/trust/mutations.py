@@ -407,13 +407,13 @@ MUTATIONS = [
     ),
     # the scheduler
     Mutation(
-        "the twins of a done attempt are revoked",
+        "the duplicates of a done attempt are revoked",
         "engine/scheduler/scheduler.py",
         "if task.attempts:\n            (duplicate,) = task.attempts\n            self._dispatcher.revoke(duplicate, now)\n"
         "        task.transition(_COMMITTED)",
         "task.transition(_COMMITTED)",
         (
-            "engine/scheduler/test_scheduler.py::test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts",
+            "engine/scheduler/test_scheduler.py::test_a_straggler_gets_one_duplicate_on_another_worker_and_the_first_to_end_counts",
         ),
     ),
     Mutation(

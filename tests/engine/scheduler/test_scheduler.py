@@ -283,17 +283,17 @@ def test_what_a_worker_keeps_gets_its_duplicate_on_another_slot_of_that_worker_t
     assert scheduler.slots[1, 0][0] == running
 
 
-def test_a_kept_attempt_that_has_a_twin_may_still_begin_and_win():
+def test_a_kept_attempt_that_has_a_duplicate_may_still_begin_and_win():
     runner = Runner(*cluster(1))
     runner.run(60)
     runner.run_dry()
     keep_all(runner)
     scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
-    (twin,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
+    (duplicate,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
     commands = []
     for attempt in list(runner.live)[:2]:
         commands += scheduler.attempt_done(attempt, now)
-    assert [r.attempt for r in only(commands, c.Revoke)] == [twin.attempt]
+    assert [r.attempt for r in only(commands, c.Revoke)] == [duplicate.attempt]
 
 
 def test_short_maps_do_not_make_reduces_go_deep():
@@ -648,13 +648,13 @@ def straggling(retransmit=0.05, slots=(1, 1, 1)):
     return scheduler
 
 
-def test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts():
+def test_a_straggler_gets_one_duplicate_on_another_worker_and_the_first_to_end_counts():
     for winner, loser in ((3, 4), (4, 3)):
         scheduler = straggling()
         assert scheduler.tick(6.0) == []  # not yet longer than twice the median
-        (twin,) = scheduler.tick(6.1)
-        assert (twin.task, twin.attempt) == (3, 4)
-        assert twin.worker != 3
+        (duplicate,) = scheduler.tick(6.1)
+        assert (duplicate.task, duplicate.attempt) == (3, 4)
+        assert duplicate.worker != 3
         assert scheduler.tick(99.0) == []
         commands = scheduler.attempt_done(winner, 99.0)
         assert commands[0].attempt == winner
@@ -662,10 +662,10 @@ def test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts
         assert scheduler.attempt_done(loser, 99.0) == []
 
 
-def test_a_twin_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_lost_goes_on():
+def test_a_duplicate_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_lost_goes_on():
     scheduler = straggling()
-    (twin,) = scheduler.tick(7.0)
-    scheduler.remove_worker(twin.worker, 8.0)
+    (duplicate,) = scheduler.tick(7.0)
+    scheduler.remove_worker(duplicate.worker, 8.0)
     (second,) = scheduler.tick(9.0)
     assert second.task == 3
     assert only(scheduler.remove_worker(3, 10.0), c.Assign) == []
@@ -684,10 +684,10 @@ def test_no_more_duplicates_run_at_once_than_the_share_of_slots():
     scheduler, _ = cluster(8, 8, rules=JobRules(retransmit=0.1), batches=[1] * 16, end=True)
     for attempt in (1, 2, 3, 4, 5, 9, 10, 11, 12, 13):
         scheduler.attempt_done(attempt, 0.1)
-    twins = scheduler.tick(10.0)
-    assert [a.task for a in twins] == [6, 7]
+    duplicates = scheduler.tick(10.0)
+    assert [a.task for a in duplicates] == [6, 7]
     assert scheduler.tick(11.0) == []
-    scheduler.attempt_done(twins[0].attempt, 12.0)
+    scheduler.attempt_done(duplicates[0].attempt, 12.0)
     assert len(scheduler.tick(13.0)) == 1
 
 
