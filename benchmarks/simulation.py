@@ -41,7 +41,8 @@ from typing import Any
 from benchmarks import facts
 from benchmarks.tables import format_table
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules, Scheduler
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import TICK_S, Scheduler
 
 MEDIAN_S = 10.0
 SIGMA = 0.5  #: sigma of the log-normal distribution: two thirds of tasks take 6 to 16 s

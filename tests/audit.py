@@ -16,7 +16,8 @@ from typing import Any
 from mmgevent.engine.scheduler import commands as c
 from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT, MAX_ATTEMPTS_PER_SLOT
 from mmgevent.engine.scheduler.ledger import SHORT_BATCHES_PER_ATTEMPT
-from mmgevent.engine.scheduler.scheduler import JobRules, JobStatus, Scheduler
+from mmgevent.engine.scheduler.rules import JobRules, JobStatus
+from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.wire.positions import ALL, WHOLE, Part, entry_of, place_of
 
 

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.wire.positions import position_of
 from tests.audit import AuditedScheduler
 

@@ -34,7 +34,6 @@ STILL_UPWARD: dict[tuple[str, str], str] = {}
 STILL_CIRCULAR = {
     ("real_modules", "beside"): "the front door gives the user's modules, where there are any",
     ("job.file", "job.job"): "what makes a Job of a file's names goes to job.job",
-    ("engine.server.peers", "engine.server.role"): "what peers call goes to engine.server.conductor",
     ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
     ("driver.watching", "driver.cluster"): "PeerInfo goes to driver.watching",
     ("mincemeat.channel", "mincemeat.server"): "a channel needs no more of its server than a protocol",
@@ -54,9 +53,7 @@ GEVENT_TOO = {"executor.pool", "executor.template"}
 #: what a standing server is made of
 SERVER_ROLE = [
     "engine.server.role",
-    "engine.server.peers",
-    "engine.server.hosted",
-    "engine.server.intake",
+    "engine.server.conductor",
     "engine.server.store",
     "engine.scheduler.scheduler",
     "engine.net.link",

@@ -51,12 +51,10 @@ from mmgevent.engine.scheduler.rules import MAP, PLAN, REDUCE, JobRules, JobStat
 from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, TaskEvent
 from mmgevent.errors import SchedulerError
 
-__all__ = ["TICK_S", "JobRules", "JobStatus", "Scheduler"]
-
 # Looking up a member of an Enum costs as much as a call in C.
 _SUCCEEDED, _COMMITTED = AttemptEvent.SUCCEEDED, TaskEvent.COMMITTED
 
-#: Time between two calls of `tick`, seconds. What it starts is due after a second or more.
+#: Time between two calls of `tick`, seconds. The server and the simulations keep to it.
 TICK_S = 0.1
 
 

@@ -18,7 +18,8 @@ from mmgevent.engine.scheduler.attempts import Attempt, Task
 from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
 from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT, SAMPLE_SIZE, Durations
 from mmgevent.engine.scheduler.retries import MAX_DEATHS, MAX_UNPREPARED
-from mmgevent.engine.scheduler.scheduler import JobRules, Scheduler
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.engine.scheduler.transitions import (
     ATTEMPT_TRANSITIONS,
     TASK_TRANSITIONS,
