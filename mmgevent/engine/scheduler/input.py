@@ -53,8 +53,8 @@ class Batch:
         return count
 
 
-class JobInput:
-    """The batches of one job, and the numbers of their items."""
+class InputProgress:
+    """How far the input of one job is: its open batches, and the numbers of its items."""
 
     __slots__ = (
         "allowed",

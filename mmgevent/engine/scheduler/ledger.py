@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from mmgevent.engine.scheduler.attempts import QueuedJob, Task, Worker
 from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT, Durations
-from mmgevent.engine.scheduler.input import Batch, JobInput
+from mmgevent.engine.scheduler.input import Batch, InputProgress
 from mmgevent.engine.scheduler.rules import MAP, PLAN, REDUCE, JobRules, JobStatus
 from mmgevent.engine.scheduler.transitions import TaskEvent
 from mmgevent.wire.positions import WHOLE, entry_of, halves_of, position_of
@@ -71,7 +71,7 @@ class Ledger(QueuedJob):
         self.retransmit = rules.retransmit  #: share of slots that may run duplicates
         self.phase = MAP
         self.is_over = False
-        self.input = JobInput(rules)
+        self.input = InputProgress(rules)
         self.reduce_left = 0  #: tasks
         self._reduce_total = 0  # tasks
         self._blocked: dict[Batch, list[Task]] = {}  # tasks that wait for contents
