@@ -37,8 +37,8 @@ class Books:
         self.crossed: set[int] = set()  # batches that crossed EnoughInput: none of them is mapped
         self.reduced: list[tuple[int, ...]] = []
         self.allowed = -1
-        self.allowance = 4  # least number of batches that a "continuous" job should be allowed by now
-        self.most_allowed = 4  # largest number of them, which it is allowed if its tasks are short
+        self.allowance = 4  # fewest batches that a "continuous" job may be allowed now
+        self.most_allowed = 4  # most of them, if its tasks are short
         self.input_ended = False
         self.planned: list[tuple[int, ...]] | None = None
         self.asked_for_plan = False
