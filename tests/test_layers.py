@@ -32,16 +32,6 @@ ORDER = {top: number for number, tops in enumerate(ROOMS.values()) for top in to
 STILL_UPWARD: dict[tuple[str, str], str] = {}
 #: importer -> imported, which closes a circle, and what ends it: such imports only become fewer
 STILL_CIRCULAR = {
-    ("engine.scheduler.attempts", "engine.scheduler.ledger"): "the ledger writes its own fields",
-    (
-        "engine.scheduler.attempts",
-        "engine.scheduler.roster",
-    ): "slots and workers stand beside tasks and attempts",
-    (
-        "engine.scheduler.ledger",
-        "engine.scheduler.roster",
-    ): "slots and workers stand beside tasks and attempts",
-    ("engine.scheduler.ledger", "engine.scheduler.oneshot"): "a job of one item a worker is a kind of ledger",
     ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
     ("driver.watching", "driver.cluster"): "PeerInfo goes to driver.watching",
     ("mincemeat.channel", "mincemeat.server"): "a channel needs no more of its server than a protocol",
