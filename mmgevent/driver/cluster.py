@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from mmgevent.access.addresses import Address
     from mmgevent.driver.engine_link import EngineProcess
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_driver import JobDriver, Progress
+    from mmgevent.driver.job_driver import JobDriver
+    from mmgevent.driver.job_state import Progress
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell, Watch
     from mmgevent.job.job import Job
     from mmgevent.wire.frames import Frame

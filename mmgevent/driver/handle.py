@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmgevent.driver.job_driver import JobDriver, Progress
+from mmgevent.driver.job_driver import JobDriver
+from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
 from mmgevent.job.shipping import settings
@@ -36,6 +37,7 @@ class JobHandle:
 
     def __init__(self, driver: JobDriver):
         self._driver = driver
+        self._state = driver.state
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._chunks: deque[list[Record]] = deque()
@@ -48,14 +50,14 @@ class JobHandle:
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
         self._callbacks: list[Callable[[JobHandle], None]] = []
-        driver.before_wait = self._flush
+        self._state.before_wait = self._flush
         run = settings.in_same_context(self._run)  # for the datasource and finishfn
         self._thread = threading.Thread(target=run, name=f"mmgevent-{driver.job.name}", daemon=True)
 
     @property
     def id(self) -> str | None:
         """What the server calls the job; None until it has accepted it."""
-        return self._driver.id
+        return self._state.id
 
     def result(self, timeout: float | None = None) -> dict[Any, Any]:
         """Wait for the job and return its results as a dict (the same one each time).
@@ -119,11 +121,11 @@ class JobHandle:
 
     def progress(self) -> Progress:
         """Return how far the job is."""
-        return self._driver.progress
+        return self._state.progress
 
     def stats(self) -> dict[str, Any]:
         """Return the server's figures of a job that is done: seconds, records, spilled_bytes."""
-        return dict(self._driver.stats)
+        return dict(self._state.stats)
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far, the last 10,000 at most.
@@ -131,7 +133,7 @@ class JobHandle:
         Each is a failure with "key" and "error" in words. Where they are known it has also the key itself as
         "item_key", and "error_type" and "error_text" of the exception.
         """
-        return self._driver.set_aside.failures()
+        return self._state.set_aside.failures()
 
     def skipped_items(self) -> Iterator[Record]:
         """Return an iterator over (key, value) of all items that were set aside so far, to be looked at or tried again.
@@ -144,10 +146,10 @@ class JobHandle:
 
     def deaths(self) -> list[dict[str, Any]]:
         """Return the deaths of executors and workers under this job so far, the last 10,000 at most; see `deaths`."""
-        return list(self._driver.deaths)
+        return list(self._state.deaths)
 
     def __repr__(self) -> str:
-        state = self._driver.progress.phase if not self._is_over else "failed" if self._error else "done"
+        state = self._state.progress.phase if not self._is_over else "failed" if self._error else "done"
         return f"<JobHandle {self._driver.job.name} {state}>"
 
     def start(self) -> None:
@@ -194,7 +196,7 @@ class JobHandle:
             self._flush()
         except BaseException as raised:  # handed to whoever asks for the result
             error = raised
-            if self._driver.is_cancelled and not isinstance(raised, JobCancelled):
+            if self._state.is_cancelled and not isinstance(raised, JobCancelled):
                 error = JobCancelled(f"job {job.name} was cancelled")  # what its end broke is no news
         with self._changed:
             self._error = error
@@ -211,7 +213,7 @@ class JobHandle:
         chunk, self._filling = self._filling, []
         with self._changed:
             while self._is_streaming and self._unread >= MAX_UNREAD:
-                if self._driver.is_cancelled:
+                if self._state.is_cancelled:
                     raise JobCancelled(f"job {self._driver.job.name} was cancelled")
                 self._is_held_up = True
                 self._changed.notify_all()
