@@ -61,16 +61,6 @@ class WorkerInfo(NamedTuple):
     slots: int
 
 
-class PeerInfo(NamedTuple):
-    """A worker that is present, to those who watch."""
-
-    number: int  #: this cluster's number of it, never used again
-    name: str  #: "host/pid", or the name it was given
-    address: str  #: "HOST:PORT" it comes from; "local" for the one in the server's own engine
-    slots: int
-    offers: tuple[str, ...]  #: the names of the functions that its process offers
-
-
 class Cluster:
     """Submit and run jobs; made by `LocalCluster` or `connect`."""
 

@@ -29,8 +29,8 @@ from mmgevent.mincemeat.schedule import Schedule
 from mmgevent.mincemeat.taskmanager import TaskManager, Transaction
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import PeerInfo
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.watching import PeerInfo
 
 log = logging.getLogger(__name__)
 
