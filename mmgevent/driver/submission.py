@@ -15,8 +15,9 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
+from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
-from mmgevent.driver.feeding import EncodedBatch, Feeder
+from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
 from mmgevent.errors import JobError, ProtocolError, TooManySkippedError, VersionMismatchError
 from mmgevent.job.shipping import pack as shipping

@@ -282,9 +282,7 @@ def test_a_cluster_whose_port_fails_gets_another_engine_at_the_same_address(mach
         wait_until(lambda: reports.held, "a job under way")
         os.kill(cluster._engine.pid, signal.SIGUSR1)
         wait_until(
-            lambda: any(
-                re.search("accepts no connections any more.*resubmitted", text) for text in notices
-            ),
+            lambda: any(re.search("accepts no connections any more.*resubmitted", text) for text in notices),
             lambda: f"the end of an engine: {notices}",
         )
         has_failed.set()

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
-from mmgevent.driver.feeding import EncodedBatch, Feeder
+from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.results import apply_finish
 from mmgevent.engine.server.store import BLOCK_BYTES, JobStore, Memory
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
