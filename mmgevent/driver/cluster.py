@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import EngineError, ForkedError, JobError, StartError, UsageError
+from mmgevent.errors import EngineError, JobError, StartError, UsageError
 from mmgevent.machine.resources import count_default_executors
 
 if TYPE_CHECKING:
@@ -303,9 +303,9 @@ class Cluster:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise ForkedError(
-                "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
-            )
+            from mmgevent.driver.engine_link import forked_error
+
+            raise forked_error()
 
 
 class LocalCluster(Cluster):
