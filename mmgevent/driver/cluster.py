@@ -210,10 +210,17 @@ class Cluster:
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         if exc_type is not None and os.getpid() != self._pid:
             return  # a child leaves its parent's block, with sys.exit() perhaps: that matters, this is not its own
-        if exc_type is not None:
-            for handle in self._running():
-                handle.cancel()
-            self._end()
+        try:
+            if exc_type is None:
+                self.close()
+                return
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C while this waits for jobs
+            self._give_up()
+            self.close()
+            raise
+        self._give_up()
         self.close()
 
     def __repr__(self) -> str:
@@ -222,6 +229,12 @@ class Cluster:
     def _running(self) -> list[JobHandle]:
         with self._lock:
             return [handle for handle in self._handles if not handle.done()]
+
+    def _give_up(self) -> None:
+        """Cancel the running jobs, and end the engine without waiting for them."""
+        for handle in self._running():
+            handle.cancel()
+        self._end()
 
     def _end(self) -> None:
         watch = self._watch

@@ -19,7 +19,7 @@ from typing import Any
 from mmgevent.driver.batching import FULL_BATCH_BYTES, BatchSize, Speed, next_size
 from mmgevent.driver.encoding import EncodedBatch, digest, encode_batch, encode_cut, with_content
 from mmgevent.driver.kept_batches import KeptBatches, not_kept_error, too_large_notice
-from mmgevent.errors import MmgeventError
+from mmgevent.errors import JobCancelled, MmgeventError
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.job.inputs.sources import is_at_hand, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
@@ -81,6 +81,8 @@ class Feeder:
         self._hidden_bytes = 0
         #: whether every item was given out
         self.has_ended = False
+        self._size = BatchSize(1, 0)  # limits of the batch that is being filled
+        self._is_stopped = False
 
     def restart(self) -> None:
         """Begin again from the first item, for a server that has seen nothing yet.
@@ -156,6 +158,11 @@ class Feeder:
                 if index in wanted:
                     yield wanted[index], (key, value)
 
+    def stop(self) -> None:
+        """Make `next_batch` raise JobCancelled, at the next item of the datasource; from any thread."""
+        self._is_stopped = True
+        self._size.max_items = 0
+
     def close(self) -> None:
         """Delete the copy of the datasource, if there is one; idempotent."""
         if self._kept is not None:
@@ -164,6 +171,8 @@ class Feeder:
     def _read_batch(self, speed: Speed) -> EncodedBatch | None:
         """Read items and encode them; what does not fit into one batch waits in `_cut`."""
         items, weight = self._pull(speed)
+        if self._is_stopped:
+            raise JobCancelled(f"job {self._job.name} was cancelled")
         if not items:
             return None
         refs = items if isinstance(items[0][1], Ref) else None
@@ -182,7 +191,9 @@ class Feeder:
 
     def _pull(self, speed: Speed) -> tuple[list[tuple[Any, Any]], int]:
         """Read items for one batch; return them with their total weight."""
-        size = self._next_size(speed)
+        size = self._size = self._next_size(speed)
+        if self._is_stopped:
+            return [], 0
         items: list[tuple[Any, Any]] = []
         total = 0
         until = self._clock() + PATIENCE_S

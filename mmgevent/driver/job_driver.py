@@ -73,6 +73,7 @@ class JobDriver:
         except TooLargeError as error:
             self._packed = error
         self._feeder = Feeder(job, on_notice=self.state.notice)
+        self._submission: Submission | None = None  # the last one
         self._get_engine = get_engine
         self._next_number = next_number
         self._max_resubmits = MAX_RESUBMITS if max_resubmits is None else max_resubmits
@@ -122,8 +123,10 @@ class JobDriver:
                     raise
                 lost = str(error)  # it ended as the one before it did
                 continue
+            self.state.check_cancelled()
+            self._submission = Submission(self.state, self._packed, self._feeder, engine)
             try:
-                with closing(Submission(self.state, self._packed, self._feeder, engine)) as submission:
+                with closing(self._submission) as submission:
                     submission.open(self._next_number)
                     self._wait_for_check()  # while the code is sent; no item is sent before it is over
                     yield from submission.records()
@@ -139,8 +142,20 @@ class JobDriver:
             self._check.cancel()
 
     def cancel(self) -> None:
-        """Make `records` raise JobCancelled soon; idempotent."""
+        """Make `records` raise JobCancelled soon; idempotent.
+
+        If its thread waits in the user's code, that has to return first, see `leave_behind`.
+        """
         self.state.cancel()
+        self._feeder.stop()
+
+    def leave_behind(self) -> None:
+        """End a cancelled job while its thread waits in the user's code.  Called from another thread."""
+        self.state.end_progress("cancelled")
+        submission = self._submission
+        if submission is not None:
+            submission.close()
+        self.abandon()
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of the items that were set aside so far."""

@@ -22,9 +22,6 @@ from mmgevent.wire.frames import Frame
 
 log = logging.getLogger(__name__)
 
-#: Phases in which a job is over.
-_ENDS = ("done", "failed", "cancelled")
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -111,8 +108,8 @@ class JobState:
             self._on_progress(progress)
 
     def end_progress(self, phase: str) -> None:
-        """Note how the job ended; the first end counts."""
-        if self.progress.phase not in _ENDS:
+        """Note how the job ended; a job that was cancelled stays so, whatever its thread does later."""
+        if self.progress.phase != "cancelled":
             self.progress = replace(
                 self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
             )
