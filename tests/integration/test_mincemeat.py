@@ -601,7 +601,7 @@ def test_what_is_sent_before_the_connection_arrives_in_order(serve, join):
 
 
 def test_who_sends_more_before_the_connection_than_is_kept_is_closed(monkeypatch, serve):
-    monkeypatch.setattr(client_module, "MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(client_module, "MAX_UNPROCESSED_BYTES", 100_000)
     server = serve()
     client = mincemeat.Client(map={})
     client.conn(HOST, server.endpoint.addr[1], PASSWORD, asynchronous=True)
@@ -685,7 +685,7 @@ def test_a_daemons_timeout_is_called_and_shortened_by_what_it_returns(started):
 
 
 def test_who_sends_more_than_a_server_processes_is_closed(monkeypatch):
-    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(endpoint, "MAX_UNPROCESSED_BYTES", 100_000)
     server = mincemeat.Server(map={})
     server.conn(PASSWORD, 0, HOST, asynchronous=True)  # and nobody processes it
     clients = [mincemeat.Client(map={}) for _ in range(2)]
