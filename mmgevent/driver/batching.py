@@ -1,15 +1,15 @@
 """How many items go into the next batch: pure arithmetic, no clock.
 
-A batch should be a quarter of a second of work while a job is young.  So every slot gets some soon, and
-the speed of the work can be estimated.  Later a batch may be up to two seconds of work, so that its
-overhead vanishes, but at most 5 % of the work done so far: at the end of the input a slot idles for half a
-batch on average, and the end is not known in advance.
+A batch should be a quarter of a second of work while a job is young.  So every slot gets some soon,
+and the speed of the work can be estimated.  Later a batch may be up to two seconds of work, so that
+its overhead vanishes, but at most 5 % of the work done so far: at the end of the input a slot idles
+for half a batch on average, and the end is not known in advance.
 
-The cost of an item is not known beforehand and may differ a hundredfold between items.  So a batch holds
-at most GROWTH times the items of the largest number that is known to be mapped, plus one.
+The cost of an item is not known beforehand and may differ a hundredfold between items.  So a batch
+holds at most GROWTH times the items of the largest number that is known to be mapped, plus one.
 
-Cost is estimated from weight (bytes), for items whose weight says something, and from the number of items.
-The estimate that fills the batch first counts.
+Cost is estimated from weight (bytes), for items whose weight says something, and from the number of
+items. The estimate that fills the batch first counts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 YOUNG_BATCH_S = 0.25
 #: Work in a batch of an old job, seconds.
 BATCH_S = 2.0
-#: Largest share of the work done per slot that a batch above YOUNG_BATCH_S may be.  With it heavy maps use
-#: 99 % of the cores; with batches of two seconds from the first second on, a job of ten seconds used 91 %.
+#: Largest share of the work done per slot that a batch above YOUNG_BATCH_S may be.  With it heavy
+#: maps use 99 % of the cores; with batches of two seconds from the first second on, a job of ten
+#: seconds used 91 %.
 SHARE = 0.05
 #: Weight at which a batch is full, bytes.  A single item may weigh more.
 FULL_BATCH_BYTES = 16 * 1024 * 1024
@@ -58,7 +59,10 @@ class BatchSize:
 
 
 def next_size(speed: Speed, at_least: int = 1) -> BatchSize:
-    """Return the limits of the next batch; `at_least` items fit, whatever their cost (for greenlets)."""
+    """Return the limits of the next batch.
+
+    `at_least` items fit, whatever their cost (for greenlets).
+    """
     if not speed.items or speed.seconds <= 0:
         return BatchSize(max(1, at_least), FIRST_BATCH_BYTES)
     slots = max(1, speed.slots)

@@ -1,11 +1,13 @@
 """Clusters: what a driver submits jobs to.
 
-`LocalCluster` has its server in its own engine, with executors of this machine and, if it listens, workers
-of other machines.  `connect` uses a server that runs elsewhere.  Each starts one engine process.  If that
-engine or its server is lost, another engine is started for the running or next job.
+`LocalCluster` has its server in its own engine, with executors of this machine and, if it listens,
+workers of other machines.  `connect` uses a server that runs elsewhere.  Each starts one engine
+process.  If that engine or its server is lost, another engine is started for the running or next
+job.
 
-Imports wait for their turn, to save start-up time: the modules that speak with the engine are imported
-while it starts on another core, and those that jobs need (dill among them) with the first job.
+Imports wait for their turn, to save start-up time: the modules that speak with the engine are
+imported while it starts on another core, and those that jobs need (dill among them) with the first
+job.
 """
 
 from __future__ import annotations
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
 
 #: Time for the engine to start its roles, seconds.  A busy machine takes long to start Python.
 ROLES_S = 60.0
-#: Time for a lost server to return, or another to take its address, seconds.  It is shorter than the wait
-#: of a job for its engine (`job_driver.START_S`), so the job fails with the engine's reason.
+#: Time for a lost server to return, or another to take its address, seconds.  It is shorter than
+#: the wait of a job for its engine (`job_driver.START_S`), so the job fails with the engine's
+#: reason.
 PATIENCE_S = 115.0
 #: Time for the thread of a watch to end, seconds.
 WATCH_END_S = 5.0
-#: Largest number of servers that are asked for their workers, if one after another is lost meanwhile.
+#: Largest number of servers that are asked for their workers, if one after another is lost
+#: meanwhile.
 MAX_ASKS = 5
 #: Largest number of executors of one machine; a server accepts no worker with more slots.
 MAX_EXECUTORS = 4096
@@ -86,8 +90,8 @@ class Cluster:
     ) -> JobHandle:
         """Submit a job and return at once; it has a thread of its own.
 
-        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.  UsageError if something
-        is wrong with the job; StartError if there can be no thread.
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.  UsageError if
+        something is wrong with the job; StartError if there can be no thread.
         """
         from mmgevent.driver.handle import JobHandle
 
@@ -106,8 +110,8 @@ class Cluster:
     ) -> dict[Any, Any]:
         """Run a job to its end and return its results as a dict.
 
-        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError, JobError,
-        ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
+        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
+        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
@@ -134,14 +138,14 @@ class Cluster:
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
         """See workers join and leave, and receive their messages, until this cluster is closed.
 
-        - `on_joined(PeerInfo(number, name, address, slots, offers))` is called for every worker that is
-          present, then for each that joins.
+        - `on_joined(PeerInfo(number, name, address, slots, offers))` is called for every worker
+          that is present, then for each that joins.
         - `on_tell(number, data)` is called with bytes that a worker's program sent.
-        - `on_left(number, reason)` is called when a worker has left.  If the server is lost, all have left,
-          and the workers of the next server join.
+        - `on_left(number, reason)` is called when a worker has left.  If the server is lost, all
+          have left, and the workers of the next server join.
 
-        The thread that reads from the engine calls them: they must not block, and must not close this
-        cluster.  A cluster is watched once; UsageError for a second call.
+        The thread that reads from the engine calls them: they must not block, and must not close
+        this cluster.  A cluster is watched once; UsageError for a second call.
         """
         from mmgevent.driver.watching import Watch
 
@@ -159,16 +163,17 @@ class Cluster:
     def tell(self, number: int, data: bytes) -> None:
         """Send bytes to the program of a worker, 1 MiB at most; nothing happens if the worker left.
 
-        `number` is the worker's number in `watch`.  There is no receipt.  A worker that does not read loses
-        whole messages when more than 8 MiB wait for it.  So send paths rather than contents.  UsageError if
-        `data` cannot be sent.
+        `number` is the worker's number in `watch`.  There is no receipt.  A worker that does not
+        read loses whole messages when more than 8 MiB wait for it.  So send paths rather than
+        contents.  UsageError if `data` cannot be sent.
         """
         self._find_watch().tell(number, data)
 
     def dismiss(self, number: int, reason: str) -> None:
         """Close the link to a worker, with a reason; nothing happens if it left.
 
-        A worker that reconnects has another number then.  The worker in the server's own engine stays.
+        A worker that reconnects has another number then.  The worker in the server's own engine
+        stays.
         """
         self._find_watch().dismiss(number, reason)
 
@@ -180,22 +185,31 @@ class Cluster:
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """(host, port) where workers may join; None if there is no port.  ListenError if it cannot be had."""
+        """(host, port) where workers may join.
+
+        None if there is no port.  ListenError if it cannot be had.
+        """
         self._check_process()
         address = self._engine.wait_ready(ROLES_S).get("address")
         return None if address is None else (address[0], address[1])
 
     def wait_ready(self) -> None:
-        """Wait until the engine runs; raise the error that prevents it (ListenError, ConnectError, ...)."""
+        """Wait until the engine runs.
+
+        Raise the error that prevents it (ListenError, ConnectError, ...).
+        """
         self._check_process()
         self._engine.wait_ready(ROLES_S)
 
     def close(self) -> None:
-        """Wait for running jobs and their callbacks, then end the engine and all its processes; idempotent.
+        """Wait for running jobs and their callbacks, then end the engine and all its processes.
 
-        It does not wait for the thread of a cancelled job that was left behind.  In a job's callback it waits
-        for the other jobs, but not for their callbacks, which may do the same.  UsageError, and nothing is
-        closed, if it would wait for its own thread: in a callback of `watch` or a node, while jobs run.
+        Idempotent.
+
+        It does not wait for the thread of a cancelled job that was left behind.  In a job's
+        callback it waits for the other jobs, but not for their callbacks, which may do the same.
+        UsageError, and nothing is closed, if it would wait for its own thread: in a callback of
+        `watch` or a node, while jobs run.
         """
         self._check_process()
         with self._lock:
@@ -216,7 +230,7 @@ class Cluster:
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         if exc_type is not None and os.getpid() != self._pid:
-            return  # a child leaves its parent's block, perhaps with sys.exit(): the cluster is not its own
+            return  # a child leaves its parent's block, perhaps by sys.exit(): this is not its own
         try:
             if exc_type is None:
                 self.close()
@@ -301,7 +315,10 @@ class Cluster:
         return engine
 
     def _retire(self, engine: EngineProcess) -> None:
-        """Close an engine that has ended, in a thread: the engine's own may be in a callback that needs our lock."""
+        """Close an engine that has ended, in a thread.
+
+        Its own thread may be in a callback that needs our lock.
+        """
         engine.end_process()
         self._retiring = threading.Thread(target=engine.close, name="mmgevent-retire", daemon=True)
         self._retiring.start()
@@ -346,7 +363,7 @@ def parse_memory(size: int | str | None) -> int | None:
 
 
 class LocalCluster(Cluster):
-    """A server and executors of this machine, in processes of their own, for as long as it is open."""
+    """A server and executors of this machine, in processes of their own, while it is open."""
 
     def __init__(
         self,
@@ -360,7 +377,8 @@ class LocalCluster(Cluster):
     ):
         """Start the engine and return at once.
 
-        `procs`: executors; None for one a core, or as many as memory allows; 0 for none, which needs `listen`.
+        `procs`: executors; None for one a core, or as many as memory allows; 0 for none, which
+        needs `listen`.
         `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
         `password`: what workers must know; None finds it as the commands do, if a port is opened.
         `certificates`: what to show workers, and perhaps to ask of them; none are needed.
@@ -405,8 +423,9 @@ def connect(
 ) -> Cluster:
     """Connect to a running server, "HOST[:PORT]".
 
-    `procs` executors of this machine join it as a worker, for as long as this is open.  ConnectError if
-    nobody answers within `timeout` seconds; AuthenticationError; VersionMismatchError.
+    `procs` executors of this machine join it as a worker, for as long as this is open.
+    ConnectError if nobody answers within `timeout` seconds; AuthenticationError;
+    VersionMismatchError.
     """
     from mmgevent.access.addresses import parse_address
     from mmgevent.access.password import find_password
@@ -434,8 +453,8 @@ def run(
 ) -> dict[Any, Any]:
     """Run one job and return its results as a dict.
 
-    It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where a
-    debugger sees everything.
+    It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where
+    a debugger sees everything.
     """
     if inline:
         if cluster:

@@ -16,8 +16,8 @@ _KEY_CHARS = 60
 
 class EncodedBatch(NamedTuple):
     items: int
-    #: Bytes that the items stand for, the measure by which a batch is filled.  An encoded size has fixed
-    #: parts: bytes per second that included them would make batches smaller and smaller.
+    #: Bytes that the items stand for, the measure by which a batch is filled.  An encoded size has
+    #: fixed parts: bytes per second that included them would make batches smaller and smaller.
     weight: int
     data: bytes
     #: its values are refs, each of which may stand for any number of items

@@ -15,18 +15,19 @@ from mmgevent.machine.python_path import VARIABLE
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire.hello import PYTHON_VERSION
 
-#: Time for an engine that closed its link unasked to end, so that its end can be explained, seconds.
+#: Time for an engine that closed its link unasked to end, seconds.  Then its end can be explained.
 EXPLAIN_S = 0.2
 
 
 def wait_for_end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Do as `process.wait(timeout_s)`, but return at the process's end where the system can signal it.
+    """Do as `process.wait(timeout_s)`, but return at once when the process ends.
 
-    `wait` looks after 0.5, 1.5, 3.5, 7.5 ms and so on, and an engine takes about 4 ms to end.
+    That needs `pidfd_open`.  `wait` looks after 0.5, 1.5, 3.5, 7.5 ms and so on, and an engine
+    takes about 4 ms to end.
     """
     until = time.monotonic() + timeout_s
     if process.poll() is None and hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # the kernel is too old, or another thread reaped the process
+        with contextlib.suppress(OSError):  # an old kernel, or another thread reaped it
             fd = os.pidfd_open(process.pid)
             try:
                 waiting = select.poll()
@@ -38,7 +39,7 @@ def wait_for_end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
 
 
 def explain_end(process: subprocess.Popen[bytes], reason: str) -> str:
-    """Return why an engine ended: `reason`, and whether the kernel killed it at its memory limit."""
+    """Return why an engine ended: `reason`, and whether it was killed at its memory limit."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(EXPLAIN_S)
     if process.returncode != -signal.SIGKILL:

@@ -1,8 +1,8 @@
 """The driver's end of its engine: exchange frames with it, and see it end.
 
-This is plain Python with blocking sockets and native threads: it runs in the user's process, which may be
-anything.  One thread reads.  Any thread may send, under a lock.  The engine always reads, so sending does
-not block for long.
+This is plain Python with blocking sockets and native threads: it runs in the user's process, which
+may be anything.  One thread reads.  Any thread may send, under a lock.  The engine always reads, so
+sending does not block for long.
 
 After a fork the child's copies of the socket are closed at once, or the engine would not see its
 driver end.  The objects raise `ForkedError` there.
@@ -108,7 +108,8 @@ class EngineProcess:
         self.refusal: MmgeventError | None = None
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._asking = threading.Lock()
-        #: Hold it from taking a job's number until its `submit` is sent: the server expects rising numbers.
+        #: Hold it from taking a job's number until its `submit` is sent: the server expects rising
+        #: numbers.
         self.submitting = threading.Lock()
         _alive.add(self)
         hello = _hello(is_local=configuration.join is None and configuration.elect is None)
@@ -186,12 +187,14 @@ class EngineProcess:
             on_lost(reason)
 
     def close_node(self, error: MmgeventError) -> None:
-        """Note that this node will have no server again: whoever waits for one gets `error`."""
+        """Note that this node will have no server again: who waits for one gets `error`."""
         self._error = error
         self._placed.set()
 
     def add_job(self, number: int, on_frame: OnFrame, on_lost: Callable[[str], None]) -> None:
-        """Pass frames about this job to `on_frame`; call `on_lost(reason)` if the engine ends before it.
+        """Pass frames about this job to `on_frame`.
+
+        Call `on_lost(reason)` if the engine ends before it.
 
         The reading thread calls both.  They must not block.
         """
@@ -229,7 +232,10 @@ class EngineProcess:
         self.send()
 
     def ask(self, type: str) -> dict[str, Any]:
-        """Send a question about no job and return the answer.  EngineError if the engine ends first."""
+        """Send a question about no job and return the answer.
+
+        EngineError if the engine ends first.
+        """
         with self._asking:
             while not self._answers.empty():  # left over from a server that was lost
                 self._answers.get()
@@ -384,8 +390,8 @@ class EngineProcess:
 def _wait(event: threading.Event, timeout: float | None) -> bool:
     """Wait until the event is set; return False after `timeout` seconds.
 
-    It waits in pieces, for signals.  gevent bug: `wait()` on a set event can hang if another waiter times
-    out at the same moment.  So `is_set()` is checked first.
+    It waits in pieces, for signals.  gevent bug: `wait()` on a set event can hang if another waiter
+    times out at the same moment.  So `is_set()` is checked first.
     """
     until = None if timeout is None else time.monotonic() + timeout
     while not event.is_set():

@@ -1,8 +1,8 @@
 """The input of a job in its driver: items of the datasource become encoded batches.
 
-A feeder reads only as far as it is asked to.  It remembers what it needs if the job is submitted again,
-or if files are not where executors are: refs of files, or, for a datasource that may not give
-the same items again, a copy of the batches on disk.
+A feeder reads only as far as it is asked to.  It remembers what it needs if the job is submitted
+again, or if files are not where executors are: refs of files, or, for a datasource that may not
+give the same items again, a copy of the batches on disk.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class Feeder:
     def next_batch(self, speed: Speed) -> tuple[int, EncodedBatch] | None:
         """Return (number, batch); None at the end of the datasource.
 
-        JobError (kind "datasource") for an exception of the user's own iterator.  DatasourceError for an
-        item that is no pair, cannot be pickled or is too large, and for a datasource that was used up.
+        JobError (kind "datasource") for an exception of the user's own iterator.  DatasourceError
+        for an item that is no pair, cannot be pickled or is too large, and for a datasource that
+        was used up.
         """
         batch = next(self._replay, None)
         if batch is None:
@@ -133,8 +134,8 @@ class Feeder:
     def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         """Yield (place, (key, value)) of the items at these ascending (batch, position).
 
-        Items that can no longer be read are left out: those of files that have changed, and of one-shot
-        datasources of jobs that are over.
+        Items that can no longer be read are left out: those of files that have changed, and of
+        one-shot datasources of jobs that are over.
         """
         if self._kept is not None:
             return self._kept.read_again(places)
@@ -144,7 +145,7 @@ class Feeder:
 
     @property
     def reads_again_quickly(self) -> bool:
-        """Return whether items can be read again at once: they are in memory, or kept while the job runs."""
+        """Return whether items can be read again at once: they are in memory, or were kept."""
         return self._kept is not None or self.never_waits
 
     def _walk_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
@@ -159,7 +160,7 @@ class Feeder:
                     yield wanted[index], (key, value)
 
     def stop(self) -> None:
-        """Make `next_batch` raise JobCancelled, at the next item of the datasource; from any thread."""
+        """Make `next_batch` raise JobCancelled at the next item; from any thread."""
         self._is_stopped = True
         self._size.max_items = 0
 
@@ -202,7 +203,7 @@ class Feeder:
             for item in self._items if self._held is None else chain([self._take_held()], self._items):
                 key, value, weight = item
                 weight = weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
-                if items and weight > FULL_BATCH_BYTES:  # it goes alone, or the batch could be too large
+                if items and weight > FULL_BATCH_BYTES:  # it goes alone, in the next batch
                     self._held, is_at_end = item, False
                     break
                 items.append((key, value))
@@ -218,7 +219,7 @@ class Feeder:
         if options.allocation == "oneshot":
             return BatchSize(1, 0)
         size = next_size(speed, at_least=options.greenlets)
-        if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays: their weight does not show their size
+        if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
             size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
         return size
 
@@ -240,7 +241,7 @@ class Feeder:
         again = self._repetition
         again.count(len(items))
         for item in items if self._is_made else ():
-            if not again.wants_digest or isinstance(item[1], Ref):  # a file may have changed meanwhile
+            if not again.wants_digest or isinstance(item[1], Ref):  # files may change
                 break
             again.compare(digest(item))
         if is_at_end:

@@ -1,11 +1,12 @@
 """A submitted job in its user's program: wait for it, read its results, cancel it.
 
-A job has a native thread of its own.  It runs the driver's generator and finishfn, and puts records here
-in chunks.  They are kept until somebody asks for them: `result` makes a dict of all, `stream` yields
-them once.  A stream keeps at most MAX_UNREAD records, so the job waits for its reader.
+A job has a native thread of its own.  It runs the driver's generator and finishfn, and puts records
+here in chunks.  They are kept until somebody asks for them: `result` makes a dict of all, `stream`
+yields them once.  A stream keeps at most MAX_UNREAD records, so the job waits for its reader.
 
-A job that is cancelled ends for everybody, even if its thread waits in the user's code (the datasource,
-finishfn or a callback) and cannot be interrupted.  That thread is then left behind, with a warning.
+A job that is cancelled ends for everybody, even if its thread waits in the user's code (the
+datasource, finishfn or a callback) and cannot be interrupted.  That thread is then left behind,
+with a warning.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Largest number of records that wait for the reader of a stream.
 MAX_UNREAD = 100_000
-#: Time for the thread of a cancelled job to end by itself, seconds.  It looks each LOOK_S, while it waits
-#: in our code.
+#: Time for the thread of a cancelled job to end by itself, seconds.  It looks each LOOK_S, while it
+#: waits in our code.
 GRACE_S = 2 * LOOK_S
 #: Number of records in a chunk: a lock is taken once for each.
 _CHUNK_RECORDS = 1000
@@ -86,7 +87,9 @@ class JobHandle:
             return self._result
 
     def stream(self) -> Iterator[Record]:
-        """Return an iterator over the records as partitions finish.  It can be had once: nothing is kept.
+        """Return an iterator over the records as partitions finish.
+
+        It can be had once: nothing is kept.
 
         It raises the errors of `result`.  Closing it before its end cancels the job.
         """
@@ -101,7 +104,9 @@ class JobHandle:
         return records
 
     def cancel(self) -> None:
-        """End the job; `result` raises JobCancelled.  Idempotent; nothing happens if the job is over.
+        """End the job.
+
+        `result` raises JobCancelled.  Idempotent; nothing happens if the job is over.
 
         If the datasource, finishfn or a callback waits at that moment, it is not interrupted: its
         thread is left behind, and a warning in the log says where it waits.
@@ -116,7 +121,7 @@ class JobHandle:
             self._ender = threading.Thread(target=self._end_cancelled, name=name, daemon=True)
             try:
                 start_thread(self._ender)
-            except StartError as error:  # no thread can be had: the job ends when its own thread does
+            except StartError as error:  # then the job ends with its own thread
                 log.debug("job %s: %s", self._state.name, error)
 
     def done(self) -> bool:
@@ -124,7 +129,10 @@ class JobHandle:
         return self._is_over
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the job and return its error, or None if it succeeded.  TimeoutError as in `result`."""
+        """Wait for the job and return its error, or None if it succeeded.
+
+        TimeoutError as in `result`.
+        """
         with self._changed:
             self._wait_until_over(timeout)
             return self._error
@@ -151,22 +159,22 @@ class JobHandle:
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.
 
-        Each has "key" and "error" in words.  If they are known, it also has the key itself as "item_key", and
-        "error_type" and "error_text" of the exception.
+        Each has "key" and "error" in words.  If they are known, it also has the key itself as
+        "item_key", and "error_type" and "error_text" of the exception.
         """
         return self._state.set_aside.failures()
 
     def skipped_items(self) -> Iterator[Record]:
         """Return an iterator over (key, value) of all items that were set aside so far.
 
-        Values of at most 64 KiB are as they were.  Larger ones, and those that killed their executors, are
-        read again.  If that fails, the value is a `NotKept` that says why.
+        Values of at most 64 KiB are as they were.  Larger ones, and those that killed their
+        executors, are read again.  If that fails, the value is a `NotKept` that says why.
         """
         self._check_process()
         return self._driver.skipped_items()
 
     def deaths(self) -> list[dict[str, Any]]:
-        """Return the deaths of executors and workers under this job so far, the last 10,000 at most.
+        """Return the last deaths of executors and workers under this job, 10,000 at most.
 
         `mmgevent.wire.deaths` describes the fields of each.
         """
@@ -177,7 +185,10 @@ class JobHandle:
         return f"<JobHandle {self._state.name} {state}>"
 
     def start(self) -> None:
-        """Start the job's thread; called once, by `submit`.  StartError if there can be no thread."""
+        """Start the job's thread.
+
+        Called once, by `submit`.  StartError if there can be no thread.
+        """
         try:
             start_thread(self._thread)
         except StartError:
@@ -186,14 +197,15 @@ class JobHandle:
 
     @property
     def is_own_thread(self) -> bool:
-        """Return whether a thread of the job calls this, in a callback or another function of the user's."""
+        """Return whether a thread of the job calls this, in a function of the user's."""
         return threading.current_thread() in (self._thread, self._ender)
 
     def join(self, *, with_callbacks: bool = True) -> None:
-        """Wait until the job is over, and its callbacks have returned unless told otherwise.
+        """Wait until the job is over and, by default, its callbacks have returned.
 
-        It returns at once in a thread of the job.  A job that waits for this very thread to read its stream
-        would never be over: it is cancelled.  A thread that was left behind is not waited for.
+        It returns at once in a thread of the job.  A job that waits for this very thread to read
+        its stream would never be over: it is cancelled.  A thread that was left behind is not
+        waited for.
         """
         if self.is_own_thread:
             return

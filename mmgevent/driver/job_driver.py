@@ -1,8 +1,8 @@
 """One job in its driver: pack it, submit it, resubmit it if its server or engine is lost.
 
 `JobDriver.records` is a generator that does the work of the whole job in the thread that reads it.
-When the engine, or the server behind it, ends before the job does, the job is submitted again.  The new
-server learns which partitions were given out, and does not compute them again.
+When the engine, or the server behind it, ends before the job does, the job is submitted again.  The
+new server learns which partitions were given out, and does not compute them again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ LOOK_S = 0.25
 
 
 class JobDriver:
-    """The driver's side of one job.  Its generator runs in one thread; `cancel` may be called from any."""
+    """The driver's side of one job.
+
+    Its generator runs in one thread; `cancel` may be called from any.
+    """
 
     def __init__(
         self,
@@ -56,11 +59,13 @@ class JobDriver:
         on_progress: Callable[[Progress], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ):
-        """Pack the job's functions and claim its datasource.  UsageError if something is wrong with it.
+        """Pack the job's functions and claim its datasource.
+
+        UsageError if something is wrong with it.
 
         `is_local`: the server and its first executors are processes of this one.
         `stays_here`: no worker of another machine can join.
-        `get_engine(reason)` returns a live engine; `reason` says why the last one was lost, if any was.
+        `get_engine(reason)` returns a live engine; `reason`: why the last one was lost, or None.
         """
         job.check()
         self.job = job
@@ -128,7 +133,7 @@ class JobDriver:
             try:
                 with closing(self._submission) as submission:
                     submission.open(self._next_number)
-                    self._wait_for_check()  # while the code is sent; no item is sent before it is over
+                    self._wait_for_check()  # meanwhile the code is sent; items are not
                     yield from submission.records()
                 return
             except EngineLost as error:
@@ -150,7 +155,10 @@ class JobDriver:
         self._feeder.stop()
 
     def leave_behind(self) -> None:
-        """End a cancelled job while its thread waits in the user's code.  Called from another thread."""
+        """End a cancelled job while its thread waits in the user's code.
+
+        Called from another thread.
+        """
         self.state.end_progress("cancelled")
         submission = self._submission
         if submission is not None:
@@ -162,7 +170,10 @@ class JobDriver:
         return self.state.set_aside.items(self._feeder.read_again)
 
     def _wait_for_check(self) -> None:
-        """Wait until the code has loaded in a process of its own; ShippingError if it has not, JobCancelled."""
+        """Wait until the code has loaded in a process of its own.
+
+        ShippingError if it has not, JobCancelled.
+        """
         check = self._check
         if check is None:
             return
@@ -172,7 +183,10 @@ class JobDriver:
         check.result()
 
     def _wait_ready(self, engine: EngineProcess) -> None:
-        """Wait until the engine runs, or `cancel` is called; raise what keeps the engine from starting."""
+        """Wait until the engine runs, or `cancel` is called.
+
+        Raise what keeps the engine from starting.
+        """
         self.state.before_wait()
         why = ""
         for look in range(round(START_S / LOOK_S)):
@@ -216,7 +230,10 @@ def _pack(job: Job, on_left: Callable[[str], None], *, is_local: bool, stays_her
 
 
 def _make_context() -> bytes:
-    """Return the surroundings of this process as JSON; UsageError that names what is too large in them."""
+    """Return the surroundings of this process as JSON.
+
+    UsageError that names what is too large in them.
+    """
     surroundings = shipping.context()
     fault = environment.find_fault(surroundings["environ"])
     if fault is not None:

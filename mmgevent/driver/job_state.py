@@ -67,7 +67,8 @@ class JobState:
         self.set_aside = SetAside()
         #: the last deaths of executors and workers, see `wire.deaths`
         self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
-        #: what the job's thread waits for: a frame; a str, why the engine is lost; None after `cancel`
+        #: what the job's thread waits for: a frame; a str, why the engine is lost; None after
+        #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
         #: called when the job's thread is about to wait for the engine
@@ -108,7 +109,10 @@ class JobState:
             self._on_progress(progress)
 
     def end_progress(self, phase: str) -> None:
-        """Note how the job ended; a job that was cancelled stays so, whatever its thread does later."""
+        """Note how the job ended.
+
+        A job that was cancelled stays so, whatever its thread does later.
+        """
         if self.progress.phase != "cancelled":
             self.progress = replace(
                 self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
@@ -123,7 +127,7 @@ class JobState:
 
     @property
     def unnamed_count(self) -> int:
-        """How many more items that were set aside may be named."""
+        """Number of items set aside that may still be named."""
         return max(0, MAX_NAMED - self._named)
 
     def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The copy of a datasource that may not give its items again, while its job runs.
 
-It holds the encoded batches, in order, in an unlinked file.  When the job is submitted again, they are
-read from there.
+It holds the encoded batches, in order, in an unlinked file.  When the job is submitted again, they
+are read from there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from mmgevent.errors import JobError
 from mmgevent.tasks.records import decode_items
 from mmgevent.wire.positions import entry_of
 
-#: Disk that the kept batches of one job may take, bytes.  A larger copy would endanger the machine for
-#: the sake of a rare loss, so such a job goes on without one.
+#: Disk that the kept batches of one job may take, bytes.  A larger copy would endanger the machine
+#: for the sake of a rare loss, so such a job goes on without one.
 MAX_KEPT_BYTES = 16 * 1024**3
 #: What a user can do if the copy is a burden.
 ADVICE = "pass a function that returns a new iterator each time"

@@ -1,7 +1,7 @@
 """Threads that cannot be ended, since they wait in code that is not ours: say where.
 
-Python cannot interrupt a thread that waits in the user's datasource, finishfn or callback.  When its job
-is cancelled, the thread is left behind.  A warning names it and the line where it waits.
+Python cannot interrupt a thread that waits in the user's datasource, finishfn or callback.  When
+its job is cancelled, the thread is left behind.  A warning names it and the line where it waits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def describe_place(thread: threading.Thread) -> str:
 
 
 def _find_users_frame(innermost: FrameType) -> FrameType | None:
-    """Return the innermost frame that is neither ours nor of the standard library; None if there is none."""
+    """Return the innermost frame that is neither ours nor of the standard library.
+
+    None if there is none.
+    """
     frame: FrameType | None = innermost
     while frame is not None:
         path = frame.f_code.co_filename

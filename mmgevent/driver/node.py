@@ -1,9 +1,9 @@
 """Nodes: equals of which one is the server.  When it is lost, another becomes the server.
 
-A `Node` is a cluster to submit jobs to, and a worker for the jobs of all nodes.  It becomes the server if
-it is the first node, or the first to notice that the server died.  All of that is in its engine.  This
-module is the driver's side: it resubmits unfinished jobs when the server changes, and starts another
-engine if its own dies.
+A `Node` is a cluster to submit jobs to, and a worker for the jobs of all nodes.  It becomes the
+server if it is the first node, or the first to notice that the server died.  All of that is in its
+engine.  This module is the driver's side: it resubmits unfinished jobs when the server changes, and
+starts another engine if its own dies.
 """
 
 from __future__ import annotations
@@ -68,17 +68,18 @@ class Node(Cluster):
     ):
         """Start the node's engine and return at once; `wait` returns when it has found its place.
 
-        `addresses`: where the server is, "HOST[:PORT]", one or several in order of preference; all nodes
-        get the same.
+        `addresses`: where the server is, "HOST[:PORT]", one or several in order of preference; all
+        nodes get the same.
         `procs`: executors of this machine; with 0 this node only submits, and may be the server.
-        `functions`: {name: function} that jobs may name; they run in a thread of this process, one task at a
-        time.
+        `functions`: {name: function} that jobs may name; they run in a thread of this process, one
+        task at a time.
         `may_serve`: False for a node that never becomes the server.
         `once`: True to close when the server is lost, or if there is none.
         `timeout`: seconds to connect to an address.
         `certificates`: what all nodes show one another, and perhaps ask for; none are needed.
-        `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)` with bytes
-        that a driver sends to this worker.  Threads of the node call them: they must not block.
+        `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)`
+        with bytes that a driver sends to this worker.  Threads of the node call them: they must not
+        block.
         """
         from mmgevent.access.password import find_password
 
@@ -115,7 +116,7 @@ class Node(Cluster):
 
     @property
     def state(self) -> str:
-        """The node's state: "connecting", "worker", "server", "occupied" (no address is usable) or "closed"."""
+        """The node's state, one of STATES; "occupied" means that no address is usable."""
         self._check_process()
         return self._state
 
@@ -140,8 +141,9 @@ class Node(Cluster):
     def wait(self, state: str | Sequence[str] = PLACED, timeout: float | None = None) -> str:
         """Wait until the node is in this state, or one of these; return it.
 
-        TimeoutError that names what prevents it.  If the node is closed and "closed" is not waited for, the
-        error that closed it: AuthenticationError, VersionMismatchError, ConnectError or UsageError.
+        TimeoutError that names what prevents it.  If the node is closed and "closed" is not waited
+        for, the error that closed it: AuthenticationError, VersionMismatchError, ConnectError or
+        UsageError.
         """
         self._check_process()
         wanted = (state,) if isinstance(state, str) else tuple(state)
@@ -167,7 +169,8 @@ class Node(Cluster):
     def tell_drivers(self, data: bytes) -> None:
         """Send bytes, 1 MiB at most, to every driver that watches the server of this node's worker.
 
-        There is no receipt.  Nothing is sent while there is no server.  UsageError if `data` cannot be sent.
+        There is no receipt.  Nothing is sent while there is no server.  UsageError if `data` cannot
+        be sent.
         """
         self._engine.send(*tell_frames(data))
 
@@ -246,7 +249,8 @@ class Node(Cluster):
             return
         log.warning("the engine of this node was lost, starting another: %s", reason)
         self._set("connecting", f"its engine ended: {reason}", None, None)
-        # In a thread of its own: a caller that needs an engine may hold the lock and wait for the reading thread.
+        # In a thread of its own: a caller that needs an engine may hold the lock and wait for the
+        # reading thread.
         self._restarter = threading.Thread(
             target=self._restart, args=(reason,), name="mmgevent-node-restart", daemon=True
         )

@@ -1,7 +1,8 @@
 """Turn the records of a job into its results, in the user's process: finishfn, and the dict.
 
-User code runs here between two of our generators.  Below it is the driver, which raises the errors of the
-job.  Above it is the caller that asked for the results.  Only errors that finishfn itself raises are its own.
+User code runs here between two of our generators.  Below it is the driver, which raises the errors
+of the job.  Above it is the caller that asked for the results.  Only errors that finishfn itself
+raises are its own.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ def apply_finish(
     records: Iterable[Record],
     argv: Sequence[str] | None = None,
 ) -> Iterator[Record]:
-    """Yield the results: `records` after finishfn, in its order; the records themselves if it is None.
+    """Yield the results: `records` after finishfn, in its order.
+
+    The records themselves if it is None.
 
     `argv`: what finishfn sees as `sys.argv`, or None for that of this process.
 
-    Raises JobError, kind "finish", for an Exception or SystemExit of finishfn, and if it yields something that is
-    no pair.  Errors of `records` and KeyboardInterrupt pass unchanged.
+    Raises JobError, kind "finish", for an Exception or SystemExit of finishfn, and if it yields
+    something that is no pair.  Errors of `records` and KeyboardInterrupt pass unchanged.
     """
     if finishfn is None:
         return iter(records)
@@ -42,8 +45,9 @@ def apply_finish(
 def build_dict(records: Iterable[Record]) -> dict[Any, Any]:
     """Return the results as a dict.
 
-    Raises DuplicateKeyError if a dict would lose a record, and JobError for a key that is unhashable: only
-    iterator forms and finishfn give such records.  Errors of `records` pass unchanged.
+    Raises DuplicateKeyError if a dict would lose a record, and JobError for a key that is
+    unhashable: only iterator forms and finishfn give such records.  Errors of `records` pass
+    unchanged.
     """
     results: dict[Any, Any] = {}
     for count, (key, value) in enumerate(records, 1):

@@ -1,8 +1,8 @@
 """The items of a job that were set aside, as its driver keeps them.
 
-Executors send them as rows (see `tasks.skipping`), many at a time.  The server names single ones, which
-killed the executors that mapped them.  All are kept in an unlinked file, in the order in which they were
-received, and are decoded when somebody asks for them.
+Executors send them as rows (see `tasks.skipping`), many at a time.  The server names single ones,
+which killed the executors that mapped them.  All are kept in an unlinked file, in the order in
+which they were received, and are decoded when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class SetAside:
     def add_rows(self, batch: int, worker: str, data: Any) -> Iterator[dict[str, Any]]:
         """Add the segments of rows of one task; return an iterator over the failures in them.
 
-        Rows are decoded only as far as the iterator is read: a failure that nobody looks at costs nothing.
+        Rows are decoded only as far as the iterator is read: a failure that nobody looks at costs
+        nothing.
 
-        JobError, kind "record", for rows that cannot be read here; kind "disk" if they cannot be kept.
+        JobError, kind "record", for rows that cannot be read here; kind "disk" if they cannot be
+        kept.
         """
         offset = 0
         while offset < len(data):
@@ -73,7 +75,10 @@ class SetAside:
     def add_item(
         self, batch: int, position: int, failure: dict[str, Any], item: tuple[Any, bytes | None] | None
     ) -> None:
-        """Add an item that the server has set aside; `item` is its key and pickled value, or None if unknown."""
+        """Add an item that the server has set aside.
+
+        `item` is its key and pickled value, or None if unknown.
+        """
         key, value = item or (None, None)
         if item is not None:
             failure = {**failure, "item_key": key}
@@ -82,7 +87,7 @@ class SetAside:
         self.count += 1
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return the failures of the last items, MAX_REMEMBERED at most, as `handle.skipped()` returns them.
+        """Return the failures of the last items for `handle.skipped()`, MAX_REMEMBERED at most.
 
         JobError (kind "record") for a row that cannot be read here.
         """
@@ -94,7 +99,8 @@ class SetAside:
     def items(self, read_again: Callable[[list[Place]], Found]) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of all items: those whose values are kept, then the others.
 
-        `read_again(places)` yields (place, (key, value)) for those (batch, position) that can be read again.
+        `read_again(places)` yields (place, (key, value)) for those (batch, position) that can be
+        read again.
         """
         missing: dict[Place, tuple[Any, Any]] = {}  # its key and the kind of its failure
         rows = self._rows
@@ -118,7 +124,7 @@ class SetAside:
 
 
 def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the failures in segments of rows, from a worker's executors or, with None, from the server."""
+    """Yield the failures in segments of rows.  They are a worker's or, with None, the server's."""
     offset = 0
     while offset < len(data):
         try:
@@ -143,7 +149,7 @@ def _unreadable(error: SegmentError) -> JobError:
 
 
 class _Segment(NamedTuple):
-    """Where a segment is in the file, how many rows it has, and which worker sent it (None: the server)."""
+    """A segment in the file: its place, its rows, and the worker it is from (None: the server)."""
 
     at: int
     n_bytes: int

@@ -120,7 +120,10 @@ class Submission:
         self._is_over = True
 
     def close(self) -> None:
-        """Leave the engine, and have the server end the job if it goes on.  From any thread; idempotent."""
+        """Leave the engine, and have the server end the job if it goes on.
+
+        From any thread; idempotent.
+        """
         if self._number:
             self._engine.remove_job(self._number)
         is_open, self._is_open = self._is_open, False
@@ -154,7 +157,10 @@ class Submission:
         return not self._input_ended and self._sent < self._allowed
 
     def _send_batches(self) -> None:
-        """Send a batch.  If the datasource never waits, send with it those that are ready in GATHER_S."""
+        """Send a batch.
+
+        If the datasource never waits, send with it those that are ready in GATHER_S.
+        """
         until_s = monotonic() + (GATHER_S if self._feeder.never_waits else 0.0)
         try:
             while self._may_send():
@@ -329,7 +335,7 @@ class _Incoming:
     """The results of one reduce task while they arrive, partition by partition."""
 
     def __init__(self, parts: list[list[int]], batch: int | None, worker: str):
-        """With `batch` these are not results but the items of this batch that a task has set aside."""
+        """With `batch` these are no results but items of that batch that were set aside."""
         self.batch = batch
         self.worker = worker
         self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)

@@ -1,11 +1,11 @@
 """Watching: a program sees workers join and leave, and exchanges messages with them.
 
 A `Watch` gives each worker a number of its own and never uses one twice.  So a message to a worker
-that left does not reach another worker that has the same number on another server.  The callbacks run in
-the thread that reads from the engine.
+that left does not reach another worker that has the same number on another server.  The callbacks
+run in the thread that reads from the engine.
 
-When the server or the engine is lost, every worker has left.  A thread of the watch then waits for the
-next server and watches there.  It sleeps unless something is lost.
+When the server or the engine is lost, every worker has left.  A thread of the watch then waits for
+the next server and watches there.  It sleeps unless something is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from mmgevent.wire.telling import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 
-#: Time to wait for an engine, or for a node's server, before the watch looks for another engine, seconds.
+#: Time to wait for an engine, or for a node's server, before the watch looks for another engine,
+#: seconds.
 ENGINE_S = 60.0
 #: Pause before another engine is tried, if one could not start, seconds.
 PAUSE_S = 1.0
@@ -77,7 +78,10 @@ class Watch:
         start_thread(self._thread)
 
     def tell(self, number: int, data: Any) -> None:
-        """Send bytes to a worker's program; nothing happens if it left.  UsageError if they cannot be sent."""
+        """Send bytes to a worker's program.
+
+        Nothing happens if it left.  UsageError if they cannot be sent.
+        """
         engine, peer = self._find(number)
         frames = tell_frames(data, peer)
         if engine is not None:
@@ -90,7 +94,7 @@ class Watch:
             engine.send(control("dismiss", task=peer, reason=shorten(reason, MAX_REASON_BYTES)))
 
     def lose(self, reason: str) -> None:
-        """Note that the server was lost or replaced: every worker has left, and the watch begins anew."""
+        """Note that the server was lost or replaced: every worker has left."""
         with self._lock:
             self._engine = None
             lost, self._peers, self._numbers = list(self._numbers), {}, {}

@@ -49,8 +49,8 @@ class Conversation(ABC):
     def send_command(self, command: str, data: Any = None, txn: Any = None) -> None:
         """Send a command, from any thread, without waiting for it to arrive.
 
-        `data` and `txn` are anything that can be pickled.  UsageError if they cannot, or are too large.
-        The command is dropped if the connection is closed.
+        `data` and `txn` are anything that can be pickled.  UsageError if they cannot, or are too
+        large. The command is dropped if the connection is closed.
         """
         messages = encode_command(command, data, txn)
         if self.closed:
@@ -89,7 +89,10 @@ class Conversation(ABC):
         return False
 
     def _receive(self, message: bytes) -> None:
-        """Handle a received message; if anything is wrong with it, this connection closes and no other."""
+        """Handle a received message.
+
+        If anything is wrong with it, this connection closes and no other.
+        """
         try:
             command = self._reader.feed(message)
             if command is not None and not self._process_command(*command):

@@ -1,9 +1,9 @@
-"""The Client of mincemeat scripts: a worker with one executor, whose own methods may be functions of jobs.
+"""The Client of mincemeat scripts: a worker with one executor.
 
-It is a `Node` that never becomes the server and ends with the server it found.  Functions that the Server
-sends run in an executor.  The methods `mapfn`, `collectfn` and `reducefn` of a subclass are offered to
-Servers that send none.  They run here, in a thread of the engine's, one task at a time.  Commands are
-handled in the thread that calls `process`.
+It is a `Node` that never becomes the server and ends with the server it found.  Functions that the
+Server sends run in an executor.  The methods `mapfn`, `collectfn` and `reducefn` of a subclass are
+offered to Servers that send none.  They run here, in a thread of the engine's, one task at a time.
+Commands are handled in the thread that calls `process`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Client(Conversation, Endpoint):
         self.addr: tuple[str, int] | None = None
         #: "Done" from the moment when the Server has proved the password; None before
         self.auth: str | None = None
-        #: the error that refused or ended the connection (AuthenticationError, ConnectError, ...), or None
+        #: the error that refused or ended the connection (AuthenticationError, ConnectError, ...),
+        #: or None
         self.error: Exception | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -85,7 +86,8 @@ class Client(Conversation, Endpoint):
         `password`: None for the attribute.  PasswordError if it is empty.
         Other keywords are ignored.
 
-        `authenticated` waits for the connection.  If it is refused, that returns False and `error` says why.
+        `authenticated` waits for the connection.  If it is refused, that returns False and `error`
+        says why.
         """
         for name in credentials:
             log.info("%s ignores %s", self.name(), name)
@@ -138,8 +140,8 @@ class Client(Conversation, Endpoint):
     def authenticated(self, timeout: float | None = 0.0) -> bool:
         """Wait up to `timeout` seconds; return whether the Server has proved the password.
 
-        It stays True when the Server has ended.  The time to connect does not count, unless `timeout` is 0: an
-        engine has to start first.
+        It stays True when the Server has ended.  The time to connect does not count, unless
+        `timeout` is 0: an engine has to start first.
         """
         if timeout is not None and timeout > 0 and self._is_connecting():
             timeout = max(timeout, self._connect_by_s - timer())
@@ -152,7 +154,10 @@ class Client(Conversation, Endpoint):
         return self._node is not None and self.auth is None and not self._is_gone()
 
     def finished(self, timeout: float | None = 0.0) -> bool:
-        """Wait up to `timeout` seconds; return whether the Server has ended or this Client is closed."""
+        """Wait up to `timeout` seconds.
+
+        Return whether the Server has ended or this Client is closed.
+        """
         return self._wait_for(self._is_gone, timeout)
 
     def _is_gone(self) -> bool:

@@ -1,8 +1,8 @@
 """Commands that programs send one another, as opaque bytes: `(command, data, txn)`, pickled.
 
-They pass through the engine's server, which never looks inside.  Only the users' processes at both ends
-decode them, and both have proved the password.  They are pickled rather than written as JSON, so payloads
-keep their tuples, bytes and keys of any type.
+They pass through the engine's server, which never looks inside.  Only the users' processes at both
+ends decode them, and both have proved the password.  They are pickled rather than written as JSON,
+so payloads keep their tuples, bytes and keys of any type.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 from mmgevent.errors import ProtocolError, UsageError
 from mmgevent.wire.telling import MAX_TELL_BYTES
 
-#: Header of a message: its number on this connection, modulo 2**32.  Messages that a slow receiver does not
-#: take are dropped on the way.  The number shows it, so that no parts of two commands are joined.
+#: Header of a message: its number on this connection, modulo 2**32.  Messages that a slow receiver
+#: does not take are dropped on the way.  The number shows it, so that no parts of two commands are
+#: joined.
 _NUMBER = struct.Struct(">I")
 #: Payload of one message, bytes: the largest message between programs less
 #: its number and the byte that says whether more follows.
 PART_BYTES = MAX_TELL_BYTES - _NUMBER.size - 1
-#: Largest command, bytes.  The limit on what waits for a slow receiver is twice that.  More data should be
-#: the result of a job.
+#: Largest command, bytes.  The limit on what waits for a slow receiver is twice that.  More data
+#: should be the result of a job.
 MAX_COMMAND_BYTES = 4 * 1024 * 1024
 
 _LAST, _MORE = b"\0", b"\1"
@@ -87,7 +88,7 @@ class CommandReader:
         self._size = 0
         try:
             command, data, txn = pickle.loads(payload)
-        except Exception as error:  # whatever a damaged pickle, or a class that is not here, may raise
+        except Exception as error:  # a damaged pickle or a missing class may raise anything
             raise ProtocolError(
                 f"a command cannot be decoded here: {type(error).__name__}: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""Servers and Clients in threads of their own, and variants that check whether their peers are alive."""
+"""Servers and Clients in threads of their own, and variants that check their peers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class _Name(str):
-    """A thread's name for threading and logging.  Mincemeat scripts call it; then it returns itself."""
+    """A thread's name for threading and logging.
+
+    Mincemeat scripts call it; then it returns itself.
+    """
 
     def __call__(self) -> str:
         return str(self)
@@ -25,8 +28,8 @@ class _Name(str):
 class Mincemeat_daemon(threading.Thread):
     """Process an endpoint in a thread.
 
-    The constructor makes the endpoint and calls its `conn`, and raises the errors of that.  It does not wait
-    for the endpoint's engine.
+    The constructor makes the endpoint and calls its `conn`, and raises the errors of that.  It does
+    not wait for the endpoint's engine.
     """
 
     def __init__(
@@ -41,9 +44,10 @@ class Mincemeat_daemon(threading.Thread):
         """Make a `cls(map, schedule, shuttout)` and its `conn(**credentials)`.
 
         `map`: None for a map of its own.
-        `timeout`: longest time between two calls of the method `timeout`, seconds; None never calls it.
-        Other keywords go to the endpoint's `starting`: `interval` (ping every so many seconds) and `allowed`
-        (seconds without an answer).
+        `timeout`: longest time between two calls of the method `timeout`, seconds; None never
+        calls it.
+        Other keywords go to the endpoint's `starting`: `interval` (ping every so many seconds) and
+        `allowed` (seconds without an answer).
         """
         if cls is None:
             raise TypeError(
@@ -62,7 +66,7 @@ class Mincemeat_daemon(threading.Thread):
         return _Name(self._name if endpoint is None else endpoint.name())  # type: ignore[attr-defined]
 
     def state(self) -> str:
-        """Return "idle" (not started), "processing", "authenticated", "success" or "failed: ..."."""
+        """Return "idle", "processing", "authenticated", "success" or "failed: ..."."""
         if self._state == "processing" and self.endpoint.authenticated():
             return "authenticated"
         return self._state
@@ -91,7 +95,9 @@ class Mincemeat_daemon(threading.Thread):
         self.endpoint.stopping()
 
     def timeout(self) -> float | None:
-        """Do the work of every `timeout` seconds; a returned number of seconds shortens the next pause.
+        """Do the work of every `timeout` seconds.
+
+        A returned number of seconds shortens the next pause.
 
         This method calls the endpoint's `timeout`, which checks its health.
         """
@@ -99,7 +105,10 @@ class Mincemeat_daemon(threading.Thread):
         return pause
 
     def stop(self, timeout: float | None = 5.0) -> None:
-        """Close the endpoint and wait up to `timeout` seconds for the thread to end; may be called again."""
+        """Close the endpoint and wait up to `timeout` seconds for the thread to end.
+
+        May be called again.
+        """
         self.endpoint.handle_close()
         if self.ident is None:
             self.endpoint._wait_closed(timeout)
@@ -145,7 +154,10 @@ class Server_HB(Server):
         super().starting(interval=interval, **kwargs)
 
     def health(self) -> float | None:
-        """Close channels that were silent too long; return the seconds until the next one may be."""
+        """Close channels that were silent too long.
+
+        Return the seconds until the next one may be.
+        """
         if self.allowed is None:
             return None
         now = timer()

@@ -1,12 +1,12 @@
 """What a Server and a Client have in common: events that wait until a thread calls `process`.
 
-The engine's threads only queue events.  The methods that a user may override, and the schedule, run one
-after another in the thread that calls `process`.  Endpoints with the same `map` (a dict) are processed
-together; those that were given none share `socket_map`.
+The engine's threads only queue events.  The methods that a user may override, and the schedule, run
+one after another in the thread that calls `process`.  Endpoints with the same `map` (a dict) are
+processed together; those that were given none share `socket_map`.
 
-Several threads may process one map, for example if a Server and a Client each run in a thread.  Then one
-thread at a time serves an endpoint.  An error of an endpoint is raised by its own `process` or `conn`, in
-the thread that called it, whichever thread met the error.
+Several threads may process one map, for example if a Server and a Client each run in a thread.
+Then one thread at a time serves an endpoint.  An error of an endpoint is raised by its own
+`process` or `conn`, in the thread that called it, whichever thread met the error.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ LOOK_S = 0.1
 #: Time for an endpoint to end its engine after another one failed, seconds.
 CLOSE_S = 10.0
 
-#: Largest total of the commands that wait for `process`, bytes.  A peer that sends more is disconnected.
+#: Largest total of the commands that wait for `process`, bytes.  A peer that sends more is
+#: disconnected.
 MAX_UNPROCESSED_BYTES = 64 * 1024 * 1024
 
-#: Memory that a waiting command is taken to use beside its data, bytes, so that many tiny ones count.
+#: Memory that a waiting command is taken to use beside its data, bytes, so that many tiny ones
+#: count.
 MESSAGE_BYTES = 1024
 
 Map = dict[Any, Any]
@@ -98,8 +100,9 @@ class Endpoint(ABC):
         """End the engine (blocks)."""
 
     def process(self, timeout: float | None = None) -> bool:
-        """Serve this endpoint, and all that share its map, for `timeout` seconds or until they are closed.
+        """Serve this endpoint and all that share its map.
 
+        It takes `timeout` seconds (with 0, one round), or until all of them are closed.
         Return whether one is still open.  See `process` of this module.
         """
         self._keeper = threading.current_thread()
@@ -119,7 +122,10 @@ class Endpoint(ABC):
             self.schedule.append((timer() + interval, self.ping, interval))
 
     def timeout(self) -> float | None:
-        """Do regular checks; return the most seconds until the next call, or None if it does not matter."""
+        """Do regular checks.
+
+        Return the most seconds until the next call, or None if it does not matter.
+        """
         return self.health()
 
     def health(self) -> float | None:
@@ -168,7 +174,10 @@ class Endpoint(ABC):
         self._wake()
 
     def _put_message(self, data: bytes, receive: Callable[[bytes], object]) -> bool:
-        """Have `receive(data)` called as `_put` does.  Return False, and do nothing, if too much waits."""
+        """Have `receive(data)` called as `_put` does.
+
+        Return False, and do nothing, if too much waits.
+        """
 
         n_bytes = MESSAGE_BYTES + len(data)
 
@@ -251,12 +260,12 @@ class Endpoint(ABC):
 
 
 def process(timeout: float | None = None, map: Map | None = None, schedule: Schedule | None = None) -> bool:
-    """Serve all endpoints of `map` (None: those that were given none) and fire the events of `schedule`.
+    """Serve all endpoints of `map`, or those without a map, and fire the events of `schedule`.
 
-    It takes `timeout` seconds (with 0, one round), or until all endpoints are closed.  Return whether one is
-    still open.  An error of an endpoint (a job that failed, an exception of resultfn) closes all of them.  It
-    is raised here, or, if a thread is in the `process` of that endpoint, there.  See also `error` of the
-    endpoint.
+    It takes `timeout` seconds (with 0, one round), or until all endpoints are closed.  Return
+    whether one is still open.  An error of an endpoint (a job that failed, an exception of
+    resultfn) closes all of them.  It is raised here, or, if a thread is in the `process` of that
+    endpoint, there.  See also `error` of the endpoint.
     """
     return _process(timeout, socket_map if map is None else map, schedule, None)
 

@@ -1,8 +1,8 @@
 """Fire events at their time.
 
-A schedule is a deque of `(expiry, callable, repeat)`.  `expiry` is a value of `timer()`.  `repeat` is a number
-of seconds, or None for an event that fires once.  Any thread may append to a schedule.  Nothing here runs
-by itself: an endpoint's `process` calls `trigger` each time round.
+A schedule is a deque of `(expiry, callable, repeat)`.  `expiry` is a value of `timer()`.  `repeat`
+is a number of seconds, or None for an event that fires once.  Any thread may append to a schedule.
+Nothing here runs by itself: an endpoint's `process` calls `trigger` each time round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Schedule = MutableSequence[Event]
 
 
 def next_future_time(expiry: float, repeat: float, now: float | None = None) -> tuple[float, float, float]:
-    """Return `(next, missed, passed)` of an event that was due at `expiry` and repeats every `repeat` seconds.
+    """Return `(next, missed, passed)` of an event that was due at `expiry` and repeats.
 
     `next`: its first time after `now`, a whole number of repeats after `expiry`.
     `missed`: how many of its times after `expiry` have passed.
@@ -43,7 +43,9 @@ def next_future_time(expiry: float, repeat: float, now: float | None = None) -> 
 
 
 def trigger(schedule: Schedule | None, now: float | None = None) -> float | None:
-    """Fire the events that are due at `now`, in order, once each.  Return when the next is due, or None.
+    """Fire the events that are due at `now`, in order, once each.
+
+    Return when the next is due, or None.
 
     An event that repeats is put back for its next time.  An exception of its callable is logged.
     """

@@ -1,8 +1,8 @@
-"""The Server of mincemeat scripts: an engine that listens, and jobs that are submitted one after another.
+"""The Server of mincemeat scripts: an engine that listens, and one job after another.
 
-The engine is a `LocalCluster` without executors of its own; workers join its port.  Its events are workers
-that join and leave, their commands, and jobs that are done.  The thread that calls `process` handles
-them, and calls the methods that a subclass overrides.
+The engine is a `LocalCluster` without executors of its own; workers join its port.  Its events are
+workers that join and leave, their commands, and jobs that are done.  The thread that calls
+`process` handles them, and calls the methods that a subclass overrides.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Server(Endpoint):
     - If mapfn or reducefn is None, its phase is skipped.
     - If one is False, or both are None, the Clients' own methods are used.
     - A transaction uses the functions as they are when it begins.
-    - Methods of a subclass run in executors, on a copy of the attributes that were added to the object.
+    - Methods of a subclass run in executors, on a copy of the attributes that were added to the
+      object.
     """
 
     mapfn: Any = None
@@ -99,8 +100,8 @@ class Server(Endpoint):
     ) -> dict[Any, Any] | None:
         """Listen, process until all is done, and return the results of the first transaction.
 
-        Return None with `asynchronous`, or if resultfn took the results.  Raises the errors of `conn` and
-        `process`.
+        Return None with `asynchronous`, or if resultfn took the results.  Raises the errors of
+        `conn` and `process`.
         """
         self.conn(password=password, port=port, interface=interface, asynchronous=asynchronous)
         return self.results()
@@ -118,9 +119,9 @@ class Server(Endpoint):
         `interface`: "" is all interfaces.  `port`: 0 is any free port, see `addr`.
         Other keywords set attributes, unless they are None or the Server has no such attribute.
 
-        OSError if the address cannot be had (EADDRINUSE: another process listens there); PasswordError for an
-        empty password.  This does not wait for the engine.  `process` raises the error if it cannot start
-        (StartError, ...), see `error`.
+        OSError if the address cannot be had (EADDRINUSE: another process listens there);
+        PasswordError for an empty password.  This does not wait for the engine.  `process` raises
+        the error if it cannot start (StartError, ...), see `error`.
         """
         if self._cluster is not None and not self.closed:
             raise UsageError(f"{self.name()} listens already: close it first, or make another Server")
@@ -162,7 +163,10 @@ class Server(Endpoint):
                 self.handle_close()
 
     def finished(self, timeout: float = 0.0) -> bool:
-        """Return whether all transactions were done and so the Server closed; never with PERMANENT."""
+        """Return whether all transactions were done and so the Server closed.
+
+        Never with PERMANENT.
+        """
         return self._wait_for(lambda: self.taskmanager.state == TaskManager.FINISHED, timeout)
 
     def authenticated(self, timeout: float = 0.0) -> bool:
@@ -182,8 +186,9 @@ class Server(Endpoint):
     ) -> None:
         """Queue a transaction; from any thread, before the Server runs or while it does.
 
-        `datasource`: an object with `__iter__`, which gives keys, and `__getitem__`.  It is read one item at a
-        time and never asked for its length.  With TaskManager.ONESHOT it may be endless.  None queues nothing.
+        `datasource`: an object with `__iter__`, which gives keys, and `__getitem__`.  It is read
+        one item at a time and never asked for its length.  With TaskManager.ONESHOT it may be
+        endless.  None queues nothing.
         `txn`: any id; it is returned with the results.
         `allocation`: CONTINUOUS, or ONESHOT for one item for every worker.
         `cycle`: SINGLEUSE or PERMANENT, what happens after the transaction.
@@ -196,13 +201,19 @@ class Server(Endpoint):
             self.taskmanager.add(Transaction(datasource, txn, allocation, cycle, retransmit))
 
     def get_datasource(self) -> Any:
-        """Return the datasource of the current transaction, or of the first that waits; None if there is none."""
+        """Return the datasource of the current transaction, or of the first that waits.
+
+        None if there is none.
+        """
         return self.taskmanager.datasource
 
     datasource = property(get_datasource, set_datasource)
 
     def results(self) -> dict[Any, Any] | None:
-        """Remove and return the results of the oldest finished transaction; None if there is none."""
+        """Remove and return the results of the oldest finished transaction.
+
+        None if there is none.
+        """
         try:
             return self.output.popleft()[1]
         except IndexError:
@@ -215,7 +226,8 @@ class Server(Endpoint):
     def failfn(self, txn: Any, error: BaseException) -> None:
         """Receive the error of a transaction that failed (mostly a JobError).
 
-        This method raises it from `process`, which closes the Server.  A PERMANENT Server only logs it.
+        This method raises it from `process`, which closes the Server.  A PERMANENT Server only logs
+        it.
         """
         if self.taskmanager.cycle != TaskManager.PERMANENT:
             raise error
@@ -312,7 +324,7 @@ class Server(Endpoint):
 
 
 class _ListeningCluster(LocalCluster):
-    """A LocalCluster without executors that has its port when it is made, before its engine has started."""
+    """A LocalCluster without executors that has its port before its engine has started."""
 
     def __init__(self, password: str, interface: str, port: int):
         with open_listener(interface, port) as listener:
@@ -331,9 +343,9 @@ _open_listeners: dict[socket.socket, int] = {}
 
 
 def _close_in_child() -> None:
-    """Close the listeners in a child of another thread: its copy would keep the port after the engine's end."""
+    """Close the listeners in a child of another thread: its copies would keep the ports."""
     for listener, starter in list(_open_listeners.items()):
-        if threading.get_ident() != starter:  # else the child will be the engine: gevent forks by itself
+        if threading.get_ident() != starter:  # else the child becomes the engine
             listener.close()
 
 
@@ -349,7 +361,7 @@ def _make_cluster(password: str, interface: str, port: int) -> _ListeningCluster
 
 
 def _as_oserror(error: ListenError) -> OSError:
-    """Return the error of mincemeat for a port that cannot be had: an OSError, mostly EADDRINUSE."""
+    """Return mincemeat's error for a port that cannot be had: mostly EADDRINUSE."""
     number = getattr(error.__cause__, "errno", None)
     return OSError(number if isinstance(number, int) and number > 0 else errno.EADDRNOTAVAIL, str(error))
 

@@ -1,8 +1,8 @@
 """The transactions of a Server: a queue of jobs that run one after another.
 
-A transaction is a datasource with its id (`txn`), allocation, cycle and retransmit.  Its functions are
-those that the Server has when it begins.  This module decides when the next job is submitted and when
-the Server is done.  The engine decides which task runs where.
+A transaction is a datasource with its id (`txn`), allocation, cycle and retransmit.  Its functions
+are those that the Server has when it begins.  This module decides when the next job is submitted
+and when the Server is done.  The engine decides which task runs where.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ MAPFN, COLLECTFN, REDUCEFN, REDUCE_ONLY = "mapfn", "collectfn", "reducefn", "red
 
 @dataclass(frozen=True)
 class Transaction:
-    """One datasource to process; a field that is None gets its default when the transaction begins."""
+    """One datasource to process.
+
+    A field that is None gets its default when the transaction begins.
+    """
 
     datasource: Any
     txn: Any = None
@@ -102,7 +105,8 @@ class TaskManager:
         self.server = server
         #: transactions that have not begun
         self.deque: deque[Transaction] = deque()
-        #: live channels, {channel: None}; replaced, never changed, so that any thread may iterate over it
+        #: live channels, {channel: None}; replaced, never changed, so that any thread may iterate
+        #: over it
         self.channels: dict[ServerChannel, None] = {}
         #: defaults of transactions; `retransmit` is in percent of the workers
         self.defaults: dict[str, Any] = _Defaults(
@@ -144,7 +148,10 @@ class TaskManager:
 
     @property
     def datasource(self) -> Any:
-        """The datasource of the current transaction, or of the first that waits; None if there is none."""
+        """The datasource of the current transaction, or of the first that waits.
+
+        None if there is none.
+        """
         if self._current is not None:
             return self._current.datasource
         return next((waiting.datasource for waiting in list(self.deque)), None)
@@ -169,7 +176,10 @@ class TaskManager:
         self.server._wake()
 
     def open(self, cycle: int | None) -> None:
-        """Begin the work of a Server that listens now.  Until its first transaction it idles, whatever the cycle."""
+        """Begin the work of a Server that listens now.
+
+        Until its first transaction it idles, whatever the cycle.
+        """
         if cycle is not None:
             dict.__setitem__(self.defaults, "cycle", cycle)
         self._is_finished = self._has_delivered = self._ends_when_idle = False
@@ -183,7 +193,7 @@ class TaskManager:
         self.server._wake()
 
     def advance(self) -> None:
-        """Deliver results, begin the next transaction, or end the Server (in the thread that processes it)."""
+        """Deliver results, begin the next transaction, or end the Server."""
         handle, current = self._handle, self._current
         if handle is not None and current is not None and handle.done() and not self.server.shutdown:
             self._deliver(current, handle)
@@ -281,7 +291,10 @@ class _Defaults(dict[str, Any]):
 
 
 def which_tasks(server: Any) -> int:
-    """Return the phases that a Server's functions make.  None skips a phase, False means the Client's own."""
+    """Return the phases that a Server's functions make.
+
+    None skips a phase, False means the Client's own.
+    """
     if server.reducefn is None:
         return TaskManager.MAPONLY
     return TaskManager.REDUCEONLY if server.mapfn is None else TaskManager.MAPREDUCE
@@ -343,7 +356,7 @@ def choose_functions(server: Any) -> tuple[Any, Any, Any]:
 
 
 def reduce_whole(reducefn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a reducefn for jobs without map phase: it gets each value of the datasource as the list of values."""
+    """Return a reducefn for jobs without map phase, whose datasource gives lists of values."""
     from mmgevent.job.functions import form_of
 
     form = form_of(reducefn, "reducefn")

@@ -1,4 +1,4 @@
-"""User code that waits for ever in the driver: the job ends for everybody else, and a warning names the thread."""
+"""User code that waits for ever in the driver: its job can be cancelled all the same."""
 
 import contextlib
 import logging
@@ -15,7 +15,8 @@ import pytest
 import mmgevent as mmg
 from mmgevent.driver.engine_link import END_S
 
-#: seconds within which a cancelled job must have ended; a job that waits for its datasource never would
+#: seconds within which a cancelled job must have ended; a job that waits for its datasource never
+#: would
 SOON_S = 5
 
 
@@ -68,7 +69,7 @@ def cluster():
 
 @pytest.fixture
 def fifo(tmp_path):
-    """A file that is never opened for writing: whoever opens it waits, as for a mount that is dead."""
+    """A file that nobody writes: whoever opens it waits, as for a mount that is dead."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     yield str(path)

@@ -1,9 +1,9 @@
 """Run a whole job in this process and thread, for debuggers and as the oracle of the tests.
 
-The functions are called as they are, so breakpoints work.  Items, records and results pass through the same
-encoding, tasks and store as on a cluster.  So what works here works there, and tests compare the results of both.
-One task runs at a time: each batch is one map task, each partition one reduce task.  `task_timeout`,
-`setup_timeout`, `greenlets` and `retransmit` have no effect here.
+The functions are called as they are, so breakpoints work.  Items, records and results pass through
+the same encoding, tasks and store as on a cluster.  So what works here works there, and tests
+compare the results of both. One task runs at a time: each batch is one map task, each partition one
+reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have no effect here.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ STORE_BYTES = 256 * 1024 * 1024
 #: Records that a task holds at once, bytes, unless the job has a memory_limit.
 RECORD_BYTES = 256 * 1024 * 1024
 
-#: Part of the machine's memory, one in so many, that each of these two may take at most: a container may have
-#: 300 MiB in all.
+#: Part of the machine's memory, one in so many, that each of these two may take at most: a
+#: container may have 300 MiB in all.
 MEMORY_SHARE = 8
 #: Share of the memory_limit that the records of a task may take, as in executors.
 RECORD_SHARE = 0.25
@@ -55,8 +55,9 @@ _SPEED = Speed(items=4000, seconds=1.0)
 def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
-    A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError as a cluster
-    does, with the user's exception as `__cause__`, and DatasourceError.  KeyboardInterrupt passes unchanged.
+    A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
+    as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
+    KeyboardInterrupt passes unchanged.
     """
     job.check()
     functions = job.functions()
@@ -118,7 +119,10 @@ class _InlineRun:
             self._store.close()
 
     def _set_up(self) -> None:
-        """Call setupfn before the first item, as executors do; JobError if it fails, without another try."""
+        """Call setupfn before the first item, as executors do.
+
+        JobError if it fails, without another try.
+        """
         setupfn, self._setupfn = self._setupfn, None
         if setupfn is None:
             return
@@ -195,7 +199,10 @@ class _InlineRun:
                 self._store.write_pending()
 
     def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
-        """Halve a piece that failed without naming an item; JobError if it cannot be cut, or nothing may be set aside."""
+        """Halve a piece that failed without naming an item.
+
+        JobError if it cannot be cut, or nothing may be set aside.
+        """
         if self._job.options.max_skipped and failure.is_divisible:
             retries = self._job.options.retries  # they are used up: from now on each failure counts
             middle = (piece.lo + piece.hi) // 2
