@@ -25,6 +25,7 @@ from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, JobError, StartError, UsageError
 from mmgevent.machine.resources import count_default_executors
+from mmgevent.wire.limits import MAX_SLOTS
 
 if TYPE_CHECKING:
     import socket
@@ -49,8 +50,6 @@ WATCH_END_S = 5.0
 #: Largest number of servers that are asked for their workers, if one after another is lost
 #: meanwhile.
 MAX_ASKS = 5
-#: Largest number of executors of one machine; a server accepts no worker with more slots.
-MAX_EXECUTORS = 4096
 
 OnProgress = Callable[["Progress"], None]
 OnNotice = Callable[[str], None]
@@ -349,8 +348,8 @@ class Cluster:
 
 def check_procs(procs: object) -> None:
     """Raise UsageError for a number of executors that no machine can have."""
-    if type(procs) is not int or not 0 <= procs <= MAX_EXECUTORS:
-        raise UsageError(f"procs must be an int from 0 to {MAX_EXECUTORS}, got {procs!r}")
+    if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
+        raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
 
 
 def parse_memory(size: int | str | None) -> int | None:

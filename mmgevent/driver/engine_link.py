@@ -36,8 +36,8 @@ from mmgevent.errors import (
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.lanes import Outbox, granted_bytes
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.streams import Outbox, granted_bytes
 
 if TYPE_CHECKING:
     from mmgevent.engine.configuration import Configuration

@@ -26,7 +26,7 @@ from mmgevent.engine.start import start_engine
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
-from mmgevent.wire.telling import Reassembler, tell_frames
+from mmgevent.wire.user_messages import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
 from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
+from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import entry_of
-from mmgevent.wire.streams import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 
 #: Time for which batches are gathered before they are sent, seconds.  Tiny batches sent one by one
 #: would cost a system call each.

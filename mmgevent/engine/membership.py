@@ -13,9 +13,8 @@ gives its place up once the last one is done, or MOVE_S later.
 from __future__ import annotations
 
 import logging
-import os
 import random
-import socket as plain_socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.listener import Listener
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole, open_server
 from mmgevent.engine.watchdog import start_watchdog
 from mmgevent.engine.worker.role import Worker
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
@@ -97,7 +96,7 @@ class Membership:
         self.presence: Link | None = None
         self._had_place = False  # ever: then no refusal is for good
         self._told = ("", "")  # state and reason, in the last call of on_change
-        self._server: Server | None = None
+        self._server: ServerRole | None = None
         self._lost = Event()  # the place is
         self._stop_reason: str | None = None
         self._greenlet: gevent.Greenlet | None = None
@@ -163,7 +162,7 @@ class Membership:
         return self._greet(sock, self.address)
 
     def _greet(self, sock: Any, address: Address) -> Link:
-        """Return the link of a driver whose hello the server has answered; VersionMismatchError, ConnectError."""
+        """Return the link of a driver whose hello the server has answered; the errors are those of `greet`."""
         try:
             election.greet(sock, address, self._settings.timeout)
         except BaseException:
@@ -176,17 +175,26 @@ class Membership:
     def _find_place(self) -> None:
         """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
         refusals: dict[Address, MmgeventError] = {}
+        tried: dict[Address, float] = {}  # since when
         while True:
             try:
                 place = self._next_place(refusals)
             except (election.NoPlaceError, AuthenticationError, VersionMismatchError) as error:
                 raise self._judge(error, refusals) from error
+            since = tried.setdefault(place.address, time.monotonic())
             self._lost.clear()
             try:
                 self._take(place)
                 return
-            except VersionMismatchError as error:  # another candidate may have a place for us
-                refusals[place.address] = error
+            except election.LostServerError as error:
+                if time.monotonic() - since >= election.CONTEST_S:
+                    refusals[place.address] = error
+                else:  # a chance reset must not make a second server: whoever is there now has the place
+                    self._rest(election.CONTEST_PAUSE_S * (1 + random.random()))
+            except (VersionMismatchError, election.NoPlaceError) as error:
+                if isinstance(place, election.Elected):
+                    raise
+                refusals[place.address] = error  # another candidate may have a place for us
 
     def _next_place(self, refusals: dict[Address, MmgeventError]) -> election.Joined | election.Elected:
         settings = self._settings
@@ -204,20 +212,27 @@ class Membership:
 
     def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
         """Return what a round without a place ends with: who never had one may be wrong here for good."""
-        reasons = [str(reason) for reason in (*refusals.values(), error) if str(reason)]
+        every = (*refusals.values(), error)
+        reasons = [str(reason) for reason in every if str(reason)]
         if self._had_place:
             is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
             return election.NoPlaceError(reasons, is_occupied)
-        if refusals:
+        if not refusals:
+            return error
+        if any(isinstance(reason, VersionMismatchError) for reason in every):
             return VersionMismatchError("; ".join(reasons))
-        return error
+        return election.NoPlaceError(reasons, True)
 
     @property
     def _role(self) -> str:
         return "worker" if self._settings.procs else "driver"
 
     def _take(self, place: election.Joined | election.Elected) -> None:
-        """Stay in this place until it is lost; VersionMismatchError, NoPlaceError where there is none after all."""
+        """Stay in this place until it is lost.
+
+        VersionMismatchError, NoPlaceError where there is none after all; LostServerError if it was lost before the
+        server said hello.
+        """
         if self._stop_reason is not None:
             place.sock.close()
         elif isinstance(place, election.Elected):
@@ -240,11 +255,16 @@ class Membership:
             code, text = worker.refusal
             text = f"{format_address(place.address)}: {text}"
             raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
+        if not worker.accepted.is_set() and self._stop_reason is None:
+            where = format_address(place.address)
+            raise election.LostServerError(f"lost {where} before its hello: {worker.close_reason}")
 
     def _attend(self, place: election.Joined) -> None:
         """Have a server elsewhere for this engine's driver, and no part in the work."""
         try:
             link = self.presence = self._greet(place.sock, place.address)
+        except election.LostServerError:
+            raise
         except ConnectError as error:
             raise election.NoPlaceError([str(error)], True) from error
         self._arrive("worker", place.address)
@@ -263,11 +283,7 @@ class Membership:
     def _serve(self, place: election.Elected) -> None:
         """Be the server."""
         settings = self._settings
-        server = Server(
-            f"{plain_socket.gethostname()}-{os.getpid()}",
-            memory_bytes=settings.memory_bytes,
-            spill_folder=settings.scratch,
-        )
+        server = open_server(memory_bytes=settings.memory_bytes, spill_folder=settings.scratch)
         listener = self._listen(place, server)
         greenlets: list[gevent.Greenlet] = []
         reason = "the member leaves"
@@ -300,7 +316,7 @@ class Membership:
             server.stop(reason)
             self._leave(reason)
 
-    def _listen(self, place: election.Elected, server: Server) -> Listener:
+    def _listen(self, place: election.Elected, server: ServerRole) -> Listener:
         """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
         try:
             settings = self._settings
@@ -322,7 +338,7 @@ class Membership:
         log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
         self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
 
-    def _employ_own(self, server: Server) -> None:
+    def _employ_own(self, server: ServerRole) -> None:
         """Keep this machine's executors at work for the server in this engine."""
         while True:
             ours, theirs = local_pair("local worker")
@@ -352,7 +368,7 @@ class Membership:
         worker.start()
         return worker
 
-    def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
+    def _look_for_earlier(self, server: ServerRole, earlier: Sequence[Address], digest: bytes) -> None:
         """Give the place up when there is another server on an address before ours."""
         settings = self._settings
         own = (settings.key, digest, settings.timeout, settings.certificates)

@@ -12,7 +12,7 @@ import struct
 from typing import Any
 
 from mmgevent.errors import ProtocolError, UsageError
-from mmgevent.wire.telling import MAX_TELL_BYTES
+from mmgevent.wire.user_messages import MAX_TELL_BYTES
 
 #: Header of a message: its number on this connection, modulo 2**32.  Messages that a slow receiver
 #: does not take are dropped on the way.  The number shows it, so that no parts of two commands are
