@@ -68,25 +68,22 @@ class Node(Cluster):
     ):
         """Start the node's engine and return at once; `wait` returns when it has found its place.
 
-        `addresses`: where the server is, "HOST[:PORT]", one or several in order of preference; all
-        nodes get the same.
-        `procs`: executors of this machine; with 0 this node only submits, and may be the server.
-        `functions`: {name: function} that jobs may name; they run in a thread of this process, one
-        task at a time.
-        `may_serve`: False for a node that never becomes the server.
-        `once`: True to close when the server is lost, or if there is none.
+        `addresses`: where the server is, "HOST[:PORT]": one or several, the same for all nodes.
+        `procs`: executors of this machine; with 0 this node does no work of jobs.
+        `functions`: {name: function} that jobs may name; they run in one thread of this process.
+        `may_serve`: whether it may become the server.  `once`: close when the server is lost.
         `timeout`: seconds to connect to an address.
         `certificates`: what all nodes show one another, and perhaps ask for; none are needed.
         `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)`
-        with bytes that a driver sends to this worker.  Threads of the node call them: they must not
-        block.
+        with bytes that a driver sends to this worker; both in threads of the node, and may not block.
         """
         from mmgevent.access.password import find_password
 
         check_procs(procs)
         if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
-        (certificates or NO_CERTIFICATES).check_for_equals()
+        certificates = certificates or NO_CERTIFICATES
+        certificates.check_for_equals()
         self._functions = _checked_functions(functions)
         if self._functions and not procs:
             raise UsageError("a node that offers functions does work: give procs=1 or more")
@@ -107,7 +104,7 @@ class Node(Cluster):
             once=once,
             offers=sorted(self._functions),
             password=find_password(password),
-            certificates=certificates or NO_CERTIFICATES,
+            certificates=certificates,
             memory_bytes=parse_memory(segment_memory),
             timeout=timeout,
             verbose=verbose,
