@@ -162,6 +162,10 @@ class Feeder:
     def stop(self) -> None:
         """Make `next_batch` raise JobCancelled at the next item; from any thread."""
         self._is_stopped = True
+        self.end_batch()
+
+    def end_batch(self) -> None:
+        """End the batch that is being filled at the next item; from any thread."""
         self._size.max_items = 0
 
     def close(self) -> None:

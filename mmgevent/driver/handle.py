@@ -4,9 +4,9 @@ A job has a native thread of its own.  It runs the driver's generator and finish
 here in chunks.  They are kept until somebody asks for them: `result` makes a dict of all, `stream`
 yields them once.  A stream keeps at most MAX_UNREAD records, so the job waits for its reader.
 
-A job that is cancelled ends for everybody, even if its thread waits in the user's code (the
-datasource, finishfn or a callback) and cannot be interrupted.  That thread is then left behind,
-with a warning.
+A job that is cancelled or has failed ends for everybody, even if its thread waits in the user's code
+(the datasource, finishfn or a callback) and cannot be interrupted.  That thread is then left
+behind, with a warning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Largest number of records that wait for the reader of a stream.
 MAX_UNREAD = 100_000
-#: Time for the thread of a cancelled job to end by itself, seconds.  It looks each LOOK_S, while it
+#: Time for the thread of a job that was cancelled, or has failed, to end by itself, seconds.  It looks each LOOK_S, while it
 #: waits in our code.
 GRACE_S = 2 * LOOK_S
 #: Number of records in a chunk: a lock is taken once for each.
@@ -55,12 +55,13 @@ class JobHandle:
         self._is_held_up = False  # the job waits for the reader of its stream
         self._is_over = False
         self._has_called_back = False
-        self._ender: threading.Thread | None = None  # ends the job when it is cancelled
+        self._ender: threading.Thread | None = None  # ends the job if its own thread does not
         self._is_left_behind = False  # the job is over, and its thread is not
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
         self._callbacks: list[Callable[[JobHandle], None]] = []
         self._state.before_wait = self._flush
+        self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # for the datasource and finishfn
         self._thread = threading.Thread(target=run, name=f"mmgevent-{driver.job.name}", daemon=True)
 
@@ -113,16 +114,7 @@ class JobHandle:
         """
         self._check_process()
         self._driver.cancel()
-        with self._changed:
-            self._changed.notify_all()
-            if self._is_over or self._ender is not None:
-                return
-            name = f"{self._thread.name}-end"
-            self._ender = threading.Thread(target=self._end_cancelled, name=name, daemon=True)
-            try:
-                start_thread(self._ender)
-            except StartError as error:  # then the job ends with its own thread
-                log.debug("job %s: %s", self._state.name, error)
+        self._start_ender()
 
     def done(self) -> bool:
         """Return whether the job is over: done, failed or cancelled."""
@@ -248,7 +240,7 @@ class JobHandle:
             return
         chunk, self._filling = self._filling, []
         with self._changed:
-            if self._is_over:  # this thread was left behind
+            if self._is_left_behind:
                 raise self._state.cancelled_error()
             while self._is_streaming and self._unread >= MAX_UNREAD:
                 self._state.check_cancelled()
@@ -260,24 +252,47 @@ class JobHandle:
             self._unread += len(chunk)
             self._changed.notify_all()
 
-    # What runs in the thread that ends a cancelled job.
+    # What ends a job that was cancelled or has failed, in a thread of its own.
 
-    def _end_cancelled(self) -> None:
-        """End the job if its thread does not: it waits in the user's code."""
+    def _start_ender(self) -> None:
         with self._changed:
-            if self._changed.wait_for(lambda: self._is_over, GRACE_S):
+            self._changed.notify_all()
+            if self._is_over or self._ender is not None:
                 return
+            name = f"{self._thread.name}-end"
+            self._ender = threading.Thread(target=self._end_without_thread, name=name, daemon=True)
+            try:
+                start_thread(self._ender)
+            except StartError as error:  # then the job ends with its own thread
+                log.debug("job %s: %s", self._state.name, error)
+
+    def _end_without_thread(self) -> None:
+        """End the job if its thread does not: it waits in the user's code."""
+        if self._ends_by_itself():
+            return
         from mmgevent.driver.left_behind import describe_place
 
         log.warning(
-            "job %s was cancelled, but its thread %s cannot be ended and is left behind: %s",
+            "job %s %s, but its thread %s cannot be ended and is left behind: %s",
             self._state.name,
+            "was cancelled" if self._state.is_cancelled else "has failed",
             self._thread.name,
             describe_place(self._thread),
         )
         self._is_left_behind = True
         self._driver.leave_behind()
-        self._finish(self._state.cancelled_error())
+        is_cancelled = self._state.is_cancelled or self._state.failure is None
+        self._finish(self._state.cancelled_error() if is_cancelled else self._state.failure)
+
+    def _ends_by_itself(self) -> bool:
+        """Wait for the end of the job; return whether it has ended GRACE_S later."""
+        until = time.monotonic() + GRACE_S
+        with self._changed:
+            while not self._is_over and time.monotonic() < until:
+                self._changed.wait(min(SIGNAL_LOOK_S, GRACE_S))
+                if self._is_held_up and not self._state.is_cancelled:  # it waits for its reader
+                    until = time.monotonic() + GRACE_S
+            return self._is_over
 
     # What runs in either of them.
 

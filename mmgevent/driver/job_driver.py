@@ -155,14 +155,15 @@ class JobDriver:
         self._feeder.stop()
 
     def leave_behind(self) -> None:
-        """End a cancelled job while its thread waits in the user's code.
+        """End a job that was cancelled or has failed while its thread waits in the user's code.
 
         Called from another thread.
         """
-        self.state.end_progress("cancelled")
+        self.state.drop_callbacks()
         submission = self._submission
         if submission is not None:
-            submission.close()
+            submission.leave()
+        self.state.end_progress("cancelled" if self.state.is_cancelled else "failed")
         self.abandon()
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from mmgevent.driver.set_aside import SetAside
-from mmgevent.errors import JobCancelled
+from mmgevent.errors import JobCancelled, JobError
 from mmgevent.tasks.skipping import MAX_NAMED
 from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.wire.failures import name_skipped
@@ -71,6 +71,10 @@ class JobState:
         #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
+        #: the error with which the server has ended the job; its thread may not have read it yet
+        self.failure: JobError | None = None
+        #: called when `failure` is set, in the engine's reading thread
+        self.on_failure: Callable[[], None] = _do_nothing
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
         self._on_progress = on_progress
@@ -90,6 +94,10 @@ class JobState:
 
     def cancelled_error(self) -> JobCancelled:
         return JobCancelled(f"job {self.name} was cancelled")
+
+    def drop_callbacks(self) -> None:
+        """Call the user's callbacks no more: one of them may not return."""
+        self._on_progress, self._on_notice = None, log.debug
 
     def notice(self, text: str, once: str | None = None) -> None:
         """Show a text to the user; of several texts with the same `once`, only the first."""
@@ -111,9 +119,9 @@ class JobState:
     def end_progress(self, phase: str) -> None:
         """Note how the job ended.
 
-        A job that was cancelled stays so, whatever its thread does later.
+        A job that was cancelled or has failed stays so, whatever its thread does later.
         """
-        if self.progress.phase != "cancelled":
+        if self.progress.phase not in ("cancelled", "failed"):
             self.progress = replace(
                 self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
             )

@@ -298,7 +298,7 @@ def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Add
         raise UsageError(f"addresses must be 'HOST[:PORT]', or a list of them, got {addresses!r}")
     found = [_parse_one(given) for given in addresses]
     if not found:
-        raise UsageError("a node needs at least one address, such as 'localhost'")
+        raise UsageError("a node needs an address at least, such as 'localhost'")
     return list(dict.fromkeys(found))
 
 

@@ -7,6 +7,7 @@ has arrived.  While nobody takes records, it neither sends nor grants more.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -19,7 +20,13 @@ from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
-from mmgevent.errors import JobError, ProtocolError, TooManySkippedError, VersionMismatchError
+from mmgevent.errors import (
+    JobError,
+    MmgeventError,
+    ProtocolError,
+    TooManySkippedError,
+    VersionMismatchError,
+)
 from mmgevent.job.shipping import pack as shipping
 from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
@@ -32,6 +39,9 @@ from mmgevent.wire.positions import entry_of
 #: Time for which batches are gathered before they are sent, seconds.  Tiny batches sent one by one
 #: would cost a system call each.
 GATHER_S = 0.001
+
+
+log = logging.getLogger(__name__)
 
 
 class PackedJob(NamedTuple):
@@ -68,6 +78,7 @@ class Submission:
         self._number = 0  # this cluster's number of it; 0 before `open`
         self._is_open = False  # the server may have it
         self._is_over = False  # all results were given
+        self._is_left = False  # the job has ended without its thread
         self._speed = Speed()
         self._allowed = 0  # batches that the server accepts, in all
         self._sent = 0
@@ -98,7 +109,7 @@ class Submission:
         """Submit the job under the next number of its cluster, and begin to send its code."""
         with self._engine.submitting:
             self._number = next_number()
-            self._engine.add_job(self._number, self._state.inbox.put, self._state.inbox.put)
+            self._engine.add_job(self._number, self._receive, self._state.inbox.put)
             self._announce()
             self._is_open = True
         parts = (self._packed.context, self._packed.code)
@@ -129,6 +140,23 @@ class Submission:
         is_open, self._is_open = self._is_open, False
         if is_open and not self._is_over:  # a server that has ended the job ignores this
             self._engine.send(control("cancel", self._number, reason="the driver gave up"))
+
+    def leave(self) -> None:
+        """Close this while the job's thread waits in the user's code; called from another thread."""
+        self._is_left = True
+        try:
+            while not self._state.is_cancelled:  # deaths, and items set aside, that led to the failure
+                self._dispatch(self._state.inbox.get_nowait())
+        except (Empty, EngineLost, MmgeventError) as ended:
+            log.debug("%s: %s", self._packed.name, ended)  # `state.failure` is what counts
+        self._state.inbox.put(None)  # the thread may wait for it next
+        self.close()
+
+    def _check_ended(self) -> None:
+        """Raise why the job has ended: JobCancelled, or what the thread did not see since it waited."""
+        self._state.check_cancelled()
+        if self._is_left:
+            raise self._state.failure or self._state.cancelled_error()
 
     def _is_complete(self) -> bool:
         return self._received_tasks == self._result_tasks and not self._parts
@@ -165,6 +193,7 @@ class Submission:
         try:
             while self._may_send():
                 numbered = self._feeder.next_batch(self._speed)
+                self._check_ended()
                 if numbered is None:
                     self._end_input()
                     return
@@ -199,6 +228,20 @@ class Submission:
 
     # What is received.
 
+    def _receive(self, frame: Frame) -> None:
+        """Queue a frame for the job's thread (in the engine's reading thread)."""
+        self._state.inbox.put(frame)
+        if frame.kind != CONTROL or b"job_failed" not in bytes(frame.payload):
+            return
+        try:
+            message = decode_message(frame.payload)
+        except ProtocolError:  # the job's thread raises it
+            return
+        if message["type"] == "job_failed":
+            self._state.failure = _error_of(message)
+            self._feeder.end_batch()
+            self._state.on_failure()
+
     def _handle_waiting(self) -> None:
         try:
             while True:
@@ -207,7 +250,10 @@ class Submission:
             return
 
     def _handle(self, event: Frame | str | None) -> None:
-        self._state.check_cancelled()
+        self._check_ended()
+        self._dispatch(event)
+
+    def _dispatch(self, event: Frame | str | None) -> None:
         if event is None:
             return
         if isinstance(event, str):
@@ -323,12 +369,17 @@ class Submission:
         raise EngineLost(message["reason"] or "the server was lost")
 
     def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
-        failure = message["failure"]
-        if message.get("code") == "skipped":
-            raise TooManySkippedError.from_failure(failure)
-        if message.get("code") == "cancelled":
-            raise JobError(failure.get("error") or "the server cancelled the job", {"kind": "cancelled"})
-        raise JobError.from_failure(failure)
+        raise _error_of(message)
+
+
+def _error_of(message: dict[str, Any]) -> JobError:
+    """Return the error of a `job_failed` message."""
+    failure = message["failure"]
+    if message.get("code") == "skipped":
+        return TooManySkippedError.from_failure(failure)
+    if message.get("code") == "cancelled":
+        return JobError(failure.get("error") or "the server cancelled the job", {"kind": "cancelled"})
+    return JobError.from_failure(failure)
 
 
 class _Incoming:

@@ -14,6 +14,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.driver.engine_link import END_S
+from mmgevent.driver.handle import GRACE_S
 
 #: seconds within which a cancelled job must have ended; a job that waits for its datasource never
 #: would
@@ -194,6 +195,49 @@ def test_a_thread_that_was_left_behind_changes_nothing_when_it_goes_on(cluster, 
     assert_cancelled_at_once(handle)
     assert calls == [handle]
     assert cluster.run(mmg.Job({2: 3}, one)) == {2: [3]}
+
+
+def fail(key, value):
+    raise ValueError("no such thing")
+
+
+def die(key, value):
+    os._exit(3)
+
+
+@pytest.mark.parametrize(("mapfn", "deaths"), [(fail, 0), (die, 3)])
+def test_a_job_that_fails_while_its_datasource_waits_says_so(cluster, blocked, caplog, mapfn, deaths):
+    handle = cluster.submit(mmg.Job(blocked.after([(1, 1)]), mapfn))
+    assert blocked.has_begun.wait(SOON_S)
+    with pytest.raises(mmg.JobError) as caught:
+        handle.result(timeout=SOON_S)
+    assert caught.value.key == "1"
+    assert not isinstance(caught.value, mmg.JobCancelled)
+    assert handle.progress().phase == "failed"
+    assert len(handle.deaths()) == deaths
+    assert "job fail has failed" in warnings_of(caplog)[-1] or mapfn is die
+    assert cluster.run(mmg.Job({2: 3}, one)) == {2: [3]}
+
+
+def test_a_failed_job_waits_for_the_reader_of_its_stream(cluster, blocked, monkeypatch, caplog):
+    """Its thread does not wait in the user's code then."""
+    monkeypatch.setattr("mmgevent.driver.handle.MAX_UNREAD", 1)
+    monkeypatch.setattr("mmgevent.driver.handle._CHUNK_RECORDS", 1)
+
+    def finish(records):
+        yield from records
+        raise ValueError("late")
+
+    handle = cluster.submit(mmg.Job({n: n for n in range(10)}, one, finishfn=finish))
+    records = handle.stream()
+    wait_until(lambda: handle._is_held_up)
+    handle._state.failure = mmg.JobError("said by the server", {"kind": "lost"})
+    handle._state.on_failure()
+    handle._ender.join(2 * GRACE_S)
+    assert handle._ender.is_alive()
+    with pytest.raises(mmg.JobError, match="late"):
+        list(records)
+    assert warnings_of(caplog) == []
 
 
 def test_a_stream_that_waits_ends_with_its_job(cluster, blocked):
