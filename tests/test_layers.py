@@ -33,12 +33,6 @@ STILL_UPWARD: dict[tuple[str, str], str] = {}
 #: importer -> imported, which closes a circle, and what ends it: such imports only become fewer
 STILL_CIRCULAR = {
     ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
-    ("driver.watching", "driver.cluster"): "PeerInfo goes to driver.watching",
-    ("mincemeat.channel", "mincemeat.server"): "a channel needs no more of its server than a protocol",
-    (
-        "mincemeat.taskmanager",
-        "mincemeat.server",
-    ): "a queue of jobs needs no more of its server than a protocol",
 }
 
 #: Packages whose `__init__` hands names on; every other one is empty.

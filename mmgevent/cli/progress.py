@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.cli.exits import say
 
 if TYPE_CHECKING:
-    from mmgevent.driver.job_driver import Progress
+    from mmgevent.driver.job_state import Progress
 
 #: seconds that a job runs before the changing line appears
 LINE_AFTER_S = 0.6

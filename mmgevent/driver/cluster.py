@@ -1,12 +1,13 @@
 """Clusters: what a driver submits jobs to.
 
-`LocalCluster` has its server in its own engine, with executors of this machine and, if it
-listens, workers of others; `connect` uses a server that stands somewhere.  Either starts
-one engine process; when that ends unasked, or the server behind it, the next job, or
-the one that is under way, gets another.
+`LocalCluster` has its server in its own engine, with executors of this machine and, if it listens,
+workers of other machines.  `connect` uses a server that runs elsewhere.  Each starts one engine
+process.  If that engine or its server is lost, another engine is started for the running or next
+job.
 
-What speaks with the engine is imported once that is starting on another core, and what jobs need
-(dill among it) when a job comes.
+Imports wait for their turn, to save start-up time: the modules that speak with the engine are
+imported while it starts on another core, and those that jobs need (dill among them) with the first
+job.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import EngineError, ForkedError, JobError, StartError, UsageError
+from mmgevent.errors import EngineError, JobError, StartError, UsageError
 from mmgevent.machine.resources import count_default_executors
 from mmgevent.wire.limits import MAX_SLOTS
 
@@ -32,22 +33,22 @@ if TYPE_CHECKING:
     from mmgevent.access.addresses import Address
     from mmgevent.driver.engine_link import EngineProcess
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_driver import JobDriver, Progress
+    from mmgevent.driver.job_driver import JobDriver
+    from mmgevent.driver.job_state import Progress
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell, Watch
     from mmgevent.job.job import Job
     from mmgevent.wire.frames import Frame
 
-#: for the engine to start its roles; a busy machine takes long to start Python
-START_S = 60.0
-
-#: for a server that was lost to come back, or another to take its address: less than a job waits for its engine
-#: (`driver.START_S`), so that it ends with the reason
+#: Time for the engine to start its roles, seconds.  A busy machine takes long to start Python.
+ROLES_S = 60.0
+#: Time for a lost server to return, or another to take its address, seconds.  It is shorter than
+#: the wait of a job for its engine (`job_driver.START_S`), so the job fails with the engine's
+#: reason.
 PATIENCE_S = 115.0
-
-#: for the thread of a watch to end
-END_S = 5.0
-
-#: of a server that is gone before it has answered, and then of the next one
+#: Time for the thread of a watch to end, seconds.
+WATCH_END_S = 5.0
+#: Largest number of servers that are asked for their workers, if one after another is lost
+#: meanwhile.
 MAX_ASKS = 5
 
 OnProgress = Callable[["Progress"], None]
@@ -61,43 +62,35 @@ class WorkerInfo(NamedTuple):
     slots: int
 
 
-class PeerInfo(NamedTuple):
-    """A worker that is present, to those who watch."""
-
-    number: int  #: this cluster's number of it, never used again
-    name: str  #: "host/pid", or the name it was given
-    address: str  #: "HOST:PORT" it comes from; "local" for the one in the server's own engine
-    slots: int
-    offers: tuple[str, ...]  #: the names of the functions that its process offers
-
-
 class Cluster:
     """Submit and run jobs; made by `LocalCluster` or `connect`."""
 
-    #: for the first engine: a socket that listens already
+    #: a socket that listens already, for the first engine; None if there is none
     _listener: socket.socket | None = None
 
     def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
         self._configuration = configuration
         self._max_resubmits = max_resubmits
-        self._moved_to: Address | None = None  # where the server said another takes its place
+        self._moved_to: Address | None = (
+            None  # address of the server that replaces ours, once ours has said so
+        )
         self._numbers = itertools.count(1)
-        self._lock = threading.RLock()  # of the engine and the handles
+        self._lock = threading.RLock()  # guards the engine and the handles
         self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
         self._watch: Watch | None = None
         self._is_closed = False
-        self._retiring: threading.Thread | None = None  # closes the engine before this one
-        self._was_ready = False  # some engine of this cluster was
+        self._retiring: threading.Thread | None = None  # closes the previous engine
+        self._was_ready = False  # an engine of this cluster was
         self._pid = os.getpid()
         self._engine = self._start_engine(configuration)
 
     def submit(
         self, job: Job, *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
     ) -> JobHandle:
-        """Hand in a job and return at once; it has a thread of its own.
+        """Submit a job and return at once; it has a thread of its own.
 
-        UsageError for what is wrong with the job, StartError where there can be no thread.  `on_progress(Progress)` and `on_notice(text)` are
-        called from the job's thread.
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.  UsageError if
+        something is wrong with the job; StartError if there can be no thread.
         """
         from mmgevent.driver.handle import JobHandle
 
@@ -116,8 +109,8 @@ class Cluster:
     ) -> dict[Any, Any]:
         """Run a job to its end and return its results as a dict.
 
-        The datasource, finishfn and `progress` are called in this thread.  UsageError, JobError,
-        ConnectError, DuplicateKeyError; KeyboardInterrupt cancels the job.
+        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
+        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
@@ -126,10 +119,13 @@ class Cluster:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that are present now; EngineError if a server is lost again and again before it answers."""
+        """Return the workers that are present now.
+
+        EngineError if MAX_ASKS servers in a row are lost before they answer.
+        """
         for tries_left in range(MAX_ASKS - 1, -1, -1):
             engine = self._get_engine(None)
-            engine.wait_ready(START_S)
+            engine.wait_ready(ROLES_S)
             try:
                 answer = engine.ask("list_workers")
                 break
@@ -139,12 +135,16 @@ class Cluster:
         return [WorkerInfo(*row) for row in zip(answer["names"], answer["slots"], strict=True)]
 
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
-        """See workers come and go, and hear what they tell, until this cluster is closed; once a cluster.
+        """See workers join and leave, and receive their messages, until this cluster is closed.
 
-        `on_joined(PeerInfo(number, name, address, slots, offers))` comes first for every worker that is
-        present, then for those that join; `on_left(number, reason)`; `on_tell(number, data)` with bytes of a
-        worker's program, between the two.  When the server is lost all have left, and those of the next one join.
-        They are called from the thread that reads from the engine: they must not block, nor close this.
+        - `on_joined(PeerInfo(number, name, address, slots, offers))` is called for every worker
+          that is present, then for each that joins.
+        - `on_tell(number, data)` is called with bytes that a worker's program sent.
+        - `on_left(number, reason)` is called when a worker has left.  If the server is lost, all
+          have left, and the workers of the next server join.
+
+        The thread that reads from the engine calls them: they must not block, and must not close
+        this cluster.  A cluster is watched once; UsageError for a second call.
         """
         from mmgevent.driver.watching import Watch
 
@@ -156,22 +156,23 @@ class Cluster:
             if self._is_closed:
                 raise UsageError("this cluster is closed: make another")
             if self._watch is not None:
-                raise UsageError("this cluster is watched already: tell others from those callbacks")
+                raise UsageError("this cluster is watched already: pass the news on from those callbacks")
             self._watch = Watch(self._get_engine, on_joined, on_left, on_tell)
 
     def tell(self, number: int, data: bytes) -> None:
-        """Tell the program of a worker some bytes, 1 MiB at most; nothing happens if it left.
+        """Send bytes to the program of a worker, 1 MiB at most; nothing happens if the worker left.
 
-        `number` is what `watch` said.  Nothing says whether it was received.  Where more than 8 MiB wait for a
-        worker, it is let go, or, if the server is elsewhere, this program's link to that, and jobs are handed in
-        again: tell paths rather than contents.  UsageError.
+        `number` is the worker's number in `watch`.  There is no receipt.  A worker that does not
+        read loses whole messages when more than 8 MiB wait for it.  So send paths rather than
+        contents.  UsageError if `data` cannot be sent.
         """
         self._find_watch().tell(number, data)
 
     def dismiss(self, number: int, reason: str) -> None:
-        """Say goodbye to a worker and close its link; nothing happens if it left.
+        """Close the link to a worker, with a reason; nothing happens if it left.
 
-        A worker that reconnects will, and has another number then.  The one in the server's own engine stays.
+        A worker that reconnects has another number then.  The worker in the server's own engine
+        stays.
         """
         self._find_watch().dismiss(number, reason)
 
@@ -183,22 +184,31 @@ class Cluster:
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """(host, port) of the server that workers may join; None if there is no port.  ListenError."""
+        """(host, port) where workers may join.
+
+        None if there is no port.  ListenError if it cannot be had.
+        """
         self._check_process()
-        address = self._engine.wait_ready(START_S).get("address")
+        address = self._engine.wait_ready(ROLES_S).get("address")
         return None if address is None else (address[0], address[1])
 
     def wait_ready(self) -> None:
-        """Wait until the engine runs; raise what kept it from it (ListenError, ConnectError, ...)."""
+        """Wait until the engine runs.
+
+        Raise the error that prevents it (ListenError, ConnectError, ...).
+        """
         self._check_process()
-        self._engine.wait_ready(START_S)
+        self._engine.wait_ready(ROLES_S)
 
     def close(self) -> None:
-        """Wait for running jobs and what they call back, then end the engine with all its processes; idempotent.
+        """Wait for running jobs and their callbacks, then end the engine and all its processes.
 
-        Called from a job's callback it waits for the other jobs, but not for their callbacks, which may do the
-        same.  UsageError, and nothing is closed, where it would wait for its own thread: while jobs run, in a callback of
-        `watch` or a node.
+        Idempotent.
+
+        It does not wait for the thread of a cancelled job that was left behind.  In a job's
+        callback it waits for the other jobs, but not for their callbacks, which may do the same.
+        UsageError, and nothing is closed, if it would wait for its own thread: in a callback of
+        `watch` or a node, while jobs run.
         """
         self._check_process()
         with self._lock:
@@ -219,11 +229,18 @@ class Cluster:
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         if exc_type is not None and os.getpid() != self._pid:
-            return  # a child leaves its parent's block, with sys.exit() perhaps: that matters, this is not its own
-        if exc_type is not None:
-            for handle in self._running():
-                handle.cancel()
-            self._end()
+            return  # a child leaves its parent's block, perhaps by sys.exit(): this is not its own
+        try:
+            if exc_type is None:
+                self.close()
+                return
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C while this waits for jobs
+            self._give_up()
+            self.close()
+            raise
+        self._give_up()
         self.close()
 
     def __repr__(self) -> str:
@@ -232,6 +249,12 @@ class Cluster:
     def _running(self) -> list[JobHandle]:
         with self._lock:
             return [handle for handle in self._handles if not handle.done()]
+
+    def _give_up(self) -> None:
+        """Cancel the running jobs, and end the engine without waiting for them."""
+        for handle in self._running():
+            handle.cancel()
+        self._end()
 
     def _end(self) -> None:
         watch = self._watch
@@ -242,9 +265,9 @@ class Cluster:
             engine, retiring = self._engine, self._retiring
         engine.close()
         if retiring is not None and not engine.is_reading_thread:
-            retiring.join(END_S)
+            retiring.join(WATCH_END_S)
         if watch is not None:
-            watch.join(END_S)
+            watch.join(WATCH_END_S)
 
     def _make_driver(self, job: Job, on_progress: OnProgress | None, on_notice: OnNotice | None) -> JobDriver:
         from mmgevent.driver.job_driver import JobDriver
@@ -268,7 +291,7 @@ class Cluster:
         )
 
     def _get_engine(self, lost: str | None) -> EngineProcess:
-        """Return the engine, perhaps not ready yet; another one if it has ended."""
+        """Return the engine, which may not be ready yet; start another if it has ended."""
         self._check_process()
         with self._lock:
             engine = self._engine
@@ -279,7 +302,9 @@ class Cluster:
             self._was_ready |= engine.was_ready
             if engine.has_ended and self._was_ready:
                 if self._configuration.listen is not None and engine.was_ready:
-                    address = engine.wait_ready(0)["address"]  # what port 0 became: workers know it
+                    address = engine.wait_ready(0)[
+                        "address"
+                    ]  # the port that was chosen for port 0: workers know it
                     self._configuration = self._configuration._replace(listen=address)
                 self._retire(engine)
                 patient = self._configuration._replace(patience=PATIENCE_S)
@@ -289,13 +314,16 @@ class Cluster:
         return engine
 
     def _retire(self, engine: EngineProcess) -> None:
-        """Close an engine that has ended, the rest in a thread: its own may be in a callback that wants our lock."""
+        """Close an engine that has ended, in a thread.
+
+        Its own thread may be in a callback that needs our lock.
+        """
         engine.end_process()
         self._retiring = threading.Thread(target=engine.close, name="mmgevent-retire", daemon=True)
         self._retiring.start()
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
-        # Another engine binds by itself: the end of this one frees the port.
+        # A later engine binds the port by itself: the end of this one frees it.
         listener, self._listener = self._listener, None
         started = start_engine(has_executors=bool(configuration.procs), has_offers=False, listener=listener)
         from mmgevent.driver.engine_link import EngineProcess
@@ -303,7 +331,7 @@ class Cluster:
         return EngineProcess(started, configuration, on_message=self._on_message)
 
     def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
-        """Take what comes about no job (in the engine's reading thread)."""
+        """Handle a message about no job (in the engine's reading thread)."""
         if message["type"] == "moved" and self._configuration.join is not None:
             from mmgevent.access.addresses import parse_address
 
@@ -313,13 +341,28 @@ class Cluster:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise ForkedError(
-                "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
-            )
+            from mmgevent.driver.engine_link import forked_error
+
+            raise forked_error()
+
+
+def check_procs(procs: object) -> None:
+    """Raise UsageError for a number of executors that no machine can have."""
+    if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
+        raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
+
+
+def parse_memory(size: int | str | None) -> int | None:
+    """Return the bytes of a size such as "64MiB"; None if it is None.  UsageError."""
+    if size is None:
+        return None
+    from mmgevent.job.options import parse_size
+
+    return parse_size(size)
 
 
 class LocalCluster(Cluster):
-    """A server and executors of this machine, in processes of their own, for as long as it is open."""
+    """A server and executors of this machine, in processes of their own, while it is open."""
 
     def __init__(
         self,
@@ -333,16 +376,16 @@ class LocalCluster(Cluster):
     ):
         """Start the engine and return at once.
 
-        `procs`: executors; None: one a core, or as many as there is memory for; 0 for none, which needs `listen`.
+        `procs`: executors; None for one a core, or as many as memory allows; 0 for none, which
+        needs `listen`.
         `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
-        `password`: what they must know; None finds it as the commands do, only if a port is opened.
-        `certificates`: what to show them, and perhaps to ask of them, besides; none are needed.
-        `segment_memory`: bytes (or "64MiB") of intermediate results held in memory; more goes to disk.
+        `password`: what workers must know; None finds it as the commands do, if a port is opened.
+        `certificates`: what to show workers, and perhaps to ask of them; none are needed.
+        `segment_memory`: bytes (or "64MiB") of intermediate results in memory; more goes to disk.
         """
         if procs is None:
             procs = count_default_executors()
-        if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
-            raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
+        check_procs(procs)
         if not procs and listen is None:
             raise UsageError("procs=0 leaves nobody to do the work: pass listen=... so that workers can join")
         address = None
@@ -352,25 +395,20 @@ class LocalCluster(Cluster):
 
             address = parse_listen(str(listen)) if isinstance(listen, (str, int)) else listen
             password = find_password(password)
-        memory_bytes = None
-        if segment_memory is not None:
-            from mmgevent.job.options import parse_size
-
-            memory_bytes = parse_size(segment_memory)
         super().__init__(
             Configuration(
                 procs=procs,
                 listen=address,
                 password=password,
                 certificates=certificates or NO_CERTIFICATES,
-                memory_bytes=memory_bytes,
+                memory_bytes=parse_memory(segment_memory),
                 verbose=verbose,
             )
         )
 
 
 class RemoteCluster(Cluster):
-    """A server that stands somewhere; made by `connect`."""
+    """A server that runs elsewhere; made by `connect`."""
 
 
 def connect(
@@ -384,8 +422,9 @@ def connect(
 ) -> Cluster:
     """Connect to a running server, "HOST[:PORT]".
 
-    `procs` executors of this machine join it as a worker, for as long as this is open.  ConnectError if
-    nobody answers within `timeout` seconds, AuthenticationError, VersionMismatchError.
+    `procs` executors of this machine join it as a worker, for as long as this is open.
+    ConnectError if nobody answers within `timeout` seconds; AuthenticationError;
+    VersionMismatchError.
     """
     from mmgevent.access.addresses import parse_address
     from mmgevent.access.password import find_password
@@ -413,8 +452,8 @@ def run(
 ) -> dict[Any, Any]:
     """Run one job and return its results as a dict.
 
-    On a `LocalCluster(**cluster)` of its own, or, with `inline=True`, in this process, where a
-    debugger sees everything.
+    It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where
+    a debugger sees everything.
     """
     if inline:
         if cluster:

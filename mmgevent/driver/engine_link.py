@@ -1,24 +1,20 @@
-"""The driver's end of its engine: speak frames with it, see it end.
+"""The driver's end of its engine: exchange frames with it, and see it end.
 
-Plain Python with blocking sockets and native threads: this runs in the user's process,
-which may be anything.  One thread reads; whoever has something to send sends it, under
-a lock.  The engine always reads, so sending does not block for long.
+This is plain Python with blocking sockets and native threads: it runs in the user's process, which
+may be anything.  One thread reads.  Any thread may send, under a lock.  The engine always reads, so
+sending does not block for long.
 
-After a fork the child's copies of the socket are closed at once, or the engine would
-not see its driver end; the objects there raise `ForkedError`.
+After a fork the child's copies of the socket are closed at once, or the engine would not see its
+driver end.  The objects raise `ForkedError` there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import select
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -28,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent import errors
 from mmgevent.access.addresses import format_address
+from mmgevent.driver.engine_child import explain_end, make_start_error, wait_for_end
 from mmgevent.errors import (
     EngineError,
     ForkedError,
@@ -36,10 +33,9 @@ from mmgevent.errors import (
     StartError,
     VersionMismatchError,
 )
-from mmgevent.machine.python_path import VARIABLE
-from mmgevent.machine.resources import SIGNAL_LOOK_S, find_control_groups, start_thread
+from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version, hello
+from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.lanes import Outbox, granted_bytes
 from mmgevent.wire.messages import control, decode_message
 
@@ -50,11 +46,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: for the engine to end by itself once its driver's socket is closed
+#: Time for the engine to end by itself when its driver's socket is closed, seconds.
 END_S = 5.0
-#: For an engine that closed its link unasked to end, so that its end can be explained, seconds.
-EXPLAIN_S = 0.2
+#: Most bytes that one call reads.
 _READ_BYTES = 256 * 1024
+#: Most frames that one call writes, two buffers each.
 _GATHER_FRAMES = 32
 _REFUSALS: dict[str, type[MmgeventError]] = {"version": VersionMismatchError, "start": StartError}
 _NO_FUNCTIONS: Mapping[str, Callable[..., Any]] = {}
@@ -78,30 +74,25 @@ class EngineProcess:
         on_message: OnMessage | None = None,
         on_end: OnEnd | None = None,
     ):
-        """Take over an engine that was started, and tell it what to be; `wait_ready` tells whether it could.
+        """Take over an engine that was started, and send it its configuration; see `wait_ready`.
 
         `functions`: what `configuration.offers` names; they run in a thread of this process.
-        `on_message(self, frame, message)` gets what comes about no job; it must not block.  `on_end(self, reason)`
-        is called after the engine's end, unless this side closed it.  Both come from the reading thread.
+        `on_message(self, frame, message)` gets messages about no job; it must not block.
+        `on_end(self, reason)` is called after the engine's end, unless this side closed it.
+        The reading thread calls both.
         """
         self._process, self._sock = started.process, started.sock
         self._offered: OfferedFunctions | None = None
         if started.offered_sock is not None:
-            from mmgevent.executor.offered import OfferedFunctions
-
-            try:
-                self._offered = OfferedFunctions(started.offered_sock, functions)
-            except StartError:
-                self._abandon()
-                raise
+            self._serve_offers(started.offered_sock, functions)
         self._on_message = on_message
         self._on_end = on_end
         self._pid = os.getpid()
         self._outbox = Outbox()
-        self._lock = threading.Lock()  # of the outbox and of writing
+        self._lock = threading.Lock()  # guards the outbox and writing
         self._jobs: dict[int, tuple[OnFrame, Callable[[str], None]]] = {}
         self._ready = threading.Event()
-        #: it has a server to hand jobs to; only a node's engine may be without, now and then
+        # The engine has a server to submit to.  Only a node's engine may have none for a while.
         self._placed = threading.Event()
         self._unplaced_reason = ""
         self._waits_for = "the engine starts"
@@ -113,18 +104,19 @@ class EngineProcess:
         self._error: MmgeventError | None = None
         self._ended = threading.Event()
         self._reason = ""
-        #: why the server will not have this driver, if it said so
+        #: why the server refuses this driver; None if it does not
         self.refusal: MmgeventError | None = None
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._asking = threading.Lock()
-        #: hold it from taking a job's number until its `submit` is sent: numbers reach the server in rising order
+        #: Hold it from taking a job's number until its `submit` is sent: the server expects rising
+        #: numbers.
         self.submitting = threading.Lock()
         _alive.add(self)
         hello = _hello(is_local=configuration.join is None and configuration.elect is None)
         try:
             self._sock.sendall(Frame(CONTROL, configuration.encode()).encode() + hello.encode())
         except OSError as error:
-            log.debug("engine ended at once: %s", error)  # the reader finds its end, and tells
+            log.debug("engine ended at once: %s", error)  # the reader sees its end
         self._reader = threading.Thread(target=self._read, name="mmgevent-engine-reader", daemon=True)
         try:
             start_thread(self._reader)
@@ -132,8 +124,17 @@ class EngineProcess:
             self._abandon()
             raise
 
+    def _serve_offers(self, sock: socket.socket, functions: Mapping[str, Callable[..., Any]]) -> None:
+        from mmgevent.executor.offered import OfferedFunctions
+
+        try:
+            self._offered = OfferedFunctions(sock, functions)
+        except StartError:
+            self._abandon()
+            raise
+
     def _abandon(self) -> None:
-        """End an engine that nobody can listen to."""
+        """End an engine that no thread can read from."""
         self._process.kill()
         self._process.wait()
         self._sock.close()
@@ -150,13 +151,13 @@ class EngineProcess:
 
     @property
     def was_ready(self) -> bool:
-        """Did it start its roles?"""
+        """Return whether it has started its roles."""
         return self._ready.is_set() and self._error is None
 
     def wait_ready(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait until the engine has started its roles; return its facts.
 
-        Raises what kept it from doing so (ListenError, ConnectError, AuthenticationError, ...),
+        Raises the error that prevented it (ListenError, ConnectError, AuthenticationError, ...), or
         TimeoutError after `timeout` seconds.
         """
         until = None if timeout is None else time.monotonic() + timeout
@@ -175,7 +176,7 @@ class EngineProcess:
         self._placed.set()
 
     def displace(self, reason: str) -> None:
-        """Note that the engine of a node has no server now: its jobs are lost there."""
+        """Note that the engine of a node has lost its server, and its jobs with it."""
         self._unplaced_reason = reason
         if not self._ended.is_set():
             self._placed.clear()
@@ -186,14 +187,16 @@ class EngineProcess:
             on_lost(reason)
 
     def close_node(self, error: MmgeventError) -> None:
-        """Note that this node will have no server any more: whoever waits for one gets `error`."""
+        """Note that this node will have no server again: who waits for one gets `error`."""
         self._error = error
         self._placed.set()
 
     def add_job(self, number: int, on_frame: OnFrame, on_lost: Callable[[str], None]) -> None:
-        """Give frames about this job to `on_frame`; call `on_lost(reason)` if the engine ends before.
+        """Pass frames about this job to `on_frame`.
 
-        Both are called from the reading thread and must not block.
+        Call `on_lost(reason)` if the engine ends before it.
+
+        The reading thread calls both.  They must not block.
         """
         with self._lock:
             self._jobs[number] = (on_frame, on_lost)
@@ -201,9 +204,10 @@ class EngineProcess:
             on_lost(self._reason)
 
     def remove_job(self, number: int) -> None:
+        """Forget a job, with what waits to be sent for it; idempotent."""
         self._jobs.pop(number, None)
         with self._lock:
-            self._outbox.drop_job(number)  # what waits for credit that will not come
+            self._outbox.drop_job(number)
 
     def send(self, *frames: Frame) -> None:
         """Send frames before every lane; nothing happens once the engine has ended."""
@@ -214,7 +218,7 @@ class EngineProcess:
             self._flush()
 
     def put_in_lane(self, frames: list[Frame], window_bytes: int) -> None:
-        """Open a lane, put frames into it, and close it; they go with the next `flush` or `send`."""
+        """Open a lane, put frames into it, and close it; the next `flush` or `send` sends them."""
         self._check_process()
         lane = frames[0].lane
         with self._lock:
@@ -224,13 +228,16 @@ class EngineProcess:
             self._outbox.close_lane(lane)
 
     def flush(self) -> None:
-        """Write what may go now; what has no credit yet goes when it is granted."""
+        """Write what may be sent now; the rest is sent when the receiver grants credit."""
         self.send()
 
     def ask(self, type: str) -> dict[str, Any]:
-        """Send a question about no job; return the answer.  EngineError if the engine ends first."""
+        """Send a question about no job and return the answer.
+
+        EngineError if the engine ends first.
+        """
         with self._asking:
-            while not self._answers.empty():  # of a server that was lost before it was asked
+            while not self._answers.empty():  # left over from a server that was lost
                 self._answers.get()
             if self.has_ended:
                 raise EngineError(f"no answer: {self._reason}")
@@ -246,31 +253,37 @@ class EngineProcess:
 
     @property
     def is_reading_thread(self) -> bool:
-        """Whether this is called from a callback of the reading thread."""
+        """Return whether the reading thread calls this, in a callback."""
         return threading.current_thread() is self._reader
 
     def close(self) -> None:
-        """End the engine and wait until it has, and the last callback with it; idempotent."""
+        """End the engine; wait until it and the last callback have ended; idempotent.
+
+        A callback that still runs after END_S is left behind, with a warning.
+        """
         if os.getpid() != self._pid:
             return
         self.end_process()
         if not self.is_reading_thread:
-            self._reader.join(
-                END_S
-            )  # it may be in a callback of the user's, which may wait for this very thread
+            # It may be in a callback of the user's, which may wait for this very thread.
+            self._reader.join(END_S)
+            if self._reader.is_alive():
+                from mmgevent.driver.left_behind import describe_place
+
+                log.warning("%s is left behind: %s", self._reader.name, describe_place(self._reader))
         self._sock.close()
         if self._offered is not None:
             self._offered.close()
         _alive.discard(self)
 
     def end_process(self) -> None:
-        """End the engine's process and wait until it has: then its port is free; idempotent."""
+        """End the engine's process and wait for its end, which frees its port; idempotent."""
         is_starting = not self._ready.is_set()
         self._end("closed by this side")
         if is_starting:
-            self._process.terminate()  # it may be trying to reach a server, and look at nothing else
+            self._process.terminate()  # it may be connecting to a server, and not read its socket
         try:
-            _wait_for_end(self._process, END_S)
+            wait_for_end(self._process, END_S)
         except subprocess.TimeoutExpired:
             log.warning("engine killed: %s did not end in %s s", self.pid, END_S)
             self._process.kill()
@@ -278,12 +291,10 @@ class EngineProcess:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise ForkedError(
-                "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
-            )
+            raise forked_error()
 
     def _flush(self) -> None:
-        """Write what may go now; the caller holds the lock."""
+        """Write what may be sent now; the caller holds the lock."""
         try:
             while self._outbox and not self._ended.is_set():
                 buffers: list[Any] = []
@@ -291,8 +302,8 @@ class EngineProcess:
                     buffers += (frame.encode_header(), frame.payload)
                 _send_all(self._sock, buffers)
         except OSError as error:
-            log.debug("engine unreachable: %s", error)  # the reader sees its end and tells everybody
-        except BaseException:  # KeyboardInterrupt, with half a frame written: nothing can follow it
+            log.debug("engine unreachable: %s", error)  # the reader sees its end and reports it
+        except BaseException:  # KeyboardInterrupt after half a frame: nothing can follow it
             self._shut_down()
             raise
 
@@ -313,7 +324,7 @@ class EngineProcess:
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
         is_news = not self._ended.is_set()
-        self._end(self._explain_end(reason) if is_news else reason)
+        self._end(explain_end(self._process, reason) if is_news else reason)
         if (is_news or self.refusal is not None) and self._on_end is not None:
             self._on_end(self, reason)
 
@@ -335,7 +346,7 @@ class EngineProcess:
                 self._flush()
         elif frame.job:
             job = self._jobs.get(frame.job)
-            if job is not None:  # else it is over, and this is late
+            if job is not None:  # else the job is over
                 job[0](frame)
         elif frame.kind == CONTROL:
             self._take_message(frame, decode_message(frame.payload))
@@ -352,27 +363,6 @@ class EngineProcess:
         elif message["type"] != "hello" and self._on_message is not None:
             self._on_message(self, frame, message)
 
-    def _explain_end(self, reason: str) -> str:
-        """Return why the engine ended, with what the kernel has to do with it."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXPLAIN_S)
-        if self._process.returncode != -signal.SIGKILL:
-            return reason
-        groups = find_control_groups()
-        limit = groups.limits.memory_bytes
-        if limit is None or not groups.count_memory_kills():
-            return reason
-        return f"{reason}: the kernel killed it at the memory limit of its container (control group), {limit >> 20} MiB"
-
-    def _make_start_error(self, reason: str) -> EngineError:
-        python = str(self._process.args[0])  # type: ignore[index] # a list, by `engine.start`
-        if python == sys.executable:
-            return EngineError(f"the engine could not start: {reason}")
-        return StartError(
-            f"the engine could not start: {reason}; it was started with {python}, which must be a Python "
-            f"{PYTHON_VERSION} that has mmgevent: set {VARIABLE} to the path of one"
-        )
-
     def _shut_down(self) -> None:
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -380,17 +370,17 @@ class EngineProcess:
             log.debug("engine socket already closed: %s", error)
 
     def _end(self, reason: str) -> None:
-        """Make the end known, once."""
-        self._shut_down()  # first: it frees whoever holds the lock in a write that nobody reads
+        """Report the end, once."""
+        self._shut_down()  # first: a thread may hold the lock in a write that nobody reads
         with self._lock:
             if self._ended.is_set():
                 return
             self._reason = reason
             self._ended.set()
-            self._placed.set()  # nobody waits for a server any more
+            self._placed.set()  # nobody waits for a server now
             jobs, self._jobs = list(self._jobs.values()), {}
         if not self._ready.is_set():
-            self._error = self._make_start_error(reason)
+            self._error = make_start_error(self._process, reason)
             self._ready.set()
         self._give_no_answer()
         for _, on_lost in jobs:
@@ -398,11 +388,10 @@ class EngineProcess:
 
 
 def _wait(event: threading.Event, timeout: float | None) -> bool:
-    """Wait until the event is set; False after `timeout` seconds.
+    """Wait until the event is set; return False after `timeout` seconds.
 
-    In pieces, for signals. And under gevent, `wait` on an
-    event that was set just now may never return when others' waits for it time out at that moment (they cancel the
-    wake-up that it relies on), so it is not called on one that is set.
+    It waits in pieces, for signals.  gevent bug: `wait()` on a set event can hang if another waiter
+    times out at the same moment.  So `is_set()` is checked first.
     """
     until = None if timeout is None else time.monotonic() + timeout
     while not event.is_set():
@@ -413,26 +402,15 @@ def _wait(event: threading.Event, timeout: float | None) -> bool:
     return True
 
 
-def _wait_for_end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Be `process.wait(timeout_s)`, but return when the process ends where the system can tell.
-
-    That looks after 0.5, 1.5, 3.5, 7.5 ms and so on, and an engine takes about 4 ms to end.
-    """
-    until = time.monotonic() + timeout_s
-    if process.poll() is None and hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # the kernel is too old, or somebody else reaped it
-            fd = os.pidfd_open(process.pid)
-            try:
-                waiting = select.poll()
-                waiting.register(fd, select.POLLIN)
-                waiting.poll(timeout_s * 1000)
-            finally:
-                os.close(fd)
-    process.wait(max(0.0, until - time.monotonic()))
+def forked_error() -> ForkedError:
+    """Return the error of a child process that uses a cluster of its parent."""
+    return ForkedError(
+        "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
+    )
 
 
 def _hello(is_local: bool) -> Frame:
-    dill = "local" if is_local else dill_version()  # one's own engine has the same
+    dill = "local" if is_local else dill_version()  # an engine of our own has the same
     return hello("driver", dill=dill)
 
 
@@ -448,6 +426,7 @@ def _send_all(sock: socket.socket, buffers: list[Any]) -> None:
 
 
 def _close_in_child() -> None:
+    """Close the sockets of this process's engines, in a child of it."""
     for engine in list(_alive):
         engine._sock.close()
         if engine._offered is not None:

@@ -1,9 +1,12 @@
-"""A submitted job as its user sees it: wait for it, read its results, cancel it.
+"""A submitted job in its user's program: wait for it, read its results, cancel it.
 
-A job has one native thread of its own, which runs the driver's generator and finishfn
-and puts records here in chunks.  They are kept until somebody asks for them: `result`
-makes a dict of all, `stream` hands them out once and from then on keeps at most
-MAX_UNREAD, so that the job waits for its reader.
+A job has a native thread of its own.  It runs the driver's generator and finishfn, and puts records
+here in chunks.  They are kept until somebody asks for them: `result` makes a dict of all, `stream`
+yields them once.  A stream keeps at most MAX_UNREAD records, so the job waits for its reader.
+
+A job that is cancelled or has failed ends for everybody, even if its thread waits in the user's code
+(the datasource, finishfn or a callback) and cannot be interrupted.  That thread is then left
+behind, with a warning.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmgevent.driver.job_driver import JobDriver, Progress
+from mmgevent.driver.job_driver import LOOK_S, JobDriver
+from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
 from mmgevent.job.shipping import settings
@@ -24,44 +28,53 @@ from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 
 log = logging.getLogger(__name__)
 
-#: records that wait for the reader of a stream
+#: Largest number of records that wait for the reader of a stream.
 MAX_UNREAD = 100_000
+#: Time for the thread of a job that was cancelled, or has failed, to end by itself, seconds.  It looks each LOOK_S, while it
+#: waits in our code.
+GRACE_S = 2 * LOOK_S
+#: Number of records in a chunk: a lock is taken once for each.
 _CHUNK_RECORDS = 1000
 
 Record = tuple[Any, Any]
 
 
 class JobHandle:
-    """What `submit` returns.  Its methods may be called from any thread."""
+    """A submitted job.  Its methods may be called from any thread."""
 
     def __init__(self, driver: JobDriver):
         self._driver = driver
+        self._state = driver.state
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._chunks: deque[list[Record]] = deque()
-        self._filling: list[Record] = []  # touched by the job's thread only
+        self._filling: list[Record] = []  # used by the job's thread only
         self._unread = 0
         self._is_streaming = False
         self._reader: int | None = None  # the thread that read the stream last
         self._is_held_up = False  # the job waits for the reader of its stream
         self._is_over = False
+        self._has_called_back = False
+        self._ender: threading.Thread | None = None  # ends the job if its own thread does not
+        self._is_left_behind = False  # the job is over, and its thread is not
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
         self._callbacks: list[Callable[[JobHandle], None]] = []
-        driver.before_wait = self._flush
+        self._state.before_wait = self._flush
+        self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # for the datasource and finishfn
         self._thread = threading.Thread(target=run, name=f"mmgevent-{driver.job.name}", daemon=True)
 
     @property
     def id(self) -> str | None:
-        """What the server calls the job; None until it has accepted it."""
-        return self._driver.id
+        """The server's name for the job; None until a server has accepted it."""
+        return self._state.id
 
     def result(self, timeout: float | None = None) -> dict[Any, Any]:
         """Wait for the job and return its results as a dict (the same one each time).
 
-        JobError if it failed, JobCancelled, TimeoutError after `timeout` seconds (the job goes on),
-        DuplicateKeyError if a dict would lose a record, UsageError once `stream` was called.
+        JobError if it failed; JobCancelled; TimeoutError after `timeout` seconds (the job goes on);
+        DuplicateKeyError if a dict would lose a record; UsageError after `stream` was called.
         """
         with self._changed:
             if self._is_streaming:
@@ -75,9 +88,11 @@ class JobHandle:
             return self._result
 
     def stream(self) -> Iterator[Record]:
-        """Return an iterator over the records, as partitions finish; once, nothing is kept.
+        """Return an iterator over the records as partitions finish.
 
-        It raises what `result` would raise.  Closing it before its end cancels the job.
+        It can be had once: nothing is kept.
+
+        It raises the errors of `result`.  Closing it before its end cancels the job.
         """
         self._check_process()
         with self._changed:
@@ -90,26 +105,34 @@ class JobHandle:
         return records
 
     def cancel(self) -> None:
-        """End the job; `result` raises JobCancelled. Idempotent, and nothing happens once it is done."""
+        """End the job.
+
+        `result` raises JobCancelled.  Idempotent; nothing happens if the job is over.
+
+        If the datasource, finishfn or a callback waits at that moment, it is not interrupted: its
+        thread is left behind, and a warning in the log says where it waits.
+        """
         self._check_process()
         self._driver.cancel()
-        with self._changed:
-            self._changed.notify_all()
+        self._start_ender()
 
     def done(self) -> bool:
-        """Is the job over: done, failed or cancelled?"""
+        """Return whether the job is over: done, failed or cancelled."""
         return self._is_over
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the job and return what it failed with, None if it succeeded.  TimeoutError."""
+        """Wait for the job and return its error, or None if it succeeded.
+
+        TimeoutError as in `result`.
+        """
         with self._changed:
             self._wait_until_over(timeout)
             return self._error
 
     def add_done_callback(self, fn: Callable[[JobHandle], None]) -> None:
-        """Call `fn(handle)` when the job is over, from its thread; at once if it is.
+        """Call `fn(handle)` when the job is over, in a thread of the job; at once if it is over.
 
-        An exception of `fn` is logged and goes nowhere else.
+        An exception of `fn` is logged and nothing else happens.
         """
         with self._changed:
             if not self._is_over:
@@ -119,39 +142,45 @@ class JobHandle:
 
     def progress(self) -> Progress:
         """Return how far the job is."""
-        return self._driver.progress
+        return self._state.progress
 
     def stats(self) -> dict[str, Any]:
         """Return the server's figures of a job that is done: seconds, records, spilled_bytes."""
-        return dict(self._driver.stats)
+        return dict(self._state.stats)
 
     def skipped(self) -> list[dict[str, Any]]:
-        """Return why items were set aside so far, the last 10,000 at most.
+        """Return why items were set aside so far: the last 10,000 failures at most.
 
-        Each is a failure with "key" and "error" in words. Where they are known it has also the key itself as
+        Each has "key" and "error" in words.  If they are known, it also has the key itself as
         "item_key", and "error_type" and "error_text" of the exception.
         """
-        return self._driver.set_aside.failures()
+        return self._state.set_aside.failures()
 
     def skipped_items(self) -> Iterator[Record]:
-        """Return an iterator over (key, value) of all items that were set aside so far, to be looked at or tried again.
+        """Return an iterator over (key, value) of all items that were set aside so far.
 
-        Values of at most 64 KiB come as they were; larger ones, and those that killed their executors, are read
-        again. Where that cannot be done, the value is a `NotKept` that says why.
+        Values of at most 64 KiB are as they were.  Larger ones, and those that killed their
+        executors, are read again.  If that fails, the value is a `NotKept` that says why.
         """
         self._check_process()
         return self._driver.skipped_items()
 
     def deaths(self) -> list[dict[str, Any]]:
-        """Return the deaths of executors and workers under this job so far, the last 10,000 at most; see `deaths`."""
-        return list(self._driver.deaths)
+        """Return the last deaths of executors and workers under this job, 10,000 at most.
+
+        `mmgevent.wire.deaths` describes the fields of each.
+        """
+        return list(self._state.deaths)
 
     def __repr__(self) -> str:
-        state = self._driver.progress.phase if not self._is_over else "failed" if self._error else "done"
-        return f"<JobHandle {self._driver.job.name} {state}>"
+        state = self._state.progress.phase if not self._is_over else "failed" if self._error else "done"
+        return f"<JobHandle {self._state.name} {state}>"
 
     def start(self) -> None:
-        """Start the job's thread; called once, by whoever submits.  StartError where there can be none."""
+        """Start the job's thread.
+
+        Called once, by `submit`.  StartError if there can be no thread.
+        """
         try:
             start_thread(self._thread)
         except StartError:
@@ -160,14 +189,15 @@ class JobHandle:
 
     @property
     def is_own_thread(self) -> bool:
-        """Whether this is called from the job's thread: from a callback, or the user's functions in it."""
-        return threading.current_thread() is self._thread
+        """Return whether a thread of the job calls this, in a function of the user's."""
+        return threading.current_thread() in (self._thread, self._ender)
 
     def join(self, *, with_callbacks: bool = True) -> None:
-        """Wait until the job is over, however it ends, and, unless told otherwise, has called back.
+        """Wait until the job is over and, by default, its callbacks have returned.
 
-        At once if called from its own thread.  A job that waits for this thread to read on in its stream never would
-        be over: it is cancelled.
+        It returns at once in a thread of the job.  A job that waits for this very thread to read
+        its stream would never be over: it is cancelled.  A thread that was left behind is not
+        waited for.
         """
         if self.is_own_thread:
             return
@@ -176,12 +206,18 @@ class JobHandle:
                 self._changed.wait(SIGNAL_LOOK_S)
         if not self._is_over:
             self.cancel()
-        if with_callbacks:
-            self._thread.join()
-        else:
+        if not with_callbacks:
             self._wait_until_over(None)
+            return
+        with self._changed:
+            while not self._has_called_back:
+                self._changed.wait(SIGNAL_LOOK_S)
+        if not self._is_left_behind:
+            self._thread.join()
+        if self._ender is not None:
+            self._ender.join()
 
-    # the job's thread
+    # What runs in the job's thread.
 
     def _run(self) -> None:
         job = self._driver.job
@@ -192,27 +228,22 @@ class JobHandle:
                 if len(self._filling) >= _CHUNK_RECORDS:
                     self._flush()
             self._flush()
-        except BaseException as raised:  # handed to whoever asks for the result
+        except BaseException as raised:  # raised where the result is asked for
             error = raised
-            if self._driver.is_cancelled and not isinstance(raised, JobCancelled):
-                error = JobCancelled(f"job {job.name} was cancelled")  # what its end broke is no news
-        with self._changed:
-            self._error = error
-            self._is_over = True
-            callbacks, self._callbacks = self._callbacks, []
-            self._changed.notify_all()
-        for fn in callbacks:
-            self._call(fn)
+            if self._state.is_cancelled and not isinstance(raised, JobCancelled):
+                error = self._state.cancelled_error()  # errors that follow from the end are no news
+        self._finish(error)
 
     def _flush(self) -> None:
-        """Give what was gathered to the readers, and wait for them if they are far behind."""
+        """Pass gathered records to the readers, and wait for them if they are far behind."""
         if not self._filling:
             return
         chunk, self._filling = self._filling, []
         with self._changed:
+            if self._is_left_behind:
+                raise self._state.cancelled_error()
             while self._is_streaming and self._unread >= MAX_UNREAD:
-                if self._driver.is_cancelled:
-                    raise JobCancelled(f"job {self._driver.job.name} was cancelled")
+                self._state.check_cancelled()
                 self._is_held_up = True
                 self._changed.notify_all()
                 self._changed.wait()
@@ -221,13 +252,72 @@ class JobHandle:
             self._unread += len(chunk)
             self._changed.notify_all()
 
+    # What ends a job that was cancelled or has failed, in a thread of its own.
+
+    def _start_ender(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+            if self._is_over or self._ender is not None:
+                return
+            name = f"{self._thread.name}-end"
+            self._ender = threading.Thread(target=self._end_without_thread, name=name, daemon=True)
+            try:
+                start_thread(self._ender)
+            except StartError as error:  # then the job ends with its own thread
+                log.debug("job %s: %s", self._state.name, error)
+
+    def _end_without_thread(self) -> None:
+        """End the job if its thread does not: it waits in the user's code."""
+        if self._ends_by_itself():
+            return
+        from mmgevent.driver.left_behind import describe_place
+
+        log.warning(
+            "job %s %s, but its thread %s cannot be ended and is left behind: %s",
+            self._state.name,
+            "was cancelled" if self._state.is_cancelled else "has failed",
+            self._thread.name,
+            describe_place(self._thread),
+        )
+        self._is_left_behind = True
+        self._driver.leave_behind()
+        is_cancelled = self._state.is_cancelled or self._state.failure is None
+        self._finish(self._state.cancelled_error() if is_cancelled else self._state.failure)
+
+    def _ends_by_itself(self) -> bool:
+        """Wait for the end of the job; return whether it has ended GRACE_S later."""
+        until = time.monotonic() + GRACE_S
+        with self._changed:
+            while not self._is_over and time.monotonic() < until:
+                self._changed.wait(min(SIGNAL_LOOK_S, GRACE_S))
+                if self._is_held_up and not self._state.is_cancelled:  # it waits for its reader
+                    until = time.monotonic() + GRACE_S
+            return self._is_over
+
+    # What runs in either of them.
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Note that the job is over, and call back; only the first end counts."""
+        with self._changed:
+            if self._is_over:
+                return
+            self._error = error
+            self._is_over = True
+            callbacks, self._callbacks = self._callbacks, []
+            self._changed.notify_all()
+        for fn in callbacks:
+            self._call(fn)
+        with self._changed:
+            self._has_called_back = True
+            self._changed.notify_all()
+
     def _call(self, fn: Callable[[JobHandle], None]) -> None:
         try:
             fn(self)
         except Exception:
-            log.exception("a done callback of job %s failed", self._driver.job.name)
+            log.exception("a done callback of job %s failed", self._state.name)
 
-    # readers
+    # What runs in the threads of readers.
 
     def _stream(self) -> Iterator[Any]:
         try:
@@ -258,7 +348,7 @@ class JobHandle:
         while not self._is_over:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                raise TimeoutError(f"job {self._driver.job.name} was not done in {timeout:g} s; it goes on")
+                raise TimeoutError(f"job {self._state.name} was not done in {timeout:g} s; it goes on")
             self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
 
     def _check_process(self) -> None:

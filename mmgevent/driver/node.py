@@ -1,9 +1,9 @@
-"""Nodes: equals of which one is the server, and another becomes it when that one is gone.
+"""Nodes: equals of which one is the server.  When it is lost, another becomes the server.
 
-A `Node` is a cluster to submit jobs to, a worker for the jobs of all the others, and,
-if it is the first to come or the first to notice that the server died, the server.  All of
-that is in its engine; this is the driver's side, which hands its unfinished jobs in again
-whenever the server changes, and starts another engine should its own die.
+A `Node` is a cluster to submit jobs to, and a worker for the jobs of all nodes.  It becomes the
+server if it is the first node, or the first to notice that the server died.  All of that is in its
+engine.  This module is the driver's side: it resubmits unfinished jobs when the server changes, and
+starts another engine if its own dies.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import Any
 from mmgevent import errors
 from mmgevent.access.addresses import Address, format_address, parse_address, parse_addresses
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.driver.cluster import Cluster
+from mmgevent.driver.cluster import Cluster, check_procs, parse_memory
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
 from mmgevent.wire.frames import Frame
-from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
 from mmgevent.wire.user_messages import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 
-#: servers that may end under one job of a node before it is given up: nodes are made to come and go
+#: Times a job of a node is submitted again before it is given up.  Nodes join and leave often.
 MAX_RESUBMITS = 100
-#: an engine that lived no longer than this is not started again at once
+#: Life of an engine that counts as short, seconds: the next one is not started at once.
 SHORT_LIFE_S = 2.0
+#: Pause before an engine is started after one of short life, seconds.
 RESTART_PAUSE_S = 1.0
 
-#: drivers in the middle of a long message to this node at once
+#: Largest number of drivers whose messages to this node are incomplete at one time.
 MAX_TELLERS = 64
 
 STATES = ("connecting", "worker", "server", "occupied", "closed")
@@ -66,24 +66,24 @@ class Node(Cluster):
         on_state: OnState | None = None,
         on_tell: OnTell | None = None,
     ):
-        """Start the node's engine and return at once; `wait` tells when it has found its place.
+        """Start the node's engine and return at once; `wait` returns when it has found its place.
 
-        `addresses`: where the server is, "HOST[:PORT]", one or several in order of preference, the same for
-        all nodes.  `procs`: executors of this machine; 0: this node only submits, and serves.
-        `functions`: {name: function} that jobs may ask for by name; they run in this process, in a thread,
-        one task at a time.  `may_serve`: False never becomes the server.  `once`: closes when its server is
-        gone, or there is none.  `timeout`: seconds to connect to an address.  `certificates`: what all nodes show,
-        and perhaps ask of one another; none are needed.
-        `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)` with what a
-        driver tells this worker, both from a thread of the node's: they must not block.
+        `addresses`: where the server is, "HOST[:PORT]": one or several, the same for all nodes.
+        `procs`: executors of this machine; with 0 this node does no work of jobs.
+        `functions`: {name: function} that jobs may name; they run in one thread of this process.
+        `may_serve`: whether it may become the server.  `once`: close when the server is lost.
+        `timeout`: seconds to connect to an address.
+        `certificates`: what all nodes show one another, and perhaps ask for; none are needed.
+        `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)`
+        with bytes that a driver sends to this worker; both in threads of the node, and may not block.
         """
         from mmgevent.access.password import find_password
 
-        if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
-            raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
+        check_procs(procs)
         if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
-        (certificates or NO_CERTIFICATES).check_for_equals()
+        certificates = certificates or NO_CERTIFICATES
+        certificates.check_for_equals()
         self._functions = _checked_functions(functions)
         if self._functions and not procs:
             raise UsageError("a node that offers functions does work: give procs=1 or more")
@@ -97,11 +97,6 @@ class Node(Cluster):
         self._started_s = 0.0
         self._closing = threading.Event()
         self._restarter: threading.Thread | None = None
-        memory_bytes = None
-        if segment_memory is not None:
-            from mmgevent.job.options import parse_size
-
-            memory_bytes = parse_size(segment_memory)
         configuration = Configuration(
             procs=procs,
             elect=_parse(addresses),
@@ -109,8 +104,8 @@ class Node(Cluster):
             once=once,
             offers=sorted(self._functions),
             password=find_password(password),
-            certificates=certificates or NO_CERTIFICATES,
-            memory_bytes=memory_bytes,
+            certificates=certificates,
+            memory_bytes=parse_memory(segment_memory),
             timeout=timeout,
             verbose=verbose,
         )
@@ -118,32 +113,34 @@ class Node(Cluster):
 
     @property
     def state(self) -> str:
-        """Where it stands: "connecting", "worker", "server", "occupied" (no candidate is usable) or "closed"."""
+        """The node's state, one of STATES; "occupied" means that no address is usable."""
         self._check_process()
         return self._state
 
     @property
     def reason(self) -> str:
-        """Why it is not at a server; "" while it is."""
+        """Why the node has no server; "" while it has one."""
         self._check_process()
         return self._reason
 
     @property
     def is_server(self) -> bool:
+        """Return whether this node is the server."""
         self._check_process()
         return self._state == "server"
 
     @property
     def address(self) -> Address | None:
-        """(host, port) of the server, as the list has it; None while there is none."""
+        """(host, port) of the server, as in the list of addresses; None while there is none."""
         self._check_process()
         return self._address
 
     def wait(self, state: str | Sequence[str] = PLACED, timeout: float | None = None) -> str:
-        """Wait until the node is in this state, or one of these; return which.
+        """Wait until the node is in this state, or one of these; return it.
 
-        TimeoutError, with what keeps it from it; what closed the node (AuthenticationError,
-        VersionMismatchError, ConnectError, UsageError) if it did not wait for that.
+        TimeoutError that names what prevents it.  If the node is closed and "closed" is not waited
+        for, the error that closed it: AuthenticationError, VersionMismatchError, ConnectError or
+        UsageError.
         """
         self._check_process()
         wanted = (state,) if isinstance(state, str) else tuple(state)
@@ -163,13 +160,14 @@ class Node(Cluster):
             return self._state
 
     def wait_ready(self) -> None:
-        """Wait until there is a server, whoever it is; raise what closed the node."""
+        """Wait until some node is the server; raise the error that closed this node, if one did."""
         self.wait(PLACED)
 
     def tell_drivers(self, data: bytes) -> None:
-        """Tell bytes, 1 MiB at most, to every driver that watches the server of this node's worker.
+        """Send bytes, 1 MiB at most, to every driver that watches the server of this node's worker.
 
-        Nothing says whether it was received; it goes nowhere while there is no server.  UsageError.
+        There is no receipt.  Nothing is sent while there is no server.  UsageError if `data` cannot
+        be sent.
         """
         self._engine.send(*tell_frames(data))
 
@@ -180,7 +178,7 @@ class Node(Cluster):
     def __repr__(self) -> str:
         return f"<Node {self._state}>"
 
-    # the engine
+    # The node's engine.
 
     def _start_engine(self, configuration: Configuration) -> EngineProcess:
         self._started_s = time.monotonic()
@@ -200,7 +198,7 @@ class Node(Cluster):
         return super()._get_engine(lost)
 
     def _on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
-        """Take what comes about no job (in the engine's reading thread)."""
+        """Handle a message about no job (in the engine's reading thread)."""
         if message["type"] == "tell" and not frame.task:
             self._take_tell(frame, message)
             return
@@ -223,7 +221,7 @@ class Node(Cluster):
         try:
             data = self._reassembler.take(frame, message)
         except ProtocolError as error:
-            log.warning("a message of a driver is left out: %s", error)
+            log.warning("a message of a driver is dropped: %s", error)
             return
         if data is not None and self._on_tell is not None:
             try:
@@ -232,7 +230,7 @@ class Node(Cluster):
                 log.exception("on_tell of a node failed")
 
     def _on_engine_end(self, engine: EngineProcess, reason: str) -> None:
-        """Start another engine: the node's own died (in the reading thread of that one)."""
+        """Start another engine, since this one died (in its reading thread)."""
         if self._is_closed or self._state == "closed":
             return
         try:
@@ -246,16 +244,17 @@ class Node(Cluster):
         if engine.refusal is not None:
             self._set("closed", str(engine.refusal), None, engine.refusal)
             return
-        log.warning("the engine of this node is gone, starting another: %s", reason)
+        log.warning("the engine of this node was lost, starting another: %s", reason)
         self._set("connecting", f"its engine ended: {reason}", None, None)
-        # In a thread of its own: whoever needs an engine before that waits, with the lock, for the reading thread.
+        # In a thread of its own: a caller that needs an engine may hold the lock and wait for the
+        # reading thread.
         self._restarter = threading.Thread(
             target=self._restart, args=(reason,), name="mmgevent-node-restart", daemon=True
         )
         self._restarter.start()
 
     def _restart(self, reason: str) -> None:
-        """Start another engine, unless a job has done so."""
+        """Start another engine, unless a job has started one."""
         if time.monotonic() - self._started_s < SHORT_LIFE_S:
             self._closing.wait(RESTART_PAUSE_S)
         try:
@@ -290,7 +289,7 @@ class Node(Cluster):
 
 
 def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Address]:
-    """Return the candidates, each once, in order; UsageError for what is none."""
+    """Return the addresses, each once, in order; UsageError for what is no address."""
     if isinstance(addresses, (str, int)):
         return parse_addresses(str(addresses))
     if isinstance(addresses, tuple) and len(addresses) == 2 and type(addresses[1]) is int:

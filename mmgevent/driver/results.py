@@ -1,7 +1,8 @@
 """Turn the records of a job into its results, in the user's process: finishfn, and the dict.
 
-User code runs here between two of our generators: below it the driver, which raises what became of the job; above it
-whoever asked for the results.  Only what finishfn itself raises is its fault.
+User code runs here between two of our generators.  Below it is the driver, which raises the errors
+of the job.  Above it is the caller that asked for the results.  Only errors that finishfn itself
+raises are its own.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ def apply_finish(
     records: Iterable[Record],
     argv: Sequence[str] | None = None,
 ) -> Iterator[Record]:
-    """Yield the results: `records` after finishfn, in its order; the records themselves without one.
+    """Yield the results: `records` after finishfn, in its order.
 
-    `argv`: what finishfn sees as `sys.argv`, if it is not that of this process.
+    The records themselves if it is None.
 
-    Raises JobError, kind "finish", for an Exception or SystemExit of finishfn or for what it yields that is no pair;
-    what `records` raises and KeyboardInterrupt pass unchanged.
+    `argv`: what finishfn sees as `sys.argv`, or None for that of this process.
+
+    Raises JobError, kind "finish", for an Exception or SystemExit of finishfn, and if it yields
+    something that is no pair.  Errors of `records` and KeyboardInterrupt pass unchanged.
     """
     if finishfn is None:
         return iter(records)
@@ -42,8 +45,9 @@ def apply_finish(
 def build_dict(records: Iterable[Record]) -> dict[Any, Any]:
     """Return the results as a dict.
 
-    Raises DuplicateKeyError where it would lose a record, JobError for a key that is unhashable (both only come from
-    iterator forms and finishfn), and what `records` raises.
+    Raises DuplicateKeyError if a dict would lose a record, and JobError for a key that is
+    unhashable: only iterator forms and finishfn give such records.  Errors of `records` pass
+    unchanged.
     """
     results: dict[Any, Any] = {}
     for count, (key, value) in enumerate(records, 1):
@@ -76,10 +80,10 @@ def _finish_each(finishfn: Callable[..., Any], records: Iterable[Record]) -> Ite
 def _finish_all(
     finishfn: Callable[..., Any], records: Iterable[Record], argv: list[str] | None
 ) -> Iterator[Record]:
-    if argv is not None:  # while finishfn waits for the records, this program sees its own
+    if argv is not None:  # while finishfn waits for records, the program sees its own `sys.argv`
         records = items_showing(sys.argv, records)
     source = _Source(records)
-    # None, a number and the like are refused below like anything else that raises here
+    # None, a number and the like are refused below, as is anything else that raises here.
     results = _call(source, calls_showing(argv, lambda: iter(_items_of(finishfn(source.read())))))
     advance = calls_showing(argv, lambda: next(results, _END))
     while True:
@@ -95,13 +99,13 @@ _END: Any = object()
 
 
 class _Source:
-    """The records on their way into a finishfn of iterator form."""
+    """The records that a finishfn of iterator form reads."""
 
     def __init__(self, records: Iterable[Record]):
         self._records = records
-        #: what `records` raised, however finishfn dealt with it
+        #: the error of `records`, even if finishfn has caught it; None if there is none
         self.error: BaseException | None = None
-        #: key of the last record that was read
+        #: the key of the last record that was read
         self.key: Any = NO_KEY
 
     def read(self) -> Iterator[Record]:
@@ -117,7 +121,7 @@ class _Source:
 
 
 def _call(source: _Source, action: Callable[[], Any]) -> Any:
-    """Call user code that reads from `source`; what our side raised under it stays what it was."""
+    """Call user code that reads from `source`; an error of our side passes unchanged."""
     try:
         result = action()
     except (Exception, SystemExit) as error:
@@ -126,7 +130,7 @@ def _call(source: _Source, action: Callable[[], Any]) -> Any:
         if isinstance(error, JobError):
             raise
         raise blame_driver_code(error, "finish", "finishfn", source.key) from error
-    if source.error is not None:  # finishfn swallowed it
+    if source.error is not None:  # finishfn has caught it
         raise source.error
     return result
 

@@ -1,8 +1,8 @@
 """The items of a job that were set aside, as its driver keeps them.
 
-Executors send them as rows (see `tasks.skipping`), many at a time; the server names single ones, which
-killed the executors that mapped them. All are kept in an unlinked file, in the order in which they came, and
-are decoded when somebody asks for them.
+Executors send them as rows (see `tasks.skipping`), many at a time.  The server names single ones,
+which killed the executors that mapped them.  All are kept in an unlinked file, in the order in
+which they were received, and are decoded when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mmgevent.errors import JobError
 from mmgevent.tasks.records import SegmentError, decode_segment, decode_value, encode_segment, measure_segment
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
-#: Bytes of rows with the values of their items that are kept on disk. Rows beyond that are kept without.
+#: Largest file of rows with the values of their items, bytes.  Later rows are kept without values.
 MAX_VALUES_BYTES = 1024 * 1024 * 1024
 
-#: batch and bytes of the segment that follows
+#: Header of a segment in the file: its batch, and its size in bytes.
 _HEADER = struct.Struct("<QQ")
 
 _UNREADABLE = "it could not be read"
@@ -32,7 +32,7 @@ Found = Iterable[tuple[Place, tuple[Any, Any]]]
 
 
 class NotKept:
-    """Stands for the value of an item that was set aside, where it can no longer be had."""
+    """Stands for the value of an item that was set aside and can no longer be had."""
 
     def __init__(self, reason: str):
         #: why, in a sentence
@@ -43,18 +43,20 @@ class NotKept:
 
 
 class SetAside:
-    """Keeps what was set aside; one thread adds, any may read."""
+    """Keeps the items that were set aside.  One thread adds, any thread may read."""
 
     def __init__(self) -> None:
         self.count = 0
         self._rows = _RowFile()
 
     def add_rows(self, batch: int, worker: str, data: Any) -> Iterator[dict[str, Any]]:
-        """Take the segments of rows of one task; return an iterator over the failures in them.
+        """Add the segments of rows of one task; return an iterator over the failures in them.
 
-        Rows are decoded only as far as the iterator is read: a failure that nobody looks at costs nothing.
+        Rows are decoded only as far as the iterator is read: a failure that nobody looks at costs
+        nothing.
 
-        JobError (kind "record") for what cannot be read here, kind "disk" where it cannot be kept.
+        JobError, kind "record", for rows that cannot be read here; kind "disk" if they cannot be
+        kept.
         """
         offset = 0
         while offset < len(data):
@@ -73,7 +75,10 @@ class SetAside:
     def add_item(
         self, batch: int, position: int, failure: dict[str, Any], item: tuple[Any, bytes | None] | None
     ) -> None:
-        """Take an item that the server has set aside; `item` is its key and pickled value where they are known."""
+        """Add an item that the server has set aside.
+
+        `item` is its key and pickled value, or None if unknown.
+        """
         key, value = item or (None, None)
         if item is not None:
             failure = {**failure, "item_key": key}
@@ -82,7 +87,7 @@ class SetAside:
         self.count += 1
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return the failures of the last items, MAX_REMEMBERED at most, as `handle.skipped()` gives them.
+        """Return the failures of the last items for `handle.skipped()`, MAX_REMEMBERED at most.
 
         JobError (kind "record") for a row that cannot be read here.
         """
@@ -94,9 +99,10 @@ class SetAside:
     def items(self, read_again: Callable[[list[Place]], Found]) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of all items: those whose values are kept, then the others.
 
-        `read_again(places)` gives (place, (key, value)) of those of the (batch, position) that can be had.
+        `read_again(places)` yields (place, (key, value)) for those (batch, position) that can be
+        read again.
         """
-        missing: dict[Place, tuple[Any, Any]] = {}  # to its key and the kind of its failure
+        missing: dict[Place, tuple[Any, Any]] = {}  # its key and the kind of its failure
         rows = self._rows
         for batch, key, (position, value, type_, _, failure) in rows.read():
             if value is not None:
@@ -104,7 +110,7 @@ class SetAside:
             else:
                 known_key = key if type_ is not None else failure.get("key")
                 missing[batch, position] = known_key, failure.get("kind")
-        if missing and rows is self._rows:  # else the places are those of a submission that is over
+        if missing and rows is self._rows:  # else the places belong to a submission that was lost
             for place, item in read_again(sorted(missing)):
                 del missing[place]
                 yield item
@@ -112,13 +118,13 @@ class SetAside:
             yield key, NotKept(_UNREADABLE if kind == "input" else _TOO_LARGE)
 
     def clear(self) -> None:
-        """Forget everything: the job is submitted again."""
+        """Forget everything, since the job is submitted again."""
         self.count = 0
-        self._rows = _RowFile()  # whoever reads the old one goes on
+        self._rows = _RowFile()  # readers of the old one go on
 
 
 def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the failures in segments of rows: of executors of a worker, or, if it is None, of the server itself."""
+    """Yield the failures in segments of rows.  They are a worker's or, with None, the server's."""
     offset = 0
     while offset < len(data):
         try:
@@ -143,7 +149,7 @@ def _unreadable(error: SegmentError) -> JobError:
 
 
 class _Segment(NamedTuple):
-    """Where a segment is in the file, its rows, and who sent it, see `_failures_in`."""
+    """A segment in the file: its place, its rows, and the worker it is from (None: the server)."""
 
     at: int
     n_bytes: int
@@ -152,18 +158,18 @@ class _Segment(NamedTuple):
 
 
 class _RowFile:
-    """Rows in an unlinked file, which is made when it is needed and closed when this is forgotten."""
+    """Rows in an unlinked file, which is opened with the first row and closed with this object."""
 
     def __init__(self) -> None:
         self._file: Any = None
-        #: bytes of whole rows, which may be read
+        #: bytes of complete rows, which may be read
         self.n_bytes = 0
-        #: the last segments, of as few rows as make up MAX_REMEMBERED
+        #: the last segments, just enough for MAX_REMEMBERED rows
         self._last: deque[_Segment] = deque()
         self._last_rows = 0
 
     def read(self) -> Iterator[tuple[int, Any, Any]]:
-        """Yield (batch, key, row) of all rows that are there now."""
+        """Yield (batch, key, row) of all rows that are in the file now."""
         at, end = 0, self.n_bytes
         while at < end:
             fd = self._file.fileno()
@@ -174,7 +180,7 @@ class _RowFile:
                 yield batch, key, row
 
     def last(self, rows: int) -> Iterator[tuple[str | None, bytes]]:
-        """Yield (worker, segment) of the last segments: they have so many rows, or more, or are all there are."""
+        """Yield (worker, segment) of the last segments: enough for so many rows, or all."""
         chosen: list[_Segment] = []
         for segment in reversed(list(self._last)):
             if rows <= 0:
@@ -185,7 +191,7 @@ class _RowFile:
             yield segment.worker, os.pread(self._file.fileno(), segment.n_bytes, segment.at)
 
     def append(self, batch: int, segment: bytes, rows: int, worker: str | None) -> None:
-        """Add the rows of a batch; JobError (kind "disk") where there is no room for them."""
+        """Add the rows of a batch; JobError (kind "disk") if there is no room for them."""
         try:
             if self._file is None:
                 import tempfile

@@ -1,11 +1,11 @@
-"""Watching: a program sees workers come and go, and tells them things.
+"""Watching: a program sees workers join and leave, and exchanges messages with them.
 
-A `Watch` is the cluster's side of it.  Its numbers are its own and are never used
-twice, so that what is told to a worker that left does not reach another one which has its number on
-another server.  The callbacks run in the thread that reads from the engine.
+A `Watch` gives each worker a number of its own and never uses one twice.  So a message to a worker
+that left does not reach another worker that has the same number on another server.  The callbacks
+run in the thread that reads from the engine.
 
-A lost server, or engine, means `on_left` for every worker; a thread of the watch then waits for the next
-one and watches there.  It sleeps unless something is lost.
+When the server or the engine is lost, every worker has left.  A thread of the watch then waits for
+the next server and watches there.  It sleeps unless something is lost.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from mmgevent.driver.cluster import PeerInfo
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.errors import MmgeventError, ProtocolError, UsageError
 from mmgevent.machine.resources import start_thread
@@ -26,9 +25,23 @@ from mmgevent.wire.user_messages import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 
-START_S = 60.0  #: between two looks at an engine that is not ready, or a node without a server
-PAUSE_S = 1.0  #: before another engine is tried, when one could not start
-MAX_REASON_BYTES = 500  #: of a dismissal
+#: Time to wait for an engine, or for a node's server, before the watch looks for another engine,
+#: seconds.
+ENGINE_S = 60.0
+#: Pause before another engine is tried, if one could not start, seconds.
+PAUSE_S = 1.0
+#: Longest reason of a dismissal, bytes.  Longer ones are shortened.
+MAX_REASON_BYTES = 500
+
+
+class PeerInfo(NamedTuple):
+    """A worker that is present, as `watch` describes it."""
+
+    number: int  #: this cluster's number of it, never used again
+    name: str  #: "host/pid", or the name it was given
+    address: str  #: "HOST:PORT" it connects from; "local" for the worker in the server's own engine
+    slots: int
+    offers: tuple[str, ...]  #: the names of the functions that its process offers
 
 
 OnJoined = Callable[[PeerInfo], None]
@@ -37,7 +50,7 @@ OnTell = Callable[[int, bytes], None]
 
 
 class Watch:
-    """The workers of a cluster's server, and what they tell."""
+    """The workers of a cluster's server, and their messages."""
 
     def __init__(
         self,
@@ -46,16 +59,16 @@ class Watch:
         on_left: OnLeft,
         on_tell: OnTell,
     ):
-        """`get_engine` is the cluster's; what it raises ends the watch."""
+        """`get_engine` is the cluster's; an error that it raises ends the watch."""
         self._get_engine = get_engine
         self._on_joined = on_joined
         self._on_left = on_left
         self._on_tell = on_tell
         self._handlers = {"joined": self._take_joined, "left": self._take_left, "tell": self._take_tell}
-        self._lock = threading.Lock()  # of the four below
-        self._engine: EngineProcess | None = None  # where it watches
+        self._lock = threading.Lock()  # guards the four below
+        self._engine: EngineProcess | None = None  # the engine that is watched
         self._peers: dict[int, int] = {}  # the server's number of each worker -> ours
-        self._numbers: dict[int, int] = {}  # and back
+        self._numbers: dict[int, int] = {}  # our number -> the server's
         self._next_number = 1
         self._reassembler = Reassembler()
         self._closing = threading.Event()
@@ -65,7 +78,10 @@ class Watch:
         start_thread(self._thread)
 
     def tell(self, number: int, data: Any) -> None:
-        """Tell bytes to a worker; nothing happens if it left.  UsageError for what cannot be told."""
+        """Send bytes to a worker's program.
+
+        Nothing happens if it left.  UsageError if they cannot be sent.
+        """
         engine, peer = self._find(number)
         frames = tell_frames(data, peer)
         if engine is not None:
@@ -78,7 +94,7 @@ class Watch:
             engine.send(control("dismiss", task=peer, reason=shorten(reason, MAX_REASON_BYTES)))
 
     def lose(self, reason: str) -> None:
-        """The server is gone, or another: every worker has left, and the watch begins anew."""
+        """Note that the server was lost or replaced: every worker has left."""
         with self._lock:
             self._engine = None
             lost, self._peers, self._numbers = list(self._numbers), {}, {}
@@ -88,26 +104,26 @@ class Watch:
             self._call(self._on_left, number, reason)
 
     def close(self) -> None:
-        """No callback begins after this; `join` ends the rest."""
+        """Begin no more callbacks; `join` waits for the thread."""
         self._closing.set()
         self._wanted.set()
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread, once the cluster is closed."""
+        """Wait for the thread after `close`."""
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
-    # in the engine's reading thread
+    # What runs in the engine's reading thread.
 
     def on_message(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
-        """Take what an engine says about no job; what is not of the engine that is watched is late."""
+        """Handle a message about no job; one of an engine that is no longer watched is ignored."""
         handler = self._handlers.get(message["type"])
         if handler is not None and engine is self._engine:
             handler(engine, frame, message)
 
     def _take_joined(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
         peer = frame.task
-        self._reassembler.forget(frame.lane)  # known already, if the server was asked twice
+        self._reassembler.forget(frame.lane)  # it is known if the server was asked twice
         with self._lock:
             if engine is not self._engine or peer in self._peers:
                 return
@@ -150,17 +166,17 @@ class Watch:
             log.exception("a callback of watch failed: %r", callback)
 
     def _find(self, number: int) -> tuple[EngineProcess | None, int]:
-        """Return where a worker is; (None, 0) once it has left."""
+        """Return the engine of a worker and the server's number of it; (None, 0) if it has left."""
         if type(number) is not int:
             raise UsageError(f"a worker is named by its number, as on_joined got it, not by {number!r}")
         with self._lock:
             peer = self._numbers.get(number)
             return (None, 0) if peer is None else (self._engine, peer)
 
-    # in the thread of the watch
+    # What runs in the thread of the watch.
 
     def _keep(self) -> None:
-        """Watch, and again when that is lost, until the cluster closes or has no engine any more."""
+        """Watch one engine after another, until the cluster closes or has no engine."""
         failed: EngineProcess | None = None
         while True:
             self._wanted.wait()
@@ -171,12 +187,12 @@ class Watch:
                 engine = self._get_engine(None)
             except MmgeventError as error:
                 if not self._closing.is_set():
-                    log.warning("workers are not watched any more: %s", error)
+                    log.warning("workers are no longer watched: %s", error)
                 return
             fault = self._subscribe(engine)
             if fault is None:
                 continue
-            if engine is failed:  # and the cluster has no other: it never worked
+            if engine is failed:  # the cluster has no other engine, and this one never worked
                 log.warning("no workers are watched: %s", fault)
                 return
             if not isinstance(fault, TimeoutError):
@@ -185,12 +201,12 @@ class Watch:
             self._wanted.set()
 
     def _subscribe(self, engine: EngineProcess) -> MmgeventError | TimeoutError | None:
-        """Watch the workers of this engine's server; return what prevents it."""
+        """Watch the workers of this engine's server; return what prevents it, or None."""
         try:
-            engine.wait_ready(START_S)
+            engine.wait_ready(ENGINE_S)
             with self._lock:
                 self._engine = engine
-            # About no job: job 0.  It is lost with the engine, or, of a node, with the server.
+            # Job 0 is about no job.  It is lost with the engine, or, at a node, with the server.
             engine.add_job(0, _ignore, self.lose)
             engine.wait_ready(0)  # it may have been lost just before
         except (MmgeventError, TimeoutError) as fault:
@@ -200,4 +216,4 @@ class Watch:
 
 
 def _ignore(frame: Frame) -> None:
-    """There are no frames of job 0."""
+    """Do nothing: there are no frames of job 0."""

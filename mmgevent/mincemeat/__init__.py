@@ -1,6 +1,6 @@
 """The API of mincemeat.py, over this engine: `import mmgevent.mincemeat as mincemeat`.
 
-What differs from the original, and what a script needs besides: docs/from-mincemeat.md.
+docs/from-mincemeat.md says what differs from the original, and what a script needs besides.
 """
 
 from __future__ import annotations

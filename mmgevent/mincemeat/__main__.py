@@ -1,6 +1,6 @@
 """The worker command of mincemeat.py: `python -m mmgevent.mincemeat -p PASSWORD [-P PORT] [HOST]`.
 
-It works for the Server at HOST until that is gone.  Functions come from the Server.
+It works for the Server at HOST until the Server ends.  The Server sends the functions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Work until the Server is gone; return the exit code."""
+    """Work until the Server ends; return the exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.loud or arguments.verbose:
         logging.basicConfig(level=logging.DEBUG if arguments.loud else logging.INFO)
     if not arguments.password:
-        raise PasswordError("no password was given: add that of the Server, -p PASSWORD")
+        raise PasswordError("no password was given: add the Server's, -p PASSWORD")
     client = Client()
     client.conn(arguments.host, arguments.port, arguments.password)
     if not client.authenticated():
@@ -39,15 +39,15 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {NAME}",
-        description="Work for a mincemeat Server until it is gone.",
-        epilog="mmg-worker, which stays and uses all cores, can do it as well.",
+        description="Work for a mincemeat Server until it ends.",
+        epilog="mmg-worker does the same, uses all cores, and stays when the Server ends.",
     )
     parser.add_argument(
         "-p", "--password", default="", help="the password; other users of this machine can see it"
     )
     parser.add_argument("-P", "--port", type=int, default=DEFAULT_PORT, help="default %(default)s")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what happens")
-    parser.add_argument("-V", "--loud", action="store_true", help="say everything")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser.add_argument("-V", "--loud", action="store_true", help="log everything")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("host", nargs="?", default="", help="where the Server is (default: this machine)")
     return parser

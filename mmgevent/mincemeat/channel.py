@@ -1,6 +1,6 @@
 """Commands in both directions between a Server and one Client.
 
-`Conversation` is what both ends do: send commands, answer pings, give the rest to
+`Conversation` is what both ends do: it sends commands, answers pings, and passes other commands to
 `unrecognized_command`.  `ServerChannel` is the Server's end, one for each worker.
 """
 
@@ -11,18 +11,17 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmgevent.errors import ProtocolError
 from mmgevent.mincemeat.commands import CommandReader, encode_command, number_message
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import PeerInfo
-    from mmgevent.mincemeat.server import Server
+    from mmgevent.driver.watching import PeerInfo
 
 log = logging.getLogger(__name__)
 
-#: the first command of a Client: workers of other kinds answer no ping, and need not
+#: The first command of a Client.  Workers of other kinds do not send it, and answer no pings.
 INTRODUCTION = "mincemeat client"
 
 
@@ -34,8 +33,8 @@ class Conversation(ABC):
 
     def _begin(self) -> None:
         self._reader = CommandReader()
-        self._sending = threading.Lock()  # the messages of one command follow one another
-        self._sent = 0  # messages
+        self._sending = threading.Lock()  # keeps the messages of one command together
+        self._sent = 0  # number of messages
 
     if TYPE_CHECKING:
 
@@ -45,13 +44,13 @@ class Conversation(ABC):
 
     @abstractmethod
     def _tell(self, data: bytes) -> None:
-        """Send bytes to the other end; what cannot arrive any more is dropped."""
+        """Send bytes to the other end; they are dropped if it is no longer connected."""
 
     def send_command(self, command: str, data: Any = None, txn: Any = None) -> None:
         """Send a command, from any thread, without waiting for it to arrive.
 
-        `data` and `txn` are anything that can be pickled.  UsageError for what cannot, or is too big.
-        Dropped where the connection is gone.
+        `data` and `txn` are anything that can be pickled.  UsageError if they cannot, or are too
+        large. The command is dropped if the connection is closed.
         """
         messages = encode_command(command, data, txn)
         if self.closed:
@@ -65,7 +64,7 @@ class Conversation(ABC):
     def send_command_backchannel(
         self, command: str, data: Any = None, txn: Any = None, timeout: float | None = None
     ) -> None:
-        """Do as `send_command`, which any thread may call; `timeout` is not needed any more."""
+        """Do as `send_command`, which any thread may call; `timeout` has no effect."""
         self.send_command(command, data, txn)
 
     def ping(
@@ -75,7 +74,10 @@ class Conversation(ABC):
         now: float | None = None,
         backchannel: float | bool | None = False,
     ) -> None:
-        """Send a "ping" that carries `(message, payload)`; its txn is the time, as text, and comes back with the "pong"."""
+        """Send a "ping" that carries `(message, payload)`.
+
+        Its txn is the time, as text.  The "pong" carries it back.
+        """
         if message is None:
             message = f"from {socket.gethostname()}"
         if payload is None:
@@ -83,11 +85,14 @@ class Conversation(ABC):
         self.send_command("ping", (message, payload), txn=f"{time.time() if now is None else now:.6f}")
 
     def unrecognized_command(self, command: str, data: Any = None, txn: Any = None) -> Any:
-        """Handle a command of one's own; what is not true closes this connection."""
+        """Handle a command of the script's own; a false result closes this connection."""
         return False
 
     def _receive(self, message: bytes) -> None:
-        """Handle what came; whatever is wrong with it closes this connection, and no other."""
+        """Handle a received message.
+
+        If anything is wrong with it, this connection closes and no other.
+        """
         try:
             command = self._reader.feed(message)
             if command is not None and not self._process_command(*command):
@@ -114,16 +119,30 @@ class Conversation(ABC):
     def _handle_pong(self, command: str, data: Any, txn: Any) -> None: ...
 
 
+class Hub(Protocol):
+    """What a ServerChannel needs of its Server."""
+
+    def unrecognized_command(
+        self, command: str, data: Any = None, txn: Any = None, chan: ServerChannel | None = None
+    ) -> Any: ...
+
+    def pong(self, chan: ServerChannel, command: str, data: Any, txn: Any) -> None: ...
+
+    def _tell(self, channel: ServerChannel, data: bytes) -> None: ...
+
+    def _dismiss(self, channel: ServerChannel) -> None: ...
+
+
 class ServerChannel(Conversation):
     """The Server's end of the connection to one worker."""
 
-    def __init__(self, server: Server, peer: PeerInfo):
+    def __init__(self, server: Hub, peer: PeerInfo):
         self._begin()
         self.server = server
         self.number = peer.number
         #: (host, port) of the worker
         self.addr = _split(peer.address)
-        #: it runs a Client, which has a process to answer commands; others are plain workers
+        #: whether the worker runs a Client, which answers commands; plain workers do not
         self.is_client = False
         self.shutdown = False
         self.closed = False
@@ -132,13 +151,13 @@ class ServerChannel(Conversation):
         return f"SvrChn>{self.addr[0]}:{self.addr[1]}"
 
     def handle_close(self) -> None:
-        """Close the connection to this worker; called again when it is gone."""
+        """Close the connection to this worker; called again when it is closed."""
         if not self.shutdown and not self.closed:
             self.shutdown = True
             self.server._dismiss(self)
 
     def unrecognized_command(self, command: str, data: Any = None, txn: Any = None) -> Any:
-        """Give the command to the Server, with this channel."""
+        """Pass the command to the Server, with this channel."""
         return self.server.unrecognized_command(command, data, txn, chan=self)
 
     def _tell(self, data: bytes) -> None:

@@ -1,8 +1,8 @@
-"""The Client of mincemeat scripts: a worker with one executor, in whose process methods may run, too.
+"""The Client of mincemeat scripts: a worker with one executor.
 
-It is a `Node` that never becomes the server and ends with the one it found.  Functions that the
+It is a `Node` that never becomes the server and ends with the server it found.  Functions that the
 Server sends run in an executor.  The methods `mapfn`, `collectfn` and `reducefn` of a subclass are
-offered to Servers that send none; they run here, in a thread of the engine's, one task at a time.
+offered to Servers that send none.  They run here, in a thread of the engine's, one task at a time.
 Commands are handled in the thread that calls `process`.
 """
 
@@ -24,19 +24,19 @@ from mmgevent.errors import (
     VersionMismatchError,
 )
 from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
-from mmgevent.mincemeat.endpoint import MAX_WAITING_BYTES, MESSAGE_BYTES, Endpoint, Map
+from mmgevent.mincemeat.endpoint import MAX_UNPROCESSED_BYTES, MESSAGE_BYTES, Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule, timer
 from mmgevent.mincemeat.taskmanager import COLLECTFN, MAPFN, REDUCE_ONLY, REDUCEFN, reduce_whole
 from mmgevent.wire.hello import VERSION
 
 log = logging.getLogger(__name__)
 
-#: to start an engine and to prove the password, on a machine that is busy
+#: Time to start an engine and prove the password, seconds.  A busy machine takes long.
 CONNECT_S = 60.0
 
 
 class Client(Conversation, Endpoint):
-    """Work for one Server until it is gone."""
+    """Work for one Server until it ends."""
 
     mapfn: Any = None
     collectfn: Any = None
@@ -50,22 +50,23 @@ class Client(Conversation, Endpoint):
         self._begin()
         self._node: Node | None = None
         self._is_lost = False
-        self._is_made = threading.Event()  # the node, to which its thread's calls refer
+        self._is_made = threading.Event()  # `_node` is set, which its thread's calls use
         self._connect_by_s = 0.0
-        self._telling = threading.Lock()  # of the two below, and of the order in which things are told
-        self._unsent: list[bytes] | None = None  # what waits for the connection
+        self._telling = threading.Lock()  # guards the two below, and the order of messages
+        self._unsent: list[bytes] | None = None  # messages that wait for the connection
         self._unsent_bytes = 0
         #: (host, port) of the Server
         self.addr: tuple[str, int] | None = None
-        #: "Done" once the Server has proved the password, and ever after
+        #: "Done" from the moment when the Server has proved the password; None before
         self.auth: str | None = None
-        #: what kept it from the Server, or ended it: AuthenticationError, ConnectError, ... or None
+        #: the error that refused or ended the connection (AuthenticationError, ConnectError, ...),
+        #: or None
         self.error: Exception | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if vars(cls).get("mapfn") or vars(cls).get("reducefn"):
-            import mmgevent.executor.offered  # noqa: F401 # 45 ms, for which a constructor has no time
+            import mmgevent.executor.offered  # noqa: F401 # 45 ms, too long for a constructor
 
     def name(self) -> str:
         host, port = self.addr or (None, None)
@@ -79,11 +80,14 @@ class Client(Conversation, Endpoint):
         asynchronous: bool = False,
         **credentials: Any,
     ) -> None:
-        """Begin to connect, and return; unless `asynchronous`, work until the Server is gone.
+        """Begin to connect; unless `asynchronous`, work until the Server ends.
 
-        `interface`: the Server's host, "" is localhost.  `password` None: the attribute.  Other keywords are
-        ignored.  `authenticated` waits for the connection; one that is refused leaves it False, and `error` says
-        why.  PasswordError for an empty password.
+        `interface`: the Server's host; "" is localhost.
+        `password`: None for the attribute.  PasswordError if it is empty.
+        Other keywords are ignored.
+
+        `authenticated` waits for the connection.  If it is refused, that returns False and `error`
+        says why.
         """
         for name in credentials:
             log.info("%s ignores %s", self.name(), name)
@@ -125,7 +129,7 @@ class Client(Conversation, Endpoint):
         self.handle_close()
 
     def _offers(self) -> dict[str, Callable[..., Any]]:
-        """Return what Servers that send no functions may use."""
+        """Return the methods that Servers without functions of their own may use."""
         offers: dict[str, Callable[..., Any]] = {}
         if self.mapfn:
             offers = {MAPFN: self.mapfn, COLLECTFN: self.collectfn or _keep_values}
@@ -134,9 +138,10 @@ class Client(Conversation, Endpoint):
         return offers
 
     def authenticated(self, timeout: float | None = 0.0) -> bool:
-        """Has the Server proved the password?  Waits up to `timeout` seconds; stays True when it is gone.
+        """Wait up to `timeout` seconds; return whether the Server has proved the password.
 
-        The time that it takes to connect does not count, unless `timeout` is 0: an engine has to start for it.
+        It stays True when the Server has ended.  The time to connect does not count, unless
+        `timeout` is 0: an engine has to start first.
         """
         if timeout is not None and timeout > 0 and self._is_connecting():
             timeout = max(timeout, self._connect_by_s - timer())
@@ -149,23 +154,26 @@ class Client(Conversation, Endpoint):
         return self._node is not None and self.auth is None and not self._is_gone()
 
     def finished(self, timeout: float | None = 0.0) -> bool:
-        """Is the Server gone, or this Client closed?  Waits up to `timeout` seconds."""
+        """Wait up to `timeout` seconds.
+
+        Return whether the Server has ended or this Client is closed.
+        """
         return self._wait_for(self._is_gone, timeout)
 
     def _is_gone(self) -> bool:
         return self.shutdown or self.closed or self._is_lost
 
     def pong(self, command: str, data: Any, txn: Any) -> None:
-        """Be told that the Server answered a ping."""
+        """Note that the Server answered a ping."""
 
     def _handle_pong(self, command: str, data: Any, txn: Any) -> None:
         self.pong(command, data, txn)
 
     def _tell(self, data: bytes) -> None:
         with self._telling:
-            if self._unsent is not None and self.auth is None:  # there is nobody to tell yet
+            if self._unsent is not None and self.auth is None:  # not connected yet
                 self._unsent_bytes += MESSAGE_BYTES + len(data)
-                if self._unsent_bytes <= MAX_WAITING_BYTES:
+                if self._unsent_bytes <= MAX_UNPROCESSED_BYTES:
                     self._unsent.append(data)
                     return
                 self._unsent = None
@@ -176,7 +184,7 @@ class Client(Conversation, Endpoint):
             log.error("%s: too many commands wait for the Server: closing", self.name())
             self.handle_close()
 
-    # in threads of the node's
+    # What runs in threads of the node.
 
     def _on_state(self, state: str, reason: str) -> None:
         self._is_made.wait()
@@ -188,7 +196,7 @@ class Client(Conversation, Endpoint):
             if self.auth is None:
                 self._refuse(self._find_refusal())
             else:
-                log.info("%s: the Server is gone: %s", self.name(), reason)
+                log.info("%s: the Server was lost: %s", self.name(), reason)
             self._wake()
 
     def _note_authenticated(self) -> None:
@@ -202,7 +210,7 @@ class Client(Conversation, Endpoint):
         self._wake()
 
     def _find_refusal(self) -> Exception:
-        """Return what closed the node."""
+        """Return the error that closed the node."""
         assert self._node is not None
         try:
             self._node.wait("worker", 0)
@@ -215,7 +223,7 @@ class Client(Conversation, Endpoint):
             log.error("%s: too many commands wait to be processed: closing", self.name())
             self.handle_close()
 
-    # in the thread that processes
+    # What runs in the thread that processes.
 
     def _advance(self) -> None:
         if self._is_lost and not self.shutdown:

@@ -1,8 +1,8 @@
 """Commands that programs send one another, as opaque bytes: `(command, data, txn)`, pickled.
 
-They travel through the engine's server, which never looks inside.  Whoever decodes them is
-the user's process at either end, whose peer has proved the password; pickle, rather than JSON,
-because payloads keep their tuples, bytes and keys of any type.
+They pass through the engine's server, which never looks inside.  Only the users' processes at both
+ends decode them, and both have proved the password.  They are pickled rather than written as JSON,
+so payloads keep their tuples, bytes and keys of any type.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import struct
 from typing import Any
 
 from mmgevent.errors import ProtocolError, UsageError
+from mmgevent.wire.user_messages import MAX_TELL_BYTES
 
-#: before each message: its number on this connection, modulo 2**32. What a receiver does not keep up with is dropped
-#: on the way, whole messages, and commands of which some are missing must not be taken for others
+#: Header of a message: its number on this connection, modulo 2**32.  Messages that a slow receiver
+#: does not take are dropped on the way.  The number shows it, so that no parts of two commands are
+#: joined.
 _NUMBER = struct.Struct(">I")
-#: what one message between programs may hold, less its number and the byte that says whether more follows
-PART_BYTES = 1024 * 1024 - _NUMBER.size - 1
-#: of one command: what waits for a slow receiver is bounded at twice that; more is the result of a job
+#: Payload of one message, bytes: the largest message between programs less
+#: its number and the byte that says whether more follows.
+PART_BYTES = MAX_TELL_BYTES - _NUMBER.size - 1
+#: Largest command, bytes.  The limit on what waits for a slow receiver is twice that.  More data
+#: should be the result of a job.
 MAX_COMMAND_BYTES = 4 * 1024 * 1024
 
 _LAST, _MORE = b"\0", b"\1"
@@ -27,12 +31,15 @@ Command = tuple[str, Any, Any]
 
 
 def encode_command(command: str, data: Any, txn: Any) -> list[bytes]:
-    """Return the messages that carry one command; UsageError for what is no str, cannot be pickled or is too big."""
+    """Return the messages that carry one command.
+
+    UsageError for a name that is no str, and for data that cannot be pickled or is too large.
+    """
     if not isinstance(command, str):
         raise UsageError(f"a command is named by a str, got {type(command).__name__}")
     try:
         payload = pickle.dumps((command, data, txn), protocol=4)
-    except Exception as error:  # pickle raises whatever the objects' own methods do
+    except Exception as error:  # pickle raises whatever the objects' own methods raise
         raise UsageError(f"the data of command {command!r} cannot be pickled: {error}") from error
     if len(payload) > MAX_COMMAND_BYTES:
         raise UsageError(
@@ -49,28 +56,30 @@ def number_message(number: int, message: bytes) -> bytes:
 
 
 class CommandReader:
-    """Puts the commands of one peer together."""
+    """Joins the messages of one peer to commands."""
 
     def __init__(self) -> None:
-        self._next: int | None = None  # whoever begins to listen late has missed some
+        self._next: int | None = None  # a reader that begins late has missed some
         self._parts: list[bytes] = []
         self._size = 0
 
     def feed(self, message: bytes) -> Command | None:
-        """Take a message with its number; return the command that it completes.
+        """Add a message with its number; return the command that it completes, or None.
 
-        ProtocolError for what is none, and where messages before it are missing.
+        ProtocolError for a message that is not of a command, and if earlier messages are missing.
         """
         if len(message) <= _NUMBER.size:
-            raise ProtocolError("what came is no command; both sides must be mmgevent.mincemeat")
+            raise ProtocolError("received no command; both sides must be mmgevent.mincemeat")
         (number,) = _NUMBER.unpack_from(message)
         if self._next not in (None, number):
-            raise ProtocolError("commands were lost: more came than this side kept up with")
+            raise ProtocolError("commands were lost: this side did not keep up with the sender")
         self._next = (number + 1) % 2**32
         mark, part = message[_NUMBER.size : _NUMBER.size + 1], message[_NUMBER.size + 1 :]
         self._size += len(part)
         if mark not in (_LAST, _MORE) or self._size > MAX_COMMAND_BYTES:
-            raise ProtocolError("what came is no command, or too long; both sides must be mmgevent.mincemeat")
+            raise ProtocolError(
+                "received no command, or one that is too long; both sides must be mmgevent.mincemeat"
+            )
         self._parts.append(part)
         if mark == _MORE:
             return None
@@ -79,7 +88,7 @@ class CommandReader:
         self._size = 0
         try:
             command, data, txn = pickle.loads(payload)
-        except Exception as error:  # whatever a damaged pickle, or a class that is not here, may raise
+        except Exception as error:  # a damaged pickle or a missing class may raise anything
             raise ProtocolError(
                 f"a command cannot be decoded here: {type(error).__name__}: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""Servers and Clients in threads of their own, and those that check that their peers are alive."""
+"""Servers and Clients in threads of their own, and variants that check their peers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class _Name(str):
-    """A thread's name, for threading and logging; called, as mincemeat scripts do, it returns itself."""
+    """A thread's name for threading and logging.
+
+    Mincemeat scripts call it; then it returns itself.
+    """
 
     def __call__(self) -> str:
         return str(self)
@@ -25,8 +28,8 @@ class _Name(str):
 class Mincemeat_daemon(threading.Thread):
     """Process an endpoint in a thread.
 
-    The endpoint is made, and bound or told to connect, by the constructor, which raises what its `conn` does.
-    Its engine starts beside: the constructor does not wait for it.
+    The constructor makes the endpoint and calls its `conn`, and raises the errors of that.  It does
+    not wait for the endpoint's engine.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class Mincemeat_daemon(threading.Thread):
     ):
         """Make a `cls(map, schedule, shuttout)` and its `conn(**credentials)`.
 
-        `map` None is one of its own.  Other keywords go to the endpoint's `starting` (`interval`: ping every
-        so many seconds; `allowed`: seconds without an answer); `timeout`: seconds between two calls of the
-        method `timeout`, at most; None never calls it.
+        `map`: None for a map of its own.
+        `timeout`: longest time between two calls of the method `timeout`, seconds; None never
+        calls it.
+        Other keywords go to the endpoint's `starting`: `interval` (ping every so many seconds) and
+        `allowed` (seconds without an answer).
         """
         if cls is None:
             raise TypeError(
@@ -56,12 +61,12 @@ class Mincemeat_daemon(threading.Thread):
 
     @property
     def name(self) -> _Name:  # type: ignore[override]
-        """The endpoint's name; also when it is called."""
+        """The endpoint's name; calling the name returns it, too."""
         endpoint = self.__dict__.get("endpoint")
         return _Name(self._name if endpoint is None else endpoint.name())  # type: ignore[attr-defined]
 
     def state(self) -> str:
-        """Return "idle" (not started), "processing", "authenticated", "success" or "failed: ..."."""
+        """Return "idle", "processing", "authenticated", "success" or "failed: ..."."""
         if self._state == "processing" and self.endpoint.authenticated():
             return "authenticated"
         return self._state
@@ -81,7 +86,7 @@ class Mincemeat_daemon(threading.Thread):
         log.info("%s: %s", self.name, self._state)
 
     def process(self, **kwargs: Any) -> None:
-        """Serve the endpoint until it is closed; what the thread does."""
+        """Serve the endpoint until it is closed; the thread does this."""
         self.endpoint.starting(**kwargs)
         longest = kwargs.get("timeout")
         pause = None if longest is None else 0.0
@@ -90,15 +95,20 @@ class Mincemeat_daemon(threading.Thread):
         self.endpoint.stopping()
 
     def timeout(self) -> float | None:
-        """Do what is to be done every `timeout` seconds; a number that is returned shortens the next pause.
+        """Do the work of every `timeout` seconds.
 
-        This one calls the endpoint's `timeout`, which checks its health.
+        A returned number of seconds shortens the next pause.
+
+        This method calls the endpoint's `timeout`, which checks its health.
         """
         pause: float | None = self.endpoint.timeout()
         return pause
 
     def stop(self, timeout: float | None = 5.0) -> None:
-        """Close the endpoint and wait up to `timeout` seconds for the thread to end; may be called again."""
+        """Close the endpoint and wait up to `timeout` seconds for the thread to end.
+
+        May be called again.
+        """
         self.endpoint.handle_close()
         if self.ident is None:
             self.endpoint._wait_closed(timeout)
@@ -128,9 +138,9 @@ class Client_daemon(Mincemeat_daemon):
 
 
 class Server_HB(Server):
-    """A Server that closes channels of Clients which have not answered a ping for `allowed` seconds.
+    """A Server that closes channels of Clients that have not answered a ping for `allowed` seconds.
 
-    Workers that are no mincemeat Clients answer no pings, and are left to the engine's own heartbeats.
+    Workers that are no mincemeat Clients answer no pings.  The engine's own heartbeats watch them.
     """
 
     allowed: float | None = None
@@ -144,7 +154,10 @@ class Server_HB(Server):
         super().starting(interval=interval, **kwargs)
 
     def health(self) -> float | None:
-        """Close what was silent for too long; return the seconds until the next may be."""
+        """Close channels that were silent too long.
+
+        Return the seconds until the next one may be.
+        """
         if self.allowed is None:
             return None
         now = timer()
@@ -166,7 +179,7 @@ class Server_HB(Server):
 
 
 class Client_HB(Client):
-    """A Client that closes when its Server has not answered a ping for `allowed` seconds."""
+    """A Client that closes if its Server has not answered a ping for `allowed` seconds."""
 
     allowed: float | None = None
     _pong_seen: float | None = None
@@ -177,11 +190,11 @@ class Client_HB(Client):
         super().starting(interval=interval, **kwargs)
 
     def _note_authenticated(self) -> None:
-        self._pong_seen = timer()  # nobody could answer before
+        self._pong_seen = timer()  # the Server could not answer before
         super()._note_authenticated()
 
     def health(self) -> float | None:
-        """Close if the Server was silent for too long; return the seconds until it may be."""
+        """Close if the Server was silent too long; return the seconds until it may be."""
         if self.allowed is None or self._pong_seen is None:
             return None
         if self.auth is None:

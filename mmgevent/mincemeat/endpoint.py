@@ -1,12 +1,12 @@
-"""What a Server and a Client have in common: events that wait for whoever calls `process`.
+"""What a Server and a Client have in common: events that wait until a thread calls `process`.
 
-The engine's threads only note what happened; the methods a user may override, and the
-schedule, run in the thread that calls `process`, one after another.  Endpoints that are
-given the same `map` (a dict) are processed together; those given none share `socket_map`.
+The engine's threads only queue events.  The methods that a user may override, and the schedule, run
+one after another in the thread that calls `process`.  Endpoints with the same `map` (a dict) are
+processed together; those that were given none share `socket_map`.
 
-Several threads may process one map, as where a Server and a Client run in a thread each.  An endpoint is
-then served by one of them at a time, whichever comes, and what it fails with is raised by its own
-`process` or `conn`, in the thread that called that, whoever came upon it.
+Several threads may process one map, for example if a Server and a Client each run in a thread.
+Then one thread at a time serves an endpoint.  An error of an endpoint is raised by its own
+`process` or `conn`, in the thread that called it, whichever thread met the error.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from mmgevent.mincemeat.schedule import Schedule, timer, trigger
 
 log = logging.getLogger(__name__)
 
-#: endpoints that were given no map
+#: The endpoints that were given no map.
 socket_map: dict[Any, Any] = {}
 
-#: a schedule is a plain deque, which tells nobody what is put into it: seconds between two looks
+#: Time between two looks at a schedule, seconds.  It is a plain deque, which signals no new event.
 LOOK_S = 0.1
-#: for an endpoint to end its engine, when another one failed
+#: Time for an endpoint to end its engine after another one failed, seconds.
 CLOSE_S = 10.0
 
-#: of commands that wait for `process`; who sends more is not waited for
-MAX_WAITING_BYTES = 64 * 1024 * 1024
+#: Largest total of the commands that wait for `process`, bytes.  A peer that sends more is
+#: disconnected.
+MAX_UNPROCESSED_BYTES = 64 * 1024 * 1024
 
-#: of memory, that one of them takes beside its data, at most: many that are tiny count, too
+#: Memory that a waiting command is taken to use beside its data, bytes, so that many tiny ones
+#: count.
 MESSAGE_BYTES = 1024
 
 Map = dict[Any, Any]
@@ -45,26 +47,25 @@ class Endpoint(ABC):
     def __init__(
         self, map: Map | None = None, schedule: Schedule | None = None, shuttout: float | None = None
     ):
-        """Make an endpoint that is connected to nothing yet.
+        """Make an endpoint that is not connected yet.
 
-        `map`: endpoints that one `process` serves together.  `schedule`: see `schedule.py`.
-        `shuttout` is kept and means nothing: engines close their links tidily, within their own deadlines.
+        `map`: the endpoints that one `process` serves together.  `schedule`: see `schedule.py`.
+        `shuttout` has no effect: engines close their links tidily, within their own deadlines.
         """
         self._map: Map = socket_map if map is None else map
         self.schedule: Schedule = deque() if schedule is None else schedule
         self.shuttout = shuttout
-        #: it is closing, or was told to
+        #: whether it is closing or closed
         self.shutdown = False
-        #: its engine has ended
+        #: whether its engine has ended
         self.closed = False
-        #: what ended it or kept it from beginning, None if nothing did; also raised, see `process`
+        #: the error that ended it or kept it from starting, or None; `process` raises it
         self.error: Exception | None = None
-        self._failure: Exception | None = None  # what is to be raised still
-        self._keeper = (
-            threading.current_thread()
-        )  # who called `conn` or `process` last: what is raised, is there
-        self._own_calls = 0  # of `process` that go on
-        self._processing = threading.RLock()  # held by who handles its events
+        self._failure: Exception | None = None  # an error that was not raised yet
+        # The thread that called `conn` or `process` last: errors are raised there.
+        self._keeper = threading.current_thread()
+        self._own_calls = 0  # calls of its `process` that have not returned
+        self._processing = threading.RLock()  # held by the thread that handles its events
         self._is_advancing = False
         self._changed = threading.Condition()
         self._events: deque[Callable[[], object]] = deque()
@@ -74,7 +75,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     def name(self) -> str:
-        """Return what logs call it: what it is, and an address."""
+        """Return its name for logs: what it is, and an address."""
 
     @abstractmethod
     def conn(self, *, asynchronous: bool = False, **credentials: Any) -> None:
@@ -88,20 +89,21 @@ class Endpoint(ABC):
 
     @abstractmethod
     def finished(self, timeout: float = 0.0) -> bool:
-        """Is the work of this endpoint done?"""
+        """Return whether the work of this endpoint is done."""
 
     @abstractmethod
     def authenticated(self, timeout: float = 0.0) -> bool:
-        """Has the other side proved the password?"""
+        """Return whether the other side has proved the password."""
 
     @abstractmethod
     def _shut_down(self) -> None:
         """End the engine (blocks)."""
 
     def process(self, timeout: float | None = None) -> bool:
-        """Serve this endpoint, and all that share its map, for `timeout` seconds or until they are closed.
+        """Serve this endpoint and all that share its map.
 
-        True while there may be more to come.  See `process` of this module.
+        It takes `timeout` seconds (with 0, one round), or until all of them are closed.
+        Return whether one is still open.  See `process` of this module.
         """
         self._keeper = threading.current_thread()
         with self._changed:
@@ -112,7 +114,7 @@ class Endpoint(ABC):
             with self._changed:
                 self._own_calls -= 1
 
-    # what a daemon calls; to be overridden
+    # What a daemon calls.  Subclasses may override it.
 
     def starting(self, interval: float | None = None, **_: Any) -> None:
         """Begin the work of a daemon: with `interval`, ping every so many seconds."""
@@ -120,18 +122,21 @@ class Endpoint(ABC):
             self.schedule.append((timer() + interval, self.ping, interval))
 
     def timeout(self) -> float | None:
-        """Look after things now and then; return in how many seconds to be called again at the latest, or None."""
+        """Do regular checks.
+
+        Return the most seconds until the next call, or None if it does not matter.
+        """
         return self.health()
 
     def health(self) -> float | None:
-        """Check the peers; return as `timeout`."""
+        """Check the peers; return as `timeout` does."""
         return None
 
     def stopping(self) -> None:  # noqa: B027 - nothing to do unless overridden
-        """Be told that processing has ended."""
+        """Note that processing has ended."""
 
     def handle_close(self) -> None:
-        """Close, without waiting for it; may be called from any thread, and again."""
+        """Begin to close; from any thread; idempotent."""
         with self._changed:
             if self.shutdown:
                 return
@@ -142,10 +147,10 @@ class Endpoint(ABC):
             self._closer.start()
         self._wake()
 
-    # for subclasses
+    # What subclasses use.
 
     def _open(self) -> None:
-        """Take part in the map from now on."""
+        """Join the map."""
         self._wait_closed(CLOSE_S)  # the end of an earlier connection
         self.shutdown = self.closed = False
         self.error = self._failure = None
@@ -159,17 +164,20 @@ class Endpoint(ABC):
         try:
             self._shut_down()
         finally:
-            self.closed = True  # first: whoever finds the map empty finds it closed
+            self.closed = True  # first: a thread that finds the map empty must find this closed
             self._map.pop(id(self), None)
             self._wake()
 
     def _put(self, event: Callable[[], object]) -> None:
-        """Have `event()` called by whoever processes this endpoint."""
+        """Have `event()` called by the thread that processes this endpoint."""
         self._events.append(event)
         self._wake()
 
     def _put_message(self, data: bytes, receive: Callable[[bytes], object]) -> bool:
-        """Have `receive(data)` called as `_put` does; False if too much waits already."""
+        """Have `receive(data)` called as `_put` does.
+
+        Return False, and do nothing, if too much waits.
+        """
 
         n_bytes = MESSAGE_BYTES + len(data)
 
@@ -179,14 +187,14 @@ class Endpoint(ABC):
             receive(data)
 
         with self._changed:
-            if self._waiting_bytes + n_bytes > MAX_WAITING_BYTES:
+            if self._waiting_bytes + n_bytes > MAX_UNPROCESSED_BYTES:
                 return False
             self._waiting_bytes += n_bytes
         self._put(handle)
         return True
 
     def _wake(self) -> None:
-        """Let those look again who wait for a change of this endpoint."""
+        """Wake the threads that wait for a change of this endpoint."""
         with self._changed:
             self._changed.notify_all()
             for loop in self._loops:
@@ -197,21 +205,21 @@ class Endpoint(ABC):
             return self._changed.wait_for(predicate, timeout)
 
     def _wait_closed(self, timeout: float) -> bool:
-        """Wait for the end of what `handle_close` began."""
+        """Wait until it is closed, after `handle_close`; return whether it is."""
         if self._closer is not None and self._closer is not threading.current_thread():
             self._closer.join(timeout)
         return self.closed
 
     def _attend(self, loop: threading.Event) -> None:
-        """Handle what happened since the last time; `loop` is set when there is more."""
+        """Handle the events since the last call; `loop` is set when there are more."""
         with self._changed:
             self._loops.add(loop)
         if not self._processing.acquire(blocking=False):
-            return  # another thread is at it, and goes on until nothing is left
+            return  # another thread handles them, and goes on until none is left
         try:
             while self._events:
                 self._events.popleft()()
-            if not self._is_advancing:  # else by a handler that processes in turn
+            if not self._is_advancing:  # else a handler has called `process`
                 self._is_advancing = True
                 try:
                     self._advance()
@@ -221,10 +229,10 @@ class Endpoint(ABC):
             self._processing.release()
 
     def _advance(self) -> None:  # noqa: B027 - nothing follows for some
-        """Do what follows from what happened."""
+        """Do what follows from the events."""
 
     def _fail(self, error: Exception) -> None:
-        """Keep what a handler raised until whom it concerns asks."""
+        """Keep the error of a handler until the right thread can raise it."""
         with self._changed:
             if self.error is None:
                 self.error = error
@@ -232,7 +240,10 @@ class Endpoint(ABC):
                 self._failure = error
 
     def _concerns(self, caller: Endpoint | None) -> bool:
-        """Is a failure of this endpoint raised in this thread, which is in the `process` of `caller` or of the module?"""
+        """Return whether this thread raises a failure of this endpoint.
+
+        It is in the `process` of `caller` or, with None, of the module.
+        """
         keeper = self._keeper
         if caller is self or keeper is threading.current_thread() or not keeper.is_alive():
             return True
@@ -249,17 +260,18 @@ class Endpoint(ABC):
 
 
 def process(timeout: float | None = None, map: Map | None = None, schedule: Schedule | None = None) -> bool:
-    """Serve all endpoints of `map` (None: those that were given none) and fire the events of `schedule`.
+    """Serve all endpoints of `map`, or those without a map, and fire the events of `schedule`.
 
-    For `timeout` seconds, with 0 once round, or until all are closed; True while one is open.  What an
-    endpoint raises (a job that failed, an exception of resultfn) closes all of them.  It is raised here,
-    unless a thread is in the `process` of that endpoint: then there.  See also `error` of the endpoint.
+    It takes `timeout` seconds (with 0, one round), or until all endpoints are closed.  Return
+    whether one is still open.  An error of an endpoint (a job that failed, an exception of
+    resultfn) closes all of them.  It is raised here, or, if a thread is in the `process` of that
+    endpoint, there.  See also `error` of the endpoint.
     """
     return _process(timeout, socket_map if map is None else map, schedule, None)
 
 
 def _process(timeout: float | None, members: Map, schedule: Schedule | None, caller: Endpoint | None) -> bool:
-    """Do as `process`, called by way of `caller`, if any."""
+    """Do as `process`; `caller` is the endpoint whose `process` was called, or None."""
     until = None if timeout is None else timer() + timeout
     loop = threading.Event()
     served: dict[Endpoint, None] = {} if caller is None else {caller: None}
@@ -282,7 +294,7 @@ def _process(timeout: float | None, members: Map, schedule: Schedule | None, cal
 
 
 def _attend_all(members: Map, served: dict[Endpoint, None], loop: threading.Event) -> bool:
-    """Attend to all once; False if one has failed, and all are closed therefore."""
+    """Attend to all once.  If one has failed, close all and return False."""
     for endpoint in list(members.values()):
         served[endpoint] = None
         try:
@@ -296,7 +308,7 @@ def _attend_all(members: Map, served: dict[Endpoint, None], loop: threading.Even
 
 
 def _raise_failure(served: Iterable[Endpoint], caller: Endpoint | None) -> None:
-    """Raise what one of these failed with, if that concerns the caller; what does not is kept."""
+    """Raise the failure of one of these, if it concerns the caller; keep the others."""
     for endpoint in served:
         failure = endpoint._failure
         if failure is None:

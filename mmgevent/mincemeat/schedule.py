@@ -1,8 +1,8 @@
 """Fire events at their time.
 
-A schedule is a deque of `(expiry, callable, repeat)`: `expiry` a value of `timer()`, `repeat`
-seconds, or None for an event that fires once.  Any thread may append to it; nothing here
-runs by itself: an endpoint's `process` calls `trigger` each time round.
+A schedule is a deque of `(expiry, callable, repeat)`.  `expiry` is a value of `timer()`.  `repeat`
+is a number of seconds, or None for an event that fires once.  Any thread may append to a schedule.
+Nothing here runs by itself: an endpoint's `process` calls `trigger` each time round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, MutableSequence
 
 log = logging.getLogger(__name__)
 
-#: the clock of schedules, in seconds; nobody sets it back
+#: The clock of schedules, seconds.  It never goes back.
 timer = time.monotonic
 
 Event = tuple[float, Callable[[], object], "float | None"]
@@ -21,11 +21,13 @@ Schedule = MutableSequence[Event]
 
 
 def next_future_time(expiry: float, repeat: float, now: float | None = None) -> tuple[float, float, float]:
-    """Return `(next, missed, passed)` of an event that was due at `expiry` and comes every `repeat` seconds.
+    """Return `(next, missed, passed)` of an event that was due at `expiry` and repeats.
 
-    `next`: its first time after `now`, on the grid of `expiry`; `missed`: how many times after `expiry` went
-    by; `passed`: seconds since the last of them, below 0 if the event is still to come.  ValueError unless
-    `repeat` is above 0.
+    `next`: its first time after `now`, a whole number of repeats after `expiry`.
+    `missed`: how many of its times after `expiry` have passed.
+    `passed`: seconds since the last of them; below 0 if the event is not due yet.
+
+    ValueError unless `repeat` is above 0.
     """
     if not repeat > 0:
         raise ValueError(f"an event repeats every so many seconds, got repeat={repeat!r}; None fires it once")
@@ -41,9 +43,11 @@ def next_future_time(expiry: float, repeat: float, now: float | None = None) -> 
 
 
 def trigger(schedule: Schedule | None, now: float | None = None) -> float | None:
-    """Fire what is due at `now`, in order, once each; return when the next event is due, or None.
+    """Fire the events that are due at `now`, in order, once each.
 
-    An event that repeats is put back for its next time; an exception of its callable is logged.
+    Return when the next is due, or None.
+
+    An event that repeats is put back for its next time.  An exception of its callable is logged.
     """
     if not schedule:
         return None
@@ -60,7 +64,7 @@ def trigger(schedule: Schedule | None, now: float | None = None) -> float | None
 def _take(schedule: Schedule, event: Event) -> bool:
     try:
         schedule.remove(event)
-    except ValueError:  # another event took it out, or another thread fires it
+    except ValueError:  # another event removed it, or another thread fires it
         return False
     return True
 

@@ -1,8 +1,8 @@
-"""The Server of mincemeat scripts: an engine that listens, and jobs handed in one after another.
+"""The Server of mincemeat scripts: an engine that listens, and one job after another.
 
-The engine is a `LocalCluster` without executors of its own; workers join its port.  What comes
-from there (workers that join and leave, their commands, jobs that are done) is handled, and the
-methods a subclass overrides are called, in the thread that calls `process`.
+The engine is a `LocalCluster` without executors of its own; workers join its port.  Its events are
+workers that join and leave, their commands, and jobs that are done.  The thread that calls
+`process` handles them, and calls the methods that a subclass overrides.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from mmgevent.mincemeat.schedule import Schedule
 from mmgevent.mincemeat.taskmanager import TaskManager, Transaction
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import PeerInfo
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.watching import PeerInfo
 
 log = logging.getLogger(__name__)
 
-#: datasources that subclasses define as class attributes, which would hide the property
+#: Datasources that subclasses define as class attributes, which would hide the property.
 _class_datasources: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
-#: attributes of a Server that belong to this process, not to functions that travel with it
+#: Attributes of a Server that belong to this process and do not travel with its functions.
 _OWN = {"taskmanager", "schedule", "output", "password", "addr", "shuttout", "shutdown", "closed", "error"}
 
 
@@ -45,10 +45,13 @@ class Server(Endpoint):
     """Distribute map and reduce work over the workers that join.
 
     `mapfn(key, value)`, `collectfn`, `reducefn`, `finishfn` and `resultfn(txn, results)` are set as
-    attributes, as keywords of `conn`, or defined by a subclass.  mapfn or reducefn None skips that phase;
-    False, or mapfn None together with reducefn None, means the Clients' own methods.  Functions run as they
-    are when a transaction begins; methods of a subclass run in executors on a copy of the attributes that
-    were added to the object.
+    attributes or keywords of `conn`, or defined by a subclass.
+
+    - If mapfn or reducefn is None, its phase is skipped.
+    - If one is False, or both are None, the Clients' own methods are used.
+    - A transaction uses the functions as they are when it begins.
+    - Methods of a subclass run in executors, on a copy of the attributes that were added to the
+      object.
     """
 
     mapfn: Any = None
@@ -63,7 +66,7 @@ class Server(Endpoint):
     ):
         super().__init__(map, schedule, shuttout)
         self.taskmanager = TaskManager(self)
-        #: (txn, results) of transactions that are done, oldest first, unless resultfn takes them
+        #: (txn, results) of finished transactions, oldest first; empty if resultfn takes them
         self.output: deque[tuple[Any, dict[Any, Any]]] = deque()
         self.password: str | None = None
         #: (interface, port) it listens on
@@ -78,7 +81,7 @@ class Server(Endpoint):
             del cls.datasource
 
     def __reduce__(self) -> Any:
-        """Travel, as the object of a method, with the attributes that were added to it and nothing else."""
+        """Travel, as the object of a method, with only the attributes that were added to it."""
         added = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in _OWN}
         return _make_copy, (type(self), added)
 
@@ -86,7 +89,7 @@ class Server(Endpoint):
         host, port = self.addr or (None, None)
         return f"Server@{host}:{port}"
 
-    # running
+    # Running.
 
     def run_server(
         self,
@@ -97,7 +100,8 @@ class Server(Endpoint):
     ) -> dict[Any, Any] | None:
         """Listen, process until all is done, and return the results of the first transaction.
 
-        None with `asynchronous`, or where resultfn took them.  Raises as `conn` and `process`.
+        Return None with `asynchronous`, or if resultfn took the results.  Raises the errors of
+        `conn` and `process`.
         """
         self.conn(password=password, port=port, interface=interface, asynchronous=asynchronous)
         return self.results()
@@ -110,12 +114,14 @@ class Server(Endpoint):
         asynchronous: bool = False,
         **credentials: Any,
     ) -> None:
-        """Listen on the port when this returns; unless `asynchronous`, return when all is done.
+        """Listen on the port; unless `asynchronous`, process until all is done.
 
-        The engine starts beside; what keeps it from that (StartError, ...) is raised by `process`, see `error`.
-        `interface` "" is all interfaces; `port` 0 any free one, see `addr`.  Other keywords set attributes;
-        None never does, and what the Server has not is ignored.  OSError where the address cannot be had
-        (EADDRINUSE: another listens there), PasswordError for an empty password.
+        `interface`: "" is all interfaces.  `port`: 0 is any free port, see `addr`.
+        Other keywords set attributes, unless they are None or the Server has no such attribute.
+
+        OSError if the address cannot be had (EADDRINUSE: another process listens there);
+        PasswordError for an empty password.  This does not wait for the engine.  `process` raises
+        the error if it cannot start (StartError, ...), see `error`.
         """
         if self._cluster is not None and not self.closed:
             raise UsageError(f"{self.name()} listens already: close it first, or make another Server")
@@ -147,7 +153,7 @@ class Server(Endpoint):
                 self.datasource = own(self) if inspect.isfunction(own) else own
 
     def _see_start(self, cluster: LocalCluster) -> None:
-        """Wait for the engine, in a thread; have raised what keeps it from starting, unless this was closed."""
+        """Wait for the engine, in a thread; if it cannot start, have `process` raise the error."""
         try:
             cluster.wait_ready()
         except (MmgeventError, TimeoutError) as error:
@@ -157,14 +163,17 @@ class Server(Endpoint):
                 self.handle_close()
 
     def finished(self, timeout: float = 0.0) -> bool:
-        """Were all transactions done, and the Server therefore closed?  Never so with PERMANENT."""
+        """Return whether all transactions were done and so the Server closed.
+
+        Never with PERMANENT.
+        """
         return self._wait_for(lambda: self.taskmanager.state == TaskManager.FINISHED, timeout)
 
     def authenticated(self, timeout: float = 0.0) -> bool:
-        """Return True: workers prove the password before they are heard of."""
+        """Return True: only workers that have proved the password are noticed."""
         return True
 
-    # transactions
+    # Transactions.
 
     def set_datasource(
         self,
@@ -175,13 +184,16 @@ class Server(Endpoint):
         retransmit: float | None = None,
         **unknown: Any,
     ) -> None:
-        """Queue a transaction; from any thread, before or while the Server runs.
+        """Queue a transaction; from any thread, before the Server runs or while it does.
 
-        `datasource`: anything whose `__iter__` gives keys and that has `__getitem__`; it is read one item at
-        a time, never asked for its length, and may be endless with TaskManager.ONESHOT.  None queues nothing.
-        `txn` comes back with the results.  `allocation`: CONTINUOUS or ONESHOT, one item for every worker.
-        `cycle`: what happens after it.  `retransmit`: percent of the workers that may repeat what others are
-        slow with.  What is None is taken from `taskmanager.defaults`.
+        `datasource`: an object with `__iter__`, which gives keys, and `__getitem__`.  It is read
+        one item at a time and never asked for its length.  With TaskManager.ONESHOT it may be
+        endless.  None queues nothing.
+        `txn`: any id; it is returned with the results.
+        `allocation`: CONTINUOUS, or ONESHOT for one item for every worker.
+        `cycle`: SINGLEUSE or PERMANENT, what happens after the transaction.
+        `retransmit`: percent of the workers that may repeat slow tasks of others.
+        An argument that is None is taken from `taskmanager.defaults`.
         """
         for name in unknown:
             log.warning("%s: a transaction has no %s", self.name(), name)
@@ -189,37 +201,44 @@ class Server(Endpoint):
             self.taskmanager.add(Transaction(datasource, txn, allocation, cycle, retransmit))
 
     def get_datasource(self) -> Any:
-        """Return the datasource that is worked on, or the first that waits; None if there is none."""
+        """Return the datasource of the current transaction, or of the first that waits.
+
+        None if there is none.
+        """
         return self.taskmanager.datasource
 
     datasource = property(get_datasource, set_datasource)
 
     def results(self) -> dict[Any, Any] | None:
-        """Take the results of the oldest transaction that is done, without its txn; None if there is none."""
+        """Remove and return the results of the oldest finished transaction.
+
+        None if there is none.
+        """
         try:
             return self.output.popleft()[1]
         except IndexError:
             return None
 
     def resultfn(self, txn: Any, results: dict[Any, Any]) -> None:
-        """Take the results of a transaction; this one puts them into `output`."""
+        """Receive the results of a transaction; this method puts them into `output`."""
         self.output.append((txn, results))
 
     def failfn(self, txn: Any, error: BaseException) -> None:
-        """Take what a transaction failed with (a JobError, mostly).
+        """Receive the error of a transaction that failed (mostly a JobError).
 
-        This one raises it out of `process`, which closes the Server, or, if the Server is PERMANENT, logs it.
+        This method raises it from `process`, which closes the Server.  A PERMANENT Server only logs
+        it.
         """
         if self.taskmanager.cycle != TaskManager.PERMANENT:
             raise error
         log.error("%s: transaction %s failed: %s", self.name(), txn, error)
 
-    # commands
+    # Commands.
 
     def unrecognized_command(
         self, command: str, data: Any = None, txn: Any = None, chan: ServerChannel | None = None
     ) -> Any:
-        """Handle a command of a Client; what is not true closes the channel it came by."""
+        """Handle a command of a Client; a false result closes its channel."""
         return False
 
     def ping(
@@ -234,9 +253,9 @@ class Server(Endpoint):
             channel.ping(message, channel.name(), now, backchannel)
 
     def pong(self, chan: ServerChannel, command: str, data: Any, txn: Any) -> None:
-        """Be told that a Client answered a ping."""
+        """Note that a Client answered a ping."""
 
-    # what the engine tells, in its reading thread
+    # What runs in the engine's reading thread.
 
     def _on_joined(self, peer: PeerInfo) -> None:
         self._put(lambda: self._add_channel(peer))
@@ -248,7 +267,7 @@ class Server(Endpoint):
         if not self._put_message(data, lambda data: self._hear(number, data)) and self._cluster is not None:
             self._cluster.dismiss(number, "too many commands wait for the Server")
 
-    # and what follows, in the thread that processes
+    # What runs in the thread that processes.
 
     def _add_channel(self, peer: PeerInfo) -> None:
         if peer.number not in self._channels:
@@ -296,7 +315,7 @@ class Server(Endpoint):
         cluster = self._cluster
         if cluster is not None:
             self.taskmanager.cancel()
-            # As if by an exception: the engine ends first, whatever the user's datasource is still at.
+            # As by an exception: the engine ends first, even if the user's datasource waits.
             cluster.__exit__(JobCancelled, None, None)
         for channel in self.taskmanager.channels:
             channel.shutdown = channel.closed = True
@@ -305,7 +324,7 @@ class Server(Endpoint):
 
 
 class _ListeningCluster(LocalCluster):
-    """A LocalCluster without executors that has its port when it is made; its engine starts beside."""
+    """A LocalCluster without executors that has its port before its engine has started."""
 
     def __init__(self, password: str, interface: str, port: int):
         with open_listener(interface, port) as listener:
@@ -319,14 +338,14 @@ class _ListeningCluster(LocalCluster):
                 del _open_listeners[listener]
 
 
-#: Listeners on their way to their engines, and the threads that start those.
+#: Listeners that their engines do not have yet, and the threads that start those engines.
 _open_listeners: dict[socket.socket, int] = {}
 
 
 def _close_in_child() -> None:
-    """In a child of another thread: or its copy would keep the port when the engine is gone."""
+    """Close the listeners in a child of another thread: its copies would keep the ports."""
     for listener, starter in list(_open_listeners.items()):
-        if threading.get_ident() != starter:  # else it is going to be the engine: gevent forks by itself
+        if threading.get_ident() != starter:  # else the child becomes the engine
             listener.close()
 
 
@@ -334,7 +353,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _make_cluster(password: str, interface: str, port: int) -> _ListeningCluster:
-    """Return the engine of a Server; raise what mincemeat did where the port cannot be had."""
+    """Return the engine of a Server; raise the OSError of mincemeat if the port cannot be had."""
     try:
         return _ListeningCluster(password, interface, port)
     except ListenError as error:
@@ -342,13 +361,13 @@ def _make_cluster(password: str, interface: str, port: int) -> _ListeningCluster
 
 
 def _as_oserror(error: ListenError) -> OSError:
-    """Return what mincemeat raised where a port cannot be had: an OSError, mostly EADDRINUSE."""
+    """Return mincemeat's error for a port that cannot be had: mostly EADDRINUSE."""
     number = getattr(error.__cause__, "errno", None)
     return OSError(number if isinstance(number, int) and number > 0 else errno.EADDRNOTAVAIL, str(error))
 
 
 def _make_copy(cls: type[Server], attributes: dict[str, Any]) -> Server:
-    """Make the object of a method that travelled; it is connected to nothing."""
+    """Make the object of a method that travelled; it is not connected."""
     copy = object.__new__(cls)
     vars(copy).update(attributes)
     return copy

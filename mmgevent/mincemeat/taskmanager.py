@@ -1,8 +1,8 @@
-"""The transactions of a Server: a queue, of which one at a time is a job of the engine.
+"""The transactions of a Server: a queue of jobs that run one after another.
 
-A transaction is a datasource with its id (`txn`), allocation, cycle and retransmit; the
-functions are those the Server has when it begins.  Which task runs where is the engine's
-business: what is here says when the next job is handed in, and when the Server is done.
+A transaction is a datasource with its id (`txn`), allocation, cycle and retransmit.  Its functions
+are those that the Server has when it begins.  This module decides when the next job is submitted
+and when the Server is done.  The engine decides which task runs where.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmgevent.errors import FunctionError, MmgeventError, UsageError
 from mmgevent.job.inputs.walks import StandIn, is_repeatable
@@ -22,17 +22,19 @@ from mmgevent.job.job import Job
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.mincemeat.channel import ServerChannel
-    from mmgevent.mincemeat.server import Server
 
 log = logging.getLogger(__name__)
 
-#: names under which a Client offers its own methods
+#: Names under which a Client offers its own methods.
 MAPFN, COLLECTFN, REDUCEFN, REDUCE_ONLY = "mapfn", "collectfn", "reducefn", "reduceonly"
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """One datasource to be worked on; what is None is taken from the defaults when it begins."""
+    """One datasource to process.
+
+    A field that is None gets its default when the transaction begins.
+    """
 
     datasource: Any
     txn: Any = None
@@ -41,10 +43,34 @@ class Transaction:
     retransmit: float | None = None
 
 
+class TransactionOwner(Protocol):
+    """What a TaskManager needs of its Server."""
+
+    mapfn: Any
+    collectfn: Any
+    reducefn: Any
+    finishfn: Any
+    shutdown: bool
+
+    def name(self) -> str: ...
+
+    def failfn(self, txn: Any, error: BaseException) -> None: ...
+
+    def handle_close(self) -> None: ...
+
+    def _is_open(self) -> bool: ...
+
+    def _wake(self) -> None: ...
+
+    def _submit(self, job: Job) -> JobHandle: ...
+
+    def _deliver(self, txn: Any, results: dict[Any, Any]) -> None: ...
+
+
 class TaskManager:
     """The transactions of one Server."""
 
-    # states
+    # States of a Server.
     IDLE, START, MAPPING, REDUCING, FINISHING, FINISHED = range(6)
     statename: ClassVar[dict[int, str]] = {
         IDLE: "Idle",
@@ -55,7 +81,7 @@ class TaskManager:
         FINISHED: "Finished",
     }
 
-    # tasks: which phases there are
+    # Values of `tasks`: the phases of a job.
     MAPREDUCE, MAPONLY, REDUCEONLY = range(3)
     tasksname: ClassVar[dict[int, str]] = {
         MAPREDUCE: "Map/Reduce",
@@ -63,25 +89,26 @@ class TaskManager:
         REDUCEONLY: "Skip Map",
     }
 
-    # allocation: items until there are none, or one for every worker
+    # Values of `allocation`: items as long as there are any, or one for every worker.
     CONTINUOUS, ONESHOT = range(2)
 
-    # cycle: end once there is nothing left to do, or wait for more
+    # Values of `cycle`: end when nothing is left to do, or wait for more.
     SINGLEUSE, PERMANENT = range(2)
 
     def __init__(
         self,
-        server: Server,
+        server: TransactionOwner,
         tasks: int | None = None,
         allocation: int | None = None,
         cycle: int | None = None,
     ):
         self.server = server
-        #: transactions that wait
+        #: transactions that have not begun
         self.deque: deque[Transaction] = deque()
-        #: live channels, {channel: None}; replaced, never changed, so that any thread may walk through it
+        #: live channels, {channel: None}; replaced, never changed, so that any thread may iterate
+        #: over it
         self.channels: dict[ServerChannel, None] = {}
-        #: what a transaction that does not say gets; `retransmit` is in percent of the workers
+        #: defaults of transactions; `retransmit` is in percent of the workers
         self.defaults: dict[str, Any] = _Defaults(
             self._default_changed,
             datasource=None,
@@ -91,13 +118,13 @@ class TaskManager:
             retransmit=5,
         )
         self._tasks = tasks
-        self._lock = threading.Lock()  # of what is begun next, or that nothing is
+        self._lock = threading.Lock()  # guards the choice between the next transaction and the end
         self._current: Transaction | None = None
         self._handle: JobHandle | None = None
         self._is_finished = False
-        self._has_delivered = False  # some transaction was done
-        self._is_told_to_end = False  # by somebody who set the default cycle, or called jump_start
-        self._last_cycle: int | None = None  # what the last transaction itself said
+        self._has_delivered = False  # some transaction has ended
+        self._ends_when_idle = False  # the script set the default cycle, or called jump_start
+        self._last_cycle: int | None = None  # `cycle` of the last transaction
 
     @property
     def state(self) -> int:
@@ -116,51 +143,57 @@ class TaskManager:
 
     @property
     def tasks(self) -> int:
-        """Which phases the Server's functions make."""
+        """The phases that the Server's functions make."""
         return which_tasks(self.server) if self._tasks is None else self._tasks
 
     @property
     def datasource(self) -> Any:
-        """The datasource that is worked on, or the first that waits; None if there is none."""
+        """The datasource of the current transaction, or of the first that waits.
+
+        None if there is none.
+        """
         if self._current is not None:
             return self._current.datasource
         return next((waiting.datasource for waiting in list(self.deque)), None)
 
     @property
     def txn(self) -> Any:
-        """The id of the transaction that is worked on."""
+        """The id of the current transaction, or None."""
         return None if self._current is None else self._current.txn
 
     @property
     def cycle(self) -> int:
-        """What happens after the transaction that is worked on, or was last: SINGLEUSE or PERMANENT."""
+        """What happens after the current or last transaction: SINGLEUSE or PERMANENT."""
         own = self._last_cycle if self._current is None else self._current.cycle
         cycle: int = self.defaults["cycle"] if own is None else own
         return cycle
 
     def jump_start(self, count: int | None = None, avoid: Any = None) -> None:
-        """Look now whether there is something to do; a Server that has nothing, and is SINGLEUSE, ends."""
+        """Begin the next transaction; a SINGLEUSE Server that has none ends."""
         if self.defaults["cycle"] == self.SINGLEUSE:
-            self._is_told_to_end = True
+            self._ends_when_idle = True
         self._end_if_over()
         self.server._wake()
 
     def open(self, cycle: int | None) -> None:
-        """Begin the life of a Server that listens now; with no transaction yet it idles, whatever the cycle."""
+        """Begin the work of a Server that listens now.
+
+        Until its first transaction it idles, whatever the cycle.
+        """
         if cycle is not None:
             dict.__setitem__(self.defaults, "cycle", cycle)
-        self._is_finished = self._has_delivered = self._is_told_to_end = False
+        self._is_finished = self._has_delivered = self._ends_when_idle = False
         self._last_cycle = None
 
     def add(self, transaction: Transaction) -> None:
         """Queue a transaction; from any thread."""
         if self._is_finished:
-            log.warning("%s is finished: transaction %s comes too late", self.server.name(), transaction.txn)
+            log.warning("%s is finished: transaction %s is too late", self.server.name(), transaction.txn)
         self.deque.append(transaction)
         self.server._wake()
 
     def advance(self) -> None:
-        """Hand over results, begin the next transaction, or end the Server (in the thread that processes it)."""
+        """Deliver results, begin the next transaction, or end the Server."""
         handle, current = self._handle, self._current
         if handle is not None and current is not None and handle.done() and not self.server.shutdown:
             self._deliver(current, handle)
@@ -172,7 +205,7 @@ class TaskManager:
         with self._lock:
             if self._current is not None or not self.deque or self.server.shutdown:
                 return None
-            self._is_told_to_end = False
+            self._ends_when_idle = False
             self._current = self.deque.popleft()
             return self._current
 
@@ -186,7 +219,7 @@ class TaskManager:
         self.server.handle_close()
 
     def cancel(self) -> None:
-        """Give up the transaction that is worked on, if there is one."""
+        """Cancel the current transaction, if there is one."""
         if self._handle is not None:
             self._handle.cancel()
 
@@ -229,8 +262,8 @@ class TaskManager:
         self._handle = self._current = None
 
     def _is_over(self) -> bool:
-        """With nothing left to do: is that the end?"""
-        if self._is_told_to_end:
+        """Return whether the Server ends when nothing is left to do."""
+        if self._ends_when_idle:
             return True
         return self._has_delivered and self.cycle == self.SINGLEUSE
 
@@ -239,13 +272,13 @@ class TaskManager:
             return
         self._last_cycle = None
         if after == self.SINGLEUSE and before != after:
-            self._is_told_to_end = True
+            self._ends_when_idle = True
         self._end_if_over()
         self.server._wake()
 
 
 class _Defaults(dict[str, Any]):
-    """A dict that tells when a value is set."""
+    """A dict that calls a function when a value is set."""
 
     def __init__(self, on_set: Callable[[str, Any, Any], None], **values: Any):
         super().__init__(values)
@@ -258,14 +291,17 @@ class _Defaults(dict[str, Any]):
 
 
 def which_tasks(server: Any) -> int:
-    """Return which phases the functions of a Server make: None skips one, False is a Client's own."""
+    """Return the phases that a Server's functions make.
+
+    None skips a phase, False means the Client's own.
+    """
     if server.reducefn is None:
         return TaskManager.MAPONLY
     return TaskManager.REDUCEONLY if server.mapfn is None else TaskManager.MAPREDUCE
 
 
 def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) -> Job:
-    """Return the engine's job for a transaction.  UsageError for what cannot be run."""
+    """Return the engine's job for a transaction.  UsageError if it cannot run."""
     datasource = transaction.datasource
     if not hasattr(datasource, "__iter__") or not hasattr(datasource, "__getitem__"):
         raise UsageError(
@@ -289,7 +325,7 @@ def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) ->
 
 
 class _Table(StandIn):
-    """A datasource as the engine has it: its keys with their values, read one at a time."""
+    """A datasource in the engine's form: its keys with their values, read one at a time."""
 
     def __init__(self, datasource: Any):
         self.stands_for = datasource
@@ -299,9 +335,9 @@ class _Table(StandIn):
 
 
 def choose_functions(server: Any) -> tuple[Any, Any, Any]:
-    """Return mapfn, collectfn and reducefn for the engine, names where a Client's own methods are meant.
+    """Return mapfn, collectfn and reducefn for the engine; a name stands for a Client's own method.
 
-    FunctionError where the Server's collectfn would have to run beside a Client's mapfn.
+    FunctionError if the Server's collectfn would have to run with a Client's mapfn.
     """
     tasks = which_tasks(server)
     if tasks == TaskManager.REDUCEONLY:
@@ -320,7 +356,7 @@ def choose_functions(server: Any) -> tuple[Any, Any, Any]:
 
 
 def reduce_whole(reducefn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a reducefn that gets each value of the datasource as it is: without a map phase it is the values."""
+    """Return a reducefn for jobs without map phase, whose datasource gives lists of values."""
     from mmgevent.job.functions import form_of
 
     form = form_of(reducefn, "reducefn")
@@ -337,7 +373,7 @@ def _reduce_groups(reducefn: Callable[..., Any], groups: Any) -> Any:
 
 def _only(key: Any, values: list[Any]) -> Any:
     if len(values) != 1:
-        raise ValueError(f"the keys of a datasource must differ, but {key!r} came {len(values)} times")
+        raise ValueError(f"the keys of a datasource must differ, but {key!r} occurs {len(values)} times")
     return values[0]
 
 

@@ -1,6 +1,6 @@
 """batching: batches begin small, grow with what is known, and stay below their bounds."""
 
-from mmgevent.driver.batching import FIRST_BATCH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, Speed, next_size
+from mmgevent.driver.batching import FIRST_BATCH_BYTES, FULL_BATCH_BYTES, MAX_BATCH_ITEMS, Speed, next_size
 
 
 def test_nothing_known_means_one_item():
@@ -32,4 +32,4 @@ def test_heavy_items_travel_alone():
 def test_bounds_hold_for_work_that_costs_nothing():
     size = next_size(Speed(items=10**12, weight=10**15, seconds=1e-3, slots=1))
     assert size.max_items <= MAX_BATCH_ITEMS
-    assert size.max_weight <= MAX_BATCH_BYTES
+    assert size.max_weight <= FULL_BATCH_BYTES

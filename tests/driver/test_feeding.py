@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from mmgevent import Files, Job, Lines
-from mmgevent.driver import feeding
+from mmgevent.driver import encoding, kept_batches
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.feeding import Feeder
 from mmgevent.errors import DatasourceError, JobError
@@ -156,7 +156,7 @@ class Opaque:
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    monkeypatch.setattr(feeding, "MAX_BATCH_BYTES", MIB)
+    monkeypatch.setattr(encoding, "MAX_BATCH_BYTES", MIB)
 
 
 def test_an_item_that_is_too_large_is_named_with_its_size_before_anything_is_sent(small_limit):
@@ -209,7 +209,7 @@ def test_a_file_that_is_too_large_to_be_sent_is_named_with_its_size(small_limit,
 
 
 def test_beyond_a_bound_nothing_is_kept_and_a_restart_says_why_it_cannot_be(monkeypatch):
-    monkeypatch.setattr(feeding, "MAX_KEPT_BYTES", 4 * MIB)
+    monkeypatch.setattr(kept_batches, "MAX_KEPT_BYTES", 4 * MIB)
     notices = []
     feeder = Feeder(Job(((n, bytes(MIB)) for n in range(8)), mapfn), on_notice=notices.append)
     batches = drain(feeder)

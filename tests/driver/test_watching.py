@@ -12,7 +12,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.access.handshake import derive_key
-from mmgevent.driver.cluster import PeerInfo
+from mmgevent.driver.watching import PeerInfo
 from mmgevent.engine.net import link as links
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.backlog import Backlog

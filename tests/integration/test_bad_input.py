@@ -574,7 +574,7 @@ def test_killed_driver_leaves_nothing_while_it_looks_for_another_server(commands
     process, wait = begin("map", "--join", address)
     assert wait() == "runs"
     server.kill()
-    wait_for(process.stderr, "handed in again")
+    wait_for(process.stderr, "resubmitted")
     limit_s = patience_s()
     process.kill()
     worker.kill()

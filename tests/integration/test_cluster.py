@@ -405,7 +405,7 @@ def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path, wrap):
         os.kill(cluster._engine.pid, signal.SIGKILL)
         killed.touch()
         assert handle.result(timeout=60) == {r: sum(range(r, 60, 3)) for r in range(3)}
-    assert any("handed in again" in text for text in notices)
+    assert any("resubmitted" in text for text in notices)
     assert descendants() <= before
 
 
@@ -427,7 +427,7 @@ def test_an_engine_that_is_killed_while_it_starts_is_replaced_as_well(tmp_path):
             wait_until(lambda engine=engine: cluster._engine is not engine)
         gate.touch()
         assert handle.result(60) == count_words(TEXT.values())
-    assert sum("handed in again" in text for text in notices) == 2
+    assert sum("resubmitted" in text for text in notices) == 2
 
 
 @pytest.mark.parametrize("threads", [1, 10])

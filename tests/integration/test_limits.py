@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver import feeding
+from mmgevent.driver import encoding
 from mmgevent.job.shipping import packer
 from mmgevent.machine import environment
 from mmgevent.machine.environment import find_fault, max_bytes
@@ -77,13 +77,13 @@ def test_a_global_that_makes_code_too_large_is_named(cluster, monkeypatch):
 
 
 def test_an_item_that_is_too_large_is_named(cluster, innocent, monkeypatch):
-    monkeypatch.setattr(feeding, "MAX_BATCH_BYTES", MIB)
+    monkeypatch.setattr(encoding, "MAX_BATCH_BYTES", MIB)
     with pytest.raises(mmg.DatasourceError, match=r"the key 'large' has 2,097,\d\d\d bytes"):
         cluster.run(mmg.Job({"large": bytes(2 * MIB)}, size_of("HOME")))
 
 
 def test_a_file_that_is_too_large_to_be_sent_is_named(cluster, monkeypatch, tmp_path):
-    monkeypatch.setattr(feeding, "MAX_BATCH_BYTES", MIB)
+    monkeypatch.setattr(encoding, "MAX_BATCH_BYTES", MIB)
     path = tmp_path / "large"
     path.write_bytes(bytes(2 * MIB))
 

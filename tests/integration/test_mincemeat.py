@@ -9,6 +9,7 @@ import queue
 import re
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -600,7 +601,7 @@ def test_what_is_sent_before_the_connection_arrives_in_order(serve, join):
 
 
 def test_who_sends_more_before_the_connection_than_is_kept_is_closed(monkeypatch, serve):
-    monkeypatch.setattr(client_module, "MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(client_module, "MAX_UNPROCESSED_BYTES", 100_000)
     server = serve()
     client = mincemeat.Client(map={})
     client.conn(HOST, server.endpoint.addr[1], PASSWORD, asynchronous=True)
@@ -684,7 +685,7 @@ def test_a_daemons_timeout_is_called_and_shortened_by_what_it_returns(started):
 
 
 def test_who_sends_more_than_a_server_processes_is_closed(monkeypatch):
-    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(endpoint, "MAX_UNPROCESSED_BYTES", 100_000)
     server = mincemeat.Server(map={})
     server.conn(PASSWORD, 0, HOST, asynchronous=True)  # and nobody processes it
     clients = [mincemeat.Client(map={}) for _ in range(2)]
@@ -1112,6 +1113,7 @@ def test_daemons_of_two_equal_scripts(commands):
 REPL = f"""
 import os
 import socket
+import threading
 import sys
 import mmgevent.mincemeat as mincemeat
 from queue import Queue
@@ -1258,3 +1260,29 @@ def test_a_program_that_gevent_has_patched(commands):
         "['success', 'success', 'success']",
     ]
     assert commands.left_behind() == []
+
+
+def test_a_server_closes_while_its_datasource_waits():
+    has_begun, may_go = threading.Event(), threading.Event()
+
+    class Source(dict):
+        def __iter__(self):
+            yield 1
+            has_begun.set()
+            may_go.wait()
+
+    server = mincemeat.Server()
+    server.mapfn = lambda key, value: [(key, value)]
+    server.reducefn = lambda key, values: values
+    server.datasource = Source({1: 1})
+    server.conn(password="long enough", port=0, interface="127.0.0.1", asynchronous=True)
+    try:
+        while not has_begun.is_set():
+            assert server.process(timeout=0.01)
+        began_s = time.monotonic()
+        server.handle_close()
+        assert server._wait_closed(5)
+        assert time.monotonic() - began_s < 5
+    finally:
+        may_go.set()
+        server.handle_close()

@@ -172,7 +172,7 @@ def test_kills_of_the_server_of_many_nodes_lose_and_repeat_nothing(nodes, here, 
         thread.join(LATE_S)
         assert not thread.is_alive()
     assert not errors
-    assert any("handed in again" in text for text in notices)
+    assert any("resubmitted" in text for text in notices)
 
 
 def test_a_node_whose_engine_is_killed_starts_another(nodes, here, tmp_path):
@@ -272,7 +272,7 @@ def test_a_server_on_a_later_address_moves_to_the_earlier(nodes, commands, here,
     late = []
 
     def hear(text):
-        if f"handing in to {here} when it closes" in text:
+        if f"resubmitted to {here} when it closes" in text:
             refused.set()
 
     def is_refused():
@@ -728,7 +728,7 @@ def test_a_job_survives_the_end_of_the_elected_worker(nodes, commands, tmp_path,
     ended = commands.finish(process)
     assert ended.returncode == 0, ended
     assert read_tsv(ended.stdout) == {str(n): sum(range(n, 40, 3)) for n in range(3)}
-    assert "the job is handed in again" in ended.stderr
+    assert "the job is resubmitted" in ended.stderr
     for member, _ in members:
         member.send_signal(signal.SIGTERM)
         ended = commands.finish(member)

@@ -141,7 +141,7 @@ def test_what_happens_is_handled_by_whoever_processes():
 
 
 def test_commands_that_nobody_processes_are_bounded(monkeypatch):
-    monkeypatch.setattr(endpoint, "MAX_WAITING_BYTES", 2 * 1024 + 10)
+    monkeypatch.setattr(endpoint, "MAX_UNPROCESSED_BYTES", 2 * 1024 + 10)
     bell = Bell(map={})
     try:
         assert bell._put_message(b"12345678", bell.rung.append)

@@ -113,7 +113,7 @@ def test_clocks_that_differ_by_years_and_jump_change_nothing(machines, shim, tmp
     assert years == {-1, 0, 1}  # the clocks of executors did jump
     assert server.said.count("worker joined") == 2
     assert "worker left" not in server.said
-    assert "handed in again" not in driver.said
+    assert "resubmitted" not in driver.said
     assert all("left the server" not in process.said for process in (worker, *others))
 
 

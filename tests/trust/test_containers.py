@@ -87,7 +87,7 @@ def test_an_engine_that_the_kernel_kills_is_told_of_with_the_limit(machines):
         assert done.finish()[0] == 1
         assert count_kills(group) > 0
     reason = "the kernel killed it at the memory limit of its container (control group), 100 MiB"
-    assert f"the engine process ended: {reason}; the job is handed in again" in done.said
+    assert f"the engine process ended: {reason}; the job is resubmitted" in done.said
 
 
 @pytest.mark.parametrize(("cores", "slots"), [(0.5, 1), (1.5, 2)])

@@ -149,7 +149,7 @@ def test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing(house, victim
             house.wait_until_all_are_here(cluster)
         assert killed
         assert_right(results)
-        resubmitted = [text for text in notices if "handed in again" in text]
+        resubmitted = [text for text in notices if "resubmitted" in text]
         assert len(resubmitted) == (victim in ("server", "engine")), notices
     house.wait_until_idle()
     started = set(psutil.Process().children()) - children
@@ -197,7 +197,7 @@ def test_stopped_workers_and_servers_are_given_up_when_silent_and_may_come_back(
             other.signal(signal.SIGSTOP)
 
     def notice(text):
-        if "silent for 15 s; the job is handed in again" in text:
+        if "silent for 15 s; the job is resubmitted" in text:
             lost.set()
 
     with (

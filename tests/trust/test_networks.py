@@ -157,7 +157,7 @@ def test_hosts_cut_off_without_a_word_are_given_up_and_come_back(machines, netwo
         for worker in (lost, back):
             server.wait_for(f"worker left: .*/{worker.pid}: silent for 15 s")
         back.wait_for("left the server: silent for 15 s")
-        drivers[1].wait_for("silent for 15 s; the job is handed in again")
+        drivers[1].wait_for("silent for 15 s; the job is resubmitted")
         network.heal("far")
         network.heal("desk")
         assert_done(drivers[1])
@@ -282,9 +282,7 @@ def test_a_cluster_whose_port_fails_gets_another_engine_at_the_same_address(mach
         wait_until(lambda: reports.held, "a job under way")
         os.kill(cluster._engine.pid, signal.SIGUSR1)
         wait_until(
-            lambda: any(
-                re.search("accepts no connections any more.*handed in again", text) for text in notices
-            ),
+            lambda: any(re.search("accepts no connections any more.*resubmitted", text) for text in notices),
             lambda: f"the end of an engine: {notices}",
         )
         has_failed.set()

@@ -1,9 +1,9 @@
-"""Run a whole job in this process and thread: the debugger's friend, and the oracle of the tests.
+"""Run a whole job in this process and thread, for debuggers and as the oracle of the tests.
 
-The functions are called as they are, so breakpoints work.  Items, records and results pass through the same encoding,
-the same tasks and the same store as on a cluster, so what works here ships, and what a cluster returns is compared with
-what this returns.  There are no slots to keep busy, hence one task at a time: each batch is one map task, each
-partition one reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` mean nothing here.
+The functions are called as they are, so breakpoints work.  Items, records and results pass through
+the same encoding, tasks and store as on a cluster.  So what works here works there, and tests
+compare the results of both. One task runs at a time: each batch is one map task, each partition one
+reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have no effect here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
-from mmgevent.driver.feeding import EncodedBatch, Feeder
+from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.results import apply_finish
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
 from mmgevent.engine.server.store import JobStore
@@ -34,28 +35,30 @@ from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 log = logging.getLogger(__name__)
 
-#: as many as the smallest cluster has, so that the same keys share a partition
+#: Number of partitions: that of the smallest cluster, so that the same keys share a partition.
 PARTITIONS = 32
 
-#: bytes of segments in memory; more goes to an unlinked file
+#: Segments in memory, bytes.  More goes to an unlinked file.
 STORE_BYTES = 256 * 1024 * 1024
 
-#: bytes of records that a task holds at once, unless the job has a memory_limit: then a quarter of that, as in executors
+#: Records that a task holds at once, bytes, unless the job has a memory_limit.
 RECORD_BYTES = 256 * 1024 * 1024
 
-#: Share of the memory that each of the two may take, where that is less: a container may have 300 MiB in all.
+#: Part of the machine's memory, one in so many, that each of these two may take at most: a
+#: container may have 300 MiB in all.
 MEMORY_SHARE = 8
+#: Share of the memory_limit that the records of a task may take, as in executors.
 RECORD_SHARE = 0.25
 
-#: what batches are cut for: 8,000 items at most
+#: Speed for which batches are cut: at most 8,000 items each.
 _SPEED = Speed(items=4000, seconds=1.0)
 
 
 def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
-    """Check a job and return an iterator that runs it and gives its results, after finishfn.
+    """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
-    Raises the UsageError of what is wrong with the job at once; the iterator raises JobError and
-    TooManySkippedError as a cluster would, with the user's exception as `__cause__`, and DatasourceError.  A
+    A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
+    as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
     job.check()
@@ -63,7 +66,7 @@ def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
     if functions.offered_names:
         name = min(functions.offered_names)
         raise UsageError(
-            f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
+            f"the function {name!r} is given by name and offered by nodes, and an inline run has no nodes; "
             f"pass the function itself"
         )
     argv = list_to_show(job.argv)
@@ -72,12 +75,12 @@ def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
 
 
 class _Piece(NamedTuple):
-    """What of a batch is mapped by one task."""
+    """The part of a batch that one task maps."""
 
     lo: int  #: first entry
-    hi: int  #: one behind the last
-    part: Part  #: of a single entry
-    failures: int  #: of what it was cut from, without an item to blame
+    hi: int  #: one behind the last entry
+    part: Part  #: part of the entry, if there is only one
+    failures: int  #: failures so far that named no item
 
 
 class _InlineRun:
@@ -107,10 +110,10 @@ class _InlineRun:
                 self._set_up()
                 self._map_batch(*numbered)
                 if self._job.options.allocation == "oneshot":
-                    break  # one item a worker, and this is the only one
+                    break  # one item for each worker, and this is the only worker
             self._check_skipped()
             for partition, n_bytes in sorted(self._store.partition_sizes().items()):
-                if partition == self._partitions:  # what was set aside
+                if partition == self._partitions:  # the items that were set aside
                     continue
                 yield from self._reduce_partition(partition, n_bytes)
         finally:
@@ -118,7 +121,10 @@ class _InlineRun:
             self._store.close()
 
     def _set_up(self) -> None:
-        """Call setupfn before the first item, as executors do; JobError, at once, if it fails."""
+        """Call setupfn before the first item, as executors do.
+
+        JobError if it fails, without another try.
+        """
         setupfn, self._setupfn = self._setupfn, None
         if setupfn is None:
             return
@@ -130,7 +136,7 @@ class _InlineRun:
             self._pass_signal(failure)
             raise _ended(failure, JobError) from error
 
-    # --- map ---
+    # The map phase.
 
     def _map_batch(self, number: int, batch: EncodedBatch) -> None:
         pieces = [_Piece(0, batch.items, ALL, 0)]
@@ -195,9 +201,12 @@ class _InlineRun:
                 self._store.write_pending()
 
     def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
-        """Cut what failed for no item that could be named; JobError where nothing may be set aside, or nothing cut."""
+        """Halve a piece that failed without naming an item.
+
+        JobError if it cannot be cut, or nothing may be set aside.
+        """
         if self._job.options.max_skipped and failure.is_divisible:
-            retries = self._job.options.retries  # used up: from now on each failure counts
+            retries = self._job.options.retries  # they are used up: from now on each failure counts
             middle = (piece.lo + piece.hi) // 2
             if middle > piece.lo:
                 return [_Piece(piece.lo, middle, ALL, retries), _Piece(middle, piece.hi, ALL, retries)]
@@ -206,7 +215,7 @@ class _InlineRun:
         raise _ended(failure, JobError)
 
     def _skip(self, failure: TaskFailure) -> None:
-        """Set an item aside, or end the job if that may not be."""
+        """Set an item aside, or end the job if none may be."""
         if not self._job.options.max_skipped:
             raise _ended(failure, JobError)
         self._skipped_count += 1
@@ -214,7 +223,7 @@ class _InlineRun:
         self._note_skipped(failure)
 
     def _count_skipped(self, skipping: Skipping) -> None:
-        """Count what a task has set aside by itself."""
+        """Count the items that a task has set aside by itself."""
         for failure in skipping.first_failures:
             self._skipped_count += 1
             self._note_skipped(TaskFailure(failure))
@@ -229,13 +238,13 @@ class _InlineRun:
             raise self._too_many(failure)
 
     def _too_many(self, failure: TaskFailure) -> JobError:
-        """Return what ends the job when an item more than allowed fails by this one."""
+        """Return the error that ends the job: this failure is one more than allowed."""
         known = max(self._item_count, self._skipped_count)
         failure.failure = advise_on_skips(failure.failure, known, self._job.options.max_skipped)
         return _ended(failure, TooManySkippedError)
 
     def _check_skipped(self) -> None:
-        """Judge the number of items set aside, once all are known."""
+        """End the job if too many items were set aside, now that all are counted."""
         allowed = self._job.options.max_skipped
         limit = allowed if isinstance(allowed, int) else allowed * self._item_count
         if self._skipped_count > limit:
@@ -244,7 +253,7 @@ class _InlineRun:
         if self._skipped_count > MAX_NAMED:
             log.warning("%d items were set aside in all", self._skipped_count)
 
-    # --- reduce ---
+    # The reduce phase.
 
     def _reduce_partition(self, partition: int, n_bytes: int) -> Iterator[tuple[Any, Any]]:
         flushes = self._with_retries(lambda: self._try_reduce(partition, n_bytes))
@@ -277,13 +286,13 @@ class _InlineRun:
         raise _ended(last, JobError)
 
     def _pass_signal(self, failure: TaskFailure) -> None:
-        """Raise what a signal raised under a function: it is no failure of the function, and nothing to be tried again."""
+        """Raise again what a signal raised under a function: it is no failure of the function."""
         cause = failure.__cause__
         if cause is not None and self._signals.is_of_signal(cause):
             raise cause
 
     def _segments(self, partition: int) -> Iterator[bytes]:
-        """Cut what the store gives in pieces into whole segments."""
+        """Yield whole segments; the store gives pieces of them."""
         buffer = bytearray()
         for piece in self._store.read_partition(partition):
             buffer += piece
@@ -297,7 +306,7 @@ def _mark_nothing(index: int, key: Any) -> None:
 
 
 def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
-    """Return what ends the job: the error with the user's exception as its cause."""
+    """Return the error that ends the job, with the user's exception as its cause."""
     ended = error.from_failure(failure.failure)
     ended.__cause__ = failure.__cause__
     return ended

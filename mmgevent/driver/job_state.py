@@ -1,0 +1,159 @@
+"""What a driver knows of one job, from the first submission to the end.
+
+A job is submitted again when its server or engine is lost.  Each `Submission` works on the same
+`JobState`, so a later one knows which partitions were delivered and which items were set aside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any
+
+from mmgevent.driver.set_aside import SetAside
+from mmgevent.errors import JobCancelled, JobError
+from mmgevent.tasks.skipping import MAX_NAMED
+from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
+from mmgevent.wire.failures import name_skipped
+from mmgevent.wire.frames import Frame
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    #: "starting", "map", "plan" or "reduce"; in the end "done", "failed" or "cancelled"
+    phase: str = "starting"
+    #: items in the map phase, tasks in the reduce phase
+    done: int = 0
+    #: the same measure as `done`; None while it is not known
+    total: int | None = None
+    waiting: int = 0
+    running: int = 0
+    workers: int = 0
+    slots: int = 0
+    #: bytes of input that were mapped
+    bytes: int = 0
+    #: items that were set aside
+    skipped: int = 0
+
+
+class JobState:
+    """The facts of one job.  One thread runs the job; `cancel` may be called from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        partitions: int | None,
+        on_progress: Callable[[Progress], None] | None,
+        on_notice: Callable[[str], None] | None,
+    ):
+        self.name = name
+        #: the server's name for the job; None before a server has accepted it
+        self.id: str | None = None
+        #: number of partitions; None before the first server has chosen it
+        self.partitions = partitions
+        #: partitions whose records were all given out
+        self.delivered: set[int] = set()
+        self.progress = Progress()
+        #: the server's figures of a job that is done
+        self.stats: dict[str, Any] = {}
+        #: the items that were set aside
+        self.set_aside = SetAside()
+        #: the last deaths of executors and workers, see `wire.deaths`
+        self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
+        #: what the job's thread waits for: a frame; a str, why the engine is lost; None after
+        #: `cancel`
+        self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
+        self.is_cancelled = False
+        #: the error with which the server has ended the job; its thread may not have read it yet
+        self.failure: JobError | None = None
+        #: called when `failure` is set, in the engine's reading thread
+        self.on_failure: Callable[[], None] = _do_nothing
+        #: called when the job's thread is about to wait for the engine
+        self.before_wait: Callable[[], None] = _do_nothing
+        self._on_progress = on_progress
+        self._on_notice = on_notice
+        self._noticed: set[str] = set()
+        self._named = 0  # items set aside that were named in a notice
+
+    def cancel(self) -> None:
+        """Make the job's thread raise JobCancelled soon; idempotent."""
+        self.is_cancelled = True
+        self.inbox.put(None)
+
+    def check_cancelled(self) -> None:
+        """Raise JobCancelled if the job was cancelled."""
+        if self.is_cancelled:
+            raise self.cancelled_error()
+
+    def cancelled_error(self) -> JobCancelled:
+        return JobCancelled(f"job {self.name} was cancelled")
+
+    def drop_callbacks(self) -> None:
+        """Call the user's callbacks no more: one of them may not return."""
+        self._on_progress, self._on_notice = None, log.debug
+
+    def notice(self, text: str, once: str | None = None) -> None:
+        """Show a text to the user; of several texts with the same `once`, only the first."""
+        if once is not None and once in self._noticed:
+            return
+        if once is not None and len(self._noticed) < MAX_REMEMBERED:
+            self._noticed.add(once)
+        if self._on_notice is None:
+            log.warning("%s: %s", self.name, text)
+        else:
+            self._on_notice(text)
+
+    def report(self, progress: Progress) -> None:
+        """Note how far the job is, and call the user's callback."""
+        self.progress = progress
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def end_progress(self, phase: str) -> None:
+        """Note how the job ended.
+
+        A job that was cancelled or has failed stays so, whatever its thread does later.
+        """
+        if self.progress.phase not in ("cancelled", "failed"):
+            self.progress = replace(
+                self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
+            )
+
+    def add_death(self, death: dict[str, Any]) -> None:
+        """Remember the death of an executor or worker, and show it unless another message does."""
+        self.deaths.append(death)
+        text = describe_death(death)
+        if text is not None:
+            self.notice(text)
+
+    @property
+    def unnamed_count(self) -> int:
+        """Number of items set aside that may still be named."""
+        return max(0, MAX_NAMED - self._named)
+
+    def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
+        """Name an item that was set aside, unless MAX_NAMED were named before."""
+        if self.unnamed_count:
+            self._named += 1
+            self.notice(name_skipped(name, failure))
+
+    def notice_skipped_count(self) -> None:
+        """Say how many items were set aside, if not all of them were named."""
+        if self.set_aside.count > MAX_NAMED:
+            self.notice(f"{self.set_aside.count} items were set aside in all")
+
+    def restart(self) -> None:
+        """Forget what belongs to the submission that was lost: its items are mapped again."""
+        self.set_aside.clear()
+        self._named = 0
+
+
+def _do_nothing() -> None:
+    pass

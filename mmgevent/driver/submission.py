@@ -1,0 +1,416 @@
+"""A job on one engine, from `submit` to its end there.
+
+A submission sends batches as far as the server allows, handles the frames that the engine's
+reading thread puts into the inbox, and gives the records of each partition when the whole partition
+has arrived.  While nobody takes records, it neither sends nor grants more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from queue import Empty
+from time import monotonic
+from typing import Any, NamedTuple
+
+from mmgevent.driver.batching import Speed
+from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.engine_link import EngineProcess
+from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.errors import (
+    JobError,
+    MmgeventError,
+    ProtocolError,
+    TooManySkippedError,
+    VersionMismatchError,
+)
+from mmgevent.job.shipping.trial import fingerprint
+from mmgevent.tasks.blame import short_repr
+from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
+from mmgevent.tasks.skipping import MAX_VALUE_BYTES
+from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
+from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
+from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.positions import entry_of
+
+#: Time for which batches are gathered before they are sent, seconds.  Tiny batches sent one by one
+#: would cost a system call each.
+GATHER_S = 0.001
+
+
+log = logging.getLogger(__name__)
+
+
+class PackedJob(NamedTuple):
+    """What a server and executors need to know of a job; the same in each submission."""
+
+    name: str
+    options: dict[str, Any]
+    code: bytes
+    #: what executors of this machine take over from this process, as JSON; empty if there are none
+    context: bytes
+    #: whether results of one reduce task belong together, whatever their partitions
+    takes_whole_tasks: bool
+
+
+class Part(NamedTuple):
+    """The results of one partition, whole."""
+
+    partition: int
+    data: bytes
+
+
+class EngineLost(Exception):
+    """The engine or its server ended before the job did."""
+
+
+class Submission:
+    """One job on one engine."""
+
+    def __init__(self, state: JobState, packed: PackedJob, feeder: Feeder, engine: EngineProcess):
+        self._state = state
+        self._packed = packed
+        self._feeder = feeder
+        self._engine = engine
+        self._number = 0  # this cluster's number of it; 0 before `open`
+        self._is_open = False  # the server may have it
+        self._is_over = False  # all results were given
+        self._is_left = False  # the job has ended without its thread
+        self._speed = Speed()
+        self._allowed = 0  # batches that the server accepts, in all
+        self._sent = 0
+        self._input_ended = False
+        self._incoming: dict[int, _Incoming] = {}  # by reduce task
+        self._received_tasks = 0
+        self._parts: deque[Part] = deque()
+        self._result_tasks: int | None = None  # None until the job is done
+        self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
+            "accepted": self._on_accepted,
+            "rejected": self._on_rejected,
+            "refused": self._on_refused,
+            "allow": self._on_allow,
+            "enough": self._on_enough,
+            "need_content": self._on_need_content,
+            "results": self._on_results,
+            "progress": self._on_progress,
+            "notice": lambda frame, message: state.notice(message["text"], message.get("once")),
+            "skipped": self._on_skipped,
+            "died": lambda frame, message: state.add_death(message["failure"]),
+            "job_done": self._on_done,
+            "job_failed": self._on_failed,
+            "moved": self._on_moved,
+            "node": self._on_node,
+        }
+
+    def open(self, next_number: Callable[[], int]) -> None:
+        """Submit the job under the next number of its cluster, and begin to send its code."""
+        with self._engine.submitting:
+            self._number = next_number()
+            self._engine.add_job(self._number, self._receive, self._state.inbox.put)
+            self._announce()
+            self._is_open = True
+        parts = (self._packed.context, self._packed.code)
+        frames = [frame for part in parts for frame in split_payload(CODE, part, self._number)]
+        self._engine.put_in_lane(frames, CODE_WINDOW)
+        self._engine.flush()
+
+    def records(self) -> Iterator[tuple[Any, Any]]:
+        """Send the input and give the results.  EngineLost, JobError, JobCancelled and others."""
+        while not self._is_complete():
+            if self._parts:
+                yield from self._take_part()
+            elif self._may_send():
+                self._send_batches()
+                self._handle_waiting()
+            else:
+                self._state.before_wait()
+                self._handle(self._state.inbox.get())
+        self._is_over = True
+
+    def close(self) -> None:
+        """Leave the engine, and have the server end the job if it goes on.
+
+        From any thread; idempotent.
+        """
+        if self._number:
+            self._engine.remove_job(self._number)
+        is_open, self._is_open = self._is_open, False
+        if is_open and not self._is_over:  # a server that has ended the job ignores this
+            self._engine.send(control("cancel", self._number, reason="the driver gave up"))
+
+    def leave(self) -> None:
+        """Close this while the job's thread waits in the user's code; called from another thread."""
+        self._is_left = True
+        try:
+            while not self._state.is_cancelled:  # deaths, and items set aside, that led to the failure
+                self._dispatch(self._state.inbox.get_nowait())
+        except (Empty, EngineLost, MmgeventError) as ended:
+            log.debug("%s: %s", self._packed.name, ended)  # `state.failure` is what counts
+        self._state.inbox.put(None)  # the thread may wait for it next
+        self.close()
+
+    def _check_ended(self) -> None:
+        """Raise why the job has ended: JobCancelled, or what the thread did not see since it waited."""
+        self._state.check_cancelled()
+        if self._is_left:
+            raise self._state.failure or self._state.cancelled_error()
+
+    def _is_complete(self) -> bool:
+        return self._received_tasks == self._result_tasks and not self._parts
+
+    def _announce(self) -> None:
+        state, packed = self._state, self._packed
+        options = packed.options
+        if state.partitions is not None:
+            options = {**options, "partitions": state.partitions}  # as the first server chose
+        self._engine.send(
+            control(
+                "submit",
+                self._number,
+                name=packed.name,
+                options=options,
+                code_bytes=len(packed.code),
+                fingerprint=fingerprint(packed.code),
+                skip=sorted(state.delivered) or None,
+                context_bytes=len(packed.context) or None,
+            )
+        )
+
+    # What is sent.
+
+    def _may_send(self) -> bool:
+        return not self._input_ended and self._sent < self._allowed
+
+    def _send_batches(self) -> None:
+        """Send a batch.
+
+        If the datasource never waits, send with it those that are ready in GATHER_S.
+        """
+        until_s = monotonic() + (GATHER_S if self._feeder.never_waits else 0.0)
+        try:
+            while self._may_send():
+                numbered = self._feeder.next_batch(self._speed)
+                self._check_ended()
+                if numbered is None:
+                    self._end_input()
+                    return
+                self._sent += 1
+                self._put(numbered[0], numbered[1])
+                if monotonic() >= until_s:
+                    return
+        finally:
+            self._engine.flush()
+
+    def _put(self, number: int, batch: EncodedBatch, content: bool | None = None) -> None:
+        is_small = len(batch.data) <= MAX_INLINE_BYTES
+        announcement = control(
+            "batch",
+            self._number,
+            number,
+            items=batch.items,
+            weight=batch.weight,
+            size=len(batch.data),
+            content=content,
+            refs=batch.has_refs or None,
+            inline=batch.data if is_small else None,
+        )
+        frames = [announcement]
+        if not is_small:
+            frames += split_payload(BATCH, batch.data, self._number, number)
+        self._engine.put_in_lane(frames, FIRST_BATCH_WINDOW)
+
+    def _end_input(self) -> None:
+        self._input_ended = True
+        self._engine.send(control("input_end", self._number, batches=self._sent))
+
+    # What is received.
+
+    def _receive(self, frame: Frame) -> None:
+        """Queue a frame for the job's thread (in the engine's reading thread)."""
+        self._state.inbox.put(frame)
+        if frame.kind != CONTROL or b"job_failed" not in bytes(frame.payload):
+            return
+        try:
+            message = decode_message(frame.payload)
+        except ProtocolError:  # the job's thread raises it
+            return
+        if message["type"] == "job_failed":
+            self._state.failure = _error_of(message)
+            self._feeder.end_batch()
+            self._state.on_failure()
+
+    def _handle_waiting(self) -> None:
+        try:
+            while True:
+                self._handle(self._state.inbox.get_nowait())
+        except Empty:
+            return
+
+    def _handle(self, event: Frame | str | None) -> None:
+        self._check_ended()
+        self._dispatch(event)
+
+    def _dispatch(self, event: Frame | str | None) -> None:
+        if event is None:
+            return
+        if isinstance(event, str):
+            raise EngineLost(event)
+        if event.job != self._number:
+            return  # it belongs to an earlier submission
+        if event.kind == RESULT:
+            self._on_result_data(event)
+        elif event.kind == CONTROL:
+            message = decode_message(event.payload)
+            handler = self._handlers.get(message["type"])
+            if handler is None:
+                raise ProtocolError(f"a server does not send {message['type']!r} to a driver")
+            handler(event, message)
+
+    def _on_accepted(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.id = message["id"]
+        self._state.partitions = message["partitions"]
+        self._speed.slots = message["slots"]
+        self._allowed = message["batches"]
+
+    def _on_rejected(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise JobError(message["error"], {"kind": "rejected"})
+
+    def _on_refused(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise VersionMismatchError(message["error"])
+
+    def _on_allow(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._allowed = message["batches"]
+        self._speed = Speed(message["items"], message["weight"], message["seconds"], message["slots"])
+
+    def _on_enough(self, frame: Frame, message: dict[str, Any]) -> None:
+        if not self._input_ended:
+            self._end_input()
+
+    def _on_need_content(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._put(frame.task, self._feeder.content_of(frame.task), content=True)
+        self._engine.flush()
+
+    def _on_results(self, frame: Frame, message: dict[str, Any]) -> None:
+        incoming = self._incoming[frame.task] = _Incoming(
+            message["parts"], message.get("batch"), message.get("worker", "")
+        )
+        self._collect(frame.task, incoming)
+
+    def _on_result_data(self, frame: Frame) -> None:
+        incoming = self._incoming.get(frame.task)
+        if incoming is None:
+            raise ProtocolError(f"received results that were not announced: {frame!r}")
+        granted = incoming.add(frame.payload)
+        if granted:
+            self._engine.send(grant_frame(frame.lane, granted))
+        self._collect(frame.task, incoming)
+
+    def _collect(self, task: int, incoming: _Incoming) -> None:
+        if incoming.batch is not None:
+            self._take_set_aside(incoming)
+        elif incoming.is_complete or not self._packed.takes_whole_tasks:
+            self._parts.extend(incoming.take_whole())
+        if incoming.is_complete:
+            del self._incoming[task]
+            self._received_tasks += 1
+
+    def _take_set_aside(self, incoming: _Incoming) -> None:
+        assert incoming.batch is not None
+        for part in incoming.take_whole():
+            failures = self._state.set_aside.add_rows(incoming.batch, incoming.worker, part.data)
+            for failure in islice(failures, self._state.unnamed_count):
+                self._state.notice_skipped(failure["key"], failure)
+
+    def _take_part(self) -> Iterator[tuple[Any, Any]]:
+        part = self._parts[0]
+        offset = 0
+        while offset < len(part.data):
+            try:
+                segment = decode_segment(part.data, offset)
+            except SegmentError as error:
+                raise JobError(f"results cannot be read here: {error}", {"kind": "record"}) from error
+            yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
+            offset = segment.end
+        self._parts.popleft()
+        self._state.delivered.add(part.partition)
+
+    def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
+        del message["type"]
+        self._state.report(Progress(**message, skipped=self._state.set_aside.count))
+
+    def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
+        """Note an item that the server has set aside: it killed the executors that mapped it."""
+        failure, batch, position = message["failure"], message["batch"], message["item"]
+        item = None
+        if self._feeder.reads_again_quickly:
+            for _, (key, value) in self._feeder.read_again([(batch, position)]):
+                item = key, encode_value(value, MAX_VALUE_BYTES)
+                # The executor may have named only the type of the key.
+                failure = {**failure, "key": short_repr(key)}
+        self._state.set_aside.add_item(batch, position, failure, item)
+        name = failure.get("key")
+        if name is None:  # the executor died while it read the item
+            name = f"item {entry_of(position)} of batch {batch}"
+        self._state.notice_skipped(name, failure)
+
+    def _on_done(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.stats = message["stats"]
+        self._result_tasks = message["stats"]["results"]
+
+    def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.notice(
+            f"the server accepts no more jobs; the job is resubmitted to {message['address']} when it closes"
+        )
+
+    def _on_node(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise EngineLost(message["reason"] or "the server was lost")
+
+    def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
+        raise _error_of(message)
+
+
+def _error_of(message: dict[str, Any]) -> JobError:
+    """Return the error of a `job_failed` message."""
+    failure = message["failure"]
+    if message.get("code") == "skipped":
+        return TooManySkippedError.from_failure(failure)
+    if message.get("code") == "cancelled":
+        return JobError(failure.get("error") or "the server cancelled the job", {"kind": "cancelled"})
+    return JobError.from_failure(failure)
+
+
+class _Incoming:
+    """The results of one reduce task while they arrive, partition by partition."""
+
+    def __init__(self, parts: list[list[int]], batch: int | None, worker: str):
+        """With `batch` these are no results but items of that batch that were set aside."""
+        self.batch = batch
+        self.worker = worker
+        self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
+        self._missing = sum(n_bytes for _, n_bytes, _ in parts)
+        self._buffer = bytearray()
+        self._window = ReceiveWindow(RESULT_WINDOW)
+
+    def add(self, data: Any) -> int:
+        """Add received bytes; return how many to grant."""
+        self._window.received(len(data))
+        self._buffer += data
+        self._missing -= len(data)
+        return self._window.consumed(len(data))
+
+    def take_whole(self) -> list[Part]:
+        """Remove and return the partitions that are whole."""
+        whole = []
+        while self._parts and len(self._buffer) >= self._parts[0][1]:
+            partition, n_bytes = self._parts.popleft()
+            whole.append(Part(partition, bytes(self._buffer[:n_bytes])))
+            del self._buffer[:n_bytes]
+        return whole
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all bytes have arrived."""
+        return not self._missing
