@@ -271,7 +271,7 @@ def _open_node(arguments: Arguments, port: int) -> Any:
     )
 
 
-def _load_job(arguments: Arguments) -> Job:
+def _load_job(arguments: Arguments) -> Job[Any, Any]:
     # All that will be needed, now: once the job's folder is first on the path, a random.py in it would
     # be taken for the standard library's.
     from mmgevent.driver import handle  # noqa: F401
@@ -369,7 +369,9 @@ def _translated_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watching_for_workers(handle: JobHandle, reporter: Reporter, timeout_s: float | None) -> Iterator[None]:
+def _watching_for_workers(
+    handle: JobHandle[Any, Any], reporter: Reporter, timeout_s: float | None
+) -> Iterator[None]:
     """Cancel the job, and raise NoWorkersError, if no worker has been seen in `timeout_s`."""
     if timeout_s is None:
         yield

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.job_driver import JobDriver
     from mmgevent.driver.job_state import Progress
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell, Watch
-    from mmgevent.job.job import Job
+    from mmgevent.job.job import Job, K, V
     from mmgevent.wire.frames import Frame
 
 #: Time for the engine to start its roles, seconds.  A busy machine takes long to start Python.
@@ -76,7 +76,7 @@ class Cluster:
         )
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # guards the engine and the handles
-        self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
+        self._handles: weakref.WeakSet[JobHandle[Any, Any]] = weakref.WeakSet()
         self._watch: Watch | None = None
         self._is_closed = False
         self._retiring: threading.Thread | None = None  # closes the previous engine
@@ -85,8 +85,8 @@ class Cluster:
         self._engine = self._start_engine(configuration)
 
     def submit(
-        self, job: Job, *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
-    ) -> JobHandle:
+        self, job: Job[K, V], *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
         `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.  UsageError if
@@ -94,7 +94,7 @@ class Cluster:
         """
         from mmgevent.driver.handle import JobHandle
 
-        handle = JobHandle(self._make_driver(job, on_progress, on_notice))
+        handle: JobHandle[K, V] = JobHandle(self._make_driver(job, on_progress, on_notice))
         with self._lock:
             self._handles.add(handle)
         try:
@@ -105,8 +105,8 @@ class Cluster:
         return handle
 
     def run(
-        self, job: Job, *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
-    ) -> dict[Any, Any]:
+        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
         The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
@@ -246,7 +246,7 @@ class Cluster:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._is_closed else f'engine {self._engine.pid}'}>"
 
-    def _running(self) -> list[JobHandle]:
+    def _running(self) -> list[JobHandle[Any, Any]]:
         with self._lock:
             return [handle for handle in self._handles if not handle.done()]
 
@@ -269,7 +269,9 @@ class Cluster:
         if watch is not None:
             watch.join(WATCH_END_S)
 
-    def _make_driver(self, job: Job, on_progress: OnProgress | None, on_notice: OnNotice | None) -> JobDriver:
+    def _make_driver(
+        self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> JobDriver:
         from mmgevent.driver.job_driver import JobDriver
         from mmgevent.job.job import Job
 
@@ -448,8 +450,8 @@ def connect(
 
 
 def run(
-    job: Job, *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
-) -> dict[Any, Any]:
+    job: Job[K, V], *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
+) -> dict[K, V]:
     """Run one job and return its results as a dict.
 
     It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where

@@ -42,7 +42,7 @@ class Feeder:
 
     def __init__(
         self,
-        job: Job,
+        job: Job[Any, Any],
         clock: Callable[[], float] = time.monotonic,
         *,
         may_restart: bool = True,

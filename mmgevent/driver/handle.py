@@ -17,12 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic
 
 from mmgevent.driver.job_driver import LOOK_S, JobDriver
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
+from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 
@@ -39,7 +40,7 @@ _CHUNK_RECORDS = 1000
 Record = tuple[Any, Any]
 
 
-class JobHandle:
+class JobHandle(Generic[K, V]):
     """A submitted job.  Its methods may be called from any thread."""
 
     def __init__(self, driver: JobDriver):
@@ -59,7 +60,7 @@ class JobHandle:
         self._is_left_behind = False  # the job is over, and its thread is not
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
-        self._callbacks: list[Callable[[JobHandle], None]] = []
+        self._callbacks: list[Callable[[JobHandle[K, V]], None]] = []
         self._state.before_wait = self._flush
         self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # for the datasource and finishfn
@@ -70,7 +71,7 @@ class JobHandle:
         """The server's name for the job; None until a server has accepted it."""
         return self._state.id
 
-    def result(self, timeout: float | None = None) -> dict[Any, Any]:
+    def result(self, timeout: float | None = None) -> dict[K, V]:
         """Wait for the job and return its results as a dict (the same one each time).
 
         JobError if it failed; JobCancelled; TimeoutError after `timeout` seconds (the job goes on);
@@ -87,7 +88,7 @@ class JobHandle:
                 self._chunks.clear()
             return self._result
 
-    def stream(self) -> Iterator[Record]:
+    def stream(self) -> Iterator[tuple[K, V]]:
         """Return an iterator over the records as partitions finish.
 
         It can be had once: nothing is kept.
@@ -129,7 +130,7 @@ class JobHandle:
             self._wait_until_over(timeout)
             return self._error
 
-    def add_done_callback(self, fn: Callable[[JobHandle], None]) -> None:
+    def add_done_callback(self, fn: Callable[[JobHandle[K, V]], None]) -> None:
         """Call `fn(handle)` when the job is over, in a thread of the job; at once if it is over.
 
         An exception of `fn` is logged and nothing else happens.
@@ -311,7 +312,7 @@ class JobHandle:
             self._has_called_back = True
             self._changed.notify_all()
 
-    def _call(self, fn: Callable[[JobHandle], None]) -> None:
+    def _call(self, fn: Callable[[JobHandle[K, V]], None]) -> None:
         try:
             fn(self)
         except Exception:

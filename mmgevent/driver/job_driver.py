@@ -51,7 +51,7 @@ class JobDriver:
 
     def __init__(
         self,
-        job: Job,
+        job: Job[Any, Any],
         get_engine: Callable[[str | None], EngineProcess],
         next_number: Callable[[], int],
         *,
@@ -205,7 +205,9 @@ class JobDriver:
         raise error_class(f"the job could not be submitted for {START_S:g} s: {why}")
 
 
-def _pack(job: Job, on_left: Callable[[str], None], *, is_local: bool, stays_here: bool) -> PackedJob:
+def _pack(
+    job: Job[Any, Any], on_left: Callable[[str], None], *, is_local: bool, stays_here: bool
+) -> PackedJob:
     """Return what servers and executors need of a job; `on_left` hears what stays behind.
 
     ShippingError and other UsageErrors; TooLargeError if the code cannot be sent.

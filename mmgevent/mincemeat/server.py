@@ -299,7 +299,7 @@ class Server(Endpoint):
         else:
             resultfn(txn, results)
 
-    def _submit(self, job: Job) -> JobHandle:
+    def _submit(self, job: Job[Any, Any]) -> JobHandle[Any, Any]:
         assert self._cluster is not None
         return self._cluster.submit(job, on_notice=lambda text: log.info("%s: %s", self.name(), text))
 

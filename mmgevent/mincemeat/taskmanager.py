@@ -62,7 +62,7 @@ class TransactionOwner(Protocol):
 
     def _wake(self) -> None: ...
 
-    def _submit(self, job: Job) -> JobHandle: ...
+    def _submit(self, job: Job[Any, Any]) -> JobHandle[Any, Any]: ...
 
     def _deliver(self, txn: Any, results: dict[Any, Any]) -> None: ...
 
@@ -120,7 +120,7 @@ class TaskManager:
         self._tasks = tasks
         self._lock = threading.Lock()  # guards the choice between the next transaction and the end
         self._current: Transaction | None = None
-        self._handle: JobHandle | None = None
+        self._handle: JobHandle[Any, Any] | None = None
         self._is_finished = False
         self._has_delivered = False  # some transaction has ended
         self._ends_when_idle = False  # the script set the default cycle, or called jump_start
@@ -233,7 +233,7 @@ class TaskManager:
         self._handle.add_done_callback(lambda _: self.server._wake())
         log.info("%s: transaction %s begins", self.server.name(), transaction.txn)
 
-    def _deliver(self, transaction: Transaction, handle: JobHandle) -> None:
+    def _deliver(self, transaction: Transaction, handle: JobHandle[Any, Any]) -> None:
         error = handle.exception(timeout=0)
         results: dict[Any, Any] = {}
         if error is None:
@@ -300,7 +300,7 @@ def which_tasks(server: Any) -> int:
     return TaskManager.REDUCEONLY if server.mapfn is None else TaskManager.MAPREDUCE
 
 
-def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) -> Job:
+def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) -> Job[Any, Any]:
     """Return the engine's job for a transaction.  UsageError if it cannot run."""
     datasource = transaction.datasource
     if not hasattr(datasource, "__iter__") or not hasattr(datasource, "__getitem__"):

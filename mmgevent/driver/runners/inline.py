@@ -54,7 +54,7 @@ RECORD_SHARE = 0.25
 _SPEED = Speed(items=4000, seconds=1.0)
 
 
-def run_inline(job: Job) -> Iterator[tuple[Any, Any]]:
+def run_inline(job: Job[Any, Any]) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
@@ -86,7 +86,7 @@ class _Piece(NamedTuple):
 class _InlineRun:
     """One job from its datasource to its records."""
 
-    def __init__(self, job: Job, functions: Functions):
+    def __init__(self, job: Job[Any, Any], functions: Functions):
         self._job = job
         self._functions = functions
         self._setupfn = functions.setupfn
