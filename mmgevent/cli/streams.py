@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.destinations import descriptor_of, open_descriptor
-from mmgevent.machine import here
+from mmgevent.machine import working_directory
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -36,7 +36,7 @@ class Results(NamedTuple):
 
     def current_path(self) -> str | None:
         """Return a path that means what the user meant, whatever folder the job file has changed to."""
-        if not self.path or self.folder == here.working_directory():
+        if not self.path or self.folder == working_directory.find():
             return self.path
         return os.path.join(self.folder, self.path)
 
@@ -57,7 +57,7 @@ def claim_results(output: str | None) -> Results:
     stream = None if number is None else open_descriptor(number, path)
     os.dup2(STDERR, STDOUT)
     _print_to_stderr()
-    return Results(None if output == DASH else output, here.working_directory(), stream)
+    return Results(None if output == DASH else output, working_directory.find(), stream)
 
 
 def _fill_standard_descriptors() -> set[int]:

@@ -30,7 +30,8 @@ from mmgevent.machine.resources import (
 )
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
-from mmgevent.tasks.map_task import Mark, TaskStats
+from mmgevent.tasks.items import Mark
+from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.run import read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import Skipping

@@ -23,7 +23,7 @@ from typing import Any
 from mmgevent import beside
 from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job.options import JobOptions
-from mmgevent.machine import here
+from mmgevent.machine import working_directory
 
 FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
 NAMES = ("datasource", *FUNCTION_NAMES, "options")
@@ -124,7 +124,7 @@ def load_module(name: str, args: Sequence[str]) -> JobFile:
         raise JobFileError(
             f"{name!r} is not the name of a module, such as package.job; a path goes without -m"
         )
-    folder = here.working_directory()
+    folder = working_directory.find()
     if folder:
         beside.give_from_folders([folder])
         if folder not in sys.path[:1]:
@@ -137,7 +137,7 @@ def load_module(name: str, args: Sequence[str]) -> JobFile:
 
 def _find_module(name: str) -> str:
     """Return the path of the source of a module. Its package is imported."""
-    looked = f"looked in {here.describe()} and on the import path"
+    looked = f"looked in {working_directory.describe()} and on the import path"
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
@@ -166,7 +166,7 @@ def _check_path(path: str) -> None:
     if not has_suffix and os.path.isfile(f"{path}.py"):
         raise JobFileError(f"job file {path} does not end in .py; did you mean {path}.py?")
     if not os.path.exists(path):
-        raise JobFileError(f"job file {path} does not exist (looked in {here.describe()})")
+        raise JobFileError(f"job file {path} does not exist (looked in {working_directory.describe()})")
     if not has_suffix:
         raise JobFileError(f"job file {path} does not end in .py; a job file is a Python module: rename it")
     if not os.path.isfile(path):
@@ -215,7 +215,7 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
     package = stem.rpartition(".")[0]
     # The folder of a symbolic link is that of its target, as for Python. A module of a package was
     # found on the import path.
-    folder = here.working_directory() if package else os.path.dirname(os.path.realpath(location))
+    folder = working_directory.find() if package else os.path.dirname(os.path.realpath(location))
     beside.give_from_folders([folder] if folder else [])
     added = folder != "" and (not sys.path or sys.path[0] != folder)
     if added:

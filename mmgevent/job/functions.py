@@ -172,7 +172,7 @@ class Functions:
 
 
 #: What describes the functions of a job to executors, in the order of `Functions`.
-ROLES = tuple(field.name for field in fields(Functions))
+FUNCTION_FIELDS = tuple(field.name for field in fields(Functions))
 
 #: What precedes the name of a known reducer. The name of an offered function has no dot.
 _KNOWN_PREFIX = "reducers."

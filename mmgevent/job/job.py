@@ -17,7 +17,7 @@ from mmgevent.errors import FunctionError, OptionError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, form_of
 from mmgevent.job.inputs import sources
-from mmgevent.job.options import MAX_NAME_CHARS, JobOptions, OptionKeywords
+from mmgevent.job.options import MAX_JOB_NAME_CHARS, JobOptions, OptionKeywords
 
 if TYPE_CHECKING:
     from mmgevent.job.file import JobFile
@@ -313,7 +313,7 @@ def _name_after(*functions: Any) -> str:
             fn = fn.func
         name = fn if isinstance(fn, str) else getattr(fn, "__name__", None)
         if isinstance(name, str) and name.isidentifier():
-            return name[:MAX_NAME_CHARS]
+            return name[:MAX_JOB_NAME_CHARS]
     return "job"
 
 

@@ -17,10 +17,10 @@ from mmgevent.errors import OptionError
 from mmgevent.wire.limits import MAX_PARTITIONS
 
 #: Least `memory_limit`, bytes. Python needs this much before it runs a line of the user's.
-MIN_MEMORY_BYTES = 16 * 1024 * 1024
+MIN_MEMORY_LIMIT_BYTES = 16 * 1024 * 1024
 
 #: Largest `memory_limit`, bytes. setrlimit(2) takes no larger number.
-MAX_MEMORY_BYTES = 2**63 - 1
+MAX_MEMORY_LIMIT_BYTES = 2**63 - 1
 
 #: Default of `setup_timeout`, seconds. Large models load in a few minutes from a cold disk.
 SETUP_TIMEOUT_S = 300.0
@@ -29,7 +29,7 @@ SETUP_TIMEOUT_S = 300.0
 MAX_GREENLETS = 100_000
 
 #: Longest name of a job, characters. A longer one would not fit the lines of logs and dashboards.
-MAX_NAME_CHARS = 200
+MAX_JOB_NAME_CHARS = 200
 
 #: Longest text of a value in an error about it, characters.
 _MAX_SHOWN_CHARS = 200
@@ -66,7 +66,7 @@ class JobOptions:
     task_timeout: float | None = None
     #: seconds for the job's setupfn in an executor, > 0; None for no limit
     setup_timeout: float | None = SETUP_TIMEOUT_S
-    #: bytes of memory of each executor, at least MIN_MEMORY_BYTES; None for no limit
+    #: bytes of memory of each executor, at least MIN_MEMORY_LIMIT_BYTES; None for no limit
     memory_limit: int | None = None
     #: items (int) or share of items (float, 0 <= x < 1) that may be set aside
     max_skipped: int | float = 0
@@ -235,7 +235,7 @@ def _is_timeout(value: Any) -> bool:
 
 
 def _is_memory_limit(value: Any) -> bool:
-    return value is None or (_is_int(value) and MIN_MEMORY_BYTES <= value <= MAX_MEMORY_BYTES)
+    return value is None or (_is_int(value) and MIN_MEMORY_LIMIT_BYTES <= value <= MAX_MEMORY_LIMIT_BYTES)
 
 
 def _is_skip_limit(value: Any) -> bool:
@@ -263,7 +263,7 @@ def _are_paths(value: Any) -> bool:
 
 
 def _is_job_name(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_NAME_CHARS and value.isprintable()
+    return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
 
 _TIMEOUT = (_is_timeout, "a number of seconds above 0, or None")
@@ -280,7 +280,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "allocation": (_is_allocation, '"continuous" or "oneshot"'),
     "retransmit": (_is_share, "a share of the slots, 0 to 1"),
     "py_files": (_are_paths, "a path or a list of paths"),
-    "name": (_is_job_name, f"printable text of at most {MAX_NAME_CHARS} characters"),
+    "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
 

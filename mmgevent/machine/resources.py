@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: wait.
 SIGNAL_LOOK_S = 0.25
 #: Thresholds of the garbage collector in an engine, as `gc.set_threshold` takes them.
-GC_THRESHOLDS = (20_000, 50, 50)
+ENGINE_GC_THRESHOLDS = (20_000, 50, 50)
 
 
 #: Memory of a machine that does not say how much it has, bytes.
@@ -170,7 +170,7 @@ def collect_garbage_rarely() -> None:
     An engine keeps some objects for each task, and every collection looks at all of them. With
     Python's usual thresholds, and short tasks, that takes a twentieth of its time.
     """
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(*ENGINE_GC_THRESHOLDS)
 
 
 def descriptor_limit() -> int:

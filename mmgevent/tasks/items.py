@@ -13,6 +13,7 @@ from mmgevent.job.inputs.refs import ContentNeeded, Ref, Unreadable
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, make_failure
 from mmgevent.wire.positions import ALL, WHOLE, Part, position_of, range_of
 
+#: Called with the position and key of an item, or the index and key of a group, before it runs.
 Mark = Callable[[int, Any], object]
 
 

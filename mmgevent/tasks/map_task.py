@@ -25,7 +25,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.grouping import Grouping
-from mmgevent.tasks.items import TaskItems
+from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.records import encode_flush, encode_segment
@@ -40,7 +40,6 @@ MAX_GROUP_BYTES = 64 * 1024 * 1024
 #: Size at which an encoded flush is cut into several, bytes. It may be exceeded by one segment.
 MAX_FLUSH_BYTES = 16 * 1024 * 1024
 
-Mark = Callable[[int, Any], object]
 MarkFlush = Callable[[int | None], object]
 Emit = Callable[[bytes], object]
 Decode = Callable[[], Sequence[tuple[Any, Any]]]

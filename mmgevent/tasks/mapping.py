@@ -30,7 +30,7 @@ from mmgevent._speedups import map_items, take
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.grouping import Grouping, Groups
-from mmgevent.tasks.items import TaskItems
+from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.skipping import UNREAD, Skipping
@@ -42,7 +42,6 @@ WHOLE_RECORDS = 1000
 #: Records that `take` may return if there is no limit.
 _NO_LIMIT = sys.maxsize
 
-Mark = Callable[[int, Any], object]
 #: (fn, iterator of (position, key, value)) -> iterator of fn's results, in order
 MapItems = Callable[
     [Callable[[int, Any, Any], list[Any]], Iterable[tuple[int, Any, Any]]], Iterable[list[Any]]

@@ -40,11 +40,11 @@ from typing import Any, NamedTuple
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from mmgevent.errors import MmgeventError
-from mmgevent.tasks.unpicklable import PROTOCOL, find_culprit
+from mmgevent.tasks.unpicklable import PICKLE_PROTOCOL, find_culprit
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 
 SEGMENT_MAGIC = b"MMGS"
-VERSION = 1
+SEGMENT_VERSION = 1
 GROUPED = 1
 HASHED = 2
 
@@ -113,7 +113,7 @@ def encode_segment(
     end = buffer.tell()
     flags = (GROUPED if grouped else 0) | (HASHED if hashed else 0)
     header = _HEADER.pack(
-        SEGMENT_MAGIC, VERSION, flags, 0, len(keys), key_end - SEGMENT_HEADER_BYTES, end - key_end
+        SEGMENT_MAGIC, SEGMENT_VERSION, flags, 0, len(keys), key_end - SEGMENT_HEADER_BYTES, end - key_end
     )
     with buffer.getbuffer() as view:
         view[: _HEADER.size] = header
@@ -184,10 +184,10 @@ def encode_value(value: Any, limit_bytes: int) -> bytes | None:
         if len(value) > limit_bytes:
             return None
         if len(value) < limit_bytes // _MAX_BYTES_A_CHARACTER - _PICKLE_BYTES and type(value) in (str, bytes):
-            return pickle.dumps(value, PROTOCOL)
+            return pickle.dumps(value, PICKLE_PROTOCOL)
     file = _Bounded(limit_bytes)
     try:
-        pickle.Pickler(file, PROTOCOL).dump(value)
+        pickle.Pickler(file, PICKLE_PROTOCOL).dump(value)
     except Exception:  # of a `__reduce__` of the user's, too
         return None
     return file.getvalue()
@@ -257,15 +257,17 @@ def _read_header(view: memoryview, offset: int) -> tuple[int, int, int, int, int
     magic, version, flags, _, count, key_bytes, value_bytes = _HEADER.unpack_from(view, offset)
     if magic != SEGMENT_MAGIC:
         raise SegmentError(f"a segment begins with {SEGMENT_MAGIC!r}, not {magic!r}")
-    if version != VERSION:
-        raise SegmentError(f"a segment of version {version} came, this mmgevent reads version {VERSION}")
+    if version != SEGMENT_VERSION:
+        raise SegmentError(
+            f"a segment of version {version} came, this mmgevent reads version {SEGMENT_VERSION}"
+        )
     return flags, count, key_bytes, value_bytes, _CHECKSUM.unpack_from(view, offset + _HEADER.size)[0]
 
 
 def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
     start = buffer.tell()
     if not _is_shared(column):
-        pickler = pickle.Pickler(buffer, PROTOCOL)
+        pickler = pickle.Pickler(buffer, PICKLE_PROTOCOL)
         pickler.fast = True
         try:
             pickler.dump(column)
@@ -278,7 +280,7 @@ def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
             # pickled at all fails again below.
             buffer.seek(start)
             buffer.truncate()
-    pickle.Pickler(buffer, PROTOCOL).dump(column)
+    pickle.Pickler(buffer, PICKLE_PROTOCOL).dump(column)
 
 
 def _is_shared(column: list[Any]) -> bool:

@@ -22,7 +22,8 @@ from typing import Any
 from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
-from mmgevent.tasks.map_task import Emit, Mark, TaskStats
+from mmgevent.tasks.items import Mark
+from mmgevent.tasks.map_task import Emit, TaskStats
 from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
@@ -41,7 +42,7 @@ CHUNK_GROWTH = 4
 #: Most records in a segment.
 MAX_CHUNK = 64 * 1024
 
-Part = tuple[int, int, Iterable[Any]]
+ReducePart = tuple[int, int, Iterable[Any]]
 
 
 class ResultWriter:
@@ -90,7 +91,7 @@ class ReduceTask:
     def __init__(
         self,
         functions: Functions,
-        parts: Iterable[Part],
+        parts: Iterable[ReducePart],
         *,
         partitions: int,
         memory_bytes: int,

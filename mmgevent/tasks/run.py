@@ -19,11 +19,11 @@ from typing import Any
 
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import blame_exception, blame_segment
-from mmgevent.tasks.map_task import Decode, Emit, MapTask, Mark, MarkFlush, TaskStats
+from mmgevent.tasks.items import Mark
+from mmgevent.tasks.map_task import Decode, Emit, MapTask, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.records import SegmentError, decode_items
-from mmgevent.tasks.reduce_task import Part as ReducePart
-from mmgevent.tasks.reduce_task import ReduceTask
+from mmgevent.tasks.reduce_task import ReducePart, ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -31,7 +31,7 @@ from mmgevent.wire.positions import ALL, Part
 #: first is the number of new containers between two collections. With the usual 700, building
 #: groups takes twice as long. Without collections, a function that leaves cycles (a parser's trees)
 #: fills the memory.
-GC_THRESHOLDS = (2_000_000, 1000, 1000)
+TASK_GC_THRESHOLDS = (2_000_000, 1000, 1000)
 
 
 def run_map(
@@ -159,7 +159,7 @@ def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
     if not tunes_gc:
         return task.run()
     thresholds = gc.get_threshold()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(*TASK_GC_THRESHOLDS)
     try:
         return task.run()
     finally:

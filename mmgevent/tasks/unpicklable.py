@@ -12,7 +12,7 @@ from typing import Any
 from mmgevent.errors import MmgeventError
 
 #: Version of the pickle protocol of records.
-PROTOCOL = 5
+PICKLE_PROTOCOL = 5
 
 #: Deepest part of an object that is looked at.
 _MAX_DEPTH = 20
@@ -58,7 +58,7 @@ def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Excep
 
 def _pickling_error(obj: Any) -> Exception | None:
     try:
-        pickle.dumps(obj, PROTOCOL)
+        pickle.dumps(obj, PICKLE_PROTOCOL)
     except MemoryError:
         raise
     except Exception as error:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
-from mmgevent.machine import here
+from mmgevent.machine import working_directory
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -251,7 +251,9 @@ def _no_match(path: str) -> DatasourceError:
         return DatasourceError(f"no input files: the folder {path} has none (hidden ones do not count)")
     if any(c in path for c in _GLOB_CHARACTERS):
         return DatasourceError(
-            f"no input files: nothing matches {path} in {here.describe()} "
+            f"no input files: nothing matches {path} in {working_directory.describe()} "
             f"(a glob gives files; folders only by their own name, or with **)"
         )
-    return DatasourceError(f"no input files: {path} does not exist (looked in {here.describe()})")
+    return DatasourceError(
+        f"no input files: {path} does not exist (looked in {working_directory.describe()})"
+    )

@@ -36,7 +36,7 @@ class Effect(NamedTuple):
     is_required: bool = True
 
 
-class _Name(NamedTuple):
+class _ImportedName(NamedTuple):
     """One name of an import statement."""
 
     #: what is imported from the module; "" in a plain import, "*" for all
@@ -52,7 +52,7 @@ class _Statement(NamedTuple):
 
     module: str
     level: int
-    names: tuple[_Name, ...]
+    names: tuple[_ImportedName, ...]
     #: False inside of `if`, `try` and `with`
     is_certain: bool
     is_required: bool
@@ -79,13 +79,13 @@ def _effects_of(statement: _Statement, used: frozenset[str], namespace: dict[str
     module = _absolute(statement, namespace.get("__package__") or "")
     if module not in sys.modules:
         return
-    others: list[_Name] = []
+    others: list[_ImportedName] = []
     for name in statement.names:
         if not (statement.is_certain or name.name == "*" or name.bound in namespace):
             continue
         if name.name == "*":
             public = _public_names(sys.modules[module])
-            others += [_Name("*", each, each) for each in public] or [_Name("*", "*", "*")]
+            others += [_ImportedName("*", each, each) for each in public] or [_ImportedName("*", "*", "*")]
         elif name.name and f"{module}.{name.name}" not in sys.modules:
             others.append(name)
         elif name.usage not in used:
@@ -147,11 +147,11 @@ def _walk(body: Iterable[ast.stmt], is_certain: bool, is_required: bool) -> Iter
         if isinstance(node, ast.Import):
             for alias in node.names:
                 bound = alias.asname or alias.name.partition(".")[0]
-                name = _Name("", bound, alias.asname or alias.name)
+                name = _ImportedName("", bound, alias.asname or alias.name)
                 yield _Statement(alias.name, 0, (name,), is_certain, is_required)
         elif isinstance(node, ast.ImportFrom):
             given = [(alias.name, alias.asname or alias.name) for alias in node.names]
-            names = tuple(_Name(name, bound, bound) for name, bound in given)
+            names = tuple(_ImportedName(name, bound, bound) for name, bound in given)
             yield _Statement(node.module or "", node.level, names, is_certain, is_required)
         elif isinstance(node, ast.If):
             if not _is_left_out(node.test):

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmgevent import beside
 from mmgevent.errors import ShippingError
-from mmgevent.job.functions import ROLES, Functions
+from mmgevent.job.functions import FUNCTION_FIELDS, Functions
 
 # Payloads name functions of the first three: a template imports them once for all its executors.
 from mmgevent.job.shipping import bindings, definitions, instances, missing, settings  # noqa: F401
@@ -59,7 +59,7 @@ def load_functions(
         on_failure(failed)
     for problem in settings.apply(parts["settings"], is_loaded=True):
         on_warning(problem)
-    return Functions(**{role: roles[role] for role in ROLES})
+    return Functions(**{role: roles[role] for role in FUNCTION_FIELDS})
 
 
 def _install_modules(parts: dict[str, Any], on_warning: Callable[[str], None]) -> None:

@@ -145,10 +145,10 @@ class SourceTree:
         if self._stays_here and not package_files.is_in_zip(folder):
             return source
         files, size = package_files.read_files(folder)
-        if size > package_files.MAX_BYTES:
+        if size > package_files.MAX_PACKAGE_BYTES:
             raise ShippingError(
                 f"package {source.name!r}: its files ({folder}) are {size >> 20} MiB, and at most "
-                f"{package_files.MAX_BYTES >> 20} MiB of a package travel to workers: keep large files outside of "
+                f"{package_files.MAX_PACKAGE_BYTES >> 20} MiB of a package travel to workers: keep large files outside of "
                 f"it, at a path that workers have, or install the package there"
             )
         return source._replace(files=files)

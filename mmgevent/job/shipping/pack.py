@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import ShippingError
-from mmgevent.job.functions import ROLES
+from mmgevent.job.functions import FUNCTION_FIELDS
 from mmgevent.job.shipping import settings
 from mmgevent.job.shipping.dill_library import import_dill
 from mmgevent.job.shipping.module_source import MAIN_NAMES
@@ -79,7 +79,7 @@ def _pack(
     found: dict[str, Any],
     on_left: Callable[[str], None],
 ) -> bytes:
-    roles = {role: getattr(functions, role) for role in ROLES}
+    roles = {role: getattr(functions, role) for role in FUNCTION_FIELDS}
     shown = list(map(str, sys.argv if argv is None else argv))
     early: frozenset[JobImport] = frozenset()
     while True:  # at most once for each import of the job's names

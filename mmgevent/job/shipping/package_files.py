@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Largest files of one package that travel, bytes, together. Every executor has them in memory
 #: twice.
-MAX_BYTES = 64 << 20
+MAX_PACKAGE_BYTES = 64 << 20
 
 #: Texts in the source of modules that read files of packages.
 MARKS = (
@@ -52,14 +52,14 @@ _BINARY_SUFFIXES = (".pyc", ".pyo", ".so", ".pyd")
 def read_files(folder: str) -> tuple[bytes, int]:
     """Return a zip of the files of a package, and their size, bytes.
 
-    The zip is b"" if there are none, or if they are larger than MAX_BYTES.
+    The zip is b"" if there are none, or if they are larger than MAX_PACKAGE_BYTES.
     """
     size, found = 0, {}
     for relative, read_size, read in _walk(folder):
         size += read_size
-        if size <= MAX_BYTES:
+        if size <= MAX_PACKAGE_BYTES:
             found[relative] = read()
-    if not found or size > MAX_BYTES:
+    if not found or size > MAX_PACKAGE_BYTES:
         return b"", size
     import zipfile
 

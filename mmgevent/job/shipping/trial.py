@@ -34,7 +34,7 @@ TRIAL_TIMEOUT_S = 120.0
 _LAST_WORDS_CHARS = 2000
 
 #: Most payloads that are remembered as loadable. A trial takes 60 ms, and a loop may submit often.
-MAX_REMEMBERED = 1000
+MAX_LOADED = 1000
 
 _PROGRAM = "import json; from mmgevent.job.shipping import trial; sys.path[:] = json.loads(sys.argv[1]); trial.answer()"
 
@@ -120,7 +120,7 @@ class Trial:
 
     def _remember(self) -> None:
         _loaded[self._mark] = None
-        if len(_loaded) > MAX_REMEMBERED:
+        if len(_loaded) > MAX_LOADED:
             _loaded.popitem(last=False)
 
 

@@ -3,7 +3,7 @@
 import os
 
 
-def working_directory() -> str:
+def find() -> str:
     """Return the working directory, or an empty string if it no longer exists."""
     try:
         return os.getcwd()
@@ -13,4 +13,4 @@ def working_directory() -> str:
 
 def describe() -> str:
     """Return the working directory as messages name it."""
-    return working_directory() or "the working directory, which is gone"
+    return find() or "the working directory, which is gone"
