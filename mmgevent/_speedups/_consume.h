@@ -11,11 +11,13 @@
 #include "_table.h"
 #include "_twin.h"
 
-#define RECORDS_BETWEEN_SIGNALS 65536 /* so Ctrl-C also ends an endless iterator written in C */
+#define RECORDS_BETWEEN_SIGNALS 65536 /* records; Ctrl-C must end an endless iterator written in C, too */
 
-/* next_pair -- take the next pair: 1, or 0 at the end, or -1 with an exception.
+/* next_pair -- take the next pair.
  *
- * key, value  set to new references. */
+ * key, value  set to new references.
+ *
+ * Returns 1, or 0 at the end, or -1 with an exception. */
 static inline int
 next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value)
 {
@@ -40,15 +42,16 @@ next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value
     return result;
 }
 
-/* consume -- group() and fold(): put pairs into a dict until `used >= budget`.
+/* consume -- put pairs into a dict until `used >= budget`.
  *
- * They go to a table first, as long as keys are plain; whatever happens, it is poured into the dict. */
+ * Pairs go to a table while all keys are plain.  The table is poured into the dict in any case, also
+ * after an error. */
 static PyObject *
 consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budget)
 {
     PyObject *iterator = PyObject_GetIter(pairs); /* owned */
     PyObject *one = PyLong_FromLong(1);           /* owned */
-    PyObject *previous = NULL;                    /* owned: its address must not be another value's */
+    PyObject *previous = NULL;                    /* owned, so that no other value gets its address */
     PyObject *result = NULL;
     struct table table = {0};
     int is_plain = PyDict_GET_SIZE(dict) == 0;
@@ -60,7 +63,7 @@ consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budge
     }
     for (;;) {
         PyObject *key = NULL;   /* owned */
-        PyObject *value = NULL; /* owned, by `previous` in the end */
+        PyObject *value = NULL; /* owned; `previous` takes it over */
         int stored = 0;         /* as group_plain() returns */
         got = next_pair(module, iterator, &key, &value);
         if (got <= 0) {

@@ -1,17 +1,22 @@
-/* Hash keys, group, fold, scatter and merge: what is done once a record.
+/* The work that is done once per record: hash, group, fold, scatter and merge.
  *
- * _fallback.py and _encoding.py are the specification: results and errors here
- * equal theirs, so workers with and without this module serve one job.  What is
- * said there (shapes, units, errors) is not repeated here.
+ * This file holds the functions of the module and reads their arguments.  The work itself is in the
+ * headers, one noun each:
  *
- * Only builtin classes are hashed in C, and subclasses that inherit both slots,
- * tp_hash and tp_richcompare, which is how C says "overrides neither __hash__ nor
- * __eq__".  Every other key goes through encode() of the Python twin, so there
- * is one place where classes are told apart.  Texts of errors come from there too.
+ *   _xxh64.h     the hash function                _plain.h    groups in a table of plain keys
+ *   _digest.h    the hash of a key                _table.h    that table
+ *   _estimate.h  the memory of a key or value     _consume.h  group() and fold()
+ *   _groups.h    dicts of groups                  _merge.h    the three merge functions
+ *   _mapping.h   take() and map_items()           _scatter.h  scatter()
+ *   _twin.h      calls of the Python twin
  *
- * User code (__hash__, __eq__, __add__, __lt__, __next__, __del__) runs under
- * nearly every call.  So whatever lives across one is owned, and a list or dict is
- * asked for its size again at each step. */
+ * _fallback.py and _encoding.py are the specification.  Results and errors here equal theirs, so
+ * workers with and without this module serve one job.  Shapes, units and errors are described there
+ * and not repeated here.
+ *
+ * User code (__hash__, __eq__, __add__, __lt__, __next__, __del__) may run under nearly every call.
+ * So a reference that must survive a call is owned, and code asks a list or dict for its size again
+ * at each step. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -27,7 +32,7 @@
 #include "_scatter.h"
 #include "_xxh64.h"
 
-/* parse_seed -- the low 64 bits of an int, 0 if it is missing; -1 with TypeError. */
+/* parse_seed -- set *seed to the low 64 bits of an int, 0 if it is missing; -1 with TypeError. */
 static int
 parse_seed(PyObject *object, uint64_t *seed)
 {
@@ -35,7 +40,9 @@ parse_seed(PyObject *object, uint64_t *seed)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* parse_count -- a number of partitions; -1 with ValueError out of range, TypeError for no int. */
+/* parse_count -- set *count to a number of partitions.
+ *
+ * Returns 0, or -1 with ValueError if it is out of range, with TypeError if it is no int. */
 static int
 parse_count(PyObject *object, uint64_t *count)
 {
@@ -177,7 +184,7 @@ core_scatter(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"groups", "count", "seed", NULL};
     PyObject *groups = NULL, *count_object = NULL, *seed_object = NULL; /* borrowed from args */
-    PyObject *keys = NULL, *values = NULL;                              /* owned: copies that stay as they are */
+    PyObject *keys = NULL, *values = NULL;                              /* owned copies: nobody else changes them */
     PyObject *parts = NULL;                                             /* owned */
     uint32_t *numbers = NULL;
     Py_ssize_t *sizes = NULL;
@@ -263,7 +270,7 @@ core_merge_fold(PyObject *module, PyObject *args, PyObject *kwargs)
     return merge(module, table, keys, values, FOLD, (int)op);
 }
 
-/* Called once an item, so its arguments are by position, which saves a fifth of what a short item costs. */
+/* Called once per item.  Positional arguments save a fifth of the time of a short item. */
 static PyObject *
 core_take(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -344,7 +351,7 @@ static PyMethodDef module_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* module_exec -- keep the twin's functions and our class as attributes, so that the module needs no state of its own. */
+/* module_exec -- set the twin's functions and our class as attributes, so the module needs no state. */
 static int
 module_exec(PyObject *module)
 {

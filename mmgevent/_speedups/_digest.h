@@ -16,7 +16,7 @@
 #include "_twin.h"
 #include "_xxh64.h"
 
-/* Whether instances of cls, a subclass of base, hash and compare with base's own functions. */
+/* Return whether instances of cls, a subclass of base, hash and compare with base's own functions. */
 static inline int
 compares_like(const PyTypeObject *cls, const PyTypeObject *base)
 {
@@ -36,7 +36,7 @@ is_never_nan(PyObject *key)
            || PyBool_Check(key) || key == Py_None;
 }
 
-/* may_have_nan -- 1 if unify_nan() must look at this key, 0 if it surely has no NaN, -1 on an error. */
+/* may_have_nan -- 1 if unify_nan() must look at this key, 0 if it has no NaN, -1 with an exception. */
 static int
 may_have_nan(PyObject *key)
 {
@@ -80,7 +80,7 @@ may_have_nan(PyObject *key)
     return Py_TYPE(key)->tp_as_number != NULL && Py_TYPE(key)->tp_as_number->nb_float != NULL;
 }
 
-/* unify_nan -- new reference to the key, or to its like with every NaN replaced by the one NAN. */
+/* unify_nan -- new reference to the key, or to an equal key with every NaN replaced by the one NAN. */
 static PyObject *
 unify_nan(PyObject *module, PyObject *key)
 {
@@ -103,7 +103,7 @@ digest_number(Py_hash_t number, uint64_t seed)
     return xxh64_tagged('#', code, sizeof code, seed);
 }
 
-/* UTF-8 of one code point, surrogates included; returns the bytes written, at most 4. */
+/* write_utf8 -- write one code point, surrogates included; returns the bytes written, at most 4. */
 static size_t
 write_utf8(uint8_t *p, Py_UCS4 c)
 {
@@ -131,7 +131,7 @@ write_utf8(uint8_t *p, Py_UCS4 c)
 
 #define SHORT_STR 64 /* code points; longer non-ASCII strings are encoded on the heap */
 
-/* Kept out of digest_key(), which recurses and must not carry this buffer along. */
+/* Never inlined: digest_key() recurses, and this buffer would be in each of its frames. */
 #if defined(__GNUC__)
 __attribute__((noinline))
 #endif
@@ -249,7 +249,7 @@ done:
     return result;
 }
 
-/* digest_other -- hash a key whose class the twin must judge. */
+/* digest_other -- hash a key whose class only the twin can judge. */
 static int
 digest_other(PyObject *module, PyObject *key, uint64_t seed, uint64_t *digest, int *hashed)
 {
@@ -275,7 +275,7 @@ digest_other(PyObject *module, PyObject *key, uint64_t seed, uint64_t *digest, i
  *
  * key     borrowed; the caller keeps it alive for this call.
  * digest  set on success.
- * hashed  set to 1 if hash() of a user's class is in it, else left alone.
+ * hashed  set to 1 if the digest relies on hash() of a user's class, else not changed.
  *
  * Returns 0, or -1 with an exception. */
 static int

@@ -6,16 +6,16 @@
 #include <Python.h>
 #include <stdint.h>
 
-#define ENTRY_BYTES 100
-#define LIST_BYTES 72
-#define POINTER_BYTES 8
-#define SAMPLED_ITEMS 16
-#define SAMPLED_DEPTH 2
-#define MAX_BYTES ((int64_t)1 << 40)
+#define ENTRY_BYTES 100   /* a dict entry, with its share of free room */
+#define LIST_BYTES 72     /* an empty list and the room of its first items */
+#define POINTER_BYTES 8   /* one item of a list */
+#define SAMPLED_ITEMS 16  /* items that are looked at in a container */
+#define SAMPLED_DEPTH 2   /* levels of containers whose items are looked at */
+#define MAX_BYTES ((int64_t)1 << 40) /* largest estimate: sums of estimates fit 64 bits */
 
 static int64_t estimate_inside(PyObject *thing, int depth);
 
-/* What a container takes, given the estimates of its first items. */
+/* estimate_container -- the estimate of a container, given the estimates of its first items. */
 static int64_t
 estimate_container(int64_t base, int64_t slot, int64_t length, int64_t sample)
 {
@@ -62,7 +62,7 @@ estimate_dict(PyObject *thing, int depth)
     return estimate_container(216, ENTRY_BYTES, length, sample);
 }
 
-/* estimate_known -- estimate a thing of a builtin class, -1 for any other.  Runs no user code. */
+/* estimate_known -- the estimate of a thing of a builtin class, -1 for any other.  Runs no user code. */
 static int64_t
 estimate_known(PyObject *thing, int depth)
 {
@@ -77,7 +77,7 @@ estimate_known(PyObject *thing, int depth)
     if (PyUnicode_Check(thing)) {
 #if PY_VERSION_HEX < 0x030C0000
         if (PyUnicode_READY(thing) < 0) {
-            PyErr_Clear(); /* no memory to make it ready: take it for empty, its hash will complain */
+            PyErr_Clear(); /* no memory to make it ready: count it as empty, hashing it will fail */
             return 56;
         }
 #endif
@@ -115,7 +115,9 @@ estimate_inside(PyObject *thing, int depth)
     return size < 0 ? 64 : size;
 }
 
-/* estimate -- set *size to the estimate of one key or value; 0, or -1 with an exception of its __sizeof__. */
+/* estimate -- set *size to the estimate of one key or value.
+ *
+ * Returns 0, or -1 with an exception of its __sizeof__. */
 static int
 estimate(PyObject *thing, int64_t *size)
 {
@@ -145,7 +147,9 @@ estimate(PyObject *thing, int64_t *size)
     return 0;
 }
 
-/* estimate_value -- the estimate of a list's further value: its pointer only, if it is the previous one again. */
+/* estimate_value -- set *size to the estimate of one more value of a list.
+ *
+ * If it is the very object of the previous value, only its pointer counts. */
 static int
 estimate_value(PyObject *value, PyObject *previous, int64_t *size)
 {

@@ -14,7 +14,11 @@
 #include "_estimate.h"
 #include "_twin.h"
 
-/* find -- set *found to a new reference to what a dict holds for a key, NULL if nothing; -1 on an error. */
+/* find -- look a key up in a dict.
+ *
+ * *found  set to a new reference to its value, or NULL if the key is not there.
+ *
+ * Returns 0, or -1 with an exception. */
 static int
 find(PyObject *module, PyObject *table, PyObject *key, PyObject **found)
 {
@@ -45,12 +49,12 @@ check_list(PyObject *values)
         return 0;
     }
     const char *name = Py_TYPE(values)->tp_name;
-    const char *dot = strrchr(name, '.'); /* builtin classes have their module before it */
+    const char *dot = strrchr(name, '.'); /* the name of a builtin class may have its module before it */
     PyErr_Format(PyExc_TypeError, "the values of a group must be a list, got %.200s", dot ? dot + 1 : name);
     return -1;
 }
 
-/* insert -- set table[key] = value for a new key; adds what the entry takes to *used. */
+/* insert -- set table[key] = value for a new key. */
 static int
 insert(PyObject *table, PyObject *key, PyObject *value, int64_t *used)
 {
@@ -97,7 +101,7 @@ append_one(
 
 enum { GROUP = 0, SUM = 1, COUNT = 2, MIN = 3, MAX = 4, FIRST = 5 }; /* GROUP is no fold */
 
-/* combine -- new reference to `present` folded with `value`; COUNT adds counts. */
+/* combine -- new reference to the fold of `present` and `value`; COUNT adds counts. */
 static PyObject *
 combine(PyObject *present, PyObject *value, int op)
 {
@@ -115,8 +119,9 @@ combine(PyObject *present, PyObject *value, int op)
     return Py_NewRef(is_better ? value : present);
 }
 
-/* Whether a folded value may be taken for as large as the one before: itself, an int for an int, a float
- * for a float. */
+/* Return whether a folded value counts as large as the value before it.
+ *
+ * That holds for the same object, for two ints and for two floats. */
 static inline int
 is_same_size(PyObject *present, PyObject *folded)
 {
@@ -159,7 +164,7 @@ done:
     return result;
 }
 
-/* put -- put one pair into the dict; 0, or -1 with an exception. */
+/* put -- put one pair into a dict; 0, or -1 with an exception. */
 static int
 put(PyObject *module, PyObject *dict, PyObject *raw, PyObject *value, PyObject *previous, int op, int64_t *used)
 {

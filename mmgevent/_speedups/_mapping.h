@@ -9,9 +9,9 @@
 #include "_digest.h"
 #include "_twin.h"
 
-/* check_key -- 0 if a key may be one, or -1 with the TypeError that storing or hashing it would raise.
+/* check_key -- 0 if this object can be a key, or -1 with the TypeError that hashing it raises.
  *
- * Nearly all keys are of a class that needs no look inside. */
+ * Most keys are of a class whose objects are always keys. */
 static inline int
 check_key(PyObject *module, PyObject *key)
 {
@@ -25,7 +25,7 @@ check_key(PyObject *module, PyObject *key)
     return digest_key(module, key, 0, &digest, &hashed);
 }
 
-/* take -- the next records of an iterator as a list, each checked; NULL with an exception. */
+/* take -- new list of the next records of an iterator, each checked; NULL with an exception. */
 static PyObject *
 take(PyObject *module, PyObject *records, Py_ssize_t limit)
 {
@@ -35,7 +35,7 @@ take(PyObject *module, PyObject *records, Py_ssize_t limit)
     int result = iterator == NULL || taken == NULL ? -1 : 0;
 
     while (result == 0 && PyList_GET_SIZE(taken) < limit && (record = PyIter_Next(iterator)) != NULL) {
-        PyObject *key = NULL; /* owned: the check may run Python, which may empty the record */
+        PyObject *key = NULL; /* owned: the check may run user code, which may empty the record */
         if (PyTuple_Check(record) && PyTuple_GET_SIZE(record) == 2) {
             key = Py_NewRef(PyTuple_GET_ITEM(record, 0));
         }
@@ -61,13 +61,13 @@ take(PyObject *module, PyObject *records, Py_ssize_t limit)
     return taken;
 }
 
-/* What `_fallback.map_items` keeps between two records. All are owned; `records` is NULL between two items. */
+/* The state of `_fallback.map_items` between two records.  All objects are owned. */
 struct mapping {
     PyObject_HEAD
     PyObject *items, *mark, *mapfn, *pairs_of, *failed, *large;
     Py_ssize_t limit;
-    PyObject *records; /* a list of our own, which nobody else has seen unless `failed` gave it */
-    Py_ssize_t given;  /* records of it that were given */
+    PyObject *records; /* records of the current item; NULL between two items */
+    Py_ssize_t given;  /* number of them that were returned */
 };
 
 static int
@@ -108,7 +108,12 @@ mapping_dealloc(struct mapping *self)
     Py_DECREF(type);
 }
 
-/* records_of -- call mapfn on an item; set *output to an iterator and *taken to its first records, both owned. */
+/* records_of -- call mapfn on an item.
+ *
+ * *output  set to an owned iterator, or NULL.
+ * *taken   set to an owned list of its first records, or NULL.
+ *
+ * Returns 0, or -1 with an exception. */
 static int
 records_of(PyObject *module, struct mapping *self, PyObject *key, PyObject *value, PyObject **output, PyObject **taken)
 {
@@ -123,7 +128,9 @@ records_of(PyObject *module, struct mapping *self, PyObject *key, PyObject *valu
     return *taken == NULL ? -1 : 0;
 }
 
-/* ask_failed -- what `failed` makes of an item whose mapfn raised: its records, or None, or NULL with an exception. */
+/* ask_failed -- call `failed` for an item whose mapfn raised the exception that is set.
+ *
+ * Returns a list of records, or None, or NULL with an exception. */
 static PyObject *
 ask_failed(struct mapping *self, PyObject *position, PyObject *key, PyObject *value)
 {
@@ -146,7 +153,7 @@ ask_failed(struct mapping *self, PyObject *position, PyObject *key, PyObject *va
     return answer;
 }
 
-/* map_next -- map the next item: 1 if its records are there, 0 at the end, -1 with an exception. */
+/* map_next -- map the next item: 1 if self->records is set, 0 at the end, -1 with an exception. */
 static int
 map_next(PyObject *module, struct mapping *self)
 {

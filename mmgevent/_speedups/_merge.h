@@ -10,7 +10,7 @@
 #include "_estimate.h"
 #include "_groups.h"
 
-/* check_columns -- 0 if both lists are equally long, else -1 with ValueError. */
+/* check_columns -- 0 if both lists have one length, else -1 with ValueError. */
 static int
 check_columns(PyObject *keys, PyObject *values)
 {
@@ -23,7 +23,7 @@ check_columns(PyObject *keys, PyObject *values)
     return -1;
 }
 
-/* extend_one -- extend the list of a key by another list, or make that one the key's. */
+/* extend_one -- extend the list of a key by another list; a new key takes that very list over. */
 static int
 extend_one(PyObject *module, PyObject *groups, PyObject *key, PyObject *more, int64_t *used)
 {
@@ -35,7 +35,7 @@ extend_one(PyObject *module, PyObject *groups, PyObject *key, PyObject *more, in
         return -1;
     }
     for (Py_ssize_t i = 0; result == 0 && i < PyList_GET_SIZE(more); i++) {
-        PyObject *value = Py_NewRef(PyList_GET_ITEM(more, i)); /* owned, by `previous` in the end */
+        PyObject *value = Py_NewRef(PyList_GET_ITEM(more, i)); /* owned; `previous` takes it over */
         int64_t size = 0;
         result = estimate_value(value, previous, &size);
         *used += size;
@@ -59,7 +59,7 @@ extend_one(PyObject *module, PyObject *groups, PyObject *key, PyObject *more, in
 
 enum merge { GROUPED, FLAT, FOLD };
 
-/* merge -- the three merge functions: put (keys[i], values[i]) into a dict; returns `used`. */
+/* merge -- put all (keys[i], values[i]) into a dict; returns `used` as an int, or NULL. */
 static PyObject *
 merge(PyObject *module, PyObject *table, PyObject *keys, PyObject *values, enum merge how, int op)
 {
@@ -69,7 +69,7 @@ merge(PyObject *module, PyObject *table, PyObject *keys, PyObject *values, enum 
 
     for (Py_ssize_t i = 0; result == 0 && i < PyList_GET_SIZE(keys) && i < PyList_GET_SIZE(values); i++) {
         PyObject *raw = Py_NewRef(PyList_GET_ITEM(keys, i));     /* owned */
-        PyObject *value = Py_NewRef(PyList_GET_ITEM(values, i)); /* owned, by `previous` in the end */
+        PyObject *value = Py_NewRef(PyList_GET_ITEM(values, i)); /* owned; `previous` takes it over */
         PyObject *key = unify_nan(module, raw);                  /* owned */
         if (key == NULL) {
             result = -1;

@@ -1,4 +1,6 @@
-/* The same as _groups.h in a table of plain keys, which pour() moves into a dict at the end. */
+/* Groups and folded values in a table of plain keys: the short cut beside _groups.h.
+ *
+ * At the end, or at the first key that the table cannot hold, pour() moves all entries into a dict. */
 
 #ifndef MMGEVENT_PLAIN_H
 #define MMGEVENT_PLAIN_H
@@ -10,7 +12,7 @@
 #include "_groups.h"
 #include "_table.h"
 
-#define LISTED (-1) /* the count of an entry whose value is the list of its values */
+#define LISTED (-1) /* count of an entry whose `value` is a list of values */
 
 /* repeat -- new list of n references to one object. */
 static PyObject *
@@ -24,9 +26,11 @@ repeat(PyObject *value, int64_t n)
     return values;
 }
 
-/* group_plain -- append_one() to a table: an entry has `count` times the same `value`, or a list.
+/* group_plain -- append one value to the entry of its key.
  *
- * Returns 1, or 0 if the table is no use for this key, or -1 with an exception. */
+ * An entry holds the same `value` `count` times, or a list of values (LISTED).
+ *
+ * Returns 1, or 0 if the table cannot hold this key, or -1 with an exception. */
 static int
 group_plain(struct table *table, PyObject *key, PyObject *value, PyObject *previous, int64_t *used)
 {
@@ -65,7 +69,9 @@ group_plain(struct table *table, PyObject *key, PyObject *value, PyObject *previ
     return 1;
 }
 
-/* add_plain -- add an int to a sum of ints in an entry; 0 if that takes more than 64 bits, or is no such sum. */
+/* add_plain -- add an int to the sum of ints in an entry.
+ *
+ * Returns 1, or 0 if the entry holds no such sum or the new sum needs more than 64 bits. */
 static inline int
 add_plain(struct entry *entry, PyObject *value)
 {
@@ -83,7 +89,9 @@ add_plain(struct entry *entry, PyObject *value)
     return 1;
 }
 
-/* fold_plain -- fold_one() into a table: an entry has a value or, while that is NULL, the sum of ints in `count`.
+/* fold_plain -- fold one value into the entry of its key.
+ *
+ * An entry holds the folded `value`.  While `value` is NULL, `count` is a sum of ints.
  *
  * Returns as group_plain(). */
 static int
@@ -91,7 +99,7 @@ fold_plain(struct table *table, PyObject *key, PyObject *value, int op, int64_t 
 {
     const int adds = op == SUM || op == COUNT;
     const uint32_t size_before = table->size;
-    struct entry *entry = NULL; /* borrowed; no code of a user's can reach the table */
+    struct entry *entry = NULL; /* borrowed; user code cannot reach the table */
     int64_t before = 0, after = 0;
     const int found = table_find(table, key, &entry);
 
@@ -132,9 +140,9 @@ fold_plain(struct table *table, PyObject *key, PyObject *value, int op, int64_t 
     return result;
 }
 
-/* pour -- move the entries of a table into an empty dict, in order; -1 with MemoryError.
+/* pour -- move the entries of a table into an empty dict, in order, and close the table.
  *
- * An exception that is set stays set. */
+ * Returns 0, or -1 with MemoryError.  An exception that is already set stays set. */
 static int
 pour(struct table *table, PyObject *dict, int op)
 {
@@ -149,14 +157,14 @@ pour(struct table *table, PyObject *dict, int op)
             value = entry->value != NULL ? Py_NewRef(entry->value) : PyLong_FromLongLong(entry->count);
         }
         else if (entry->value == NULL) {
-            continue; /* the key whose value could not be stored */
+            continue; /* storing the first value of this key failed */
         }
         else {
             value = entry->count == LISTED ? Py_NewRef(entry->value) : repeat(entry->value, entry->count);
         }
         result = value == NULL ? -1 : PyDict_SetItem(dict, entry->key, value);
         Py_XDECREF(value);
-        Py_CLEAR(entry->key); /* free as we go */
+        Py_CLEAR(entry->key); /* free memory entry by entry */
         Py_CLEAR(entry->value);
     }
     table_close(table);

@@ -10,15 +10,15 @@
 
 /* number_keys -- write the partition of each key and count the keys of each partition.
  *
- * keys     a list nobody else sees.
- * numbers  as long as keys; filled.
- * sizes    as long as there are partitions, all 0; filled. */
+ * keys     a list that no other code can reach.
+ * numbers  an array of one number per key; filled.
+ * sizes    an array of one size per partition, all 0; filled. */
 static int
 number_keys(
     PyObject *module, PyObject *keys, uint64_t count, uint64_t seed, uint32_t *numbers, Py_ssize_t *sizes,
     int *hashed)
 {
-    const int is_power = (count & (count - 1)) == 0; /* the usual case, and a division is half the work */
+    const int is_power = (count & (count - 1)) == 0; /* the usual case; a division would be half the work */
 
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys); i++) {
         uint64_t digest = 0;
@@ -31,7 +31,7 @@ number_keys(
     return 0;
 }
 
-/* make_parts -- a list of (keys, values), both lists still empty slots, or None where sizes[p] is 0. */
+/* make_parts -- new list of (keys, values), lists of sizes[p] empty slots; None where sizes[p] is 0. */
 static PyObject *
 make_parts(uint64_t count, const Py_ssize_t *sizes)
 {
@@ -54,9 +54,10 @@ make_parts(uint64_t count, const Py_ssize_t *sizes)
     return parts;
 }
 
-/* deal -- move keys and values into the slots of their parts, in order.  Cannot fail, runs no user code.
+/* deal -- move keys and values into the slots of their parts, in order.  It cannot fail and runs no user
+ * code.
  *
- * sizes  room left in each part: counted down to 0. */
+ * sizes  slots left in each part; counted down to 0. */
 static void
 deal(PyObject *parts, PyObject *keys, PyObject *values, const uint32_t *numbers, Py_ssize_t *sizes)
 {

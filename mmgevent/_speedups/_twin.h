@@ -9,7 +9,7 @@
 
 #include <Python.h>
 
-/* call_twin -- call one of the functions that module_exec() put into the module.  New reference or NULL. */
+/* call_twin -- call one of the functions that module_exec() put into the module; new reference or NULL. */
 static PyObject *
 call_twin(PyObject *module, const char *name, PyObject *argument)
 {
@@ -23,7 +23,9 @@ call_twin(PyObject *module, const char *name, PyObject *argument)
     return result;
 }
 
-/* raise_by_twin -- raise the exception that a function of the twin gives; it may give None. */
+/* raise_by_twin -- raise the exception that a function of the twin returns.
+ *
+ * Always returns -1.  No exception is set if the function returned None. */
 static int
 raise_by_twin(PyObject *module, const char *function, PyObject *argument)
 {

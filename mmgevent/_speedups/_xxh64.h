@@ -15,7 +15,7 @@
 #define PRIME_4 UINT64_C(0x85EBCA77C2B2AE63)
 #define PRIME_5 UINT64_C(0x27D4EB2F165667C5)
 
-#define STRIPE 32 /* bytes that one round of the four lanes takes */
+#define STRIPE 32 /* bytes per round of the four lanes */
 
 static inline uint64_t
 rotate(uint64_t x, int bits)
@@ -88,7 +88,7 @@ mix_tail(uint64_t hash, const uint8_t *p, size_t size)
 
 #define NO_TAG (-1)
 
-/* xxh64_tagged -- XXH64 of one tag byte (none if NO_TAG) followed by data, without joining them. */
+/* xxh64_tagged -- XXH64 of one tag byte (none if NO_TAG) and the data after it, without a copy of both. */
 static uint64_t
 xxh64_tagged(int tag, const uint8_t *data, size_t size, uint64_t seed)
 {
