@@ -212,7 +212,7 @@ def _encode_time(key: Any) -> Encoded:
 
 
 def _microseconds(delta: Any) -> int:
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return int((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
 
 
 def _encode_timedelta(key: Any) -> Encoded:
@@ -244,7 +244,7 @@ def _encode_function(key: Any) -> Encoded:
     return _encode_items(b"f", (key.__module__, key.__qualname__))
 
 
-def _encode_other(key: Any, cls: type) -> Encoded:
+def _encode_other(key: Any, cls: Any) -> Encoded:
     if cls.__hash__ is object.__hash__:
         raise BadKeyError(
             f"keys cannot be of class {cls.__module__}.{cls.__qualname__}: it hashes by identity, which "

@@ -33,7 +33,7 @@ from mmgevent.errors import (
 from mmgevent.machine.resources import count_default_executors, start_thread
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import JobHandle
+    from mmgevent.driver.handle import JobHandle
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
 

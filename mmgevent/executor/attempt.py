@@ -30,6 +30,7 @@ from mmgevent.machine.resources import (
 from mmgevent.tasks import records
 from mmgevent.tasks import run as tasks
 from mmgevent.tasks.blame import blame_exception
+from mmgevent.tasks.mapping import MapItems, Mark
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
@@ -80,7 +81,7 @@ class Runner:
         #: of records that a task may hold at once
         self.memory_bytes = record_memory_bytes(None, executors)
         #: maps several items at once, see `tasks.run_map`; None: one by one
-        self.map_items: tasks.MapItems | None = None
+        self.map_items: MapItems | None = None
         #: options of the job: times an item is tried again, items that may be set aside
         self.retries = 0
         self.max_skipped: int | float = 0
@@ -135,7 +136,7 @@ class Runner:
     def _run_task(
         self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any], skipping: Skipping
     ) -> Any:
-        mark: tasks.Mark = _ignore_mark if self._page is None else self._page.mark
+        mark: Mark = _ignore_mark if self._page is None else self._page.mark
         if message["phase"] == "reduce":
             return tasks.run_reduce(
                 functions,

@@ -24,6 +24,7 @@ from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.page import Page
 from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.effects import Effect
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks import run as tasks
 from mmgevent.tasks.blame import blame_exception, describe_error
@@ -140,13 +141,13 @@ class Executor:
             self._channel.wait(wanted)
         return bytes(code)
 
-    def _note_slow(self, effect: shipping.Effect, seconds: float) -> None:
+    def _note_slow(self, effect: Effect, seconds: float) -> None:
         text = (
             f"import of {effect.module}, which the job's file does for its effect only, took {seconds:.1f} s"
         )
         self._notices.append({"text": text, "quiet": True})
 
-    def _note_missed(self, missed: list[tuple[shipping.Effect, BaseException]]) -> None:
+    def _note_missed(self, missed: list[tuple[Effect, BaseException]]) -> None:
         texts = [f"import of {effect.module} failed: {describe_error(error)}" for effect, error in missed]
         text = (
             f"{'; '.join(texts)}. Nothing in the job's file uses its name: the job goes on without its effect"

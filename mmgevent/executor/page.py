@@ -162,7 +162,7 @@ class Page:
 
     def stop_clock(self) -> float:
         """Stop the item's clock (the executor waits for its worker); return what `start_clock` takes."""
-        began_s = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
+        began_s: float = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
         _BEGAN.pack_into(self._map, _BEGAN_OFFSET, math.inf)
         return began_s - monotonic()
 

@@ -59,7 +59,7 @@ def _used_names(code: types.CodeType, known: frozenset[str]) -> set[str]:
             if step.opname in _LOADS:
                 loaded.add(step.argval)
         texts.update(constant for constant in each.co_consts if isinstance(constant, str))
-    return known & (loaded | texts if loaded & _LOOKUPS else loaded)
+    return {name for name in known if name in loaded or (name in texts and loaded & _LOOKUPS)}
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 _PLACE_BITS = 32
 
 #: The place that stands for all items of an entry.
-WHOLE = 2**_PLACE_BITS - 1
+WHOLE = (1 << _PLACE_BITS) - 1
 
 #: Times an entry may be cut in two: 16 million parts. An entry with as many items is far above
 #: what a split or a file of sensible size gives.

@@ -163,7 +163,7 @@ def _pickler_class() -> Any:
         def get(self, kind: type, default: Any = None) -> Any:
             return stock._Pickler.save_dict if kind is dict else dill.Pickler.dispatch.get(kind, default)
 
-    class Pickler(dill.Pickler):
+    class Pickler(dill.Pickler):  # type: ignore[misc] # dill has no types
         dispatch = Dispatch()
 
         def __init__(self, file: io.BytesIO, packer: Packer):
