@@ -334,7 +334,7 @@ static PyMethodDef module_methods[] = {
     {"hash_key", WITH_KEYWORDS(core_hash_key), "hash_key(key, seed=0)\n\nSee _encoding.hash_key."},
     {"is_hashed", core_is_hashed, METH_O, "is_hashed(key)\n\nSee _encoding.is_hashed."},
     {"unify_nan", unify_nan, METH_O, "unify_nan(key)\n\nSee _encoding.unify_nan."},
-    {"estimate_bytes", core_estimate_bytes, METH_O, "estimate_bytes(thing)\n\nSee _fallback.estimate_bytes."},
+    {"estimate_bytes", core_estimate_bytes, METH_O, "estimate_bytes(thing)\n\nSee _estimate.estimate_bytes."},
     {"partition", WITH_KEYWORDS(core_partition), "partition(key, count, seed=0)\n\nSee _fallback.partition."},
     {"group", WITH_KEYWORDS(core_group), "group(pairs, groups, budget)\n\nSee _fallback.group."},
     {"fold", WITH_KEYWORDS(core_fold), "fold(pairs, table, op, budget)\n\nSee _fallback.fold."},

@@ -1,4 +1,4 @@
-/* Estimate the memory of keys and values; _fallback.estimate_bytes() has the formula. */
+/* Estimate the memory of keys and values; _estimate.estimate_bytes() has the formula. */
 
 #ifndef MMGEVENT_ESTIMATE_H
 #define MMGEVENT_ESTIMATE_H
