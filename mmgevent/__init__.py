@@ -1,12 +1,12 @@
-"""MapReduce in plain Python on whatever machines are at hand.
+"""MapReduce in plain Python, on all cores of one machine or of many.
 
-The names below are imported on first use (PEP 562), so that `import mmgevent`
-costs next to nothing in executors, commands and job files.
+The names below are imported on first use (PEP 562), so `import mmgevent` takes hardly any time in
+executors, commands and job files.
 """
 
 from mmgevent import real_modules
 
-TYPE_CHECKING = False  # not from typing: what `import mmgevent` imports is built in or frozen
+TYPE_CHECKING = False  # not from typing: `import mmgevent` imports only modules that are built in or frozen
 
 if TYPE_CHECKING:
     from typing import Any

@@ -23,7 +23,9 @@ _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _VALUE_CHARS = 60
 
 
-def warn_of_stray_options(path: str, code: types.CodeType, module: types.ModuleType, known: frozenset[str]) -> None:
+def warn_of_stray_options(
+    path: str, code: types.CodeType, module: types.ModuleType, known: frozenset[str]
+) -> None:
     """Log one warning that names the options, of those `known`, that the file binds and does not use."""
     stray = {name: value for name, value in vars(module).items() if name in known and _is_plain(value)}
     for name in _used_names(code, known):
