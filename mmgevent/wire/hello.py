@@ -29,8 +29,7 @@ def hello(role: str, *, dill: str, **fields: Any) -> Frame:
 
     `dill` is its version; `fields` are what a role says of itself beyond that.
     """
-    # Not above: the commands import this module before their engine starts, and json takes its time.
-    from mmgevent.wire.messages import PROTOCOL, control
+    from mmgevent.wire.messages import PROTOCOL, control  # with json, which commands start without
 
     return control(
         "hello",
