@@ -228,6 +228,7 @@ def _load_job(arguments: Arguments) -> Job:
     shipping.preload()
     gc.freeze()  # collections of what stays until the end take 12 ms; collect only what the job makes
     gc.enable()
+    shared.silence_warnings(arguments)
     if arguments.module:
         from mmgevent.job import file as jobfile
 

@@ -134,6 +134,18 @@ def start_logging(arguments: Arguments) -> None:
     logger.propagate = False
 
 
+def silence_warnings(arguments: Arguments) -> None:
+    """With -q let mmgevent log errors only.
+
+    Call it after the engine was started, which need not wait for the import of logging.
+    """
+    if not arguments.quiet or arguments.verbose:
+        return
+    import logging
+
+    logging.getLogger("mmgevent").setLevel(logging.ERROR)
+
+
 def show_users_logging(arguments: Arguments) -> None:
     """With -v show what the job logs at level INFO, with -vv everything, in its own format if it has one.
 

@@ -476,17 +476,16 @@ class TestStrayOptions:
         Job.from_file(path)
         assert caplog.records == []
 
-    def test_the_command_shows_it(self, tmp_path):
+    @pytest.mark.parametrize("options", [[], ["-q"]])
+    def test_the_command_shows_it_unless_it_is_quiet(self, tmp_path, options):
         path = tmp_path / "stray_command.py"
         path.write_text(self.HEAD + "max_skipped = 0.01\n")
         done = subprocess.run(
-            [sys.executable, "-m", "mmgevent", "run", "--inline", str(path)],
+            [sys.executable, "-m", "mmgevent", "run", "--inline", *options, str(path)],
             capture_output=True,
             text=True,
             timeout=60,
         )
         assert (done.returncode, done.stdout) == (0, "1\t[2]\n")
-        assert (
-            f'{path} sets max_skipped, which is an option: write options = {{"max_skipped": 0.01}}'
-            in done.stderr
-        )
+        line = f'{path} sets max_skipped, which is an option: write options = {{"max_skipped": 0.01}}\n'
+        assert done.stderr == ("" if options else line)
