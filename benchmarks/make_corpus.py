@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmgevent.job.job import parse_size
+from mmgevent.job.options import parse_size
 
 FOLDER = Path(__file__).parent / ".corpus"
 

@@ -42,10 +42,13 @@ if TYPE_CHECKING:
     )
     from mmgevent.job.inputs.sources import Files, Lines
     from mmgevent.job.job import Job
-    from mmgevent.job.outputs.sinks import load
+    from mmgevent.job.outputs.formats import load
     from mmgevent.wire.hello import VERSION as __version__
 
-real_modules.protect_program()
+if _folders := real_modules.protect_program():
+    from mmgevent import beside
+
+    beside.give_from_folders(_folders)
 
 __all__ = [
     "AuthenticationError",
@@ -96,7 +99,7 @@ _HOMES = {
     "Node": "driver.node",
     "NotKept": "driver.set_aside",
     "connect": "driver.cluster",
-    "load": "job.outputs.sinks",
+    "load": "job.outputs.formats",
     "__version__": "wire.hello",
     "run": "driver.cluster",
 }

@@ -1,10 +1,9 @@
 """Give the user's code its own modules that have the name of a real one.
 
-With a `queue.py` beside the job, `import queue` in the job means that one, as it
-does in plain Python.  Everybody else in the process needs the standard library's.
-So the user's is loaded under another name, `_beside_queue`, under which
-it can be pickled and shipped too, and `import` asks who imports.  That costs
-something at each import, and is done only where such modules are.
+With a `queue.py` beside the job, `import queue` in the job means that one, as it does in plain
+Python. All other code in the process needs the standard library's. So the user's module is loaded
+under another name, `_beside_queue`, under which it can be pickled and sent too, and `import` asks
+who imports. That makes each import slower, so it is done only where such modules are.
 `importlib.import_module("queue")` gives the real one.
 """
 
@@ -23,19 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-#: what the name of such a module begins with in `sys.modules`
+#: How the name of such a module begins in `sys.modules`.
 PREFIX = "_beside_"
 
 _PACKAGE = os.path.join(real_modules.ROOT, "mmgevent") + os.sep
 _plain_import: Callable[..., Any] = builtins.__import__
 
-#: folders of the user's that hide real modules, the first one first, and below which the user's code lies
+#: Folders of the user's that hide real modules, the first one first.
 _folders: list[str] = []
+#: The same folders as prefixes of the paths of the user's code, in each spelling.
 _roots: list[str] = []
 
 
 class Hook:
-    """What stands for `__import__`: gives importers of the user's the user's modules."""
+    """Replaces `__import__`.
+
+    The user's code gets the user's modules, all other code the real ones.
+    """
 
     def __init__(self, names: frozenset[str], is_users: Callable[[dict[str, Any]], bool]):
         #: top-level names that the user has modules of
@@ -57,20 +60,20 @@ class Hook:
 
 
 def names() -> frozenset[str]:
-    """Return the names of real modules that the user's code gets its own of in this process."""
+    """Return the names of real modules that mean modules of the user's in the user's code."""
     hook = builtins.__import__
     return hook.names if isinstance(hook, Hook) else frozenset()
 
 
 def alias(name: str) -> str:
-    """Return the name under which a module is known that the user's code imports as `name`."""
+    """Return the name in `sys.modules` of what the user's code imports as `name`."""
     return PREFIX + name if name.partition(".")[0] in names() else name
 
 
 def give_from_folders(folders: list[str]) -> None:
-    """Let modules in these folders, and below, import what lies in them under the name of a real module.
+    """Let modules in and below these folders import what lies there under a real module's name.
 
-    Does nothing where there is no such module.  What was imported under such a name before gets its other name.
+    Do nothing if there is no such module. Modules that were imported before get their other name.
     """
     new = [folder for folder in folders if folder not in _folders]
     hidden = real_modules.hidden_names(new)
@@ -97,7 +100,10 @@ def _is_users(space: dict[str, Any]) -> bool:
 
 
 def give_shipped(shipped: Iterable[str], by_value: Iterable[str]) -> None:
-    """Let the modules of a job that came here, `shipped` and `by_value`, import what came for them."""
+    """Let the modules of a job that arrived here import one another under real modules' names.
+
+    shipped: names of those that travelled as source. by_value: names of those made of definitions.
+    """
     importers = frozenset((*shipped, *by_value))
     own = frozenset(
         name.removeprefix(PREFIX) for name in importers if name.startswith(PREFIX) and "." not in name
@@ -119,7 +125,7 @@ def _is_users_file(path: Any) -> bool:
 
 
 def _rename(name: str) -> None:
-    """Give a module that the user's program has imported already the name that it has from now on."""
+    """Give a module that the user's program has imported already its other name."""
     module = sys.modules.get(name)
     if module is None or not _is_users_file(getattr(module, "__file__", None)):
         return
@@ -134,7 +140,7 @@ def _rename(name: str) -> None:
 
 
 class _AliasFinder:
-    """Finds `_beside_queue`: what the folders have as `queue`."""
+    """Finds `_beside_queue` as `queue` in the user's folders."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if path is not None or not name.startswith(PREFIX):

@@ -1,14 +1,13 @@
 """Import what mmgevent needs from its real place, whatever lies in the user's folders.
 
-A `json.py` in the working directory, beside the job or in a folder of
-PYTHONPATH comes first on `sys.path`.  Python would then give it to everybody who
-imports json: to our processes, and to the libraries that they use.
+A `json.py` in the working directory, beside the job or in a folder of PYTHONPATH comes first on
+`sys.path`. Python would then give it to every importer of json: to our processes, and to the
+libraries that they use.
 
-- `protect` puts a finder first that knows the real places of such modules.  Our
-  own processes (commands, engines, templates, executors, trial loads) call it
-  before anything else.
+- `protect` puts a finder first that knows the real places of such modules. Our own processes
+  (commands, engines, templates, executors, trial loads) call it before anything else.
 - A program of the user's is protected only if one of its folders hides a module.
-- The user's own code still gets what it means: see `beside`.
+- The user's own code still gets the module that it means: see `beside`.
 
 What this module imports is built in or frozen, so nothing can hide it (`__future__` is not).
 """
@@ -18,7 +17,7 @@ import _imp
 import os
 import sys
 
-#: distributions that we depend on, and theirs: their modules
+#: Modules of the distributions that we depend on, and of those that they depend on.
 DEPENDENCIES = frozenset(
     [
         "dill",
@@ -36,14 +35,14 @@ DEPENDENCIES = frozenset(
     ]
 )
 
-#: modules that are loaded while Python starts; no folder of the user's can hide them
+#: Modules that are loaded while Python starts. No folder of the user's can hide them.
 _STARTUP = frozenset(("encodings", "sitecustomize", "usercustomize", "__main__"))
 
-#: the folder that mmgevent lies in
+#: The folder that holds the package.
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-#: What a fresh Python of ours runs first.  Not `-m`: that puts the working directory first on the path.
-#: What is installed comes before the folders of PYTHONPATH, and mmgevent from where it is here.
+#: The program that a fresh Python of ours runs first. `-m` would put the working directory first on
+#: the path. Installed modules come before the folders of PYTHONPATH, and mmgevent is this one.
 _START = """import os, sys
 def whole(path):
     try:
@@ -63,19 +62,19 @@ real_modules.protect()
 
 
 def is_real(name: str) -> bool:
-    """Return whether a top-level module is one that we or our libraries may need."""
+    """Return whether we or our libraries may need a top-level module of this name."""
     return name in sys.stdlib_module_names or name in DEPENDENCIES
 
 
 class RealFinder:
-    """Finds such modules in the real places; knows nothing else."""
+    """Finds the modules that we may need in their real places, and no others."""
 
     def __init__(self, library: list[str], installed: list[str]):
         self._library = library
         self._installed = installed
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        """Return the spec of a top-level module, None where others shall look.
+        """Return the spec of a top-level module, or None if other finders shall look for it.
 
         Raise ModuleNotFoundError for one that the standard library has on other systems only.
         """
@@ -99,7 +98,7 @@ def arguments(body: str) -> list[str]:
 
 
 def protect() -> None:
-    """From now on, import such modules from their real places in this process."""
+    """Import the modules that we may need from their real places from now on."""
     start = _library_index()
     if start is None or is_protected():
         return
@@ -112,20 +111,21 @@ def protect() -> None:
     sys.meta_path.insert(at, finder)  # type: ignore[arg-type]
 
 
-def protect_program() -> None:
+def protect_program() -> list[str]:
     """Protect a program of the user's that imports mmgevent, if one of its folders hides a module.
 
-    `python -m mmgevent` is our own: it has the working directory among them only until it can put it away.
+    Return those folders, so that the program can be given their modules; none if nothing is hidden.
+    `python -m mmgevent` is our own: its import path begins with the working directory only until it
+    removes that.
     """
     if _is_own_command():
         protect()
-        return
+        return []
     folders = user_folders()
-    if hidden_names(folders):
-        protect()
-        from mmgevent import beside
-
-        beside.give_from_folders(folders)
+    if not hidden_names(folders):
+        return []
+    protect()
+    return folders
 
 
 def _is_own_command() -> bool:
@@ -142,7 +142,10 @@ def is_protected() -> bool:
 
 
 def absolute(path: str) -> str:
-    """Return a path as an absolute one; as it is where the working directory is gone, since it leads nowhere then."""
+    """Return the absolute path.
+
+    A path that leads nowhere, since the working directory is gone, stays as it is.
+    """
     try:
         return os.path.abspath(path)
     except OSError:
@@ -150,7 +153,7 @@ def absolute(path: str) -> str:
 
 
 def user_folders() -> list[str]:
-    """Return the folders that come before the standard library: the script's, those of PYTHONPATH."""
+    """Return the folders before the standard library: the script's, those of PYTHONPATH."""
     return [absolute(entry) for entry in sys.path[: _library_index() or 0] if not _is_zip(entry)]
 
 

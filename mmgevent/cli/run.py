@@ -221,18 +221,17 @@ def _load_job(arguments: Arguments) -> Job:
     # would hide the one of the standard library.
     from mmgevent.driver import handle  # noqa: F401
     from mmgevent.driver.runners import inline  # noqa: F401
-    from mmgevent.job.job import Job, parse_option
+    from mmgevent.job.job import Job
+    from mmgevent.job.options import parse_option
     from mmgevent.job.outputs import sinks  # noqa: F401
-    from mmgevent.job.shipping import pack as shipping
+    from mmgevent.job.shipping.pack import preload
 
-    shipping.preload()
+    preload()
     gc.freeze()  # collections of what stays until the end take 12 ms; collect only what the job makes
     gc.enable()
     shared.silence_warnings(arguments)
     if arguments.module:
-        from mmgevent.job import file as jobfile
-
-        job = jobfile.load_job_module(arguments.rest[0], arguments.rest[1:])
+        job = Job.from_module(arguments.rest[0], arguments.rest[1:])
     else:
         job = Job.from_file(arguments.rest[0], arguments.rest[1:])
     sys.argv = list(job.argv or ())  # as the job file left it, because its functions run here, too

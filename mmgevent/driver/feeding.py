@@ -22,11 +22,12 @@ from mmgevent.driver.batching import MAX_BATCH_BYTES as BATCH_BYTES
 from mmgevent.driver.batching import BatchSize, Speed, next_size
 from mmgevent.errors import DatasourceError, JobError, MmgeventError
 from mmgevent.job.inputs.refs import Ref, Unreadable
-from mmgevent.job.inputs.sources import is_at_hand, is_one_shot, is_safe_to_repeat
+from mmgevent.job.inputs.sources import is_in_memory, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
 from mmgevent.job.job import Job
 from mmgevent.tasks.blame import blame_driver_code
-from mmgevent.tasks.records import RecordError, decode_items, encode_items
+from mmgevent.tasks.records import decode_items, encode_items
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.limits import MAX_BATCH_BYTES
 from mmgevent.wire.positions import entry_of, place_of
 
@@ -78,7 +79,7 @@ class Feeder:
             opened = job.open_datasource()
         self._items: Iterator[Item] = job.walk(opened)
         #: whether `next_batch` never waits for anything
-        self.never_waits = is_at_hand(job.datasource)
+        self.never_waits = is_in_memory(job.datasource)
         self._is_made = opened is not job.datasource
         self._may_read_again = is_safe_to_repeat(opened) or (self._is_made and is_one_shot(opened))
         #: what is known of walks through the same thing; None where it need not be known

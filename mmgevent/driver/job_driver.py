@@ -40,7 +40,9 @@ from mmgevent.errors import (
     VersionMismatchError,
 )
 from mmgevent.job.job import Job
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
+from mmgevent.job.shipping.surroundings import read_surroundings
+from mmgevent.job.shipping.trial import Trial, fingerprint
 from mmgevent.machine import environment, interpreter
 from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
@@ -124,7 +126,7 @@ class JobDriver:
         self._fault: UsageError | None = None  # the job ends with it before anything is sent
         left: list[str] = []
         try:
-            self.code = shipping.pack(
+            self.code = pack_functions(
                 functions,
                 by_value=job.by_value,
                 py_files=job.options.py_files,
@@ -167,10 +169,10 @@ class JobDriver:
         for text in left:
             self.notice(text)
         #: last, since whoever has this object ends it: by `records`
-        self._check: shipping.Check | None = None
+        self._check: Trial | None = None
         if self._fault is None:
             try:
-                self._check = shipping.start_check(self.code)
+                self._check = Trial(self.code)
             except OSError as error:
                 raise start_error("the process that tries to load the job's code", error) from error
 
@@ -362,7 +364,7 @@ class _Submission:
                 name=driver.job.name,
                 options=options,
                 code_bytes=len(driver.code),
-                fingerprint=shipping.fingerprint(driver.code),
+                fingerprint=fingerprint(driver.code),
                 skip=sorted(driver.delivered) or None,
                 context_bytes=len(driver.context) or None,
             )
@@ -600,7 +602,7 @@ def _do_nothing() -> None:
 
 def _make_context() -> bytes:
     """Return the surroundings of this process as JSON; UsageError naming what is too large in them."""
-    surroundings = shipping.context()
+    surroundings = read_surroundings()
     fault = environment.find_fault(surroundings["environ"])
     if fault is not None:
         raise UsageError(f"executors cannot be given the environment of this process: {fault}")

@@ -20,6 +20,7 @@ from typing import Any
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.page import Page
+from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.machine.resources import (
     OTHERS_BYTES,
@@ -28,9 +29,10 @@ from mmgevent.machine.resources import (
     total_memory_bytes,
 )
 from mmgevent.tasks import records
-from mmgevent.tasks import run as tasks
-from mmgevent.tasks.blame import blame_exception
-from mmgevent.tasks.mapping import MapItems, Mark
+from mmgevent.tasks.blame import TaskFailure, blame_exception
+from mmgevent.tasks.map_task import Mark, TaskStats
+from mmgevent.tasks.mapping import MapItems
+from mmgevent.tasks.run import read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
@@ -86,7 +88,7 @@ class Runner:
         self.retries = 0
         self.max_skipped: int | float = 0
 
-    def run(self, functions: tasks.Functions, lane: Lane, message: dict[str, Any]) -> None:
+    def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, to its outcome.
 
         The outcome is "returned" for one that was revoked, and that of the functions is told whatever they
@@ -112,7 +114,7 @@ class Runner:
             outcome = control("returned", *lane)
         except ContentNeeded:
             outcome = control("content", *lane)
-        except tasks.TaskFailure as error:
+        except TaskFailure as error:
             outcome = control(
                 "failed",
                 *lane,
@@ -134,11 +136,11 @@ class Runner:
             self._collect_due_s = monotonic() + COLLECT_S
 
     def _run_task(
-        self, functions: tasks.Functions, attempt: Attempt, message: dict[str, Any], skipping: Skipping
+        self, functions: Functions, attempt: Attempt, message: dict[str, Any], skipping: Skipping
     ) -> Any:
         mark: Mark = _ignore_mark if self._page is None else self._page.mark
         if message["phase"] == "reduce":
-            return tasks.run_reduce(
+            return run_reduce(
                 functions,
                 attempt.read_parts(message["parts"]),
                 partitions=message["partitions"],
@@ -149,10 +151,10 @@ class Runner:
                 tunes_gc=self._tunes_gc,
             )
         data = attempt.read_all()
-        items = tasks.read_batch(data)
+        items = read_batch(data)
         lo, hi = message["lo"], message["hi"]
-        decode = (lambda: tasks.read_batch(data)[lo:hi]) if skipping.is_needed else None
-        return tasks.run_map(
+        decode = (lambda: read_batch(data)[lo:hi]) if skipping.is_needed else None
+        return run_map(
             functions,
             items[lo:hi],
             partitions=message["partitions"],
@@ -224,7 +226,7 @@ class Attempt:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: tasks.TaskStats, seconds: float, skipping: Skipping) -> None:
+    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
         """Send the outcome behind the output, or with it."""
         self._check_revoked()
         self._channel.send(

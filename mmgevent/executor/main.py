@@ -23,10 +23,11 @@ from mmgevent.executor import terminal
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.page import Page
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.effects import Effect
+from mmgevent.job.shipping.load import load_functions
+from mmgevent.job.shipping.surroundings import enter_surroundings
 from mmgevent.machine.resources import find_scratch_folder
-from mmgevent.tasks import run as tasks
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
@@ -72,7 +73,7 @@ class Executor:
         self._runner = Runner(channel, page, scratch_dir, executors=executors)
         self._executor_count = executors
         self._is_patched = greenlets
-        self._functions: tasks.Functions | None = None
+        self._functions: Functions | None = None
         self._load_failure: dict[str, Any] | None = None
         #: messages about how the job was loaded, for the first attempt to send
         self._notices: list[dict[str, Any]] = []
@@ -105,7 +106,7 @@ class Executor:
         context, code = received[:context_bytes], received[context_bytes:]
         try:
             if context_bytes:
-                shipping.enter(json.loads(bytes(context)))
+                enter_surroundings(json.loads(bytes(context)))
             if limit_bytes is not None:
                 with contextlib.suppress(OSError):  # a sandbox forbids it; the worker looks, too
                     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -118,7 +119,7 @@ class Executor:
                 from mmgevent.executor.pool import ItemPool
 
                 self._runner.map_items = ItemPool(options["greenlets"], self._page).map_items
-            self._functions = shipping.load(code, self._note_slow, self._note_missed, self._note_setting)
+            self._functions = load_functions(code, self._note_slow, self._note_missed, self._note_setting)
         except BaseException as error:  # SystemExit too: it comes from a module of the user's
             self._load_failure = _describe_load(error)
 
@@ -175,7 +176,7 @@ class Executor:
             return  # the worker ends this process, and tries another
         self._runner.run(self._functions, lane, message)
 
-    def _set_up(self, functions: tasks.Functions) -> None:
+    def _set_up(self, functions: Functions) -> None:
         """Call the job's setupfn, if it has one, before the first attempt: one that gets none needs no model."""
         self._is_set_up = True
         if functions.setupfn is None:

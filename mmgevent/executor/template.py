@@ -90,7 +90,7 @@ class Template:
     def _preload(self) -> None:
         from importlib import import_module
 
-        import_module("mmgevent.job.shipping.pack").import_dill()
+        import_module("mmgevent.job.shipping.dill_library").import_dill()
         for name in PRELOADED:
             import_module(name)
         self._run_executor = import_module("mmgevent.executor.main").main

@@ -1,8 +1,8 @@
 """Let the functions of a job that run in this process see the `sys.argv` that its job file saw.
 
 `sys.argv` belongs to the process, so it is replaced only while such a function runs. Several
-threads may do that at once, each for a job of its own: the list that was shown last stays in view,
-and the program's own is back when the last function has ended, whatever their order.
+threads may do that at once, each for its own job. The list that was shown last is the one in place.
+When the last function has ended, the program's own list is back, whatever their order.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from typing import Any
 
 _lock = threading.Lock()
-#: lists in view, the last one is `sys.argv`; empty: the program's own is
+#: Lists that are shown; the last one is `sys.argv`. If there is none, the program's own is.
 _shown: list[list[str]] = []
 _own: list[str] = []
 
 
 def list_to_show(argv: Sequence[str] | None) -> list[str] | None:
-    """Return `argv` as a list that the functions below show; None if it is what everybody sees anyway."""
+    """Return `argv` as a list for the functions below, or None if `sys.argv` is the same anyway."""
     return None if argv is None or list(argv) == sys.argv else list(argv)
 
 
 @contextmanager
 def showing(argv: list[str]) -> Iterator[None]:
-    """Show this very list meanwhile: what a function changes in it is there at the next call."""
+    """Show this list, not a copy: what a function changes in it is there at the next call."""
     global _own
     with _lock:
         if not _shown:
@@ -42,7 +42,7 @@ def showing(argv: list[str]) -> Iterator[None]:
 
 
 def calls_showing(argv: list[str] | None, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `function` and shows `argv` meanwhile; itself if that is None."""
+    """Return a function that calls `function` while `argv`, if any, is shown."""
     if argv is None:
         return function
 
@@ -54,7 +54,7 @@ def calls_showing(argv: list[str] | None, function: Callable[..., Any]) -> Calla
 
 
 def items_showing(argv: list[str] | None, items: Iterable[Any]) -> Iterator[Any]:
-    """Return an iterator over `items` that shows `argv` while it gets each of them; a plain one if that is None."""
+    """Return an iterator over `items` that shows `argv`, unless None, while it gets an item."""
     return iter(items) if argv is None else _each(argv, items)
 
 

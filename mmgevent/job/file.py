@@ -1,9 +1,8 @@
-"""Load a job file: run it once as a module, and make a Job of what it binds.
+"""Load a job file: run it once as a module, and check what it binds.
 
-The module is named by the file's stem and registered under that name, so that
-its functions and classes travel by value and its instances are plain pickles.
-Whatever is wrong with the file is a JobFileError that shows the user's own
-lines and none of ours.
+The module is named by the file's stem and registered under that name, so that its functions and
+classes travel by value and its instances are plain pickles. Whatever is wrong with the file is a
+JobFileError, which shows the user's own lines and none of ours.
 """
 
 from __future__ import annotations
@@ -23,38 +22,104 @@ from typing import Any
 
 from mmgevent import beside
 from mmgevent.errors import JobFileError, OptionError, UsageError
-from mmgevent.job.job import Job
 from mmgevent.job.options import JobOptions
 from mmgevent.machine import here
 
 FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
 NAMES = ("datasource", *FUNCTION_NAMES, "options")
 
-#: what the processes of mmgevent import themselves, and a job file must not hide
+#: Modules that our own processes import. A job file must not hide one.
 OWN_MODULES = frozenset(
     {"mmgevent", "gevent", "greenlet", "dill", "xxhash", "cryptography", "psutil", "rich"}
 )
 
-
 OPTION_NAMES = frozenset(field.name for field in fields(JobOptions))
 
-#: how people end the name of a function
+#: Endings that people give to the name of a function.
 _FUNCTION_ENDING = re.compile(r"(function|func|fun|fn)$")
 
 
-def load_job(path: str, args: Sequence[str]) -> Job:
-    """Load the job file at `path`; see `Job.from_file`."""
+class JobFile:
+    """A job file that was loaded: its module, and what it binds for a job."""
+
+    def __init__(self, path: str, module_name: str, module: types.ModuleType, argv: list[str]):
+        """Raise JobFileError for a function whose name is nearly one of a job's."""
+        self.path = path
+        #: under which the module is registered; with its package, if it has one
+        self.module_name = module_name
+        #: `sys.argv` as the file left it
+        self.argv = argv
+        #: what the file binds as `job`, or None
+        self.job = getattr(module, "job", None)
+        self._module = module
+        self._bound = {name: getattr(module, name) for name in NAMES if hasattr(module, name)}
+        _check_public_names(path, module_name, module)
+
+    @property
+    def job_name(self) -> str:
+        """Return what the job is called if it does not choose a name."""
+        return self.module_name.rpartition(".")[2]
+
+    def check_job_alone(self) -> None:
+        """Raise JobFileError if the file binds parts of a job beside `job`."""
+        if self._bound:
+            raise JobFileError(
+                f"job file {self.path} binds both job and {', '.join(self._bound)}; "
+                f"pass them to Job(...), or leave job out"
+            )
+
+    def read_parts(self) -> dict[str, Any]:
+        """Return what the file binds as the arguments of `Job`: datasource, functions and options.
+
+        Raise JobFileError if anything is missing or wrong.
+        """
+        functions = {name: self._bound.get(name) for name in FUNCTION_NAMES}
+        if functions["mapfn"] is None and functions["reducefn"] is None:
+            kind = type(self.job).__name__
+            hint = "" if self.job is None else f" (its job is of type {kind}, not mmgevent.Job)"
+            raise JobFileError(
+                f"job file {self.path} binds neither mapfn nor reducefn, nor job{hint}; "
+                f"{_nearest_function(self._module)}define def mapfn(key, value): ..."
+            )
+        if "datasource" not in self._bound:
+            near = [name for name in vars(self._module) if _is_near(name, "datasource")]
+            advice = f"did you mean it by {near[0]}? If not, bind" if near else "bind"
+            raise JobFileError(
+                f"job file {self.path} binds no datasource; {advice} (key, value) pairs, a mapping, or "
+                f"datasource = Files(sys.argv[1:])"
+            )
+        return {"datasource": self._bound["datasource"], **functions, **self._read_options()}
+
+    def _read_options(self) -> dict[str, Any]:
+        options = self._bound.get("options", {})
+        if "options" not in self._bound:
+            _check_near_options(self.path, self._module)
+        if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+            raise JobFileError(
+                f'job file {self.path}: options must be a dict such as {{"retries": 2}}; got {options!r:.60}'
+            )
+        clashes = [name for name in NAMES if name in options]
+        if clashes:
+            raise JobFileError(
+                f"job file {self.path}: {clashes[0]} is not an option; bind it in the file itself"
+            )
+        named = {"name": self.job_name, **options}
+        try:
+            JobOptions.of(named)
+        except OptionError as error:
+            raise JobFileError(f"job file {self.path}: options: {error}") from None
+        return named
+
+
+def load_file(path: str, args: Sequence[str]) -> JobFile:
+    """Load the job file at `path`; `Job.from_file` says how."""
     _check_path(path)
-    stem = _check_stem(path)
-    module, argv = _load_module(path, stem, args)
-    return _make_job(path, stem, module).with_argv(argv)
+    name = _check_stem(path)
+    return JobFile(path, name, *_load_module(path, name, args))
 
 
-def load_job_module(name: str, args: Sequence[str]) -> Job:
-    """Load the job of a module in a package, by its dotted name, as `python -m` finds it: from this folder first.
-
-    Its package is imported, so that relative imports work.  `sys.argv[0]` is the path of the module's file.
-    """
+def load_module(name: str, args: Sequence[str]) -> JobFile:
+    """Load a module in a package as a job file, by its dotted name; `Job.from_module` says how."""
     if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
         raise JobFileError(
             f"{name!r} is not the name of a module, such as package.job; a path goes without -m"
@@ -64,6 +129,14 @@ def load_job_module(name: str, args: Sequence[str]) -> Job:
         beside.give_from_folders([folder])
         if folder not in sys.path[:1]:
             sys.path.insert(0, folder)
+    path = _find_module(name)
+    if "." not in name:
+        _check_stem(path)
+    return JobFile(path, name, *_load_module(path, name, args))
+
+
+def _find_module(name: str) -> str:
+    """Return the path of the source of a module. Its package is imported."""
     looked = f"looked in {here.describe()} and on the import path"
     try:
         spec = importlib.util.find_spec(name)
@@ -82,10 +155,7 @@ def load_job_module(name: str, args: Sequence[str]) -> Job:
     path = spec.origin or ""
     if not path.endswith(".py") or not os.path.isfile(path):
         raise JobFileError(f"module {name} ({path}) has no source file; a job needs one")
-    if "." not in name:
-        _check_stem(path)
-    module, argv = _load_module(path, name, args)
-    return _make_job(path, name, module).with_argv(argv)
+    return path
 
 
 def _check_path(path: str) -> None:
@@ -123,7 +193,7 @@ def _check_stem(path: str) -> str:
 
 
 def _is_job_module(module: types.ModuleType, path: str) -> bool:
-    """Say whether `module` came from this file, or from another job file of the same name."""
+    """Return whether `module` came from this file, or from another job file of the same name."""
     file = getattr(module, "__file__", None)
     if hasattr(module, "__mmgevent_job_file__"):
         return True
@@ -131,7 +201,10 @@ def _is_job_module(module: types.ModuleType, path: str) -> bool:
 
 
 def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.ModuleType, list[str]]:
-    """Return the module, and `sys.argv` as the file left it."""
+    """Run the file as a module of this name.
+
+    Return the module, and `sys.argv` as the file left it.
+    """
     location = os.path.abspath(path)
     code = _compile(path, location)
     loader = importlib.machinery.SourceFileLoader(stem, location)
@@ -140,7 +213,8 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__mmgevent_job_file__"] = location
     package = stem.rpartition(".")[0]
-    # Of a symbolic link: its target's, as Python does.  A module of a package was found on the path.
+    # The folder of a symbolic link is that of its target, as for Python. A module of a package was
+    # found on the import path.
     folder = here.working_directory() if package else os.path.dirname(os.path.realpath(location))
     beside.give_from_folders([folder] if folder else [])
     added = folder != "" and (not sys.path or sys.path[0] != folder)
@@ -215,59 +289,10 @@ def _load_failure(path: str, location: str, error: Exception) -> JobFileError:
     return JobFileError(f"job file {path} failed while it was loaded:\n{shown}")
 
 
-def _make_job(path: str, stem: str, module: types.ModuleType) -> Job:
-    bound = {name: getattr(module, name) for name in NAMES if hasattr(module, name)}
-    _check_public_names(path, stem, module)
-    job = getattr(module, "job", None)
-    if isinstance(job, Job):
-        if bound:
-            raise JobFileError(
-                f"job file {path} binds both job and {', '.join(bound)}; "
-                f"pass them to Job(...), or leave job out"
-            )
-        if not job.is_named:
-            job = job.with_options(name=stem.rpartition(".")[2])
-        return job.from_module(stem)
-    functions = {name: bound.get(name) for name in FUNCTION_NAMES}
-    if functions["mapfn"] is None and functions["reducefn"] is None:
-        hint = "" if job is None else f" (its job is of type {type(job).__name__}, not mmgevent.Job)"
-        raise JobFileError(
-            f"job file {path} binds neither mapfn nor reducefn, nor job{hint}; "
-            f"{_nearest_function(module)}define def mapfn(key, value): ..."
-        )
-    if "datasource" not in bound:
-        near = [name for name in vars(module) if _is_near(name, "datasource")]
-        advice = f"did you mean it by {near[0]}? If not, bind" if near else "bind"
-        raise JobFileError(
-            f"job file {path} binds no datasource; {advice} (key, value) pairs, a mapping, or "
-            f"datasource = Files(sys.argv[1:])"
-        )
-    return Job(bound["datasource"], **functions, **_read_options(path, stem, module, bound)).from_module(stem)
-
-
-def _read_options(path: str, stem: str, module: types.ModuleType, bound: dict[str, Any]) -> dict[str, Any]:
-    options = bound.get("options", {})
-    if "options" not in bound:
-        _check_near_options(path, module)
-    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-        raise JobFileError(
-            f'job file {path}: options must be a dict such as {{"retries": 2}}; got {options!r:.60}'
-        )
-    clashes = [name for name in NAMES if name in options]
-    if clashes:
-        raise JobFileError(f"job file {path}: {clashes[0]} is not an option; bind it in the file itself")
-    named = {"name": stem.rpartition(".")[2], **options}
-    try:
-        JobOptions.of(named)
-    except OptionError as error:
-        raise JobFileError(f"job file {path}: options: {error}") from None
-    return named
-
-
 def _check_public_names(path: str, stem: str, module: types.ModuleType) -> None:
-    """Refuse a function whose name looks like one of the job's and is none.
+    """Refuse a function whose name is nearly one of a job's.
 
-    A function imported under its own name is a helper, not a slip of the pen.
+    A function that is imported under its own name is no typing error.
     """
     for name, value in vars(module).items():
         if name.startswith("_") or name in FUNCTION_NAMES or not callable(value):
@@ -283,7 +308,10 @@ def _check_public_names(path: str, stem: str, module: types.ModuleType) -> None:
 
 
 def _meant_function(name: str) -> str | None:
-    """Return the function name that `name` is a slip of: whatever ends in fn, and map_func, reduceFunction and the like."""
+    """Return the function of a job that `name` probably means, or None.
+
+    Every name that ends in fn means one, and so do map_func, reduceFunction and the like.
+    """
     plain = _FUNCTION_ENDING.sub("fn", name.lower().replace("_", ""))
     if not plain.endswith("fn"):
         return None
@@ -294,7 +322,7 @@ def _meant_function(name: str) -> str | None:
 
 
 def _nearest_function(module: types.ModuleType) -> str:
-    """Ask whether a function of the file's own that is meant, or say nothing."""
+    """Return a question about a function of the file that may be meant, or ""."""
     import difflib
 
     for name, value in vars(module).items():

@@ -5,10 +5,9 @@ A reducing function has one of two forms:
 - "pair": `f(key, values) -> value`, called once a key;
 - "iterator": `f(iterator of (key, values)) -> iterable of (key, value)`.
 
-The number of required positional parameters decides, once, before anything
-runs.  Where the signature cannot say (`*args`, builtins, callables without a
-readable one) the function is refused with what to write instead: a guess that
-is settled by catching TypeError would hide the TypeErrors of the user's code.
+The number of required positional parameters decides, once, before anything runs. Some signatures do
+not say (`*args`, builtins, callables without a readable one). Such a function is refused, with what
+to write instead. A guess that catches TypeError would hide the TypeErrors of the user's code.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import inspect
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mmgevent import reducers
@@ -26,7 +25,7 @@ from mmgevent.errors import FunctionError
 
 Form = Literal["pair", "iterator"]
 
-#: the functions of a job that have a form; mapfn always takes (key, value)
+#: Functions of a job that have a form. A mapfn always takes (key, value).
 FORMED_ROLES = ("collectfn", "reducefn", "finishfn")
 
 _BUILTIN_TYPES = (
@@ -42,8 +41,8 @@ _BUILTIN_TYPES = (
 class Functions:
     """The functions that executors run for one job.
 
-    A function is a callable, None, or a str that names one which the worker's
-    own process offers.  The form of a named one is None until `resolve`.
+    A function is a callable, None, or a str. A str names a function that the worker's own process
+    offers. The form of a named one is None until `resolve`.
     """
 
     mapfn: Callable[..., Any] | str | None = None
@@ -53,7 +52,7 @@ class Functions:
     reducefn: Callable[..., Any] | str | None = None
     #: "pair" or "iterator"; None without reducefn, or while it is a name
     reduce_form: Form | None = None
-    #: called once in each executor, before the first call of any other; never with a name among the others
+    #: called once in each executor, before any other; never with a name among the others
     setupfn: Callable[[], Any] | None = None
 
     @classmethod
@@ -62,8 +61,11 @@ class Functions:
     ) -> Functions:
         """Check the functions and decide their forms.
 
-        Raise FunctionError for one that cannot be called, for a name that can be none, where mapfn
-        and collectfn, which run in one process, are not both there, and for a setupfn beside a name.
+        Raise FunctionError:
+
+        - for a function that cannot be called, and a name that is no name;
+        - if mapfn and collectfn, which run in one process, would be in two;
+        - for a setupfn beside a name.
         """
         if setupfn is not None:
             check_setupfn(setupfn, (mapfn, collectfn, reducefn))
@@ -96,15 +98,17 @@ class Functions:
 
     @property
     def offered_names(self) -> frozenset[str]:
-        """Names of the functions that a worker must offer to run this job."""
+        """Return the names of the functions that a worker must offer to run this job."""
         return frozenset(f for f in (self.mapfn, self.collectfn, self.reducefn) if isinstance(f, str))
 
     def describe_offered(self) -> dict[str, Any] | None:
-        """Say, in what JSON has, what the processes that offer functions run of this job; None without names.
+        """Return what processes that offer functions run, as JSON has it, or None without names.
 
-        "phases": those of "map" and "reduce" that nothing was shipped for, so that they run there.
-        "mapfn", "collectfn", "reducefn": the name of an offered function, "reducers.sum_values" and the like
-        for those known by heart, or None for none, also where one is shipped (to where the other phase runs).
+        - "phases": those of "map" and "reduce" that run in such a process. Nothing was shipped for
+          them.
+        - "mapfn", "collectfn", "reducefn": the name of an offered function, or
+          "reducers.sum_values" and the like for a known reducer, or None. It is None also for a
+          function that is shipped to executors.
         """
         if not self.offered_names:
             return None
@@ -126,21 +130,23 @@ class Functions:
     ) -> Functions:
         """Make the functions that `describe_offered` described, in a process that offers `offers`.
 
-        Raise FunctionError as `resolve`, and for what describes none.
+        Raise FunctionError as `resolve` does, and for a bad description.
         """
         given: list[Any] = []
         for role in ("mapfn", "collectfn", "reducefn"):
             fn = described.get(role)
             if fn is not None and not isinstance(fn, str):
                 raise FunctionError(f"{role} must be a name or null, got {type(fn).__name__}")
-            given.append(reducers.by_name(fn[len(_BY_HEART) :]) if fn and fn.startswith(_BY_HEART) else fn)
+            given.append(
+                reducers.by_name(fn[len(_KNOWN_PREFIX) :]) if fn and fn.startswith(_KNOWN_PREFIX) else fn
+            )
         return cls.of(*given).resolve(offers)
 
     def resolve(self, offers: Mapping[str, Callable[..., Any]]) -> Functions:
-        """Return these functions with every name replaced by what `offers` has under it.
+        """Return these functions with every name replaced by its function in `offers`.
 
-        Raise FunctionError for a name that is not offered or a function that
-        cannot be called in its role.
+        Raise FunctionError for a name that is not offered, or a function that cannot be called in
+        its role.
         """
         missing = sorted(self.offered_names - set(offers))
         if missing:
@@ -154,7 +160,7 @@ class Functions:
             if not isinstance(fn, str):
                 return fn
             offered = offers[fn]
-            # Who submitted did not know what the name stands for, so nothing was folded before the shuffle.
+            # The driver did not know what the name means, so nothing was folded before the shuffle.
             return functools.partial(offered) if reducers.is_recognised(offered) else offered
 
         named = Functions.of(found(self.mapfn), found(self.collectfn), found(self.reducefn), self.setupfn)
@@ -165,12 +171,15 @@ class Functions:
         )
 
 
-#: before the name of a reducer known by heart, where functions are named; no name of an offered one has a dot
-_BY_HEART = "reducers."
+#: What describes the functions of a job to executors, in the order of `Functions`.
+ROLES = tuple(field.name for field in fields(Functions))
+
+#: What precedes the name of a known reducer. The name of an offered function has no dot.
+_KNOWN_PREFIX = "reducers."
 
 
 def _is_shipped(fn: Any) -> bool:
-    """Whether this function travels as code: it is no name, and not known by heart."""
+    """Return whether a function travels as code: it is neither a name nor a known reducer."""
     return fn is not None and not isinstance(fn, str) and not reducers.is_recognised(fn)
 
 
@@ -178,14 +187,14 @@ def _describe(fn: Any) -> str | None:
     if isinstance(fn, str):
         return fn
     name = None if fn is None else reducers.name_of(fn)
-    return None if name is None else _BY_HEART + name
+    return None if name is None else _KNOWN_PREFIX + name
 
 
 def form_of(fn: Any, role: str) -> Form:
-    """Decide whether `fn` is called with a pair or with an iterator of groups.
+    """Return whether `fn` is called with a pair or with an iterator of groups.
 
-    `role` is the name the user gave it under ("reducefn", ...) and only serves
-    the message.  Raise FunctionError where the signature does not say.
+    `role` is what the user gave it as ("reducefn", ...), for the error. Raise FunctionError if the
+    signature does not say.
     """
     count = _count_required(fn, role)
     if count == 2:
@@ -215,7 +224,7 @@ def check_mapfn(fn: Any) -> None:
 
 
 def check_setupfn(fn: Any, others: Iterable[Any] = ()) -> None:
-    """Raise FunctionError unless `fn` can be called as `setupfn()`, beside the `others` of its job."""
+    """Raise FunctionError unless `fn` can be a setupfn beside the `others` of its job."""
     name = fn if isinstance(fn, str) else next((other for other in others if isinstance(other, str)), None)
     if name is not None:
         raise FunctionError(
@@ -235,7 +244,7 @@ def check_setupfn(fn: Any, others: Iterable[Any] = ()) -> None:
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
-        return  # C code that does not say: the call will
+        return  # C code without a signature: the call will tell
     starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in starred]
     if required:
@@ -250,7 +259,7 @@ def _form_or_none(fn: Any, role: str) -> Form | None:
 
 
 def _count_required(fn: Any, role: str) -> int:
-    """Count the positional parameters of `fn` that a call must give."""
+    """Return the number of positional parameters of `fn` that have no default."""
     if not callable(fn):
         raise FunctionError(
             f"{role} must be a function, or the name of one that workers offer; got {type(fn).__name__}"
@@ -289,7 +298,7 @@ def _count_required(fn: Any, role: str) -> int:
 
 
 def _called_function(fn: Any) -> Any:
-    """Look through partials, bound methods and `__call__` for the function that will run."""
+    """Return the function that runs behind partials, bound methods and `__call__`."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     if isinstance(fn, types.MethodType):
@@ -302,9 +311,9 @@ def _called_function(fn: Any) -> Any:
 
 
 def _is_opaque(called: Any) -> bool:
-    """Say whether C code answers the call of an object, as for `operator.itemgetter(0)`.
+    """Return whether C code answers a call, as for `operator.itemgetter(0)`.
 
-    Whether those have a signature depends on the version of Python, so none counts.
+    Whether such objects have a signature depends on the version of Python, so none of them counts.
     """
     if isinstance(called, (type, types.FunctionType)) or hasattr(called, "__wrapped__"):
         return False
@@ -323,7 +332,7 @@ def _parameters(count: int) -> str:
 
 
 def _label(role: str, fn: Any) -> str:
-    """Return what a function is given as, its own name if that is another, and where it is written."""
+    """Return the role of a function, its own name if that is another, and where it is defined."""
     name = getattr(fn, "__qualname__", None)
     if not isinstance(name, str):
         name = repr(fn)

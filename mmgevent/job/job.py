@@ -1,44 +1,56 @@
 """Describe what the user wants computed: datasource, functions, options.
 
-A job never changes once it is made, except that it remembers whether its
-one-shot datasource was used up.  `check` finds, without running anything of
-the user's but the reading of signatures, all that can be found wrong before
-the job runs; whoever submits calls it.
+A job never changes once it is made, except that it remembers whether its one-shot datasource was
+used up. `check` finds all that can be found wrong before the job runs. It calls nothing of the
+user's. Whoever submits a job calls it.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from mmgevent import reducers
 from mmgevent.errors import FunctionError, OptionError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, form_of
 from mmgevent.job.inputs import sources
-from mmgevent.job.options import MAX_NAME_CHARS, JobOptions, parse_option, parse_size
+from mmgevent.job.options import MAX_NAME_CHARS, JobOptions, OptionKeywords
 
-__all__ = ["Job", "JobOptions", "parse_option", "parse_size"]
+if TYPE_CHECKING:
+    from mmgevent.job.file import JobFile
+
+#: Types of the keys and values of a job's results.
+K = TypeVar("K")
+V = TypeVar("V")
+#: Type of the values that a mapfn gives.
+W = TypeVar("W")
+
+#: A function of a job: itself, the name of one that workers offer, or None.
+_Function = Callable[..., Any] | str | None
 
 
-class Job:
-    """A map-reduce job: `Job(datasource, mapfn, reducefn, retries=2)`.
+class Job(Generic[K, V]):
+    """A MapReduce job: `Job(datasource, mapfn, reducefn, retries=2)`.
 
-    `datasource` gives `(key, value)` items: a mapping, an iterable of pairs,
-    Files, Lines, or a function without arguments that returns one of these.
-    `mapfn(key, value)` yields or returns `(key, value)` records.  `collectfn`
-    (on the worker that mapped), `reducefn` and `finishfn` (here, at the end) are
-    `f(key, values) -> value` or `f(iterator of (key, values)) -> iterable of
-    (key, value)`; the number of required positional parameters decides.  Without
-    mapfn the items go straight to reduce; without reducefn results map each key
-    to the list of its values.  A str names a function that workers offer.
-    `setupfn()` is called once in each executor before the first call of mapfn,
-    collectfn or reducefn there; globals that it binds are theirs.
+    `datasource` gives `(key, value)` items: a mapping, an iterable of pairs, Files, Lines, or a
+    function without arguments that returns one of these.
 
-    Options are those of JobOptions.  Raise OptionError for an unknown one or a
-    value out of range; everything else is checked when the job is submitted.
+    - `mapfn(key, value)` runs on a worker for each item. It yields or returns records: pairs.
+    - `collectfn(key, values)` runs on the worker that mapped, and returns a value.
+    - `reducefn(key, values)` runs on a worker for each key, and returns a value.
+    - `finishfn(key, values)` runs here, at the end, and returns a value.
+    - `setupfn()` runs once in each executor, before the others. Globals that it binds are theirs.
+
+    A collectfn, reducefn or finishfn with one required positional parameter has the other form:
+    `f(iterator of (key, values)) -> iterable of (key, value)`. Without mapfn, items go straight to
+    reduce. Without reducefn, results map each key to the list of its values. A str names a function
+    that workers offer.
+
+    Options are those of `JobOptions`. Raise OptionError for an unknown one or a value out of range.
+    Everything else is checked when the job is submitted. `Job[K, V]` has results `{K: V}`.
     """
 
     __slots__ = (
@@ -56,28 +68,81 @@ class Job:
     )
 
     datasource: Any
-    mapfn: Callable[..., Any] | str | None
-    collectfn: Callable[..., Any] | str | None
-    reducefn: Callable[..., Any] | str | None
+    mapfn: _Function
+    collectfn: _Function
+    reducefn: _Function
     finishfn: Callable[..., Any] | None
     setupfn: Callable[[], Any] | None
     options: JobOptions
-    #: names of modules that travel by value besides `__main__`: that of the job file
+    #: names of modules besides `__main__` that travel by value, such as that of the job file
     by_value: frozenset[str]
-    #: `sys.argv` as the job's functions see it, that of its file; None: that of this process
+    #: `sys.argv` as the job's functions see it, or None for that of this process
     argv: tuple[str, ...] | None
-    #: whether the name was given, rather than taken from a function
+    #: whether the user gave the name; otherwise it is that of a function
     is_named: bool
-    #: one element: whether a submit used up the one-shot datasource; shared by `with_options` copies
+    #: one element: whether a submit used up the one-shot datasource. Copies by `with_options` share
+    #: it.
     _is_used: list[bool]
+
+    @overload
+    def __init__(
+        self: Job[K, V],
+        datasource: Any,
+        mapfn: _Function,
+        reducefn: Callable[[Iterator[Any]], Iterable[tuple[K, V]]],
+        *,
+        collectfn: _Function = None,
+        finishfn: None = None,
+        setupfn: Callable[[], Any] | None = None,
+        **options: Unpack[OptionKeywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Job[K, V],
+        datasource: Any,
+        mapfn: _Function,
+        reducefn: Callable[[K, Any], V],
+        *,
+        collectfn: _Function = None,
+        finishfn: None = None,
+        setupfn: Callable[[], Any] | None = None,
+        **options: Unpack[OptionKeywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Job[K, list[W]],
+        datasource: Any,
+        mapfn: Callable[[Any, Any], Iterable[tuple[K, W]]],
+        reducefn: None = None,
+        *,
+        collectfn: None = None,
+        finishfn: None = None,
+        setupfn: Callable[[], Any] | None = None,
+        **options: Unpack[OptionKeywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Job[Any, Any],
+        datasource: Any,
+        mapfn: _Function = None,
+        reducefn: _Function = None,
+        *,
+        collectfn: _Function = None,
+        finishfn: Callable[..., Any] | None = None,
+        setupfn: Callable[[], Any] | None = None,
+        **options: Unpack[OptionKeywords],
+    ) -> None: ...
 
     def __init__(
         self,
         datasource: Any,
-        mapfn: Callable[..., Any] | str | None = None,
-        reducefn: Callable[..., Any] | str | None = None,
+        mapfn: _Function = None,
+        reducefn: _Function = None,
         *,
-        collectfn: Callable[..., Any] | str | None = None,
+        collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
         **options: Any,
@@ -114,25 +179,35 @@ class Job:
         return f"<Job {self.name}>"
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job:
+    def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job[Any, Any]:
         """Load a job file: a Python module that binds the functions, or `job`.
 
-        `sys.argv` is `[path, *args]` while the file is loaded and wherever a
-        function of the job runs, and what it was before when this returns.  The
-        file's folder goes first on `sys.path` and
-        stays there, since functions may import when they run.  Loading it again
-        runs it again.  Raise JobFileError for whatever is wrong with the file.
+        `sys.argv` is `[path, *args]` while the file is loaded and wherever a function of the job
+        runs. When this returns it is what it was before. The file's folder goes first on `sys.path`
+        and stays there, since functions may import when they run. Loading a file again runs it
+        again. Raise JobFileError for whatever is wrong with the file.
         """
-        from mmgevent.job import file as jobfile
+        from mmgevent.job.file import load_file
 
-        return jobfile.load_job(os.fspath(path), list(args))
+        return _make_job(load_file(os.fspath(path), list(args)))
+
+    @classmethod
+    def from_module(cls, name: str, args: Sequence[str] = ()) -> Job[Any, Any]:
+        """Load a module in a package as a job file, by its dotted name, as `python -m` does.
+
+        It is looked for in the working directory first. Its package is imported, so relative
+        imports work. `sys.argv[0]` is the path of the module's file. Otherwise as `from_file`.
+        """
+        from mmgevent.job.file import load_module
+
+        return _make_job(load_module(name, list(args)))
 
     @property
     def name(self) -> str:
-        """What logs call this job."""
+        """Return what logs call this job."""
         return self.options.name
 
-    def with_options(self, **changes: Any) -> Job:
+    def with_options(self, **changes: Unpack[OptionKeywords]) -> Job[K, V]:
         """Return the same job with some options changed; raise OptionError as making one does.
 
         Both share a one-shot datasource, which still serves one submit.
@@ -140,26 +215,25 @@ class Job:
         options = self.options.with_options(**changes)
         return self._replaced(options=options, is_named=self.is_named or "name" in changes)
 
-    def from_module(self, module_name: str) -> Job:
-        """Return the same job, noting that what that module defines travels by value."""
+    def with_module(self, module_name: str) -> Job[K, V]:
+        """Return the same job; what that module defines then travels by value."""
         return self._replaced(by_value=self.by_value | {module_name})
 
-    def with_argv(self, argv: Sequence[str]) -> Job:
+    def with_argv(self, argv: Sequence[str]) -> Job[K, V]:
         """Return the same job, whose functions see this `sys.argv` wherever they run."""
         return self._replaced(argv=tuple(map(str, argv)))
 
-    def _replaced(self, **changes: Any) -> Job:
-        job = object.__new__(Job)
+    def _replaced(self, **changes: Any) -> Job[K, V]:
+        job: Job[K, V] = object.__new__(Job)
         job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)
         return job
 
     def functions(self) -> Functions:
         """Return what executors run, with forms decided.
 
-        A recognised reducer given as both collectfn and reducefn is kept as
-        reducefn only, which the engine combines by itself.  Raise FunctionError
-        for a function that cannot be called, and where there is neither mapfn
-        nor reducefn.
+        A known reducer that is both collectfn and reducefn is kept as reducefn only: the engine
+        combines by itself. Raise FunctionError for a function that cannot be called, and if there
+        is neither mapfn nor reducefn.
         """
         if self.mapfn is None and self.reducefn is None:
             raise FunctionError("the job has neither mapfn nor reducefn; pass one of them at least")
@@ -169,7 +243,10 @@ class Job:
 
     @property
     def finish_form(self) -> Form | None:
-        """How finishfn is called: "pair", "iterator", or None without one; FunctionError as `functions`."""
+        """Return how finishfn is called: "pair" or "iterator", or None without one.
+
+        Raise FunctionError if it cannot be called.
+        """
         if self.finishfn is None:
             return None
         if isinstance(self.finishfn, str):
@@ -181,8 +258,8 @@ class Job:
     def check(self) -> None:
         """Raise the UsageError for whatever can be found wrong before the job runs.
 
-        Looks at the disk (files of Files and Lines, py_files), calls nothing, and
-        leaves iterators alone.
+        Looks at the disk (files of Files and Lines, py_files). Calls nothing, and takes nothing
+        from iterators.
         """
         functions = self.functions()
         if functions.offered_names:
@@ -197,8 +274,8 @@ class Job:
     def claim_datasource(self) -> None:
         """Note that a submit walks through the datasource now.
 
-        Raise DatasourceError if it is one-shot and an earlier submit used it up.
-        Once a submit, not where a driver resubmits by itself.
+        Raise DatasourceError if it is one-shot and an earlier submit used it up. Called once a
+        submit; a driver that resubmits by itself does not call it again.
         """
         if self._is_used[0]:
             raise sources.used_up(self.datasource)
@@ -206,17 +283,27 @@ class Job:
         self._is_used[0] = sources.is_one_shot(self.datasource)
 
     def open_datasource(self) -> Any:
-        """Claim the datasource and return what is to be walked through, see `sources.open_datasource`."""
+        """Claim the datasource, and return what `sources.open_datasource` makes of it."""
         self.claim_datasource()
         return self.reopen_datasource()
 
     def reopen_datasource(self) -> Any:
-        """As `open_datasource`, for a datasource that was claimed: where a driver resubmits by itself."""
+        """Return what `open_datasource` does, without a claim: the driver resubmits by itself."""
         return calls_showing(list_to_show(self.argv), sources.open_datasource)(self.datasource)
 
     def walk(self, opened: Any) -> Iterator[tuple[Any, Any, int]]:
-        """Walk through what was opened: `(key, value, weight)`, see `sources.walk`."""
+        """Walk through what was opened: yield `(key, value, weight)`, as `sources.walk` does."""
         return items_showing(list_to_show(self.argv), sources.walk(opened))
+
+
+def _make_job(loaded: JobFile) -> Job[Any, Any]:
+    """Return the job that a file binds, or make one of the parts that it binds."""
+    if isinstance(loaded.job, Job):
+        loaded.check_job_alone()
+        job = loaded.job if loaded.job.is_named else loaded.job.with_options(name=loaded.job_name)
+    else:
+        job = Job(**loaded.read_parts())
+    return job.with_module(loaded.module_name).with_argv(loaded.argv)
 
 
 def _name_after(*functions: Any) -> str:

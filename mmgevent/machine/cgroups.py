@@ -1,20 +1,23 @@
-"""What the control groups of this process allow it: cores and memory (Linux).
+"""Read how many cores and how much memory the control groups of this process allow (Linux).
 
-A container is a process in control groups that have limits.  Inside it the system tells of the whole machine, so
-whoever asks it for cores and memory takes too much, and the kernel kills what goes beyond.  The files of the
-control groups tell the truth:
+A container is a process in control groups that have limits. Inside it the system reports the cores
+and memory of the whole machine. A process that uses so much is killed by the kernel. The files of
+the control groups have the real limits:
 
-    version 2   cpu.max, memory.max, memory.high; memory.events counts those that were killed; pids.max
-    version 1   cpu.cfs_quota_us with cpu.cfs_period_us, memory.limit_in_bytes, memory.stat; memory.oom_control; pids.max
+    version 2   cpu.max, memory.max, memory.high; memory.events counts killed processes; pids.max
+    version 1   cpu.cfs_quota_us with cpu.cfs_period_us, memory.limit_in_bytes, memory.stat;
+                memory.oom_control counts killed processes; pids.max
 
 Three rules:
 
-1. A limit holds for all below it, so the smallest counts, from the group of this process up to the top.
-2. `/proc/self/mountinfo` says where the groups can be seen.  What it calls the root of a mount is the group that is
-   seen at the mount point: in a container often its own group, or, with a namespace, "/".
-3. What cannot be read limits nothing.  Cores of a cpuset are not looked for: the affinity of a process lies in it.
+1. A limit holds for all groups below. So the smallest one counts, from the group of this process up
+   to the top.
+2. `/proc/self/mountinfo` says where groups are mounted. What it calls the root of a mount is the
+   group at the mount point: in a container often its own group, or "/" with a namespace.
+3. A file that cannot be read sets no limit. Cpusets are not read: the affinity of a process lies in
+   its cpuset.
 
-Everything takes the folder that stands for "/", so that tests can have a machine of files.
+All functions take the folder that stands for "/", so that tests can make a machine of files.
 """
 
 from __future__ import annotations
@@ -23,16 +26,17 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Where control groups are mounted by custom, for processes that see no /proc: version, controllers, mount point.
+#: Usual mounts of control groups, for processes that see no /proc: version, controllers, mount
+#: point.
 _CUSTOMARY = (
     (2, {"cpu", "memory", "pids"}, "/sys/fs/cgroup"),
     (1, {"memory"}, "/sys/fs/cgroup/memory"),
     (1, {"pids"}, "/sys/fs/cgroup/pids"),
     (1, {"cpu"}, "/sys/fs/cgroup/cpu"),
 )
-#: Bytes from which on version 1 means "no limit": it has no word for it and writes the largest number of pages.
+#: Limit from which on version 1 means "no limit", bytes. It writes the largest number of pages.
 _NO_LIMIT_BYTES = 2**60
-#: Period of cpu.max where it is left out, microseconds: the kernel's default.
+#: Period of cpu.max if it is left out, microseconds. It is the kernel's default.
 _PERIOD_US = 100_000
 _CONTROLLERS = {"cpu", "memory", "pids"}
 #: How mountinfo writes characters that would end a field or a line.
@@ -40,33 +44,33 @@ _ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
 class Limits(NamedTuple):
-    """What the control groups of a process allow; None for what they do not limit."""
+    """What the control groups of a process allow. None: no limit."""
 
-    cores: float | None  #: CPU time per time, such as 0.5
+    cores: float | None  #: CPU seconds per second, such as 0.5
     memory_bytes: int | None
 
 
 class _Hierarchy(NamedTuple):
-    """The groups of this process in one hierarchy, as folders: its own first, then those above it."""
+    """The groups of this process in one hierarchy: its own folder first, then those above."""
 
     version: int
-    controllers: set[str]  #: of version 2 all that there may be
+    controllers: set[str]  #: in version 2 all that may exist
     folders: list[str]
 
 
 class ControlGroups:
-    """The control groups of this process, found once."""
+    """The control groups of this process. They are searched once."""
 
     def __init__(self, root: str = "/"):
-        """`root`: the folder that stands for "/"."""
+        """root: the folder that stands for "/"."""
         self._hierarchies = list(_find_hierarchies(root))
-        #: The smallest limits of its groups and of all above them, when this was made.
+        #: smallest limits of its groups and of all above them, when this object was made
         self.limits = self._read_limits()
 
     def count_memory_kills(self) -> int | None:
-        """Return how many processes of the own group the kernel has killed for want of memory; None if it does not say.
+        """Return how many processes of this group the kernel killed for memory; None if unknown.
 
-        Kills at the limit of a group above count as well.
+        Kills at the limit of a group above count, too.
         """
         counts = []
         for version, controllers, folders in self._hierarchies:
@@ -78,7 +82,7 @@ class ControlGroups:
         return sum(known) if known else None
 
     def find_process_limit(self) -> int | None:
-        """Return how many processes and threads the groups allow, the smallest limit; None if there is none."""
+        """Return how many processes and threads the groups allow, or None if there is no limit."""
         texts = [
             _read(os.path.join(folder, "pids.max")).strip()
             for _, controllers, folders in self._hierarchies
@@ -144,13 +148,13 @@ def _unescape(field: str) -> str:
 
 
 def _find_folders(root: str, group: str, mounts: list[tuple[str, str]]) -> list[str]:
-    """Return the folders of a group and of those above it, as far as one of the mounts shows them."""
+    """Return the folders of a group and those above it, as far as a mount shows them."""
     covering = [
         (len(seen), point, group[len(seen.rstrip("/")) :]) for seen, point in mounts if _lies_in(group, seen)
     ]
     if covering:
-        _, point, below = min(covering)  # the one that shows most of those above
-    else:  # seen from outside of its namespace: the mount shows a group above, or this one under another name
+        _, point, below = min(covering)  # the one that shows most of the groups above
+    else:  # outside of its namespace, the mount shows a group above or this one under another name
         point, below = mounts[0][1], ""
     names = [name for name in below.split("/") if name]
     top = _below(root, point)
@@ -162,7 +166,7 @@ def _lies_in(group: str, seen: str) -> bool:
 
 
 def _read_quota(version: int, folder: str) -> list[float]:
-    """Return the cores of one group, in a list that is empty where it has no limit."""
+    """Return the limit of cores of one group, in a list that is empty if there is none."""
     if version == 2:
         quota, _, period = _read(os.path.join(folder, "cpu.max")).strip().partition(" ")
     else:
@@ -175,21 +179,21 @@ def _read_quota(version: int, folder: str) -> list[float]:
 
 
 def _read_memory(version: int, folder: str) -> list[int]:
-    """Return the limits of memory of one group, bytes; an empty list where it has none."""
+    """Return the limits of memory of one group, bytes; an empty list if there is none."""
     if version == 2:
         texts = [_read(os.path.join(folder, name)).strip() for name in ("memory.max", "memory.high")]
         return [int(text) for text in texts if text.isdigit() and int(text)]
     text = _read(os.path.join(folder, "memory.limit_in_bytes")).strip()
     found = [
         int(text) if text.isdigit() else None,
-        # Of those above, too, which a container may not see.
+        # This includes groups above, which a container may not see.
         _read_field(os.path.join(folder, "memory.stat"), "hierarchical_memory_limit"),
     ]
     return [limit for limit in found if limit and limit < _NO_LIMIT_BYTES]
 
 
 def _read_field(path: str, name: str) -> int | None:
-    """Return the number of the line "NAME NUMBER" of a file; None if there is none."""
+    """Return the number in the line "NAME NUMBER" of a file, or None if there is no such line."""
     for line in _read(path).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():
@@ -198,7 +202,7 @@ def _read_field(path: str, name: str) -> int | None:
 
 
 def _read(path: str) -> str:
-    """Return the text of a file; "" for one that cannot be read."""
+    """Return the text of a file, or "" if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""What environment a process can be given, as execve(2) has it."""
+"""Check whether a process can be started with an environment: execve(2) has limits."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 import sys
 from collections.abc import Mapping
 
-#: Strings of an environment and the arguments together, bytes: Linux gives no more, however large the stack may be.
+#: Most strings of an environment and the arguments together, bytes. Linux allows no more, however
+#: large the stack may be.
 _LINUX_TOTAL_BYTES = 6 * 1024 * 1024
-#: One string of them, in pages (MAX_ARG_STRLEN of Linux): 128 KiB on most machines.
+#: Largest of these strings, pages (MAX_ARG_STRLEN of Linux): 128 KiB on most machines.
 _LINUX_STRING_PAGES = 32
-#: Arguments of the processes that we start ourselves, bytes: less than a page, and a path or two.
+#: Room for the arguments of processes that we start, bytes: less than a page, and a path or two.
 _ARGUMENT_BYTES = 32 * 1024
-#: Each string takes a zero byte at its end, and a pointer to it.
+#: Size of a string besides its text, bytes: the zero at its end, and a pointer to it.
 _STRING_BYTES = 1 + 8
 
 
 def find_fault(environ: Mapping[str, str]) -> str | None:
-    """Return why no process can be given this environment, naming the largest variable; None if one can."""
+    """Return why no process can have this environment, or None if one can."""
     sizes = {name: len(os.fsencode(f"{name}={value}")) + _STRING_BYTES for name, value in environ.items()}
     largest = max(sizes, key=sizes.__getitem__, default="")
     if sys.platform == "linux":
@@ -37,7 +38,7 @@ def find_fault(environ: Mapping[str, str]) -> str | None:
 
 
 def max_bytes() -> int:
-    """Return how many bytes an environment may have here, in all."""
+    """Return the largest size of an environment here, bytes."""
     most = os.sysconf("SC_ARG_MAX")
     if sys.platform == "linux":
         most = min(most, _LINUX_TOTAL_BYTES)

@@ -1,10 +1,10 @@
-"""The working directory, which may be gone: removed, or out of reach, while a shell or a service stands in it."""
+"""Name the working directory, which may no longer exist."""
 
 import os
 
 
 def working_directory() -> str:
-    """Return the working directory; an empty string if it is gone."""
+    """Return the working directory, or an empty string if it no longer exists."""
     try:
         return os.getcwd()
     except OSError:

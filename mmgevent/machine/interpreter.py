@@ -1,10 +1,11 @@
 """Name the flags of the interpreter that executors share with the program that submits a job.
 
-Only flags that change answers and that a running interpreter cannot change are here. What it can change, such as
-the limit of `-X int_max_str_digits` and the filters of `-W`, travels with a job's settings instead.
+These are the flags that change answers and that a running interpreter cannot change. What it can
+change travels with a job's settings instead, such as the limit of `-X int_max_str_digits` and the
+filters of `-W`.
 
-A job's flags are a list of exact words in the order of `GROUPS`, at most one of each. A job without flags reads and
-writes text as UTF-8 and is otherwise a plain Python.
+A job's flags are a list of exact words in the order of `GROUPS`, at most one of each group. A job
+without flags reads and writes text as UTF-8 and is otherwise a plain Python.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 _UTF8_OFF, _UTF8_ON = "-X utf8=0", "-X utf8=1"
 
-#: every flag that may stand in a message; those of one group exclude one another
+#: All flags that a message may have. Those of one group exclude one another.
 GROUPS = (("-O", "-OO"), ("-b", "-bb"), (_UTF8_OFF, _UTF8_ON))
 
-#: variables with the effect of a flag: no process of ours may get them from its parent
+#: Variables with the effect of a flag. Our processes do not get them from their parents.
 VARIABLES = frozenset(
     {"PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONUTF8", "PYTHONDEVMODE", "PYTHONINTMAXSTRDIGITS"}
 )
@@ -28,13 +29,14 @@ _GROUP_OF = {flag: number for number, group in enumerate(GROUPS) for flag in gro
 
 
 def own_flags() -> list[str]:
-    """Return the flags of this interpreter, whether they came from the command line or the environment."""
+    """Return this interpreter's flags, of the command line and of the environment."""
     flags = []
     if sys.flags.optimize:
         flags.append("-O" if sys.flags.optimize == 1 else "-OO")
     if sys.flags.bytes_warning:
         flags.append("-b" if sys.flags.bytes_warning == 1 else "-bb")
-    # An implicit UTF-8 mode, as in the C locale, is what every executor has where UTF-8 is not the locale's encoding.
+    # The C locale turns the UTF-8 mode on by itself. Executors have it anyway if the locale is not
+    # UTF-8.
     is_explicit = "utf8" in sys._xoptions or bool(os.environ.get("PYTHONUTF8"))
     if sys.flags.utf8_mode and is_explicit:
         flags.append(_UTF8_ON)
@@ -44,7 +46,7 @@ def own_flags() -> list[str]:
 
 
 def are_flags(value: Any) -> bool:
-    """Return whether `value`, from a peer, is a list of flags as `own_flags` gives them."""
+    """Return whether a value from a peer is a list of flags such as `own_flags` returns."""
     if type(value) is not list or not all(type(flag) is str and flag in _GROUP_OF for flag in value):
         return False
     groups = [_GROUP_OF[flag] for flag in value]
@@ -52,19 +54,19 @@ def are_flags(value: Any) -> bool:
 
 
 def arguments(flags: Sequence[str]) -> list[str]:
-    """Return what stands behind the name of the interpreter to start it with these flags."""
+    """Return the arguments that start an interpreter with these flags."""
     if _GROUP_OF[_UTF8_ON] not in map(_GROUP_OF.__getitem__, flags) and not _is_utf8_locale():
         flags = [*flags, _UTF8_ON]
     return [word for flag in flags for word in flag.split(" ")]
 
 
 def without_flags(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a Python has the flags of its command line only."""
+    """Return an environment without variables that act as flags."""
     return {name: value for name, value in environ.items() if name not in VARIABLES}
 
 
 def _is_utf8_locale() -> bool:
-    """Return whether the environment's locale says UTF-8, whatever the UTF-8 mode of this interpreter."""
+    """Return whether the environment's locale is UTF-8, whatever this process's UTF-8 mode."""
     from _locale import getencoding  # the module `locale` takes 3 ms
 
     return getencoding().lower() in ("utf-8", "utf8")

@@ -1,8 +1,11 @@
-"""Find the Python that processes of our own run with.
+"""Find the Python that our own processes run with.
 
-That is the one that runs this, as a rule.  Where Python is part of another program (uWSGI, an application that
-embeds it), `sys.executable` names that program, or nothing: starting it would start another server.  Then it is,
-first found: what MMG_PYTHON names, or the Python of this very version that lies where the libraries of this one do.
+Usually that is the one that runs this code. If Python is part of another program, such as uWSGI,
+`sys.executable` names that program, or nothing: starting it would start another server. Then the
+Python is the first of these:
+
+1. what the variable MMG_PYTHON names;
+2. the Python of the same version that lies where the libraries of this one do.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ import sys
 from mmgevent.errors import StartError
 
 VARIABLE = "MMG_PYTHON"
-#: How the names of programs begin that are Python itself; Nix puts a dot before them.
+#: How the names of programs begin that are Python itself. Nix puts a dot before them.
 _NAMES = ("python", "pypy")
 
 
 def find_python() -> str:
-    """Return the path of the Python to start; StartError where there is none, or MMG_PYTHON names none."""
+    """Return the path of the Python to start.
+
+    Raise StartError if there is none, or MMG_PYTHON names none.
+    """
     named = os.environ.get(VARIABLE)
     if named:
         return _find_named(named)
@@ -50,11 +56,11 @@ def _find_named(named: str) -> str:
 
 
 def _list_candidates() -> list[str]:
-    """Return where the Python of this version may be: its environment first, which has what is installed there."""
+    """Return where this version's Python may be; its own environment comes first."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix))
     names = (f"python{_version()}", f"pypy{_version()}")
     inside = [os.path.join(prefix, "bin", name) for prefix in prefixes for name in names]
-    # A virtual environment that was made by another program may have no other name.
+    # A virtual environment that another program has made may have this name only.
     inside += [os.path.join(sys.prefix, "bin", "python")] if sys.prefix != sys.base_prefix else []
     base = getattr(sys, "_base_executable", None)
     return [*inside, *([base] if base else [])]
@@ -66,7 +72,7 @@ def _is_python(path: str) -> bool:
 
 
 def _is_program(path: str) -> bool:
-    return os.path.isfile(path)  # os.access would ask for another user than the one that counts
+    return os.path.isfile(path)  # os.access would check the real user, not the effective one
 
 
 def _version() -> str:

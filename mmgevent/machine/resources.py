@@ -1,4 +1,4 @@
-"""What this machine has that we may use, and how this process uses it: cores, memory, descriptors."""
+"""Find what this machine lets a process use: cores, memory, descriptors, threads, scratch files."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ if TYPE_CHECKING:
 
     from mmgevent.machine.cgroups import ControlGroups
 
-#: how long a wait of a thread goes on without a look. The system may hand a signal to a thread that cannot act on it,
-#: and Python does not wake its main thread for it: Ctrl-C would wait for whatever the main thread waits for
+#: Longest wait of the main thread without a look for signals, seconds. The system may deliver a
+#: signal to another thread. Python does not wake the main thread then, and Ctrl-C would have to
+#: wait.
 SIGNAL_LOOK_S = 0.25
-#: of an engine, as `gc.set_threshold` takes them
+#: Thresholds of the garbage collector in an engine, as `gc.set_threshold` takes them.
 GC_THRESHOLDS = (20_000, 50, 50)
 
 
-#: Memory that the machine is taken to have where the system does not tell, bytes.
+#: Memory of a machine that does not say how much it has, bytes.
 UNKNOWN_MEMORY_BYTES = 1024 * 1024 * 1024
-#: Memory for each executor that nobody asked for by number, bytes: one has 20 MiB of its own before it does
-#: anything, and needs some for records.  So a container of little memory on a host of many cores gets few of them.
+#: Memory for each executor if the user gives no number of them, bytes. One has 20 MiB before it
+#: does anything, and needs some for records. So a small container on a host of many cores gets few.
 MIN_EXECUTOR_BYTES = 96 * 1024 * 1024
-#: Memory for all other processes of ours there, bytes: driver, engine and template have 110 MiB together.
+#: Memory for all our other processes on the machine, bytes. Driver, engine and template have 110
+#: MiB.
 OTHERS_BYTES = 128 * 1024 * 1024
-#: Descriptors that a process may have where the system does not say: the default of most.
+#: Limit on descriptors if the system does not say. It is the default of most systems.
 USUAL_DESCRIPTORS = 1024
-#: What old kernels and sandboxes answer to calls that they do not have, or do not allow.
+#: Error numbers of old kernels and sandboxes for calls that they do not have or allow.
 FORBIDDEN = frozenset({errno.ENOSYS, errno.EPERM, errno.EACCES})
-#: What Linux has of memory that looks like a folder, and the first folder that everybody tries.
+#: Linux's folder in memory, and the usual folder for temporary files.
 SHARED_MEMORY_FOLDER, FIRST_SCRATCH_FOLDER = "/dev/shm", "/tmp"
 
 
 def count_cores() -> int:
     """Return how many cores this process may use, at least 1.
 
-    Those of its affinity, and no more than the quota of its control groups: a part of a core counts as one, since
-    an executor too few leaves it idle, while one too many waits a little.
+    That is the number in its affinity, but at most the quota of its control groups, rounded up.
+    With one executor too few a part of a core is idle; one too many only waits a little.
     """
     quota = find_control_groups().limits.cores
     cores = _count_affinity()
@@ -53,12 +55,12 @@ def count_cores() -> int:
 
 
 def count_default_executors() -> int:
-    """Return how many executors this machine gets where nobody says: one a core, if there is memory for so many."""
+    """Return the default number of executors: one for each core, if memory allows."""
     return max(1, min(count_cores(), (total_memory_bytes() - OTHERS_BYTES) // MIN_EXECUTOR_BYTES))
 
 
 def total_memory_bytes() -> int:
-    """Return the bytes of RAM that this process and all others of its control groups may have."""
+    """Return the memory that this process and all others in its control groups may have, bytes."""
     memory = UNKNOWN_MEMORY_BYTES
     with contextlib.suppress(OSError, ValueError):
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -69,7 +71,7 @@ def total_memory_bytes() -> int:
 
 
 def process_memory_bytes() -> int | None:
-    """Return the bytes that `ulimit -v` or `-d` allows this process; None if they do not limit it."""
+    """Return the memory that `ulimit -v` and `-d` allow, bytes, or None without a limit."""
     limits = []
     for name in ("RLIMIT_AS", "RLIMIT_DATA"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -79,10 +81,11 @@ def process_memory_bytes() -> int | None:
 
 
 def open_process(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends; None where it must be looked at now and then.
+    """Return a descriptor that becomes readable when the process ends, or None.
 
-    That is so on kernels before 5.3, in sandboxes that forbid the call, and where no descriptor is left.
-    ProcessLookupError if there is no such process.
+    That is so on kernels before 5.3, in sandboxes that forbid the call, and if no descriptor is
+    left. The caller must then look at the process from time to time. Raise ProcessLookupError if
+    there is no such process.
     """
     try:
         return os.pidfd_open(pid)
@@ -93,7 +96,7 @@ def open_process(pid: int) -> int | None:
 
 
 def create_nameless_file(name: str) -> int:
-    """Return the descriptor of a new file that has no name, in memory where the system offers that; OSError."""
+    """Return the descriptor of a new file without a name, in memory if possible. Raise OSError."""
     if hasattr(os, "memfd_create"):
         try:
             return os.memfd_create(name, os.MFD_CLOEXEC)
@@ -108,9 +111,10 @@ def create_nameless_file(name: str) -> int:
 
 
 def find_scratch_folder() -> str:
-    """Return the folder for files that have no name; where none can be written to, one that says so when it is used.
+    """Return the folder for files without a name: Python's choice, or else one in memory.
 
-    That is Python's own choice (TMPDIR, /tmp, ...), else memory that looks like a folder: a container may be read-only.
+    A container may be read-only. If no folder can be written to, the one returned raises when it is
+    used.
     """
     import tempfile
 
@@ -121,7 +125,7 @@ def find_scratch_folder() -> str:
 
 
 def start_thread(thread: threading.Thread) -> None:
-    """Start a thread; StartError where this machine allows no more."""
+    """Start a thread. Raise StartError if this machine allows no more."""
     try:
         thread.start()
     except RuntimeError as error:
@@ -129,7 +133,7 @@ def start_thread(thread: threading.Thread) -> None:
 
 
 def shortage_error(what: str, error: Exception) -> StartError:
-    """Return the error that says why a process or thread, such as "the engine process", cannot be started."""
+    """Return the error that says why `what`, such as "the engine process", cannot be started."""
     text = f"{what} cannot be started: {getattr(error, 'strerror', None) or error}"
     if getattr(error, "filename", None):
         text += f": {error.filename}"  # type: ignore[attr-defined]
@@ -147,7 +151,7 @@ def shortage_error(what: str, error: Exception) -> StartError:
 
 @functools.cache
 def find_control_groups() -> ControlGroups:
-    """Return the control groups of this process; found once, and known to its forks."""
+    """Return the control groups of this process. They are searched once, and forks know them."""
     from mmgevent.machine.cgroups import ControlGroups
 
     return ControlGroups()
@@ -161,16 +165,16 @@ def _count_affinity() -> int:
 
 
 def collect_garbage_rarely() -> None:
-    """Look for cycles rarely in this process, an engine, from now on.
+    """Run the cyclic garbage collector rarely in this process, an engine, from now on.
 
-    At Python's usual thresholds that is a twentieth of what it does when tasks are short: it remembers some
-    objects for each task, and they are looked at again and again.
+    An engine keeps some objects for each task, and every collection looks at all of them. With
+    Python's usual thresholds, and short tasks, that takes a twentieth of its time.
     """
     gc.set_threshold(*GC_THRESHOLDS)
 
 
 def descriptor_limit() -> int:
-    """Return how many descriptors this process may have; what every system allows where it does not say."""
+    """Return how many descriptors this process may have; USUAL_DESCRIPTORS if unknown."""
     try:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     except OSError:  # a sandbox forbids the question
@@ -179,7 +183,10 @@ def descriptor_limit() -> int:
 
 
 def raise_descriptor_limit() -> None:
-    """Use as many descriptors as the system allows: a link is one, an executor four."""
+    """Allow this process as many descriptors as the system does.
+
+    A link needs one, an executor four.
+    """
     with contextlib.suppress(OSError, ValueError):  # a sandbox forbids it, or the kernel has a lower bound
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:

@@ -1,10 +1,12 @@
-"""Tell what went wrong in a task, and whose doing it was.
+"""Say what went wrong in a task, and which function, key or item is to blame.
 
-User code runs under our loops and under the C core, so every exception that comes up is judged here, by its type and by
-the frames it passed through, never by its text.  A frame is the user's if its file is not one of this package.
-`TaskFailure` carries the verdict as the plain record that travels on the wire (see `errors.JobError`).
+User code runs under our loops and under the C core. So every exception is judged here, by its type
+and by the frames it passed through, never by its text. A frame is the user's if its file is not one
+of this package. `TaskFailure` carries the verdict as the plain record that travels on the wire (see
+`errors.JobError`).
 
-Nothing here may fail: `__repr__` and `__str__` of the user's objects may raise, and their results may be huge.
+Nothing here may fail: `__repr__` and `__str__` of the user's objects may raise, and may return huge
+texts.
 """
 
 from __future__ import annotations
@@ -16,15 +18,16 @@ from typing import Any
 
 from mmgevent.errors import JobError, MmgeventError, NoTerminalError
 from mmgevent.job.shipping import missing
-from mmgevent.tasks.records import RecordError, SegmentError
+from mmgevent.tasks.records import SegmentError
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.failures import bound
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
-#: characters of a key in a failure
+#: Longest text of a key in a failure, characters.
 KEY_CHARACTERS = 200
 
-#: stands for "no key", since None may be one
+#: Stands for "no key", since None may be a key.
 NO_KEY: Any = object()
 
 _repr = reprlib.Repr()
@@ -32,7 +35,8 @@ _repr.maxlevel = 4
 _repr.maxtuple = _repr.maxlist = _repr.maxset = _repr.maxfrozenset = _repr.maxdict = 20
 _repr.maxstring = _repr.maxlong = _repr.maxother = KEY_CHARACTERS
 
-#: Characters of an ASCII text that needs no shortening, whatever it is: far below `failures.MAX_STRING_BYTES`.
+#: Characters of an ASCII text that never needs to be shortened: far below
+#: `failures.MAX_STRING_BYTES`.
 _SHORT = 1000
 
 _MEMORY_ADVICE = (
@@ -47,10 +51,10 @@ _TERMINAL_ADVICE = (
 
 
 class TaskFailure(MmgeventError):
-    """A task failed for a reason that lies in the job; the same task fails again unless the job is at fault by chance.
+    """A task failed for a reason that lies in the job. Another attempt probably fails, too.
 
-    `failure` is the record for the wire.  `item` is the position of the item at fault (see `positions`), or None where
-    no single one can be named.  `__cause__` is the exception itself.
+    `failure` is the record for the wire. `item` is the position of the item at fault (see
+    `positions`), or None if no single item can be named. `__cause__` is the exception itself.
     """
 
     exit_code = 1
@@ -59,11 +63,11 @@ class TaskFailure(MmgeventError):
         super().__init__(failure.get("error"))
         self.failure = failure
         self.item = item
-        #: the item has been tried as often as the job's retries allow
+        #: whether the item was tried as often as the job's retries allow
         self.is_spent = False
-        #: no item can be named, but a run over some of the items of the task may tell more
+        #: whether no item can be named, but a run over fewer items may find the one at fault
         self.is_divisible = False
-        #: items that this run had set aside when it met one more than may be; else 0
+        #: number of items that this run skipped, if that is more than the job allows; else 0
         self.skipped = 0
 
 
@@ -93,7 +97,7 @@ def is_ours(path: str) -> bool:
 def make_failure(
     kind: str, error: str, *, function: str | None = None, key: Any = NO_KEY, advice: str | None = None
 ) -> dict[str, Any]:
-    """Return a failure record of what is told by `error`, one line."""
+    """Return a failure record. `error` is one line that says what happened."""
     failure = {"kind": kind, "error": error}
     if function is not None:
         failure["function"] = function
@@ -117,9 +121,9 @@ def blame_exception(
     *,
     with_traceback: bool = True,
 ) -> TaskFailure:
-    """Make the failure of an exception that came out of `function` while it was at `key`."""
+    """Make the failure of an exception that `function` raised while it had `key`."""
     if isinstance(error, MemoryError):
-        traceback.clear_frames(error.__traceback__)  # what they held is needed to say so
+        traceback.clear_frames(error.__traceback__)  # their memory is needed to format the failure
     kind, advice = _judge(error)
     if key is NO_KEY and isinstance(error, RecordError):
         key = error.key
@@ -131,15 +135,15 @@ def blame_exception(
 
 
 def blame_driver_code(error: BaseException, kind: str, function: str, key: Any = NO_KEY) -> JobError:
-    """Make the JobError of an exception of user code that ran in the driver: datasource or finishfn."""
+    """Make the JobError of an exception that the datasource or finishfn raised in the driver."""
     failure = blame_exception(error, function, key).failure
     if not isinstance(error, SystemExit):
-        failure.pop("advice", None)  # which is for executors
+        failure.pop("advice", None)  # it is for executors
     return JobError.from_failure({**failure, "kind": kind})
 
 
 def blame_segment(error: SegmentError) -> TaskFailure:
-    """Make the failure of a batch or segment that is intact and cannot be unpickled here."""
+    """Make the failure of a batch or segment that is intact but cannot be unpickled here."""
     cause = error.__cause__
     if isinstance(cause, ModuleNotFoundError):
         return blame_exception(cause, None)
@@ -157,7 +161,7 @@ def blame_segment(error: SegmentError) -> TaskFailure:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return "Type: text" of an exception; RecordError, SegmentError and NoTerminalError, our own, speak for themselves."""
+    """Return "Type: text" of an exception; the text alone for our own classes."""
     try:
         text = str(error)
     except KeyboardInterrupt:
@@ -173,9 +177,9 @@ def describe_error(error: BaseException) -> str:
 
 
 def format_user_traceback(error: BaseException) -> str | None:
-    """Format the traceback of an exception and its causes without our own frames; None if no frame is left.
+    """Format the traceback of an exception and its causes, without our own frames.
 
-    Source lines are those that this process finds.
+    Return None if no frame is left. Source lines are those that this process finds.
     """
     try:
         report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
@@ -188,7 +192,7 @@ def format_user_traceback(error: BaseException) -> str | None:
 
 
 def _drop_our_frames(report: traceback.TracebackException, seen: set[int]) -> int:
-    """Filter a report and the reports it is chained to in place; return how many frames are left."""
+    """Remove our frames from a report and from its causes; return how many frames are left."""
     if id(report) in seen:
         return 0
     seen.add(id(report))
@@ -225,5 +229,5 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace what UTF-8 cannot say (lone surrogates) by its escape."""
+    """Replace lone surrogates, which UTF-8 does not have, by their escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,6 +1,6 @@
 """Put records into the groups of a task: fold their values, or list them.
 
-The C core does the work; which of its functions are called depends on the reducefn alone.
+The C core does the work. The reducefn alone decides which of its functions are called.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ class Grouping:
     """Groups records by key: `{key: [value, ...]}`, or `{key: folded value}`."""
 
     def __init__(self, fold_op: int | None):
-        """`fold_op` is one of `_speedups`, or None to keep lists."""
+        """fold_op: a number of `reducers.FOLD_OPS`, or None to keep lists."""
         self.fold_op = fold_op
 
     def add(self, records: Iterator[Any], groups: Groups, budget: int) -> tuple[bool, int, int]:
         """Consume records until the groups have grown by `budget` estimated bytes.
 
-        Returns (exhausted, bytes, records). What the records raise passes through.
+        Return (whether the records are exhausted, bytes, records). What the records raise passes
+        unchanged.
         """
         if self.fold_op is not None:
             return _speedups.fold(records, groups, self.fold_op, budget)
         return _speedups.group(records, groups, budget)
 
     def merge(self, later: Groups, groups: Groups) -> int:
-        """Put groups of later records behind those of earlier ones; return the bytes added. Takes the lists over."""
+        """Append groups of later records to those of earlier ones; return the bytes added.
+
+        Takes the lists over.
+        """
         keys, values = list(later), list(later.values())
         if self.fold_op is not None:
             return _speedups.merge_fold(groups, keys, values, self.fold_op)

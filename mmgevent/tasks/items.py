@@ -1,7 +1,7 @@
-"""The items of one map task: entries of a batch in, items with their positions out.
+"""Give the items of one map task: entries of a batch in, items with their positions out.
 
-A ref is read and expanded here. What the server has set aside is passed over, and of an entry that was cut
-in parts only the items of one part are given.
+A ref is read and expanded here. Items that the server skips are left out. If an entry was cut in
+parts, only the items of one part are given.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Mark = Callable[[int, Any], object]
 
 
 class TaskItems:
-    """Iterates over the items that a task maps, as (position, key, value); once.
+    """Iterates once over the items that a task maps, as (position, key, value).
 
-    An item that cannot be read is handed to `on_unreadable(position, key, failure)`, which raises the failure unless it
-    has been changed. Raises ContentNeeded where a file is not the driver's.
+    `on_unreadable(position, key, failure)` is called for an item that cannot be read. By default it
+    raises the failure. Raises ContentNeeded if a file is not the driver's.
     """
 
     def __init__(
@@ -32,16 +32,19 @@ class TaskItems:
         part: Part,
         mark: Mark,
     ):
-        """`skip`: positions to leave out. `mark(position, key)` is called before a ref is read."""
+        """skip: positions to leave out.
+
+        mark: called as `mark(position, key)` before a ref is read.
+        """
         self._entries = entries
         self._first_entry = first_entry
         self._skip = frozenset(skip)
         self._part = part
         self._mark = mark
         self.on_unreadable: Callable[[int, Any, TaskFailure], None] = _raise_failure
-        #: Items given so far.
+        #: number of items given so far
         self.count = 0
-        #: Position and key of the item that was given last.
+        #: position and key of the item that was given last
         self.position: int | None = None
         self.key: Any = NO_KEY
 

@@ -1,15 +1,15 @@
 """Run one map task: items in, flushes out.
 
-`mapping` calls mapfn and groups the records until the groups reach a budget.  They are then combined, scattered to
-partitions, encoded and emitted, and grouping goes on where it stopped.
+`mapping` calls mapfn and groups the records until the groups reach a budget. The groups are then
+combined, scattered to partitions, encoded and emitted. Then grouping continues.
 
 What happens to the groups of a flush:
 
     reducefn is a fold of `reducers`, no collectfn    folded while records arrive; FLAT partial results
     reducefn has a combiner, no collectfn             combined key by key; GROUPED
-    collectfn in pair form                            called key by key; FLAT, or GROUPED once it returns a list
-    collectfn in iterator form                        called once a flush; what it yields is grouped again; GROUPED
-    none of these                                     GROUPED, or FLAT if every key came once
+    collectfn in pair form                            called key by key; FLAT, or GROUPED if it returns a list
+    collectfn in iterator form                        called once a flush; its records are grouped again; GROUPED
+    none of these                                     GROUPED, or FLAT if every key occurs once
 
 Every value passes through the combining function exactly once.
 """
@@ -33,10 +33,11 @@ from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
-#: bytes of groups of one flush at most: beyond it combining hardly gains, and memory is better left to the user
+#: Most groups in one flush, bytes. Combining more hardly gains anything, and the user can use the
+#: memory.
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 
-#: bytes at which an encoded flush is cut into several; exceeded by less than one segment
+#: Size at which an encoded flush is cut into several, bytes. It may be exceeded by one segment.
 MAX_FLUSH_BYTES = 16 * 1024 * 1024
 
 Mark = Callable[[int, Any], object]
@@ -49,9 +50,9 @@ Decode = Callable[[], Sequence[tuple[Any, Any]]]
 class TaskStats:
     """What a task did."""
 
-    #: items begun, those that were set aside among them; 0 in a reduce task
+    #: items begun, also those that were set aside; 0 in a reduce task
     items: int = 0
-    #: records that came from the functions: of mapfn, or results of reducefn
+    #: records of mapfn, or results of reducefn
     records: int = 0
     #: keys grouped, counted once a flush; in a reduce task, keys reduced
     groups: int = 0
@@ -90,7 +91,7 @@ class MapTask:
         self._budget = group_budget(memory_bytes)
         self._emit_bytes = emit
         self._mark_flush = mark_flush
-        if map_items is not None:  # several items at once: it alone knows which to show
+        if map_items is not None:  # it runs several items at once, and marks them itself
             mark = _mark_nothing
         self._items = TaskItems(items, first_entry=first_index, skip=skip, part=part, mark=mark)
         self._skipping = skipping if skipping is not None and skipping.is_needed else None
@@ -112,7 +113,7 @@ class MapTask:
                 self._emit_set_aside,
                 Originals(decode, first_index),
             )
-        self._flushed_items = 0  # items that were done or begun when the last flush ended
+        self._flushed_items = 0  # items that were done before the last flush ended
         self.stats = TaskStats()
 
     def run(self) -> TaskStats:
@@ -125,11 +126,11 @@ class MapTask:
             self._emit_set_aside()
         self.stats.items = self._items.count
         if self._mark_flush is not None and self._items.count > 1:
-            self._mark_flush(None)  # what breaks from here on may be any item's doing
+            self._mark_flush(None)  # from here on any item may be at fault
         return self.stats
 
     def _flush_blaming(self, groups: dict[Any, Any], records: int) -> None:
-        """Flush groups; blame an item for what turns up now only if there can be no other."""
+        """Flush groups. Blame an item for what goes wrong only if no other item can be at fault."""
         begun = self._items.count
         is_of_one = begun - self._flushed_items <= 1
         self._flushed_items = begun - 1
@@ -147,7 +148,7 @@ class MapTask:
             self._mark_flush(self._items.position)
 
     def _emit_set_aside(self) -> None:
-        """Emit what was set aside so far, as a partition behind those of the job."""
+        """Emit the rows of items that were set aside, as one more partition than the job has."""
         assert self._skipping is not None
         segment = self._skipping.take_segment()
         if segment is not None:
@@ -173,7 +174,10 @@ class MapTask:
     def _collect_each(
         self, groups: dict[Any, Any], combine: Callable[[Any, Any], Any], item: int | None
     ) -> bool:
-        """Replace the values of each key by what `combine` makes of them; return whether they are lists."""
+        """Replace the values of each key by what `combine` returns.
+
+        Return whether the groups now hold lists.
+        """
         lists = 0
         key: Any = NO_KEY
         try:
@@ -197,7 +201,7 @@ class MapTask:
         return True
 
     def _key_at_fault(self, item: int | None, key: Any = NO_KEY) -> Any:
-        """Return the key to name: that of the item, if it may be set aside for what happens now, else `key`."""
+        """Return the key to name: that of the item if it may be set aside, else `key`."""
         return key if item is None or self._skipping is None else self._items.key
 
     def _collect_all(self, groups: dict[Any, Any], item: int | None) -> None:
@@ -228,7 +232,7 @@ class MapTask:
         for partition, part in enumerate(parts):
             if part is None:
                 continue
-            parts[partition] = None  # free as we go
+            parts[partition] = None  # frees memory
             keys, values = part
             try:
                 segment = encode_segment(keys, values, grouped=grouped, hashed=hashed)
@@ -251,14 +255,17 @@ class MapTask:
 
 
 def group_budget(memory_bytes: int) -> int:
-    """Return the bytes of groups at which a map task flushes, for a task that may hold `memory_bytes` of records."""
+    """Return the size of groups at which to flush, bytes, if the task may hold `memory_bytes`."""
     return max(1, min(memory_bytes, MAX_GROUP_BYTES))
 
 
 def _blame_keys(
     error: BaseException, groups: dict[Any, Any], function: str | None, named: Any, item: int | None
 ) -> TaskFailure:
-    """Find the key that the core refused, and say so; `named` is what to name instead of it, or NO_KEY."""
+    """Make the failure of a key that the core refused.
+
+    It names `named` instead of the key, unless NO_KEY.
+    """
     for key in groups:
         try:
             _speedups.hash_key(key)
@@ -272,7 +279,7 @@ def _mark_nothing(index: int, key: Any) -> None:
 
 
 def _spread(records: Iterator[Any]) -> Iterator[Any]:
-    """Yield a record for each value in those whose value is a list; all others as they are."""
+    """Yield a record for each value in a record whose value is a list, and all others."""
     for record in records:
         if isinstance(record, (tuple, list)) and len(record) == 2 and isinstance(record[1], list):
             key, values = record

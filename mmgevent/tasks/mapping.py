@@ -1,16 +1,21 @@
-"""Call mapfn on the items of a task, and group the records that come of it.
+"""Call mapfn on the items of a task, and group its records.
 
-`StreamedMapping` is for jobs in which a failure ends the task: the core consumes the records of all items as
-one iterator, so per item there is one turn of a Python generator (about 1 us), and per record none.
+`StreamedMapping` is for jobs in which a failure ends the task. The core consumes the records of all
+items as one iterator. So a Python generator runs once for each item, in about 1 us, and not at all
+for each record.
 
-`CarefulMapping` is for jobs with `retries` or `max_skipped`: an item that fails must leave nothing behind. So
-the records of an item are taken into a list first (`_speedups.map_items` checks them on the way), and reach the
-groups all together or not at all. An item that fails is tried again on the spot, then set aside, and the task
-goes on with the next: every item is mapped once, whatever fails beside it. An item of more than WHOLE_RECORDS
-records has a table of its own instead of a list. One that outgrows the memory of the task is grouped as it
-comes, and its failure ends the attempt: the next one leaves it out.
+`CarefulMapping` is for jobs with `retries` or `max_skipped`. An item that fails must leave no
+records:
 
-Both give the groups of one flush after another.
+- The records of an item are first taken into a list, and then reach the groups all together.
+  `_speedups.map_items` checks them on the way.
+- An item that fails is tried again at once, then set aside. The task continues with the next item,
+  so every item is mapped once, whatever else fails.
+- An item of more than WHOLE_RECORDS records has a table of its own instead of a list.
+- An item that outgrows the memory of the task is grouped while it runs. If it fails, the attempt
+  ends, and the next attempt leaves the item out.
+
+Both yield the groups of one flush after another.
 """
 
 from __future__ import annotations
@@ -30,11 +35,11 @@ from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.skipping import UNREAD, Skipping
 
-#: Records that an item may have to be taken into a list. Python uses the memory of so many small
-#: tuples again; ten times as many cost twice as much each.
+#: Most records of an item that are taken into a list. Python reuses the memory of this many small
+#: tuples. Of ten times as many, each takes twice as long.
 WHOLE_RECORDS = 1000
 
-#: Records that `take` may give when there is no such limit.
+#: Records that `take` may return if there is no limit.
 _NO_LIMIT = sys.maxsize
 
 Mark = Callable[[int, Any], object]
@@ -63,7 +68,7 @@ class StreamedMapping:
         mark: Mark,
         map_items: MapItems | None,
     ):
-        """`budget`: bytes of groups in a flush, as the core estimates them."""
+        """budget: size of the groups in a flush, bytes, as the core estimates it."""
         self._mapfn = mapfn
         self._items = items
         self._grouping = grouping
@@ -72,7 +77,7 @@ class StreamedMapping:
         self._map_items = map_items
 
     def fills(self) -> Iterator[Filled]:
-        """Map all items and yield the groups of each flush. Raises TaskFailure, ContentNeeded."""
+        """Map all items and yield the groups of each flush; TaskFailure, ContentNeeded."""
         if self._mapfn is None:
             pairs: Iterator[Any] = self._marked_items()
         elif self._map_items is not None:
@@ -82,7 +87,7 @@ class StreamedMapping:
         yield from fill(self._grouping, pairs, self._budget, self._blame)
 
     def _outputs(self) -> Iterator[Iterable[Any]]:
-        """Yield what mapfn returns for each item; the loop that every item passes."""
+        """Yield what mapfn returns for each item. This is the loop that every item passes."""
         mapfn, mark = self._mapfn, self._mark
         for position, key, value in self._items:
             mark(position, key)
@@ -95,7 +100,10 @@ class StreamedMapping:
             yield key, value
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
-        """Map one item to the list of its records: what `map_items` calls, perhaps several at a time."""
+        """Map one item to the list of its records.
+
+        `map_items` may call this for several items at once.
+        """
         try:
             records = list(pairs_of(self._mapfn(key, value), "mapfn"))
         except BaseException as error:
@@ -113,7 +121,7 @@ class StreamedMapping:
 
 
 class _Large(NamedTuple):
-    """An item that has more records than are taken into a list."""
+    """An item with more records than are taken into a list."""
 
     position: int
     key: Any
@@ -122,7 +130,7 @@ class _Large(NamedTuple):
 
 
 class CarefulMapping:
-    """Maps items one after another; one that fails is tried again, then set aside."""
+    """Maps items one after another. An item that fails is tried again, then set aside."""
 
     def __init__(
         self,
@@ -136,7 +144,10 @@ class CarefulMapping:
         emit_set_aside: Callable[[], None],
         originals: Originals,
     ):
-        """As StreamedMapping. `emit_set_aside()` is called when `skipping` has many rows to be encoded."""
+        """emit_set_aside: called when `skipping` has many rows to encode.
+
+        The others as in StreamedMapping.
+        """
         items.on_unreadable = self._set_unreadable_aside
         self._mapfn = _give_item if mapfn is None else mapfn
         self._function = None if mapfn is None else "mapfn"
@@ -149,12 +160,12 @@ class CarefulMapping:
         self._skipping = skipping
         self._emit_set_aside = emit_set_aside
         self._originals = originals
-        #: what sending rows away raised, which is nobody's failure
+        #: what `emit_set_aside` raised, which is no failure of an item; None before
         self._broken: BaseException | None = None
         self._large: _Large | None = None
 
     def fills(self) -> Iterator[Filled]:
-        """Map all items and yield the groups of each flush. Raises TaskFailure, ContentNeeded."""
+        """Map all items and yield the groups of each flush; TaskFailure, ContentNeeded."""
         if self._map_items is not None:
             pairs = chain.from_iterable(self._pooled(self._map_items(self._map_one, self._each)))
             yield from fill(self._grouping, pairs, self._budget, self._blame)
@@ -178,7 +189,7 @@ class CarefulMapping:
             is_over = large is None
             if large is not None:
                 table, count, rest = self._take_large(large)
-                if rest is not None:  # what is here belongs before it
+                if rest is not None:  # the groups so far belong before it
                     yield Filled(groups, records)
                     groups, used, records = {}, 0, 0
                     yield Filled(table, count)
@@ -194,7 +205,10 @@ class CarefulMapping:
     # --- items to records ---
 
     def _small_items(self) -> Iterator[Any]:
-        """Yield the records of each item, up to one that has more than WHOLE_RECORDS, which is then `_large`."""
+        """Yield the records of each item.
+
+        Stop at one with more than WHOLE_RECORDS: it is then `_large`.
+        """
         return map_items(
             self._each,
             self._mark,
@@ -223,12 +237,15 @@ class CarefulMapping:
 
     def _pooled(self, outputs: Iterable[list[Any]]) -> Iterator[list[Any]]:
         for records in outputs:
-            if self._skipping.is_full:  # here, since greenlets cannot share the way out
+            if self._skipping.is_full:  # not in the greenlets, which cannot share the output
                 self._send_rows()
             yield records
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
-        """Map one item to the list of its records: what `map_items` calls, perhaps several at a time."""
+        """Map one item to the list of its records.
+
+        `map_items` may call this for several items at once.
+        """
         try:
             return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
         except BaseException as error:
@@ -239,9 +256,10 @@ class CarefulMapping:
     def _try_again(
         self, position: int, key: Any, value: Any, error: BaseException, limit: int
     ) -> tuple[Iterator[Any], list[Any]]:
-        """Try an item that failed again, as often as the job allows; set it aside if that does not help.
+        """Try a failed item again, as often as the job allows. Set it aside if it fails each time.
 
-        Returns its records, up to `limit`, and the iterator of those that follow. An item that is set aside has none.
+        Return the iterator over its records, and the first `limit` of them, which were taken from
+        it. An item that is set aside has none.
         """
         for _ in range(self._skipping.retries):
             key, value = self._originals.item(position, key, value)
@@ -278,10 +296,12 @@ class CarefulMapping:
     # --- records to groups ---
 
     def _take_large(self, large: _Large) -> tuple[Groups, int, Iterator[Any] | None]:
-        """Group the records of a large item by themselves; return them, their number, and the rest.
+        """Group the records of a large item by themselves.
 
-        The rest is None if that was the whole item, or if it failed and was set aside. It is tried again like any
-        other.
+        Return the groups, their number of records, the rest.
+
+        The rest is None if all records were grouped, or if the item failed and was set aside. It is
+        tried again like any other.
         """
         tries = self._skipping.retries
         position, key, value, records = large
@@ -302,7 +322,10 @@ class CarefulMapping:
             records = self._begin(key, value)
 
     def _begin(self, key: Any, value: Any) -> Iterator[Any]:
-        """Yield the records of an item; what calling mapfn raises comes out where they are read."""
+        """Yield the records of an item.
+
+        What the call of mapfn raises is raised at the first one.
+        """
         yield from pairs_of(self._mapfn(key, value), "mapfn")
 
     def _add(self, pairs: Iterator[Any], groups: Groups, budget: int) -> tuple[bool, int, int]:
@@ -316,11 +339,11 @@ class CarefulMapping:
     def _merge(self, table: Groups, groups: Groups) -> int:
         try:
             return self._grouping.merge(table, groups)
-        except BaseException as error:  # values of several items that do not go together
+        except BaseException as error:  # the values of several items do not add, or compare
             raise self._blame(error) from error
 
     def _blame(self, error: BaseException) -> TaskFailure:
-        """Blame the item at hand for what is no failure of its mapfn alone: its records are in the groups."""
+        """Make the failure of the current item for an error outside of mapfn."""
         if error is self._broken:
             raise error
         return blame_records(error, self._function, self._items.key, self._items.position)
@@ -329,7 +352,7 @@ class CarefulMapping:
 def fill(
     grouping: Grouping, pairs: Iterator[Any], budget: int, blame: Callable[[BaseException], TaskFailure]
 ) -> Iterator[Filled]:
-    """Group all records of an iterator and yield the groups of each flush."""
+    """Group all records of an iterator; yield the groups of each flush."""
     exhausted = False
     while not exhausted:
         groups: Groups = {}
@@ -345,7 +368,10 @@ def fill(
 
 
 def is_end_of_greenlet(error: BaseException) -> bool:
-    """Return whether `map_items` told the greenlet of an item to end by this; a GreenletExit of the user's is a failure."""
+    """Return whether `map_items` raised this to end an item's greenlet.
+
+    The user's own GreenletExit is a failure.
+    """
     return getattr(type(error), "ends_item", False) is True
 
 

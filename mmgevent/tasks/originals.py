@@ -1,7 +1,8 @@
-"""The items of a task as they came, whatever a function has done to them.
+"""Give the items of a task as they came, whatever a function has done to them.
 
-A mapfn may change what it is given: `row.pop("raw")`, and then fail. Who tries the item again, and who
-keeps it for later, must have it as it was. What cannot be changed is as it was; the rest is decoded once more.
+A mapfn may change what it is given, `row.pop("raw")`, and then fail. The next try, and the user who
+looks at a skipped item, need the item as it was. An item that no function can change is returned as
+it is. Any other is decoded again.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmgevent.tasks.records import RecordError, SegmentError, decode_items, encode_items
+from mmgevent.tasks.records import SegmentError, decode_items, encode_items
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.positions import entry_of
 
 Item = tuple[Any, Any]
 
-#: What no function can change.
+#: Types of values that no function can change.
 _FIXED = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 
@@ -22,14 +24,14 @@ class Originals:
     """Gives the items of a task again."""
 
     def __init__(self, decode: Callable[[], Sequence[Item]] | None, first_entry: int):
-        """`decode()` gives the entries of the task anew, of which the first is `first_entry`; None: nobody changes them."""
+        """decode: returns the task's entries again, from `first_entry` on; None if never needed."""
         self._decode = decode
         self._first_entry = first_entry
         #: never given to a function
         self._entries: Sequence[Item] | None = None
 
     def item(self, position: int, key: Any, value: Any) -> Item:
-        """Return a (key, value) as it came, by its position and by what has become of it."""
+        """Return an item as it came; `key` and `value` are what the function was given."""
         if self._decode is None or (_is_fixed(value) and _is_fixed(key)):  # all items of files are
             return key, value
         if self._entries is None:
@@ -37,7 +39,7 @@ class Originals:
         index = entry_of(position) - self._first_entry
         try:
             return decode_items(encode_items([self._entries[index]]))[0]
-        except (RecordError, SegmentError):  # it could be pickled once, at the driver
+        except (RecordError, SegmentError):  # the driver could pickle it, this process cannot
             return self._decode()[index]
 
 

@@ -1,7 +1,7 @@
 """Turn records into bytes and back: the only pickle of data.
 
-A *segment* is a run of records as two columns, keys and values, each one pickled list.  Whoever stores or forwards
-segments reads the header at most.  All integers are little-endian:
+A *segment* is a run of records as two columns, keys and values, each one a pickled list. Servers
+store and forward segments, and read the header at most. All integers are little-endian:
 
     offset  size  field
          0     4  magic b"MMGS"
@@ -14,16 +14,18 @@ segments reads the header at most.  All integers are little-endian:
         32     8  checksum: xxh3_64(both columns, seed=xxh64(bytes 0 to 31))
         40        key column, then value column: pickles of lists of `count` elements
 
-FLAT (no flag): `values[i]` is the value of `keys[i]`.  GROUPED: `values[i]` is a non-empty list, the values of
-`keys[i]` in order.  HASHED: the partition of some key came from `hash()` of a user's class and is checked again where
-the key is reduced.
+- FLAT (no flag): `values[i]` is the value of `keys[i]`.
+- GROUPED: `values[i]` is a non-empty list, the values of `keys[i]` in order.
+- HASHED: the partition of some key came from `hash()` of a user's class. Reduce tasks check it
+  again.
 
-A *batch* is a FLAT segment of items.  A *flush* is segments of several partitions behind one table (`wire.flushes`).
+A *batch* is a FLAT segment of items. A *flush* is segments of several partitions behind one table
+(`wire.flushes`).
 
-Columns are pickled with protocol 5.  Distinct objects pickle four times faster without the pickler's memo, shared ones
-(a file name in ten thousand postings) encode, decode and store several times better with it; so each column decides
-from a sample, by how often objects occur again.  The reader needs no flag.  Without the memo, sharing within a record is lost:
-`(x, x)` comes back as two equal objects.
+The memo of the pickler notes objects that occur again. Distinct objects pickle four times faster
+without it. Shared ones, such as a file name in ten thousand postings, encode, decode and store
+several times better with it. So each column decides from a sample; the reader needs no flag.
+Without the memo, sharing within a record is lost: `(x, x)` comes back as two equal objects.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from typing import Any, NamedTuple
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from mmgevent.errors import MmgeventError
+from mmgevent.tasks.unpicklable import PROTOCOL, find_culprit
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 
 SEGMENT_MAGIC = b"MMGS"
@@ -47,47 +50,32 @@ HASHED = 2
 
 _HEADER = struct.Struct("<4sBBHQQQ")  # all but the checksum
 _CHECKSUM = struct.Struct("<Q")
-#: bytes before the columns of a segment
+#: Bytes before the columns of a segment.
 SEGMENT_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 
-_PROTOCOL = 5
-#: a sample is two runs of this many elements, since sharing is mostly between neighbours; it costs 60 us at most
+#: Elements in each of the two runs of a sample. Neighbours share most. A sample takes 60 us at
+#: most.
 _SAMPLE_RUN = 24
-#: items looked at in each container of a sample, and the depth of containers
+#: Items looked at in each container of a sample, and the depth of containers.
 _SAMPLE_ITEMS = 8
 _SAMPLE_DEPTH = 2
-#: the memo is used where less than this share of the sample's objects, or (as estimated) of all, are distinct:
-#: with the memo a distinct object costs 100 ns more to encode, a repeated one 20 ns less and 100 ns less to decode
+#: Share of distinct objects below which the memo is used: in the sample, and in the whole column as
+#: estimated. With the memo a distinct object takes 100 ns more to encode. A repeated one takes 20
+#: ns less to encode and 100 ns less to decode.
 _DISTINCT_IN_SAMPLE = 0.6
 _DISTINCT_IN_COLUMN = 0.3
 _NEVER_MEMOIZED = frozenset({int, float, bool, complex, type(None)})
-#: bytes of one character of a pickled text, at most; a lone surrogate takes three
+#: Most bytes of one character in a pickled text; a lone surrogate takes three.
 _MAX_BYTES_A_CHARACTER = 4
-#: bytes that the pickle of a text or of bytes has beside these, at most
+#: Most bytes that the pickle of a str or of bytes has besides its content.
 _PICKLE_BYTES = 32
-#: how deep the search for what cannot be pickled looks into an object
-_CULPRIT_DEPTH = 20
-
-
-class RecordError(MmgeventError):
-    """A key or value cannot be pickled; the message names its key and the type at fault.
-
-    `key` is the key of that record and `advice` says what to do, or is None.
-    """
-
-    exit_code = 1
-
-    def __init__(self, message: str, key: Any = None, advice: str | None = None):
-        super().__init__(message)
-        self.key = key
-        self.advice = advice
 
 
 class SegmentError(MmgeventError):
     """Bytes are not a whole, intact segment or flush, or cannot be unpickled here.
 
-    `__cause__` is the unpickling error in the last case (a class that this process does not have, mostly) and None
-    where the bytes themselves are wrong.
+    `__cause__` is the unpickling error in the last case, mostly a class that this process does not
+    have. It is None if the bytes themselves are wrong.
     """
 
 
@@ -107,8 +95,8 @@ def encode_segment(
 ) -> bytes:
     """Encode two columns of equal length as one segment.
 
-    Raises RecordError for the first record that cannot be pickled, and whatever `MemoryError` or exception outside
-    `Exception` pickling met.
+    Raise RecordError for the first record that cannot be pickled. MemoryError passes unchanged, and
+    so do exceptions that are no `Exception`.
     """
     if len(keys) != len(values):
         raise ValueError(f"a segment needs as many values as keys, got {len(values)} and {len(keys)}")
@@ -121,7 +109,7 @@ def encode_segment(
     except MemoryError:
         raise
     except Exception as error:
-        raise _record_error(keys, values, grouped, error) from error
+        raise find_culprit(keys, values, grouped, error) from error
     end = buffer.tell()
     flags = (GROUPED if grouped else 0) | (HASHED if hashed else 0)
     header = _HEADER.pack(
@@ -136,10 +124,7 @@ def encode_segment(
 
 
 def decode_segment(data: Any, offset: int = 0) -> Segment:
-    """Decode the segment that begins at `offset` of a bytes-like; trailing bytes are left alone.
-
-    Raises SegmentError, see there.
-    """
+    """Decode the segment at `offset`. Bytes may follow it. Raise SegmentError."""
     view = memoryview(data)
     flags, count, key_bytes, value_bytes, checksum = _read_header(view, offset)
     keys_at = offset + SEGMENT_HEADER_BYTES
@@ -155,20 +140,23 @@ def decode_segment(data: Any, offset: int = 0) -> Segment:
 
 
 def segment_size(data: Any, offset: int = 0) -> int:
-    """Return the length in bytes of the segment at `offset`, from its header alone; SegmentError if it is none."""
+    """Return the length of the segment at `offset`, bytes, from its header. Raise SegmentError."""
     _, _, key_bytes, value_bytes, _ = _read_header(memoryview(data), offset)
     return SEGMENT_HEADER_BYTES + key_bytes + value_bytes
 
 
 def segment_count(data: Any, offset: int = 0) -> int:
-    """Return the number of entries of the segment at `offset`, from its header alone; SegmentError if it is none."""
+    """Return the number of entries of the segment at `offset`, from its header.
+
+    Raise SegmentError.
+    """
     return _read_header(memoryview(data), offset)[1]
 
 
 def measure_segment(data: Any, offset: int = 0) -> tuple[int, int]:
-    """Return the entries of the segment at `offset` and the offset of the first byte after it, from its header alone.
+    """Return the number of entries of the segment at `offset`, and the offset of its end.
 
-    SegmentError if it is none, or is cut short.
+    Only its header is read. Raise SegmentError if it is none, or is cut short.
     """
     _, count, key_bytes, value_bytes, _ = _read_header(memoryview(data), offset)
     end = offset + SEGMENT_HEADER_BYTES + key_bytes + value_bytes
@@ -178,12 +166,12 @@ def measure_segment(data: Any, offset: int = 0) -> tuple[int, int]:
 
 
 def encode_items(items: list[tuple[Any, Any]]) -> bytes:
-    """Encode a batch of items; RecordError for one that cannot be pickled."""
+    """Encode a batch of items. Raise RecordError for one that cannot be pickled."""
     return encode_segment([key for key, _ in items], [value for _, value in items])
 
 
 def decode_items(data: Any) -> list[tuple[Any, Any]]:
-    """Decode a batch; SegmentError also where bytes follow it or it is no plain batch."""
+    """Decode a batch. Raise SegmentError, also if bytes follow it or if it is grouped."""
     segment = decode_segment(data)
     if segment.grouped or segment.end != len(data):
         raise SegmentError(f"{len(data)} bytes are not one batch of items")
@@ -191,22 +179,22 @@ def decode_items(data: Any) -> list[tuple[Any, Any]]:
 
 
 def encode_value(value: Any, limit_bytes: int) -> bytes | None:
-    """Encode one value by itself; return None if that takes more than `limit_bytes`, or cannot be done."""
+    """Encode one value by itself. Return None if that takes more than `limit_bytes` or fails."""
     if isinstance(value, (str, bytes)):
         if len(value) > limit_bytes:
             return None
         if len(value) < limit_bytes // _MAX_BYTES_A_CHARACTER - _PICKLE_BYTES and type(value) in (str, bytes):
-            return pickle.dumps(value, _PROTOCOL)
+            return pickle.dumps(value, PROTOCOL)
     file = _Bounded(limit_bytes)
     try:
-        pickle.Pickler(file, _PROTOCOL).dump(value)
+        pickle.Pickler(file, PROTOCOL).dump(value)
     except Exception:  # of a `__reduce__` of the user's, too
         return None
     return file.getvalue()
 
 
 def decode_value(data: bytes) -> Any:
-    """Decode what `encode_value` gave. Raises what unpickling raises."""
+    """Decode what `encode_value` returned. What unpickling raises passes unchanged."""
     return pickle.loads(data)
 
 
@@ -233,9 +221,9 @@ def encode_flush(segments: Mapping[int, bytes]) -> bytes:
 
 
 def decode_flush(data: Any) -> list[tuple[int, memoryview]]:
-    """Split the flushes in `data`, one or several in a row, into (partition, segment bytes); no copies.
+    """Split one or more whole flushes into (partition, segment bytes), without copies.
 
-    Raises SegmentError unless `data` is whole flushes.
+    Raise SegmentError.
     """
     view = memoryview(data)
     parts = []
@@ -277,7 +265,7 @@ def _read_header(view: memoryview, offset: int) -> tuple[int, int, int, int, int
 def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
     start = buffer.tell()
     if not _is_shared(column):
-        pickler = pickle.Pickler(buffer, _PROTOCOL)
+        pickler = pickle.Pickler(buffer, PROTOCOL)
         pickler.fast = True
         try:
             pickler.dump(column)
@@ -285,15 +273,16 @@ def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
         except MemoryError:
             raise
         except Exception:
-            # Cyclic or deeply nested: only the memo can. And up to Python 3.13 the pickler believes each frozenset
-            # to be nested in the one before it. What nothing can pickle fails once more below.
+            # What is cyclic or deeply nested needs the memo. Up to Python 3.13 many frozensets do,
+            # too: without it the pickler takes each for nested in the one before. What cannot be
+            # pickled at all fails again below.
             buffer.seek(start)
             buffer.truncate()
-    pickle.Pickler(buffer, _PROTOCOL).dump(column)
+    pickle.Pickler(buffer, PROTOCOL).dump(column)
 
 
 def _is_shared(column: list[Any]) -> bool:
-    """Guess from a sample whether enough objects occur several times in a column for the memo to pay."""
+    """Return whether the memo pays for a column, as guessed from a sample."""
     sample = column[:_SAMPLE_RUN]
     if len(column) > _SAMPLE_RUN:
         middle = max(_SAMPLE_RUN, len(column) // 2)
@@ -310,13 +299,13 @@ def _is_shared(column: list[Any]) -> bool:
         return False
     if seen - repeats < _DISTINCT_IN_SAMPLE * seen:
         return True
-    # birthdays: so many repeats are expected if objects are drawn from seen**2 / 2 / repeats different ones
+    # The birthday problem: `seen` draws from n different objects have seen**2 / 2 / n repeats.
     everything = (seen + skipped) * len(column) / len(sample)
     return seen * seen / (2 * repeats) < _DISTINCT_IN_COLUMN * everything
 
 
 def _add_ids(obj: Any, depth: int, ids: list[int]) -> None:
-    """Collect what the pickler would look up in its memo: objects, and the classes of instances."""
+    """Add the ids of what the pickler looks up in its memo: objects, and instances' classes."""
     cls = type(obj)
     if cls in _NEVER_MEMOIZED:
         return
@@ -348,81 +337,3 @@ def _unpickle_column(view: memoryview, count: int, name: str) -> list[Any]:
     if type(column) is not list or len(column) != count:
         raise SegmentError(f"the {name} of a segment are not the list of {count} that its header says")
     return column
-
-
-def _record_error(keys: list[Any], values: list[Any], grouped: bool, error: Exception) -> RecordError:
-    """Find the first record that cannot be pickled and say which it is and why."""
-    for key, value in zip(keys, values):  # noqa: B905
-        group = value if grouped else [value]
-        for role, obj in (("key", key), *(("value of key", each) for each in group)):
-            cause = _pickling_error(obj)
-            if cause is not None:
-                culprit = _unpicklable_part(obj, set(), _CULPRIT_DEPTH)
-                cause = _pickling_error(culprit) or cause
-                inside = "" if culprit is obj else f" (in a {type(obj).__name__})"
-                return RecordError(
-                    f"{role} {_short(key)} cannot be pickled: {_kind_of(culprit)}{inside}: "
-                    f"{type(cause).__name__}: {cause}",
-                    key,
-                    _advice_for(culprit),
-                )
-    # each record pickles alone, so it is the sum of them or an object that changes its mind
-    return RecordError(f"records cannot be pickled together: {type(error).__name__}: {error}")
-
-
-def _pickling_error(obj: Any) -> Exception | None:
-    try:
-        pickle.dumps(obj, _PROTOCOL)
-    except MemoryError:
-        raise
-    except Exception as error:
-        return error
-    return None
-
-
-def _unpicklable_part(obj: Any, seen: set[int], depth: int) -> Any:
-    """Return the innermost part of `obj` that cannot be pickled by itself."""
-    seen.add(id(obj))
-    parts: list[Any] = []
-    if isinstance(obj, Mapping):
-        parts = [*obj.keys(), *obj.values()]
-    elif isinstance(obj, (list, tuple, set, frozenset)):
-        parts = list(obj)
-    elif not isinstance(obj, type):
-        if "<locals>" in type(obj).__qualname__:
-            return obj
-        parts = list(getattr(obj, "__dict__", {}).values())
-    for part in parts:
-        if depth and id(part) not in seen and _pickling_error(part) is not None:
-            return _unpicklable_part(part, seen, depth - 1)
-    return obj
-
-
-def _kind_of(obj: Any) -> str:
-    if isinstance(obj, type) or callable(obj):
-        name = getattr(obj, "__qualname__", None)
-        if name:
-            return f"{type(obj).__name__} {name}"
-    return f"an object of type {type(obj).__module__}.{type(obj).__qualname__}"
-
-
-def _advice_for(obj: Any) -> str | None:
-    if hasattr(obj, "__next__"):
-        return "an iterator can be used once and cannot travel: make it a list"
-    named = obj if isinstance(getattr(obj, "__qualname__", None), str) else type(obj)
-    if named.__name__ == "<lambda>":
-        return "a lambda cannot be a key or value: write it as a def at the top level of its module"
-    if "<locals>" in named.__qualname__:
-        return (
-            f"classes and functions made inside functions, and their instances, cannot be keys or values: "
-            f"define {named.__name__} at the top level of its module"
-        )
-    return None
-
-
-def _short(obj: Any) -> str:
-    try:
-        text = repr(obj)
-    except Exception:
-        return f"<{type(obj).__name__}>"
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,15 +1,16 @@
 """Run one reduce task: segments of some partitions in, flushes of results out.
 
-A partition is merged into groups, on disk where it must be (`scratch`), and reduced group by group:
+A partition is merged into groups, on disk if it is larger than memory (`scratch`), and reduced
+group by group:
 
     reducefn is a fold of `reducers`, no collectfn    the merged groups are the results
-    no reducefn, or list_values                       likewise: lists of values
+    no reducefn, or list_values                       the merged groups are the results: lists of values
     pair form                                         called key by key
-    iterator form                                     called once a task, with one lazy iterator over all its groups
+    iterator form                                     called once a task, with one lazy iterator over all groups
 
-Results leave as FLAT segments of about a MiB.  A partition's results may span several flushes.  What the iterator form
-yields is put out under the partition that was being read at that time; results are records for the driver, so that says
-nothing about their keys, but the output of such a task only makes sense as a whole.
+Results are emitted as FLAT segments of about a MiB. The results of a partition may span several
+flushes. What the iterator form yields is emitted under the partition that is being read at that
+time. That says nothing about the keys: only the output of the whole task makes sense.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
-#: bytes of a segment of results aimed at: large enough to be cheap, small beside the memory of an executor
+#: Size of a segment of results to aim at, bytes. It is cheap to handle, and small beside an
+#: executor.
 SEGMENT_BYTES = 1024 * 1024
 
-#: records in the first segment, before the size of a record is known
+#: Records in the first segment, while the size of a record is unknown.
 FIRST_CHUNK = 256
 
-#: growth of the number of records from one segment to the next at most: the records so far may be a poor sample
+#: Largest growth of the number of records from one segment to the next. The last may be a poor
+#: sample.
 CHUNK_GROWTH = 4
 
-#: records in a segment at most
+#: Most records in a segment.
 MAX_CHUNK = 64 * 1024
 
 Part = tuple[int, int, Iterable[Any]]
@@ -49,11 +52,14 @@ class ResultWriter:
         self._stats = stats
         self._segments: dict[int, bytes] = {}
         self._size = 0
-        #: how many records the next `write` should bring
+        #: most records that the next `write` should bring
         self.chunk = FIRST_CHUNK
 
     def write(self, partition: int, keys: list[Any], values: list[Any], function: str | None) -> None:
-        """Encode up to `chunk` results; TaskFailure blaming `function` for what cannot be pickled."""
+        """Encode up to `chunk` results.
+
+        Raise TaskFailure, which blames `function`, if one cannot be pickled.
+        """
         try:
             segment = encode_segment(keys, values)
         except BaseException as error:
@@ -104,10 +110,10 @@ class ReduceTask:
             fold_op=None if fold is None else FOLD_OPS[fold],
             scratch_dir=scratch_dir,
         )
-        self._index = 0  # of the key at hand, from 0
+        self._index = 0  # of the current key, from 0
         self._key: Any = NO_KEY
         self._partition = 0  # being read
-        self._input_error: BaseException | None = None  # raised by our side of the user's iterator
+        self._input_error: BaseException | None = None  # raised by what the user's code reads from us
         self.stats = TaskStats()
         self._writer = ResultWriter(emit, self.stats)
 
@@ -122,7 +128,7 @@ class ReduceTask:
         return self.stats
 
     def _merged(self) -> Iterator[dict[Any, Any]]:
-        """Yield the groups of all partitions; `_partition` is the one they are from."""
+        """Yield the groups of all partitions. `_partition` is that of the last ones."""
         for partition, n_bytes, segments in self._parts:
             self._partition = partition
             for groups in self._merger.merge(partition, n_bytes, iter(segments)):
@@ -169,7 +175,7 @@ class ReduceTask:
 
     def _reduce_all(self) -> None:
         groups = self._groups_for_user()
-        first = next(groups, None)  # so that there is a partition for what it yields before it reads
+        first = next(groups, None)  # or it could yield before there is a partition
         if first is None:
             return
         records = self._call_users(lambda: pairs_of(self._reducefn(_chained(first, groups)), "reducefn"))
@@ -200,7 +206,7 @@ class ReduceTask:
             raise
 
     def _call_users(self, action: Any) -> Any:
-        """Call user code that reads from us; what our side raised under it stays what it was."""
+        """Call user code that reads from us. What our side raises below it passes unchanged."""
         try:
             result = action()
         except BaseException as error:

@@ -1,7 +1,7 @@
-"""What a function of the user's returned: its records, and what is wrong with them.
+"""Find the records in what a function returned, and say what is wrong with them.
 
-Functions may return a generator, a list, a mapping, or any other iterable of pairs. What they return is
-looked at by our loops and by the C core; this module says whose fault it is when there are no pairs in it.
+A function may return a generator, a list, a mapping, or any other iterable of pairs. Our loops and
+the C core look into it. This module makes the failure if there are no pairs in it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ _PAIRS_ADVICE = "yield (key, value) pairs, or return a list of them or a mapping
 
 
 def pairs_of(output: Any, function: str) -> Iterator[Any]:
-    """Return an iterator of the records in what a function returned.
-
-    Raises TypeError, with the advice in its text, for what holds no records.
-    """
+    """Return an iterator over the records in what a function returned. Raise NoRecordsError."""
     if isinstance(output, (list, GeneratorType)):
         return iter(output)
     if isinstance(output, Mapping):
@@ -47,7 +44,7 @@ def blame_records(
     *,
     with_traceback: bool = True,
 ) -> TaskFailure:
-    """Judge an exception that came up while the core consumed the records of a function."""
+    """Make the failure of an exception that was raised while records were read."""
     if isinstance(error, NoRecordsError):
         return TaskFailure(
             make_failure("record", str(error), function=function, key=key, advice=_PAIRS_ADVICE), index
@@ -62,6 +59,7 @@ def blame_records(
 
 
 def no_pair(record: Any, function: str, key: Any) -> dict[str, Any]:
+    """Return the failure record of a record that is no pair."""
     return make_failure(
         "record",
         f"{function} gave {short_repr(record)}, which is no (key, value) pair",

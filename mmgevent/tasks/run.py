@@ -1,13 +1,14 @@
 """Run one task of a job: items to segments, segments to results.
 
-Plain functions on plain iterables: nothing here knows of links, schedules or processes, so whatever can hand out bytes
-in order can run a job.  `map_task` and `reduce_task` do the work; this module is how they are called, and what they
+These are plain functions on plain iterables. Nothing here knows of links, schedules or processes,
+so whatever can provide bytes in order can run a job. `map_task` and `reduce_task` do the work. They
 promise:
 
-- what they emit depends on their arguments alone, so any attempt of a task is as good as another;
-- memory is bounded by `memory_bytes`, the user's functions excepted, and disk is used only below `scratch_dir`;
-- whatever the user's code does comes out as `TaskFailure`, be it SystemExit; what `emit`, the input or the bytes
-  themselves do wrong comes out as it is.
+- What a task emits depends on its arguments alone, so all attempts of a task give the same.
+- Records take at most `memory_bytes`. The user's functions may take more. Files are made in
+  `scratch_dir` only.
+- Whatever the user's code raises, even SystemExit, becomes a `TaskFailure`. What `emit` or the
+  input raises passes unchanged, and so do errors of damaged bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmgevent.job.functions import Functions
-from mmgevent.job.inputs.sources import ContentNeeded
-from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, short_repr
+from mmgevent.tasks.blame import blame_exception, blame_segment
 from mmgevent.tasks.map_task import Decode, Emit, MapTask, Mark, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.records import SegmentError, decode_items
@@ -27,20 +27,10 @@ from mmgevent.tasks.reduce_task import ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
-__all__ = [
-    "ContentNeeded",
-    "Functions",
-    "TaskFailure",
-    "TaskStats",
-    "read_batch",
-    "run_map",
-    "run_reduce",
-    "short_repr",
-]
-
-#: as `gc.set_threshold` takes them; the first: net new containers between two runs of the cyclic garbage collector in
-#: a task.  At the usual 700 it doubles the cost of building groups; quite off, a function that leaves cycles behind (a
-#: parser's trees) would fill the memory.
+#: Thresholds of the cyclic garbage collector during a task, as `gc.set_threshold` takes them. The
+#: first is the number of new containers between two collections. With the usual 700, building
+#: groups takes twice as long. Without collections, a function that leaves cycles (a parser's trees)
+#: fills the memory.
 GC_THRESHOLDS = (2_000_000, 1000, 1000)
 
 
@@ -63,22 +53,29 @@ def run_map(
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
-    `items` are the entries `(key, value)` of a batch; a value that is a `refs.Ref` is expanded into the items of its
-    file.  Entries count from `first_index`; items whose positions (see `positions`) are in `skip` are passed over.
-    `part`: of a single entry, which of its parts to map.
-    `skipping`: what to do about items that fail; None: they end the task.
-    `decode()` gives `items` anew, for the next try of one that a function has changed; needed with `skipping`.
-    `partitions`: the number of partitions of the job.  `memory_bytes`: of records the task may hold at once, as the
-    core estimates them; what it encodes of them, the input and the functions' own objects come on top.
-    `emit(flush)` takes the bytes of one flush; zero or more come.  `mark(position, key)` is called before each item.
-    `map_items(fn, triples)`, if given, applies `fn(position, key, value)` to each of the triples, perhaps several at a
-    time, and returns an iterator of its results in their order; exceptions of `fn` must come out of it.  `mark` is then
-    left to it.
-    `mark_flush(None)` is called before a flush of what several items gave, `mark_flush(position)` when the last of them goes on.
-    `tunes_gc`: the cyclic garbage collector of this process may run rarely meanwhile; False where others use it too.
+    items: entries `(key, value)` of a batch. A value that is a `refs.Ref` is expanded into the
+        items of its file.
+    partitions: number of partitions of the job.
+    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them.
+        The encoded copy of a flush, the input and the functions' own objects come on top.
+    emit: called as `emit(flush)` with the bytes of each flush.
+    mark: called as `mark(position, key)` before each item.
+    first_index: index of the first entry. Positions count from it (see `positions`).
+    skip: positions of items to leave out.
+    map_items: called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each
+        triple, perhaps to several at once, and returns an iterator over the results in order. It
+        must raise what `fn` raises, and it calls `mark` itself.
+    mark_flush: called with None before a flush of several items' records, and with the position of
+        the last item when that continues.
+    part: which part of a single entry to map.
+    skipping: what to do about items that fail. None: a failure ends the task.
+    decode: returns `items` again, for another try of an item that a function has changed. Needed
+        with `skipping`.
+    tunes_gc: whether the cyclic garbage collector of this process may run rarely meanwhile. False
+        if other code uses it, too.
 
-    Raises TaskFailure, with the item where one is to blame; ContentNeeded where a file of an item is not the driver's;
-    and whatever `emit` raises.
+    Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
+    not the driver's. What `emit` raises passes unchanged.
     """
     task = MapTask(
         functions,
@@ -111,15 +108,17 @@ def run_reduce(
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
 
-    `parts` gives (partition, bytes, iterable of its segments in (task, flush) order); the bytes are a hint, 0 if
-    unknown.  It is read one segment at a time, the next part only after the last.
-    `mark(index, key)` is called before each call of a reducefn of pair form, before each group an iterator form
-    receives, and now and then where no function is called; the index counts keys.
-    A partition that outgrows `memory_bytes` is split in an unlinked file in `scratch_dir` (None: the
-    system's temporary folder).
-    `tunes_gc`: as in `run_map`.
+    parts: yields (partition, bytes, iterable of its segments in (task, flush) order). The bytes are
+        a hint, 0 if unknown. One segment is read at a time, and the next part after the last one.
+    mark: called as `mark(index, key)` before each call of a reducefn of pair form and before each
+        group that an iterator form receives, and now and then if there is no function. The index
+        counts keys.
+    scratch_dir: folder of the unlinked file for a partition that outgrows `memory_bytes`. None: the
+        system's folder for temporary files.
+    The others are those of `run_map`.
 
-    Raises TaskFailure, with no item; SegmentError for damaged bytes; whatever `parts` and `emit` raise.
+    Raise TaskFailure, without an item, and SegmentError for damaged bytes. What `parts` and `emit`
+    raise passes unchanged.
     """
     task = ReduceTask(
         functions,
@@ -139,8 +138,8 @@ def run_reduce(
 def read_batch(data: Any) -> list[tuple[Any, Any]]:
     """Decode the items of a batch.
 
-    Raises TaskFailure where they cannot be unpickled here (a class or module is missing), SegmentError for damaged
-    bytes.
+    Raise TaskFailure if they cannot be unpickled here, since a class or module is missing. Raise
+    SegmentError for damaged bytes.
     """
     try:
         return decode_items(data)
@@ -153,7 +152,10 @@ def read_batch(data: Any) -> list[tuple[Any, Any]]:
 
 
 def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
-    """Run a task; with `tunes_gc` the garbage collector looks rarely meanwhile, and not at all if it was off."""
+    """Run a task.
+
+    With `tunes_gc` the garbage collector runs rarely meanwhile, or not at all if it was off.
+    """
     if not tunes_gc:
         return task.run()
     thresholds = gc.get_threshold()
@@ -161,4 +163,4 @@ def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
     try:
         return task.run()
     finally:
-        gc.set_threshold(*thresholds)  # so that what the last task left is looked at before the next
+        gc.set_threshold(*thresholds)  # what this task left is collected before the next

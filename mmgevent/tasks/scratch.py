@@ -1,10 +1,13 @@
-"""Merge the segments of one partition into groups, on local disk where they are larger than memory.
+"""Merge the segments of one partition into groups, on local disk if they are larger than memory.
 
-Segments come one by one, in (task, flush) order, and are merged as they come, so the values of a key stay in order.
-When the groups in memory outgrow the bound, they are scattered by hash, under another seed, over a few *pieces* and
-appended to an unlinked temporary file; the rest of the partition follows the same way.  Then each piece is a smaller
-partition and is merged like one, at most MAX_SPLITS deep.  All values of one key are always in one piece, so a piece of
-a single key is never split: it is merged in memory, and either fits or ends the job.
+Segments arrive in (task, flush) order and are merged in that order, so the values of a key stay in
+order. If the groups in memory outgrow the limit, they are scattered over a few *pieces*, by hash
+and under another seed, and appended to an unlinked temporary file. The rest of the partition
+follows the same way. Then each piece is a smaller partition, and is merged like one, at most
+MAX_SPLITS deep.
+
+All values of one key are in one piece. So a piece of a single key is never split: it is merged in
+memory, and if it does not fit the job fails.
 """
 
 from __future__ import annotations
@@ -20,24 +23,28 @@ from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
 from mmgevent.tasks.records import Segment, SegmentError, decode_segment, encode_segment
 
-#: how often one partition is split again; 4 splits into 4 to 32 pieces cope with 256 to a million times the bound
+#: Most splits of one partition, one inside another. Four splits into 4 to 32 pieces each are enough
+#: for 256 to a million times the memory.
 MAX_SPLITS = 4
 
-#: pieces of one split: fewer would split again at once, more make segments tiny
+#: Pieces of one split. With fewer they are split again at once, with more their segments are tiny.
 MIN_PIECES = 4
 MAX_PIECES = 32
 
-#: bytes of groups for a byte of segments, as the C core estimates them: measured 2 for long str values, 5 for floats,
-#: 13 for shared strs, 16 for small tuples under short keys.  Only chooses the number of pieces.
+#: Bytes of groups for each byte of segments, as the C core estimates them. Measured: 2 for long str
+#: values, 5 for floats, 13 for shared strs, 16 for small tuples under short keys. It decides the
+#: number of pieces only.
 EXPANSION = 8
 
 
-#: values of one key in one segment of a piece, at most: some 2 MiB of list
+#: Most values of one key in one segment of a piece. A list of them has about 2 MiB.
 MAX_SHARE = 256 * 1024
 
 
 class PieceFile:
-    """The pieces of one split: runs of segments in one unlinked file, gone when it is closed.
+    """The pieces of one split: runs of segments in one unlinked file.
+
+    The file vanishes when it is closed.
 
     Every method that touches the disk may raise OSError.
     """
@@ -56,7 +63,7 @@ class PieceFile:
         return len(self._extents)
 
     def append(self, piece: int, segment: bytes) -> None:
-        """Add a segment behind those the piece already has."""
+        """Append a segment to a piece."""
         view = memoryview(segment)
         while view:
             written = os.pwrite(self._file.fileno(), view, self._end + len(segment) - len(view))
@@ -75,7 +82,7 @@ class PieceFile:
 
     def _read(self, offset: int, n_bytes: int) -> bytes:
         parts = []
-        while n_bytes:  # Linux reads 0x7ffff000 bytes at once, at most
+        while n_bytes:  # Linux reads at most 0x7ffff000 bytes at once
             part = os.pread(self._file.fileno(), n_bytes, offset)
             if not part:
                 raise OSError(errno.EIO, "the file of pieces is shorter than what was written")
@@ -87,8 +94,8 @@ class PieceFile:
 class Merger:
     """Merges partitions for one reduce task.
 
-    `fold_op` is the number of a fold of the C core whose partial results the segments hold, or None: then they hold
-    values and the groups are `{key: [value, ...]}`, else `{key: partial result}`.
+    Segments hold values, and groups are `{key: [value, ...]}`. With a `fold_op`, the number of a
+    fold of the C core, segments hold its partial results, and groups are `{key: partial result}`.
     """
 
     def __init__(self, *, partitions: int, bound_bytes: int, fold_op: int | None, scratch_dir: str | None):
@@ -100,8 +107,9 @@ class Merger:
     def merge(self, partition: int, n_bytes: int, segments: Iterator[Any]) -> Iterator[dict[Any, Any]]:
         """Yield the groups of a partition as one or more dicts; each key is in one of them.
 
-        `n_bytes` is what the segments come to, as far as known (0: not).  Raises TaskFailure; exceptions of the
-        `segments` iterator pass unchanged, and so does SegmentError for bytes that are damaged.
+        `n_bytes` is the size of the segments together, or 0 if unknown. Raise TaskFailure.
+        Exceptions of the `segments` iterator pass unchanged, and so does SegmentError for damaged
+        bytes.
         """
         return self._merge(self._checked(partition, segments), n_bytes, depth=0)
 
@@ -133,7 +141,7 @@ class Merger:
                 pieces.close()
 
     def _checked(self, partition: int, segments: Iterator[Any]) -> Iterator[Segment]:
-        """Decode segments, and check keys whose hash came from the user's class."""
+        """Decode segments; check keys whose hash came from a class of the user's."""
         for data in segments:
             try:
                 segment = decode_segment(data)
@@ -186,7 +194,10 @@ class Merger:
             raise blame_exception(error, "reducefn") from error
 
     def _held(self, segments: Iterator[Segment], groups: dict[Any, Any]) -> Iterator[Segment]:
-        """Yield the segments; where there is no memory for one more, name the key that has the most of it."""
+        """Yield the segments.
+
+        If there is no memory for the next, blame the key that has most values.
+        """
         try:
             yield from segments
         except MemoryError as error:
@@ -230,9 +241,9 @@ class Merger:
                     self._on_disk(pieces.append, piece, segment)
 
     def _shares(self, keys: list[Any], values: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Cut what goes to one piece so that a share, read back, is small beside the values it is added to.
+        """Cut what goes to one piece into shares of at most MAX_SHARE values of a key.
 
-        The values of one key may be as many as fit into memory, and what is read back comes on top of them.
+        A share is read back while the values of its key are in memory, and they may fill it.
         """
         if self._fold_op is not None:
             yield keys, values
@@ -258,6 +269,6 @@ class Merger:
 
 
 def _unstable_class(key: Any) -> type:
-    """Return the class of the part of a key that relies on `hash()`: the key itself, or what a tuple holds."""
+    """Return the class that relies on `hash()`: that of the key, or of something in it."""
     parts = key if type(key) in (tuple, frozenset) else ()
     return next((_unstable_class(part) for part in parts if _speedups.is_hashed(part)), type(key))

@@ -1,15 +1,15 @@
-"""What becomes of an item that fails: it is tried again, set aside, or ends the task.
+"""Decide what happens to an item that fails: it is tried again, set aside, or ends the task.
 
-A `Skipping` belongs to one run of one map task. It counts what was set aside, and makes of each such
-item a row that says what it was and why it failed. Rows leave the task as segments of a partition of
-their own, one above those of the job: so they are staged, committed, spilled and dropped together with
-the records of the attempt, and the server counts them without reading them.
+A `Skipping` belongs to one run of one map task. It counts the items that were set aside, and makes
+a row of each, which says what the item was and why it failed. Rows leave the task as segments of
+one more partition than the job has. So they are staged, committed, spilled and dropped together
+with the records of the attempt, and the server counts them without reading them.
 
-A row is a record: its key is the key of the item, its value a tuple of
+A row is a record. Its key is the key of the item. Its value is a tuple:
 
-    position     of the item, see `positions`
-    value        the pickled value if it has at most MAX_VALUE_BYTES, else None
-    type, text   of the exception
+    position     the item's position, see `positions`
+    value        the item's pickled value, or None if it has more than MAX_VALUE_BYTES
+    type, text   those of the exception
     failure      the failure record, see `errors.JobError`
 """
 
@@ -21,17 +21,18 @@ from typing import Any
 
 from mmgevent.errors import SignalReceived
 from mmgevent.tasks.blame import TaskFailure, short_repr
-from mmgevent.tasks.records import RecordError, encode_segment, encode_value
+from mmgevent.tasks.records import encode_segment, encode_value
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire import failures
 
-#: Largest pickled value of an item that is kept, bytes. Larger ones are read again by who asks.
+#: Largest pickled value of an item that is kept, bytes. Larger ones are read again on request.
 MAX_VALUE_BYTES = 64 * 1024
 
-#: Tracebacks formatted in one run of a task. One costs as much as two hundred short items, and the first
-#: twenty tell what the others would.
+#: Tracebacks formatted in one run of a task. One takes as long as two hundred short items, and
+#: after the first twenty the others tell nothing new.
 MAX_TRACEBACKS = 20
 
-#: Items set aside that are named to the user one by one; beyond that they are only counted.
+#: Items set aside that messages name one by one. Further ones are only counted.
 MAX_NAMED = 20
 
 #: Rows that are encoded together: about 256 KiB of them.
@@ -49,7 +50,7 @@ Row = tuple[int, bytes | None, str, str, dict[str, Any]]
 
 
 class Skipping:
-    """The rules for items that fail, and those that did, in one run of a task."""
+    """The rules for items that fail in one run of a task, and the items that did."""
 
     def __init__(
         self,
@@ -58,14 +59,17 @@ class Skipping:
         *,
         passes: Callable[[BaseException], bool] = _never,
     ):
-        """`retries` and `max_skipped` are the options of the job; what `passes(error)` is no failure of an item."""
+        """retries, max_skipped: options of the job.
+
+        passes: whether an exception is no failure of an item.
+        """
         self.retries = retries
         self.passes = passes
-        #: Items that were set aside.
+        #: number of items that were set aside
         self.count = 0
-        #: The failure record of the last of them.
+        #: failure record of the last of them
         self.last_failure: dict[str, Any] | None = None
-        #: The failure records of the first MAX_NAMED of them.
+        #: failure records of the first MAX_NAMED of them
         self.first_failures: list[dict[str, Any]] = []
         self._max_skipped = max_skipped
         self._keys: list[Any] = []
@@ -73,7 +77,7 @@ class Skipping:
 
     @property
     def is_needed(self) -> bool:
-        """Return whether anything but the end of the task can follow from a failure."""
+        """Return whether a failure need not end the task."""
         return self.retries > 0 or self._max_skipped > 0
 
     @property
@@ -87,7 +91,10 @@ class Skipping:
         return len(self._rows) >= ROWS_A_SEGMENT
 
     def give_up(self, position: int, key: Any, value: Any, failure: TaskFailure) -> None:
-        """Set an item aside whose tries are used up. Raises the failure where that may not be."""
+        """Set an item aside that has no tries left.
+
+        Raise the failure if the job does not allow that.
+        """
         failure.is_spent = True
         if not self._max_skipped:
             raise failure
@@ -111,14 +118,14 @@ class Skipping:
         )
 
     def take_segment(self) -> bytes | None:
-        """Return the rows that were not taken yet, encoded, or None if there are none."""
+        """Return the rows since the last call as a segment, or None if there are none."""
         if not self._rows:
             return None
         keys, rows = self._keys, self._rows
         self._keys, self._rows = [], []
         try:
             return encode_segment(keys, rows)
-        except RecordError:  # a key that travelled here, and no longer can
+        except RecordError:  # a key that could be pickled once, and no longer can
             return encode_segment([short_repr(key) for key in keys], rows)
 
 
@@ -132,17 +139,20 @@ def _text_of(error: BaseException) -> str:
 
 
 class SignalTeller:
-    """Tells what a signal raised under a function from failures of the function, in the user's own process."""
+    """Tells exceptions that a signal raised from failures of a function, in a driver."""
 
     def __init__(self) -> None:
-        """Look at the handlers there are now: one that a function installs later is its own, such as an alarm's."""
+        """Note the handlers that are installed now.
+
+        A function may install others later, for itself.
+        """
         handlers = map(signal.getsignal, signal.valid_signals())
         self._codes = frozenset(
             code for each in handlers if (code := getattr(each, "__code__", None)) is not None
         )
 
     def is_of_signal(self, error: BaseException) -> bool:
-        """Return whether a signal raised this."""
+        """Return whether a handler of a signal raised an exception."""
         if isinstance(error, (KeyboardInterrupt, SignalReceived)):
             return True
         if isinstance(error, (Exception, SystemExit, GeneratorExit)):

@@ -20,7 +20,7 @@ from mmgevent.engine.start import start_template
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.page import Page, Position, render_key
 from mmgevent.job.functions import Functions
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.tasks import records
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, OUTPUT, split_payload
 from mmgevent.wire.messages import control, decode_message
@@ -153,7 +153,7 @@ def pack(source):
     module = sys.modules["job_under_test"] = types.ModuleType("job_under_test")
     try:
         exec(compile(source, "job_under_test.py", "exec"), module.__dict__)
-        return shipping.pack(Functions.of(module.mapfn), by_value=["job_under_test"])
+        return pack_functions(Functions.of(module.mapfn), by_value=["job_under_test"])
     finally:
         del sys.modules["job_under_test"]
 

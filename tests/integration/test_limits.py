@@ -70,7 +70,7 @@ BALLAST = bytes(2 * MIB)
 
 
 def test_a_global_that_makes_code_too_large_is_named(cluster, monkeypatch):
-    job = mmg.Job({1: 1}, lambda key, value: [(key, len(BALLAST))]).from_module(__name__)
+    job = mmg.Job({1: 1}, lambda key, value: [(key, len(BALLAST))]).with_module(__name__)
     monkeypatch.setattr(packer, "MAX_CODE_BYTES", MIB)
     with pytest.raises(mmg.ShippingError, match=r"mapfn → BALLAST \(2,097,\d\d\d\)"):
         cluster.run(job)

@@ -28,7 +28,7 @@ from mmgevent.engine.worker.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forker
 from mmgevent.engine.worker.role import MAX_FORK_FAILURES, Worker
 from mmgevent.engine.worker.slot import MAX_ATTEMPTS
 from mmgevent.job.functions import Functions
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.tasks import records
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
@@ -131,7 +131,7 @@ def code_of(source: str) -> bytes:
         exec(compile(source, "job_under_test.py", "exec"), module.__dict__)
         mapfn, reducefn, setupfn = (module.__dict__.get(name) for name in ("mapfn", "reducefn", "setupfn"))
         functions = Functions.of(mapfn, None, reducefn, setupfn)
-        return shipping.pack(functions, by_value=["job_under_test"])
+        return pack_functions(functions, by_value=["job_under_test"])
     finally:
         del sys.modules["job_under_test"]
 

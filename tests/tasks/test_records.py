@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from mmgevent.tasks import records
 from mmgevent.tasks.records import (
-    RecordError,
     SegmentError,
     decode_flush,
     decode_items,
@@ -26,6 +25,7 @@ from mmgevent.tasks.records import (
     segment_count,
     segment_size,
 )
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.flushes import FlushReader
 
 Point = namedtuple("Point", "x y")

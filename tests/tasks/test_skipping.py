@@ -15,8 +15,9 @@ from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.sources import Files, Lines
 from mmgevent.reducers import count_values, max_value, sum_values
 from mmgevent.tasks import mapping, skipping
+from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.records import decode_flush, decode_segment, encode_items, encode_value
-from mmgevent.tasks.run import TaskFailure, read_batch, run_map, run_reduce
+from mmgevent.tasks.run import read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_TRACEBACKS, MAX_VALUE_BYTES, SignalTeller, Skipping
 from mmgevent.wire.positions import WHOLE, position_of, range_of
 from tests.kinds import IMPLEMENTATIONS

@@ -16,18 +16,20 @@ from hypothesis import strategies as st
 from mmgevent import _speedups, reducers
 from mmgevent._speedups import _fallback
 from mmgevent.job.functions import Functions
-from mmgevent.job.inputs.sources import ContentNeeded, Files, Lines
+from mmgevent.job.inputs.refs import ContentNeeded
+from mmgevent.job.inputs.sources import Files, Lines
 from mmgevent.tasks import map_task, reduce_task, scratch
-from mmgevent.tasks.blame import blame_exception, short_repr
+from mmgevent.tasks.blame import TaskFailure, blame_exception, short_repr
+from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import (
-    RecordError,
     SegmentError,
     decode_flush,
     decode_segment,
     encode_items,
     encode_segment,
 )
-from mmgevent.tasks.run import TaskFailure, TaskStats, read_batch, run_map, run_reduce
+from mmgevent.tasks.run import read_batch, run_map, run_reduce
+from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.positions import WHOLE, position_of
 from tests.oracle import plain_mapreduce
 

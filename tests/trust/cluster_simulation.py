@@ -33,7 +33,7 @@ from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import ProtocolError
 from mmgevent.job.functions import Functions
 from mmgevent.tasks import records
-from mmgevent.tasks import run as tasks
+from mmgevent.tasks.run import run_map, run_reduce
 from mmgevent.wire.frames import (
     BATCH,
     CODE,
@@ -471,9 +471,9 @@ class SimulatedWorker(Peer):
         if message["phase"] == "map":
             lo, hi = message["lo"], message["hi"]
             skip = message.get("skip", ())
-            tasks.run_map(FUNCTIONS, records.decode_items(data)[lo:hi], first_index=lo, skip=skip, **fields)
+            run_map(FUNCTIONS, records.decode_items(data)[lo:hi], first_index=lo, skip=skip, **fields)
         else:
-            tasks.run_reduce(FUNCTIONS, self._parts(data, message["parts"]), **fields)
+            run_reduce(FUNCTIONS, self._parts(data, message["parts"]), **fields)
         return flushes
 
     @staticmethod

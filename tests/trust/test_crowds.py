@@ -19,7 +19,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent._speedups import scatter
 from mmgevent.access.handshake import ClientHandshake, derive_key
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.tasks.records import decode_items, encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, GRANT, HEARTBEAT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
@@ -127,7 +127,7 @@ def test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_
     def inflate(key, value):
         yield key, bytes(8 * MIB)
 
-    code = shipping.pack(mmg.Job([], inflate).functions())
+    code = pack_functions(mmg.Job([], inflate).functions())
     with running_worker(tmp_path, server) as worker, RawDriver(server.address) as hostile:
         hostile.submit(code=code)
         hostile.wait_for("accepted")
@@ -224,7 +224,7 @@ def test_a_driver_that_vanishes_takes_its_job_its_memory_and_its_spill_along(ser
         while key == 29 and not os.path.exists(gate):
             time.sleep(0.01)
 
-    code = shipping.pack(mmg.Job([], inflate).functions())
+    code = pack_functions(mmg.Job([], inflate).functions())
     with running_worker(tmp_path, server) as worker:
         for vanished in range(1, 6):
             with RawDriver(server.address) as hostile:
@@ -294,7 +294,7 @@ def map_as_told(batch, assign):
 def test_drivers_reset_after_any_byte_leave_nothing(server_of_resets):
     server, cluster = server_of_resets
     job = mmg.Job(ITEMS, spread, add)
-    code, batch = shipping.pack(job.functions()), encode_items(ITEMS)
+    code, batch = pack_functions(job.functions()), encode_items(ITEMS)
     about = {"name": "cut", "options": {}, "code_bytes": len(code), "fingerprint": "f"}
     announcement = control("batch", 1, 1, items=len(ITEMS), size=len(batch), weight=1)
     frames = [

@@ -198,9 +198,9 @@ def test_code_that_is_none_fails_its_own_job_cleanly(place, code):
 
 
 def code_of(job):
-    from mmgevent.job.shipping import pack as shipping
+    from mmgevent.job.shipping.pack import pack_functions
 
-    return shipping.pack(job.functions())
+    return pack_functions(job.functions())
 
 
 def test_what_is_too_large_ends_its_own_job_and_no_other_of_its_driver(place):

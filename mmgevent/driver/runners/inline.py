@@ -21,12 +21,13 @@ from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
 from mmgevent.job.arguments import items_showing, list_to_show
 from mmgevent.job.functions import Functions
-from mmgevent.job.inputs.sources import ContentNeeded
+from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.job.job import Job
 from mmgevent.machine.resources import total_memory_bytes
-from mmgevent.tasks.blame import blame_exception
+from mmgevent.tasks.blame import TaskFailure, blame_exception
+from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
-from mmgevent.tasks.run import TaskFailure, TaskStats, read_batch, run_map, run_reduce
+from mmgevent.tasks.run import read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of

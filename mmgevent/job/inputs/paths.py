@@ -1,12 +1,12 @@
 """Find the files that paths stand for.
 
-A path is a file, a glob or a folder.  A name that exists is taken literally,
-even one with brackets in it.  Nothing here reads contents, and only `flatten`
-may be called before the job is submitted: it does not touch the disk.
+A path is a file, a glob or a folder. A name that exists is taken literally, even with brackets in
+it. Nothing here reads contents. Only `flatten` may be called before the job is submitted: it does
+not touch the disk.
 
-No input is left out in silence.  A link that leads nowhere, a folder that cannot be listed and a
-file that cannot be looked at are errors.  What may be meant to be left out (pipes and the like,
-links to folders) is counted and named in a warning.
+No input is left out silently. A link that leads nowhere, a folder that cannot be listed and a file
+whose status cannot be read are errors. A warning counts and names what else is left out: pipes and
+the like, and links to folders.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mmgevent.machine import here
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-#: names of what was left out, in one warning
+#: Most names in one warning about what was left out.
 _SHOWN_NAMES = 3
 
 _GLOB_CHARACTERS = "*?["
 
 
 def flatten(paths: Iterable[Any]) -> tuple[str, ...]:
-    """Return every path as a str; raise DatasourceError for what is none."""
+    """Return every path as a str. Raise DatasourceError for anything that is no path."""
     flat: list[str] = []
     for path in paths:
         if isinstance(path, (str, os.PathLike)):
@@ -48,7 +48,7 @@ def flatten(paths: Iterable[Any]) -> tuple[str, ...]:
 
 
 def check_paths(paths: tuple[str, ...]) -> None:
-    """Raise DatasourceError unless there are paths, and each stands for one file at least."""
+    """Raise DatasourceError unless there are paths, and each stands for at least one file."""
     if not paths:
         raise DatasourceError("no input files: no path was given; name a file, glob or folder")
     for path in paths:
@@ -57,24 +57,26 @@ def check_paths(paths: tuple[str, ...]) -> None:
 
 
 def find_files(paths: tuple[str, ...]) -> Iterator[str]:
-    """Give the files of each path in turn, those of a glob or folder sorted.
+    """Yield the files of each path in turn; those of a glob or folder are sorted.
 
-    Raise DatasourceError as `check_paths`, and for what is there and cannot be looked at.  Warn of what is left out.
+    Raise DatasourceError as `check_paths` does, and for a file or folder whose status cannot be
+    read. Log a warning about what is left out.
     """
     check_paths(paths)
     left_out = _LeftOut()
     for path in paths:
         found = sorted(set(_expand(path, left_out)))
-        if not found:  # it was there a moment ago
+        if not found:  # it was removed since the check
             raise _no_match(path)
         yield from found
     left_out.warn()
 
 
 class _LeftOut:
-    """What paths would stand for if it were a file or could be followed: {why: names}."""
+    """Names that were left out of the input, and why."""
 
     def __init__(self) -> None:
+        #: {why: names}
         self._names: dict[str, list[str]] = {}
 
     def add(self, why: str, path: str) -> None:
@@ -84,7 +86,7 @@ class _LeftOut:
         """Log a line for each reason."""
         if not self._names:
             return
-        import logging  # it takes as long to load as all else that making a job needs
+        import logging  # loading it takes as long as all else that making a job needs
 
         log = logging.getLogger(__name__)
         for why, names in self._names.items():
@@ -96,7 +98,7 @@ class _LeftOut:
 
 
 def _expand(path: str, left_out: _LeftOut) -> Iterator[str]:
-    """Give the files that a path stands for, in any order; none where nothing matches."""
+    """Yield the files that a path stands for, in any order; none if nothing matches."""
     if _exists(path):
         if stat.S_ISDIR(_look_at(path).st_mode):
             yield from _files_below(path, left_out)
@@ -107,7 +109,7 @@ def _expand(path: str, left_out: _LeftOut) -> Iterator[str]:
 
 
 def _exists(path: str) -> bool:
-    """Return whether there is something of this name; raise DatasourceError if that cannot be said."""
+    """Return whether a name exists. Raise DatasourceError if that cannot be found out."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -132,9 +134,10 @@ def _files_below(folder: str, left_out: _LeftOut) -> Iterator[str]:
 
 
 class _Glob:
-    """A glob with what it matches: as `glob.glob(recursive=True)`, but nothing is passed over in silence.
+    """A glob that matches as `glob.glob(recursive=True)` does, but leaves nothing out silently.
 
-    A folder that a chain of links leads back to is not entered again: there would be no end of its files.
+    If a chain of links leads back to a folder, that folder is not entered again: its files would
+    never end.
     """
 
     def __init__(self, pattern: str, left_out: _LeftOut):
@@ -146,7 +149,7 @@ class _Glob:
         self._start = pattern
 
     def files(self) -> Iterator[str]:
-        """Give the files that match; some perhaps twice."""
+        """Yield the files that match, some perhaps twice."""
         if self._start:
             if not _exists(self._start):
                 return
@@ -154,7 +157,7 @@ class _Glob:
         yield from self._match(self._start, 0)
 
     def _match(self, folder: str, depth: int) -> Iterator[str]:
-        """Give what matches the parts from `depth` on in a folder."""
+        """Yield what matches the parts from `depth` on in a folder."""
         part = self._parts[depth]
         if part == "**":
             yield from self._match_below(folder, depth, ())
@@ -165,7 +168,7 @@ class _Glob:
             yield from self._match_name(path, depth)
 
     def _match_name(self, path: str, depth: int) -> Iterator[str]:
-        """Give a path that matches the parts up to `depth`, or what matches the others in it."""
+        """Yield a path that matches the parts up to `depth`, or what matches the rest below it."""
         status = _look_at(path)
         if self._is_last(depth):
             if _is_file(path, status, self._left_out):
@@ -174,10 +177,10 @@ class _Glob:
             yield from self._match(path, depth + 1)
 
     def _match_below(self, folder: str, depth: int, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """Give what matches `**` and the parts behind it, in a folder and all below; `above` are those that led to it."""
+        """Yield what matches `**` and the parts after it, in and below a folder."""
         status = _look_at(folder or os.curdir)
-        here = (status.st_dev, status.st_ino)
-        if here in above or not stat.S_ISDIR(status.st_mode):
+        identity = (status.st_dev, status.st_ino)
+        if identity in above or not stat.S_ISDIR(status.st_mode):
             return
         if not self._is_last(depth):
             yield from self._match(folder, depth + 1)
@@ -188,7 +191,7 @@ class _Glob:
                 continue
             status = _look_at(path)
             if stat.S_ISDIR(status.st_mode):
-                yield from self._match_below(path, depth, (*above, here))
+                yield from self._match_below(path, depth, (*above, identity))
             elif self._is_last(depth) and _is_file(path, status, self._left_out):
                 yield path
 
@@ -206,7 +209,7 @@ class _Glob:
 
 
 def _look_at(path: str) -> os.stat_result:
-    """Return what a path leads to; DatasourceError saying why that cannot be known."""
+    """Return the status of a path, links followed. Raise DatasourceError if it cannot be read."""
     try:
         return os.stat(path)
     except OSError as error:
@@ -216,7 +219,7 @@ def _look_at(path: str) -> os.stat_result:
 
 
 def _is_file(path: str, status: os.stat_result, left_out: _LeftOut) -> bool:
-    """Return whether a path is a regular file; note what is neither that nor a folder."""
+    """Return whether a path is a regular file. Note one that is neither a file nor a folder."""
     if stat.S_ISREG(status.st_mode):
         return True
     if not stat.S_ISDIR(status.st_mode):

@@ -1,15 +1,15 @@
 """Stand for the content of a file, or of a split of one, until it is needed.
 
-A driver sends refs instead of contents.  Where a ref is expanded, the file must
-be the one the driver saw: same size and same hash of its first 64 KiB (times
-differ between copies, so they do not count).  Where it is not,
-`ContentNeeded` asks the driver for `with_content()`, the same ref with the
-bytes inside.
+A driver sends refs instead of contents. A worker that expands a ref must see the file that the
+driver
+saw: of the same size, with the same hash of its first 64 KiB. Times differ between copies, so they
+    do
+not count. If it sees another file, `ContentNeeded` asks the driver for `with_content()`, the same
+ref with the bytes inside.
 
-A split of lines `(start, end)` owns the lines that begin after the first line
-end at or after `start` (from the first byte, for start 0) up to the line that
-contains or begins at byte `end`.  So splits need no look at the file to be cut,
-and every line belongs to exactly one.
+A split of lines `(start, end)` begins after the first line end at or after byte `start`, or at byte
+0. Its last line is the one that contains or begins at byte `end`. So nobody has to read the file to
+cut it, and every line belongs to exactly one split.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ import xxhash
 
 from mmgevent.errors import DatasourceError, MmgeventError
 
-#: bytes at the start of a file that are hashed: enough to tell files apart, one read
+#: Hashed start of a file, bytes. It tells files apart, and one read gets it.
 HEAD_BYTES = 64 * 1024
 
-#: Content of a file whose size does not tell how much there is, bytes. It travels with its ref, and is read by the
-#: driver, so it is bounded.
+#: Largest content of a file whose size does not say how much there is, bytes. The driver reads it,
+#: and it travels with its ref.
 MAX_UNSIZED_BYTES = 16 * 1024 * 1024
 
-#: bytes read at once while looking for the end of a line that began in another split
+#: Bytes read at once while looking for the end of a line that begins in another split.
 SKIP_BYTES = 1024 * 1024
 
-#: encodings as users write them in which ASCII bytes are ASCII text, one byte a character
+#: Encodings, as users write them, in which ASCII bytes are ASCII text, one byte a character.
 _ASCII_SUPERSETS = frozenset({"utf-8", "utf8", "UTF-8", "ascii", "latin-1", "latin1", "cp1252"})
 
 
 class ContentNeeded(MmgeventError):
-    """The file of a ref is not here, or not the one the driver saw: send its contents."""
+    """The file of a ref is missing here or is another one, so its content must be sent."""
 
 
 class DecodeError(DatasourceError, ValueError):
@@ -50,29 +50,29 @@ class DecodeError(DatasourceError, ValueError):
 
 
 class Unreadable:
-    """Stands where the value of an item would, if that item alone cannot be read."""
+    """Replaces the value of an item if that item alone cannot be read."""
 
     __slots__ = ("error",)
 
     def __init__(self, error: DatasourceError):
-        #: what to raise, or to name when the item is set aside
+        #: what to raise, or to show if the item is set aside
         self.error = error
 
 
 class _Changed(Exception):
-    """The file is not what it was when its ref was made."""
+    """The file has changed since its ref was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """What all refs know of their file."""
+    """What all refs know about their file."""
 
-    #: the path as the user wrote it, or as it was found: what keys are made of
+    #: the path as the user wrote it, or as it was found; keys are made of it
     path: str
-    #: the absolute path, so that a changed working directory does no harm
+    #: the absolute path, which a change of the working directory does not affect
     location: str
     size: int
-    #: compared only by the driver itself, since copies of a file differ in it
+    #: only the driver compares it: copies of a file have other times
     mtime_ns: int
     #: xxh3_64 of the first HEAD_BYTES
     head_hash: int
@@ -81,27 +81,26 @@ class Ref:
 
     @property
     def key(self) -> Any:
-        """The key of this ref as one item of the datasource."""
+        """Return the key of this ref as one item of the datasource."""
         raise NotImplementedError
 
     @property
     def weight(self) -> int:
-        """Bytes this ref stands for."""
+        """Return how many bytes this ref stands for."""
         raise NotImplementedError
 
     def units(self) -> Iterator[tuple[Any, Any]]:
-        """Read the file and give its `(key, value)` items, with Unreadable as the value of those
-        that cannot be read, so that whoever may leave items out can go on.
+        """Read the file and yield `(key, value)`. A value that cannot be read is Unreadable.
 
-        Raise ContentNeeded where the file cannot be read or is another one.
+        Raise ContentNeeded if the file cannot be read or is another one.
         """
         raise NotImplementedError
 
     def items(self) -> Iterator[tuple[Any, Any]]:
-        """Read the file and give its `(key, value)` items.
+        """Read the file and yield its `(key, value)` items.
 
-        Raise ContentNeeded where the file cannot be read or is another one,
-        DecodeError where it is not text in its encoding.
+        Raise ContentNeeded if the file cannot be read or is another one. Raise DecodeError if it is
+        not text in its encoding.
         """
         for key, value in self.units():
             if type(value) is Unreadable:
@@ -109,10 +108,10 @@ class Ref:
             yield key, value
 
     def with_content(self) -> Ref:
-        """Return this ref with the bytes it stands for inside; for the driver.
+        """Return this ref with the bytes that it stands for inside; for the driver.
 
-        A file that has grown since is read as far as it went then.  Raise
-        DatasourceError if it is gone, or changed in any other way.
+        A file that has grown since is read up to its former end. Raise DatasourceError if it is
+        lost or was changed in any other way.
         """
         raise NotImplementedError
 
@@ -242,7 +241,7 @@ class LinesRef(Ref):
             if offset == 0 and data.startswith(codecs.BOM_UTF8):
                 bom_bytes = len(codecs.BOM_UTF8)
         if encoding in _ASCII_SUPERSETS and data.isascii() and b"\r" not in data:
-            # The common log: one decode instead of one a line takes half the time.
+            # One decode instead of one for each line takes half the time.
             for text in data.decode("ascii").removesuffix("\n").split("\n") if data else ():
                 yield (path, offset), text
                 offset += len(text) + 1
@@ -265,14 +264,14 @@ class LinesRef(Ref):
             offset += n_bytes
 
     def _decode_broken(self, line: bytes, offset: int) -> Unreadable | str:
-        """Say what is wrong with a line; the text itself where only `_decode` can make it."""
+        """Return what is wrong with a line, or its text if `_decode` can make it."""
         try:
             return self._decode(line, offset, "")
         except DecodeError as error:
             return Unreadable(error)
 
     def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
-        """Read the lines of this split; return where they begin, and their bytes."""
+        """Read the lines of this split; return the offset of the first one, and their bytes."""
         with open(self.location, "rb") as file:
             self._check_stat(file, at_driver=at_driver)
             self._check_head(_read_exactly(file, min(HEAD_BYTES, self.size)))
@@ -297,7 +296,7 @@ class LinesRef(Ref):
 
 
 class Identity(NamedTuple):
-    """What tells a file from others, as refs hold it."""
+    """What tells a file from others."""
 
     location: str
     size: int
@@ -306,15 +305,15 @@ class Identity(NamedTuple):
 
 
 def identify(path: str) -> tuple[Identity, bytes | None]:
-    """Return what tells a file from others, and its content if its size does not tell that.
+    """Return what tells a file from others, and its content if its size does not tell how much.
 
-    The size of most files of /proc and /sys is not how many bytes there are to read: they are read here and now,
-    on the driver's machine.  Raise DatasourceError if a path is no regular file or cannot be read.
+    The size of most files of /proc and /sys says nothing about their content. They are read here,
+    on the driver's machine. Raise DatasourceError if a path is no regular file or cannot be read.
     """
     location = os.path.abspath(path)
     try:
         status = os.stat(location)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
             raise DatasourceError(
                 f"{path} is not a regular file; read it in your program, and pass its items as the datasource"
             )
@@ -349,10 +348,10 @@ def _read_exactly(file: Any, n_bytes: int) -> bytes:
 
 
 def _read_up_to(file: Any, n_bytes: int, at_once: int = sys.maxsize) -> bytes:
-    """Read `n_bytes`, or all there is: an unbuffered read may give less than asked (2 GiB at once).
+    """Read `n_bytes`, or all there is. One unbuffered read may return less, and 2 GiB at most.
 
-    `at_once`: what to ask for in one read. Files of /proc/sys are read whole with the first, or not at all, and refuse
-    one of megabytes.
+    at_once: most bytes of one read. Files of /proc/sys give all or nothing on the first read, and
+        refuse one of megabytes.
     """
     data = _read_some(file, min(n_bytes, at_once))
     if len(data) == n_bytes:

@@ -1,9 +1,8 @@
 """Say where the items of a job come from, and walk through them once.
 
-`iterate` turns whatever the user gave (a mapping, an iterable of pairs, a
-function that returns either, a Source) into items.  A Source gives refs to
-files instead of contents: it touches the disk when it is checked or walked,
-never when it is made, and contents are read where they are mapped.
+`iterate` turns whatever the user gave into items: a mapping, an iterable of pairs, a Source, or a
+function that returns one of these. A Source gives refs to files instead of contents. It touches the
+disk when it is checked or walked, never when it is made. Workers read the contents.
 """
 
 from __future__ import annotations
@@ -16,46 +15,30 @@ from typing import Any
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
-from mmgevent.job.inputs.refs import ContentNeeded, DecodeError, FileRef, LinesRef, Ref, identify
+from mmgevent.job.inputs.refs import FileRef, LinesRef, Ref, identify
 from mmgevent.job.inputs.walks import claim as _claim
 from mmgevent.job.inputs.walks import is_iterator, is_repeatable
 
-__all__ = [
-    "ContentNeeded",
-    "DecodeError",
-    "FileRef",
-    "Files",
-    "Lines",
-    "LinesRef",
-    "Ref",
-    "Source",
-    "check_datasource",
-    "claim",
-    "is_at_hand",
-    "is_one_shot",
-    "is_safe_to_repeat",
-    "iterate",
-    "open_datasource",
-    "walk",
-]
-
-#: a split of Lines: some tenths of a second of work, so that one file feeds many executors
+#: Size of a split of Lines, bytes: some tenths of a second of work. One file feeds many executors.
 LINES_SPLIT_BYTES = 4 * 1024 * 1024
 
 
 class Source:
     """Items that stay where they are until an executor reads them.
 
-    `a + b` gives the items of `a`, then those of `b`.  Iterating gives the
-    loaded `(key, value)` items, as mapfn sees them.
+    `a + b` gives the items of `a`, then those of `b`. Iteration yields the loaded `(key, value)`
+    items, as mapfn sees them.
     """
 
     def refs(self) -> Iterator[Ref]:
-        """Give a ref for each file or split, in order; raise DatasourceError for what cannot be read."""
+        """Yield a ref for each file or split, in order.
+
+        Raise DatasourceError for one that cannot be read.
+        """
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise DatasourceError for what can be found wrong without reading contents."""
+        """Raise DatasourceError for whatever can be found wrong without reading contents."""
         raise NotImplementedError
 
     def __add__(self, other: Any) -> Source:
@@ -69,21 +52,20 @@ class Source:
 
 
 class Files(Source):
-    """Give `(path, text)` for each file, or `(path, bytes)` if `binary`.
+    """One item `(path, text)` for each file, or `(path, bytes)` if `binary`.
 
-    A path is a file, a glob (`**` crosses folders) or a folder, which stands for
-    all files in it and below; a str, a PathLike, or a list of them.  Globs and
-    folders give files sorted by path.  Of folders hidden names are left out, of
-    globs too unless the glob names them.  A file that is named twice counts twice.
+    A path is a str or PathLike, or a list of them. It names a file, a glob (`**` crosses folders)
+    or a folder, which stands for all files in it and below. Files of globs and folders are sorted
+    by path. Hidden names in folders are left out, and those in globs unless the glob names them. A
+    file that is named twice counts twice.
 
-    Input that is missing is an error: a link that leads nowhere, a folder that
-    cannot be listed.  A warning counts and names what else is left out: links to
-    folders in folders, pipes, sockets and devices.  Files whose size does not tell
-    how much there is to read, such as those of /proc, are read by the driver.
+    Missing input is an error: a link that leads nowhere, a folder that cannot be listed. A warning
+    counts and names what else is left out: links to folders in folders, pipes, sockets and devices.
+    The driver reads files whose size does not say how much there is, such as those of /proc.
 
-    Text is what `open(path, encoding=encoding, errors=errors).read()` gives; a
-    file that is not text in that encoding fails with DecodeError where it is
-    mapped.  A whole file is in memory while it is mapped: see `Lines` for big ones.
+    Text is what `open(path, encoding=encoding, errors=errors).read()` returns. A file that is not
+    text in that encoding raises DecodeError when it is mapped. A whole file is in memory while it
+    is mapped; use `Lines` for large ones.
     """
 
     def __init__(
@@ -109,12 +91,11 @@ class Files(Source):
 
 
 class Lines(Source):
-    """Give `((path, byte offset), line)` for each line, without its line end.
+    """One item `((path, byte offset), line)` for each line, without its line end.
 
-    Paths are those of `Files`.  A line ends at ``\\n``, and one ``\\r`` before it
-    goes too.  Files are read in splits of LINES_SPLIT_BYTES cut at line ends, so
-    that one big file keeps every core busy; a split and its longest line must
-    fit into memory.
+    Paths are those of `Files`. A line ends at ``\\n``; one ``\\r`` before it belongs to the line
+    end. Files are read in splits of LINES_SPLIT_BYTES, cut at line ends, so one large file keeps
+    every core busy. A split and its longest line must fit into memory.
     """
 
     def __init__(self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict") -> None:
@@ -126,7 +107,7 @@ class Lines(Source):
         for path in find_files(self.paths):
             identity, content = identify(path)
             size = identity.size
-            if content is not None:  # one split, whatever its length: it is here
+            if content is not None:  # it has been read: one split, whatever its length
                 yield LinesRef(path, *identity, self.encoding, self.errors, end=size, content=content)
                 continue
             for start in range(0, size, LINES_SPLIT_BYTES):
@@ -165,20 +146,20 @@ class _Sum(Source):
 
 
 def iterate(datasource: Any) -> Iterator[tuple[Any, Any, int]]:
-    """Walk through a datasource once, lazily, and give `(key, value, weight)`.
+    """Walk through a datasource once, lazily, and yield `(key, value, weight)`.
 
-    Items of a Source have a Ref as their value and its bytes as weight.  All
-    others have weight 0: their encoded size says what they weigh.  Raise
-    DatasourceError for what is no datasource and for an item that is no pair;
-    exceptions of the user's own iterator pass unchanged.
+    An item of a Source has a Ref as its value, and the bytes of the ref as its weight. All others
+    have weight 0: their encoded size is their weight. Raise DatasourceError for anything that is no
+    datasource, and for an item that is no pair. What the user's own iterator raises passes
+    unchanged.
     """
     return walk(open_datasource(datasource))
 
 
 def check_datasource(datasource: Any) -> None:
-    """Raise DatasourceError for what is wrong with a datasource before it is walked.
+    """Raise DatasourceError for whatever is wrong with a datasource before it is walked.
 
-    Functions are not called and iterators not advanced.
+    Calls no function and takes nothing from iterators.
     """
     if isinstance(datasource, Source):
         datasource.check()
@@ -188,23 +169,23 @@ def check_datasource(datasource: Any) -> None:
         _check_no_parameters(datasource)
 
 
-def is_at_hand(datasource: Any) -> bool:
-    """Whether all items are in memory, so that whoever reads them never waits for anything."""
+def is_in_memory(datasource: Any) -> bool:
+    """Return whether all items are in memory, so that nobody has to wait for one."""
     return type(datasource) in (list, tuple, dict, set, frozenset, range)
 
 
 def is_one_shot(datasource: Any) -> bool:
-    """Say whether walking through `datasource` uses it up, as with a generator."""
+    """Return whether a walk through `datasource` uses it up, as with a generator."""
     return not isinstance(datasource, Source) and not _is_mapping(datasource) and is_iterator(datasource)
 
 
 def is_safe_to_repeat(opened: Any) -> bool:
-    """Return whether what `open_datasource` gave is known to give the same items when it is walked again."""
+    """Return whether what `open_datasource` returned surely gives the same items again."""
     return type(opened) in (Files, Lines, _Sum) or is_repeatable(opened)
 
 
 def claim(datasource: Any) -> None:
-    """Note that a job walks through `datasource`; raise DatasourceError if it was used up before.
+    """Note that a job walks through `datasource`. Raise DatasourceError if it was used up before.
 
     Called once a submit, not when a driver resubmits by itself.
     """
@@ -213,7 +194,7 @@ def claim(datasource: Any) -> None:
 
 
 def used_up(datasource: Any) -> DatasourceError:
-    """Make the error for a second submit of a one-shot datasource."""
+    """Return the error for a second submit of a one-shot datasource."""
     return DatasourceError(
         f"the datasource is a {type(datasource).__name__} that an earlier submit used up; pass a "
         f"function that makes a new one each time: Job(lambda: ..., ...)"
@@ -221,10 +202,10 @@ def used_up(datasource: Any) -> DatasourceError:
 
 
 def open_datasource(datasource: Any) -> Any:
-    """Return what is to be walked through: the datasource itself, or what its function makes.
+    """Return what is to be walked through: the datasource itself, or what its function returns.
 
-    Raise DatasourceError for what is no datasource, and for a function that returns an iterator it has returned
-    before.
+    Raise DatasourceError for anything that is no datasource, and for a function that returns the
+    same iterator twice.
     """
     check_datasource(datasource)
     if isinstance(datasource, Source) or _is_mapping(datasource) or _is_iterable(datasource):
@@ -243,7 +224,7 @@ def open_datasource(datasource: Any) -> Any:
 
 
 def walk(opened: Any) -> Iterator[tuple[Any, Any, int]]:
-    """Walk through what `open_datasource` gave, as `iterate`."""
+    """Walk through what `open_datasource` returned, as `iterate` does."""
     if isinstance(opened, Source):
         for ref in opened.refs():
             yield ref.key, ref, ref.weight
@@ -282,7 +263,7 @@ def _check_no_parameters(function: Any) -> None:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return  # nothing readable: calling it will tell
+        return  # no signature can be read: the call will tell
     required = [
         p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]

@@ -2,13 +2,13 @@
 
 Three kinds of things can be walked through:
 
-- What is known to give the same items each time (`is_repeatable`).  Nothing is remembered of it.
-- Iterators (`is_iterator`).  A walk uses them up: `claim` refuses the second.
-- All others, such as `tqdm(generator)` or a wrapper around a database cursor.  They may be either,
-  and only a second walk tells: `Walk` compares it with the walks before.
+- What surely gives the same items each time (`is_repeatable`). Nothing is remembered about it.
+- Iterators (`is_iterator`). A walk uses them up, and `claim` refuses the second.
+- All others, such as `tqdm(generator)` or a wrapper around a database cursor. They may be either.
+  Only a second walk shows it: `Walk` compares it with earlier walks.
 
-A thing is known by its identity for as long as it lives.  Where it cannot be referred to weakly
-(`zip`, `map`, classes with slots), it is held until the first submit after the program dropped it.
+A thing is known by its identity while it lives. If it allows no weak reference (`zip`, `map`,
+classes with slots), we hold it until the first submit after the program has dropped it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from mmgevent.errors import DatasourceError
 
-#: Iterables that give their items each time anew, and their subclasses, if those do not iterate in their own way.
+#: Types that give the same items each time. So do subclasses that do not change how they iterate.
 _REPEATABLE: tuple[type[Any], ...] = (
     list,
     tuple,
@@ -38,43 +38,43 @@ _REPEATABLE: tuple[type[Any], ...] = (
     type(OrderedDict().items()),
 )
 
-#: What decides how an iterable iterates; the second is for mappings.
+#: Methods that decide how a thing iterates; the second is for mappings.
 _WAYS = ("__iter__", "keys")
 
 
 class StandIn:
-    """An iterable of ours that is made anew for each walk through another thing."""
+    """An iterable of ours that is made for each walk through another thing."""
 
-    #: what is walked through
+    #: the thing that is walked through
     stands_for: Any
 
 
 class _Record:
-    """What is known of one thing."""
+    """What is known about one thing."""
 
     __slots__ = ("first", "is_once", "items", "reference", "walks")
 
     def __init__(self) -> None:
         self.reference: Callable[[], Any] = _nothing
-        #: walks that were begun
+        #: number of walks that have begun
         self.walks = 0
-        #: items of the first walk that came to its end; None before
+        #: number of items of the first walk that reached the end; None before
         self.items: int | None = None
         #: digest of the first item of the first walk; None before
         self.first: int | None = None
-        #: a walk has shown that it gives its items only once
+        #: whether a walk has shown that it gives its items only once
         self.is_once = False
 
 
-#: by identity, as long as the thing lives
+#: {id of a thing: its record}, while the thing lives
 _records: dict[int, _Record] = {}
-#: [thing] by identity, of those that allow no weak reference
+#: {id of a thing: [thing]} for those that allow no weak reference
 _held: dict[int, list[Any]] = {}
 _lock = threading.Lock()
 
 
 def is_repeatable(thing: Any) -> bool:
-    """Return whether a thing is known to give all its items each time it is walked through."""
+    """Return whether a thing surely gives all its items in each walk."""
     kind = type(thing)
     return any(
         issubclass(kind, known)
@@ -84,7 +84,7 @@ def is_repeatable(thing: Any) -> bool:
 
 
 def is_iterator(thing: Any) -> bool:
-    """Return whether walking through a thing uses it up for certain, as with a generator."""
+    """Return whether a walk surely uses a thing up, as with a generator."""
     return (
         hasattr(type(thing), "__next__")
         and hasattr(type(thing), "__iter__")
@@ -94,7 +94,7 @@ def is_iterator(thing: Any) -> bool:
 
 
 def claim(iterator: Any, used_up: Callable[[], DatasourceError]) -> None:
-    """Note that an iterator is walked through now; raise what `used_up` makes if it was before."""
+    """Note a walk through an iterator. Raise what `used_up` returns if it is not the first."""
     record = _record_of(iterator)
     with _lock:
         record.walks += 1
@@ -104,7 +104,7 @@ def claim(iterator: Any, used_up: Callable[[], DatasourceError]) -> None:
 
 
 class Walk:
-    """One walk through a thing of which nobody knows whether it can be walked again."""
+    """One walk through a thing that may or may not allow another."""
 
     def __init__(self, thing: Any):
         """Begin a walk."""
@@ -119,14 +119,14 @@ class Walk:
 
     @property
     def has_begun(self) -> bool:
-        """Return whether an item came."""
+        """Return whether there was an item."""
         return self._items > 0
 
     def begin(self, first: int) -> None:
         """Note the digest of the first item.
 
-        Raise DatasourceError if an earlier walk began with another one and did not come to its end: this walk
-        probably goes on where that one stopped.
+        Raise DatasourceError if an earlier walk began with another item and did not reach the end.
+        This walk probably continues where that one stopped.
         """
         record = self._record
         if record.first is None:
@@ -139,11 +139,11 @@ class Walk:
             )
 
     def count(self, n_items: int) -> None:
-        """Note that so many items came."""
+        """Count items."""
         self._items += n_items
 
     def end(self) -> None:
-        """Note that all items came; raise DatasourceError if they cannot be all."""
+        """Note the end. Raise DatasourceError if items must be missing."""
         record = self._record
         if record.items is not None and self._items < record.items:
             record.is_once = True
@@ -161,10 +161,10 @@ class Walk:
 
 
 class Repetition:
-    """Walks of one job through what it reads again after a loss, as the results of a function.
+    """Walks of one job through its datasource, again after each loss of a server or engine.
 
-    Each must give as many items as those before it have given by then, and the item with which they began: a function
-    whose iterators all read on in the same stream would otherwise lose items.
+    Each walk must give at least as many items as the walks before it, and the first item of the
+    first one. Otherwise a function whose iterators all continue in one stream would lose items.
     """
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ class Repetition:
 
     @property
     def wants_digest(self) -> bool:
-        """Return whether `compare` wants to see the next item."""
+        """Return whether `compare` needs the next item."""
         return self._is_sought or (self._first is None and not self._due)
 
     def compare(self, digest: int) -> None:
@@ -192,11 +192,14 @@ class Repetition:
             self._is_sought = False
 
     def count(self, n_items: int) -> None:
-        """Note that so many items came."""
+        """Count items."""
         self._items += n_items
 
     def end(self) -> int:
-        """Note that all items came, and return how many; DatasourceError if they cannot be all."""
+        """Note the end, and return the number of items.
+
+        Raise DatasourceError if items must be missing.
+        """
         if self._items < self._due:
             raise DatasourceError(
                 f"the datasource gave {self._items} items when the job was submitted again, and at least {self._due} "
@@ -211,7 +214,10 @@ class Repetition:
 
 
 def note_call(function: Any, n_items: int) -> int:
-    """Note how many items the datasource that a function made had; return the most that one had before."""
+    """Note how many items the datasource of a function had.
+
+    Return the most that an earlier one had.
+    """
     record = _record_of(function)
     before = record.items or 0
     record.items = max(before, n_items)
@@ -227,7 +233,7 @@ def _nothing() -> None:
 
 
 def _record_of(thing: Any) -> _Record:
-    """Return what is known of a thing: a new record if that is nothing."""
+    """Return the record of a thing; a new one if nothing is known."""
     key = id(thing)
     with _lock:
         _release_dropped()
@@ -244,7 +250,7 @@ def _record_of(thing: Any) -> _Record:
 
 
 def _release_dropped() -> None:
-    """Let go of what is held, if nobody else has it any more: then nobody can submit it again."""
+    """Release things that only we hold: nobody can submit them again."""
     for key in [key for key, held in _held.items() if _count_references(held) <= _UNSHARED]:
         del _held[key], _records[key]
 
@@ -253,5 +259,5 @@ def _count_references(held: list[Any]) -> int:
     return sys.getrefcount(held[0])
 
 
-#: what `_count_references` gives for what nobody else has
+#: What `_count_references` returns for a thing that only we hold.
 _UNSHARED = _count_references([object()])

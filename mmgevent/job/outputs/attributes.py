@@ -1,7 +1,8 @@
 """Give a file that replaces another one its owner, group, mode, ACL and user attributes.
 
-The new file never grants more than the old one did: where owner, group or ACL cannot be kept, the bits
-that were meant for them go.  Nothing here raises: what could not be kept is returned, to be said.
+The new file never grants more than the old one did. If owner, group or ACL cannot be kept, the bits
+that were meant for them are cleared. Nothing here raises. What could not be kept is returned, for a
+warning.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import contextlib
 import os
 import stat
 
-#: Extended attributes that follow the results; the others belong to the old contents or to the system.
+#: Extended attributes that the new file takes over. Others belong to the old contents or the
+#: system.
 _ACL = "system.posix_acl_access"
 _USER_ATTRIBUTES = "user."
 
 
 def take_over(descriptor: int, target: str, before: os.stat_result) -> list[str]:
-    """Give the new file what the old one has; return what that failed for, and what other names keep."""
+    """Give the new file what the old one has. Return phrases about what could not be kept."""
     lost = []
     mode = stat.S_IMODE(before.st_mode)
     has_group = _chown(descriptor, -1, before.st_gid)
@@ -28,7 +30,7 @@ def take_over(descriptor: int, target: str, before: os.stat_result) -> list[str]
         )
         mode &= ~stat.S_ISUID
     acl = _read_acl(target)
-    if not has_group or acl is not None:  # where there is an ACL, the group's bits are those of its mask
+    if not has_group or acl is not None:  # with an ACL, the group's bits are its mask
         mode = _without_group(mode)
     try:
         _drop_acl(descriptor)
@@ -43,19 +45,19 @@ def take_over(descriptor: int, target: str, before: os.stat_result) -> list[str]
 
 
 def _without_group(mode: int) -> int:
-    """Return a mode that grants the group what all others have, and no more."""
+    """Return a mode that grants the group no more than all others."""
     for_all = mode & stat.S_IRWXO
     return mode & ~(stat.S_ISGID | stat.S_IRWXG) | (mode & for_all << 3)
 
 
 def _chown(descriptor: int, user: int, group: int) -> bool:
-    """Give a file away if it is not there yet; return whether it is there now."""
+    """Change user or group of a file (-1: neither); return whether it has them now."""
     now = os.fstat(descriptor)
     if user in (-1, now.st_uid) and group in (-1, now.st_gid):
         return True
     try:
         os.fchown(descriptor, user, group)
-    except OSError:  # only root may give files away, and nobody may to groups that are not his
+    except OSError:  # only root may change the user; others may choose among their own groups
         return False
     return True
 
@@ -63,18 +65,18 @@ def _chown(descriptor: int, user: int, group: int) -> bool:
 def _read_acl(target: str) -> bytes | None:
     try:
         return os.getxattr(target, _ACL)
-    except (AttributeError, OSError):  # there are none on this system, in this file system, on this file
+    except (AttributeError, OSError):  # this system, file system or file has none
         return None
 
 
 def _drop_acl(descriptor: int) -> None:
-    """Remove the list that the folder gave a new file."""
+    """Remove the ACL that the folder gave a new file."""
     with contextlib.suppress(AttributeError, OSError):
         os.removexattr(descriptor, _ACL)
 
 
 def _copy_attributes(descriptor: int, target: str, acl: bytes | None) -> bool:
-    """Give the file the ACL and the attributes of users; return whether that went well."""
+    """Copy user attributes from `target`, and set the ACL; return whether all of it worked."""
     try:
         names = [name for name in os.listxattr(target) if name.startswith(_USER_ATTRIBUTES)]
     except (AttributeError, OSError):

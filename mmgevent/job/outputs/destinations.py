@@ -1,12 +1,12 @@
-"""Open where results are written to: a stream, or a file that replaces another one.
+"""Open the place to which results are written: a stream, or a file that replaces another one.
 
-1. A descriptor of this process (`/dev/stdout`, `/dev/fd/63`), a FIFO or a device is a stream: results go
-   there as they come, and it is never replaced.
-2. A regular file is replaced when all is written.  Until then the new file has no name where the system
-   allows that (`O_TMPFILE`), so no end of the process leaves anything behind; elsewhere it has a
+1. A descriptor of this process (`/dev/stdout`, `/dev/fd/63`), a FIFO or a device is a stream.
+   Results are written to it at once, and it is never replaced.
+2. A regular file is replaced when all is written. Until then the new file has no name if the system
+   allows that (`O_TMPFILE`), so nothing is left behind however the process ends. Otherwise it has a
    temporary name in the same folder.
-3. The new file takes over owner, group, mode, ACL and user attributes of the old one.  What it cannot
-   take over is said in one warning, and it never grants more than the old file did.
+3. The new file takes over owner, group, mode, ACL and user attributes of the old one. One warning
+   names what it cannot take over. It never grants more than the old file did.
 4. A file that cannot be replaced is refused before the job runs.
 """
 
@@ -25,35 +25,36 @@ from typing import Any, Protocol
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.attributes import take_over
 
-#: Most links followed from a path to a descriptor, as many as Linux follows.
+#: Most links followed from a path to a descriptor. Linux follows as many.
 MAX_LINKS = 40
 
-#: Names tried for a temporary file. Each has 64 random bits, so a second try is as good as never needed.
+#: Most names tried for a temporary file. Each has 64 random bits, so a second is hardly ever
+#: needed.
 MAX_NAMES = 100
 
-#: What open() says where a file system has no unnamed files.
+#: Error numbers of open() on file systems without unnamed files.
 _NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
 
 _USE_STDOUT = "or let the shell write it: > PATH instead of -o PATH"
 
 
 class RawFile(Protocol):
-    """What results are written to: an unbuffered file, or any object like one."""
+    """An unbuffered file, or an object with its methods, to which results are written."""
 
     def write(self, data: Any, /) -> int | None:
-        """Write some of the data; return how many bytes, or None if none can be taken now."""
+        """Write some of the data; return how many bytes, or None if it can take none now."""
 
     def flush(self) -> None:
-        """Pass on what the object holds back."""
+        """Write what the object has buffered."""
 
     def fileno(self) -> int:
-        """Return the descriptor; asked of raw files only."""
+        """Return the descriptor. Only called for raw files."""
 
 
 class Destination(Protocol):
-    """Where results go; what a `Sink` writes to."""
+    """Where results go. A `Sink` writes to it."""
 
-    #: as the user wrote it; None for stdout
+    #: the path as the user wrote it, or None for stdout
     name: str | None
     is_terminal: bool
 
@@ -64,11 +65,11 @@ class Destination(Protocol):
         """Make what was written final; raise OSError."""
 
     def abort(self) -> None:
-        """Drop what can be dropped; after `commit` this does nothing."""
+        """Drop what can be dropped. After `commit` this does nothing."""
 
 
 class Stream:
-    """Results go there as they come; what has gone cannot be taken back."""
+    """Results are written to it at once, and cannot be taken back."""
 
     def __init__(self, file: RawFile, name: str | None = None, *, closes: bool = False):
         self.name = name
@@ -87,22 +88,22 @@ class Stream:
         self._is_over = True
         self._file.flush()
         if self._closes:
-            self._file.close()  # type: ignore[attr-defined] # what is to be closed is a file of ours
+            self._file.close()  # type: ignore[attr-defined] # it is a file of ours
 
     def abort(self) -> None:
         if self._closes and not self._is_over:
             self._is_over = True
-            with contextlib.suppress(OSError):  # it was written to in vain anyhow
+            with contextlib.suppress(OSError):  # its content is of no use anyway
                 self._file.close()  # type: ignore[attr-defined]
 
 
 class Replacement:
-    """A file that takes the place of `target` once it is whole."""
+    """A file that replaces `target` once it is whole."""
 
     is_terminal = False
 
     def __init__(self, name: str, target: str, warn: Callable[[str], None]):
-        """Create it; raise OSError where it cannot be, OutputError where `target` cannot be replaced."""
+        """Create it. Raise OSError if that fails, OutputError if `target` cannot be replaced."""
         self.name: str | None = name
         self._target = target
         self._folder = os.path.dirname(target)
@@ -110,10 +111,10 @@ class Replacement:
         self._before = _stat_or_none(target)
         if self._before is not None:
             _check_replaceable(name, target, self._before)
-        # Nobody may read the results meanwhile who could not read the old file.
+        # Until then, nobody may read the results who could not read the old file.
         mode = 0o666 if self._before is None else 0o600
         descriptor = _create_unnamed(self._folder, mode)
-        #: the name it has in the folder; None while it has none
+        #: its name in the folder, or None while it has none
         self._temporary: str | None = None
         if descriptor is None:
             self._temporary, descriptor = _create_named(self._folder, mode)
@@ -124,16 +125,19 @@ class Replacement:
         _write_all(self._file, data)
 
     def commit(self) -> None:
-        """Give the file its attributes and its name; OutputError says where whole results are left if that fails."""
+        """Give the file its attributes and its name.
+
+        If that fails, OutputError says where whole results are.
+        """
         if self._file is None:
             return
-        with contextlib.suppress(OSError):  # it was removed meanwhile
+        with contextlib.suppress(OSError):  # it has been removed since
             self._before = os.stat(self._target)
         lost = [] if self._before is None else take_over(self._file.fileno(), self._target, self._before)
         if self._temporary is None:
             self._temporary = _link(self._file, self._folder)
         file, self._file = self._file, None
-        file.close()  # which is where some file systems say that the disk is full
+        file.close()  # some file systems report a full disk only here
         try:
             os.replace(self._temporary, self._target)
         except OSError as error:
@@ -147,7 +151,7 @@ class Replacement:
 
     def abort(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what a full disk refuses is thrown away here anyhow
+            with contextlib.suppress(OSError):  # its content is of no use anyway
                 self._file.close()
             self._file = None
         if self._temporary is not None:
@@ -157,9 +161,9 @@ class Replacement:
 
 
 def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
-    """Open what `path` names; `warn` is called, once at most, for what a new file could not take over.
+    """Open what `path` names; `warn` gets a sentence about what a new file could not take over.
 
-    Raises OutputError for what cannot be written, or not be replaced.
+    Raise OutputError for a path that cannot be written to, or a file that cannot be replaced.
     """
     if not path:
         raise OutputError("the output path is empty; name a file, or - for stdout")
@@ -167,14 +171,14 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
         descriptor = descriptor_of(path)
         if descriptor is not None:
             return Stream(open_descriptor(descriptor, path), path, closes=True)
-        target = os.path.realpath(path)  # a link stays one; what it points to is written
+        target = os.path.realpath(path)  # a link stays a link; its target is written
         folder = os.path.dirname(target)
         if os.path.isdir(target) or path.endswith(os.sep):
             raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
         if not os.path.isdir(folder):
             raise OutputError(f"cannot write {path}: the folder {folder} does not exist; make it first")
         if _is_special(target):
-            # O_NOCTTY: a terminal that is written to must not become the one that controls this process.
+            # O_NOCTTY: a terminal must not begin to control this process because it is written to.
             number = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
             return Stream(io.FileIO(number, "wb"), path, closes=True)
         return Replacement(path, target, warn)
@@ -183,9 +187,9 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
 
 
 def descriptor_of(path: str) -> int | None:
-    """Return the number of the descriptor of this process that `path` stands for, such as 1 for `/dev/stdout`.
+    """Return the number of this process's descriptor that `path` names: 1 for `/dev/stdout`.
 
-    None for any other path.  Links are followed.
+    Links are followed. None for any other path.
     """
     own = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
     for _ in range(MAX_LINKS):
@@ -203,19 +207,19 @@ def descriptor_of(path: str) -> int | None:
             return None
         try:
             path = os.path.join(folder, os.readlink(path))
-        except OSError:  # it is another process's, or has just gone
+        except OSError:  # it belongs to another process, or was removed
             return None
     return None
 
 
 def open_descriptor(number: int, name: str) -> io.FileIO:
-    """Return a file of its own on a descriptor that this process was started with; OutputError if there is none.
+    """Return a file on a copy of a descriptor that this process was started with.
 
-    It shares place and flags with the one that was inherited, so `3>> log` is appended to.
+    Both share position and flags, so `3>> log` is appended to. Raise OutputError if there is none.
     """
     try:
         flags = fcntl.fcntl(number, fcntl.F_GETFL)
-        is_inherited = os.get_inheritable(number)  # those that Python opens are not: it may be one of our own
+        is_inherited = os.get_inheritable(number)  # ours are not: Python makes them so
     except (OSError, OverflowError):
         is_inherited = False
     if not is_inherited:
@@ -228,7 +232,7 @@ def open_descriptor(number: int, name: str) -> io.FileIO:
 def _write_all(file: RawFile, rest: memoryview) -> None:
     while rest:
         taken = file.write(rest)  # a raw stream may take only part
-        if taken is None:  # it does not block, as the pipe of a parent that made it so
+        if taken is None:  # it does not block: a parent has set that
             select.select([], [file], [])
         else:
             rest = rest[taken:]
@@ -250,7 +254,7 @@ def _is_special(target: str) -> bool:
 
 
 def _check_replaceable(name: str, target: str, before: os.stat_result) -> None:
-    """Raise OutputError for what could be written to but not be replaced."""
+    """Raise OutputError for a file that could be written to but not replaced."""
     folder = os.path.dirname(target)
     if not os.access(target, os.W_OK):
         raise OutputError(f"cannot write {name}: the file that is there is read-only")
@@ -269,25 +273,25 @@ def _check_replaceable(name: str, target: str, before: os.stat_result) -> None:
 
 
 def _is_kept_by_others(folder: os.stat_result, file: os.stat_result) -> bool:
-    """Return whether the sticky bit of the folder (as of /tmp) keeps this user from replacing the file."""
+    """Return whether a sticky bit, as of /tmp, keeps this user from replacing the file."""
     user = os.geteuid()
     return bool(folder.st_mode & stat.S_ISVTX) and user not in (0, folder.st_uid, file.st_uid)
 
 
 def _mount_points() -> set[str]:
-    """Return the paths at which something is mounted: a container's files may be; nothing where the system does not say."""
+    """Return the mount points, as files of a container may be; none if the system does not say."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             points = {line.split(" ")[4] for line in file}
     except OSError:
         return set()
-    for character in " \t\n\\":  # which stand there as \\040, ...
+    for character in " \t\n\\":  # they are escaped: \\040
         points = {point.replace(f"\\{ord(character):03o}", character) for point in points}
     return points
 
 
 def _create_unnamed(folder: str, mode: int) -> int | None:
-    """Return the descriptor of a new file without a name, or None where that, or naming it later, cannot be."""
+    """Return the descriptor of a new file without a name, or None if that is not possible."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
         return None
@@ -315,7 +319,7 @@ def _free_names(folder: str) -> list[str]:
 
 
 def _link(file: io.FileIO, folder: str) -> str:
-    """Give an unnamed file a temporary name in its folder, and return that."""
+    """Give an unnamed file a temporary name in its folder; return the name."""
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path in _free_names(folder):

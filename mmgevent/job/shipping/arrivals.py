@@ -1,7 +1,7 @@
 """Let the modules that travelled be imported where they arrive.
 
-`install` puts one finder before all others, so a module that travelled is what
-it was when the job was submitted, whatever lies there on disk.
+`install` puts one finder before all others. So a module that travelled is the one that was
+submitted, whatever lies there on disk.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mmgevent.job.shipping import package_files
-from mmgevent.job.shipping.modules import Source
+from mmgevent.job.shipping.module_source import ModuleSource
 
-#: how a module finds its folder, and calls that say that nothing is there instead of failing
+#: How a module finds its folder, and calls that return nothing, rather than fail, if it is not
+#: there.
 _PLACE = re.compile(r"\b__(file|path)__\b")
 _LOOK = re.compile(r"\b(exists|glob|iglob|is_dir|is_file|isdir|isfile|rglob|walk)\(")
 
@@ -28,7 +29,7 @@ _LOOK = re.compile(r"\b(exists|glob|iglob|is_dir|is_file|isdir|isfile|rglob|walk
 class _Finder:
     """Finds and loads the modules that travelled; the first of `sys.meta_path`."""
 
-    def __init__(self, sources: dict[str, Source]):
+    def __init__(self, sources: dict[str, ModuleSource]):
         self._sources = sources
 
     def find_spec(
@@ -50,14 +51,14 @@ class _Finder:
 class _Loader:
     """Loads one module that travelled, and reads the files of its package."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: ModuleSource):
         self._source = source
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        for name, child in list(sys.modules.items()):  # a job's module is there before its package
+        for name, child in list(sys.modules.items()):  # a job's module may be made before its package
             if name.rpartition(".")[0] == module.__name__:
                 setattr(module, name.rpartition(".")[2], child)
         exec(self.get_code(module.__name__), vars(module))
@@ -78,7 +79,7 @@ class _Loader:
         return self._source.folders is not None
 
     def get_data(self, path: str) -> bytes:
-        """Return the bytes of a file of the package; `pkgutil.get_data` asks for them."""
+        """Return the bytes of a file of the package, for `pkgutil.get_data`."""
         source = self._source
         if source.files:
             relative = os.path.relpath(path, (source.folders or ("",))[0]).replace(os.sep, "/")
@@ -88,7 +89,7 @@ class _Loader:
         return Path(path).read_bytes()
 
     def get_resource_reader(self, name: str) -> Any:
-        """Return what `importlib.resources` reads the files of a package with; None for a module."""
+        """Return a reader of a package's files for `importlib.resources`; None for a module."""
         source = self._source
         if source.folders is None:
             return None
@@ -102,25 +103,25 @@ class _Loader:
 
 
 class _Listing:
-    """Tells `pkgutil` which modules that travelled lie in a folder that is not here."""
+    """Lists for `pkgutil` the modules that travelled and belong to a folder that is not here."""
 
     def __init__(self) -> None:
         self._found: list[tuple[str, bool]] = []
 
-    def add(self, source: Source) -> None:
+    def add(self, source: ModuleSource) -> None:
         self._found.append((source.name.rpartition(".")[2], source.folders is not None))
 
     def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
-        """Yield (name, whether it is a package), as finders do that `pkgutil` knows."""
+        """Yield (name, whether it is a package), as `pkgutil` expects of finders."""
         for name, is_package in sorted(self._found):
             yield prefix + name, is_package
 
     def find_spec(self, name: str, target: Any = None) -> None:
-        return None  # what travelled has a finder of its own
+        return None  # another finder has what travelled
 
 
 class _ByValue:
-    """The loader of a module that is made of what was sent by value: no file has it."""
+    """The loader of a module that is made of definitions sent by value: no file has it."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None
@@ -132,13 +133,16 @@ class _ByValue:
 
 
 def made_by_value(name: str) -> importlib.machinery.ModuleSpec:
-    """Return the spec of such a module; from Python 3.15 on tracebacks warn of modules without a loader."""
+    """Return a spec for a module that is made of definitions.
+
+    Python 3.15 warns about one without a loader.
+    """
     loader: Any = _ByValue()
     return importlib.machinery.ModuleSpec(name, loader)
 
 
-def install(sources: Iterable[Source]) -> None:
-    """Make the modules importable in this process, before any of the same names found elsewhere."""
+def install(sources: Iterable[ModuleSource]) -> None:
+    """Make the modules importable in this process, before any others of the same names."""
     by_name = {source.name: source for source in sources}
     if not by_name:
         return
@@ -158,8 +162,8 @@ def install(sources: Iterable[Source]) -> None:
                 known[folder].add(source)
 
 
-def find_lookers(sources: Iterable[Source]) -> Iterator[str]:
-    """Yield a sentence for each module that looks for files in its folder, which is not here: it finds none."""
+def find_lookers(sources: Iterable[ModuleSource]) -> Iterator[str]:
+    """Yield a sentence for each module that looks for files in its folder, missing here."""
     for source in sources:
         folder = os.path.dirname(source.path)
         looks = _LOOK.search(source.text) is not None and _PLACE.search(source.text) is not None
@@ -175,5 +179,5 @@ def find_lookers(sources: Iterable[Source]) -> Iterator[str]:
 
 
 def show_lines(path: str, text: str) -> None:
-    """Let tracebacks show lines of a file that may not be here, or not be the same."""
+    """Let tracebacks show these lines of a file, which may be missing or different here."""
     linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)

@@ -1,8 +1,7 @@
-"""What a chunk of a payload is written to, and what it does where it arrives.
+"""Write a chunk of a payload, and carry it out in an executor.
 
-The functions that executors call are named in payloads: `bind` and those below
-it.  They stand for `setattr`, `import` and the like, so that what the user's own
-code calls is never taken for them.
+Payloads name the functions that executors call: `bind` and those below it. They do what `setattr`,
+`import` and the like do, under names that the user's own code never calls.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from typing import Any
 from mmgevent.job.shipping.definitions import nested_code
 from mmgevent.job.shipping.refusals import Refusal
 
-#: source lines that travel for tracebacks; a generated file of tables is not worth its bytes
+#: Largest source that travels for tracebacks, characters. Larger ones are generated tables.
 _MAX_LINES_CHARS = 1 << 20
 
-#: classes of ours whose instances are nothing to an executor
+#: Our classes whose instances are of no use in an executor.
 _DRIVERS_OWN = frozenset(("Job", "JobHandle", "LocalCluster", "RemoteCluster", "Node"))
 
 
 def refuse_drivers_own(value: Any) -> None:
-    """Refuse what only the driver can use: a Job, with all its input, a handle, a cluster."""
+    """Refuse what only the driver can use: a Job with all its input, a handle, a cluster."""
     kind = type(value)
     if kind.__module__.startswith("mmgevent.") and kind.__name__ in _DRIVERS_OWN:
         raise Refusal(f"it is a {kind.__name__} of mmgevent, which stays with the driver")
 
 
 class Buffer(io.BytesIO):
-    """What a chunk is written to; refuses more than `limit` bytes."""
+    """A chunk that is being written; refuses more than `limit` bytes."""
 
     limit: int | None = None
 
@@ -48,7 +47,7 @@ class Buffer(io.BytesIO):
 
 
 def used_submodules(package: types.ModuleType, code: types.CodeType) -> list[str]:
-    """Return the imported submodules of a package that the code names as attributes (`xml.etree`)."""
+    """Return the imported submodules that code names as attributes: `xml.etree`."""
     prefix = package.__name__ + "."
     names = {name for part in nested_code(code) for name in part.co_names}
     loaded = [name for name in list(sys.modules) if name.startswith(prefix)]
@@ -56,7 +55,7 @@ def used_submodules(package: types.ModuleType, code: types.CodeType) -> list[str
 
 
 def read_lines(path: str, namespace: dict[str, Any]) -> str:
-    """Return the text of a source file; a relative path may be of another working directory than this."""
+    """Return the text of a source file. A relative path may belong to another working directory."""
     file = namespace.get("__file__")
     readable = file if isinstance(file, str) and os.path.basename(file) == os.path.basename(path) else path
     linecache.checkcache(readable)
@@ -65,9 +64,10 @@ def read_lines(path: str, namespace: dict[str, Any]) -> str:
 
 
 def _loader_of(namespace: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what linecache asks of a module's namespace, or None if no loader could have its lines.
+    """Return what linecache needs of a module's namespace, or None if no loader can have its lines.
 
-    Python 3.15 warns of modules that are made by hand: they have no loader, or one without a spec.
+    Python 3.15 warns about modules that are made by hand: they have no loader, or one without a
+    spec.
     """
     spec = namespace.get("__spec__")
     loader = getattr(spec, "loader", None) or namespace.get("__loader__")
@@ -82,6 +82,7 @@ def _loader_of(namespace: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def shorten(mapping: dict[int, Any], length: int) -> None:
+    """Remove the last entries of a dict, down to a length."""
     while len(mapping) > length:
         mapping.popitem()
 

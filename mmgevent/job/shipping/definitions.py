@@ -1,20 +1,18 @@
 """Take functions, classes and cells apart, and put them together elsewhere.
 
-Each `reduce_*` returns what `pickle` calls a reduction: how to build an empty
-shell, then how to fill it.  The shell is known to the pickler before its
-contents are looked at, so whatever refers back to it (a method to its class, a
-closure to itself, two functions to each other) finds it and no cycle is left.
+Each `reduce_*` returns what `pickle` calls a reduction: how to build an empty shell, then how to
+fill it. The pickler knows the shell before it looks at the contents. So references back to it are
+no problem: a method to its class, a closure to itself, two functions to each other.
 
-Functions are rebuilt on a namespace, the dict their globals live in, which is
-never copied: the pickler refers to it and binds in it the names that
-`global_names` finds in the code.  Code goes as `marshal` writes it; both ends
-run the same minor version of Python, which the handshake has checked.
+Functions are rebuilt on a namespace, the dict that has their globals. It is never copied: the
+pickler refers to it, and binds in it the names that `global_names` finds in the code. Code travels
+as `marshal` writes it. Both ends run the same minor version of Python, which the handshake has
+checked.
 
-dill's own reductions are not used for these: they lose the methods of
-`typing.NamedTuple` classes and cannot load Enums, and they call
-`__init_subclass__` again, without its arguments.
+dill's own reductions are not used for definitions. They lose the methods of `typing.NamedTuple`
+classes, they cannot load Enums, and they call `__init_subclass__` again without its arguments.
 
-Nothing here knows which definitions travel; it must not import dill.
+Nothing here knows which definitions travel, and nothing imports dill.
 """
 
 from __future__ import annotations
@@ -29,29 +27,29 @@ from contextlib import contextmanager
 from dis import get_instructions, opmap
 from typing import Any
 
-#: what a `reduce_*` returns: builder, arguments, state, None, None, setter
+#: What a `reduce_*` returns: builder, arguments, state, None, None, setter.
 Reduction = tuple[Any, ...]
 
 _EXTENDED_ARG = opmap["EXTENDED_ARG"]
 _IMPORT_NAME = opmap["IMPORT_NAME"]
 _LOAD_GLOBAL = opmap["LOAD_GLOBAL"]
-#: instructions whose argument is the index of a name looked up, or bound, in the globals
+#: Instructions whose argument is the index of a name that they look up or bind in the globals.
 _GLOBAL_OPS = frozenset(
     opmap[name]
     for name in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in opmap
 )
-#: the lowest bit of LOAD_GLOBAL's argument says something else
+#: Bits of LOAD_GLOBAL's argument below the index.
 _LOAD_GLOBAL_SHIFT = 1
 
-#: Py_TPFLAGS_HEAPTYPE of CPython's object.h: the class was made while a program ran
+#: Py_TPFLAGS_HEAPTYPE of CPython's object.h: set for a class that was made while a program ran.
 HEAP_TYPE = 1 << 9
 
 
-#: attributes of a function that are stored when they are not what its code alone gives
+#: Attributes of a function that travel if they differ from what its code alone gives.
 _FUNCTION_ATTRIBUTES = ("__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__")
 
-#: attributes that making a class makes anew, or that are given when it is made
+#: Attributes that a class gets when it is made.
 _MADE_WITH_CLASS = frozenset(
     (
         "__dict__",
@@ -63,10 +61,10 @@ _MADE_WITH_CLASS = frozenset(
     )
 )
 
-#: names of one underscore at both ends that a user may give an Enum; `enum` makes the others
+#: Names with an underscore at both ends that a user may define in an Enum. `enum` makes the others.
 _ENUM_HOOKS = frozenset(("_missing_", "_generate_next_value_"))
 
-#: classes that were built here, so their hooks have seen their subclasses before
+#: Classes that were built here. Their hooks have already seen their subclasses, in the program.
 _built: set[type] = set()
 
 
@@ -79,10 +77,10 @@ def nested_code(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def global_names(code: types.CodeType) -> list[str]:
-    """Return the global names the code reads or writes, nested code included, in order of appearance.
+    """Return the global names that code, also nested code, reads or writes, in order.
 
-    Attributes are not among them, though `co_names` mixes the two.  Names of
-    builtins are: only the namespace can tell.
+    They include names of builtins: only the namespace can tell. They do not include attributes,
+    though `co_names` has both.
     """
     found: dict[str, None] = {}
     for part in nested_code(code):
@@ -97,7 +95,7 @@ def global_names(code: types.CodeType) -> list[str]:
 
 
 def imports(code: types.CodeType) -> Iterator[tuple[str, int, tuple[str, ...]]]:
-    """Yield (module, level, names) of every import statement in the code, nested code included."""
+    """Yield (module, level, names) for every import statement in code, nested code included."""
     for part in nested_code(code):
         if _IMPORT_NAME not in part.co_code[::2]:
             continue
@@ -111,10 +109,10 @@ def imports(code: types.CodeType) -> Iterator[tuple[str, int, tuple[str, ...]]]:
 
 
 def reduce_function(function: types.FunctionType, known_cells: dict[int, Any]) -> Reduction:
-    """Reduce a function; its globals are an argument as they are, for the pickler to replace.
+    """Reduce a function. Its globals are an argument as they are; the pickler replaces them.
 
-    Cells that are not in `known_cells` ({id: cell}) are added to it and filled
-    by this reduction; the pickler must reduce them as empty (`reduce_cell`).
+    This reduction fills the cells that are not in `known_cells` ({id: cell}), and adds them. The
+    pickler must reduce those as empty (`reduce_cell`).
     """
     code, name, closure = function.__code__, function.__name__, function.__closure__
     fresh = types.FunctionType(code, function.__globals__, name, None, closure)
@@ -155,7 +153,7 @@ def fill_function(function: types.FunctionType, state: tuple[Any, Any, Any]) -> 
 
 
 def reduce_cell(cell: types.CellType, known_cells: dict[int, Any]) -> Reduction:
-    """Reduce a cell: empty when a function fills it, whole otherwise."""
+    """Reduce a cell: an empty one if a function fills it, else with its contents."""
     if id(cell) in known_cells:
         return types.CellType, ()
     known_cells[id(cell)] = cell
@@ -170,16 +168,16 @@ def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
 
 
 def fill_cell(cell: types.CellType, contents: tuple[Any, ...]) -> None:
-    """Put into the cell what it held, if it held something."""
+    """Give a cell its contents, if it has any."""
     if contents:
         cell.cell_contents = contents[0]
 
 
 def reduce_class(cls: type, by_value: Container[str]) -> Reduction:
-    """Reduce a class; `by_value` holds the names of the modules whose classes travel.
+    """Reduce a class. by_value: names of the modules whose classes travel.
 
-    Its metaclass does not see the class again, only the nearest one that does
-    not itself travel: what a metaclass did is in the attributes already.
+    Its metaclass does not make the class again, if it travels itself; the nearest one that does not
+    travel does. What a metaclass did is in the attributes.
     """
     own = vars(cls)
     namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
@@ -192,13 +190,13 @@ def reduce_class(cls: type, by_value: Container[str]) -> Reduction:
 
 
 def _is_storage(cls: type, value: Any) -> bool:
-    """Tell whether a class attribute is the descriptor of a slot, `__dict__` or `__weakref__` of that class."""
+    """Return whether a class attribute is the class's descriptor of a slot or `__dict__`."""
     kinds = (types.MemberDescriptorType, types.GetSetDescriptorType)
     return isinstance(value, kinds) and value.__objclass__ is cls
 
 
 def own_parts(cls: type) -> Iterator[Any]:
-    """Yield the attributes of a class that reduce to what the class has under their name: descriptors of libraries."""
+    """Yield attributes that `pickle` reduces to their names: libraries' descriptors."""
     for value in list(vars(cls).values()):
         kind = type(value)
         if hasattr(kind, "__set_name__") and isinstance(kind.__reduce__, types.FunctionType):
@@ -209,7 +207,7 @@ def own_parts(cls: type) -> Iterator[Any]:
 
 def _builder(cls: type, by_value: Container[str]) -> type:
     if typing.is_typeddict(cls):
-        return type  # its metaclass makes a dict subclass, and takes none
+        return type  # its metaclass would make another kind of class
     return next(meta for meta in type.mro(type(cls)) if meta.__module__ not in by_value)
 
 
@@ -234,8 +232,11 @@ def build_class(
 
 @contextmanager
 def _without_hooks(bases: Iterable[type]) -> Iterator[None]:
-    """Take `__init_subclass__` off classes built here: it ran when the program defined the subclass,
-    what it did is in the attributes, and its keyword arguments are lost."""
+    """Remove `__init_subclass__` from classes that were built here, for a while.
+
+    It ran when the program defined the subclass, and what it did is in the attributes. Its keyword
+    arguments are lost.
+    """
     hooks = {
         base: vars(base)["__init_subclass__"]
         for direct in bases
@@ -252,7 +253,7 @@ def _without_hooks(bases: Iterable[type]) -> Iterator[None]:
 
 
 def fill_class(cls: type, state: tuple[dict[str, Any], list[type]]) -> None:
-    """Give a class its attributes, past its metaclass, and its virtual subclasses."""
+    """Give a class its attributes, past its metaclass, and register its virtual subclasses."""
     attributes, registered = state
     for name, value in attributes.items():
         type.__setattr__(cls, name, value)
@@ -261,7 +262,7 @@ def fill_class(cls: type, state: tuple[dict[str, Any], list[type]]) -> None:
 
 
 class _Member:
-    """What a member of an Enum is rebuilt from; no tuple, or `enum` would unpack it."""
+    """What a member of an Enum is rebuilt from. It is no tuple, since `enum` would unpack one."""
 
     def __init__(self, value: Any, new_args: tuple[Any, ...]):
         self.value = value
@@ -269,7 +270,10 @@ class _Member:
 
 
 def reduce_enum(cls: type[enum.Enum], by_value: Container[str]) -> Reduction:
-    """Reduce an Enum class: from its members, whatever its own `__new__` and `__init__` made of them."""
+    """Reduce an Enum class by its members as they are.
+
+    Its own `__new__` and `__init__` are not called.
+    """
     data_type = typing.cast(Any, cls)._member_type_
     new_args = getattr(data_type, "__getnewargs__", None)
     members = [
@@ -289,7 +293,7 @@ def reduce_enum(cls: type[enum.Enum], by_value: Container[str]) -> Reduction:
 
 
 def _is_own_enum_attribute(cls: type[enum.Enum], name: str, value: Any) -> bool:
-    """Tell whether the user wrote this attribute, rather than `enum`."""
+    """Return whether the user defined an attribute, rather than `enum`."""
     if name in cls.__members__ or name in _MADE_WITH_CLASS or name in ("__new__", "__new_member__"):
         return False
     if name.startswith("_") and name.endswith("_") and not name.startswith("__") and name not in _ENUM_HOOKS:
@@ -327,7 +331,7 @@ def _new_member(cls: Any, member: Any) -> Any:
 
 
 def _skip_init(self: Any, member: Any) -> None:
-    """Leave the member as it is: its attributes come with the state of the class."""
+    """Leave the member as it is: `fill_enum` sets its attributes."""
 
 
 def fill_enum(cls: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
@@ -340,7 +344,7 @@ def fill_enum(cls: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]])
 
 
 def reduce_type_variable(variable: Any) -> Reduction:
-    """Reduce a TypeVar, ParamSpec or TypeVarTuple that is not found under its name elsewhere."""
+    """Reduce a TypeVar, ParamSpec or TypeVarTuple that no other module has under its name."""
     if not isinstance(variable, typing.TypeVar):
         return type(variable), (variable.__name__,)
     keywords = {"bound": variable.__bound__}

@@ -1,13 +1,13 @@
-"""Find the modules that a program imports for their effect only, and import them in executors as well.
+"""Find the modules that a program imports for their effect only, and import them in executors, too.
 
-A module that no function names does not travel, yet importing it may matter: it registers classes,
+A module that no function names does not travel. But its import may matter: it registers classes,
 patches a library, calls `django.setup()`. So executors repeat every plain import at module level
-whose name nothing in the file uses, in file order. Plain means: a statement of the module itself,
-or of an `if`, `try` or `with` at its top; never under `TYPE_CHECKING` or a test of `__name__`, and
-only if the program has the module by now.
+whose name nothing in the file uses, in the order of the file. An import is plain if it is a
+statement of the module itself, or of an `if`, `try` or `with` at its top. It never stands under
+`TYPE_CHECKING` or a test of `__name__`, and the program has imported the module by now.
 
-Reading decides, nothing is imported to find out. A program without a file (a notebook, a REPL, code
-on stdin) has no such imports.
+Sources are read; nothing is imported to find out. A program without a file (a notebook, a REPL,
+code on stdin) has no such imports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from mmgevent.job.shipping.definitions import global_names
 
-#: An import for its effect that takes longer than this, seconds, is mentioned: every executor pays for it.
+#: Import for its effect that is mentioned if it takes longer, seconds: every executor does it.
 SLOW_IMPORT_S = 0.2
 
 
@@ -41,9 +41,9 @@ class _Name(NamedTuple):
 
     #: what is imported from the module; "" in a plain import, "*" for all
     name: str
-    #: the global that it binds: a plain import of a submodule binds its package, ...
+    #: the global that it binds; a plain import of a submodule binds its package
     bound: str
-    #: ... and this is what those write who use it: `package.submodule`
+    #: how code uses it: `package.submodule` for a plain import of a submodule
     usage: str
 
 
@@ -59,10 +59,11 @@ class _Statement(NamedTuple):
 
 
 def find_effects(module: ModuleType, text: str, left_out: Collection[str]) -> list[Effect]:
-    """Return the imports of a module with this source that are for their effect only, in file order.
+    """Return the imports for their effect only in `text`, the source of a module, in order.
 
-    `left_out`: names of modules, or of their packages, that are never among them. A text that cannot be
-    parsed has none.
+    left_out: names of modules, and of packages with all their modules, that never count.
+
+    A source that cannot be parsed has no imports.
     """
     statements, used = _read(text)
     found: dict[Effect, None] = {}
@@ -74,7 +75,7 @@ def find_effects(module: ModuleType, text: str, left_out: Collection[str]) -> li
 
 
 def _effects_of(statement: _Statement, used: frozenset[str], namespace: dict[str, Any]) -> Iterator[Effect]:
-    """Yield the imports of a statement that has run: of a submodule each, of other names only if all are unused."""
+    """Yield what a statement that has run imports for its effect: submodules, or its module."""
     module = _absolute(statement, namespace.get("__package__") or "")
     if module not in sys.modules:
         return
@@ -94,7 +95,7 @@ def _effects_of(statement: _Statement, used: frozenset[str], namespace: dict[str
 
 
 def _absolute(statement: _Statement, package: str) -> str:
-    """Return the full name of its module; "" beyond the top, where the import has failed here as well."""
+    """Return the full name of a statement's module, or "" for one beyond the top."""
     try:
         return importlib.util.resolve_name("." * statement.level + statement.module, package)
     except ImportError:
@@ -109,7 +110,7 @@ def _public_names(module: ModuleType) -> set[str]:
 
 @functools.lru_cache(maxsize=16)
 def _read(text: str) -> tuple[tuple[_Statement, ...], frozenset[str]]:
-    """Return the imports at module level, and the names and dotted names that the text uses."""
+    """Return the imports at module level, and the names and dotted names that the source uses."""
     try:
         tree = ast.parse(text)
         statements = tuple(_walk(tree.body, is_certain=True, is_required=True))
@@ -123,7 +124,7 @@ def _read(text: str) -> tuple[tuple[_Statement, ...], frozenset[str]]:
         if isinstance(node, ast.Attribute):
             used.update(_dotted_names(node))
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if isinstance(part, ast.AST):  # perhaps not in the code: annotations may be postponed
+            if isinstance(part, ast.AST):  # postponed annotations are not in the code
                 used.update(name.id for name in ast.walk(part) if isinstance(name, ast.Name))
     return statements, frozenset(used)
 
@@ -167,7 +168,7 @@ def _walk(body: Iterable[ast.stmt], is_certain: bool, is_required: bool) -> Iter
 
 
 def _is_left_out(test: ast.expr) -> bool:
-    """Tell whether what follows `if` is for type checkers, or for this file as the program only."""
+    """Return whether the body of an `if` is for type checkers or for a program only."""
     for node in ast.walk(test):
         name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
         if name in ("TYPE_CHECKING", "__name__"):
@@ -178,9 +179,9 @@ def _is_left_out(test: ast.expr) -> bool:
 def run_effects(
     effects: Iterable[Effect], on_slow: Callable[[Effect, float], None]
 ) -> list[tuple[Effect, BaseException]]:
-    """Import modules for their effect; return those that failed, and why, but for those that may be missing.
+    """Import modules for their effect; return failures, except of modules that may be missing.
 
-    `on_slow` gets each that took more than SLOW_IMPORT_S, and its seconds.
+    `on_slow` gets each import that took longer than SLOW_IMPORT_S, and its seconds.
     """
     failed: list[tuple[Effect, BaseException]] = []
     for effect in effects:

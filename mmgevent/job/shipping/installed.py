@@ -1,8 +1,12 @@
-"""Tell which modules every machine that is set up for a job has anyway.
+"""Tell which modules are installed, so that every machine that is set up for a job has them.
 
-Those are the standard library, what lies in a site-packages or dist-packages
-folder, editable installs (a folder that a `.pth` file names, for the modules
-directly in it; a package that a setuptools finder maps) and mmgevent itself.
+These are:
+
+- the standard library, and mmgevent itself;
+- whatever lies in a site-packages or dist-packages folder;
+- editable installs: modules directly in a folder that a `.pth` file names, and packages that a
+  setuptools finder maps.
+
 Nothing is imported to find out.
 """
 
@@ -18,13 +22,13 @@ from collections.abc import Iterable, Iterator
 
 
 def is_installed(name: str) -> bool:
-    """Tell whether a module is found by its name on any machine that is set up for the job."""
+    """Return whether every machine that is set up for the job has a module."""
     spec = find_spec(name)
     return spec is not None and is_installed_spec(spec)
 
 
 def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
-    """Find a module without importing anything; None if it is not there."""
+    """Find a module without importing anything. Return None if there is none."""
     module = sys.modules.get(name)
     if module is not None:
         spec = getattr(module, "__spec__", None)
@@ -41,7 +45,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _find_in_folders(name: str, folders: Iterable[str]) -> importlib.machinery.ModuleSpec | None:
-    """Find a submodule as `PathFinder` does, which needs the parents of a namespace package imported."""
+    """Find a submodule. `PathFinder` would need a namespace package's parents imported."""
     import pkgutil
 
     portions: list[str] = []
@@ -60,6 +64,7 @@ def _find_in_folders(name: str, folders: Iterable[str]) -> importlib.machinery.M
 
 
 def is_installed_spec(spec: importlib.machinery.ModuleSpec) -> bool:
+    """Return whether every machine that is set up for the job has the module of a spec."""
     if spec.origin in ("built-in", "frozen"):
         return True
     places = [spec.origin] if spec.has_location and spec.origin else spec.submodule_search_locations or ()
@@ -90,8 +95,11 @@ def _is_within(path: str, folder: str) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _installed_places() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Return folders that hold installed modules at any depth, folders that editable installs put on
-    `sys.path`, and the paths of packages that editable installs map by name."""
+    """Return three sets of paths.
+
+    They are folders with installed modules at any depth, folders that editable installs put on
+    `sys.path`, and packages that editable installs map by name.
+    """
     import sysconfig
 
     scheme = sysconfig.get_paths()

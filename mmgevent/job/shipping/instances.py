@@ -1,8 +1,8 @@
 """Take values apart that `pickle` refuses, or could not put together again.
 
-Most are what a library leaves at the top of a job: locks, what a decorator
-makes of a function, instances with a `__new__` of their own.  Each `reduce_*`
-returns what `pickle` calls a reduction, or NotImplemented to leave it to dill.
+Libraries leave most of them at the top of a job: locks, results of decorators, instances with their
+own `__new__`. Each `reduce_*` returns what `pickle` calls a reduction, or NotImplemented to let
+dill decide.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from typing import Any
 from mmgevent.job.shipping.definitions import HEAP_TYPE, Reduction
 from mmgevent.job.shipping.refusals import Refusal
 
-#: a bit of `co_flags`: the function has `*args`
+#: The bit of `co_flags` for a function with `*args`.
 _CO_VARARGS = 4
 
 
 class _Bare:
-    """An instance with room for its attributes and for weak references, and nothing else."""
+    """A class whose instances have attributes and weak references, and nothing else."""
 
 
 _BARE_BYTES = _Bare.__basicsize__
 _PLAIN_STATE = typing.cast(Any, object).__getstate__
 
-#: what `wrapt` calls the module of its proxies, with and without its C code
+#: Names that `wrapt` gives the module of its proxies, with and without its C code.
 _WRAPT_MODULES = ("_wrappers", "wrapt._wrappers", "wrapt.wrappers", "wrapt")
 
-#: how threads and processes tell one another something, which a copy elsewhere would wait for in vain
+#: Classes by which threads and processes communicate. A copy elsewhere would wait in vain.
 _TALKS = frozenset(
     (
         ("threading", "Thread"),
@@ -54,7 +54,7 @@ _TALKS = frozenset(
 
 
 def is_stateless(obj: Any) -> bool:
-    """Return whether an instance has nothing but its class: a copy of it can only be told by its identity."""
+    """Return whether an instance has no state: only its identity tells it from a copy."""
     cls: Any = type(obj)
     if cls.__basicsize__ > _BARE_BYTES or cls.__itemsize__ or cls.__reduce__ is not object.__reduce__:
         return False
@@ -64,10 +64,10 @@ def is_stateless(obj: Any) -> bool:
 
 
 def reduce_instance(obj: Any) -> Any:
-    """Reduce an instance that `pickle` would take apart and could not put together again.
+    """Reduce an instance that `pickle` can take apart but not put together again.
 
-    Its class has a `__new__` that needs arguments, or a `__getattr__` that needs the state that is not there yet
-    (`pickle` asks for `__setstate__`).  Return NotImplemented for any other.
+    Its class has a `__new__` that needs arguments, or a `__getattr__` that needs the state, which
+    is not there yet when `pickle` asks for `__setstate__`. Return NotImplemented for any other.
     """
     cls: Any = type(obj)
     if cls.__module__ in _WRAPT_MODULES:
@@ -94,7 +94,10 @@ def reduce_instance(obj: Any) -> Any:
 
 
 def reduce_proxy(obj: Any) -> Any:
-    """Reduce what a decorator of `wrapt` makes of a function; NotImplemented for anything else."""
+    """Reduce a function that was decorated by means of `wrapt`.
+
+    Return NotImplemented for anything else.
+    """
     kind = type(obj)
     if kind.__name__ != "FunctionWrapper" or kind.__module__ not in _WRAPT_MODULES:
         return NotImplemented
@@ -109,7 +112,7 @@ def build_proxy(wrapped: Any, wrapper: Any, enabled: Any) -> Any:
 
 
 def fill_instance(obj: Any, held: tuple[Any]) -> None:
-    """Give an instance its attributes, without asking it for anything."""
+    """Give an instance its attributes, past its own `__setattr__`."""
     state, slots = held[0] if isinstance(held[0], tuple) else (held[0], None)
     for name, value in {**(state or {}), **(slots or {})}.items():
         object.__setattr__(obj, name, value)
@@ -121,9 +124,11 @@ def _plain_new(cls: type) -> Any:
 
 
 def reduce_shell(obj: Any) -> Reduction | None:
-    """Reduce an instance by its state, whatever its `__reduce__` says; None where there is no such state.
+    """Reduce an instance by its state, whatever its `__reduce__` says.
 
-    What a decorator made of a function may say that it is the name of that function.
+    Return None if that is impossible.
+
+    The result of a decorator may claim to be the name of the function that it decorates.
     """
     cls = type(obj)
     if issubclass(cls, type) or not cls.__flags__ & HEAP_TYPE or _plain_new(cls) is not object.__new__:
@@ -132,7 +137,7 @@ def reduce_shell(obj: Any) -> Reduction | None:
 
 
 def _takes(new: types.FunctionType, count: int) -> bool:
-    """Return whether a `__new__` can be called with so many arguments by position."""
+    """Return whether a `__new__` can be called with `count` positional arguments."""
     code = new.__code__
     needed = code.co_argcount - len(new.__defaults__ or ())
     has_room = count <= code.co_argcount or bool(code.co_flags & _CO_VARARGS)
@@ -151,7 +156,7 @@ def build_memoryview(data: bytes, kind: str, shape: tuple[int, ...]) -> memoryvi
 
 
 def reduce_context_variable(variable: contextvars.ContextVar[Any]) -> Reduction:
-    """Reduce a ContextVar; the value that it has here is its default there."""
+    """Reduce a ContextVar. Its value here is its default there."""
     return build_context_variable, (variable.name, *((value,) for value in _context_value(variable)))
 
 
@@ -170,12 +175,15 @@ def build_context_variable(name: str, default: tuple[Any] | None = None) -> cont
 
 
 def reduce_context_manager(manager: Any) -> Reduction:
-    """Reduce what a function under `contextlib.contextmanager` returns: it can decorate, so it can begin again."""
+    """Reduce what a function of `contextlib.contextmanager` returns.
+
+    As a decorator it can start again.
+    """
     return type(manager), (manager.func, manager.args, manager.kwds)
 
 
 def reduce_forward_reference(reference: typing.ForwardRef) -> Reduction:
-    """Reduce a name in an annotation, without what it was found to stand for: that may be the class around it."""
+    """Reduce a name in an annotation, without its value: that may be the class around it."""
     keywords = {
         keyword: value
         for keyword in ("module", "is_argument", "is_class")
@@ -196,7 +204,7 @@ def reduce_cached_property(prop: functools.cached_property[Any]) -> Reduction:
 
 
 def make_reducers() -> dict[type, Callable[[Any], Any]]:
-    """Return {type: what reduces its instances}; those of other types go to `reduce_instance`."""
+    """Return {type: function that reduces its instances}. `reduce_instance` is for other types."""
     reducers: dict[type, Any] = {
         contextlib._GeneratorContextManager: reduce_context_manager,
         contextvars.ContextVar: reduce_context_variable,
@@ -209,7 +217,7 @@ def make_reducers() -> dict[type, Callable[[Any], Any]]:
     }
     files = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper)
     reducers.update(dict.fromkeys(files, _reduce_file))
-    # A lock guards what the threads of one process share, and a new one does the same in an executor.
+    # A lock guards what threads of one process share. A new lock does the same in an executor.
     reducers.update((type(getattr(threading, name)()), _anew(name)) for name in ("Lock", "RLock", "local"))
     return reducers
 
@@ -219,7 +227,7 @@ def _anew(name: str) -> Callable[[Any], Any]:
 
 
 def build_anew(name: str) -> Any:
-    """Make a lock or `local` of `threading` as it is here: of greenlets where the job has `greenlets`."""
+    """Make a lock or `local` of this process's `threading`, which may be one for greenlets."""
     return getattr(threading, name)()
 
 
@@ -231,6 +239,6 @@ def _reduce_file(file: Any) -> Any:
 
 
 def refuse_talk(kind: type) -> None:
-    """Refuse an instance of a class by which threads or processes speak with one another."""
+    """Refuse an instance of a class by which threads or processes communicate."""
     if any((base.__module__, base.__name__) in _TALKS for base in kind.__mro__):
         raise Refusal

@@ -1,7 +1,7 @@
 """Read and set what a program may set in modules of the standard library, and in numpy.
 
-Each `read_...` is called where its module is loaded, and returns plain data, or None if all is as in a fresh
-interpreter. Each `set_...` makes it so in another process.
+Each `read_...` is called only if its module is loaded. It returns plain data, or None if all is as
+in a fresh interpreter. Each `set_...` makes it so in another process.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 import warnings
 from typing import Any
 
-#: prefix of the loggers that this package, and dill when it is imported, set up for themselves
+#: Prefixes of the loggers that this package and dill set up for themselves.
 _OWN_LOGGERS = ("mmgevent", "dill")
 
-#: what a fresh interpreter has
+#: What a fresh interpreter has.
 _CSV_FIELD_BYTES = 131072
 _DIALECT_FIELDS = (
     "delimiter",
@@ -61,7 +61,7 @@ _NUMPY_PRINTS = {
     "legacy": False,
 }
 
-#: action, message, category, module, line; patterns as text, the category as "module:name"
+#: Action, message, category, module, line. Patterns are text, the category is "module:name".
 Filter = tuple[str, str | None, str, str | None, int]
 
 _DEFAULT_FILTERS: list[Filter] = [
@@ -77,7 +77,7 @@ _DEFAULT_FILTERS: list[Filter] = [
 
 
 def read_decimal() -> dict[str, Any] | None:
-    """Return the context of this thread, and the one that threads begin with, where they were changed."""
+    """Return the context of this thread and the one that threads begin with, if changed."""
     decimal = sys.modules["decimal"]
     contexts = {"here": decimal.getcontext(), "threads": decimal.DefaultContext}
     described = {name: _describe_context(context) for name, context in contexts.items()}
@@ -91,7 +91,7 @@ def _describe_context(context: Any) -> dict[str, Any]:
 
 
 def set_decimal(found: dict[str, Any]) -> None:
-    """Make a new context for this thread, with no flags raised, and change the one of threads to come."""
+    """Set the context of this thread, with no flags raised, and the one that threads begin with."""
     import decimal
 
     if "threads" in found:
@@ -112,20 +112,20 @@ def _change_context(context: Any, described: dict[str, Any]) -> None:
 
 
 def read_csv_limit() -> int | None:
-    """Return the largest field in characters."""
+    """Return the limit on a field, characters."""
     limit: int = sys.modules["_csv"].field_size_limit()
     return None if limit == _CSV_FIELD_BYTES else limit
 
 
 def set_csv_limit(limit: int) -> None:
-    """Set the largest field in characters."""
+    """Set the limit on a field, characters."""
     import csv
 
     csv.field_size_limit(limit)
 
 
 def read_dialects() -> dict[str, dict[str, Any]] | None:
-    """Return the dialects that were registered, {name: {field: value}}, those of the library only if changed."""
+    """Return {name: {field: value}} of dialects that were registered or changed."""
     csv = sys.modules["csv"]
     stock = {"excel": csv.excel, "excel-tab": csv.excel_tab, "unix": csv.unix_dialect}
     found = {}
@@ -152,13 +152,13 @@ def register_dialects(found: dict[str, dict[str, Any]]) -> None:
 
 
 def read_timeout() -> float | None:
-    """Return the timeout of new sockets in seconds."""
+    """Return the timeout of new sockets, seconds."""
     timeout_s: float | None = sys.modules["_socket"].getdefaulttimeout()
     return timeout_s
 
 
 def set_timeout(timeout_s: float) -> None:
-    """Set the timeout of new sockets; the executor's own link is open already, and keeps none."""
+    """Set the timeout of new sockets, seconds. The executor's own link is open, so it gets none."""
     import socket
 
     socket.setdefaulttimeout(timeout_s)
@@ -177,7 +177,7 @@ def set_weekday(day: int) -> None:
 
 
 def read_namespaces() -> dict[str, str] | None:
-    """Return the prefixes that were registered, {URI: prefix}."""
+    """Return the registered prefixes, {URI: prefix}."""
     known: dict[str, str] = sys.modules["xml.etree.ElementTree"]._namespace_map
     return {uri: prefix for uri, prefix in known.items() if uri not in _NAMESPACES} or None
 
@@ -196,8 +196,8 @@ def register_namespaces(found: dict[str, str]) -> None:
 def read_logging() -> dict[str, Any] | None:
     """Return levels and the format of the root's handlers.
 
-    {"root": level, "disable": level, "loggers": {name: (level, is disabled)}, "format": (text, dates, style)};
-    "format" only where the root has handlers, which themselves stay behind.
+    {"root": level, "disable": level, "loggers": {name: (level, is disabled)}, "format": (text,
+    dates, style)}; "format" only where the root has handlers, which themselves stay behind.
     """
     logging = sys.modules["logging"]
     found: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def _describe_formatter(logging: Any, formatter: Any) -> tuple[str | None, str |
 
 
 def set_logging(found: dict[str, Any]) -> None:
-    """Set the levels; log to stderr in the format, where nothing else was set up."""
+    """Set the levels. Log to stderr in the format, unless handlers are set up already."""
     import logging
 
     if "format" in found and not logging.root.handlers:
@@ -245,10 +245,10 @@ def set_logging(found: dict[str, Any]) -> None:
 
 
 def read_numpy() -> dict[str, Any] | None:
-    """Return what differs of the error state and of the print options that are plain data."""
+    """Return what was changed in the error state, and in the print options that are plain data."""
     numpy = sys.modules["numpy"]
     if not hasattr(numpy, "get_printoptions"):
-        return None  # it is just being imported, by another thread
+        return None  # another thread is importing it
     errors = {name: mode for name, mode in numpy.geterr().items() if mode != _NUMPY_ERRORS.get(name)}
     known = numpy.get_printoptions()
     prints = {name: known[name] for name, value in _NUMPY_PRINTS.items() if known.get(name, value) != value}
@@ -256,7 +256,7 @@ def read_numpy() -> dict[str, Any] | None:
 
 
 def name_numpy_functions() -> list[str]:
-    """Return what was set in numpy that is code, and stays behind."""
+    """Return names of what was set in numpy that is code, and stays behind."""
     numpy = sys.modules.get("numpy")
     if not hasattr(numpy, "get_printoptions"):
         return []
@@ -269,7 +269,10 @@ def name_numpy_functions() -> list[str]:
 
 
 def set_numpy(found: dict[str, Any]) -> None:
-    """Set them, if numpy is here at all: a function that needs it says so by itself."""
+    """Set error state and print options.
+
+    Without numpy do nothing: a function that needs it fails anyway.
+    """
     try:
         import numpy
     except ModuleNotFoundError:
@@ -282,14 +285,14 @@ def set_numpy(found: dict[str, Any]) -> None:
 
 
 class _Named(type):
-    """The type of classes that stand for the class of a name, and for those that derive from it."""
+    """The type of a class "module:name" that matches classes by name, derived ones included."""
 
     def __subclasscheck__(cls, other: type) -> bool:
         return any(f"{base.__module__}:{base.__qualname__}" == cls.__name__ for base in other.__mro__)
 
 
 def read_filters() -> list[Filter] | None:
-    """Return the filters of warnings, the first to look at first."""
+    """Return the filters of warnings, in the order in which Python looks at them."""
     found = []
     for action, message, categories, module, line in warnings.filters:
         for category in categories if isinstance(categories, tuple) else (categories,):
@@ -303,7 +306,10 @@ def _pattern_of(text: Any) -> str | None:
 
 
 def set_filters(found: list[Filter]) -> None:
-    """Replace the filters of warnings. A category that is not built in is known by its name: none is imported."""
+    """Replace the filters of warnings.
+
+    Categories that are not built in match by name; none is imported.
+    """
     warnings.resetwarnings()
     for action, message, name, module, line in found:
         category = _find_category(name)

@@ -1,12 +1,16 @@
-"""Tell which code looks names up while it runs: what it needs is not only what it names.
+"""Tell which code looks names up while it runs, and so needs more than it names.
 
-Four things are found in the code itself: the builtins `eval`, `exec`, `globals`
-and `__import__`; functions of the standard library that take names, frames,
-annotations or pickles; attributes such as `f_globals`; and texts that name the
-job's module.  A library function that a job calls may look into its caller or into
-the function it is given: its own code tells, and that of the functions it calls.
+Its own code shows it:
 
-An answer of True costs a larger payload, no more; so doubts are answered so.
+- the builtins `eval`, `exec`, `globals` and `__import__`;
+- functions of the standard library that take names, frames, annotations or pickles;
+- attributes such as `f_globals`;
+- texts that name the job's module.
+
+A library function that a job calls may look into its caller, or into a function that it is given.
+Its code shows that, and the code of the functions that it calls.
+
+In doubt the answer is True: it makes the payload larger, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 
 from mmgevent.job.shipping.definitions import global_names, nested_code
 
-#: {module: its functions that look up names which their arguments, or nobody, tells}
+#: {module: its functions that look up names of their caller's}.
 _LOOKUPS = {
     "builtins": ("eval", "exec", "globals", "__import__"),
     "cProfile": ("run",),
@@ -42,7 +46,7 @@ _LOOKUPS = {
     "typing_extensions": ("get_type_hints", "get_annotations", "evaluate_forward_ref"),
 }
 
-#: attributes that nothing else has: functions of the table above, and ways to somebody's globals
+#: Attributes that only such code uses: functions of the table above, and ways to other globals.
 _ATTRIBUTES = frozenset(
     [
         "import_module",
@@ -57,7 +61,7 @@ _ATTRIBUTES = frozenset(
     ]
 )
 
-#: (attribute, what it must be an attribute of): alone they are too common
+#: (attribute, name of what has it): the attribute alone is too common.
 _PAIRS = (
     ("modules", "sys"),
     ("stack", "inspect"),
@@ -78,27 +82,30 @@ _PAIRS = (
     ("__import__", "builtins"),
 )
 
-#: attributes under which libraries evaluate a text with the names of their caller: `DataFrame.query("a > @limit")`
+#: Methods that evaluate a text with the names of their caller: `DataFrame.query("a > @limit")`.
 _EVALUATORS = frozenset(("eval", "query", "evaluate", "exec"))
 
-#: what a library reaches other people's globals by; it may `eval` its own texts as it likes
+#: Attributes by which a library reaches globals of others. It may `eval` its own texts.
 _LIBRARY_MARKS = frozenset(("f_globals", "__globals__", "get_type_hints", "get_annotations"))
 
-#: functions of a library that are looked at for one that the job calls; past it, nothing is assumed
+#: Most functions of a library that are searched for each one that a job calls.
 _MAX_LIBRARY_FUNCTIONS = 200
 
 _WORD = re.compile(r"[^\W\d]\w*")
 
 
 def is_lookup(obj: Any) -> bool:
-    """Return whether an object is a function that looks up names while it runs."""
+    """Return whether an object is a known function that looks up names while it runs."""
     if not isinstance(obj, (types.FunctionType, types.BuiltinFunctionType)):
         return False
     return obj.__name__ in _LOOKUPS.get(obj.__module__ or "", ())
 
 
 def looks_up(code: types.CodeType, namespace: dict[str, Any], by_value: Collection[str]) -> bool:
-    """Return whether code with these globals looks up names; `by_value` holds the names of the job's modules."""
+    """Return whether code with these globals looks up names.
+
+    by_value: names of the job's modules.
+    """
     for part in nested_code(code):
         names = frozenset(part.co_names)
         if names & _ATTRIBUTES or any(names.issuperset(pair) for pair in _PAIRS):
@@ -119,7 +126,7 @@ def looks_up(code: types.CodeType, namespace: dict[str, Any], by_value: Collecti
 
 
 def _names_module(constant: Any, by_value: Collection[str]) -> bool:
-    """Return whether a constant is a text such as "job.parse" or "__main__:parse", or asks for strings as types."""
+    """Return whether a constant is a name in the job, "__main__:parse", or "eval_str"."""
     if isinstance(constant, tuple):
         return "eval_str" in constant  # the keyword of inspect.signature
     if not isinstance(constant, str):
@@ -128,9 +135,9 @@ def _names_module(constant: Any, by_value: Collection[str]) -> bool:
 
 
 def library_looks_up(function: types.FunctionType, by_value: Collection[str]) -> bool:
-    """Return whether a function of somebody else's, or one of its package that it calls, looks into other globals.
+    """Return whether a library's function, or one that it calls, looks into others' globals.
 
-    Those of the standard library do so to find out who calls them, and no more.
+    Functions of the standard library do so only to find out who calls them, so they do not count.
     """
     home = function.__globals__.get("__name__")
     top = home.partition(".")[0] if isinstance(home, str) else ""
@@ -157,7 +164,7 @@ def library_looks_up(function: types.FunctionType, by_value: Collection[str]) ->
 
 
 def module_texts(code: types.CodeType, namespace: dict[str, Any]) -> list[str]:
-    """Return the texts in code that asks for modules, or files of packages, by their names."""
+    """Return the texts in code that may import modules, or read files of packages, by name."""
     names = {name for part in nested_code(code) for name in part.co_names}
     values = [namespace.get(name) for name in names]
     modules = {value.__module__ for value in values if isinstance(value, types.FunctionType)}
@@ -173,7 +180,7 @@ def module_texts(code: types.CodeType, namespace: dict[str, Any]) -> list[str]:
 
 
 def evaluated_words(code: types.CodeType) -> Iterator[str]:
-    """Yield the words of texts that the code may hand to a library which evaluates them."""
+    """Yield the words of texts that the code may pass to a library which evaluates them."""
     for part in nested_code(code):
         if not _EVALUATORS.isdisjoint(part.co_names):
             for constant in part.co_consts:
@@ -182,7 +189,7 @@ def evaluated_words(code: types.CodeType) -> Iterator[str]:
 
 
 def own_annotations(obj: Any) -> dict[str, Any]:
-    """Return the annotations of a function or class itself, {} where they cannot be told (Python 3.14 evaluates them)."""
+    """Return a function's or class's own annotations, or {} if they cannot be evaluated."""
     if isinstance(obj, type) and sys.version_info < (3, 14):
         found = vars(obj).get("__annotations__")
     else:
@@ -194,7 +201,7 @@ def own_annotations(obj: Any) -> dict[str, Any]:
 
 
 def annotation_names(annotations: dict[str, Any]) -> Iterator[str]:
-    """Yield the names in annotations that are texts, or hold texts: postponed ones are looked up when asked for."""
+    """Yield the names in annotations that are texts, or contain texts: they are looked up later."""
     todo = list(annotations.values())
     for _ in range(10 * len(todo) + 100):  # they may be cyclic
         if not todo:
@@ -225,14 +232,14 @@ def _expression_names(text: str) -> tuple[str, ...]:
 
 
 def source_looks_up(text: str, by_value: Collection[str]) -> bool:
-    """Return whether the source of a module of the user's may look into the job's globals."""
+    """Return whether the source of a user's module may look into the job's globals."""
     if "import_module" in text and any(name in text for name in by_value):
         return True
     return "sys.modules" in text or any(mark in text for mark in _ATTRIBUTES if mark != "import_module")
 
 
 def names_used(function: types.FunctionType) -> Iterator[str]:
-    """Yield all names and attributes in the code of a function, and of those of its globals that it names."""
+    """Yield all names in the code of a function and of the global functions that it names."""
     todo, seen = [function], {function.__code__}
     while todo:
         function = todo.pop()

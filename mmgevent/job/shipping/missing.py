@@ -1,4 +1,4 @@
-"""Remember what stayed behind, so that an executor can say why a name is missing.
+"""Remember which names stayed behind, so that an executor can say why one is missing.
 
 Executors run one job, so one table is enough; in other processes it is empty.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-#: {module: {name: why it is not here}}
+#: {module: {name: why it is not here}}.
 _reasons: dict[str, dict[str, str]] = {}
 
-#: the last attribute of a job's module that was asked for in vain; `pickle` drops the text of an AttributeError
+#: Why the last attribute that a job's module lacks is missing. `pickle` drops the text of an
+#: AttributeError.
 _last: list[str] = []
 
 
 def remember(left: dict[str, dict[str, str]], unused: dict[str, list[str]]) -> None:
-    """Take over what a payload says of names: why some stayed behind, and which nothing was seen to use."""
+    """Note which names stayed behind, and why, and which nothing was seen to use."""
     _reasons.clear()
     for module, names in unused.items():
         why = {name: _not_seen(module, name) for name in names}
@@ -37,19 +38,22 @@ def note(module: str, name: str, reason: str) -> None:
 
 
 def attribute_reason(module: str, name: str) -> str | None:
-    """Return why a module of the job's lacks an attribute, None if it never had one; remember the answer."""
+    """Return why a job's module lacks an attribute, or None if it never had it.
+
+    Remember the answer.
+    """
     reason = _reasons.get(module, {}).get(name)
     _last[:] = [] if reason is None else [reason]
     return reason
 
 
 def last_reason() -> str | None:
-    """Return what `attribute_reason` answered last, and forget it."""
+    """Return the last answer of `attribute_reason`, and forget it."""
     return _last.pop() if _last else None
 
 
 def explain(error: BaseException) -> str | None:
-    """Return why the name that an exception is about is missing; None if the job never had it."""
+    """Return why the name in an exception is missing, or None if the job never had it."""
     if isinstance(error, AttributeError) and error.name is None:  # of pickle
         return last_reason()
     if isinstance(error, (NameError, AttributeError)) and not isinstance(error, UnboundLocalError):

@@ -1,9 +1,14 @@
-"""Find statements of a program that change what belongs to other modules: executors do not repeat them.
+"""Find statements of a program that change other modules: executors do not repeat them.
 
-`mpmath.mp.dps = 50`, `pd.set_option(...)` or `random.seed(1)` at the top of a job hold in the program
-only, and answers would differ without a word. Reading the file finds most of them: assignments to
-what was imported, calls whose name says that they set something, and decorators that register.
-Those in functions that the module calls by name, such as `main()`, count as well. What executors take over anyway does not.
+`mpmath.mp.dps = 50`, `pd.set_option(...)` or `random.seed(1)` at the top of a job changes the
+program only, and answers would differ silently. Most such statements are found in the source:
+
+- assignments to what was imported;
+- calls whose name says that they set something;
+- decorators that register.
+
+Statements in functions that the module calls by name count, too, such as those of `main()`. What
+executors take over anyway does not count.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import types
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
-#: words that a call begins or ends with that sets something: `set_option`, `manual_seed`
+#: First or last words in names of calls that set something: `set_option`, `manual_seed`.
 _STATE_WORDS = frozenset(
     [
         "activate",
@@ -46,7 +51,7 @@ _STATE_WORDS = frozenset(
     ]
 )
 
-#: calls of the standard library that set what does not travel; others of it set what does, or no answers
+#: Calls of the standard library that set what does not travel. Its other calls change no answers.
 _STANDARD_CALLS = frozenset(
     [
         "codecs.register",
@@ -68,7 +73,7 @@ _STANDARD_CALLS = frozenset(
     ]
 )
 
-#: what executors take over (docs/what-travels.md), or what changes no answers
+#: What executors take over (docs/what-travels.md), and what changes no answers.
 _TAKEN_OVER = (
     "calendar.",
     "csv.",
@@ -87,10 +92,10 @@ _TAKEN_OVER = (
     "warnings.",
 )
 
-#: what works wherever it was set, whether or not a function names the module
+#: What takes effect everywhere, whether or not a function names the module.
 _EVERYWHERE = ("builtins.", "codecs.", "copyreg.", "gettext.install.", "logging.")
 
-#: The same seed in each executor would give the same numbers for many keys.
+#: Advice about seeds. The same seed in each executor would give the same numbers for many keys.
 _SEED_ADVICE = "seed in the function, from the key, as in random.Random(repr(key))"
 
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
@@ -100,12 +105,12 @@ _ASSIGNMENT, _CALL, _DECORATOR, _SETATTR = "{} = ...", "{}(...)", "@{}", "setatt
 
 
 class _Change(NamedTuple):
-    """One statement that may change what is not the file's own."""
+    """One statement that may change something of another module."""
 
     line: int
-    root: str  #: the name that it begins with
-    path: str  #: with what follows: "mp.dps"
-    form: str  #: what it looks like, with the path in place of {}
+    root: str  #: its first name
+    path: str  #: its dotted name: "mp.dps"
+    form: str  #: how it looks, with {} for the path
 
     @property
     def is_call(self) -> bool:
@@ -119,11 +124,12 @@ def find_changes(
     repeated: Collection[str],
     told: Collection[str] = (),
 ) -> Iterator[str]:
-    """Yield a sentence for each statement of a module with this source that executors will miss.
+    """Yield a sentence for each statement in the source of a module that executors do not repeat.
 
-    `is_reached` gets a global name and the package that it comes from, and says whether functions of the
-    job use either.  `repeated` are names that setupfn, or what it calls, uses; `told` are full names that
-    `find_rebound` has told of.
+    is_reached: returns whether functions of the job use a global name, or the package that it comes
+        from.
+    repeated: names that setupfn uses, or a function that it calls.
+    told: full names that `find_rebound` has reported.
     """
     changes, imported = _read(text)
     for change in changes:
@@ -141,7 +147,7 @@ def find_changes(
 
 
 def own_place(value: Any) -> str:
-    """Return the name of the module that a value is, or a class or function comes from; "" for others."""
+    """Return the name of a module, or of the module of a class or function; "" for other values."""
     if isinstance(value, types.ModuleType):
         return value.__name__
     if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
@@ -151,7 +157,7 @@ def own_place(value: Any) -> str:
 
 
 def _full_path(module: types.ModuleType, home: str, change: _Change) -> str:
-    """Return a path by its real name: "numpy.random.seed" of `np.random.seed`."""
+    """Return the path with real names: "numpy.random.seed" for `np.random.seed`."""
     value = vars(module)[change.root]
     if isinstance(value, types.ModuleType):
         home = value.__name__
@@ -173,20 +179,20 @@ def _matters(full: str, is_call: bool) -> bool:
 
 
 def _works_everywhere(full: str, is_call: bool) -> bool:
-    """Return whether a change works in other modules too: what replaces a part of the standard library does."""
+    """Return whether a change, as of the standard library, affects other modules."""
     is_patch = not is_call and full.partition(".")[0] in sys.stdlib_module_names
     return is_patch or f"{full}.".startswith(_EVERYWHERE) or _is_abstract_register(full)
 
 
 def _is_abstract_register(full: str) -> bool:
-    """Return whether a call is `register` of an abstract class of the standard library: "numbers.Number.register"."""
+    """Return whether a call is like "numbers.Number.register", of a standard abstract class."""
     *home, name = full.split(".")
     return name == "register" and home[0] in sys.stdlib_module_names and home[-1][:1].isupper()
 
 
 @functools.lru_cache(maxsize=16)
 def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
-    """Return the changes that a module makes when it runs, and {name that an import binds: what it is}."""
+    """Return the changes that a module makes, and {name that an import binds: full name}."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
@@ -202,13 +208,16 @@ def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
     functions = {node.name: node.body for node in tree.body if isinstance(node, kinds)}
     called: list[str] = []
     changes = list(_walk(tree.body, called))
-    for name in called:  # which grows
+    for name in called:  # it grows meanwhile
         changes += _walk(functions.pop(name, ()), called)
     return tuple(changes), imported
 
 
 def _walk(body: Collection[ast.stmt], called: list[str]) -> Iterator[_Change]:
-    """Yield the changes of these statements and of those in their blocks; note the names that they call."""
+    """Yield the changes that statements and their blocks make.
+
+    Append the names that they call to `called`.
+    """
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             for decorator in node.decorator_list:
@@ -250,10 +259,10 @@ def _change(statement: ast.stmt | ast.expr, target: ast.expr, form: str) -> Iter
 
 
 def find_rebound(module: types.ModuleType, text: str, repeated: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the full name of, and a sentence for, each constant of a module of the user's that is another one by now.
+    """Yield (full name, sentence) for each constant of a module that the program has changed.
 
-    `N = 10` in a source says what executors will have, which import the module anew. Names with an underscore,
-    and those that the module counts with, are its own affair.
+    Executors import the module anew, so they have the value in its source: `N = 10`. Names with an
+    underscore, and names that the module counts with, do not count.
     """
     for name, value in _read_constants(text).items():
         now = vars(module).get(name, value)
@@ -271,7 +280,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, tuple, frozenset)
 
 @functools.lru_cache(maxsize=128)
 def _read_constants(text: str) -> dict[str, Any]:
-    """Return the public names that a module binds once, to a literal that cannot be changed, and never counts with."""
+    """Return the public names that a module binds just once, to an immutable literal."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
@@ -301,7 +310,7 @@ def _read_constants(text: str) -> dict[str, Any]:
 
 
 def _names_bound(node: ast.AST) -> Iterator[str]:
-    """Yield each name that a statement binds in the module, once for each time."""
+    """Yield the names that a statement binds in the module, once for each binding."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
         return

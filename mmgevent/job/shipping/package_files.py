@@ -1,9 +1,8 @@
-"""The files of a package beside its modules: find them, take them along, read them where they arrive.
+"""Send the files that a package has beside its modules, and read them in executors.
 
-Executors of this machine read them where they lie.  Elsewhere they are a zip
-that came with the package, if the job's code asks for files of packages at all,
-by `importlib.resources` or `pkgutil.get_data`.  What opens paths made from
-`__file__` finds nothing elsewhere.
+Executors of this machine read them at their own place. Executors elsewhere get them as a zip with
+the package, if the job's code reads files of packages by `importlib.resources` or
+`pkgutil.get_data`. Code that opens paths made from `__file__` finds nothing there.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import zipfile
 
-#: Files of one package that travel, bytes.  More would fill memory of every executor, as bytes and as a zip.
+#: Largest files of one package that travel, bytes, together. Every executor has them in memory
+#: twice.
 MAX_BYTES = 64 << 20
 
-#: texts in the source of a module that reads files of packages
+#: Texts in the source of modules that read files of packages.
 MARKS = (
     "importlib.resources",
     "importlib_resources",
@@ -28,7 +28,7 @@ MARKS = (
     "get_data",
 )
 
-#: functions whose arguments name a module or package
+#: Functions whose arguments name a module or package.
 NAMING_CALLS = frozenset(
     (
         "import_module",
@@ -45,14 +45,14 @@ NAMING_CALLS = frozenset(
     )
 )
 
-#: what is made for one machine or one Python, and is no file to be read; sources are listed among the others
+#: Suffixes of files that are made for one machine or one Python. Nobody reads them as data.
 _BINARY_SUFFIXES = (".pyc", ".pyo", ".so", ".pyd")
 
 
 def read_files(folder: str) -> tuple[bytes, int]:
-    """Return a zip of the files of a package, b"" if it has none, and how many bytes they are.
+    """Return a zip of the files of a package, and their size, bytes.
 
-    The zip is b"" too if they are more than MAX_BYTES.
+    The zip is b"" if there are none, or if they are larger than MAX_BYTES.
     """
     size, found = 0, {}
     for relative, read_size, read in _walk(folder):
@@ -71,7 +71,7 @@ def read_files(folder: str) -> tuple[bytes, int]:
 
 
 def is_in_zip(folder: str) -> bool:
-    """Return whether a package lies in a zip, where only its loader can read it."""
+    """Return whether a package lies in a zip: only its loader can read it."""
     return not os.path.isdir(folder) and _zip_path(folder) is not None
 
 
@@ -86,7 +86,7 @@ def _zip_path(folder: str) -> str | None:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int, Any]]:
-    """Yield (path below the folder, size, function that reads it) of each file that is no compiled code."""
+    """Yield (path below the folder, size, function that reads it) for all but compiled code."""
     path = None if os.path.isdir(folder) else _zip_path(folder)
     if path is not None:
         import zipfile
@@ -117,7 +117,7 @@ def _read(path: str) -> bytes:
 
 
 class ZippedFiles:
-    """What `importlib.resources` reads a package with whose files travelled."""
+    """Reads the files of a package that travelled, for `importlib.resources`."""
 
     def __init__(self, data: bytes):
         self._data = data
@@ -129,7 +129,7 @@ class ZippedFiles:
         return zipfile.Path(zipfile.ZipFile(io.BytesIO(self._data)))
 
     def read(self, relative: str) -> bytes | None:
-        """Return the content of one file, None if it did not travel."""
+        """Return the content of one file, or None if it did not travel."""
         import zipfile
 
         with zipfile.ZipFile(io.BytesIO(self._data)) as archive:
@@ -137,7 +137,7 @@ class ZippedFiles:
 
 
 class NamespacePath(tuple[str, ...]):
-    """Folders of a namespace package, called as `importlib.readers` wants them called."""
+    """Folders of a namespace package, with the repr() that `importlib.readers` expects."""
 
     def __repr__(self) -> str:
         return f"_NamespacePath({list(self)!r})"

@@ -1,10 +1,9 @@
-"""Tell plain data, which C can pickle by itself, from values that the packer must look into.
+"""Tell plain data, which C can pickle alone, from values that the packer must look into.
 
-Plain is what JSON might hold, with tuples and sets: no object in it has code of
-its own.  A table of a million rows then costs what `pickle` costs, and not
-fifty times as much.  What it gives up is that a list inside may be shared with
-something outside; so a container inside counts as plain only while nothing
-else refers to it, or if it cannot be changed anyway.
+Plain data is what JSON might hold, with tuples and sets: no object in it has code of its own.
+`pickle` alone is fifty times faster for a table of a million rows. But a list in the table may be
+shared with something outside, and sharing would be lost. So a container inside counts as plain only
+if nothing else refers to it, or if it cannot be changed.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from itertools import chain
 from sys import getrefcount
 from typing import Any
 
-#: containers of fewer elements are cheap to pickle in any way
+#: Least elements of a container that is tested. Smaller ones are cheap to pickle in any way.
 _MIN_ITEMS = 100
 
-#: containers nested deeper than this are not plain; they may be cyclic
+#: Deepest nesting of plain data. What is deeper may be cyclic.
 _MAX_DEPTH = 20
 
-#: what `getrefcount` says of an object that one container and one list refer to
+#: What `getrefcount` returns for an object that one container and one list refer to.
 _UNSHARED = 3
 
 _ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None)))
@@ -31,7 +30,7 @@ _PARTS = _ATOMS | _CONTAINERS
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
-    """Tell whether a value is plain data all through; who shares the value itself does not matter."""
+    """Return whether a value is plain data all through. The value itself may be shared."""
     if type(value) not in _CONTAINERS:
         return type(value) in _ATOMS
     kinds = set(map(type, _parts(value)))
@@ -50,12 +49,12 @@ def _parts(container: Any) -> Iterable[Any]:
 
 
 def _is_frozen(container: Any) -> bool:
-    """Tell whether a container and what it holds are immutable, so that copies cannot be told apart."""
+    """Return whether a container and its contents are immutable, so that copies are as good."""
     return type(container) in _FROZEN and _ATOMS.issuperset(map(type, container))
 
 
 def reduce_container(container: Any) -> Any:
-    """Return the reduction of a big plain container, NotImplemented for any other."""
+    """Return the reduction of a large plain container; NotImplemented for any other."""
     if len(container) < _MIN_ITEMS or not is_plain(container):
         return NotImplemented
     return pickle.loads, (pickle.dumps(container, protocol=5),)

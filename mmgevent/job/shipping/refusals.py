@@ -1,8 +1,8 @@
-"""Say why something cannot travel: what it is, where it sits, which function reaches it.
+"""Say why something cannot travel: what it is, what holds it, and which function reaches it.
 
-Picklers only know the object they failed at.  The way to it is read off the
-traceback afterwards, from the frames of the pickler's `save`, so that naming
-the culprit costs nothing while all goes well.
+A pickler only knows the object at which it failed. The way to that object is read from the
+traceback afterwards, from the frames of the pickler's `save`. So a job that can travel pays nothing
+for it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-#: what to do about what is defined, rather than made: a class, or what a decorator returns
+#: Advice about a definition that cannot travel: a class, or what a decorator returns.
 OWN_MODULE = "put it into a module of its own beside the job and import it from there, as executors then do"
 _MAKE_INSIDE = f"make it inside the function that uses it, or {OWN_MODULE}"
 
 _NOT_SHARED = "executors share no memory with this process, so leave it out or make it inside the function"
 
-#: {name of the type: (what it is, what to do instead)}
+#: {name of a type: (what it is, what to do instead)}.
 _KINDS = {
     "TextIOWrapper": ("an open file", "open it inside the function, or send its path"),
     "BufferedReader": ("an open file", "open it inside the function, or send its path"),
@@ -43,21 +43,21 @@ _KINDS = {
 
 
 class Refusal(Exception):
-    """Raised by a reducer for what must not travel although it could be pickled."""
+    """Raised for an object that must not travel although it could be pickled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reach:
-    """One name that travels, and how the job comes to need it."""
+    """One name that travels, and the chain of names by which the job reaches it."""
 
-    #: the dict it lives in; None for a module that is imported, and no more
+    #: the dict that has it, or None for a module that is only imported
     namespace: dict[str, Any] | None
     name: str
     #: qualified name of the function or class that uses it; "" for the job's own functions
     user: str = ""
-    #: how `user` was reached
+    #: how `user` was reached, or None for the job's own functions
     parent: Reach | None = None
-    #: True for what no function of the job was seen to name: it may be left behind
+    #: whether no function of the job was seen to name it, so that it may stay behind
     is_spare: bool = False
 
     def chain(self) -> list[str]:
@@ -71,9 +71,9 @@ class Reach:
 
 
 def explain(reach: Reach, error: BaseException) -> str:
-    """Say in one sentence why `reach` cannot travel, given what the pickler raised."""
+    """Return a sentence that says why `reach` cannot travel; the pickler raised `error`."""
     chain = reach.chain()
-    trail = _saved_objects(error.__traceback__)[1:]  # the first is the binding
+    trail = _saved_objects(error.__traceback__)[1:]  # without the binding itself
     if reach.parent is not None:
         where = f"{reach.user} uses the global {reach.name!r} ({' → '.join(chain)})"
     elif reach.is_spare:
@@ -104,7 +104,7 @@ def _advice(reach: Reach) -> str:
 
 
 def _place(trail: list[Any]) -> str:
-    """Say how the last object of the trail is held: "is", or "holds, as ..., "."""
+    """Return how the last object of the trail is held: "is", or "holds, as ...,"."""
     if len(trail) < 2:
         return "is"
     steps = _steps(trail, is_dict=False) or _steps(trail, is_dict=True)
@@ -112,10 +112,10 @@ def _place(trail: list[Any]) -> str:
 
 
 def _steps(trail: list[Any], is_dict: bool) -> list[str]:
-    """Describe each step down the trail that has a name, innermost first.
+    """Return a phrase for each step down the trail that has a name, the innermost first.
 
-    Most dicts on the trail are states that the pickler made up or took from an
-    object; they count only when nothing else says more.
+    Most dicts on the trail are states of objects, which the user did not write. They count only if
+    nothing else has a name.
     """
     steps = []
     below = {id(trail[-1])}
@@ -129,7 +129,7 @@ def _steps(trail: list[Any], is_dict: bool) -> list[str]:
 
 
 def _parts(owner: Any) -> Iterator[tuple[Any, str]]:
-    """Yield what an object holds under a name that its author would know."""
+    """Yield what an object holds, and under which name of the user's."""
     if isinstance(owner, types.FunctionType):
         for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
             try:
@@ -160,7 +160,7 @@ def _name_of(owner: Any) -> str:
 
 
 def _saved_objects(traceback: TracebackType | None) -> list[Any]:
-    """Return the objects that the pickler was saving when it failed, outermost first."""
+    """Return the objects that the pickler was saving when it failed, the outermost first."""
     found: list[Any] = []
     while traceback is not None:
         frame = traceback.tb_frame

@@ -1,8 +1,8 @@
-"""Take apart classes that a metaclass written in C lays out: `msgspec.Struct` and `ctypes.Structure`.
+"""Take apart classes that C code lays out: `msgspec.Struct` and `ctypes.Structure`.
 
-Such a class cannot be made empty and filled: its fields are given when it is
-made.  So it is made again from its fields, and what its author wrote besides,
-methods and the like, is set afterwards.  Neither library is imported here.
+Such a class cannot be made empty and then filled: it needs its fields when it is made. So it is
+made again from its fields, and methods and the like are set afterwards. Neither library is imported
+here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from mmgevent.job.shipping.definitions import Reduction
 from mmgevent.job.shipping.lookups import own_annotations
 
-#: keywords of a `msgspec.Struct` class, by the names that its configuration has for them
+#: Keywords of a `msgspec.Struct` class, under their names in its configuration.
 _STRUCT_KEYWORDS = (
     "frozen",
     "eq",
@@ -30,17 +30,17 @@ _STRUCT_KEYWORDS = (
     "tag_field",
 )
 
-#: what `msgspec` makes with a class
+#: Attributes that `msgspec` makes with a class.
 _STRUCT_MADE = frozenset(("__match_args__", "__slots__", "__annotations__", "__dict__", "__weakref__"))
 
-#: what says how a `ctypes` class is laid out; it has to be there when the class is made
+#: Attributes that say how a `ctypes` class is laid out. It needs them when it is made.
 _LAYOUT = ("_pack_", "_align_", "_anonymous_", "_layout_", "_fields_")
 
 _MADE_WITH_ANY = frozenset(("__module__", "__qualname__", "__dict__", "__weakref__"))
 
 
 def reduce_struct_class(cls: Any) -> Reduction | None:
-    """Reduce a class of one of these kinds, None for any other."""
+    """Reduce a class of these libraries; return None for any other."""
     metaclass = type(cls)
     if metaclass.__module__.startswith("msgspec.") and metaclass.__name__ == "StructMeta":
         return _reduce_msgspec(cls)
@@ -50,7 +50,7 @@ def reduce_struct_class(cls: Any) -> Reduction | None:
 
 
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
-    """Give a class what it has besides its fields, as its metaclass allows."""
+    """Give a class its attributes besides its fields, as its metaclass allows."""
     for name, value in attributes.items():
         setattr(cls, name, value)
 

@@ -1,4 +1,4 @@
-"""What executors of the driver's own machine take over from it: import path, folder, environment."""
+"""Carry the driver's import path, folder and environment to executors of the same machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import sys
 from typing import Any
 
-#: variables that stay behind: MMG_PASSWORD and whatever else of ours may hold or lead to a secret
+#: Words in names of our own variables (MMG_...) that stay behind. They may hold a secret, or lead
+#: to one.
 _SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN", "KEY")
 
 
@@ -15,11 +16,11 @@ def _is_secret(variable: str) -> bool:
     return variable.startswith("MMG_") and any(word in variable for word in _SECRET_WORDS)
 
 
-def context() -> dict[str, Any]:
+def read_surroundings() -> dict[str, Any]:
     """Return `{"sys_path": [str], "cwd": str or None, "environ": {str: str}}` of this process.
 
-    It can be written as JSON (bytes that are not UTF-8 as lone surrogates) and
-    holds no password.  `cwd` is None when the folder is gone.
+    JSON can hold it: bytes that are not UTF-8 are lone surrogates. It has no password of ours in
+    it. `cwd` is None if the working directory no longer exists.
     """
     try:
         cwd: str | None = os.getcwd()
@@ -30,23 +31,21 @@ def context() -> dict[str, Any]:
     return {"sys_path": sys_path, "cwd": cwd, "environ": environ}
 
 
-def enter(context: dict[str, Any]) -> None:
-    """Give this process the import path, working directory and environment of `context`.
+def enter_surroundings(surroundings: dict[str, Any]) -> None:
+    """Give this process the import path, working directory and environment of another one.
 
-    A folder that is not here is not an error: the process stays where it is.
+    If the folder is not here, the process stays where it is.
     """
-    sys.path[:] = context["sys_path"]
+    sys.path[:] = surroundings["sys_path"]
     importlib.invalidate_caches()
-    environ = context["environ"]
+    environ = surroundings["environ"]
     for name in [name for name in os.environ if name not in environ]:
         del os.environ[name]
     for name, value in environ.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
-    if context["cwd"] is not None:
+    if surroundings["cwd"] is not None:
         try:
-            os.chdir(context["cwd"])
-        except (
-            OSError
-        ):  # another machine, or the folder is gone: nothing depends on it but the user's own paths
+            os.chdir(surroundings["cwd"])
+        except OSError:  # only the user's own relative paths depend on it
             return

@@ -8,8 +8,8 @@ import pytest
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import sources
-from mmgevent.job.inputs.refs import HEAD_BYTES
-from mmgevent.job.inputs.sources import ContentNeeded, DecodeError, Files, Lines, claim, is_one_shot, iterate
+from mmgevent.job.inputs.refs import HEAD_BYTES, ContentNeeded, DecodeError
+from mmgevent.job.inputs.sources import Files, Lines, claim, is_one_shot, iterate
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from mmgevent.errors import DatasourceError, OutputError
-from mmgevent.job.outputs.sinks import load, open_sink
+from mmgevent.job.outputs.formats import load
+from mmgevent.job.outputs.sinks import open_sink
 
 
 def text_of(format, *records):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mmgevent.job import file as jobfile
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.job import Job
+from mmgevent.job.shipping.pack import pack_functions
 
 TAIL = """
 datasource = {1: 1}
@@ -57,9 +57,9 @@ def left(tmp_path, monkeypatch):
     def left(source, tail=TAIL):
         name = f"job_outside_{next(_names)}"
         (tmp_path / f"{name}.py").write_text(HEAD + source + "\n" + tail)
-        job = jobfile.load_job(str(tmp_path / f"{name}.py"), [])
+        job = Job.from_file(tmp_path / f"{name}.py")
         told = []
-        shipping.pack(job.functions(), by_value=job.by_value, on_left=told.append)
+        pack_functions(job.functions(), by_value=job.by_value, on_left=told.append)
         return told
 
     yield left

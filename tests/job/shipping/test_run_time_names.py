@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mmgevent.job.functions import Functions
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
 from tests.job.shipping.test_shipping import elsewhere, execute, folder, module, pack, write  # noqa: F401
 
 HEAD = """
@@ -53,12 +53,12 @@ def load_with(elsewhere, payload, site, code):
     """Load a payload where this folder of installed modules is on the path, and run the code there."""
     loading = f"""
 import sys
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.load import load_functions
 sys.path.append({site!r})
-f = shipping.load(bytes.fromhex({payload.hex()!r}))
+f = load_functions(bytes.fromhex({payload.hex()!r}))
 {code}
 """
-    return elsewhere.ask("execute", shipping.pack(Functions()).hex(), loading)
+    return elsewhere.ask("execute", pack_functions(Functions()).hex(), loading)
 
 
 def test_annotations_that_are_texts_find_their_names_whoever_asks(pack, execute, folder, module):

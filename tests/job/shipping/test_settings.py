@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmgevent.job.shipping import settings
+from mmgevent.job.shipping import locale_settings, settings
 from mmgevent.machine import interpreter
 
 ROOT = Path(__file__).parents[3]
@@ -81,7 +81,7 @@ def test_what_the_own_commands_log_is_no_setting_of_the_users():
         "from mmgevent.cli.options import Arguments",
         "import types, logging",
         "shared.start_logging(types.SimpleNamespace(verbose=2))",
-        "import mmgevent.driver.job_driver; from mmgevent.job.shipping import pack as shipping; shipping.preload()",
+        "import mmgevent.driver.job_driver; from mmgevent.job.shipping.pack import preload; preload()",
         *READ,
     )
     assert set(python(*script)) == ALWAYS
@@ -150,9 +150,9 @@ def test_filters_of_any_kind_are_plain_data_and_come_back_as_they_were():
 
 def test_a_time_zone_that_is_not_there_is_said(tmp_path):
     """A worker without tzdata, as containers are: the C library looks in a folder that is empty."""
-    here = settings._read_zone()
+    here = locale_settings.read_zone()
     clocks = python(
-        "import json", "from mmgevent.job.shipping import settings", "print(json.dumps(settings._read_clocks()))",
+        "import json", "from mmgevent.job.shipping import locale_settings", "print(json.dumps(locale_settings.read_clocks()))",
         environ={"TZ": "Asia/Kolkata"},
     )  # fmt: skip
     found = {"the time zone": ["Asia/Kolkata", here[1], clocks]}

@@ -18,7 +18,9 @@ import pytest
 
 from mmgevent.errors import ShippingError
 from mmgevent.job.functions import Functions
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.pack import pack_functions
+from mmgevent.job.shipping.surroundings import read_surroundings
+from mmgevent.job.shipping.trial import Trial, fingerprint
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -26,15 +28,15 @@ ZYGOTE = """
 import json, os, sys, traceback, runpy, importlib.util
 import dill, pickle, linecache, ast, inspect
 import mmgevent.job.functions, mmgevent.job.shipping.packer
-from mmgevent.job.shipping import pack as shipping
+from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.functions import Functions
 
 def drive(folder, script, module, functions, options):
     os.chdir(folder)
     sys.path.insert(0, folder)
     with open(script, "a") as file:
-        file.write("\\nfrom mmgevent.job.shipping import pack as _shipping\\nfrom mmgevent.job.functions import Functions\\n"
-                   f"_payload = _shipping.pack(Functions({functions}), **{options})\\n")
+        file.write("\\nfrom mmgevent.job.shipping.pack import pack_functions as _pack\\nfrom mmgevent.job.functions import Functions\\n"
+                   f"_payload = _pack(Functions({functions}), **{options})\\n")
     if module == "__main__":
         return runpy.run_path(script, run_name="__main__")["_payload"]
     spec = importlib.util.spec_from_file_location(module, os.path.join(folder, script))
@@ -44,7 +46,7 @@ def drive(folder, script, module, functions, options):
 
 def execute(payload, code):
     told = []
-    functions = shipping.load(bytes.fromhex(payload), on_warning=told.append)
+    functions = load_functions(bytes.fromhex(payload), on_warning=told.append)
     space = {"f": functions, "pickle": pickle, "traceback": traceback, "told": told}
     exec(code, space)
     return space["result"]
@@ -170,14 +172,15 @@ def test_a_script_run_by_python_itself_is_packed_as_main(tmp_path, execute):
     script.write_text(
         textwrap.dedent("""
         import sys
-        from mmgevent.job.shipping import pack as shipping
+        from mmgevent.job.shipping.pack import pack_functions
+        from mmgevent.job.shipping.trial import Trial
         from mmgevent.job.functions import Functions
         class Point:
             def __init__(self, x): self.x = x
         def mapfn(k, v): yield __name__, Point(v).x
         if __name__ == "__main__":
-            payload = shipping.pack(Functions(mapfn=mapfn))
-            shipping.check(payload)
+            payload = pack_functions(Functions(mapfn=mapfn))
+            Trial(payload).result()
             sys.stdout.write(payload.hex())
         """)
     )
@@ -582,13 +585,13 @@ def test_values_of_many_kinds_travel(pack, execute):
 def test_a_changed_global_is_seen_by_the_next_pack(pack, execute):
     payload = pack(
         """
-        from mmgevent.job.shipping import pack as shipping
+        from mmgevent.job.shipping.pack import pack_functions
         from mmgevent.job.functions import Functions
         LIMIT = 1
         def mapfn(k, v): yield LIMIT
-        first = shipping.pack(Functions(mapfn=mapfn))
+        first = pack_functions(Functions(mapfn=mapfn))
         LIMIT = 2
-        assert first != shipping.pack(Functions(mapfn=mapfn))
+        assert first != pack_functions(Functions(mapfn=mapfn))
         """
     )
     assert execute(payload) == [2]
@@ -607,7 +610,7 @@ def test_functions_made_by_exec_travel(pack, execute):
 
 def test_names_of_offered_functions_and_forms_travel_as_they_are(elsewhere):
     functions = Functions(mapfn="stats", reducefn="total", collect_form="pair")
-    loaded = elsewhere.ask("execute", shipping.pack(functions).hex(), "result = repr(f)")
+    loaded = elsewhere.ask("execute", pack_functions(functions).hex(), "result = repr(f)")
     assert loaded == repr(functions)
 
 
@@ -730,9 +733,9 @@ def test_py_files_that_are_no_modules_are_refused(tmp_path):
     (tmp_path / "x.so").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ShippingError, match=r"x\.so is neither"):
-        shipping.pack(Functions(), py_files=[tmp_path / "x.so"])
+        pack_functions(Functions(), py_files=[tmp_path / "x.so"])
     with pytest.raises(ShippingError, match="no module in"):
-        shipping.pack(Functions(), py_files=[tmp_path / "empty"])
+        pack_functions(Functions(), py_files=[tmp_path / "empty"])
 
 
 def test_an_import_that_is_missing_is_named_with_what_to_do(pack, execute, folder, elsewhere):
@@ -870,27 +873,27 @@ def test_a_guarded_import_of_an_extension_is_no_obstacle(pack, execute, folder):
 
 def test_a_job_named_like_a_standard_module_is_refused():
     with pytest.raises(ShippingError, match="'json' has the name of a standard library module"):
-        shipping.pack(Functions(), by_value=["json"])
+        pack_functions(Functions(), by_value=["json"])
 
 
 # the rest of the interface
 
 
 def test_check_passes_what_loads_and_needs_no_process_for_plain_functions(pack):
-    assert shipping.start_check(pack("def mapfn(k, v): yield 1"))._process is None
-    shipping.check(pack(CLASSES + "def mapfn(k, v): yield Point"))
+    assert Trial(pack("def mapfn(k, v): yield 1"))._process is None
+    Trial(pack(CLASSES + "def mapfn(k, v): yield Point")).result()
 
 
 def test_what_has_loaded_is_not_tried_again_and_what_has_not_is(pack, folder):
     write(folder, moody="import os\nif 'MOODY' in os.environ: raise RuntimeError('not today')")
     payload = pack("import moody\ndef mapfn(k, v): yield moody")
-    shipping.check(payload)
-    assert shipping.start_check(payload)._process is None
+    Trial(payload).result()
+    assert Trial(payload)._process is None
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setenv("MOODY", "1")
         for _ in range(2):
             with pytest.raises(ShippingError, match="not today"):
-                shipping.check(payload)
+                Trial(payload).result()
 
 
 @pytest.mark.parametrize(
@@ -910,14 +913,14 @@ def test_check_raises_for_what_does_not_load(pack, folder, script, match):
         quitting="import sys, os\nif 'runpy' not in sys.modules:\n    os.write(2, b'gone')\n    os._exit(3)",
     )
     with pytest.raises(ShippingError, match=f"(?s){match}"):
-        shipping.check(pack(script))
+        Trial(pack(script)).result()
 
 
 def test_packing_a_small_job_takes_a_few_milliseconds(pack, execute):
     payload = pack(
         """
         import argparse, ast, inspect, time
-        from mmgevent.job.shipping import pack as shipping
+        from mmgevent.job.shipping.pack import pack_functions
         from mmgevent.job.functions import Functions
         STOP = {"a", "the"}
         def words(text): return [word for word in text.lower().split() if word not in STOP]
@@ -932,7 +935,7 @@ def test_packing_a_small_job_takes_a_few_milliseconds(pack, execute):
                 seconds.append(time.process_time() - begin)
             return min(seconds)
         MODULE = inspect.getsource(argparse)
-        PACK = best(lambda: shipping.pack(Functions(mapfn=mapfn, reducefn=reducefn, reduce_form="pair")))
+        PACK = best(lambda: pack_functions(Functions(mapfn=mapfn, reducefn=reducefn, reduce_form="pair")))
         PARSE = best(lambda: ast.parse(MODULE))  # 2,500 lines: 20 to 30 ms on a machine of 2024
         """,
         "mapfn=lambda k, v: (PACK, PARSE)",
@@ -942,10 +945,10 @@ def test_packing_a_small_job_takes_a_few_milliseconds(pack, execute):
 
 
 def test_equal_payloads_have_one_fingerprint():
-    payload = shipping.pack(Functions(mapfn="a"))
-    assert shipping.fingerprint(payload) == shipping.fingerprint(bytearray(payload))
-    assert len(shipping.fingerprint(payload)) == 32
-    assert shipping.fingerprint(payload) != shipping.fingerprint(payload + b"x")
+    payload = pack_functions(Functions(mapfn="a"))
+    assert fingerprint(payload) == fingerprint(bytearray(payload))
+    assert len(fingerprint(payload)) == 32
+    assert fingerprint(payload) != fingerprint(payload + b"x")
 
 
 def test_the_context_is_json_and_holds_no_secret(monkeypatch):
@@ -953,7 +956,7 @@ def test_the_context_is_json_and_holds_no_secret(monkeypatch):
     monkeypatch.setenv("MMG_PASSWORD_FILE", "hunter2")
     monkeypatch.setenv("MMG_PROCS", "3")
     monkeypatch.setattr(sys, "path", ["", "/x"])
-    text = json.dumps(shipping.context())
+    text = json.dumps(read_surroundings())
     assert "hunter2" not in text
     context = json.loads(text)
     assert context["cwd"] == os.getcwd()
@@ -969,14 +972,14 @@ def test_os_environ_itself_does_not_travel(pack, monkeypatch):
 
 
 def test_an_executor_enters_the_context(elsewhere, tmp_path):
-    payload = shipping.pack(Functions())
+    payload = pack_functions(Functions())
     code = """
     import os, sys
-    from mmgevent.job.shipping import pack as shipping
+    from mmgevent.job.shipping.surroundings import enter_surroundings
     os.environ["GONE"] = "1"
     context = {"sys_path": [*sys.path, "/x"], "cwd": CWD, "environ": {"A": "b"}}
-    shipping.enter(context)
-    shipping.enter({**context, "cwd": "/no/such/folder"})
+    enter_surroundings(context)
+    enter_surroundings({**context, "cwd": "/no/such/folder"})
     result = sys.path[-1], os.getcwd(), dict(os.environ)
     """
     code = textwrap.dedent(code).replace("CWD", repr(str(tmp_path)))
@@ -984,7 +987,7 @@ def test_an_executor_enters_the_context(elsewhere, tmp_path):
 
 
 def test_importing_the_module_imports_neither_dill_nor_xxhash():
-    code = "import sys, mmgevent.job.shipping.pack; print([n for n in ('dill', 'xxhash', 'gevent') if n in sys.modules])"
+    code = "import sys, mmgevent.job.shipping.pack, mmgevent.job.shipping.trial; print([n for n in ('dill', 'xxhash', 'gevent') if n in sys.modules])"
     environ = {**os.environ, "PYTHONPATH": ROOT}
     assert subprocess.check_output([sys.executable, "-c", code], env=environ, text=True) == "[]\n"
 
