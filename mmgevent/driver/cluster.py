@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.job_driver import JobDriver, Progress
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell, Watch
-    from mmgevent.job.job import Job
+    from mmgevent.job.job import Job, K, V
     from mmgevent.wire.frames import Frame
 
 #: for the engine to start its roles; a busy machine takes long to start Python
@@ -112,8 +112,8 @@ class Cluster:
         return handle
 
     def run(
-        self, job: Job, *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
-    ) -> dict[Any, Any]:
+        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
         The datasource, finishfn and `progress` are called in this thread.  UsageError, JobError,
@@ -409,8 +409,8 @@ def connect(
 
 
 def run(
-    job: Job, *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
-) -> dict[Any, Any]:
+    job: Job[K, V], *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
+) -> dict[K, V]:
     """Run one job and return its results as a dict.
 
     On a `LocalCluster(**cluster)` of its own, or, with `inline=True`, in this process, where a
