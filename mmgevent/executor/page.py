@@ -162,9 +162,9 @@ class Page:
 
     def stop_clock(self) -> float:
         """Stop the item's clock (the executor waits for its worker); return what `start_clock` takes."""
-        began_s: float = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
+        began_s = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
         _BEGAN.pack_into(self._map, _BEGAN_OFFSET, math.inf)
-        return began_s - monotonic()
+        return float(began_s - monotonic())
 
     def start_clock(self, stopped: float) -> None:
         """Let the item's clock go on from where `stop_clock` stopped it."""

@@ -22,7 +22,7 @@ from mmgevent.job.shipping import settings
 IndexedItem = tuple[int, Any, Any]
 
 
-class _ItemEnded(gevent.GreenletExit):  # type: ignore[misc] # gevent has no types
+class _ItemEnded(gevent.GreenletExit):
     """The greenlet of an item is told to end, since an item before it failed."""
 
     ends_item = True  #: see `mapping.is_end_of_greenlet`

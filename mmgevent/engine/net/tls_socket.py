@@ -15,7 +15,7 @@ from typing import Any
 from gevent import ssl
 
 
-class TLSSocket(ssl.SSLSocket):  # type: ignore[misc] # gevent has no types
+class TLSSocket(ssl.SSLSocket):
     """gevent's, but an OSError of one socket is no error of the next."""
 
     def read(self, *args: Any, **named: Any) -> Any:

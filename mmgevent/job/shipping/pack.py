@@ -114,7 +114,7 @@ def _pickler_class() -> Any:
         def get(self, kind: type, default: Any = None) -> Any:
             return stock._Pickler.save_dict if kind is dict else dill.Pickler.dispatch.get(kind, default)
 
-    class Pickler(dill.Pickler):  # type: ignore[name-defined,misc]
+    class Pickler(dill.Pickler):  # type: ignore[name-defined]
         dispatch = Dispatch()
 
         def __init__(self, file: io.BytesIO, reductions: Reductions):
