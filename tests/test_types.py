@@ -19,12 +19,19 @@ def mapfn(title: str, text: str) -> Iterator[tuple[str, int]]:
         yield word, 1
 
 
-job = mmg.Job({"a": "to be or not to be"}, mapfn, mmg.reducers.sum_values, retries=3, memory_limit="1GiB")
-with mmg.LocalCluster(2) as cluster:
-    handle = cluster.submit(job)
-    for word, count in handle.stream():
-        print(word, count)
-counts = mmg.run(mmg.Job(mmg.Files("*.txt"), mapfn, mmg.reducers.sum_values))
+def total(word: str, counts: list[int]) -> int:
+    return sum(counts)
+
+
+def show(job: mmg.Job) -> None:
+    with mmg.LocalCluster(2) as cluster:
+        handle = cluster.submit(job)
+        for word, count in handle.stream():
+            print(word, count)
+
+
+show(mmg.Job({"a": "to be or not to be"}, mapfn, mmg.reducers.sum_values, retries=3, memory_limit="1GiB"))
+counts = mmg.run(mmg.Job(mmg.Files("*.txt"), mapfn, total))
 print(sorted(counts, key=lambda word: -counts[word]))
 """
 
@@ -36,6 +43,11 @@ MISTAKES = {
     ("mmg.LocalCluster(2)", 'mmg.LocalCluster("2")'): 'incompatible type "str"',
     ("mmg.reducers.sum_values", "mmg.reducers.sum_value"): 'has no attribute "sum_value"',
     ('mmg.Files("*.txt")', "mmg.Files(7)"): 'incompatible type "int"',
+    ("retries=3", "retires=3"): 'No overload variant of "Job"',
+    ("retries=3", 'retries="3"'): 'No overload variant of "Job"',
+    ("def mapfn(title: str, text: str)", "def mapfn(text: str)"): 'Argument 2 to "Job" has incompatible',
+    ("-counts[word]", "counts[word].upper()"): '"int" has no attribute "upper"',
+    ("-counts[word]", "-counts[7]"): 'Invalid index type "int"',
 }
 
 
