@@ -35,16 +35,6 @@ ORDER = {top: number for number, tops in enumerate(ROOMS.values()) for top in to
 STILL_UPWARD: dict[tuple[str, str], str] = {}
 #: (importer, imported): what will end an import that closes a circle.
 STILL_CIRCULAR = {
-    ("engine.scheduler.attempts", "engine.scheduler.ledger"): "the ledger writes its own fields",
-    (
-        "engine.scheduler.attempts",
-        "engine.scheduler.roster",
-    ): "slots and workers stand beside tasks and attempts",
-    (
-        "engine.scheduler.ledger",
-        "engine.scheduler.roster",
-    ): "slots and workers stand beside tasks and attempts",
-    ("engine.scheduler.ledger", "engine.scheduler.oneshot"): "a job of one item a worker is a kind of ledger",
     ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
     ("driver.watching", "driver.cluster"): "PeerInfo goes to driver.watching",
     ("mincemeat.channel", "mincemeat.server"): "a channel needs no more of its server than a protocol",
@@ -82,18 +72,9 @@ LARGE_MODULES = {
     "driver.engine_link": _ONE_NOUN,
     "driver.feeding": _SPLIT,
     "driver.job_driver": _SPLIT,
+    "engine.membership": _SPLIT,
     "engine.process": _SPLIT,
-    "engine.scheduler.ledger": _SPLIT,
-    "engine.scheduler.scheduler": _SPLIT,
-    "engine.server.hosted": _SPLIT,
-    "engine.server.role": _SPLIT,
-    "engine.server.store": _SPLIT,
     "engine.worker.role": _SPLIT,
-    "job.shipping.modules": _SPLIT,
-    "job.shipping.pack": _SPLIT,
-    "job.shipping.packer": _SPLIT,
-    "job.shipping.settings": _SPLIT,
-    "tasks.records": _SPLIT,
 }
 #: Longer functions.
 LONG_FUNCTIONS = {
@@ -104,23 +85,14 @@ LONG_FUNCTIONS = {
 }
 #: Classes with more attributes or methods.
 LARGE_CLASSES = {
-    "engine.scheduler.ledger.Ledger": _SPLIT,
-    "engine.scheduler.scheduler.Scheduler": _SPLIT,
-    "engine.server.hosted.HostedJob": _SPLIT,
-    "engine.server.role.Server": _SPLIT,
     "engine.worker.role.Worker": _SPLIT,
-    "job.shipping.packer.Packer": "dill looks up what it saves by methods of the pickler, one a kind",
 }
 #: Names that several classes share.
 SHARED_NAMES = {
     "Attempt": "to be renamed",
-    "Batch": "to be renamed",
-    "Server": "mincemeat.Server has the name that the API of mincemeat.py gives it",
     "Slot": "to be renamed",
-    "Source": "to be renamed",
     "Worker": "to be renamed",
     "_Name": "to be renamed",
-    "_Piece": "to be renamed",
 }
 
 #: What a standing server is made of.
@@ -299,9 +271,15 @@ def members_of(node):
     return attributes, {method.name for method in methods}
 
 
+def check_excused(found, table):
+    """Fail for what is found and not in a table of exceptions, and for rows that are no longer needed."""
+    assert sorted(found - set(table)) == []
+    assert sorted(set(table) - found) == []
+
+
 def test_modules_are_small():
     lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in PATHS.items()}
-    assert {name for name, count in lines.items() if count > MAX_MODULE_LINES} == set(LARGE_MODULES)
+    check_excused({name for name, count in lines.items() if count > MAX_MODULE_LINES}, LARGE_MODULES)
 
 
 def test_a_large_module_has_its_reason_on_the_page_of_decisions():
@@ -313,7 +291,7 @@ def test_a_large_module_has_its_reason_on_the_page_of_decisions():
 def test_functions_are_short():
     functions = definitions((ast.FunctionDef, ast.AsyncFunctionDef))
     long = {name for name, node in functions if node.end_lineno - node.lineno >= MAX_FUNCTION_LINES}
-    assert long == set(LONG_FUNCTIONS)
+    check_excused(long, LONG_FUNCTIONS)
 
 
 def test_classes_have_few_members():
@@ -322,14 +300,14 @@ def test_classes_have_few_members():
         attributes, methods = members_of(node)
         if len(attributes) > MAX_ATTRIBUTES or len(methods) > MAX_METHODS:
             large.add(name)
-    assert large == set(LARGE_CLASSES)
+    check_excused(large, LARGE_CLASSES)
 
 
 def test_no_two_classes_have_one_name():
     homes = {}
     for name, _ in definitions(ast.ClassDef):
         homes.setdefault(name.rpartition(".")[2], []).append(name)
-    assert {name for name, found in homes.items() if len(found) > 1} == set(SHARED_NAMES)
+    check_excused({name for name, found in homes.items() if len(found) > 1}, SHARED_NAMES)
 
 
 def test_members_are_counted():
