@@ -3,17 +3,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# Not ".": newer versions of ruff would set the examples of README.md in the format of modules.
+# Not ".": newer versions of ruff would format the examples in README.md as modules.
 CODE = mmgevent tests examples benchmarks setup.py
 
-# Who is the server, what it is asked through, and whom it trusts is the same with either core: run once
-# (a mixed cluster is among the tests of trust).
+# Tests that do not depend on the core; `make pure` leaves them out. The tests of trust run a cluster of
+# workers with and without it.
 COREFREE = engine/net/test_election.py test_benchmarks.py engine/scheduler/test_simulation.py integration/test_nodes.py \
 	integration/test_node_examples.py integration/test_mincemeat.py integration/test_offering.py \
-	integration/test_bad_input.py trust
+	integration/test_bad_input.py test_packaging.py test_types.py trust
 
-# The editable install is a line in a .pth file ("compat"): the usual import hook costs 8 ms in each process.
-# What pip installed is noted in these files, so that it is done once.
+# The editable install is a line in a .pth file ("compat"): the usual import hook costs 8 ms per process.
+# These files record what pip has installed, so that it runs once.
 INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
 SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.[ch])
@@ -64,7 +64,7 @@ bench: $(TOOLS)  ## measure, briefly (two or three minutes); docs/performance.md
 	$(RUN) -m benchmarks.simulation --workers 100,1000,10000
 	$(RUN) -m pytest benchmarks/micro -o addopts= --benchmark-columns=min,median --benchmark-max-time=0.05 --benchmark-min-rounds=3
 
-fuzz: $(TOOLS)  ## look for bytes that break a parser, a minute for each; FUZZ="--seconds 600 frames" looks longer
+fuzz: $(TOOLS)  ## look for bytes that break a parser, one minute per parser; FUZZ="--seconds 600 frames" looks longer
 	$(RUN) -m tests.trust.fuzz_engine --seconds 60 $(FUZZ)
 
 clean:  ## remove what was made
@@ -81,5 +81,5 @@ $(INSTALLED): $(VENV)/bin/python $(SOURCES)
 
 $(TOOLS): $(VENV)/bin/python $(SOURCES)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test,lint]'
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[fuzz]' || echo 'no atheris here: what needs it is skipped'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[fuzz]' || echo 'no atheris here: tests that need it are skipped'
 	@touch $@ $(INSTALLED)

@@ -1,14 +1,15 @@
 """Build the C core.
 
-Everything else about the package is in pyproject.toml.  Without a compiler the
-install still succeeds and `mmgevent._speedups` uses its Python twin;
-MMGEVENT_REQUIRE_NATIVE=1 turns a failed build into an error.  A free-threaded
-Python is refused here, before pip tries for minutes to compile gevent for it.
+Everything else about the package is in pyproject.toml. Without a compiler the install still
+succeeds, and `mmgevent._speedups` uses its Python twin. MMGEVENT_REQUIRE_NATIVE=1 turns a failed
+build into an error. A free-threaded Python is refused here: otherwise pip would first spend minutes
+on compiling gevent for it.
 """
 
 import os
 import sys
 import sysconfig
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -26,7 +27,7 @@ setup(
         Extension(
             "mmgevent._speedups._core",
             sources=["mmgevent/_speedups/_core.c"],
-            depends=["mmgevent/_speedups/_table.h"],
+            depends=sorted(glob("mmgevent/_speedups/*.h")),
             extra_compile_args=compile_args,
             optional=optional,
         )

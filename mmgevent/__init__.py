@@ -1,16 +1,14 @@
-"""MapReduce in plain Python on whatever machines are at hand.
+"""MapReduce in plain Python, on all cores of one machine or of many.
 
-The names below are imported on first use (PEP 562), so that `import mmgevent`
-costs next to nothing in executors, commands and job files.
+The names below are imported on first use (PEP 562), so `import mmgevent` takes hardly any time in
+executors, commands and job files.
 """
 
 from mmgevent import real_modules
 
-TYPE_CHECKING = False  # not from typing: what `import mmgevent` imports is built in or frozen
+TYPE_CHECKING = False  # not from typing: `import mmgevent` imports only modules that are built in or frozen
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from mmgevent import reducers
     from mmgevent.access.certificates import Certificates
     from mmgevent.driver.cluster import LocalCluster, connect, run
@@ -107,17 +105,19 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> "Any":
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # or every name would be right to a type checker
 
-    if name == "reducers":
-        return importlib.import_module("mmgevent.reducers")
-    home = importlib.import_module(f"mmgevent.{_HOMES.get(name, 'errors')}")
-    value = getattr(home, "VERSION" if name == "__version__" else name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        if name == "reducers":
+            return importlib.import_module("mmgevent.reducers")
+        home = importlib.import_module(f"mmgevent.{_HOMES.get(name, 'errors')}")
+        value = getattr(home, "VERSION" if name == "__version__" else name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m mmgevent run|worker|server ...`: the commands where their scripts are not on the path."""
+"""Run a command where its script is not on the path: `python -m mmgevent run|worker|server ...`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COMMANDS = ("run", "worker", "server")
 
 
 def main() -> None:
-    """Be the command that the first argument names."""
+    """Run the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
         is_asked = name in ("-h", "--help")
@@ -18,9 +18,8 @@ def main() -> None:
         sys.exit(0 if is_asked else 2)
     del sys.argv[1]
     if not sys.flags.safe_path:
-        sys.path.append(
-            sys.path.pop(0)
-        )  # -m puts the working directory first, and a random.py there would hide the real one
+        # -m puts the working directory first, where a random.py would hide the real one.
+        sys.path.append(sys.path.pop(0))
     import_module(f"mmgevent.cli.{name}").main()
 
 

@@ -1,7 +1,7 @@
-"""Every exception of mmgevent, under one root; whose fault it was is its class.
+"""Every exception of mmgevent, under one root; the class says whose fault it was.
 
-`exit_code` is what the commands end with when that exception reaches them.
-A message says what was expected, what came, and what to do.
+`exit_code` is the exit code of a command that ends with that exception. A message says what was
+expected, what came, and what to do.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ class MmgeventError(Exception):
 
 
 class SignalReceived(BaseException):
-    """A signal came that ends the process, as KeyboardInterrupt is for SIGINT."""
+    """A signal was received that ends the process, as KeyboardInterrupt says of SIGINT."""
 
 
 class UsageError(MmgeventError):
-    """Something the caller wrote is wrong, and nothing has run yet."""
+    """Something that the caller wrote is wrong, and nothing has run yet."""
 
     exit_code = 2
 
 
 class JobFileError(UsageError):
-    """A job file cannot be loaded, or does not bind what it must."""
+    """A job file cannot be loaded, or does not bind the names that it must bind."""
 
 
 class FunctionError(UsageError):
-    """A job function has a shape mmgevent cannot call."""
+    """A function of a job cannot be called as mmgevent calls it."""
 
 
 class OptionError(UsageError):
@@ -38,19 +38,19 @@ class OptionError(UsageError):
 
 
 class DatasourceError(UsageError):
-    """A datasource cannot be read, or was already used up."""
+    """A datasource cannot be read, or an earlier job used it up."""
 
 
 class ShippingError(UsageError):
-    """Something a job needs cannot travel to an executor; the message names it."""
+    """Something that a job needs cannot be sent to an executor; the message names it."""
 
 
 class TooLargeError(ShippingError):
-    """What a job needs has more bytes than can be sent; the message names the largest parts."""
+    """The code of a job is larger than can be sent; the message names its largest parts."""
 
 
 class OutputError(UsageError):
-    """Results cannot be written where, or as, they were asked to be."""
+    """Results cannot be written to that path, or in that format."""
 
 
 class ForkedError(UsageError):
@@ -58,27 +58,27 @@ class ForkedError(UsageError):
 
 
 class PasswordError(UsageError):
-    """No usable password: empty, or in a file that others may read."""
+    """The password cannot be used: it is empty, or in a file that others may read."""
 
 
 class JobError(MmgeventError):
     """The job ran and failed.
 
-    The attributes tell the truth as far as it is known; each may be None.
+    Each attribute is None if it is not known.
     """
 
     exit_code = 1
 
-    #: one word for what went wrong: "exception", "died", "timeout", "memory",
-    #: "key", "record", "input", "import", "shipping", "disk", "lost", "datasource", "finish", "output"
+    #: One word for what went wrong: "exception", "died", "timeout", "memory", "key", "record", "input",
+    #: "import", "shipping", "disk", "lost", "datasource", "finish", "output".
     kind: str | None
-    #: which of the job's functions it was ("mapfn", ...)
+    #: Name of the function of the job that failed, such as "mapfn".
     function: str | None
-    #: repr of the key of the item or group at hand, shortened
+    #: repr() of the key of the item or group, shortened.
     key: str | None
-    #: the executor's traceback, the user's frames only
+    #: The executor's traceback, with the user's frames only.
     traceback: str | None
-    #: "host/pid" of the worker
+    #: "host/pid" of the worker.
     worker: str | None
 
     def __init__(self, message: str, failure: dict[str, Any] | None = None):
@@ -92,16 +92,16 @@ class JobError(MmgeventError):
 
     @classmethod
     def from_failure(cls, failure: dict[str, Any]) -> JobError:
-        """Build the error from the failure record that travelled on the wire.
+        """Build the error from the failure record of a message.
 
-        `failure` has the keys named above plus "error" (one line: type and text
-        of the exception, or what happened) and perhaps "advice" (what to do).
+        `failure` has the keys named above and "error" (one line: type and text of the exception, or what
+        happened). It may have "advice" (what to do).
         """
         return cls(describe_failure(failure), failure)
 
 
 class TooManySkippedError(JobError):
-    """More items had to be set aside than `max_skipped` allows."""
+    """More items failed than `max_skipped` allows."""
 
     exit_code = 6
 
@@ -111,7 +111,7 @@ class DuplicateKeyError(JobError):
 
 
 class NoTerminalError(MmgeventError):
-    """A function wanted to read stdin, or to stop in a debugger, in an executor, which has no terminal."""
+    """A function tried to read stdin or to start a debugger in an executor, which has no terminal."""
 
     exit_code = 1
 
@@ -129,19 +129,19 @@ class ConnectError(MmgeventError):
 
 
 class ListenError(MmgeventError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
     exit_code = 3
 
 
 class AuthenticationError(MmgeventError):
-    """The password or TLS was refused."""
+    """The other side refused the password or the certificate."""
 
     exit_code = 4
 
 
 class NotAServerError(AuthenticationError):
-    """Something answers at the address, but it is no mmgevent server."""
+    """The program at the address is no mmgevent server."""
 
 
 class VersionMismatchError(MmgeventError):
@@ -151,41 +151,41 @@ class VersionMismatchError(MmgeventError):
 
 
 class NoWorkersError(MmgeventError):
-    """No worker came in the time allowed."""
+    """No worker joined in the time allowed."""
 
     exit_code = 7
 
 
 class ProtocolError(MmgeventError):
-    """What the peer sent breaks the protocol; its connection is closed."""
+    """The peer broke the protocol; its connection is closed."""
 
 
 class LinkClosed(MmgeventError):
-    """The link ended, by either side, before the operation was complete."""
+    """Either side closed the link before the operation was complete."""
 
     exit_code = 3
 
 
 class SchedulerError(MmgeventError):
-    """An event the scheduler's table does not allow: a fault of the caller."""
+    """The scheduler's table does not allow this event: the caller has a fault."""
 
 
 class StoreError(MmgeventError):
-    """Segments cannot be kept: the disk is full or the spill file is gone."""
+    """Segments cannot be kept: the disk is full or the spill file no longer exists."""
 
 
 class EngineError(MmgeventError):
-    """An engine process ended or answered in a way it never should."""
+    """An engine process ended, or answered as it never should."""
 
 
 class StartError(EngineError):
-    """A process or thread of our own cannot be started: this machine allows no more, or has no Python to start."""
+    """mmgevent cannot start a process or thread: the machine allows no more, or has no Python to start."""
 
     exit_code = 2
 
 
 def describe_failure(failure: dict[str, Any]) -> str:
-    """Say in a few lines what happened to a job: function, item, worker, cause, advice."""
+    """Describe a failure in a few lines: function, item, worker, cause, advice."""
     where = failure.get("function") or ("the input" if failure.get("kind") == "input" else "the job")
     if failure.get("key") is not None:
         where += f" at {failure['key']}"

@@ -1,15 +1,15 @@
-"""Provide the reducing functions that the engine knows by heart.
+"""Known reducers: reducing functions that the engine knows.
 
-Each is a plain `f(key, values) -> value` and may be called by anybody.  Given
-as `reducefn`, with no `collectfn`, the engine also combines before the shuffle:
+Each is a plain `f(key, values) -> value` that anybody may call. If one is the `reducefn` of a job
+without `collectfn`, the engine also combines values before the shuffle:
 
-- the folds (sum, count, min, max, first) keep one value a key and are folded
-  by the C core as records arrive: `fold_of` names the operation;
-- unique and top shorten the list of a key's values: `combiner_of` gives the
-  function, whose result is a list of values and may be combined again.
+- The folds (sum, count, min, max, first) keep one value per key. The C core folds records as they
+  arrive; `fold_of` names the operation.
+- unique and top shorten the list of a key's values. `combiner_of` returns the function. Its result
+  is a list of values that may be combined again.
 
-All are picklable by name, and all keep datasource order where order matters,
-so combining changes nothing but the amount of data.
+All can be pickled by name. All keep datasource order where order matters, so combining only changes
+the amount of data.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 
 from mmgevent.errors import FunctionError
 
-#: operation name -> its number in `_speedups.fold` and `_speedups.merge_fold`
+#: Name of an operation -> its number in `_speedups.fold` and `_speedups.merge_fold`.
 FOLD_OPS = {"sum": 1, "count": 2, "min": 3, "max": 4, "first": 5}
 
 
 def sum_values(key: Any, values: Iterable[Any]) -> Any:
-    """Add the values with `+`, from the first to the last; anything that adds will do."""
+    """Add the values with `+`, from the first to the last; anything that has `+` will do."""
     return functools.reduce(operator.add, values)
 
 
@@ -56,7 +56,7 @@ def first_value(key: Any, values: Sequence[Any]) -> Any:
 def unique_values(key: Any, values: Iterable[Any]) -> list[Any]:
     """Return the distinct values, each where it first occurs.
 
-    Values must be hashable (TypeError).  All NaNs count as one value.
+    All NaNs count as one value. Raises TypeError for a value that is not hashable.
     """
     distinct = list(dict.fromkeys(values))
     nans = [i for i, v in enumerate(distinct) if isinstance(v, float) and v != v]
@@ -73,8 +73,7 @@ def list_values(key: Any, values: Iterable[Any]) -> list[Any]:
 def top_values(n: int) -> Callable[[Any, Iterable[Any]], list[Any]]:
     """Make a reducer that returns the `n` largest values, largest first.
 
-    Of equal values those that come earlier are kept.  Raise FunctionError
-    unless `n` is an int of at least 1.
+    Of equal values it keeps the earlier ones. Raises FunctionError unless `n` is an int of at least 1.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise FunctionError(f"top_values takes the number of values to keep, an int of at least 1; got {n!r}")
@@ -101,7 +100,7 @@ _FOLDS = (
 )
 
 
-#: those that are functions, by name
+#: Name -> known reducer, for all that are plain functions.
 _PLAIN: dict[str, Callable[[Any, Any], Any]] = {
     fn.__name__: fn
     for fn in (sum_values, count_values, min_value, max_value, first_value, unique_values, list_values)
@@ -109,15 +108,14 @@ _PLAIN: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def fold_of(reducefn: Any) -> str | None:
-    """Name the operation (a key of `FOLD_OPS`) that `reducefn` is, or None."""
+    """Return the operation (a key of `FOLD_OPS`) of a fold, or None for any other function."""
     return next((op for fn, op in _FOLDS if reducefn is fn), None)
 
 
 def combiner_of(reducefn: Any) -> Callable[[Any, Iterable[Any]], list[Any]] | None:
     """Return the function that shortens a key's values before the shuffle, or None.
 
-    None also for list_values, where there is nothing to shorten, and for the
-    folds, which `fold_of` names.
+    It is None for list_values too, which shortens nothing, and for the folds, which `fold_of` names.
     """
     if reducefn is unique_values or isinstance(reducefn, _TopValues):
         return reducefn
@@ -125,19 +123,22 @@ def combiner_of(reducefn: Any) -> Callable[[Any, Iterable[Any]], list[Any]] | No
 
 
 def is_recognised(reducefn: Any) -> bool:
-    """Say whether `reducefn` is one of this module's reducers."""
+    """Return whether `reducefn` is a known reducer."""
     return fold_of(reducefn) is not None or combiner_of(reducefn) is not None or reducefn is list_values
 
 
 def name_of(reducefn: Any) -> str | None:
-    """Return what `by_name` takes for one of this module's reducers, None for any other function."""
+    """Return the name of a known reducer, as `by_name` takes it, or None for any other function."""
     if isinstance(reducefn, _TopValues):
         return repr(reducefn)
     return next((name for name, fn in _PLAIN.items() if fn is reducefn), None)
 
 
 def by_name(name: str) -> Callable[[Any, Any], Any]:
-    """Return the reducer of a name such as "sum_values" or "top_values(5)"; FunctionError if there is none."""
+    """Return the known reducer of a name such as "sum_values" or "top_values(5)".
+
+    Raises FunctionError if there is none of that name.
+    """
     top = re.fullmatch(r"top_values\(([0-9]{1,18})\)", name)
     if top is not None:
         return top_values(int(top[1]))
@@ -147,10 +148,9 @@ def by_name(name: str) -> Callable[[Any, Any], Any]:
 
 
 def check_collectfn(collectfn: Any, reducefn: Any) -> None:
-    """Raise FunctionError where `collectfn` before `reducefn` would give wrong results.
+    """Raise FunctionError if `collectfn` before `reducefn` would give wrong results.
 
-    Only what is known of the reducers here can be judged: reducing collected
-    values must equal reducing the raw ones.
+    Reducing collected values must equal reducing the raw ones. This can be checked for known reducers only.
     """
     if collectfn is count_values and reducefn is count_values:
         raise FunctionError(
@@ -165,9 +165,9 @@ def check_collectfn(collectfn: Any, reducefn: Any) -> None:
 
 
 def without_redundant(collectfn: Any, reducefn: Any) -> Any:
-    """Return `collectfn`, or None where the engine does the same by itself.
+    """Return `collectfn`, or None if the engine does the same by itself.
 
-    Not only a saving: as a collectfn, `sum_values` over lists would give a list,
-    which is taken for a list of values; folded by the engine it stays one value.
+    This also matters for results. As a collectfn, `sum_values` over lists would return a list, which
+    counts as a list of values. If the engine folds it, it stays one value.
     """
     return None if collectfn is reducefn and is_recognised(reducefn) else collectfn

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Build the C core with AddressSanitizer and UndefinedBehaviorSanitizer into a
-# temporary directory and run its tests there.  Usage: tests/sanitize.sh [PYTHON]
+# Build the C core with AddressSanitizer and UndefinedBehaviorSanitizer in a temporary directory, and
+# run its tests there.  Usage: tests/sanitize.sh [PYTHON]
 #
-# PYTHONMALLOC=malloc, or CPython's own allocator hides reads past the end.  Leaks
-# are left to test_no_call_keeps_memory_even_when_it_fails: the interpreter
-# itself frees little at exit.  -O1 keeps stacks readable.
+# PYTHONMALLOC=malloc is needed: CPython's own allocator hides reads past the end.  Leaks are not
+# detected here, because the interpreter frees little at exit;
+# test_no_call_keeps_memory_even_when_it_fails looks for them.  -O1 keeps stacks readable.
 set -eu
 
 python=${1:-python}

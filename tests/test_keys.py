@@ -1,4 +1,4 @@
-"""The hash of a key is one for all that equals it, in every process, for ever (docs/keys.md)."""
+"""Equal keys have one hash, in every process and in every version (docs/keys.md)."""
 
 import collections
 import datetime
@@ -167,7 +167,7 @@ def test_a_partition_key_stands_for_its_object(core):
 
 
 def test_numpy_scalars_count_as_what_they_equal(core):
-    class str_(str):  # the real ones redefine both, and live in a module of that name
+    class str_(str):  # the real scalars define both anew, in a module of this name
         __module__ = "numpy"
 
         def __eq__(self, other):
@@ -269,7 +269,7 @@ def test_both_give_every_key_one_hash(key, seed, count):
 
 
 def equal_forms(key):
-    """Everything that equals a key and is easily made from it."""
+    """Return objects that equal a key and can easily be made from it."""
     forms = [key]
     if type(key) is int:
         forms += [decimal.Decimal(key), fractions.Fraction(key)]

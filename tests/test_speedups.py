@@ -1,4 +1,4 @@
-"""The C core and its Python twin: one specification, asked twice."""
+"""The C core and its Python twin: both are tested against one specification."""
 
 import collections
 import contextlib
@@ -33,7 +33,7 @@ def core(request):
     return request.param
 
 
-# -- group and fold ----------------------------------------------------------------------------------
+# group and fold
 
 
 def grouped(pairs):
@@ -153,7 +153,7 @@ def test_a_dict_that_holds_no_lists_is_refused(core):
         core.merge_grouped({}, [1], [collections.deque()])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the old way
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # making a str of the old layout is deprecated
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="there is one kind of str from Python 3.12 on")
 def test_a_str_made_the_old_way_meets_its_equal(core):
     make = ctypes.pythonapi.PyUnicode_FromUnicode
@@ -164,7 +164,7 @@ def test_a_str_made_the_old_way_meets_its_equal(core):
     ctypes.memmove(
         text_of(old), ctypes.create_unicode_buffer("word"), len("word") * ctypes.sizeof(ctypes.c_wchar)
     )
-    hash(old)  # which makes it ready; it stays of another layout
+    hash(old)  # makes it ready; its layout stays the old one
     groups, counts = {}, {}
     pairs = [("word", 1), (old, 2), ("word", 3)]
     core.group(pairs, groups, NO_BUDGET)
@@ -228,11 +228,11 @@ def test_errors_of_folding_are_those_of_python(core):
             core.merge_fold({}, [], [], op)
 
 
-# -- scatter and merge -------------------------------------------------------------------------------
+# take, map_items, scatter and merge
 
 
 def mapped(core, mapfn, values, *, failed=None, limit=1000, mark=lambda position, key: None):
-    """Map values whose keys are their positions; return the records and what was told on the way."""
+    """Map values whose keys are their positions; return the records and the calls of failed() and large()."""
     told = []
 
     def on_failure(position, key, value, error):
@@ -372,7 +372,7 @@ def test_columns_must_be_equally_long_lists(core):
 
 
 class Meddler:
-    """Changes what it is being put into while it is compared, hashed or added."""
+    """A key or value that changes its container while it is compared, hashed or added."""
 
     def __init__(self, meddle):
         self.meddle = meddle
@@ -414,7 +414,7 @@ def test_user_code_may_change_everything_under_the_call(core):
             core.fold(pairs, table, op, NO_BUDGET)
     keys = [Meddler(lambda: (keys.clear(), values.clear(), table.clear())) for _ in range(50)]
     values = [[n] for n in range(50)]
-    with contextlib.suppress(ValueError):  # the twin's zip notices, and says so
+    with contextlib.suppress(ValueError):  # zip() in the twin raises it
         core.merge_grouped(table, keys, values)
     table.clear()
     table.update({Meddler(lambda: None): 1, Meddler(table.clear): 2})
@@ -422,7 +422,7 @@ def test_user_code_may_change_everything_under_the_call(core):
     assert len(parts[0][0]) == 2
 
 
-# -- the twins ---
+# both implementations compared
 
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.builds(Large)),
@@ -499,11 +499,11 @@ def test_both_fold_alike_and_fail_alike(pairs, op, budget):
     assert repr(tables[0]) == repr(tables[1])
 
 
-# -- memory and the choice of implementation ---------------------------------------------------------
+# memory, and the choice of implementation
 
 
 def every_call(core, keys, pairs):
-    """Go through every function and every way it fails."""
+    """Call every function, also in every way that fails."""
     groups, table = {}, {}
     for key in keys:
         core.hash_key(key)
@@ -567,7 +567,7 @@ def test_no_call_keeps_memory_even_when_it_fails(core):
         after = sys.getallocatedblocks(), *map(sys.getrefcount, watched)
         return [now - then for now, then in zip(after, before, strict=True)]
 
-    # The interpreter itself fills caches for a while; what leaks grows in every measurement.
+    # The interpreter fills caches at first. A leak grows in every measurement.
     growths = [measure() for _ in range(5)]
     assert min(blocks for blocks, *_ in growths) < rounds
     assert [references for _, *references in growths] == [[0] * len(watched)] * len(growths)

@@ -1,18 +1,16 @@
 """Encode keys so that equal keys hash alike in every process.
 
-`hash_key(key, seed)` is XXH64 of one tag byte and a payload; docs/keys.md
-gives every case byte by byte.  It answers one question only: which partition?
-Two keys with one encoding merely share a partition, so the encoding may lose
-detail, but two keys that Python calls equal must never differ in it.
+`hash_key(key, seed)` is XXH64 of one tag byte and a payload; docs/keys.md gives every case byte by
+byte. The hash only decides the partition. Two different keys may have one encoding: they then share
+a partition. Two keys that Python calls equal must never differ in it.
 
-Which rule a key follows is decided by its class: the first class of its
-method resolution order that is in a table below *and* still gives the key its
-`__eq__` and `__hash__`.  So a namedtuple is a tuple and an IntEnum an int, while
-a str that compares in its own way is a class of the user's.  Classes are found
-by name, since decimal, uuid and the like need not be imported to know that no
-key is one.
+The class of a key decides which rule applies. It is the first class of the method resolution order
+that is in a table below *and* still gives the key its `__eq__` and `__hash__`. So a namedtuple is a
+tuple and an IntEnum an int. A str subclass with its own comparison is a class of the user's.
+Classes are found by name: if `decimal` is not imported, no key is a Decimal, so it need not be
+imported here.
 
-Whatever is no builtin class goes through here even when the C core runs.
+Keys of other than builtin classes are encoded here even if the C core is in use.
 """
 
 from __future__ import annotations
@@ -27,7 +25,8 @@ from typing import Any
 
 from xxhash import xxh64_intdigest
 
-Encoded = tuple[bytes, bool]  #: (encoding, whether hash() of a user's class is in it)
+#: (encoding, whether it relies on hash() of a user's class)
+Encoded = tuple[bytes, bool]
 
 if sys.hash_info.modulus != (1 << 61) - 1:
     raise ImportError(
@@ -41,9 +40,9 @@ _U64 = (1 << 64) - 1
 
 
 def xxh64(data: Any, seed: int = 0) -> int:
-    """Return XXH64 of a bytes-like object; of `seed` the low 64 bits count.
+    """Return XXH64 of a bytes-like object; only the low 64 bits of `seed` count.
 
-    TypeError for anything that is not bytes-like, str included.
+    Raises TypeError for anything that is not bytes-like, such as a str.
     """
     return xxh64_intdigest(memoryview(data), seed & _U64)
 
@@ -51,18 +50,18 @@ def xxh64(data: Any, seed: int = 0) -> int:
 def hash_key(key: Any, seed: int = 0) -> int:
     """Return the 64-bit hash of a key that is the same in every process and for every equal key.
 
-    TypeError for a key that is unhashable or of a class that hashes by
-    identity; RecursionError for one that is nested too deeply.  Exceptions of
-    the key's own `__hash__` and `__partition_key__` pass through.
+    Raises TypeError for a key that is unhashable or whose class hashes by identity, RecursionError for
+    one that is nested too deeply. Exceptions of the key's own `__hash__` and `__partition_key__` pass
+    through.
     """
     return xxh64_intdigest(encode(key)[0], seed & _U64)
 
 
 def is_hashed(key: Any) -> bool:
-    """Tell whether `hash_key` relies on `hash()` of a class it knows nothing about.
+    """Return whether `hash_key` relies on `hash()` of a class that it does not know.
 
-    Such a key must be hashed again where it is reduced: processes may disagree.
-    Raises what `hash_key` raises.
+    Such a key must be hashed again where it is reduced, because processes may disagree. Raises what
+    `hash_key` raises.
     """
     return encode(key)[1]
 
@@ -90,8 +89,8 @@ def encode(key: Any) -> Encoded:
 def unify_nan(key: Any) -> Any:
     """Return the key with every NaN in it, also inside tuples and frozensets, replaced by `NAN`.
 
-    The key itself comes back when there is none.  A NaN is a number that differs
-    from itself.  TypeError for a signaling Decimal NaN, which is unhashable.
+    A NaN is a number that differs from itself. A key without one is returned itself. Raises TypeError for
+    a signaling Decimal NaN, which is unhashable.
     """
     cls = type(key)
     if cls in _NEVER_NAN:
@@ -102,7 +101,7 @@ def unify_nan(key: Any) -> Any:
     if base is _encode_frozenset:
         return _unify_items(key, frozenset)
     if not (issubclass(cls, complex) or hasattr(cls, "__float__")):
-        return key  # no number that could be NaN; asked before the slower question below
+        return key  # no number, so no NaN; this check is faster than the next one
     if base is _encode_number or (base is None and isinstance(key, numbers.Number)):
         return NAN if _encode_number(key) == (_NAN_CODE, False) else key
     return key
@@ -116,11 +115,11 @@ def _unify_items(key: Any, base: Any) -> Any:
 
 
 class BadKeyError(TypeError):
-    """A key cannot be one: it is unhashable, or hashes differently in each process."""
+    """An object cannot be a key: it is unhashable, or its hash differs from process to process."""
 
 
 class NoPairError(TypeError):
-    """What should have been a (key, value) pair is none; `came` says what it is."""
+    """An object should be a (key, value) pair and is not; `came` describes it."""
 
     def __init__(self, came: str):
         super().__init__(f"mapfn must yield (key, value) pairs, got {came}")
@@ -128,7 +127,7 @@ class NoPairError(TypeError):
 
 
 def unhashable_error(key: Any) -> BadKeyError | None:
-    """Return why a key cannot be one, given that a TypeError came of it; None if it is not ours to say."""
+    """Return why an object cannot be a key, after it raised TypeError; None if the reason is another."""
     cls = type(key)
     if cls.__hash__ is None:
         return BadKeyError(_unhashable_message(cls))
@@ -136,8 +135,6 @@ def unhashable_error(key: Any) -> BadKeyError | None:
         return next(filter(None, map(unhashable_error, tuple.__iter__(key))), None)
     return None
 
-
-# -- one encoder for each kind of key ----------------------------------------------------------------
 
 _NAN_CODE = b"?"
 
@@ -155,7 +152,7 @@ def _encode_ellipsis(key: Any) -> Encoded:
 
 
 def _encode_number(key: Any) -> Encoded:
-    value = hash(key)  # first: a signaling Decimal NaN refuses this by TypeError, comparing by worse
+    value = hash(key)  # first: a signaling Decimal NaN raises TypeError here, and a worse error below
     return (_NAN_CODE if key != key else b"#" + _le64(value)), False
 
 
@@ -190,7 +187,7 @@ def _encode_frozenset(key: frozenset[Any]) -> Encoded:
 
 def _encode_datetime(key: Any) -> Encoded:
     moment = sys.modules["datetime"].datetime
-    # Like datetime.__hash__, take the earlier of two readings of a clock that was set back.
+    # As datetime.__hash__ does: of two readings of a clock that was set back, take the earlier one.
     local = moment(key.year, key.month, key.day, key.hour, key.minute, key.second, key.microsecond)
     offset = local.replace(tzinfo=key.tzinfo).utcoffset()
     since = local - moment(1, 1, 1)
@@ -212,7 +209,7 @@ def _encode_time(key: Any) -> Encoded:
 
 
 def _microseconds(delta: Any) -> int:
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return int((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
 
 
 def _encode_timedelta(key: Any) -> Encoded:
@@ -233,7 +230,7 @@ def _encode_member(key: Any) -> Encoded:
 
 
 def _encode_flag(key: Any) -> Encoded:
-    return _encode_items(b"e", (*_name_of(type(key)), key._value_))  # bits that no member has have no name
+    return _encode_items(b"e", (*_name_of(type(key)), key._value_))  # bits of no member have no name
 
 
 def _encode_type(key: type) -> Encoded:
@@ -244,7 +241,7 @@ def _encode_function(key: Any) -> Encoded:
     return _encode_items(b"f", (key.__module__, key.__qualname__))
 
 
-def _encode_other(key: Any, cls: type) -> Encoded:
+def _encode_other(key: Any, cls: Any) -> Encoded:
     if cls.__hash__ is object.__hash__:
         raise BadKeyError(
             f"keys cannot be of class {cls.__module__}.{cls.__qualname__}: it hashes by identity, which "
@@ -255,20 +252,18 @@ def _encode_other(key: Any, cls: type) -> Encoded:
             f"keys cannot be of class {cls.__module__}.{cls.__qualname__} where they are NaT, which equals "
             "nothing, not even itself; leave such records out, or yield None or 'NaT' as their key"
         )
-    # The tag of numbers: a class of the user's that equals a number also hashes like it.
+    # The tag of numbers: if a user's class equals a number, it also hashes like it.
     if isinstance(key, numbers.Number):
         return _encode_number(key)
     return b"#" + _le64(hash(key)), True
 
 
 def _is_not_a_time(key: Any, cls: type) -> bool:
-    """Return whether a key is numpy's NaT of a date: its hash is its address, so it would be lost between processes."""
+    """Return whether a key is numpy's NaT of a date, whose hash is its address and differs between processes."""
     return cls.__module__ == "numpy" and cls.__qualname__ == "datetime64" and bool(key != key)
 
 
-# -- which encoder a class has -----------------------------------------------------------------------
-
-#: Exact classes, looked up first because they are nearly all keys.
+#: Encoders of exact classes. Nearly all keys are of these, so they are looked up first.
 _EXACT: dict[type, Callable[[Any], Encoded]] = {
     str: _encode_str,
     int: _encode_number,
@@ -283,7 +278,7 @@ _EXACT: dict[type, Callable[[Any], Encoded]] = {
 
 _NEVER_NAN = frozenset({str, int, bytes, bool, type(None)})
 
-#: Classes whose instances equal others of the same value, whatever subclass they are of.
+#: Encoders of classes whose instances equal others of the same value, whatever their subclass.
 _BY_VALUE: dict[tuple[str, str], Callable[[Any], Encoded]] = {
     ("builtins", "str"): _encode_str,
     ("builtins", "bytes"): _encode_bytes,
@@ -302,7 +297,7 @@ _BY_VALUE: dict[tuple[str, str], Callable[[Any], Encoded]] = {
     ("uuid", "UUID"): _encode_uuid,
 }
 
-#: Classes whose instances equal only themselves, but can be named.
+#: Encoders of classes whose instances equal only themselves, but have a name.
 _BY_CLASS: dict[tuple[str, str], Callable[[Any], Encoded]] = {
     ("enum", "Flag"): _encode_flag,
     ("enum", "Enum"): _encode_member,
@@ -325,15 +320,15 @@ def _find(
 def _compares_like(cls: type, base: type) -> bool:
     if base.__eq__ is cls.__eq__ and base.__hash__ is cls.__hash__:
         return True
-    return cls.__module__ == "numpy"  # its scalars redefine both and still equal Python's
+    return cls.__module__ == "numpy"  # its scalars define both anew and still equal Python's
 
 
-#: class -> names of the fields its generated __eq__ compares, None if it was written by hand
+#: Class -> names of the fields that its generated __eq__ compares, or None if __eq__ is handwritten.
 _fields_by_class: weakref.WeakKeyDictionary[type, tuple[str, ...] | None] = weakref.WeakKeyDictionary()
 
 
 def _compared_fields(cls: type) -> tuple[str, ...] | None:
-    """Name the fields that decide equality, if `dataclass` generated `__eq__` and `__hash__`; else None."""
+    """Return the names of the fields that decide equality, or None unless `dataclass` made `__eq__` and `__hash__`."""
     if not hasattr(cls, "__dataclass_fields__"):
         return None
     if cls not in _fields_by_class:
@@ -347,7 +342,7 @@ def _read_compared_fields(cls: type) -> tuple[str, ...] | None:
     if "__dataclass_fields__" not in vars(owner):
         return None
     fields = dataclasses.fields(owner)
-    # Only their code tells generated methods from handwritten ones: generate them again and compare.
+    # Only the code differs between generated and handwritten methods: generate them again and compare.
     specs = [(f.name, object, dataclasses.field(compare=f.compare, hash=f.hash)) for f in fields]
     model = dataclasses.make_dataclass("Model", specs, frozen=True)
     if _same_code(cls.__eq__, model.__eq__) and _same_code(cls.__hash__, model.__hash__):
@@ -366,7 +361,7 @@ def _name_of(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 
-#: what to write instead of the unhashable classes that are tried most
+#: Advice for the unhashable classes that people use most.
 _INSTEAD = {
     list: "use a tuple",
     set: "use a frozenset",

@@ -1,17 +1,16 @@
 """Hash, group, fold, scatter and merge in Python: the specification of `_core.c`.
 
-Both give the same results and raise the same errors, so workers with and
-without a compiler serve one job.  Whatever changes here changes there.
+Both give the same results and raise the same errors, so workers with and without a compiler serve
+one job. A change here needs the same change there.
 
-`used` is an estimate, in bytes, of what a call added to the dict, by the
-formula of `estimate_bytes`; it steers when to flush and is no measurement.
-User code (`__hash__`, `__eq__`, `__add__`, `__lt__`, iterators) runs inside these
-calls.  What it raises passes through; the dict then holds what came before.
+`used` is an estimate, in bytes, of the memory that a call added to the dict, by the formula of
+`estimate_bytes`. It decides when to flush; it is no measurement. User code (`__hash__`, `__eq__`,
+`__add__`, `__lt__`, iterators) runs inside these calls. Its exceptions pass through. The dict then
+holds all earlier records.
 """
 
 from __future__ import annotations
 
-import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,13 @@ from mmgevent._speedups._encoding import (
     unhashable_error,
     unify_nan,
     xxh64,
+)
+from mmgevent._speedups._estimate import (
+    ENTRY_BYTES,
+    LIST_BYTES,
+    POINTER_BYTES,
+    estimate_bytes,
+    estimate_values,
 )
 
 __all__ = [
@@ -60,19 +66,11 @@ __all__ = [
 
 SUM, COUNT, MIN, MAX, FIRST = 1, 2, 3, 4, 5
 
-ENTRY_BYTES = 100  #: a dict entry, with its share of the table's free room
-LIST_BYTES = 72  #: an empty list and the room of its first items
-POINTER_BYTES = 8  #: one item of a list
-
-_SAMPLED_ITEMS = 16  #: of a container so many items are looked at, the rest taken for their like
-_SAMPLED_DEPTH = 2  #: containers below this depth count without their items
-_MAX_BYTES = 1 << 40  #: no object is taken for larger, so sums of estimates fit 64 bits
-
 
 def partition(key: Any, count: int, seed: int = 0) -> int:
     """Return the partition, 0 <= p < count, that owns a key.
 
-    ValueError unless 1 <= count < 2**32; otherwise raises what `hash_key` raises.
+    Raises ValueError unless 1 <= count < 2**32, and what `hash_key` raises.
     """
     _check_count(count)
     return hash_key(key, seed) % count
@@ -81,15 +79,14 @@ def partition(key: Any, count: int, seed: int = 0) -> int:
 def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tuple[bool, int, int]:
     """Append the value of each pair to the list of its key, until `used >= budget`.
 
-    `pairs` is an iterator of (key, value), tuples or lists of two.  At least one
-    pair is taken, whatever the budget, so calling again always gets on.  NaN keys
-    are replaced by one NaN.
+    `pairs` is an iterator of (key, value), tuples or lists of two. Every call takes at least one pair,
+    whatever the budget, so repeated calls make progress. One NaN replaces all NaN keys.
 
-    Returns (exhausted, used, records): whether the iterator ended, the estimated
-    bytes added, the pairs taken.  When it did not end it can be used further.
-    A value that is the very object of the pair before costs only its pointer.
+    Returns (exhausted, used, records): whether the iterator ended, the estimated bytes added, the number
+    of pairs taken. An iterator that did not end can be used in another call. A value that is the very
+    object of the previous pair costs only its pointer.
 
-    TypeError for what is no pair or has an unhashable key.
+    Raises TypeError for an object that is no pair, or has an unhashable key.
     """
     used = records = 0
     previous: Any = _ABSENT
@@ -113,14 +110,17 @@ def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tu
 def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> tuple[bool, int, int]:
     """Fold the values of each key into one, `{key: folded}`, until `used >= budget`.
 
-    As `group`, but for the value.  `op`: SUM adds with `+`, never in place; COUNT
-    counts pairs; MIN and MAX keep the earliest of equals, as `min` and `max` do;
-    FIRST keeps the first.  The first value of a key is stored as it came.  `used`
-    grows or falls with a value that is replaced, unless an int replaces an int
-    or a float a float.
+    Arguments and result are those of `group`, but for the value. `op` is one of
 
-    ValueError for another `op`; otherwise raises what `group` raises and what
-    `+`, `<` and `>` of the values raise.
+    - SUM: adds with `+`, never in place;
+    - COUNT: counts pairs;
+    - MIN, MAX: keep the earliest of equal values, as `min` and `max` do;
+    - FIRST: keeps the first value.
+
+    The first value of a key is stored unchanged. `used` changes with a value that is replaced, unless an
+    int replaces an int or a float a float.
+
+    Raises ValueError for another `op`, and what `group` and the values' `+`, `<` and `>` raise.
     """
     _check_op(op)
     used = records = 0
@@ -133,11 +133,12 @@ def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> t
 
 
 def take(records: Iterable[Any], limit: int, /) -> list[Any]:
-    """Return the next records of an iterator, `limit` at most, as a list; each is checked.
+    """Return the next records of an iterator, at most `limit`, as a list; check each of them.
 
-    What `group` or `fold` is given after this they cannot refuse: every record is a pair, and every key can be one.
+    `group` and `fold` can refuse none of them: every record is a pair, and every key can be a key.
 
-    TypeError for what is no pair, has an unhashable key, or a key that `hash_key` refuses.
+    Raises TypeError for an object that is no pair, or has a key that is unhashable or that `hash_key`
+    refuses.
     """
     taken: list[Any] = []
     iterator = iter(records)
@@ -162,17 +163,18 @@ def map_items(
     limit: int,
     /,
 ) -> Iterator[Any]:
-    """Yield the records of all items; those of one item only when its mapfn has given them all.
+    """Yield the records of all items; those of one item only after its mapfn has given all of them.
 
-    `items` are (position, key, value).  For each: `mark(position, key)`, then
-    `mapfn(key, value)`.  What it returns is made an iterator by `pairs_of`, unless
-    it is a generator, and its records are taken as by `take`.
+    `items` are (position, key, value). For each item this calls `mark(position, key)`, then
+    `mapfn(key, value)`. `pairs_of` makes an iterator of its result, unless that is a generator. The
+    records are taken as by `take`.
 
-    What mapfn, `pairs_of` or `take` raise goes to `failed(position, key, value,
-    error)`: the list it returns stands for the item's records, None ends the
-    iterator, what it raises passes through.  At the `limit`-th record of an item
-    the iterator ends after `large(position, key, value, records, output)`: the
-    records that were taken, and the iterator of those that were not.
+    An exception of mapfn, `pairs_of` or `take` goes to `failed(position, key, value, error)`. If that
+    returns a list, the list replaces the item's records. If it returns None, the iterator ends. Its own
+    exceptions pass through.
+
+    If an item has `limit` records or more, the iterator calls `large(position, key, value, records,
+    output)` and ends. `records` are those that were taken, `output` is the iterator of the others.
     """
     for position, key, value in items:
         mark(position, key)
@@ -205,10 +207,10 @@ def scatter(
 ) -> tuple[list[tuple[list[Any], list[Any]] | None], bool]:
     """Deal the entries of a dict out to partitions.
 
-    Returns (parts, hashed): `parts[p]` is (keys, values) in the dict's order, or
-    None where nothing fell; `hashed` tells whether `is_hashed` holds for any key.
+    Returns (parts, hashed): `parts[p]` is (keys, values) in the dict's order, or None if partition p gets
+    nothing; `hashed` is whether `is_hashed` holds for any key.
 
-    ValueError unless 1 <= count < 2**32; otherwise raises what `hash_key` raises.
+    Raises ValueError unless 1 <= count < 2**32, and what `hash_key` raises.
     """
     _check_count(count)
     parts: list[tuple[list[Any], list[Any]] | None] = [None] * count
@@ -227,17 +229,17 @@ def scatter(
 
 
 def merge_grouped(groups: dict[Any, list[Any]], keys: list[Any], values: list[list[Any]]) -> int:
-    """Extend the list of `keys[i]` by the list `values[i]`, or take that very list over.
+    """Extend the list of `keys[i]` by the list `values[i]`; a new key takes that very list over.
 
-    The lists in `values` belong to `groups` afterwards.  Returns `used`.
-    ValueError if the lengths differ, TypeError if a `values[i]` is no list or a
-    key unhashable.
+    The lists in `values` belong to `groups` afterwards. Returns `used`.
+
+    Raises ValueError if the lengths differ, TypeError if a `values[i]` is no list or a key is unhashable.
     """
     _check_columns(keys, values)
     used = 0
     for key, new in zip(map(unify_nan, keys), values, strict=True):
         _check_list(new)
-        used += _estimate_values(new)
+        used += estimate_values(new)
         present = _find(groups, key)
         if present is _ABSENT:
             used += ENTRY_BYTES + LIST_BYTES + estimate_bytes(key)
@@ -249,16 +251,15 @@ def merge_grouped(groups: dict[Any, list[Any]], keys: list[Any], values: list[li
 
 
 def merge_flat(groups: dict[Any, list[Any]], keys: list[Any], values: list[Any]) -> int:
-    """Append `values[i]` to the list of `keys[i]`.  Returns `used`; raises as `merge_grouped`."""
+    """Append `values[i]` to the list of `keys[i]`. Returns `used`, raises what `merge_grouped` raises."""
     _check_columns(keys, values)
     return group(zip(keys, values, strict=True), groups, sys.maxsize)[1]
 
 
 def merge_fold(table: dict[Any, Any], keys: list[Any], values: list[Any], op: int) -> int:
-    """Fold partial results `values[i]` of `keys[i]` into `table`; counts are added up.
+    """Fold partial results `values[i]` of `keys[i]` into `table`; COUNT adds counts.
 
-    Returns `used`.  ValueError for an unknown `op` or columns that differ in
-    length; otherwise raises what `fold` raises.
+    Returns `used`. Raises ValueError for an unknown `op` or if the lengths differ, and what `fold` raises.
     """
     _check_op(op)
     _check_columns(keys, values)
@@ -268,21 +269,8 @@ def merge_fold(table: dict[Any, Any], keys: list[Any], values: list[Any], op: in
     return used
 
 
-def estimate_bytes(thing: Any) -> int:
-    """Estimate the memory of a key or value, cheaply and the same in both implementations.
-
-    None, bools and ints from -5 to 256 are shared and cost nothing; other ints of 64
-    bits cost 32, floats 24; a str 56 and its length, four times that unless
-    ASCII; bytes and bytearray 40 and their length; tuples and lists 56, 8 an
-    item, and their items (of more than 16, as if all were like the first 16); dicts
-    216, ENTRY_BYTES an entry, and their keys and values likewise; sets 216 and 72 an item;
-    anything else what `sys.getsizeof` says, or 64 inside a container.
-    """
-    return _estimate(thing, 0)
-
-
 def pair_error(pair: Any) -> NoPairError:
-    """Return what is wrong with something that should have been a (key, value) pair."""
+    """Return the error for an object that should be a (key, value) pair and is not."""
     came = type(pair).__name__
     if issubclass(type(pair), (tuple, list)):
         came += f" of {len(pair)}"
@@ -291,13 +279,10 @@ def pair_error(pair: Any) -> NoPairError:
     return NoPairError(came)
 
 
-# -- the parts ---------------------------------------------------------------------------------------
-
-
 def _as_pair(pair: Any) -> Any:
     if type(pair) is tuple and len(pair) == 2:
         return pair
-    cls = type(pair)  # not isinstance: it would believe an object that lies about its __class__
+    cls = type(pair)  # not isinstance: an object can lie about its __class__
     if issubclass(cls, tuple) and tuple.__len__(pair) == 2:
         return tuple.__iter__(pair)
     if issubclass(cls, list) and list.__len__(pair) == 2:
@@ -305,10 +290,11 @@ def _as_pair(pair: Any) -> Any:
     raise pair_error(pair)
 
 
-#: exact classes whose objects are keys, whatever they hold
+#: Exact classes whose objects are always keys.
 _PLAIN_KEYS = frozenset({str, int, float, bytes, type(None)})
 
-_ABSENT: Any = object()  #: no value, key or result can be this
+#: What stands for no object. No value, key or record can be this object.
+_ABSENT: Any = object()
 
 
 def _find(table: dict[Any, Any], key: Any) -> Any:
@@ -344,54 +330,6 @@ def _combine(present: Any, value: Any, op: int) -> Any:
     if op == MAX:
         return value if value > present else present
     return present
-
-
-def _estimate_values(values: list[Any]) -> int:
-    used = 0
-    previous: Any = _ABSENT
-    for value in values:
-        used += POINTER_BYTES + (0 if value is previous else estimate_bytes(value))
-        previous = value
-    return used
-
-
-def _estimate(thing: Any, depth: int) -> int:
-    cls = type(thing)
-    if cls is int and -(1 << 63) <= thing < 1 << 63:
-        return 0 if -5 <= thing <= 256 else 32
-    if thing is None or cls is bool:
-        return 0
-    if cls is float:
-        return 24
-    if issubclass(cls, str):
-        return 56 + str.__len__(thing) * (1 if str.isascii(thing) else 4)
-    if issubclass(cls, bytes):
-        return 40 + bytes.__len__(thing)
-    if issubclass(cls, tuple):
-        return _estimate_items(56, POINTER_BYTES, tuple.__len__(thing), tuple.__iter__(thing), depth)
-    if issubclass(cls, list):
-        return _estimate_items(56, POINTER_BYTES, list.__len__(thing), list.__iter__(thing), depth)
-    if issubclass(cls, dict):
-        flat = itertools.chain.from_iterable(dict.items(thing))
-        return _estimate_items(216, ENTRY_BYTES, dict.__len__(thing), flat, depth, 2)
-    if issubclass(cls, bytearray):
-        return 40 + bytearray.__len__(thing)
-    if issubclass(cls, set):
-        return 216 + 72 * set.__len__(thing)
-    if issubclass(cls, frozenset):
-        return 216 + 72 * frozenset.__len__(thing)
-    return 64 if depth else min(sys.getsizeof(thing), _MAX_BYTES)
-
-
-def _estimate_items(
-    base: int, slot: int, length: int, items: Iterable[Any], depth: int, width: int = 1
-) -> int:
-    if depth == _SAMPLED_DEPTH:
-        return base + slot * length
-    sample = sum(_estimate(item, depth + 1) for item in itertools.islice(items, width * _SAMPLED_ITEMS))
-    if length > _SAMPLED_ITEMS:
-        sample = sample // _SAMPLED_ITEMS * length
-    return min(base + slot * length + sample, _MAX_BYTES)
 
 
 def _check_count(count: int) -> None:

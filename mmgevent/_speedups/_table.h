@@ -1,16 +1,16 @@
-/* A hash table of plain keys, in the order in which they came: what group() and fold() fill before
- * they fill a dict.
+/* A hash table of plain keys, in the order in which they arrived.
  *
- * Counting words, a dict costs its own hash of each word and four cache lines apart from one another:
- * slot, entry, key, list of values.  Here a short key lies in its entry, and so does what there is of its
- * values: the same object n times, or a sum.  That is a third of what a dict of lists takes.
+ * group() and fold() fill it before they fill a dict.  For each word that is counted, a dict computes
+ * its own hash and touches four cache lines: slot, entry, key, list of values.  Here a short key and
+ * its values (the same object n times, or a sum) are in the entry itself.  That takes a third of the
+ * time of a dict of lists.
  *
- * Plain keys are strs and ints of exactly these classes, ints of 64 bits: they are equal if their contents are,
- * no code of a user's runs to find out, and none equals a key of another class before that comes up.  For any
- * other key, and for keys that somebody made to collide, table_find() says that the table is no use, and the
- * caller pours it into the dict, which knows everything else.
+ * Plain keys are strs, and ints of 64 bits, of exactly these classes.  They are equal if their contents
+ * are equal, and no user code runs to compare them.  The table refuses any other key, so a plain key never
+ * meets one that equals it.  It also refuses keys that were made to collide.  The caller then pours the
+ * table into a dict, which is right for every key.
  *
- * What `value` and `count` mean is the caller's.  The table owns both objects of an entry. */
+ * The caller decides what `value` and `count` mean.  The table owns both objects of an entry. */
 
 #ifndef MMGEVENT_TABLE_H
 #define MMGEVENT_TABLE_H
@@ -19,16 +19,16 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SHORT_KEY 16               /* bytes of an ASCII str that an entry holds */
+#define SHORT_KEY 16               /* longest ASCII str that fits an entry, bytes */
 #define LONG_KEY (SHORT_KEY + 1)   /* any other str: words are a hash and the length */
 #define INT_KEY (SHORT_KEY + 2)    /* words[0] is the number */
 #define NO_KEY_KIND (SHORT_KEY + 3)
-#define MAX_PROBES 128             /* slots looked at for one key; with honest keys a tenth of it */
+#define MAX_PROBES 128             /* slots that are looked at for one key; honest keys need a tenth of that */
 #define FIRST_SLOTS 1024
 #define MAX_ENTRIES (UINT32_C(1) << 30)
 
 struct key_code {
-    uint64_t words[2]; /* the key itself, if `kind` is below LONG_KEY or INT_KEY */
+    uint64_t words[2]; /* the key itself if it is short or an int, else a hash and the length */
     uint32_t hash;
     uint32_t kind; /* length of a short ASCII str, or one of the above */
 };
@@ -53,7 +53,7 @@ load64(const uint8_t *p)
 {
     uint64_t word;
 
-    memcpy(&word, p, sizeof word); /* hashes stay in this process, so the byte order does not matter */
+    memcpy(&word, p, sizeof word); /* hashes stay in this process, so byte order does not matter */
     return word;
 }
 
@@ -75,7 +75,8 @@ scramble(uint64_t a, uint64_t b, uint64_t c)
     return (uint32_t)(hash >> 32);
 }
 
-/* Two words that no other ASCII str of the same length has; they overlap where it is shorter. */
+/* code_short -- two words that no other ASCII str of the same length has.  They overlap if it is shorter
+ * than both. */
 static inline void
 code_short(const uint8_t *data, size_t size, uint64_t words[2])
 {
@@ -111,7 +112,7 @@ hash_bytes(const uint8_t *data, size_t size)
     return hash;
 }
 
-/* code_key -- fill in what identifies a plain key; `kind` is NO_KEY_KIND for any other. */
+/* code_key -- fill in the code of a plain key; `kind` is NO_KEY_KIND for any other key. */
 static inline void
 code_key(PyObject *key, struct key_code *code)
 {
@@ -123,7 +124,7 @@ code_key(PyObject *key, struct key_code *code)
         }
 #endif
         const size_t length = (size_t)PyUnicode_GET_LENGTH(key);
-        if (PyUnicode_IS_ASCII(key) && length <= SHORT_KEY) { /* compact or not: before 3.12 both were equal */
+        if (PyUnicode_IS_ASCII(key) && length <= SHORT_KEY) { /* compact or not: before Python 3.12 both exist and are equal */
             code->kind = (uint32_t)length;
             code_short(PyUnicode_1BYTE_DATA(key), length, code->words);
         }
@@ -149,7 +150,7 @@ code_key(PyObject *key, struct key_code *code)
     code->hash = scramble(code->words[0], code->words[1], code->kind);
 }
 
-/* Whether two strs have the same kind of characters, and the same characters; their lengths are equal. */
+/* Return whether two strs of one length have the same characters. */
 static inline int
 is_same_text(PyObject *one, PyObject *other)
 {
@@ -167,7 +168,7 @@ is_entry_of(const struct entry *entry, PyObject *key, const struct key_code *cod
            && entry->code.kind == code->kind && (code->kind != LONG_KEY || is_same_text(entry->key, key));
 }
 
-/* table_open -- an empty table; -1 with MemoryError.  table_close() it in any case. */
+/* table_open -- make an empty table; 0, or -1 with MemoryError.  Call table_close() in either case. */
 static int
 table_open(struct table *table)
 {
@@ -183,7 +184,7 @@ table_open(struct table *table)
     return 0;
 }
 
-/* table_close -- release everything; what entries hold may run code of a user's when it goes. */
+/* table_close -- release everything.  Releasing keys and values may run user code. */
 static void
 table_close(struct table *table)
 {
@@ -200,7 +201,7 @@ table_close(struct table *table)
     table->size = 0;
 }
 
-/* table_grow -- make room for twice the entries; -1 with MemoryError. */
+/* table_grow -- double the room for entries; 0, or -1 with MemoryError. */
 static int
 table_grow(struct table *table)
 {
@@ -233,12 +234,12 @@ table_grow(struct table *table)
     return 0;
 }
 
-/* table_find -- the entry of a key, made if there is none.
+/* table_find -- find the entry of a key, or make it.
  *
  * key      borrowed; a new entry holds a reference of its own.
- * *entry   borrowed from the table until the next call; a new one has neither value nor count.
+ * *entry   borrowed from the table until the next call; a new entry has value NULL and count 0.
  *
- * Returns 1, or 0 if the table is no use for this key, or -1 with MemoryError. */
+ * Returns 1, or 0 if the table cannot hold this key, or -1 with MemoryError. */
 static inline int
 table_find(struct table *table, PyObject *key, struct entry **entry)
 {

@@ -1,7 +1,7 @@
 """Stop in pdb at an exception of the user's, after an inline run: `mmg-run --inline --pdb`.
 
-The debugger sees the user's frames and those of libraries, none of ours.  It starts in the innermost frame
-of the user's own code; `down` leads to where a library raised, `up` to who called.
+The debugger sees frames of the user and of libraries, none of ours. It starts in the innermost frame of
+the user's own code. `down` leads to the line where a library raised, `up` to the callers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmgevent.tasks.blame import is_ours
 
 
 class _PostMortem(pdb.Pdb):
-    """pdb, but it starts in the user's frame."""
+    """pdb that starts in the user's frame."""
 
     def get_stack(self, f: Any, t: TracebackType | None) -> tuple[list[tuple[Any, int]], int]:
         stack, innermost = super().get_stack(f, t)
@@ -30,18 +30,18 @@ class _PostMortem(pdb.Pdb):
 
 
 def why_not() -> str | None:
-    """Return why a debugger could read no commands, or None if it can."""
+    """Return why a debugger cannot read commands, or None if it can."""
     try:
         status = os.fstat(sys.stdin.fileno())
     except (AttributeError, OSError, ValueError):
         return "stdin is closed"
     if stat.S_ISCHR(status.st_mode) and not sys.stdin.isatty():
-        return "stdin is no terminal, and gives nothing"
+        return "stdin is no terminal, and nothing can be read from it"
     return None
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the user's exception behind one of ours, or `error` itself if there is none."""
+    """Return the user's exception that caused one of ours, or `error` itself if there is none."""
     while isinstance(error, MmgeventError):
         behind = error.__cause__ or error.__context__
         if behind is None:
@@ -51,12 +51,12 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def find_traceback(error: BaseException) -> TracebackType | None:
-    """Return the traceback of an exception without frames of ours; None if it has no others."""
+    """Return the traceback of an exception without our frames, or None if it has only ours."""
     return _drop_our_frames(error.__traceback__)
 
 
 def has_quit(error: BaseException) -> bool:
-    """Return whether the exception is how the user left a debugger."""
+    """Return whether the user raised the exception by leaving a debugger."""
     return isinstance(error, bdb.BdbQuit)
 
 

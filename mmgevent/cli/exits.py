@@ -1,10 +1,10 @@
-"""End a command: every way it can end has its exit code and its sentence.
+"""End a command: every way to end has its exit code and its message.
 
 | code | meaning |
 |---|---|
 | 0 | done |
 | 1 | the job ran and failed |
-| 2 | found wrong before it ran |
+| 2 | the job or the command line is wrong; nothing ran |
 | 3 | cannot connect or listen |
 | 4 | password or TLS refused |
 | 5 | versions do not match |
@@ -12,9 +12,9 @@
 | 7 | no workers in time |
 | 70 | a fault of mmgevent's own: the only stack trace it prints |
 | 129, 130, 143 | SIGHUP, SIGINT, SIGTERM |
-| 141 | the reader of the results went away |
+| 141 | the reader of the results closed its end |
 
-Exceptions of mmgevent carry theirs (`errors.MmgeventError.exit_code`).
+Exceptions of mmgevent have their code as an attribute (`errors.MmgeventError.exit_code`).
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
 
-#: seconds to tidy up after a signal; user code that hangs must not keep the process
+#: Time to clean up after a signal, seconds. User code that hangs must not keep the process alive.
 TIDY_S = 2.0
 
-#: Whether a debugger has the terminal; it may put back any handler that it has met.
+#: Whether a debugger has the terminal. A debugger may restore any signal handler that it found.
 _is_debugging = False
 
 
 class Terminated(SignalReceived):
-    """SIGTERM or SIGHUP came; as KeyboardInterrupt is for SIGINT."""
+    """SIGTERM or SIGHUP was received, as KeyboardInterrupt says of SIGINT."""
 
     def __init__(self, code: int) -> None:
         super().__init__()
-        #: what to end with
+        #: The exit code.
         self.code = code
 
 
 class StdoutClosed(BaseException):
-    """Whoever read the results went away; nobody is left to write for."""
+    """The reader of the results closed its end, so nothing more can be written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class StdoutClosed(BaseException):
 
 
 def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run `body(argv)`, say on stderr what ended it, and return the exit code."""
+    """Run `body(argv)`, print on stderr what ended it, and return the exit code."""
     real_modules.protect()
     try:
         check_gil()
@@ -96,20 +96,20 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
 
 def say(name: str, text: str) -> None:
     """Print one message of a command on stderr."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed: nobody listens
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed
         sys.stderr.write(f"{name}: {text}\n")
         sys.stderr.flush()
 
 
 def leave(code: int) -> None:
-    """End the process with `code`; after a signal at once, whatever threads of the user's still do."""
+    """End the process with `code`; after a signal without waiting for threads of the user's."""
     if code in (HUNG_UP, INTERRUPTED, TERMINATED, BROKEN_PIPE):
         os._exit(code)
     sys.exit(code)
 
 
 def leave_sigint_to_debugger() -> None:
-    """Let Ctrl-C interrupt what the user does in a debugger, and end nothing."""
+    """Let Ctrl-C interrupt a command of the debugger instead of the process."""
     global _is_debugging
     _is_debugging = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -117,14 +117,14 @@ def leave_sigint_to_debugger() -> None:
 
 def _handle_signals() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it is ignored, as by nohup
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # otherwise it is ignored, as under nohup
         signal.signal(signal.SIGHUP, _on_sigterm)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the same
         signal.signal(signal.SIGINT, _on_sigint)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    for each in (signal.SIGTERM, signal.SIGHUP):  # once is enough: what follows is tidying up
+    for each in (signal.SIGTERM, signal.SIGHUP):  # ignore a second signal during the clean-up
         signal.signal(each, signal.SIG_IGN)
     code = HUNG_UP if number == signal.SIGHUP else TERMINATED
     _end_soon(code)
@@ -133,16 +133,16 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.gettrace() is None and not _is_debugging:  # a debugger goes on after Ctrl-C
+    if sys.gettrace() is None and not _is_debugging:  # a debugger continues after Ctrl-C
         _end_soon(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _end_soon(code: int) -> None:
-    """End the process with `code` if it has not ended by itself in TIDY_S."""
+    """End the process with `code` unless it ends by itself within TIDY_S."""
     timer = threading.Timer(TIDY_S, os._exit, [code])
     timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # no thread can be had: then it ends when it has tidied up
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the process ends after its clean-up
         timer.start()
 
 
@@ -176,7 +176,7 @@ def _flush_stdout(code: int) -> int:
 
 
 def _discard_stdout() -> None:
-    """Point stdout nowhere, so that the interpreter does not complain at exit."""
+    """Redirect stdout to /dev/null, so that the interpreter prints no error at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

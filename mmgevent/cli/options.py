@@ -1,9 +1,9 @@
 """Read the command line of a command, by a table of its options.
 
-Each option has a variable, `MMG_...`; what counts is the option, then the variable, then
-the default.  Options stand before the first argument, so that a job file's own options
-are its own.  Written here rather than with argparse, whose import alone would delay
-the start of the engine by a tenth of what a small job takes.
+Each option has a variable, `MMG_...`. The option wins over the variable, and the variable over the
+default. Options stand before the first argument, so a job file can have options of its own.
+argparse is not used: its import alone would delay the start of the engine by a tenth of the time of
+a small job.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mmgevent.errors import OptionError, UsageError
 class Option(NamedTuple):
     """One row of a command's table."""
 
-    #: as written, the long one last: ("-o", "--output")
+    #: The names as written, the long one last: ("-o", "--output").
     names: tuple[str, ...]
-    #: what stands for its value in the help; "" for a flag, which is counted
+    #: The word for its value in the help. "" is a flag; its value is how often it was given.
     metavar: str
     help: str
-    #: turns text into the value, raises UsageError or OptionError
+    #: Turns text into the value; raises UsageError or OptionError.
     convert: Callable[[str], Any] = str
-    #: may be given several times: the value is a list, the variable is split at white space
+    #: Whether it may be repeated. Then its value is a list, and its variable is split at white space.
     repeats: bool = False
-    #: False where someone else reads the variable, by rules of its own (the password)
+    #: Whether `parse` reads the variable. The variables of the password have rules of their own.
     reads_variable: bool = True
-    #: options of one set exclude one another
+    #: Name of a set of options of which only one may be given, or "".
     excludes: str = ""
 
     @property
@@ -41,27 +41,27 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: what it is called, what it takes, what its help says."""
+    """A command: its name, its options and the texts of its help."""
 
     name: str
-    #: the lines after "usage: NAME"
+    #: The usage lines, without "usage: NAME".
     usage: tuple[str, ...]
-    #: what it does, in a sentence or three
+    #: What it does, in one to three sentences.
     summary: str
     options: tuple[Option, ...]
-    #: (command line, what it does)
+    #: Pairs of (command line, what it does).
     examples: tuple[tuple[str, str], ...]
-    #: what the help says after the options
+    #: The text of the help after the options.
     notes: str = ""
 
 
 class Arguments:
-    """What the command line and the environment say: an attribute for each option, and `rest`."""
+    """The values from the command line and the environment: an attribute per option, and `rest`."""
 
     def __init__(self, rest: list[str], values: dict[str, Any], given: frozenset[str]):
-        #: the arguments after the options
+        #: The arguments after the options.
         self.rest = rest
-        #: names of the options that came from the command line or a variable
+        #: Names of the options that were given on the command line or by a variable.
         self.given = given
         self._values = values
 
@@ -73,15 +73,15 @@ class Arguments:
 
 
 class HelpAsked(Exception):
-    """--help or --version: the text to print, and nothing else to do."""
+    """--help or --version was given; the text of the exception is to be printed, and nothing else to be done."""
 
 
-HELP = Option(("-h", "--help"), "", "show this and leave", reads_variable=False)
-VERSION = Option(("--version",), "", "show the version and leave", reads_variable=False)
+HELP = Option(("-h", "--help"), "", "show this help and exit", reads_variable=False)
+VERSION = Option(("--version",), "", "show the version and exit", reads_variable=False)
 
 
 def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> Arguments:
-    """Read a command line; raise UsageError for what is wrong, HelpAsked for --help and --version."""
+    """Read a command line; raise UsageError if it is wrong, HelpAsked for --help and --version."""
     table = {name: option for option in (*command.options, HELP, VERSION) for name in option.names}
     found, rest = _scan(command, argv, table)
     if HELP.name in found:
@@ -99,7 +99,7 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
             values[option.name] = _value(option, found[option.name], option.names[-1])
         elif option.reads_variable and environ.get(option.variable) and option.excludes not in taken:
             values[option.name] = _value_of_variable(option, environ[option.variable])
-            if values[option.name] or option.metavar:  # MMG_INLINE=0 is as good as none
+            if values[option.name] or option.metavar:  # MMG_INLINE=0 means not given
                 given.add(option.name)
                 from_environ.append(option)
     _check_exclusive(command, from_environ, "variable ")
@@ -107,7 +107,7 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
 
 
 def _version_text(command: Command) -> str:
-    """Return what `--version` prints: ours, Python's, and whether the C core is in use."""
+    """Return the text of `--version`: our version, Python's, and whether the C core is in use."""
     from mmgevent.wire.hello import VERSION, describe_python, missing_core
 
     why = missing_core()
@@ -116,7 +116,7 @@ def _version_text(command: Command) -> str:
 
 
 def help_text(command: Command) -> str:
-    """Return what `--help` prints."""
+    """Return the text of `--help`."""
     indent = " " * len(f"usage: {command.name} ")
     lines = [
         f"usage: {command.name} " + f"\n{indent}".join(command.usage),
@@ -135,7 +135,7 @@ def help_text(command: Command) -> str:
         lines += ["", command.notes]
     lines += [
         "",
-        "Every option --some-name can be given as the variable MMG_SOME_NAME instead; the option wins.",
+        "Instead of an option --some-name you can set the variable MMG_SOME_NAME. The option wins.",
     ]
     return "\n".join(lines)
 
@@ -169,14 +169,14 @@ def memory_size(text: str) -> int:
 
 
 def refuse(command: str, message: str) -> NoReturn:
-    """Raise the UsageError of a command line that cannot be run."""
+    """Raise UsageError with a message and a hint at --help."""
     raise UsageError(f"{message}\n(see {command} --help)")
 
 
 def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> None:
-    """Raise UsageError for options after the first argument, called `first`, of a command that takes none there.
+    """Raise UsageError for options after the first argument, which the help calls `first`.
 
-    --help and --version are answered there, too.
+    --help and --version are allowed there, too.
     """
     late = [word for word in rest[1:] if word.startswith("-") and word != "-"]
     for word in late:
@@ -193,7 +193,7 @@ def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> No
 def _scan(
     command: Command, argv: Sequence[str], table: dict[str, Option]
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return {option name: [text, ...]} ("" for each time a flag is given), and the arguments."""
+    """Return {option name: [text, ...]}, with "" for each time a flag is given, and the arguments."""
     found: dict[str, list[str]] = {}
     words = list(argv)
     while words:
@@ -214,7 +214,7 @@ def _scan(
 
 
 def _split_word(command: Command, word: str, table: dict[str, Option]) -> list[tuple[str, str | None]]:
-    """Split one word into options and their values (None: none in this word): --a, --a=1, -vv, -p1."""
+    """Split one word into options and their values, None if a value is not in the word: --a, --a=1, -vv, -p1."""
     if word.startswith("--"):
         name, equals, text = word.partition("=")
         if name not in table:

@@ -1,8 +1,7 @@
-"""Show on stderr how far a job is: one line that changes on a terminal, else a plain line now and then.
+"""Show the progress of a job on stderr: one changing line on a terminal, else a plain line now and then.
 
-`update` and `notice` are called from the job's thread, the rest from the main one.  rich
-is imported only once a job on a terminal has run for a while: it costs more time than a
-small job takes.
+The job's thread calls `update` and `notice`, the main thread calls the others. rich is imported only
+if a job on a terminal has run for a while: the import takes longer than a small job.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ from mmgevent.cli.exits import say
 if TYPE_CHECKING:
     from mmgevent.driver.job_state import Progress
 
-#: seconds that a job runs before the changing line appears
+#: Time before the changing line appears, seconds. Shorter jobs need none.
 LINE_AFTER_S = 0.6
-#: seconds before the first plain line, and between two
+#: Time before the first plain line, seconds. Logs of short jobs stay free of them.
 FIRST_PLAIN_S = 5.0
+#: Time between two plain lines, seconds. A log of an hour gets 360 lines.
 PLAIN_EVERY_S = 10.0
-#: of mapping, before its rate means anything
+#: Time of mapping before the line shows a rate, seconds. Earlier rates are mostly start-up.
 RATE_S = 1.0
 
 
 def open_reporter(command: str, is_quiet: bool) -> Reporter:
-    """Return what fits stderr: a changing line, plain lines, or nothing with -q."""
+    """Return the reporter that fits stderr: a changing line, plain lines, or nothing if `is_quiet`."""
     if is_quiet:
         return Reporter(command)
     try:
@@ -39,7 +39,7 @@ def open_reporter(command: str, is_quiet: bool) -> Reporter:
 
 
 def describe(progress: Progress, map_s: float | None) -> str:
-    """Say in one line how far a job is; `map_s` are the seconds since its map phase began, if known."""
+    """Return one line about the progress of a job; `map_s` is the time since mapping began, or None if unknown."""
     if not progress.workers:
         return f"{progress.phase}: waiting for workers"
     of_total = f"/{progress.total}" if progress.total else ""
@@ -56,7 +56,7 @@ def describe(progress: Progress, map_s: float | None) -> str:
 
 
 class Reporter:
-    """Say nothing; the base of those that say something."""
+    """Show nothing; the base of the other reporters."""
 
     def __init__(self, command: str):
         self._command = command
@@ -64,11 +64,11 @@ class Reporter:
         self._started_s = time.monotonic()
         self._map_started_s: float | None = None
         self._is_closed = False
-        #: the most workers seen at one time
+        #: The largest number of workers that there were at one time.
         self.most_workers = 0
 
     def update(self, progress: Progress) -> None:
-        """Take note of how far the job is, and perhaps show it."""
+        """Note the progress of the job, and show it if it is time."""
         with self._lock:
             self.most_workers = max(self.most_workers, progress.workers)
             if progress.phase == "map" and progress.workers and self._map_started_s is None:
@@ -77,7 +77,7 @@ class Reporter:
                 self._show(progress)
 
     def notice(self, text: str) -> None:
-        """Show one thing that the user should know."""
+        """Show one message to the user."""
 
     def close(self) -> None:
         """Show nothing from now on; idempotent."""
@@ -87,10 +87,10 @@ class Reporter:
                 self._clear()
 
     def _show(self, progress: Progress) -> None:
-        """Show progress; called with the lock held."""
+        """Show progress; the caller holds the lock."""
 
     def _clear(self) -> None:
-        """Take away what is shown; called with the lock held."""
+        """Remove what is shown; the caller holds the lock."""
 
     def _describe(self, progress: Progress) -> str:
         since = self._map_started_s
@@ -151,7 +151,7 @@ class LineReporter(Reporter):
             console=Console(stderr=True),
             transient=True,
             refresh_per_second=5,
-            redirect_stdout=True,  # what the job prints, for results have a descriptor of their own
+            redirect_stdout=True,  # prints of the job; results have a descriptor of their own
         )
         self._task = self._line.add_task("", total=None, facts="")
         self._line.start()

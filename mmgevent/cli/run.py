@@ -1,7 +1,7 @@
-"""mmg-run: run the job of a job file, results to stdout or a file.
+"""mmg-run: run the job of a job file and write the results to stdout or a file.
 
-The order of things is for speed: the engine process starts before the job file and
-what it imports are loaded, so that both take their time at once.
+The engine process starts before the job file and its imports are loaded, so that both happen at the
+same time.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.access.addresses import format_address, parse_address, parse_addresses, parse_listen
+from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
+from mmgevent.cli.clusters import open_cluster
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import (
-    ConnectError,
     JobCancelled,
     JobError,
     MmgeventError,
@@ -30,10 +30,11 @@ from mmgevent.errors import (
     OutputError,
     UsageError,
 )
-from mmgevent.machine.resources import count_default_executors, start_thread
+from mmgevent.machine.resources import start_thread
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import JobHandle
+    from mmgevent.driver.cluster import Cluster
+    from mmgevent.driver.handle import JobHandle
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
 
@@ -55,38 +56,37 @@ COMMAND = Command(
     name=NAME,
     usage=("[option]... JOB.py [ARG]...", "[option]... -m PACKAGE.JOB [ARG]..."),
     summary=(
-        "Run the MapReduce job of JOB.py: on the cores of this machine, and on every machine\n"
-        "that joins. JOB.py is a Python module that binds datasource, mapfn and reducefn, and perhaps\n"
-        "collectfn, finishfn, setupfn (called once in each executor, before the others) and options;\n"
-        "all of them see [JOB.py, ARG...] as sys.argv. Options stand before JOB.py, what follows is\n"
-        "the job's."
+        "Run the MapReduce job of JOB.py on the cores of this machine and of every machine that joins.\n"
+        "JOB.py is a Python module. It binds datasource, mapfn and reducefn, and if needed collectfn,\n"
+        "finishfn, setupfn (called once in each executor, before the others) and options. All of them\n"
+        "see [JOB.py, ARG...] as sys.argv. Options stand before JOB.py; arguments after it are the job's."
     ),
     options=(
         shared.procs_option(
-            "executors on this machine (default: all cores, of the container if it is one; 0 with --join)"
+            "executors on this machine (default: one per core of the machine or container; 0 with --join)"
         ),
         Option(
             ("--listen",),
             "[HOST:]PORT",
-            "let mmg-workers join here; a PORT alone: on all interfaces",
+            "let mmg-workers join here; PORT alone listens on all interfaces",
             excludes="where",
         ),
         Option(
             ("--join",),
             "HOST[:PORT]",
-            "hand the job to the server there (mmg-server, or mmg-run --listen)",
+            "submit the job to the server at HOST (mmg-server, or mmg-run --listen)",
             excludes="where",
         ),
         Option(
             ("--elect",),
             "HOST[:PORT][,...]",
-            "be one of equals: hand the job to the server there, or be that server; all candidates, in order",
+            "submit the job to the server at HOST, or become that server; list all candidates, in one order",
             excludes="where",
         ),
         Option(
             ("--inline",),
             "",
-            "run everything in this process, one item after another: for debuggers and print()",
+            "run everything in this process, one item at a time: for debuggers and print()",
             excludes="where",
         ),
         Option(
@@ -97,18 +97,18 @@ COMMAND = Command(
         Option(
             ("-o", "--output"),
             "PATH",
-            "write results to a file, which appears only when the job succeeded; a FIFO, a device or /dev/fd/N "
-            "is written to as results come; - is stdout, the default",
+            "write results to a file, which appears only if the job succeeds; a FIFO, a device or /dev/fd/N "
+            "receives results one by one; - is stdout, the default",
         ),
         Option(
             ("-m", "--module"),
             "",
-            "JOB.py is not a path but the name of a module, such as package.job, as python -m takes it",
+            "JOB.py is the name of a module, such as package.job, as for python -m, and not a path",
         ),
         Option(
             ("--format",),
             "F",
-            "tsv, jsonl or pickle (default: what the suffix of PATH says, else tsv)",
+            "tsv, jsonl or pickle (default: by the suffix of PATH, else tsv)",
         ),
         Option(
             ("--set",),
@@ -128,7 +128,7 @@ COMMAND = Command(
         Option(
             ("--workers-timeout",),
             "SECONDS",
-            "end with exit code 7 when no worker has come in that time (default: wait)",
+            "end with exit code 7 if no worker joins in that time (default: wait)",
             seconds,
         ),
         shared.MEMORY,
@@ -145,7 +145,7 @@ COMMAND = Command(
         ("mmg-run wordcount.py books/*.txt", "all cores of this machine, results on stdout"),
         (
             "mmg-run -o counts.jsonl wordcount.py books/*.txt",
-            "results to a file, in the format of its suffix",
+            "results to a file, in the format that its suffix names",
         ),
         ("mmg-run --inline wordcount.py one.txt", "in this process, for breakpoint() and print()"),
         ("mmg-run --inline --pdb wordcount.py one.txt", "the same, and stop in pdb where it fails"),
@@ -153,26 +153,26 @@ COMMAND = Command(
         ("mmg-run --join bighost wordcount.py books/*.txt", "on the workers of a running mmg-server"),
         (
             "mmg-run --elect bighost wordcount.py books/*.txt",
-            "on the workers of whichever server is elected there",
+            "on the workers of the server that is elected",
         ),
     ),
     notes=(
-        "exit codes: 0 done; 1 the job failed; 2 found wrong before it ran; 3 cannot connect or\n"
-        "listen; 4 password or certificate refused; 5 versions do not match; 6 too many items skipped;\n"
-        "7 no workers in time; 70 a fault of mmgevent's own; 129, 130, 143 signals; 141 the reader of\n"
-        "the results went away."
+        "exit codes: 0 done; 1 the job failed; 2 the job or the command line is wrong, nothing ran;\n"
+        "3 cannot connect or listen; 4 password or certificate refused; 5 versions do not match; 6 too\n"
+        "many items skipped; 7 no workers in time; 70 a fault of mmgevent's own; 129, 130, 143 signals;\n"
+        "141 the reader of the results closed its end."
     ),
 )
 
 
 def main() -> None:
-    """Be the command mmg-run."""
-    gc.disable()  # until `_load_job`: hardly any of what imports make is garbage
+    """Run the command mmg-run."""
+    gc.disable()  # until `_load_job`: imports make hardly any garbage
     leave(run_command(NAME, run, None))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one job as the command line says; return 0, raise everything else."""
+    """Run one job as the command line says; return 0 if it is done, else raise."""
     arguments = parse(COMMAND, argv, os.environ)
     if not arguments.rest:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
@@ -184,15 +184,14 @@ def run(argv: Sequence[str]) -> int:
     results = claim_results(arguments.output)
     if arguments.inline:
         return _run_inline(arguments, results)
-    with _open_cluster(arguments) as cluster:
+    with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
         with _open_sink(arguments, results) as sink, contextlib.closing(reporter):
             if arguments.listen is not None and not arguments.quiet:
-                job.check()  # nobody should start workers for a job that cannot run
-                say(NAME, f"listening on {format_address(cluster.address)}")
-                say(NAME, shared.how_to_join(cluster.address, arguments))
+                job.check()  # before anybody starts workers for a job that cannot run
+                _say_how_to_join(cluster, arguments)
             handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
             with _watching_for_workers(handle, reporter, arguments.workers_timeout):
                 _write(handle.stream(), sink, reporter)
@@ -200,7 +199,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _warn_of_late_options(arguments: Arguments) -> None:
-    """Say so if options of this command stand where they go to the job."""
+    """Warn of options of this command that stand after the job file and so go to the job."""
     known = {name for option in COMMAND.options for name in option.names}
     late = [text for text in arguments.rest[1:] if text.partition("=")[0] in known]
     if late and not arguments.quiet:
@@ -210,70 +209,16 @@ def _warn_of_late_options(arguments: Arguments) -> None:
         )
 
 
-def _open_cluster(arguments: Arguments) -> Any:
-    """Start the engine; it comes up while the job file is loaded."""
-    port = shared.default_port(arguments)
-    if arguments.join is not None:
-        if arguments.memory is not None:
-            refuse(NAME, "--memory is for the server, which is elsewhere: give it to mmg-server")
-        address = parse_address(arguments.join, port)
-        password = shared.find_password(NAME, arguments, [address[0]])
-        from mmgevent.driver.cluster import connect
-
-        try:
-            return connect(
-                address,
-                password=password,
-                certificates=shared.find_certificates(arguments),
-                procs=arguments.procs or 0,
-                verbose=arguments.verbose,
-            )
-        except ConnectError as error:
-            if not isinstance(error.__cause__, ConnectionRefusedError):
-                raise
-            raise ConnectError(
-                f"{error}; start mmg-server there (or mmg-run --listen), or give another address"
-            ) from error
-    if arguments.elect is not None:
-        return _open_node(arguments, port)
-    listen = None if arguments.listen is None else parse_listen(arguments.listen, port)
-    if arguments.procs == 0 and listen is None:
-        refuse(
-            NAME,
-            "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT, --join HOST or --elect HOST",
-        )
-    found = None if listen is None else shared.find_password(NAME, arguments, [listen[0]])
-    from mmgevent.driver.cluster import LocalCluster
-
-    return LocalCluster(
-        arguments.procs,
-        listen=listen,
-        password=found,
-        certificates=None if listen is None else shared.find_certificates(arguments),
-        segment_memory=arguments.memory,
-        verbose=arguments.verbose,
-    )
-
-
-def _open_node(arguments: Arguments, port: int) -> Any:
-    addresses = parse_addresses(arguments.elect, port)
-    password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
-    from mmgevent.driver.node import Node
-
-    procs = count_default_executors() if arguments.procs is None else arguments.procs
-    return Node(
-        addresses,
-        procs=procs,
-        password=password,
-        certificates=shared.find_certificates(arguments),
-        segment_memory=arguments.memory,
-        verbose=arguments.verbose,
-    )
+def _say_how_to_join(cluster: Cluster, arguments: Arguments) -> None:
+    address = cluster.address
+    if address is not None:
+        say(NAME, f"listening on {format_address(address)}")
+        say(NAME, shared.how_to_join(address, arguments))
 
 
 def _load_job(arguments: Arguments) -> Job[Any, Any]:
-    # All that will be needed, now: once the job's folder is first on the path, a random.py in it would
-    # be taken for the standard library's.
+    # Import now whatever is needed later. Once the job's folder is first on the path, a random.py in it
+    # would hide the one of the standard library.
     from mmgevent.driver import handle  # noqa: F401
     from mmgevent.driver.runners import inline  # noqa: F401
     from mmgevent.job.job import Job
@@ -282,13 +227,14 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     from mmgevent.job.shipping.pack import preload
 
     preload()
-    gc.freeze()  # all that stays until the end, where looking through it takes 12 ms; what the job makes is looked at
+    gc.freeze()  # collections of what stays until the end take 12 ms; collect only what the job makes
     gc.enable()
+    shared.silence_warnings(arguments)
     if arguments.module:
         job = Job.from_module(arguments.rest[0], arguments.rest[1:])
     else:
         job = Job.from_file(arguments.rest[0], arguments.rest[1:])
-    sys.argv = list(job.argv or ())  # as the job file left it: its functions run here, too
+    sys.argv = list(job.argv or ())  # as the job file left it, because its functions run here, too
     changes = {name: parse_option(name, text) for name, text in arguments.set}
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
@@ -325,7 +271,7 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
 
 
 def _debug(error: MmgeventError) -> int:
-    """Say what failed, let the user look at it in pdb, and return the exit code of the failure."""
+    """Say what failed, stop in pdb where it was raised, and return the exit code of the failure."""
     from mmgevent.cli import debugging
 
     cause = debugging.cause_of(error)
@@ -344,11 +290,11 @@ def _debug(error: MmgeventError) -> int:
 
 
 def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
-    """Write the records and make the output final; StdoutClosed when nobody reads it any more."""
+    """Write the records and make the output final; raise StdoutClosed if its reader closed its end."""
     clears_line = reporter is not None and sink.is_terminal
     for key, value in records:
         if clears_line and reporter is not None:
-            reporter.close()  # results and the line would be written across one another
+            reporter.close()  # or results would be written into the progress line
             clears_line = False
         with _translated_errors():
             sink.write(key, value)
@@ -364,7 +310,7 @@ def _translated_errors() -> Iterator[None]:
         raise StdoutClosed from None
     except OSError as error:
         raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
-    except OutputError as error:  # no fault of the command line any more: the job ran
+    except OutputError as error:  # the job ran, so it is no longer a usage error
         raise JobError(str(error), {"kind": "output"}) from error
 
 
@@ -372,7 +318,7 @@ def _translated_errors() -> Iterator[None]:
 def _watching_for_workers(
     handle: JobHandle[Any, Any], reporter: Reporter, timeout_s: float | None
 ) -> Iterator[None]:
-    """Cancel the job, and raise NoWorkersError, if no worker has been seen in `timeout_s`."""
+    """Cancel the job and raise NoWorkersError if no worker joins in `timeout_s`."""
     if timeout_s is None:
         yield
         return
@@ -391,7 +337,7 @@ def _watching_for_workers(
     except JobCancelled:
         if is_late.is_set():
             raise NoWorkersError(
-                f"no worker came in {timeout_s:g} s; start one with mmg-worker, "
+                f"no worker joined in {timeout_s:g} s; start one with mmg-worker, "
                 f"or wait longer with --workers-timeout"
             ) from None
         raise

@@ -18,15 +18,15 @@ COMMAND = Command(
     name=NAME,
     usage=("[option]...", "[option]... password"),
     summary=(
-        "Be the server that mmg-workers join and mmg-run --join hands jobs to. It runs nothing of\n"
-        "anybody's code. `mmg-server password` prints the password that all of them share, and makes\n"
-        "it if there is none."
+        "Run the server that mmg-workers join and that mmg-run --join submits jobs to. It runs no user\n"
+        "code. `mmg-server password` prints the password that all of them share, and creates it if there\n"
+        "is none."
     ),
     options=(
         Option(
             ("--listen",),
             "[HOST:]PORT",
-            "where to listen (default: the port on all interfaces)",
+            "address to listen on (default: the port on all interfaces)",
         ),
         shared.MEMORY,
         shared.PORT,
@@ -41,18 +41,18 @@ COMMAND = Command(
     examples=(
         ("mmg-server", "listen on port 11235 of all interfaces"),
         ("mmg-server --listen 127.0.0.1:11235", "for this machine only"),
-        ("mmg-server --memory 8GiB", "more intermediate data in memory"),
+        ("mmg-server --memory 8GiB", "keep more intermediate data in memory"),
         ("mmg-server password", "print the password"),
     ),
     notes=(
-        "exit codes: 2 usage, or a password that cannot be used; 3 cannot listen; 4 certificates that\n"
-        "cannot be used; 70 a fault of mmgevent's own; 129, 130, 143 signals."
+        "exit codes: 2 wrong usage or password file; 3 cannot listen; 4 wrong certificates; 70 a fault\n"
+        "of mmgevent's own; 129, 130, 143 signals."
     ),
 )
 
 
 def main() -> None:
-    """Be the command mmg-server."""
+    """Run the command mmg-server."""
     leave(run_command(NAME, run, None))
 
 
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
         certificates=shared.find_certificates(arguments),
         segment_memory=arguments.memory,
         on_listening=on_listening,
-        verbose=-1 if arguments.quiet else max(arguments.verbose, 1),  # 1: which address it listens on
+        verbose=-1 if arguments.quiet else max(arguments.verbose, 1),  # 1 logs the address
     )
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they mean: ports, passwords, how much is said."""
+"""Options that several commands have, and their meaning: port, password, certificates, logging."""
 
 from __future__ import annotations
 
@@ -11,63 +11,61 @@ from mmgevent.access.certificates import Certificates
 from mmgevent.cli.exits import say
 from mmgevent.cli.options import Arguments, Option, memory_size, whole_number
 
-PORT = Option(
-    ("-P", "--port"), "PORT", f"the port wherever an address has none (default {DEFAULT_PORT})", parse_port
-)
+PORT = Option(("-P", "--port"), "PORT", f"port of addresses without one (default {DEFAULT_PORT})", parse_port)
 PASSWORD = Option(
     ("-p", "--password"),
     "PASSWORD",
-    "the password; other users of this machine can see it there",
+    "the password; other users of this machine can see it on the command line",
     reads_variable=False,
 )
 PASSWORD_FILE = Option(
     ("--password-file",),
     "PATH",
-    "read the password from a file that only you can read; without either: MMG_PASSWORD, "
-    "then ~/.config/mmgevent/password, which is made when there is none",
+    "read the password from a file that only you can read; without both options: MMG_PASSWORD, "
+    "then ~/.config/mmgevent/password, which is created if there is none",
     reads_variable=False,
 )
 TLS_CERT = Option(
     ("--tls-cert",),
     "PATH",
-    "a certificate (PEM) to show to the other side; without it a server makes one, and the password proves it",
+    "certificate (PEM) to show to the other side; without it a server makes one, and the password proves it",
 )
 TLS_KEY = Option(("--tls-key",), "PATH", "its private key, if that is in another file")
 TLS_CA = Option(
     ("--tls-ca",),
     "PATH",
-    "let in, and connect to, only those with a certificate of these authorities (PEM), and the password",
+    "accept only peers with the password and a certificate of these authorities (PEM)",
 )
 MEMORY = Option(
     ("--memory",),
     "SIZE",
-    'memory for intermediate data, such as "2GiB", before it goes to disk (default: an eighth of this machine\'s)',
+    'memory for intermediate data, such as "2GiB"; more goes to disk (default: an eighth of all memory)',
     memory_size,
 )
-VERBOSE = Option(("-v", "--verbose"), "", "say more; twice: everything")
-QUIET = Option(("-q", "--quiet"), "", "errors only")
+VERBOSE = Option(("-v", "--verbose"), "", "log more; twice: everything")
+QUIET = Option(("-q", "--quiet"), "", "print errors only")
 
 
 def procs_option(help: str) -> Option:
-    """Return the --procs of a command, with what it means there."""
+    """Return the option --procs of a command, with its help there."""
     return Option(("--procs",), "N", help, whole_number)
 
 
 def default_port(arguments: Arguments) -> int:
-    """Return the port of addresses that have none."""
+    """Return the port of addresses without one."""
     return DEFAULT_PORT if arguments.port is None else arguments.port
 
 
 def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
-    """Return the password as the command line and the environment say, with warnings on stderr.
+    """Return the password that the command line and the environment give; print warnings on stderr.
 
-    `hosts` are those it will protect.  Raise PasswordError.
+    `hosts` are the hosts that it will protect. Raises PasswordError if the password cannot be used.
     """
     password = passwords.find_password(arguments.password, arguments.password_file)
     if arguments.password is not None and not arguments.quiet:
         say(
             command,
-            "warning: everybody on this machine can see the password after -p; prefer --password-file",
+            "warning: everybody on this machine can see the password after -p; use --password-file instead",
         )
     warning = passwords.warn_if_short(password, hosts)
     if warning and not arguments.quiet:
@@ -76,16 +74,16 @@ def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
 
 
 def find_certificates(arguments: Arguments) -> Certificates:
-    """Return what the options of certificates name; raise UsageError for a key alone."""
+    """Return the certificates that the options name; raise UsageError for a key without a certificate."""
     return Certificates(arguments.tls_cert, arguments.tls_key, arguments.tls_ca)
 
 
 def how_to_join(address: Address, arguments: Arguments) -> str:
-    """Say in a few lines how workers elsewhere join a server that listens on `address`; no password."""
+    """Return a few lines on how workers elsewhere join a server at `address`; without the password."""
     host, port = address
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
-        host = "THISHOST" if is_loopback(host) else host  # a name that means the other machine there
+        host = "THISHOST" if is_loopback(host) else host  # on another machine that name means itself
         is_alone = False
     else:
         is_alone = is_loopback(host)
@@ -108,7 +106,7 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
 
 
 def say_if_slow(command: str, arguments: Arguments) -> None:
-    """With -v, say that the C core is not in use, and why."""
+    """With -v, print why the C core is not in use, if it is not."""
     if not arguments.verbose or arguments.quiet:
         return
     from mmgevent.wire.hello import missing_core
@@ -119,9 +117,9 @@ def say_if_slow(command: str, arguments: Arguments) -> None:
 
 
 def start_logging(arguments: Arguments) -> None:
-    """Send log messages of ours to stderr, as many as -v and -q ask for; without them logging is not even imported.
+    """Send log messages of mmgevent to stderr as -v asks; without -v, logging is not even imported.
 
-    Everybody else's are the job file's: its `logging.basicConfig` works as it does in a script.
+    The job file decides about all other loggers: its `logging.basicConfig` works as in a script.
     """
     if not arguments.verbose:
         return
@@ -136,10 +134,22 @@ def start_logging(arguments: Arguments) -> None:
     logger.propagate = False
 
 
-def show_users_logging(arguments: Arguments) -> None:
-    """With -v show what the job logs at level INFO, with -vv all: in its own format if it chose one.
+def silence_warnings(arguments: Arguments) -> None:
+    """With -q let mmgevent log errors only.
 
-    It is called when the job file is loaded.  A level that the file set above or below the default stays.
+    Call it after the engine was started, which need not wait for the import of logging.
+    """
+    if not arguments.quiet or arguments.verbose:
+        return
+    import logging
+
+    logging.getLogger("mmgevent").setLevel(logging.ERROR)
+
+
+def show_users_logging(arguments: Arguments) -> None:
+    """With -v show what the job logs at level INFO, with -vv everything, in its own format if it has one.
+
+    Call it after the job file is loaded. If the file has set another level than the default, that stays.
     """
     if not arguments.verbose:
         return

@@ -1,9 +1,9 @@
-"""Give the results stdout to themselves: whatever else is printed to it goes to stderr.
+"""Reserve stdout for the results: everything else that is printed to it goes to stderr.
 
-The job file, its functions and the libraries they use print as they like: with print(), through
-sys.__stdout__ or descriptor 1, from C, from processes they start, while they are loaded and after the last
-result. So descriptor 1 itself becomes a copy of stderr, for good, and the results get a descriptor that
-only their sink knows.  It is done before the engine or any other process is started.
+A job file, its functions and their libraries print in many ways: with print(), through
+sys.__stdout__ or descriptor 1, from C, from child processes, while they are loaded and after the last
+result. So descriptor 1 itself becomes a copy of stderr for good, and the results get a descriptor that
+only their sink knows. This is done before the engine or any other process starts.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from mmgevent.machine import working_directory
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
-#: What stands for stdout as the path of the results.
+#: The path of results that means stdout.
 DASH = "-"
 
 
 class Results(NamedTuple):
     """Where results go."""
 
-    #: as the user wrote it; None: stdout
+    #: The path as the user wrote it, or None for stdout.
     path: str | None
-    #: the working directory when the command began
+    #: The working directory when the command started.
     folder: str
-    #: what is open already; None: `path` names a file, to be opened once the job is known
+    #: The stream if it is already open. None if `path` is a file, which is opened after the job is loaded.
     stream: io.FileIO | None
 
     def current_path(self) -> str | None:
-        """Return a path that means what the user meant, whatever folder the job file has changed to."""
+        """Return the path of the file that the user meant, even if the job file has changed the folder."""
         if not self.path or self.folder == working_directory.find():
             return self.path
         return os.path.join(self.folder, self.path)
 
 
 def claim_results(output: str | None) -> Results:
-    """Find out where results that go to `output` (None: stdout) are to be written.
+    """Return where to write results for the path `output`, None for stdout.
 
-    From then on descriptor 1 and sys.stdout are stderr.  Raises OutputError for a descriptor that is not open.
+    Afterwards descriptor 1 and sys.stdout are stderr. Raises OutputError for a descriptor that is not open.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
@@ -61,7 +61,10 @@ def claim_results(output: str | None) -> Results:
 
 
 def _fill_standard_descriptors() -> set[int]:
-    """Open 0, 1 and 2 on nothing where they are closed, or what is opened next would get their numbers; return those."""
+    """Open /dev/null as 0, 1 and 2 where they are closed, and return those that were.
+
+    Otherwise the next files to be opened would get these numbers.
+    """
     closed: set[int] = set()
     while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(number, True)
@@ -71,9 +74,9 @@ def _fill_standard_descriptors() -> set[int]:
 
 
 def _print_to_stderr() -> None:
-    """Make sys.stdout anew, like sys.stderr: every line is there at once, and no character is refused.
+    """Make a new sys.stdout that is like sys.stderr: it writes every line at once, and every character.
 
-    The old one remembers whether stdout could seek, which need not be true of stderr.
+    The old one remembers whether stdout can seek, which may not hold for stderr.
     """
     raw = io.FileIO(STDOUT, "wb", closefd=False)
     is_unbuffered = isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase)  # python -u

@@ -17,18 +17,18 @@ COMMAND = Command(
     name=NAME,
     usage=("[option]... HOST[:PORT][,HOST[:PORT]...]",),
     summary=(
-        "Run tasks for the server at HOST: mmg-server, or mmg-run --listen. Stays, and connects\n"
-        "again whenever the server is gone, until it is stopped. Of several hosts the first that\n"
-        "answers is taken."
+        "Run tasks for the server at HOST: mmg-server, or mmg-run --listen. The worker runs until it is\n"
+        "stopped, and connects again whenever it loses the server. Of several hosts it takes the first\n"
+        "that answers."
     ),
     options=(
-        shared.procs_option("executors on this machine (default: all cores, of the container if it is one)"),
+        shared.procs_option("executors on this machine (default: one per core of the machine or container)"),
         Option(
             ("--elect",),
             "",
-            "be one of equals: when there is no server at HOST, and HOST is this machine, be the server",
+            "if there is no server at HOST, and HOST is this machine, become the server as well",
         ),
-        Option(("--once",), "", "leave, with exit code 0, when the server says goodbye"),
+        Option(("--once",), "", "exit with code 0 when the server says goodbye"),
         shared.PORT,
         shared.PASSWORD,
         shared.PASSWORD_FILE,
@@ -41,8 +41,8 @@ COMMAND = Command(
     examples=(
         ("mmg-worker bighost", "all cores, for the server on bighost, port 11235"),
         ("mmg-worker --procs 4 bighost:5000", "four executors, another port"),
-        ("mmg-worker --elect bighost", "on every machine alike; the one on bighost is the server as well"),
-        ("mmg-worker --once first,second", "two candidates; leave when the server does"),
+        ("mmg-worker --elect bighost", "the same on every machine; the one on bighost is also the server"),
+        ("mmg-worker --once first,second", "two candidates; exit when the server does"),
     ),
     notes=(
         "exit codes: 0 the server said goodbye (--once); 2 usage; 4 password or certificate refused;\n"
@@ -52,12 +52,12 @@ COMMAND = Command(
 
 
 def main() -> None:
-    """Be the command mmg-worker."""
+    """Run the command mmg-worker."""
     leave(run_command(NAME, run, None))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Work for the servers that the command line names; return the exit code."""
+    """Work for the servers on the command line; return the exit code."""
     arguments = parse(COMMAND, argv, os.environ)
     if not arguments.rest:
         refuse(NAME, "no server: expected mmg-worker [option]... HOST[:PORT]")

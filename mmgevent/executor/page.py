@@ -164,7 +164,7 @@ class Page:
         """Stop the item's clock (the executor waits for its worker); return what `start_clock` takes."""
         began_s = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
         _BEGAN.pack_into(self._map, _BEGAN_OFFSET, math.inf)
-        return began_s - monotonic()
+        return float(began_s - monotonic())
 
     def start_clock(self, stopped: float) -> None:
         """Let the item's clock go on from where `stop_clock` stopped it."""

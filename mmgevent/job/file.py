@@ -227,6 +227,10 @@ def _load_module(path: str, stem: str, args: Sequence[str]) -> tuple[types.Modul
         exec(code, module.__dict__)
         if package:
             setattr(sys.modules[package], stem.rpartition(".")[2], module)
+        if not OPTION_NAMES.isdisjoint(vars(module)):
+            from mmgevent.job.stray_options import warn_of_stray_options
+
+            warn_of_stray_options(path, code, module, OPTION_NAMES)
         return module, list(sys.argv)
     except BaseException as error:
         if previous is None:

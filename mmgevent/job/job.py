@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from mmgevent import reducers
 from mmgevent.errors import FunctionError, OptionError
@@ -20,16 +20,24 @@ from mmgevent.job.inputs import sources
 from mmgevent.job.options import MAX_JOB_NAME_CHARS, JobOptions, OptionKeywords
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from mmgevent.job.file import JobFile
 
-#: Types of the keys and values of a job's results.
-K = TypeVar("K")
-V = TypeVar("V")
+    #: Types of the keys and values of a job's results. A plain `Job` is a `Job[Any, Any]`.
+    K = TypeVar("K", default=Any)
+    V = TypeVar("V", default=Any)
+else:  # before Python 3.13 a TypeVar takes no default
+    from typing import TypeVar
+
+    K = TypeVar("K")
+    V = TypeVar("V")
 #: Type of the values that a mapfn gives.
 W = TypeVar("W")
 
-#: A function of a job: itself, the name of one that workers offer, or None.
+#: A function of a job, the name of one that workers offer, or None.
 _Function = Callable[..., Any] | str | None
+_MapFunction = Callable[[Any, Any], Any] | str | None
 
 
 class Job(Generic[K, V]):
@@ -88,7 +96,7 @@ class Job(Generic[K, V]):
     def __init__(
         self: Job[K, V],
         datasource: Any,
-        mapfn: _Function,
+        mapfn: _MapFunction,
         reducefn: Callable[[Iterator[Any]], Iterable[tuple[K, V]]],
         *,
         collectfn: _Function = None,
@@ -101,7 +109,7 @@ class Job(Generic[K, V]):
     def __init__(
         self: Job[K, V],
         datasource: Any,
-        mapfn: _Function,
+        mapfn: _MapFunction,
         reducefn: Callable[[K, Any], V],
         *,
         collectfn: _Function = None,
@@ -127,7 +135,7 @@ class Job(Generic[K, V]):
     def __init__(
         self: Job[Any, Any],
         datasource: Any,
-        mapfn: _Function = None,
+        mapfn: _MapFunction = None,
         reducefn: _Function = None,
         *,
         collectfn: _Function = None,
@@ -139,7 +147,7 @@ class Job(Generic[K, V]):
     def __init__(
         self,
         datasource: Any,
-        mapfn: _Function = None,
+        mapfn: _MapFunction = None,
         reducefn: _Function = None,
         *,
         collectfn: _Function = None,

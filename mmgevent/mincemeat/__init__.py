@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mmgevent.access.addresses import DEFAULT_PORT
 from mmgevent.mincemeat.channel import ServerChannel
-from mmgevent.mincemeat.client import VERSION, Client
+from mmgevent.mincemeat.client import Client
 from mmgevent.mincemeat.daemons import (
     Client_daemon,
     Client_HB,
@@ -21,6 +21,7 @@ from mmgevent.mincemeat.endpoint import process
 from mmgevent.mincemeat.schedule import next_future_time, timer, trigger
 from mmgevent.mincemeat.server import Server
 from mmgevent.mincemeat.taskmanager import TaskManager
+from mmgevent.wire.hello import VERSION
 
 __all__ = [
     "DEFAULT_PORT",

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from mmgevent.access.addresses import DEFAULT_PORT
 from mmgevent.cli.exits import leave, run_command
 from mmgevent.errors import ConnectError, PasswordError
-from mmgevent.mincemeat.client import VERSION, Client
+from mmgevent.mincemeat.client import Client
+from mmgevent.wire.hello import VERSION
 
 NAME = "mmgevent.mincemeat"
 

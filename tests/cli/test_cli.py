@@ -176,7 +176,7 @@ def test_help_names_every_option_and_gives_examples(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_version_is_told(command):
+def test_version_is_printed(command):
     with pytest.raises(HelpAsked, match=rf"{command.name} \(mmgevent\) \d+\.\d+.*, with"):
         parse(command, ["--version"], {})
 
@@ -351,7 +351,7 @@ def test_command_imports_nothing_heavy_before_its_engine_starts():
     assert loaded.stdout.split() == []
 
 
-# what is told
+# messages
 
 
 def make_arguments(**values):

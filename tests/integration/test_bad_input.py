@@ -457,7 +457,7 @@ def test_no_workers_in_time_is_one_message(commands):
     _, address = commands.start_server()
     commands.write("job.py", JOB)
     ended = commands.run("run", "-q", "--join", address, "--workers-timeout", "0.3", "job.py")
-    check_message(ended, 7, "no worker came in 0.3 s", "start one with mmg-worker", "--workers-timeout")
+    check_message(ended, 7, "no worker joined in 0.3 s", "start one with mmg-worker", "--workers-timeout")
     assert commands.left_behind() == []
 
 

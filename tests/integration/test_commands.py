@@ -297,7 +297,7 @@ def test_no_workers_in_time_ends_with_7(commands):
         ]
     )
     assert ended.returncode == 7, ended
-    assert "no worker came in 0.5 s" in ended.stderr
+    assert "no worker joined in 0.5 s" in ended.stderr
 
 
 def test_reader_that_goes_away_ends_the_job_with_141(commands):

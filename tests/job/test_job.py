@@ -427,3 +427,90 @@ def test_the_version_is_that_of_the_distribution():
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     stated = re.search(r'^version = "(.*)"$', pyproject, re.MULTILINE)
     assert stated is None or stated[1] == mmg.__version__
+
+
+class TestStrayOptions:
+    """An option that is bound as a plain name has no effect, which is warned of."""
+
+    HEAD = "datasource = {1: 2}\ndef mapfn(k, v): yield k, v\n"
+
+    @pytest.mark.parametrize(
+        ("body", "expected"),
+        [
+            (
+                "max_skipped = 0.01\n",
+                'sets max_skipped, which is an option: write options = {"max_skipped": 0.01}',
+            ),
+            (
+                "task_timeout = 5\nretries = 2\n",
+                "sets task_timeout and retries, which are options: "
+                'write options = {"task_timeout": 5, "retries": 2}',
+            ),
+            ('memory_limit = "2GiB"\n', "write options = {\"memory_limit\": '2GiB'}"),
+            ("retries: int = 2\n", 'write options = {"retries": 2}'),
+            ("if True:\n    retries = 2\n", 'write options = {"retries": 2}'),
+            (
+                "retries = 2\ndef reducefn(key, values):\n    retries = 9\n    return retries\n",
+                "sets retries",
+            ),
+            ("retries = 2\ndef reducefn(key, retries): return len(retries)\n", "sets retries"),
+            ("retries = 2\ndef reducefn(key, values): return values[0].retries\n", "sets retries"),
+            ("retries = 2\ndef reducefn(key, values): return {'retries': 1}\n", "sets retries"),
+            (
+                'retries = 2\noptions = {"max_skipped": 1}\n',
+                'add it to options: {..., "retries": 2}',
+            ),
+        ],
+    )
+    def test_it_is_named_with_what_to_write(self, tmp_path, caplog, body, expected):
+        path = tmp_path / "stray.py"
+        path.write_text(self.HEAD + body)
+        Job.from_file(path)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert record.getMessage().startswith(f"{path} sets ")
+        assert expected in record.getMessage()
+
+    def test_a_job_of_the_files_own_takes_it_as_an_argument(self, tmp_path, caplog):
+        path = tmp_path / "stray_job.py"
+        path.write_text("import mmgevent\nretries = 2\njob = mmgevent.Job({1: 2}, lambda k, v: [(k, v)])\n")
+        assert Job.from_file(path).options.retries == 0
+        assert "pass it to the job: Job(..., retries=2)" in caplog.text
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            'retries = 2\noptions = {"retries": retries}\n',
+            'retries = 2\noptions = {"retries": 3}\n',
+            "retries = 2\noptions = dict(retries=retries)\n",
+            "retries = 2\ndef reducefn(key, values): return retries\n",
+            "retries = 2\ndef reducefn(key, values): return [retries for _ in values]\n",
+            "retries = 2\ndef reducefn(key, values):\n    global retries\n    retries += 1\n    return 1\n",
+            "retries = 2\nclass Mapper:\n    def __call__(self): return retries\n",
+            'retries = 2\ndef reducefn(key, values): return globals()["retries"]\n',
+            "for name in ('a', 'b'): print(name)\n",
+            "def name(): pass\n",
+            "import types as greenlets\n",
+            "_retries = 2\n",
+            "retries = 2\ndel retries\n",
+        ],
+    )
+    def test_a_name_that_the_file_uses_is_its_own(self, tmp_path, caplog, body):
+        path = tmp_path / "own.py"
+        path.write_text(self.HEAD + body)
+        Job.from_file(path)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("options", [[], ["-q"]])
+    def test_the_command_shows_it_unless_it_is_quiet(self, tmp_path, options):
+        path = tmp_path / "stray_command.py"
+        path.write_text(self.HEAD + "max_skipped = 0.01\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "mmgevent", "run", "--inline", *options, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (0, "1\t[2]\n")
+        line = f'{path} sets max_skipped, which is an option: write options = {{"max_skipped": 0.01}}\n'
+        assert done.stderr == ("" if options else line)

@@ -69,7 +69,7 @@ def reduce_instance(obj: Any) -> Any:
     Its class has a `__new__` that needs arguments, or a `__getattr__` that needs the state, which
     is not there yet when `pickle` asks for `__setstate__`. Return NotImplemented for any other.
     """
-    cls = type(obj)
+    cls: Any = type(obj)
     if cls.__module__ in _WRAPT_MODULES:
         return reduce_proxy(obj)
     if isinstance(getattr(cls, "__getnewargs__", None), types.FunctionType) or hasattr(

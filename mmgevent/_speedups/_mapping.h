@@ -1,0 +1,243 @@
+/* The records of items, one item after another: take() and the iterator of map_items(). */
+
+#ifndef MMGEVENT_MAPPING_H
+#define MMGEVENT_MAPPING_H
+
+#include <Python.h>
+#include <stdint.h>
+
+#include "_digest.h"
+#include "_twin.h"
+
+/* check_key -- 0 if this object can be a key, or -1 with the TypeError that hashing it raises.
+ *
+ * Most keys are of a class whose objects are always keys. */
+static inline int
+check_key(PyObject *module, PyObject *key)
+{
+    uint64_t digest = 0;
+    int hashed = 0;
+
+    if (PyUnicode_CheckExact(key) || PyLong_CheckExact(key) || PyFloat_CheckExact(key)
+        || PyBytes_CheckExact(key) || key == Py_None) {
+        return 0;
+    }
+    return digest_key(module, key, 0, &digest, &hashed);
+}
+
+/* take -- new list of the next records of an iterator, each checked; NULL with an exception. */
+static PyObject *
+take(PyObject *module, PyObject *records, Py_ssize_t limit)
+{
+    PyObject *iterator = PyObject_GetIter(records); /* owned */
+    PyObject *taken = PyList_New(0);                /* owned */
+    PyObject *record = NULL;                        /* owned */
+    int result = iterator == NULL || taken == NULL ? -1 : 0;
+
+    while (result == 0 && PyList_GET_SIZE(taken) < limit && (record = PyIter_Next(iterator)) != NULL) {
+        PyObject *key = NULL; /* owned: the check may run user code, which may empty the record */
+        if (PyTuple_Check(record) && PyTuple_GET_SIZE(record) == 2) {
+            key = Py_NewRef(PyTuple_GET_ITEM(record, 0));
+        }
+        else if (PyList_Check(record) && PyList_GET_SIZE(record) == 2) {
+            key = Py_NewRef(PyList_GET_ITEM(record, 0));
+        }
+        if (key == NULL) {
+            result = raise_by_twin(module, "_pair_error", record);
+        }
+        else if (check_key(module, key) < 0 || PyList_Append(taken, record) < 0) {
+            result = -1;
+        }
+        Py_XDECREF(key);
+        Py_DECREF(record);
+    }
+    if (result == 0 && PyErr_Occurred()) {
+        result = -1;
+    }
+    Py_XDECREF(iterator);
+    if (result < 0) {
+        Py_CLEAR(taken);
+    }
+    return taken;
+}
+
+/* The state of `_fallback.map_items` between two records.  All objects are owned. */
+struct mapping {
+    PyObject_HEAD
+    PyObject *items, *mark, *mapfn, *pairs_of, *failed, *large;
+    Py_ssize_t limit;
+    PyObject *records; /* records of the current item; NULL between two items */
+    Py_ssize_t given;  /* number of them that were returned */
+};
+
+static int
+mapping_traverse(struct mapping *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->items);
+    Py_VISIT(self->mark);
+    Py_VISIT(self->mapfn);
+    Py_VISIT(self->pairs_of);
+    Py_VISIT(self->failed);
+    Py_VISIT(self->large);
+    Py_VISIT(self->records);
+    return 0;
+}
+
+static int
+mapping_clear(struct mapping *self)
+{
+    Py_CLEAR(self->items);
+    Py_CLEAR(self->mark);
+    Py_CLEAR(self->mapfn);
+    Py_CLEAR(self->pairs_of);
+    Py_CLEAR(self->failed);
+    Py_CLEAR(self->large);
+    Py_CLEAR(self->records);
+    return 0;
+}
+
+static void
+mapping_dealloc(struct mapping *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    mapping_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* records_of -- call mapfn on an item.
+ *
+ * *output  set to an owned iterator, or NULL.
+ * *taken   set to an owned list of its first records, or NULL.
+ *
+ * Returns 0, or -1 with an exception. */
+static int
+records_of(PyObject *module, struct mapping *self, PyObject *key, PyObject *value, PyObject **output, PyObject **taken)
+{
+    PyObject *args[] = {key, value};                                        /* borrowed */
+    PyObject *result = PyObject_Vectorcall(self->mapfn, args, 2, NULL); /* owned */
+
+    if (result != NULL && !PyGen_CheckExact(result)) {
+        Py_SETREF(result, PyObject_CallOneArg(self->pairs_of, result));
+    }
+    *output = result;
+    *taken = result == NULL ? NULL : take(module, result, self->limit);
+    return *taken == NULL ? -1 : 0;
+}
+
+/* ask_failed -- call `failed` for an item whose mapfn raised the exception that is set.
+ *
+ * Returns a list of records, or None, or NULL with an exception. */
+static PyObject *
+ask_failed(struct mapping *self, PyObject *position, PyObject *key, PyObject *value)
+{
+    PyObject *type = NULL, *error = NULL, *traceback = NULL, *answer = NULL; /* owned */
+
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
+    PyObject *args[] = {position, key, value, error}; /* borrowed */
+    answer = PyObject_Vectorcall(self->failed, args, 4, NULL);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    if (answer != NULL && answer != Py_None && !PyList_Check(answer)) {
+        PyErr_Format(PyExc_TypeError, "failed() must return a list or None, not %.200s", Py_TYPE(answer)->tp_name);
+        Py_CLEAR(answer);
+    }
+    return answer;
+}
+
+/* map_next -- map the next item: 1 if self->records is set, 0 at the end, -1 with an exception. */
+static int
+map_next(PyObject *module, struct mapping *self)
+{
+    PyObject *item = PyIter_Next(self->items);                           /* owned */
+    PyObject *position = NULL, *key = NULL, *value = NULL;               /* borrowed from the item */
+    PyObject *output = NULL, *taken = NULL, *marked = NULL, *told = NULL; /* owned */
+    int result = -1;
+
+    if (item == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 3) {
+        PyErr_SetString(PyExc_TypeError, "items must be tuples of (position, key, value)");
+        goto done;
+    }
+    position = PyTuple_GET_ITEM(item, 0);
+    key = PyTuple_GET_ITEM(item, 1);
+    value = PyTuple_GET_ITEM(item, 2);
+    marked = PyObject_CallFunctionObjArgs(self->mark, position, key, NULL);
+    if (marked == NULL) {
+        goto done;
+    }
+    if (records_of(module, self, key, value, &output, &taken) < 0) {
+        taken = ask_failed(self, position, key, value);
+        if (taken == NULL || taken == Py_None) {
+            result = taken == NULL ? -1 : 0;
+            Py_CLEAR(taken);
+            goto done;
+        }
+    }
+    else if (PyList_GET_SIZE(taken) >= self->limit) {
+        PyObject *args[] = {position, key, value, taken, output}; /* borrowed */
+        told = PyObject_Vectorcall(self->large, args, 5, NULL);
+        result = told == NULL ? -1 : 0;
+        goto done;
+    }
+    Py_XSETREF(self->records, Py_NewRef(taken));
+    self->given = 0;
+    result = 1;
+done:
+    Py_XDECREF(told);
+    Py_XDECREF(marked);
+    Py_XDECREF(taken);
+    Py_XDECREF(output);
+    Py_DECREF(item);
+    return result;
+}
+
+static PyObject *
+mapping_next(struct mapping *self)
+{
+    PyObject *module = NULL; /* borrowed */
+
+    for (;;) {
+        if (self->records != NULL) {
+            if (self->given < PyList_GET_SIZE(self->records)) {
+                return Py_NewRef(PyList_GET_ITEM(self->records, self->given++));
+            }
+            Py_CLEAR(self->records);
+        }
+        if (module == NULL && (module = PyType_GetModule(Py_TYPE(self))) == NULL) {
+            return NULL;
+        }
+        if (map_next(module, self) <= 0) {
+            return NULL;
+        }
+    }
+}
+
+static PyType_Slot mapping_slots[] = {
+    {Py_tp_doc, "What map_items() returns."},
+    {Py_tp_traverse, mapping_traverse},
+    {Py_tp_clear, mapping_clear},
+    {Py_tp_dealloc, mapping_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, mapping_next},
+    {0, NULL},
+};
+
+static PyType_Spec mapping_spec = {
+    .name = "mmgevent._speedups._core.Mapping",
+    .basicsize = sizeof(struct mapping),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = mapping_slots,
+};
+
+#endif

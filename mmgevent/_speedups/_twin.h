@@ -1,0 +1,44 @@
+/* Call the Python twin for what is rare.
+ *
+ * module_exec() puts four functions of _fallback.py into the module.  They judge keys of unusual
+ * classes and make the errors, so there is one place that tells classes apart and one text of each
+ * error. */
+
+#ifndef MMGEVENT_TWIN_H
+#define MMGEVENT_TWIN_H
+
+#include <Python.h>
+
+/* call_twin -- call one of the functions that module_exec() put into the module; new reference or NULL. */
+static PyObject *
+call_twin(PyObject *module, const char *name, PyObject *argument)
+{
+    PyObject *function = PyObject_GetAttrString(module, name); /* owned */
+    PyObject *result = NULL;
+
+    if (function != NULL) {
+        result = PyObject_CallOneArg(function, argument);
+        Py_DECREF(function);
+    }
+    return result;
+}
+
+/* raise_by_twin -- raise the exception that a function of the twin returns.
+ *
+ * Always returns -1.  No exception is set if the function returned None. */
+static int
+raise_by_twin(PyObject *module, const char *function, PyObject *argument)
+{
+    PyObject *error = call_twin(module, function, argument); /* owned */
+
+    if (error == NULL) {
+        return -1;
+    }
+    if (error != Py_None) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_DECREF(error);
+    return -1;
+}
+
+#endif
