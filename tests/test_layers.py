@@ -86,7 +86,6 @@ SHARED_NAMES = {
     "Attempt": "to be renamed",
     "Slot": "to be renamed",
     "Worker": "to be renamed",
-    "_Name": "to be renamed",
 }
 
 #: What a standing server is made of.
