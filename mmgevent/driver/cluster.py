@@ -71,9 +71,8 @@ class Cluster:
     def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
         self._configuration = configuration
         self._max_resubmits = max_resubmits
-        self._moved_to: Address | None = (
-            None  # address of the server that replaces ours, once ours has said so
-        )
+        # Address of the server that replaces ours; None until ours says so.
+        self._moved_to: Address | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # guards the engine and the handles
         self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
@@ -302,9 +301,8 @@ class Cluster:
             self._was_ready |= engine.was_ready
             if engine.has_ended and self._was_ready:
                 if self._configuration.listen is not None and engine.was_ready:
-                    address = engine.wait_ready(0)[
-                        "address"
-                    ]  # the port that was chosen for port 0: workers know it
+                    # Workers know the port that was chosen for port 0.
+                    address = engine.wait_ready(0)["address"]
                     self._configuration = self._configuration._replace(listen=address)
                 self._retire(engine)
                 patient = self._configuration._replace(patience=PATIENCE_S)
