@@ -215,7 +215,7 @@ class JobHandle:
         if not self._is_left_behind:
             self._thread.join()
         if self._ender is not None:
-            self._ender.join()
+            self._ender.join(GRACE_S)
 
     # What runs in the job's thread.
 
@@ -241,7 +241,7 @@ class JobHandle:
         chunk, self._filling = self._filling, []
         with self._changed:
             if self._is_left_behind:
-                raise self._state.cancelled_error()
+                raise self._state.ending_error()
             while self._is_streaming and self._unread >= MAX_UNREAD:
                 self._state.check_cancelled()
                 self._is_held_up = True
@@ -281,8 +281,8 @@ class JobHandle:
         )
         self._is_left_behind = True
         self._driver.leave_behind()
-        is_cancelled = self._state.is_cancelled or self._state.failure is None
-        self._finish(self._state.cancelled_error() if is_cancelled else self._state.failure)
+        self._finish(self._state.ending_error())
+        self._driver.abandon()  # last: the thread may wait for the very file that this closes
 
     def _ends_by_itself(self) -> bool:
         """Wait for the end of the job; return whether it has ended GRACE_S later."""
