@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -257,7 +258,7 @@ class JobHandle:
     def _start_ender(self) -> None:
         with self._changed:
             self._changed.notify_all()
-            if self._is_over or self._ender is not None:
+            if self._is_over or self._ender is not None or sys.is_finalizing():  # no thread starts then
                 return
             name = f"{self._thread.name}-end"
             self._ender = threading.Thread(target=self._end_without_thread, name=name, daemon=True)
