@@ -243,7 +243,7 @@ def _open_cluster(arguments: Arguments) -> Any:
             "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT, --join HOST or --elect HOST",
         )
     found = None if listen is None else shared.find_password(NAME, arguments, [listen[0]])
-    from mmgevent.driver.cluster import LocalCluster
+    from mmgevent.driver.local_cluster import LocalCluster
 
     return LocalCluster(
         arguments.procs,
