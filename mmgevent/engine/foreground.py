@@ -25,7 +25,7 @@ from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_fold
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
-    from mmgevent.engine.worker.role import Worker
+    from mmgevent.engine.worker.role import WorkerRole
 
 log = logging.getLogger("mmgevent")
 
@@ -221,10 +221,10 @@ class _WorkerLoop:
         finally:
             self._forkers.close()
 
-    def _connect(self) -> Worker | None:
+    def _connect(self) -> WorkerRole | None:
         """Return a worker of the first address that answers."""
         from mmgevent.engine.net.socket_link import SocketLink
-        from mmgevent.engine.worker.role import Worker
+        from mmgevent.engine.worker.role import WorkerRole
 
         for address in self._addresses:
             try:
@@ -238,7 +238,9 @@ class _WorkerLoop:
                 return None
             self._tried.pop(address, None)
             link = SocketLink(sock, format_address(address))
-            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder())
+            worker = WorkerRole(
+                link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder()
+            )
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
             worker.start()
@@ -272,7 +274,7 @@ class _WorkerLoop:
     def _tell_joined(self, where: str) -> None:
         log.warning("joined the server at %s with %s", where, _slots(self._procs))
 
-    def _work(self, worker: Worker) -> bool:
+    def _work(self, worker: WorkerRole) -> bool:
         """Wait for the end of a worker or of this process; True if there is to be no other."""
         self._stop.also(worker.closed)
         self._stop.event.wait()

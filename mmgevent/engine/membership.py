@@ -32,7 +32,7 @@ from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.server.role import Server
 from mmgevent.engine.watchdog import start_watchdog
-from mmgevent.engine.worker.role import Worker
+from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Membership:
         #: what ended it, if trying again would not have helped
         self.error: MmgeventError | None = None
         #: the worker of the place, if `procs`
-        self.worker: Worker | None = None
+        self.worker: WorkerRole | None = None
         #: the link of the place, where there is no worker: somebody must notice when it ends
         self.presence: Link | None = None
         self._had_place = False  # ever: then no refusal is for good
@@ -334,9 +334,9 @@ class Membership:
             log.error("own executors are gone: %s", worker.close_reason)
             gevent.sleep(AGAIN_S)
 
-    def _make_worker(self, link: Link, *, is_local: bool = False) -> Worker:
+    def _make_worker(self, link: Link, *, is_local: bool = False) -> WorkerRole:
         settings = self._settings
-        worker = Worker(
+        worker = WorkerRole(
             link,
             slots=settings.procs,
             forkers=settings.forkers,

@@ -247,9 +247,9 @@ class Engine:
             self._relay.tell_driver(frame)
 
     def _add_worker(self, link: Link, *, is_local: bool = False) -> None:
-        from mmgevent.engine.worker.role import Worker
+        from mmgevent.engine.worker.role import WorkerRole
 
-        worker = Worker(
+        worker = WorkerRole(
             link,
             slots=self._configuration.procs,
             forkers=self._forkers,

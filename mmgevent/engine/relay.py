@@ -26,7 +26,7 @@ from mmgevent.wire.messages import control, message_of
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.net.link import Link
-    from mmgevent.engine.worker.role import Worker
+    from mmgevent.engine.worker.role import WorkerRole
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class NodeRelay:
         # What the driver is told of workers and tells them; what its own worker is told, and tells.
         self._watched, self._told_peers = WatchedPeers(driver), ToldPeers()
         self._host = Host(driver)
-        self._told_drivers: Pieces[Worker] = Pieces()
+        self._told_drivers: Pieces[WorkerRole] = Pieces()
         driver.start(self._on_driver_frame, lambda reason: ended.set())
 
     def on_change(self, member: Membership) -> None:

@@ -31,7 +31,7 @@ from mmgevent.access.handshake import (
 from mmgevent.engine.server.hosted import read_rules
 from mmgevent.engine.server.role import Server
 from mmgevent.engine.server.store import FLUSH_ENTRY, FLUSH_HEAD, MAX_PARTITIONS, FlushReader
-from mmgevent.engine.worker.slot import CachedJob, ReceiveWindow
+from mmgevent.engine.worker.held import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records
 from mmgevent.wire import failures
