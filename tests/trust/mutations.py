@@ -208,7 +208,7 @@ MUTATIONS = [
     Mutation(
         "a silent peer is dead",
         "engine/net/socket_link.py",
-        "if self._silent_s >= SILENCE_S:",
+        "if self._silent_s >= beats.SILENCE_S:",
         "if False:",
         ("engine/net/test_link.py::test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence",),
         waits=True,
