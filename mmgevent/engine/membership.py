@@ -1,21 +1,18 @@
-"""A place in a cluster of equals: the worker of the server there is, or else that server.
+"""A place in a cluster of equals: worker of the server, or else the server itself.
 
-`Membership.run` finds a place, stays in it until it is lost, and finds the next one.
-Nobody appoints a server: `engine.net.election` lets the operating system decide.  Jobs are not
-handed over when a server ends; their drivers, who have everything, hand them in to the
-next one.
+`Membership.run` finds a place, stays in it until it is lost, and finds the next one. Nobody appoints a
+server: `engine.net.election` lets the operating system decide. When a server ends its jobs are not moved:
+their drivers, which have everything, resubmit them to the next server.
 
-A server that is not on the first address of its list looks for one on the earlier
-addresses: after a network was split there may be two.  It then takes no more jobs, and
-gives its place up once the last one is done, or MOVE_S later.
+After a network was split there may be two servers. So a server that is not on the first address of its
+list looks for another one on the addresses before. If it finds one it accepts no more jobs, and ends
+once the last one is done, or MOVE_S later.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import random
-import socket as plain_socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,33 +22,42 @@ from gevent.event import Event
 
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.net.listener import Listener
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.server.role import Server
-from mmgevent.engine.watchdog import start_watchdog
+from mmgevent.engine.open_server import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
 
 if TYPE_CHECKING:
+    from mmgevent.engine.net.listener import Listener
+    from mmgevent.engine.server.role import Server
     from mmgevent.engine.worker.forker import Forkers
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 
 log = logging.getLogger(__name__)
 
-#: a place was lost: everybody looks for the next one, and not all in the same instant
+#: Longest pause before a member looks for its next place, seconds. It is random, so that not all members
+#: look at the same moment.
 FIRST_PAUSE_S = 0.02
-#: pauses between rounds in which no place was found, growing, with as much again at random
+
+#: Pause after the first round in which no place was found, seconds. It doubles each time, and up to as
+#: much again is added at random.
 NEXT_PAUSE_S = 0.1
+
+#: Longest such pause, seconds.
 MAX_PAUSE_S = 2.0
-#: between two looks for a server on earlier addresses
+
+#: Time between two looks for a server on earlier addresses, seconds.
 EARLIER_S = 5.0
-#: for the jobs of a server that gives its place up
+
+#: Time for the jobs of a server that gives up its place, seconds.
 MOVE_S = 10.0
-#: pause before executors of the server's own machine are started again after a fault
+
+#: Pause before the server's own executors are started again after a fault, seconds.
 AGAIN_S = 1.0
 
 OnChange = Callable[["Membership"], None]
@@ -59,7 +65,7 @@ OnChange = Callable[["Membership"], None]
 
 @dataclass
 class Settings:
-    """What a member brings along."""
+    """What a member knows from the start."""
 
     addresses: Sequence[Address]
     key: bytes  #: from `derive_key`
@@ -85,20 +91,23 @@ class Membership:
         self._on_change = on_change
         #: "connecting", "worker", "server", "occupied" or "closed"
         self.state = "connecting"
-        #: why it is not (or not any more) at a server
+        #: why it has no server
         self.reason = ""
-        #: where the server is, as the candidate list has it
+        #: where the server is, as written in the list of addresses
         self.address: Address | None = None
-        #: what ended it, if trying again would not have helped
+        #: what ended it, if trying again would not help
         self.error: MmgeventError | None = None
-        #: the worker of the place, if `procs`
+        #: the worker of this place; None if there is none, or if `procs` is 0
         self.worker: WorkerRole | None = None
-        #: the link of the place, where there is no worker: somebody must notice when it ends
+        #: the link of this place if it has no worker: whose end shows that the place is lost
         self.presence: Link | None = None
-        self._had_place = False  # ever: then no refusal is for good
-        self._told = ("", "")  # state and reason, in the last call of on_change
+        #: whether it ever had a place: then no refusal is final
+        self._had_place = False
+        #: state and reason at the last call of `on_change`
+        self._told = ("", "")
         self._server: Server | None = None
-        self._lost = Event()  # the place is
+        #: set when this place is lost
+        self._lost = Event()
         self._stop_reason: str | None = None
         self._greenlet: gevent.Greenlet | None = None
 
@@ -106,7 +115,7 @@ class Membership:
         self._greenlet = gevent.spawn(self.run)
 
     def run(self) -> None:
-        """Be in one place after another until `stop`, or until there is no use in trying."""
+        """Be in one place after another, until `stop` or until trying again would not help."""
         pause_s = NEXT_PAUSE_S
         try:
             while self._stop_reason is None:
@@ -132,7 +141,7 @@ class Membership:
         self._change("closed", self._stop_reason or self.reason)
 
     def stop(self, reason: str, grace_s: float = 0.0) -> None:
-        """Leave the cluster (blocks); running tasks get `grace_s`. Idempotent."""
+        """Leave the cluster (blocks). Running tasks get `grace_s` seconds. Idempotent."""
         self._stop_reason = self._stop_reason or reason
         if self.worker is not None:
             self.worker.stop(reason, grace_s)
@@ -144,9 +153,11 @@ class Membership:
         self._change("closed", reason)
 
     def open_link(self) -> Link:
-        """Return a link for this engine's driver to the server of the place, which has had its hello (may block).
+        """Return a link for this engine's driver to the server of this place (may block).
 
-        ConnectError, AuthenticationError or VersionMismatchError when it cannot be had. Nothing says whether the place is still the same by then.
+        The server has had the driver's hello. Meanwhile the place may have changed.
+
+        Raises ConnectError, AuthenticationError or VersionMismatchError if there can be no link.
         """
         if self._server is not None:
             ours, theirs = local_pair("own driver")
@@ -163,7 +174,7 @@ class Membership:
         return self._greet(sock, self.address)
 
     def _greet(self, sock: Any, address: Address) -> Link:
-        """Return the link of a driver whose hello the server has answered; VersionMismatchError, ConnectError."""
+        """Return the link of a driver whose hello the server has answered. Raises an error of `greet`."""
         try:
             election.greet(sock, address, self._settings.timeout)
         except BaseException:
@@ -171,10 +182,10 @@ class Membership:
             raise
         return SocketLink(sock, format_address(address))
 
-    # places
+    # -- places
 
     def _find_place(self) -> None:
-        """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
+        """Find a place and stay in it until it is lost. Raises an error of `bind_or_connect` if there is none."""
         refusals: dict[Address, MmgeventError] = {}
         while True:
             try:
@@ -203,7 +214,7 @@ class Membership:
         )
 
     def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
-        """Return what a round without a place ends with: who never had one may be wrong here for good."""
+        """Return the error of a round in which no place was found. It is final if there never was one."""
         reasons = [str(reason) for reason in (*refusals.values(), error) if str(reason)]
         if self._had_place:
             is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
@@ -217,7 +228,10 @@ class Membership:
         return "worker" if self._settings.procs else "driver"
 
     def _take(self, place: election.Joined | election.Elected) -> None:
-        """Stay in this place until it is lost; VersionMismatchError, NoPlaceError where there is none after all."""
+        """Stay in this place until it is lost.
+
+        Raises VersionMismatchError, and NoPlaceError if the server does not accept this member.
+        """
         if self._stop_reason is not None:
             place.sock.close()
         elif isinstance(place, election.Elected):
@@ -242,7 +256,7 @@ class Membership:
             raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
 
     def _attend(self, place: election.Joined) -> None:
-        """Have a server elsewhere for this engine's driver, and no part in the work."""
+        """Use a server elsewhere for this engine's driver, without a worker."""
         try:
             link = self.presence = self._greet(place.sock, place.address)
         except ConnectError as error:
@@ -256,20 +270,16 @@ class Membership:
             self._leave(self.reason)
 
     def lose(self, reason: str) -> None:
-        """Note that the link of the place ended; called by whoever reads it."""
+        """Note that this place is lost. Called by whoever reads its link."""
         self.reason = reason
         self._lost.set()
 
     def _serve(self, place: election.Elected) -> None:
         """Be the server."""
         settings = self._settings
-        server = Server(
-            f"{plain_socket.gethostname()}-{os.getpid()}",
-            memory_bytes=settings.memory_bytes,
-            spill_folder=settings.scratch,
-        )
+        server = make_server(settings.memory_bytes, settings.scratch)
         listener = self._listen(place, server)
-        greenlets: list[gevent.Greenlet] = []
+        greenlets = Greenlets(self._on_fault)
         reason = "the member leaves"
         try:
             if not election.is_reached(
@@ -281,19 +291,18 @@ class Membership:
                 )
             if advice := election.find_reach(place):
                 log.warning("elected, but %s", advice)
-            start_watchdog()
             self._server = server
             if settings.procs:
-                greenlets.append(self._spawn(self._employ_own, server))
+                greenlets.spawn(self._employ_own, server)
             earlier = settings.addresses[: list(settings.addresses).index(place.address)]
             if earlier:
-                greenlets.append(self._spawn(self._look_for_earlier, server, earlier, listener.digest))
+                greenlets.spawn(self._look_for_earlier, server, earlier, listener.digest)
             self._arrive("server", place.address)
             self._lost.wait()
             reason = self._stop_reason or self.reason or reason
         finally:
             self._server = None
-            gevent.killall(greenlets)
+            greenlets.kill()
             if self.worker is not None:
                 self.worker.stop(reason)
             listener.close()
@@ -301,10 +310,13 @@ class Membership:
             self._leave(reason)
 
     def _listen(self, place: election.Elected, server: Server) -> Listener:
-        """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
+        """Let others connect to this server.
+
+        Raises NoPlaceError, with the address free again, if that is impossible now.
+        """
         try:
             settings = self._settings
-            return Listener(place.sock, settings.key, server.attach, self.lose, settings.certificates)
+            return start_listening(server, place.sock, settings.key, self.lose, settings.certificates)
         except BaseException as error:
             place.sock.close()
             if not isinstance(error, OSError):
@@ -312,18 +324,13 @@ class Membership:
             where = format_address(place.address)
             raise election.NoPlaceError([f"cannot be the server at {where} now: {error}"], False) from error
 
-    def _spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
-        """Run a part of the server that is not to end by a fault; the place is given up if it does."""
-        greenlet = gevent.spawn(function, *args)
-        greenlet.link_exception(self._on_fault)
-        return greenlet
-
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Give up the place: a part of the server has ended by a fault."""
         log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
         self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
 
     def _employ_own(self, server: Server) -> None:
-        """Keep this machine's executors at work for the server in this engine."""
+        """Be a worker, too: keep this machine's executors at work for the server in this engine."""
         while True:
             ours, theirs = local_pair("local worker")
             server.attach(ours, "worker", is_local=True)
@@ -331,7 +338,7 @@ class Membership:
             worker.closed.wait()
             if self._lost.is_set() or self._stop_reason is not None:
                 return
-            log.error("own executors are gone: %s", worker.close_reason)
+            log.error("own executors have ended: %s", worker.close_reason)
             gevent.sleep(AGAIN_S)
 
     def _make_worker(self, link: Link, *, is_local: bool = False) -> WorkerRole:
@@ -353,7 +360,7 @@ class Membership:
         return worker
 
     def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
-        """Give the place up when there is another server on an address before ours."""
+        """Give up the place when there is another server on an address before this one."""
         settings = self._settings
         own = (settings.key, digest, settings.timeout, settings.certificates)
         while (found := election.find_server(earlier, *own)) is None:
@@ -365,7 +372,7 @@ class Membership:
             server.idle.wait()
         self.lose(f"the server moved to {where}")
 
-    # changes
+    # -- changes
 
     def _arrive(self, state: str, address: Address) -> None:
         self.address = address
@@ -385,7 +392,7 @@ class Membership:
             self._on_change(self)
 
     def _rest(self, seconds: float) -> None:
-        """Wait, or until `stop`."""
+        """Wait for so long, or until `stop`."""
         if self._stop_reason is None:
             self._lost.clear()
             self._lost.wait(seconds)

@@ -1,13 +1,13 @@
-"""The engine: the gevent process that holds links and roles for a driver or a command.
+"""The engine: the gevent process that has the links and roles of one driver.
 
-A driver starts one (`main`, below) and speaks frames with it over a socketpair.  The
-first frame each way is the engine's own: a configuration in, "ready" or "failed" out.
-After that the driver speaks with the server: with the role in this process, or, frame
-by frame, with one on another machine.  When the driver's socket closes, everything
-ends.  `mmg-server` and `mmg-worker` run the same roles in front (`engine/foreground.py`).
+A driver starts its engine (`main`, below) and exchanges frames with it over a socketpair. The first
+frame in each direction is the engine's own: a configuration from the driver, "ready" or "failed" to it.
+After that the driver speaks with the server, which is in this process or on another machine. When the
+driver's socket closes, everything ends. `mmg-server` and `mmg-worker` run the same roles without a
+driver (`engine/foreground.py`).
 
-The template process is started before this module is imported, see `engine.start`:
-both take 60 ms, and there are usually two cores.
+The template process is started before this module is imported, see `engine.start`: both take 60 ms, and
+most machines have several cores.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ import logging
 import os
 import random
 import signal
-import socket as plain_socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine.configuration import Configuration
-from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, StartError
+from mmgevent.engine.open_server import default_memory_bytes, make_server, start_listening
+from mmgevent.errors import ConnectError, MmgeventError, StartError
 from mmgevent.machine.resources import (
     collect_garbage_rarely,
     find_scratch_folder,
     open_process,
     raise_descriptor_limit,
-    total_memory_bytes,
 )
-from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
+from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
@@ -46,24 +45,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: share of the machine's memory that segments may take before they spill, and its bounds
-MEMORY_SHARE = 8
-MIN_MEMORY_BYTES = 16 * 1024 * 1024
-MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
-
-#: pause between two attempts to connect, and up to as much again at random
+#: Pause between two attempts to connect, seconds. Up to as much again is added at random.
 RETRY_S = 0.2
 
-#: Between two looks whether the driver still runs, where the system does not tell, seconds. Its socket mostly does.
+#: Time between two looks at whether the driver still runs, seconds, on systems that do not report its
+#: end. Mostly the end of its socket is seen first.
 PARENT_LOOK_S = 0.5
 
-#: how long running tasks get when the driver has closed the cluster
+#: Time for the last frames to reach a server elsewhere when the driver has closed the cluster, seconds.
 STOP_S = 1.0
-
-
-def default_memory_bytes() -> int:
-    """Return how many bytes of segments a server holds in memory unless told."""
-    return max(MIN_MEMORY_BYTES, min(MAX_MEMORY_BYTES, total_memory_bytes() // MEMORY_SHARE))
 
 
 class Engine:
@@ -77,9 +67,9 @@ class Engine:
         *,
         listening_sock: Any = None,
     ):
-        """`offered_sock`: leads to the functions that the driver offers, if any.
+        """`offered_sock`: a socket to the functions that the driver offers, if any.
 
-        `listening_sock`: listens already where the configuration says.
+        `listening_sock`: a socket that listens already at the address in the configuration.
         """
         from gevent.event import Event
 
@@ -98,7 +88,7 @@ class Engine:
         self._is_stopping = False
         self._stop_reason = "the cluster closed"
         self._scratch = find_scratch_folder()
-        #: set when the engine has to end
+        #: set when this engine has to end
         self.ended = Event()
         self._offering: Offering | None = None
         if offered_sock is not None:
@@ -107,7 +97,7 @@ class Engine:
             self._offering = Offering(offered_sock, self._on_offering_lost)
 
     def start(self) -> dict[str, Any]:
-        """Start the roles that are asked for; return facts for the driver."""
+        """Start the roles in the configuration. Return facts for the driver."""
         configuration = self._configuration
         if configuration.listen or configuration.join or configuration.elect:
             from mmgevent.engine.net.threads import start_thread_pool
@@ -121,7 +111,7 @@ class Engine:
         return self._hold_server()
 
     def serve_driver(self, sock: Any) -> None:
-        """Speak with the driver over its socketpair from now on."""
+        """Exchange frames with the driver over its socketpair from now on."""
         from mmgevent.engine.net.socket_link import SocketLink
 
         link = self._driver = SocketLink(sock, "driver", heartbeats=False)
@@ -137,7 +127,7 @@ class Engine:
             self._member.start()
 
     def stop(self) -> None:
-        """End everything that this engine started (blocks for a second or two at most)."""
+        """End everything that this engine started (blocks for two seconds at most)."""
         self._is_stopping = True
         if self._member is not None:
             self._member.stop("the node closed")
@@ -154,12 +144,8 @@ class Engine:
         self._forkers.close()
 
     def _hold_server(self) -> dict[str, Any]:
-        from mmgevent.engine.server.role import Server
-
         configuration = self._configuration
-        name = f"{plain_socket.gethostname()}-{os.getpid()}"
-        memory_bytes = configuration.memory_bytes or default_memory_bytes()
-        self._server = Server(name, memory_bytes=memory_bytes, spill_folder=self._scratch)
+        self._server = make_server(configuration.memory_bytes, self._scratch)
         facts: dict[str, Any] = {"pid": os.getpid()}
         if configuration.listen is not None:
             facts["address"] = self._listen(configuration.listen)
@@ -173,27 +159,23 @@ class Engine:
 
     def _listen(self, address: tuple[str, int]) -> tuple[str, int]:
         from mmgevent.access.handshake import derive_key
-        from mmgevent.engine.net.listener import Listener, open_listener
-        from mmgevent.engine.watchdog import start_watchdog
+        from mmgevent.engine.net.listener import open_listener
 
         assert self._server is not None
         sock = self._listening_sock or open_listener(*address)
-        configuration = self._configuration
-        key = derive_key(configuration.password or "")
-        self._listener = Listener(
-            sock, key, self._server.attach, self._on_listener_lost, certificates=configuration.certificates
-        )
-        start_watchdog()
+        key, certificates = derive_key(self._configuration.password or ""), self._configuration.certificates
+        self._listener = start_listening(self._server, sock, key, self._on_listener_lost, certificates)
         bound: tuple[str, int] = self._listener.address
         return bound
 
     def _join_server(self, address: tuple[str, int]) -> dict[str, Any]:
+        from mmgevent.access.addresses import format_address
         from mmgevent.access.handshake import derive_key
         from mmgevent.engine.net import tls
         from mmgevent.engine.net.socket_link import SocketLink
 
         key = derive_key(self._configuration.password or "")
-        where = tls.format_address(address)
+        where = format_address(address)
         self._remote = SocketLink(self._connect_patiently(address, key), where)
         if self._configuration.procs:
             timeout, certificates = self._configuration.timeout, self._configuration.certificates
@@ -263,20 +245,20 @@ class Engine:
         worker.start()
 
     def _on_listener_lost(self, reason: str) -> None:
-        """Where no worker can come any more: end, and let the driver start another engine at the address."""
+        """End: no worker can connect any more. The driver starts another engine at the address."""
         self._stop_reason = reason
         self.ended.set()
 
     def _on_offering_lost(self, reason: str) -> None:
-        """A worker that offers what it cannot do is no use: end, and let the driver start another engine."""
+        """End: the worker offers functions that can no longer be called. The driver starts another engine."""
         if not self._is_stopping:
-            log.info("the offered functions are gone: %s", reason)
+            log.info("the offered functions can no longer be called: %s", reason)
             self.ended.set()
 
     def _on_worker_closed(self, _: Any) -> None:
-        """Without its own executors an engine is no use: end, and let the driver start another.
+        """End: this engine has no executors any more. The driver starts another engine.
 
-        Where there never was an executor another engine would have none, either: then the driver gets the reason.
+        If there never was an executor, another engine would have none either. Then the driver gets the reason.
         """
         if self._is_stopping:
             return
@@ -290,12 +272,13 @@ class Engine:
 
 
 def main(template: TemplateProcess | StartError | None) -> None:
-    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs] [--listener N]`.
+    """Run the engine of a driver, with the arguments `--parent PID --fds N[,N] [--procs] [--listener N]`.
 
-    `--procs` asks for `template`; `--listener` is the descriptor of a socket that listens already.
+    `--fds`: descriptors of sockets to the driver and to the functions that it offers, if any.
+    `--procs`: there will be executors, so there is a `template`. `--listener`: descriptor of a socket that
+    listens already.
 
-    `template` may be the error that kept it from starting, which the driver gets.
-    The descriptors: a link to the driver, and one to the functions that it offers, if any.
+    `template`: an error, which the driver gets, if the template could not be started.
     """
     arguments = sys.argv[1:]
     fd, *offered_fds = map(int, arguments[arguments.index("--fds") + 1].split(","))
@@ -307,6 +290,8 @@ def main(template: TemplateProcess | StartError | None) -> None:
     import gevent
     from gevent import socket
 
+    from mmgevent.engine.net.receiving import receive_frame
+
     sock, *offered = [socket.socket(fileno=number) for number in (fd, *offered_fds)]
     listening_sock = None
     if "--listener" in arguments:
@@ -315,7 +300,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
         opened.set_inheritable(False)
     engine = None
     try:
-        configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
+        configuration = Configuration.decode(bytes(receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
         if isinstance(template, StartError):
@@ -328,7 +313,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
             gevent.kill(main_greenlet, EOFError("the driver is gone"))
 
         engine.ended.rawlink(give_up)
-        facts = engine.start()  # may try for a minute to reach a server
+        facts = engine.start()  # may need a minute to reach a server
         engine.ended.unlink(give_up)
         if configuration.verbose and not (configuration.listen or configuration.join or configuration.elect):
             _show_prints_as_they_are()
@@ -357,11 +342,11 @@ def _report_failure(sock: Any, error: MmgeventError) -> None:
     try:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:
-        log.debug("nobody is left to tell: %s", error)
+        log.debug("the driver is gone and does not learn: %s", error)
 
 
 class _PlainLines(logging.Formatter):
-    """Show what executors print as it is, without saying which of them it was."""
+    """Show what executors print as it is, without the name of the executor."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines: Any = record.args
@@ -369,7 +354,7 @@ class _PlainLines(logging.Formatter):
 
 
 def _show_prints_as_they_are() -> None:
-    """Show what executors print as an inline run does: all of them run the functions of this engine's driver."""
+    """Show what executors print as an inline run does, since all of them run this driver's functions."""
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainLines())
     printed = logging.getLogger("mmgevent.printed")
@@ -377,35 +362,11 @@ def _show_prints_as_they_are() -> None:
     printed.propagate = False
 
 
-def _receive_frame(sock: Any) -> Frame:
-    """Read exactly one frame, so that what follows is left to the link."""
-    decoder = Decoder()
-    header = _receive_exactly(sock, HEADER_BYTES)
-    length = int.from_bytes(header[4:8], "little")
-    if length > MAX_PAYLOAD:
-        raise ProtocolError(f"a configuration of {length} bytes came")
-    decoder.feed(header + _receive_exactly(sock, length))
-    frame = decoder.next_frame()
-    if frame is None:
-        raise EngineError("the driver sent half a frame")
-    return frame
-
-
-def _receive_exactly(sock: Any, n_bytes: int) -> bytes:
-    data = b""
-    while len(data) < n_bytes:
-        more = sock.recv(n_bytes - len(data))
-        if not more:
-            raise EOFError("the driver closed its socket")
-        data += more
-    return data
-
-
 def _watch_parent(parent: int, ended: Any) -> None:
-    """End when the parent process does, even if a child of its own still holds the socket."""
+    """Set `ended` when the parent process ends, even if a child of that still has its socket open."""
     import gevent
 
-    is_child = os.getppid() == parent  # else it has ended, or what MMG_PYTHON names stands between
+    is_child = os.getppid() == parent  # else it has ended, or the program in MMG_PYTHON is our parent
     try:
         fd = open_process(parent)
     except ProcessLookupError:
