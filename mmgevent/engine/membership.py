@@ -28,8 +28,9 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.open_server import make_server, start_listening
+from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.worker.role import WorkerRole
-from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
@@ -185,43 +186,33 @@ class Membership:
     # -- places
 
     def _find_place(self) -> None:
-        """Find a place and stay in it until it is lost. Raises an error of `bind_or_connect` if there is none."""
-        refusals: dict[Address, MmgeventError] = {}
+        """Find a place and stay in it until it is lost.
+
+        Raises NoPlaceError, AuthenticationError or VersionMismatchError if there is none.
+        """
+        search = PlaceSearch(self._settings.addresses, self._find, is_first=not self._had_place)
         while True:
-            try:
-                place = self._next_place(refusals)
-            except (election.NoPlaceError, AuthenticationError, VersionMismatchError) as error:
-                raise self._judge(error, refusals) from error
+            place = search.next_place()
             self._lost.clear()
             try:
                 self._take(place)
                 return
-            except VersionMismatchError as error:  # another candidate may have a place for us
-                refusals[place.address] = error
+            except election.LostServerError as error:
+                if search.is_contested(place, error):
+                    self._rest(election.CONTEST_PAUSE_S * (1 + random.random()))
+            except (VersionMismatchError, election.NoPlaceError) as error:
+                search.refuse(place, error)  # another address may have a place
 
-    def _next_place(self, refusals: dict[Address, MmgeventError]) -> election.Joined | election.Elected:
+    def _find(self, addresses: Sequence[Address]) -> election.Joined | election.Elected:
         settings = self._settings
-        left = [address for address in settings.addresses if address not in refusals]
-        if not left:
-            raise election.NoPlaceError([], True)
         return election.bind_or_connect(
-            left,
+            addresses,
             settings.key,
             self._role,
             may_serve=settings.may_serve,
             timeout=settings.timeout,
             certificates=settings.certificates,
         )
-
-    def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
-        """Return the error of a round in which no place was found. It is final if there never was one."""
-        reasons = [str(reason) for reason in (*refusals.values(), error) if str(reason)]
-        if self._had_place:
-            is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
-            return election.NoPlaceError(reasons, is_occupied)
-        if refusals:
-            return VersionMismatchError("; ".join(reasons))
-        return error
 
     @property
     def _role(self) -> str:
@@ -230,7 +221,8 @@ class Membership:
     def _take(self, place: election.Joined | election.Elected) -> None:
         """Stay in this place until it is lost.
 
-        Raises VersionMismatchError, and NoPlaceError if the server does not accept this member.
+        Raises VersionMismatchError, and NoPlaceError if the server does not accept this member. Raises
+        LostServerError if the server was lost before its hello.
         """
         if self._stop_reason is not None:
             place.sock.close()
@@ -254,11 +246,16 @@ class Membership:
             code, text = worker.refusal
             text = f"{format_address(place.address)}: {text}"
             raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
+        if not worker.accepted.is_set() and self._stop_reason is None:
+            where = format_address(place.address)
+            raise election.LostServerError(f"lost {where} before its hello: {worker.close_reason}")
 
     def _attend(self, place: election.Joined) -> None:
         """Use a server elsewhere for this engine's driver, without a worker."""
         try:
             link = self.presence = self._greet(place.sock, place.address)
+        except election.LostServerError:
+            raise
         except ConnectError as error:
             raise election.NoPlaceError([str(error)], True) from error
         self._arrive("worker", place.address)
