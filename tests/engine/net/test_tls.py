@@ -17,6 +17,7 @@ import pytest
 from gevent import socket, ssl
 from gevent.event import Event
 
+from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import Certificates
 from mmgevent.access.handshake import CLIENT_HELLO_BYTES, ClientHandshake, derive_key
 from mmgevent.engine.net import tls
@@ -141,7 +142,7 @@ def test_a_wrong_password_is_said_to_both(listener, context):
     server = serve(listener, context)
     with pytest.raises(AuthenticationError, match="the password was refused") as error:
         tls.connect(listener.getsockname(), OTHER_KEY, "worker")
-    assert tls.format_address(listener.getsockname()) in str(error.value)
+    assert format_address(listener.getsockname()[:2]) in str(error.value)
     assert isinstance(server.get(), AuthenticationError)
 
 
