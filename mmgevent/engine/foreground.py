@@ -1,8 +1,8 @@
 """The roles without a driver: what `mmg-server` and `mmg-worker` run.
 
 Both run until a signal, and return an exit code that says why they ended. SIGINT ends them without
-waiting for tasks. SIGTERM and SIGHUP let a worker finish the tasks that it runs, for up to GRACE_S. A
-second signal, other than SIGHUP, ends the process at once.
+waiting for tasks. SIGTERM and SIGHUP let a worker finish the tasks that it runs, for up to GRACE_S.
+A second signal, other than SIGHUP, ends the process at once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mmgevent")
 
-#: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a machine
-#: waits for this.
+#: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a
+#: machine waits for this.
 GRACE_S = 2.0
 
-#: First pause between two rounds over all addresses, seconds. It doubles each time, and up to as much
-#: again is added at random.
+#: First pause between two rounds over all addresses, seconds. It doubles each time, and up to as
+#: much again is added at random.
 FIRST_PAUSE_S = 0.1
 
 #: Longest such pause, seconds.
@@ -57,8 +57,8 @@ def run_server(
 
     `on_listening(address)` is called once workers can connect.
 
-    Raises ListenError if it cannot listen at the address, or can no longer do so, and AuthenticationError
-    if the certificates cannot be used.
+    Raises ListenError if it cannot listen at the address, or can no longer do so, and
+    AuthenticationError if the certificates cannot be used.
     """
     set_up_logging(verbose)
     raise_descriptor_limit()
@@ -84,7 +84,7 @@ def run_server(
     code = stop.wait()
     listener.close()
     server.stop(lost[0] if lost else "the server was stopped")
-    if lost and not code:  # its end frees the address, where its workers and drivers find the next server
+    if lost and not code:  # the end of this process frees the address for the next server
         raise ListenError(lost[0])
     return code
 
@@ -124,8 +124,8 @@ def run_member(
 
     With `once` it leaves when its first server has ended. Returns the exit code.
 
-    Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises AuthenticationError
-    and VersionMismatchError, since trying again would not help.
+    Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises
+    AuthenticationError and VersionMismatchError, since trying again would not help.
     """
     certificates.check_for_equals()
     set_up_logging(verbose)
@@ -281,7 +281,10 @@ class _WorkerLoop:
         log.warning("joined the server at %s with %s", where, _slots(self._procs))
 
     def _work(self, worker: WorkerRole) -> bool:
-        """Wait for the end of a worker or of this process. Return whether that was the last worker."""
+        """Wait for the end of a worker or of this process.
+
+        Return whether that was the last worker.
+        """
         self._stop.also(worker.closed)
         self._stop.event.wait()
         if self._stop.code:
@@ -331,6 +334,9 @@ class _Stop:
 
 
 def set_up_logging(verbose: int) -> None:
-    """Log to stderr. `verbose`: -1 for errors only, 0 also warnings, 1 also what happens, 2 everything."""
+    """Log to stderr.
+
+    `verbose`: -1 for errors only, 0 also warnings, 1 also what happens, 2 everything.
+    """
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

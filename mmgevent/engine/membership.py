@@ -1,12 +1,12 @@
 """A place in a cluster of equals: worker of the server, or else the server itself.
 
-`Membership.run` finds a place, stays in it until it is lost, and finds the next one. Nobody appoints a
-server: `engine.net.election` lets the operating system decide. When a server ends its jobs are not moved:
-their drivers, which have everything, resubmit them to the next server.
+`Membership.run` finds a place, stays in it until it is lost, and finds the next one. Nobody
+appoints a server: `engine.net.election` lets the operating system decide. When a server ends its
+jobs are not moved: their drivers, which have everything, resubmit them to the next server.
 
-After a network was split there may be two servers. So a server that is not on the first address of its
-list looks for another one on the addresses before. If it finds one it accepts no more jobs, and ends
-once the last one is done, or MOVE_S later.
+After a network was split there may be two servers. So a server that is not on the first address of
+its list looks for another one on the addresses before. If it finds one it accepts no more jobs, and
+ends once the last one is done, or MOVE_S later.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Longest pause before a member looks for its next place, seconds. It is random, so that not all members
-#: look at the same moment.
+#: Longest pause before a member looks for its next place, seconds. It is random, so that not all
+#: members look at the same moment.
 FIRST_PAUSE_S = 0.02
 
-#: Pause after the first round in which no place was found, seconds. It doubles each time, and up to as
-#: much again is added at random.
+#: Pause after the first round in which no place was found, seconds. It doubles each time, and up to
+#: as much again is added at random.
 NEXT_PAUSE_S = 0.1
 
 #: Longest such pause, seconds.
@@ -175,7 +175,10 @@ class Membership:
         return self._greet(sock, self.address)
 
     def _greet(self, sock: Any, address: Address) -> Link:
-        """Return the link of a driver whose hello the server has answered. Raises an error of `greet`."""
+        """Return the link of a driver whose hello the server has answered.
+
+        Raises an error of `greet`.
+        """
         try:
             election.greet(sock, address, self._settings.timeout)
         except BaseException:
@@ -221,8 +224,8 @@ class Membership:
     def _take(self, place: election.Joined | election.Elected) -> None:
         """Stay in this place until it is lost.
 
-        Raises VersionMismatchError, and NoPlaceError if the server does not accept this member. Raises
-        LostServerError if the server was lost before its hello.
+        Raises VersionMismatchError, and NoPlaceError if the server does not accept this member.
+        Raises LostServerError if the server was lost before its hello.
         """
         if self._stop_reason is not None:
             place.sock.close()

@@ -1,7 +1,7 @@
 """A server with all that it needs: its role, its listener, and the watchdog of its process.
 
-There are three occasions: `mmg-server`, the engine of a driver that listens, and the member of a cluster
-of equals that is elected.
+There are three occasions: `mmg-server`, the engine of a driver that listens, and the member of a
+cluster of equals that is elected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One search for a place in a cluster of equals: which addresses are left, and what its end means."""
+"""One search for a place in a cluster of equals: what was tried, and what its end means."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ class PlaceSearch:
         self._refusals[place.address] = error
 
     def is_contested(self, place: Joined | Elected, error: LostServerError) -> bool:
-        """Return whether to try an address again at once, since its server was lost before its hello.
+        """Return whether to try an address again at once, since its server was lost before its
+        hello.
 
-        A chance reset must not make a second server. So the address counts as refused only after CONTEST_S.
+        A chance reset must not make a second server. So the address counts as refused only after
+        CONTEST_S.
         """
         if time.monotonic() - self._tried[place.address] < CONTEST_S:
             return True
@@ -60,7 +62,10 @@ class PlaceSearch:
         return False
 
     def _judge(self, error: MmgeventError) -> MmgeventError:
-        """Return the error of a search in which no place was found. Only a first one may be final."""
+        """Return the error of a search in which no place was found.
+
+        Only a first one may be final.
+        """
         every = (*self._refusals.values(), error)
         reasons = [str(reason) for reason in every if str(reason)]
         if not self._is_first:

@@ -1,13 +1,13 @@
 """The engine: the gevent process that has the links and roles of one driver.
 
 A driver starts its engine (`main`, below) and exchanges frames with it over a socketpair. The first
-frame in each direction is the engine's own: a configuration from the driver, "ready" or "failed" to it.
-After that the driver speaks with the server, which is in this process or on another machine. When the
-driver's socket closes, everything ends. `mmg-server` and `mmg-worker` run the same roles without a
-driver (`engine/foreground.py`).
+frame in each direction is the engine's own: a configuration from the driver, "ready" or "failed" to
+it. After that the driver speaks with the server, which is in this process or on another machine.
+When the driver's socket closes, everything ends. `mmg-server` and `mmg-worker` run the same roles
+without a driver (`engine/foreground.py`).
 
-The template process is started before this module is imported, see `engine.start`: both take 60 ms, and
-most machines have several cores.
+The template process is started before this module is imported, see `engine.start`: both take 60 ms,
+and most machines have several cores.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ log = logging.getLogger(__name__)
 #: Pause between two attempts to connect, seconds. Up to as much again is added at random.
 RETRY_S = 0.2
 
-#: Time between two looks at whether the driver still runs, seconds, on systems that do not report its
-#: end. Mostly the end of its socket is seen first.
+#: Time between two looks at whether the driver still runs, seconds, on systems that do not report
+#: its end. Mostly the end of its socket is seen first.
 PARENT_LOOK_S = 0.5
 
-#: Time for the last frames to reach a server elsewhere when the driver has closed the cluster, seconds.
+#: Time for the last frames to reach a server elsewhere when the driver has closed the cluster,
+#: seconds.
 STOP_S = 1.0
 
 
@@ -245,12 +246,12 @@ class Engine:
         worker.start()
 
     def _on_listener_lost(self, reason: str) -> None:
-        """End: no worker can connect any more. The driver starts another engine at the address."""
+        """End: nobody can connect any more. The driver starts another engine at the address."""
         self._stop_reason = reason
         self.ended.set()
 
     def _on_offering_lost(self, reason: str) -> None:
-        """End: the worker offers functions that can no longer be called. The driver starts another engine."""
+        """End: nobody can call the offered functions. The driver starts another engine."""
         if not self._is_stopping:
             log.info("the offered functions can no longer be called: %s", reason)
             self.ended.set()
@@ -258,7 +259,8 @@ class Engine:
     def _on_worker_closed(self, _: Any) -> None:
         """End: this engine has no executors any more. The driver starts another engine.
 
-        If there never was an executor, another engine would have none either. Then the driver gets the reason.
+        If there never was an executor, another engine would have none either. Then the driver gets
+        the reason.
         """
         if self._is_stopping:
             return
@@ -272,11 +274,12 @@ class Engine:
 
 
 def main(template: TemplateProcess | StartError | None) -> None:
-    """Run the engine of a driver, with the arguments `--parent PID --fds N[,N] [--procs] [--listener N]`.
+    """Run the engine of a driver, with the arguments `--parent PID --fds N[,N] [--procs]
+    [--listener N]`.
 
     `--fds`: descriptors of sockets to the driver and to the functions that it offers, if any.
-    `--procs`: there will be executors, so there is a `template`. `--listener`: descriptor of a socket that
-    listens already.
+    `--procs`: there will be executors, so there is a `template`. `--listener`: descriptor of a
+    socket that listens already.
 
     `template`: an error, which the driver gets, if the template could not be started.
     """
@@ -354,7 +357,9 @@ class _PlainLines(logging.Formatter):
 
 
 def _show_prints_as_they_are() -> None:
-    """Show what executors print as an inline run does, since all of them run this driver's functions."""
+    """Show what executors print as an inline run does, since all of them run this driver's
+    functions.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainLines())
     printed = logging.getLogger("mmgevent.printed")
@@ -363,10 +368,11 @@ def _show_prints_as_they_are() -> None:
 
 
 def _watch_parent(parent: int, ended: Any) -> None:
-    """Set `ended` when the parent process ends, even if a child of that still has its socket open."""
+    """Set `ended` when the parent ends, even if another process has its socket open."""
     import gevent
 
-    is_child = os.getppid() == parent  # else it has ended, or the program in MMG_PYTHON is our parent
+    # False if it has ended, or if the program in MMG_PYTHON is our parent.
+    is_child = os.getppid() == parent
     try:
         fd = open_process(parent)
     except ProcessLookupError:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.page import Page
+from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.machine.resources import (
     OTHERS_BYTES,
@@ -61,7 +61,7 @@ class Runner:
     def __init__(
         self,
         channel: Channel,
-        page: Page | None,
+        page: StatusPage | None,
         scratch_dir: str | None,
         *,
         executors: int = 1,
@@ -183,7 +183,7 @@ class Attempt:
     that cannot be killed for it; nothing looks for them while a function runs.
     """
 
-    def __init__(self, channel: Channel, clock: Page | None, lane: Lane, message: dict[str, Any]):
+    def __init__(self, channel: Channel, clock: StatusPage | None, lane: Lane, message: dict[str, Any]):
         """`clock`: the page whose clock stands while this waits for the worker; None where several items run at once.
 
         `message` assigns the attempt.

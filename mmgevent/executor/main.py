@@ -22,7 +22,7 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.page import Page
+from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.shipping import pack as shipping
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks import run as tasks
@@ -44,7 +44,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     sys.argv = ["mmg-executor"]  # until the job is here
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
-    page = Page(page_fd)
+    page = StatusPage(page_fd)
     os.close(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
@@ -65,7 +65,7 @@ def _open_streams() -> None:
 class Executor:
     """Takes frames from the channel and carries them out."""
 
-    def __init__(self, channel: Channel, page: Page, scratch_dir: str, greenlets: bool, executors: int):
+    def __init__(self, channel: Channel, page: StatusPage, scratch_dir: str, greenlets: bool, executors: int):
         self._channel = channel
         self._page = page
         self._runner = Runner(channel, page, scratch_dir, executors=executors)

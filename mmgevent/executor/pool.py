@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 
-from mmgevent.executor.page import Page
+from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.shipping import settings
 
 #: index in the batch, key, value
@@ -31,7 +31,7 @@ class _ItemEnded(gevent.GreenletExit):
 class ItemPool:
     """Runs up to `size` items at once."""
 
-    def __init__(self, size: int, page: Page):
+    def __init__(self, size: int, page: StatusPage):
         self._size = size
         self._page = page
         self._running: dict[int, tuple[Any, float]] = {}  # index: key, time it began; in that order

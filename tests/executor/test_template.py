@@ -18,7 +18,7 @@ import pytest
 
 from mmgevent.engine.start import start_template
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.page import Page, Position, render_key
+from mmgevent.executor.status_page import Position, StatusPage, render_key
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping import pack as shipping
 from mmgevent.tasks import records
@@ -37,7 +37,7 @@ class Executor:
         self.channel = Channel(ours)
         self.stdout, self.their_stdout = os.pipe()
         self.stderr, self.their_stderr = os.pipe()
-        self.page, self.page_fd = Page.create()
+        self.page, self.page_fd = StatusPage.create()
         self.pid = 0
         self._attempt = 0
 
@@ -360,8 +360,8 @@ def test_with_greenlets_everything_is_patched_first():
 
 
 def test_a_page_tells_attempt_item_and_key():
-    page, fd = Page.create()
-    reader = Page(fd)
+    page, fd = StatusPage.create()
+    reader = StatusPage(fd)
     os.close(fd)
     page.begin(7)
     assert reader.read() == Position(7, None, 0.0, None)
@@ -383,7 +383,7 @@ def test_a_page_tells_attempt_item_and_key():
 
 
 def test_the_clock_of_an_item_stands_still_while_it_waits():
-    page, fd = Page.create()
+    page, fd = StatusPage.create()
     os.close(fd)
     page.begin(1)
     page.show(0, "a", -1000.0)

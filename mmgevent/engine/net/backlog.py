@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmgevent.engine.net.link import Link
 from mmgevent.wire.frames import Frame, Lane
 
-#: Memory of a frame besides its payload, bytes: objects, and a place in a queue. So many tiny frames count, too.
+#: Memory of a frame besides its payload, bytes: objects, and a place in a queue. So many tiny
+#: frames count, too.
 FRAME_BYTES = 256
 
 #: Lanes that are kept before a count forgets those that have drained.
@@ -13,7 +14,10 @@ _FEW_LANES = 64
 
 
 class Backlog:
-    """Some lanes of some links. Their bytes are counted anew only when they may have reached a limit."""
+    """Some lanes of some links.
+
+    Their bytes are counted anew only when they may have reached a limit.
+    """
 
     def __init__(self) -> None:
         self._lanes: set[tuple[Link, Lane]] = set()

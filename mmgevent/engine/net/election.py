@@ -1,12 +1,12 @@
 """Who is the server: connect to it, or else bind its address and be it.
 
-`bind_or_connect` is behind every election, failover and re-election. The operating system decides: of all
-processes that try to listen on an address, one succeeds. It is elected when `listen` has returned.
-All others find the address in use, and connect. They exchange no messages about it, and none has to know
-how many there are.
+`bind_or_connect` is behind every election, failover and re-election. The operating system decides:
+of all processes that try to listen on an address, one succeeds. It is elected when `listen` has
+returned. All others find the address in use, and connect. They exchange no messages about it, and
+none has to know how many there are.
 
-An address is used as written. If a name has several addresses, all processes choose the same one: with
-one at 127.0.0.1 and the other at ::1 there would be two servers.
+An address is used as written. If a name has several addresses, all processes choose the same one:
+with one at 127.0.0.1 and the other at ::1 there would be two servers.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from mmgevent.wire.messages import decode_message
 
 log = logging.getLogger(__name__)
 
-#: Longest time that an address can be neither bound nor connected to, seconds. Whoever won it is about to
-#: listen, or has just ended. After that, something holds it that does not answer.
+#: Longest time that an address can be neither bound nor connected to, seconds. Whoever won it is
+#: about to listen, or has just ended. After that, something holds it that does not answer.
 CONTEST_S = 3.0
 
 #: Pause before the next try of such an address, seconds. Up to as much again is added at random.
@@ -67,7 +67,10 @@ class Elected(NamedTuple):
 
 
 class NoPlaceError(ConnectError):
-    """No address has a server, and this process cannot be it at any. The text has the reason for each."""
+    """No address has a server, and this process cannot be it at any.
+
+    The text has the reason for each.
+    """
 
     def __init__(self, reasons: Sequence[str], is_occupied: bool):
         super().__init__("; ".join(reasons))
@@ -102,12 +105,12 @@ def bind_or_connect(
 ) -> Joined | Elected:
     """Find a place at the first address that has one (blocks).
 
-    At each address in order: connect, and finish the handshake as `role`. If nobody listens there, and it
-    is an address of this machine, listen (with `may_serve`).
+    At each address in order: connect, and finish the handshake as `role`. If nobody listens there,
+    and it is an address of this machine, listen (with `may_serve`).
 
-    Raises NoPlaceError when all addresses were tried. Raises AuthenticationError if all of them refused the
-    password, and VersionMismatchError if the only server speaks another protocol: then trying again would
-    hardly help.
+    Raises NoPlaceError when all addresses were tried. Raises AuthenticationError if all of them
+    refused the password, and VersionMismatchError if the only server speaks another protocol: then
+    trying again would hardly help.
     """
     reasons: list[str] = []
     is_occupied = False
@@ -194,7 +197,9 @@ def canonical(address: Address) -> Address:
 
 
 def find_reach(place: Elected) -> str | None:
-    """Return a warning if others know the address by a name that only this machine can reach, else None."""
+    """Return a warning if others know the address by a name that only this machine can reach, else
+    None.
+    """
     name, bound = place.address[0], place.sock.getsockname()[0]
     if is_loopback(name) or not ipaddress.ip_address(bound).is_loopback:
         return None
@@ -251,12 +256,13 @@ def driver_hello() -> Frame:
 
 
 def greet(sock: Any, address: Address, timeout: float) -> None:
-    """Say hello as a driver over a connection from `tls.connect`, and wait for the server's hello (blocks).
+    """Say hello as a driver over a connection from `tls.connect`, and wait for the server's hello
+    (blocks).
 
     Nothing is read beyond its hello. The socket stays the caller's.
 
-    Raises VersionMismatchError if the versions do not fit, LostServerError if the server leaves before its
-    hello, and ConnectError if it refuses for another reason, or sends nothing sensible.
+    Raises VersionMismatchError if the versions do not fit, LostServerError if the server leaves
+    before its hello, and ConnectError if it refuses for another reason, or sends nothing sensible.
     """
     where = format_address(address)
     late = ConnectError(f"{where} accepts but does not answer: no hello in {timeout:g} s")

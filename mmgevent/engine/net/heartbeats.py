@@ -1,8 +1,8 @@
 """Heartbeats: find out that a peer is dead although its connection stays open.
 
-Every link with heartbeats sends something now and then, so a peer that sends nothing for SILENCE_S is
-dead. One greenlet looks at all links. That costs less than timers, which every frame would have to
-start again.
+Every link with heartbeats sends something now and then, so a peer that sends nothing for SILENCE_S
+is dead. One greenlet looks at all links. That costs less than timers, which every frame would have
+to start again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Protocol
 
 import gevent
 
-#: Longest time without anything sent, seconds. Then a link sends a heartbeat: two in each SILENCE_S.
+#: Longest time without anything sent, seconds. Then a link sends a heartbeat: two in each
+#: SILENCE_S.
 HEARTBEAT_S = 7.0
 
 #: Longest time without anything received, seconds. Then the peer is dead.

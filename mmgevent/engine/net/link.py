@@ -5,13 +5,14 @@ A link knows lanes and windows, and not what frames mean. Its carrier moves the 
 
 This holds for every link:
 
-- A link never stops reading, so `on_frame` must not block. The hub calls it, never `send`. An open link
-  has no greenlets, and a frame costs no switch between them.
-- Whatever the peer sends, it can close this link and nothing else. `on_close(reason)` is called once,
-  from a greenlet of the link, after the last `on_frame`. No other greenlet of the link is left by then.
-- Sending never blocks and never fails. Frames for a link that is closing are dropped, and `on_close`
-  follows. If the peer does not read, windows limit what waits in lanes. The link closes when more than
-  MAX_CONTROL_BYTES wait before them.
+- A link never stops reading, so `on_frame` must not block. The hub calls it, never `send`. An open
+  link has no greenlets, and a frame costs no switch between them.
+- Whatever the peer sends, it can close this link and nothing else. `on_close(reason)` is called
+  once, from a greenlet of the link, after the last `on_frame`. No other greenlet of the link is
+  left by then.
+- Sending never blocks and never fails. Frames for a link that is closing are dropped, and
+  `on_close` follows. If the peer does not read, windows limit what waits in lanes. The link closes
+  when more than MAX_CONTROL_BYTES wait before them.
 
 Everything here belongs to one gevent hub: use links from the engine's main thread only.
 """
@@ -41,7 +42,10 @@ OnClose = Callable[[str], None]
 
 
 class Link:
-    """Frames in both directions, in order. This class is the part that does not depend on the carrier."""
+    """Frames in both directions, in order.
+
+    This class is the part that does not depend on the carrier.
+    """
 
     def __init__(self, name: str) -> None:
         #: who is at the other end, for logs
@@ -88,7 +92,10 @@ class Link:
             self._wake()
 
     def open_lane(self, lane: Lane, window_bytes: int) -> None:
-        """Make data frames of this lane wait for grants. The link then uses those itself (see `Outbox`)."""
+        """Make data frames of this lane wait for grants.
+
+        The link then uses those itself (see `Outbox`).
+        """
         self._outbox.open_lane(lane, window_bytes)
         self._wake()
 
@@ -132,7 +139,9 @@ class Link:
             raise LinkClosed(f"{self.name}: link closed: {self._reason or 'by this side'}")
 
     def drain(self, timeout_s: float) -> None:
-        """Wait (blocks) until the carrier has taken all that may be sent, or for so long, or until the link closes."""
+        """Wait (blocks) until the carrier has taken all that may be sent, or for so long, or until
+        the link closes.
+        """
         with gevent.Timeout(timeout_s, False):
             while self._has_more() and not self._closing:
                 self._drained.clear()
@@ -141,10 +150,12 @@ class Link:
     def close(self, reason: str = "", flush_s: float = 0.0) -> None:
         """Close the link, and wait until it is closed. Idempotent: the first reason counts.
 
-        `flush_s`: seconds for queued frames to reach the peer, without those that wait for credit. Frames
-        that arrive meanwhile are dropped. With 0, queued frames are lost, and so may be the last ones sent.
+        `flush_s`: seconds for queued frames to reach the peer, without those that wait for credit.
+        Frames that arrive meanwhile are dropped. With 0, queued frames are lost, and so may be the
+        last ones sent.
 
-        In `on_frame`, which must not block, and in `on_close`, it returns at once. The link closes right after.
+        In `on_frame`, which must not block, and in `on_close`, it returns at once. The link closes
+        right after.
         """
         self._begin_close(reason, flush_s)
         closer = self._closer

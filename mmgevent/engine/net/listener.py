@@ -1,10 +1,10 @@
 """Listen on a port, and pass on connections whose peers have proved the password.
 
-Before the proof a peer costs one socket and one greenlet, for at most HANDSHAKE_S. There are at most
-MAX_UNPROVED such connections: one more pushes out the oldest. At most MAX_HANDSHAKES of them are in the
-handshake, which a peer enters with its first byte. A peer that waits to enter pushes out the one that
-has been in it longest. So strangers cannot keep workers out, neither by silence nor by stopping in the
-middle. Guesses of passwords are slowed down by address (`access.guesses`).
+Before the proof a peer costs one socket and one greenlet, for at most HANDSHAKE_S. There are at
+most MAX_UNPROVED such connections: one more pushes out the oldest. At most MAX_HANDSHAKES of them
+are in the handshake, which a peer enters with its first byte. A peer that waits to enter pushes out
+the one that has been in it longest. So strangers cannot keep workers out, neither by silence nor by
+stopping in the middle. Guesses of passwords are slowed down by address (`access.guesses`).
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ class Listener:
     ):
         """`sock`: owned from now on, but not if this raises. `key`: from `derive_key`.
 
-        `on_lost(reason)` is called when it can no longer accept connections, though `close` was not called.
+        `on_lost(reason)` is called when it can no longer accept connections, though `close` was not
+        called.
 
-        Raises OSError if the certificate cannot be made, for want of a folder for temporary files or of
-        descriptors, and AuthenticationError if the one in `certificates` cannot be used.
+        Raises OSError if the certificate cannot be made, for want of a folder for temporary files
+        or of descriptors, and AuthenticationError if the one in `certificates` cannot be used.
         """
         self._sock = sock
         self._key = key
@@ -79,7 +80,7 @@ class Listener:
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context(certificates)
-        dill_version()  # every hello needs it; reading it takes a descriptor, which may be missing later
+        dill_version()  # every hello needs it, and later there may be no descriptor to read it
         #: greenlet of a connection in the handshake -> when it entered, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self._guesses = Guesses()
@@ -92,7 +93,10 @@ class Listener:
         self._acceptor.link_exception(self._on_fault)
 
     def close(self) -> None:
-        """Stop listening and close connections whose peers have not proved the password. Idempotent."""
+        """Stop listening and close connections whose peers have not proved the password.
+
+        Idempotent.
+        """
         self._acceptor.kill()
         self._sock.close()
         gevent.killall(list(self._unproved))
@@ -148,7 +152,10 @@ class Listener:
             self._leave_handshake()
 
     def _judge_in_turn(self, host: str) -> None:
-        """Wait (blocks) until a proof from this address may be checked. Others may enter the handshake meanwhile."""
+        """Wait (blocks) until a proof from this address may be checked.
+
+        Others may enter the handshake meanwhile.
+        """
         wait_s = self._guesses.admit(host, time.monotonic())
         if wait_s:
             self._leave_handshake()
@@ -159,7 +166,10 @@ class Listener:
         self._left.set()
 
     def _enter_handshake(self) -> None:
-        """Wait (blocks) for a place in the handshake. After MIN_HANDSHAKE_S the oldest one is pushed out."""
+        """Wait (blocks) for a place in the handshake.
+
+        After MIN_HANDSHAKE_S the oldest one is pushed out.
+        """
         while len(self._proving) >= MAX_HANDSHAKES:
             oldest, since = next(iter(self._proving.items()))
             wait_s = since + MIN_HANDSHAKE_S - time.monotonic()

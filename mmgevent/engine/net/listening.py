@@ -1,7 +1,7 @@
 """Bind and listen: which address a name means, and a socket that listens there.
 
-Engines use gevent sockets. A mincemeat Server uses plain sockets, in the user's process: so it has its
-port, or the reason why not, before its engine has started.
+Engines use gevent sockets. A mincemeat Server uses plain sockets, in the user's process: so it has
+its port, or the reason why not, before its engine has started.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 from mmgevent.access.addresses import format_address, is_loopback
 from mmgevent.errors import ListenError
 
-#: Connections that the system keeps until they are accepted. A thousand workers may connect at once.
+#: Connections that the system keeps until they are accepted. A thousand workers may connect at
+#: once.
 BACKLOG = 1024
 
 
@@ -55,9 +56,10 @@ def open_listener(host: str, port: int, sockets: Any = socket) -> Any:
 def choose_address(host: str, found: Sequence[Any]) -> Any:
     """Return one entry of what `getaddrinfo` found for a name, the same on all machines.
 
-    Resolvers rotate their answers, and /etc/hosts often gives a machine its own name as 127.0.1.1. So the
-    choice is the numerically smallest of, in this order: IPv4 addresses that others can reach, IPv6
-    addresses that others can reach, addresses of this machine alone. For `localhost` only the last count.
+    Resolvers rotate their answers, and /etc/hosts often gives a machine its own name as 127.0.1.1.
+    So the choice is the numerically smallest of, in this order: IPv4 addresses that others can
+    reach, IPv6 addresses that others can reach, addresses of this machine alone. For `localhost`
+    only the last count.
     """
     if len(found) == 1:
         return found[0]

@@ -10,7 +10,8 @@ from mmgevent.wire.frames import HEADER_BYTES, Decoder, Frame
 def receive_frame(sock: Any) -> Frame:
     """Read exactly one frame (blocks), so that what follows is left to the link.
 
-    Raises EOFError if the connection ends before the frame does, ProtocolError for what is no frame.
+    Raises EOFError if the connection ends before the frame does, ProtocolError for what is no
+    frame.
     """
     decoder = Decoder()
     header = _receive_exactly(sock, HEADER_BYTES)

@@ -1,7 +1,7 @@
 """Links over sockets, plain or TLS.
 
-This is the only place of an engine that reads and writes sockets of links. Both happen in callbacks of
-the hub, in bursts of limited length, so that no link holds up the others.
+This is the only place of an engine that reads and writes sockets of links. Both happen in callbacks
+of the hub, in bursts of limited length, so that no link holds up the others.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class SocketLink(Link):
     def __init__(self, sock: Any, name: str, leftover: bytes = b"", heartbeats: bool = True) -> None:
         """`sock`: plain or TLS, owned from now on. `leftover`: bytes that were read from it before.
 
-        `heartbeats`: send them, and close when the peer is silent. False for peers that run user code in
-        the thread that would have to answer.
+        `heartbeats`: send them, and close when the peer is silent. False for peers that run user
+        code in the thread that would have to answer.
         """
         super().__init__(name)
         self._sock = sock
@@ -120,7 +120,8 @@ class SocketLink(Link):
                     self._wake()
                     self._flushed.wait()
                     self._half_close()
-                    # A close with input unread resets the connection. The peer would lose what it did not read.
+                    # A close with input unread resets the connection. The peer would lose what it
+                    # did not read.
                     self._deaf.wait()
             for watcher in (self._read_watcher, self._write_watcher):
                 watcher.stop()
@@ -157,7 +158,10 @@ class SocketLink(Link):
             self._begin_close(reason)
 
     def _read_burst(self) -> str | None:
-        """Deliver what there is, up to a limit. Return why the link ends, or None if it does not."""
+        """Deliver what there is, up to a limit.
+
+        Return why the link ends, or None if it does not.
+        """
         self._deliver_frames()
         size, left = _SMALL_READ_BYTES, _BURST_BYTES
         for _ in range(BURST_COUNT):
@@ -179,7 +183,7 @@ class SocketLink(Link):
                 break  # that was probably all, else the hub calls again
             size = _LARGE_READ_BYTES
         if self._is_tls and not self._deaf.is_set() and self._sock.pending():
-            self._loop.run_callback(self._on_readable)  # the hub does not see what TLS has read already
+            self._loop.run_callback(self._on_readable)  # the hub does not see what TLS holds
         return None
 
     def _deliver_frames(self) -> None:
@@ -202,7 +206,10 @@ class SocketLink(Link):
             self._stop_writing(self._own_fault(error, "writing"))
 
     def _write_burst(self) -> None:
-        """Write what may be sent, up to a limit. The hub calls again when there is room for the rest."""
+        """Write what may be sent, up to a limit.
+
+        The hub calls again when there is room for the rest.
+        """
         left = _GATHER_BYTES
         while left > 0:
             if not self._unsent:
@@ -226,7 +233,10 @@ class SocketLink(Link):
         self._flush()
 
     def _stop_writing(self, reason: str) -> None:
-        """Write no more. The peer may have said why before it closed, so reading goes on for a moment."""
+        """Write no more.
+
+        The peer may have said why before it closed, so reading goes on for a moment.
+        """
         self._is_writable = False
         self._unsent = []
         self._flushed.set()
@@ -259,7 +269,7 @@ class SocketLink(Link):
         """Send as much of `_unsent` as the kernel takes. Return the number of bytes."""
         buffers = self._unsent
         if self._is_tls and len(buffers) > 1:
-            buffers = self._unsent = [b"".join(buffers)]  # a retry must offer the same bytes to OpenSSL
+            buffers = self._unsent = [b"".join(buffers)]  # OpenSSL wants the same bytes in a retry
         try:
             sent: int = self._sock.send(buffers[0]) if len(buffers) == 1 else self._sock.sendmsg(buffers)
         except self._blocked:

@@ -32,7 +32,10 @@ def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def start_thread_pool() -> None:
-    """Start a thread of the hub's pool, which also looks up names. Raises StartError if there can be none."""
+    """Start a thread of the hub's pool, which also looks up names.
+
+    Raises StartError if there can be none.
+    """
     run_in_thread(int)
 
 

@@ -1,12 +1,13 @@
 """TLS: an authenticated connection from a plain one, at either end.
 
-No PKI is needed. A server makes a self-signed certificate at each start, unless it is given one. TLS 1.3
-keeps the connection private. Then both sides prove the password over that certificate, by the handshake
-of `access.handshake`: so an impostor is found. Nothing is resumed: there are no tickets and no early
-data. The user's own certificates (`access.certificates`) are checked in addition to the password.
+No PKI is needed. A server makes a self-signed certificate at each start, unless it is given one.
+TLS 1.3 keeps the connection private. Then both sides prove the password over that certificate, by
+the handshake of `access.handshake`: so an impostor is found. Nothing is resumed: there are no
+tickets and no early data. The user's own certificates (`access.certificates`) are checked in
+addition to the password.
 
-`accept` and `connect` return a connection whose peer has proved the password. Else they close the socket
-and raise one of mmgevent's errors. One deadline covers all of it.
+`accept` and `connect` return a connection whose peer has proved the password. Else they close the
+socket and raise one of mmgevent's errors. One deadline covers all of it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
 
 
 def _load_from_file(context: Any, pem: bytes) -> None:
-    """Load a key and its certificate from a file that is removed at once: OpenSSL reads files only."""
+    """Load a key and its certificate from a file that is removed at once: OpenSSL reads files
+    only.
+    """
     try:
         with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:  # mode 0600
             file.write(pem)
@@ -129,12 +132,12 @@ def accept(
 ) -> tuple[Any, str, bytes]:
     """Make a proved connection of an accepted gevent socket. Return (TLS socket, role, leftover).
 
-    `context` and `digest` are from `server_context`, `key` from `derive_key`. The role is "worker" or
-    "driver", the leftover what was read beyond the handshake. `before_proof()` is called when the client's
-    proof has arrived and was not checked yet; it may block.
+    `context` and `digest` are from `server_context`, `key` from `derive_key`. The role is "worker"
+    or "driver", the leftover what was read beyond the handshake. `before_proof()` is called when
+    the client's proof has arrived and was not checked yet; it may block.
 
-    On any error the socket is closed. Raises ProtocolError for a stranger, AuthenticationError for another
-    password, VersionMismatchError, and ConnectError if the peer left or was too slow.
+    On any error the socket is closed. Raises ProtocolError for a stranger, AuthenticationError for
+    another password, VersionMismatchError, and ConnectError if the peer left or was too slow.
     """
     late = ConnectError(f"the client did not finish the handshake in {deadline_s:g} s")
     with _closing_on_error(sock) as held, gevent.Timeout(deadline_s, late):
@@ -167,14 +170,16 @@ def connect(
     timeout: float = HANDSHAKE_S,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> Any:
-    """Connect to a server, prove the password, check that the server knows it. Return the TLS socket.
+    """Connect to a server, prove the password, check that the server knows it. Return the TLS
+    socket.
 
     `role` is "worker" or "driver". All errors name the address:
 
-    - ConnectError, from the OSError if there is one (ConnectionRefusedError: nobody listens). There is
-      none if the server accepts but does not answer.
+    - ConnectError, from the OSError if there is one (ConnectionRefusedError: nobody listens). There
+      is none if the server accepts but does not answer.
     - NotAServerError: what answers is no mmgevent server.
-    - AuthenticationError: the server has another password, or one side refused the other's certificate.
+    - AuthenticationError: the server has another password, or one side refused the other's
+      certificate.
     - VersionMismatchError: the server speaks another version of the protocol.
     """
     where = format_address(address)
@@ -208,8 +213,8 @@ def _is_about_certificate(error: Any) -> bool:
 
 
 def _let_notice(sock: Any) -> None:
-    """Read what a refused peer still sends. A close with that unread could reset the connection, and the
-    peer would not learn why it was refused.
+    """Read what a refused peer still sends. A close with that unread could reset the connection,
+    and the peer would not learn why it was refused.
     """
     with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
         sock.shutdown(socket.SHUT_WR)
@@ -223,8 +228,9 @@ def _connect_plain(address: tuple[str, int], where: str) -> Any:
         sock = socket.create_connection(address)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name looks like that
         raise ConnectError(f"cannot connect to {where}: {_describe(error)}") from error
-    # In the range of ephemeral ports a socket may connect to itself. It would keep a server from binding, and
-    # so would the minute of TIME_WAIT after an orderly close. So the connection is reset.
+    # In the range of ephemeral ports a socket may connect to itself. It would keep a server from
+    # binding, and so would the minute of TIME_WAIT after an orderly close. So the connection is
+    # reset.
     if sock.getsockname() == sock.getpeername():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
@@ -297,7 +303,9 @@ def _converse(
 
 
 class _Held:
-    """The socket of a connection that is being made: plain at first, then the TLS one that owns it."""
+    """The socket of a connection that is being made: plain at first, then the TLS one that owns
+    it.
+    """
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -327,7 +335,9 @@ def _wrap(held: _Held, context: Any, *, server_side: bool) -> Any:
 
 
 def _make_certificate() -> tuple[bytes, bytes, bytes]:
-    """Return a new P-256 private key and its self-signed certificate: key PEM, certificate PEM and DER."""
+    """Return a new P-256 private key and its self-signed certificate: key PEM, certificate PEM and
+    DER.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -1,11 +1,11 @@
 """A TLS socket whose errors stay its own.
 
-OpenSSL keeps errors in a queue for each thread. It looks there to say why an operation did not succeed.
-CPython empties the queue when it raises an SSLError. When OpenSSL (3.4 and later) reports an error of the
-system (broken pipe, connection reset), CPython raises that OSError and leaves the queue as it is
-(python/cpython#148594). The next socket of the thread that has nothing to read, or no room to write, then
-fails with the same error, and so does the one after it. All connections of an engine are in one thread, so
-each lost peer could end healthy connections.
+OpenSSL keeps errors in a queue for each thread. It looks there to say why an operation did not
+succeed. CPython empties the queue when it raises an SSLError. When OpenSSL (3.4 and later) reports
+an error of the system (broken pipe, connection reset), CPython raises that OSError and leaves the
+queue as it is (python/cpython#148594). The next socket of the thread that has nothing to read, or
+no room to write, then fails with the same error, and so does the one after it. All connections of
+an engine are in one thread, so each lost peer could end healthy connections.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class TLSSocket(ssl.SSLSocket):
             raise
 
     def _forget(self, error: OSError) -> None:
-        """Empty this thread's queue of OpenSSL, as a new connection does, unless CPython has done so."""
+        """Empty this thread's queue of OpenSSL, as a new connection does, unless CPython has done
+        so.
+        """
         if not isinstance(error, ssl.SSLError):
             self.context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=self.server_side)

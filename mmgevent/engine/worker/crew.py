@@ -1,9 +1,9 @@
 """The executors of one worker: fork them, watch their limits, notice that no more can be forked.
 
-A fork may fail for want of descriptors, processes or memory, which others may give back. Then nothing
-is forked for a while, and the attempts that needed the executor are returned to the server. The pause
-doubles with each failure in a row. The worker closes when too many forks in a row have failed and
-no executor is left.
+A fork may fail for want of descriptors, processes or memory, which others may give back. Then
+nothing is forked for a while, and the attempts that needed the executor are returned to the server.
+The pause doubles with each failure in a row. The worker closes when too many forks in a row have
+failed and no executor is left.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ class Crew:
         scratch_dir: str | None,
         is_local: bool,
     ):
-        """`name` and `size` (slots) are those of the worker. `is_local`: its server is in this engine."""
+        """`name` and `size` (slots) are those of the worker.
+
+        `is_local`: its server is in this engine.
+        """
         #: whether an executor ever answered for an attempt
         self.has_run = False
         #: whether the worker closes since this machine lets it start no executor

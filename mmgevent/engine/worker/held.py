@@ -1,7 +1,7 @@
 """What a worker holds for its server: jobs with their code, and attempts of their tasks.
 
-A `CachedJob` lives from the server's `job` message to its `job_end`, a `HeldAttempt` from `assign` to
-its outcome. Neither knows which slot or executor comes next: that is decided in `workload`.
+A `CachedJob` lives from the server's `job` message to its `job_end`, a `HeldAttempt` from `assign`
+to its outcome. Neither knows which slot or executor comes next: that is decided in `workload`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from mmgevent.wire.streams import INPUT_WINDOW, ReceiveWindow
 if TYPE_CHECKING:
     from mmgevent.engine.net.link import Link
 
-#: Most attempts of a slot: one runs, some wait, and some ended while the server's frames were on their way.
+#: Most attempts of a slot: one runs, some wait, and some ended while the server's frames were on
+#: their way.
 MAX_ATTEMPTS = 64
 
-#: Duration of a short task, at most, seconds. Attempts of short tasks are sent to an executor before it
-#: is free, so that it does not idle between them.
+#: Duration of a short task, at most, seconds. Attempts of short tasks are sent to an executor
+#: before it is free, so that it does not idle between them.
 SHORT_TASK_S = 0.05
 
 #: Work that is sent ahead to one executor, seconds. At least one attempt is sent ahead.
@@ -78,8 +79,8 @@ class CachedJob:
         self.failure_rules = {name: options.get(name) or 0 for name in ("retries", "max_skipped")}
         #: length of the whole `code`, bytes
         self.lane_bytes: int = message.get("context_bytes", 0) + message["code_bytes"]
-        #: what executors get, as far as it has arrived: the driver's surroundings, if it runs on this
-        #: machine, and the code
+        #: what executors get, as far as it has arrived: the driver's surroundings, if it runs on
+        #: this machine, and the code
         self.code = bytearray()
         #: credit of the lane in which the code arrives
         self.window = window
@@ -103,7 +104,9 @@ class CachedJob:
         return max(self.most_sent(True), self.most_sent(False)) > 1
 
     def most_sent(self, is_map: bool) -> int:
-        """Return how many attempts an executor may have at once, by the recent duration of such tasks."""
+        """Return how many attempts an executor may have at once, by the recent duration of such
+        tasks.
+        """
         recent_s = self._recent_s.get(is_map, math.inf)
         if recent_s >= SHORT_TASK_S:
             return 1

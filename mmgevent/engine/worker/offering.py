@@ -1,11 +1,11 @@
 """The engine's end of the link to the functions that its own driver offers.
 
 Offered functions run in the driver's process, in one thread for all slots. To a worker they are one
-more executor, with two differences. The thread cannot be killed: so an attempt is sent only when the
-thread is about to be free, and it counts until it was answered for, revoked or not. And the offering
-lives as long as its engine, while workers change with their servers. A new worker takes it over from the
-one before, but nothing of the new one is sent until all attempts of the old one were answered for:
-two servers may use the same numbers.
+more executor, with two differences. The thread cannot be killed: so an attempt is sent only when
+the thread is about to be free, and it counts until it was answered for, revoked or not. And the
+offering lives as long as its engine, while workers change with their servers. A new worker takes it
+over from the one before, but nothing of the new one is sent until all attempts of the old one were
+answered for: two servers may use the same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from mmgevent.wire.messages import control
 if TYPE_CHECKING:
     from mmgevent.engine.worker.held import CachedJob, HeldAttempt
 
-#: Most attempts that are sent at once, where tasks are so short that the thread would idle between them.
+#: Most attempts that are sent at once, where tasks are so short that the thread would idle between
+#: them.
 MAX_AHEAD = 2
 
 OnFrame = Callable[["Offering", Frame], None]
@@ -52,14 +53,18 @@ class Offering:
     def serve(self, on_frame: OnFrame, on_room: Callable[[], None]) -> None:
         """Serve this worker from now on, instead of the one before.
 
-        `on_frame(self, frame)` gets frames about attempts. `on_room()` is called when one was answered for.
+        `on_frame(self, frame)` gets frames about attempts. `on_room()` is called when one was
+        answered for.
         """
         self._revoke_all()
         self._is_blocked = bool(self._unanswered)
         self._on_frame, self._on_room = on_frame, on_room
 
     def leave(self, on_frame: OnFrame) -> None:
-        """Serve this worker no more, unless another has taken its place. Its attempts are revoked."""
+        """Serve this worker no more, unless another has taken its place.
+
+        Its attempts are revoked.
+        """
         if self._on_frame == on_frame:
             self._revoke_all()
             self._on_frame = self._on_room = None
@@ -91,7 +96,8 @@ class Offering:
             self.revoke(lane)
 
     def _take(self, frame: Frame) -> None:
-        on_frame = None if self._is_blocked else self._on_frame  # blocked: an attempt of the worker before
+        # While it is blocked, frames are about attempts of the worker before.
+        on_frame = None if self._is_blocked else self._on_frame
         is_answer = frame.kind == CONTROL
         if is_answer:
             self._unanswered.pop(frame.lane, None)

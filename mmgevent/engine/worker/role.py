@@ -1,7 +1,7 @@
 """The worker role: one link to a server, from its hello to its end.
 
-The role knows the server: who it is, which jobs it has sent, how to leave it. What becomes of attempts
-is in `workload`, what becomes of executors in `crew`.
+The role knows the server: who it is, which jobs it has sent, how to leave it. What becomes of
+attempts is in `workload`, what becomes of executors in `crew`.
 
 Everything happens in reaction to frames of the server, which the hub hands over; no handler blocks.
 """
@@ -57,12 +57,13 @@ class WorkerRole:
         is_local: bool = False,
         on_tell: Callable[[Frame], None] | None = None,
     ):
-        """`forkers` and `offering` outlive the worker. `offers`: names of the functions that `offering` calls.
+        """`forkers` and `offering` outlive the worker. `offers`: names of the functions that
+        `offering` calls.
 
         `is_local`: the server is in this engine, so that versions need no check.
 
-        `on_tell` gets the `tell` frames of drivers as they came, those of each driver in a lane of its own.
-        It must not block.
+        `on_tell` gets the `tell` frames of drivers as they came, those of each driver in a lane of
+        its own. It must not block.
         """
         self.link = link
         self.name = name or f"{socket.gethostname()}/{os.getpid()}"
@@ -130,22 +131,27 @@ class WorkerRole:
         self.link.send(hello("worker", dill=dill, slots=slots, offers=self._offers, name=self.name))
 
     def stop(self, reason: str, grace_s: float = 0.0) -> None:
-        """Leave (blocks): say so, return what has not begun, let the rest run for `grace_s`, then end it."""
+        """Leave (blocks): say so, return what has not begun, let the rest run for `grace_s`, then
+        end it.
+        """
         reason = failures.shorten(reason, MAX_REASON_BYTES)
         self._workload.is_leaving = True
         self.link.send(control("leaving"))  # before anything is returned, or that would come again
         self._workload.return_waiting()
         self._workload.wait_for_running(grace_s)
-        self.link.drain(FLUSH_S)  # the goodbye goes before every lane, and a `done` behind it would be lost
+        # The goodbye goes before every lane. A `done` behind it would be lost.
+        self.link.drain(FLUSH_S)
         self.link.send(control("goodbye", reason=reason))
         self.link.close(reason, FLUSH_S)
         self._shut(reason)
         self.closed.wait()
 
     def tell(self, *frames: Frame) -> None:
-        """Send a message of this worker's program to the drivers that watch (see `telling`). Does not block.
+        """Send a message of this worker's program to the drivers that watch (see `telling`). Does
+        not block.
 
-        The worker closes when more than MAX_RECEIVER_BYTES wait, since the server does not take them.
+        The worker closes when more than MAX_RECEIVER_BYTES wait, since the server does not take
+        them.
         """
         for frame in frames:
             self.link.send_in_lane(frame)

@@ -1,7 +1,7 @@
 """One slot of a worker: the attempts given to it, in order, and the executors that run them.
 
-A slot runs one attempt at a time, of whichever job, and has one executor for each job. Attempts behind
-the first one wait here, where they can be returned. When tasks of a job are so short that an
+A slot runs one attempt at a time, of whichever job, and has one executor for each job. Attempts
+behind the first one wait here, where they can be returned. When tasks of a job are so short that an
 executor would idle between them, some of its attempts are sent ahead.
 """
 
@@ -21,7 +21,7 @@ IDLE_EXECUTORS = 2
 
 
 class ExecutorSlot:
-    """Attempts in the order in which they came, and executors in the order in which they were used."""
+    """Attempts in the order of their arrival, and executors in the order of their use."""
 
     def __init__(self, index: int):
         self.index = index
@@ -33,7 +33,10 @@ class ExecutorSlot:
         self.executors: dict[int, Supervisor] = {}
 
     def add(self, attempt: HeldAttempt) -> None:
-        """Put an attempt behind the others. Raises ProtocolError if there are MAX_ATTEMPTS already."""
+        """Put an attempt behind the others.
+
+        Raises ProtocolError if there are MAX_ATTEMPTS already.
+        """
         if len(self.sent) + len(self.waiting) >= MAX_ATTEMPTS:
             raise ProtocolError(f"slot {self.index} has {MAX_ATTEMPTS} attempts already")
         self.waiting.append(attempt)
@@ -94,9 +97,11 @@ class ExecutorSlot:
 
 
 def _may_follow(attempt: HeldAttempt, last: HeldAttempt, sent_count: int) -> bool:
-    """Return whether an attempt may be sent while `last`, the last of those that were sent, has not ended.
+    """Return whether an attempt may be sent while `last`, the last of those that were sent, has not
+    ended.
 
-    Both must run in one executor and have comparable durations, and the executor must be able to take more.
+    Both must run in one executor and have comparable durations, and the executor must be able to
+    take more.
     """
     if (last.job, last.is_map, last.is_offered) != (attempt.job, attempt.is_map, attempt.is_offered):
         return False

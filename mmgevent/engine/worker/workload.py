@@ -1,11 +1,11 @@
 """The attempts of a worker: which slot has each, what runs it, and what became of it.
 
-Frames of an attempt pass between the server's link and its executor as they came. Read of them is only
-to which attempt they belong, and when it begins and ends. Attempts that have not begun wait in their
-slots. What an executor died of is reported from here, since the dead cannot.
+Frames of an attempt pass between the server's link and its executor as they came. Read of them is
+only to which attempt they belong, and when it begins and ends. Attempts that have not begun wait in
+their slots. What an executor died of is reported from here, since the dead cannot.
 
-Everything happens in reaction to a frame, which the hub hands over, or to the end of an executor, in a
-greenlet of its supervisor. So no method blocks, but for `wait_for_running` and `end`.
+Everything happens in reaction to a frame, which the hub hands over, or to the end of an executor,
+in a greenlet of its supervisor. So no method blocks, but for `wait_for_running` and `end`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 #: Time for a revoked attempt to end by itself, seconds. That saves its executor.
 REVOKE_S = 0.1
 
-#: Most recalls, for each slot, that are remembered since they overtook their attempt. Messages before
-#: every lane may do so.
+#: Most recalls, for each slot, that are remembered since they overtook their attempt. Messages
+#: before every lane may do so.
 MAX_EARLY_RECALLS = 64
 
 
@@ -88,7 +88,9 @@ class Workload:
     # -- wishes of the server
 
     def prepare(self, job: CachedJob) -> None:
-        """Fork an executor of a new job in each slot that has few, so that it is ready for the first task."""
+        """Fork an executor of a new job in each slot that has few, so that it is ready for the
+        first task.
+        """
         if self.is_leaving or job.fault is not None or job.offered_phases:
             return
         for slot in self.slots:
@@ -330,7 +332,8 @@ class Workload:
     ) -> None:
         """Tell the server that the setupfn of a job failed in an executor.
 
-        The job's other attempts in this slot are returned, since the next executor may fail in the same way.
+        The job's other attempts in this slot are returned, since the next executor may fail in the
+        same way.
         """
         slot = self.slots[attempt.slot]
         slot.forget_executor(executor)

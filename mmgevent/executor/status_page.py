@@ -72,7 +72,7 @@ class Position(NamedTuple):
         return self.attempt == SETUP
 
 
-class Page:
+class StatusPage:
     """One mapping of the page. `create` makes it, the other side opens it by descriptor."""
 
     def __init__(self, fd: int):
@@ -81,7 +81,7 @@ class Page:
         self.mark = self._make_mark()
 
     @classmethod
-    def create(cls) -> tuple[Page, int]:
+    def create(cls) -> tuple[StatusPage, int]:
         """Make a page; return it and a close-on-exec descriptor of it, which the caller owns."""
         fd = create_nameless_file("mmgevent-page")
         try:
