@@ -13,6 +13,7 @@ and most machines have several cores.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,6 @@ from mmgevent.errors import ConnectError, MmgeventError, StartError
 from mmgevent.machine.resources import (
     collect_garbage_rarely,
     find_scratch_folder,
-    open_process,
     raise_descriptor_limit,
 )
 from mmgevent.wire.frames import CONTROL, Frame
@@ -47,10 +47,6 @@ log = logging.getLogger(__name__)
 
 #: Pause between two attempts to connect, seconds. Up to as much again is added at random.
 RETRY_S = 0.2
-
-#: Time between two looks at whether the driver still runs, seconds, on systems that do not report
-#: its end. Mostly the end of its socket is seen first.
-PARENT_LOOK_S = 0.5
 
 #: Time for the last frames to reach a server elsewhere when the driver has closed the cluster,
 #: seconds.
@@ -283,24 +279,16 @@ def main(template: TemplateProcess | StartError | None) -> None:
 
     `template`: an error, which the driver gets, if the template could not be started.
     """
-    arguments = sys.argv[1:]
-    fd, *offered_fds = map(int, arguments[arguments.index("--fds") + 1].split(","))
-    parent = int(arguments[arguments.index("--parent") + 1])
     raise_descriptor_limit()
     collect_garbage_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     logging.basicConfig(level=logging.WARNING, format="mmgevent engine: %(message)s")
     import gevent
-    from gevent import socket
 
     from mmgevent.engine.net.receiving import receive_frame
+    from mmgevent.engine.parent import watch_parent
 
-    sock, *offered = [socket.socket(fileno=number) for number in (fd, *offered_fds)]
-    listening_sock = None
-    if "--listener" in arguments:
-        listening_sock = socket.socket(fileno=int(arguments[arguments.index("--listener") + 1]))
-    for opened in (sock, *offered, *([listening_sock] if listening_sock else [])):
-        opened.set_inheritable(False)
+    parent, (sock, *offered), listening_sock = _take_arguments(sys.argv[1:])
     engine = None
     try:
         configuration = Configuration.decode(bytes(receive_frame(sock).payload))
@@ -309,7 +297,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
         if isinstance(template, StartError):
             raise template
         engine = Engine(configuration, template, *offered, listening_sock=listening_sock)
-        gevent.spawn(_watch_parent, parent, engine.ended)
+        gevent.spawn(watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
 
         def give_up(_: Any) -> None:
@@ -336,6 +324,21 @@ def main(template: TemplateProcess | StartError | None) -> None:
         elif template is not None and not isinstance(template, StartError):
             template.sock.close()
             template.process.wait()
+
+
+def _take_arguments(arguments: list[str]) -> tuple[int, list[Any], Any]:
+    """Return the parent's process id, the sockets of `--fds`, and the one that listens, if any."""
+    from gevent import socket
+
+    def socket_of(fd: str) -> Any:
+        sock = socket.socket(fileno=int(fd))
+        sock.set_inheritable(False)
+        return sock
+
+    given = dict(itertools.pairwise(arguments))
+    listening_sock = socket_of(given["--listener"]) if "--listener" in given else None
+    sockets = [socket_of(fd) for fd in given["--fds"].split(",")]
+    return int(given["--parent"]), sockets, listening_sock
 
 
 def _report_failure(sock: Any, error: MmgeventError) -> None:
@@ -365,35 +368,3 @@ def _show_prints_as_they_are() -> None:
     printed = logging.getLogger("mmgevent.printed")
     printed.addHandler(handler)
     printed.propagate = False
-
-
-def _watch_parent(parent: int, ended: Any) -> None:
-    """Set `ended` when the parent ends, even if another process has its socket open."""
-    import gevent
-
-    # False if it has ended, or if the program in MMG_PYTHON is our parent.
-    is_child = os.getppid() == parent
-    try:
-        fd = open_process(parent)
-    except ProcessLookupError:
-        ended.set()
-        return
-    if fd is None:
-        while not _has_ended(parent, is_child):
-            gevent.sleep(PARENT_LOOK_S)
-    elif not _has_ended(parent, is_child):
-        hub = gevent.get_hub()
-        hub.wait(hub.loop.io(fd, 1))
-    ended.set()
-
-
-def _has_ended(parent: int, is_child: bool) -> bool:
-    if is_child:
-        return os.getppid() != parent
-    try:
-        os.kill(parent, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it has become another user's
-        pass
-    return False

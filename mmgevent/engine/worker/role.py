@@ -96,7 +96,11 @@ class WorkerRole:
             close=self._shut,
         )
         self._closer: gevent.Greenlet | None = None
-        self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
+        self._handlers = self._make_handlers()
+
+    def _make_handlers(self) -> dict[str, Callable[[Frame, dict[str, Any]], None]]:
+        """Return what to do for each type of message of a server."""
+        return {
             "hello": self._on_hello,
             "refused": self._on_refused,
             "goodbye": self._on_goodbye,
