@@ -124,7 +124,6 @@ class TestOptions:
             ("setup_timeout", 0),
             ("setup_timeout", True),
             ("memory_limit", 1000),
-            ("memory_limit", 2**63),
             ("memory_limit", "2 parsecs"),
             ("max_skipped", 1.0),
             ("max_skipped", -1),
