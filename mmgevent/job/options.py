@@ -1,7 +1,7 @@
 """Check the options of a job, once, where they are given.
 
-Everything below the driver can rely on the types and ranges written at each
-field: what is not in range never gets onto the wire.
+Everything below the driver can rely on the types and ranges written at each field. A server checks
+them again with `JobOptions.from_wire`, a worker with `find_fault`: they do not trust their peers.
 """
 
 from __future__ import annotations
@@ -9,26 +9,32 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from mmgevent.errors import OptionError
 
-#: a job is never cut finer: the server keeps a few words per partition and flush
+#: Most partitions of a job. The server keeps a few words for each partition of each flush.
 MAX_PARTITIONS = 4096
 
-#: Python with the user's modules needs this much before it does anything
+#: Least `memory_limit`, bytes. Python needs this much before it runs a line of the user's.
 MIN_MEMORY_BYTES = 16 * 1024 * 1024
 
-#: Default of `setup_timeout`, seconds. Large models load in one or two minutes, from a cold disk in a few.
+#: Largest `memory_limit`, bytes. setrlimit(2) takes no larger number.
+MAX_MEMORY_BYTES = 2**63 - 1
+
+#: Default of `setup_timeout`, seconds. Large models load in a few minutes from a cold disk.
 SETUP_TIMEOUT_S = 300.0
 
-#: items waiting at once in one executor, far beyond what one process does well
+#: Most items at once in one executor. One process is slow long before that.
 MAX_GREENLETS = 100_000
 
-#: longer names would not fit the lines of logs and dashboards
+#: Longest name of a job, characters. A longer one would not fit the lines of logs and dashboards.
 MAX_NAME_CHARS = 200
+
+#: Longest text of a value in an error about it, characters.
+_MAX_SHOWN_CHARS = 200
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1}
@@ -36,11 +42,27 @@ for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
 
 
+class OptionKeywords(TypedDict, total=False):
+    """The options as a program gives them, for editors and type checkers; `JobOptions` explains each."""
+
+    retries: int
+    task_timeout: float | None
+    setup_timeout: float | None
+    memory_limit: int | str | None
+    max_skipped: float
+    partitions: int | None
+    greenlets: int
+    allocation: Literal["continuous", "oneshot"]
+    retransmit: float
+    py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+    name: str
+
+
 @dataclass(frozen=True)
 class JobOptions:
-    """The options of one job; making one raises OptionError for what is out of range."""
+    """The options of one job, checked. Making one raises OptionError for a value out of range."""
 
-    #: times an item is tried again after a user exception, >= 0
+    #: times that an item is tried again after an exception of the user's function, >= 0
     retries: int = 0
     #: seconds for one item (map) or one key (reduce), > 0; None for no limit
     task_timeout: float | None = None
@@ -52,11 +74,11 @@ class JobOptions:
     max_skipped: int | float = 0
     #: number of partitions, 1 to MAX_PARTITIONS; None lets the server choose
     partitions: int | None = None
-    #: items at once in one executor, for maps that wait; 0 for plain execution
+    #: items at once in one executor, for a mapfn that waits; 0: one after the other
     greenlets: int = 0
     #: "continuous" or "oneshot"
     allocation: str = "continuous"
-    #: share of slots, 0 to 1, that may run duplicates of the oldest unfinished tasks
+    #: share of the slots, 0 to 1, that may run duplicates of slow tasks once no other work is left
     retransmit: float = 0.05
     #: paths of modules to ship; stays with the driver
     py_files: tuple[str, ...] = ()
@@ -64,8 +86,12 @@ class JobOptions:
     name: str = ""
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        for name, (is_in_range, expected) in _RANGES.items():
+            given = getattr(self, name)
+            value = _NORMAL_FORMS[name](given) if name in _NORMAL_FORMS else given
+            if not is_in_range(value):
+                raise _out_of_range(name, given, expected)
+            object.__setattr__(self, name, value)
         if self.allocation == "oneshot" and self.retries:
             raise OptionError(
                 'retries cannot go with allocation="oneshot", where an item runs once or not at all; '
@@ -86,7 +112,7 @@ class JobOptions:
         return replace(self, **changes)
 
     def check_for_offered(self, name: str) -> None:
-        """Raise OptionError for options that cannot go with a function offered by workers, of this name."""
+        """Raise OptionError for an option that does not work with `name`, a function that workers offer."""
         for option, advice in _NOT_OFFERED.items():
             if getattr(self, option):
                 raise OptionError(
@@ -95,7 +121,7 @@ class JobOptions:
                 )
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the options that workers and servers see, as JSON can say them (no py_files)."""
+        """Return the options as servers and workers receive them, in types that JSON has; no py_files."""
         wire = asdict(self)
         del wire["py_files"]
         return wire
@@ -121,8 +147,8 @@ def check_name(name: str) -> None:
 def parse_option(name: str, text: str) -> Any:
     """Turn the text of `--set NAME=TEXT` into the option's value.
 
-    "none" or nothing is None, where None is allowed; py_files are separated by
-    commas.  Raise OptionError for an unknown name or a bad value.
+    "none" or an empty text is None, where None is allowed. Commas separate py_files.
+    Raise OptionError for an unknown name or a value out of range.
     """
     check_name(name)
     text = text.strip()
@@ -146,15 +172,28 @@ def parse_option(name: str, text: str) -> Any:
 def parse_size(size: int | str) -> int:
     """Return a size in bytes: an int as it is, or text such as "512MiB", "2 GB", "1.5g".
 
-    KiB, MiB, GiB, TiB and single letters are powers of 1024, KB to TB of 1000.
+    KiB, MiB, GiB, TiB and single letters are powers of 1024. KB to TB are powers of 1000.
     Raise OptionError for anything else.
     """
     if isinstance(size, int) and not isinstance(size, bool):
         return size
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    if match is None or match[2].lower() not in _UNITS:
-        raise OptionError(f'a size is a number of bytes, or text like "512MiB" or "2GiB"; got {size!r}')
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    n_bytes = float(match[1]) * _UNITS.get(match[2].lower(), math.nan) if match else math.nan
+    if not math.isfinite(n_bytes):
+        raise OptionError(f'a size is a number of bytes, or text like "512MiB" or "2GiB"; got {size!r:.60}')
+    return int(n_bytes)
+
+
+def find_fault(options: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with options as a peer sent them, or None if all are in range.
+
+    The mapping may lack options, and may hold other names: those are not looked at. Unlike
+    `JobOptions`, this accepts a value only in the form that `to_wire` gives it.
+    """
+    for name, (is_in_range, expected) in _RANGES.items():
+        if name in options and not is_in_range(options[name]):
+            return str(_out_of_range(name, options[name], expected))
+    return None
 
 
 def _parse_number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
@@ -165,7 +204,13 @@ def _parse_number(name: str, text: str, kind: type[int] | type[float]) -> int | 
 
 
 def _out_of_range(name: str, value: Any, expected: str) -> OptionError:
-    return OptionError(f"option {name} must be {expected}; got {value!r}")
+    try:
+        shown = repr(value)
+    except ValueError:  # an int of more digits than `sys.get_int_max_str_digits()`
+        shown = f"an int of {value.bit_length()} bits"
+    if len(shown) > _MAX_SHOWN_CHARS:
+        shown = f"{shown[:_MAX_SHOWN_CHARS]}..."
+    return OptionError(f"option {name} must be {expected}; got {shown}")
 
 
 def _is_int(value: Any) -> bool:
@@ -173,97 +218,94 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+    """Return whether a value is a finite number that a float can hold."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _is_int(value) and abs(value) < _FLOAT_LIMIT
 
 
-def _check_retries(name: str, value: Any) -> int:
-    if not _is_int(value) or value < 0:
-        raise _out_of_range(name, value, "an int, 0 or more")
-    return value
+#: The int from which on `float()` may raise OverflowError.
+_FLOAT_LIMIT = 2**1023
 
 
-def _check_task_timeout(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if not _is_number(value) or value <= 0:
-        raise _out_of_range(name, value, "a number of seconds above 0, or None")
-    return value
+def _is_count(value: Any) -> bool:
+    return _is_int(value) and 0 <= value < _FLOAT_LIMIT
 
 
-def _check_memory_limit(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
+def _is_timeout(value: Any) -> bool:
+    return value is None or (_is_number(value) and value > 0)
+
+
+def _is_memory_limit(value: Any) -> bool:
+    return value is None or (_is_int(value) and MIN_MEMORY_BYTES <= value <= MAX_MEMORY_BYTES)
+
+
+def _is_skip_limit(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and not (isinstance(value, float) and value >= 1)
+
+
+def _is_partition_count(value: Any) -> bool:
+    return value is None or (_is_int(value) and 1 <= value <= MAX_PARTITIONS)
+
+
+def _is_greenlet_count(value: Any) -> bool:
+    return _is_int(value) and 0 <= value <= MAX_GREENLETS
+
+
+def _is_allocation(value: Any) -> bool:
+    return isinstance(value, str) and value in ("continuous", "oneshot")
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(path, str) and path for path in value)
+
+
+def _is_job_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_NAME_CHARS and value.isprintable()
+
+
+_TIMEOUT = (_is_timeout, "a number of seconds above 0, or None")
+
+#: {option: (predicate of its range, what an error says is expected)}
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "retries": (_is_count, "an int, 0 or more"),
+    "task_timeout": _TIMEOUT,
+    "setup_timeout": _TIMEOUT,
+    "memory_limit": (_is_memory_limit, 'bytes or a size like "2GiB", from 16MiB to 8 EiB, or None'),
+    "max_skipped": (_is_skip_limit, "a number of items (int), or a share of them (float below 1)"),
+    "partitions": (_is_partition_count, f"an int from 1 to {MAX_PARTITIONS}, or None"),
+    "greenlets": (_is_greenlet_count, f"an int from 0 to {MAX_GREENLETS}"),
+    "allocation": (_is_allocation, '"continuous" or "oneshot"'),
+    "retransmit": (_is_share, "a share of the slots, 0 to 1"),
+    "py_files": (_are_paths, "a path or a list of paths"),
+    "name": (_is_job_name, f"printable text of at most {MAX_NAME_CHARS} characters"),
+}
+
+
+def _normal_size(value: Any) -> Any:
     try:
-        n_bytes = parse_size(value)
+        return parse_size(value)
     except OptionError:
-        n_bytes = 0
-    if n_bytes < MIN_MEMORY_BYTES:
-        raise _out_of_range(name, value, 'bytes or a size like "2GiB", at least 16MiB, or None')
-    return n_bytes
+        return value  # which is out of range
 
 
-def _check_max_skipped(name: str, value: Any) -> int | float:
-    if not _is_number(value) or value < 0 or (isinstance(value, float) and value >= 1):
-        raise _out_of_range(name, value, "a number of items (int), or a share of them (float below 1)")
-    return value
-
-
-def _check_partitions(name: str, value: Any) -> int | None:
-    if value is not None and (not _is_int(value) or not 1 <= value <= MAX_PARTITIONS):
-        raise _out_of_range(name, value, f"an int from 1 to {MAX_PARTITIONS}, or None")
-    return value
-
-
-def _check_greenlets(name: str, value: Any) -> int:
-    if not _is_int(value) or not 0 <= value <= MAX_GREENLETS:
-        raise _out_of_range(name, value, f"an int from 0 to {MAX_GREENLETS}")
-    return value
-
-
-def _check_allocation(name: str, value: Any) -> str:
-    if value not in ("continuous", "oneshot"):
-        raise _out_of_range(name, value, '"continuous" or "oneshot"')
-    return value
-
-
-def _check_retransmit(name: str, value: Any) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise _out_of_range(name, value, "a share of the slots, 0 to 1")
-    return value
-
-
-def _check_py_files(name: str, value: Any) -> tuple[str, ...]:
+def _normal_paths(value: Any) -> Any:
     paths = [value] if isinstance(value, (str, os.PathLike)) else value
-    if isinstance(paths, Iterable) and not isinstance(paths, (bytes, bytearray)):
-        names = [os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths]
-        if all(isinstance(n, str) and n for n in names):
-            return tuple(names)
-    raise _out_of_range(name, value, "a path or a list of paths")
+    if not isinstance(paths, Iterable) or isinstance(paths, (bytes, bytearray)):
+        return value
+    return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths)
 
 
-def _check_name(name: str, value: Any) -> str:
-    if not isinstance(value, str) or len(value) > MAX_NAME_CHARS or not (value.isprintable()):
-        raise _out_of_range(name, value, f"printable text of at most {MAX_NAME_CHARS} characters")
-    return value
+#: What turns a value as programs give it into the form that `JobOptions` holds.
+_NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {"memory_limit": _normal_size, "py_files": _normal_paths}
 
-
-#: what needs an executor of its own, and what to do instead
+#: {option that needs an executor of its own: what to do instead}
 _NOT_OFFERED = {
     "task_timeout": "a thread cannot be ended, so let the function watch the time",
     "memory_limit": "a thread has no memory of its own, so let the function hold less",
     "greenlets": "one item runs there at a time, so let the function do several things at once",
-}
-
-_CHECKS = {
-    "retries": _check_retries,
-    "task_timeout": _check_task_timeout,
-    "setup_timeout": _check_task_timeout,
-    "memory_limit": _check_memory_limit,
-    "max_skipped": _check_max_skipped,
-    "partitions": _check_partitions,
-    "greenlets": _check_greenlets,
-    "allocation": _check_allocation,
-    "retransmit": _check_retransmit,
-    "py_files": _check_py_files,
-    "name": _check_name,
 }

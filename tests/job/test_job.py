@@ -4,6 +4,7 @@ import linecache
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mmgevent.errors import DatasourceError, FunctionError, JobFileError, Option
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.sources import walk
 from mmgevent.job.job import Job, JobOptions, parse_option, parse_size
+from mmgevent.job.options import OptionKeywords, find_fault
 
 
 def mapfn(key, value):
@@ -118,6 +120,8 @@ class TestOptions:
             ("retries", -1),
             ("retries", 1.0),
             ("retries", True),
+            ("retries", 10**5000),
+            ("task_timeout", 10**400),
             ("task_timeout", 0),
             ("task_timeout", float("nan")),
             ("task_timeout", "3"),
@@ -125,6 +129,8 @@ class TestOptions:
             ("setup_timeout", True),
             ("memory_limit", 1000),
             ("memory_limit", "2 parsecs"),
+            ("memory_limit", "9" * 400 + "g"),
+            ("memory_limit", 2**63),
             ("max_skipped", 1.0),
             ("max_skipped", -1),
             ("partitions", 0),
@@ -147,6 +153,25 @@ class TestOptions:
             Job([], mapfn, retires=2)
         with pytest.raises(OptionError, match="there are retries, "):
             Job([], mapfn).with_options(zzz=2)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("greenlets", 100_001),
+            ("greenlets", None),
+            ("task_timeout", 0),
+            ("setup_timeout", [1]),
+            ("memory_limit", "2GiB"),
+            ("memory_limit", 2**63),
+        ],
+    )
+    def test_what_a_peer_sent_is_held_to_the_same_ranges(self, name, value):
+        assert find_fault(JobOptions(memory_limit="2GiB").to_wire()) is None
+        assert find_fault({"flags": ["-O"]}) is None
+        assert f"option {name} must be" in find_fault({name: value})
+
+    def test_editors_know_each_option(self):
+        assert list(OptionKeywords.__annotations__) == [field.name for field in fields(JobOptions)]
 
     def test_oneshot_does_not_retry(self):
         with pytest.raises(OptionError, match="oneshot"):
