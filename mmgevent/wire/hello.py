@@ -11,11 +11,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import UsageError
-from mmgevent.wire.frames import Frame
-from mmgevent.wire.messages import PROTOCOL, control
+
+if TYPE_CHECKING:
+    from mmgevent.wire.frames import Frame
 
 #: version of mmgevent
 VERSION = "0.1.0"
@@ -28,6 +29,8 @@ def hello(role: str, *, dill: str, **fields: Any) -> Frame:
 
     `dill` is its version; `fields` are what a role says of itself beyond that.
     """
+    from mmgevent.wire.messages import PROTOCOL, control  # with json, which commands start without
+
     return control(
         "hello",
         role=role,
