@@ -184,13 +184,25 @@ class Cluster:
     def address(self) -> tuple[str, int] | None:
         """(host, port) of the server that workers may join; None if there is no port.  ListenError."""
         self._check_process()
-        address = self._engine.wait_ready(START_S).get("address")
+        address = self._wait_for_engine().get("address")
         return None if address is None else (address[0], address[1])
 
     def wait_ready(self) -> None:
         """Wait until the engine runs; raise what kept it from it (ListenError, ConnectError, ...)."""
         self._check_process()
-        self._engine.wait_ready(START_S)
+        self._wait_for_engine()
+
+    def _wait_for_engine(self) -> dict[str, Any]:
+        """Return the facts of the engine once it runs. One that is killed before that is replaced, once."""
+        if not self._is_closed:
+            engine = self._get_engine(None)
+            try:
+                return engine.wait_ready(START_S)
+            except EngineError:
+                if not engine.was_killed:
+                    raise
+            self._get_engine(None)
+        return self._engine.wait_ready(START_S)
 
     def close(self) -> None:
         """Wait for running jobs and what they call back, then end the engine with all its processes; idempotent.
@@ -276,7 +288,7 @@ class Cluster:
             if self._is_closed:
                 raise JobError(f"the cluster was closed{f': {lost}' if lost else ''}", {"kind": "lost"})
             self._was_ready |= engine.was_ready
-            if engine.has_ended and self._was_ready:
+            if engine.has_ended and (self._was_ready or engine.was_killed):
                 if self._configuration.listen is not None and engine.was_ready:
                     address = engine.wait_ready(0)["address"]  # what port 0 became: workers know it
                     self._configuration = self._configuration._replace(listen=address)
