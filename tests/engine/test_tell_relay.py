@@ -1,4 +1,4 @@
-"""tell_relay: all of a message goes one way while links come and go, and what nobody takes is bounded."""
+"""tell_relay: all pieces of a message go one way though links change, and what waits is limited."""
 
 import gevent
 import pytest
@@ -136,7 +136,7 @@ def test_a_driver_that_does_not_read_loses_whole_messages_and_no_peer_pays(make_
     settle()
     found = told(driver.frames)
     assert {b"calm", b"again"} <= set(found)
-    assert all(len(set(data)) == 1 for data in found if data not in (b"calm", b"again"))  # none of two halves
+    assert all(len(set(data)) == 1 for data in found if data not in (b"calm", b"again"))  # none is mixed
     assert not driver.heard("left")
     assert {task for task, _ in driver.heard("joined")} == {1, 2}
     assert driver.closed is None
@@ -179,6 +179,6 @@ def test_a_program_that_tells_more_than_the_line_takes_loses_its_server(make_end
         settle()
         assert server.near.queued_bytes((0, 7, 0)) <= 5_000_000
     assert "more than" in server.closed
-    peers.pass_on(second, decode_message(second.payload), after.near)  # the rest of what went elsewhere
+    peers.pass_on(second, decode_message(second.payload), after.near)  # its beginning went elsewhere
     settle()
     assert not after.frames

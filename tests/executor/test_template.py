@@ -52,7 +52,7 @@ class Executor:
         )
 
     def map(self, items):
-        """Run a map; return its outcome and records {key: [values]}."""
+        """Run a map. Return its outcome and its records, {key: [values]}."""
         self._attempt += 1
         lane = (1, self._attempt, self._attempt)
         data = records.encode_items(items)
@@ -77,7 +77,7 @@ class Executor:
         return message, found
 
     def ask(self, source):
-        """What the expression is there, as text."""
+        """Return the value that an expression has there, as text."""
         self.load(f"def mapfn(key, value):\n    import os, signal, sys\n    yield 'it', repr({source})\n")
         message, found = self.map([("a", 1)])
         assert message["type"] == "done", message
@@ -159,7 +159,7 @@ def pack(source):
 
 
 def wait_for_end(pid):
-    """Wait until a process that is no child of ours has ended."""
+    """Wait until a process that is not our child has ended."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -20,9 +20,9 @@ from gevent.event import Event
 from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
+from mmgevent.engine.worker.deaths import describe_death, describe_place
 from mmgevent.engine.worker.forker import Exit, Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
-from mmgevent.engine.worker.obituary import describe_death, describe_place
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor

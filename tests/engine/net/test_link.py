@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 
 
 class End:
-    """One started end of a link that keeps what comes."""
+    """One started end of a link. It keeps the frames that it receives."""
 
     def __init__(self, link: Link, on_frame=None) -> None:
         self.link = link
@@ -150,7 +150,7 @@ def test_a_bulk_lane_arrives_whole_while_control_round_trips_stay_quick(pair):
     for frame in split_payload(BATCH, bytes(total), *lane):
         pair[0].send_in_lane(frame)
     pair[0].close_lane(lane)
-    overtaking: list[int] = []  # bytes that arrived during a round trip: what is quick, on any machine
+    overtaking: list[int] = []  # bytes that arrived during a round trip
     while not arrived.is_set():
         begun = got
         pair[0].send(control("enough", job=1))
@@ -450,7 +450,7 @@ def test_a_link_without_heartbeats_may_be_silent(monkeypatch):
 
 @pytest.fixture
 def many_descriptors():
-    """As many descriptors as a thousand links need, where the system allows 1,024 and would give more."""
+    """Enough descriptors for a thousand links, if the system allows more than 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 4096:
         wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
