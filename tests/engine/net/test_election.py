@@ -700,7 +700,7 @@ def wait_for_reset(sock):
 
 @contextlib.contextmanager
 def greeting(address, *greet):
-    """A server that calls greet[n](sock) for its n-th peer, and serves later ones. Yields `greet`."""
+    """A server that calls greet[n](sock) for its n-th peer, and serves later ones. Yields their roles."""
     server = Server("test", memory_bytes=1 << 20)
     came = []
 
