@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.engine.open_server import default_memory_bytes, make_server, start_listening
+from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
 from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit

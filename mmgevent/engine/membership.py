@@ -27,14 +27,14 @@ from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.open_server import make_server, start_listening
 from mmgevent.engine.place_search import PlaceSearch
+from mmgevent.engine.server_start import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
-    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.server.role import ServerRole
     from mmgevent.engine.worker.forker import Forkers
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
@@ -106,7 +106,7 @@ class Membership:
         self._had_place = False
         #: state and reason at the last call of `on_change`
         self._told = ("", "")
-        self._server: Server | None = None
+        self._server: ServerRole | None = None
         #: set when this place is lost
         self._lost = Event()
         self._stop_reason: str | None = None
@@ -309,7 +309,7 @@ class Membership:
             server.stop(reason)
             self._leave(reason)
 
-    def _listen(self, place: election.Elected, server: Server) -> Listener:
+    def _listen(self, place: election.Elected, server: ServerRole) -> Listener:
         """Let others connect to this server.
 
         Raises NoPlaceError, with the address free again, if that is impossible now.
@@ -329,7 +329,7 @@ class Membership:
         log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
         self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
 
-    def _employ_own(self, server: Server) -> None:
+    def _employ_own(self, server: ServerRole) -> None:
         """Be a worker, too: keep this machine's executors at work for the server in this engine."""
         while True:
             ours, theirs = local_pair("local worker")
@@ -359,7 +359,7 @@ class Membership:
         worker.start()
         return worker
 
-    def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
+    def _look_for_earlier(self, server: ServerRole, earlier: Sequence[Address], digest: bytes) -> None:
         """Give up the place when there is another server on an address before this one."""
         settings = self._settings
         own = (settings.key, digest, settings.timeout, settings.certificates)

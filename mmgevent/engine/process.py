@@ -24,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine.configuration import Configuration
-from mmgevent.engine.open_server import default_memory_bytes, make_server, start_listening
+from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.errors import ConnectError, MmgeventError, StartError
 from mmgevent.machine.resources import (
     collect_garbage_rarely,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.net.link import Link
     from mmgevent.engine.relay import NodeRelay
-    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.server.role import ServerRole
     from mmgevent.engine.start import TemplateProcess
     from mmgevent.engine.worker.offering import Offering
 
@@ -74,7 +74,7 @@ class Engine:
 
         self._configuration = configuration
         self._forkers = Forkers(template)
-        self._server: Server | None = None
+        self._server: ServerRole | None = None
         self._workers: list[Any] = []
         self._listener: Any = None
         self._listening_sock = listening_sock

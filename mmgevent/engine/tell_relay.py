@@ -3,7 +3,7 @@
 A message travels in pieces, and links may change before its last one. So `MessageRoutes` sends all
 pieces of a message the same way. Tells have no credit. So `ProgramInbox` and `PeerNews` limit what
 waits for the driver, and `PeerTells` limits what waits for the server. The limits are those of
-`wire.telling`.
+`wire.user_messages`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import gevent
 from mmgevent.engine.net.backlog import Backlog, waiting_bytes
 from mmgevent.wire.frames import Frame, Lane
 from mmgevent.wire.messages import control, message_of
-from mmgevent.wire.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
+from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.link import Link

@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from mmgevent.errors import OptionError
-
-#: Most partitions of a job. The server keeps a few words for each partition of each flush.
-MAX_PARTITIONS = 4096
+from mmgevent.wire.limits import MAX_PARTITIONS
 
 #: Least `memory_limit`, bytes. Python needs this much before it runs a line of the user's.
 MIN_MEMORY_BYTES = 16 * 1024 * 1024

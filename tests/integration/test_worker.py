@@ -21,7 +21,7 @@ from gevent.socket import AF_UNIX
 from gevent.socket import socket as GeventSocket
 
 from mmgevent.engine.net.local_link import local_pair
-from mmgevent.engine.scheduler.ledger import MAX_DEPTH
+from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT
 from mmgevent.engine.worker import crew, supervisor, workload
 from mmgevent.engine.worker.crew import MAX_FORK_FAILURES
 from mmgevent.engine.worker.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
@@ -31,9 +31,9 @@ from mmgevent.job.functions import Functions
 from mmgevent.job.shipping import pack as shipping
 from mmgevent.tasks import records
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
+from mmgevent.wire.lanes import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import position_of
-from mmgevent.wire.streams import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 
 WAIT_S = 20.0
 PARTITIONS = 4
@@ -640,7 +640,7 @@ def test_of_reduces_behind_short_maps_none_is_sent_ahead(start, gate):
 
 
 def test_a_slot_has_room_for_all_that_a_server_gives_it_and_all_that_it_takes_back():
-    assert MAX_ATTEMPTS >= 2 * MAX_DEPTH
+    assert MAX_ATTEMPTS >= 2 * MAX_ATTEMPTS_PER_SLOT
 
 
 def test_what_was_sent_ahead_is_given_back_when_the_executor_dies(start, gate):

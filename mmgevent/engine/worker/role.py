@@ -27,10 +27,10 @@ from mmgevent.errors import ProtocolError
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, Frame
 from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control, message_of
-from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.telling import MAX_RECEIVER_BYTES
+from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES
 
 log = logging.getLogger(__name__)
 

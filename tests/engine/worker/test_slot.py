@@ -7,8 +7,8 @@ import pytest
 from mmgevent.engine.worker.held import CachedJob, HeldAttempt
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
 from mmgevent.wire.frames import Frame
+from mmgevent.wire.lanes import ReceiveWindow
 from mmgevent.wire.messages import control
-from mmgevent.wire.streams import ReceiveWindow
 
 
 class Runner:

@@ -6,8 +6,6 @@ cluster of equals that is elected.
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.machine.resources import total_memory_bytes
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
     from mmgevent.access.certificates import Certificates
     from mmgevent.engine.net.listener import Listener
-    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.server.role import ServerRole
 
 #: Memory of the machine divided by this is the memory for segments, unless the user says how much.
 MEMORY_SHARE = 8
@@ -34,22 +32,18 @@ def default_memory_bytes() -> int:
     return max(MIN_MEMORY_BYTES, min(MAX_MEMORY_BYTES, total_memory_bytes() // MEMORY_SHARE))
 
 
-def make_server(memory_bytes: int | None, spill_folder: str) -> Server:
+def make_server(memory_bytes: int | None, spill_folder: str) -> ServerRole:
     """Return a server that nobody can reach yet, named after machine and process.
 
     `memory_bytes`: for segments; None for the default. `spill_folder`: for those that do not fit.
     """
-    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.server.role import open_server
 
-    return Server(
-        f"{socket.gethostname()}-{os.getpid()}",
-        memory_bytes=memory_bytes or default_memory_bytes(),
-        spill_folder=spill_folder,
-    )
+    return open_server(memory_bytes=memory_bytes or default_memory_bytes(), spill_folder=spill_folder)
 
 
 def start_listening(
-    server: Server,
+    server: ServerRole,
     sock: Any,
     key: bytes,
     on_lost: Callable[[str], None],
