@@ -15,6 +15,7 @@ from mmgevent.machine import interpreter
 from mmgevent.wire import failures
 from mmgevent.wire.frames import MAX_PAYLOAD, Frame
 from mmgevent.wire.lanes import INPUT_WINDOW, ReceiveWindow
+from mmgevent.wire.limits import SHORT_WORK_S
 from mmgevent.wire.positions import position_of
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ MAX_ATTEMPTS = 64
 #: Duration of a short task, at most, seconds. Attempts of short tasks are sent to an executor
 #: before it is free, so that it does not idle between them.
 SHORT_TASK_S = 0.05
-
-#: Work that is sent ahead to one executor, seconds. At least one attempt is sent ahead.
-SENT_S = 0.02
 
 #: Longest value of an option in the error about it, bytes.
 MAX_VALUE_BYTES = 200
@@ -109,7 +107,9 @@ class CachedJob:
         recent_s = self._recent_s.get(is_map, math.inf)
         if recent_s >= SHORT_TASK_S:
             return 1
-        return MAX_ATTEMPTS if recent_s * MAX_ATTEMPTS < SENT_S else max(2, int(SENT_S / recent_s))
+        if recent_s * MAX_ATTEMPTS < SHORT_WORK_S:
+            return MAX_ATTEMPTS
+        return max(2, int(SHORT_WORK_S / recent_s))
 
     def add_duration(self, is_map: bool, seconds: float) -> None:
         """Count a done task. The average follows a change of durations within three tasks."""
