@@ -83,9 +83,7 @@ def derive_key(password: str, cluster: str = "") -> bytes:
 
 
 class _Handshake:
-    """What both sides share: collect a message of known size, act on it, say what is needed
-    next.
-    """
+    """The part of both sides: collect a message of known size, act on it, wait for the next."""
 
     def __init__(self, key: bytes, certificate_sha256: bytes, nonce: bytes | None = None) -> None:
         self._key = key

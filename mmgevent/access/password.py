@@ -36,10 +36,9 @@ def find_password(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the password: `password`, or the content of `password_file`, the environment or this
-    user's file.
+    """Return the password: the one given, or that of a file, the environment or this user's file.
 
-    That file is made if there is none.
+    This user's file is made if there is none.
 
     Raises PasswordError for an empty password, for a file that others may read, and for a file that
     cannot be read or made.
@@ -124,9 +123,7 @@ def make_password_file(path: str) -> None:
 
 
 def warn_if_short(password: str, hosts: list[str]) -> str | None:
-    """Return a warning if the password is short and one of the hosts is another machine, else
-    None.
-    """
+    """Return a warning if a password is short and one of the hosts is another machine, else None."""
     far = [host for host in hosts if not is_loopback(host)]
     if not far or len(password) >= SHORT_CHARS:
         return None

@@ -50,8 +50,7 @@ class PlaceSearch:
         self._refusals[place.address] = error
 
     def is_contested(self, place: Joined | Elected, error: LostServerError) -> bool:
-        """Return whether to try an address again at once, since its server was lost before its
-        hello.
+        """Return whether to try an address again whose server was lost before its hello.
 
         A chance reset must not make a second server. So the address counts as refused only after
         CONTEST_S.

@@ -270,8 +270,7 @@ class Engine:
 
 
 def main(template: TemplateProcess | StartError | None) -> None:
-    """Run the engine of a driver, with the arguments `--parent PID --fds N[,N] [--procs]
-    [--listener N]`.
+    """Run the engine of a driver: `--parent PID --fds N[,N] [--procs] [--listener N]`.
 
     `--fds`: descriptors of sockets to the driver and to the functions that it offers, if any.
     `--procs`: there will be executors, so there is a `template`. `--listener`: descriptor of a
@@ -360,9 +359,7 @@ class _PlainLines(logging.Formatter):
 
 
 def _show_prints_as_they_are() -> None:
-    """Show what executors print as an inline run does, since all of them run this driver's
-    functions.
-    """
+    """Show what executors print as inline runs do: all of them run this driver's functions."""
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainLines())
     printed = logging.getLogger("mmgevent.printed")

@@ -172,17 +172,14 @@ class Runner:
 
 
 def _flush_prints() -> None:
-    """Write what functions printed without a line end: this process may be killed after its
-    answer.
-    """
+    """Write what functions printed without a line end: this process may be killed next."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
             stream.flush()
 
 
 class AttemptRun:
-    """The bytes of one attempt that runs: its input as it arrives, its output as there is credit
-    for it.
+    """The bytes of one attempt that runs: its input and its output.
 
     Methods that read or emit raise AttemptRevoked once a `revoke` has arrived. Only processes that
     cannot be killed get one. Nothing looks for it while a function runs.
@@ -256,8 +253,7 @@ class AttemptRun:
         return self._read(self._size)
 
     def read_parts(self, parts: list[list[int]]) -> Iterator[tuple[int, int, Iterator[bytes]]]:
-        """Yield (partition, bytes, iterator of its segments) of each part, to be read in this
-        order.
+        """Yield (partition, bytes, iterator of its segments) of each part, in order.
 
         When the next part is asked for, the rest of this one is skipped.
         """

@@ -197,9 +197,7 @@ def canonical(address: Address) -> Address:
 
 
 def find_reach(place: Elected) -> str | None:
-    """Return a warning if others know the address by a name that only this machine can reach, else
-    None.
-    """
+    """Return a warning if others know the address by a name that only works here, else None."""
     name, bound = place.address[0], place.sock.getsockname()[0]
     if is_loopback(name) or not ipaddress.ip_address(bound).is_loopback:
         return None
@@ -256,10 +254,9 @@ def driver_hello() -> Frame:
 
 
 def greet(sock: Any, address: Address, timeout: float) -> None:
-    """Say hello as a driver over a connection from `tls.connect`, and wait for the server's hello
-    (blocks).
+    """Say hello as a driver over a connection from `tls.connect`, and wait for the answer (blocks).
 
-    Nothing is read beyond its hello. The socket stays the caller's.
+    Nothing is read beyond the server's hello. The socket stays the caller's.
 
     Raises VersionMismatchError if the versions do not fit, LostServerError if the server leaves
     before its hello, and ConnectError if it refuses for another reason, or sends nothing sensible.

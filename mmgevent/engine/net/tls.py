@@ -85,9 +85,7 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
 
 
 def _load_from_file(context: Any, pem: bytes) -> None:
-    """Load a key and its certificate from a file that is removed at once: OpenSSL reads files
-    only.
-    """
+    """Load a key and its certificate by way of a temporary file: OpenSSL reads files only."""
     try:
         with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:  # mode 0600
             file.write(pem)
@@ -170,8 +168,7 @@ def connect(
     timeout: float = HANDSHAKE_S,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> Any:
-    """Connect to a server, prove the password, check that the server knows it. Return the TLS
-    socket.
+    """Connect to a server, and prove the password to one another. Return the TLS socket.
 
     `role` is "worker" or "driver". All errors name the address:
 
@@ -213,8 +210,9 @@ def _is_about_certificate(error: Any) -> bool:
 
 
 def _let_notice(sock: Any) -> None:
-    """Read what a refused peer still sends. A close with that unread could reset the connection,
-    and the peer would not learn why it was refused.
+    """Read what a refused peer still sends.
+
+    A close with that unread could reset the connection, and the peer would not learn the reason.
     """
     with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
         sock.shutdown(socket.SHUT_WR)
@@ -303,9 +301,7 @@ def _converse(
 
 
 class _Held:
-    """The socket of a connection that is being made: plain at first, then the TLS one that owns
-    it.
-    """
+    """The socket of a new connection: plain at first, then the TLS socket that owns that."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -335,9 +331,7 @@ def _wrap(held: _Held, context: Any, *, server_side: bool) -> Any:
 
 
 def _make_certificate() -> tuple[bytes, bytes, bytes]:
-    """Return a new P-256 private key and its self-signed certificate: key PEM, certificate PEM and
-    DER.
-    """
+    """Return a new P-256 key, and its self-signed certificate: key PEM, certificate PEM and DER."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -43,8 +43,6 @@ class TLSSocket(ssl.SSLSocket):
             raise
 
     def _forget(self, error: OSError) -> None:
-        """Empty this thread's queue of OpenSSL, as a new connection does, unless CPython has done
-        so.
-        """
+        """Empty this thread's queue of OpenSSL, as a new connection does, if CPython has not."""
         if not isinstance(error, ssl.SSLError):
             self.context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=self.server_side)

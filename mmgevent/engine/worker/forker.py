@@ -288,9 +288,7 @@ class Forkers:
         gevent.joinall(list(self._ending))
 
     def _end_idle(self) -> None:
-        """End templates without executors, the longest unused first, so that there is room for one
-        more.
-        """
+        """End the longest unused templates without executors, to make room for one more."""
         idle = [kind for kind, forker in self._forkers.items() if forker.is_idle and kind != self._first]
         for kind in idle[: max(0, len(idle) - MAX_IDLE_TEMPLATES + 1)]:
             del self._starts[kind]  # it did not die

@@ -101,9 +101,7 @@ class CachedJob:
         return max(self.most_sent(True), self.most_sent(False)) > 1
 
     def most_sent(self, is_map: bool) -> int:
-        """Return how many attempts an executor may have at once, by the recent duration of such
-        tasks.
-        """
+        """Return how many attempts an executor may have at once, by recent durations."""
         recent_s = self._recent_s.get(is_map, math.inf)
         if recent_s >= SHORT_TASK_S:
             return 1

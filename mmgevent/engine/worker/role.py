@@ -57,13 +57,13 @@ class WorkerRole:
         is_local: bool = False,
         on_tell: Callable[[Frame], None] | None = None,
     ):
-        """`forkers` and `offering` outlive the worker. `offers`: names of the functions that
-        `offering` calls.
+        """`forkers` and `offering` outlive the worker.
 
-        `is_local`: the server is in this engine, so that versions need no check.
+        `offers`: names of the functions that `offering` calls. `is_local`: the server is in this engine,
+        so that versions need no check.
 
-        `on_tell` gets the `tell` frames of drivers as they came, those of each driver in a lane of
-        its own. It must not block.
+        `on_tell` gets the `tell` frames of drivers as they came, those of each driver in a lane of its
+        own. It must not block.
         """
         self.link = link
         self.name = name or f"{socket.gethostname()}/{os.getpid()}"
@@ -135,8 +135,9 @@ class WorkerRole:
         self.link.send(hello("worker", dill=dill, slots=slots, offers=self._offers, name=self.name))
 
     def stop(self, reason: str, grace_s: float = 0.0) -> None:
-        """Leave (blocks): say so, return what has not begun, let the rest run for `grace_s`, then
-        end it.
+        """Leave (blocks).
+
+        Say so, return what has not begun, let the rest run for `grace_s`, then end it.
         """
         reason = failures.shorten(reason, MAX_REASON_BYTES)
         self._workload.is_leaving = True
@@ -151,11 +152,10 @@ class WorkerRole:
         self.closed.wait()
 
     def tell(self, *frames: Frame) -> None:
-        """Send a message of this worker's program to the drivers that watch (see `telling`). Does
-        not block.
+        """Send a message of this worker's program to the drivers that watch. Does not block.
 
-        The worker closes when more than MAX_RECEIVER_BYTES wait, since the server does not take
-        them.
+        The worker closes when more than MAX_RECEIVER_BYTES wait, since the server does not take them.
+        See `wire.user_messages`.
         """
         for frame in frames:
             self.link.send_in_lane(frame)

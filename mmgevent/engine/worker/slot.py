@@ -97,8 +97,7 @@ class ExecutorSlot:
 
 
 def _may_follow(attempt: HeldAttempt, last: HeldAttempt, sent_count: int) -> bool:
-    """Return whether an attempt may be sent while `last`, the last of those that were sent, has not
-    ended.
+    """Return whether an attempt may be sent although `last`, the one sent before it, has not ended.
 
     Both must run in one executor and have comparable durations, and the executor must be able to
     take more.

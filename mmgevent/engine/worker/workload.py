@@ -88,9 +88,7 @@ class Workload:
     # -- wishes of the server
 
     def prepare(self, job: CachedJob) -> None:
-        """Fork an executor of a new job in each slot that has few, so that it is ready for the
-        first task.
-        """
+        """Fork executors of a new job, so that they are ready for its first tasks."""
         if self.is_leaving or job.fault is not None or job.offered_phases:
             return
         for slot in self.slots:
