@@ -123,7 +123,7 @@ def make_password_file(path: str) -> None:
 
 
 def warn_if_short(password: str, hosts: list[str]) -> str | None:
-    """Return a warning if a password is short and one of the hosts is another machine, else None."""
+    """Return a warning if a password is short and one of the hosts is not this machine."""
     far = [host for host in hosts if not is_loopback(host)]
     if not far or len(password) >= SHORT_CHARS:
         return None

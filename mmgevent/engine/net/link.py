@@ -139,7 +139,7 @@ class Link:
             raise LinkClosed(f"{self.name}: link closed: {self._reason or 'by this side'}")
 
     def drain(self, timeout_s: float) -> None:
-        """Wait (blocks) until all that may be sent was taken, or for so long, or until the link closes."""
+        """Wait (blocks) until nothing is left that may be sent, or for so long."""
         with gevent.Timeout(timeout_s, False):
             while self._has_more() and not self._closing:
                 self._drained.clear()
