@@ -242,7 +242,7 @@ class Engine:
         worker.start()
 
     def _on_listener_lost(self, reason: str) -> None:
-        """End: nobody can connect any more. The driver starts another engine at the address."""
+        """End: nobody can connect now. The driver starts another engine at the address."""
         self._stop_reason = reason
         self.ended.set()
 
@@ -253,7 +253,7 @@ class Engine:
             self.ended.set()
 
     def _on_worker_closed(self, _: Any) -> None:
-        """End: this engine has no executors any more. The driver starts another engine.
+        """End: this engine has no executors left. The driver starts another engine.
 
         If there never was an executor, another engine would have none either. Then the driver gets
         the reason.
@@ -261,7 +261,7 @@ class Engine:
         if self._is_stopping:
             return
         worker = self._workers[-1]
-        self._stop_reason = f"the executors of this machine are gone: {worker.close_reason}"
+        self._stop_reason = f"the executors of this machine have ended: {worker.close_reason}"
         if worker.is_short and not worker.has_run and self._driver is not None:
             self._driver.send(control("refused", code="start", error=worker.close_reason))
         else:
@@ -300,7 +300,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
         main_greenlet = gevent.getcurrent()
 
         def give_up(_: Any) -> None:
-            gevent.kill(main_greenlet, EOFError("the driver is gone"))
+            gevent.kill(main_greenlet, EOFError("the driver has ended"))
 
         engine.ended.rawlink(give_up)
         facts = engine.start()  # may need a minute to reach a server
@@ -347,7 +347,7 @@ def _report_failure(sock: Any, error: MmgeventError) -> None:
     try:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:
-        log.debug("the driver is gone and does not learn: %s", error)
+        log.debug("the driver has ended and does not learn: %s", error)
 
 
 class _PlainLines(logging.Formatter):

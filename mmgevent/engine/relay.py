@@ -55,7 +55,7 @@ def relay(driver: Link, remote: Link, ended: Any) -> None:
     """
 
     def on_remote_close(reason: str) -> None:
-        driver.send(control("goodbye", reason=f"the server is gone: {reason}"))
+        driver.send(control("goodbye", reason=f"the server is lost: {reason}"))
         driver.close(reason, FLUSH_S)
 
     told, watched = PeerTells(), PeerNews(driver)
@@ -221,7 +221,7 @@ class NodeRelay:
         if link is self._server:
             self._server = None
             self._watched.change_server()
-            self._cut_off(f"the server is gone: {reason}")
+            self._cut_off(f"the server is lost: {reason}")
             if link is self._member.presence:
                 self._member.lose(reason)
             elif self._opening is None:

@@ -106,11 +106,11 @@ class Channel:
         self.flush()
 
     def check_open(self) -> None:
-        """Raise LinkClosed if the descriptor is gone: user code may have closed it."""
+        """Raise LinkClosed if the descriptor was closed: user code may have done so."""
         try:
             self._sock.getsockname()
         except OSError as error:
-            raise LinkClosed(f"the link to the worker is gone: {error}") from error
+            raise LinkClosed(f"the link to the worker is closed: {error}") from error
 
     def shut_down(self) -> None:
         """End the link. Methods that wait raise LinkClosed.

@@ -86,7 +86,7 @@ class CachedJob:
 
     @property
     def has_limits(self) -> bool:
-        """Whether somebody has to look at its executors now and then."""
+        """Whether its executors must be watched for limits."""
         limits = (self.task_timeout_s, self.memory_limit_bytes, self.setup_timeout_s)
         return any(limit is not None for limit in limits)
 
