@@ -42,7 +42,7 @@ MAX_PAUSE_S = 2.0
 
 #: Most frames that wait while a link to the server is opened. Each job has its `submit` and a
 #: window of code.
-MAX_HELD_FRAMES = 10_000
+MAX_WAITING_FRAMES = 10_000
 
 #: The last message of a server about a job is one of these.
 _LAST_WORDS = {"job_done", "job_failed", "rejected", "moved"}
@@ -162,8 +162,8 @@ class NodeRelay:
         if self._server is not None:
             _pass(frame, self._server)
             return
-        if len(self._held) >= MAX_HELD_FRAMES:
-            self._cut_off(f"{MAX_HELD_FRAMES} frames wait for a link to the server")
+        if len(self._held) >= MAX_WAITING_FRAMES:
+            self._cut_off(f"{MAX_WAITING_FRAMES} frames wait for a link to the server")
             return
         self._held.append(frame)
         if self._opening is None:

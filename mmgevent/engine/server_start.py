@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from mmgevent.engine.server.role import ServerRole
 
 #: Memory of the machine divided by this is the memory for segments, unless the user says how much.
-MEMORY_SHARE = 8
+SEGMENTS_SHARE = 8
 
 #: Least memory for segments, bytes, unless the user says how much.
-MIN_MEMORY_BYTES = 16 * 1024 * 1024
+MIN_SEGMENTS_BYTES = 16 * 1024 * 1024
 
 #: Most memory for segments, bytes, unless the user says how much.
-MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
+MAX_SEGMENTS_BYTES = 2 * 1024 * 1024 * 1024
 
 
 def default_memory_bytes() -> int:
     """Return how many bytes of segments a server keeps in memory unless the user says how much."""
-    return max(MIN_MEMORY_BYTES, min(MAX_MEMORY_BYTES, total_memory_bytes() // MEMORY_SHARE))
+    return max(MIN_SEGMENTS_BYTES, min(MAX_SEGMENTS_BYTES, total_memory_bytes() // SEGMENTS_SHARE))
 
 
 def make_server(memory_bytes: int | None, spill_folder: str) -> ServerRole:

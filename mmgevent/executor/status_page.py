@@ -43,7 +43,7 @@ SEVERAL = 2**64 - 2
 SETUP = 2**64 - 1
 
 #: Characters of a key that are kept.
-KEY_CHARACTERS = 60
+KEY_CHARS = 60
 
 #: Duration of an item that makes the repr of the next key affordable, seconds. A repr takes about 1
 #: µs.
@@ -130,7 +130,7 @@ class StatusPage:
     def _make_mark(self) -> Callable[[int, Any], None]:
         """Return `mark`, a closure: reading attributes would cost as much as the rest of it."""
         page, offset, pack, now = self._map, _ITEM_OFFSET, _ITEM.pack_into, monotonic
-        big, characters = _BIG, KEY_CHARACTERS
+        big, characters = _BIG, KEY_CHARS
         last_s = 0.0
         last_path: Any = None
         path_end = b""
@@ -251,7 +251,7 @@ def render_key(key: Any) -> str | None:
     if kind not in _PLAIN:
         return None
     if kind is str or kind is bytes:
-        return repr(key[:KEY_CHARACTERS])
+        return repr(key[:KEY_CHARS])
     if kind is int and not -_BIG < key < _BIG:
         return f"an int of {key.bit_length()} bits"
     return repr(key)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.worker.supervisor import Supervisor
 
 #: Share of its memory limit at which an unexplained death counts as out of memory.
-MEMORY_SHARE = 0.9
+OUT_OF_MEMORY_SHARE = 0.9
 
 #: Beginnings of faulthandler's lines for frames of this package, and of the program that a template
 #: runs.
@@ -116,7 +116,9 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
             None,
         )
     if executor.broken_limit == "memory" or (
-        limit is not None and exit_.maxrss_kb * 1024 >= MEMORY_SHARE * limit and executor.kill_cause is None
+        limit is not None
+        and exit_.maxrss_kb * 1024 >= OUT_OF_MEMORY_SHARE * limit
+        and executor.kill_cause is None
     ):
         return (
             "memory",
