@@ -674,6 +674,9 @@ def test_an_executor_is_set_up_once_before_its_first_attempt(start):
     second = server.assign_map([("n", 1)])
     assert [m["type"] for m in server.wait_for(first, second)] == ["done", "done"]
     assert server.records_of(first) == server.records_of(second) == {"n": [1]}
+    with gevent.Timeout(WAIT_S, False):
+        while len(executors()) < 2:  # the other one may be about to take its name
+            gevent.sleep(0.01)
     assert len(executors()) == 2, "the other slot's is there, too, and was not set up"
 
 
