@@ -34,9 +34,7 @@ ORDER = {top: number for number, tops in enumerate(ROOMS.values()) for top in to
 #: (importer, imported): what will end an import of a room further down.
 STILL_UPWARD: dict[tuple[str, str], str] = {}
 #: (importer, imported): what will end an import that closes a circle.
-STILL_CIRCULAR = {
-    ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
-}
+STILL_CIRCULAR: dict[tuple[str, str], str] = {}
 
 #: Statements of packages whose `__init__` is not empty. No package defines a class.
 NOT_EMPTY = {
