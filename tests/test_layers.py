@@ -62,29 +62,16 @@ _ONE_NOUN = "one noun, little over"
 LARGE_MODULES = {
     "driver.cluster": _ONE_NOUN,
     "driver.engine_link": _ONE_NOUN,
-    "driver.feeding": _SPLIT,
-    "driver.job_driver": _SPLIT,
-    "engine.membership": _SPLIT,
-    "engine.process": _SPLIT,
-    "engine.worker.role": _SPLIT,
+    "driver.submission": _SPLIT,
 }
 #: Longer functions.
-LONG_FUNCTIONS = {
-    "driver.engine_link.EngineProcess.__init__": _SPLIT,
-    "driver.job_driver.JobDriver.__init__": _SPLIT,
-    "driver.node.Node.__init__": _SPLIT,
-    "engine.worker.role.Worker.__init__": _SPLIT,
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 #: Classes with more attributes or methods.
 LARGE_CLASSES = {
-    "engine.worker.role.Worker": _SPLIT,
+    "driver.submission.Submission": _SPLIT,
 }
 #: Names that several classes share.
-SHARED_NAMES = {
-    "Attempt": "to be renamed",
-    "Slot": "to be renamed",
-    "Worker": "to be renamed",
-}
+SHARED_NAMES: dict[str, str] = {}
 
 #: What a standing server is made of.
 SERVER_ROLE = [
