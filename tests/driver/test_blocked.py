@@ -18,7 +18,7 @@ from mmgevent.driver.handle import GRACE_S
 
 #: seconds within which a cancelled job must have ended; a job that waits for its datasource never
 #: would
-SOON_S = 5
+SOON_S = 10
 
 
 def one(key, value):
