@@ -11,8 +11,9 @@ TYPE_CHECKING = False  # not from typing: `import mmgevent` imports only modules
 if TYPE_CHECKING:
     from mmgevent import reducers
     from mmgevent.access.certificates import Certificates
-    from mmgevent.driver.cluster import LocalCluster, connect, run
+    from mmgevent.driver.cluster import connect
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.local_cluster import LocalCluster, run
     from mmgevent.driver.node import Node
     from mmgevent.driver.set_aside import NotKept
     from mmgevent.errors import (
@@ -95,13 +96,13 @@ _HOMES = {
     "Job": "job.job",
     "JobHandle": "driver.handle",
     "Lines": "job.inputs.sources",
-    "LocalCluster": "driver.cluster",
+    "LocalCluster": "driver.local_cluster",
     "Node": "driver.node",
     "NotKept": "driver.set_aside",
     "connect": "driver.cluster",
     "load": "job.outputs.formats",
     "__version__": "wire.hello",
-    "run": "driver.cluster",
+    "run": "driver.local_cluster",
 }
 
 

@@ -74,7 +74,7 @@ def _open_here(command: str, arguments: Arguments, port: int) -> Cluster:
             "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT, --join HOST or --elect HOST",
         )
     password = None if listen is None else shared.find_password(command, arguments, [listen[0]])
-    from mmgevent.driver.cluster import LocalCluster
+    from mmgevent.driver.local_cluster import LocalCluster
 
     return LocalCluster(
         arguments.procs,

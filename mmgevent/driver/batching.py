@@ -40,7 +40,7 @@ class Speed:
 
     items: int = 0
     weight: int = 0  #: bytes
-    seconds: float = 0.0  #: of executors' time
+    seconds: float = 0.0  #: time of executors
     slots: int = 1
 
 

@@ -1,9 +1,8 @@
 """Clusters: what a driver submits jobs to.
 
-`LocalCluster` has its server in its own engine, with executors of this machine and, if it listens,
-workers of other machines.  `connect` uses a server that runs elsewhere.  Each starts one engine
-process.  If that engine or its server is lost, another engine is started for the running or next
-job.
+A cluster starts one engine process.  Its server is in that engine (`LocalCluster`), elsewhere
+(`connect`), or in one of several nodes (`Node`).  If the engine or the server is lost, another
+engine is started for the running or next job.
 
 Imports wait for their turn, to save start-up time: the modules that speak with the engine are
 imported while it starts on another core, and those that jobs need (dill among them) with the first
@@ -24,7 +23,6 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, JobError, StartError, UsageError
-from mmgevent.machine.resources import count_default_executors
 from mmgevent.wire.limits import MAX_SLOTS
 
 if TYPE_CHECKING:
@@ -71,9 +69,8 @@ class Cluster:
     def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
         self._configuration = configuration
         self._max_resubmits = max_resubmits
-        self._moved_to: Address | None = (
-            None  # address of the server that replaces ours, once ours has said so
-        )
+        # Address of the server that replaces ours; None until ours says so.
+        self._moved_to: Address | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # guards the engine and the handles
         self._handles: weakref.WeakSet[JobHandle[Any, Any]] = weakref.WeakSet()
@@ -304,9 +301,8 @@ class Cluster:
             self._was_ready |= engine.was_ready
             if engine.has_ended and self._was_ready:
                 if self._configuration.listen is not None and engine.was_ready:
-                    address = engine.wait_ready(0)[
-                        "address"
-                    ]  # the port that was chosen for port 0: workers know it
+                    # Workers know the port that was chosen for port 0.
+                    address = engine.wait_ready(0)["address"]
                     self._configuration = self._configuration._replace(listen=address)
                 self._retire(engine)
                 patient = self._configuration._replace(patience=PATIENCE_S)
@@ -363,52 +359,6 @@ def parse_memory(size: int | str | None) -> int | None:
     return parse_size(size)
 
 
-class LocalCluster(Cluster):
-    """A server and executors of this machine, in processes of their own, while it is open."""
-
-    def __init__(
-        self,
-        procs: int | None = None,
-        *,
-        listen: str | int | tuple[str, int] | None = None,
-        password: str | None = None,
-        certificates: Certificates | None = None,
-        segment_memory: int | str | None = None,
-        verbose: int = 0,
-    ):
-        """Start the engine and return at once.
-
-        `procs`: executors; None for one a core, or as many as memory allows; 0 for none, which
-        needs `listen`.
-        `listen`: "[HOST:]PORT" (or a pair) where workers may join; None opens no port.
-        `password`: what workers must know; None finds it as the commands do, if a port is opened.
-        `certificates`: what to show workers, and perhaps to ask of them; none are needed.
-        `segment_memory`: bytes (or "64MiB") of intermediate results in memory; more goes to disk.
-        """
-        if procs is None:
-            procs = count_default_executors()
-        check_procs(procs)
-        if not procs and listen is None:
-            raise UsageError("procs=0 leaves nobody to do the work: pass listen=... so that workers can join")
-        address = None
-        if listen is not None:
-            from mmgevent.access.addresses import parse_listen
-            from mmgevent.access.password import find_password
-
-            address = parse_listen(str(listen)) if isinstance(listen, (str, int)) else listen
-            password = find_password(password)
-        super().__init__(
-            Configuration(
-                procs=procs,
-                listen=address,
-                password=password,
-                certificates=certificates or NO_CERTIFICATES,
-                memory_bytes=parse_memory(segment_memory),
-                verbose=verbose,
-            )
-        )
-
-
 class RemoteCluster(Cluster):
     """A server that runs elsewhere; made by `connect`."""
 
@@ -447,22 +397,3 @@ def connect(
         cluster._end()
         raise
     return cluster
-
-
-def run(
-    job: Job[K, V], *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
-) -> dict[K, V]:
-    """Run one job and return its results as a dict.
-
-    It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where
-    a debugger sees everything.
-    """
-    if inline:
-        if cluster:
-            raise UsageError(f"inline=True starts no processes: leave out {', '.join(cluster)}")
-        from mmgevent.driver.results import build_dict
-        from mmgevent.driver.runners.inline import run_inline
-
-        return build_dict(run_inline(job))
-    with LocalCluster(**cluster) as local:
-        return local.run(job, progress=progress)

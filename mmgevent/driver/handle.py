@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -216,7 +217,7 @@ class JobHandle(Generic[K, V]):
         if not self._is_left_behind:
             self._thread.join()
         if self._ender is not None:
-            self._ender.join()
+            self._ender.join(GRACE_S)
 
     # What runs in the job's thread.
 
@@ -242,7 +243,7 @@ class JobHandle(Generic[K, V]):
         chunk, self._filling = self._filling, []
         with self._changed:
             if self._is_left_behind:
-                raise self._state.cancelled_error()
+                raise self._state.ending_error()
             while self._is_streaming and self._unread >= MAX_UNREAD:
                 self._state.check_cancelled()
                 self._is_held_up = True
@@ -258,7 +259,7 @@ class JobHandle(Generic[K, V]):
     def _start_ender(self) -> None:
         with self._changed:
             self._changed.notify_all()
-            if self._is_over or self._ender is not None:
+            if self._is_over or self._ender is not None or sys.is_finalizing():  # no thread starts then
                 return
             name = f"{self._thread.name}-end"
             self._ender = threading.Thread(target=self._end_without_thread, name=name, daemon=True)
@@ -282,8 +283,8 @@ class JobHandle(Generic[K, V]):
         )
         self._is_left_behind = True
         self._driver.leave_behind()
-        is_cancelled = self._state.is_cancelled or self._state.failure is None
-        self._finish(self._state.cancelled_error() if is_cancelled else self._state.failure)
+        self._finish(self._state.ending_error())
+        self._driver.abandon()  # last: the thread may wait for the very file that this closes
 
     def _ends_by_itself(self) -> bool:
         """Wait for the end of the job; return whether it has ended GRACE_S later."""

@@ -166,7 +166,6 @@ class JobDriver:
         if submission is not None:
             submission.leave()
         self.state.end_progress("cancelled" if self.state.is_cancelled else "failed")
-        self.abandon()
 
     def skipped_items(self) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of the items that were set aside so far."""

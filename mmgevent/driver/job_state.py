@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from mmgevent.driver.set_aside import SetAside
-from mmgevent.errors import JobCancelled, JobError
+from mmgevent.errors import JobCancelled, JobError, MmgeventError
 from mmgevent.tasks.skipping import MAX_NAMED
 from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.wire.failures import name_skipped
@@ -93,7 +93,12 @@ class JobState:
             raise self.cancelled_error()
 
     def cancelled_error(self) -> JobCancelled:
+        """Return the error of a job that was cancelled."""
         return JobCancelled(f"job {self.name} was cancelled")
+
+    def ending_error(self) -> MmgeventError:
+        """Return the error of a job that has ended without its thread."""
+        return self.cancelled_error() if self.is_cancelled or self.failure is None else self.failure
 
     def drop_callbacks(self) -> None:
         """Call the user's callbacks no more: one of them may not return."""

@@ -156,7 +156,7 @@ class Submission:
         """Raise why the job has ended: JobCancelled, or what the thread did not see since it waited."""
         self._state.check_cancelled()
         if self._is_left:
-            raise self._state.failure or self._state.cancelled_error()
+            raise self._state.ending_error()
 
     def _is_complete(self) -> bool:
         return self._received_tasks == self._result_tasks and not self._parts

@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import DEFAULT_PORT
-from mmgevent.driver.cluster import LocalCluster
+from mmgevent.driver.local_cluster import LocalCluster
 from mmgevent.engine.net.listening import open_listener
 from mmgevent.errors import JobCancelled, ListenError, MmgeventError, UsageError
 from mmgevent.job.job import Job

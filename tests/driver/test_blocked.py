@@ -18,7 +18,7 @@ from mmgevent.driver.handle import GRACE_S
 
 #: seconds within which a cancelled job must have ended; a job that waits for its datasource never
 #: would
-SOON_S = 5
+SOON_S = 10
 
 
 def one(key, value):
@@ -371,3 +371,20 @@ def test_ctrl_c_ends_mmg_run_whose_datasource_waits(tmp_path, times, inline):
     assert process.returncode == 130
     assert "Traceback" not in said
     assert "interrupted" in said
+
+
+STREAM = """
+import itertools, mmgevent as mmg
+
+cluster = mmg.LocalCluster(1)
+handle = cluster.submit(mmg.Job(zip(itertools.count(), itertools.count()), lambda key, value: [(key, value)]))
+records = handle.stream()
+"""
+
+
+def test_a_program_ends_though_the_stream_of_a_job_is_forgotten_at_its_end(tmp_path):
+    """The job is cancelled then, while Python starts no thread any more."""
+    path = tmp_path / "program.py"
+    path.write_text(STREAM)
+    with started(str(path)) as process:
+        assert process.wait(timeout=SOON_S) == 0

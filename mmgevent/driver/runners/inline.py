@@ -66,7 +66,7 @@ def run_inline(job: Job[Any, Any]) -> Iterator[tuple[Any, Any]]:
     if functions.offered_names:
         name = min(functions.offered_names)
         raise UsageError(
-            f"the function {name!r} is given by name and offered by nodes, and an inline run has no nodes; "
+            f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
             f"pass the function itself"
         )
     argv = list_to_show(job.argv)
