@@ -62,23 +62,19 @@ _ONE_NOUN = "one noun, little over"
 
 #: Larger modules, each with a reason; docs/decisions.md names those that stay.
 LARGE_MODULES = {
-    "driver.cluster": _ONE_NOUN,
     "driver.engine_link": _ONE_NOUN,
-    "driver.feeding": _SPLIT,
-    "driver.job_driver": _SPLIT,
+    "driver.submission": _ONE_NOUN,
     "engine.membership": _SPLIT,
     "engine.process": _SPLIT,
     "engine.worker.role": _SPLIT,
 }
 #: Longer functions.
 LONG_FUNCTIONS = {
-    "driver.engine_link.EngineProcess.__init__": _SPLIT,
-    "driver.job_driver.JobDriver.__init__": _SPLIT,
-    "driver.node.Node.__init__": _SPLIT,
     "engine.worker.role.Worker.__init__": _SPLIT,
 }
 #: Classes with more attributes or methods.
 LARGE_CLASSES = {
+    "driver.submission.Submission": "one method for each message of the server",
     "engine.worker.role.Worker": _SPLIT,
 }
 #: Names that several classes share.
