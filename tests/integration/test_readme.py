@@ -22,7 +22,9 @@ LINES = [
     for line in re.findall(r"^    \$ (mmg-run .+\.py.*)$", README, re.MULTILINE)
     if not re.search(r"--(listen|join|elect)", line)
 ]
-PROGRAMS = [name for name in FILES if "mmg-run" not in FILES[name] and "import mmgevent as mmg" in FILES[name]]
+PROGRAMS = [
+    name for name in FILES if "mmg-run" not in FILES[name] and "import mmgevent as mmg" in FILES[name]
+]
 
 
 @pytest.fixture
