@@ -36,9 +36,6 @@ LONG = {
         test_engines_are_compared_side_by_side
         test_a_wrong_answer_and_a_failure_are_said_and_counted
     """,
-    "engine/net/test_election.py": """
-        test_behind_a_server_of_another_version_the_next_address_is_taken
-    """,
     "engine/scheduler/test_simulation.py": """
         test_every_job_ends_by_the_rules_whatever_goes_wrong
         test_everything_that_can_happen_does_in_the_first_thousand_seeds
@@ -254,9 +251,15 @@ SAMPLED = {
     "engine/net/test_election.py": {
         "test_a_server_that_lost_a_part_of_itself_gives_its_place_up": 2,
         "test_who_had_a_place_outlasts_strangers_in_it": 2,
+        "test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again": 4,
+        "test_behind_a_server_that_takes_nobody_the_next_address_is_taken": 5,
     },
     "tasks/test_skipping.py": {
         "test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside": 3,
+    },
+    "integration/test_readme.py": {
+        "test_each_command_gives_what_the_page_promises": 4,
+        "test_each_program_runs": 2,
     },
     "integration/test_bad_input.py": {
         "test_function_that_fails_is_named_with_item_line_and_worker": 4,

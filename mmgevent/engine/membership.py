@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import socket as plain_socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ class Membership:
         return self._greet(sock, self.address)
 
     def _greet(self, sock: Any, address: Address) -> Link:
-        """Return the link of a driver whose hello the server has answered; VersionMismatchError, ConnectError."""
+        """Return the link of a driver whose hello the server has answered; the errors are those of `greet`."""
         try:
             election.greet(sock, address, self._settings.timeout)
         except BaseException:
@@ -176,17 +177,26 @@ class Membership:
     def _find_place(self) -> None:
         """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
         refusals: dict[Address, MmgeventError] = {}
+        tried: dict[Address, float] = {}  # since when
         while True:
             try:
                 place = self._next_place(refusals)
             except (election.NoPlaceError, AuthenticationError, VersionMismatchError) as error:
                 raise self._judge(error, refusals) from error
+            since = tried.setdefault(place.address, time.monotonic())
             self._lost.clear()
             try:
                 self._take(place)
                 return
-            except VersionMismatchError as error:  # another candidate may have a place for us
-                refusals[place.address] = error
+            except election.LostServerError as error:
+                if time.monotonic() - since >= election.CONTEST_S:
+                    refusals[place.address] = error
+                else:  # a chance reset must not make a second server: whoever is there now has the place
+                    self._rest(election.CONTEST_PAUSE_S * (1 + random.random()))
+            except (VersionMismatchError, election.NoPlaceError) as error:
+                if isinstance(place, election.Elected):
+                    raise
+                refusals[place.address] = error  # another candidate may have a place for us
 
     def _next_place(self, refusals: dict[Address, MmgeventError]) -> election.Joined | election.Elected:
         settings = self._settings
@@ -204,20 +214,27 @@ class Membership:
 
     def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
         """Return what a round without a place ends with: who never had one may be wrong here for good."""
-        reasons = [str(reason) for reason in (*refusals.values(), error) if str(reason)]
+        every = (*refusals.values(), error)
+        reasons = [str(reason) for reason in every if str(reason)]
         if self._had_place:
             is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
             return election.NoPlaceError(reasons, is_occupied)
-        if refusals:
+        if not refusals:
+            return error
+        if any(isinstance(reason, VersionMismatchError) for reason in every):
             return VersionMismatchError("; ".join(reasons))
-        return error
+        return election.NoPlaceError(reasons, True)
 
     @property
     def _role(self) -> str:
         return "worker" if self._settings.procs else "driver"
 
     def _take(self, place: election.Joined | election.Elected) -> None:
-        """Stay in this place until it is lost; VersionMismatchError, NoPlaceError where there is none after all."""
+        """Stay in this place until it is lost.
+
+        VersionMismatchError, NoPlaceError where there is none after all; LostServerError if it was lost before the
+        server said hello.
+        """
         if self._stop_reason is not None:
             place.sock.close()
         elif isinstance(place, election.Elected):
@@ -240,11 +257,16 @@ class Membership:
             code, text = worker.refusal
             text = f"{format_address(place.address)}: {text}"
             raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
+        if not worker.accepted.is_set() and self._stop_reason is None:
+            where = format_address(place.address)
+            raise election.LostServerError(f"lost {where} before its hello: {worker.close_reason}")
 
     def _attend(self, place: election.Joined) -> None:
         """Have a server elsewhere for this engine's driver, and no part in the work."""
         try:
             link = self.presence = self._greet(place.sock, place.address)
+        except election.LostServerError:
+            raise
         except ConnectError as error:
             raise election.NoPlaceError([str(error)], True) from error
         self._arrive("worker", place.address)

@@ -77,6 +77,10 @@ class NoPlaceError(ConnectError):
         self.is_occupied = is_occupied
 
 
+class LostServerError(ConnectError):
+    """The server was there, and was lost before it had said hello: it may be there again, or be succeeded."""
+
+
 class _Retry(Exception):
     """The address is being contested: look again in a moment."""
 
@@ -248,18 +252,19 @@ def driver_hello() -> Frame:
 def greet(sock: Any, address: Address, timeout: float) -> None:
     """Say hello as a driver over a connection from `tls.connect`, and hear that the server takes us (blocks).
 
-    VersionMismatchError when our versions do not fit the server's, ConnectError when it has other reasons, or says
-    nothing sensible. Nothing is read beyond its hello; the socket stays the caller's.
+    VersionMismatchError when our versions do not fit the server's, LostServerError when it leaves first, ConnectError
+    when it has other reasons, or says nothing sensible. Nothing is read beyond its hello; the socket stays the caller's.
     """
     where = format_address(address)
     late = ConnectError(f"{where} accepts but does not answer: no hello in {timeout:g} s")
     try:
         with gevent.Timeout(timeout, late):
-            sock.sendall(driver_hello().encode())
+            with contextlib.suppress(*_LOST):  # why the server closed may still be unread
+                sock.sendall(driver_hello().encode())
             while not _is_hello(_receive_frame(sock, where), where):
                 pass
     except OSError as error:
-        raise ConnectError(f"lost {where} before its hello: {error.strerror or error}") from error
+        raise LostServerError(f"lost {where} before its hello: {error.strerror or error}") from error
     except ProtocolError as error:
         raise ConnectError(f"{where}: {error}") from error
 
@@ -273,7 +278,7 @@ def _is_hello(frame: Frame, where: str) -> bool:
         refusal = VersionMismatchError if message["code"] == "version" else ConnectError
         raise refusal(f"{where}: {message['error']}")
     if message["type"] == "goodbye":
-        raise ConnectError(f"{where} said goodbye: {message['reason']}")
+        raise LostServerError(f"{where} said goodbye: {message['reason']}")
     return bool(message["type"] == "hello")
 
 
@@ -295,6 +300,6 @@ def _receive_exactly(sock: Any, n_bytes: int, where: str) -> bytes:
     while len(data) < n_bytes:
         more = sock.recv(n_bytes - len(data))
         if not more:
-            raise ConnectError(f"{where} closed the connection before its hello")
+            raise LostServerError(f"{where} closed the connection before its hello")
         data += more
     return data

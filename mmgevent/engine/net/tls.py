@@ -27,6 +27,7 @@ from gevent import socket, ssl
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.handshake import ClientHandshake, ServerHandshake
+from mmgevent.engine.net.tls_socket import TLSSocket
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -44,9 +45,9 @@ HANDSHAKE_S = 10.0
 #: bytes that may wait unsent in the kernel: a control frame waits behind no more than this
 _UNSENT_BYTES = 256 * 1024
 
-#: seconds for a client whose certificate was refused to take notice of it
+#: seconds for a refused peer to take notice of it and close; one of ours takes a round trip
 _NOTICE_S = 1.0
-#: reads of 4 KiB for the same: it sends its certificate, its hello and no more
+#: reads of 4 KiB for the same: a peer sends a certificate, a few hellos and no more
 _NOTICE_READS = 16
 
 
@@ -59,6 +60,7 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    context.sslsocket_class = TLSSocket
     context.num_tickets = 0
     certificates.load_authorities(context)
     digest = certificates.load_own(context)
@@ -93,6 +95,7 @@ def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    context.sslsocket_class = TLSSocket
     certificates.load_authorities(context)
     certificates.load_own(context)
     return context
@@ -203,7 +206,7 @@ def _is_about_certificate(error: Any) -> bool:
 
 
 def _let_notice(sock: Any) -> None:
-    """Read what the client still says: closed with that unread, it would hear of a reset, not of the reason."""
+    """Read what a refused peer still says: closed with that unread, it might hear of a reset, not of the reason."""
     with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
         sock.shutdown(socket.SHUT_WR)
         for _ in range(_NOTICE_READS):
@@ -240,6 +243,7 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: An
         text = f"{where} closed the connection during the handshake: {_describe(error)}"
         raise ConnectError(text) from error
     except ssl.SSLCertVerificationError as error:
+        _let_notice(held.sock)
         text = f"{where}: the certificate of the server was refused: {error.verify_message}; look at --tls-ca"
         raise AuthenticationError(text) from error
     except ssl.SSLError as error:
@@ -265,16 +269,24 @@ def _converse(
 ) -> None:
     """Carry the handshake's bytes; raise its error.  Reads not one byte beyond it."""
     answer = opening
+    lost: OSError | None = None
     while True:
         if answer:
-            tls.sendall(answer)
+            try:
+                tls.sendall(answer)
+            except _LOST as error:
+                lost = error  # why the peer closed may still be unread
         if machine.error is not None:
+            if answer:
+                _let_notice(tls)
             raise machine.error
         if not machine.needed:
+            if lost is not None:
+                raise lost
             return
         data = tls.recv(machine.needed)
         if not data:
-            raise machine.ended()
+            raise lost or machine.ended()
         if machine.completes_proof(data):
             before_proof()
         answer = machine.feed(data)

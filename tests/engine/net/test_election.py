@@ -8,8 +8,10 @@ import errno
 import gc
 import http.server
 import os
+import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from mmgevent.engine.net.listener import Listener, open_listener
 from mmgevent.engine.server.role import Server
 from mmgevent.engine.worker.forker import Forkers
 from mmgevent.errors import AuthenticationError, ConnectError, ListenError, VersionMismatchError
+from mmgevent.wire.messages import control
 from tests.ports import free_port, reserved_port
 
 KEY = derive_key("a password of the tests")
@@ -470,6 +473,7 @@ import gevent
 from mmgevent.engine.net.listener import Listener, open_listener
 from mmgevent.engine.server.role import Server
 from mmgevent.access.handshake import derive_key
+from mmgevent.wire.messages import control
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 server = Server("strange", memory_bytes=1 << 20)
@@ -681,6 +685,123 @@ def test_behind_a_server_of_another_version_the_next_address_is_taken(members, h
         assert members.changes[other] == [("worker", there)]
 
 
+def reset(sock):
+    """Close a connection as a crash does."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def wait_for_reset(sock):
+    """Return once the peer's reset has come, which a read or a write would be told of."""
+    poller = select.poll()
+    poller.register(sock.fileno(), 0)
+    wait_until(lambda: poller.poll(0), "a reset")
+
+
+@contextlib.contextmanager
+def greeting(address, *greet):
+    """A server that calls greet[n](sock) for the n-th who proves the password, and serves those behind; yields them."""
+    server = Server("test", memory_bytes=1 << 20)
+    came = []
+
+    def attach(link, role):
+        came.append(role)
+        if len(came) > len(greet):
+            server.attach(link, role)
+        else:
+            gevent.spawn(greet[len(came) - 1], link._sock).join()
+
+    listener = Listener(take_place(address).sock, KEY, attach)
+    try:
+        yield came
+    finally:
+        listener.close()
+        server.stop("the test is over")
+
+
+def refuse(code):
+    def say(sock):
+        sock.sendall(control("refused", code=code, error=f"no: {code}").encode())
+        reset(sock)
+
+    return say
+
+
+def say_goodbye(sock):
+    sock.sendall(control("goodbye", reason="it leaves").encode())
+    sock.close()
+
+
+def read_and_reset(sock):
+    sock.recv(1)
+    reset(sock)
+
+
+def hang_up(sock):
+    sock.recv(65536)
+    sock.close()
+
+
+CHANCES = [reset, read_and_reset, hang_up, say_goodbye]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("version", VersionMismatchError), ("busy", ConnectError), ("full", ConnectError)]
+)
+def test_a_refusal_is_heard_though_the_server_did_not_wait_for_our_hello(here, code, error):
+    with greeting(here, refuse(code)):
+        sock = tls.connect(here, KEY, "driver", LATE_S)
+        wait_for_reset(sock)
+        with contextlib.closing(sock), pytest.raises(error, match=f"{here[1]}: no: {code}"):
+            election.greet(sock, here, LATE_S)
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize("chance", CHANCES)
+def test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again(
+    members, here, there, chance, procs, once
+):
+    with greeting(here, chance, chance) as came:
+        member = members.add(here, there, procs=procs, once=once, timeout=LATE_S)
+        wait_until(lambda: member.state != "connecting", "a place")
+        assert members.changes[member] == [("worker", here)]
+        assert len(came) == 3
+        members.close()
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize("chance", [*CHANCES, refuse("busy")])
+def test_behind_a_server_that_takes_nobody_the_next_address_is_taken(
+    members, here, there, chance, procs, once
+):
+    with greeting(here, *[chance] * 1000):
+        member = members.add(here, there, procs=procs, once=once, timeout=LATE_S)
+        wait_until(is_in(member, "server"))
+        assert members.changes[member] == [("server", there)]
+        members.close()
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+def test_who_stays_in_one_place_only_says_how_it_lost_the_only_one_there_was(members, here, procs):
+    with greeting(here, *[read_and_reset] * 1000):
+        member = members.add(here, procs=procs, once=True, timeout=LATE_S)
+        wait_until(is_in(member, "closed"))
+    assert isinstance(member.error, ConnectError)
+    assert re.search(rf"{here[1]} .*before its hello", member.reason)
+
+
+@pytest.mark.parametrize("procs", [0, 1])
+def test_a_server_of_another_version_is_named_beside_one_that_is_lost(members, here, there, procs):
+    with greeting(here, *[read_and_reset] * 1000), greeting(there, *[refuse("version")] * 1000):
+        member = members.add(here, there, procs=procs, timeout=LATE_S)
+        wait_until(is_in(member, "closed"))
+    assert isinstance(member.error, VersionMismatchError)
+    assert re.search(rf"{here[1]} .*before its hello", member.reason)
+    assert f"{there[1]}: no: version" in member.reason
+
+
 def test_a_server_of_another_version_on_an_earlier_address_moves_nobody(members, here, there):
     with held(here, listens=True):
         server = members.add(here, there)
@@ -822,6 +943,7 @@ from mmgevent.engine import membership
 from mmgevent.engine.net import election, listener
 from mmgevent.engine.worker import forker
 from mmgevent.access.handshake import derive_key
+from mmgevent.wire.messages import control
 
 count, port = map(int, sys.argv[1:])
 key = derive_key("a password of the tests")

@@ -6,7 +6,9 @@ import contextlib
 import gc
 import hashlib
 import os
+import select
 import ssl as plain_ssl
+import struct
 import tempfile
 import threading
 
@@ -15,7 +17,8 @@ import pytest
 from gevent import socket, ssl
 from gevent.event import Event
 
-from mmgevent.access.handshake import CLIENT_HELLO_BYTES, derive_key
+from mmgevent.access.certificates import Certificates
+from mmgevent.access.handshake import CLIENT_HELLO_BYTES, ClientHandshake, derive_key
 from mmgevent.engine.net import tls
 from mmgevent.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatchError
 from mmgevent.wire.frames import Decoder
@@ -109,6 +112,31 @@ def test_bytes_right_behind_the_proof_are_not_lost(listener, context):
     server.get().close()
 
 
+def connected(listener, context):
+    """Two ends of a proved connection: client, server."""
+    server = serve(listener, context)
+    client = tls.connect(listener.getsockname(), KEY, "worker")
+    return client, server.get()[0]
+
+
+def test_a_connection_that_is_lost_leaves_no_error_to_the_next(listener, context):
+    """OpenSSL keeps errors by thread: one that is left there is the end of the next that only has nothing to read."""
+    (lost, peer), (healthy, other) = connected(listener, context), connected(listener, context)
+    socket.socket.shutdown(lost, socket.SHUT_WR)
+    peer.close()  # without a word, so that OpenSSL complains to the peer, which cannot be any more: EPIPE
+    with contextlib.suppress(OSError):
+        assert lost.recv(1) == b""
+    for sock in (healthy, other):
+        sock.settimeout(0.0)
+        with pytest.raises(ssl.SSLWantReadError):
+            sock.recv(1)
+    other.sendall(b"all is well")
+    healthy.settimeout(10.0)
+    assert healthy.recv(100) == b"all is well"
+    for sock in (lost, healthy, other):
+        sock.close()
+
+
 def test_a_wrong_password_is_said_to_both(listener, context):
     server = serve(listener, context)
     with pytest.raises(AuthenticationError, match="the password was refused") as error:
@@ -168,6 +196,76 @@ def test_a_client_of_another_version_learns_ours(listener, context):
     assert client.recv(1) == b""
     client.close()
     assert isinstance(server.get(), VersionMismatchError)
+
+
+def is_reset(sock):
+    """Wait until the peer has closed; was that a reset?"""
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLRDHUP)
+    with gevent.Timeout(10.0):
+        while not (ended := poller.poll(0)):
+            gevent.sleep(0.005)
+    return bool(ended[0][1] & select.POLLERR)
+
+
+@pytest.mark.parametrize(
+    ("hello", "said", "error"),
+    [
+        (b"MMGEVENT\x02\x01" + bytes(32), [], VersionMismatchError),
+        (b"MMGEVENT\x01\x01" + bytes(32), [bytes(32)], AuthenticationError),
+    ],
+    ids=["version", "password"],
+)
+def test_a_refused_client_that_says_more_is_not_reset(listener, context, hello, said, error):
+    """On a slow wire a reset would take the place of the refusal."""
+    server = serve(listener, context)
+    client = tls.client_context().wrap_socket(socket.create_connection(listener.getsockname()))
+    for part in (hello, *said, b"more", b"and more"):
+        client.sendall(part)
+    assert not is_reset(client)
+    client.close()
+    assert isinstance(server.get(), error)
+
+
+def test_a_server_whose_certificate_is_refused_is_not_reset(listener, context, tmp_path):
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(tls._make_certificate()[1])
+
+    def be_unknown(sock):
+        wrapped = context[0].wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        with pytest.raises(ssl.SSLError, match=r"(?i)alert.*unknown ca"):
+            wrapped.do_handshake()
+        assert not is_reset(wrapped)
+        wrapped.close()
+
+    unknown = answer(listener, be_unknown)
+    with pytest.raises(AuthenticationError, match="the certificate of the server was refused"):
+        tls.connect(listener.getsockname(), KEY, "worker", certificates=Certificates(ca=str(authority)))
+    unknown.get()
+
+
+def test_what_a_server_says_before_it_is_lost_is_heard_though_nothing_can_be_said_to_it(
+    listener, context, monkeypatch
+):
+    is_gone = Event()
+
+    class LateHandshake(ClientHandshake):
+        def start(self):
+            assert is_gone.wait(10.0)
+            return super().start()
+
+    def be_version_2_and_crash(sock):
+        wrapped = context[0].wrap_socket(sock, server_side=True)
+        wrapped.sendall(b"MMGEVENT\x02" + bytes(32))
+        wrapped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wrapped.close()
+        is_gone.set()
+
+    monkeypatch.setattr(tls, "ClientHandshake", LateHandshake)
+    later = answer(listener, be_version_2_and_crash)
+    with pytest.raises(VersionMismatchError, match="the server speaks version 2"):
+        tls.connect(listener.getsockname(), KEY, "worker")
+    later.get()
 
 
 def test_nobody_listening_is_told_from_the_os_error():
