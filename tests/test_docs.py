@@ -1,0 +1,60 @@
+"""The pages name files that exist, their links lead somewhere, and their prose has at most 100 columns."""
+
+import re
+
+import pytest
+
+from tests.integration.commands import ROOT
+
+PAGES = [
+    *sorted(path.name for path in ROOT.glob("*.md")),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+COLUMNS = 100
+#: A file in backticks. A name without a folder may be an example.
+FILE = re.compile(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|c|h|md|sh))`")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+#: Where files that are named may be: from the top, in the package, or among the tests.
+FOLDERS = (ROOT, ROOT / "mmgevent", ROOT / "tests")
+
+
+def text_of(page):
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(path):
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_file_that_a_page_names_is_there(page):
+    named = set(FILE.findall(text_of(page)))
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in FOLDERS)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_link_leads_to_a_file_and_a_heading(page):
+    lost = []
+    for target, anchor in LINK.findall(text_of(page)):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        if not path.exists() or (anchor and anchor not in anchors_of(path)):
+            lost.append(f"{target}#{anchor}")
+    assert lost == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_prose_has_at_most_100_columns(page):
+    """The changes have a line each. Tables may be wider, and so may code, which is indented, and a link that cannot be broken."""
+    lines = text_of(page).splitlines()
+    wide = [line for line in lines if len(line) > COLUMNS and not line.startswith(("|", "    "))]
+    assert [line for line in wide if not re.search(r"\]\(\S+\)[.,;:]?$", line)] == []
+
+
+def test_the_checks_find_what_they_look_for():
+    assert len(PAGES) >= 12
+    assert len(FILE.findall(text_of("docs/reliability.md"))) > 50
+    assert len(LINK.findall(text_of("README.md"))) > 15
+    assert "what-is-promised" in anchors_of(ROOT / "docs" / "reliability.md")
