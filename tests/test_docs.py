@@ -1,5 +1,6 @@
 """The pages name files that exist, their links lead somewhere, and their prose has at most 100 columns."""
 
+import ast
 import re
 
 import pytest
@@ -53,8 +54,64 @@ def test_prose_has_at_most_100_columns(page):
     assert [line for line in wide if not re.search(r"\]\(\S+\)[.,;:]?$", line)] == []
 
 
+#: Messages of README.md that are Python's own or the user's, or have too few words of ours.
+NOT_OURS = (
+    "... byte 1234",
+    "ModuleNotFoundError",
+    "open(",
+    "print()",
+    "logging",
+    "-o",
+    "--procs",
+    "-v",
+    "setupfn on",
+    "DuplicateKeyError",
+)
+
+
+def strings_of_the_package():
+    """Return all strings that the code has; what an f-string fills in is a NUL."""
+    found = []
+    for path in (ROOT / "mmgevent").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def messages_of_the_readme():
+    """Return the messages of the table, less what stands for something else."""
+    table = (
+        (ROOT / "README.md").read_text("utf-8").partition("| message | what to do |")[2].partition("\n\n")[0]
+    )
+    for row in table.splitlines()[2:]:
+        for message in re.findall(r"`([^`]+)`", row.split(" | ")[0]):
+            if not message.startswith(NOT_OURS):
+                yield message
+
+
+def test_each_message_of_the_readme_is_one_of_the_code():
+    """Three words in a row are enough, or two: names and numbers stand between."""
+    strings = strings_of_the_package()
+    lost = []
+    for message in messages_of_the_readme():
+        runs = [part.split() for part in re.split(r"\.\.\.|\b\d+\b|[():;,]", message)]
+        longest = max(runs, key=len)[:3]
+        if len(longest) < 2 or not any(
+            " ".join(run[at : at + len(longest)]) in strings
+            for run in runs
+            for at in range(len(run) - len(longest) + 1)
+        ):
+            lost.append(message)
+    assert lost == []
+
+
 def test_the_checks_find_what_they_look_for():
     assert len(PAGES) >= 12
     assert len(FILE.findall(text_of("docs/reliability.md"))) > 50
     assert len(LINK.findall(text_of("README.md"))) > 15
     assert "what-is-promised" in anchors_of(ROOT / "docs" / "reliability.md")
+    assert len(list(messages_of_the_readme())) > 50
