@@ -36,13 +36,13 @@ LONG = {
         test_engines_are_compared_side_by_side
         test_a_wrong_answer_and_a_failure_are_said_and_counted
     """,
-    "engine/scheduler/test_simulation.py": """
-        test_every_job_ends_by_the_rules_whatever_goes_wrong
-        test_everything_that_can_happen_does_in_the_first_thousand_seeds
-    """,
     "driver/test_watching.py": """
         test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
         test_a_flood_while_the_program_does_not_listen_costs_messages_and_no_workers_link
+    """,
+    "engine/scheduler/test_simulation.py": """
+        test_every_job_ends_by_the_rules_whatever_goes_wrong
+        test_everything_that_can_happen_does_in_the_first_thousand_seeds
     """,
     "integration/test_bad_input.py": """
         test_datasource_that_fails_is_named
@@ -117,6 +117,7 @@ LONG = {
         test_the_application_of_webfarm_serves_under_a_server_that_forks_after_importing_it
         test_webfarm_answers_again_after_the_elected_process_is_killed
         test_masterless_processes_count_for_one_another
+        test_repl_answers_lines_of_a_pipe_and_survives_what_fails
     """,
     "integration/test_nodes.py": """
         test_a_server_on_a_later_address_moves_to_the_earlier
@@ -133,6 +134,8 @@ LONG = {
         test_the_first_node_serves_and_all_run_jobs
         test_localhost_and_its_addresses_are_one_cluster
         test_kills_of_the_server_of_many_nodes_lose_and_repeat_nothing
+        test_a_cluster_of_others_on_an_earlier_address_ends_no_node
+        test_a_node_whose_engine_is_killed_starts_another
     """,
     "integration/test_offered.py": """
         test_a_host_serves_the_next_server_when_its_function_has_returned
@@ -144,6 +147,10 @@ LONG = {
     "integration/test_output.py": """
         test_a_terminal_that_is_closed_ends_the_job_with_129
     """,
+    "integration/test_own_modules.py": """
+        test_files_of_a_package_travel_to_workers_that_have_none
+        test_a_package_whose_files_are_too_large_is_refused_by_name
+    """,
     "integration/test_remote.py": """
         test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason
         test_a_server_that_dies_and_comes_back_gets_the_job_again
@@ -154,11 +161,14 @@ LONG = {
     """,
     "integration/test_settings.py": """
         test_a_locale_that_a_worker_has_not_is_named_once
+        test_the_error_state_and_print_options_of_numpy_hold_in_executors
     """,
     "integration/test_setup.py": """
         test_a_slow_import_for_its_effect_is_named_with_v
         test_where_setupfn_fails_nothing_more_is_run_while_there_are_other_workers
         test_the_time_of_setupfn_is_not_that_of_an_item
+        test_deaths_in_setupfn_are_told_of_setupfn
+        test_setupfn_of_a_program_is_called_once_whatever_phases_there_are
     """,
     "integration/test_suite.py": """
         test_the_suite_passes_where_it_is_started_with_sigint_ignored
@@ -210,6 +220,8 @@ LONG = {
         test_a_driver_closes_though_its_server_is_stopped
         test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest
         test_a_server_ends_though_peers_do_not_read
+        test_a_second_signal_ends_a_worker_at_once
+        test_a_second_signal_ends_a_server_at_once
     """,
     "trust/test_keys_and_values.py": """
         test_20000_keys_with_one_hash_are_grouped_rightly
@@ -254,9 +266,6 @@ SAMPLED = {
         "test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again": 4,
         "test_behind_a_server_that_takes_nobody_the_next_address_is_taken": 5,
     },
-    "tasks/test_skipping.py": {
-        "test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside": 3,
-    },
     "integration/test_readme.py": {
         "test_each_command_gives_what_the_page_promises": 4,
         "test_each_program_runs": 2,
@@ -276,7 +285,7 @@ SAMPLED = {
         "test_signal_ends_an_embedded_job": 3,
     },
     "integration/test_cluster.py": {
-        "test_every_form_of_a_word_count_gives_the_same": 3,
+        "test_every_form_of_a_word_count_gives_the_same": 6,
         "test_when_the_engine_dies_the_job_is_handed_in_again": 3,
         "test_a_signal_that_the_system_hands_to_another_thread_is_heard": 2,
     },
@@ -291,7 +300,6 @@ SAMPLED = {
         "test_a_command_that_the_server_does_not_know_closes_that_connection_only": 2,
     },
     "integration/test_nodes.py": {
-        "test_a_cluster_of_others_on_an_earlier_address_ends_no_node": 2,
         "test_a_node_is_of_no_use_in_a_child_and_is_not_hurt_by_it": 2,
         "test_a_wrong_password_ends_a_command": 2,
     },
@@ -306,6 +314,7 @@ SAMPLED = {
     },
     "integration/test_places.py": {
         "test_what_would_have_been_there_is_named": 3,
+        "test_a_job_runs_where_the_working_directory_is_gone": 3,
     },
     "integration/test_settings.py": {
         "test_flags_that_change_answers_hold_in_executors": 8,
@@ -313,12 +322,21 @@ SAMPLED = {
     },
     "integration/test_setup.py": {
         "test_a_setupfn_that_fails_is_tried_three_times_and_fails_the_job_by_name_whatever_may_be_skipped": 3,
+        "test_modules_imported_for_their_effect_are_imported_in_executors_in_the_order_of_the_file": 3,
+        "test_functions_see_the_arguments_of_the_job_file_everywhere": 2,
     },
     "integration/test_skipping.py": {
         "test_an_item_that_kills_is_named_by_its_key_whatever_its_type": 6,
         "test_what_ends_greenlets_costs_its_own_item_too": 5,
         "test_lines_that_kill_are_found_and_only_they_are_set_aside": 2,
-        "test_a_broken_line_is_set_aside_and_all_others_count": 2,
+        "test_a_broken_line_is_set_aside_and_all_others_count": 4,
+        "test_items_that_killed_are_given_again": 2,
+    },
+    "machine/test_python_path.py": {
+        "test_a_job_runs_in_a_program_that_is_not_python": 3,
+    },
+    "tasks/test_skipping.py": {
+        "test_what_is_wrong_with_a_record_is_told_of_with_the_key_of_the_item_that_is_set_aside": 3,
     },
     "trust/test_certificates.py": {
         "test_files_that_will_not_do_are_named_in_one_line": 6,
@@ -335,18 +353,17 @@ SAMPLED = {
         "test_a_search_by_coverage_finds_nothing_that_breaks_a_target": 9,
     },
     "trust/test_getting_in.py": {
-        "test_passwords_agree_when_they_are_the_same_text": 4,
+        "test_passwords_agree_when_they_are_the_same_text": 12,
         "test_an_impostor_hears_a_hello_and_a_proof_and_nothing_of_the_job": 3,
         "test_an_impostor_without_tls_hears_no_more_than_the_beginning_of_tls": 2,
     },
     "trust/test_graceful_ends.py": {
         "test_a_server_says_goodbye_to_everybody": 2,
-        "test_a_second_signal_ends_a_worker_at_once": 2,
-        "test_a_second_signal_ends_a_server_at_once": 2,
     },
     "trust/test_hostile_driver.py": {
         "test_only_the_connection_of_the_fault_is_closed_and_its_job_ends": 12,
         "test_batches_that_do_not_decode_fail_their_own_job_cleanly": 3,
+        "test_code_that_is_none_fails_its_own_job_cleanly": 3,
     },
     "trust/test_hostile_worker.py": {
         "test_only_the_connection_of_the_fault_is_closed_and_its_tasks_are_done_elsewhere": 12,
@@ -359,7 +376,7 @@ SAMPLED = {
         "test_a_key_that_raises_or_says_nothing_fails_the_job_with_its_words": 4,
     },
     "trust/test_kills.py": {
-        "test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 15,
+        "test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 30,
     },
     "trust/test_misbehaving_functions.py": {
         "test_whatever_never_ends_is_ended_by_task_timeout_and_by_cancel": 6,
@@ -381,5 +398,7 @@ SAMPLED = {
         "test_servers_and_workers_run_without_them": 3,
         "test_jobs_run_without_calls_that_the_kernel_refuses": 4,
         "test_without_ipv6_and_with_a_name_that_nobody_knows": 2,
+        "test_deaths_are_seen_and_nothing_is_left": 4,
+        "test_where_no_folder_can_be_written_to_jobs_run_that_need_none": 4,
     },
 }

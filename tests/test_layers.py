@@ -44,7 +44,6 @@ STILL_CIRCULAR = {
         "engine.scheduler.roster",
     ): "slots and workers stand beside tasks and attempts",
     ("engine.scheduler.ledger", "engine.scheduler.oneshot"): "a job of one item a worker is a kind of ledger",
-    ("engine.server.peers", "engine.server.role"): "what peers call goes to engine.server.conductor",
     ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
     ("driver.watching", "driver.cluster"): "PeerInfo goes to driver.watching",
     ("mincemeat.channel", "mincemeat.server"): "a channel needs no more of its server than a protocol",
@@ -64,9 +63,7 @@ GEVENT_TOO = {"executor.pool", "executor.template"}
 #: what a standing server is made of
 SERVER_ROLE = [
     "engine.server.role",
-    "engine.server.peers",
-    "engine.server.hosted",
-    "engine.server.intake",
+    "engine.server.conductor",
     "engine.server.store",
     "engine.scheduler.scheduler",
     "engine.net.link",

@@ -24,6 +24,7 @@ from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, ForkedError, JobError, StartError, UsageError
 from mmgevent.machine.resources import count_default_executors
+from mmgevent.wire.limits import MAX_SLOTS
 
 if TYPE_CHECKING:
     import socket
@@ -340,8 +341,8 @@ class LocalCluster(Cluster):
         """
         if procs is None:
             procs = count_default_executors()
-        if type(procs) is not int or not 0 <= procs <= 4096:
-            raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
+        if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
+            raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
         if not procs and listen is None:
             raise UsageError("procs=0 leaves nobody to do the work: pass listen=... so that workers can join")
         address = None

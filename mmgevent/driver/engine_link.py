@@ -40,8 +40,8 @@ from mmgevent.machine.python_path import VARIABLE
 from mmgevent.machine.resources import SIGNAL_LOOK_S, find_control_groups, start_thread
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version, hello
+from mmgevent.wire.lanes import Outbox, granted_bytes
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.streams import Outbox, granted_bytes
 
 if TYPE_CHECKING:
     from mmgevent.engine.configuration import Configuration

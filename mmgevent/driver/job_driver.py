@@ -48,10 +48,10 @@ from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES
 from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
+from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import entry_of
-from mmgevent.wire.streams import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 
 log = logging.getLogger(__name__)
 

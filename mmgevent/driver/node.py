@@ -25,8 +25,9 @@ from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
 from mmgevent.wire.frames import Frame
+from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
-from mmgevent.wire.telling import Reassembler, tell_frames
+from mmgevent.wire.user_messages import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class Node(Cluster):
         """
         from mmgevent.access.password import find_password
 
-        if type(procs) is not int or not 0 <= procs <= 4096:
-            raise UsageError(f"procs must be an int from 0 to 4096, got {procs!r}")
+        if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
+            raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
         if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
         (certificates or NO_CERTIFICATES).check_for_equals()

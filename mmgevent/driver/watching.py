@@ -22,7 +22,7 @@ from mmgevent.machine.resources import start_thread
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import control
-from mmgevent.wire.telling import Reassembler, tell_frames
+from mmgevent.wire.user_messages import Reassembler, tell_frames
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import signal
-import socket as plain_socket
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -59,16 +58,13 @@ def run_server(
     from mmgevent.access.handshake import derive_key
     from mmgevent.engine.net.listener import Listener, open_listener
     from mmgevent.engine.net.threads import start_thread_pool
-    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.server.role import open_server
     from mmgevent.engine.watchdog import start_watchdog
 
     start_thread_pool()
     stop = _Stop()
-    server = Server(
-        f"{plain_socket.gethostname()}-{os.getpid()}",
-        memory_bytes=segment_memory or default_memory_bytes(),
-        spill_folder=find_scratch_folder(),
-    )
+    memory_bytes = segment_memory or default_memory_bytes()
+    server = open_server(memory_bytes=memory_bytes, spill_folder=find_scratch_folder())
     lost: list[str] = []
 
     def on_lost(reason: str) -> None:

@@ -13,9 +13,7 @@ gives its place up once the last one is done, or MOVE_S later.
 from __future__ import annotations
 
 import logging
-import os
 import random
-import socket as plain_socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +29,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.listener import Listener
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole, open_server
 from mmgevent.engine.watchdog import start_watchdog
 from mmgevent.engine.worker.role import Worker
 from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
@@ -98,7 +96,7 @@ class Membership:
         self.presence: Link | None = None
         self._had_place = False  # ever: then no refusal is for good
         self._told = ("", "")  # state and reason, in the last call of on_change
-        self._server: Server | None = None
+        self._server: ServerRole | None = None
         self._lost = Event()  # the place is
         self._stop_reason: str | None = None
         self._greenlet: gevent.Greenlet | None = None
@@ -285,11 +283,7 @@ class Membership:
     def _serve(self, place: election.Elected) -> None:
         """Be the server."""
         settings = self._settings
-        server = Server(
-            f"{plain_socket.gethostname()}-{os.getpid()}",
-            memory_bytes=settings.memory_bytes,
-            spill_folder=settings.scratch,
-        )
+        server = open_server(memory_bytes=settings.memory_bytes, spill_folder=settings.scratch)
         listener = self._listen(place, server)
         greenlets: list[gevent.Greenlet] = []
         reason = "the member leaves"
@@ -322,7 +316,7 @@ class Membership:
             server.stop(reason)
             self._leave(reason)
 
-    def _listen(self, place: election.Elected, server: Server) -> Listener:
+    def _listen(self, place: election.Elected, server: ServerRole) -> Listener:
         """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
         try:
             settings = self._settings
@@ -344,7 +338,7 @@ class Membership:
         log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
         self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
 
-    def _employ_own(self, server: Server) -> None:
+    def _employ_own(self, server: ServerRole) -> None:
         """Keep this machine's executors at work for the server in this engine."""
         while True:
             ours, theirs = local_pair("local worker")
@@ -374,7 +368,7 @@ class Membership:
         worker.start()
         return worker
 
-    def _look_for_earlier(self, server: Server, earlier: Sequence[Address], digest: bytes) -> None:
+    def _look_for_earlier(self, server: ServerRole, earlier: Sequence[Address], digest: bytes) -> None:
         """Give the place up when there is another server on an address before ours."""
         settings = self._settings
         own = (settings.key, digest, settings.timeout, settings.certificates)

@@ -2,7 +2,7 @@
 
 Links come and go here while messages are under way in pieces, so `Pieces` sees to it that all of a
 message goes one way.  Tells have no credit, so `WatchedPeers` bounds what waits for a driver that
-does not listen, and `ToldPeers` what waits for the server: see `telling`.
+does not listen, and `ToldPeers` what waits for the server: see `wire.user_messages`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gevent
 from mmgevent.engine.net.backlog import Backlog, waiting_bytes
 from mmgevent.wire.frames import Frame, Lane
 from mmgevent.wire.messages import control, message_of
-from mmgevent.wire.telling import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
+from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.link import Link

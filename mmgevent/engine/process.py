@@ -18,7 +18,6 @@ import logging
 import os
 import random
 import signal
-import socket as plain_socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.net.link import Link
     from mmgevent.engine.relay import NodeRelay
-    from mmgevent.engine.server.role import Server
+    from mmgevent.engine.server.role import ServerRole
     from mmgevent.engine.start import TemplateProcess
     from mmgevent.engine.worker.offering import Offering
 
@@ -87,7 +86,7 @@ class Engine:
 
         self._configuration = configuration
         self._forkers = Forkers(template)
-        self._server: Server | None = None
+        self._server: ServerRole | None = None
         self._workers: list[Any] = []
         self._listener: Any = None
         self._listening_sock = listening_sock
@@ -154,12 +153,11 @@ class Engine:
         self._forkers.close()
 
     def _hold_server(self) -> dict[str, Any]:
-        from mmgevent.engine.server.role import Server
+        from mmgevent.engine.server.role import open_server
 
         configuration = self._configuration
-        name = f"{plain_socket.gethostname()}-{os.getpid()}"
         memory_bytes = configuration.memory_bytes or default_memory_bytes()
-        self._server = Server(name, memory_bytes=memory_bytes, spill_folder=self._scratch)
+        self._server = open_server(memory_bytes=memory_bytes, spill_folder=self._scratch)
         facts: dict[str, Any] = {"pid": os.getpid()}
         if configuration.listen is not None:
             facts["address"] = self._listen(configuration.listen)

@@ -33,15 +33,15 @@ from mmgevent.tasks.blame import blame_exception
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
-from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
-from mmgevent.wire.positions import ALL
-from mmgevent.wire.streams import (
+from mmgevent.wire.lanes import (
     INPUT_WINDOW,
     OUTPUT_WINDOW,
     RUNNING_INPUT_WINDOW,
     ReceiveWindow,
     grant_frame,
 )
+from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.positions import ALL
 
 #: share of an executor's memory that the records of a task may take before they are flushed; the rest
 #: is for the encoded copy of them, the input, the user's own objects, and the error of the estimate

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from mmgevent.errors import LinkClosed
 from mmgevent.wire.frames import GRANT, Decoder, Frame, Lane, Payload
-from mmgevent.wire.streams import Outbox, granted_bytes
+from mmgevent.wire.lanes import Outbox, granted_bytes
 
 #: bytes of one read; a whole frame of the largest kind needs two
 READ_BYTES = 256 * 1024

@@ -29,8 +29,8 @@ from mmgevent.tasks import run as tasks
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
+from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
 
 
 def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1) -> None:

@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from mmgevent.errors import OptionError
-
-#: a job is never cut finer: the server keeps a few words per partition and flush
-MAX_PARTITIONS = 4096
+from mmgevent.wire.limits import MAX_PARTITIONS
 
 #: Python with the user's modules needs this much before it does anything
 MIN_MEMORY_BYTES = 16 * 1024 * 1024

@@ -18,12 +18,7 @@ FLAT (no flag): `values[i]` is the value of `keys[i]`.  GROUPED: `values[i]` is 
 `keys[i]` in order.  HASHED: the partition of some key came from `hash()` of a user's class and is checked again where
 the key is reduced.
 
-A *batch* is a FLAT segment of items.  A *flush* is what a task puts out at once, for any number of partitions:
-
-         0     4  magic b"MMGF"
-         4     4  count of table rows
-         8   16n  rows: u32 partition, u32 entries of its segment, u64 bytes of its segment
-                  in ascending order of partitions, then the segments in the order of the rows
+A *batch* is a FLAT segment of items.  A *flush* is segments of several partitions behind one table (`wire.flushes`).
 
 Columns are pickled with protocol 5.  Distinct objects pickle four times faster without the pickler's memo, shared ones
 (a file name in ten thousand postings) encode, decode and store several times better with it; so each column decides
@@ -43,9 +38,9 @@ from typing import Any, NamedTuple
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from mmgevent.errors import MmgeventError
+from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 
 SEGMENT_MAGIC = b"MMGS"
-FLUSH_MAGIC = b"MMGF"
 VERSION = 1
 GROUPED = 1
 HASHED = 2
@@ -54,8 +49,6 @@ _HEADER = struct.Struct("<4sBBHQQQ")  # all but the checksum
 _CHECKSUM = struct.Struct("<Q")
 #: bytes before the columns of a segment
 SEGMENT_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
-_FLUSH_HEADER = struct.Struct("<4sI")
-_FLUSH_ROW = struct.Struct("<IIQ")
 
 _PROTOCOL = 5
 #: a sample is two runs of this many elements, since sharing is mostly between neighbours; it costs 60 us at most
@@ -233,9 +226,9 @@ class _Bounded(BytesIO):
 def encode_flush(segments: Mapping[int, bytes]) -> bytes:
     """Join `{partition: segment}` under one table, in ascending order of partitions."""
     ordered = sorted(segments.items())
-    table = [_FLUSH_HEADER.pack(FLUSH_MAGIC, len(ordered))]
+    table = [FLUSH_HEAD.pack(FLUSH_MAGIC, len(ordered))]
     for partition, segment in ordered:
-        table.append(_FLUSH_ROW.pack(partition, segment_count(segment), len(segment)))
+        table.append(FLUSH_ROW.pack(partition, segment_count(segment), len(segment)))
     return b"".join([*table, *(segment for _, segment in ordered)])
 
 
@@ -248,16 +241,16 @@ def decode_flush(data: Any) -> list[tuple[int, memoryview]]:
     parts = []
     offset = 0
     while offset < len(view):
-        table_at = offset + _FLUSH_HEADER.size
+        table_at = offset + FLUSH_HEAD.size
         if table_at > len(view):
             raise SegmentError("a flush is cut short in its header")
-        magic, count = _FLUSH_HEADER.unpack_from(view, offset)
+        magic, count = FLUSH_HEAD.unpack_from(view, offset)
         if magic != FLUSH_MAGIC:
             raise SegmentError(f"a flush begins with {FLUSH_MAGIC!r}, not {magic!r}")
-        offset = table_at + count * _FLUSH_ROW.size
+        offset = table_at + count * FLUSH_ROW.size
         if offset > len(view):
             raise SegmentError("a flush is cut short in its table")
-        for partition, _, n_bytes in _FLUSH_ROW.iter_unpack(view[table_at:offset]):
+        for partition, _, n_bytes in FLUSH_ROW.iter_unpack(view[table_at:offset]):
             if offset + n_bytes > len(view):
                 raise SegmentError("a flush is cut short in its segments")
             parts.append((partition, view[offset : offset + n_bytes]))

@@ -1,18 +1,19 @@
-"""Executors and workers that died under a job, as its user is told of them.
+"""Death records: executors and workers that died under a job, as its user sees them.
 
-A death is a dict, as `handle.deaths()` gives it. What is not known is missing:
+A death record is a dict, as `handle.deaths()` gives it.  Fields that are not known are missing:
 
-    kind         "died", "timeout", "memory", "lost" (with its worker)
+    kind         "died", "timeout", "memory", or "lost" (its worker was lost)
     function     "mapfn", "reducefn" or "setupfn"
-    key, item    of the item it was on: the key as it would be written, the index in its batch
+    key          key of the item that it was on, as it would be written
+    item         index of that item in its batch
     task         what it was running, such as "items 0 to 9 of batch 3"
     error        what happened, in one line
     exit         "exit code 3" or "signal 9 (SIGKILL)"
-    peak_bytes   the most memory it had
-    last_words   the end of what it printed, 4 KiB at most
-    worker       where it was
-    outcome      what was done about it, a word of OUTCOMES
-    retried_on   the worker that has the task now
+    peak_bytes   the most memory that it used
+    last_words   the end of what it printed, at most 4 KiB
+    worker       name of its worker
+    outcome      what is done about it, a word of OUTCOMES
+    retried_on   name of the worker that has the task now
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: deaths, and items set aside, that a job remembers: the last ones
+#: Deaths that a job remembers, and items set aside: the last ones. A full record takes 20 KiB.
 MAX_REMEMBERED = 10_000
-#: lines of its last words that a notice shows
+
+#: Lines of last words that a notice shows. More would hide other notices.
 NOTICE_LINES = 5
 
-#: what was done about a death; None: a message of its own says so
+#: {outcome of a death: words for it}; None if another message says it.
 OUTCOMES: dict[str, str | None] = {
     "retried": "tried again",
     "cut": "tried again in parts, to find the item",
@@ -36,7 +38,10 @@ OUTCOMES: dict[str, str | None] = {
 
 
 def describe_death(death: Mapping[str, Any]) -> str | None:
-    """Say in a line, and the last lines that were printed, what happened; None if another message does."""
+    """Return what happened in one line, and the last printed lines.
+
+    Returns None if another message says it.
+    """
     outcome = OUTCOMES.get(str(death.get("outcome")), "")
     if outcome is None:
         return None

@@ -1,27 +1,38 @@
-"""Failure records: what travels on the wire when something of a job went wrong (see `errors.JobError`)."""
+"""Failure records: dicts that say what went wrong in a job (see `errors.JobError`).
+
+They travel from executors through workers and the server to the driver.  Nobody trusts them:
+whoever passes one on applies `bound`.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-#: bytes of each string of a failure, as it stands in the message: eight of them fit in one frame
+#: One string of a failure, bytes as JSON. Eight of them fit in one frame with all else.
 MAX_STRING_BYTES = 16 * 1024
-_MAX_ESCAPE = 12  # bytes of one character in ASCII JSON, at most
 
-#: fields of a failure, and characters of their names: with what stands beside them they fit in one frame
+#: One character in ASCII JSON, bytes, at most.
+_MAX_ESCAPE = 12
+
+#: Fields of a failure. With the strings above they fit in one frame.
 MAX_FIELDS = 15
+
+#: Name of a field, characters.
 MAX_NAME_CHARS = 32
+
+#: Largest integer of a message.
 _MAX_INT = 2**63 - 1
 
-#: characters of a text that are shown where there is one line for it: five lines of a terminal
+#: Text that is shown in one line, characters: five lines of a terminal.
 MAX_LINE_CHARS = 400
 
 
 def bound(failure: dict[str, Any]) -> dict[str, Any]:
-    """Return the failure as it can travel on, whoever made it: of every string too long the middle goes.
+    """Return the failure within the limits above, whoever made it.
 
-    What is neither a string nor an integer nor None is left out, and so is what is beyond the bounds above.
+    The middle of a long string is cut out.  Fields that are no string, integer or None are left
+    out, and so are fields over the limits.
     """
     kept = {
         name: shorten(value) if isinstance(value, str) else value
@@ -32,13 +43,16 @@ def bound(failure: dict[str, Any]) -> dict[str, Any]:
 
 
 def advise_on_reduce(failure: dict[str, Any]) -> dict[str, Any]:
-    """Return the failure of a reduce task of a job with `max_skipped`, with the advice that this does not help."""
+    """Return the failure of a reduce task, with the advice that `max_skipped` is for map only."""
     advice = "max_skipped sets items aside in map only: a key that cannot be reduced ends the job"
     return _advised(failure, advice)
 
 
 def advise_on_skips(failure: dict[str, Any], items: int, limit: float) -> dict[str, Any]:
-    """Return the failure that ends a job since more of its `items`, as far as they are known, fail than `max_skipped` allows."""
+    """Return the failure that ends a job in which more items fail than `max_skipped` allows.
+
+    `items`: the number of the job's items so far; `limit`: the option.
+    """
     of_all = f"more of the {items} items fail" if isinstance(limit, float) else "more items fail"
     return _advised(failure, f"{of_all} than max_skipped={limit} allows")
 
@@ -49,12 +63,12 @@ def _advised(failure: dict[str, Any], advice: str) -> dict[str, Any]:
 
 
 def name_skipped(name: str | None, failure: dict[str, Any]) -> str:
-    """Return the line that names an item that was set aside to the user."""
+    """Return the line that tells the user of an item that was set aside."""
     return f"item set aside: {_one_line(name or failure.get('key') or '')}: {_one_line(failure.get('error') or '')}"
 
 
 def _one_line(text: str) -> str:
-    """Return a text in one line that any terminal shows, without what is beyond MAX_LINE_CHARS."""
+    """Return a text as one printable line of at most MAX_LINE_CHARS."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MAX_LINE_CHARS])
     return shown if len(text) <= MAX_LINE_CHARS else f"{shown}..."
 
@@ -65,12 +79,15 @@ def _is_plain(name: str, value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
-#: fields that errors are made of: strings, if they are there
+#: Fields from which errors are made. They are strings, where they are given.
 _TEXTS = frozenset({"kind", "function", "key", "error", "traceback", "worker", "advice", "last_words"})
 
 
 def shorten(text: str, limit_bytes: int = MAX_STRING_BYTES) -> str:
-    """Cut the middle out of a text that needs more than `limit_bytes` in a message."""
+    """Return a text that needs at most `limit_bytes` in a message.
+
+    The middle of a longer text is cut out.
+    """
     if len(text) * _MAX_ESCAPE <= limit_bytes or len(json.dumps(text)) <= limit_bytes:
         return text
     kept = min(len(text), limit_bytes)

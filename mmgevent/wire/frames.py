@@ -1,23 +1,22 @@
 """Frames: bytes to frames and back, nothing else.
 
-Every link between two processes carries frames: a fixed header of 24 bytes, then
-the payload.  This module knows how long a frame of each kind may be and whether it
-arrived whole; it does not know what a payload says (`messages`), in what order
-frames go out (`streams`), or how bytes travel (`engine.net.link`, or the blocking sockets
-of drivers and executors).
+Every link between two processes carries frames: a fixed header of 24 bytes, then the payload.
+This module knows how long a frame of each kind may be, and whether a frame arrived whole.  Other
+modules know what a payload says (`messages`), in what order frames go out (`lanes`), and how bytes
+travel (`engine.net.link`, and the blocking sockets of drivers and executors).
 
-Whatever is fed to a `Decoder` gives a frame, "need more" or `ProtocolError`; a
-length is checked against its kind before a byte of the payload is waited for, so a
-decoder never holds more than one frame besides what it was fed last.
+Any bytes fed to a `Decoder` give a frame, "need more" or `ProtocolError`.  The decoder checks a
+length against its kind before it waits for the payload, so it never holds more than one frame
+besides the bytes that it was fed last.
 
-The checksum covers header and payload: the header is the seed.  It finds torn
-buffers and faults of our own; against people there is TLS.
+The checksum covers header and payload; the header is the seed.  It finds torn buffers and bugs of
+mmgevent.  TLS protects against people.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
@@ -30,10 +29,10 @@ BATCH = 3  #: bytes of a batch, driver to server
 INPUT = 4  #: bytes of an attempt's input
 OUTPUT = 5  #: bytes of an attempt's output
 RESULT = 6  #: bytes of results, server to driver
-GRANT = 7  #: u32, further bytes that may be sent in this lane
+GRANT = 7  #: u32: bytes that may be sent in this lane in addition
 HEARTBEAT = 8  #: nothing
 
-#: kinds whose payloads are bulk bytes and wait for credit (see `streams`)
+#: Kinds whose payloads are bulk bytes and wait for credit (see `lanes`).
 DATA_KINDS = frozenset({CODE, BATCH, INPUT, OUTPUT, RESULT})
 
 KIND_NAMES = {
@@ -47,10 +46,10 @@ KIND_NAMES = {
     HEARTBEAT: "HEARTBEAT",
 }
 
-#: bytes; a quarter MiB is 0.1 ms at gevent's 3 GB/s, so control frames never wait long
+#: Largest payload, bytes. It takes 0.1 ms at gevent's 3 GB/s, so control frames never wait long.
 MAX_PAYLOAD = 256 * 1024
 
-#: kind -> (least, most) bytes of payload
+#: {kind: (least, most)}: length of the payload, bytes.
 PAYLOAD_LIMITS = {
     **dict.fromkeys((CONTROL, CODE, BATCH, INPUT, OUTPUT, RESULT), (0, MAX_PAYLOAD)),
     GRANT: (4, 4),
@@ -58,7 +57,7 @@ PAYLOAD_LIMITS = {
 }
 
 _HEADER = struct.Struct("<BBHIIIII")  # kind, flags, reserved, length, job, task, attempt, checksum
-_CHECKED_HEADER = struct.Struct("<BBHIIII")  # what the checksum covers of it
+_CHECKED_HEADER = struct.Struct("<BBHIIII")  # the part of it that the checksum covers
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
 _CHECKED_BYTES = _CHECKED_HEADER.size
@@ -69,11 +68,11 @@ Payload = bytes | bytearray | memoryview
 
 
 class Frame:
-    """One frame.  Nobody changes a frame once it was put somewhere.
+    """One frame.  It must not change after it was queued or passed on.
 
-    `payload` is a bytes-like object of format "B" that the frame borrows: do not
-    change a bytearray under it.  Frames that come from a `Decoder` hold bytes.
-    `job`, `task` and `attempt` are unsigned 32-bit numbers, 0 means none.
+    `payload` is a bytes-like object of format "B" that the frame borrows: do not change a
+    bytearray under it.  Frames from a `Decoder` hold bytes.  `job`, `task` and `attempt` are
+    unsigned 32-bit numbers; 0 means none.
     """
 
     __slots__ = ("_header", "attempt", "job", "kind", "message", "payload", "task")
@@ -87,7 +86,7 @@ class Frame:
         self.task = task
         self.attempt = attempt
         self._header: bytes | None = None
-        #: what the payload says, once somebody has read it (`messages.message_of`)
+        #: The decoded payload, once `messages.message_of` was called.
         self.message: dict[str, Any] | None = None
 
     @property
@@ -97,8 +96,8 @@ class Frame:
     def encode_header(self) -> bytes:
         """Return the 24 bytes that go before the payload; computed once.
 
-        ValueError for a payload that is too long for the kind or a number that
-        does not fit: the peer would close the link.
+        Raises ValueError for a payload that is too long for the kind and for a number that does
+        not fit: the peer would close the link.
         """
         if self._header is None:
             self._header = self._build_header()
@@ -136,20 +135,20 @@ class Frame:
 class Decoder:
     """Turn the bytes of one direction of a link into frames.
 
-    After a ProtocolError the decoder stays broken and raises the same again: what
-    follows a wrong header has no known meaning.
+    After a ProtocolError the decoder raises the same error again: bytes behind a wrong header have
+    no meaning.
     """
 
     __slots__ = ("_buffer", "_error", "_offset")
 
     def __init__(self) -> None:
         self._buffer: bytes | bytearray = b""
-        self._offset = 0  # bytes of the buffer that were already given out
+        self._offset = 0  # bytes of the buffer that are decoded
         self._error: str | None = None
 
     def feed(self, data: Payload) -> None:
-        """Add what was received, of any length (a copy is kept, of what can change)."""
-        if self._offset == len(self._buffer):  # mostly: frames came whole, and are cut from the very bytes
+        """Add received bytes of any length.  Bytes objects are kept, others are copied."""
+        if self._offset == len(self._buffer):  # the usual case: whole frames, sliced from `data`
             self._buffer = data if type(data) is bytes else bytes(data)
         else:
             if type(self._buffer) is not bytearray:
@@ -160,11 +159,10 @@ class Decoder:
         self._offset = 0
 
     def next_frame(self) -> Frame | None:
-        """Return the next whole frame, or None when more bytes are needed.
+        """Return the next whole frame, or None if more bytes are needed.
 
-        Call it until it says None after each `feed`.  ProtocolError: an unknown
-        kind, flags or reserved bits, a length the kind does not have, a checksum
-        that does not fit.
+        Call it after each `feed` until it returns None.  Raises ProtocolError for an unknown kind,
+        flags or reserved bits, a length that the kind does not have, and a wrong checksum.
         """
         if self._error is not None:
             raise ProtocolError(self._error)
@@ -199,7 +197,10 @@ class Decoder:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes fed that are no whole frame yet; not 0 at the end of a link means it was cut."""
+        """Return the number of bytes fed that are no whole frame.
+
+        At the end of a link, more than 0 means that the link was cut.
+        """
         return len(self._buffer) - self._offset
 
     def _broken(self, text: str) -> ProtocolError:
@@ -210,11 +211,25 @@ class Decoder:
 def split_payload(kind: int, data: Payload, job: int = 0, task: int = 0, attempt: int = 0) -> Iterator[Frame]:
     """Cut `data` into frames of at most MAX_PAYLOAD bytes that borrow it (no copy).
 
-    `data` is contiguous, of any format.  Nothing gives no frame.
+    `data` is contiguous, of any format.  Empty data gives no frame.
     """
     view = memoryview(data).cast("B")
     for start in range(0, len(view), MAX_PAYLOAD):
         yield Frame(kind, view[start : start + MAX_PAYLOAD], job, task, attempt)
+
+
+def join_payloads(pieces: Iterable[Payload]) -> Iterator[Payload]:
+    """Join small pieces to payloads of at most MAX_PAYLOAD bytes; larger pieces stay as they are."""
+    joined: list[Payload] = []
+    joined_bytes = 0
+    for piece in pieces:
+        if joined and joined_bytes + len(piece) > MAX_PAYLOAD:
+            yield joined[0] if len(joined) == 1 else b"".join(joined)
+            joined, joined_bytes = [], 0
+        joined.append(piece)
+        joined_bytes += len(piece)
+    if joined:
+        yield joined[0] if len(joined) == 1 else b"".join(joined)
 
 
 def _checksum(header_start: bytes, payload: Payload) -> int:

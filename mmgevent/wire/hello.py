@@ -1,9 +1,9 @@
-"""What two sides compare before they work together: Python's minor version and dill's.
+"""The hello of each side of a link, and the versions in it.
 
-Code objects and pickles made by one side are loaded by the other, so both must match.
-The server never loads either, so dill is looked up and never imported.
+Each side loads code objects and pickles of the other, so the versions of Python and dill must
+match.  The server loads neither: it looks the version of dill up and never imports dill.
 
-Also what a person asks about the Python and the core that this process runs on.
+Commands show the same facts to people: versions, and whether the C core is in use.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import UsageError
-from mmgevent.wire.frames import Frame
-from mmgevent.wire.messages import PROTOCOL, control
 
-#: version of mmgevent
+if TYPE_CHECKING:
+    from mmgevent.wire.frames import Frame
+
+#: Version of mmgevent.
 VERSION = "0.1.0"
 
+#: Version of Python without the last number, which changes no bytecode.
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def hello(role: str, *, dill: str, **fields: Any) -> Frame:
-    """Return the first message of either side of a link: who this process is, and what it runs on.
+    """Return the first message of either side of a link.
 
-    `dill` is its version; `fields` are what a role says of itself beyond that.
+    `dill` is the version of dill; `fields` are those of one role only.
     """
+    from mmgevent.wire.messages import PROTOCOL, control  # with json, which commands start without
+
     return control(
         "hello",
         role=role,
@@ -43,9 +47,9 @@ def hello(role: str, *, dill: str, **fields: Any) -> Frame:
 
 @functools.cache
 def dill_version() -> str:
-    """Return the version of the installed dill, "none" without one.
+    """Return the version of the installed dill, or "none" if there is none.
 
-    From the package's metadata, some 20 ms: only links between machines ask.
+    That takes 20 ms, to read the package's metadata.  Only links between machines need it.
     """
     import importlib.metadata
 
@@ -56,7 +60,7 @@ def dill_version() -> str:
 
 
 def find_mismatch(ours: dict[str, object], theirs: dict[str, object], who: str) -> str | None:
-    """Compare two `hello` messages; return one sentence naming both sides, or None if they fit."""
+    """Return one sentence that names both sides if two `hello` messages do not match, or None."""
     for field, what in (("protocol", "protocol"), ("python", "Python"), ("dill", "dill")):
         if ours[field] != theirs[field]:
             return (
@@ -74,7 +78,7 @@ def describe_python() -> str:
 
 
 def missing_core() -> str:
-    """Return why the C core is not in use in this process; "" if it is."""
+    """Return why this process does not use the C core, or "" if it does."""
     from mmgevent import _speedups
 
     if _speedups.NATIVE:
@@ -85,9 +89,9 @@ def missing_core() -> str:
 
 
 def check_gil(abiflags: str = sys.abiflags) -> None:
-    """Raise UsageError on a free-threaded build of Python without gevent: nothing of ours can run there.
+    """Raise UsageError on a free-threaded build of Python without gevent.
 
-    pip finds no gevent for such a build (gevent 26.9), and the error of its import says nothing about that.
+    pip finds no gevent for such a build (gevent 26.9), and the ImportError does not say why.
     """
     if "t" not in abiflags:
         return

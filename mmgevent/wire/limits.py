@@ -1,18 +1,35 @@
-"""Limits on what one job may send, which drivers, servers and workers share.
+"""Limits on what one worker or one job may send; drivers, servers and workers share them.
 
-A driver looks at them before it sends, so that its user reads what is too large.  A server rejects
-or fails a job beyond them and keeps the link, which other jobs share.  A worker, to which no server
-sends so much, closes its link.
+A driver checks them before it sends, so that its user reads what is too large.  A server rejects
+or fails a job over a limit and keeps the link, which other jobs share.  A worker closes the link
+to a server that sends too much.
 """
 
 from __future__ import annotations
 
-#: Code of one job, bytes. A server keeps it in memory, and so does each worker and each executor.
+from mmgevent.errors import MmgeventError
+
+#: Code of one job, bytes. The server, each worker and each executor hold it in memory.
 MAX_CODE_BYTES = 256 * 1024 * 1024
 
-#: Surroundings of one job, bytes of JSON. An environment is of 6 MiB at most (see `environment`), and in JSON a byte
-#: may take six.
+#: Surroundings of one job, bytes of JSON. An environment has at most 6 MiB (see
+#: `machine.environment`), and one byte may take six in JSON.
 MAX_CONTEXT_BYTES = 48 * 1024 * 1024
 
-#: One batch, bytes. One item may be so large; batches of several aim at 16 MiB.
+#: One batch, bytes. One item may be so large; batches of several items aim at 16 MiB.
 MAX_BATCH_BYTES = 1024 * 1024 * 1024
+
+#: Partitions of one job. Each one costs 16 bytes in every flush of every map task.
+MAX_PARTITIONS = 4096
+
+#: Slots of one worker. No machine has more cores, and a wrong number would cost the server memory.
+MAX_SLOTS = 4096
+
+
+def check_limit(what: str, n_bytes: int, limit_bytes: int) -> None:
+    """Raise MmgeventError if a peer announces more bytes of a job than the server takes."""
+    if n_bytes > limit_bytes:
+        raise MmgeventError(
+            f"{what} of the job: {n_bytes:,} bytes were announced, {n_bytes - limit_bytes:,} more "
+            f"than a server takes ({limit_bytes:,})"
+        )

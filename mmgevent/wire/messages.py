@@ -1,17 +1,14 @@
 """Messages: what CONTROL frames say.
 
-A message is one JSON object with a `type`; everything else of it is a field of that
-type.  `MESSAGES` is the whole language: type -> field -> what it must be and whether
-it may be missing.  What is not in the table is illegal, and `decode_message` says
-which type or field it was.  Which job, task and attempt a message is about stands in
-the header of its frame, not in the message.
+A message is one JSON object with a `type` and the fields of that type.  `MESSAGES` is the whole
+language: {type: {field: shape of its value, and whether it is required}}.  Everything else is
+illegal, and `decode_message` names the type or field at fault.  The header of the frame says which
+job, task and attempt a message is about.
 
-`options`, `stats` and most failures are free-form objects; whoever reads them
-checks them.
+`options`, `stats` and most failures are free-form objects: whoever reads them checks them.
 
-A message that announces bytes may carry them, when they are few: then they are its field
-`inline`, which stands behind the JSON object and a zero byte. That halves the frames of a
-task of next to no work.
+A message that announces few bytes may carry them in its field `inline`, which stands behind the
+JSON object and a zero byte.  That halves the frames of a very short task.
 """
 
 from __future__ import annotations
@@ -24,24 +21,25 @@ from typing import Any, NamedTuple
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
 
-#: compared in the first message of each side
+#: Version of this protocol. The first messages of both sides compare it.
 PROTOCOL = 4
 
-#: of the names that a worker offers, as JSON: every driver that watches is told them
+#: Names that a worker offers, bytes as JSON. Every driver that watches gets them.
 MAX_OFFERS_BYTES = 8 * 1024
 
-#: bytes that may go in the message that announces them
+#: Bytes that the message which announces them may carry.
 MAX_INLINE_BYTES = 16 * 1024
 
-#: of the text that a worker has a driver told about an attempt
+#: Text of a notice about an attempt, bytes.
 MAX_NOTICE_BYTES = 1000
 
+#: Largest integer of a message.
 _MAX_INT = 2**63 - 1
 _INLINE_MARK = b"\0"  # in no JSON text: there it is written as an escape
 
 
 class Shape(NamedTuple):
-    """What a field's value must be: words for the error, and the check."""
+    """What the value of a field must be: words for the error, and the check."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -200,23 +198,26 @@ _REQUIRED = {
 _CHECKS = {
     type_: {name: field.shape.fits for name, field in fields.items()} for type_, fields in MESSAGES.items()
 }
-#: types whose fields JSON gives back as they were: no objects in them, in which a tuple would become a list
+#: Types whose fields JSON returns unchanged. In objects, tuples would become lists.
 _FLAT = frozenset(
     type_ for type_, fields in MESSAGES.items() if all(field.shape is not OBJECT for field in fields.values())
 )
 
 
 def encode_message(type: str, **fields: Any) -> bytes:
-    """Return the payload of a CONTROL frame.  A field that is None is left out.
+    """Return the payload of a CONTROL frame.  Fields that are None are left out.
 
-    ValueError for what `decode_message` would refuse, and for a message above
-    MAX_PAYLOAD bytes: a fault of this side.
+    Raises ValueError for a message that `decode_message` would refuse, and for one above
+    MAX_PAYLOAD bytes: a bug of this side.
     """
     return _encode_fields(type, _given(fields))
 
 
 def decode_message(payload: Payload) -> dict[str, Any]:
-    """Return the message, `{"type": ..., field: value}`, or raise ProtocolError naming what is wrong."""
+    """Return the message, `{"type": ..., field: value}`.
+
+    Raises ProtocolError that names what is wrong.
+    """
     text, mark, inline = bytes(payload).partition(_INLINE_MARK)
     try:
         message = _decode(str(text, "utf-8"))
@@ -234,9 +235,9 @@ def decode_message(payload: Payload) -> dict[str, Any]:
 
 
 def message_of(frame: Frame) -> dict[str, Any]:
-    """Return what a CONTROL frame says, as `decode_message`; decoded once for all who pass the frame on.
+    """Return the message of a CONTROL frame, as `decode_message` does.
 
-    The message belongs to the frame: do not change it.
+    It is decoded once and belongs to the frame: do not change it.
     """
     message = frame.message
     if message is None:
@@ -249,19 +250,19 @@ def control(type: str, job: int = 0, task: int = 0, attempt: int = 0, **fields: 
     message = _given(fields)
     frame = Frame(CONTROL, _encode_fields(type, message), job, task, attempt)
     if type in _FLAT:
-        frame.message = message  # whoever gets the very frame, in this process, need not decode it
+        frame.message = message  # spares roles of this process decoding
     return frame
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the fields that are None."""
+    """Return the fields that are not None."""
     if None not in fields.values():
         return fields
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _encode_fields(type_: str, fields: dict[str, Any]) -> bytes:
-    """Return the payload; `fields` has the type afterwards, too."""
+    """Return the payload, and add the type to `fields`."""
     if not _is_right(type_, fields):
         raise ValueError(_find_fault(type_, fields))
     inline = fields.pop("inline", None)
@@ -277,13 +278,16 @@ def _encode_fields(type_: str, fields: dict[str, Any]) -> bytes:
 
 
 def _is_right(type_: Any, fields: dict[str, Any]) -> bool:
-    """Whether there is nothing for `_find_fault` to find; every message passes here, twice."""
+    """Return whether a message is as the table says.
+
+    Each message is checked twice, by both sides: this must be fast.
+    """
     checks = _CHECKS.get(type_) if type(type_) is str else None
     if checks is None:
         return False
     for name, value in fields.items():
         fits = checks.get(name)
-        if fits is _is_count:  # most are: without a call
+        if fits is _is_count:  # most fields are counts: spare a call
             if type(value) is not int or not 0 <= value <= _MAX_INT:
                 return False
         elif fits is None or not fits(value):
@@ -292,7 +296,7 @@ def _is_right(type_: Any, fields: dict[str, Any]) -> bool:
 
 
 def _find_fault(type_: Any, fields: dict[str, Any]) -> str:
-    """Say what is wrong with a message that is not right."""
+    """Return what is wrong with a message for which `_is_right` is false."""
     if type(type_) is not str or type_ not in MESSAGES:
         return f"unknown message type {_shorten(type_)}"
     known = MESSAGES[type_]
@@ -316,9 +320,13 @@ def _refuse_constant(name: str) -> None:
 
 
 def _make_encode() -> Callable[[Any], str]:
-    """Return a JSON encoder that is made once: `JSONEncoder.encode` makes its C part anew at each call, half its time."""
+    """Return a JSON encoder.
+
+    `JSONEncoder.encode` spends half its time on making its C part anew for each call; this one is
+    made once.
+    """
     encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-    make = getattr(json.encoder, "c_make_encoder", None)  # None: this Python has no C for it
+    make = getattr(json.encoder, "c_make_encoder", None)  # None: this Python has no C part
     if make is None:
         return encoder.encode
     fast = make(
@@ -329,7 +337,10 @@ def _make_encode() -> Callable[[Any], str]:
 
 
 def _make_decode() -> Callable[[str], Any]:
-    """Return a JSON decoder for texts that begin and end with their value, as ours do; `decode` looks for blanks."""
+    """Return a JSON decoder that is fast for texts without blanks around the value.
+
+    Messages are such texts.  `JSONDecoder.decode` would search for blanks.
+    """
     decoder: Any = json.JSONDecoder(parse_constant=_refuse_constant)
     scan = decoder.scan_once
 

@@ -1,16 +1,16 @@
 """Number the items of a batch: which entry of it, and which item of what the entry stands for.
 
-A batch is a sequence of entries. An entry is an item, or a ref, which stands for as many items as
-its file or split gives. Whoever names an item (the page of an executor, messages about failures,
-lists of items to leave out) uses one number, its *position*:
+A batch is a sequence of entries. An entry is an item, or a ref: a file or split that gives any
+number of items. One number names an item wherever it is named (page of an executor, messages about
+failures, lists of items to leave out), its *position*:
 
     position = entry << 32 | place      place: 0 for the first item of the entry
 
-Positions ascend in datasource order. The place WHOLE names the entry itself: its items could not
-be read, so there are none to name.
+Positions ascend in datasource order. The place WHOLE names the entry itself, if its items cannot
+be read.
 
 A *part* `(k, depth)` of an entry is the k-th of `2 ** depth` ranges of its items, as equal as
-whole items allow. The server cuts entries in parts without knowing how many items they have.
+whole items allow. So the server can cut an entry without knowing the number of its items.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from __future__ import annotations
 _PLACE_BITS = 32
 
 #: The place that stands for all items of an entry.
-WHOLE = 2**_PLACE_BITS - 1
+WHOLE: int = (1 << _PLACE_BITS) - 1
 
-#: Times an entry may be cut in two: 16 million parts. An entry with as many items is far above
-#: what a split or a file of sensible size gives.
+#: Times that an entry may be cut in two, which gives 16 million parts. No file or split of sensible
+#: size has more items.
 MAX_DEPTH = 24
 
 Part = tuple[int, int]
@@ -46,13 +46,13 @@ def place_of(position: int) -> int:
 
 
 def range_of(part: Part, count: int) -> tuple[int, int]:
-    """Return the places [low, high) that a part has of `count` items; it may have none."""
+    """Return the places [low, high) of a part of `count` items; the range may be empty."""
     k, depth = part
     return count * k >> depth, count * (k + 1) >> depth
 
 
 def halves_of(part: Part) -> tuple[Part, Part]:
-    """Return the two parts that a part consists of."""
+    """Return the two halves of a part."""
     k, depth = part
     return (2 * k, depth + 1), (2 * k + 1, depth + 1)
 

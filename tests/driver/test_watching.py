@@ -19,12 +19,12 @@ from mmgevent.engine.net.backlog import Backlog
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.server import watchers
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.errors import ProtocolError, UsageError
 from mmgevent.wire.frames import CONTROL
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
 from mmgevent.wire.messages import MAX_OFFERS_BYTES, PROTOCOL, control, decode_message
-from mmgevent.wire.telling import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
+from mmgevent.wire.user_messages import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
 from tests.ports import reserved_port
 
 PASSWORD = "a password of this test"
@@ -103,7 +103,7 @@ class Played:
 
 @pytest.fixture
 def server():
-    server = Server("test", memory_bytes=10**8)
+    server = ServerRole("test", memory_bytes=10**8)
     yield server
     server.stop("the test is over")
 

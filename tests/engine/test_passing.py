@@ -9,7 +9,7 @@ from mmgevent.engine.passing import Host, Pieces, ToldPeers, WatchedPeers
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.telling import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
+from mmgevent.wire.user_messages import MAX_TELL_BYTES, MAX_WAITING_BYTES, Reassembler, tell_frames
 
 
 def settle():

@@ -15,9 +15,9 @@ from mmgevent.executor.offered import OfferedFunctions
 from mmgevent.job.functions import Functions
 from mmgevent.tasks import records
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, split_payload
+from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.positions import position_of
-from mmgevent.wire.streams import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 
 WAIT_S = 20.0
 PARTITIONS = 4

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmgevent.engine.server.store import FlushReader
 from mmgevent.tasks import records
 from mmgevent.tasks.records import (
     RecordError,
@@ -27,6 +26,7 @@ from mmgevent.tasks.records import (
     segment_count,
     segment_size,
 )
+from mmgevent.wire.flushes import FlushReader
 
 Point = namedtuple("Point", "x y")
 

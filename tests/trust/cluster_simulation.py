@@ -27,9 +27,8 @@ from unittest import mock
 import gevent
 
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.server import hosted
-from mmgevent.engine.server import role as server
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server import attempts, batches, conductor, delivery, hosted, jobs, role
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import ProtocolError
 from mmgevent.job.functions import Functions
@@ -48,8 +47,8 @@ from mmgevent.wire.frames import (
     split_payload,
 )
 from mmgevent.wire.hello import PYTHON_VERSION
+from mmgevent.wire.lanes import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
-from mmgevent.wire.streams import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from tests.audit import AuditedScheduler
 from tests.oracle import plain_mapreduce
 
@@ -59,14 +58,12 @@ CHAOS_STEPS = 600
 MAX_STEPS = 60_000
 #: virtual seconds that pass when nothing else can happen
 IDLE_S = 0.5
-WINDOWS = (
-    "INPUT_WINDOW",
-    "OUTPUT_WINDOW",
-    "FIRST_BATCH_WINDOW",
-    "BATCH_WINDOW",
-    "CODE_WINDOW",
-    "RESULT_WINDOW",
-)
+WINDOWS = {
+    attempts: ("INPUT_WINDOW", "OUTPUT_WINDOW"),
+    batches: ("FIRST_BATCH_WINDOW", "BATCH_WINDOW"),
+    delivery: ("RESULT_WINDOW",),
+    hosted: ("CODE_WINDOW",),
+}
 
 FUNCTIONS = Functions.of(
     lambda key, value: [(word, (key, n)) for n, word in enumerate(value)],
@@ -541,7 +538,7 @@ class Cluster:
         self.stores: list[JobStore] = []
         self.was_flipped = False
         self.counts: collections.Counter[str] = collections.Counter()
-        self.servers: list[Server] = []
+        self.servers: list[ServerRole] = []
         self.jobs: list[Job] = []
         self.abandoned: list[Job] = []
 
@@ -569,18 +566,18 @@ class Cluster:
             return self.stores[-1]
 
         with contextlib.ExitStack() as stack:
-            for module in (server, hosted):
-                for name in WINDOWS:
-                    if hasattr(module, name):
-                        stack.enter_context(mock.patch.object(module, name, self.window_bytes))
+            for module, names in WINDOWS.items():
+                for name in names:
+                    stack.enter_context(mock.patch.object(module, name, self.window_bytes))
+            for module in (conductor, hosted):
                 stack.enter_context(mock.patch.object(module, "time", self))
             stack.enter_context(
-                mock.patch.object(server, "run_in_thread", lambda function, *args: function(*args))
+                mock.patch.object(jobs, "run_in_thread", lambda function, *args: function(*args))
             )
-            stack.enter_context(mock.patch.object(server, "JobStore", keep_store))
-            stack.enter_context(mock.patch.object(server, "TICK_S", 10**6))
+            stack.enter_context(mock.patch.object(jobs, "JobStore", keep_store))
+            stack.enter_context(mock.patch.object(role, "TICK_S", 10**6))
             most_inline = self.random.choice([0, 200, MAX_INLINE_BYTES])  # of what the server sends
-            stack.enter_context(mock.patch.object(hosted, "MAX_INLINE_BYTES", most_inline))
+            stack.enter_context(mock.patch.object(attempts, "MAX_INLINE_BYTES", most_inline))
             yield
 
     def run(self) -> None:
@@ -672,15 +669,15 @@ class Cluster:
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
-        self.server.run(self.server._scheduler.tick(self.now))
+        self.server.conductor.tick()
 
     @property
-    def server(self) -> Server:
+    def server(self) -> ServerRole:
         return self.servers[-1]
 
     def start_server(self) -> None:
-        server = Server("s", memory_bytes=self.memory_bytes)
-        server._scheduler = AuditedScheduler(self.random.randrange(10**6))
+        server = ServerRole("s", memory_bytes=self.memory_bytes)
+        server.conductor.scheduler = AuditedScheduler(self.random.randrange(10**6))
         self.servers.append(server)
 
     def restart_server(self) -> None:
@@ -701,7 +698,7 @@ class Cluster:
 
     def job_of(self, number: int) -> Job | None:
         """The job that a worker runs attempts of; None if its driver is gone."""
-        job = self.server._jobs.get(number)
+        job = self.server.conductor.jobs.get(number)
         if job is None:
             return None
         return next(
@@ -711,11 +708,11 @@ class Cluster:
     def check_empty(self) -> None:
         """No job is left in the server, nor anything of one."""
         settle()
-        assert not self.server._jobs
-        assert not self.server._attempts
+        assert not self.server.conductor.jobs
+        assert not self.server.conductor.attempts
         assert self.server.idle.is_set()
-        assert self.server._memory.used_bytes == 0
-        self.server._scheduler.check_empty()
+        assert self.server.conductor.jobs.memory.used_bytes == 0
+        self.server.conductor.scheduler.check_empty()
         for store in self.stores:
             assert not store._staged
             assert not store._committed

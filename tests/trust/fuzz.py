@@ -29,12 +29,12 @@ from mmgevent.access.handshake import (
     ServerHandshake,
 )
 from mmgevent.engine.server.hosted import read_rules
-from mmgevent.engine.server.role import Server
-from mmgevent.engine.server.store import FLUSH_ENTRY, FLUSH_HEAD, MAX_PARTITIONS, FlushReader
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.slot import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records
 from mmgevent.wire import failures
+from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_ROW, MAX_ROWS, FlushReader
 from mmgevent.wire.frames import (
     BATCH,
     CODE,
@@ -50,6 +50,7 @@ from mmgevent.wire.frames import (
     Frame,
 )
 from mmgevent.wire.hello import PYTHON_VERSION
+from mmgevent.wire.lanes import granted_bytes
 from mmgevent.wire.messages import (
     COUNT,
     COUNTS,
@@ -66,7 +67,6 @@ from mmgevent.wire.messages import (
     decode_message,
     encode_message,
 )
-from mmgevent.wire.streams import granted_bytes
 from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32
@@ -167,7 +167,7 @@ def read_flushes(pieces: Iterator[bytes]) -> FlushReader | str:
             reader.feed(piece)
         except ProtocolError as error:
             return str(error)
-        assert len(reader._buffer) <= FLUSH_HEAD.size + (MAX_PARTITIONS + 1) * FLUSH_ENTRY.size
+        assert len(reader._buffer) <= FLUSH_HEAD.size + MAX_ROWS * FLUSH_ROW.size
     return reader
 
 
@@ -306,7 +306,7 @@ class Strangers:
 
     def __init__(self) -> None:
         self.faults: list[Exception] = []  # what `SimulatedLink` and the log of the server have to say
-        self.server = Server("s", memory_bytes=10**6)
+        self.server = ServerRole("s", memory_bytes=10**6)
         self.strange = [
             self._attach("worker", slots=2),
             self._attach("driver"),
@@ -394,10 +394,10 @@ def peers(data: bytes) -> None:
         settle()
         assert not strangers.faults, strangers.faults
         assert not any(link.is_closed for link in strangers.honest), "somebody else's link was closed"
-        assert not server._jobs
-        assert not server._attempts
-        assert server._memory.used_bytes == 0
-        assert server.slot_count == 1
+        assert not server.conductor.jobs
+        assert not server.conductor.attempts
+        assert server.conductor.jobs.memory.used_bytes == 0
+        assert server.conductor.workers.slot_count == 1
     finally:
         logging.getLogger("mmgevent").removeHandler(handler)
         for link in (*strangers.honest, *strangers.strange):

@@ -32,9 +32,7 @@ SLOW_S = 10
 #: what is instrumented: the modules that parse what a peer sends
 PARSERS = [
     "mmgevent.wire",
-    "mmgevent.engine.server.store",
     "mmgevent.tasks.records",
-    "mmgevent.wire.failures",
     "mmgevent.job.options",
     "mmgevent.engine.server",
     "mmgevent.engine.scheduler",

@@ -34,8 +34,8 @@ class Mutation(NamedTuple):
     waits: bool = False  #: without the guard its tests wait for something that never comes
 
 
-HANDSHAKE, FRAMES, STREAMS = "access/handshake.py", "wire/frames.py", "wire/streams.py"
-PEERS, HOSTED, SERVER = "engine/server/peers.py", "engine/server/hosted.py", "engine/server/role.py"
+HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.py"
+PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
     # getting in
@@ -162,7 +162,7 @@ MUTATIONS = [
         "if False:",
         ("access/test_handshake.py::test_unusable_passwords_are_refused",),
     ),
-    # frames and streams
+    # frames and lanes
     Mutation(
         "the checksum of a frame is compared",
         FRAMES,
@@ -186,17 +186,17 @@ MUTATIONS = [
     ),
     Mutation(
         "no more is received in a lane than was granted",
-        STREAMS,
+        LANES,
         "if n_bytes > self._room:",
         "if False:",
-        ("wire/test_streams.py::test_more_than_was_granted_is_a_protocol_error",),
+        ("wire/test_lanes.py::test_more_than_was_granted_is_a_protocol_error",),
     ),
     Mutation(
         "data waits for credit",
-        STREAMS,
+        LANES,
         "if self.credit is not None and frame.kind in DATA_KINDS:",
         "if False:",
-        ("wire/test_streams.py::test_a_lane_without_credit_holds_up_no_other",),
+        ("wire/test_lanes.py::test_a_lane_without_credit_holds_up_no_other",),
     ),
     Mutation(
         "a peer that does not read is closed",
@@ -230,17 +230,17 @@ MUTATIONS = [
     ),
     Mutation(
         "a flush names partitions that there can be, in order",
-        "engine/server/store.py",
-        "if not last < partition <= MAX_PARTITIONS or n_bytes > 2**48:",
+        "wire/flushes.py",
+        "if not last < partition < MAX_ROWS or n_bytes > MAX_SEGMENT_BYTES:",
         "if False:",
-        ("engine/server/test_store.py::test_what_is_no_flush_is_refused",),
+        ("wire/test_flushes.py::test_what_is_no_flush_is_refused",),
     ),
     Mutation(
         "the table of a flush is bounded before it is waited for",
-        "engine/server/store.py",
-        "or count > MAX_PARTITIONS + 1:",
+        "wire/flushes.py",
+        "or count > MAX_ROWS:",
         "or False:",
-        ("engine/server/test_store.py::test_what_is_no_flush_is_refused",),
+        ("wire/test_flushes.py::test_what_is_no_flush_is_refused",),
     ),
     Mutation(
         "output that ends inside a flush is not committed",
@@ -258,9 +258,9 @@ MUTATIONS = [
     ),
     Mutation(
         "nothing that a server is made of imports pickle",
-        "engine/server/store.py",
-        "import os\nimport struct\n",
-        "import os\nimport pickle\nimport struct\n",
+        "engine/server/spill.py",
+        "import os\nimport tempfile\n",
+        "import os\nimport pickle\nimport tempfile\n",
         ("test_layers.py::test_nothing_that_a_server_is_made_of_imports_pickle_or_dill",),
     ),
     # the server and its peers
@@ -294,14 +294,14 @@ MUTATIONS = [
     ),
     Mutation(
         "an attempt is its worker's own",
-        SERVER,
+        ATTEMPTS,
         "if attempt is not None and attempt.worker != worker:",
         "if False:",
         ("engine/server/test_server.py::test_an_attempt_of_another_worker_cannot_be_finished",),
     ),
     Mutation(
         "a message is about the attempt that its number says",
-        SERVER,
+        ATTEMPTS,
         "attempt = self._attempts.get(number)\n        if attempt is not None and attempt.worker",
         "attempt = self._attempts.get(number) or next(\n"
         "            (a for a in self._attempts.values() if a.worker == worker), None)\n"
@@ -310,7 +310,7 @@ MUTATIONS = [
     ),
     Mutation(
         "done counts when the announced bytes are here, and whole",
-        SERVER,
+        ATTEMPTS,
         'if message["size"] != store.staged_bytes(attempt.number) or not store.is_whole(attempt.number):',
         "if False:",
         (
@@ -319,35 +319,35 @@ MUTATIONS = [
     ),
     Mutation(
         "done waits for the disk",
-        SERVER,
+        ATTEMPTS,
         "attempt.done = message\n        if not attempt.pending_bytes:\n",
         "attempt.done = message\n        if True:\n",
         ("engine/server/test_server.py::test_done_waits_for_what_the_disk_has_not_taken",),
     ),
     Mutation(
         "only done commits: what a lost attempt has staged is dropped",
-        SERVER,
+        "engine/server/actions.py",
         "attempt.job.store.discard(c.attempt)",
         "attempt.job.store.commit_map(c.attempt, 99, c.attempt)",
         ("engine/server/test_server.py::test_what_a_lost_worker_had_sent_is_not_in_the_results",),
     ),
     Mutation(
         "output keeps to its window",
-        SERVER,
+        ATTEMPTS,
         "attempt.window.received(len(data))",
         "attempt.window.received(0)",
         ("engine/server/test_server.py::test_output_beyond_its_window_closes_the_link",),
     ),
     Mutation(
         "a batch was allowed",
-        HOSTED,
+        BATCHES,
         "if known is None and number > self.allowed:",
         "if False:",
         ("engine/server/test_server.py::test_batches_that_cannot_be_close_their_driver_only",),
     ),
     Mutation(
         "a batch is no larger than announced, and announced",
-        HOSTED,
+        BATCHES,
         "if batch is None or batch.received + len(data) > batch.size:",
         "if batch is None:",
         ("engine/server/test_server.py::test_more_of_a_batch_than_was_announced_closes_its_driver",),
@@ -355,20 +355,20 @@ MUTATIONS = [
     Mutation(
         "a job's number is used once",
         PEERS,
-        "if frame.job <= self._seen_jobs:",
+        "if frame.job <= self._last_job:",
         "if False:",
         ("engine/server/test_server.py::test_a_job_submitted_twice_closes_its_driver",),
     ),
     Mutation(
         "a driver's jobs end with it",
         PEERS,
-        "            self.server.cancel(job)\n        self._jobs.clear()",
+        "            self._conductor.cancel(job)\n        self._jobs.clear()",
         "            pass\n        self._jobs.clear()",
         ("engine/server/test_server.py::test_the_jobs_of_a_driver_that_is_gone_leave_nothing",),
     ),
     Mutation(
         "nothing comes behind a done",
-        SERVER,
+        ATTEMPTS,
         "if attempt.done is not None:\n            raise",
         "if False:\n            raise",
         (
@@ -400,7 +400,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a driver has got is not reduced again",
-        SERVER,
+        "engine/server/conductor.py",
         "sizes.items() if p not in job.delivered}",
         "sizes.items()}",
         ("engine/server/test_server.py::test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again",),

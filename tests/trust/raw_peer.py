@@ -25,8 +25,8 @@ from mmgevent.tasks import records
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, HEARTBEAT, INPUT, OUTPUT, RESULT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
+from mmgevent.wire.lanes import grant_frame
 from mmgevent.wire.messages import PROTOCOL, control, decode_message
-from mmgevent.wire.streams import grant_frame
 
 PASSWORD = "a password for these tests only"
 PATIENCE_S = 40.0  #: for what comes at once on an idle machine

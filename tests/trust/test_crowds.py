@@ -23,9 +23,9 @@ from mmgevent.job.shipping import pack as shipping
 from mmgevent.tasks.records import decode_items, encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, GRANT, HEARTBEAT, Decoder, Frame
 from mmgevent.wire.frames import split_payload as cut
+from mmgevent.wire.lanes import FIRST_BATCH_WINDOW, granted_bytes
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control
-from mmgevent.wire.streams import FIRST_BATCH_WINDOW, granted_bytes
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
     PASSWORD,

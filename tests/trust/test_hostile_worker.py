@@ -11,9 +11,10 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent._speedups import scatter
-from mmgevent.engine.server.store import FLUSH_ENTRY, FLUSH_HEAD, FLUSH_MAGIC, MAX_PARTITIONS
 from mmgevent.tasks.records import decode_items, encode_flush, encode_segment
+from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
+from mmgevent.wire.limits import MAX_PARTITIONS
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
@@ -105,7 +106,7 @@ def flip(frame, at):
 
 def table(*rows):
     """Return the table of a flush that says what it likes: (partition, records, bytes) rows."""
-    return FLUSH_HEAD.pack(FLUSH_MAGIC, len(rows)) + b"".join(FLUSH_ENTRY.pack(*row) for row in rows)
+    return FLUSH_HEAD.pack(FLUSH_MAGIC, len(rows)) + b"".join(FLUSH_ROW.pack(*row) for row in rows)
 
 
 def raw(data):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.feeding import EncodedBatch, Feeder
 from mmgevent.driver.results import apply_finish
-from mmgevent.engine.server.store import BLOCK_BYTES, JobStore, Memory
+from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
+from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
 from mmgevent.job.arguments import items_showing, list_to_show
 from mmgevent.job.functions import Functions

@@ -30,7 +30,7 @@ from gevent.event import Event
 
 from mmgevent.errors import LinkClosed, ProtocolError
 from mmgevent.wire.frames import GRANT, HEARTBEAT, Frame, Lane
-from mmgevent.wire.streams import Outbox, granted_bytes
+from mmgevent.wire.lanes import Outbox, granted_bytes
 
 log = logging.getLogger(__name__)
 

@@ -64,8 +64,8 @@ __all__ = ["TICK_S", "JobRules", "JobStatus", "Scheduler"]
 
 _SUCCEEDED, _COMMITTED = AttemptEvent.SUCCEEDED, TaskEvent.COMMITTED  # at hand on the hot path
 
-#: Call `tick` about this often, in seconds.
-TICK_S = 0.25
+#: Time between two calls of `tick`, seconds. The server and the simulations keep to it.
+TICK_S = 0.1
 
 #: Seconds without any worker for a job before its user is told: embedded workers take a moment to start.
 NO_WORKERS_S = 2.0

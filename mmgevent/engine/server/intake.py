@@ -1,52 +1,58 @@
-"""The bound on bytes of batches that a server holds, of all jobs together.
+"""The limit on bytes of batches that a server holds for all jobs together.
 
-Segments beyond their bound go to the disk; batches beyond theirs do not come: what their drivers may send on is
-withheld until others are released; what may come by now counts as held. One batch of each job comes whatever is
-held, since only what is whole can be worked on and released; so no job waits for another, and none for itself. What
-can be held beyond the bound is therefore one batch of each job, and of each other batch under way its first, small
-window.
+Segments over their limit spill to disk.  Batches over the limit are not accepted: the server grants
+no more credit until batches are released.  Granted credit counts as memory in use.
+
+Every job may always receive one batch, even over the limit.  Otherwise jobs could deadlock: only
+whole batches can be worked on and released.  So the server may exceed the limit by one batch of
+each job, and by the first, small window of each other batch on its way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: chunks up to this are joined, so that many tiny ones take no more memory than they say
+#: Two chunks of this length in all are joined, bytes. Objects of many tiny chunks would take more
+#: memory than the intake counts.
 JOINED_BYTES = 4096
 
 
 class Intake:
-    """Counts what is held; knows who waits for room."""
+    """Counts the bytes of batches, and knows who waits for room."""
 
     def __init__(self, limit_bytes: int):
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
-        #: called, once each, in this order, after something was given back; they may wait again
+        #: Called in this order after bytes were given back, once each. They may wait again.
         self._waiting: dict[Callable[[], None], None] = {}
 
     @property
     def is_full(self) -> bool:
+        """Return whether the limit is reached."""
         return self.held_bytes >= self.limit_bytes
 
     def take(self, n_bytes: int) -> None:
+        """Count bytes, also over the limit."""
         self.held_bytes += n_bytes
 
     def give_back(self, n_bytes: int) -> None:
+        """Count bytes as free, and call everyone who waits for room."""
         self.held_bytes -= n_bytes
         waiting, self._waiting = self._waiting, {}
         for resume in waiting:
             resume()
 
     def wait(self, resume: Callable[[], None]) -> None:
-        """Have `resume` called when something was given back; it asks again whether there is room."""
+        """Have `resume` called after bytes were given back; it must check again for room."""
         self._waiting[resume] = None
 
     def forget(self, resume: Callable[[], None]) -> None:
+        """Undo `wait`."""
         self._waiting.pop(resume, None)
 
 
 def append_chunk(chunks: list[bytes], data: bytes) -> None:
-    """Append bytes that came to what came before."""
+    """Append received bytes; short chunks are joined."""
     if chunks and len(chunks[-1]) + len(data) <= JOINED_BYTES:
         chunks[-1] += data
     else:

@@ -1,24 +1,30 @@
-"""How many partitions a job gets, and which of them make one reduce task."""
+"""Choose the number of partitions of a job, and the partitions of each reduce task."""
 
 from __future__ import annotations
 
-from mmgevent.engine.server.store import MAX_PARTITIONS
+from mmgevent.wire.limits import MAX_PARTITIONS
 
-#: partitions per slot unless the job says, so that reduce tasks can be balanced by size
+#: Partitions per slot, so that reduce tasks of several partitions can have equal sizes.
 PARTITIONS_PER_SLOT = 4
+
+#: Partitions of a job on few slots. Workers may join before the map phase ends.
 MIN_PARTITIONS = 32
-#: reduce tasks aimed at per slot: the rest of a long one is shared by the others
+
+#: Reduce tasks per slot. While one slot runs a long task, the others run the rest.
 REDUCE_TASKS_PER_SLOT = 4
 
 
 def choose_partitions(slots: int) -> int:
-    """Return the number of partitions for a job that does not say, a power of two."""
+    """Return the number of partitions, a power of two, for a job that does not set it."""
     wanted = max(MIN_PARTITIONS, PARTITIONS_PER_SLOT * slots)
     return min(MAX_PARTITIONS, 1 << (wanted - 1).bit_length())
 
 
 def cut_partitions(sizes: dict[int, int], task_count: int) -> list[tuple[int, ...]]:
-    """Group partitions, {partition: bytes}, into about `task_count` reduce tasks of about equal bytes."""
+    """Group partitions into about `task_count` reduce tasks of similar size.
+
+    `sizes`: {partition: bytes}.
+    """
     groups: list[tuple[int, ...]] = []
     if not sizes:
         return groups

@@ -31,10 +31,10 @@ from mmgevent.errors import EngineError, ProtocolError, StartError
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, Frame
 from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control, message_of
-from mmgevent.wire.streams import CODE_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.telling import MAX_RECEIVER_BYTES
+from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class Worker:
         self.closed.wait()
 
     def tell(self, *frames: Frame) -> None:
-        """Send what the host of this worker tells the drivers that watch (see `telling`); does not block.
+        """Send what the host of this worker tells the drivers that watch (see `wire.user_messages`); does not block.
 
         The worker closes when MAX_RECEIVER_BYTES of it wait, which the server does not take.
         """

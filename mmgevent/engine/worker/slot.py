@@ -16,8 +16,8 @@ from mmgevent.errors import ProtocolError
 from mmgevent.machine import interpreter
 from mmgevent.wire import failures
 from mmgevent.wire.frames import MAX_PAYLOAD, Frame
+from mmgevent.wire.lanes import INPUT_WINDOW, ReceiveWindow
 from mmgevent.wire.positions import position_of
-from mmgevent.wire.streams import INPUT_WINDOW, ReceiveWindow
 
 if TYPE_CHECKING:
     from mmgevent.engine.worker.offering import Offering

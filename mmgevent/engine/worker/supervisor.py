@@ -27,7 +27,7 @@ from mmgevent.engine.worker.forker import Exit, Forker
 from mmgevent.executor.page import Page, Position
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire.frames import CODE, Frame, split_payload
-from mmgevent.wire.streams import CODE_WINDOW
+from mmgevent.wire.lanes import CODE_WINDOW
 
 log = logging.getLogger(__name__)
 #: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.

@@ -28,7 +28,7 @@ from mmgevent.engine.membership import Membership, Settings
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
 from mmgevent.engine.net.listener import Listener, open_listener
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.forker import Forkers
 from mmgevent.errors import AuthenticationError, ConnectError, ListenError, VersionMismatchError
 from mmgevent.wire.messages import control
@@ -441,7 +441,7 @@ def test_a_refused_password_counts_only_where_every_address_refuses_it(here, the
 @contextlib.contextmanager
 def serving(address, key=KEY):
     """A server without workers, in this process; yields its listener."""
-    server = Server("test", memory_bytes=1 << 20)
+    server = ServerRole("test", memory_bytes=1 << 20)
     listener = Listener(take_place(address).sock, key, server.attach)
     try:
         yield listener
@@ -471,12 +471,12 @@ import mmgevent.wire.hello
 mmgevent.wire.hello.PYTHON_VERSION = "3.99"
 import gevent
 from mmgevent.engine.net.listener import Listener, open_listener
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.access.handshake import derive_key
 from mmgevent.wire.messages import control
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-server = Server("strange", memory_bytes=1 << 20)
+server = ServerRole("strange", memory_bytes=1 << 20)
 listener = Listener(open_listener("127.0.0.1", int(sys.argv[1])), derive_key("a password of the tests"), server.attach)
 print("listens", flush=True)
 gevent.sleep(1000)
@@ -701,7 +701,7 @@ def wait_for_reset(sock):
 @contextlib.contextmanager
 def greeting(address, *greet):
     """A server that calls greet[n](sock) for the n-th who proves the password, and serves those behind; yields them."""
-    server = Server("test", memory_bytes=1 << 20)
+    server = ServerRole("test", memory_bytes=1 << 20)
     came = []
 
     def attach(link, role):

@@ -21,8 +21,8 @@ from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.errors import LinkClosed, ProtocolError
 from mmgevent.wire.frames import BATCH, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, Frame, split_payload
+from mmgevent.wire.lanes import ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.streams import ReceiveWindow, grant_frame
 
 MIB = 1024 * 1024
 

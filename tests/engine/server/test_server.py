@@ -1,20 +1,23 @@
 """server: whatever one peer sends hurts at most that peer or its own job; hand-made peers over real links."""
 
+import ast
 import struct
+from pathlib import Path
 
 import gevent
 import pytest
 
+import mmgevent
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.scheduler import commands
 from mmgevent.engine.server.partitioning import cut_partitions
-from mmgevent.engine.server.role import Server
+from mmgevent.engine.server.role import ServerRole
 from mmgevent.tasks.records import encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
+from mmgevent.wire.lanes import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
-from mmgevent.wire.streams import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 
 
 def settle():
@@ -86,7 +89,7 @@ class Peer:
 
 @pytest.fixture
 def server():
-    server = Server("test", memory_bytes=10**8)
+    server = ServerRole("test", memory_bytes=10**8)
     yield server
     server.stop("the test is over")
 
@@ -131,7 +134,7 @@ def test_a_command_that_cannot_be_carried_out_breaks_its_own_job_only(server, co
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit(1)
     driver.submit(2)
-    server.run([command])
+    server.conductor.run([command])
     settle()
     ((_, failed),) = driver.heard("job_failed")
     assert failed["failure"]["error"].startswith("internal error: KeyError")
@@ -304,12 +307,12 @@ def test_data_frames_without_data_close_their_link(server):
 
 
 def test_done_waits_for_what_the_disk_has_not_taken():
-    server = Server("test", memory_bytes=0)
+    server = ServerRole("test", memory_bytes=0)
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
     driver.send_batch(1)
     driver.send_batch(2)
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     disk = gevent.event.Event()
     write = job.store._run
 
@@ -327,11 +330,11 @@ def test_done_waits_for_what_the_disk_has_not_taken():
 
 
 def test_output_behind_a_done_that_waits_for_the_disk_closes_the_link_and_is_not_committed():
-    server = Server("test", memory_bytes=0)
+    server = ServerRole("test", memory_bytes=0)
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
     driver.send_batch(1)
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     job.store._run = lambda function, *args: gevent.event.Event().wait()
     assign = worker.heard("assign")[0]
     worker.finish(assign, encode_flush({0: encode_segment([1], [2])}))
@@ -421,7 +424,7 @@ def test_done_before_the_whole_output_closes_the_link_and_commits_nothing(server
     liar.say("done", *frame.lane, in_lane=True, size=len(output) + missing, **fields)
     assert liar.closed
     assert next_.heard("assign")
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     assert job.store.partition_sizes() == {}
 
 
@@ -484,12 +487,12 @@ def test_a_failure_that_cannot_be_told_as_it_came_ends_its_job_all_the_same(serv
 
 @pytest.mark.parametrize("memory_bytes", [0, 10**8], ids=["on disk", "in memory"])
 def test_results_that_their_driver_did_not_take_leave_nothing(memory_bytes):
-    server = Server("test", memory_bytes=memory_bytes)
+    server = ServerRole("test", memory_bytes=memory_bytes)
     worker, driver = Peer(server, "worker", slots=2), Peer(server, "driver")
     driver.submit(partitions=64)
     driver.send_batch(1)
     driver.say("input_end", 1, batches=1)
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     job.store._run = lambda function, *args: function(*args)
     worker.finish(worker.heard("assign")[0], encode_flush({p: encode_segment(["k"], [1]) for p in (1, 2)}))
     for frame, message in worker.heard("assign")[1:]:
@@ -503,17 +506,17 @@ def test_results_that_their_driver_did_not_take_leave_nothing(memory_bytes):
     driver.link.close("killed")
     settle()
     assert server.idle.is_set()
-    assert server._memory.used_bytes == 0
+    assert server.conductor.jobs.memory.used_bytes == 0
     assert job.store._spill is None
     server.stop("the test is over")
 
 
 def test_output_beyond_its_window_closes_the_link():
-    server = Server("test", memory_bytes=0)  # so that nothing is granted before the disk has taken it
+    server = ServerRole("test", memory_bytes=0)  # so that nothing is granted before the disk has taken it
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
     driver.send_batch(1)
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     job.store._run = lambda function, *args: gevent.event.Event().wait()
     (frame, _) = worker.heard("assign")[0]
     begin = struct.pack("<4sIIIQ", b"MMGF", 1, 3, 1, 2 * OUTPUT_WINDOW)
@@ -537,7 +540,7 @@ def test_what_is_small_comes_and_goes_in_the_messages_that_announce_it(server):
     worker.say("done", *frame.lane, in_lane=True, **done)
     assert worker.heard("assign")[1:]
     assert not [f for f in worker.frames if f.kind == INPUT and f.attempt == frame.attempt]
-    assert server._intake.held_bytes == 0
+    assert server.conductor.jobs.intake.held_bytes == 0
 
 
 def test_a_batch_of_more_than_a_message_may_carry_follows_its_attempt(server):
@@ -554,12 +557,12 @@ def test_a_batch_of_more_than_a_message_may_carry_follows_its_attempt(server):
 
 
 def test_output_in_a_done_waits_for_the_disk_like_any_other_and_needs_no_credit():
-    server = Server("test", memory_bytes=0)
+    server = ServerRole("test", memory_bytes=0)
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
     driver.send_batch(1)
     driver.say("input_end", 1, batches=1)
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     disk = gevent.event.Event()
     job.store._run = lambda function, *args: (disk.wait(), function(*args))[1]
     (frame, _) = worker.heard("assign")[0]
@@ -580,16 +583,18 @@ def test_output_in_a_done_waits_for_the_disk_like_any_other_and_needs_no_credit(
 
 
 def test_a_done_that_lies_about_its_output_closes_the_link_and_breaks_no_job():
-    server = Server("test", memory_bytes=0)
+    server = ServerRole("test", memory_bytes=0)
     liar, driver = Peer(server, "worker"), Peer(server, "driver")
     driver.submit()
     driver.send_batch(1)
-    (job,) = server._jobs.values()
+    (job,) = server.conductor.jobs
     stage = job.store.stage
 
     def stage_without_room(attempt, chunk):
         is_staged = stage(attempt, chunk)
-        server._memory.limit_bytes = 10**6  # others gave some back before the disk was written to
+        server.conductor.jobs.memory.limit_bytes = (
+            10**6
+        )  # others gave some back before the disk was written to
         return is_staged
 
     job.store.stage = stage_without_room
@@ -599,7 +604,7 @@ def test_a_done_that_lies_about_its_output_closes_the_link_and_breaks_no_job():
     liar.say("done", *frame.lane, in_lane=True, **done)
     assert liar.closed
     assert not driver.heard("job_failed")
-    assert server.has_job(job)
+    assert job in server.conductor.jobs
     server.stop("the test is over")
 
 
@@ -628,13 +633,13 @@ def test_the_jobs_of_a_driver_that_is_gone_leave_nothing(server):
     driver.send_batch(1)
     (assign,) = worker.heard("assign")
     worker.send(Frame(OUTPUT, encode_flush({3: encode_segment(["k"], [1])}), *assign[0].lane))
-    assert server._memory.used_bytes
+    assert server.conductor.jobs.memory.used_bytes
     driver.link.close("killed")
     settle()
     assert worker.heard("revoke")
     assert worker.heard("job_end")
     assert server.idle.is_set()
-    assert server._memory.used_bytes == 0
+    assert server.conductor.jobs.memory.used_bytes == 0
 
 
 @pytest.mark.parametrize("task_count", [1, 3, 8, 100])
@@ -644,3 +649,17 @@ def test_partitions_are_cut_into_tasks_of_like_size(task_count):
     assert sorted(p for group in groups for p in group) == sorted(sizes)
     assert len(groups) == min(32, task_count) or abs(len(groups) - task_count) <= 1
     assert cut_partitions({}, task_count) == []
+
+
+@pytest.mark.parametrize("package", ["engine/server", "engine/scheduler"])
+def test_no_event_of_the_scheduler_is_found_by_its_name(package):
+    """Whoever looks for the callers of an event finds them all."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in (Path(mmgevent.__file__).parent / package).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("getattr", "setattr", "attrgetter", "methodcaller")
+    ]
+    assert found == []

@@ -2,32 +2,17 @@
 
 import os
 import random
-import struct
 import threading
 
 import gevent
 import pytest
 
 from mmgevent.engine.net.threads import run_in_thread
-from mmgevent.engine.server.store import (
-    BLOCK_BYTES,
-    FLUSH_ENTRY,
-    FLUSH_HEAD,
-    FLUSH_MAGIC,
-    FlushReader,
-    JobStore,
-    Memory,
-)
+from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
+from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import ProtocolError, StoreError
 from mmgevent.tasks.scratch import PieceFile
-
-
-def flush(parts):
-    """One flush of {partition: bytes}, as `records.encode_flush` lays it out."""
-    table = FLUSH_HEAD.pack(FLUSH_MAGIC, len(parts))
-    for partition in sorted(parts):
-        table += FLUSH_ENTRY.pack(partition, 1, len(parts[partition]))
-    return table + b"".join(parts[p] for p in sorted(parts))
+from tests.flushes import flush
 
 
 def stage_all(store, attempt, data, chunk_bytes=BLOCK_BYTES):
@@ -188,36 +173,6 @@ def test_output_that_ends_inside_a_flush_is_refused(store, cut):
     stage_all(store, 1, whole[:cut])
     with pytest.raises(ProtocolError):
         store.commit_map(1, 1, 0)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        struct.pack("<4sI", FLUSH_MAGIC, 2**31),
-        FLUSH_HEAD.pack(FLUSH_MAGIC, 2) + FLUSH_ENTRY.pack(4, 1, 1) * 2,
-        FLUSH_HEAD.pack(FLUSH_MAGIC, 1) + FLUSH_ENTRY.pack(4, 1, 2**60),
-    ],
-)
-def test_what_is_no_flush_is_refused(data):
-    with pytest.raises(ProtocolError):
-        FlushReader().feed(data)
-
-
-def test_flush_reader_does_not_care_where_chunks_end():
-    data = flush({0: b"abc", 5: b""}) + flush({}) + flush({2: b"x" * 50})
-    whole = FlushReader()
-    whole.feed(data)
-    for step in range(1, len(data)):
-        reader = FlushReader()
-        for at in range(0, len(data), step):
-            reader.feed(data[at : at + step])
-        assert reader.is_whole
-        assert (reader.partitions, reader.offsets, reader.lengths) == (
-            whole.partitions,
-            whole.offsets,
-            whole.lengths,
-        )
 
 
 def test_a_spill_folder_that_is_not_there_is_said(tmp_path):

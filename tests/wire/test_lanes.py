@@ -1,4 +1,4 @@
-"""Lanes, turns and windows."""
+"""lanes: which frame goes next, and how much may be on its way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, GRANT, HEARTBEAT, OUTPUT, Frame
-from mmgevent.wire.streams import Outbox, ReceiveWindow, grant_frame, granted_bytes
+from mmgevent.wire.lanes import Outbox, ReceiveWindow, grant_frame, granted_bytes
 
 A, B, C = (1, 1, 1), (1, 1, 2), (1, 1, 3)
 
@@ -26,7 +26,7 @@ def drain(outbox: Outbox) -> list[Frame]:
 
 
 def is_forgotten(outbox: Outbox, lane) -> bool:
-    return lane not in outbox._lanes and lane not in outbox._turn
+    return lane not in outbox._lanes and lane not in outbox._ready
 
 
 def test_control_goes_before_every_lane():

@@ -1,4 +1,4 @@
-"""telling: bytes to frames and back; what is not trusted costs one message at most."""
+"""user_messages: bytes to frames and back; what is not trusted costs one message at most."""
 
 import base64
 
@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmgevent.errors import ProtocolError, UsageError
-from mmgevent.wire import telling
+from mmgevent.wire import user_messages
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.telling import MAX_TELL_BYTES, PIECE_BYTES, MessageLength, Reassembler, tell_frames
+from mmgevent.wire.user_messages import MAX_TELL_BYTES, PIECE_BYTES, MessageLength, Reassembler, tell_frames
 
 
 def take(reassembler, frame):
@@ -115,10 +115,10 @@ def test_beyond_a_number_of_senders_the_one_longest_silent_loses_its_message_and
 
 def test_what_is_kept_of_senders_whose_message_is_left_out_is_bounded():
     reassembler = Reassembler(max_senders=1)
-    for sender in range(1, 2 * telling.MAX_SPOILT):
+    for sender in range(1, 2 * user_messages.MAX_ABANDONED):
         take(reassembler, piece("YQ==", more=True, sender=sender))
     assert len(reassembler._begun) == 1
-    assert len(reassembler._spoilt) == telling.MAX_SPOILT
+    assert len(reassembler._abandoned) == user_messages.MAX_ABANDONED
 
 
 def test_lengths_are_counted_without_decoding():
@@ -135,9 +135,9 @@ def test_lengths_are_counted_without_decoding():
 @pytest.mark.parametrize(
     "messages",
     [
-        [{"data": "x" * (telling.MAX_PIECE_CHARS + 1)}],
+        [{"data": "x" * (user_messages.MAX_PIECE_CHARS + 1)}],
         [{"data": "", "more": True}],
-        [{"data": "x" * telling.MAX_PIECE_CHARS, "more": True}] * 12,
+        [{"data": "x" * user_messages.MAX_PIECE_CHARS, "more": True}] * 12,
     ],
     ids=["piece", "empty", "message"],
 )

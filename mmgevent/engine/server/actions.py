@@ -1,0 +1,164 @@
+"""Carry out the commands of the scheduler: frames to workers and drivers, calls of the stores.
+
+Nothing here decides anything, and no method blocks.  The one command that asks the scheduler back,
+`PlanReduce`, is in `conductor`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mmgevent.engine.scheduler import commands
+from mmgevent.engine.server.attempts import Attempts, HostedAttempt
+from mmgevent.engine.server.hosted import HostedJob
+from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.workers import WorkerRecord, Workers
+from mmgevent.wire.messages import control
+from mmgevent.wire.positions import ALL
+
+log = logging.getLogger(__name__)
+
+
+class Actions:
+    """What the server does when the scheduler says so."""
+
+    def __init__(self, jobs: Jobs, workers: Workers, attempts: Attempts):
+        self._jobs = jobs
+        self._workers = workers
+        self._attempts = attempts
+        #: {type of a command: method}
+        self.handlers: dict[type, Callable[[Any], None]] = {
+            commands.Assign: self._assign,
+            commands.Recall: self._recall,
+            commands.Revoke: self._revoke,
+            commands.Commit: self._commit,
+            commands.Discard: self._discard,
+            commands.ReleaseBatch: self._release_batch,
+            commands.NeedContent: self._need_content,
+            commands.Allow: self._allow,
+            commands.EnoughInput: self._enough_input,
+            commands.FinishJob: self._finish_job,
+            commands.FailJob: self.fail_job,
+            commands.ItemSkipped: self._item_skipped,
+            commands.Notice: self._notice,
+        }
+
+    # attempts
+
+    def _assign(self, c: commands.Assign) -> None:
+        job, worker = self._jobs[c.job], self._workers[c.worker]
+        attempt = HostedAttempt(c.attempt, job, c.worker, c.task)
+        self._attempts.add(attempt)
+        self._send_code(worker, job)
+        fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
+        if c.phase == "map":
+            attempt.batch, attempt.lo, attempt.hi, attempt.part = c.batch, c.lo, c.hi, c.part
+            fields.update(lo=c.lo, hi=c.hi, skip=list(c.skip) or None)
+            if c.part != ALL:
+                fields["part"] = list(c.part)
+            attempt.send_batch(worker.link, fields)
+        else:
+            attempt.partitions = c.partitions
+            attempt.send_partitions(worker.link, fields)
+
+    @staticmethod
+    def _send_code(worker: WorkerRecord, job: HostedJob) -> None:
+        """Send a worker the code of a job, unless it has the code."""
+        if job.number not in worker.jobs:
+            worker.jobs.add(job.number)
+            job.send_code(worker.link, with_context=worker.is_local)
+
+    def _recall(self, c: commands.Recall) -> None:
+        attempt = self._attempts[c.attempt]
+        self._workers[c.worker].link.send(control("recall", *attempt.lane))
+
+    def _revoke(self, c: commands.Revoke) -> None:
+        worker = self._workers[c.worker]
+        lane = (c.job, c.task, c.attempt)
+        worker.link.drop_lane(lane)
+        worker.link.send(control("revoke", *lane))
+
+    def _commit(self, c: commands.Commit) -> None:
+        attempt = self._attempts.end(c.attempt)
+        job = attempt.job
+        if c.phase == "map":
+            output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
+            if attempt.done is not None and "skipped" in attempt.done:
+                worker = self._workers.name_of(attempt.worker)
+                job.delivery.add_set_aside(c.task, job.partitions, output, c.batch, worker)
+        else:
+            job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt))
+
+    def _discard(self, c: commands.Discard) -> None:
+        attempt = self._attempts.end(c.attempt)
+        attempt.job.store.discard(c.attempt)
+        worker = self._workers.get(attempt.worker)
+        if worker is not None:
+            worker.link.drop_lane(attempt.lane)
+
+    # input
+
+    def _release_batch(self, c: commands.ReleaseBatch) -> None:
+        self._jobs[c.job].input.release(c.batch)
+
+    def _need_content(self, c: commands.NeedContent) -> None:
+        self._jobs[c.job].send("need_content", task=c.batch)
+
+    def _allow(self, c: commands.Allow) -> None:
+        job = self._jobs[c.job]
+        job.input.allowed = c.batches
+        job.send(
+            "allow",
+            batches=c.batches,
+            items=job.input.items_done,
+            seconds=job.input.seconds_done,
+            weight=job.input.weight_done,
+            slots=self._workers.slot_count,
+        )
+
+    def _enough_input(self, c: commands.EnoughInput) -> None:
+        self._jobs[c.job].send("enough")
+
+    # the end of jobs, and messages about them
+
+    def _finish_job(self, c: commands.FinishJob) -> None:
+        job = self._jobs[c.job]
+        job.is_scheduled = False
+        job.store.free_committed()
+        job.delivery.end()
+        self._end_at_workers(job)
+
+    def fail_job(self, c: commands.FailJob) -> None:
+        """End a job with a failure; a job that is over stays as it is."""
+        job = self._jobs.get(c.job)
+        if job is not None:
+            job.send("job_failed", failure=c.failure, code=c.code)
+            log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))
+            self.drop_job(job)
+
+    def _item_skipped(self, c: commands.ItemSkipped) -> None:
+        self._jobs[c.job].send("skipped", failure=c.failure, batch=c.batch, item=c.item)
+
+    def _notice(self, c: commands.Notice) -> None:
+        self._jobs[c.job].send("notice", text=c.text)
+
+    def deliver(self, job: HostedJob) -> None:
+        """Send the driver all results of a job, then forget the job (blocks)."""
+        job.send_results()
+        log.info("job done: %s", job.id)
+        self.drop_job(job)
+
+    def drop_job(self, job: HostedJob) -> None:
+        """Forget a job, here and at workers; a job that is over stays as it is."""
+        if job in self._jobs:
+            self._end_at_workers(job)
+            self._jobs.remove(job)
+
+    def _end_at_workers(self, job: HostedJob) -> None:
+        for worker in self._workers:
+            if job.number in worker.jobs:
+                worker.jobs.discard(job.number)
+                worker.link.drop_lane((job.number, 0, 0))
+                worker.link.send(control("job_end", job.number))

@@ -1,0 +1,254 @@
+"""The conductor: events of peers go to the scheduler, and its commands are carried out.
+
+Peers (`peers`) check what frames may say and call the methods here.  An event is a method of the
+scheduler, called with the numbers that the peer named.  The scheduler answers with commands, which
+`actions` turns into frames and calls of the stores.
+
+No method blocks.  What waits for the disk or for a slow reader has a greenlet of its job.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mmgevent.engine.net.link import Link
+from mmgevent.engine.scheduler import commands
+from mmgevent.engine.scheduler.scheduler import Scheduler
+from mmgevent.engine.server.actions import Actions
+from mmgevent.engine.server.attempts import Attempts, HostedAttempt
+from mmgevent.engine.server.deaths import record_death
+from mmgevent.engine.server.hosted import HostedJob, internal_failure
+from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
+from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers
+from mmgevent.engine.server.workers import WorkerRecord, Workers
+from mmgevent.errors import MmgeventError, ProtocolError, SchedulerError
+from mmgevent.wire.deaths import describe_death
+from mmgevent.wire.failures import bound, shorten
+from mmgevent.wire.messages import MAX_NOTICE_BYTES
+
+log = logging.getLogger(__name__)
+
+
+class Conductor:
+    """Brings jobs and workers together."""
+
+    def __init__(self, jobs: Jobs, on_start: Callable[[], None]):
+        """`on_start` is called when a job starts: from then on `tick` must be called."""
+        self.jobs = jobs
+        self.workers = Workers()
+        self.watchers = Watchers(self.workers)
+        self.attempts = Attempts(self.workers, self._attempt_stored)
+        self.scheduler = Scheduler(random.Random())
+        #: Address of the server that takes jobs in place of this one, or None.
+        self.moved_to: str | None = None
+        self._on_start = on_start
+        self._actions = Actions(self.jobs, self.workers, self.attempts)
+        self._handlers: dict[type, Callable[[Any], Iterable[commands.Command] | None]] = {
+            **self._actions.handlers,
+            commands.PlanReduce: self._plan_reduce,
+        }
+
+    # scheduler
+
+    def report(self, event: Callable[..., list[commands.Command]], *args: Any, **facts: Any) -> None:
+        """Call an event method of the scheduler and carry out what follows.
+
+        Raises ProtocolError for an event that cannot have happened: the peer broke the rules, and
+        nothing has changed.
+        """
+        self.run(self._ask(event, *args, **facts))
+
+    @staticmethod
+    def _ask(
+        event: Callable[..., list[commands.Command]], *args: Any, **facts: Any
+    ) -> list[commands.Command]:
+        try:
+            return event(*args, time.monotonic(), **facts)
+        except SchedulerError as error:
+            raise ProtocolError(str(error)) from error
+
+    def run(self, made: Iterable[commands.Command]) -> None:
+        """Carry out commands in order, and those that follow from them.
+
+        A command that fails ends its own job, never the link of the peer that caused it.
+        """
+        queue = deque(made)
+        while queue:
+            command = queue.popleft()
+            try:
+                queue.extend(self._handlers[type(command)](command) or ())
+            except Exception as error:
+                log.exception("a command failed: %s", type(command).__name__)
+                queue.extend(self._give_up(command, error))
+
+    def _give_up(self, command: commands.Command, error: Exception) -> Iterable[commands.Command]:
+        """Fail the job of a command that could not be carried out."""
+        if isinstance(command, commands.FailJob):  # the failure could not even be sent
+            self._actions.drop_job(self.jobs[command.job])
+            return ()
+        return self.scheduler.fail_job(command.job, internal_failure(error), time.monotonic())
+
+    def _plan_reduce(self, c: commands.PlanReduce) -> list[commands.Command]:
+        job = self.jobs[c.job]
+        sizes = job.store.partition_sizes()
+        sizes.pop(job.partitions, None)  # items that were set aside
+        job.sizes = {p: n for p, n in sizes.items() if p not in job.delivered}
+        groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
+        return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
+
+    def tick(self) -> None:
+        """Let the scheduler do what only time brings about."""
+        self.run(self.scheduler.tick(time.monotonic()))
+
+    # workers
+
+    def add_worker(self, worker: WorkerRecord) -> None:
+        """Take a worker that said hello."""
+        self.workers.add(worker)
+        log.info("worker joined: %s with %d slots", worker.link.name, worker.slots)
+        self.watchers.joined(worker)
+        now = time.monotonic()
+        self.run(self.scheduler.add_worker(worker.number, worker.slots, worker.offers, now))
+
+    def remove_worker(self, worker: WorkerRecord, reason: str) -> None:
+        """Forget a worker whose link closed; its attempts are lost."""
+        self.workers.remove(worker)
+        name = worker.link.name
+        log.info("worker left: %s: %s", name, reason)
+        self.watchers.left(worker.number, reason)
+        lost: dict[HostedJob, list[HostedAttempt]] = {}
+        for number in sorted(worker.attempts):
+            attempt = self.attempts[number]
+            lost.setdefault(attempt.job, []).append(attempt)
+        made = self.scheduler.remove_worker(worker.number, time.monotonic())
+        error = f"worker {name} is gone ({shorten(reason, MAX_REASON_BYTES)})"
+        failure = {"kind": "lost", "worker": name, "error": error}
+        for job, attempts in lost.items():
+            job.send("died", failure=record_death(failure, attempts, made, self.workers))
+        self.run(made)
+
+    def drain_worker(self, worker: WorkerRecord) -> None:
+        """Give no more attempts to a worker that is about to leave."""
+        self.workers.retire(worker)
+        self.report(self.scheduler.drain_worker, worker.number)
+
+    # attempts
+
+    def _attempt_stored(self, attempt: HostedAttempt, done: dict[str, Any]) -> None:
+        """Report an attempt that is done and whose output is stored."""
+        if not attempt.is_map:
+            self.report(self.scheduler.attempt_done, attempt.number)
+            return
+        job = attempt.job
+        job.input.count_mapped(attempt.batch, attempt.hi - attempt.lo, done["seconds"])
+        skipped = job.store.staged_records(attempt.number, job.partitions) if "skipped" in done else 0
+        failure = None
+        if skipped:
+            failure = bound({**done.get("failure", {}), "worker": self.workers.name_of(attempt.worker)})
+        self.report(
+            self.scheduler.attempt_done, attempt.number, items=done["items"], skipped=skipped, failure=failure
+        )
+
+    def report_death(
+        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, *, is_divisible: bool
+    ) -> None:
+        """Report an executor that died, and tell the driver what is done about it."""
+        made = self._ask(
+            self.scheduler.attempt_died, attempt.number, failure, item, is_divisible=is_divisible
+        )
+        death = record_death(failure, [attempt], made, self.workers)
+        attempt.job.send("died", attempt.task, failure=death, item=item)
+        self.run(made)
+
+    def report_unprepared(self, attempt: HostedAttempt, failure: dict[str, Any], has_died: bool) -> None:
+        """Report an executor in which the job's setupfn failed, or which died in it.
+
+        The driver is told, unless the failure ends the job.
+        """
+        made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure)
+        death = record_death(failure, [attempt], made, self.workers)
+        del death["task"]  # the task had not begun and is not to blame
+        if has_died:
+            attempt.job.send("died", attempt.task, failure=death)
+        elif death["outcome"] != "failed":
+            text = shorten(describe_death(death) or "", MAX_NOTICE_BYTES)
+            once = f"{failure.get('worker')} {failure.get('error')}"
+            attempt.job.send("notice", text=text, once=shorten(once, MAX_NOTICE_BYTES))
+        self.run(made)
+
+    # jobs
+
+    def add_job(self, link: Link, driver_job: int, submit: dict[str, Any]) -> HostedJob:
+        """Take a job from a driver; `start_job` schedules it once its code is here.
+
+        Raises MmgeventError if the server cannot take the job.
+        """
+        return self.jobs.admit(link, driver_job, submit, self._fail_job)
+
+    def start_job(self, job: HostedJob) -> None:
+        """Schedule a job and tell its driver how many batches to send."""
+        job.partitions = job.options.get("partitions") or choose_partitions(self.workers.slot_count)
+        job.spawn(self._actions.deliver, job)
+        self._on_start()
+        made = self.scheduler.add_job(job.number, job.rules, time.monotonic())
+        job.is_scheduled = True
+        allowed = max((c.batches for c in made if isinstance(c, commands.Allow)), default=0)
+        job.input.allowed = allowed
+        slots = self.workers.slot_count
+        job.send("accepted", id=job.id, slots=slots, partitions=job.partitions, batches=allowed)
+        log.info("job accepted: %s %s", job.id, job.name)
+        self.run(made)
+
+    def take_batch(self, job: HostedJob, number: int) -> None:
+        """Report a batch that arrived whole."""
+        batch = job.input.batches[number]
+        if batch.is_content:
+            self.report(self.scheduler.content_arrived, job.number, number)
+            return
+        job.input.batch_count += 1
+        self.report(self.scheduler.add_batch, job.number, number, batch.items, has_refs=batch.has_refs)
+        self.end_input_if_complete(job)
+
+    def end_input_if_complete(self, job: HostedJob) -> None:
+        """Report the end of a job's input if the last batch is here."""
+        if job.input.is_complete and job in self.jobs:
+            self.report(self.scheduler.end_input, job.number)
+
+    def refuse_input(self, job: HostedJob, error: MmgeventError) -> None:
+        """Fail a job whose driver announced a batch that the server does not take."""
+        self._fail_job(job, {"kind": "datasource", "error": str(error)})
+
+    def _fail_job(self, job: HostedJob, failure: dict[str, Any]) -> None:
+        """End a job with a failure that the scheduler does not know of."""
+        self.run(self.scheduler.fail_job(job.number, failure, time.monotonic()))
+        # While results go out the scheduler has forgotten the job.
+        self._actions.fail_job(commands.FailJob(job.number, failure, "failed"))
+
+    def cancel(self, job: HostedJob) -> None:
+        """End a job that its driver no longer wants."""
+        self.run(self.scheduler.cancel_job(job.number, time.monotonic()))
+        self._actions.drop_job(job)  # the scheduler does not know a job that was never started
+
+    def send_progress(self) -> None:
+        """Tell each driver how far its jobs are."""
+        slots, workers = self.workers.slot_count, len(self.workers)
+        for job in self.jobs:
+            if not job.is_scheduled:
+                continue
+            status = self.scheduler.status(job.number)
+            job.send_progress(
+                status.phase,
+                done=status.done,
+                total=status.total,
+                waiting=status.waiting,
+                running=status.running,
+                workers=workers,
+                slots=slots,
+                bytes=job.input.weight_done,
+            )

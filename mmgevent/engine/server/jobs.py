@@ -1,0 +1,90 @@
+"""The jobs of a server, and the memory that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gevent.event import Event
+
+from mmgevent.engine.net.link import Link
+from mmgevent.engine.net.threads import run_in_thread
+from mmgevent.engine.server.hosted import HostedJob
+from mmgevent.engine.server.intake import Intake
+from mmgevent.engine.server.spill import Memory
+from mmgevent.engine.server.store import JobStore
+from mmgevent.errors import MmgeventError
+from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
+
+#: Jobs of one server at once. Each one costs some KiB, and progress messages four times a second.
+MAX_JOBS = 10_000
+
+
+class Jobs:
+    """The jobs of one server, by number.  A number is used once."""
+
+    def __init__(self, server_name: str, memory_bytes: int, spill_folder: str | None):
+        """`memory_bytes` limits the segments of all jobs in memory, and once more their batches."""
+        self._server_name = server_name
+        self._spill_folder = spill_folder
+        self._jobs: dict[int, HostedJob] = {}
+        self._next_number = 1
+        #: Memory of segments.
+        self.memory = Memory(memory_bytes)
+        #: Memory of batches.
+        self.intake = Intake(memory_bytes)
+        #: Memory of code. The smallest server takes the largest job.
+        self._code_memory = Memory(max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES))
+        #: Set while there are no jobs.
+        self.idle = Event()
+        self.idle.set()
+
+    def admit(
+        self,
+        link: Link,
+        driver_job: int,
+        submit: dict[str, Any],
+        on_failure: Callable[[HostedJob, dict[str, Any]], None],
+    ) -> HostedJob:
+        """Make a job of a driver's `submit` message.
+
+        Raises MmgeventError if the server cannot take the job; the message says why.
+        """
+        if len(self._jobs) >= MAX_JOBS:
+            raise MmgeventError(f"this server has {MAX_JOBS} jobs already: try again later")
+        number = self._next_number
+        id_ = f"{self._server_name}-{number}"
+        store = JobStore(self.memory, self._spill_folder, run_in_thread)
+        job = HostedJob(number, id_, link, driver_job, submit, store, self.intake, on_failure)
+        if not self._code_memory.take(job.code.size):
+            used = self._code_memory.used_bytes
+            raise MmgeventError(f"this server has {used} bytes of jobs' code already: try again later")
+        self._next_number += 1
+        self._jobs[number] = job
+        self.idle.clear()
+        return job
+
+    def remove(self, job: HostedJob) -> None:
+        """Forget a job and free what it holds."""
+        del self._jobs[job.number]
+        job.close()
+        self._code_memory.give_back(job.code.size)
+        if not self._jobs:
+            self.idle.set()
+
+    def get(self, number: int) -> HostedJob | None:
+        """Return the job of a number, or None if it is over."""
+        return self._jobs.get(number)
+
+    def __getitem__(self, number: int) -> HostedJob:
+        return self._jobs[number]
+
+    def __contains__(self, job: HostedJob) -> bool:
+        """Return whether this job is not over."""
+        return self._jobs.get(job.number) is job
+
+    def __iter__(self) -> Iterator[HostedJob]:
+        return iter(self._jobs.values())
+
+    def __len__(self) -> int:
+        return len(self._jobs)

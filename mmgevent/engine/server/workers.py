@@ -1,0 +1,91 @@
+"""The workers of a server: one record each, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmgevent.engine.net.link import Link
+from mmgevent.wire.failures import shorten
+from mmgevent.wire.user_messages import MessageLength
+
+
+class WorkerRecord:
+    """What the server knows of one worker."""
+
+    __slots__ = (
+        "address",
+        "attempts",
+        "is_leaving",
+        "is_local",
+        "jobs",
+        "link",
+        "message_length",
+        "number",
+        "offers",
+        "slots",
+    )
+
+    def __init__(self, link: Link, *, is_local: bool):
+        """`is_local`: the worker is a role of the server's own engine."""
+        self.number = 0  #: 0 before `Workers.add`
+        self.link = link
+        self.slots = 0  #: 0 before its hello
+        #: Names of the functions that the worker's program offers.
+        self.offers: frozenset[str] = frozenset()
+        self.is_local = is_local
+        #: HOST:PORT that the worker connected from, or "local".
+        self.address = "local" if is_local else link.name
+        #: Length of the user message that the worker is sending.
+        self.message_length = MessageLength()
+        #: Jobs whose code it has.
+        self.jobs: set[int] = set()
+        #: Numbers of its live attempts.
+        self.attempts: set[int] = set()
+        #: The worker said that it is about to leave: it gets no more attempts.
+        self.is_leaving = False
+
+
+class Workers:
+    """The workers of one server, by number.  A number is used once."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, WorkerRecord] = {}
+        self._next_number = 1
+        #: Slots of all workers that are not about to leave.
+        self.slot_count = 0
+
+    def add(self, worker: WorkerRecord) -> None:
+        """Give a worker that joined its number."""
+        worker.number = self._next_number
+        self._next_number += 1
+        self._records[worker.number] = worker
+        self.slot_count += worker.slots
+
+    def remove(self, worker: WorkerRecord) -> None:
+        """Forget a worker whose link closed."""
+        self.retire(worker)
+        del self._records[worker.number]
+
+    def retire(self, worker: WorkerRecord) -> None:
+        """Note that a worker is about to leave."""
+        if not worker.is_leaving:
+            worker.is_leaving = True
+            self.slot_count -= worker.slots
+
+    def get(self, number: int) -> WorkerRecord | None:
+        """Return the worker of a number, or None if it left."""
+        return self._records.get(number)
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a worker, or "" if it left."""
+        worker = self._records.get(number)
+        return "" if worker is None else shorten(worker.link.name)
+
+    def __getitem__(self, number: int) -> WorkerRecord:
+        return self._records[number]
+
+    def __iter__(self) -> Iterator[WorkerRecord]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
