@@ -1,24 +1,32 @@
 """Run the real scheduler in virtual time: what a decision costs, and how good decisions are.
 
-    $ python -m benchmarks.simulation                                   # 100 to 100,000 workers
+    $ python -m benchmarks.simulation                            # 100 to 100,000 workers
     $ python -m benchmarks.simulation --workers 1000 --tasks 100000
-    $ python -m benchmarks.simulation --full                            # 100,000 workers, 10 million tasks
+    $ python -m benchmarks.simulation --full                     # 100,000 workers, 10 million tasks
 
-The scheduler is the one of the server, without links, bytes or waiting: an agenda says what happens next, and
-when. Tasks take 10 s in the median (log-normal); one attempt in 500 takes 20 times as long, which a duplicate does
-not; workers leave without a word, and others come, so that each stays for an hour and a quarter on average.
+The scheduler is the server's. There are no links, no bytes and no waiting: an agenda says what
+happens next, and when.
 
-- a decision is one event accepted and all its commands returned; its time is that of the call, without the simulation's own.
-  This process never waits, so what it is short of one core's CPU time was taken by other processes: times
-  are reduced by that share, which is printed ("core"), but for the slowest decision.
-- ideal makespan: all work spread evenly over all workers, nothing lost; the rounding of the last tasks is
-  part of the ratio, so it falls with more tasks a worker.
-- duplicated: seconds in attempts that were made besides a live one and did not count; lost: seconds in attempts whose worker left.
+- Tasks take 10 s in the median (log-normal). One attempt in 500 takes 20 times as long. A duplicate
+  does not.
+- Workers leave without a message, and others join. On average a worker stays for 75 minutes.
+
+What the columns mean:
+
+- decision: one event accepted and all its commands returned. Its time is that of the call, without
+  the simulation around it.
+- core: CPU time of this process as a share of one core. The process never waits, so other processes
+  took the rest. Times are reduced by that share, except that of the slowest decision.
+- ideal: the makespan if all work were spread evenly over all workers and none were lost. The
+  rounding of the last tasks is part of the ratio, so more tasks per worker make it smaller.
+- duplicated: time in duplicates that did not count.
+- lost: time in attempts whose worker left.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import heapq
 import json
@@ -33,21 +41,60 @@ from typing import Any
 from benchmarks import facts
 from benchmarks.tables import format_table
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules, Scheduler
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import TICK_S, Scheduler
 
 MEDIAN_S = 10.0
-SIGMA = 0.5  #: of the log-normal: two thirds of tasks take between 6 and 16 s
-STRAGGLERS = 0.002  #: share of attempts
-STRAGGLER_FACTOR = 20.0
-STAY_S = 4_500.0  #: of a worker
+SIGMA = 0.5  #: sigma of the log-normal distribution: two thirds of tasks take 6 to 16 s
+STRAGGLERS = 0.002  #: share of attempts that take long
+STRAGGLER_FACTOR = 20.0  #: times as long as others
+STAY_S = 4_500.0  #: mean time that a worker stays
 JOB = 1
 
-#: kinds of things on the agenda
+#: Kinds of entries on the agenda.
 END, LEAVE, TICK = range(3)
 
 
+class Decisions:
+    """How many decisions the scheduler made, and how long they took, by event."""
+
+    def __init__(self) -> None:
+        self.spent_ns: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.slowest: tuple[int, str] = (0, "")  #: nanoseconds, event
+
+    def add(self, event: str, taken_ns: int) -> None:
+        self.spent_ns[event] = self.spent_ns.get(event, 0) + taken_ns
+        self.counts[event] = self.counts.get(event, 0) + 1
+        if taken_ns > self.slowest[0]:
+            self.slowest = (taken_ns, event)
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.spent_ns.values()) / 1e9
+
+
+@dataclasses.dataclass
+class Work:
+    """What tasks take, and what became of the time of attempts, in seconds."""
+
+    tasks_s: float = 0.0  #: all tasks together
+    longest_s: float = 0.0  #: the longest task
+    useful_s: float = 0.0  #: in attempts that counted
+    duplicated_s: float = 0.0  #: in duplicates that did not count
+    lost_s: float = 0.0  #: in attempts whose worker left
+
+    @property
+    def busy_s(self) -> float:
+        return self.useful_s + self.duplicated_s + self.lost_s
+
+
 class World:
-    """One job, its driver and its workers, each with one slot; plain dicts of numbers, so that they cost little."""
+    """One job, its driver and its workers of one slot each; plain dicts, to cost little."""
 
     def __init__(self, workers: int, tasks: int, seed: int, *, churn: bool = True, retransmit: float = 0.05):
         self.random = random.Random(seed)
@@ -62,22 +109,14 @@ class World:
         self.last_worker = 0
         self.sent = 0
         self.is_over = False
-        # of workers
         self.running: dict[int, int] = {}  # worker -> attempt
         self.queued: dict[int, deque[int]] = {}  # worker -> attempts behind it, the next one first
-        # of attempts
-        self.worker_of: dict[int, int] = {}
-        self.batch_of: dict[int, int] = {}
-        self.began_s: dict[int, float] = {}
-        # of batches
-        self.seconds: dict[int, float] = {}
-        # of decisions, by event
-        self.spent_ns: dict[str, int] = {}
-        self.counts: dict[str, int] = {}
-        self.slowest: tuple[int, str] = (0, "")
-        # of work, in seconds
-        self.work_s = self.longest_s = 0.0
-        self.useful_s = self.duplicated_s = self.lost_s = 0.0
+        self.worker_of: dict[int, int] = {}  # attempt -> worker
+        self.batch_of: dict[int, int] = {}  # attempt -> batch
+        self.began_s: dict[int, float] = {}  # attempt -> time
+        self.seconds: dict[int, float] = {}  # batch -> what its task takes
+        self.decisions = Decisions()
+        self.work = Work()
         self.committed = 0
         self.pending: deque[tuple[str, tuple[Any, ...]]] = deque()
 
@@ -100,18 +139,10 @@ class World:
             raise SystemExit(f"{self.committed} tasks were committed, not {self.task_count}")
 
     @property
-    def decisions(self) -> int:
-        return sum(self.counts.values())
-
-    @property
-    def decision_s(self) -> float:
-        return sum(self.spent_ns.values()) / 1e9
-
-    @property
     def ideal_s(self) -> float:
-        return max(self.work_s / self.worker_count, self.longest_s)
+        return max(self.work.tasks_s / self.worker_count, self.work.longest_s)
 
-    # what happens
+    # What happens
 
     def at(self, when_s: float, kind: int, number: int) -> None:
         self.orders += 1
@@ -126,7 +157,7 @@ class World:
     def leave(self, worker: int) -> None:
         if worker in self.running:
             for attempt in (self.running.pop(worker), *self.queued.pop(worker, ())):
-                self.lost_s += self.forget(attempt)
+                self.work.lost_s += self.forget(attempt)
         self.event("remove_worker", worker)
         self.join()
 
@@ -155,28 +186,25 @@ class World:
             self.begin(self.running[worker])
 
     def forget(self, attempt: int) -> float:
-        """Strike out an attempt; the seconds it ran."""
+        """Forget an attempt; return the seconds that it ran."""
         del self.worker_of[attempt], self.batch_of[attempt]
         began_s = self.began_s.pop(attempt, None)
         return 0.0 if began_s is None else self.now - began_s
 
-    # decisions
+    # Decisions
 
     def event(self, name: str, *args: Any) -> None:
-        """Tell the scheduler, do what it says, and then what follows from that."""
+        """Report an event to the scheduler, carry its commands out, and then what follows."""
         self.pending.append((name, args))
         if len(self.pending) > 1:
-            return  # somebody further up does it, in order
+            return  # a caller further up handles it, in order
         while self.pending:
             name, args = self.pending[0]
             decide = getattr(self.scheduler, name)
             began_ns = time.perf_counter_ns()
             commands = decide(*args, self.now)
             taken_ns = time.perf_counter_ns() - began_ns
-            self.spent_ns[name] = self.spent_ns.get(name, 0) + taken_ns
-            self.counts[name] = self.counts.get(name, 0) + 1
-            if taken_ns > self.slowest[0]:
-                self.slowest = (taken_ns, name)
+            self.decisions.add(name, taken_ns)
             for command in commands:
                 self.carry_out(command)
             self.pending.popleft()
@@ -187,7 +215,7 @@ class World:
             self.assign(command)
         elif kind is c.Commit:
             self.committed += 1
-            self.useful_s += self.forget(command.attempt)
+            self.work.useful_s += self.forget(command.attempt)
         elif kind is c.ReleaseBatch:
             del self.seconds[command.batch]
         elif kind is c.Allow:
@@ -195,7 +223,7 @@ class World:
         elif kind is c.Recall:
             self.recall(command)
         elif kind is c.Revoke:
-            self.duplicated_s += self.revoke(command)
+            self.work.duplicated_s += self.revoke(command)
         elif kind is c.PlanReduce:
             self.event("plan_reduce", JOB, [])
         elif kind is c.FinishJob:
@@ -244,17 +272,17 @@ class World:
             self.sent += 1
             seconds = self.random.lognormvariate(math.log(MEDIAN_S), SIGMA)
             self.seconds[self.sent] = seconds
-            self.work_s += seconds
-            self.longest_s = max(self.longest_s, seconds)
+            self.work.tasks_s += seconds
+            self.work.longest_s = max(self.work.longest_s, seconds)
             self.event("add_batch", JOB, self.sent, 1)
             if self.sent == self.task_count:
                 self.event("end_input", JOB)
 
 
 def simulate(workers: int, tasks: int, seed: int) -> tuple[World, float, float]:
-    """Run one world; it, the seconds that took in all, and the CPU seconds of those."""
+    """Run one world; return it, the time that it took, and the CPU time, both in seconds."""
     gc.collect()
-    gc.freeze()  # what is here already is not the scheduler's to be searched
+    gc.freeze()  # the collector shall search only what the scheduler makes
     world = World(workers, tasks, seed)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     world.run()
@@ -266,24 +294,24 @@ def simulate(workers: int, tasks: int, seed: int) -> tuple[World, float, float]:
 def figures_of(world: World, taken_s: float, taken_cpu_s: float) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     core = min(1.0, taken_cpu_s / taken_s)
-    busy_s = world.useful_s + world.duplicated_s + world.lost_s
+    decisions, work = world.decisions, world.work
     return {
         "workers": world.worker_count,
         "tasks": world.task_count,
         "real_s": taken_s,
-        "decisions": world.decisions,
+        "decisions": decisions.count,
         "core": core,
-        "decisions_per_s": world.decisions / (world.decision_s * core),
+        "decisions_per_s": decisions.count / (decisions.seconds * core),
         "us_by_event": {
-            name: spent * core / world.counts[name] / 1000 for name, spent in world.spent_ns.items()
+            name: spent * core / decisions.counts[name] / 1000 for name, spent in decisions.spent_ns.items()
         },
-        "counts": world.counts,
-        "slowest_ms": world.slowest[0] / 1e6,
-        "slowest_event": world.slowest[1],
+        "counts": decisions.counts,
+        "slowest_ms": decisions.slowest[0] / 1e6,
+        "slowest_event": decisions.slowest[1],
         "makespan_s": world.now,
         "ideal_s": world.ideal_s,
-        "duplicated_share": world.duplicated_s / busy_s,
-        "lost_share": world.lost_s / busy_s,
+        "duplicated_share": work.duplicated_s / work.busy_s,
+        "lost_share": work.lost_s / work.busy_s,
     }
 
 

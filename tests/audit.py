@@ -1,8 +1,9 @@
-"""Hold every command of a scheduler against the rules, with books of its own.
+"""Check every command of a scheduler against the rules, with books of its own.
 
-`AuditedScheduler` is a scheduler whose events return the same commands, after each of them was checked.
-It knows the rules and the events only, but for four questions it asks the scheduler's books: which jobs
-have tasks to give, what is queued, whose tasks are short, and which workers a job avoids.
+The events of `AuditedScheduler` return the commands of the scheduler, after checking each of them.
+The audit knows the rules and the events only. It asks the scheduler itself four questions: which
+jobs have tasks to give, for which workers items are reserved, whose tasks are short, and which
+workers a job avoids.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from fractions import Fraction
 from typing import Any
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.ledger import MAX_DEPTH, SHORT_BATCHES_PER_ATTEMPT
-from mmgevent.engine.scheduler.scheduler import JobRules, JobStatus, Scheduler
+from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT, MAX_ATTEMPTS_PER_SLOT
+from mmgevent.engine.scheduler.ledger import SHORT_BATCHES_PER_ATTEMPT
+from mmgevent.engine.scheduler.rules import JobRules, JobStatus
+from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.wire.positions import ALL, WHOLE, Part, entry_of, place_of
-
-DEPTH = 2
 
 
 class Books:
@@ -28,26 +29,26 @@ class Books:
         self.items: dict[int, int] = {}
         self.counted: dict[int, set[int]] = collections.defaultdict(set)
         self.skipped: dict[int, set[int]] = collections.defaultdict(set)  # positions
-        self.refs: set[int] = set()  # batches whose entries are refs, and ...
-        #: ... of each of their entries, how much was counted or wholly set aside
+        self.refs: set[int] = set()  # batches whose entries are refs
+        #: How much was counted or wholly set aside of each entry of these batches.
         self.shares: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
         self.committed: set[int] = set()
         self.released: set[int] = set()
-        self.crossed: set[int] = set()  # batches that EnoughInput crossed: nothing of them is mapped
+        self.crossed: set[int] = set()  # batches that crossed EnoughInput: none of them is mapped
         self.reduced: list[tuple[int, ...]] = []
         self.allowed = -1
-        self.allowance = 4  # what a "continuous" job should be allowed by now, at least
-        self.most_allowed = 4  # and at most: if its tasks are short
+        self.allowance = 4  # fewest batches that a "continuous" job may be allowed now
+        self.most_allowed = 4  # most of them, if its tasks are short
         self.input_ended = False
         self.planned: list[tuple[int, ...]] | None = None
         self.asked_for_plan = False
         self.end: c.Command | None = None
         self.held = 0
-        self.served: set[int] = set()  # workers that got an item of a "oneshot" job and did not give it back
+        self.served: set[int] = set()  # workers that got a "oneshot" item and did not return it
 
 
 def closed_entries(a: c.Assign, books: Books) -> set[int]:
-    """Entries of which an attempt has nothing to map."""
+    """Return the entries of which an attempt has nothing to map."""
     is_closed = [a.batch not in books.refs or place_of(position) == WHOLE for position in a.skip]
     return {entry_of(p) for p, closed in zip(a.skip, is_closed, strict=True) if closed}
 
@@ -57,7 +58,7 @@ def share_of(part: Part) -> Fraction:
 
 
 def overlap(one: Part, other: Part) -> bool:
-    """Whether two parts of one entry have anything in common."""
+    """Return whether two parts of one entry have anything in common."""
     depth = min(one[1], other[1])
     return one[0] >> one[1] - depth == other[0] >> other[1] - depth
 
@@ -93,10 +94,10 @@ class AuditedScheduler:
             commands = event(*args, **facts)
             self.events += 1
             self._note(name, args, facts)
-            shares = []
+            assigned = []
             for command in commands:
-                getattr(self, "_check_" + type(command).__name__)(command, shares)
-            self._check_state(shares, name)
+                getattr(self, "_check_" + type(command).__name__)(command, assigned)
+            self._check_state(assigned, name)
             return commands
 
         return audited
@@ -142,53 +143,48 @@ class AuditedScheduler:
         return worker not in self.leaving and self.jobs[job].rules.needs <= self.workers[worker][1]
 
     def may_get(self, worker: int, job: int) -> bool:
-        """Whether a worker serves a job that does not avoid it for the sake of others."""
-        ledger = self.scheduler._jobs.get(job)
+        """Return whether a worker serves a job that does not avoid it."""
+        ledger = self.scheduler._ledgers.get(job)
         avoided = {each.number for each in ledger.avoided} if ledger is not None else set()
         others = [w for w, (slots, _) in self.workers.items() if slots and self.serves(w, job)]
         return self.serves(worker, job) and (worker not in avoided or avoided.issuperset(others))
 
     def _has_to_give(self, job: int) -> bool:
-        ledger = self.scheduler._jobs.get(job)
+        ledger = self.scheduler._ledgers.get(job)
         return ledger is not None and ledger.has_tasks_to_give
 
-    def _check_Assign(self, a: c.Assign, shares: list[Any]) -> None:
+    def _check_Assign(self, a: c.Assign, assigned: list[Any]) -> None:
         books = self._books(a.job)
         assert a.worker in self.workers, "a lost worker was given a task"
         assert self.serves(a.worker, a.job)
         assert a.attempt not in self.known_attempts
         assert a.task not in books.committed
         line = self.slots[a.worker, a.slot]
-        twins = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
-        is_alone = books.rules.allocation == "oneshot" and a.phase == "map"
-        assert len(line) < (MAX_DEPTH if self.scheduler._jobs[a.job].depth > DEPTH else DEPTH)
-        if len(line) >= DEPTH:
+        others = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
+        is_exclusive = books.rules.allocation == "oneshot" and a.phase == "map"
+        is_short = self.scheduler._ledgers[a.job].durations.attempts_per_slot > ATTEMPTS_PER_SLOT
+        assert len(line) < (MAX_ATTEMPTS_PER_SLOT if is_short else ATTEMPTS_PER_SLOT)
+        if len(line) >= ATTEMPTS_PER_SLOT:
             roomy = [
                 w for (w, _), held in self.slots.items() if self._has_room(w, held) and self.may_get(w, a.job)
             ]
             assert not roomy, f"deep on worker {a.worker} while {roomy} had nothing queued"
         if line:
-            assert not is_alone
+            assert not is_exclusive
             before = self.attempts[line[0]]
             assert self.jobs[before.job].rules.allocation != "oneshot" or before.phase == "reduce"
             idle = [w for (w, _), held in self.slots.items() if not held and self.may_get(w, a.job)]
-            assert not self.scheduler._roster.workers[a.worker].bound, "an item waits for a slot here"
+            assert not self.scheduler._roster.workers[a.worker].reserved, "an item waits for a slot here"
             assert not idle, f"queued on worker {a.worker} while {idle} were idle"
-        if is_alone:
+        if is_exclusive:
             assert a.worker not in books.served
             assert a.hi == a.lo + 1
             books.served.add(a.worker)
-        if twins:
-            assert len(twins) == 1
+        if others:
             assert not line
-            twin = twins[0]
-            has_begun = self.slots[twin.worker, twin.slot][0] == twin.attempt
-            assert twin.worker != a.worker or not has_begun
-            assert books.rules.retransmit > 0
-            assert books.rules.allocation == "continuous"
-            assert not self._has_to_give(a.job)
-        elif not is_alone:
-            shares.append((a, {job: b.held for job, b in self.jobs.items() if b.end is None}))
+            self._check_duplicate(a, others)
+        elif not is_exclusive:
+            assigned.append((a, {job: b.held for job, b in self.jobs.items() if b.end is None}))
         if a.phase == "map":
             assert a.batch not in books.released
             assert 0 <= a.lo < a.hi <= books.items[a.batch]
@@ -211,6 +207,15 @@ class AuditedScheduler:
         self.known_attempts.add(a.attempt)
         books.held += 1
 
+    def _check_duplicate(self, a: c.Assign, others: list[c.Assign]) -> None:
+        rules = self.jobs[a.job].rules
+        (other,) = others
+        has_begun = self.slots[other.worker, other.slot][0] == other.attempt
+        assert other.worker != a.worker or not has_begun
+        assert rules.retransmit > 0
+        assert rules.allocation == "continuous"
+        assert not self._has_to_give(a.job)
+
     def _end_attempt(self, job: int, task: int, attempt: int) -> c.Assign:
         a = self.attempts.pop(attempt)  # KeyError: committed or discarded twice, or never assigned
         assert (a.job, a.task) == (job, task)
@@ -221,7 +226,7 @@ class AuditedScheduler:
             self.slots[a.worker, a.slot].remove(attempt)
         return a
 
-    def _check_Commit(self, command: c.Commit, shares: list[Any]) -> None:
+    def _check_Commit(self, command: c.Commit, assigned: list[Any]) -> None:
         books = self._books(command.job)
         a = self._end_attempt(command.job, command.task, command.attempt)
         assert (a.phase, a.batch, a.lo, a.part) == command[3:]
@@ -240,17 +245,17 @@ class AuditedScheduler:
         else:
             books.reduced.append(a.partitions)
 
-    def _check_Discard(self, command: c.Discard, shares: list[Any]) -> None:
+    def _check_Discard(self, command: c.Discard, assigned: list[Any]) -> None:
         self._books(command.job)
         self._end_attempt(command.job, command.task, command.attempt)
 
-    def _check_Revoke(self, command: c.Revoke, shares: list[Any]) -> None:
+    def _check_Revoke(self, command: c.Revoke, assigned: list[Any]) -> None:
         self._books(command.job)
         assert command.worker in self.workers
         a = self.attempts[command.attempt]
         assert (a.worker, a.job, a.task) == command[:3]
 
-    def _check_Recall(self, command: c.Recall, shares: list[Any]) -> None:
+    def _check_Recall(self, command: c.Recall, assigned: list[Any]) -> None:
         assert command.worker in self.workers
         a = self.attempts[command.attempt]
         assert (a.worker, a.job) == command[:2]
@@ -262,7 +267,7 @@ class AuditedScheduler:
             idle = sum(not held and self.serves(w, a.job) for (w, _), held in self.slots.items())
             assert len(self.asked_back) <= idle
 
-    def _check_ReleaseBatch(self, command: c.ReleaseBatch, shares: list[Any]) -> None:
+    def _check_ReleaseBatch(self, command: c.ReleaseBatch, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert command.batch not in books.released
         books.released.add(command.batch)
@@ -274,21 +279,21 @@ class AuditedScheduler:
         else:
             assert counted | skipped == entries, "an item is neither counted nor reported"
 
-    def _check_NeedContent(self, command: c.NeedContent, shares: list[Any]) -> None:
+    def _check_NeedContent(self, command: c.NeedContent, assigned: list[Any]) -> None:
         assert command.batch not in self._books(command.job).released
 
-    def _check_Allow(self, command: c.Allow, shares: list[Any]) -> None:
+    def _check_Allow(self, command: c.Allow, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert command.batches > books.allowed
         books.allowed = command.batches
 
-    def _check_EnoughInput(self, command: c.EnoughInput, shares: list[Any]) -> None:
+    def _check_EnoughInput(self, command: c.EnoughInput, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert books.rules.allocation == "oneshot"
         assert not books.input_ended
         books.input_ended = True
 
-    def _check_PlanReduce(self, command: c.PlanReduce, shares: list[Any]) -> None:
+    def _check_PlanReduce(self, command: c.PlanReduce, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert books.input_ended
         assert not books.asked_for_plan
@@ -296,20 +301,20 @@ class AuditedScheduler:
         books.asked_for_plan = True
         assert books.released == set(books.items)
 
-    def _check_FinishJob(self, command: c.FinishJob, shares: list[Any]) -> None:
+    def _check_FinishJob(self, command: c.FinishJob, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert books.planned is not None
         assert sorted(books.reduced) == sorted(books.planned)
         assert not books.held
         books.end = command
 
-    def _check_FailJob(self, command: c.FailJob, shares: list[Any]) -> None:
+    def _check_FailJob(self, command: c.FailJob, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert command.code in ("failed", "skipped", "cancelled")
         assert not books.held, "a failed job left attempts behind"
         books.end = command
 
-    def _check_ItemSkipped(self, command: c.ItemSkipped, shares: list[Any]) -> None:
+    def _check_ItemSkipped(self, command: c.ItemSkipped, assigned: list[Any]) -> None:
         books = self._books(command.job)
         assert entry_of(command.item) not in books.counted[command.batch]
         has_refs = command.batch in books.refs
@@ -323,13 +328,13 @@ class AuditedScheduler:
         if command.failure.get("kind") != "lost" and not isinstance(limit, float):
             assert sum(map(len, books.skipped.values())) <= limit or books.rules.allocation == "oneshot"
 
-    def _check_Notice(self, command: c.Notice, shares: list[Any]) -> None:
+    def _check_Notice(self, command: c.Notice, assigned: list[Any]) -> None:
         self._books(command.job)
         assert command.text
 
-    def _check_state(self, shares: list[Any], event: str) -> None:
+    def _check_state(self, assigned: list[Any], event: str) -> None:
         giving = [job for job in self.jobs if self._has_to_give(job)]
-        for a, held in shares:
+        for a, held in assigned:
             for other in giving:
                 if other in held and self.may_get(a.worker, other):
                     assert held[a.job] <= held[other], f"{event}: job {a.job} was served before job {other}"
@@ -338,35 +343,35 @@ class AuditedScheduler:
                 slots = sum(self.workers[w][0] for w in self.workers if self.serves(w, job))
                 assert self.scheduler.status(job).slots == slots
                 books.allowance = max(books.allowance, len(books.released) + 2 * slots + 2)
-                short = SHORT_BATCHES_PER_ATTEMPT * MAX_DEPTH * slots
+                short = SHORT_BATCHES_PER_ATTEMPT * MAX_ATTEMPTS_PER_SLOT * slots
                 books.most_allowed = max(books.most_allowed, books.allowance + short)
                 assert books.input_ended or books.allowance <= books.allowed <= books.most_allowed
         for (worker, _), line in self.slots.items():
-            assert len(line) <= MAX_DEPTH
+            assert len(line) <= MAX_ATTEMPTS_PER_SLOT
             if self._has_room(worker, line):
                 starved = [job for job in giving if self.may_get(worker, job)]
                 assert not starved, f"{event}: worker {worker} has room, and jobs {starved} wait"
 
     def _has_room(self, worker: int, line: list[int]) -> bool:
-        """Whether it is idle, or has nothing queued and something may be."""
-        return not line or (len(line) < DEPTH and not self._is_reserved(worker, line))
+        """Return whether a slot is idle, or has nothing queued and something may be."""
+        return not line or (len(line) < ATTEMPTS_PER_SLOT and not self._is_reserved(worker, line))
 
     def _is_reserved(self, worker: int, line: list[int]) -> bool:
         a = self.attempts[line[0]]
-        is_alone = self.jobs[a.job].rules.allocation == "oneshot" and a.phase == "map"
-        return is_alone or bool(self.scheduler._roster.workers[worker].bound)
+        is_exclusive = self.jobs[a.job].rules.allocation == "oneshot" and a.phase == "map"
+        return is_exclusive or bool(self.scheduler._roster.workers[worker].reserved)
 
     def check_empty(self) -> None:
-        """Every job is over: nothing is left of any, here or in the scheduler."""
+        """Check that every job is over, and that the scheduler has forgotten all of them."""
         assert all(books.end is not None for books in self.jobs.values())
         assert not self.attempts
         scheduler = self.scheduler
-        assert not scheduler._jobs
+        assert not scheduler._ledgers
         assert not scheduler._dispatcher.attempts
         assert not scheduler._dispatcher._recalls
-        assert not scheduler._roster.leagues
+        assert not scheduler._roster.queues
         for worker in scheduler._roster.workers.values():
-            assert not worker.bound
-            assert not worker.pool.leagues
+            assert not worker.reserved
+            assert not worker.pool.queues
         if not scheduler._roster.workers:
             assert not scheduler._roster.pools

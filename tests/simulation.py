@@ -2,9 +2,12 @@
 
     $ python -m tests.simulation SEED...
 
-Workers crash, hang, drain, join late, keep or return what is recalled; executors die, user code raises,
-files are missing; messages come late, twice, or after their link is gone. `tests.audit` checks every command.
-For `CHAOS_S` of virtual time everything goes wrong that can; then workers obey, and every job has to end.
+- Workers crash, hang, drain, join late, and keep or return recalled attempts.
+- Executors die, user code raises, files are missing.
+- Messages arrive late, twice, or after their link was lost.
+
+`tests.audit` checks every command. For `CHAOS_S` of virtual time anything may go wrong. Then
+workers obey, and every job has to end.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.scheduler import TICK_S, JobRules
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.wire.positions import position_of
 from tests.audit import AuditedScheduler
 
@@ -29,24 +33,24 @@ HORIZON_S = 5_000.0
 
 @dataclasses.dataclass
 class Driver:
-    """The driver of one job: its input, and what is wrong with it."""
+    """The driver of one job: its input, and what goes wrong with it."""
 
     rules: JobRules
-    batches: list[int]
+    batches: list[int]  # numbers of items
     poison: set[tuple[int, int]]  # items that always raise
     killers: set[tuple[int, int]]  # items that kill their executor
-    item_s: float
+    item_s: float  # what an item takes
     partitions: int
     sent: int = 0
     allowed: int = 0
     has_ended: bool = False
-    may_fail: bool = False
+    may_fail: bool = False  # something happened that may end the job
     unfit: set[int] = dataclasses.field(default_factory=set)  # workers where its setupfn fails
-    with_content: set[int] = dataclasses.field(default_factory=set)
+    with_content: set[int] = dataclasses.field(default_factory=set)  # batches sent with contents
 
 
 class SimulatedWorker:
-    """A worker that does, more or less, what it is told."""
+    """A worker that obeys, more or less."""
 
     def __init__(self, cluster: Cluster, number: int, slots: int, offers: frozenset[str]):
         self.cluster = cluster
@@ -60,7 +64,7 @@ class SimulatedWorker:
         self.last_arrival_s = 0.0
 
     def receive(self, command: Any) -> None:
-        """Take a command in after a delay; one link keeps its order."""
+        """Obey a command after a delay. A link keeps the order of commands."""
         delay = self.cluster.latency()
         self.last_arrival_s = max(self.last_arrival_s, self.cluster.now + delay)
         self.cluster.at(self.last_arrival_s, lambda: self.obey(command))
@@ -91,11 +95,11 @@ class SimulatedWorker:
     def say(self, event: str, *args: Any) -> None:
         cluster = self.cluster
         cluster.after(cluster.latency(), lambda: cluster.event(event, *args))
-        if event != "attempt_kept" and cluster.chance(0.05):  # twice, or from beyond the grave
+        if event != "attempt_kept" and cluster.chance(0.05):  # twice, or when it is over
             cluster.after(cluster.latency() * 10, lambda: cluster.event(event, *args))
 
     def work(self, slot: int) -> None:
-        """Begin the first attempt in line, if it has not begun."""
+        """Begin the first attempt of a slot, if it has not begun."""
         line = self.lines[slot]
         if not line or line[0].attempt in self.begun:
             return
@@ -116,7 +120,7 @@ class SimulatedWorker:
         self.work(a.slot)
 
     def outcome(self, a: c.Assign) -> tuple[float, str, tuple[Any, ...]]:
-        """How an attempt will end, and after how long."""
+        """Return after how long an attempt will end, by which event, and its arguments."""
         cluster = self.cluster
         driver = cluster.drivers[a.job]
         item_s = driver.item_s * self.speed
@@ -164,7 +168,7 @@ class Cluster:
         self.is_unsteady = self.chance(0.7)
         self.seen: set[str] = set()  # names of the events and commands so far
 
-    # time and chance
+    # Time and chance
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self.agenda, (when, next(self.order), action))
@@ -182,7 +186,7 @@ class Cluster:
     def is_chaotic(self) -> bool:
         return self.is_unsteady and self.now < CHAOS_S
 
-    # what happens
+    # What happens
 
     def run(self) -> None:
         for _ in range(self.random.choice([0, 1, 2, 5])):
@@ -223,7 +227,7 @@ class Cluster:
         self.event("add_worker", number, len(worker.lines), offers)
 
     def join_all_kinds(self) -> None:
-        """From here on somebody can do every job."""
+        """Add a worker that can do every job."""
         self.join(frozenset({"stats", "plot"}))
         self.workers[max(self.workers)].speed = 1.0
 
@@ -274,7 +278,7 @@ class Cluster:
         self.event("add_job", job, rules)
 
     def feed(self, job: int) -> None:
-        """Send what the driver may send."""
+        """Send the batches that the driver may send."""
         driver = self.drivers[job]
         while driver.sent < min(driver.allowed, len(driver.batches)):
             driver.sent += 1

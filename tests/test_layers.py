@@ -34,16 +34,6 @@ STILL_UPWARD: dict[tuple[str, str], str] = {}
 STILL_CIRCULAR = {
     ("real_modules", "beside"): "the front door gives the user's modules, where there are any",
     ("job.file", "job.job"): "what makes a Job of a file's names goes to job.job",
-    ("engine.scheduler.attempts", "engine.scheduler.ledger"): "the ledger writes its own fields",
-    (
-        "engine.scheduler.attempts",
-        "engine.scheduler.roster",
-    ): "slots and workers stand beside tasks and attempts",
-    (
-        "engine.scheduler.ledger",
-        "engine.scheduler.roster",
-    ): "slots and workers stand beside tasks and attempts",
-    ("engine.scheduler.ledger", "engine.scheduler.oneshot"): "a job of one item a worker is a kind of ledger",
     ("engine.worker.slot", "engine.worker.offering"): "what a worker holds goes to engine.worker.held",
     ("driver.watching", "driver.cluster"): "PeerInfo goes to driver.watching",
     ("mincemeat.channel", "mincemeat.server"): "a channel needs no more of its server than a protocol",

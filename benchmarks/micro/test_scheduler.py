@@ -7,7 +7,8 @@ import random
 import pytest
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.scheduler import JobRules, Scheduler
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import Scheduler
 
 ROUNDS = 200  #: decisions a round
 

@@ -21,7 +21,7 @@ from gevent.socket import AF_UNIX
 from gevent.socket import socket as GeventSocket
 
 from mmgevent.engine.net.local_link import local_pair
-from mmgevent.engine.scheduler.ledger import MAX_DEPTH
+from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT
 from mmgevent.engine.worker import role as worker_module
 from mmgevent.engine.worker import supervisor
 from mmgevent.engine.worker.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
@@ -640,7 +640,7 @@ def test_of_reduces_behind_short_maps_none_is_sent_ahead(start, gate):
 
 
 def test_a_slot_has_room_for_all_that_a_server_gives_it_and_all_that_it_takes_back():
-    assert MAX_ATTEMPTS >= 2 * MAX_DEPTH
+    assert MAX_ATTEMPTS >= 2 * MAX_ATTEMPTS_PER_SLOT
 
 
 def test_what_was_sent_ahead_is_given_back_when_the_executor_dies(start, gate):

@@ -407,19 +407,19 @@ MUTATIONS = [
     ),
     # the scheduler
     Mutation(
-        "the twins of a done attempt are revoked",
+        "the duplicates of a done attempt are revoked",
         "engine/scheduler/scheduler.py",
-        "if task.attempts:\n            (twin,) = task.attempts\n            self._dispatcher.revoke(twin, now)\n"
-        "        task.turn(_COMMITTED)",
-        "task.turn(_COMMITTED)",
+        "if task.attempts:\n            (duplicate,) = task.attempts\n            self._dispatcher.revoke(duplicate, now)\n"
+        "        task.transition(_COMMITTED)",
+        "task.transition(_COMMITTED)",
         (
-            "engine/scheduler/test_scheduler.py::test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts",
+            "engine/scheduler/test_scheduler.py::test_a_straggler_gets_one_duplicate_on_another_worker_and_the_first_to_end_counts",
         ),
     ),
     Mutation(
         "a lost worker gets nothing more",
         "engine/scheduler/scheduler.py",
-        "self._roster.remove_worker(gone)",
+        "self._roster.remove_worker(lost)",
         "pass",
         (
             "engine/scheduler/test_scheduler.py::test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed",
@@ -427,7 +427,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a task under which executors die ends",
-        "engine/scheduler/scheduler.py",
+        "engine/scheduler/retries.py",
         "if ledger.count_death(task, item) < (1 if is_first_fatal else MAX_DEATHS):",
         "if True:",
         (
@@ -437,14 +437,14 @@ MUTATIONS = [
     Mutation(
         "several culprits of a task have deaths of their own",
         "engine/scheduler/ledger.py",
-        "return deaths[item] if self.rules.max_skipped else task.deaths",
+        "return deaths if self.rules.max_skipped else task.deaths",
         "return task.deaths",
         ("engine/scheduler/test_scheduler.py::test_each_culprit_of_a_task_is_given_its_own_deaths",),
     ),
     Mutation(
         "what a task has set aside counts against max_skipped",
-        "engine/scheduler/scheduler.py",
-        "ledger.set_aside_count += skipped",
+        "engine/scheduler/input.py",
+        "self.set_aside += items",
         "pass",
         (
             "engine/scheduler/test_scheduler.py::test_what_an_executor_has_set_aside_counts_once_its_attempt_does",
@@ -476,8 +476,8 @@ MUTATIONS = [
     Mutation(
         "what the tables do not list cannot happen to a task",
         "engine/scheduler/attempts.py",
-        "_NEXT_TASK_STATES[self.state].get(event)",
-        "_NEXT_TASK_STATES[self.state].get(event, self.state)",
+        "NEXT_TASK_STATES[self.state].get(event)",
+        "NEXT_TASK_STATES[self.state].get(event, self.state)",
         ("engine/scheduler/test_scheduler.py::test_a_task_changes_by_its_table_and_not_otherwise",),
     ),
     # the worker

@@ -1,120 +1,44 @@
-"""Tasks and their attempts: in which states they can be, and what may happen to them there.
+"""Tasks and their attempts, the slots and workers that run them, and the queues of jobs.
 
-Every legal change of an attempt's or a task's state is a row of `ATTEMPT_TRANSITIONS` or
-`TASK_TRANSITIONS`. A pair that is not there is a fault of whoever reported it and raises `SchedulerError`
-before anything has changed.
+These records refer to one another, so they stand together:
 
-An attempt is known to be queued or running only by inference: the one queued behind another begins when
-that one ends. Its worker may know better, so everything that can end a running attempt can end a queued
-one too. Only an answer to a recall needs a recall.
+- A *batch* is cut into *tasks*; in reduce a task is some partitions. An *attempt* is one execution
+  of a task. It occupies a *slot* of a *worker*: one runs, others are queued behind it.
+- Workers that offer the same functions form a *worker pool*. Jobs that need the same functions
+  form a *job queue*. A pool serves every queue whose needs it offers.
+- A *queued job* is what the choice of the next task looks at. Every job's ledger is one, and knows
+  more: the input and what was counted.
+
+Invariants:
+
+- A slot has queued attempts only if it has a running one.
+- A job queue with several jobs ranks exactly those that have tasks to give.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Any
+import abc
+import heapq
+from collections import OrderedDict, deque
 
+from mmgevent.engine.scheduler.durations import Durations
+from mmgevent.engine.scheduler.input import Batch
+from mmgevent.engine.scheduler.transitions import (
+    NEXT_ATTEMPT_STATES,
+    NEXT_TASK_STATES,
+    AttemptEvent,
+    AttemptState,
+    TaskEvent,
+    TaskState,
+)
 from mmgevent.errors import SchedulerError
 from mmgevent.wire.positions import ALL, Part
 
-if TYPE_CHECKING:
-    from mmgevent.engine.scheduler.ledger import Ledger
-    from mmgevent.engine.scheduler.roster import Slot
+#: Outdated entries that a heap may hold besides two for each job. Rebuilding it costs more.
+_SPARE_ENTRIES = 16
 
-
-class AttemptState(enum.IntEnum):
-    """Where an attempt stands. (IntEnum: its hash is C code, and the tables are on the hot path.)"""
-
-    QUEUED = enum.auto()  #: behind another attempt on its slot; may be recalled
-    RECALLED = enum.auto()  #: queued, and its worker was asked for it
-    KEPT = enum.auto()  #: its worker refused, since its executor has it: it begins behind the others there
-    RUNNING = enum.auto()  #: begun, as far as is known here
-    CONTESTED = enum.auto()  #: taken for begun while the recall was on its way: the answer decides
-    ENDED = enum.auto()  #: committed or discarded; later messages about it are ignored
-
-
-class AttemptEvent(enum.IntEnum):
-    """What can happen to an attempt."""
-
-    BEGAN = enum.auto()  #: inferred: the attempt before it ended
-    ASKED_BACK = enum.auto()  #: a recall was sent
-    REFUSED = enum.auto()  #: the recall was refused
-    RETURNED = enum.auto()  #: given back, not begun
-    SUCCEEDED = enum.auto()  #: its output has arrived whole
-    FAILED = enum.auto()  #: a user exception
-    DIED = enum.auto()  #: its executor died under it
-    UNPREPARED = enum.auto()  #: the job's setupfn failed in its executor, or killed it
-    LACKED_CONTENT = enum.auto()  #: the files it names are not there
-    LOST = enum.auto()  #: its worker is gone
-    REVOKED = enum.auto()  #: another attempt counts, or the job is over
-
-
-class TaskState(enum.IntEnum):
-    """Where a task stands."""
-
-    WAITING = enum.auto()  #: no attempt has it
-    HELD = enum.auto()  #: it has one live attempt, or two
-    BLOCKED = enum.auto()  #: waits for the contents of its batch
-    DONE = enum.auto()  #: committed, or nothing of it is left to do
-
-
-class TaskEvent(enum.IntEnum):
-    """What can happen to a task."""
-
-    ASSIGNED = enum.auto()  #: an attempt was made of it
-    COMMITTED = enum.auto()  #: one of its attempts counts
-    FREED = enum.auto()  #: its last attempt ended without counting
-    LACKED_CONTENT = enum.auto()  #: the same, and it needs the contents first
-    CONTENT_CAME = enum.auto()  #: the contents of its batch are here
-    DROPPED = enum.auto()  #: every item of it was set aside
-
-
-_A, _AE = AttemptState, AttemptEvent
-_LIVE = (_A.QUEUED, _A.RECALLED, _A.KEPT, _A.RUNNING, _A.CONTESTED)
-_ENDINGS = (
-    _AE.RETURNED,
-    _AE.SUCCEEDED,
-    _AE.FAILED,
-    _AE.DIED,
-    _AE.UNPREPARED,
-    _AE.LACKED_CONTENT,
-    _AE.LOST,
-    _AE.REVOKED,
-)
-
-ATTEMPT_TRANSITIONS: dict[tuple[AttemptState, AttemptEvent], AttemptState] = {
-    (_A.QUEUED, _AE.BEGAN): _A.RUNNING,
-    (_A.QUEUED, _AE.ASKED_BACK): _A.RECALLED,
-    (_A.RECALLED, _AE.BEGAN): _A.CONTESTED,
-    (_A.RECALLED, _AE.REFUSED): _A.KEPT,  # never asked for again
-    (_A.KEPT, _AE.BEGAN): _A.RUNNING,
-    (_A.CONTESTED, _AE.REFUSED): _A.RUNNING,
-    **{(state, event): _A.ENDED for state in _LIVE for event in _ENDINGS},
-}
-
-_T, _TE = TaskState, TaskEvent
-
-TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
-    (_T.WAITING, _TE.ASSIGNED): _T.HELD,
-    (_T.WAITING, _TE.DROPPED): _T.DONE,
-    (_T.HELD, _TE.ASSIGNED): _T.HELD,  # a duplicate of a straggler
-    (_T.HELD, _TE.COMMITTED): _T.DONE,
-    (_T.HELD, _TE.FREED): _T.WAITING,
-    (_T.HELD, _TE.LACKED_CONTENT): _T.BLOCKED,
-    (_T.HELD, _TE.DROPPED): _T.DONE,
-    (_T.BLOCKED, _TE.CONTENT_CAME): _T.WAITING,
-}
-
-
-def _by_state(table: dict[tuple[Any, Any], Any], states: type[enum.Enum]) -> dict[Any, dict[Any, Any]]:
-    """The same table by state and then event: half the time of a look-up by both, and an event makes two of them."""
-    return {
-        state: {event: to for (before, event), to in table.items() if before is state} for state in states
-    }
-
-
-_NEXT_ATTEMPT_STATES = _by_state(ATTEMPT_TRANSITIONS, AttemptState)
-_NEXT_TASK_STATES = _by_state(TASK_TRANSITIONS, TaskState)
+# Looking up a member of an Enum costs as much as a call in C.
+_RUNNING, _KEPT, _BEGAN = AttemptState.RUNNING, AttemptState.KEPT, AttemptEvent.BEGAN
 
 
 class Task:
@@ -126,11 +50,12 @@ class Task:
         "deaths",
         "failures",
         "hi",
+        "is_exclusive",
         "is_suspect",
-        "items",
-        "ledger",
+        "job",
         "lo",
         "number",
+        "open_entries",
         "part",
         "partitions",
         "skip",
@@ -140,49 +65,49 @@ class Task:
 
     def __init__(
         self,
-        ledger: Ledger,
+        job: QueuedJob,
         number: int,
-        batch: int,
+        batch: Batch | None,
         lo: int,
         hi: int,
-        skip: tuple[int, ...] = (),
-        partitions: tuple[int, ...] = (),
         *,
-        part: Part = ALL,
-        closed: int = 0,
+        partitions: tuple[int, ...] = (),
+        is_exclusive: bool = False,
     ):
-        """`closed`: how many of its entries have nothing left to be mapped, since all was set aside."""
-        self.ledger = ledger
+        self.job = job
         self.number = number
-        self.batch = batch  #: 0 in reduce
-        self.lo = lo
-        self.hi = hi
-        self.skip = skip  #: ascending positions of items in [lo, hi) that were set aside
-        self.part = part  #: of its only entry, which part it maps; ALL for most
-        self.items = hi - lo - closed  #: entries still to be mapped by it; 0 in reduce
+        self.batch = batch  #: None in reduce
+        self.lo = lo  #: first entry
+        self.hi = hi  #: one behind the last entry
+        self.skip: tuple[int, ...] = ()  #: positions in [lo, hi) that were set aside, ascending
+        self.part: Part = ALL  #: which part of its only entry it maps; ALL for most tasks
+        self.open_entries = hi - lo  #: entries still to be mapped by it; 0 in reduce
         self.partitions = partitions
+        self.is_exclusive = is_exclusive  #: a "oneshot" item: neither queued nor queued behind
         self.state = TaskState.WAITING
-        self.attempts: list[Attempt] = []  #: the live ones
-        self.deaths = 0  #: executors that died under it
+        self.attempts: list[Attempt] = []  #: the live ones, at most two
+        self.deaths = 0  #: executors that died while running it
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
         self.unprepared = 0  #: executors that could not be set up for it
 
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
-        """Change which entries of the batch it is of."""
+        """Change its entries; nothing is left to map of `closed` of them."""
         self.lo, self.hi, self.skip = lo, hi, skip
-        self.items = hi - lo - closed
+        self.open_entries = hi - lo - closed
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether it is an item of a "oneshot" job: neither queued nor queued behind."""
-        return self.batch != 0 and self.ledger.oneshot is not None
+    def split_off(self, number: int, lo: int, hi: int) -> Task:
+        """Make a task of other entries of its batch, which inherits its deaths and failures."""
+        rest = Task(self.job, number, self.batch, lo, hi, is_exclusive=self.is_exclusive)
+        rest.deaths, rest.failures, rest.is_suspect = self.deaths, self.failures, self.is_suspect
+        rest.unprepared = self.unprepared
+        return rest
 
-    def turn(self, event: TaskEvent) -> None:
-        """Change the state by the table; SchedulerError if it has no such row."""
-        state = _NEXT_TASK_STATES[self.state].get(event)
+    def transition(self, event: TaskEvent) -> None:
+        """Change the state by the table. Raises SchedulerError if the table has no such row."""
+        state = NEXT_TASK_STATES[self.state].get(event)
         if state is None:
-            raise SchedulerError(f"task {self.number} is {self.state.name}: {event.name} cannot happen to it")
+            raise SchedulerError(f"task {self.number} is {self.state.name}: {event.name} cannot happen")
         self.state = state
 
 
@@ -196,14 +121,279 @@ class Attempt:
         self.task = task
         self.slot = slot
         self.state = state
-        self.started_s: float | None = None  #: when it began or was kept, as far as is known here
+        #: When it began or was kept, as far as the scheduler knows.
+        self.started_s: float | None = None
         self.had_content = had_content  #: its input was sent with the contents of the files
 
-    def turn(self, event: AttemptEvent) -> None:
-        """Change the state by the table; SchedulerError if it has no such row."""
-        state = _NEXT_ATTEMPT_STATES[self.state].get(event)
+    def transition(self, event: AttemptEvent) -> None:
+        """Change the state by the table. Raises SchedulerError if the table has no such row."""
+        state = NEXT_ATTEMPT_STATES[self.state].get(event)
         if state is None:
-            raise SchedulerError(
-                f"attempt {self.number} is {self.state.name}: {event.name} cannot happen to it"
-            )
+            raise SchedulerError(f"attempt {self.number} is {self.state.name}: {event.name} cannot happen")
         self.state = state
+
+
+class Slot:
+    """One place of a worker that runs attempts, one after another."""
+
+    __slots__ = ("index", "pool_set", "queued", "running", "worker")
+
+    def __init__(self, worker: Worker, index: int):
+        self.worker = worker
+        self.index = index
+        self.running: Attempt | None = None
+        self.queued: list[Attempt] = []  #: the next one first
+        self.pool_set: OrderedDict[Slot, None] | None = None  #: the set of its pool that it is in
+
+
+class Worker:
+    """One link to a worker."""
+
+    __slots__ = ("is_leaving", "number", "pool", "reserved", "slots")
+
+    def __init__(self, number: int, slots: int, pool: WorkerPool):
+        self.number = number
+        self.pool = pool
+        self.slots = [Slot(self, index) for index in range(slots)]
+        self.is_leaving = False
+        #: Items that wait until one of its slots is idle, by "oneshot" job. Meanwhile nothing is
+        #: queued on this worker.
+        self.reserved: dict[QueuedJob, Task] = {}
+
+    def idle_slot(self) -> Slot | None:
+        """Return any of its slots that has nothing to run, or None."""
+        return next((slot for slot in self.slots if slot.running is None), None)
+
+
+class WorkerPool:
+    """The workers that offer the same functions."""
+
+    __slots__ = ("idle", "offers", "queues", "slots", "unqueued", "with_room", "workers")
+
+    def __init__(self, offers: frozenset[str]):
+        self.offers = offers
+        self.queues: list[JobQueue] = []  #: the ones it serves
+        self.idle: OrderedDict[Slot, None] = OrderedDict()  #: slots that run nothing
+        self.unqueued: OrderedDict[Slot, None] = OrderedDict()  #: busy slots with nothing queued
+        self.with_room: OrderedDict[Slot, None] = OrderedDict()  #: slots with room for a short task
+        self.slots = 0  #: slots of workers that are not leaving
+        self.workers = 0
+
+    def next_job(self) -> QueuedJob | None:
+        """Return the job that has tasks for this pool and holds the fewest attempts, or None."""
+        queues = self.queues
+        if len(queues) == 1:
+            return queues[0].first()
+        firsts = [job for queue in queues if (job := queue.first()) is not None]
+        return min(firsts, key=lambda job: (len(job.live), job.number), default=None)
+
+
+class QueuedJob(abc.ABC):
+    """A job in its queue: its waiting tasks, its live attempts, and the workers that it avoids."""
+
+    __slots__ = (
+        "avoided",
+        "duplicates",
+        "durations",
+        "is_shared",
+        "live",
+        "lone_kept",
+        "lone_running",
+        "number",
+        "queue",
+        "reserved",
+        "waiting",
+        "waiting_entries",
+    )
+
+    queue: JobQueue  #: set by the queue that it enters
+
+    def __init__(self, number: int):
+        self.number = number
+        self.is_shared = True  #: any slot may take its waiting tasks; not so "oneshot" items
+        self.waiting: deque[Task] = deque()
+        self.waiting_entries = 0  #: entries to be mapped in `waiting`
+        self.reserved: dict[Worker, Task] = {}  #: "oneshot" items that wait for this worker
+        self.live: dict[Attempt, None] = {}  #: attempts that run or are queued
+        #: Running attempts without a duplicate, oldest first.
+        self.lone_running: OrderedDict[Attempt, None] = OrderedDict()
+        #: Kept attempts without a duplicate, those kept longest first.
+        self.lone_kept: OrderedDict[Attempt, None] = OrderedDict()
+        self.duplicates = 0  #: tasks with two live attempts
+        self.durations = Durations()  #: of the tasks of this phase
+        #: Workers where the job's setupfn failed, see `avoids`.
+        self.avoided: dict[Worker, None] = {}
+
+    @property
+    def has_tasks_to_give(self) -> bool:
+        """Whether a slot may take one of its tasks now."""
+        return self.is_shared and bool(self.waiting)
+
+    def enqueue(self, task: Task, *, first: bool = False) -> None:
+        """Add a task to the waiting ones, at the end or as the first."""
+        if first:
+            self.waiting.appendleft(task)
+        else:
+            self.waiting.append(task)
+        self.waiting_entries += task.open_entries
+        if self.is_shared:
+            self.queue.waiting += 1
+
+    def dequeue(self) -> Task:
+        """Take the first waiting task."""
+        task = self.waiting.popleft()
+        self.waiting_entries -= task.open_entries
+        if self.is_shared:
+            self.queue.waiting -= 1
+        return task
+
+    @abc.abstractmethod
+    def dequeue_for_idle_slot(self) -> Task:
+        """Take the first waiting task, or a piece of it if the rest can occupy other idle slots."""
+
+    def avoids(self, worker: Worker) -> bool:
+        """Return whether a worker gets no task, since setupfn failed there and not everywhere.
+
+        Once setupfn has failed on every worker, the job avoids none of them.
+        """
+        if worker not in self.avoided:
+            return False
+        if sum(len(each.slots) for each in self.avoided if not each.is_leaving) < self.queue.slots:
+            return True
+        self.avoided.clear()
+        return False
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        """Count an attempt that was just made, running or queued."""
+        attempt.task.attempts.append(attempt)
+        self.live[attempt] = None
+        if attempt.state is _RUNNING:
+            self.lone_running[attempt] = None
+        else:
+            self.queue.recallable[attempt] = None
+
+    def begin_attempt(self, attempt: Attempt, now: float) -> None:
+        """Let a queued attempt run."""
+        was_kept = attempt.state is _KEPT
+        attempt.transition(_BEGAN)
+        attempt.started_s = now
+        self.queue.recallable.pop(attempt, None)
+        if was_kept:
+            self.lone_kept.pop(attempt, None)
+            if len(attempt.task.attempts) > 1:
+                return
+        self.lone_running[attempt] = None
+
+    def keep_attempt(self, attempt: Attempt) -> None:
+        """Note that a worker keeps a queued attempt, which may need a duplicate."""
+        self.lone_kept[attempt] = None
+
+    def remove_attempt(self, attempt: Attempt) -> None:
+        """Forget an attempt that ended; if it was one of two, the other one is alone again.
+
+        Its slot still names it.
+        """
+        del self.live[attempt]
+        others = attempt.task.attempts
+        others.remove(attempt)
+        if attempt.slot.running is not attempt:
+            self.queue.recallable.pop(attempt, None)
+            self.lone_kept.pop(attempt, None)
+        elif not others:
+            del self.lone_running[attempt]
+        if not others:
+            return
+        self.duplicates -= 1
+        lone = self.lone_kept if others[0].state is _KEPT else self.lone_running
+        lone[others[0]] = None
+        lone.move_to_end(others[0], last=False)
+
+    def pair_attempts(self, task: Task) -> None:
+        """Note that a task has a duplicate now: neither of its two attempts gets another one."""
+        self.duplicates += 1
+        for attempt in task.attempts:
+            lone = self.lone_kept if attempt.state is _KEPT else self.lone_running
+            del lone[attempt]
+
+
+class JobQueue:
+    """The jobs that need the same functions, ranked by the number of attempts that they hold."""
+
+    __slots__ = (
+        "_heap",
+        "_only",
+        "_ranks",
+        "is_ranked",
+        "jobs",
+        "needs",
+        "pools",
+        "recallable",
+        "slots",
+        "waiting",
+    )
+
+    def __init__(self, needs: frozenset[str]):
+        self.needs = needs
+        self.pools: list[WorkerPool] = []  #: the ones that serve it
+        self.slots = 0  #: slots of workers that serve it and are not leaving
+        self.jobs: dict[int, QueuedJob] = {}
+        self.waiting = 0  #: tasks that any slot may take
+        #: Queued attempts that were not recalled, oldest first.
+        self.recallable: OrderedDict[Attempt, None] = OrderedDict()
+        #: Whether it has several jobs, which need ranks. Most of the time most servers have one.
+        self.is_ranked = False
+        self._only: QueuedJob | None = None  # the only job, if there is just one
+        self._ranks: dict[int, tuple[int, int, QueuedJob]] = {}  # by job: attempts held, job
+        self._heap: list[tuple[int, int, QueuedJob]] = []  # the ranks, and outdated ones
+
+    def add(self, job: QueuedJob) -> None:
+        """Add a job. The job that was alone before gets its rank now."""
+        job.queue = self
+        self.jobs[job.number] = job
+        self._only = job if len(self.jobs) == 1 else None
+        self.is_ranked = len(self.jobs) > 1
+        if len(self.jobs) == 2:
+            for each in self.jobs.values():
+                self.rank(each)
+
+    def remove(self, job: QueuedJob) -> None:
+        """Remove a job. If one is left, it needs no rank from now on."""
+        del self.jobs[job.number]
+        self._ranks.pop(job.number, None)
+        self._only = None
+        if len(self.jobs) == 1:
+            (self._only,) = self.jobs.values()
+            self.is_ranked = False
+            self._ranks.clear()
+            self._heap.clear()
+
+    def idle_count(self) -> int:
+        """Return the number of idle slots that serve it."""
+        return sum(len(pool.idle) for pool in self.pools)
+
+    def rank(self, job: QueuedJob) -> None:
+        """Update the rank of a job after its attempts or waiting tasks changed, if `is_ranked`."""
+        if not job.has_tasks_to_give:
+            self._ranks.pop(job.number, None)
+            return
+        rank = self._ranks.get(job.number)
+        if rank is not None and rank[0] == len(job.live):
+            return
+        rank = self._ranks[job.number] = (len(job.live), job.number, job)
+        heapq.heappush(self._heap, rank)
+        if len(self._heap) > 2 * len(self.jobs) + _SPARE_ENTRIES:
+            self._heap = list(self._ranks.values())
+            heapq.heapify(self._heap)
+
+    def first(self) -> QueuedJob | None:
+        """Return the job with tasks to give that holds the fewest attempts, or None."""
+        job = self._only
+        if job is not None:
+            return job if job.waiting and job.is_shared else None
+        heap = self._heap
+        while heap:
+            rank = heap[0]
+            if self._ranks.get(rank[1]) is rank:
+                return rank[2]
+            heapq.heappop(heap)
+        return None

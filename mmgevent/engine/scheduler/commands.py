@@ -1,11 +1,13 @@
-"""What the scheduler tells the server to do.
+"""The commands of the scheduler to the server.
 
-Every event method of `mmgevent.engine.scheduler.scheduler.Scheduler` returns a list of these, to be carried out in order.
-They are facts and numbers only; the server turns them into frames, calls of the store, and log lines.
+Every event method of `Scheduler` returns a list of commands, which the server carries out in order.
+They hold facts and numbers only. The server turns them into frames, calls of the store, and log
+lines.
 
-An attempt that was assigned is ended by exactly one `Commit` or `Discard`; a job that was added by exactly
-one `FinishJob` or `FailJob`, after which no command names it; a batch by exactly one `ReleaseBatch`,
-unless its job ends first.
+- An attempt that was assigned is ended by exactly one `Commit` or `Discard`.
+- A job that was added is ended by exactly one `FinishJob` or `FailJob`. After that no command names
+  it.
+- A batch that was added is ended by exactly one `ReleaseBatch`, unless its job ends first.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from mmgevent.wire.positions import ALL, Part
 
 
 class Assign(NamedTuple):
-    """Send an attempt to a slot of a worker. It runs at once, or after the one the slot has."""
+    """Send an attempt to a slot of a worker. It runs at once, or after those that the slot has."""
 
     worker: int
     slot: int  #: 0 .. slots of the worker - 1
@@ -27,13 +29,13 @@ class Assign(NamedTuple):
     batch: int  #: 0 in reduce
     lo: int  #: first entry of the batch to map; 0 in reduce
     hi: int  #: one behind the last; 0 in reduce
-    skip: tuple[int, ...]  #: positions of items in [lo, hi) that were set aside, ascending
+    skip: tuple[int, ...]  #: ascending positions of items in [lo, hi) that were set aside
     partitions: tuple[int, ...]  #: partitions to reduce; () in map
     part: Part = ALL  #: of a single entry, which part to map
 
 
 class Recall(NamedTuple):
-    """Ask a worker for a queued attempt back; it answers returned or kept."""
+    """Ask a worker to return a queued attempt. It answers that it returns or keeps it."""
 
     worker: int
     job: int
@@ -41,7 +43,7 @@ class Recall(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """Tell a worker that an attempt no longer matters. Its slot counts as free from now on."""
+    """Tell a worker that an attempt no longer matters. From now on its slot counts as free."""
 
     worker: int
     job: int
@@ -50,19 +52,19 @@ class Revoke(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """Make the staged output of this attempt the task's output: the one attempt of the task that counts."""
+    """Make the staged output of this attempt that of its task. No other attempt of it counts."""
 
     job: int
     task: int
     attempt: int
     phase: str  #: "map" or "reduce"
-    batch: int  #: with lo and part the place of the output in datasource order; 0 in reduce
+    batch: int  #: 0 in reduce; batch, lo and part give the place of the output in datasource order
     lo: int
     part: Part = ALL
 
 
 class Discard(NamedTuple):
-    """Drop what is staged (perhaps nothing) of an attempt that ended without counting."""
+    """Drop the staged output, if any, of an attempt that ended without counting."""
 
     job: int
     task: int
@@ -70,14 +72,14 @@ class Discard(NamedTuple):
 
 
 class ReleaseBatch(NamedTuple):
-    """Forget the bytes of a batch: all its items are committed or set aside."""
+    """Forget the bytes of a batch. All its items are committed, set aside or lost."""
 
     job: int
     batch: int
 
 
 class NeedContent(NamedTuple):
-    """Ask the driver for this batch again, with the contents of its files."""
+    """Ask the driver to send this batch again, with the contents of its files."""
 
     job: int
     batch: int
@@ -91,7 +93,7 @@ class Allow(NamedTuple):
 
 
 class EnoughInput(NamedTuple):
-    """Tell the driver to read no further ("oneshot"); the scheduler takes the input as ended."""
+    """Tell the driver of a "oneshot" job to read no further. Its input counts as ended."""
 
     job: int
 
@@ -109,7 +111,7 @@ class FinishJob(NamedTuple):
 
 
 class FailJob(NamedTuple):
-    """The job ended without success; release all it holds."""
+    """The job ended without success. Release all that it holds."""
 
     job: int
     failure: dict[str, Any]  #: see `errors.JobError.from_failure`

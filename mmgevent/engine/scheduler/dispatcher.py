@@ -1,15 +1,16 @@
-"""Which attempt is on which slot: give attempts to slots, ask for them back, and take them off.
+"""Which attempt is on which slot: assign attempts to slots, recall them, and take them off.
 
-The dispatcher carries out what the scheduler decides about tasks, and collects the commands of an event. It
-alone makes and ends attempts, so that the slot, the job's share, the order of running attempts and the
-counts of recalls and duplicates always agree.
+The dispatcher carries out what the scheduler decides about tasks, and collects the commands of an
+event. It alone makes and ends attempts. So slots, jobs, and the counts of recalls and duplicates
+always agree.
 
 Invariants:
 
-- an attempt is in `attempts` exactly while it is live, and then it is on one slot and in its task's list;
-- a recall is under way for no more attempts than there were idle slots when it was sent (but for those of
-  workers that leave);
-- every assigned attempt is ended by one Commit of the scheduler's or one Discard of `close`.
+- An attempt is in `attempts` exactly while it is live. Then it is on one slot and in its task's
+  list.
+- No more recalls are unanswered than there were idle slots when they were sent. Recalls from
+  workers that leave do not count.
+- Every assigned attempt is ended by one `Commit` of the scheduler's or one `Discard` of `end`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,31 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from mmgevent.engine.scheduler.attempts import Attempt, AttemptEvent, AttemptState, Task, TaskEvent
+from mmgevent.engine.scheduler.attempts import (
+    Attempt,
+    JobQueue,
+    QueuedJob,
+    Slot,
+    Task,
+    WorkerPool,
+)
 from mmgevent.engine.scheduler.commands import Assign, Command, Discard, Recall, Revoke
-from mmgevent.engine.scheduler.ledger import DEPTH, MAP, REDUCE, Ledger
-from mmgevent.engine.scheduler.roster import League, Pool, Roster, Slot
+from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT
+from mmgevent.engine.scheduler.ledger import Ledger
+from mmgevent.engine.scheduler.roster import Roster
+from mmgevent.engine.scheduler.rules import MAP, REDUCE
+from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, TaskEvent
 
-#: A straggler has run longer than this many times the median of its phase, ...
+#: Times the median duration of its phase that a straggler has run for, at least.
 STRAGGLER_MEDIANS = 2.0
 
-#: ... and longer than this, below which a duplicate costs more than it can win.
+#: Least time that a straggler has run for, seconds. Below it a duplicate costs more than it wins.
 STRAGGLER_S = 1.0
 
-# Looking a member up in its Enum costs as much as a call in C, and each event does it ten times.
+#: Largest attempt number: they are unsigned 32-bit numbers. 0 means none.
+MAX_ATTEMPT = 0xFFFF_FFFF
+
+# Looking up a member of an Enum costs as much as a call in C, and each event does it ten times.
 _RUNNING, _QUEUED, _RECALLED, _KEPT, _CONTESTED = (
     AttemptState.RUNNING,
     AttemptState.QUEUED,
@@ -38,10 +52,7 @@ _RUNNING, _QUEUED, _RECALLED, _KEPT, _CONTESTED = (
     AttemptState.KEPT,
     AttemptState.CONTESTED,
 )
-_BEGAN, _SUCCEEDED, _ASSIGNED = AttemptEvent.BEGAN, AttemptEvent.SUCCEEDED, TaskEvent.ASSIGNED
-
-#: Attempt numbers are unsigned 32-bit numbers; 0 means none.
-MAX_ATTEMPT = 0xFFFF_FFFF
+_SUCCEEDED, _ASSIGNED = AttemptEvent.SUCCEEDED, TaskEvent.ASSIGNED
 
 
 class Dispatcher:
@@ -49,188 +60,203 @@ class Dispatcher:
 
     def __init__(self, roster: Roster, commands: list[Command]):
         self._roster = roster
-        self._commands = commands
+        self._commands = commands  # of the current event
         self._last_attempt = 0
-        self._recalls = 0  # recalls whose answer is still to come
+        self._recalls = 0  # unanswered recalls
         self.attempts: dict[int, Attempt] = {}
 
     def fill_slots(self, now: float) -> None:
-        """Give every slot what there is for it, those that have least first, and ask for queued attempts that could run."""
+        """Assign tasks to slots with room, idle slots first; recall attempts for idle slots."""
         roster = self._roster
-        while roster.owing:
-            worker, _ = roster.owing.popitem()
-            while worker.bound and (slot := worker.idle_slot()) is not None:
-                self.assign(roster.take_bound(worker), slot, now)
-        has_idle = has_deep = False
+        if roster.reserved_workers:
+            self._assign_reserved(now)
+        has_idle = has_room = False
         for pool in roster.pools.values():
-            while pool.idle and (ledger := pool.next_job()) is not None:
+            while pool.idle and (job := pool.next_job()) is not None:
                 slot = next(iter(pool.idle))
-                if slot.worker in ledger.avoided:
+                if slot.worker in job.avoided:
                     found = self._look_further(pool, pool.idle)
                     if found is None:
                         break
-                    ledger, slot = found
-                self.assign(ledger.take_to_spread(), slot, now)
+                    job, slot = found
+                self.assign(job.dequeue_for_idle_slot(), slot, now)
             if pool.idle:
                 has_idle = True
         for pool in roster.pools.values():
-            while pool.half and (ledger := pool.next_job()) is not None:
-                slot = next(iter(pool.half))
-                if slot.worker in ledger.avoided:
-                    found = self._look_further(pool, pool.half)
+            while pool.unqueued and (job := pool.next_job()) is not None:
+                slot = next(iter(pool.unqueued))
+                if slot.worker in job.avoided:
+                    found = self._look_further(pool, pool.unqueued)
                     if found is None:
                         break
-                    ledger, slot = found
-                self.assign(ledger.take(), slot, now)
-            if pool.deep:
-                has_deep = True
-        if has_deep:
-            for pool in roster.pools.values():
-                while pool.deep and (ledger := pool.next_job()) is not None and ledger.depth > DEPTH:
-                    slot = next(iter(pool.deep))
-                    if slot.worker in ledger.avoided:
-                        found = self._look_further(pool, pool.deep, depth=DEPTH + 1)
-                        if found is None:
-                            break
-                        ledger, slot = found
-                    pool.deep.move_to_end(slot)  # in turn
-                    self.assign(ledger.take(), slot, now)
+                    job, slot = found
+                self.assign(job.dequeue(), slot, now)
+            if pool.with_room:
+                has_room = True
+        if has_room:
+            self._assign_short(now)
         if has_idle:
-            for league in roster.leagues.values():
-                while league.recallable and self._recalls < league.idle_count():
-                    attempt = self._next_to_recall(league)
-                    if attempt is None:
+            self._recall_for_idle_slots()
+
+    def _assign_reserved(self, now: float) -> None:
+        """Assign reserved items to idle slots of their workers."""
+        roster = self._roster
+        while roster.reserved_workers:
+            worker, _ = roster.reserved_workers.popitem()
+            while worker.reserved and (slot := worker.idle_slot()) is not None:
+                self.assign(roster.take_reserved(worker, next(iter(worker.reserved))), slot, now)
+
+    def _assign_short(self, now: float) -> None:
+        """Queue more attempts of short tasks than `ATTEMPTS_PER_SLOT`, slot by slot in turn."""
+        for pool in self._roster.pools.values():
+            while (
+                pool.with_room
+                and (job := pool.next_job()) is not None
+                and job.durations.attempts_per_slot > ATTEMPTS_PER_SLOT
+            ):
+                slot = next(iter(pool.with_room))
+                if slot.worker in job.avoided:
+                    found = self._look_further(pool, pool.with_room, ATTEMPTS_PER_SLOT + 1)
+                    if found is None:
                         break
-                    self.recall(attempt)
+                    job, slot = found
+                pool.with_room.move_to_end(slot)
+                self.assign(job.dequeue(), slot, now)
+
+    def _recall_for_idle_slots(self) -> None:
+        """Recall queued attempts that idle slots could run."""
+        for queue in self._roster.queues.values():
+            while queue.recallable and self._recalls < queue.idle_count():
+                attempt = self._next_to_recall(queue)
+                if attempt is None:
+                    break
+                self.recall(attempt)
 
     @staticmethod
-    def _look_further(pool: Pool, line: Iterable[Slot], depth: int = 0) -> tuple[Ledger, Slot] | None:
-        """Find a job and a slot of this line that fit, where the first job avoids the first slot's worker."""
-        jobs = [job for league in pool.leagues for job in league.jobs.values() if job.has_tasks_to_give]
-        for job in sorted(jobs, key=lambda job: (len(job.live), job.job)):
-            for slot in line if job.depth >= depth else ():
+    def _look_further(
+        pool: WorkerPool, slots: Iterable[Slot], attempts_per_slot: int = 0
+    ) -> tuple[QueuedJob, Slot] | None:
+        """Find a job and a slot that fit, where the first job avoids the first slot's worker.
+
+        Only jobs with at least so many attempts per slot are considered.
+        """
+        jobs = [job for queue in pool.queues for job in queue.jobs.values() if job.has_tasks_to_give]
+        for job in sorted(jobs, key=lambda job: (len(job.live), job.number)):
+            for slot in slots if job.durations.attempts_per_slot >= attempts_per_slot else ():
                 if not job.avoids(slot.worker):
                     return job, slot
         return None
 
     @staticmethod
-    def _next_to_recall(league: League) -> Attempt | None:
-        """The oldest queued attempt that an idle slot may take."""
-        for attempt in league.recallable:
-            ledger = attempt.task.ledger
-            if not ledger.avoided:
+    def _next_to_recall(queue: JobQueue) -> Attempt | None:
+        """Return the oldest queued attempt that an idle slot may take, or None."""
+        for attempt in queue.recallable:
+            job = attempt.task.job
+            if not job.avoided:
                 return attempt
-            if any(not ledger.avoids(slot.worker) for pool in league.pools for slot in pool.idle):
+            if any(not job.avoids(slot.worker) for pool in queue.pools for slot in pool.idle):
                 return attempt
         return None
 
     def assign(self, task: Task, slot: Slot, now: float) -> None:
-        """Make an attempt of a task that no queue has, on a slot with room."""
-        task.turn(_ASSIGNED)
-        ledger = task.ledger
-        batch = ledger.batches[task.batch] if task.batch else None
+        """Make an attempt of a task that does not wait, on a slot with room."""
+        task.transition(_ASSIGNED)
+        job, batch = task.job, task.batch
         number = self._next_attempt()
-        state = _RUNNING if slot.running is None else _QUEUED
-        attempt = Attempt(number, task, slot, state, batch is not None and batch.has_content)
-        self.attempts[number] = attempt
-        ledger.live[attempt] = None
-        task.attempts.append(attempt)
-        if state is _RUNNING:
-            slot.running = attempt
+        if slot.running is None:
+            attempt = Attempt(number, task, slot, _RUNNING, batch is not None and batch.has_content)
             attempt.started_s = now
-            ledger.oldest[attempt] = None
+            slot.running = attempt
         else:
+            attempt = Attempt(number, task, slot, _QUEUED, batch is not None and batch.has_content)
             slot.queued.append(attempt)
-            ledger.league.recallable[attempt] = None
-        self._roster.file(slot)
-        ledger.league.rank(ledger)
-        phase = MAP if task.batch else REDUCE
+        self.attempts[number] = attempt
+        job.add_attempt(attempt)
+        self._roster.update_slot(slot)
+        if job.queue.is_ranked:
+            job.queue.rank(job)
+        phase, batch_number = (REDUCE, 0) if batch is None else (MAP, batch.number)
         self._commands.append(
             Assign(
-                slot.worker.number, slot.index, ledger.job, task.number, number, phase,
-                task.batch, task.lo, task.hi, task.skip, task.partitions, task.part,
+                slot.worker.number, slot.index, job.number, task.number, number, phase,
+                batch_number, task.lo, task.hi, task.skip, task.partitions, task.part,
             )
         )  # fmt: skip
 
     def recall(self, attempt: Attempt) -> None:
-        """Ask a worker for a queued attempt."""
-        attempt.turn(AttemptEvent.ASKED_BACK)
-        del attempt.task.ledger.league.recallable[attempt]
+        """Ask a worker to return a queued attempt."""
+        attempt.transition(AttemptEvent.ASKED_BACK)
+        job = attempt.task.job
+        del job.queue.recallable[attempt]
         self._recalls += 1
-        self._commands.append(Recall(attempt.slot.worker.number, attempt.task.ledger.job, attempt.number))
+        self._commands.append(Recall(attempt.slot.worker.number, job.number, attempt.number))
 
-    def refuse(self, attempt: Attempt, now: float) -> None:
-        """The worker keeps an attempt it was asked for. SchedulerError if it was not.
+    def keep(self, attempt: Attempt, now: float) -> None:
+        """Leave a recalled attempt to its worker. Raises SchedulerError if it was not recalled.
 
-        Its executor has it already. Should what runs there take long, so does this, and may need a duplicate.
+        Its executor has it already. If what runs there takes long, this waits as long, and may need
+        a duplicate.
         """
-        attempt.turn(AttemptEvent.REFUSED)
+        attempt.transition(AttemptEvent.REFUSED)
         self._recalls -= 1
         if attempt.state is _KEPT:
             attempt.started_s = now
-            attempt.task.ledger.kept[attempt] = None
+            attempt.task.job.keep_attempt(attempt)
 
-    def close(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
-        """End an attempt: take it off its slot, where the one behind it begins. The caller ranks the job."""
+    def end(self, attempt: Attempt, event: AttemptEvent, now: float) -> None:
+        """End an attempt; the next one on its slot begins. The caller updates the job's rank."""
         state = attempt.state
-        attempt.turn(event)
+        attempt.transition(event)
+        if state is _RECALLED or state is _CONTESTED:
+            self._recalls -= 1
+        del self.attempts[attempt.number]
         task, slot = attempt.task, attempt.slot
-        ledger = task.ledger
-        if state is not _RUNNING:
-            ledger.league.recallable.pop(attempt, None)
-            if state is _RECALLED or state is _CONTESTED:
-                self._recalls -= 1
-            ledger.kept.pop(attempt, None)
-        del self.attempts[attempt.number], ledger.live[attempt]
-        ledger.oldest.pop(attempt, None)
-        task.attempts.remove(attempt)
-        if task.attempts:
-            ledger.duplicates -= 1
-            twin = task.attempts[0]
-            line = self._line_of(twin)
-            line[twin] = None
-            line.move_to_end(twin, last=False)
+        job = task.job
+        job.remove_attempt(attempt)
         if slot.running is attempt:
-            slot.running = slot.queued.pop(0) if slot.queued else None
-            if slot.running is not None:
-                self._begin(slot.running, now)
+            if slot.queued:
+                slot.running = begun = slot.queued.pop(0)
+                begun.task.job.begin_attempt(begun, now)
+            else:
+                slot.running = None
         else:
             slot.queued.remove(attempt)
-        self._roster.file(slot)
-        if slot.worker.bound and slot.running is None:
-            self._roster.owing[slot.worker] = None
+        self._roster.update_slot(slot)
+        if slot.worker.reserved and slot.running is None:
+            self._roster.reserved_workers[slot.worker] = None
         if event is not _SUCCEEDED:
-            self._commands.append(Discard(ledger.job, task.number, attempt.number))
+            self._commands.append(Discard(job.number, task.number, attempt.number))
 
     def revoke(self, attempt: Attempt, now: float) -> None:
         """End an attempt whose outcome no longer matters."""
         task = attempt.task
         self._commands.append(
-            Revoke(attempt.slot.worker.number, task.ledger.job, task.number, attempt.number)
+            Revoke(attempt.slot.worker.number, task.job.number, task.number, attempt.number)
         )
-        self.close(attempt, AttemptEvent.REVOKED, now)
+        self.end(attempt, AttemptEvent.REVOKED, now)
 
     def duplicate_stragglers(self, ledger: Ledger, now: float) -> None:
-        """Start duplicates of the attempts that have run, or waited to, suspiciously long, once nothing else is left.
+        """Start duplicates of attempts that take suspiciously long, once no task waits.
 
-        Those that have not begun, behind one that takes long, come first: what is done twice of them is nothing yet,
-        so only idle slots bound their number.
+        Attempts queued behind a slow one come first. Duplicating them repeats no work, so the only
+        limit is the number of idle slots.
         """
-        if ledger.waiting or not ledger.input_ended or not ledger.rules.retransmit:
+        if ledger.waiting or not ledger.input.has_ended or not ledger.retransmit:
             return
-        median_s = ledger.median_s()
+        median_s = ledger.durations.median_s()
         if median_s is None:
             return
         late_s = now - max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S)
-        self._duplicate(ledger, ledger.kept, ledger.league.idle_count(), late_s, now)
-        room = math.ceil(ledger.rules.retransmit * ledger.league.slots) - ledger.duplicates
-        self._duplicate(ledger, ledger.oldest, min(room, ledger.league.idle_count()), late_s, now)
+        queue = ledger.queue
+        self._duplicate(ledger, ledger.lone_kept, queue.idle_count(), late_s, now)
+        room = math.ceil(ledger.retransmit * queue.slots) - ledger.duplicates
+        self._duplicate(ledger, ledger.lone_running, min(room, queue.idle_count()), late_s, now)
 
     def _duplicate(
-        self, ledger: Ledger, line: OrderedDict[Attempt, None], room: int, late_s: float, now: float
+        self, job: QueuedJob, attempts: OrderedDict[Attempt, None], room: int, late_s: float, now: float
     ) -> None:
-        """Start duplicates of the first in this line that stand there since before `late_s`."""
-        for attempt in list(itertools.islice(line, max(0, room))):
+        """Start at most `room` duplicates of the first attempts that began before `late_s`."""
+        for attempt in list(itertools.islice(attempts, max(0, room))):
             assert attempt.started_s is not None
             if attempt.started_s >= late_s:
                 return
@@ -238,43 +264,26 @@ class Dispatcher:
             if slot is None:
                 continue
             self.assign(attempt.task, slot, now)
-            for twin in attempt.task.attempts:
-                self._line_of(twin).pop(twin)
-            ledger.duplicates += 1
+            job.pair_attempts(attempt.task)
 
     @staticmethod
     def _idle_slot_for(attempt: Attempt) -> Slot | None:
-        """An idle slot for its duplicate; what runs already would run no faster beside itself on the same worker."""
-        idle = (slot for pool in attempt.task.ledger.league.pools for slot in pool.idle)
-        ledger = attempt.task.ledger
-        if ledger.avoided:
-            idle = (slot for slot in idle if not ledger.avoids(slot.worker))
-        return next(
-            (slot for slot in idle if attempt.state is _KEPT or slot.worker is not attempt.slot.worker), None
-        )
+        """Return an idle slot for a duplicate, or None.
 
-    @staticmethod
-    def _line_of(attempt: Attempt) -> OrderedDict[Attempt, None]:
-        """Where its job keeps it, running or kept, while it has no twin."""
-        ledger = attempt.task.ledger
-        return ledger.kept if attempt.state is _KEPT else ledger.oldest
-
-    @staticmethod
-    def _begin(attempt: Attempt, now: float) -> None:
-        ledger = attempt.task.ledger
-        has_twin = False
-        if attempt.state is _KEPT:
-            has_twin = attempt not in ledger.kept
-            ledger.kept.pop(attempt, None)
-        attempt.turn(_BEGAN)
-        attempt.started_s = now
-        if not has_twin:
-            ledger.oldest[attempt] = None
-        ledger.league.recallable.pop(attempt, None)
+        An attempt that runs already gets none on the same worker: it would run no faster there.
+        """
+        job = attempt.task.job
+        for pool in job.queue.pools:
+            for slot in pool.idle:
+                if job.avoided and job.avoids(slot.worker):
+                    continue
+                if attempt.state is _KEPT or slot.worker is not attempt.slot.worker:
+                    return slot
+        return None
 
     def _next_attempt(self) -> int:
         number = self._last_attempt % MAX_ATTEMPT + 1
-        while number in self.attempts:  # of the time before the numbers began anew
+        while number in self.attempts:  # live since before the numbers began anew
             number = number % MAX_ATTEMPT + 1
         self._last_attempt = number
         return number

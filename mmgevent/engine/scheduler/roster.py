@@ -1,166 +1,39 @@
-"""Who could run something now, and whose turn it is.
+"""Which workers and jobs there are, which of them fit together, and which slots have room.
 
-Workers that offer the same functions form a pool, jobs that need the same functions a league; a pool
-serves every league whose needs it offers. Nearly always there is one of each. A pool keeps its idle slots and
-those with room, a league its jobs in a heap by the number of attempts they hold, so that finding a
-slot or a job takes no search. The cost of a decision grows with the number of *different* sets of offers
-and needs, not with workers, jobs or tasks.
+A worker pool keeps its idle slots and those with room. A job queue ranks its jobs. So finding a
+slot or a job takes no search. The cost of a decision grows with the number of *different* sets of
+offers and needs, not with workers, jobs or tasks.
 
 Invariants:
 
-- a slot is filed under `idle`, `half` or `deep` of its pool, or under none, as `Roster.file` said when what it holds
-  changed last;
-- a slot has queued attempts only if it has a running one;
-- of several jobs in a league, one is in the heap if and only if it has tasks that any slot may take.
+- A slot is in one set of its pool or in none, as `Roster.update_slot` chose when its attempts
+  changed last.
+- A pool has workers, a queue has jobs: empty ones are removed.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from mmgevent.engine.scheduler.attempts import JobQueue, QueuedJob, Slot, Task, Worker, WorkerPool
 from mmgevent.errors import SchedulerError
-
-if TYPE_CHECKING:
-    from mmgevent.engine.scheduler.attempts import Attempt, Task
-    from mmgevent.engine.scheduler.ledger import Ledger
-
-
-class Slot:
-    """One place of a worker to run attempts, one after another."""
-
-    __slots__ = ("filed", "index", "queued", "running", "worker")
-
-    def __init__(self, worker: Worker, index: int):
-        self.worker = worker
-        self.index = index
-        self.running: Attempt | None = None
-        self.queued: list[Attempt] = []  #: the next one first
-        self.filed: OrderedDict[Slot, None] | None = None  #: the set it is in
-
-
-class Worker:
-    """One link to a worker."""
-
-    __slots__ = ("bound", "is_leaving", "number", "pool", "slots")
-
-    def __init__(self, number: int, slots: int, pool: Pool):
-        self.number = number
-        self.pool = pool
-        self.slots = [Slot(self, index) for index in range(slots)]
-        self.is_leaving = False
-        #: items of "oneshot" jobs that wait for one of its slots to become idle; meanwhile nothing is queued here
-        self.bound: dict[Ledger, Task] = {}
-
-    def idle_slot(self) -> Slot | None:
-        """Any slot of it that has nothing to do."""
-        return next((slot for slot in self.slots if slot.running is None), None)
-
-
-class Pool:
-    """The workers that offer the same functions."""
-
-    __slots__ = ("deep", "half", "idle", "leagues", "offers", "slots", "workers")
-
-    def __init__(self, offers: frozenset[str]):
-        self.offers = offers
-        self.leagues: list[League] = []  #: the ones it serves
-        self.idle: OrderedDict[Slot, None] = OrderedDict()
-        self.half: OrderedDict[Slot, None] = OrderedDict()  #: slots with nothing queued, and room for it
-        self.deep: OrderedDict[Slot, None] = OrderedDict()  #: slots with room for one more, if it is short
-        self.slots = 0  #: of workers that are not leaving
-        self.workers = 0
-
-    def next_job(self) -> Ledger | None:
-        """The job that holds the fewest attempts, of those that have a task for this pool."""
-        leagues = self.leagues
-        if len(leagues) == 1:
-            return leagues[0].first()
-        firsts = [job for league in leagues if (job := league.first()) is not None]
-        return min(firsts, key=lambda job: (len(job.live), job.job), default=None)
-
-
-class League:
-    """The jobs that need the same functions."""
-
-    __slots__ = ("_heap", "_only", "jobs", "needs", "pools", "recallable", "slots", "waiting")
-
-    def __init__(self, needs: frozenset[str]):
-        self.needs = needs
-        self.pools: list[Pool] = []  #: the ones that serve it
-        self.slots = 0  #: of workers that serve it and are not leaving
-        self.jobs: dict[int, Ledger] = {}
-        self.waiting = 0  #: tasks that any slot may take
-        self.recallable: OrderedDict[Attempt, None] = OrderedDict()  #: queued attempts, oldest first
-        self._heap: list[tuple[int, int, Ledger]] = []
-        self._only: Ledger | None = None  # the one job, if there is one
-
-    def add(self, job: Ledger) -> None:
-        """Enter a job; the one that was alone gets its rank now."""
-        self.jobs[job.job] = job
-        self._only = job if len(self.jobs) == 1 else None
-        if len(self.jobs) == 2:
-            for each in self.jobs.values():
-                self.rank(each)
-
-    def remove(self, job: Ledger) -> None:
-        """Strike out a job; one that is alone from now on has no rank."""
-        del self.jobs[job.job]
-        job.entry = None
-        self._only = None
-        if len(self.jobs) == 1:
-            (self._only,) = self.jobs.values()
-            self._only.entry = None
-            self._heap.clear()
-
-    def idle_count(self) -> int:
-        """Number of idle slots that serve it."""
-        return sum(len(pool.idle) for pool in self.pools)
-
-    def rank(self, job: Ledger) -> None:
-        """Put a job where it belongs, after its share or its waiting tasks changed."""
-        if self._only is not None:
-            return  # alone it needs no rank: most servers have one job most of the time
-        if not job.has_tasks_to_give:
-            job.entry = None
-            return
-        if job.entry is not None and job.entry[0] == len(job.live):
-            return
-        job.entry = (len(job.live), job.job, job)
-        heapq.heappush(self._heap, job.entry)
-        if len(self._heap) > 2 * len(self.jobs) + 16:  # old entries are left in place until they are the most
-            self._heap = [job.entry for job in self.jobs.values() if job.entry is not None]
-            heapq.heapify(self._heap)
-
-    def first(self) -> Ledger | None:
-        """The job with tasks to give that holds the fewest attempts."""
-        job = self._only
-        if job is not None:
-            return job if job.waiting and job.is_shared else None
-        heap = self._heap
-        while heap:
-            entry = heap[0]
-            if entry[2].entry is entry:
-                return entry[2]
-            heapq.heappop(heap)
-        return None
 
 
 class Roster:
-    """Workers and jobs, and which of them fit together."""
+    """The workers and jobs of one scheduler, in their pools and queues."""
 
-    __slots__ = ("leagues", "owing", "pools", "workers")
+    __slots__ = ("pools", "queues", "reserved_workers", "workers")
 
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
-        self.pools: dict[frozenset[str], Pool] = {}  #: those with the fewest offers first
-        self.leagues: dict[frozenset[str], League] = {}
-        self.owing: dict[Worker, None] = {}  #: workers with a bound item and, perhaps, an idle slot
+        self.pools: dict[frozenset[str], WorkerPool] = {}  #: those with the fewest offers first
+        self.queues: dict[frozenset[str], JobQueue] = {}
+        #: Workers with a reserved item and perhaps an idle slot.
+        self.reserved_workers: dict[Worker, None] = {}
 
     def add_worker(self, number: int, slots: int, offers: frozenset[str]) -> Worker:
-        """Enter a worker; SchedulerError if there is one of that number."""
+        """Add a worker to the pool of its offers. Raises SchedulerError if the number is taken."""
         if number in self.workers:
             raise SchedulerError(f"worker {number} is there already")
         pool = self.pools.get(offers)
@@ -169,105 +42,118 @@ class Roster:
         worker = self.workers[number] = Worker(number, slots, pool)
         pool.workers += 1
         self._count_slots(pool, slots)
-        self.file_all(worker)
+        self.update_slots(worker)
         return worker
 
     def retire(self, worker: Worker) -> None:
-        """Give a worker nothing more; what it holds stays with it."""
+        """Let a worker get nothing more. It keeps what it holds."""
         if worker.is_leaving:
             return
         worker.is_leaving = True
-        self.owing.pop(worker, None)
+        self.reserved_workers.pop(worker, None)
         self._count_slots(worker.pool, -len(worker.slots))
-        self.file_all(worker)
+        self.update_slots(worker)
 
     def remove_worker(self, worker: Worker) -> None:
-        """Strike out a worker."""
+        """Remove a worker from its pool."""
         self.retire(worker)
         del self.workers[worker.number]
         pool = worker.pool
         pool.workers -= 1
         if not pool.workers:
             del self.pools[pool.offers]
-            for league in pool.leagues:
-                league.pools.remove(pool)
+            for queue in pool.queues:
+                queue.pools.remove(pool)
 
-    def add_job(self, job: Ledger, needs: frozenset[str]) -> League:
-        """Enter a job into the league of its needs."""
-        league = self.leagues.get(needs)
-        if league is None:
-            league = self.leagues[needs] = League(needs)
+    def add_job(self, job: QueuedJob, needs: frozenset[str]) -> None:
+        """Add a job to the queue of its needs."""
+        queue = self.queues.get(needs)
+        if queue is None:
+            queue = self.queues[needs] = JobQueue(needs)
             for pool in self.pools.values():
                 if needs <= pool.offers:
-                    self._serve(pool, league)
-        league.add(job)
-        return league
+                    self._serve(pool, queue)
+        queue.add(job)
 
-    def remove_job(self, job: Ledger) -> None:
-        """Strike out a job that has no attempts and no waiting tasks any more."""
-        league = job.league
-        league.remove(job)
-        if not league.jobs:
-            del self.leagues[league.needs]
-            for pool in league.pools:
-                pool.leagues.remove(league)
+    def remove_job(self, job: QueuedJob) -> None:
+        """Remove a job that has neither attempts nor waiting tasks any longer."""
+        queue = job.queue
+        queue.remove(job)
+        if not queue.jobs:
+            del self.queues[queue.needs]
+            for pool in queue.pools:
+                pool.queues.remove(queue)
 
-    def file(self, slot: Slot) -> None:
-        """Put a slot where it belongs, after what it holds or its worker's state changed."""
+    def jobs_for(self, worker: Worker) -> Iterator[QueuedJob]:
+        """Yield the jobs whose tasks this worker may get."""
+        for queue in worker.pool.queues:
+            yield from queue.jobs.values()
+
+    def workers_for(self, job: QueuedJob) -> Iterator[Worker]:
+        """Yield the workers that may get tasks of this job, in the order in which they joined."""
+        for worker in self.workers.values():
+            if job.queue.needs <= worker.pool.offers:
+                yield worker
+
+    def update_slot(self, slot: Slot) -> None:
+        """Move a slot to the right set of its pool, after its attempts or its worker changed."""
         worker = slot.worker
         belongs: OrderedDict[Slot, None] | None = None
         if worker.is_leaving:
             pass
         elif slot.running is None:
             belongs = worker.pool.idle
+        elif worker.reserved:
+            pass
         elif not slot.queued:
-            if not worker.bound and not slot.running.task.is_alone:
-                belongs = worker.pool.half
-        elif len(slot.queued) + 1 < slot.running.task.ledger.depth and not worker.bound:
-            belongs = worker.pool.deep
-        if slot.filed is not belongs:
-            if slot.filed is not None:
-                del slot.filed[slot]
+            if not slot.running.task.is_exclusive:
+                belongs = worker.pool.unqueued
+        elif len(slot.queued) + 1 < slot.running.task.job.durations.attempts_per_slot:
+            belongs = worker.pool.with_room
+        if slot.pool_set is not belongs:
+            if slot.pool_set is not None:
+                del slot.pool_set[slot]
             if belongs is not None:
                 belongs[slot] = None
-            slot.filed = belongs
+            slot.pool_set = belongs
 
-    def file_all(self, worker: Worker) -> None:
-        """Put all slots of a worker where they belong."""
+    def update_slots(self, worker: Worker) -> None:
+        """Move all slots of a worker to the right sets."""
         for slot in worker.slots:
-            self.file(slot)
+            self.update_slot(slot)
 
-    def take_bound(self, worker: Worker) -> Task:
-        """Take out the item that was bound to a worker first."""
-        job = next(iter(worker.bound))
-        assert job.oneshot is not None
-        return job.oneshot.unbind(worker)
+    def reserve(self, worker: Worker, job: QueuedJob, task: Task) -> None:
+        """Reserve a task for a worker. It is assigned once a slot of that worker is idle."""
+        job.reserved[worker] = worker.reserved[job] = task
+        self.reserved_workers[worker] = None
+        self.update_slots(worker)
 
-    def jobs_for(self, worker: Worker) -> Iterator[Ledger]:
-        """The jobs whose tasks this worker may get."""
-        for league in worker.pool.leagues:
-            yield from league.jobs.values()
+    def take_reserved(self, worker: Worker, job: QueuedJob) -> Task:
+        """Take the task of a job that is reserved for a worker."""
+        task = job.reserved.pop(worker)
+        del worker.reserved[job]
+        self.update_slots(worker)
+        return task
 
-    def _add_pool(self, offers: frozenset[str]) -> Pool:
-        pool = Pool(offers)
+    def _add_pool(self, offers: frozenset[str]) -> WorkerPool:
+        """Add a pool. Those with more offers stand behind, so that they stay free the longest."""
+        pool = WorkerPool(offers)
         pools = [*self.pools.values(), pool]
-        pools.sort(
-            key=lambda pool: len(pool.offers)
-        )  # so that those who can do more are kept free the longest
+        pools.sort(key=lambda pool: len(pool.offers))
         self.pools = {pool.offers: pool for pool in pools}
-        for league in self.leagues.values():
-            if league.needs <= offers:
-                self._serve(pool, league)
+        for queue in self.queues.values():
+            if queue.needs <= offers:
+                self._serve(pool, queue)
         return pool
 
     @staticmethod
-    def _serve(pool: Pool, league: League) -> None:
-        pool.leagues.append(league)
-        league.pools.append(pool)
-        league.slots += pool.slots
+    def _serve(pool: WorkerPool, queue: JobQueue) -> None:
+        pool.queues.append(queue)
+        queue.pools.append(pool)
+        queue.slots += pool.slots
 
     @staticmethod
-    def _count_slots(pool: Pool, change: int) -> None:
+    def _count_slots(pool: WorkerPool, change: int) -> None:
         pool.slots += change
-        for league in pool.leagues:
-            league.slots += change
+        for queue in pool.queues:
+            queue.slots += change

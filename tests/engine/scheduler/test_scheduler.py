@@ -1,4 +1,4 @@
-"""The scheduler by its tables, by examples of each rule, and by a state machine that tries anything."""
+"""The scheduler: its tables, examples of each rule, and a state machine that tries anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import collections
 import itertools
 import math
 import random
+import statistics
 
 import hypothesis
 import pytest
@@ -13,19 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mmgevent.engine.scheduler import commands as c
-from mmgevent.engine.scheduler.attempts import (
+from mmgevent.engine.scheduler.attempts import Attempt, Task
+from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
+from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT, SAMPLE_SIZE, Durations
+from mmgevent.engine.scheduler.retries import MAX_DEATHS, MAX_UNPREPARED
+from mmgevent.engine.scheduler.rules import JobRules
+from mmgevent.engine.scheduler.scheduler import Scheduler
+from mmgevent.engine.scheduler.transitions import (
     ATTEMPT_TRANSITIONS,
     TASK_TRANSITIONS,
-    Attempt,
     AttemptEvent,
     AttemptState,
-    Task,
     TaskEvent,
     TaskState,
 )
-from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
-from mmgevent.engine.scheduler.ledger import MAX_DEATHS, MAX_DEPTH, MAX_UNPREPARED, SAMPLE_SIZE, Ledger
-from mmgevent.engine.scheduler.scheduler import JobRules, Scheduler
 from mmgevent.errors import SchedulerError
 from mmgevent.wire.positions import WHOLE, position_of, range_of
 from tests.audit import AuditedScheduler
@@ -40,7 +42,9 @@ def only(commands, kind):
 
 
 def cluster(*slots, rules=None, batches=(), end=False):
-    """An audited scheduler with a worker 1.. for each number of slots, job 1, and its batches; all commands."""
+    """Return an audited scheduler with a worker for each number of slots, job 1 and its batches;
+    and all commands so far.
+    """
     scheduler, commands = AuditedScheduler(), []
     for worker, count in enumerate(slots, 1):
         commands += scheduler.add_worker(worker, count, NONE, 0.0)
@@ -59,24 +63,24 @@ def cluster(*slots, rules=None, batches=(), end=False):
 def test_an_attempt_changes_by_its_table_and_not_otherwise(state, event):
     attempt = Attempt(1, None, None, state, False)
     if (state, event) in ATTEMPT_TRANSITIONS:
-        attempt.turn(event)
+        attempt.transition(event)
         assert attempt.state is ATTEMPT_TRANSITIONS[state, event]
     else:
         with pytest.raises(SchedulerError, match=event.name):
-            attempt.turn(event)
+            attempt.transition(event)
         assert attempt.state is state
 
 
 @pytest.mark.parametrize(("state", "event"), [*itertools.product(TaskState, TaskEvent)])
 def test_a_task_changes_by_its_table_and_not_otherwise(state, event):
-    task = Task(None, 1, 1, 0, 1)
+    task = Task(None, 1, None, 0, 1)
     task.state = state
     if (state, event) in TASK_TRANSITIONS:
-        task.turn(event)
+        task.transition(event)
         assert task.state is TASK_TRANSITIONS[state, event]
     else:
         with pytest.raises(SchedulerError, match=event.name):
-            task.turn(event)
+            task.transition(event)
         assert task.state is state
 
 
@@ -150,7 +154,7 @@ def test_what_a_worker_keeps_is_not_asked_for_again():
 
 
 class Runner:
-    """A driver of job 1 that sends all it may, and slots that end one attempt after another, of tasks alike."""
+    """A driver of job 1 that sends all it may, and slots whose attempts all take as long."""
 
     def __init__(self, scheduler, commands, seconds=0.0001):
         self.scheduler = scheduler
@@ -187,7 +191,9 @@ class Runner:
             self.end()
 
 
-@pytest.mark.parametrize(("seconds", "held"), [(0.0001, MAX_DEPTH), (0.0045, 4), (0.02, 2), (1.0, 2)])
+@pytest.mark.parametrize(
+    ("seconds", "held"), [(0.0001, MAX_ATTEMPTS_PER_SLOT), (0.0045, 4), (0.02, 2), (1.0, 2)]
+)
 def test_a_slot_holds_as_many_short_tasks_as_take_a_moment_and_two_that_are_not_short(seconds, held):
     runner = Runner(*cluster(1), seconds)
     runner.run(60)
@@ -202,7 +208,7 @@ def test_short_tasks_are_spread_before_they_are_queued_deep():
         runner.take(runner.scheduler.add_worker(worker, 1, NONE, runner.now))
         runner.send()
     lines = [len(line) for line in runner.scheduler.slots.values()]
-    assert min(lines) == max(lines) == MAX_DEPTH
+    assert min(lines) == max(lines) == MAX_ATTEMPTS_PER_SLOT
 
 
 def test_slots_are_queued_deep_in_turn():
@@ -232,7 +238,7 @@ def test_what_is_queued_behind_a_task_that_proves_long_goes_to_an_idle_slot():
         assert assign.worker == 2
         commands = scheduler.attempt_done(assign.attempt, runner.now)
     assert moved == list(runner.live)[1:]
-    assert len(moved) == MAX_DEPTH - 1
+    assert len(moved) == MAX_ATTEMPTS_PER_SLOT - 1
 
 
 def keep_all(runner):
@@ -278,17 +284,17 @@ def test_what_a_worker_keeps_gets_its_duplicate_on_another_slot_of_that_worker_t
     assert scheduler.slots[1, 0][0] == running
 
 
-def test_a_kept_attempt_that_has_a_twin_may_still_begin_and_win():
+def test_a_kept_attempt_that_has_a_duplicate_may_still_begin_and_win():
     runner = Runner(*cluster(1))
     runner.run(60)
     runner.run_dry()
     keep_all(runner)
     scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
-    (twin,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
+    (duplicate,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
     commands = []
     for attempt in list(runner.live)[:2]:
         commands += scheduler.attempt_done(attempt, now)
-    assert [r.attempt for r in only(commands, c.Revoke)] == [twin.attempt]
+    assert [r.attempt for r in only(commands, c.Revoke)] == [duplicate.attempt]
 
 
 def test_short_maps_do_not_make_reduces_go_deep():
@@ -307,7 +313,7 @@ def test_of_two_jobs_the_one_with_longer_tasks_is_not_queued_deep():
     scheduler.add_job(2, JobRules(), runner.now)
     for batch in range(1, 5):
         scheduler.add_batch(2, batch, 1, runner.now)
-    for _ in range(80):  # the audit sees to it that no slot gets a third of those that run on and on
+    for _ in range(80):  # the audit checks that no slot gets a third one of the long tasks
         if runner.live:
             runner.run(1)
     assert scheduler.jobs[2].held >= 2
@@ -331,7 +337,7 @@ def test_a_driver_whose_batches_still_grow_is_not_sent_far_ahead():
     runner = Runner(*cluster(2))
     runner.run(30)
     ended, small = 30, runner.sent
-    assert small - ended > MAX_DEPTH
+    assert small - ended > MAX_ATTEMPTS_PER_SLOT
     while runner.allowed == small:
         runner.end()
         ended += 1
@@ -391,7 +397,8 @@ def test_a_job_goes_through_map_plan_and_reduce():
     assigns = only(scheduler.plan_reduce(1, [(0, 1), (2,)], 2.0), c.Assign)
     assert [(a.phase, a.partitions, a.batch) for a in assigns] == [("reduce", (0, 1), 0), ("reduce", (2,), 0)]
     assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1)
-    assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]  # before the one ahead of it
+    # The queued one ends before the one ahead of it.
+    assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]
     assert scheduler.attempt_done(3, 3.0) == [c.Commit(1, 3, 3, "reduce", 0, 0), c.FinishJob(1)]
     with pytest.raises(SchedulerError, match="no job 1"):
         scheduler.status(1)
@@ -642,13 +649,13 @@ def straggling(retransmit=0.05, slots=(1, 1, 1)):
     return scheduler
 
 
-def test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts():
+def test_a_straggler_gets_one_duplicate_on_another_worker_and_the_first_to_end_counts():
     for winner, loser in ((3, 4), (4, 3)):
         scheduler = straggling()
         assert scheduler.tick(6.0) == []  # not yet longer than twice the median
-        (twin,) = scheduler.tick(6.1)
-        assert (twin.task, twin.attempt) == (3, 4)
-        assert twin.worker != 3
+        (duplicate,) = scheduler.tick(6.1)
+        assert (duplicate.task, duplicate.attempt) == (3, 4)
+        assert duplicate.worker != 3
         assert scheduler.tick(99.0) == []
         commands = scheduler.attempt_done(winner, 99.0)
         assert commands[0].attempt == winner
@@ -656,10 +663,10 @@ def test_a_straggler_gets_one_twin_on_another_worker_and_the_first_to_end_counts
         assert scheduler.attempt_done(loser, 99.0) == []
 
 
-def test_a_twin_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_lost_goes_on():
+def test_a_duplicate_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_lost_goes_on():
     scheduler = straggling()
-    (twin,) = scheduler.tick(7.0)
-    scheduler.remove_worker(twin.worker, 8.0)
+    (duplicate,) = scheduler.tick(7.0)
+    scheduler.remove_worker(duplicate.worker, 8.0)
     (second,) = scheduler.tick(9.0)
     assert second.task == 3
     assert only(scheduler.remove_worker(3, 10.0), c.Assign) == []
@@ -678,20 +685,22 @@ def test_no_more_duplicates_run_at_once_than_the_share_of_slots():
     scheduler, _ = cluster(8, 8, rules=JobRules(retransmit=0.1), batches=[1] * 16, end=True)
     for attempt in (1, 2, 3, 4, 5, 9, 10, 11, 12, 13):
         scheduler.attempt_done(attempt, 0.1)
-    twins = scheduler.tick(10.0)
-    assert [a.task for a in twins] == [6, 7]
+    duplicates = scheduler.tick(10.0)
+    assert [a.task for a in duplicates] == [6, 7]
     assert scheduler.tick(11.0) == []
-    scheduler.attempt_done(twins[0].attempt, 12.0)
+    scheduler.attempt_done(duplicates[0].attempt, 12.0)
     assert len(scheduler.tick(13.0)) == 1
 
 
 def test_the_median_comes_from_a_bounded_sample():
-    ledger = Ledger(1, JobRules(), 0.0)
-    assert ledger.median_s() is None
+    durations = Durations()
+    assert durations.median_s() is None
     for number in range(20_000):
-        ledger.time(float(number), random.Random(number))
-    assert len(ledger.durations) == SAMPLE_SIZE
-    assert 5_000 < ledger.median_s() < 15_000
+        durations.add(float(number), random.Random(number))
+        if number < SAMPLE_SIZE:
+            assert durations.median_s() == statistics.median(range(number + 1))
+    assert len(durations.sample) == SAMPLE_SIZE
+    assert 5_000 < durations.median_s() < 15_000
 
 
 # Executors that cannot be set up
@@ -998,7 +1007,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail(self, data, event, is_known):
         attempt = self.draw_attempt(data)
         assign = self.scheduler.attempts.get(attempt)
-        item = data.draw(st.sampled_from([None, -1, position_of(99)]))  # what nobody has counts as unknown
+        # A position that the task has not counts as unknown.
+        item = data.draw(st.sampled_from([None, -1, position_of(99)]))
         if assign is not None and assign.phase == "map" and is_known:
             entry = data.draw(st.sampled_from(range(assign.lo, assign.hi)))
             has_refs = assign.batch in self.scheduler.jobs[assign.job].refs

@@ -1,0 +1,179 @@
+"""What becomes of a task whose attempt ended without success: it is tried again, cut, or given up.
+
+Who is to blame decides:
+
+- a lost worker: nobody. The task waits again.
+- a user exception: the item, `retries` times; without a known item the task.
+- an executor that died: the item or the task, `MAX_DEATHS` times.
+- a setupfn that failed: the job, `MAX_UNPREPARED` times.
+
+A job that may set items aside goes on without the culprit. If nobody knows which item that is, the
+task is halved until the culprit is alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmgevent.engine.scheduler.attempts import Task, Worker
+from mmgevent.engine.scheduler.commands import Command, ItemSkipped
+from mmgevent.engine.scheduler.dispatcher import Dispatcher
+from mmgevent.engine.scheduler.input import Batch
+from mmgevent.engine.scheduler.ledger import Ledger
+from mmgevent.engine.scheduler.lifecycle import JobLifecycle
+from mmgevent.engine.scheduler.transitions import TaskEvent
+from mmgevent.wire.failures import advise_on_reduce
+from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
+
+#: Executors that may die running one task before it is given up.
+MAX_DEATHS = 3
+
+#: Executors in which the job's setupfn may fail for one task before the job is given up.
+MAX_UNPREPARED = 3
+
+
+class Retries:
+    """The policy of one scheduler for attempts that ended without success."""
+
+    def __init__(self, lifecycle: JobLifecycle, dispatcher: Dispatcher, commands: list[Command]):
+        self._lifecycle = lifecycle
+        self._dispatcher = dispatcher
+        self._commands = commands  # of the current event
+
+    def requeue(self, task: Task) -> None:
+        """Let a task wait again, before all others, unless another attempt of it is live."""
+        if not task.attempts:
+            task.transition(TaskEvent.FREED)
+            task.job.enqueue(task, first=True)
+
+    def after_failure(
+        self,
+        task: Task,
+        ledger: Ledger,
+        item: int | None,
+        failure: dict[str, Any],
+        now: float,
+        *,
+        is_spent: bool,
+        is_divisible: bool,
+    ) -> None:
+        """Decide after a user exception. An item that `is_spent` was retried in its executor."""
+        item = _find_item(task, item)
+        if not (is_spent and item is not None) and ledger.count_failure(task, item) <= ledger.retries:
+            self.requeue(task)
+        else:
+            self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)
+
+    def after_death(
+        self,
+        task: Task,
+        ledger: Ledger,
+        item: int | None,
+        failure: dict[str, Any],
+        now: float,
+        *,
+        is_divisible: bool,
+    ) -> None:
+        """Decide after an executor died."""
+        item = _find_item(task, item)
+        is_first_fatal = task.is_exclusive or task.is_suspect
+        if ledger.count_death(task, item) < (1 if is_first_fatal else MAX_DEATHS):
+            self.requeue(task)
+        elif item is None and _can_halve(task, is_divisible):
+            self._halve(task, ledger, now)
+        else:
+            self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)
+
+    def after_failed_setup(
+        self, task: Task, ledger: Ledger, worker: Worker, failure: dict[str, Any], now: float
+    ) -> None:
+        """Decide after setupfn failed on a worker: neither items nor the task are to blame."""
+        task.unprepared += 1
+        if task.unprepared >= MAX_UNPREPARED and not task.attempts:
+            advice = (
+                f"it failed in {task.unprepared} executors, and nothing of the job can run before it has run"
+            )
+            self._lifecycle.fail(ledger, {"advice": advice, **failure}, "failed", now)
+        else:
+            ledger.retry_setup(task, worker)
+            self.requeue(task)
+
+    def _give_up(
+        self,
+        task: Task,
+        ledger: Ledger,
+        item: int | None,
+        failure: dict[str, Any],
+        now: float,
+        *,
+        is_divisible: bool,
+    ) -> None:
+        """Give up an item, or a task whose culprit is unknown, that has failed too often."""
+        batch, counts = task.batch, ledger.input
+        if batch is None and ledger.rules.max_skipped:
+            failure = advise_on_reduce(failure)
+        if batch is None or not ledger.rules.max_skipped:
+            self._lifecycle.fail(ledger, failure, "failed", now)
+            return
+        if item is None and _can_halve(task, is_divisible):
+            self._halve(task, ledger, now)
+            return
+        self._take_off(task, now)
+        if counts.exceeds_limit(1):
+            self._lifecycle.fail(ledger, counts.explain_limit(failure), "skipped", now)
+            return
+        if item is None:
+            item = _only_position(task, batch)
+        is_released = ledger.set_aside(task, batch, item, failure)
+        self._commands.append(ItemSkipped(ledger.number, batch.number, item, failure))
+        if is_released:
+            self._lifecycle.release(ledger, batch.number)
+        if task.open_entries:
+            ledger.enqueue(task, first=True)
+        else:
+            task.transition(TaskEvent.DROPPED)
+            self._lifecycle.fail_if_limit_exceeded(ledger, now)
+
+    def _halve(self, task: Task, ledger: Ledger, now: float) -> None:
+        """Cut a task whose culprit is unknown in two, and so on until the culprit is alone.
+
+        From now on the first failure counts. Three for each halving would cost thirty executors to
+        find one item of a thousand.
+        """
+        self._take_off(task, now)
+        task.failures = min(task.failures, ledger.retries)
+        task.is_suspect = True
+        for half in reversed(ledger.halve(task)):
+            ledger.enqueue(half, first=True)
+
+    def _take_off(self, task: Task, now: float) -> None:
+        """End whatever attempts a task still has, so that it can be changed."""
+        for attempt in task.attempts[:]:
+            self._dispatcher.revoke(attempt, now)
+        task.transition(TaskEvent.FREED)
+
+
+def _find_item(task: Task, item: int | None) -> int | None:
+    """Return this position if it is one of the task's open items, else None."""
+    if item is None or task.batch is None or not task.lo <= entry_of(item) < task.hi or item in task.skip:
+        return None
+    return item
+
+
+def _can_halve(task: Task, is_divisible: bool) -> bool:
+    """Return whether a task whose culprit is unknown can be cut to find it."""
+    if task.open_entries > 1:
+        return True
+    if task.batch is None or not is_divisible:
+        return False
+    return task.batch.has_refs and task.part[1] < MAX_DEPTH
+
+
+def _only_position(task: Task, batch: Batch) -> int:
+    """Return what a task of one entry is set aside as: the item, or all that its ref stands for."""
+    place = WHOLE if batch.has_refs else 0
+    return next(
+        position
+        for position in (position_of(entry, place) for entry in range(task.lo, task.hi))
+        if position not in task.skip
+    )
