@@ -3,19 +3,19 @@
     $ mmg-run examples/convert.py compressed books/*.txt
     $ ls compressed/home/ada/books
 
-Shows: a map with effects outside, done safely. A function may run more than once for one
-item, since a worker may be lost, even at once, since one that was thought lost may be alive.
-The records count once whatever happens; what a function does to the world is its own care:
+Shows: a map function that writes files, safely. A function may run more than once for one item,
+because a worker was lost. It may even run twice at the same time, because a worker that counted as
+lost is still alive. Its records count once in any case, but its files are its own responsibility:
 
-- retransmit=0 asks for no duplicates of slow tasks, which would be work for nothing here;
-- the file is written under a temporary name that no other process uses, then os.replace
-  puts it in place: under its own name there is all of it or nothing, and of two that
-  do the same work the second replaces the first by the same bytes;
-- whoever fails removes the temporary file. Whoever is killed cannot: it stays behind, and its
-  name begins with a dot.
+- retransmit=0 switches duplicates of slow tasks off; here they would be useless work;
+- each file is written under a temporary name that no other process uses. Then os.replace gives it
+  its own name, so under that name the file is complete or not there. If two processes do the same
+  work, the second replaces the first by the same bytes;
+- a function that fails removes its temporary file. One that is killed cannot, so a file remains
+  whose name begins with a dot.
 
-The whole path is kept below the output folder, so that no two files have the same target.
-Workers on other machines must see that folder under the same path.
+The whole path is kept below the output folder, so no two files have the same target. Workers on
+other machines must see that folder under the same path.
 """
 
 import argparse
@@ -40,7 +40,7 @@ options = {"retransmit": 0}
 def mapfn(path, content):
     target = Path(FOLDER, path.lstrip("/") + ".gz")
     target.parent.mkdir(parents=True, exist_ok=True)
-    converted = gzip.compress(content, mtime=0)  # no time in it: the same bytes in every attempt
+    converted = gzip.compress(content, mtime=0)  # no time stamp: the same bytes in every attempt
     _write_safely(target, converted)
     yield "files", 1
     yield "bytes before", len(content)

@@ -1,15 +1,17 @@
-"""Fetch web pages, and list for each link on them the pages that have it.
+"""Fetch web pages, and list for each link the pages that contain it.
 
     $ mmg-run examples/crawl.py https://example.org/ https://example.com/ ...
     $ xargs mmg-run -o links.jsonl examples/crawl.py < urls.txt
 
-Shows: maps that wait. With the option greenlets each executor works on that many items at
-once, in plain blocking code: while one page is awaited others are fetched. A page that
-cannot be fetched gives a record that says why. Raised, the exception would set the page
-aside, and the job would fail if more than a tenth of the pages did; retransmit=0 is there so
-that no page is asked for twice. A page that hangs for minutes all the same costs
-its executor, and is set aside in the end. To follow the links, submit another job with
-those that are new, as kmeans.py does with its centres.
+Shows: map functions that wait. With the option greenlets each executor works on that many items at
+once, in plain blocking code: while one page is awaited, others are fetched.
+
+- A page that cannot be fetched gives a record that says why. An exception instead would set the
+  page aside, and the job would fail if more than a tenth of the pages did that.
+- retransmit=0 makes sure that no page is fetched twice because it is slow.
+- A page that hangs for minutes costs its executor, and is set aside in the end.
+
+To follow the links, submit another job with the new ones, as kmeans.py does with its centres.
 """
 
 import argparse
@@ -18,8 +20,8 @@ import http.client
 import urllib.parse
 import urllib.request
 
-TIMEOUT_S = 20.0  # of silence
-MAX_PAGE_BYTES = 4 * 1024 * 1024  # what lies beyond is not read
+TIMEOUT_S = 20.0  # of silence, seconds
+MAX_PAGE_BYTES = 4 * 1024 * 1024  # the rest of a page is not read
 
 parser = argparse.ArgumentParser(prog="crawl.py")
 parser.add_argument("urls", nargs="+", metavar="URL")

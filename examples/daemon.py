@@ -7,13 +7,12 @@
     below 1000000: 78498 primes
     $ seq 10000 10000 100000 | python examples/daemon.py
 
-Shows: what this program does is to read lines, and nothing keeps it from that. Each line is a
-number, each number a job, submitted and not waited for: `add_done_callback` has the answer
-printed when it is there, by the thread of the job, and a short job overtakes a long one. Start it
-several times, and they work for one another.
+Shows: a program that reads lines and never waits for its jobs. Each line is a number, and each
+number is a job. The thread of the job prints the answer (`add_done_callback`), and a short job
+overtakes a long one. Start the program several times, and the programs work for one another.
 
-At the end of the input the node waits for the jobs that are under way, callbacks included;
-at SIGTERM or Ctrl-C it cancels them, since `with` is left by an exception.
+At the end of the input the node waits for running jobs and their callbacks. At SIGTERM or Ctrl-C it
+cancels them, because an exception leaves `with`.
 """
 
 import argparse
@@ -40,7 +39,7 @@ def make_job(limit):
 
 
 def report(limit, handle):
-    """Print what came of a job; called by its thread."""
+    """Print the result of a job; called by its thread."""
     try:
         answer = f"{handle.result().get('primes', 0)} primes"
     except mmg.MmgeventError as error:

@@ -1,15 +1,15 @@
-"""Watch equals elect a server, and another when that one is gone.
+"""Watch equal processes elect a server, and another one when that server dies.
 
     $ python examples/election.py           # in several terminals
     4711 connecting
     4711 server at localhost:11235
-    $ kill -9 4711                          # of the one that says "server": another will say it
+    $ kill -9 4711                          # the one that says "server": another one will say it
     $ python examples/election.py localhost:5001,localhost:5002
 
-Shows: a node without jobs of its own. All nodes are given the same addresses. Where nobody
-listens one of them binds the port and is the server, the others are its workers, and when
-it dies they do not wait for it. `on_state` is called from a thread of the node's and must not
-block, so it puts what it is told into a queue. Ctrl-C ends one.
+Shows: a node without jobs of its own. All nodes get the same addresses. If nobody listens there,
+one of them binds the port and becomes the server, and the others become its workers. If the server
+dies, one of them takes its place. `on_state` is called from a thread of the node and must not
+block, so it puts each change into a queue. Ctrl-C ends a node.
 """
 
 import argparse
@@ -30,13 +30,12 @@ def main():
             state, reason = changes.get()
             print(os.getpid(), describe(state, reason, node.address), flush=True)
             if state == "closed":
-                node.wait()  # raises what closed it: a password that is not that of the server, say
+                node.wait()  # raises what closed the node, such as a wrong password
 
 
 def describe(state, reason, address):
-    where = (
-        "{}:{}".format(*address) if address else "nobody"
-    )  # None: it is on its way to the next state already
+    # The address is None if the node has already left that state.
+    where = "{}:{}".format(*address) if address else "nobody"
     if state == "server":
         return f"server at {where}"
     if state == "worker":

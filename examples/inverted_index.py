@@ -1,9 +1,9 @@
-"""List, for each word, the files it is in.
+"""List, for each word, the files that contain it.
 
     $ mmg-run -o index.jsonl examples/inverted_index.py books/*.txt
 
-Shows: a job without collectfn, whose records all travel. The values of a key come in
-the order of the datasource, so each list is in the order of the files.
+Shows: a job without collectfn, so that all records travel. The values of a key arrive in the order
+of the datasource, so each list is in the order of the files.
 """
 
 import re

@@ -7,11 +7,15 @@
     2	["Grace", "compiler"]
     2	["Grace", "moth"]
 
-Shows: sources that add up with +, and records that carry a tag which says where they come
-from, so that reducefn can tell the two sides apart; and a reducefn of the iterator form,
-which may yield any number of records for a key. This one yields every pair of a line on the
-left and one on the right (an inner join), so it needs those of one key in memory, never
-those of all keys. The order of the keys is unspecified: sort the output if it matters.
+Shows: an inner join, by
+
+- sources that add up with +;
+- records with a tag that says which file they are from, so that reducefn can tell the sides apart;
+- a reducefn of the iterator form, which may yield any number of records for a key.
+
+This reducefn yields every pair of a line on the left and one on the right. It needs
+the lines of one key in memory, never those of all keys. The order of the keys is unspecified: sort
+the output if it matters.
 """
 
 import argparse
@@ -24,7 +28,7 @@ parser.add_argument("left")
 parser.add_argument("right")
 given = parser.parse_args()
 for path in (given.left, given.right):
-    if not os.path.isfile(path):  # of a folder or a glob mapfn could not tell the side
+    if not os.path.isfile(path):  # for a folder or a glob, mapfn could not tell the side
         parser.error(f"{path} is not a file: name two files of lines")
 if given.left == given.right:
     parser.error(f"both sides are {given.left}: name two files")

@@ -2,11 +2,10 @@
 
     $ python examples/kmeans.py
 
-Shows: a program instead of a job file. One LocalCluster serves all rounds, so that its
-processes start once. A job is made anew in each round, since a job never changes: what is
-new in it, the centres, travels with the functions, bound to one of them by partial. The
-coordinates are integers, whose sums are exact in any order, so that every run on any number
-of cores prints the same.
+Shows: a program instead of a job file. One LocalCluster serves all rounds, so its processes start
+once. Each round makes a new job, since a job never changes. The centres are the new part: partial
+binds them to a function, and they travel with it. The coordinates are integers, whose sums are
+exact in any order, so every run on any number of cores prints the same.
 """
 
 import functools
@@ -16,7 +15,7 @@ import mmgevent as mmg
 
 K = 5
 POINTS = 20_000
-CHUNK_POINTS = 1_000  # an item is a chunk of points, since an item a point would be small change
+CHUNK_POINTS = 1_000  # in one item; an item for each point would be mostly overhead
 MAX_ROUNDS = 100
 
 
@@ -64,5 +63,5 @@ def main():
         print(f"{x:.3f}\t{y:.3f}")
 
 
-if __name__ == "__main__":  # for whoever imports this file; mmgevent itself needs no such line
+if __name__ == "__main__":  # for programs that import this file; mmgevent needs no such line
     main()

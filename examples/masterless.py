@@ -5,11 +5,11 @@
     $ python examples/masterless.py 'books/[c-z]*.txt' &
     $ wait
 
-Shows: several programs that share their work. Each of these processes is a node: it submits
-a job, works for the jobs of the others as well, and leaves as soon as its own is done. The
-first to come is the server. If it is also the first to leave another takes its place, and
-those whose jobs were under way hand them in there. There is nothing to start beforehand
-and nothing to stop afterwards; one process alone does it too.
+Shows: several programs that share their work. Each process is a node: it submits a job, works for
+the jobs of the others as well, and leaves when its own job is done. The first process becomes the
+server. If it leaves before the others, another process takes its place, and running jobs are
+resubmitted there. Nothing has to be started before or stopped after. A single process works as
+well.
 """
 
 import argparse

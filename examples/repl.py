@@ -1,17 +1,17 @@
 """Ask a cluster from a prompt.
 
-    $ mmg-worker --elect localhost             # perhaps, and on as many machines as you like
+    $ mmg-worker --elect localhost             # optional, on as many machines as you like
     $ python examples/repl.py
     words of> books/*.txt ~/mail
     28711  the
     ...
-    words of>                                  # nothing but Return: who works here?
+    words of>                                  # an empty line: which workers are there?
     ada/4711  Linux-6.1-x86_64  load 0.4  python 3.11.2
 
-Shows: jobs that come at any time, from whoever likes; start several. What fails is one job,
-and the prompt is there again. A line of globs is counted by all workers; an empty one is a
-oneshot job, of which every worker gets one item. Ctrl-C cancels a job that is under way; at
-the prompt it ends the program, as Ctrl-D does. Lines may come from a pipe too.
+Shows: jobs at any time, from any of several programs. A job that fails prints its error, and the
+prompt returns. All workers count the words of a line of globs. An empty line is a oneshot job, in
+which every worker gets one item. Ctrl-C cancels a running job; at the prompt it ends the program,
+as Ctrl-D does. Lines may also be read from a pipe.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def make_job(line):
     patterns = [os.path.expanduser(pattern) for pattern in shlex.split(line)]
     if patterns:
         return mmg.Job(mmg.Files(patterns, errors="replace"), count, sum_values, finishfn=best, name="words")
-    everybody = ((number, None) for number in itertools.count())  # no more is read than there are workers
+    everybody = ((number, None) for number in itertools.count())  # read only as far as there are workers
     return mmg.Job(everybody, ask, allocation="oneshot", name="workers")
 
 
@@ -68,7 +68,7 @@ def answer(node, line):
             handle.cancel()
             say("cancelled")
             return
-    except (mmg.MmgeventError, ValueError) as error:  # ValueError: shlex, of a quote that is not closed
+    except (mmg.MmgeventError, ValueError) as error:  # ValueError: a quote is not closed
         say(error)
         return
     for key, value in results.items():
@@ -80,7 +80,7 @@ def say(text):
 
 
 def keep_history(path):
-    """Give `input` line editing, and the lines of the last time."""
+    """Give `input` line editing, and the lines of the last run."""
     import atexit
 
     try:

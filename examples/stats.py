@@ -3,15 +3,17 @@
     $ mmg-run examples/stats.py                     # one line: the worker of this machine
     $ mmg-run --join HOST examples/stats.py         # a line for each mmg-worker of that mmg-server
 
-Shows: allocation="oneshot". Usually an item goes to whoever is free; here every worker gets
-one item, and one only: a worker is a connected mmg-worker, however many processes it has. Those
-that are present when the job comes get one, and those that join while others are still
-answering (for 10 s after the first answer at most). The datasource never ends, since nobody
-knows how many workers there are; no more of it is read than is handed out. A worker that is
-lost before it has answered is missing from the results, and mmg-run says so.
+Shows: allocation="oneshot". Usually a free slot gets the next item. Here every worker gets exactly
+one item. A worker is a connected mmg-worker, however many processes it has.
 
-For the same reason a oneshot job can set something up on every worker, or clean it up. (With
---inline there is no worker, and the answer is about some parent of mmg-run.)
+- Workers that are present when the job starts get an item. So do those that join while others are
+  still answering, for 10 s after the first answer at most.
+- The datasource never ends, since nobody knows how many workers there are. Only as many items are
+  read as are sent.
+- A worker that is lost before it has answered is missing from the results, and mmg-run says so.
+
+A oneshot job can also prepare something on every worker, or clean it up. (With --inline there is no
+worker, and the answer is about some parent of mmg-run.)
 """
 
 import itertools

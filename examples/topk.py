@@ -2,14 +2,14 @@
 
     $ mmg-run examples/topk.py 20 books/*.txt
 
-Shows: memory that does not grow with the input. topwords.py does the same with less, but
-there the count of every word comes to the process that started the job. Here nobody holds all:
+Shows: memory that does not grow with the input. topwords.py is shorter, but the count of every word
+reaches the process that started the job. Here no process holds all counts:
 
-- Lines reads big files in pieces, where Files has each of them whole in memory;
-- collectfn adds up on the worker that mapped; what does not fit into memory goes to disk;
-- reducefn is of the iterator form: it sees the words of its share of the keys one by one,
-  and its heap keeps the best K. A word is in one share only, so its count is complete;
-- finishfn gets K words a share at most, and its heap keeps the best K of these.
+- Lines reads big files in pieces, while Files has each of them whole in memory;
+- collectfn adds up on the worker that mapped; what does not fit into memory is written to disk;
+- reducefn is of the iterator form: it sees the words of its share of the keys one by one, and its
+  heap keeps the best K. Each word is in one share only, so its count is complete;
+- finishfn gets at most K words from each share, and its heap keeps the best K of these.
 """
 
 import argparse

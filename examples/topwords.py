@@ -3,9 +3,9 @@
     $ mmg-run examples/topwords.py books/*.txt
     $ mmg-run examples/topwords.py ~/src            # folders: every file below, but hidden ones
 
-Shows: a reducer that the engine recognises, adds up before the records travel, and runs
-in C; and a finishfn of the iterator form, which sees all results at once, here, and whose
-order is the order of the output.
+Shows: a known reducer, which mmgevent applies in C before the records travel; and a finishfn of the
+iterator form. It sees all results at once, in this process, and its order is the order of the
+output.
 """
 
 import heapq

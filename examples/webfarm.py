@@ -1,4 +1,4 @@
-"""A web application whose every process works for the requests of all.
+"""A web application whose processes all work for the requests of each.
 
     $ python examples/webfarm.py --port 8000 -n 4 books/*.txt
     $ curl 'localhost:8000/count?word=whale'
@@ -6,12 +6,13 @@
     $ curl localhost:8000/stats
     $ kill -9 ...                               # any of them, and ask again
 
-Shows: nodes in a program of processes that come and go, each made after the fork, in the process
-that uses it. A request submits a job, which all of the processes work at. One of them is the
-server without knowing, and if it dies another is. Machines may help: mmg-worker --elect.
+Shows: nodes in a program whose processes start and end at any time. Each node is made after the
+fork, in the process that uses it. A request submits a job, and all processes work on it. One of
+them is the server without knowing it; if it dies, another one becomes the server. Other machines
+can help: mmg-worker --elect.
 
-`application` is plain WSGI, for any server of the kind that forks first; the processes
-become nodes at their first request then:
+`application` is plain WSGI, for any server that forks first. The processes become nodes at their
+first request:
 
     $ WEBFARM_FILES='books/*.txt' MMG_ELECT=localhost gunicorn -w 4 --chdir examples webfarm:application
 """
@@ -38,15 +39,15 @@ import psutil
 import mmgevent as mmg
 from mmgevent.reducers import sum_values
 
-ANSWER_S = 20.0  # for a job, before the client is told to come again
-END_S = 10.0  # for a process to end after SIGTERM
+ANSWER_S = 20.0  # for a job, seconds; then the client gets an error and may try again
+END_S = 10.0  # for a process to end after SIGTERM, seconds
 
 _node = None
 _making = threading.Lock()
 
 
 def get_node():
-    """Return the node of this process; made when it is first asked for, and so after the fork."""
+    """Return the node of this process. The first call makes it, which is after the fork."""
     global _node
     with _making:
         if _node is None:
@@ -141,7 +142,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 def serve(listener, parent):
-    """Be one of the processes, until a signal comes."""
+    """Be one of the processes, until a signal ends it."""
     with get_node(), Server(listener, parent) as server:
         server.serve_forever()
 
@@ -161,13 +162,13 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     with socket.create_server(("127.0.0.1", given.port)) as listener:
-        listener.setblocking(False)  # of several that are told of a client one gets it
+        listener.setblocking(False)  # several processes wake up for a client, and one of them gets it
         print("http://{}:{}".format(*listener.getsockname()), flush=True)
         keep_up(given.n, listener)
 
 
 def keep_up(n, listener):
-    """Keep `n` processes serving; of what they do this one does nothing, and so it is safe to fork."""
+    """Keep `n` processes serving. This process has no threads and no node, so it may fork."""
     fork = multiprocessing.get_context("fork")
     processes = []
     try:
@@ -177,7 +178,7 @@ def keep_up(n, listener):
                 process.start()
                 processes.append(process)
             multiprocessing.connection.wait([process.sentinel for process in processes])
-            if any(process.exitcode == 1 for process in processes):  # an exception; a signal is no such thing
+            if any(process.exitcode == 1 for process in processes):  # an exception, not a signal
                 raise SystemExit("webfarm.py: a process failed; what it said is above")
             processes = [process for process in processes if process.is_alive()]
     finally:

@@ -2,9 +2,9 @@
 
     $ mmg-run examples/wordcount.py books/*.txt | sort -t "$(printf '\\t')" -k2,2nr | head
 
-Shows: a datasource of files, which are read where they are mapped, and a collectfn
-that adds up on the worker, so that few bytes travel. Without errors="replace" a file that
-is not UTF-8 ends the job, with its name and the offset of the byte.
+Shows: a datasource of files, which are read where they are mapped, and a collectfn that adds up on
+the worker, so that few bytes travel. Without errors="replace" a file that is not UTF-8 ends the
+job, with its name and the offset of the byte.
 """
 
 import re

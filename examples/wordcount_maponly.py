@@ -2,10 +2,10 @@
 
     $ mmg-run examples/wordcount_maponly.py books/*.txt
 
-Shows: a mapfn that returns a mapping, here the counts of a whole file, and a job without
-reducefn: each word gets the list of its values, one a file, and finishfn adds them up in
-the process that started the job. That is all right while what the maps give is small, since
-one process does all the adding; where it is not, wordcount.py is the better way.
+Shows: a mapfn that returns a mapping, here the counts of a whole file, and a job without reducefn.
+Each word gets the list of its values, one a file, and finishfn adds them up in the process that
+started the job. This is fine if the map functions return little, since one process does all the
+adding. Otherwise wordcount.py is the better way.
 """
 
 import collections

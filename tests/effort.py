@@ -266,6 +266,10 @@ SAMPLED = {
         "test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again": 4,
         "test_behind_a_server_that_takes_nobody_the_next_address_is_taken": 5,
     },
+    "integration/test_readme.py": {
+        "test_each_command_gives_what_the_page_promises": 4,
+        "test_each_program_runs": 2,
+    },
     "integration/test_bad_input.py": {
         "test_function_that_fails_is_named_with_item_line_and_worker": 4,
         "test_signal_ends_a_command_whose_own_functions_hang": 6,
