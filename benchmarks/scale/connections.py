@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.engines.on_mmgevent import JOBS
 from benchmarks.measure import cpu_s, pss_bytes
 from benchmarks.scale.commands import Family, open_cluster, read_line, tell
-from mmgevent.engine.net.socket_link import SILENCE_S
+from mmgevent.engine.net.heartbeats import SILENCE_S
 from mmgevent.machine.resources import raise_descriptor_limit
 
 HELP = "idle workers on one server: memory of each, heartbeats, a job meanwhile"

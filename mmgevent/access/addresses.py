@@ -1,8 +1,8 @@
 """Read network addresses as people write them.
 
-To connect: `HOST`, `HOST:PORT`, `[::1]:PORT`, or a PORT of this machine.  To listen:
-`HOST:PORT`, or a PORT, which means all interfaces.  A number alone is always a port.
-Nothing here asks a name server: an address is bound, and connected to, as written.
+To connect: `HOST`, `HOST:PORT`, `[::1]:PORT`, or a PORT of this machine. To listen: `HOST:PORT`, or
+a PORT, which means all interfaces. A number alone is always a port. No name server is asked here:
+addresses are bound and connected to as written.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from mmgevent.errors import UsageError
 
 Address = tuple[str, int]
 
-#: mincemeat's; below the range from which systems take ports for outgoing connections
+#: Default port, that of mincemeat. Systems take ports for outgoing connections from a range above
+#: it.
 DEFAULT_PORT = 11235
 
-#: what a PORT alone listens on: every IPv4 interface
+#: Host that a PORT alone listens on: every IPv4 interface.
 ALL_INTERFACES = "0.0.0.0"
 
-#: what a PORT alone connects to
+#: Host that a PORT alone connects to.
 THIS_MACHINE = "localhost"
 
 MAX_PORT = 65535
 
+#: Longest host name, characters: the limit of DNS.
+MAX_HOST_CHARS = 253
+
 
 def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
-    """Return (host, port) of an address to connect to; raise UsageError for anything else."""
+    """Return (host, port) of an address to connect to. Raises UsageError for anything else."""
     expected = "expected HOST, HOST:PORT or [IPV6]:PORT"
     host, port = _split(text, expected)
     if host is None:
@@ -35,19 +39,25 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
 
 
 def parse_addresses(text: str, default_port: int = DEFAULT_PORT) -> list[Address]:
-    """Return the addresses of a list separated by commas, each once, in order; UsageError as `parse_address`."""
+    """Return the addresses of a list separated by commas, in order, without repeats.
+
+    Raises UsageError as `parse_address`.
+    """
     addresses = [parse_address(part, default_port) for part in text.split(",")]
     return list(dict.fromkeys(addresses))
 
 
 def parse_listen(text: str, default_port: int = DEFAULT_PORT) -> Address:
-    """Return (host, port) of an address to listen on; port 0 asks for any free one."""
+    """Return (host, port) of an address to listen on. Port 0 means any free one.
+
+    Raises UsageError for anything else.
+    """
     host, port = _split(text, "expected PORT, HOST:PORT or [IPV6]:PORT")
     return ALL_INTERFACES if host is None else host, default_port if port is None else port
 
 
 def parse_port(text: str, expected: str = "expected a number", lowest: int = 1) -> int:
-    """Return a port number from `lowest` up; raise UsageError for anything else."""
+    """Return a port number, at least `lowest`. Raises UsageError for anything else."""
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or not lowest <= int(text[:9]) <= MAX_PORT:
         raise UsageError(f"{text!r} is not a port number from {lowest} to {MAX_PORT}; {expected}")
@@ -55,18 +65,18 @@ def parse_port(text: str, expected: str = "expected a number", lowest: int = 1) 
 
 
 def format_address(address: Address) -> str:
-    """Write an address so that the functions above read it back."""
+    """Return an address as text that the functions above can read: HOST:PORT, IPv6 in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can be meant by `host`."""
+    """Return whether `host` can mean only this machine."""
     return host.lower() in ("localhost", "::1") or host.startswith("127.")
 
 
 def _split(text: str, expected: str) -> tuple[str | None, int | None]:
-    """Return host and port, None for what is not there; a number alone is a port."""
+    """Return host and port, each None if it is missing. A number alone is a port."""
     text = text.strip()
     if not text:
         raise UsageError(f"an address is empty; {expected}")
@@ -94,7 +104,7 @@ def _split_bracketed(text: str, expected: str) -> tuple[str, int | None]:
 
 
 def _is_ipv6(host: str) -> bool:
-    import ipaddress  # 8 ms, for the few who need it
+    import ipaddress  # takes 8 ms, and few need it
 
     try:
         ipaddress.IPv6Address(host)
@@ -104,12 +114,15 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _checked_host(host: str, text: str, expected: str) -> str:
-    """Refuse what cannot be a name: names may have any letters, resolvers know which."""
+    """Return the host. Raises UsageError for what cannot be a name.
+
+    Names may have any letters: resolvers know which exist.
+    """
     if (
         host.startswith("-")
         or not host.isprintable()
         or any(c in " /@,[]'\"" for c in host)
-        or len(host) > 253
+        or len(host) > MAX_HOST_CHARS
     ):
         raise UsageError(f"{text!r} is not an address; {expected}")
     return host

@@ -1,12 +1,11 @@
-"""Certificates of the user's own, for those who have a PKI: what they add to the password.
+"""TLS certificates of the user's own, for those who have a PKI, in addition to the password.
 
-None are needed. With them a server shows a certificate that its clients can check against an
-authority, and a server that is given an authority lets in nobody who has no certificate of it;
-the password is proved over the connection all the same. Names in certificates are not
-compared: machines are known by address here, and who has one of the authority's certificates
-and the password is as much the server as any other.
+None are needed. With them a server shows a certificate that its clients check against an authority.
+A server with an authority accepts only clients that have a certificate of it. Both still prove the
+password. Names in certificates are not compared, since machines are known by address here: who has
+a certificate of the authority, and the password, may be the server.
 
-Whatever is wrong with the files is found when they are read, once, at the start.
+The files are read once, at the start. So whatever is wrong with them is found then.
 """
 
 from __future__ import annotations
@@ -17,19 +16,21 @@ from mmgevent.errors import AuthenticationError, UsageError
 
 
 class Certificates(NamedTuple):
-    """Paths of PEM files; what this side shows, and what it asks the other side for."""
+    """Paths of PEM files: what this side shows, and what it demands of the other side."""
 
-    #: the certificate of this side, and those between it and its authority; None: a server makes one, a client has none
+    #: the certificate of this side, and those between it and its authority; None if a server makes
+    #: its own, and a client has none
     cert: str | None = None
-    #: its private key, without a passphrase; None: it stands in `cert`
+    #: its private key, without a passphrase; None if that is in `cert`
     key: str | None = None
-    #: authorities; with it the other side must have a certificate of one of them
+    #: authorities; the other side must have a certificate of one of them, if this is set
     ca: str | None = None
 
     def load_own(self, context: Any) -> bytes | None:
-        """Let an SSLContext show `cert`; return its SHA-256 in DER, None if there is none.
+        """Let an SSLContext show `cert`. Return its SHA-256 in DER, or None if there is none.
 
-        AuthenticationError for files that cannot be read, do not fit or have expired, UsageError for a key alone.
+        Raises AuthenticationError for files that cannot be read, do not fit together or have
+        expired, and UsageError for a key without a certificate.
         """
         if self.cert is None:
             if self.key is not None:
@@ -49,7 +50,10 @@ class Certificates(NamedTuple):
         return hashlib.sha256(encoded).digest()
 
     def load_authorities(self, context: Any) -> None:
-        """Let an SSLContext refuse whoever has no certificate of `ca`, if there is one; AuthenticationError."""
+        """Let an SSLContext refuse peers without a certificate of `ca`, if that is set.
+
+        Raises AuthenticationError for a file that cannot be read or has no certificates.
+        """
         if self.ca is None:
             return
         import ssl
@@ -62,7 +66,7 @@ class Certificates(NamedTuple):
         context.verify_mode = ssl.CERT_REQUIRED
 
     def check_for_equals(self) -> None:
-        """Raise UsageError if those who ask this of one another would all refuse one another."""
+        """Raise UsageError if peers that all have this would refuse one another."""
         if self.ca is not None and self.cert is None:
             raise UsageError(
                 "each of several equals may be the server: with --tls-ca they need --tls-cert, too"
@@ -75,12 +79,15 @@ class Certificates(NamedTuple):
         return f"{path} holds no private key in PEM that can be used without a passphrase"
 
 
-#: what everybody has who was given none
+#: No certificates of the user's own.
 NO_CERTIFICATES = Certificates()
 
 
 def _check(path: str) -> bytes:
-    """Return the first certificate of a file in DER; AuthenticationError if it is none that is good now."""
+    """Return the first certificate of a file in DER.
+
+    Raises AuthenticationError if there is none, or none that is valid now.
+    """
     import datetime
 
     from cryptography import x509
@@ -111,5 +118,5 @@ def _read(path: str, what: str) -> bytes:
 
 
 def _refuse_passphrase() -> str:
-    """Answer OpenSSL, which would otherwise ask the terminal."""
+    """Answer OpenSSL, which would ask the terminal otherwise."""
     return ""

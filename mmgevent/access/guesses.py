@@ -1,14 +1,14 @@
-"""Slow down those who guess passwords, and as good as nobody else.
+"""Limit the rate of password guesses by address.
 
-Each proof is a debt of the address that it came from, of which PAUSE_S pays off one; a right
-one is forgiven. A proof is not looked at, and so not answered, before all but FREE_GUESSES of
-its address are paid off: guesses made side by side come no faster than one by one. One that
-would wait longer than MAX_WAIT_S is not looked at at all. So the right password gets in from
-that address, too, within that time once guessing is over, and meanwhile as one of a queue.
-Whoever does not get as far as a proof owes nothing and holds up nobody.
+Each proof is a debt of the address that it came from, and PAUSE_S pays one off. A right proof is
+forgiven. A proof is checked only when all debts of its address but FREE_GUESSES are paid off. So
+parallel guesses are no faster than one after the other. A proof that would wait longer than
+MAX_WAIT_S is not checked at all. So the right password works from that address, too: within
+MAX_WAIT_S once guessing has ended, and in a queue before. Peers that never send a proof have no
+debts.
 
-Who has thousands of addresses is not held up either; that is what long passwords are for.
-No I/O and no clock.
+Guesses from thousands of addresses are not limited: long passwords are for those. No I/O and no
+clock.
 """
 
 from __future__ import annotations
@@ -18,22 +18,35 @@ from collections import OrderedDict
 
 from mmgevent.errors import ConnectError
 
-PAUSE_S = 0.5  #: an address may go on guessing twice a second
-FREE_GUESSES = 8  #: people mistype, and a machine may start several workers with an old password
-MAX_WAIT_S = 5.0  #: half of what the handshake may take in all
-MAX_ADDRESSES = 4096  #: in debt; beyond it the one longest quiet is forgotten
-NETWORK_BITS = 64  #: of an IPv6 address: one machine has all the rest
+#: Time that pays off one guess, seconds: two guesses a second for each address.
+PAUSE_S = 0.5
+
+#: Guesses that need not wait. People mistype, and a machine may start several workers with an old
+#: password.
+FREE_GUESSES = 8
+
+#: Longest wait of a proof, seconds: half of the time for a handshake.
+MAX_WAIT_S = 5.0
+
+#: Most addresses with debts. Beyond that, the one that was quiet for longest is forgotten.
+MAX_ADDRESSES = 4096
+
+#: Bits of an IPv6 address that name a network. One machine may have all addresses of it.
+NETWORK_BITS = 64
 
 
 class Guesses:
     """Debts of addresses."""
 
     def __init__(self) -> None:
-        #: address -> when its debt will be paid off, longest quiet first
+        #: address -> when its debts will be paid off, the one that was quiet for longest first
         self._free_at: OrderedDict[str, float] = OrderedDict()
 
     def admit(self, host: str, now: float) -> float:
-        """Return how many seconds a proof from this address waits; ConnectError if it is not to be looked at."""
+        """Return how many seconds a proof from this address must wait.
+
+        Raises ConnectError if it must not be checked at all.
+        """
         network = _network(host)
         free_at = max(now, self._free_at.get(network, now)) + PAUSE_S
         wait_s = max(0.0, free_at - now - FREE_GUESSES * PAUSE_S)
@@ -48,7 +61,7 @@ class Guesses:
         return wait_s
 
     def forgive(self, host: str, now: float) -> None:
-        """Take back a proof that was admitted: it was right."""
+        """Cancel the debt of a proof that was admitted: it was right."""
         network = _network(host)
         free_at = self._free_at.get(network, now) - PAUSE_S
         if free_at > now:
@@ -57,12 +70,12 @@ class Guesses:
             self._free_at.pop(network, None)
 
     def __len__(self) -> int:
-        """Addresses that are remembered."""
+        """Return how many addresses have debts."""
         return len(self._free_at)
 
 
 def _network(host: str) -> str:
-    """Return what one machine may have of addresses: an IPv4 address, or a network of IPv6."""
+    """Return the addresses that one machine may have: an IPv4 address, or an IPv6 network."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.version == 4:
         return host

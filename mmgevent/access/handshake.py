@@ -1,22 +1,21 @@
 """Handshake: both sides of a TLS connection prove that they know the password.
 
-Four messages of fixed size, and nothing else before they are done:
+It has four messages of fixed size. Nothing else is sent before it is done:
 
     client hello   magic, version, role, nonce      42 bytes
     server hello   magic, version, nonce            41 bytes
     client proof   HMAC                             32 bytes
     server proof   HMAC, or REFUSAL                 32 bytes
 
-A proof is HMAC-SHA256 under K = scrypt(password) of: a label that differs by side,
-the hash of every byte before it, and the hash of the server's certificate as this
-side sees it.  So a proof cannot be reflected (the label), replayed (the nonces),
-moved to another connection through a man in the middle (the certificate), and no
-byte of a hello can be changed (the transcript).  The client sends nothing more until
-it has verified the server.  Whoever plays the server to a client gets one proof to
-try passwords on; scrypt makes each try cost 16 MiB and some 50 ms.
+A proof is an HMAC-SHA256 under K = scrypt(password). It covers three things: a label that differs
+by side, the hash of every byte before it, and the hash of the server's certificate as this side
+sees it. So nobody can reflect it (the label), replay it (the nonces), use it on another connection
+as a man in the middle (the certificate), or change a byte of a hello (the transcript). The client
+sends nothing more until it has verified the server. An impostor gets one proof of a client, on
+which it can try passwords. scrypt makes each try cost 16 MiB and some 50 ms.
 
-The machines are fed bytes and return bytes to send.  They do not raise: `error` is
-set, since a refusal must still go out; then nothing more is needed.
+Both machines take bytes and return bytes to send. They do not raise errors: `error` is set instead,
+since a refusal must still be sent. After that nothing more is needed.
 """
 
 from __future__ import annotations
@@ -39,7 +38,9 @@ from mmgevent.errors import (
 )
 
 MAGIC = b"MMGEVENT"
-VERSION = 1  #: of this handshake and of frames; later ones keep place and size of the hellos
+
+#: Version of this handshake and of frames. Later versions keep the place and size of the hellos.
+VERSION = 1
 NONCE_BYTES = 32
 PROOF_BYTES = 32
 ROLES = {"worker": 1, "driver": 2}
@@ -49,7 +50,8 @@ _SERVER_HELLO = struct.Struct("<8sB32s")
 CLIENT_HELLO_BYTES = _CLIENT_HELLO.size
 SERVER_HELLO_BYTES = _SERVER_HELLO.size
 
-#: what a server sends in place of its proof, so that a wrong password is not taken for a lost connection
+#: What a server sends instead of its proof, so that a wrong password does not look like a lost
+#: connection.
 REFUSAL = b"MMGEVENT: proof refused".ljust(PROOF_BYTES, b".")
 
 _CLIENT_LABEL = b"mmgevent/1 client"
@@ -64,14 +66,15 @@ _CHECK_PASSWORD = (
 
 @functools.lru_cache(maxsize=16)
 def derive_key(password: str, cluster: str = "") -> bytes:
-    """Return K, 32 bytes, for a password; some 50 ms, once per process and password.
+    """Return K, 32 bytes, for a password. Takes some 50 ms, once in a process for each password.
 
-    PasswordError for an empty password, or one that cannot be encoded.
+    Raises PasswordError for an empty password, or one that cannot be encoded.
     """
     if not password:
         raise PasswordError("the password is empty; give one, or leave it out to use the one of this user")
     try:
-        # Bytes of the environment that are no UTF-8 come as surrogates: back to what they were.
+        # In the environment, bytes that are not UTF-8 become surrogates. This makes them bytes
+        # again.
         secret = unicodedata.normalize("NFC", password).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise PasswordError("the password holds characters that have no UTF-8") from None
@@ -80,7 +83,7 @@ def derive_key(password: str, cluster: str = "") -> bytes:
 
 
 class _Handshake:
-    """What both sides share: collect one message of known size, act on it, say what is needed next."""
+    """The part of both sides: collect a message of known size, act on it, wait for the next."""
 
     def __init__(self, key: bytes, certificate_sha256: bytes, nonce: bytes | None = None) -> None:
         self._key = key
@@ -88,25 +91,26 @@ class _Handshake:
         self._nonce = os.urandom(NONCE_BYTES) if nonce is None else nonce
         self._transcript = b""
         self._buffer = b""
-        self._size = 0  # of the message that is awaited
+        #: size of the next message
+        self._size = 0
         self._act: Callable[[bytes], bytes] = self._ignore
-        #: why this side gave up; set once, after which nothing is needed
+        #: why this side gave up; after that nothing is needed
         self.error: MmgeventError | None = None
-        #: has the peer proved that it knows the password?
+        #: whether the peer has proved that it knows the password
         self.done = False
 
     @property
     def needed(self) -> int:
-        """Bytes still missing before the next step; 0 once done or given up.  Read no more than that."""
+        """Bytes that are missing before the next step; 0 at the end. Read no more than these."""
         return max(0, self._size - len(self._buffer))
 
     @property
     def leftover(self) -> bytes:
-        """Bytes that were fed beyond the handshake: the first of the frames, once done."""
+        """Bytes that were fed beyond the handshake: the first frames, once it is done."""
         return self._buffer if self.done else b""
 
     def feed(self, data: bytes) -> bytes:
-        """Take what was received, of any length; return what to send now, perhaps nothing."""
+        """Take what was received, of any length. Return what to send now, perhaps nothing."""
         self._buffer += data
         answer = b""
         while self._size:
@@ -121,18 +125,18 @@ class _Handshake:
         return answer
 
     def completes_proof(self, data: bytes) -> bool:
-        """Would feeding `data` complete the peer's proof, right or wrong?"""
+        """Return whether this data would complete the proof of the peer, right or wrong."""
         return self._size == PROOF_BYTES and len(data) >= self.needed
 
     def ended(self) -> MmgeventError:
-        """Return the error for a connection that ended before the handshake did."""
+        """Return the error for a connection that has ended before the handshake was done."""
         return self.error or ConnectError("the connection ended during the handshake")
 
     def _await(self, size: int, act: Callable[[bytes], bytes]) -> None:
         self._size, self._act = size, act
 
     def _is_mmgevent(self) -> bool:
-        """May what came so far begin with a hello?  Strangers are known by their first bytes."""
+        """Return whether these may be the first bytes of a hello. Strangers have others."""
         return self._size == PROOF_BYTES or MAGIC.startswith(self._buffer[: len(MAGIC)])
 
     def _fail(self, error: MmgeventError) -> bytes:
@@ -149,7 +153,7 @@ class _Handshake:
 
 
 class ClientHandshake(_Handshake):
-    """The side that connected.  `role`: "worker" or "driver"."""
+    """The side that connects. `role`: "worker" or "driver"."""
 
     def __init__(self, key: bytes, certificate_sha256: bytes, role: str, nonce: bytes | None = None) -> None:
         super().__init__(key, certificate_sha256, nonce)
@@ -189,7 +193,7 @@ class ServerHandshake(_Handshake):
 
     def __init__(self, key: bytes, certificate_sha256: bytes, nonce: bytes | None = None) -> None:
         super().__init__(key, certificate_sha256, nonce)
-        #: "worker" or "driver"; proved once `done`
+        #: "worker" or "driver", as the client says; proved once `done`
         self.role = ""
         self._await(CLIENT_HELLO_BYTES, self._on_client_hello)
 
@@ -198,7 +202,7 @@ class ServerHandshake(_Handshake):
         hello = _SERVER_HELLO.pack(MAGIC, VERSION, self._nonce)
         if version != VERSION:
             self._fail(_version_mismatch("the client", version))
-            return hello  # from which the client learns our version
+            return hello  # it tells the client our version
         if role not in _ROLE_NAMES:
             return self._fail(ProtocolError(f"a client came with the unknown role {role}"))
         self.role = _ROLE_NAMES[role]
@@ -223,7 +227,7 @@ def _version_mismatch(who: str, version: int) -> VersionMismatchError:
 
 
 def _guess(start: bytes) -> str:
-    """Say what a stranger's first bytes look like."""
+    """Return what the first bytes of a stranger look like."""
     if start[:4] in (b"GET ", b"POST", b"PUT ", b"HEAD", b"HTTP", b"OPTI", b"CONN"):
         return "this is HTTP"
     if start.startswith(b"SSH-"):

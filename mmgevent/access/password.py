@@ -1,11 +1,11 @@
 """Find the password that the processes of one cluster share, or make it.
 
-First found: the one given, the file named, `MMG_PASSWORD`, the file of this user.  The
-last is made, with 128 random bits, by the first command that needs a password, so that
-everything of one user on one machine (or home directory) agrees without a word.
+These are tried in order: the password given, the file named, `MMG_PASSWORD`, the file in
+`MMG_PASSWORD_FILE`, the file of this user. The first command that needs a password makes the last
+one, of 128 random bits. So all processes of one user on one machine, or in one home directory,
+agree without any action.
 
-A password never appears in a message, and a file that others may read is refused: what
-they could read is no secret.
+A password is in no message. A file that others may read is refused: its content is no secret.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from mmgevent.errors import PasswordError
 VARIABLE = "MMG_PASSWORD"
 FILE_VARIABLE = "MMG_PASSWORD_FILE"
 
-#: a password shorter than this can be found by trying, at 50 ms a try, off this machine
+#: Length that protects a password, characters. Shorter ones can be found by trying, at 50 ms a try.
 SHORT_CHARS = 12
 
-#: nobody's password has more, and a file that has is not one that holds a password
+#: Longest password, bytes. A longer file is some other file.
 MAX_BYTES = 4096
 
-RANDOM_BYTES = 16  #: 128 bits
+#: Random bytes of a password that is made here: 128 bits.
+RANDOM_BYTES = 16
 
 
 def find_password(
@@ -35,10 +36,12 @@ def find_password(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the password: `password`, or what `password_file`, the environment or this user's file has.
+    """Return the password: the one given, or that of a file, the environment or this user's file.
 
-    The user's file is made if there is none.  Raise PasswordError for an empty
-    password, a file that others may read or that cannot be read or made.
+    This user's file is made if there is none.
+
+    Raises PasswordError for an empty password, for a file that others may read, and for a file that
+    cannot be read or made.
     """
     environ = os.environ if environ is None else environ
     if password is not None:
@@ -56,10 +59,10 @@ def find_password(
 
 
 def default_path(environ: Mapping[str, str] | None = None) -> str:
-    """Return the path of this user's password file, whether it is there or not."""
+    """Return the path of this user's password file, whether it exists or not."""
     environ = os.environ if environ is None else environ
     folder = environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(folder):  # the XDG specification: a relative one is ignored
+    if not os.path.isabs(folder):  # the XDG specification says to ignore a relative one
         home = environ.get("HOME") or os.path.expanduser("~")
         if not os.path.isabs(home):
             raise PasswordError(f"no home directory to keep a password in; set {VARIABLE}")
@@ -68,11 +71,14 @@ def default_path(environ: Mapping[str, str] | None = None) -> str:
 
 
 def read_password_file(path: str | os.PathLike[str]) -> str:
-    """Return what the file holds, less one newline at its end; raise PasswordError as `find_password`."""
+    """Return the content of the file, without one newline at its end.
+
+    Raises PasswordError as `find_password`.
+    """
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # of what is read, not of what has the name by then
+            mode = os.fstat(file.fileno()).st_mode  # of this file, whatever has its name by now
             if stat.S_IMODE(mode) & 0o077:
                 raise PasswordError(
                     f"others may read or change the password file {name} (mode {stat.S_IMODE(mode):04o}); "
@@ -92,10 +98,11 @@ def read_password_file(path: str | os.PathLike[str]) -> str:
 
 
 def make_password_file(path: str) -> None:
-    """Make the file, with a new password, whole or not at all; leave one that is there as it is.
+    """Make the file, with a new password, whole or not at all. An existing one stays as it is.
 
-    Whoever comes first, of several processes, decides.  Raise PasswordError if it
-    cannot be made.
+    The first of several processes decides.
+
+    Raises PasswordError if it cannot be made.
     """
     folder = os.path.dirname(path)
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -103,7 +110,7 @@ def make_password_file(path: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         _write_private(temporary)
         try:
-            os.link(temporary, path)  # unlike rename, never replaces another's
+            os.link(temporary, path)  # unlike rename, it never replaces another file
         except FileExistsError:
             pass
         finally:
@@ -116,7 +123,7 @@ def make_password_file(path: str) -> None:
 
 
 def warn_if_short(password: str, hosts: list[str]) -> str | None:
-    """Return a warning if the password is short and one of the hosts is not this machine, else None."""
+    """Return a warning if a password is short and one of the hosts is not this machine."""
     far = [host for host in hosts if not is_loopback(host)]
     if not far or len(password) >= SHORT_CHARS:
         return None
@@ -129,7 +136,7 @@ def warn_if_short(password: str, hosts: list[str]) -> str | None:
 def _write_private(path: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(fd, 0o600)  # whatever the umask
+        os.fchmod(fd, 0o600)  # whatever the umask is
         os.write(fd, os.urandom(RANDOM_BYTES).hex().encode() + b"\n")
         os.fsync(fd)
     finally:

@@ -186,7 +186,7 @@ class Cluster:
         None if there is no port.  ListenError if it cannot be had.
         """
         self._check_process()
-        address = self._engine.wait_ready(ROLES_S).get("address")
+        address = self._wait_for_engine().get("address")
         return None if address is None else (address[0], address[1])
 
     def wait_ready(self) -> None:
@@ -195,7 +195,19 @@ class Cluster:
         Raise the error that prevents it (ListenError, ConnectError, ...).
         """
         self._check_process()
-        self._engine.wait_ready(ROLES_S)
+        self._wait_for_engine()
+
+    def _wait_for_engine(self) -> dict[str, Any]:
+        """Return the facts of the engine once it runs. One that is killed before that is replaced, once."""
+        if not self._is_closed:
+            engine = self._get_engine(None)
+            try:
+                return engine.wait_ready(ROLES_S)
+            except EngineError:
+                if not engine.was_killed:
+                    raise
+            self._get_engine(None)
+        return self._engine.wait_ready(ROLES_S)
 
     def close(self) -> None:
         """Wait for running jobs and their callbacks, then end the engine and all its processes.
@@ -299,7 +311,7 @@ class Cluster:
             if self._is_closed:
                 raise JobError(f"the cluster was closed{f': {lost}' if lost else ''}", {"kind": "lost"})
             self._was_ready |= engine.was_ready
-            if engine.has_ended and self._was_ready:
+            if engine.has_ended and (self._was_ready or engine.was_killed):
                 if self._configuration.listen is not None and engine.was_ready:
                     # Workers know the port that was chosen for port 0.
                     address = engine.wait_ready(0)["address"]

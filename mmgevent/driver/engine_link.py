@@ -154,6 +154,11 @@ class EngineProcess:
         """Return whether it has started its roles."""
         return self._ready.is_set() and self._error is None
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended its process. That says nothing of the next engine."""
+        return self.has_ended and (self._process.poll() or 0) < 0
+
     def wait_ready(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait until the engine has started its roles; return its facts.
 

@@ -126,9 +126,10 @@ class JobDriver:
             try:
                 self._wait_ready(engine)
             except EngineError as error:
-                if lost is None or isinstance(error, StartError) or not engine.has_ended:
+                is_final = lost is None or isinstance(error, StartError) or not engine.has_ended
+                if is_final and not engine.was_killed:
                     raise
-                lost = str(error)  # it ended as the one before it did
+                lost = str(error)  # it ended as the one before it did, or was killed
                 continue
             self.state.check_cancelled()
             self._submission = Submission(self.state, self._packed, self._feeder, engine)

@@ -239,8 +239,9 @@ class Node(Cluster):
             failure = engine.refusal or (
                 error if isinstance(error, MmgeventError) else EngineError(str(error))
             )
-            self._set("closed", str(failure), None, failure)
-            return
+            if engine.refusal is not None or not engine.was_killed:
+                self._set("closed", str(failure), None, failure)
+                return
         if engine.refusal is not None:
             self._set("closed", str(engine.refusal), None, engine.refusal)
             return

@@ -1,4 +1,4 @@
-"""What a driver wants of its engine: the first frame on their socket."""
+"""The configuration of a driver's engine: the first frame on their socket."""
 
 from __future__ import annotations
 
@@ -9,31 +9,42 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 
 
 class Configuration(NamedTuple):
-    """What a driver wants of its engine."""
+    """What an engine does for its driver."""
 
-    procs: int  #: executors of this engine's own worker; 0 for none
-    listen: tuple[str, int] | None = None  #: let workers and drivers join here
-    join: tuple[str, int] | None = None  #: use the server at this address, hold none
-    elect: list[tuple[str, int]] | None = (
-        None  #: be a worker of the first server that answers, or that server
-    )
-    may_serve: bool = True  #: with `elect`: whether this engine may become the server
-    once: bool = False  #: with `elect`: end when the server is gone, rather than find the next one
-    offers: Sequence[str] = ()  #: names of functions that run in the driver's process
+    #: executors of this engine's own worker; 0 for none
+    procs: int
+    #: be a server that workers and drivers join at this address
+    listen: tuple[str, int] | None = None
+    #: use the server at this address
+    join: tuple[str, int] | None = None
+    #: be a worker of the first server that answers at one of these addresses, or that server
+    elect: list[tuple[str, int]] | None = None
+    #: with `elect`: whether this engine may become the server
+    may_serve: bool = True
+    #: with `elect`: end when the server has ended, instead of finding the next one
+    once: bool = False
+    #: names of functions that run in the driver's process
+    offers: Sequence[str] = ()
     password: str | None = None
     certificates: Certificates = NO_CERTIFICATES
-    memory_bytes: int | None = None  #: of segments held in memory; None: a share of the machine's
-    timeout: float = 10.0  #: seconds to connect
-    patience: float = 0.0  #: seconds to go on trying where nobody listens (yet, or again)
+    #: most bytes of segments in memory; None for a share of the machine's memory
+    memory_bytes: int | None = None
+    #: time to connect, seconds
+    timeout: float = 10.0
+    #: time to try again while nobody listens, seconds
+    patience: float = 0.0
+    #: 0 for warnings, 1 also for what happens, 2 for everything
     verbose: int = 0
 
     def encode(self) -> bytes:
-        import json  # not above: this module is imported before the engine is started, json while it starts
+        """Return the payload of the frame."""
+        import json  # here, since drivers start the engine first, and import json meanwhile
 
         return json.dumps(self._asdict()).encode()
 
     @classmethod
     def decode(cls, payload: bytes) -> Configuration:
+        """Return the configuration in a payload."""
         import json
 
         given = json.loads(payload)
@@ -47,4 +58,4 @@ class Configuration(NamedTuple):
 
     def __repr__(self) -> str:
         where = f"listen={self.listen}, join={self.join}, elect={self.elect}"
-        return f"Configuration(procs={self.procs}, {where})"  # no password
+        return f"Configuration(procs={self.procs}, {where})"  # without the password

@@ -1,8 +1,8 @@
-"""The engine's roles run in front: what `mmg-server` and `mmg-worker` are.
+"""The roles without a driver: what `mmg-server` and `mmg-worker` run.
 
-Both run until a signal, and return the exit code that says why they ended.  SIGINT ends
-them without waiting for tasks; SIGTERM and SIGHUP let a worker finish those it runs, for up to GRACE_S.
-A second signal, other than SIGHUP, ends them there and then.
+Both run until a signal, and return an exit code that says why they ended. SIGINT ends them without
+waiting for tasks. SIGTERM and SIGHUP let a worker finish the tasks that it runs, for up to GRACE_S.
+A second signal, other than SIGHUP, ends the process at once.
 """
 
 from __future__ import annotations
@@ -17,23 +17,29 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.engine.process import default_memory_bytes
+from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
 from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
-    from mmgevent.engine.worker.role import Worker
+    from mmgevent.engine.worker.role import WorkerRole
 
 log = logging.getLogger("mmgevent")
 
-#: what running tasks get after SIGTERM: most take up to 2 s, and whoever stops a machine waits for this
+#: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a
+#: machine waits for this.
 GRACE_S = 2.0
-#: pauses between rounds of trying all addresses, growing, with as much again at random
+
+#: First pause between two rounds over all addresses, seconds. It doubles each time, and up to as
+#: much again is added at random.
 FIRST_PAUSE_S = 0.1
+
+#: Longest such pause, seconds.
 MAX_PAUSE_S = 2.0
 
+#: Exit codes after SIGHUP, SIGINT and SIGTERM, as shells report them.
 HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
 
 
@@ -47,24 +53,23 @@ def run_server(
     on_listening: Callable[[Address], None] | None = None,
     verbose: int = 0,
 ) -> int:
-    """Serve jobs and workers until a signal; ListenError if the address cannot be had, or not any more;
-    AuthenticationError if the certificates will not do.
+    """Serve jobs and workers until a signal. Return the exit code.
 
-    `on_listening` is called with the address once workers can come.
+    `on_listening(address)` is called once workers can connect.
+
+    Raises ListenError if it cannot listen at the address, or can no longer do so, and
+    AuthenticationError if the certificates cannot be used.
     """
     set_up_logging(verbose)
     raise_descriptor_limit()
     collect_garbage_rarely()
     from mmgevent.access.handshake import derive_key
-    from mmgevent.engine.net.listener import Listener, open_listener
+    from mmgevent.engine.net.listener import open_listener
     from mmgevent.engine.net.threads import start_thread_pool
-    from mmgevent.engine.server.role import open_server
-    from mmgevent.engine.watchdog import start_watchdog
 
     start_thread_pool()
     stop = _Stop()
-    memory_bytes = segment_memory or default_memory_bytes()
-    server = open_server(memory_bytes=memory_bytes, spill_folder=find_scratch_folder())
+    server = make_server(segment_memory, find_scratch_folder())
     lost: list[str] = []
 
     def on_lost(reason: str) -> None:
@@ -72,15 +77,14 @@ def run_server(
         stop.event.set()
 
     sock = open_listener(host, port)
-    listener = Listener(sock, derive_key(password), server.attach, on_lost, certificates=certificates)
-    start_watchdog()
+    listener = start_listening(server, sock, derive_key(password), on_lost, certificates)
     log.info("server listens on %s", format_address(listener.address))
     if on_listening is not None:
         on_listening(listener.address)
     code = stop.wait()
     listener.close()
     server.stop(lost[0] if lost else "the server was stopped")
-    if lost and not code:  # its end frees the address, and those it knows find the next server there
+    if lost and not code:  # the end of this process frees the address for the next server
         raise ListenError(lost[0])
     return code
 
@@ -94,10 +98,11 @@ def run_worker(
     once: bool = False,
     verbose: int = 0,
 ) -> int:
-    """Work for whichever server answers first, again and again.
+    """Work for whichever server answers first, again and again. Return the exit code.
 
-    Returns on a signal, or, with `once`, after a server has said goodbye.  AuthenticationError and
-    VersionMismatchError end it, since trying again would not help.
+    It ends by a signal or, with `once`, when a server says goodbye.
+
+    Raises AuthenticationError and VersionMismatchError, since trying again would not help.
     """
     set_up_logging(verbose)
     raise_descriptor_limit()
@@ -117,8 +122,10 @@ def run_member(
 ) -> int:
     """Be a worker of the server at one of these addresses, or that server, until a signal.
 
-    With `once` it leaves when its first server is gone; ConnectError where there is none and it cannot be it.
-    AuthenticationError and VersionMismatchError end it, since trying again would not help.
+    With `once` it leaves when its first server has ended. Returns the exit code.
+
+    Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises
+    AuthenticationError and VersionMismatchError, since trying again would not help.
     """
     certificates.check_for_equals()
     set_up_logging(verbose)
@@ -217,16 +224,16 @@ class _WorkerLoop:
         finally:
             self._forkers.close()
 
-    def _connect(self) -> Worker | None:
-        """Return a worker of the first address that answers."""
+    def _connect(self) -> WorkerRole | None:
+        """Return the worker of the first address that answers, or None if none does."""
         from mmgevent.engine.net.socket_link import SocketLink
-        from mmgevent.engine.worker.role import Worker
+        from mmgevent.engine.worker.role import WorkerRole
 
         for address in self._addresses:
             try:
                 sock = self._connect_unless_stopped(address)
             except ConnectError as error:
-                if self._tried.get(address) != str(error):  # say it once, not every second
+                if self._tried.get(address) != str(error):  # warn once, not every second
                     log.warning("%s; waiting for a server there", error)
                     self._tried[address] = str(error)
                 continue
@@ -234,7 +241,9 @@ class _WorkerLoop:
                 return None
             self._tried.pop(address, None)
             link = SocketLink(sock, format_address(address))
-            worker = Worker(link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder())
+            worker = WorkerRole(
+                link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder()
+            )
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
             worker.start()
@@ -242,7 +251,10 @@ class _WorkerLoop:
         return None
 
     def _connect_unless_stopped(self, address: Address) -> Any:
-        """Return the TLS socket, or None once a signal came: a server that does not answer would hold us for 10 s."""
+        """Return the TLS socket, or None once there was a signal.
+
+        So a signal need not wait 10 s for a server that does not answer.
+        """
         import gevent
 
         from mmgevent.engine.net import tls
@@ -268,8 +280,11 @@ class _WorkerLoop:
     def _tell_joined(self, where: str) -> None:
         log.warning("joined the server at %s with %s", where, _slots(self._procs))
 
-    def _work(self, worker: Worker) -> bool:
-        """Wait for the end of a worker or of this process; True if there is to be no other."""
+    def _work(self, worker: WorkerRole) -> bool:
+        """Wait for the end of a worker or of this process.
+
+        Return whether that was the last worker.
+        """
         self._stop.also(worker.closed)
         self._stop.event.wait()
         if self._stop.code:
@@ -300,25 +315,28 @@ class _Stop:
             gevent.signal_handler(signal.SIGHUP, self._on_signal, HUNG_UP)
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for a signal, or for so long; return the exit code, 0 if none came."""
+        """Wait for a signal, or for so long. Return the exit code, or 0 if there was none."""
         if not self.code:
             self.event.wait(timeout_s)
         return self.code
 
     def also(self, event: Any) -> None:
-        """Let the end of `event` (a gevent Event or Greenlet) wake who waits for `self.event`, too."""
+        """Set `self.event` also when `event` (a gevent Event or Greenlet) is set or ends."""
         event.rawlink(lambda _: self.event.set())
 
     def _on_signal(self, code: int) -> None:
         if self.code and code == HUNG_UP:
             return  # kernel and shell both send one when a terminal is closed
         if self.code:
-            os._exit(code)  # asked politely before, and now not any more; children die with us
+            os._exit(code)  # the second signal; children die with this process
         self.code = code
         self.event.set()
 
 
 def set_up_logging(verbose: int) -> None:
-    """Log to stderr: warnings, with `verbose` 1 also what happens, with 2 everything; with -1 errors only."""
+    """Log to stderr.
+
+    `verbose`: -1 for errors only, 0 also warnings, 1 also what happens, 2 everything.
+    """
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -1,20 +1,18 @@
-"""A place in a cluster of equals: the worker of the server there is, or else that server.
+"""A place in a cluster of equals: worker of the server, or else the server itself.
 
-`Membership.run` finds a place, stays in it until it is lost, and finds the next one.
-Nobody appoints a server: `engine.net.election` lets the operating system decide.  Jobs are not
-handed over when a server ends; their drivers, who have everything, hand them in to the
-next one.
+`Membership.run` finds a place, stays in it until it is lost, and finds the next one. Nobody
+appoints a server: `engine.net.election` lets the operating system decide. When a server ends its
+jobs are not moved: their drivers, which have everything, resubmit them to the next server.
 
-A server that is not on the first address of its list looks for one on the earlier
-addresses: after a network was split there may be two.  It then takes no more jobs, and
-gives its place up once the last one is done, or MOVE_S later.
+After a network was split there may be two servers. So a server that is not on the first address of
+its list looks for another one on the addresses before. If it finds one it accepts no more jobs, and
+ends once the last one is done, or MOVE_S later.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,33 +22,43 @@ from gevent.event import Event
 
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.net.listener import Listener
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.server.role import ServerRole, open_server
-from mmgevent.engine.watchdog import start_watchdog
-from mmgevent.engine.worker.role import Worker
-from mmgevent.errors import AuthenticationError, ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.engine.place_search import PlaceSearch
+from mmgevent.engine.server_start import make_server, start_listening
+from mmgevent.engine.worker.role import WorkerRole
+from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
 
 if TYPE_CHECKING:
+    from mmgevent.engine.net.listener import Listener
+    from mmgevent.engine.server.role import ServerRole
     from mmgevent.engine.worker.forker import Forkers
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 
 log = logging.getLogger(__name__)
 
-#: a place was lost: everybody looks for the next one, and not all in the same instant
+#: Longest pause before a member looks for its next place, seconds. It is random, so that not all
+#: members look at the same moment.
 FIRST_PAUSE_S = 0.02
-#: pauses between rounds in which no place was found, growing, with as much again at random
+
+#: Pause after the first round in which no place was found, seconds. It doubles each time, and up to
+#: as much again is added at random.
 NEXT_PAUSE_S = 0.1
+
+#: Longest such pause, seconds.
 MAX_PAUSE_S = 2.0
-#: between two looks for a server on earlier addresses
+
+#: Time between two looks for a server on earlier addresses, seconds.
 EARLIER_S = 5.0
-#: for the jobs of a server that gives its place up
+
+#: Time for the jobs of a server that gives up its place, seconds.
 MOVE_S = 10.0
-#: pause before executors of the server's own machine are started again after a fault
+
+#: Pause before the server's own executors are started again after a fault, seconds.
 AGAIN_S = 1.0
 
 OnChange = Callable[["Membership"], None]
@@ -58,7 +66,7 @@ OnChange = Callable[["Membership"], None]
 
 @dataclass
 class Settings:
-    """What a member brings along."""
+    """What a member knows from the start."""
 
     addresses: Sequence[Address]
     key: bytes  #: from `derive_key`
@@ -84,20 +92,23 @@ class Membership:
         self._on_change = on_change
         #: "connecting", "worker", "server", "occupied" or "closed"
         self.state = "connecting"
-        #: why it is not (or not any more) at a server
+        #: why it has no server
         self.reason = ""
-        #: where the server is, as the candidate list has it
+        #: where the server is, as written in the list of addresses
         self.address: Address | None = None
-        #: what ended it, if trying again would not have helped
+        #: what ended it, if trying again would not help
         self.error: MmgeventError | None = None
-        #: the worker of the place, if `procs`
-        self.worker: Worker | None = None
-        #: the link of the place, where there is no worker: somebody must notice when it ends
+        #: the worker of this place; None if there is none, or if `procs` is 0
+        self.worker: WorkerRole | None = None
+        #: the link of this place if it has no worker: whose end shows that the place is lost
         self.presence: Link | None = None
-        self._had_place = False  # ever: then no refusal is for good
-        self._told = ("", "")  # state and reason, in the last call of on_change
+        #: whether it ever had a place: then no refusal is final
+        self._had_place = False
+        #: state and reason at the last call of `on_change`
+        self._told = ("", "")
         self._server: ServerRole | None = None
-        self._lost = Event()  # the place is
+        #: set when this place is lost
+        self._lost = Event()
         self._stop_reason: str | None = None
         self._greenlet: gevent.Greenlet | None = None
 
@@ -105,7 +116,7 @@ class Membership:
         self._greenlet = gevent.spawn(self.run)
 
     def run(self) -> None:
-        """Be in one place after another until `stop`, or until there is no use in trying."""
+        """Be in one place after another, until `stop` or until trying again would not help."""
         pause_s = NEXT_PAUSE_S
         try:
             while self._stop_reason is None:
@@ -131,7 +142,7 @@ class Membership:
         self._change("closed", self._stop_reason or self.reason)
 
     def stop(self, reason: str, grace_s: float = 0.0) -> None:
-        """Leave the cluster (blocks); running tasks get `grace_s`. Idempotent."""
+        """Leave the cluster (blocks). Running tasks get `grace_s` seconds. Idempotent."""
         self._stop_reason = self._stop_reason or reason
         if self.worker is not None:
             self.worker.stop(reason, grace_s)
@@ -143,9 +154,11 @@ class Membership:
         self._change("closed", reason)
 
     def open_link(self) -> Link:
-        """Return a link for this engine's driver to the server of the place, which has had its hello (may block).
+        """Return a link for this engine's driver to the server of this place (may block).
 
-        ConnectError, AuthenticationError or VersionMismatchError when it cannot be had. Nothing says whether the place is still the same by then.
+        The server has had the driver's hello. Meanwhile the place may have changed.
+
+        Raises ConnectError, AuthenticationError or VersionMismatchError if there can be no link.
         """
         if self._server is not None:
             ours, theirs = local_pair("own driver")
@@ -162,7 +175,10 @@ class Membership:
         return self._greet(sock, self.address)
 
     def _greet(self, sock: Any, address: Address) -> Link:
-        """Return the link of a driver whose hello the server has answered; the errors are those of `greet`."""
+        """Return the link of a driver whose hello the server has answered.
+
+        Raises an error of `greet`.
+        """
         try:
             election.greet(sock, address, self._settings.timeout)
         except BaseException:
@@ -170,58 +186,36 @@ class Membership:
             raise
         return SocketLink(sock, format_address(address))
 
-    # places
+    # -- places
 
     def _find_place(self) -> None:
-        """Find one and stay in it until it is lost; NoPlaceError, AuthenticationError, VersionMismatchError."""
-        refusals: dict[Address, MmgeventError] = {}
-        tried: dict[Address, float] = {}  # since when
+        """Find a place and stay in it until it is lost.
+
+        Raises NoPlaceError, AuthenticationError or VersionMismatchError if there is none.
+        """
+        search = PlaceSearch(self._settings.addresses, self._find, is_first=not self._had_place)
         while True:
-            try:
-                place = self._next_place(refusals)
-            except (election.NoPlaceError, AuthenticationError, VersionMismatchError) as error:
-                raise self._judge(error, refusals) from error
-            since = tried.setdefault(place.address, time.monotonic())
+            place = search.next_place()
             self._lost.clear()
             try:
                 self._take(place)
                 return
             except election.LostServerError as error:
-                if time.monotonic() - since >= election.CONTEST_S:
-                    refusals[place.address] = error
-                else:  # a chance reset must not make a second server: whoever is there now has the place
+                if search.is_contested(place, error):
                     self._rest(election.CONTEST_PAUSE_S * (1 + random.random()))
             except (VersionMismatchError, election.NoPlaceError) as error:
-                if isinstance(place, election.Elected):
-                    raise
-                refusals[place.address] = error  # another candidate may have a place for us
+                search.refuse(place, error)  # another address may have a place
 
-    def _next_place(self, refusals: dict[Address, MmgeventError]) -> election.Joined | election.Elected:
+    def _find(self, addresses: Sequence[Address]) -> election.Joined | election.Elected:
         settings = self._settings
-        left = [address for address in settings.addresses if address not in refusals]
-        if not left:
-            raise election.NoPlaceError([], True)
         return election.bind_or_connect(
-            left,
+            addresses,
             settings.key,
             self._role,
             may_serve=settings.may_serve,
             timeout=settings.timeout,
             certificates=settings.certificates,
         )
-
-    def _judge(self, error: MmgeventError, refusals: dict[Address, MmgeventError]) -> MmgeventError:
-        """Return what a round without a place ends with: who never had one may be wrong here for good."""
-        every = (*refusals.values(), error)
-        reasons = [str(reason) for reason in every if str(reason)]
-        if self._had_place:
-            is_occupied = bool(refusals) or getattr(error, "is_occupied", True)
-            return election.NoPlaceError(reasons, is_occupied)
-        if not refusals:
-            return error
-        if any(isinstance(reason, VersionMismatchError) for reason in every):
-            return VersionMismatchError("; ".join(reasons))
-        return election.NoPlaceError(reasons, True)
 
     @property
     def _role(self) -> str:
@@ -230,8 +224,8 @@ class Membership:
     def _take(self, place: election.Joined | election.Elected) -> None:
         """Stay in this place until it is lost.
 
-        VersionMismatchError, NoPlaceError where there is none after all; LostServerError if it was lost before the
-        server said hello.
+        Raises VersionMismatchError, and NoPlaceError if the server does not accept this member.
+        Raises LostServerError if the server was lost before its hello.
         """
         if self._stop_reason is not None:
             place.sock.close()
@@ -260,7 +254,7 @@ class Membership:
             raise election.LostServerError(f"lost {where} before its hello: {worker.close_reason}")
 
     def _attend(self, place: election.Joined) -> None:
-        """Have a server elsewhere for this engine's driver, and no part in the work."""
+        """Use a server elsewhere for this engine's driver, without a worker."""
         try:
             link = self.presence = self._greet(place.sock, place.address)
         except election.LostServerError:
@@ -276,16 +270,16 @@ class Membership:
             self._leave(self.reason)
 
     def lose(self, reason: str) -> None:
-        """Note that the link of the place ended; called by whoever reads it."""
+        """Note that this place is lost. Called by whoever reads its link."""
         self.reason = reason
         self._lost.set()
 
     def _serve(self, place: election.Elected) -> None:
         """Be the server."""
         settings = self._settings
-        server = open_server(memory_bytes=settings.memory_bytes, spill_folder=settings.scratch)
+        server = make_server(settings.memory_bytes, settings.scratch)
         listener = self._listen(place, server)
-        greenlets: list[gevent.Greenlet] = []
+        greenlets = Greenlets(self._on_fault)
         reason = "the member leaves"
         try:
             if not election.is_reached(
@@ -297,19 +291,18 @@ class Membership:
                 )
             if advice := election.find_reach(place):
                 log.warning("elected, but %s", advice)
-            start_watchdog()
             self._server = server
             if settings.procs:
-                greenlets.append(self._spawn(self._employ_own, server))
+                greenlets.spawn(self._employ_own, server)
             earlier = settings.addresses[: list(settings.addresses).index(place.address)]
             if earlier:
-                greenlets.append(self._spawn(self._look_for_earlier, server, earlier, listener.digest))
+                greenlets.spawn(self._look_for_earlier, server, earlier, listener.digest)
             self._arrive("server", place.address)
             self._lost.wait()
             reason = self._stop_reason or self.reason or reason
         finally:
             self._server = None
-            gevent.killall(greenlets)
+            greenlets.kill()
             if self.worker is not None:
                 self.worker.stop(reason)
             listener.close()
@@ -317,10 +310,13 @@ class Membership:
             self._leave(reason)
 
     def _listen(self, place: election.Elected, server: ServerRole) -> Listener:
-        """Let everybody come to this server; NoPlaceError, and the address is free, when that cannot be now."""
+        """Let others connect to this server.
+
+        Raises NoPlaceError, with the address free again, if that is impossible now.
+        """
         try:
             settings = self._settings
-            return Listener(place.sock, settings.key, server.attach, self.lose, settings.certificates)
+            return start_listening(server, place.sock, settings.key, self.lose, settings.certificates)
         except BaseException as error:
             place.sock.close()
             if not isinstance(error, OSError):
@@ -328,18 +324,13 @@ class Membership:
             where = format_address(place.address)
             raise election.NoPlaceError([f"cannot be the server at {where} now: {error}"], False) from error
 
-    def _spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
-        """Run a part of the server that is not to end by a fault; the place is given up if it does."""
-        greenlet = gevent.spawn(function, *args)
-        greenlet.link_exception(self._on_fault)
-        return greenlet
-
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Give up the place: a part of the server has ended by a fault."""
         log.error("server given up by a fault of our own", exc_info=greenlet.exc_info)
         self.lose(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
 
     def _employ_own(self, server: ServerRole) -> None:
-        """Keep this machine's executors at work for the server in this engine."""
+        """Be a worker, too: keep this machine's executors at work for the server in this engine."""
         while True:
             ours, theirs = local_pair("local worker")
             server.attach(ours, "worker", is_local=True)
@@ -347,12 +338,12 @@ class Membership:
             worker.closed.wait()
             if self._lost.is_set() or self._stop_reason is not None:
                 return
-            log.error("own executors are gone: %s", worker.close_reason)
+            log.error("own executors have ended: %s", worker.close_reason)
             gevent.sleep(AGAIN_S)
 
-    def _make_worker(self, link: Link, *, is_local: bool = False) -> Worker:
+    def _make_worker(self, link: Link, *, is_local: bool = False) -> WorkerRole:
         settings = self._settings
-        worker = Worker(
+        worker = WorkerRole(
             link,
             slots=settings.procs,
             forkers=settings.forkers,
@@ -369,7 +360,7 @@ class Membership:
         return worker
 
     def _look_for_earlier(self, server: ServerRole, earlier: Sequence[Address], digest: bytes) -> None:
-        """Give the place up when there is another server on an address before ours."""
+        """Give up the place when there is another server on an address before this one."""
         settings = self._settings
         own = (settings.key, digest, settings.timeout, settings.certificates)
         while (found := election.find_server(earlier, *own)) is None:
@@ -381,7 +372,7 @@ class Membership:
             server.idle.wait()
         self.lose(f"the server moved to {where}")
 
-    # changes
+    # -- changes
 
     def _arrive(self, state: str, address: Address) -> None:
         self.address = address
@@ -401,7 +392,7 @@ class Membership:
             self._on_change(self)
 
     def _rest(self, seconds: float) -> None:
-        """Wait, or until `stop`."""
+        """Wait for so long, or until `stop`."""
         if self._stop_reason is None:
             self._lost.clear()
             self._lost.wait(seconds)

@@ -1,18 +1,19 @@
-"""The engine: the gevent process that holds links and roles for a driver or a command.
+"""The engine: the gevent process that has the links and roles of one driver.
 
-A driver starts one (`main`, below) and speaks frames with it over a socketpair.  The
-first frame each way is the engine's own: a configuration in, "ready" or "failed" out.
-After that the driver speaks with the server: with the role in this process, or, frame
-by frame, with one on another machine.  When the driver's socket closes, everything
-ends.  `mmg-server` and `mmg-worker` run the same roles in front (`engine/foreground.py`).
+A driver starts its engine (`main`, below) and exchanges frames with it over a socketpair. The first
+frame in each direction is the engine's own: a configuration from the driver, "ready" or "failed" to
+it. After that the driver speaks with the server, which is in this process or on another machine.
+When the driver's socket closes, everything ends. `mmg-server` and `mmg-worker` run the same roles
+without a driver (`engine/foreground.py`).
 
-The template process is started before this module is imported, see `engine.start`:
-both take 60 ms, and there are usually two cores.
+The template process is started before this module is imported, see `engine.start`: both take 60 ms,
+and most machines have several cores.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import os
@@ -23,15 +24,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.engine.configuration import Configuration
-from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, StartError
+from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
+from mmgevent.errors import ConnectError, MmgeventError, StartError
 from mmgevent.machine.resources import (
     collect_garbage_rarely,
     find_scratch_folder,
-    open_process,
     raise_descriptor_limit,
-    total_memory_bytes,
 )
-from mmgevent.wire.frames import CONTROL, HEADER_BYTES, MAX_PAYLOAD, Decoder, Frame
+from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.messages import control
 
 if TYPE_CHECKING:
@@ -45,24 +45,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: share of the machine's memory that segments may take before they spill, and its bounds
-MEMORY_SHARE = 8
-MIN_MEMORY_BYTES = 16 * 1024 * 1024
-MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
-
-#: pause between two attempts to connect, and up to as much again at random
+#: Pause between two attempts to connect, seconds. Up to as much again is added at random.
 RETRY_S = 0.2
 
-#: Between two looks whether the driver still runs, where the system does not tell, seconds. Its socket mostly does.
-PARENT_LOOK_S = 0.5
-
-#: how long running tasks get when the driver has closed the cluster
+#: Time for the last frames to reach a server elsewhere when the driver has closed the cluster,
+#: seconds.
 STOP_S = 1.0
-
-
-def default_memory_bytes() -> int:
-    """Return how many bytes of segments a server holds in memory unless told."""
-    return max(MIN_MEMORY_BYTES, min(MAX_MEMORY_BYTES, total_memory_bytes() // MEMORY_SHARE))
 
 
 class Engine:
@@ -76,9 +64,9 @@ class Engine:
         *,
         listening_sock: Any = None,
     ):
-        """`offered_sock`: leads to the functions that the driver offers, if any.
+        """`offered_sock`: a socket to the functions that the driver offers, if any.
 
-        `listening_sock`: listens already where the configuration says.
+        `listening_sock`: a socket that listens already at the address in the configuration.
         """
         from gevent.event import Event
 
@@ -97,7 +85,7 @@ class Engine:
         self._is_stopping = False
         self._stop_reason = "the cluster closed"
         self._scratch = find_scratch_folder()
-        #: set when the engine has to end
+        #: set when this engine has to end
         self.ended = Event()
         self._offering: Offering | None = None
         if offered_sock is not None:
@@ -106,7 +94,7 @@ class Engine:
             self._offering = Offering(offered_sock, self._on_offering_lost)
 
     def start(self) -> dict[str, Any]:
-        """Start the roles that are asked for; return facts for the driver."""
+        """Start the roles in the configuration. Return facts for the driver."""
         configuration = self._configuration
         if configuration.listen or configuration.join or configuration.elect:
             from mmgevent.engine.net.threads import start_thread_pool
@@ -120,7 +108,7 @@ class Engine:
         return self._hold_server()
 
     def serve_driver(self, sock: Any) -> None:
-        """Speak with the driver over its socketpair from now on."""
+        """Exchange frames with the driver over its socketpair from now on."""
         from mmgevent.engine.net.socket_link import SocketLink
 
         link = self._driver = SocketLink(sock, "driver", heartbeats=False)
@@ -136,7 +124,7 @@ class Engine:
             self._member.start()
 
     def stop(self) -> None:
-        """End everything that this engine started (blocks for a second or two at most)."""
+        """End everything that this engine started (blocks for two seconds at most)."""
         self._is_stopping = True
         if self._member is not None:
             self._member.stop("the node closed")
@@ -153,11 +141,8 @@ class Engine:
         self._forkers.close()
 
     def _hold_server(self) -> dict[str, Any]:
-        from mmgevent.engine.server.role import open_server
-
         configuration = self._configuration
-        memory_bytes = configuration.memory_bytes or default_memory_bytes()
-        self._server = open_server(memory_bytes=memory_bytes, spill_folder=self._scratch)
+        self._server = make_server(configuration.memory_bytes, self._scratch)
         facts: dict[str, Any] = {"pid": os.getpid()}
         if configuration.listen is not None:
             facts["address"] = self._listen(configuration.listen)
@@ -171,27 +156,23 @@ class Engine:
 
     def _listen(self, address: tuple[str, int]) -> tuple[str, int]:
         from mmgevent.access.handshake import derive_key
-        from mmgevent.engine.net.listener import Listener, open_listener
-        from mmgevent.engine.watchdog import start_watchdog
+        from mmgevent.engine.net.listener import open_listener
 
         assert self._server is not None
         sock = self._listening_sock or open_listener(*address)
-        configuration = self._configuration
-        key = derive_key(configuration.password or "")
-        self._listener = Listener(
-            sock, key, self._server.attach, self._on_listener_lost, certificates=configuration.certificates
-        )
-        start_watchdog()
+        key, certificates = derive_key(self._configuration.password or ""), self._configuration.certificates
+        self._listener = start_listening(self._server, sock, key, self._on_listener_lost, certificates)
         bound: tuple[str, int] = self._listener.address
         return bound
 
     def _join_server(self, address: tuple[str, int]) -> dict[str, Any]:
+        from mmgevent.access.addresses import format_address
         from mmgevent.access.handshake import derive_key
         from mmgevent.engine.net import tls
         from mmgevent.engine.net.socket_link import SocketLink
 
         key = derive_key(self._configuration.password or "")
-        where = tls.format_address(address)
+        where = format_address(address)
         self._remote = SocketLink(self._connect_patiently(address, key), where)
         if self._configuration.procs:
             timeout, certificates = self._configuration.timeout, self._configuration.certificates
@@ -245,9 +226,9 @@ class Engine:
             self._relay.tell_driver(frame)
 
     def _add_worker(self, link: Link, *, is_local: bool = False) -> None:
-        from mmgevent.engine.worker.role import Worker
+        from mmgevent.engine.worker.role import WorkerRole
 
-        worker = Worker(
+        worker = WorkerRole(
             link,
             slots=self._configuration.procs,
             forkers=self._forkers,
@@ -261,25 +242,26 @@ class Engine:
         worker.start()
 
     def _on_listener_lost(self, reason: str) -> None:
-        """Where no worker can come any more: end, and let the driver start another engine at the address."""
+        """End: nobody can connect now. The driver starts another engine at the address."""
         self._stop_reason = reason
         self.ended.set()
 
     def _on_offering_lost(self, reason: str) -> None:
-        """A worker that offers what it cannot do is no use: end, and let the driver start another engine."""
+        """End: nobody can call the offered functions. The driver starts another engine."""
         if not self._is_stopping:
-            log.info("the offered functions are gone: %s", reason)
+            log.info("the offered functions can no longer be called: %s", reason)
             self.ended.set()
 
     def _on_worker_closed(self, _: Any) -> None:
-        """Without its own executors an engine is no use: end, and let the driver start another.
+        """End: this engine has no executors left. The driver starts another engine.
 
-        Where there never was an executor another engine would have none, either: then the driver gets the reason.
+        If there never was an executor, another engine would have none either. Then the driver gets
+        the reason.
         """
         if self._is_stopping:
             return
         worker = self._workers[-1]
-        self._stop_reason = f"the executors of this machine are gone: {worker.close_reason}"
+        self._stop_reason = f"the executors of this machine have ended: {worker.close_reason}"
         if worker.is_short and not worker.has_run and self._driver is not None:
             self._driver.send(control("refused", code="start", error=worker.close_reason))
         else:
@@ -290,43 +272,38 @@ class Engine:
 def main(template: TemplateProcess | StartError | None) -> None:
     """Run the engine of a driver: `--parent PID --fds N[,N] [--procs] [--listener N]`.
 
-    `--procs` asks for `template`; `--listener` is the descriptor of a socket that listens already.
+    `--fds`: descriptors of sockets to the driver and to the functions that it offers, if any.
+    `--procs`: there will be executors, so there is a `template`. `--listener`: descriptor of a
+    socket that listens already.
 
-    `template` may be the error that kept it from starting, which the driver gets.
-    The descriptors: a link to the driver, and one to the functions that it offers, if any.
+    `template`: an error, which the driver gets, if the template could not be started.
     """
-    arguments = sys.argv[1:]
-    fd, *offered_fds = map(int, arguments[arguments.index("--fds") + 1].split(","))
-    parent = int(arguments[arguments.index("--parent") + 1])
     raise_descriptor_limit()
     collect_garbage_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     logging.basicConfig(level=logging.WARNING, format="mmgevent engine: %(message)s")
     import gevent
-    from gevent import socket
 
-    sock, *offered = [socket.socket(fileno=number) for number in (fd, *offered_fds)]
-    listening_sock = None
-    if "--listener" in arguments:
-        listening_sock = socket.socket(fileno=int(arguments[arguments.index("--listener") + 1]))
-    for opened in (sock, *offered, *([listening_sock] if listening_sock else [])):
-        opened.set_inheritable(False)
+    from mmgevent.engine.net.receiving import receive_frame
+    from mmgevent.engine.parent import watch_parent
+
+    parent, (sock, *offered), listening_sock = _take_arguments(sys.argv[1:])
     engine = None
     try:
-        configuration = Configuration.decode(bytes(_receive_frame(sock).payload))
+        configuration = Configuration.decode(bytes(receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
         if isinstance(template, StartError):
             raise template
         engine = Engine(configuration, template, *offered, listening_sock=listening_sock)
-        gevent.spawn(_watch_parent, parent, engine.ended)
+        gevent.spawn(watch_parent, parent, engine.ended)
         main_greenlet = gevent.getcurrent()
 
         def give_up(_: Any) -> None:
-            gevent.kill(main_greenlet, EOFError("the driver is gone"))
+            gevent.kill(main_greenlet, EOFError("the driver has ended"))
 
         engine.ended.rawlink(give_up)
-        facts = engine.start()  # may try for a minute to reach a server
+        facts = engine.start()  # may need a minute to reach a server
         engine.ended.unlink(give_up)
         if configuration.verbose and not (configuration.listen or configuration.join or configuration.elect):
             _show_prints_as_they_are()
@@ -348,6 +325,21 @@ def main(template: TemplateProcess | StartError | None) -> None:
             template.process.wait()
 
 
+def _take_arguments(arguments: list[str]) -> tuple[int, list[Any], Any]:
+    """Return the parent's process id, the sockets of `--fds`, and the one that listens, if any."""
+    from gevent import socket
+
+    def socket_of(fd: str) -> Any:
+        sock = socket.socket(fileno=int(fd))
+        sock.set_inheritable(False)
+        return sock
+
+    given = dict(itertools.pairwise(arguments))
+    listening_sock = socket_of(given["--listener"]) if "--listener" in given else None
+    sockets = [socket_of(fd) for fd in given["--fds"].split(",")]
+    return int(given["--parent"]), sockets, listening_sock
+
+
 def _report_failure(sock: Any, error: MmgeventError) -> None:
     failure: dict[str, Any] = {"error": type(error).__name__, "text": str(error)}
     if isinstance(error.__cause__, OSError):
@@ -355,11 +347,11 @@ def _report_failure(sock: Any, error: MmgeventError) -> None:
     try:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:
-        log.debug("nobody is left to tell: %s", error)
+        log.debug("the driver has ended and does not learn: %s", error)
 
 
 class _PlainLines(logging.Formatter):
-    """Show what executors print as it is, without saying which of them it was."""
+    """Show what executors print as it is, without the name of the executor."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines: Any = record.args
@@ -367,64 +359,9 @@ class _PlainLines(logging.Formatter):
 
 
 def _show_prints_as_they_are() -> None:
-    """Show what executors print as an inline run does: all of them run the functions of this engine's driver."""
+    """Show what executors print as inline runs do: all of them run this driver's functions."""
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainLines())
     printed = logging.getLogger("mmgevent.printed")
     printed.addHandler(handler)
     printed.propagate = False
-
-
-def _receive_frame(sock: Any) -> Frame:
-    """Read exactly one frame, so that what follows is left to the link."""
-    decoder = Decoder()
-    header = _receive_exactly(sock, HEADER_BYTES)
-    length = int.from_bytes(header[4:8], "little")
-    if length > MAX_PAYLOAD:
-        raise ProtocolError(f"a configuration of {length} bytes came")
-    decoder.feed(header + _receive_exactly(sock, length))
-    frame = decoder.next_frame()
-    if frame is None:
-        raise EngineError("the driver sent half a frame")
-    return frame
-
-
-def _receive_exactly(sock: Any, n_bytes: int) -> bytes:
-    data = b""
-    while len(data) < n_bytes:
-        more = sock.recv(n_bytes - len(data))
-        if not more:
-            raise EOFError("the driver closed its socket")
-        data += more
-    return data
-
-
-def _watch_parent(parent: int, ended: Any) -> None:
-    """End when the parent process does, even if a child of its own still holds the socket."""
-    import gevent
-
-    is_child = os.getppid() == parent  # else it has ended, or what MMG_PYTHON names stands between
-    try:
-        fd = open_process(parent)
-    except ProcessLookupError:
-        ended.set()
-        return
-    if fd is None:
-        while not _has_ended(parent, is_child):
-            gevent.sleep(PARENT_LOOK_S)
-    elif not _has_ended(parent, is_child):
-        hub = gevent.get_hub()
-        hub.wait(hub.loop.io(fd, 1))
-    ended.set()
-
-
-def _has_ended(parent: int, is_child: bool) -> bool:
-    if is_child:
-        return os.getppid() != parent
-    try:
-        os.kill(parent, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it has become another user's
-        pass
-    return False

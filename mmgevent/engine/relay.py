@@ -1,11 +1,11 @@
-"""Carry a driver's frames to the server, and back, where the server is elsewhere.
+"""Carry a driver's frames to a server elsewhere, and back.
 
-`relay` joins two links for as long as both last: what `connect()` has.  `NodeRelay` is a
-node's: the driver's link stays while servers come and go, each with a link of its own,
-opened when the driver first wants something of that server.
+`relay` joins two links for as long as both last. `connect()` uses it. `NodeRelay` is for nodes: the
+driver's link stays while servers change. Each server has a link of its own, opened when the driver
+first needs it.
 
-Frames pass undecoded but for the control frames of a node's driver, which say what
-has to be said again to the next server, and what must not.
+Frames are passed on unread. The exception are control frames of a node, which say which jobs are
+known to the current server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gevent
 
 from mmgevent import errors
 from mmgevent.access.addresses import format_address
-from mmgevent.engine.passing import Host, Pieces, ToldPeers, WatchedPeers
+from mmgevent.engine.tell_relay import MessageRoutes, PeerNews, PeerTells, ProgramInbox
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.messages import control, message_of
@@ -26,29 +26,39 @@ from mmgevent.wire.messages import control, message_of
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.net.link import Link
-    from mmgevent.engine.worker.role import Worker
+    from mmgevent.engine.worker.role import WorkerRole
 
 log = logging.getLogger(__name__)
 
-#: for what waits to reach a driver or server whose link is closed
+#: Time for queued frames to reach a driver whose link closes, seconds.
 FLUSH_S = 1.0
-#: pauses between two tries to get the driver a link again, growing, with as much again at random
+
+#: First pause between two tries to open a link for the driver, seconds. It doubles each time, and
+#: up to as much again is added at random.
 FIRST_PAUSE_S = 0.05
+
+#: Longest such pause, seconds.
 MAX_PAUSE_S = 2.0
-#: frames that wait while a link to the server is opened: of each job its submit and a window of code
-MAX_HELD_FRAMES = 10_000
-#: what a server says of a job last
+
+#: Most frames that wait while a link to the server is opened. Each job has its `submit` and a
+#: window of code.
+MAX_WAITING_FRAMES = 10_000
+
+#: The last message of a server about a job is one of these.
 _LAST_WORDS = {"job_done", "job_failed", "rejected", "moved"}
 
 
 def relay(driver: Link, remote: Link, ended: Any) -> None:
-    """Join the link of a driver to that of a remote server; `ended` (an Event) is set when the driver leaves."""
+    """Join the links of a driver and a remote server.
+
+    Sets `ended` (an Event) when the driver leaves.
+    """
 
     def on_remote_close(reason: str) -> None:
-        driver.send(control("goodbye", reason=f"the server is gone: {reason}"))
+        driver.send(control("goodbye", reason=f"the server is lost: {reason}"))
         driver.close(reason, FLUSH_S)
 
-    told, watched = ToldPeers(), WatchedPeers(driver)
+    told, watched = PeerTells(), PeerNews(driver)
 
     def on_driver_frame(frame: Frame) -> None:
         if _is_about_peer(frame) and (message := message_of(frame))["type"] == "tell":
@@ -67,12 +77,12 @@ def relay(driver: Link, remote: Link, ended: Any) -> None:
 
 
 def _is_about_peer(frame: Frame) -> bool:
-    """Is it about a worker, for or from a driver that watches?"""
+    """Return whether a frame is about a worker, for or from a driver that watches."""
     return frame.kind == CONTROL and not frame.job and frame.task != 0
 
 
 def _pass(frame: Frame, to: Link) -> None:
-    """Send a frame on; lanes keep their order, what is before every lane stays there."""
+    """Send a frame on: in its lane, or before every lane, as it came."""
     is_of_job = frame.kind == CONTROL and not frame.task and not frame.attempt
     if frame.kind == GRANT or is_of_job:
         to.send(frame)
@@ -81,25 +91,32 @@ def _pass(frame: Frame, to: Link) -> None:
 
 
 class NodeRelay:
-    """The driver of a node, and the server of the moment."""
+    """The link of a node's driver, and the link to its current server."""
 
     def __init__(self, driver: Link, member: Membership, ended: Any):
-        """`ended` (an Event) is set when the driver leaves; `member.start` comes after this."""
+        """Sets `ended` (an Event) when the driver leaves. Call `member.start` after this."""
         self._driver = driver
         self._member = member
         self._server: Link | None = None
         self._opening: gevent.Greenlet | None = None
-        self._held: list[Frame] = []  # for the link that is being opened
-        self._jobs: set[int] = set()  # handed in over this link, or held for it
-        self._is_cut_off = False  # the node has its place, but its driver no link to the server
-        # What the driver is told of workers and tells them; what its own worker is told, and tells.
-        self._watched, self._told_peers = WatchedPeers(driver), ToldPeers()
-        self._host = Host(driver)
-        self._told_drivers: Pieces[Worker] = Pieces()
+        #: frames for the link that is being opened
+        self._held: list[Frame] = []
+        #: jobs that were submitted over the current link, or wait for it
+        self._jobs: set[int] = set()
+        #: whether the node has its place, but its driver no link to the server
+        self._is_cut_off = False
+        #: messages about workers to the driver, and of the driver to workers
+        self._watched, self._told_peers = PeerNews(driver), PeerTells()
+        #: messages to the program of this node's worker, and of that program to drivers
+        self._host = ProgramInbox(driver)
+        self._told_drivers: MessageRoutes[WorkerRole] = MessageRoutes()
         driver.start(self._on_driver_frame, lambda reason: ended.set())
 
     def on_change(self, member: Membership) -> None:
-        """Tell the driver that its node's state has changed; what was handed in before is lost."""
+        """Tell the driver that its node's state has changed.
+
+        Jobs that were submitted before are lost.
+        """
         self._drop_server()
         self._is_cut_off = False
         self._host.change_server()
@@ -108,10 +125,10 @@ class NodeRelay:
             self._use(member.presence)
 
     def tell_driver(self, frame: Frame) -> None:
-        """Pass on what a driver elsewhere tells this node's worker; a host that does not read is not waited for."""
+        """Pass on a message of a driver elsewhere to the program of this node's worker."""
         self._host.tell(frame, message_of(frame))
 
-    # from the driver
+    # -- from the driver
 
     def _on_driver_frame(self, frame: Frame) -> None:
         if frame.kind != CONTROL:
@@ -121,7 +138,7 @@ class NodeRelay:
         message = message_of(frame)
         type_ = message["type"]
         if type_ == "hello":
-            return  # each link to a server has had one
+            return  # each link to a server begins with one
         if type_ == "tell" and not frame.task:
             worker = self._told_drivers.route(frame, message, self._member.worker)
             if worker is not None:
@@ -133,7 +150,7 @@ class NodeRelay:
                 self._driver.send(self._state_frame(frame.job))
         elif type_ == "submit":
             self._jobs.add(frame.job)
-            if message.get("context_bytes"):  # a node's job runs alike wherever the server is
+            if message.get("context_bytes"):  # a node's job must not depend on where the server is
                 raise ProtocolError("the surroundings of a node's driver stay at home")
             self._forward(frame)
         elif not frame.job or frame.job in self._jobs:
@@ -145,17 +162,20 @@ class NodeRelay:
         if self._server is not None:
             _pass(frame, self._server)
             return
-        if len(self._held) >= MAX_HELD_FRAMES:
-            self._cut_off(f"{MAX_HELD_FRAMES} frames wait for a link to the server")
+        if len(self._held) >= MAX_WAITING_FRAMES:
+            self._cut_off(f"{MAX_WAITING_FRAMES} frames wait for a link to the server")
             return
         self._held.append(frame)
         if self._opening is None:
             self._opening = gevent.spawn(self._open)
 
-    # to the server
+    # -- to the server
 
     def _open(self) -> None:
-        """Open a link to the server, for what is held; a node that is cut off tries until its place changes."""
+        """Open a link to the server for the frames that wait.
+
+        Tries until the node's place changes.
+        """
         pause_s = FIRST_PAUSE_S
         try:
             while True:
@@ -167,7 +187,7 @@ class NodeRelay:
                 gevent.sleep(pause_s * (1 + random.random()))
                 pause_s = min(MAX_PAUSE_S, 2 * pause_s)
         finally:
-            if self._opening is gevent.getcurrent():  # else another was begun meanwhile, for the next place
+            if self._opening is gevent.getcurrent():  # else the next one has begun
                 self._opening = None
         self._use(link)
         if self._is_cut_off:
@@ -189,7 +209,7 @@ class NodeRelay:
         if frame.kind == CONTROL and not frame.task:
             type_ = message_of(frame)["type"]
             if type_ == "goodbye":
-                return  # its end follows
+                return  # the end of the link follows
             if type_ in _LAST_WORDS:
                 self._jobs.discard(frame.job)
         if _is_about_peer(frame):
@@ -201,14 +221,14 @@ class NodeRelay:
         if link is self._server:
             self._server = None
             self._watched.change_server()
-            self._cut_off(f"the server is gone: {reason}")
+            self._cut_off(f"the server is lost: {reason}")
             if link is self._member.presence:
                 self._member.lose(reason)
             elif self._opening is None:
                 self._opening = gevent.spawn_later(FIRST_PAUSE_S * (1 + random.random()), self._open)
 
     def _drop_server(self) -> None:
-        """Let go of the link to a server that is no longer ours."""
+        """Close the link to a server that is no longer ours."""
         if self._opening is not None:
             self._opening.kill(block=False)
             self._opening = None
@@ -220,7 +240,7 @@ class NodeRelay:
             gevent.spawn(link.close, "the node's server changed", 0.0)
 
     def _cut_off(self, reason: str) -> None:
-        """Tell the driver that what it wanted of the server is lost, though the node has its place still."""
+        """Tell the driver that its jobs are lost, although the node still has its place."""
         self._held.clear()
         self._jobs.clear()
         if not self._is_cut_off:
@@ -240,5 +260,5 @@ class NodeRelay:
 
 
 def _public_name(error: MmgeventError) -> str:
-    """Return the class of an error that its receiver knows."""
+    """Return the name of the nearest class of an error that the receiver knows."""
     return next(c.__name__ for c in type(error).__mro__ if hasattr(errors, c.__name__))

@@ -1,7 +1,7 @@
-"""Start the processes that this package is made of: engines, and their templates.
+"""Start engines and templates, each a fresh Python.
 
-Each is a fresh Python.  This module imports next to nothing, since whoever starts one has most of its
-own imports before it, and they are to be at work at once: `mmg-run`, its engine, and the engine's template.
+This module imports little. `mmg-run` uses it before most of its own imports, and so does its
+engine. So `mmg-run`, the engine and the template import at the same time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from mmgevent.machine import interpreter
 from mmgevent.machine.python_path import find_python
 from mmgevent.wire.hello import check_gil
 
-#: PYTHONHASHSEED of every executor: keys whose partition is their hash() must agree everywhere
+#: PYTHONHASHSEED of every executor. Some keys have their hash() as partition, which must agree
+#: everywhere.
 EXECUTOR_HASH_SEED = "0"
 
-#: Hardly any of what imports make is garbage, so it is not looked for until the process is ready.
-#: `_exit` since a process of which nothing is left but memory need not take 10 ms to take it apart.
+#: Program of every process. Imports make hardly any garbage, so the collector waits until the
+#: process is ready. `_exit` saves the 10 ms in which an interpreter frees its memory.
 _BODY = "import gc; gc.disable(); {body}; import os; os._exit(0)"
 
 _ENGINE = (
@@ -34,36 +35,38 @@ _TEMPLATE = "from mmgevent.executor.template import main; main()"
 
 
 class EngineStart:
-    """A started engine: the process, and the sockets to speak with it. Whoever started it owns them."""
+    """A started engine: its process, and the sockets to it. The caller owns them."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], sock: socket.socket, offered_sock: socket.socket | None
     ):
         self.process = process
         self.sock = sock
-        #: for the functions that the driver offers; None if it offers none
+        #: socket for the functions that the driver offers; None if it offers none
         self.offered_sock = offered_sock
 
 
 class TemplateProcess:
-    """A started template: the process, and the socket to speak with it. Whoever started it owns both."""
+    """A started template: its process, and the socket to it. The caller owns both."""
 
     def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, flags: Sequence[str] = ()):
         self.process = process
         self.sock = sock
-        #: of its interpreter, see `interpreter.GROUPS`
+        #: interpreter flags, see `interpreter.GROUPS`
         self.flags = tuple(flags)
 
 
 def start_engine(
     *, has_executors: bool, has_offers: bool, listener: socket.socket | None = None
 ) -> EngineStart:
-    """Start an engine, which then waits for its configuration.  StartError if it cannot be started, and
-    UsageError on a build of Python without gevent.
+    """Start an engine, which then waits for its configuration.
 
-    `has_executors`: the configuration will ask for some, so the template starts before all else, with the flags of
-    this interpreter, since the jobs will have them. The engine itself has none of them.
-    `listener`: listens where the configuration says; the engine has a copy of its own from now on.
+    `has_executors`: the engine will have executors. So it starts a template first of all, with the
+    flags of this interpreter, since jobs have those. The engine itself has no flags.
+
+    `listener`: listens at the address in the configuration. The engine gets a copy of its own.
+
+    Raises StartError if it cannot be started, and UsageError on a build of Python without gevent.
     """
     check_gil()
     opened: list[socket.socket] = []
@@ -92,9 +95,9 @@ def start_engine(
 
 
 def start_asked_template(arguments: Sequence[str]) -> TemplateProcess | StartError | None:
-    """Start the template that the arguments of an engine ask for; None if they ask for none.
+    """Start the template that an engine needs by its arguments. Return None if it needs none.
 
-    What kept it from starting is returned, since the engine cannot say so yet.
+    Returns the error if it cannot be started, since the engine cannot report it yet.
     """
     if "--procs" not in arguments:
         return None
@@ -106,11 +109,11 @@ def start_asked_template(arguments: Sequence[str]) -> TemplateProcess | StartErr
 
 
 def start_template(*, greenlets: bool = False, flags: Sequence[str] = ()) -> TemplateProcess:
-    """Start a template as a child of this thread; it ends when the thread or the socket does.
+    """Start a template as a child of this thread. It ends when the thread or the socket does.
 
-    Its interpreter has these flags and no others.
+    Its interpreter has these flags and no others. An engine can start it before it imports gevent.
 
-    Needs no gevent, so an engine can start it before it loads gevent. StartError if it cannot be started.
+    Raises StartError if it cannot be started.
     """
     try:
         ours, theirs = socket.socketpair()
@@ -150,14 +153,14 @@ def _start_python(
         stdin=subprocess.DEVNULL,
         pass_fds=[sock.fileno() for sock in sockets],
         env=environ,
-        start_new_session=True,  # the terminal's Ctrl-C is for the one who starts
+        start_new_session=True,  # Ctrl-C in the terminal is for whoever starts this
     )
 
 
 def start_error(what: str, error: OSError) -> StartError:
-    """Return the error that says why a process, such as "the engine process", cannot be started.
+    """Return the error for a process, such as "the engine process", that cannot be started.
 
-    Where the environment is too large it names the variable that makes it so.
+    It names the largest variable if the environment is too large.
     """
     from mmgevent.machine.environment import find_fault
     from mmgevent.machine.resources import shortage_error

@@ -1,9 +1,8 @@
 """End the process when its hub has been blocked for too long.
 
-A server that hangs keeps its address, so nobody else can become the server; only its
-death frees it.  A native thread counts, once a second, whether the hub came round
-meanwhile.  It counts its own rounds, not the clock: a process that was stopped for an
-hour and goes on has not been blocked.
+A server that hangs keeps its address, so no other process can become the server until it dies. A
+native thread looks once a second whether the hub has run. It counts its own rounds instead of the
+time: a process that was stopped for an hour, and goes on, was not blocked.
 """
 
 from __future__ import annotations
@@ -17,15 +16,24 @@ import gevent
 
 from mmgevent.machine.resources import start_thread
 
-BLOCKED_ROUNDS = 30  #: seconds, while the machine lets the thread run
+#: Rounds, of a second each, in which the hub may be blocked.
+BLOCKED_ROUNDS = 30
+
+#: Time between two signs of life of the hub, seconds. It is less than a round.
+BEAT_S = 0.5
+
+#: Exit code of a process that was blocked: EX_SOFTWARE, as for other faults of our own.
 EXIT_CODE = 70
 
-
-_watched: set[int] = set()  # ids of processes: a fork has no threads of its parent's
+#: Processes whose hub is watched. A fork has a new id, and none of its parent's threads.
+_watched: set[int] = set()
 
 
 def start_watchdog() -> None:
-    """Watch this thread's hub until the process ends; the first call of a process counts."""
+    """Watch this thread's hub until the process ends. Only the first call in a process counts.
+
+    Raises StartError if there can be no thread.
+    """
     if os.getpid() in _watched:
         return
     _watched.add(os.getpid())
@@ -34,7 +42,7 @@ def start_watchdog() -> None:
     def beat() -> None:
         while True:
             beats[0] += 1
-            gevent.sleep(0.5)
+            gevent.sleep(BEAT_S)
 
     gevent.spawn(beat)
     start_thread(threading.Thread(target=_watch, args=(beats,), name="mmgevent-watchdog", daemon=True))

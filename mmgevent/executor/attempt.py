@@ -1,10 +1,11 @@
 """Run attempts of tasks over a channel: assignment and input in, output and outcome out.
 
-An executor does it with the functions that were shipped to it, a process that offers functions with
-those (`offered`). Nothing here knows which; the functions come with each call.
+An executor runs attempts with the functions that were shipped to it, a process that offers
+functions with those (`executor.offered`). Nothing here knows which: the functions come with each
+call.
 
-What is held of an attempt is bounded: the input of a map is one batch, that of a reduce is pulled
-from the link segment by segment, output waits for credit before more of it is made.
+Memory is limited. The input of a map task is one batch. That of a reduce task is read segment by
+segment. Output waits for credit before more of it is made.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.page import Page
+from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.machine.resources import (
@@ -47,16 +48,17 @@ from mmgevent.wire.lanes import (
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
 
-#: share of an executor's memory that the records of a task may take before they are flushed; the rest
-#: is for the encoded copy of them, the input, the user's own objects, and the error of the estimate
+#: Share of an executor's memory for the records of a task. The rest is for their encoded copy, the
+#: input, the user's own objects, and the error of the estimate.
 RECORD_SHARE = 0.25
 
-#: between two looks for what tasks left behind in cycles: a few may hold megabytes, which no count of objects shows
+#: Time between two collections of the youngest garbage, seconds. Few objects in cycles may hold
+#: megabytes, which no count of objects shows.
 COLLECT_S = 0.05
 
 
 class AttemptRevoked(MmgeventError):
-    """The outcome of the attempt no longer matters to anybody."""
+    """The outcome of the attempt no longer matters."""
 
 
 class Runner:
@@ -65,40 +67,40 @@ class Runner:
     def __init__(
         self,
         channel: Channel,
-        page: Page | None,
+        page: StatusPage | None,
         scratch_dir: str | None,
         *,
         executors: int = 1,
         tunes_gc: bool = True,
     ):
-        """`page`: where the worker reads which item it is on; None if nobody looks.
+        """`page`: where the worker reads which item runs; None if it does not look.
 
-        `executors`: how many its worker has, this one among them.
-        `tunes_gc`: whether the garbage collector of this process may be held back while a task runs.
+        `executors`: how many its worker has, including this one. `tunes_gc`: whether the garbage
+        collector of this process may be held back while a task runs.
         """
         self._channel = channel
         self._page = page
         self._scratch_dir = scratch_dir
         self._tunes_gc = tunes_gc
         self._collect_due_s = 0.0
-        #: of records that a task may hold at once
+        #: most bytes of records that a task holds at once
         self.memory_bytes = record_memory_bytes(None, executors)
-        #: maps several items at once, see `tasks.run_map`; None: one by one
+        #: maps several items at once, see `tasks.run_map`; None if items are mapped one by one
         self.map_items: MapItems | None = None
-        #: options of the job: times an item is tried again, items that may be set aside
+        #: options of the job: how often an item is tried again, how many may be set aside
         self.retries = 0
         self.max_skipped: int | float = 0
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
-        """Run the attempt that `message` assigns, to its outcome.
+        """Run the attempt that `message` assigns, and send its outcome.
 
-        The outcome is "returned" for one that was revoked, and that of the functions is told whatever they
-        raise. LinkClosed and ProtocolError end the channel, and pass.
+        The outcome is "returned" for an attempt that was revoked. Whatever the functions raise is
+        an outcome, too. Raises LinkClosed and ProtocolError, which end the channel.
         """
         channel = self._channel
         if self._page is not None:
             self._page.begin(lane[2])
-        attempt = Attempt(channel, self._page if self.map_items is None else None, lane, message)
+        attempt = AttemptRun(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
         try:
             skipping = Skipping(self.retries, self.max_skipped)
@@ -110,7 +112,7 @@ class Runner:
             attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
             outcome = None
         except (LinkClosed, ProtocolError):
-            raise  # not the job's fault: this channel ends
+            raise  # it is no fault of the job, and this channel ends
         except AttemptRevoked:
             outcome = control("returned", *lane)
         except ContentNeeded:
@@ -130,14 +132,14 @@ class Runner:
         if outcome is not None:
             channel.drop_lane(lane)
             channel.send(outcome)
-        if self._page is not None:  # not before: the item may have closed the descriptor of the link
+        if self._page is not None:  # last: the item may have closed the link
             self._page.end()
         if self._tunes_gc and monotonic() >= self._collect_due_s and gc.isenabled():
             gc.collect(0)
             self._collect_due_s = monotonic() + COLLECT_S
 
     def _run_task(
-        self, functions: Functions, attempt: Attempt, message: dict[str, Any], skipping: Skipping
+        self, functions: Functions, attempt: AttemptRun, message: dict[str, Any], skipping: Skipping
     ) -> Any:
         mark: Mark = _ignore_mark if self._page is None else self._page.mark
         if message["phase"] == "reduce":
@@ -161,7 +163,7 @@ class Runner:
             partitions=message["partitions"],
             memory_bytes=self.memory_bytes,
             emit=attempt.emit,
-            mark=mark if self.map_items is None else _ignore_mark,  # the pool knows better
+            mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
             first_index=lo,
             skip=message.get("skip", ()),
             part=tuple(message.get("part", ALL)),
@@ -174,23 +176,24 @@ class Runner:
 
 
 def _flush_prints() -> None:
-    """Write what functions printed without a line end: this executor may be killed once it has answered."""
+    """Write what functions printed without a line end: this process may be killed next."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or an object of the user's
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
             stream.flush()
 
 
-class Attempt:
-    """The bytes of one attempt: its input as it comes, its output as there is credit for it.
+class AttemptRun:
+    """The bytes of one attempt that runs: its input and its output.
 
-    What reads or emits raises AttemptRevoked once a `revoke` was seen. Those come only to processes
-    that cannot be killed for it; nothing looks for them while a function runs.
+    Methods that read or emit raise AttemptRevoked once a `revoke` has arrived. Only processes that
+    cannot be killed get one. Nothing looks for it while a function runs.
     """
 
-    def __init__(self, channel: Channel, clock: Page | None, lane: Lane, message: dict[str, Any]):
-        """`clock`: the page whose clock stands while this waits for the worker; None where several items run at once.
+    def __init__(self, channel: Channel, clock: StatusPage | None, lane: Lane, message: dict[str, Any]):
+        """`message` assigns the attempt.
 
-        `message` assigns the attempt.
+        `clock`: the status page whose clock stops while this waits for the worker; None if several
+        items run at once.
         """
         self._channel = channel
         self._clock = clock
@@ -200,9 +203,9 @@ class Attempt:
         self._granted = INPUT_WINDOW
         self._window = ReceiveWindow(INPUT_WINDOW)
         self._chunks: deque[memoryview] = deque()
-        #: bytes given to `emit` so far, ...
+        #: bytes given to `emit` so far
         self.output_bytes = 0
-        #: ... and the flushes of them, while they are few enough to go with the outcome; None: they are on their way
+        #: flushes that are small enough to go with the outcome; None once output is sent by itself
         self._held: list[bytes] | None = []
         self._is_revoked = False
         #: seconds spent waiting for the worker
@@ -214,7 +217,10 @@ class Attempt:
             self._grant(self._window.widen(RUNNING_INPUT_WINDOW))
 
     def emit(self, flush: bytes) -> None:
-        """Send a flush, or hold it while there is little; returns when the last byte that was sent had credit."""
+        """Send a flush, or keep it while there is little output.
+
+        Returns when the last byte that was sent had credit.
+        """
         self._check_revoked()
         self.output_bytes += len(flush)
         if self._held is None:
@@ -228,7 +234,7 @@ class Attempt:
                 self._send(each)
 
     def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
-        """Send the outcome behind the output, or with it."""
+        """Send the outcome behind the output, or together with it."""
         self._check_revoked()
         self._channel.send(
             control(
@@ -247,13 +253,13 @@ class Attempt:
         self._channel.close_lane(self._lane)
 
     def read_all(self) -> bytes:
-        """The whole input."""
+        """Return the whole input."""
         return self._read(self._size)
 
     def read_parts(self, parts: list[list[int]]) -> Iterator[tuple[int, int, Iterator[bytes]]]:
-        """(partition, bytes, iterator of its segments) of each part, to be read in this order.
+        """Yield (partition, bytes, iterator of its segments) of each part, in order.
 
-        What is left of a part when the next one is asked for is read over.
+        When the next part is asked for, the rest of this one is skipped.
         """
         for partition, n_bytes in parts:
             segments = self._read_segments(n_bytes)
@@ -275,7 +281,10 @@ class Attempt:
             n_bytes -= size
 
     def _read(self, n_bytes: int) -> bytes:
-        """Exactly so many bytes of the input; waits for them, grants as it takes them."""
+        """Return exactly so many bytes of the input.
+
+        Waits for them, and grants as it takes them.
+        """
         self._check_revoked()
         taken: list[memoryview] = []
         while n_bytes:
@@ -293,7 +302,7 @@ class Attempt:
         return b"".join(taken)
 
     def _grant(self, n_bytes: int) -> None:
-        """Grant, unless what was granted already covers the rest of the input."""
+        """Grant credit, unless the rest of the input has it already."""
         if n_bytes and self._granted < self._size:
             self._granted += n_bytes
             self._channel.send_first(grant_frame(self._lane, n_bytes))
@@ -317,7 +326,7 @@ class Attempt:
         self._chunks.append(memoryview(data))
 
     def _wait_until(self, satisfied: Callable[[], bool]) -> None:
-        """Read frames until it is so; the clock of the item stands still, for it is not at fault."""
+        """Read frames until it is so. The clock of the item stops meanwhile: it is not at fault."""
         began_s = monotonic()
         stopped = None if self._clock is None else self._clock.stop_clock()
         while not satisfied():
@@ -337,13 +346,14 @@ def _ignore_mark(index: int, key: Any) -> None:
 
 
 def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:
-    """Bytes of records that a task may hold at once, of a limit or else of an executor's share of the memory.
+    """Return how many bytes of records a task may hold at once.
 
-    The share is that of one of `executors`, or of as many as this machine gets unless told, if those are more.
+    That is a share of the job's limit, or else of an executor's part of the machine's memory. An
+    executor has one part of `executors`, or of the default number of executors if that is larger.
     """
     if limit_bytes is None:
         total = total_memory_bytes()
-        # Where there is less than the others need, not all of them grow at once.
+        # A machine with less memory than OTHERS_BYTES does not have all of them grow at once.
         available = max(total - OTHERS_BYTES, total // 2)
         limit_bytes = available // max(count_default_executors(), executors)
     own_limit = process_memory_bytes()

@@ -1,7 +1,8 @@
-"""The end of a link at whoever runs attempts: frames over a blocking socket, one thread.
+"""The end of a link in the process that runs attempts: frames over a blocking socket, in one
+thread.
 
-Nothing is read while user code runs: what comes meanwhile waits in the socket. Frames that come
-while it waits for something else wait in `_backlog`, lane by lane; windows bound both.
+Nothing is read while user code runs: frames wait in the socket meanwhile. Frames that arrive while
+it waits for others are kept in `_backlog`, by lane. Windows limit both.
 """
 
 from __future__ import annotations
@@ -15,26 +16,28 @@ from mmgevent.errors import LinkClosed
 from mmgevent.wire.frames import GRANT, Decoder, Frame, Lane, Payload
 from mmgevent.wire.lanes import Outbox, granted_bytes
 
-#: bytes of one read; a whole frame of the largest kind needs two
+#: Size of one read, bytes. A frame of the largest size needs two.
 READ_BYTES = 256 * 1024
-#: buffers of one write, far below IOV_MAX
+
+#: Most buffers of one write, far below IOV_MAX.
 WRITE_BUFFERS = 64
 
 
 class Channel:
-    """Frames in and out. Every method raises LinkClosed when the other end is gone."""
+    """Frames in and out. Every method raises LinkClosed when the other end has closed."""
 
     def __init__(self, sock: socket.socket):
-        """`sock`: a connected stream, which the channel owns from now on."""
+        """`sock`: a connected stream, owned from now on."""
         self._sock = sock
         self._sock.setblocking(True)
         self._decoder = Decoder()
         self._outbox = Outbox()
-        self._backlog: dict[Lane, deque[Frame]] = {}  # by lane, in the order in which those came
+        #: lane -> its frames that nobody has taken, oldest lane first
+        self._backlog: dict[Lane, deque[Frame]] = {}
         self._buffer = memoryview(bytearray(READ_BYTES))
 
     def send(self, *frames: Frame) -> None:
-        """Send frames, each in its lane behind what that holds."""
+        """Send frames, each behind the others of its lane."""
         for frame in frames:
             self._outbox.put_in_lane(frame)
         self.flush()
@@ -53,15 +56,15 @@ class Channel:
         self._outbox.close_lane(lane)
 
     def drop_lane(self, lane: Lane) -> None:
-        """Forget what waits in this lane, and its window."""
+        """Drop what waits in this lane, and its window."""
         self._outbox.drop_lane(lane)
 
     def queued_bytes(self, lane: Lane) -> int:
-        """Bytes of this lane that wait for credit."""
+        """Return the bytes of this lane that wait for credit."""
         return self._outbox.queued_bytes(lane)
 
     def next_frame(self) -> Frame:
-        """The oldest frame nobody took, of the oldest lane; waits for one. Grants never come out."""
+        """Return the oldest frame of the oldest lane (blocks). Grants are never returned."""
         while not self._backlog:
             self.wait(lambda frame: False)
         lane, frames = next(iter(self._backlog.items()))
@@ -71,7 +74,10 @@ class Channel:
         return frame
 
     def take_waiting(self, lane: Lane, wanted: Callable[[Frame], bool]) -> None:
-        """Offer `wanted` every frame of a lane that already came; those it answers with True are taken."""
+        """Offer `wanted` every frame of a lane that has arrived.
+
+        Frames for which it returns True are taken.
+        """
         frames = self._backlog.get(lane)
         if frames is not None:
             left = deque(frame for frame in frames if not wanted(frame))
@@ -81,7 +87,10 @@ class Channel:
                 del self._backlog[lane]
 
     def wait(self, wanted: Callable[[Frame], bool]) -> None:
-        """Read from the socket once; credit counts, frames go to `wanted` first, else they wait."""
+        """Read from the socket once (blocks).
+
+        Credit counts. Frames are offered to `wanted`, or kept.
+        """
         try:
             n_bytes = self._sock.recv_into(self._buffer)
         except OSError as error:
@@ -97,23 +106,29 @@ class Channel:
         self.flush()
 
     def check_open(self) -> None:
-        """Find out whether the descriptor is still there: user code may have closed it."""
+        """Raise LinkClosed if the descriptor was closed: user code may have done so."""
         try:
             self._sock.getsockname()
         except OSError as error:
-            raise LinkClosed(f"the link to the worker is gone: {error}") from error
+            raise LinkClosed(f"the link to the worker is closed: {error}") from error
 
     def shut_down(self) -> None:
-        """End the link; whoever waits in a method gets LinkClosed. From any thread, idempotent."""
+        """End the link. Methods that wait raise LinkClosed.
+
+        May be called from any thread. Idempotent.
+        """
         with contextlib.suppress(OSError):  # it has ended already
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Close the descriptor: a process that user code forked must neither read nor write here."""
+        """Close the descriptor, in a process that user code has forked.
+
+        That must neither read nor write here.
+        """
         self._sock.close()
 
     def flush(self) -> None:
-        """Write what may go now."""
+        """Write what may be sent now."""
         while self._outbox:
             buffers: list[Payload] = []
             while len(buffers) < WRITE_BUFFERS and (frame := self._outbox.next_frame()) is not None:

@@ -1,9 +1,9 @@
 """The executor: a process that runs the user's functions of one job, in its main thread.
 
-It is forked by the template with nothing of the user's in it, gets one job and its code, and then
-attempts of that job's tasks, one at a time, until its link ends; the end of an executor is always
-the end of its process. It decides nothing: what to run comes from the server, who is to blame for a
-death is read from its page by the worker. How an attempt is run is in `executor/attempt.py`.
+The template forks it, with nothing of the user in it. It gets one job with its code, then attempts
+of that job's tasks, one at a time, until its link closes. Then the process ends. An executor
+decides nothing: the server says what to run, and the worker finds out what to blame for a death,
+from the status page. `executor.attempt` runs the attempts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
 from mmgevent.executor.attempt import Runner, record_memory_bytes
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.page import Page
+from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
@@ -38,27 +38,27 @@ from mmgevent.wire.messages import control, decode_message
 def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1) -> None:
     """Run until the link closes. Called once, in a fresh child of the template.
 
-    With `greenlets` the process is monkey-patched and may run several items at once.
-    `executors`: how many its worker has; they share the memory.
+    `greenlets`: the process is monkey-patched and may run several items at once. `executors`: how
+    many its worker has; they share the memory.
     """
     _open_streams()
-    faulthandler.enable()  # a crash in C leaves the Python stack as last words
-    sys.argv = ["mmg-executor"]  # until the job is here
+    faulthandler.enable()  # a crash in C prints the Python stack
+    sys.argv = ["mmg-executor"]  # until the job arrives
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
-    page = Page(page_fd)
+    page = StatusPage(page_fd)
     os.close(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
-    with contextlib.suppress(LinkClosed):  # the job is over, or the worker
+    with contextlib.suppress(LinkClosed):  # the job or the worker has ended
         Executor(channel, page, scratch_dir or find_scratch_folder(), greenlets, executors).serve()
 
 
 def _open_streams() -> None:
-    """Make Python's standard streams anew: those of the template were made for what it had at 0, 1, 2."""
+    """Make new standard streams: those of the template were made for other descriptors."""
     terminal.install()
     for name, fd in (("stdout", 1), ("stderr", 2)):
-        # By lines: what stays in a buffer is lost when the process dies.
+        # Buffered by lines: a buffer is lost when the process dies.
         stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -67,7 +67,7 @@ def _open_streams() -> None:
 class Executor:
     """Takes frames from the channel and carries them out."""
 
-    def __init__(self, channel: Channel, page: Page, scratch_dir: str, greenlets: bool, executors: int):
+    def __init__(self, channel: Channel, page: StatusPage, scratch_dir: str, greenlets: bool, executors: int):
         self._channel = channel
         self._page = page
         self._runner = Runner(channel, page, scratch_dir, executors=executors)
@@ -75,17 +75,20 @@ class Executor:
         self._is_patched = greenlets
         self._functions: Functions | None = None
         self._load_failure: dict[str, Any] | None = None
-        #: messages about how the job was loaded, for the first attempt to send
+        #: messages about the loading of the job, sent with the first attempt
         self._notices: list[dict[str, Any]] = []
         self._is_set_up = False
         self._setup_failure: dict[str, Any] | None = None
 
     def serve(self) -> None:
-        """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
+        """Carry out frames without end.
+
+        Raises LinkClosed at the end, ProtocolError for a fault of ours.
+        """
         while True:
             frame = self._channel.next_frame()
             if frame.kind == INPUT:
-                continue  # of an attempt that failed before it had read everything
+                continue  # its attempt failed before it had read everything
             if frame.kind != CONTROL:
                 raise ProtocolError(f"an executor got {frame!r}")
             message = decode_message(frame.payload)
@@ -108,7 +111,7 @@ class Executor:
             if context_bytes:
                 enter_surroundings(json.loads(bytes(context)))
             if limit_bytes is not None:
-                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker looks, too
+                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker watches
                     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
                     most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
                     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
@@ -120,7 +123,7 @@ class Executor:
 
                 self._runner.map_items = ItemPool(options["greenlets"], self._page).map_items
             self._functions = load_functions(code, self._note_slow, self._note_missed, self._note_setting)
-        except BaseException as error:  # SystemExit too: it comes from a module of the user's
+        except BaseException as error:  # also SystemExit, from a module of the user
             self._load_failure = _describe_load(error)
 
     def _receive_code(self, lane: Lane, size: int) -> bytes:
@@ -173,20 +176,23 @@ class Executor:
             self._set_up(self._functions)
         if self._setup_failure is not None:
             self._channel.send(control("unprepared", *lane, failure=self._setup_failure))
-            return  # the worker ends this process, and tries another
+            return  # the worker kills this process, and tries another one
         self._runner.run(self._functions, lane, message)
 
     def _set_up(self, functions: Functions) -> None:
-        """Call the job's setupfn, if it has one, before the first attempt: one that gets none needs no model."""
+        """Call the job's setupfn, if it has one, before the first attempt.
+
+        So an executor that gets no attempts need not load a model.
+        """
         self._is_set_up = True
         if functions.setupfn is None:
             return
         self._page.begin_setup()
         try:
             functions.setupfn()
-        except BaseException as error:  # SystemExit too
+        except BaseException as error:  # also SystemExit
             self._setup_failure = blame_exception(error, "setupfn").failure
-        self._channel.check_open()  # while the page says who closed it
+        self._channel.check_open()  # now, while the status page shows who closed it
 
 
 def _describe_load(error: BaseException) -> dict[str, Any]:
@@ -194,6 +200,6 @@ def _describe_load(error: BaseException) -> dict[str, Any]:
     failure = blame_exception(error, None).failure
     failure["kind"] = "import" if isinstance(error, ImportError) else "shipping"
     if isinstance(error, (ImportError, ShippingError)):
-        failure["error"] = str(error)  # made to be read, with the advice in it
+        failure["error"] = str(error)  # a whole message, with its advice
         failure.pop("advice", None)
     return failures.bound(failure)

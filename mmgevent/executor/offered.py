@@ -1,14 +1,14 @@
 """Run the functions that a process offers, in a thread of that process.
 
-The process may be anything, and stays what it is: nothing of a job's code is loaded here, so no class
-or module of it is replaced, and the garbage collector is left alone.  Its engine sends attempts of tasks
-of which every function is offered here or known by heart, as to an executor, but for two things: each
-assignment comes with a `job` that says what to call, and since a thread cannot be killed, an attempt
-may be revoked.  One that waits for input or credit then gives up at once, one that is in a function
-when that returns; both answer "returned", so that the engine knows that the thread is free.
+The process may be anything, and stays as it is. No code of a job is loaded, so no class or module
+is replaced, and the garbage collector is left alone. Its engine sends attempts of tasks whose
+functions are all offered here or known reducers, as to an executor, with two differences. Each
+assignment comes with a `job` that says which functions to call. And an attempt may be revoked,
+since a thread cannot be killed: it ends at once if it waits for input or credit, else when its
+function returns. Then it answers "returned", so that the engine knows that the thread is free.
 
-The module uses `socket` and `threading` as they are when a thread is started: where gevent has patched
-them, the thread is a greenlet and the socket gives way to others.
+`socket` and `threading` are used as they are when a thread is started. If gevent has patched them,
+the thread is a greenlet.
 """
 
 from __future__ import annotations
@@ -31,28 +31,32 @@ from mmgevent.wire.messages import control, decode_message
 
 log = logging.getLogger(__name__)
 
-#: for the thread to end once its socket is closed; a function that runs longer is left to itself
+#: Time for the thread to end once its socket is closed, seconds. A function that runs longer is
+#: left alone.
 END_S = 0.2
 
 Offers = Mapping[str, Callable[..., Any]]
 
+#: All of this process.
 _open: weakref.WeakSet[OfferedFunctions] = weakref.WeakSet()
-_opening = threading.Lock()  # of _open
+#: Guards `_open`.
+_opening = threading.Lock()
 
 
 class OfferedFunctions:
     """The functions that one engine of this process may have called."""
 
     def __init__(self, sock: socket.socket, functions: Offers):
-        """Begin to serve the engine at the other end of `sock`, which this owns from now on.
+        """Serve the engine at the other end of `sock`, which this owns from now on.
 
-        `functions`: by name. Who offers the same ones twice in a process, or for another engine while one still
-        runs for the last, has them called one at a time all the same.
+        `functions`: name -> function. Functions that this process offers twice, or to two engines,
+        are still called one at a time.
         """
         self._functions = dict(functions)
         self._channel = Channel(sock)
         self._runner = Runner(self._channel, None, None, tunes_gc=False)
-        self._known: tuple[Any, Functions] | None = None  # what was asked for last, and what it is
+        #: the last description, and its functions
+        self._known: tuple[Any, Functions] | None = None
         self._thread = threading.Thread(target=self._run, name="mmgevent-offered", daemon=True)
         self._turn = threading.Lock()
         with _opening:
@@ -67,14 +71,17 @@ class OfferedFunctions:
             raise
 
     def close(self) -> None:
-        """Serve no more. A function that runs goes on to its end, and its result is dropped. Idempotent."""
+        """Serve no more. Idempotent.
+
+        A function that runs goes on to its end, and its result is dropped.
+        """
         self._channel.shut_down()
         if threading.current_thread() is not self._thread:
             self._thread.join(END_S)
 
     def abandon(self) -> None:
-        """Close the socket: in a child of this process, where the thread does not run."""
-        _open.discard(self)  # its lock may be held by nobody, for ever
+        """Close the socket, in a child of this process, where the thread does not run."""
+        _open.discard(self)  # a thread that is not here may hold its lock
         self._channel.abandon()
 
     def _run(self) -> None:
@@ -85,16 +92,19 @@ class OfferedFunctions:
         except Exception:
             log.exception("functions no longer offered: a fault of our own")
         finally:
-            self._channel.shut_down()  # first: a child of this process may hold the socket open
+            self._channel.shut_down()  # first: a child of this process may have the socket
             self._channel.abandon()
 
     def _serve(self) -> None:
-        """Carry out frames for ever; LinkClosed ends it, ProtocolError is a fault of ours."""
-        announced: dict[Lane, Any] = {}  # options of attempts that are about to be assigned
+        """Carry out frames without end.
+
+        Raises LinkClosed at the end, ProtocolError for a fault of ours.
+        """
+        announced: dict[Lane, Any] = {}  # lane -> options of the attempt that is assigned next
         while True:
             frame = self._channel.next_frame()
             if frame.kind == INPUT:
-                continue  # of an attempt that ended before it had read everything
+                continue  # its attempt ended before it had read everything
             if frame.kind != CONTROL:
                 raise ProtocolError(f"offered functions got {frame!r}")
             message = decode_message(frame.payload)
@@ -102,7 +112,7 @@ class OfferedFunctions:
                 announced[frame.lane] = message["options"]
             elif message["type"] == "assign":
                 self._begin(announced.pop(frame.lane, {}), frame.lane, message)
-            elif message["type"] != "revoke":  # those that come here are late: the attempt has ended
+            elif message["type"] != "revoke":  # a late one is ignored: its attempt has ended
                 raise ProtocolError(f"offered functions got the message {message['type']!r}")
 
     def _begin(self, options: dict[str, Any], lane: Lane, message: dict[str, Any]) -> None:
@@ -118,7 +128,7 @@ class OfferedFunctions:
                 self._runner.run(functions, lane, message)
 
     def _find(self, described: Any) -> Functions:
-        """Return what is called for this description, which mostly is the one before."""
+        """Return the functions of this description, which is mostly the same as before."""
         if self._known is None or self._known[0] != described:
             if type(described) is not dict:
                 raise FunctionError(f"no description of the functions came, but {type(described).__name__}")
@@ -127,7 +137,10 @@ class OfferedFunctions:
 
 
 def _identify(functions: Offers) -> dict[str, tuple[int, int]]:
-    """Return what tells functions apart without asking them; a bound method is another object at each look."""
+    """Return what distinguishes functions without a call of theirs.
+
+    A bound method is a new object at each access, so its parts count.
+    """
     return {
         name: (id(getattr(function, "__self__", None)), id(getattr(function, "__func__", function)))
         for name, function in functions.items()

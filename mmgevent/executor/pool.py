@@ -1,9 +1,11 @@
 """Map several items at once in one executor, for functions that wait for something outside.
 
-Used only where the process was monkey-patched before anything of the user's was loaded. Items begin
-in order and their results come out in order; at most `size` of them are begun and not yet taken.
-The page shows the item that has been running longest, which is the one to blame for a timeout, and
-whether it is the only one, and so to blame for a death.
+This is used only if the process was monkey-patched before anything of the user was loaded. Items
+begin in order, and their results come out in order. At most `size` items have begun and were not
+taken.
+
+The status page shows the oldest item, which is the one to blame for a timeout. It also shows
+whether that item runs alone, and so is to blame for a death.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ from typing import Any
 
 import gevent
 
-from mmgevent.executor.page import Page
+from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.shipping import settings
 
-#: index in the batch, key, value
+#: Position in the batch, key, value.
 IndexedItem = tuple[int, Any, Any]
 
 
 class _ItemEnded(gevent.GreenletExit):
-    """The greenlet of an item is told to end, since an item before it failed."""
+    """Ends the greenlet of an item, since an item before it failed."""
 
     ends_item = True  #: see `mapping.is_end_of_greenlet`
 
@@ -31,17 +33,19 @@ class _ItemEnded(gevent.GreenletExit):
 class ItemPool:
     """Runs up to `size` items at once."""
 
-    def __init__(self, size: int, page: Page):
+    def __init__(self, size: int, page: StatusPage):
         self._size = size
         self._page = page
-        self._running: dict[int, tuple[Any, float]] = {}  # index: key, time it began; in that order
+        #: position of a running item -> its key, and when it began; oldest first
+        self._running: dict[int, tuple[Any, float]] = {}
 
     def map_items(
         self, function: Callable[[int, Any, Any], Any], items: Iterable[IndexedItem]
     ) -> Iterator[Any]:
         """Yield `function(*item)` of each item, in order.
 
-        An exception of the function comes out at its item's turn; what runs then is ended.
+        An exception of the function is raised when its item's turn comes. Items that run then are
+        ended.
         """
         begun: deque[gevent.Greenlet] = deque()
         try:
@@ -63,7 +67,7 @@ class ItemPool:
             return _Outcome(function(*item), None)
         except _ItemEnded:
             raise
-        except BaseException as error:  # SystemExit too: gevent would end the process for it
+        except BaseException as error:  # also SystemExit, for which gevent would end the process
             return _Outcome(None, error)
         finally:
             self._running.pop(index, None)
@@ -77,7 +81,7 @@ class ItemPool:
 
 
 class _Outcome:
-    """A result or the exception instead; kept from gevent, which would print it."""
+    """A result, or an exception instead, which gevent would print otherwise."""
 
     def __init__(self, result: Any, error: BaseException | None):
         self.result = result
@@ -87,7 +91,7 @@ class _Outcome:
 def _take(begun: deque[gevent.Greenlet]) -> Any:
     outcome = begun.popleft().get()
     if not isinstance(outcome, _Outcome):
-        raise outcome  # it was told to end
+        raise outcome  # its greenlet was ended
     if outcome.error is not None:
         raise outcome.error
     return outcome.result

@@ -1,23 +1,23 @@
 """The template: a small process that forks executors.
 
-It is plain Python with one thread. It has loaded what every executor needs and nothing of the
-user's, so a fork takes 2 ms, against 65 ms for a fresh Python with dill, and is as pristine.
-With `--greenlets` it is monkey-patched by gevent before anything else, for jobs whose executors run
-many items at once; it has no hub, so its children make their own.
+It is plain Python with one thread. It has loaded what every executor needs, and nothing of the
+user. So a fork takes 2 ms, against 65 ms for a fresh Python with dill, and is just as clean. With
+`--greenlets` gevent monkey-patches it before anything else, for jobs whose executors run several
+items at once. It has no hub: each child makes its own.
 
 It speaks JSON lines with the process that started it, over one end of a socketpair:
 
-    in   {"fork": token, "scratch_dir": path or null, "executors": n}, with four descriptors (SCM_RIGHTS):
-         the executor's socket, its stdout, its stderr, its page
-    out  {"forked": token, "pid": pid} or {"refused": token, "error": text}
-    out  {"exited": pid, "status": wait status, "maxrss_kb": n}     when a child has ended, after "forked"
+    in   {"fork": token, "scratch_dir": path or null, "executors": n}, with four descriptors
+    (SCM_RIGHTS): the executor's socket, its stdout, its stderr, its status page out  {"forked":
+    token, "pid": pid} or {"refused": token, "error": text} out  {"exited": pid, "status": wait
+    status, "maxrss_kb": n}     when a child has ended, after "forked"
 
-Children lead sessions of their own. When one ends, the template kills what is left of its process
-group before it reaps it, so the number still belongs to the dead child and cannot hit anybody else.
-Processes that left the group (daemons, sessions of their own) fall to the template when the executor
-dies, where the system has subreapers (Linux), and end with it: nothing outlives its job.
-When the socket closes, or the parent dies, it kills them all and ends; should it be killed itself,
-the kernel kills its children (PR_SET_PDEATHSIG).
+Nothing outlives its job. Children lead sessions of their own. When one ends, the template kills the
+rest of its process group before it reaps the child: so the number cannot belong to another process
+yet. Processes that have left the group (daemons, sessions of their own) become children of the
+template when the executor dies, where the system has subreapers (Linux). Then the template kills
+them. When its socket closes or its parent dies, it kills all children and ends. If the template
+itself is killed, the kernel kills its children (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import socket
 import sys
 from select import POLLIN, poll
 
-# In a patched template these modules change; what this one uses must not.
+# gevent patches these modules in some templates. This module needs the originals.
 from signal import set_wakeup_fd as _set_wakeup_fd
 from signal import signal as _set_handler
 from socket import socket as _PlainSocket
@@ -40,22 +40,30 @@ from typing import Any, NoReturn
 
 from mmgevent.machine.resources import descriptor_limit, find_control_groups, shortage_error
 
-#: what an executor needs that is otherwise imported late
+#: Modules that every executor needs, and would import late.
 PRELOADED = ("xxhash", "mmgevent._speedups", "mmgevent.job.inputs.refs", "faulthandler", "random")
-#: descriptors that come with a request
+
+#: Descriptors that come with a request.
 FORK_DESCRIPTORS = 4
-#: where an executor keeps its socket, if the limit on descriptors allows: out of the way of user code
+
+#: Number of an executor's socket, out of the way of user code, if the limit on descriptors allows
+#: it.
 HIGH_DESCRIPTOR = 900
-#: Descriptors that a child closes: more than a template ever has. Containers often allow a billion, and kernels
-#: without close_range need a call for each.
+
+#: Descriptors that a child closes: more than a template ever has. Containers often allow a billion,
+#: and kernels without close_range need a call for each.
 MAX_DESCRIPTORS = 4096
-#: bytes of one request; it holds a path
+
+#: Largest request, bytes. It contains a path.
 MAX_REQUEST_BYTES = 64 * 1024
 
-_fork = os.fork
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
-#: rounds in which a template that ends kills what dead executors left; each may make others its own
+#: Rounds in which a template that ends kills what dead executors left. Each round may find new
+#: ones.
 MAX_STRAY_ROUNDS = 100
+
+_fork = os.fork
+#: Options of prctl.
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 def main() -> None:
@@ -63,7 +71,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     greenlets = "--greenlets" in arguments
     sock = _PlainSocket(fileno=int(arguments[arguments.index("--fd") + 1]))
-    # A signal that can be caught, unlike SIGKILL, lets it kill its children's process groups first.
+    # Not SIGKILL: a signal that can be caught lets it kill its children's process groups first.
     _die_with_parent(signal.SIGTERM)
     _set_name("mmg-template")
     if greenlets:
@@ -94,11 +102,11 @@ class Template:
         for name in PRELOADED:
             import_module(name)
         self._run_executor = import_module("mmgevent.executor.main").main
-        find_control_groups()  # children find them found
-        gc.freeze()  # or the first collection of each child would copy every page
+        find_control_groups()  # so that children need not
+        gc.freeze()  # else the first collection of each child would copy every page
 
     def serve(self) -> None:
-        """Fork and reap until the socket closes or SIGTERM comes; then end all children."""
+        """Fork and reap until the socket closes or SIGTERM arrives. Then end all children."""
         wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         _set_wakeup_fd(write_end, warn_on_full_buffer=False)
         _set_handler(signal.SIGINT, signal.SIG_IGN)
@@ -117,7 +125,7 @@ class Template:
                 if self._sock.fileno() in ready:
                     self._receive()
         except (BrokenPipeError, ConnectionResetError):
-            pass  # whoever started us is gone
+            pass  # the parent has ended
         finally:
             self._kill_children()
 
@@ -159,9 +167,9 @@ class Template:
         self._sock.sendall(json.dumps(fields).encode() + b"\n")
 
     def _reap(self) -> None:
-        """Report every executor that has ended, and see that nothing of it goes on."""
+        """Report every executor that has ended, and kill what is left of it."""
         has_reaped = False
-        with contextlib.suppress(ChildProcessError):  # there is none any more
+        with contextlib.suppress(ChildProcessError):  # there are no more children
             while True:
                 if hasattr(os, "waitid"):
                     info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -172,7 +180,7 @@ class Template:
                 if pid == 0:
                     break
                 has_reaped = True
-                if pid in self._children:  # else it is what a dead one left
+                if pid in self._children:  # else a dead executor left it
                     self._children.discard(pid)
                     self._answer(exited=pid, status=status, maxrss_kb=usage.ru_maxrss)
         if has_reaped:
@@ -192,23 +200,26 @@ class Template:
                 os.waitpid(pid, 0)
 
     def _kill_strays(self) -> set[int]:
-        """Kill what dead executors left; once it is reaped, its children are ours, and next."""
+        """Kill what dead executors left, and return it.
+
+        Once those are reaped, their children become ours, and are next.
+        """
         killed = set()
         for pid in _list_children() - self._children:
-            with contextlib.suppress(PermissionError):  # it has become another user's
-                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+            with contextlib.suppress(PermissionError):  # it runs as another user now
+                os.kill(pid, signal.SIGKILL)  # it was not reaped, so the number is still its own
                 killed.add(pid)
         return killed
 
     def _become_executor(self, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        """In the child: leave everything of the template behind and run the executor's loop."""
+        """In the child: leave everything of the template behind, and run the executor."""
         status = 70
         try:
             os.setsid()
             _die_with_parent(signal.SIGKILL)
-            if os.getppid() != self._pid:  # it ended before the line above
+            if os.getppid() != self._pid:  # the template ended before the line above
                 os._exit(status)
-            _adopt_orphans()  # so that all it leaves falls to the template at once, and not before
+            _adopt_orphans()  # all that it leaves goes to the template when it ends, and not before
             _set_name("mmg-executor")
             _restore_signals()
             gc.enable()
@@ -248,7 +259,7 @@ def _arrange_descriptors(link: int, stdout: int, stderr: int, page: int) -> tupl
 
 
 def _restore_signals() -> None:
-    """Give the child the signals of a fresh Python: Ctrl-C raises, everything else is the system's."""
+    """Give the child the signals of a fresh Python: Ctrl-C raises, all else is the default."""
     _set_wakeup_fd(-1)
     _set_handler(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -256,7 +267,7 @@ def _restore_signals() -> None:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill a child of ours that was not reaped yet, and its process group if it has one by now."""
+    """Kill a child that was not reaped yet, and its process group if it has one."""
     for kill in (os.killpg, os.kill):
         try:
             kill(pid, signal.SIGKILL)
@@ -265,9 +276,9 @@ def _kill_group(pid: int) -> None:
 
 
 def _die_with_parent(signum: int) -> None:
-    """Have the kernel send this process a signal when its parent ends (Linux; elsewhere its socket tells).
+    """Have the kernel send this process a signal when its parent ends (Linux).
 
-    Where a sandbox forbids it, the socket tells as well.
+    Elsewhere, and if a sandbox forbids it, the end of the socket has the same effect.
     """
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signum)
@@ -280,7 +291,10 @@ def _adopt_orphans() -> None:
 
 
 def _list_children() -> set[int]:
-    """The children of this process, dead ones that were not reaped too; none where the system does not tell."""
+    """Return the children of this process, including dead ones that were not reaped.
+
+    Returns none if the system does not tell.
+    """
     pid = os.getpid()
     try:
         with open(f"/proc/self/task/{pid}/children") as listed:
@@ -290,7 +304,7 @@ def _list_children() -> set[int]:
 
 
 def _search_children(pid: int) -> set[int]:
-    """The same for kernels that keep no list: look at every process there is; none without /proc."""
+    """Return the same from a look at every process, for kernels without a list of children."""
     try:
         names = os.listdir("/proc") if sys.platform == "linux" else []
     except OSError:
@@ -302,7 +316,7 @@ def _search_children(pid: int) -> set[int]:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
-                continue  # it ended meanwhile
+                continue  # it has ended
             if int(fields[1]) == pid:
                 found.add(int(name))
     return found
@@ -314,8 +328,11 @@ def _set_name(name: str) -> None:
 
 
 def _prctl(option: int, argument: int | bytes) -> None:
-    """Ask the kernel for something that it may refuse, as sandboxes do: everything works without, if less tidily."""
-    with contextlib.suppress(ImportError, OSError, AttributeError):  # without ctypes, or without prctl
+    """Ask the kernel for something that it may refuse, as sandboxes do.
+
+    Everything works without it, if less tidily.
+    """
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes, no prctl
         import ctypes  # dill loads it anyway
 
         ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
@@ -329,7 +346,7 @@ def _pipe() -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    # Under its real name: the executor's __main__ belongs to the user's functions.
+    # By its real name: in an executor, __main__ is the module of the user's functions.
     from mmgevent.executor.template import main as _main
 
     _main()

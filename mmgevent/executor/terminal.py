@@ -1,7 +1,7 @@
-"""Stand for the terminal that an executor does not have: whoever wants to read from it is told what to do.
+"""Stand-ins for the terminal that an executor does not have. They say what to do instead.
 
-Descriptor 0 of an executor is /dev/null.  A function that reads its end there would quietly give other
-results than inline, and a debugger that reads it quits without a word.
+Descriptor 0 of an executor is /dev/null. A function that reads an end of file there would give
+other results than inline, without a word. A debugger would quit.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 from mmgevent.errors import NoTerminalError
 
-#: Values of PYTHONBREAKPOINT that mean pdb, which needs a terminal; others name debuggers that may do without.
+#: Values of PYTHONBREAKPOINT that mean pdb, which needs a terminal. Other debuggers may not need
+#: one.
 _PDB = ("", "pdb.set_trace")
 
 
 class _NoInput(io.RawIOBase):
-    """A stream that cannot be read, and is stdin in every other way."""
+    """A stream that cannot be read. In every other way it is like stdin."""
 
     def readable(self) -> bool:
         return True

@@ -34,6 +34,9 @@ MAX_JOB_NAME_CHARS = 200
 #: Longest text of a value in an error about it, characters.
 _MAX_SHOWN_CHARS = 200
 
+#: Longest text of a value in an error about it, characters.
+_MAX_SHOWN_CHARS = 200
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):

@@ -25,6 +25,10 @@ MAX_PARTITIONS = 4096
 #: Slots of one worker. No machine has more cores, and a wrong number would cost the server memory.
 MAX_SLOTS = 4096
 
+#: Work of short tasks that is sent ahead to a slot, and to an executor, seconds. Each process that
+#: an attempt passes does half the work for it when many attempts travel together.
+SHORT_WORK_S = 0.02
+
 
 def check_limit(what: str, n_bytes: int, limit_bytes: int) -> None:
     """Raise MmgeventError if a peer announces more bytes of a job than the server takes."""

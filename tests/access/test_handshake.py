@@ -33,7 +33,7 @@ CERTIFICATE, OTHER_CERTIFICATE = b"c" * 32, b"d" * 32
 
 
 def converse(client, server, tamper=lambda n, message: message) -> None:
-    """Carry messages between both until neither says anything; `tamper(n, message)` sits in between."""
+    """Carry messages between both until neither sends any. `tamper(n, message)` may change them."""
     message, machines, n = client.start(), (server, client), 0
     while message:
         message = machines[n % 2].feed(tamper(n, message))

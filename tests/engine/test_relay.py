@@ -21,7 +21,7 @@ def wait_until(is_so):
 
 
 class Place:
-    """What a relay asks of a member: the worker of a server elsewhere, which may refuse links at first."""
+    """A member as a relay sees it, at a server elsewhere that may refuse links at first."""
 
     state, reason, address, error = "worker", "", ("127.0.0.1", 1), None
     presence = worker = None

@@ -24,7 +24,7 @@ PARTITIONS = 4
 
 
 class FakeEngine:
-    """The other end: assigns by hand, grants what comes unless told not to."""
+    """The engine's end: assigns by hand, and grants credit for output unless `grants` is off."""
 
     def __init__(self, functions):
         ours, theirs = socket.socketpair()
@@ -37,7 +37,7 @@ class FakeEngine:
         self._last = 0
 
     def assign(self, described, phase="map", items=(), parts=(), n_bytes=None):
-        """Assign a map of items, or a reduce of [(partition, segment)]; `n_bytes`: of the input that is sent."""
+        """Assign a map of items, or a reduce of [(partition, segment)]. `n_bytes`: input that is sent."""
         self._last += 1
         lane = (1, self._last, self._last)
         if phase == "map":
@@ -51,7 +51,7 @@ class FakeEngine:
         return lane
 
     def assign_at_once(self, *wanted, between=()):
-        """Assign maps of ("a", 1), by their descriptions; their frames come in turn, as lanes send them.
+        """Assign maps of ("a", 1), by their descriptions. Their frames alternate, as lanes send them.
 
         `between`: what is assigned and done after the descriptions have come and before the rest does.
         """
@@ -79,7 +79,7 @@ class FakeEngine:
         self.channel.send(control("revoke", *lane))
 
     def next_message(self):
-        """The next message, with the lane it is of; output on the way is kept and granted."""
+        """Return the next message, with its lane. Output before it is kept and granted."""
         while True:
             frame = self.channel.next_frame()
             if frame.kind == CONTROL:
@@ -89,7 +89,7 @@ class FakeEngine:
             self._take_output(frame)
 
     def wait_for_output(self, lane):
-        """Until the attempt that runs has put out as much as it had credit for."""
+        """Wait until the attempt that runs has sent as much output as it had credit for."""
         while len(self.outputs.get(lane, b"")) < OUTPUT_WINDOW:
             self._take_output(self.channel.next_frame())
 
@@ -102,7 +102,7 @@ class FakeEngine:
             self.channel.send_first(grant_frame(frame.lane, n_bytes))
 
     def outcome(self, lane):
-        """What became of this attempt, which is the one that runs."""
+        """Return the outcome of this attempt, which is the one that runs."""
         answered, message = self.next_message()
         assert answered == lane
         return message
@@ -146,7 +146,7 @@ def describe(mapfn=None, collectfn=None, reducefn=None):
 
 
 class Gate:
-    """A function that says that it was entered and goes on when told."""
+    """A function that reports its call and waits until it may continue."""
 
     def __init__(self):
         self.entered = threading.Semaphore(0)
@@ -217,7 +217,7 @@ def test_records_are_collected_or_folded_as_in_an_executor(offer):
 
 
 def test_an_offered_function_that_is_a_known_reducer_is_no_fold(offer):
-    # Elsewhere the name may stand for another function: nobody folded the records before the shuffle.
+    # Elsewhere the name may mean another function, so the records were not folded before the shuffle.
     engine = offer(words=lambda k, text: [(word, 1) for word in text.split()], count=reducers.count_values)
     assert engine.result(engine.assign(describe("words", None, "count"), items=[(1, "a a")])) == {"a": [1, 1]}
     parts = [(0, segment({"a": [5, 5]}))]

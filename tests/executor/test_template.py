@@ -18,7 +18,7 @@ import pytest
 
 from mmgevent.engine.start import start_template
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.page import Page, Position, render_key
+from mmgevent.executor.status_page import Position, StatusPage, render_key
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.tasks import records
@@ -37,7 +37,7 @@ class Executor:
         self.channel = Channel(ours)
         self.stdout, self.their_stdout = os.pipe()
         self.stderr, self.their_stderr = os.pipe()
-        self.page, self.page_fd = Page.create()
+        self.page, self.page_fd = StatusPage.create()
         self.pid = 0
         self._attempt = 0
 
@@ -52,7 +52,7 @@ class Executor:
         )
 
     def map(self, items):
-        """Run a map; return its outcome and records {key: [values]}."""
+        """Run a map. Return its outcome and its records, {key: [values]}."""
         self._attempt += 1
         lane = (1, self._attempt, self._attempt)
         data = records.encode_items(items)
@@ -77,7 +77,7 @@ class Executor:
         return message, found
 
     def ask(self, source):
-        """What the expression is there, as text."""
+        """Return the value that an expression has there, as text."""
         self.load(f"def mapfn(key, value):\n    import os, signal, sys\n    yield 'it', repr({source})\n")
         message, found = self.map([("a", 1)])
         assert message["type"] == "done", message
@@ -159,7 +159,7 @@ def pack(source):
 
 
 def wait_for_end(pid):
-    """Wait until a process that is no child of ours has ended."""
+    """Wait until a process that is not our child has ended."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -360,8 +360,8 @@ def test_with_greenlets_everything_is_patched_first():
 
 
 def test_a_page_tells_attempt_item_and_key():
-    page, fd = Page.create()
-    reader = Page(fd)
+    page, fd = StatusPage.create()
+    reader = StatusPage(fd)
     os.close(fd)
     page.begin(7)
     assert reader.read() == Position(7, None, 0.0, None)
@@ -383,7 +383,7 @@ def test_a_page_tells_attempt_item_and_key():
 
 
 def test_the_clock_of_an_item_stands_still_while_it_waits():
-    page, fd = Page.create()
+    page, fd = StatusPage.create()
     os.close(fd)
     page.begin(1)
     page.show(0, "a", -1000.0)

@@ -430,6 +430,21 @@ def test_an_engine_that_is_killed_while_it_starts_is_replaced_as_well(tmp_path):
     assert sum("resubmitted" in text for text in notices) == 2
 
 
+def test_an_engine_that_is_killed_in_its_first_moment_is_replaced():
+    with mmg.LocalCluster(1) as cluster:
+        os.kill(cluster._engine.pid, signal.SIGKILL)
+        assert cluster.run(mmg.Job(TEXT, map_words, add)) == count_words(TEXT.values())
+
+
+def test_a_cluster_whose_engine_is_killed_in_its_first_moment_listens_all_the_same():
+    with mmg.LocalCluster(0, listen="127.0.0.1:0") as cluster:
+        killed = cluster._engine
+        os.kill(killed.pid, signal.SIGKILL)
+        wait_until(lambda: killed.has_ended)
+        assert cluster.address[1] > 0
+        assert not cluster._engine.has_ended
+
+
 @pytest.mark.parametrize("threads", [1, 10])
 def test_many_jobs_submitted_at_once_are_all_done_by_one_engine(threads):
     """A job's number is the first thing its server sees of it, and they have to come in rising order."""

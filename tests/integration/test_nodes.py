@@ -189,6 +189,13 @@ def test_a_node_whose_engine_is_killed_starts_another(nodes, here, tmp_path):
     assert "its engine ended" in nodes.changes[node][1][1]
 
 
+def test_a_node_whose_engine_is_killed_in_its_first_moment_starts_another(nodes, here):
+    node = nodes.add(here)
+    nodes.engine_of(node).kill()
+    nodes.wait_all()
+    assert node.run(quick_job()) == SUMS
+
+
 # a server that hangs
 
 

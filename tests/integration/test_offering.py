@@ -12,7 +12,7 @@ from mmgevent import reducers
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.worker.forker import Forkers
 from mmgevent.engine.worker.offering import Offering
-from mmgevent.engine.worker.role import Worker
+from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.executor.offered import OfferedFunctions
 from mmgevent.wire.messages import control
 from tests.executor.test_offered import describe, segment
@@ -79,7 +79,7 @@ class Host:
         """A new server, with a new worker of this host."""
         ours, theirs = local_pair("local worker")
         server = FakeServer(ours)
-        worker = Worker(
+        worker = WorkerRole(
             theirs,
             slots=slots,
             forkers=self._forkers,
@@ -272,7 +272,7 @@ def test_a_failure_names_the_worker(host):
 def test_a_server_that_wants_what_nobody_offers_is_left(forkers, tmp_path):
     ours, theirs = local_pair("local worker")
     server = FakeServer(ours)
-    worker = Worker(theirs, slots=1, forkers=forkers, scratch_dir=str(tmp_path), is_local=True)
+    worker = WorkerRole(theirs, slots=1, forkers=forkers, scratch_dir=str(tmp_path), is_local=True)
     worker.start()
     server.submit(1, offered=describe("gate"))
     server.assign_map([(1, 2)])

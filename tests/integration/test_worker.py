@@ -22,11 +22,11 @@ from gevent.socket import socket as GeventSocket
 
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT
-from mmgevent.engine.worker import role as worker_module
-from mmgevent.engine.worker import supervisor
+from mmgevent.engine.worker import crew, supervisor, workload
+from mmgevent.engine.worker.crew import MAX_FORK_FAILURES
 from mmgevent.engine.worker.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
-from mmgevent.engine.worker.role import MAX_FORK_FAILURES, Worker
-from mmgevent.engine.worker.slot import MAX_ATTEMPTS
+from mmgevent.engine.worker.held import MAX_ATTEMPTS
+from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.tasks import records
@@ -308,7 +308,7 @@ def start(forkers, tmp_path):
     def start_worker(slots=1, forkers=forkers):
         ours, theirs = local_pair("local worker")
         server = FakeServer(ours)
-        worker = Worker(
+        worker = WorkerRole(
             theirs, slots=slots, forkers=forkers, name="host/1", scratch_dir=str(tmp_path), is_local=True
         )
         worker.start()
@@ -674,6 +674,9 @@ def test_an_executor_is_set_up_once_before_its_first_attempt(start):
     second = server.assign_map([("n", 1)])
     assert [m["type"] for m in server.wait_for(first, second)] == ["done", "done"]
     assert server.records_of(first) == server.records_of(second) == {"n": [1]}
+    with gevent.Timeout(WAIT_S, False):
+        while len(executors()) < 2:  # the other one may be about to take its name
+            gevent.sleep(0.01)
     assert len(executors()) == 2, "the other slot's is there, too, and was not set up"
 
 
@@ -739,7 +742,7 @@ def test_a_revoked_attempt_is_killed_without_a_word_and_the_next_one_runs(start,
 
 
 def test_a_revoked_attempt_that_ends_by_itself_costs_no_executor(start, gate, monkeypatch):
-    monkeypatch.setattr(worker_module, "REVOKE_S", WAIT_S)
+    monkeypatch.setattr(workload, "REVOKE_S", WAIT_S)
     server, _ = start()
     server.submit(1)
     revoked = server.assign_map([("gate", gate.path)])
@@ -849,7 +852,7 @@ def test_an_executor_without_descriptors_is_tried_again(start, monkeypatch, name
 
 
 def test_a_worker_that_never_gets_descriptors_gives_up(start, monkeypatch):
-    monkeypatch.setattr(worker_module, "FORK_PAUSE_S", 0.0)
+    monkeypatch.setattr(crew, "FORK_PAUSE_S", 0.0)
     deny_descriptors(monkeypatch, "pipe", 1000)
     server, worker = start()
     server.submit(1)

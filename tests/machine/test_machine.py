@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from mmgevent.driver.runners import inline
-from mmgevent.engine import process as engine
+from mmgevent.engine import server_start
 from mmgevent.errors import StartError
 from mmgevent.executor.attempt import RECORD_SHARE, record_memory_bytes
 from mmgevent.machine import resources as machine
@@ -75,9 +75,9 @@ def test_a_limit_of_the_job_counts_and_so_does_that_of_the_process(limited, monk
 
 
 def test_what_servers_and_inline_runs_hold_comes_of_the_limit(limited):
-    assert engine.default_memory_bytes() == 2 * 2**30
+    assert server_start.default_memory_bytes() == 2 * 2**30
     limited(memory=400 * MIB)
-    assert engine.default_memory_bytes() == 50 * MIB
+    assert server_start.default_memory_bytes() == 50 * MIB
     assert inline.total_memory_bytes() // inline.MEMORY_SHARE == 50 * MIB
 
 

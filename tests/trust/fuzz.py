@@ -30,7 +30,7 @@ from mmgevent.access.handshake import (
 )
 from mmgevent.engine.server.hosted import read_rules
 from mmgevent.engine.server.role import ServerRole
-from mmgevent.engine.worker.slot import CachedJob, ReceiveWindow
+from mmgevent.engine.worker.held import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records
 from mmgevent.wire import failures

@@ -36,7 +36,7 @@ PARSERS = [
     "mmgevent.job.options",
     "mmgevent.engine.server",
     "mmgevent.engine.scheduler",
-    "mmgevent.engine.worker.slot",
+    "mmgevent.engine.worker.held",
 ]
 ROOT = Path(__file__).resolve().parents[2]
 

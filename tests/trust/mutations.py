@@ -208,7 +208,7 @@ MUTATIONS = [
     Mutation(
         "a silent peer is dead",
         "engine/net/socket_link.py",
-        "if self._silent_s >= SILENCE_S:",
+        "if self._silent_s >= beats.SILENCE_S:",
         "if False:",
         ("engine/net/test_link.py::test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence",),
         waits=True,
@@ -483,14 +483,14 @@ MUTATIONS = [
     # the worker
     Mutation(
         "an attempt that has not begun holds no more input than its window",
-        "engine/worker/slot.py",
+        "engine/worker/held.py",
         "if self._held_bytes > INPUT_WINDOW or len(self._frames) > MAX_HELD_FRAMES:",
         "if False:",
         ("integration/test_worker.py::test_more_input_than_its_window_for_a_held_attempt_closes_the_link",),
     ),
     Mutation(
         "a job cannot put words on the command line of a worker's interpreter",
-        "engine/worker/slot.py",
+        "engine/worker/held.py",
         "        interpreter.are_flags,",
         "        lambda value: True,",
         ("integration/test_worker.py::test_options_that_make_no_sense_fail_their_job_and_no_other",),

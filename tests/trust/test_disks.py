@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import mmgevent as mmg
-from mmgevent.engine.worker.slot import SHORT_TASK_S
+from mmgevent.engine.worker.held import SHORT_TASK_S
 from tests.trust.machines import PASSWORD, Machines, Reports, family_of, temporary_files_of, wait_until
 from tests.trust.reporting import LARGE_ITEM, assert_right, reporting_job
 

@@ -1,12 +1,12 @@
 """Who is the server: connect to it, or else bind its address and be it.
 
-`bind_or_connect` is the one primitive behind election, failover and re-election.  The
-operating system decides: of all that try to listen on an address, one succeeds, and it
-is elected when `listen` has returned; everybody else finds the address in use and
-connects.  Nothing is agreed on by messages, and nobody has to know how many there are.
+`bind_or_connect` is behind every election, failover and re-election. The operating system decides:
+of all processes that try to listen on an address, one succeeds. It is elected when `listen` has
+returned. All others find the address in use, and connect. They exchange no messages about it, and
+none has to know how many there are.
 
-An address is taken as written, and of a name that has several all take the same one: two
-nodes of which one tries 127.0.0.1 and the other ::1 would elect a server each.
+An address is used as written. If a name has several addresses, all processes choose the same one:
+with one at 127.0.0.1 and the other at ::1 there would be two servers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gevent
-from gevent import socket, ssl
+from gevent import socket
 
 from mmgevent.access.addresses import Address, format_address, is_loopback
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.listener import open_listener
 from mmgevent.engine.net.listening import choose_address
+from mmgevent.engine.net.receiving import receive_frame
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -37,56 +38,56 @@ from mmgevent.errors import (
     ProtocolError,
     VersionMismatchError,
 )
-from mmgevent.wire.frames import CONTROL, HEADER_BYTES, Decoder, Frame
+from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.messages import decode_message
 
 log = logging.getLogger(__name__)
 
-#: how long an address may be neither to be had nor to be reached: whoever won it is about to listen, or
-#: ended right after; longer, and it is held by somebody who does not mean to answer
+#: Longest time that an address can be neither bound nor connected to, seconds. Whoever won it is
+#: about to listen, or has just ended. After that, something holds it that does not answer.
 CONTEST_S = 3.0
-#: pause before the next look at such an address, and up to as much again at random
+
+#: Pause before the next try of such an address, seconds. Up to as much again is added at random.
 CONTEST_PAUSE_S = 0.01
 
 
-# what the kernel and OpenSSL say of a peer that is gone, not wrong
-_LOST = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-
-
 class Joined(NamedTuple):
-    """There is a server, and this is a proved TLS connection to it."""
+    """There is a server. This is a proved TLS connection to it."""
 
     sock: Any
     address: Address  #: as the caller wrote it
 
 
 class Elected(NamedTuple):
-    """There was none: this socket listens on the address, and whoever has it is the server."""
+    """There was no server. This socket listens on the address, so its owner is the server."""
 
     sock: Any
     address: Address  #: as the caller wrote it
 
 
 class NoPlaceError(ConnectError):
-    """No address has a server, and on none can this process be it; the text says why of each."""
+    """No address has a server, and this process cannot be it at any.
+
+    The text has the reason for each.
+    """
 
     def __init__(self, reasons: Sequence[str], is_occupied: bool):
         super().__init__("; ".join(reasons))
-        #: some address is held by something that is no server, or by one that hangs
+        #: whether something holds an address that is no server, or a server that hangs
         self.is_occupied = is_occupied
 
 
 class LostServerError(ConnectError):
-    """The server was there, and was lost before it had said hello: it may be there again, or be succeeded."""
+    """The server was lost before its hello. It, or its successor, may be there in a moment."""
 
 
 class _Retry(Exception):
-    """The address is being contested: look again in a moment."""
+    """Others try to listen on the address right now: try again in a moment."""
 
 
 class _Pass(Exception):
-    """Nothing can be done with this address now."""
+    """This address is of no use now: try the next one."""
 
     def __init__(self, reason: str, is_occupied: bool):
         super().__init__(reason)
@@ -102,12 +103,14 @@ def bind_or_connect(
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> Joined | Elected:
-    """Find a place at the first address where there is one (blocks).
+    """Find a place at the first address that has one (blocks).
 
-    Of each address in order: connect and finish the handshake as `role`; if nobody listens and it is this
-    machine's, listen (with `may_serve`).  NoPlaceError when all were tried.  AuthenticationError when every
-    address refused the password, VersionMismatchError when no other than one that speaks another protocol
-    has a server: trying again would hardly help.
+    At each address in order: connect, and finish the handshake as `role`. If nobody listens there,
+    and it is an address of this machine, listen (with `may_serve`).
+
+    Raises NoPlaceError when all addresses were tried. Raises AuthenticationError if all of them
+    refused the password, and VersionMismatchError if the only server speaks another protocol: then
+    trying again would hardly help.
     """
     reasons: list[str] = []
     is_occupied = False
@@ -152,12 +155,12 @@ def _try_address(
 
 
 def _judge(error: ConnectError) -> None:
-    """Return if nobody listens there; raise _Retry or _Pass for every other reason not to be connected."""
+    """Return if the reason is that nobody listens. Raise _Retry or _Pass for every other one."""
     cause = error.__cause__
     if isinstance(cause, ConnectionRefusedError):
         return
-    if isinstance(cause, _LOST):
-        raise _Retry(str(error)) from error  # it was there a moment ago
+    if isinstance(cause, tls.LOST):
+        raise _Retry(str(error)) from error  # there was a server a moment ago
     raise _Pass(str(error), cause is None) from error
 
 
@@ -177,9 +180,9 @@ def _listen(found: Address, address: Address) -> Any:
 
 
 def canonical(address: Address) -> Address:
-    """Return the one numeric address that everybody takes a name for (see `choose_address`).
+    """Return the numeric address that all processes use for a name (see `choose_address`).
 
-    ConnectError for a name that cannot be found.
+    Raises ConnectError for a name that cannot be found.
     """
     host, port = address
     try:
@@ -188,13 +191,13 @@ def canonical(address: Address) -> Address:
         pass  # a name
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # the latter for what no name can look like
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name looks like that
         raise ConnectError(f"cannot find {host}: {getattr(error, 'strerror', None) or error}") from error
     return choose_address(host, found)[4][0], port
 
 
 def find_reach(place: Elected) -> str | None:
-    """Return what to say when others know the address of a server by a name that only this machine can reach."""
+    """Return a warning if others know the address by a name that only works here, else None."""
     name, bound = place.address[0], place.sock.getsockname()[0]
     if is_loopback(name) or not ipaddress.ip_address(bound).is_loopback:
         return None
@@ -208,7 +211,7 @@ def is_reached(
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> bool:
-    """Whether whoever connects to this address comes to the server with this certificate."""
+    """Return whether connections to this address arrive at the server with this certificate."""
     try:
         sock = tls.connect(canonical(address), key, "driver", timeout, certificates)
     except MmgeventError as error:
@@ -227,8 +230,9 @@ def find_server(
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> Address | None:
-    """Return the first of these addresses at which a server answers now that would have us, other than the one
-    with this certificate; None if none does.
+    """Return the first of these addresses at which a server accepts us, or None if none does.
+
+    The server with this certificate, which is our own, does not count.
     """
     for address in addresses:
         try:
@@ -245,24 +249,28 @@ def find_server(
 
 
 def driver_hello() -> Frame:
-    """Return the hello of a driver in this process, for a server anywhere."""
+    """Return the hello of a driver in this process, for any server."""
     return hello("driver", dill=dill_version())
 
 
 def greet(sock: Any, address: Address, timeout: float) -> None:
-    """Say hello as a driver over a connection from `tls.connect`, and hear that the server takes us (blocks).
+    """Say hello as a driver over a connection from `tls.connect`, and wait for the answer (blocks).
 
-    VersionMismatchError when our versions do not fit the server's, LostServerError when it leaves first, ConnectError
-    when it has other reasons, or says nothing sensible. Nothing is read beyond its hello; the socket stays the caller's.
+    Nothing is read beyond the server's hello. The socket stays the caller's.
+
+    Raises VersionMismatchError if the versions do not fit, LostServerError if the server leaves
+    before its hello, and ConnectError if it refuses for another reason, or sends nothing sensible.
     """
     where = format_address(address)
     late = ConnectError(f"{where} accepts but does not answer: no hello in {timeout:g} s")
     try:
         with gevent.Timeout(timeout, late):
-            with contextlib.suppress(*_LOST):  # why the server closed may still be unread
+            with contextlib.suppress(*tls.LOST):  # the server's reason may still be unread
                 sock.sendall(driver_hello().encode())
-            while not _is_hello(_receive_frame(sock, where), where):
+            while not _is_hello(receive_frame(sock), where):
                 pass
+    except EOFError:
+        raise LostServerError(f"{where} closed the connection before its hello") from None
     except OSError as error:
         raise LostServerError(f"lost {where} before its hello: {error.strerror or error}") from error
     except ProtocolError as error:
@@ -270,7 +278,7 @@ def greet(sock: Any, address: Address, timeout: float) -> None:
 
 
 def _is_hello(frame: Frame, where: str) -> bool:
-    """Whether this frame says that the server takes us; raise why it does not."""
+    """Return whether this frame is the server's hello. Raise its reason if it refuses us."""
     if frame.kind != CONTROL:
         return False
     message = decode_message(frame.payload)
@@ -280,26 +288,3 @@ def _is_hello(frame: Frame, where: str) -> bool:
     if message["type"] == "goodbye":
         raise LostServerError(f"{where} said goodbye: {message['reason']}")
     return bool(message["type"] == "hello")
-
-
-def _receive_frame(sock: Any, where: str) -> Frame:
-    """Read exactly one frame, so that what follows is left to the link."""
-    decoder = Decoder()
-    header = _receive_exactly(sock, HEADER_BYTES, where)
-    decoder.feed(header)
-    frame = decoder.next_frame()  # checks the length
-    if frame is None:
-        decoder.feed(_receive_exactly(sock, int.from_bytes(header[4:8], "little"), where))
-        frame = decoder.next_frame()
-    assert frame is not None
-    return frame
-
-
-def _receive_exactly(sock: Any, n_bytes: int, where: str) -> bytes:
-    data = b""
-    while len(data) < n_bytes:
-        more = sock.recv(n_bytes - len(data))
-        if not more:
-            raise LostServerError(f"{where} closed the connection before its hello")
-        data += more
-    return data

@@ -1,21 +1,18 @@
 """Links: frames between two processes, or between two roles of one process.
 
-A link joins a `Decoder` and an `Outbox` to something that carries bytes.  It knows
-windows and nothing of what frames mean.  `engine.net.socket_link` carries them over sockets, and is the only
-place of the engine that reads and writes those; `engine.net.local_link` gives two ends in one
-process with the same behaviour and no bytes at all.
+A link knows lanes and windows, and not what frames mean. Its carrier moves the frames: sockets in
+`engine.net.socket_link`, or nothing but memory in `engine.net.local_link`.
 
-What holds for every link:
+This holds for every link:
 
-- The reading side never stops reading, so `on_frame` must not block.  It is always
-  called from the hub itself, never from within `send`: an open link has no greenlets,
-  and a frame costs no switch of them.
-- Whatever the peer sends can at worst close this link.  `on_close(reason)` is called
-  once, from a greenlet of the link, after the last `on_frame`; when it is called no
-  other greenlet of the link is left.
-- Sending never blocks and never fails: what is sent on a link that is closing is
-  dropped, and `on_close` tells.  What a peer that does not read may pile up is bounded by
-  the windows in lanes, and by MAX_CONTROL_BYTES before them, beyond which it is closed.
+- A link never stops reading, so `on_frame` must not block. The hub calls it, never `send`. An open
+  link has no greenlets, and a frame costs no switch between them.
+- Whatever the peer sends, it can close this link and nothing else. `on_close(reason)` is called
+  once, from a greenlet of the link, after the last `on_frame`. No other greenlet of the link is
+  left by then.
+- Sending never blocks and never fails. Frames for a link that is closing are dropped, and
+  `on_close` follows. If the peer does not read, windows limit what waits in lanes. The link closes
+  when more than MAX_CONTROL_BYTES wait before them.
 
 Everything here belongs to one gevent hub: use links from the engine's main thread only.
 """
@@ -34,26 +31,30 @@ from mmgevent.wire.lanes import Outbox, granted_bytes
 
 log = logging.getLogger(__name__)
 
-#: bytes that may wait before every lane of one link; 100,000 messages and more
+#: Most bytes that wait before every lane of one link: 100,000 messages and more.
 MAX_CONTROL_BYTES = 16 * 1024 * 1024
 
-BURST_COUNT = (
-    16  #: reads, or frames handed over, of one link without a pause for the others and for greenlets
-)
+#: Reads, or frames delivered, of one link without a pause for other links and greenlets.
+BURST_COUNT = 16
 
 OnFrame = Callable[[Frame], None]
 OnClose = Callable[[str], None]
 
 
 class Link:
-    """An ordered sequence of frames each way; the part that does not depend on the carrier."""
+    """Frames in both directions, in order.
+
+    This class is the part that does not depend on the carrier.
+    """
 
     def __init__(self, name: str) -> None:
         #: who is at the other end, for logs
         self.name = name
         self._outbox = Outbox()
-        self._room: dict[Lane, set[Event]] = {}  # who waits for which lane to drain
-        self._drained = Event()  # there was nothing more that might go
+        #: lane -> events of the greenlets that wait until it has drained
+        self._room: dict[Lane, set[Event]] = {}
+        #: set when nothing is left that may be sent
+        self._drained = Event()
         self._on_frame: OnFrame | None = None
         self._on_close: OnClose | None = None
         self._closing = False
@@ -62,17 +63,17 @@ class Link:
 
     @property
     def is_closed(self) -> bool:
-        """Is the link closed or closing?  Nothing sent from now on arrives."""
+        """Whether the link is closed or closing. Nothing that is sent from now on arrives."""
         return self._closing
 
     def start(self, on_frame: OnFrame, on_close: OnClose) -> None:
-        """Begin to receive and send; what was sent before waits until now."""
+        """Begin to receive and to send. Frames that were sent before follow now."""
         self._on_frame = on_frame
         self._on_close = on_close
         if not self._closing:
             self._start()
         elif self._closer is not None and self._closer.dead:
-            gevent.spawn(on_close, self._reason)  # it ended before anybody could be told
+            gevent.spawn(on_close, self._reason)  # it closed before anybody listened
 
     def send(self, frame: Frame) -> None:
         """Send a frame before every lane."""
@@ -91,32 +92,35 @@ class Link:
             self._wake()
 
     def open_lane(self, lane: Lane, window_bytes: int) -> None:
-        """Make data frames of this lane wait for grants, which the link then takes (see Outbox)."""
+        """Make data frames of this lane wait for grants.
+
+        The link then uses those itself (see `Outbox`).
+        """
         self._outbox.open_lane(lane, window_bytes)
         self._wake()
 
     def close_lane(self, lane: Lane) -> None:
-        """Nothing more will be sent in this lane."""
+        """Say that nothing more will be sent in this lane."""
         self._outbox.close_lane(lane)
 
     def drop_lane(self, lane: Lane) -> int:
-        """Forget what waits in this lane; return the bytes dropped.  Sent frames stay sent."""
+        """Drop what waits in this lane. Return its bytes."""
         n_bytes = self._outbox.drop_lane(lane)
         self._tell_room(lane)
         return n_bytes
 
     def queued_bytes(self, lane: Lane) -> int:
-        """Payload bytes of this lane that were not yet handed to the system."""
+        """Return the payload bytes of this lane that the carrier has not taken yet."""
         return self._outbox.queued_bytes(lane)
 
     def queued_frames(self, lane: Lane) -> int:
-        """Frames of this lane that were not yet handed to the system."""
+        """Return how many frames of this lane the carrier has not taken yet."""
         return self._outbox.queued_frames(lane)
 
     def wait_for_room(self, lane: Lane, limit_bytes: int, timeout: float | None = None) -> None:
-        """Block this greenlet until at most `limit_bytes` are queued in the lane.
+        """Wait (blocks) until at most `limit_bytes` are queued in the lane.
 
-        LinkClosed when the link closes first, TimeoutError after `timeout` seconds.
+        Raises LinkClosed if the link closes first, TimeoutError after `timeout` seconds.
         """
         room = Event()
         self._room.setdefault(lane, set()).add(room)
@@ -135,20 +139,21 @@ class Link:
             raise LinkClosed(f"{self.name}: link closed: {self._reason or 'by this side'}")
 
     def drain(self, timeout_s: float) -> None:
-        """Wait (blocks) until all that may go now was handed to the system, or for so long, or for the link's end."""
+        """Wait (blocks) until nothing is left that may be sent, or for so long."""
         with gevent.Timeout(timeout_s, False):
             while self._has_more() and not self._closing:
                 self._drained.clear()
                 self._drained.wait()
 
     def close(self, reason: str = "", flush_s: float = 0.0) -> None:
-        """Close the link and wait until it is; idempotent, the first reason counts.
+        """Close the link, and wait until it is closed. Idempotent: the first reason counts.
 
-        With `flush_s` what may go now (frames without credit may not) gets so many
-        seconds to reach the peer; what comes in meanwhile is dropped.  Without it,
-        what waits is lost, and so may be what was sent last.  Called where nothing may
-        block (`on_frame`) or where it is under way (`on_close`), it returns at once and
-        the link closes right after.
+        `flush_s`: seconds for queued frames to reach the peer, without those that wait for credit.
+        Frames that arrive meanwhile are dropped. With 0, queued frames are lost, and so may be the
+        last ones sent.
+
+        In `on_frame`, which must not block, and in `on_close`, it returns at once. The link closes
+        right after.
         """
         self._begin_close(reason, flush_s)
         closer = self._closer
@@ -158,25 +163,25 @@ class Link:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' closed' if self._closing else ''}>"
 
-    # what a carrier provides
+    # -- what a carrier provides
 
     def _start(self) -> None:
         """Begin to carry frames."""
         raise NotImplementedError
 
     def _wake(self) -> None:
-        """Something may have become ready to go."""
+        """Send soon: something may have become ready."""
         raise NotImplementedError
 
     def _has_more(self) -> bool:
-        """Is there something that may go now?"""
+        """Return whether there is something that may be sent now."""
         return bool(self._outbox)
 
     def _finish(self, flush_s: float) -> None:
-        """Flush for so long, then release the carrier."""
+        """Flush for at most so long, then release the carrier."""
         raise NotImplementedError
 
-    # what a carrier uses
+    # -- what a carrier uses
 
     def _next_frame(self) -> Frame | None:
         frame = self._outbox.next_frame()
@@ -187,7 +192,7 @@ class Link:
         return frame
 
     def _deliver(self, frame: Frame) -> None:
-        """Act on a frame that came.  Faults close the link, they do not propagate."""
+        """Act on a frame that arrived. An exception closes the link and goes no further."""
         try:
             if frame.kind == GRANT and self._outbox.has_window(frame.lane):
                 self._outbox.grant(frame.lane, granted_bytes(frame))

@@ -1,11 +1,10 @@
-"""Listen on a port and hand over connections whose peers have proved the password.
+"""Listen on a port, and pass on connections whose peers have proved the password.
 
-Before the proof a peer costs one socket and one greenlet, for HANDSHAKE_S from its coming.
-At most MAX_UNPROVED such connections are held; one more pushes out the oldest.  At most
-MAX_HANDSHAKES of them are in the handshake, which a peer enters with its first byte;
-whoever waits to enter pushes out the one that has been in it longest.  So strangers cannot
-keep workers out, neither by silence nor by stopping in the middle.  Who guesses passwords is
-slowed down, by address (`guesses`).
+Before the proof a peer costs one socket and one greenlet, for at most HANDSHAKE_S. There are at
+most MAX_UNPROVED such connections: one more pushes out the oldest. At most MAX_HANDSHAKES of them
+are in the handshake, which a peer enters with its first byte. A peer that waits to enter pushes out
+the one that has been in it longest. So strangers cannot keep workers out, neither by silence nor by
+stopping in the middle. Guesses of passwords are slowed down by address (`access.guesses`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.guesses import Guesses
 from mmgevent.engine.net import listening, tls
@@ -31,23 +31,32 @@ from mmgevent.wire.hello import dill_version
 
 log = logging.getLogger(__name__)
 
+#: Most connections whose peers have not proved the password. Each costs a socket and a greenlet.
 MAX_UNPROVED = 512
-MIN_SILENCE_S = 0.25  #: nobody is pushed out before
-MAX_HANDSHAKES = 64  #: at once; more only make each slower
-MIN_HANDSHAKE_S = 1.0  #: nobody is pushed out of a handshake before; an honest one takes 3 ms
-ACCEPT_PAUSE_S = 0.1  #: when the system has no descriptors left
 
-#: what `accept` says when the listening socket itself is gone
+#: Shortest time that a connection has before it is pushed out, seconds.
+MIN_SILENCE_S = 0.25
+
+#: Most handshakes at once. More would only make each of them slower.
+MAX_HANDSHAKES = 64
+
+#: Shortest time that a handshake has before it is pushed out, seconds. An honest one takes 3 ms.
+MIN_HANDSHAKE_S = 1.0
+
+#: Pause when the system has no descriptors left, seconds.
+ACCEPT_PAUSE_S = 0.1
+
+#: Errors of `accept` that mean: the listening socket itself is closed.
 _CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 
 
 def open_listener(host: str, port: int) -> Any:
-    """Bind and listen, with a socket of gevent's; see `listening.open_listener`."""
+    """Bind and listen with a gevent socket, see `listening.open_listener`."""
     return listening.open_listener(host, port, socket)
 
 
 class Listener:
-    """Accepts connections on an open socket and gives proved ones to `attach(link, role)`."""
+    """Accepts connections on a listening socket and passes proved ones to `attach(link, role)`."""
 
     def __init__(
         self,
@@ -57,11 +66,13 @@ class Listener:
         on_lost: Callable[[str], None] | None = None,
         certificates: Certificates = NO_CERTIFICATES,
     ):
-        """Own `sock` from now on; `key` comes from `derive_key`.
+        """`sock`: owned from now on, but not if this raises. `key`: from `derive_key`.
 
-        `on_lost(reason)` is called when nobody is accepted any more, though nobody closed this. OSError when the
-        certificate cannot be made, for lack of a folder for temporary files or of descriptors, AuthenticationError when
-        the one in `certificates` will not do; `sock` is still the caller's then.
+        `on_lost(reason)` is called when it can no longer accept connections, though `close` was not
+        called.
+
+        Raises OSError if the certificate cannot be made, for want of a folder for temporary files
+        or of descriptors, and AuthenticationError if the one in `certificates` cannot be used.
         """
         self._sock = sock
         self._key = key
@@ -69,19 +80,23 @@ class Listener:
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context(certificates)
-        dill_version()  # each hello is compared with it; reading it takes a descriptor, which later may be missing
-        #: greenlet of each connection in the handshake -> since when, oldest first
+        dill_version()  # every hello needs it, and later there may be no descriptor to read it
+        #: greenlet of a connection in the handshake -> when it entered, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self._guesses = Guesses()
-        self._left = Event()  # somebody left the handshake
-        #: greenlet of each unproved connection -> when it came, oldest first
+        #: set when a connection has left the handshake
+        self._left = Event()
+        #: greenlet of an unproved connection -> when it was accepted, oldest first
         self._unproved: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self.address: tuple[str, int] = sock.getsockname()[:2]
         self._acceptor = gevent.spawn(self._accept)
         self._acceptor.link_exception(self._on_fault)
 
     def close(self) -> None:
-        """Stop listening and drop whoever has not proved the password. Idempotent."""
+        """Stop listening and close connections whose peers have not proved the password.
+
+        Idempotent.
+        """
         self._acceptor.kill()
         self._sock.close()
         gevent.killall(list(self._unproved))
@@ -114,7 +129,7 @@ class Listener:
         greenlet.kill()
 
     def _prove(self, sock: Any, address: tuple[Any, ...]) -> None:
-        host, name = address[0], tls.format_address(address)
+        host, name = address[0], format_address(address[:2])
         late = ConnectError(f"the client did not finish the handshake in {HANDSHAKE_S:g} s")
         try:
             with gevent.Timeout(HANDSHAKE_S, late):
@@ -137,7 +152,10 @@ class Listener:
             self._leave_handshake()
 
     def _judge_in_turn(self, host: str) -> None:
-        """Wait until a proof from there may be looked at (blocks), and keep nobody from the handshake meanwhile."""
+        """Wait (blocks) until a proof from this address may be checked.
+
+        Others may enter the handshake meanwhile.
+        """
         wait_s = self._guesses.admit(host, time.monotonic())
         if wait_s:
             self._leave_handshake()
@@ -148,7 +166,10 @@ class Listener:
         self._left.set()
 
     def _enter_handshake(self) -> None:
-        """Wait for a place in the handshake (blocks); the longest holder makes way after MIN_HANDSHAKE_S."""
+        """Wait (blocks) for a place in the handshake.
+
+        After MIN_HANDSHAKE_S the oldest one is pushed out.
+        """
         while len(self._proving) >= MAX_HANDSHAKES:
             oldest, since = next(iter(self._proving.items()))
             wait_s = since + MIN_HANDSHAKE_S - time.monotonic()

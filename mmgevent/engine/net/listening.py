@@ -1,7 +1,7 @@
-"""Bind and listen: the address that a name stands for, and a socket there.
+"""Bind and listen: which address a name means, and a socket that listens there.
 
-Engines do it with gevent's sockets; a mincemeat Server does it in the user's process, with plain ones, so that
-it has its port, or the reason why not, before its engine has started.
+Engines use gevent sockets. A mincemeat Server uses plain sockets, in the user's process: so it has
+its port, or the reason why not, before its engine has started.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from typing import Any
 from mmgevent.access.addresses import format_address, is_loopback
 from mmgevent.errors import ListenError
 
-BACKLOG = 1024  #: connections the system holds for us; a thousand workers may come at once
+#: Connections that the system keeps until they are accepted. A thousand workers may connect at
+#: once.
+BACKLOG = 1024
 
 
 def open_listener(host: str, port: int, sockets: Any = socket) -> Any:
-    """Bind and listen; "" is all IPv4 interfaces.  ListenError if the address cannot be had.
+    """Bind and listen. Return the socket. The host "" is all IPv4 interfaces.
 
-    `sockets`: the module whose sockets and resolver to use.
+    `sockets`: the module whose sockets and resolver are used.
+
+    Raises ListenError if that is impossible at this address.
     """
     where = format_address((host or "0.0.0.0", port))
     try:
@@ -30,9 +34,8 @@ def open_listener(host: str, port: int, sockets: Any = socket) -> Any:
     except OSError as error:
         raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
     try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # after a restart; two cannot listen with it
+        # For a restart at the same port. Two servers still cannot listen at once.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
@@ -51,21 +54,22 @@ def open_listener(host: str, port: int, sockets: Any = socket) -> Any:
 
 
 def choose_address(host: str, found: Sequence[Any]) -> Any:
-    """Return the one entry of what `getaddrinfo` found for a name that is listened on, and looked for by nodes.
+    """Return one entry of what `getaddrinfo` found for a name, the same on all machines.
 
-    Resolvers rotate, and /etc/hosts often gives a machine its own name as 127.0.1.1: so that all machines take the
-    same, it is the numerically smallest of the IPv4 addresses that others can reach, else of the IPv6 ones, and
-    only where there are none one of this machine alone; `localhost` always is.
+    Resolvers rotate their answers, and /etc/hosts often gives a machine its own name as 127.0.1.1.
+    So the choice is the numerically smallest of, in this order: IPv4 addresses that others can
+    reach, IPv6 addresses that others can reach, addresses of this machine alone. For `localhost`
+    only the last count.
     """
     if len(found) == 1:
         return found[0]
-    import ipaddress  # 8 ms, which a driver that starts an engine has no time for
+    import ipaddress  # takes 8 ms, which a driver that starts an engine need not pay
 
     is_local_name = is_loopback(host)
 
     def rank(entry: Any) -> tuple[bool, bool, int, int]:
         address = ipaddress.ip_address(entry[4][0])
-        # what names a link but not which is no use to others
+        # A link-local address does not say which link, so it is of no use to others.
         is_elsewhere = not address.is_loopback and not (address.version == 6 and address.is_link_local)
         return is_elsewhere == is_local_name, not address.is_loopback, address.version, int(address)
 

@@ -1,4 +1,4 @@
-"""Links between two roles of one process: frames are handed over, and no bytes are made of them."""
+"""Links between two roles of one process: frames are passed on as they are, without encoding."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from mmgevent.wire.frames import Frame
 
 
 class LocalLink(Link):
-    """One end of a link within this process; made by `local_pair`."""
+    """One end of a link within this process. `local_pair` makes both."""
 
     _peer: LocalLink
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._loop: Any = None  # of the hub, once it has started
+        #: the hub's loop, once the link has started
+        self._loop: Any = None
         self._is_carry_due = False
-        self._deaf = Event()  # it will take nothing more
+        #: set when this end receives nothing more
+        self._deaf = Event()
 
     def _start(self) -> None:
         self._loop = gevent.get_hub().loop
@@ -30,17 +32,17 @@ class LocalLink(Link):
         self._peer._listen()
 
     def _listen(self) -> None:
-        """The peer may have something for us."""
+        """Have the hub look for frames of the peer."""
         if self._loop is not None and not self._is_carry_due:
             self._is_carry_due = True
             self._loop.run_callback(self._carry)
 
     def _carry(self) -> None:
-        """Deliver what the peer sends, frame by frame; a callback of the hub."""
+        """Deliver frames of the peer, up to a limit. Called by the hub."""
         self._is_carry_due = False
         for _ in range(BURST_COUNT):
             if self._closing:
-                self._deaf.set()  # the peer may be closing, too, and wait for this
+                self._deaf.set()  # the peer may be closing, too, and wait for it
                 return
             frame = self._peer._next_frame()
             if frame is None:
@@ -61,14 +63,14 @@ class LocalLink(Link):
 
 
 def local_pair(name: str) -> tuple[Link, Link]:
-    """Return the two ends of a link within this process; what one sends the other gets."""
+    """Return the two ends of a link within this process."""
     one, other = LocalLink(name), LocalLink(name)
     one._peer, other._peer = other, one
     return one, other
 
 
 def _own(frame: Frame) -> Frame:
-    """Give a frame that borrows its payload its own bytes, as one that came over a socket has."""
+    """Return the frame with a payload of its own, as frames from sockets have."""
     if isinstance(frame.payload, bytes):
         return frame
     return Frame(frame.kind, bytes(frame.payload), *frame.lane)

@@ -1,72 +1,96 @@
-"""Links over sockets, plain or TLS, and the heartbeats of all of them."""
+"""Links over sockets, plain or TLS.
+
+This is the only place of an engine that reads and writes sockets of links. Both happen in callbacks
+of the hub, in bursts of limited length, so that no link holds up the others.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket as plain_socket
-import time
 from typing import Any
 
 import gevent
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.engine.net import heartbeats as beats
 from mmgevent.engine.net.link import BURST_COUNT, Link
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import HEARTBEAT, Decoder, Frame, Payload
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 7.0  #: a link that sent nothing for so long sends a heartbeat: two in each SILENCE_S
-SILENCE_S = 15.0  #: a peer that sent nothing for so long is dead
-SCAN_S = 0.5  #: between two looks at all links; how late the two above may be noticed
+#: First read of a burst, bytes. Most are not filled; after one that is, larger reads follow.
+_SMALL_READ_BYTES = 32 * 1024
 
-_SMALL_READ_BYTES = 32 * 1024  # a read that fills this is followed by large ones
+#: Further reads of a burst, bytes.
 _LARGE_READ_BYTES = 256 * 1024
-_BURST_BYTES = 256 * 1024  # read without a pause for the other links and greenlets
-_TLS_RECORD_BYTES = 16 * 1024  # what one read of TLS gives at most
-_GATHER_FRAMES = 64  # per system call; 128 buffers, far below IOV_MAX
+
+#: Bytes read without a pause for other links and greenlets.
+_BURST_BYTES = 256 * 1024
+
+#: Most that one read of TLS returns, bytes: a record.
+_TLS_RECORD_BYTES = 16 * 1024
+
+#: Most frames of one system call. They are up to 128 buffers, far below IOV_MAX.
+_GATHER_FRAMES = 64
+
+#: Bytes of frames for one system call.
 _GATHER_BYTES = 1024 * 1024
-_GATHER_TLS_BYTES = 256 * 1024  # is copied, and mostly goes to a slower wire
-_JOIN_BYTES = 4096  # payloads up to this are joined to their header: cheaper than a buffer more
-_READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
-_LAST_WORDS_S = 1.0  # after a failed write: what the peer said before it closed may be unread
+
+#: The same for TLS, which copies them, and whose wire is mostly slower.
+_GATHER_TLS_BYTES = 256 * 1024
+
+#: Largest payload that is joined to its header, bytes: copying it costs less than one more buffer.
+_JOIN_BYTES = 4096
+
+#: Events of libev: EV_READ and EV_WRITE.
+_READABLE, _WRITABLE = 1, 2
+
+#: Time after a failed write to read what the peer said before it closed, seconds.
+_LAST_WORDS_S = 1.0
 
 
 class SocketLink(Link):
-    """A link over a connected gevent socket, plain or TLS, which it owns from now on.
-
-    `leftover`: bytes that were read from the socket before the link got it.
-    `heartbeats`: send them, and close when the peer is silent; False for peers that
-    run user code in the thread that would have to answer.
-    """
+    """A link over a connected gevent socket."""
 
     def __init__(self, sock: Any, name: str, leftover: bytes = b"", heartbeats: bool = True) -> None:
+        """`sock`: plain or TLS, owned from now on. `leftover`: bytes that were read from it before.
+
+        `heartbeats`: send them, and close when the peer is silent. False for peers that run user
+        code in the thread that would have to answer.
+        """
         super().__init__(name)
         self._sock = sock
-        self._is_tls = hasattr(
-            sock, "do_handshake"
-        )  # without importing ssl, 20 ms that an embedded job need not pay
+        # Not by isinstance: importing ssl takes 20 ms, which jobs without TLS need not pay.
+        self._is_tls = hasattr(sock, "do_handshake")
         self._decoder = Decoder()
         self._decoder.feed(leftover)
         self._heartbeats = heartbeats
-        self._loop: Any = None  # of the hub, once it has started
+        #: the hub's loop, once the link has started
+        self._loop: Any = None
         self._read_watcher: Any = None
         self._write_watcher: Any = None
-        #: nothing to read right now, or no room to write
+        #: errors that mean: nothing to read right now, or no room to write
         self._blocked: tuple[type[BaseException], ...] = (BlockingIOError,)
         if self._is_tls:
             from gevent import ssl
 
             self._blocked = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-        self._unsent: list[Payload] = []  # taken off the outbox; the first may be the rest of one
+        #: buffers taken off the outbox; the first one may be the rest of a buffer
+        self._unsent: list[Payload] = []
         self._is_flush_due = False
-        self._is_writable = True  # as far as is known
-        self._flushed = Event()  # closing, and nothing more can or may go
-        self._deaf = Event()  # nothing more will be read
+        #: False while the kernel has no room
+        self._is_writable = True
+        #: set when the link closes and nothing more can be sent
+        self._flushed = Event()
+        #: set when nothing more will be read
+        self._deaf = Event()
         self._last_words: gevent.Greenlet | None = None
-        # For the monitor: what happened since its last look, and what it has counted so far.
+        #: whether anything was received, or sent, since the monitor looked last
         self._heard = self._spoke = False
+        #: seconds without anything received, or sent
         self._silent_s = self._idle_s = 0.0
 
     def _start(self) -> None:
@@ -75,10 +99,10 @@ class SocketLink(Link):
         self._read_watcher = self._loop.io(self._sock.fileno(), _READABLE)
         self._write_watcher = self._loop.io(self._sock.fileno(), _WRITABLE)
         self._read_watcher.start(self._on_readable)
-        self._loop.run_callback(self._on_readable)  # what was read before, here or by TLS
+        self._loop.run_callback(self._on_readable)  # for what was read before, here or by TLS
         self._wake()
         if self._heartbeats:
-            _monitor.add(self)
+            beats.monitor.add(self)
 
     def _wake(self) -> None:
         if self._loop is not None and not self._is_flush_due and self._is_writable:
@@ -89,14 +113,15 @@ class SocketLink(Link):
         return bool(self._unsent) or bool(self._outbox)
 
     def _finish(self, flush_s: float) -> None:
-        _monitor.discard(self)
+        beats.monitor.discard(self)
         if self._loop is not None:
             if flush_s > 0:
                 with gevent.Timeout(flush_s, False):
                     self._wake()
                     self._flushed.wait()
                     self._half_close()
-                    # Closing with input unread would reset the connection, and the peer lose what it did not read.
+                    # A close with input unread resets the connection. The peer would lose what it
+                    # did not read.
                     self._deaf.wait()
             for watcher in (self._read_watcher, self._write_watcher):
                 watcher.stop()
@@ -108,13 +133,13 @@ class SocketLink(Link):
         self._sock.close()
 
     def _half_close(self) -> None:
-        # SSLSocket.shutdown would drop the TLS state, and with it the reader.
+        # SSLSocket.shutdown would drop the TLS state, so that nothing more could be read.
         try:
             socket.socket.shutdown(self._sock, plain_socket.SHUT_WR)
         except OSError as error:
             log.debug("already disconnected: %s: %s", self.name, error)
 
-    # reading: callbacks of the hub
+    # -- reading: callbacks of the hub
 
     def _on_readable(self) -> None:
         if self._deaf.is_set():
@@ -133,7 +158,10 @@ class SocketLink(Link):
             self._begin_close(reason)
 
     def _read_burst(self) -> str | None:
-        """Deliver what there is, up to a bound; return why the link ends, if it does."""
+        """Deliver what there is, up to a limit.
+
+        Return why the link ends, or None if it does not.
+        """
         self._deliver_frames()
         size, left = _SMALL_READ_BYTES, _BURST_BYTES
         for _ in range(BURST_COUNT):
@@ -152,10 +180,10 @@ class SocketLink(Link):
             if left <= 0 or self._deaf.is_set():
                 break
             if len(data) < (_TLS_RECORD_BYTES if self._is_tls else size):
-                break  # that was probably all; if not, the hub calls again
+                break  # that was probably all, else the hub calls again
             size = _LARGE_READ_BYTES
         if self._is_tls and not self._deaf.is_set() and self._sock.pending():
-            self._loop.run_callback(self._on_readable)  # the hub sees the socket, not what TLS holds
+            self._loop.run_callback(self._on_readable)  # the hub does not see what TLS holds
         return None
 
     def _deliver_frames(self) -> None:
@@ -165,7 +193,7 @@ class SocketLink(Link):
                 return
             self._deliver(frame)
 
-    # writing: callbacks of the hub
+    # -- writing: callbacks of the hub
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -178,7 +206,10 @@ class SocketLink(Link):
             self._stop_writing(self._own_fault(error, "writing"))
 
     def _write_burst(self) -> None:
-        """Write what may go, up to a bound; come back when there is room for the rest."""
+        """Write what may be sent, up to a limit.
+
+        The hub calls again when there is room for the rest.
+        """
         left = _GATHER_BYTES
         while left > 0:
             if not self._unsent:
@@ -202,7 +233,10 @@ class SocketLink(Link):
         self._flush()
 
     def _stop_writing(self, reason: str) -> None:
-        """Give up writing. The peer may have said why before it closed: that is still to be read."""
+        """Write no more.
+
+        The peer may have said why before it closed, so reading goes on for a moment.
+        """
         self._is_writable = False
         self._unsent = []
         self._flushed.set()
@@ -214,7 +248,7 @@ class SocketLink(Link):
         self._begin_close(reason)
 
     def _gather(self) -> list[Payload]:
-        """Take frames off the outbox, as many as one system call should carry."""
+        """Take as many frames off the outbox as one system call should carry."""
         buffers: list[Payload] = []
         room = _GATHER_TLS_BYTES if self._is_tls else _GATHER_BYTES
         for _ in range(_GATHER_FRAMES):
@@ -232,10 +266,10 @@ class SocketLink(Link):
         return buffers
 
     def _send_some(self) -> int:
-        """Send of `_unsent` what goes at once; return how many bytes that were."""
+        """Send as much of `_unsent` as the kernel takes. Return the number of bytes."""
         buffers = self._unsent
         if self._is_tls and len(buffers) > 1:
-            buffers = self._unsent = [b"".join(buffers)]  # to be offered again just so
+            buffers = self._unsent = [b"".join(buffers)]  # OpenSSL wants the same bytes in a retry
         try:
             sent: int = self._sock.send(buffers[0]) if len(buffers) == 1 else self._sock.sendmsg(buffers)
         except self._blocked:
@@ -249,49 +283,18 @@ class SocketLink(Link):
             buffers[0] = memoryview(buffers[0])[left:]
         return sent
 
-    def _look(self, elapsed_s: float) -> None:
-        """Count silence and idleness; called by the monitor every SCAN_S or so."""
+    # -- for the monitor
+
+    def check_heartbeat(self, elapsed_s: float) -> None:
+        """Close if the peer was silent for too long. Send a heartbeat if nothing else was sent."""
         self._silent_s = 0.0 if self._heard else self._silent_s + elapsed_s
         self._idle_s = 0.0 if self._spoke else self._idle_s + elapsed_s
         self._heard = self._spoke = False
-        if self._silent_s >= SILENCE_S:
-            self._begin_close(f"silent for {SILENCE_S:g} s")
-        elif self._idle_s >= HEARTBEAT_S and not self._outbox:
+        if self._silent_s >= beats.SILENCE_S:
+            self._begin_close(f"silent for {beats.SILENCE_S:g} s")
+        elif self._idle_s >= beats.HEARTBEAT_S and not self._outbox:
             self._idle_s = 0.0
             self.send(Frame(HEARTBEAT))
-
-
-class _Monitor:
-    """One greenlet that looks at every link with heartbeats; it lives while there are any."""
-
-    def __init__(self) -> None:
-        self._links: set[SocketLink] = set()
-        self._greenlet: gevent.Greenlet | None = None
-
-    def add(self, link: SocketLink) -> None:
-        self._links.add(link)
-        if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._run)
-
-    def discard(self, link: SocketLink) -> None:
-        self._links.discard(link)
-        if not self._links and self._greenlet is not None:
-            self._greenlet.kill(block=False)
-            self._greenlet = None
-
-    def _run(self) -> None:
-        seen = time.monotonic()
-        while True:
-            gevent.sleep(SCAN_S)
-            now = time.monotonic()
-            # When this loop was held up, so were the readers: that was not the peers' silence.
-            elapsed_s = min(now - seen, 2 * SCAN_S)
-            seen = now
-            for link in list(self._links):
-                link._look(elapsed_s)
-
-
-_monitor = _Monitor()
 
 
 def _describe(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Call what blocks, such as a disk, without holding up the hub."""
+"""Make blocking calls, of disks for example, without holding up the hub."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mmgevent.machine.resources import shortage_error
 
 
 class _Raised:
-    """An exception on its way out of the thread pool, which would print it."""
+    """An exception on its way out of the thread pool, which would print it otherwise."""
 
     def __init__(self, error: Exception):
         self.error = error
 
 
 def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call something that blocks, in the hub's thread pool; only this greenlet waits.
+    """Call a function that blocks in the hub's thread pool. Only this greenlet waits.
 
-    StartError where the pool needs a thread and can have none.
+    Raises StartError if the pool needs a thread and can have none.
     """
     try:
         result = gevent.get_hub().threadpool.apply(_capture, (function, *args))
-    except RuntimeError as error:  # of the pool's own
+    except RuntimeError as error:  # from the pool itself
         raise shortage_error("a thread", error) from error
     if isinstance(result, _Raised):
         raise result.error
@@ -32,7 +32,10 @@ def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def start_thread_pool() -> None:
-    """Start a thread of the hub's pool, which also looks up names; StartError where there can be none."""
+    """Start a thread of the hub's pool, which also looks up names.
+
+    Raises StartError if there can be none.
+    """
     run_in_thread(int)
 
 

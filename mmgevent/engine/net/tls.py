@@ -1,13 +1,13 @@
 """TLS: an authenticated connection from a plain one, at either end.
 
-No PKI is needed.  Unless it is given a certificate the server makes a self-signed one at
-each start and forgets it with the process; TLS 1.3 keeps the connection private, and the
-handshake of `access.handshake` then proves the password over that very certificate, which is
-what tells a server from an impostor.  Nothing is resumed: no tickets, no early data.
-Certificates of the user's own (`certificates`) are checked besides, not instead.
+No PKI is needed. A server makes a self-signed certificate at each start, unless it is given one.
+TLS 1.3 keeps the connection private. Then both sides prove the password over that certificate, by
+the handshake of `access.handshake`: so an impostor is found. Nothing is resumed: there are no
+tickets and no early data. The user's own certificates (`access.certificates`) are checked in
+addition to the password.
 
-Both functions give a connection on which the peer has proved the password, or close
-the socket and raise one of mmgevent's errors, within one deadline for all of it.
+`accept` and `connect` return a connection whose peer has proved the password. Else they close the
+socket and raise one of mmgevent's errors. One deadline covers all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import gevent
 from gevent import socket, ssl
 
+from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.handshake import ClientHandshake, ServerHandshake
 from mmgevent.engine.net.tls_socket import TLSSocket
@@ -37,25 +38,37 @@ from mmgevent.errors import (
 )
 from mmgevent.machine.resources import create_nameless_file
 
+#: Name of our protocol in the TLS handshake.
 ALPN = "mmgevent/1"
 
-#: seconds for TLS and password proof together
+#: Time for TLS and password proof together, seconds.
 HANDSHAKE_S = 10.0
 
-#: bytes that may wait unsent in the kernel: a control frame waits behind no more than this
+#: Most bytes that wait unsent in the kernel. A control frame waits behind no more than these.
 _UNSENT_BYTES = 256 * 1024
 
-#: seconds for a refused peer to take notice of it and close; one of ours takes a round trip
+#: Time for a refused peer to read why and to close, seconds. Peers of ours need a round trip.
 _NOTICE_S = 1.0
-#: reads of 4 KiB for the same: a peer sends a certificate, a few hellos and no more
+
+#: Reads of _NOTICE_BYTES from a refused peer. It sends a certificate, a few hellos and no more.
 _NOTICE_READS = 16
+
+#: Size of one such read, bytes.
+_NOTICE_BYTES = 4096
+
+#: Errors of the kernel and of OpenSSL that mean: the peer has left, and did nothing wrong.
+LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
+
+#: Reasons of OpenSSL for refusing the certificate of a client.
+_BAD_CLIENT_CERTIFICATE = ("CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE")
 
 
 def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, bytes]:
-    """Make or load a key and a certificate; return (SSLContext, SHA-256 of the certificate in DER).
+    """Make or load a key and a certificate. Return (SSLContext, SHA-256 of the certificate in DER).
 
-    Takes some 60 ms for importing cryptography, so call it only when a port is opened.
-    AuthenticationError for certificates that will not do.
+    Takes some 60 ms, to import cryptography, so call it only when a port is opened.
+
+    Raises AuthenticationError for certificates that cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -72,13 +85,13 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
 
 
 def _load_from_file(context: Any, pem: bytes) -> None:
-    """Load a key and its certificate; OpenSSL reads them from files only, and this one is gone right after."""
+    """Load a key and its certificate by way of a temporary file: OpenSSL reads files only."""
     try:
         with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:  # mode 0600
             file.write(pem)
             file.flush()
             context.load_cert_chain(file.name)
-    except FileNotFoundError:  # there is no folder that can be written to
+    except FileNotFoundError:  # no folder can be written to
         with open(create_nameless_file("mmgevent-certificate"), "r+b") as file:
             file.write(pem)
             file.flush()
@@ -86,9 +99,11 @@ def _load_from_file(context: Any, pem: bytes) -> None:
 
 
 def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:
-    """Return the SSLContext of a client: unless it has authorities any certificate will do, the password proves it.
+    """Return the SSLContext of a client.
 
-    AuthenticationError for certificates that will not do.
+    Without authorities it accepts any certificate, since the password proves who the server is.
+
+    Raises AuthenticationError for certificates that cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -101,7 +116,7 @@ def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:
     return context
 
 
-#: the files are read once a process: what happens to them later hurts nobody who has connected before
+#: Reads the files once in a process, so that later changes of them do no harm.
 _context_of = functools.lru_cache(maxsize=16)(client_context)
 
 
@@ -113,13 +128,14 @@ def accept(
     deadline_s: float = HANDSHAKE_S,
     before_proof: Callable[[], None] = lambda: None,
 ) -> tuple[Any, str, bytes]:
-    """Make an accepted gevent socket a proved one: (TLS socket, role, leftover).
+    """Make a proved connection of an accepted gevent socket. Return (TLS socket, role, leftover).
 
-    `context` and `digest` come from `server_context`, `key` from `derive_key`; role is
-    "worker" or "driver"; leftover is what was read beyond the handshake.  On any error
-    `before_proof()` is called when the client's proof has come and was not looked at yet; it may block.  On any error
-    the socket is closed: ProtocolError for a stranger, AuthenticationError for another
-    password, VersionMismatchError, ConnectError when the peer left or was too slow.
+    `context` and `digest` are from `server_context`, `key` from `derive_key`. The role is "worker"
+    or "driver", the leftover what was read beyond the handshake. `before_proof()` is called when
+    the client's proof has arrived and was not checked yet; it may block.
+
+    On any error the socket is closed. Raises ProtocolError for a stranger, AuthenticationError for
+    another password, VersionMismatchError, and ConnectError if the peer left or was too slow.
     """
     late = ConnectError(f"the client did not finish the handshake in {deadline_s:g} s")
     with _closing_on_error(sock) as held, gevent.Timeout(deadline_s, late):
@@ -130,10 +146,10 @@ def accept(
             machine = ServerHandshake(key, digest)
             _converse(tls, machine, b"", before_proof)
             return tls, machine.role, machine.leftover
-        except _LOST as error:
+        except LOST as error:
             raise ConnectError(f"the client left during the handshake: {_describe(error)}") from error
         except ssl.SSLError as error:
-            if error.reason in _NO_GOOD_CERTIFICATE:
+            if error.reason in _BAD_CLIENT_CERTIFICATE:
                 _let_notice(held.sock)
                 raise ProtocolError(f"the client's certificate was refused: {_describe(error)}") from error
             if _is_about_certificate(error):
@@ -152,15 +168,16 @@ def connect(
     timeout: float = HANDSHAKE_S,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> Any:
-    """Connect to a server, prove the password, verify that it knows it; return the TLS socket.
+    """Connect to a server, and prove the password to one another. Return the TLS socket.
 
-    `role` is "worker" or "driver".  Errors, each naming the address:
+    `role` is "worker" or "driver". All errors name the address:
 
-    - ConnectError from the OSError where there is one (ConnectionRefusedError: nobody
-      listens), without one when the server accepts but does not answer.
-    - NotAServerError: what answers is no mmgevent server; AuthenticationError: it has another password, or
-      a certificate was refused, by this side or by the other.
-    - VersionMismatchError.
+    - ConnectError, from the OSError if there is one (ConnectionRefusedError: nobody listens). There
+      is none if the server accepts but does not answer.
+    - NotAServerError: what answers is no mmgevent server.
+    - AuthenticationError: the server has another password, or one side refused the other's
+      certificate.
+    - VersionMismatchError: the server speaks another version of the protocol.
     """
     where = format_address(address)
     context = _context_of(certificates)
@@ -186,41 +203,32 @@ def peer_digest(sock: Any) -> bytes:
     return hashlib.sha256(sock.getpeercert(True)).digest()
 
 
-def format_address(address: tuple[Any, ...]) -> str:
-    """Return HOST:PORT as people write it, IPv6 in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-# What OpenSSL and the kernel say when a peer is gone, not wrong.
-_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
-
-#: what OpenSSL says when it refuses the certificate of a client
-_NO_GOOD_CERTIFICATE = ("CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE")
-
-
 def _is_about_certificate(error: Any) -> bool:
-    """Did the peer say that it refuses our certificate?"""
+    """Return whether the peer says that it refuses our certificate."""
     reason = error.reason or ""
     return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
 
 
 def _let_notice(sock: Any) -> None:
-    """Read what a refused peer still says: closed with that unread, it might hear of a reset, not of the reason."""
+    """Read what a refused peer still sends.
+
+    A close with that unread could reset the connection, and the peer would not learn the reason.
+    """
     with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
         sock.shutdown(socket.SHUT_WR)
         for _ in range(_NOTICE_READS):
-            if not sock.recv(4096):
+            if not sock.recv(_NOTICE_BYTES):
                 return
 
 
 def _connect_plain(address: tuple[str, int], where: str) -> Any:
     try:
         sock = socket.create_connection(address)
-    except (OSError, UnicodeError) as error:  # the latter for what no name can look like
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name looks like that
         raise ConnectError(f"cannot connect to {where}: {_describe(error)}") from error
-    # In the range of ephemeral ports a socket can come to connect to itself, and would block the real bind;
-    # so would the minute of TIME_WAIT after an orderly close, so it is reset.
+    # In the range of ephemeral ports a socket may connect to itself. It would keep a server from
+    # binding, and so would the minute of TIME_WAIT after an orderly close. So the connection is
+    # reset.
     if sock.getsockname() == sock.getpeername():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
@@ -239,7 +247,7 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: An
         machine = ClientHandshake(key, digest, role)
         _converse(tls, machine, machine.start())
         return tls
-    except _LOST as error:
+    except LOST as error:
         text = f"{where} closed the connection during the handshake: {_describe(error)}"
         raise ConnectError(text) from error
     except ssl.SSLCertVerificationError as error:
@@ -267,15 +275,15 @@ def _converse(
     opening: bytes,
     before_proof: Callable[[], None] = lambda: None,
 ) -> None:
-    """Carry the handshake's bytes; raise its error.  Reads not one byte beyond it."""
+    """Exchange the bytes of the handshake. Reads not one byte beyond it. Raises its error."""
     answer = opening
     lost: OSError | None = None
     while True:
         if answer:
             try:
                 tls.sendall(answer)
-            except _LOST as error:
-                lost = error  # why the peer closed may still be unread
+            except LOST as error:
+                lost = error  # the peer's reason may still be unread
         if machine.error is not None:
             if answer:
                 _let_notice(tls)
@@ -293,7 +301,7 @@ def _converse(
 
 
 class _Held:
-    """The socket as it is now: plain, or the TLS one that took it over."""
+    """The socket of a new connection: plain at first, then the TLS socket that owns that."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -310,10 +318,10 @@ def _closing_on_error(sock: Any) -> Iterator[_Held]:
 
 
 def _wrap(held: _Held, context: Any, *, server_side: bool) -> Any:
-    """Do the TLS handshake on the socket that is held."""
+    """Do the TLS handshake. The TLS socket replaces the plain one in `held`."""
     sock = held.sock
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        # Without it the handshake takes 88 ms, with it 3.
+        # Without this the handshake takes 88 ms, with it 3.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
@@ -323,7 +331,7 @@ def _wrap(held: _Held, context: Any, *, server_side: bool) -> Any:
 
 
 def _make_certificate() -> tuple[bytes, bytes, bytes]:
-    """Return a new P-256 private key and its self-signed certificate: key PEM, certificate PEM and DER."""
+    """Return a new P-256 key, and its self-signed certificate: key PEM, certificate PEM and DER."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random as random_module
 
+from mmgevent.wire.limits import SHORT_WORK_S
+
 #: Attempts that a slot holds of tasks that are not short: one runs, and the input of the next is
 #: already there when the first ends.
 ATTEMPTS_PER_SLOT = 2
-
-#: Work that a slot holds of a job with short tasks, seconds. Each process that an attempt passes
-#: does half the work for it when many attempts travel together.
-SHORT_WORK_S = 0.02
 
 #: Most attempts that a slot holds, however short they are.
 MAX_ATTEMPTS_PER_SLOT = 32

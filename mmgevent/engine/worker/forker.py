@@ -1,10 +1,11 @@
-"""The engine's side of the template process: ask for executors, learn of their ends.
+"""The engine's side of template processes: ask for executors, and learn how they ended.
 
-A `Forker` is one template process; `Forkers` keeps one of each kind and starts another when one has
-died. A kind is monkey-patched or not, and has the interpreter's flags of the jobs that need it. Workers come and go with their links, the forkers stay.
+A `Forker` is one template process. `Forkers` has one for each kind of executors, and starts another
+when one has died. A kind is monkey-patched or not, and has certain interpreter flags. Workers
+change with their links, the forkers stay.
 
-`fork` never blocks: the request is sent and answered by greenlets of the forker, and what the
-executor is told meanwhile waits in its socket.
+`fork` never blocks. Greenlets of the forker send the request and read the answer. Meanwhile frames
+for the executor wait in its socket.
 """
 
 from __future__ import annotations
@@ -33,25 +34,33 @@ from mmgevent.machine.resources import open_process
 
 log = logging.getLogger(__name__)
 
-#: templates of one kind that may be started within RESTART_PERIOD_S; more means that it cannot work
+#: Most templates of one kind that are started within RESTART_PERIOD_S. More would not work either.
 MAX_STARTS = 5
+
+#: Period of MAX_STARTS, seconds.
 RESTART_PERIOD_S = 60.0
-#: templates without executors that are kept besides the one that was there first: each takes 12 MiB of memory, and
-#: the next job of its kind begins 0.15 s sooner
+
+#: Templates without executors that are kept besides the first one. Each takes 12 MiB of memory, and
+#: the next job of its kind begins 0.15 s sooner.
 MAX_IDLE_TEMPLATES = 2
-#: how long a template may take to end by itself once its socket is closed
+
+#: Time for a template to end by itself once its socket is closed, seconds.
 END_S = 2.0
-#: Between two looks whether a template has ended, where the system does not tell, seconds: it takes some 5 ms to end.
+
+#: Time between two looks at whether a template has ended, seconds, on systems that do not report
+#: it. A template ends within some 5 ms.
 END_LOOK_S = 0.01
+
+#: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
 
 
 class Exit(NamedTuple):
     """How an executor ended."""
 
-    status: int | None  #: as `os.wait` gives it; None: its template died, or it could not be forked
-    maxrss_kb: int  #: its largest resident size
-    error: str | None = None  #: why there is no status
+    status: int | None  #: from `os.wait`; None if its template died, or if it was never forked
+    maxrss_kb: int  #: largest resident size, KiB
+    error: str | None = None  #: why it was never forked
 
     def __str__(self) -> str:
         if self.status is None:
@@ -65,7 +74,10 @@ class Exit(NamedTuple):
 
 
 def _name_of_signal(number: int) -> str:
-    """Return the name of a signal; most real-time signals are known by their distance from the first."""
+    """Return the name of a signal.
+
+    Most real-time signals are named by their distance from the first.
+    """
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -77,14 +89,14 @@ class Child:
     """An executor that was asked for."""
 
     def __init__(self) -> None:
-        #: None until it is forked
+        #: process id, once it is forked
         self.pid: int | None = None
-        #: an Exit, once it is dead and reaped
+        #: its `Exit`, once it is dead and reaped
         self.exited: AsyncResult = AsyncResult()
         self._is_doomed = False
 
     def kill(self) -> None:
-        """Kill it and its process group, at once or as soon as it is forked. Idempotent."""
+        """Kill it and its process group, as soon as it is forked. Idempotent."""
         self._is_doomed = True
         if self.pid is None or self.exited.ready():
             return
@@ -92,7 +104,7 @@ class Child:
             try:
                 kill(self.pid, signal.SIGKILL)
             except ProcessLookupError:
-                continue  # it has no group yet, or is being reaped right now
+                continue  # it has no process group yet, or is being reaped right now
 
     def _forked(self, pid: int) -> None:
         self.pid = pid
@@ -101,18 +113,20 @@ class Child:
 
 
 class Forker:
-    """One template process, which this takes over."""
+    """One template process, owned from now on."""
 
     def __init__(self, template: TemplateProcess):
         self._process = template.process
         self._sock = socket.socket(fileno=template.sock.detach())
         self._requests: deque[tuple[bytes, list[int]]] = deque()
         self._wakeup = Event()
-        self._children: dict[int, Child] = {}  # by token, until they exited
-        self._tokens: dict[int, int] = {}  # by pid
+        #: token -> executor that has not ended
+        self._children: dict[int, Child] = {}
+        #: pid -> token
+        self._tokens: dict[int, int] = {}
         self._last_token = 0
         self._is_closing = False
-        #: set when the template is gone, and with it every executor
+        #: set when the template and all its executors have ended
         self.dead = Event()
         self._writer = gevent.spawn(self._write)
         self._writer.link_exception(lambda writer: self._process.kill())  # gevent has logged why
@@ -125,18 +139,19 @@ class Forker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it may still fork."""
+        """Whether it can fork."""
         return not self.dead.is_set() and not self._is_closing
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has no executors, nor any that were asked for."""
+        """Whether it has no executors, and no requests for any."""
         return not self._children
 
     def fork(self, descriptors: list[int], scratch_dir: str | None, executors: int = 1) -> Child:
-        """Ask for an executor with these descriptors (socket, stdout, stderr, page), closed once sent.
+        """Ask for an executor with these descriptors: socket, stdout, stderr, status page.
 
-        `executors`: how many its worker has; they share the memory.
+        They are closed here once they were sent. `executors`: how many its worker has; they share
+        the memory.
         """
         assert len(descriptors) == FORK_DESCRIPTORS
         child = Child()
@@ -152,7 +167,7 @@ class Forker:
         return child
 
     def close(self) -> None:
-        """End the template and all its executors; returns when they are reaped. Idempotent."""
+        """End the template and all its executors. Returns when they are reaped. Idempotent."""
         self._is_closing = True
         self._wakeup.set()
         if not self.dead.wait(END_S):
@@ -172,9 +187,9 @@ class Forker:
                     self._sock.sendall(request[sent:])
                 self._wakeup.clear()
                 self._wakeup.wait()
-            self._sock.shutdown(plain_socket.SHUT_WR)  # the template sees the end, kills, reports, ends
+            self._sock.shutdown(plain_socket.SHUT_WR)  # the template then ends, with its children
         except OSError as error:
-            log.debug("template gone while writing: %s", error)  # the reader sees the end
+            log.debug("template lost while writing: %s", error)  # the reader sees the end
 
     def _read(self) -> None:
         try:
@@ -199,7 +214,7 @@ class Forker:
             self._children.pop(token).exited.set(Exit(report["status"], report["maxrss_kb"]))
 
     def _end(self) -> None:
-        """The template is gone or going: see that nothing of it is left."""
+        """See that nothing is left of the template, which has ended or is about to."""
         if not self._is_closing:
             log.warning("template died: %s", self.pid)
         self._is_closing = True
@@ -212,7 +227,7 @@ class Forker:
             self._process.kill()
             wait_for_process(self._process, None)
         for child in self._children.values():
-            child.kill()  # the kernel did, with the template; its process group is left
+            child.kill()  # the kernel killed it with the template, but not its process group
             child.exited.set(Exit(None, 0))
         self._children.clear()
         self.dead.set()
@@ -221,16 +236,17 @@ class Forker:
 class Kind(NamedTuple):
     """What the executors of a template have in common."""
 
-    greenlets: bool  #: monkey-patched, to run items in greenlets
-    flags: tuple[str, ...]  #: of the interpreter, see `interpreter.GROUPS`
+    greenlets: bool  #: whether they are monkey-patched, to run items in greenlets
+    flags: tuple[str, ...]  #: interpreter flags, see `interpreter.GROUPS`
 
 
 class Forkers:
-    """The forkers of one engine, each started when it is first needed and again when it has died."""
+    """The forkers of one engine. Each is started when it is needed, and again when it has died."""
 
     def __init__(self, template: TemplateProcess | None = None):
-        """`template`: one without greenlets that was started already, which this takes over and keeps."""
-        self._forkers: dict[Kind, Forker] = {}  # the longest unused first
+        """`template`: one without greenlets that was started already, owned from now on."""
+        #: kind -> its forker, the longest unused first
+        self._forkers: dict[Kind, Forker] = {}
         self._starts: dict[Kind, deque[float]] = {}
         self._first = Kind(False, template.flags if template is not None else ())
         self._ending: set[gevent.Greenlet] = set()
@@ -239,10 +255,13 @@ class Forkers:
             self._forkers[self._first] = Forker(template)
 
     def get(self, greenlets: bool = False, flags: Sequence[str] = ()) -> Forker:
-        """The live forker of executors whose interpreter has these flags, of those that run items in greenlets or not.
+        """Return a live forker of executors with these interpreter flags, started now if need be.
 
-        Who gets it has it fork at once; a forker without executors may be ended when another is started.
-        EngineError when it has died too often to be started again, or after `close`; StartError if it cannot be started.
+        `greenlets`: the executors run items in greenlets. Call `fork` at once: a forker without
+        executors may be ended when another one is started.
+
+        Raises EngineError if it has died too often, or after `close`, and StartError if it cannot
+        be started.
         """
         if self._is_closed:
             raise EngineError("the engine is closing: it starts no more executors")
@@ -258,7 +277,7 @@ class Forkers:
             forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
             starts.append(monotonic())
         self._forkers.pop(kind, None)
-        self._forkers[kind] = forker  # behind all others: it was used last
+        self._forkers[kind] = forker  # last, since it was used last
         return forker
 
     def close(self) -> None:
@@ -269,7 +288,7 @@ class Forkers:
         gevent.joinall(list(self._ending))
 
     def _end_idle(self) -> None:
-        """End what has no executors, the longest unused first, so that one more is not too many."""
+        """End the longest unused templates without executors, to make room for one more."""
         idle = [kind for kind, forker in self._forkers.items() if forker.is_idle and kind != self._first]
         for kind in idle[: max(0, len(idle) - MAX_IDLE_TEMPLATES + 1)]:
             del self._starts[kind]  # it did not die
@@ -279,7 +298,10 @@ class Forkers:
 
 
 def wait_for_process(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
-    """Wait without blocking the hub until the process ended and is reaped; False if it did not in time."""
+    """Wait, without blocking the hub, until a process has ended and is reaped.
+
+    Return whether it has.
+    """
     if process.poll() is not None:
         return True
     fd = open_process(process.pid)

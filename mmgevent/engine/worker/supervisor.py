@@ -1,11 +1,12 @@
-"""One executor as its worker sees it: link, output, page, death.
+"""One executor as its worker sees it: its link, what it prints, its status page, its death.
 
-The supervisor makes the descriptors, has the executor forked, and from then on keeps what may be
-needed once it is dead: the last of what it printed, and the page that names the item it is on.
+The supervisor makes the descriptors and has the executor forked. From then on it keeps what is
+needed once the executor is dead: the end of what it printed, and the status page, which names its
+item.
 
-A death is the template's report, never the end of the link or of a pipe: processes forked by user
-code may keep those open. After the report what still lies in link and pipes is taken, then
-`on_death` is called, once, and nothing of the executor is left in this process.
+The template reports a death. The end of the link or of a pipe does not count, since processes
+forked by user code may keep those open. After the report the supervisor reads what is left in link
+and pipes. Then it calls `on_death`, once, and nothing of the executor is left in this process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gevent.event import Event
 
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.forker import Exit, Forker
-from mmgevent.executor.page import Page, Position
+from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW
@@ -33,32 +34,40 @@ log = logging.getLogger(__name__)
 #: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
 printed = logging.getLogger("mmgevent.printed")
 
-#: bytes kept of what an executor prints
+#: Bytes that are kept of what an executor prints.
 RING_BYTES = 64 * 1024
-#: bytes of it that a failure carries
+
+#: Bytes of them in the report of a failure.
 LAST_WORDS_BYTES = 4 * 1024
-#: how long the link of a dead executor is read on; its end comes at once unless somebody else holds it
+
+#: Time to read the link of a dead executor, seconds. It ends at once, unless another process has it
+#: open.
 DRAIN_S = 0.5
-#: an executor that closed its link and has not ended after so long is killed
+
+#: Time for an executor that has closed its link to end by itself, seconds. Then it is killed.
 LINGER_S = 1.0
-#: share of its memory limit from which on the user is warned, once
+
+#: Share of the memory limit at which the user is warned, once.
 WARN_SHARE = 0.9
-#: Longest line of what executors print that is shown whole, bytes; more is held for nobody.
+
+#: Longest printed line that is shown in one piece, bytes.
 MAX_LINE_BYTES = 64 * 1024
+
+#: Size of one read of what executors print, bytes.
 _READ_BYTES = 64 * 1024
 
 
 class Ring:
-    """The last RING_BYTES of what was added, and how much went before."""
+    """The last RING_BYTES of what was added, and how many bytes were dropped before them."""
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
         self._held = 0
-        #: bytes that were dropped
+        #: bytes that are no longer kept
         self.dropped_bytes = 0
 
     def add(self, data: bytes) -> None:
-        """Append; drops whole chunks from the front while enough is left without them."""
+        """Append. Drops the oldest chunks as long as RING_BYTES are left without them."""
         self._chunks.append(data)
         self._held += len(data)
         while self._held - len(self._chunks[0]) >= RING_BYTES:
@@ -66,7 +75,7 @@ class Ring:
             self._held -= len(self._chunks.popleft())
 
     def tail(self, n_bytes: int) -> str:
-        """The last `n_bytes` as text, saying how much is missing before them."""
+        """Return the last `n_bytes` as text. It says how many bytes are missing before them."""
         data = b"".join(self._chunks)
         missing = self.dropped_bytes + max(0, len(data) - n_bytes)
         text = data[-n_bytes:].decode("utf-8", "replace")
@@ -74,7 +83,7 @@ class Ring:
 
 
 class Printed:
-    """What an executor printed, whole lines of it; decoded only if somebody logs it."""
+    """Whole lines that an executor printed. They are decoded only if they are shown."""
 
     def __init__(self, executor: str, data: bytes):
         self._executor = executor
@@ -82,7 +91,7 @@ class Printed:
 
     @property
     def text(self) -> str:
-        """The lines as they were printed."""
+        """The lines, as they were printed."""
         return self._data.decode("utf-8", "replace").rstrip("\n")
 
     def __str__(self) -> str:
@@ -90,7 +99,7 @@ class Printed:
 
 
 class Supervisor:
-    """Starts one executor, carries frames to and from it, knows how it ended."""
+    """Starts one executor, carries its frames, and learns how it ended."""
 
     def __init__(
         self,
@@ -104,29 +113,32 @@ class Supervisor:
     ):
         """`executors`: how many its worker has.
 
-        `on_frame` comes from the hub and must not block; `on_death` after its last call, from a greenlet.
+        The hub calls `on_frame`, which must not block. A greenlet calls `on_death`, after the last
+        frame.
 
-        OSError when there are no descriptors left; then nothing was started, and all is closed again.
+        Raises OSError if there are no descriptors left. Then nothing was started, and all is closed
+        again.
         """
         self._on_frame = on_frame
         self._on_death = on_death
         self._ring = Ring()
-        #: descriptor -> what was printed to it since the last line end, to be shown with the rest of its line
+        #: descriptor -> the beginning of a line, shown with the rest of it
         self._begun_lines: dict[int, bytes] = {}
-        #: where it was when it died
+        #: its position when it died
         self.last_position: Position | None = None
-        #: why this worker killed it; None while it did not
+        #: why this worker killed it; None if it did not
         self.kill_cause: str | None = None
-        #: "timeout" or "memory" when that was a limit of the job
+        #: "timeout" or "memory" if it was killed for a limit of its job
         self.broken_limit: str | None = None
-        #: whether it ever answered for an attempt
+        #: whether it has ever answered for an attempt
         self.has_run = False
-        #: whether the user was warned of how much memory it has
+        #: whether the user was warned of its memory
         self.has_warned = False
-        #: processes of this control group that the kernel had killed for want of memory before this one began
+        #: processes of this control group that the kernel had killed for want of memory by its
+        #: start
         self.memory_kills_before = find_control_groups().count_memory_kills() or 0
-        with ExitStack() as opened:  # what to close if it cannot all be had
-            self._page, page_fd = Page.create()
+        with ExitStack() as opened:  # closed again unless all can be opened
+            self._page, page_fd = StatusPage.create()
             opened.callback(self._page.close)
             opened.callback(os.close, page_fd)
             ours, theirs = socket.socketpair()
@@ -147,9 +159,10 @@ class Supervisor:
     def enforce(
         self, item_limit_s: float | None, memory_limit_bytes: int | None, setup_limit_s: float | None = None
     ) -> str | None:
-        """Kill it if the item it is on, or its setupfn, takes longer, or it has more memory, than that.
+        """Kill it if its item or its setupfn takes too long, or if it has too much memory.
 
-        Returns what to warn of while it is near its limit of memory; whoever says so sets `has_warned`.
+        Returns a warning while it is near its memory limit, else None. Set `has_warned` once it was
+        shown.
         """
         if self.is_doomed:
             return None
@@ -157,7 +170,7 @@ class Supervisor:
         limit_s = setup_limit_s if position.is_setup else item_limit_s
         if limit_s is not None and position.running_s > limit_s:
             self.broken_limit = "timeout"
-            self.last_position = position  # by now it may be on the next item, which is not to blame
+            self.last_position = position  # the next item is not to blame
             self.kill("its setupfn took too long" if position.is_setup else "an item took too long")
         elif memory_limit_bytes is not None:
             used = self.resident_bytes()
@@ -169,7 +182,7 @@ class Supervisor:
         return None
 
     def send_job(self, frame: Frame, code: bytes | bytearray) -> None:
-        """Tell it its job: the message, then the code as fast as it takes it."""
+        """Send its job: the message, then the code as fast as it takes that."""
         lane = (frame.job, 0, 0)
         self.link.open_lane(lane, CODE_WINDOW)
         self.link.send(frame)
@@ -178,7 +191,7 @@ class Supervisor:
         self.link.close_lane(lane)
 
     def kill(self, cause: str) -> None:
-        """Kill it and its process group; `on_death` follows. The first cause counts."""
+        """Kill it and its process group. `on_death` follows. The first cause counts."""
         if self.kill_cause is None:
             self.kill_cause = cause
             log.debug("executor killed: %s: %s", self.link.name, cause)
@@ -186,16 +199,16 @@ class Supervisor:
 
     @property
     def is_doomed(self) -> bool:
-        """Whether it is dead or dying: it must get no more work."""
+        """Whether it is dead or dying. It must get no more work."""
         return self.kill_cause is not None or self.link.is_closed or self.child.exited.ready()
 
     def position(self) -> Position:
-        """Where it is now, or was when it died."""
+        """Return where it is now, or was when it died."""
         return self._page.read() if self.last_position is None else self.last_position
 
     def resident_bytes(self) -> int:
-        """Memory it has in RAM now; 0 when it is not running."""
-        import psutil  # for jobs with a memory_limit only
+        """Return its memory in RAM now; 0 if it does not run."""
+        import psutil  # only for jobs with a memory_limit
 
         if self.child.pid is None or self.child.exited.ready():
             return 0
@@ -206,7 +219,7 @@ class Supervisor:
             return 0
 
     def last_words(self) -> str:
-        """The end of what it printed."""
+        """Return the end of what it printed."""
         return self._ring.tail(LAST_WORDS_BYTES)
 
     def join(self) -> None:
@@ -226,15 +239,18 @@ class Supervisor:
         self._link_closed.set()
 
     def _drain(self, fd: int) -> None:
-        """Read what it prints, for ever: a full pipe would stop it."""
+        """Read what it prints, without end: a full pipe would stop it."""
         gevent_os.make_nonblocking(fd)
         while data := gevent_os.nb_read(fd, _READ_BYTES):
             self._ring.add(data)
             self._show(fd, data)
-            gevent.sleep(0)  # nb_read does not give way while there is something to read
+            gevent.sleep(0)  # for other greenlets: nb_read waits only when there is nothing to read
 
     def _show(self, fd: int, data: bytes, *, is_last: bool = False) -> None:
-        """Log the lines that are whole by now; the rest too once it is longer than any line, or the last."""
+        """Log the whole lines.
+
+        An incomplete one waits for its rest, unless it is the last, or too long.
+        """
         if not printed.isEnabledFor(logging.INFO):
             return
         data = self._begun_lines.pop(fd, b"") + data
@@ -261,16 +277,16 @@ class Supervisor:
         self._on_death(self, exit_)
 
     def _end_drains(self) -> None:
-        """Take what is left in the pipes, which others may hold open, and close them."""
+        """Read what is left in the pipes, which other processes may have open, and close them."""
         gevent.killall([greenlet for _, greenlet in self._drains])
         for fd, _ in self._drains:
             try:
-                for _ in range(RING_BYTES // _READ_BYTES + 1):  # others may go on writing
+                for _ in range(RING_BYTES // _READ_BYTES + 1):  # those may go on writing
                     data = os.read(fd, _READ_BYTES)
                     self._ring.add(data)
                     self._show(fd, data)
             except BlockingIOError:
-                pass  # empty
+                pass  # the pipe is empty
             finally:
                 self._show(fd, b"", is_last=True)
                 os.close(fd)

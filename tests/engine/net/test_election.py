@@ -1,4 +1,4 @@
-"""Who becomes the server: traps of addresses one by one, then members of a cluster, sixty at last."""
+"""Who becomes the server: traps of addresses, then members of a cluster, sixty in the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 from gevent import socket
 
 from mmgevent.access.handshake import derive_key
-from mmgevent.engine import membership
+from mmgevent.engine import membership, watchdog
 from mmgevent.engine.membership import Membership, Settings
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
@@ -171,7 +171,7 @@ def test_who_only_seemed_to_take_an_address_is_waited_for(here, monkeypatch):
 
 
 def test_who_was_about_to_listen_is_joined(here, monkeypatch):
-    """Between `bind` and `listen` of the winner everybody else finds the address taken and silent."""
+    """Between `bind` and `listen` of the winner, others find the address taken and silent."""
     monkeypatch.setattr(election, "CONTEST_S", LATE_S)
     with held(here) as winner:
         came = []
@@ -226,14 +226,14 @@ def test_a_server_that_dies_during_the_handshake_is_succeeded(here, monkeypatch)
 
 
 def test_a_server_that_dies_in_the_middle_of_tls_is_succeeded(here, monkeypatch):
-    """OpenSSL says of its end that it was unexpected; the kernel says nothing."""
+    """Its end is an EOF error in OpenSSL, and nothing at all in the kernel."""
     monkeypatch.setattr(election, "CONTEST_S", LATE_S)
     with held(here, reuse=True, listens=True) as dying:
 
         def die():
             sock, _ = dying.accept()
             dying.close()
-            while b"mmgevent" not in sock.recv(65536):  # all of the client's hello, or the end were a reset
+            while b"mmgevent" not in sock.recv(65536):  # else the end would be a reset
                 pass
             sock.close()
 
@@ -257,8 +257,8 @@ def test_a_foreign_service_is_no_server(here):
 
 
 def test_who_connects_to_himself_is_not_taken_for_a_server(monkeypatch):
-    # In the range where the system takes ports for connections, a connect now and then gets the very port
-    # that it is for. Here the first does. The port is held: of a free one others may get hold in between.
+    # In the range where the system takes ports for connections, a connect may get the very port that it
+    # is for. Here the first one does. The port is held, since others might take a free one in between.
     connected_to_itself = []
     connect = tls.socket.create_connection
 
@@ -327,7 +327,7 @@ def test_a_numeric_address_is_taken_as_written(host):
 
 
 def let_resolve(monkeypatch, *addresses):
-    """Let every name have these addresses: none that a test could look up has several everywhere."""
+    """Let every name have these addresses. No real name has several on every machine."""
     resolve = socket.getaddrinfo
 
     def getaddrinfo(host, port, *_, **__):
@@ -440,7 +440,7 @@ def test_a_refused_password_counts_only_where_every_address_refuses_it(here, the
 
 @contextlib.contextmanager
 def serving(address, key=KEY):
-    """A server without workers, in this process; yields its listener."""
+    """A server without workers, in this process. Yields its listener."""
     server = ServerRole("test", memory_bytes=1 << 20)
     listener = Listener(take_place(address).sock, key, server.attach)
     try:
@@ -464,7 +464,7 @@ def test_who_proves_the_password_and_says_no_hello_is_no_server_found(here, ther
         assert len(came) == 1
 
 
-#: a server with another Python version at PORT; says "listens", and "refused" of each that it refuses
+#: A server with another Python version at PORT. It prints "listens", and "refused" at each refusal.
 OTHER_VERSION = """
 import logging, sys
 import mmgevent.wire.hello
@@ -485,7 +485,7 @@ gevent.sleep(1000)
 
 @contextlib.contextmanager
 def another_version(address):
-    """A server that has another version of Python; yields a function that waits until it refused somebody."""
+    """A server of another Python version. Yields a function that waits for its next refusal."""
     command = [sys.executable, "-c", OTHER_VERSION, str(address[1])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
 
@@ -515,7 +515,7 @@ def test_a_server_of_another_version_is_no_server_found(here, there):
 
 
 class Members:
-    """Members of one cluster, all in this process, and what became of each."""
+    """Members of one cluster, all in this process, and the states of each."""
 
     def __init__(self):
         self._members = []
@@ -536,7 +536,7 @@ class Members:
 
         def on_change(member):
             changes.append((member.state, member.address))
-            if member.presence is not None:  # as the engine's driver does: somebody has to notice its end
+            if member.presence is not None:  # as the engine's driver does, to notice its end
                 member.presence.start(lambda frame: None, member.lose)
 
         member = Membership(told, on_change)
@@ -551,7 +551,7 @@ class Members:
 
 @pytest.fixture
 def members(monkeypatch):
-    monkeypatch.setattr(membership, "start_watchdog", lambda: None)  # it never ends, and pytest has no hub
+    monkeypatch.setattr(watchdog, "start_watchdog", lambda: None)  # it would never end
     monkeypatch.setattr(membership, "EARLIER_S", 0.05)
     made = Members()
     yield made
@@ -627,7 +627,7 @@ def test_a_member_stops_at_once_whatever_it_is_doing(members, here):
 
 @pytest.fixture
 def no_folder(monkeypatch, tmp_path):
-    """The folder for temporary files is gone, and there are none without a folder; yields a function that makes it again."""
+    """There is no folder for temporary files. Yields a function that makes it again."""
     folder = tmp_path / "gone"
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.delattr(os, "memfd_create")  # files in memory need no folder
@@ -692,7 +692,7 @@ def reset(sock):
 
 
 def wait_for_reset(sock):
-    """Return once the peer's reset has come, which a read or a write would be told of."""
+    """Return once the peer's reset has arrived, so that a read or a write would fail."""
     poller = select.poll()
     poller.register(sock.fileno(), 0)
     wait_until(lambda: poller.poll(0), "a reset")
@@ -700,7 +700,7 @@ def wait_for_reset(sock):
 
 @contextlib.contextmanager
 def greeting(address, *greet):
-    """A server that calls greet[n](sock) for the n-th who proves the password, and serves those behind; yields them."""
+    """A server that calls greet[n](sock) for its n-th peer, and serves later ones. Yields their roles."""
     server = ServerRole("test", memory_bytes=1 << 20)
     came = []
 
@@ -862,7 +862,7 @@ def test_a_name_that_cannot_be_found_closes_nobody(members):
 
 
 def break_accept(monkeypatch):
-    """Let whoever accepts connections in this process end by a fault."""
+    """End every listener of this process by a fault."""
 
     def accept(self):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -916,7 +916,7 @@ def test_a_server_on_a_later_address_gives_way_to_one_on_an_earlier(members, her
 
 
 def test_a_server_does_not_give_way_to_itself(members, here, monkeypatch):
-    """Its first candidate is a name of its own address, which could not be found at first."""
+    """Its first candidate is a name of its own address that cannot be found at first."""
     looked_up = []
 
     def look_up(address):
@@ -991,7 +991,7 @@ class Crowd:
         )
 
     def settle(self):
-        """Read what they say until one is the server and all the others are its workers; return the pid."""
+        """Read until one is the server and all others are its workers. Return its pid."""
         until = time.monotonic() + LATE_S
         wanted = collections.Counter(worker=self._count - 1, server=1)
         while collections.Counter(self.states.values()) != wanted:

@@ -14,8 +14,8 @@ from gevent import socket
 from gevent.event import Event
 from gevent.queue import Queue
 
+from mmgevent.engine.net import heartbeats
 from mmgevent.engine.net import link as link_module
-from mmgevent.engine.net import socket_link as socket_link_module
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 
 
 class End:
-    """One started end of a link that keeps what comes."""
+    """One started end of a link. It keeps the frames that it receives."""
 
     def __init__(self, link: Link, on_frame=None) -> None:
         self.link = link
@@ -67,7 +67,7 @@ def no_leaks():
         gevent.sleep(0)
     assert live_greenlets() <= greenlets
     assert open_descriptors() <= descriptors
-    assert not socket_link_module._monitor._links
+    assert not heartbeats.monitor
 
 
 def plain_pair(name: str) -> tuple[Link, Link]:
@@ -150,7 +150,7 @@ def test_a_bulk_lane_arrives_whole_while_control_round_trips_stay_quick(pair):
     for frame in split_payload(BATCH, bytes(total), *lane):
         pair[0].send_in_lane(frame)
     pair[0].close_lane(lane)
-    overtaking: list[int] = []  # bytes that arrived during a round trip: what is quick, on any machine
+    overtaking: list[int] = []  # bytes that arrived during a round trip
     while not arrived.is_set():
         begun = got
         pair[0].send(control("enough", job=1))
@@ -406,9 +406,9 @@ def test_a_peer_that_never_reads_is_closed_before_it_costs_unbounded_memory(monk
 
 
 def test_idle_links_exchange_heartbeats_and_stay(monkeypatch):
-    monkeypatch.setattr(socket_link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(socket_link_module, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(socket_link_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(heartbeats, "SCAN_S", 0.01)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(heartbeats, "SILENCE_S", 0.2)
     sock, raw = socket.socketpair()
     end = End(SocketLink(sock, "idle"))
     beat = Frame(HEARTBEAT).encode()
@@ -422,8 +422,8 @@ def test_idle_links_exchange_heartbeats_and_stay(monkeypatch):
 
 
 def test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence(monkeypatch):
-    monkeypatch.setattr(socket_link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(socket_link_module, "SILENCE_S", 0.75)
+    monkeypatch.setattr(heartbeats, "SCAN_S", 0.01)
+    monkeypatch.setattr(heartbeats, "SILENCE_S", 0.75)
     sock, raw = socket.socketpair()
     end = End(SocketLink(sock, "stalled"))
     gevent.sleep(0.03)
@@ -435,8 +435,8 @@ def test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence(monkeyp
 
 
 def test_a_link_without_heartbeats_may_be_silent(monkeypatch):
-    monkeypatch.setattr(socket_link_module, "SCAN_S", 0.01)
-    monkeypatch.setattr(socket_link_module, "SILENCE_S", 0.05)
+    monkeypatch.setattr(heartbeats, "SCAN_S", 0.01)
+    monkeypatch.setattr(heartbeats, "SILENCE_S", 0.05)
     sock, raw = socket.socketpair()
     quiet = End(SocketLink(sock, "executor", heartbeats=False))
     watched_sock, other_raw = socket.socketpair()
@@ -450,7 +450,7 @@ def test_a_link_without_heartbeats_may_be_silent(monkeypatch):
 
 @pytest.fixture
 def many_descriptors():
-    """As many descriptors as a thousand links need, where the system allows 1,024 and would give more."""
+    """Enough descriptors for a thousand links, if the system allows more than 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 4096:
         wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)

@@ -29,7 +29,7 @@ HALF_HELLO = bytes.fromhex("1603010200010001fc0303")
 
 
 class House:
-    """A listener, who got in, and the sockets of strangers."""
+    """A listener, the peers that got in, and the sockets of strangers."""
 
     def __init__(self) -> None:
         self.came_in = Event()
@@ -49,7 +49,7 @@ class House:
                 stranger.sendall(say)
 
     def connect(self):
-        """Let somebody with the right password in."""
+        """Connect with the right password."""
         client = tls.connect(self.listener.address, KEY, "worker", timeout=WAIT_S)
         assert self.came_in.wait(WAIT_S)
         client.close()
@@ -70,7 +70,7 @@ def house():
 
 
 def test_silent_strangers_keep_nobody_out(house, monkeypatch):
-    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 2 * WAIT_S)  # nobody gets in by waiting for their end
+    monkeypatch.setattr(listener_module, "HANDSHAKE_S", 2 * WAIT_S)  # nobody gets in when it ends
     house.let_in_strangers(200)
     house.connect()
     assert house.links[0][1] == "worker"
@@ -117,7 +117,7 @@ def test_the_longest_silent_makes_room_when_there_are_too_many(house, monkeypatc
 
 
 class Flaky:
-    """A listening socket whose system has some bad moments first."""
+    """A listening socket whose first calls of `accept` fail."""
 
     def __init__(self, sock, errors):
         self._sock = sock

@@ -17,6 +17,7 @@ import pytest
 from gevent import socket, ssl
 from gevent.event import Event
 
+from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import Certificates
 from mmgevent.access.handshake import CLIENT_HELLO_BYTES, ClientHandshake, derive_key
 from mmgevent.engine.net import tls
@@ -120,10 +121,10 @@ def connected(listener, context):
 
 
 def test_a_connection_that_is_lost_leaves_no_error_to_the_next(listener, context):
-    """OpenSSL keeps errors by thread: one that is left there is the end of the next that only has nothing to read."""
+    """OpenSSL keeps errors by thread. One that is left there would end the next idle connection."""
     (lost, peer), (healthy, other) = connected(listener, context), connected(listener, context)
     socket.socket.shutdown(lost, socket.SHUT_WR)
-    peer.close()  # without a word, so that OpenSSL complains to the peer, which cannot be any more: EPIPE
+    peer.close()  # so that OpenSSL writes its complaint to a closed socket: EPIPE
     with contextlib.suppress(OSError):
         assert lost.recv(1) == b""
     for sock in (healthy, other):
@@ -141,12 +142,12 @@ def test_a_wrong_password_is_said_to_both(listener, context):
     server = serve(listener, context)
     with pytest.raises(AuthenticationError, match="the password was refused") as error:
         tls.connect(listener.getsockname(), OTHER_KEY, "worker")
-    assert tls.format_address(listener.getsockname()) in str(error.value)
+    assert format_address(listener.getsockname()[:2]) in str(error.value)
     assert isinstance(server.get(), AuthenticationError)
 
 
 def test_a_man_in_the_middle_with_his_own_certificate_is_refused(listener, context):
-    """He ends TLS on both sides and passes every byte of the handshake on."""
+    """The man in the middle speaks TLS with both sides and passes on the handshake."""
     behind = socket.socket()
     behind.bind(("127.0.0.1", 0))
     behind.listen()
@@ -199,7 +200,7 @@ def test_a_client_of_another_version_learns_ours(listener, context):
 
 
 def is_reset(sock):
-    """Wait until the peer has closed; was that a reset?"""
+    """Wait until the peer has closed. Return whether that was a reset."""
     poller = select.poll()
     poller.register(sock.fileno(), select.POLLRDHUP)
     with gevent.Timeout(10.0):
@@ -217,7 +218,7 @@ def is_reset(sock):
     ids=["version", "password"],
 )
 def test_a_refused_client_that_says_more_is_not_reset(listener, context, hello, said, error):
-    """On a slow wire a reset would take the place of the refusal."""
+    """On a slow wire a reset would overtake the refusal."""
     server = serve(listener, context)
     client = tls.client_context().wrap_socket(socket.create_connection(listener.getsockname()))
     for part in (hello, *said, b"more", b"and more"):

@@ -1,17 +1,21 @@
-"""The page that an executor shares with its worker: which item it is on, since when.
+"""The status page, which an executor shares with its worker: which item it is on, since when.
 
-When an executor dies, or hangs in a C call, nobody can ask it anything. So before each item it
-writes 256 bytes of shared memory, and the worker reads them when it needs to know whom to blame.
+When an executor has died, or hangs in a C call, nobody can ask it anything. So before each item it
+writes 256 bytes of shared memory. The worker reads them when it needs to know which item is to
+blame.
 
-Layout, little-endian: u64 attempt (0: none; SETUP: the job's setupfn), u64 position of the item (see `positions`; NO_ITEM: none
-has begun, SEVERAL: what runs concerns several), f64 time at which the item began (CLOCK_MONOTONIC, one
-clock for all processes of a machine; infinity while the clock is stopped), u8 how the key is written,
-then the key as a Pascal string of at most 119 bytes. What follows is zero, but for the last byte: 1 while
-the item is one of several that run at once.
+Layout, little-endian:
 
-Writing must cost next to nothing, for it happens once an item: one `pack_into`. A str, an int and the
-(path, offset) of a line are written as they are. Keys of other types are rendered only when the item
-before took long enough to make that free.
+    u64   attempt; 0 for none, SETUP for the job's setupfn u64   position of the item (see
+    `positions`); NO_ITEM before the first one, SEVERAL for several items f64   time at which the
+    item began (CLOCK_MONOTONIC, which all processes of a machine share); infinity while the clock
+    is stopped u8    how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE 120
+    the key, as a Pascal string of at most 119 bytes ...   zeros u8    1 while several items run at
+    once, the last byte of the page
+
+Writing must cost next to nothing, since it happens once for each item: it is one `pack_into`. A
+str, an int and the (path, offset) of a line are written as they are. Keys of other types are
+rendered only if the item before took so long that the cost does not matter.
 """
 
 from __future__ import annotations
@@ -26,68 +30,82 @@ from typing import Any, NamedTuple
 
 from mmgevent.machine.resources import create_nameless_file
 
+#: Size of a status page, bytes.
 PAGE_BYTES = 256
-#: the item number that means "on no item yet"
+
+#: Item number that means: on no item yet.
 NO_ITEM = 2**64 - 1
-#: the item number that means "on several items together", such as those of a flush
+
+#: Item number that means: on several items together, such as those of a flush.
 SEVERAL = 2**64 - 2
-#: The attempt number that means "in the job's setupfn". Those of attempts have 32 bits.
+
+#: Attempt number that means: in the job's setupfn. Attempts have numbers of 32 bits.
 SETUP = 2**64 - 1
-#: characters of a key that are kept
-KEY_CHARACTERS = 60
-#: an item that took this long pays for the repr (about 1 µs) of the next key
+
+#: Characters of a key that are kept.
+KEY_CHARS = 60
+
+#: Duration of an item that makes the repr of the next key affordable, seconds. A repr takes about 1
+#: µs.
 WORTH_A_REPR_S = 20e-6
-#: elements of a tuple that is rendered; larger ones show their type only
+
+#: Most elements of a tuple that is rendered. Larger ones show their type only.
 MAX_TUPLE = 4
 
-#: bytes of the end of a path that are kept, in the key of a line: with an offset they fit the key
+#: Bytes of the end of a path that are kept, in the key of a line. They fit the key with an offset.
 PATH_BYTES = 90
 
+#: Ways to write a key: the name of its type, a str itself, a repr, offset and path of a line.
 KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED, KEY_PLACE = 0, 1, 2, 3
 
-_BIG = 10**60  # larger numbers are not written out
+#: Smallest number that is too long to be written out.
+_BIG = 10**60
+
 _WHOLE = struct.Struct("<QQdB120p")
 _ITEM = struct.Struct("<QdB120p")
 _BEGAN = struct.Struct("<d")
 _NUMBER = struct.Struct("<Q")
 _ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
 _CROWD_OFFSET = PAGE_BYTES - 1
-#: types whose repr runs no code of the user's and stays short once shortened
+#: Types whose repr runs no code of the user, and stays short if the value is.
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class Position(NamedTuple):
     """Where an executor is."""
 
-    attempt: int  #: 0 when it runs none, SETUP
-    item: int | None  #: None between items
-    running_s: float  #: how long on this item; 0.0 while it waits for its worker
-    key: str | None  #: the key as it would be written in Python, shortened
-    is_alone: bool = True  #: False: others run at the same time, this one the longest
-    is_of_several: bool = False  #: what runs concerns several items
+    attempt: int  #: number of the attempt; 0 for none, SETUP for the job's setupfn
+    item: int | None  #: position of the item; None between items
+    running_s: float  #: time on this item, seconds; 0.0 while it waits for its worker
+    key: str | None  #: the key as written in Python, shortened
+    is_alone: bool = True  #: whether no other item runs at the same time; if so, this is the oldest
+    is_of_several: bool = False  #: whether the executor is on several items together
 
     @property
     def is_setup(self) -> bool:
-        """Whether the job's setupfn runs, since `running_s`."""
+        """Whether the job's setupfn runs, for `running_s`."""
         return self.attempt == SETUP
 
 
-class Page:
-    """One mapping of the page. `create` makes it, the other side opens it by descriptor."""
+class StatusPage:
+    """One mapping of a status page.
+
+    `create` makes the page, the other side opens it by descriptor.
+    """
 
     def __init__(self, fd: int):
         self._map = mmap.mmap(fd, PAGE_BYTES)
-        #: mark(item, key) says that the item number `item`, of this key, begins now
+        #: `mark(item, key)` says that the item at this position, with this key, begins now
         self.mark = self._make_mark()
 
     @classmethod
-    def create(cls) -> tuple[Page, int]:
-        """Make a page; return it and a close-on-exec descriptor of it, which the caller owns."""
+    def create(cls) -> tuple[StatusPage, int]:
+        """Make a page. Return it, and a close-on-exec descriptor of it that the caller owns."""
         fd = create_nameless_file("mmgevent-page")
         try:
             os.ftruncate(fd, PAGE_BYTES)
             page = cls(fd)
-        except OSError:  # mmap needs a descriptor of its own, and may find none
+        except OSError:  # mmap needs a descriptor of its own, and there may be none
             os.close(fd)
             raise
         page.end()
@@ -110,9 +128,9 @@ class Page:
         self.begin(0)
 
     def _make_mark(self) -> Callable[[int, Any], None]:
-        """Build `mark`, which every item passes: a closure, since attributes cost as much as its work."""
+        """Return `mark`, a closure: reading attributes would cost as much as the rest of it."""
         page, offset, pack, now = self._map, _ITEM_OFFSET, _ITEM.pack_into, monotonic
-        big, characters = _BIG, KEY_CHARACTERS
+        big, characters = _BIG, KEY_CHARS
         last_s = 0.0
         last_path: Any = None
         path_end = b""
@@ -146,11 +164,11 @@ class Page:
         return mark
 
     def set_item(self, item: int | None) -> None:
-        """Say that what runs concerns several items (None), or this one again; the clock goes on."""
+        """Say that several items run (None), or this one again. The clock goes on."""
         _NUMBER.pack_into(self._map, _ITEM_OFFSET, SEVERAL if item is None else item)
 
     def show(self, item: int, key: Any, began_s: float, *, is_alone: bool = True) -> None:
-        """Like `mark`, for an item that began at `began_s`; always renders the key."""
+        """Do what `mark` does, for an item that began at `began_s`. The key is always rendered."""
         self._map[_CROWD_OFFSET] = not is_alone
         if is_place(key):
             how, shown = KEY_PLACE, b"%d %b" % (key[1], _end_of(key[0]))
@@ -161,19 +179,26 @@ class Page:
         _ITEM.pack_into(self._map, _ITEM_OFFSET, item, began_s, how, shown)
 
     def stop_clock(self) -> float:
-        """Stop the item's clock (the executor waits for its worker); return what `start_clock` takes."""
+        """Stop the item's clock, while the executor waits for its worker.
+
+        Returns what `start_clock` needs.
+        """
         began_s = _BEGAN.unpack_from(self._map, _BEGAN_OFFSET)[0]
         _BEGAN.pack_into(self._map, _BEGAN_OFFSET, math.inf)
         return float(began_s - monotonic())
 
     def start_clock(self, stopped: float) -> None:
-        """Let the item's clock go on from where `stop_clock` stopped it."""
+        """Continue the item's clock from where `stop_clock` stopped it."""
         _BEGAN.pack_into(self._map, _BEGAN_OFFSET, stopped + monotonic())
 
     # -- the worker's side
 
     def read(self) -> Position:
-        """Where the executor is. Of a running one the answer may be one item old, never mixed for long."""
+        """Return where the executor is.
+
+        If it runs, the answer may be one item old. A mix of two items is possible only for an
+        instant.
+        """
         attempt, item, began_s, how, raw = _WHOLE.unpack_from(self._map, 0)
         running_s = max(0.0, monotonic() - began_s)
         if attempt == 0 or item >= SEVERAL:
@@ -189,11 +214,11 @@ class Page:
         return Position(attempt, item, running_s, key, not self._map[_CROWD_OFFSET])
 
     def close(self) -> None:
-        """Unmap; nothing may be called after this. Idempotent."""
+        """Unmap the page. Nothing may be called after this. Idempotent."""
         self._map.close()
 
     def abandon(self) -> None:
-        """In a forked child: write where nobody reads; the next item is refused."""
+        """In a forked child: write to memory that nobody reads. The next item is refused."""
         self._map.close()
         self._map = mmap.mmap(-1, PAGE_BYTES)
 
@@ -207,13 +232,16 @@ def is_place(key: Any) -> bool:
 
 
 def _end_of(path: str) -> bytes:
-    """Return as much of the end of a path as is kept."""
+    """Return the part of the end of a path that is kept."""
     end = path[-PATH_BYTES:].encode("utf-8", "replace")[-PATH_BYTES:]
     return end if len(end) >= len(path) else b"..." + end
 
 
 def render_key(key: Any) -> str | None:
-    """The repr of a key of plain type, shortened; None where it would run code of the user's."""
+    """Return the repr of a key of plain type, shortened.
+
+    Returns None for other types, whose repr could run code of the user.
+    """
     kind = type(key)
     if kind is tuple and len(key) <= MAX_TUPLE:
         parts = [render_key(element) for element in key]
@@ -223,7 +251,7 @@ def render_key(key: Any) -> str | None:
     if kind not in _PLAIN:
         return None
     if kind is str or kind is bytes:
-        return repr(key[:KEY_CHARACTERS])
+        return repr(key[:KEY_CHARS])
     if kind is int and not -_BIG < key < _BIG:
         return f"an int of {key.bit_length()} bits"
     return repr(key)

@@ -1,4 +1,4 @@
-"""What to say of an executor that died under an attempt."""
+"""What to report of an executor that died under an attempt: cause, item, advice."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from mmgevent import real_modules
-from mmgevent.executor.page import Position
+from mmgevent.executor.status_page import Position
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire import failures
 from mmgevent.wire.positions import entry_of
 
 if TYPE_CHECKING:
     from mmgevent.engine.worker.forker import Exit
-    from mmgevent.engine.worker.slot import HeldAttempt
+    from mmgevent.engine.worker.held import HeldAttempt
     from mmgevent.engine.worker.supervisor import Supervisor
 
-#: a death without a word counts as out of memory when the executor had used this share of its limit
-MEMORY_SHARE = 0.9
+#: Share of its memory limit at which an unexplained death counts as out of memory.
+OUT_OF_MEMORY_SHARE = 0.9
 
-#: how faulthandler begins the lines of this package's frames, and of the program that a template runs
+#: Beginnings of faulthandler's lines for frames of this package, and of the program that a template
+#: runs.
 _OUR_FRAMES = (
     f'  File "{os.path.join(real_modules.ROOT, "mmgevent")}{os.sep}',
     '  File "<string>", line 1 in <module>',
@@ -44,15 +45,16 @@ _LEFT_ADVICE = (
 def describe_death(
     executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
 ) -> tuple[dict[str, Any], int | None, bool]:
-    """Return the failure record of a death under `attempt`, and whom to blame.
+    """Return the failure record of a death under `attempt`, and what is to blame.
 
-    That is the position of an item, or None; and whether a run over some of the items may tell more.
+    That is the position of an item, or None if it is not known. The third element says whether to
+    run the items again in smaller parts, to find out.
     """
     position = executor.position()
     has_begun = position.attempt == attempt.number
     kind, error, advice = _find_cause(executor, exit_, attempt)
     function = "mapfn" if attempt.is_map else "reducefn"
-    # of several that run at once the oldest has taken too long, but any may have crashed
+    # If several items ran at once, the oldest one has taken too long, but any may have crashed.
     is_known = has_begun and (position.is_alone or kind == "timeout")
     item = position.item if is_known and attempt.is_map else None
     key = position.key if is_known else None
@@ -82,12 +84,12 @@ def describe_death(
 
 
 def is_of_several(position: Position) -> bool:
-    """Return whether what an executor ran concerned several items."""
+    """Return whether the executor was on several items."""
     return position.is_of_several or (position.item is not None and not position.is_alone)
 
 
 def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> str:
-    """Say in words where an executor is now, as far as that is known."""
+    """Return in words where an executor is now, as far as that is known."""
     function = "mapfn" if attempt.is_map else "reducefn"
     position = executor.position()
     key = position.key if position.attempt == attempt.number and position.is_alone else None
@@ -95,13 +97,13 @@ def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> s
 
 
 def _drop_our_frames(text: str) -> str:
-    """Leave the frames of this package, below the user's, out of what faulthandler printed at a crash."""
+    """Remove the frames of this package from what faulthandler printed at a crash."""
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(_OUR_FRAMES))
 
 
 def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tuple[str, str, str | None]:
-    """Return kind, error and advice."""
+    """Return kind, error and advice of a death."""
     job = attempt.job
     limit = job.memory_limit_bytes
     used = f"{exit_.maxrss_kb / 1024:.0f} MiB"
@@ -114,7 +116,9 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
             None,
         )
     if executor.broken_limit == "memory" or (
-        limit is not None and exit_.maxrss_kb * 1024 >= MEMORY_SHARE * limit and executor.kill_cause is None
+        limit is not None
+        and exit_.maxrss_kb * 1024 >= OUT_OF_MEMORY_SHARE * limit
+        and executor.kill_cause is None
     ):
         return (
             "memory",

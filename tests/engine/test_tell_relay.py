@@ -1,11 +1,11 @@
-"""passing: all of a message goes one way while links come and go, and what nobody takes is bounded."""
+"""tell_relay: all pieces of a message go one way though links change, and what waits is limited."""
 
 import gevent
 import pytest
 
-from mmgevent.engine import passing
+from mmgevent.engine import tell_relay
 from mmgevent.engine.net.local_link import local_pair
-from mmgevent.engine.passing import Host, Pieces, ToldPeers, WatchedPeers
+from mmgevent.engine.tell_relay import MessageRoutes, PeerNews, PeerTells, ProgramInbox
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import control, decode_message
@@ -72,7 +72,7 @@ def pieces(data, lane):
 
 
 def test_pieces_go_where_the_first_one_went():
-    routes = Pieces()
+    routes = MessageRoutes()
     first, second, third = tell_frames(bytes(300_000))
     (whole,) = tell_frames(b"whole")
     went = []
@@ -94,7 +94,7 @@ def test_pieces_go_where_the_first_one_went():
 
 def test_a_host_that_does_not_listen_loses_whole_messages_and_no_pieces(make_end):
     end = make_end()
-    host = Host(end.near)
+    host = ProgramInbox(end.near)
     for _ in range(20):
         for frame in pieces(bytes(MAX_TELL_BYTES), (0, 0, 1)):
             host.tell(frame, decode_message(frame.payload))
@@ -110,7 +110,7 @@ def test_a_host_that_does_not_listen_loses_whole_messages_and_no_pieces(make_end
 def test_what_a_driver_began_to_tell_is_not_ended_by_one_of_the_next_server(make_end):
     end = make_end()
     end.read()
-    host = Host(end.near)
+    host = ProgramInbox(end.near)
     first, *_ = pieces(bytes(300_000), (0, 0, 1))
     host.tell(first, decode_message(first.payload))
     host.change_server()
@@ -122,7 +122,7 @@ def test_what_a_driver_began_to_tell_is_not_ended_by_one_of_the_next_server(make
 
 def test_a_driver_that_does_not_read_loses_whole_messages_and_no_peer_pays(make_end):
     driver = make_end()
-    watched = WatchedPeers(driver.near)
+    watched = PeerNews(driver.near)
     for peer in (1, 2):
         watched.pass_on(control("joined", task=peer, name="n", address="a", slots=1, offers=[]))
     watched.pass_on(tell_frames(b"calm", 2)[0])
@@ -136,16 +136,16 @@ def test_a_driver_that_does_not_read_loses_whole_messages_and_no_peer_pays(make_
     settle()
     found = told(driver.frames)
     assert {b"calm", b"again"} <= set(found)
-    assert all(len(set(data)) == 1 for data in found if data not in (b"calm", b"again"))  # none of two halves
+    assert all(len(set(data)) == 1 for data in found if data not in (b"calm", b"again"))  # none is mixed
     assert not driver.heard("left")
     assert {task for task, _ in driver.heard("joined")} == {1, 2}
     assert driver.closed is None
 
 
 def test_what_is_dropped_of_a_peer_that_has_left_leaves_its_end(make_end, monkeypatch):
-    monkeypatch.setattr(passing, "MAX_RECEIVER_BYTES", 3_000_000)
+    monkeypatch.setattr(tell_relay, "MAX_RECEIVER_BYTES", 3_000_000)
     driver = make_end()
-    watched = WatchedPeers(driver.near)
+    watched = PeerNews(driver.near)
     for peer in (1, 2):
         watched.pass_on(control("joined", task=peer, name="n", address="a", slots=1, offers=[]))
         for frame in tell_frames(bytes(MAX_TELL_BYTES), peer) * 2:
@@ -157,7 +157,7 @@ def test_what_is_dropped_of_a_peer_that_has_left_leaves_its_end(make_end, monkey
 
 def test_the_peers_of_the_next_server_begin_with_nothing_of_the_former(make_end):
     driver = make_end()
-    watched = WatchedPeers(driver.near)
+    watched = PeerNews(driver.near)
     for frame in tell_frames(bytes(300_000), 1):
         watched.pass_on(frame)
     watched.change_server()
@@ -167,10 +167,10 @@ def test_the_peers_of_the_next_server_begin_with_nothing_of_the_former(make_end)
 
 
 def test_a_program_that_tells_more_than_the_line_takes_loses_its_server(make_end, monkeypatch):
-    monkeypatch.setattr(passing, "MAX_SENDER_BYTES", 5_000_000)
+    monkeypatch.setattr(tell_relay, "MAX_SENDER_BYTES", 5_000_000)
     former, server, after = make_end(), make_end(), make_end()
     after.read()
-    peers = ToldPeers()
+    peers = PeerTells()
     first, second, *_ = tell_frames(bytes(300_000), 3)
     peers.pass_on(first, decode_message(first.payload), former.near)
     while not server.near.is_closed:
@@ -179,6 +179,6 @@ def test_a_program_that_tells_more_than_the_line_takes_loses_its_server(make_end
         settle()
         assert server.near.queued_bytes((0, 7, 0)) <= 5_000_000
     assert "more than" in server.closed
-    peers.pass_on(second, decode_message(second.payload), after.near)  # the rest of what went elsewhere
+    peers.pass_on(second, decode_message(second.payload), after.near)  # its beginning went elsewhere
     settle()
     assert not after.frames

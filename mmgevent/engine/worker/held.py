@@ -1,0 +1,187 @@
+"""What a worker holds for its server: jobs with their code, and attempts of their tasks.
+
+A `CachedJob` lives from the server's `job` message to its `job_end`, a `HeldAttempt` from `assign`
+to its outcome. Neither knows which slot or executor comes next: that is decided in `workload`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmgevent.errors import ProtocolError
+from mmgevent.machine import interpreter
+from mmgevent.wire import failures
+from mmgevent.wire.frames import MAX_PAYLOAD, Frame
+from mmgevent.wire.lanes import INPUT_WINDOW, ReceiveWindow
+from mmgevent.wire.limits import SHORT_WORK_S
+from mmgevent.wire.positions import position_of
+
+if TYPE_CHECKING:
+    from mmgevent.engine.net.link import Link
+
+#: Most attempts of a slot: one runs, some wait, and some ended while the server's frames were on
+#: their way.
+MAX_ATTEMPTS = 64
+
+#: Duration of a short task, at most, seconds. Attempts of short tasks are sent to an executor
+#: before it is free, so that it does not idle between them.
+SHORT_TASK_S = 0.05
+
+#: Longest value of an option in the error about it, bytes.
+MAX_VALUE_BYTES = 200
+
+#: Most frames that wait for one attempt to begin. Its window limits their bytes.
+MAX_HELD_FRAMES = 1024
+
+assert INPUT_WINDOW >= MAX_PAYLOAD  # else a frame of the largest size could never wait
+
+
+class AttemptRunner(Protocol):
+    """What runs attempts: an executor, or the offered functions of this engine's program."""
+
+    @property
+    def link(self) -> Link:
+        """The link that carries frames of attempts to it and back."""
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether it is dead or dying. It must get no more work."""
+
+
+class CachedJob:
+    """A job as its worker knows it: options and code."""
+
+    def __init__(self, frame: Frame, message: dict[str, Any], window: ReceiveWindow):
+        self.number = frame.job
+        #: the `job` message, which executors get as it came
+        self.frame = frame
+        options = message["options"]
+        #: why none of its attempts can run: what is wrong with its options; None if they can
+        self.fault = _find_fault(options)
+        if self.fault is not None:
+            options = {}
+        self.greenlets: bool = (options.get("greenlets") or 0) > 1
+        #: interpreter flags of its executors, see `interpreter.GROUPS`
+        self.flags: tuple[str, ...] = tuple(options.get("flags") or ())
+        self.task_timeout_s: float | None = options.get("task_timeout")
+        self.memory_limit_bytes: int | None = options.get("memory_limit")
+        #: None also if it has no setupfn
+        self.setup_timeout_s: float | None = options.get("setup_timeout")
+        #: which offered functions it calls, see `Functions.describe_offered`; empty for most jobs
+        self.offered: dict[str, Any] = options.get("offered") or {}
+        self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
+        #: options about items that fail, for offered functions
+        self.failure_rules = {name: options.get(name) or 0 for name in ("retries", "max_skipped")}
+        #: length of the whole `code`, bytes
+        self.lane_bytes: int = message.get("context_bytes", 0) + message["code_bytes"]
+        #: what executors get, as far as it has arrived: the driver's surroundings, if it runs on
+        #: this machine, and the code
+        self.code = bytearray()
+        #: credit of the lane in which the code arrives
+        self.window = window
+        #: is it a map task? -> recent duration of such tasks, seconds; empty until one is done
+        self._recent_s: dict[bool, float] = {}
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether its executors must be watched for limits."""
+        limits = (self.task_timeout_s, self.memory_limit_bytes, self.setup_timeout_s)
+        return any(limit is not None for limit in limits)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole code has arrived."""
+        return len(self.code) == self.lane_bytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether tasks of one of its phases were short lately."""
+        return max(self.most_sent(True), self.most_sent(False)) > 1
+
+    def most_sent(self, is_map: bool) -> int:
+        """Return how many attempts an executor may have at once, by recent durations."""
+        recent_s = self._recent_s.get(is_map, math.inf)
+        if recent_s >= SHORT_TASK_S:
+            return 1
+        if recent_s * MAX_ATTEMPTS < SHORT_WORK_S:
+            return MAX_ATTEMPTS
+        return max(2, int(SHORT_WORK_S / recent_s))
+
+    def add_duration(self, is_map: bool, seconds: float) -> None:
+        """Count a done task. The average follows a change of durations within three tasks."""
+        self._recent_s[is_map] = (self._recent_s.get(is_map, seconds) + seconds) / 2
+
+
+class HeldAttempt:
+    """An attempt that this worker was given, and its input until it is sent to an executor."""
+
+    def __init__(self, job: CachedJob, frame: Frame, message: dict[str, Any]):
+        """`frame` is the `assign` of the server, `message` what it says."""
+        self.number = frame.attempt
+        self.lane = frame.lane
+        self.job = job
+        #: index of its slot
+        self.slot: int = message["slot"]
+        self.is_map = message["phase"] == "map"
+        #: whether offered functions run it, rather than an executor of its job
+        self.is_offered = message["phase"] in job.offered_phases
+        #: what runs it, once it was sent there
+        self.executor: AttemptRunner | None = None
+        self.is_revoked = False
+        self._items = (message.get("lo", 0), message.get("hi", 0), message.get("skip", ()))
+        self._frames = [frame]
+        self._held_bytes = 0
+
+    @property
+    def only_item(self) -> int | None:
+        """The position of the only item of a map attempt, or None if it has several."""
+        lo, hi, skip = self._items
+        left = {position_of(entry) for entry in range(lo, hi)}.difference(skip) if self.is_map else set()
+        return left.pop() if len(left) == 1 else None
+
+    def take_input(self, frame: Frame) -> None:
+        """Pass a frame of its input on, or keep it until the attempt is sent.
+
+        Raises ProtocolError for more input than its window.
+        """
+        if self.executor is not None:
+            self.executor.link.send_in_lane(frame)
+            return
+        self._frames.append(frame)
+        self._held_bytes += len(frame.payload)
+        if self._held_bytes > INPUT_WINDOW or len(self._frames) > MAX_HELD_FRAMES:
+            raise ProtocolError(f"{self._held_bytes} bytes of input came for an attempt that has not begun")
+
+    def send_to(self, executor: AttemptRunner) -> None:
+        """Send the assignment and the input so far. Later input follows as it comes."""
+        self.executor = executor
+        for frame in self._frames:
+            executor.link.send_in_lane(frame)
+        self._frames = []
+
+
+def _find_fault(options: dict[str, Any]) -> str | None:
+    """Return which option a driver's own check would have refused, or None if all are in range."""
+    from mmgevent.job.options import find_fault  # here, since it takes 8 ms: once there is a job
+
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, (fits, words) in _WORKER_OPTIONS.items():
+        if name in given and not fits(given[name]):
+            value = failures.shorten(ascii(given[name]), MAX_VALUE_BYTES)
+            return f"option {name} must be {words}; got {value}"
+    return find_fault(given)
+
+
+#: Options that drivers add for workers -> check and range in words.
+_WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "flags": (
+        interpreter.are_flags,
+        f"a list of at most one of each of {', '.join(map(' or '.join, interpreter.GROUPS))}, in that order, or null",
+    ),
+    "offered": (
+        lambda value: type(value) is dict and value.get("phases") in (["map"], ["reduce"], ["map", "reduce"]),
+        'an object that has the "phases" it is of, or null',
+    ),
+}
