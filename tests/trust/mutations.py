@@ -495,6 +495,23 @@ MUTATIONS = [
         "        lambda value: True,",
         ("integration/test_worker.py::test_options_that_make_no_sense_fail_their_job_and_no_other",),
     ),
+    # the driver
+    Mutation(
+        "a job that is cancelled ends though its thread waits",
+        "driver/handle.py",
+        "self._start_ender()",
+        "pass",
+        ("driver/test_blocked.py::test_a_stream_that_waits_ends_with_its_job",),
+        waits=True,
+    ),
+    Mutation(
+        "a job that fails on a worker ends though its thread waits",
+        "driver/handle.py",
+        "self._state.on_failure = self._start_ender",
+        "pass",
+        ("driver/test_blocked.py::test_a_job_that_fails_while_its_datasource_waits_says_so",),
+        waits=True,
+    ),
 ]
 
 
