@@ -311,7 +311,7 @@ def test_what_cannot_go_with_names_is_refused_at_submit(node):
     for option in ({"task_timeout": 5}, {"memory_limit": "1GiB"}, {"greenlets": 2}):
         with pytest.raises(mmg.UsageError, match=f"{next(iter(option))} cannot go with the function 'words'"):
             node.submit(mmg.Job(ITEMS, "words", **option))
-    with pytest.raises(mmg.UsageError, match="inline run has no nodes"):
+    with pytest.raises(mmg.UsageError, match="inline run has none"):
         mmg.run(mmg.Job(ITEMS, "words"), inline=True)
 
 
