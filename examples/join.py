@@ -13,9 +13,9 @@ Shows: an inner join, by
 - records with a tag that says which file they are from, so that reducefn can tell the sides apart;
 - a reducefn of the iterator form, which may yield any number of records for a key.
 
-This reducefn yields every pair of a line on the left and one on the right. It needs
-the lines of one key in memory, never those of all keys. The order of the keys is unspecified: sort
-the output if it matters.
+This reducefn yields every pair of a line on the left and one on the right. It needs the lines of
+one key in memory, never those of all keys. The order of the keys is unspecified: sort the output if
+it matters.
 """
 
 import argparse
