@@ -14,8 +14,8 @@ as a man in the middle (the certificate), or change a byte of a hello (the trans
 sends nothing more until it has verified the server. An impostor gets one proof of a client, on
 which it can try passwords. scrypt makes each try cost 16 MiB and some 50 ms.
 
-Both machines take bytes and return bytes to send. They do not raise errors: `error` is set instead,
-since a refusal must still be sent. After that nothing more is needed.
+Both classes take bytes and return bytes to send. They do not raise errors: they set `error`, since
+a refusal must still be sent. After that they need no more bytes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def derive_key(password: str, cluster: str = "") -> bytes:
 
 
 class _Handshake:
-    """The part of both sides: collect a message of known size, act on it, wait for the next."""
+    """What both sides have in common: collect a message of known size, act on it, repeat."""
 
     def __init__(self, key: bytes, certificate_sha256: bytes, nonce: bytes | None = None) -> None:
         self._key = key
@@ -94,7 +94,7 @@ class _Handshake:
         #: size of the next message
         self._size = 0
         self._act: Callable[[bytes], bytes] = self._ignore
-        #: why this side gave up; after that nothing is needed
+        #: why this side gave up; None if it did not
         self.error: MmgeventError | None = None
         #: whether the peer has proved that it knows the password
         self.done = False
@@ -136,7 +136,7 @@ class _Handshake:
         self._size, self._act = size, act
 
     def _is_mmgevent(self) -> bool:
-        """Return whether these may be the first bytes of a hello. Strangers have others."""
+        """Return whether these may be the first bytes of a hello, and not of another protocol."""
         return self._size == PROOF_BYTES or MAGIC.startswith(self._buffer[: len(MAGIC)])
 
     def _fail(self, error: MmgeventError) -> bytes:
@@ -202,7 +202,7 @@ class ServerHandshake(_Handshake):
         hello = _SERVER_HELLO.pack(MAGIC, VERSION, self._nonce)
         if version != VERSION:
             self._fail(_version_mismatch("the client", version))
-            return hello  # it tells the client our version
+            return hello  # so that the client knows our version
         if role not in _ROLE_NAMES:
             return self._fail(ProtocolError(f"a client came with the unknown role {role}"))
         self.role = _ROLE_NAMES[role]

@@ -1,8 +1,8 @@
 """The input of a job in its driver: items of the datasource become encoded batches.
 
-A feeder reads only as far as it is asked to.  It remembers what it needs if the job is submitted
-again, or if files are not where executors are: refs of files, or, for a datasource that may not
-give the same items again, a copy of the batches on disk.
+A feeder reads only as far as it is asked to. It can give items again when the job is resubmitted,
+or when executors do not have the files. For files it keeps refs. If a datasource may not give the
+same items again, it keeps a copy of the batches on disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mmgevent.wire.positions import entry_of, place_of
 
 log = logging.getLogger(__name__)
 
-#: Time after which a batch of a slow datasource is sent, full or not, seconds.
+#: Time after which a batch of a slow datasource is sent, even if it is not full, seconds.
 PATIENCE_S = 0.25
 #: Assumed weight of an item that has no length, before it is encoded, bytes.
 SMALL_ITEM_BYTES = 64
@@ -50,8 +50,8 @@ class Feeder:
     ):
         """Claim the datasource, and call it if it is a function.
 
-        Without `may_restart` no batches are kept.  `on_notice` is called with texts for the user.
-        DatasourceError if the datasource was used up; JobError as in `next_batch`.
+        Without `may_restart` no batches are kept. `on_notice` is called with texts for the user.
+        Raises DatasourceError if the datasource was used up, and JobError as `next_batch` does.
         """
         self._job = job
         self._clock = clock
@@ -71,7 +71,7 @@ class Feeder:
         #: kept batches that are given out again, before new ones
         self._replay: Iterator[EncodedBatch] = iter(())
         self._cut: deque[EncodedBatch] = deque()
-        self._held: Item | None = None  # was read, and goes into a batch of its own
+        self._held: Item | None = None  # item that was read and needs a batch of its own
         self._refs: dict[int, list[tuple[Any, Ref]]] = {}
         self._has_content = False
         self._count = 0  # batches given out since the last restart
@@ -87,7 +87,7 @@ class Feeder:
     def restart(self) -> None:
         """Begin again from the first item, for a server that has seen nothing yet.
 
-        JobError (kind "disk") if the batches that are needed were not kept.
+        Raises JobError (kind "disk") if the batches that are needed were not kept.
         """
         self._count = 0
         self._sizes = array("Q")
@@ -105,11 +105,11 @@ class Feeder:
             self._items = self._job.walk(self._job.reopen_datasource())
 
     def next_batch(self, speed: Speed) -> tuple[int, EncodedBatch] | None:
-        """Return (number, batch); None at the end of the datasource.
+        """Return (number, batch), or None at the end of the datasource.
 
-        JobError (kind "datasource") for an exception of the user's own iterator.  DatasourceError
-        for an item that is no pair, cannot be pickled or is too large, and for a datasource that
-        was used up.
+        Raises JobError (kind "datasource") for an exception of the user's own iterator. Raises
+        DatasourceError for an item that is no pair, cannot be pickled or is too large, and for a
+        datasource that was used up.
         """
         batch = next(self._replay, None)
         if batch is None:
@@ -122,7 +122,7 @@ class Feeder:
         return self._count, batch
 
     def content_of(self, number: int) -> EncodedBatch:
-        """Return a batch again with the contents of its files; later batches have them at once."""
+        """Return a batch again, with the contents of its files. Later batches include them."""
         self._has_content = True
         refs = self._refs.get(number)
         if refs is None:
@@ -160,16 +160,16 @@ class Feeder:
                     yield wanted[index], (key, value)
 
     def stop(self) -> None:
-        """Make `next_batch` raise JobCancelled at the next item; from any thread."""
+        """Make `next_batch` raise JobCancelled at the next item. Any thread may call this."""
         self._is_stopped = True
         self.end_batch()
 
     def end_batch(self) -> None:
-        """End the batch that is being filled at the next item; from any thread."""
+        """End the batch that is being filled at the next item. Any thread may call this."""
         self._size.max_items = 0
 
     def close(self) -> None:
-        """Delete the copy of the datasource, if there is one; idempotent."""
+        """Delete the copy of the datasource, if there is one. Idempotent."""
         if self._kept is not None:
             self._kept.close()
 
@@ -233,7 +233,7 @@ class Feeder:
         return held
 
     def _note_items(self, items: list[tuple[Any, Any]], is_at_end: bool) -> None:
-        """Count what was read; DatasourceError if items were lost since an earlier walk."""
+        """Count what was read. Raises DatasourceError if an earlier walk had more items."""
         walk = self._walk
         if walk is not None:
             if items and not walk.has_begun:

@@ -1,7 +1,7 @@
-"""Threads that cannot be ended, since they wait in code that is not ours: say where.
+"""Say where a thread waits that cannot be ended.
 
-Python cannot interrupt a thread that waits in the user's datasource, finishfn or callback.  When
-its job is cancelled, the thread is left behind.  A warning names it and the line where it waits.
+Python cannot interrupt a thread that waits in the user's datasource, finishfn or callback. When its
+job is cancelled, the thread is left behind. A warning names it and the line where it waits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STANDARD = os.path.dirname(os.path.abspath(threading.__file__)) + os.sep
 
 
 def describe_place(thread: threading.Thread) -> str:
-    """Return where a thread is, in the words of a traceback: the user's code, if any of it runs."""
+    """Return where a thread is, in the words of a traceback, and which user code called that."""
     innermost = sys._current_frames().get(thread.ident or 0)
     if innermost is None:
         return "it has ended"
@@ -28,9 +28,9 @@ def describe_place(thread: threading.Thread) -> str:
 
 
 def _find_users_frame(innermost: FrameType) -> FrameType | None:
-    """Return the innermost frame that is neither ours nor of the standard library.
+    """Return the innermost frame of the user's code, or None if there is none.
 
-    None if there is none.
+    That is a frame that is neither ours nor of the standard library.
     """
     frame: FrameType | None = innermost
     while frame is not None:

@@ -1,8 +1,8 @@
 """A job on one engine, from `submit` to its end there.
 
-A submission sends batches as far as the server allows, handles the frames that the engine's
-reading thread puts into the inbox, and gives the records of each partition when the whole partition
-has arrived.  While nobody takes records, it neither sends nor grants more.
+A submission sends batches as far as the server allows. It handles the frames that the engine's
+reading thread puts into the inbox. When a whole partition has arrived, it yields the records of
+that partition. While the program takes no records, it sends nothing and grants no credit.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, 
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import entry_of
 
-#: Time for which batches are gathered before they are sent, seconds.  Tiny batches sent one by one
-#: would cost a system call each.
+#: Time to gather batches before they are sent, seconds. Otherwise each tiny batch would cost a
+#: system call.
 GATHER_S = 0.001
 
 
@@ -118,7 +118,10 @@ class Submission:
         self._engine.flush()
 
     def records(self) -> Iterator[tuple[Any, Any]]:
-        """Send the input and give the results.  EngineLost, JobError, JobCancelled and others."""
+        """Send the input and yield the results.
+
+        Raises EngineLost, JobError, JobCancelled and others.
+        """
         while not self._is_complete():
             if self._parts:
                 yield from self._take_part()
@@ -131,9 +134,9 @@ class Submission:
         self._is_over = True
 
     def close(self) -> None:
-        """Leave the engine, and have the server end the job if it goes on.
+        """Leave the engine, and cancel the job on the server unless it is over.
 
-        From any thread; idempotent.
+        Any thread may call this. Idempotent.
         """
         if self._number:
             self._engine.remove_job(self._number)
@@ -142,7 +145,7 @@ class Submission:
             self._engine.send(control("cancel", self._number, reason="the driver gave up"))
 
     def leave(self) -> None:
-        """Close this while the job's thread waits in the user's code; called from another thread."""
+        """Close this from another thread, while the job's thread waits in the user's code."""
         self._is_left = True
         try:
             while not self._state.is_cancelled:  # deaths, and items set aside, that led to the failure
@@ -153,7 +156,7 @@ class Submission:
         self.close()
 
     def _check_ended(self) -> None:
-        """Raise why the job has ended: JobCancelled, or what the thread did not see since it waited."""
+        """Raise JobCancelled, or the error of a job that ended while its thread waited, if any."""
         self._state.check_cancelled()
         if self._is_left:
             raise self._state.ending_error()
@@ -185,10 +188,7 @@ class Submission:
         return not self._input_ended and self._sent < self._allowed
 
     def _send_batches(self) -> None:
-        """Send a batch.
-
-        If the datasource never waits, send with it those that are ready in GATHER_S.
-        """
+        """Send a batch. If the datasource never waits, send all that are ready in GATHER_S."""
         until_s = monotonic() + (GATHER_S if self._feeder.never_waits else 0.0)
         try:
             while self._may_send():
@@ -386,7 +386,7 @@ class _Incoming:
     """The results of one reduce task while they arrive, partition by partition."""
 
     def __init__(self, parts: list[list[int]], batch: int | None, worker: str):
-        """With `batch` these are no results but items of that batch that were set aside."""
+        """If `batch` is given, these are items of it that were set aside, not results."""
         self.batch = batch
         self.worker = worker
         self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)

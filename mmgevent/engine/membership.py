@@ -1,12 +1,12 @@
-"""A place in a cluster of equals: worker of the server, or else the server itself.
+"""A place in a cluster of equals: worker of the server, or the server itself.
 
 `Membership.run` finds a place, stays in it until it is lost, and finds the next one. Nobody
-appoints a server: `engine.net.election` lets the operating system decide. When a server ends its
-jobs are not moved: their drivers, which have everything, resubmit them to the next server.
+appoints a server: `engine.net.election` lets the operating system decide. When a server ends, its
+jobs are not moved. The drivers have everything, and resubmit them to the next server.
 
 After a network was split there may be two servers. So a server that is not on the first address of
-its list looks for another one on the addresses before. If it finds one it accepts no more jobs, and
-ends once the last one is done, or MOVE_S later.
+its list looks for another server on the addresses before its own. If it finds one, it accepts no
+more jobs. It ends when its last job is done, or after MOVE_S.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ OnChange = Callable[["Membership"], None]
 
 @dataclass
 class Settings:
-    """What a member knows from the start."""
+    """Settings of a member. They do not change."""
 
     addresses: Sequence[Address]
     key: bytes  #: from `derive_key`
@@ -76,11 +76,11 @@ class Settings:
     scratch: str  #: folder for spill files and executors
     timeout: float = 10.0  #: seconds to connect to one address
     may_serve: bool = True
-    once: bool = False  #: stay in one place only; fail where there is none
+    once: bool = False  #: stay in one place only; fail if there is none
     offers: Sequence[str] = field(default_factory=list)
-    offering: Offering | None = None  #: what runs them, for the worker
-    on_tell: Callable[[Frame], None] | None = None  #: takes what drivers tell this worker
-    certificates: Certificates = NO_CERTIFICATES  #: shown, and asked for, at either end
+    offering: Offering | None = None  #: runs the offered functions for the worker
+    on_tell: Callable[[Frame], None] | None = None  #: takes user messages for this worker
+    certificates: Certificates = NO_CERTIFICATES  #: to show, and to require, as client and server
 
 
 class Membership:
@@ -100,9 +100,9 @@ class Membership:
         self.error: MmgeventError | None = None
         #: the worker of this place; None if there is none, or if `procs` is 0
         self.worker: WorkerRole | None = None
-        #: the link of this place if it has no worker: whose end shows that the place is lost
+        #: the link of this place if it has no worker; when it ends, the place is lost
         self.presence: Link | None = None
-        #: whether it ever had a place: then no refusal is final
+        #: whether it ever had a place; then no refusal is final
         self._had_place = False
         #: state and reason at the last call of `on_change`
         self._told = ("", "")
@@ -156,7 +156,7 @@ class Membership:
     def open_link(self) -> Link:
         """Return a link for this engine's driver to the server of this place (may block).
 
-        The server has had the driver's hello. Meanwhile the place may have changed.
+        The driver's hello was sent on it. The place may change while this blocks.
 
         Raises ConnectError, AuthenticationError or VersionMismatchError if there can be no link.
         """
@@ -312,7 +312,7 @@ class Membership:
     def _listen(self, place: election.Elected, server: ServerRole) -> Listener:
         """Let others connect to this server.
 
-        Raises NoPlaceError, with the address free again, if that is impossible now.
+        Raises NoPlaceError if that is impossible now. The address is free again then.
         """
         try:
             settings = self._settings
@@ -392,7 +392,7 @@ class Membership:
             self._on_change(self)
 
     def _rest(self, seconds: float) -> None:
-        """Wait for so long, or until `stop`."""
+        """Wait for so many seconds, or until `stop`."""
         if self._stop_reason is None:
             self._lost.clear()
             self._lost.wait(seconds)

@@ -1,11 +1,10 @@
 """Run attempts of tasks over a channel: assignment and input in, output and outcome out.
 
-An executor runs attempts with the functions that were shipped to it, a process that offers
-functions with those (`executor.offered`). Nothing here knows which: the functions come with each
-call.
+The functions are an argument of `Runner.run`. An executor passes those that were shipped to it. A
+process that offers functions passes its own (`executor.offered`).
 
-Memory is limited. The input of a map task is one batch. That of a reduce task is read segment by
-segment. Output waits for credit before more of it is made.
+Memory is limited. The input of a map task is one batch. The input of a reduce task is read segment
+by segment. Output waits for credit before more of it is made.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ from mmgevent.wire.positions import ALL
 #: input, the user's own objects, and the error of the estimate.
 RECORD_SHARE = 0.25
 
-#: Time between two collections of the youngest garbage, seconds. Few objects in cycles may hold
-#: megabytes, which no count of objects shows.
+#: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
+#: objects in cycles may hold megabytes.
 COLLECT_S = 0.05
 
 
@@ -94,7 +93,7 @@ class Runner:
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
 
-        The outcome is "returned" for an attempt that was revoked. Whatever the functions raise is
+        The outcome is "returned" for an attempt that was revoked. An exception of the functions is
         an outcome, too. Raises LinkClosed and ProtocolError, which end the channel.
         """
         channel = self._channel
@@ -186,7 +185,7 @@ class AttemptRun:
     """The bytes of one attempt that runs: its input and its output.
 
     Methods that read or emit raise AttemptRevoked once a `revoke` has arrived. Only processes that
-    cannot be killed get one. Nothing looks for it while a function runs.
+    cannot be killed get this message. They notice it after the function that runs.
     """
 
     def __init__(self, channel: Channel, clock: StatusPage | None, lane: Lane, message: dict[str, Any]):
@@ -219,7 +218,7 @@ class AttemptRun:
     def emit(self, flush: bytes) -> None:
         """Send a flush, or keep it while there is little output.
 
-        Returns when the last byte that was sent had credit.
+        Blocks until there was credit for every byte sent.
         """
         self._check_revoked()
         self.output_bytes += len(flush)
@@ -283,7 +282,7 @@ class AttemptRun:
     def _read(self, n_bytes: int) -> bytes:
         """Return exactly so many bytes of the input.
 
-        Waits for them, and grants as it takes them.
+        Waits for them, and grants credit for what it takes.
         """
         self._check_revoked()
         taken: list[memoryview] = []
@@ -326,7 +325,7 @@ class AttemptRun:
         self._chunks.append(memoryview(data))
 
     def _wait_until(self, satisfied: Callable[[], bool]) -> None:
-        """Read frames until it is so. The clock of the item stops meanwhile: it is not at fault."""
+        """Read frames until `satisfied()`. The clock of the item, which is not at fault, stops."""
         began_s = monotonic()
         stopped = None if self._clock is None else self._clock.stop_clock()
         while not satisfied():
@@ -348,12 +347,12 @@ def _ignore_mark(index: int, key: Any) -> None:
 def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:
     """Return how many bytes of records a task may hold at once.
 
-    That is a share of the job's limit, or else of an executor's part of the machine's memory. An
-    executor has one part of `executors`, or of the default number of executors if that is larger.
+    It is a share of the job's limit. Without a limit it is a share of the machine's memory, divided
+    by `executors`, or by the default number of executors if that is larger.
     """
     if limit_bytes is None:
         total = total_memory_bytes()
-        # A machine with less memory than OTHERS_BYTES does not have all of them grow at once.
+        # On a small machine the others never need all of OTHERS_BYTES at once.
         available = max(total - OTHERS_BYTES, total // 2)
         limit_bytes = available // max(count_default_executors(), executors)
     own_limit = process_memory_bytes()

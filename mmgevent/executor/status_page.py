@@ -6,16 +6,20 @@ blame.
 
 Layout, little-endian:
 
-    u64   attempt; 0 for none, SETUP for the job's setupfn u64   position of the item (see
-    `positions`); NO_ITEM before the first one, SEVERAL for several items f64   time at which the
-    item began (CLOCK_MONOTONIC, which all processes of a machine share); infinity while the clock
-    is stopped u8    how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE 120
-    the key, as a Pascal string of at most 119 bytes ...   zeros u8    1 while several items run at
-    once, the last byte of the page
+    offset  size  field
+         0     8  u64: attempt; 0 for none, SETUP for the job's setupfn
+         8     8  u64: position of the item (see `positions`); NO_ITEM before the first one,
+                  SEVERAL for several items
+        16     8  f64: time at which the item began (CLOCK_MONOTONIC, which all processes of a
+                  machine share); infinity while the clock is stopped
+        24     1  u8: how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE
+        25   120  the key, as a Pascal string of at most 119 bytes
+       145   110  zeros
+       255     1  u8: 1 while several items run at once
 
-Writing must cost next to nothing, since it happens once for each item: it is one `pack_into`. A
-str, an int and the (path, offset) of a line are written as they are. Keys of other types are
-rendered only if the item before took so long that the cost does not matter.
+Writing must be cheap, since it happens once for each item: it is one `pack_into`. A str, an int and
+the (path, offset) of a line are written as they are. A key of another type is rendered only if the
+item before took so long that the cost does not matter.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ WORTH_A_REPR_S = 20e-6
 #: Most elements of a tuple that is rendered. Larger ones show their type only.
 MAX_TUPLE = 4
 
-#: Bytes of the end of a path that are kept, in the key of a line. They fit the key with an offset.
+#: Bytes kept of the end of a path, in the key of a line. The offset fits into the rest of the key.
 PATH_BYTES = 90
 
 #: Ways to write a key: the name of its type, a str itself, a repr, offset and path of a line.
@@ -78,7 +82,7 @@ class Position(NamedTuple):
     item: int | None  #: position of the item; None between items
     running_s: float  #: time on this item, seconds; 0.0 while it waits for its worker
     key: str | None  #: the key as written in Python, shortened
-    is_alone: bool = True  #: whether no other item runs at the same time; if so, this is the oldest
+    is_alone: bool = True  #: whether no other item runs at the same time; else this is the oldest
     is_of_several: bool = False  #: whether the executor is on several items together
 
     @property
@@ -90,7 +94,7 @@ class Position(NamedTuple):
 class StatusPage:
     """One mapping of a status page.
 
-    `create` makes the page, the other side opens it by descriptor.
+    One side makes the page with `create`. The other side opens it by its descriptor.
     """
 
     def __init__(self, fd: int):

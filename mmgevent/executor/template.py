@@ -7,17 +7,20 @@ items at once. It has no hub: each child makes its own.
 
 It speaks JSON lines with the process that started it, over one end of a socketpair:
 
-    in   {"fork": token, "scratch_dir": path or null, "executors": n}, with four descriptors
-    (SCM_RIGHTS): the executor's socket, its stdout, its stderr, its status page out  {"forked":
-    token, "pid": pid} or {"refused": token, "error": text} out  {"exited": pid, "status": wait
-    status, "maxrss_kb": n}     when a child has ended, after "forked"
+    in   {"fork": token, "scratch_dir": path or null, "executors": n}
+         with four descriptors (SCM_RIGHTS): the executor's socket, stdout, stderr, status page
+    out  {"forked": token, "pid": pid} or {"refused": token, "error": text}
+    out  {"exited": pid, "status": wait status, "maxrss_kb": n}
+         when a child has ended, after "forked"
 
-Nothing outlives its job. Children lead sessions of their own. When one ends, the template kills the
-rest of its process group before it reaps the child: so the number cannot belong to another process
-yet. Processes that have left the group (daemons, sessions of their own) become children of the
-template when the executor dies, where the system has subreapers (Linux). Then the template kills
-them. When its socket closes or its parent dies, it kills all children and ends. If the template
-itself is killed, the kernel kills its children (PR_SET_PDEATHSIG).
+Nothing outlives its job:
+
+- Each child leads a session of its own. When a child ends, the template kills the rest of its
+  process group before it reaps the child. Until then the number cannot belong to another process.
+- Processes that have left the group, such as daemons, become children of the template when the
+  executor dies, if the system has subreapers (Linux). Then the template kills them.
+- When its socket closes or its parent dies, the template kills all children and ends.
+- If the template itself is killed, the kernel kills its children (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations

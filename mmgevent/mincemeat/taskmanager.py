@@ -1,8 +1,8 @@
 """The transactions of a Server: a queue of jobs that run one after another.
 
-A transaction is a datasource with its id (`txn`), allocation, cycle and retransmit.  Its functions
-are those that the Server has when it begins.  This module decides when the next job is submitted
-and when the Server is done.  The engine decides which task runs where.
+A transaction is a datasource with its id (`txn`), allocation, cycle and retransmit. It uses the
+functions that the Server has when the transaction begins. This module decides when the next job is
+submitted and when the Server is done. The engine decides which task runs where.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class TaskManager:
 
     @property
     def tasks(self) -> int:
-        """The phases that the Server's functions make."""
+        """The phases of a job: MAPREDUCE, MAPONLY or REDUCEONLY."""
         return which_tasks(self.server) if self._tasks is None else self._tasks
 
     @property
@@ -169,7 +169,7 @@ class TaskManager:
         return cycle
 
     def jump_start(self, count: int | None = None, avoid: Any = None) -> None:
-        """Begin the next transaction; a SINGLEUSE Server that has none ends."""
+        """Begin the next transaction. A SINGLEUSE Server ends if there is none."""
         if self.defaults["cycle"] == self.SINGLEUSE:
             self._ends_when_idle = True
         self._end_if_over()
@@ -291,9 +291,9 @@ class _Defaults(dict[str, Any]):
 
 
 def which_tasks(server: Any) -> int:
-    """Return the phases that a Server's functions make.
+    """Return which phases a Server's functions ask for.
 
-    None skips a phase, False means the Client's own.
+    A function that is None skips its phase. False means the Client's own function.
     """
     if server.reducefn is None:
         return TaskManager.MAPONLY
@@ -301,7 +301,7 @@ def which_tasks(server: Any) -> int:
 
 
 def make_job(server: Any, transaction: Transaction, defaults: dict[str, Any]) -> Job[Any, Any]:
-    """Return the engine's job for a transaction.  UsageError if it cannot run."""
+    """Return the engine's job for a transaction. Raises UsageError if it cannot run."""
     datasource = transaction.datasource
     if not hasattr(datasource, "__iter__") or not hasattr(datasource, "__getitem__"):
         raise UsageError(
@@ -335,9 +335,9 @@ class _Table(StandIn):
 
 
 def choose_functions(server: Any) -> tuple[Any, Any, Any]:
-    """Return mapfn, collectfn and reducefn for the engine; a name stands for a Client's own method.
+    """Return mapfn, collectfn and reducefn for the engine. A name means a Client's own method.
 
-    FunctionError if the Server's collectfn would have to run with a Client's mapfn.
+    Raises FunctionError if the Server's collectfn would have to run with a Client's mapfn.
     """
     tasks = which_tasks(server)
     if tasks == TaskManager.REDUCEONLY:

@@ -145,7 +145,7 @@ class CarefulMapping:
     ):
         """emit_set_aside: called when `skipping` has many rows to encode.
 
-        The others as in StreamedMapping.
+        The other arguments are those of StreamedMapping.
         """
         items.on_unreadable = self._set_unreadable_aside
         self._mapfn = _give_item if mapfn is None else mapfn
@@ -188,7 +188,7 @@ class CarefulMapping:
             is_over = large is None
             if large is not None:
                 table, count, rest = self._take_large(large)
-                if rest is not None:  # the groups so far belong before it
+                if rest is not None:  # the groups so far come before the item
                     yield Filled(groups, records)
                     groups, used, records = {}, 0, 0
                     yield Filled(table, count)
@@ -206,7 +206,7 @@ class CarefulMapping:
     def _small_items(self) -> Iterator[Any]:
         """Yield the records of each item.
 
-        Stop at one with more than WHOLE_RECORDS: it is then `_large`.
+        Stop at an item with more than WHOLE_RECORDS records, which becomes `_large`.
         """
         return map_items(
             self._each,
@@ -297,10 +297,10 @@ class CarefulMapping:
     def _take_large(self, large: _Large) -> tuple[Groups, int, Iterator[Any] | None]:
         """Group the records of a large item by themselves.
 
-        Return the groups, their number of records, the rest.
+        Return (groups, number of records, iterator of the other records).
 
-        The rest is None if all records were grouped, or if the item failed and was set aside. It is
-        tried again like any other.
+        The iterator is None if all records were grouped, or if the item failed and was set aside.
+        An item that fails is tried again like any other.
         """
         tries = self._skipping.retries
         position, key, value, records = large
@@ -323,7 +323,7 @@ class CarefulMapping:
     def _begin(self, key: Any, value: Any) -> Iterator[Any]:
         """Yield the records of an item.
 
-        What the call of mapfn raises is raised at the first one.
+        An exception of the call of mapfn is raised instead of the first record.
         """
         yield from pairs_of(self._mapfn(key, value), "mapfn")
 

@@ -2,8 +2,8 @@
 
 A `Skipping` belongs to one run of one map task. It counts the items that were set aside, and makes
 a row of each, which says what the item was and why it failed. Rows leave the task as segments of
-one more partition than the job has. So they are staged, committed, spilled and dropped together
-with the records of the attempt, and the server counts them without reading them.
+an extra partition, behind those of the job. So they are staged, committed, spilled and dropped
+together with the records of the attempt, and the server counts them without reading them.
 
 A row is a record. Its key is the key of the item. Its value is a tuple:
 
@@ -28,8 +28,8 @@ from mmgevent.wire import failures
 #: Largest pickled value of an item that is kept, bytes. Larger ones are read again on request.
 MAX_VALUE_BYTES = 64 * 1024
 
-#: Tracebacks formatted in one run of a task. One takes as long as two hundred short items, and
-#: after the first twenty the others tell nothing new.
+#: Most tracebacks formatted in one run of a task. One takes as long as two hundred short items, and
+#: after twenty the next ones say nothing new.
 MAX_TRACEBACKS = 20
 
 #: Items set aside that messages name one by one. Further ones are only counted.
@@ -139,7 +139,7 @@ def _text_of(error: BaseException) -> str:
 
 
 class SignalTeller:
-    """Tells exceptions that a signal raised from failures of a function, in a driver."""
+    """Distinguishes exceptions of signal handlers from failures of a function, in a driver."""
 
     def __init__(self) -> None:
         """Note the handlers that are installed now.

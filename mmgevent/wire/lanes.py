@@ -9,8 +9,8 @@ consumes them (`ReceiveWindow`).  Control frames in a lane keep their place and 
 lane that was never opened has no window.  That is how a relay forwards: credit is between the
 sender and the final receiver, so the sender's window also limits what a relay holds.
 
-A data frame larger than the credit left is cut.  So the places where frames end mean nothing, and
-a window never gets stuck between two frames.
+A data frame that is larger than the remaining credit is cut. So frame boundaries have no meaning,
+and a lane is never stuck because a frame is larger than its window.
 
 Invariants:
 
@@ -32,25 +32,26 @@ from mmgevent.wire.frames import DATA_KINDS, GRANT, HEADER_BYTES, Frame, Lane, P
 # Windows of 64 MiB for eight slots would occupy a 100 Mbit/s link for 43 s. Windows of 1 MiB occupy
 # it for less than 2 s, and still fill 1 Gbit/s at 8 ms of delay.
 
-#: Input of an attempt that is queued behind another, bytes.
+#: Window for the input of an attempt that is queued behind another, bytes.
 INPUT_WINDOW = 256 * 1024
 
-#: Input of an attempt that runs, bytes.
+#: Window for the input of an attempt that runs, bytes.
 RUNNING_INPUT_WINDOW = 1024 * 1024
 
-#: Output of an attempt, bytes.
+#: Window for the output of an attempt, bytes.
 OUTPUT_WINDOW = 1024 * 1024
 
-#: A batch before the server knows of it, bytes. Drivers may be hundreds of batches ahead.
+#: Window for a batch that the server does not know yet, bytes. Drivers may be hundreds of batches
+#: ahead.
 FIRST_BATCH_WINDOW = 64 * 1024
 
-#: A batch, bytes.
+#: Window for a batch, bytes.
 BATCH_WINDOW = 1024 * 1024
 
-#: Code of a job, bytes.
+#: Window for the code of a job, bytes.
 CODE_WINDOW = 1024 * 1024
 
-#: Results of a task, bytes.
+#: Window for the results of a task, bytes.
 RESULT_WINDOW = 1024 * 1024
 
 _U32 = struct.Struct("<I")
@@ -141,7 +142,7 @@ class Outbox:
         self._note_ready(lane, queue)
 
     def close_lane(self, lane: Lane) -> None:
-        """Say that no more frames will be put.  The lane is forgotten once it is empty."""
+        """Note that no more frames will be queued. The lane is forgotten once it is empty."""
         queue = self._lanes.get(lane)
         if queue is not None:
             queue.closed = True
@@ -214,7 +215,7 @@ class ReceiveWindow:
     __slots__ = ("_due", "_held", "_room", "window_bytes")
 
     def __init__(self, window_bytes: int) -> None:
-        #: Bytes that may be on their way or unconsumed, at most.
+        #: Most bytes that may be on their way or unconsumed.
         self.window_bytes = window_bytes
         self._room = window_bytes  # bytes granted and not yet received
         self._held = 0  # bytes received and not yet consumed

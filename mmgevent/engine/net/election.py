@@ -1,12 +1,12 @@
-"""Who is the server: connect to it, or else bind its address and be it.
+"""Connect to the server of an address, or become that server.
 
-`bind_or_connect` is behind every election, failover and re-election. The operating system decides:
-of all processes that try to listen on an address, one succeeds. It is elected when `listen` has
-returned. All others find the address in use, and connect. They exchange no messages about it, and
-none has to know how many there are.
+Every election and failover is a call of `bind_or_connect`. The operating system decides: of all
+processes that try to listen on an address, one succeeds. It is elected when `listen` has returned.
+All others find the address in use, and connect. They exchange no messages about it, and none has to
+know how many there are.
 
-An address is used as written. If a name has several addresses, all processes choose the same one:
-with one at 127.0.0.1 and the other at ::1 there would be two servers.
+An address is used as written. If a name has several addresses, all processes choose the same one.
+Otherwise there could be two servers, at 127.0.0.1 and at ::1.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from mmgevent.wire.messages import decode_message
 
 log = logging.getLogger(__name__)
 
-#: Longest time that an address can be neither bound nor connected to, seconds. Whoever won it is
-#: about to listen, or has just ended. After that, something holds it that does not answer.
+#: Time to try an address that can be neither bound nor connected to, seconds. Its owner is about to
+#: listen, or has just ended. After this time the address counts as occupied.
 CONTEST_S = 3.0
 
 #: Pause before the next try of such an address, seconds. Up to as much again is added at random.
@@ -67,14 +67,14 @@ class Elected(NamedTuple):
 
 
 class NoPlaceError(ConnectError):
-    """No address has a server, and this process cannot be it at any.
+    """No address has a server that accepts this process, and it cannot be the server at any.
 
-    The text has the reason for each.
+    The text has a reason for each address.
     """
 
     def __init__(self, reasons: Sequence[str], is_occupied: bool):
         super().__init__("; ".join(reasons))
-        #: whether something holds an address that is no server, or a server that hangs
+        #: whether an address is held by something that is no server, or by a server that hangs
         self.is_occupied = is_occupied
 
 
@@ -109,8 +109,8 @@ def bind_or_connect(
     and it is an address of this machine, listen (with `may_serve`).
 
     Raises NoPlaceError when all addresses were tried. Raises AuthenticationError if all of them
-    refused the password, and VersionMismatchError if the only server speaks another protocol: then
-    trying again would hardly help.
+    refused the password, and VersionMismatchError if the only server speaks another protocol. Then
+    it is of no use to try again.
     """
     reasons: list[str] = []
     is_occupied = False
@@ -256,10 +256,10 @@ def driver_hello() -> Frame:
 def greet(sock: Any, address: Address, timeout: float) -> None:
     """Say hello as a driver over a connection from `tls.connect`, and wait for the answer (blocks).
 
-    Nothing is read beyond the server's hello. The socket stays the caller's.
+    Nothing is read beyond the server's hello. The caller still owns the socket.
 
-    Raises VersionMismatchError if the versions do not fit, LostServerError if the server leaves
-    before its hello, and ConnectError if it refuses for another reason, or sends nothing sensible.
+    Raises VersionMismatchError if the versions do not fit, LostServerError if the server is lost
+    before its hello, and ConnectError if it refuses for another reason, or sends something else.
     """
     where = format_address(address)
     late = ConnectError(f"{where} accepts but does not answer: no hello in {timeout:g} s")

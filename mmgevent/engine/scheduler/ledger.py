@@ -1,12 +1,12 @@
-"""What of one job is still to be done, and what was counted.
+"""Keep what is still to be done of one job, and the counts of what is done.
 
-The ledger of a job knows its phase, its input, its tasks, and how long they take. It alone writes
-these. Of workers and slots it knows only what a queued job does. A task that is done leaves nothing
-here but a smaller number.
+The ledger of a job knows its phase, its input, its tasks, and how long they take. Only the ledger
+changes these. It knows of workers and slots only what `QueuedJob` knows. A finished task leaves
+only a smaller count.
 
-A ledger gives commands to nobody: its methods return what the scheduler needs to issue them. Jobs
-of which every worker gets one item are a kind of their own, `oneshot.OneshotLedger`. The methods
-of `Ledger` that do next to nothing are those in which that kind differs.
+A ledger issues no commands: its methods return what the scheduler needs for them. Jobs that give
+one item to every worker have a ledger of their own, `oneshot.OneshotLedger`. Some methods of
+`Ledger` do almost nothing: they are there for that class to override.
 
 Invariant: every open item is in exactly one task, and that task waits, is reserved or blocked, or
 has live attempts.
@@ -30,7 +30,7 @@ MIN_ALLOWED = 4
 #: Batches that a driver may be ahead for each slot: one running, one queued.
 BATCHES_PER_SLOT = 2
 
-#: Batches that a driver may be ahead besides: on their way or waiting.
+#: Batches that a driver may be ahead in addition, however many slots there are.
 BATCHES_AHEAD = 2
 
 #: Batches of short tasks that a driver may be ahead for each attempt that a slot holds. It is
@@ -43,7 +43,7 @@ NO_WORKERS_S = 2.0
 
 
 class Ledger(QueuedJob):
-    """What is to be done and what was counted of one job."""
+    """The open work and the counts of one job."""
 
     __slots__ = (
         "_blocked",
@@ -60,7 +60,7 @@ class Ledger(QueuedJob):
         "rules",
     )
 
-    #: Whether batches may still arrive after the input has ended, which nobody wants.
+    #: Whether batches that arrive after the end of the input are ignored. Otherwise they are errors.
     ignores_late_input: ClassVar[bool] = False
 
     def __init__(self, number: int, rules: JobRules, now: float):
@@ -75,7 +75,7 @@ class Ledger(QueuedJob):
         self.reduce_left = 0  #: tasks
         self._reduce_total = 0  # tasks
         self._blocked: dict[Batch, list[Task]] = {}  # tasks that wait for contents
-        self._without_slots_s = now  # since when no slot can serve it, while that is so
+        self._without_slots_s = now  # since when no slot can serve it
         self._was_warned = False
         self._last_task = 0
 
@@ -94,7 +94,7 @@ class Ledger(QueuedJob):
     # The input
 
     def grant_batches(self) -> int | None:
-        """Let the driver send more batches, if enough more to be worth a message.
+        """Let the driver send more batches, if they are enough to be worth a message.
 
         Returns:
             How many batches the driver may send in all, or None if that has not changed.
@@ -158,12 +158,12 @@ class Ledger(QueuedJob):
         self.phase = REDUCE
         self.is_shared = True
         self.reduce_left = self._reduce_total = len(groups)
-        self.durations = Durations()  # those of maps say nothing about reduces
+        self.durations = Durations()  # durations of maps say nothing about reduces
         for partitions in groups:
             self.enqueue(Task(self, self._next_task(), None, 0, 0, partitions=tuple(partitions)))
 
     def end(self) -> None:
-        """End the job: none of its tasks waits any longer. Its attempts have ended before."""
+        """End the job and remove its waiting tasks. Its attempts must have ended before."""
         self.is_over = True
         while self.waiting:
             self.dequeue()
@@ -174,8 +174,8 @@ class Ledger(QueuedJob):
     def dequeue_for_idle_slot(self) -> Task:
         """Take the first waiting task, or a piece of it if the rest can occupy other idle slots.
 
-        At the end of the input idle slots are shared out by items. A task gets its part of those
-        that the waiting tasks of other jobs do not need.
+        At the end of the input, waiting tasks share the idle slots in proportion to their items.
+        Slots that the waiting tasks of other jobs need are not shared.
         """
         task = self.waiting[0]
         if task.open_entries > 1 and not task.deaths and not task.failures and self._may_spread():
@@ -191,16 +191,19 @@ class Ledger(QueuedJob):
         return self.dequeue()
 
     def _may_spread(self) -> bool:
-        """Return whether idle slots have nothing to expect but the tasks that wait."""
+        """Return whether idle slots will get nothing but the tasks that wait now."""
         counts = self.input
         return counts.has_ended or (counts.received >= counts.allowed and len(self.waiting) == 1)
 
     def halve(self, task: Task) -> list[Task]:
-        """Cut a task that neither waits nor has attempts in two: its entries, or its only entry."""
+        """Cut a task in two: its entries, or its only entry. It must not wait or have attempts."""
         return self._cut(task, 2) if task.open_entries > 1 else self._cut_entry(task)
 
     def _cut(self, task: Task, pieces: int) -> list[Task]:
-        """Cut a task into so many ranges, less those without open items. The task is the first."""
+        """Cut a task into `pieces` ranges, without those that have no open items.
+
+        The first range stays with the task itself.
+        """
         assert task.batch is not None
         lo, width, skip = task.lo, task.hi - task.lo, task.skip
         bounds = [lo + width * i // pieces for i in range(pieces + 1)]
@@ -216,7 +219,7 @@ class Ledger(QueuedJob):
         return cuts
 
     def _cut_entry(self, task: Task) -> list[Task]:
-        """Cut a task with one open entry in two parts of that entry. The task is the first."""
+        """Cut a task with one open entry into two parts of it. The first stays with the task."""
         assert task.batch is not None
         (entry,) = [e for e in range(task.lo, task.hi) if position_of(e, WHOLE) not in task.skip]
         skip = tuple(position for position in task.skip if entry_of(position) == entry)
@@ -238,16 +241,16 @@ class Ledger(QueuedJob):
         self.reduce_left -= 1
 
     def count_failure(self, task: Task, item: int | None) -> int:
-        """Count a user exception; return how many this item has had, or the task without one."""
+        """Count a user exception. Return how many the item had, or the task if no item is known."""
         if item is not None and task.batch is not None:
             return task.batch.count_failure(item)
         task.failures += 1
         return task.failures
 
     def count_death(self, task: Task, item: int | None) -> int:
-        """Count a death of an executor; return how many this item, or the task, has seen.
+        """Count a death of an executor. Return how many the item had, or the task.
 
-        Where items may be set aside, each has a count of its own. Otherwise a task with several
+        If items may be set aside, each item has its own count. Otherwise a task with several
         culprits would give up the last one too early.
         """
         task.deaths += 1
@@ -270,7 +273,7 @@ class Ledger(QueuedJob):
         """Note that a worker that may serve the job is here."""
 
     def withdraw(self, worker: Worker) -> bool:
-        """Take back what was promised to a worker that leaves; return whether that was anything."""
+        """Take back what was promised to a worker that leaves. Return whether there was anything."""
         return False
 
     def distribute(self) -> None:

@@ -1,10 +1,10 @@
-"""The conductor: events of peers go to the scheduler, and its commands are carried out.
+"""Pass events of peers to the scheduler, and carry out its commands.
 
-Peers (`peers`) check what frames may say and call the methods here.  An event is a method of the
-scheduler, called with the numbers that the peer named.  The scheduler answers with commands, which
-`actions` turns into frames and calls of the stores.
+Peers (`peers`) check frames and call the methods here. Each event is a method of the scheduler,
+called with the numbers that the peer named. The scheduler answers with commands, which `actions`
+turns into frames and calls of the stores.
 
-No method blocks.  What waits for the disk or for a slow reader has a greenlet of its job.
+No method blocks. Work that waits for the disk or a slow reader runs in a greenlet of its job.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Conductor:
     # scheduler
 
     def report(self, event: Callable[..., list[commands.Command]], *args: Any, **facts: Any) -> None:
-        """Call an event method of the scheduler and carry out what follows.
+        """Call an event method of the scheduler and carry out its commands.
 
         Raises ProtocolError for an event that cannot have happened: the peer broke the rules, and
         nothing has changed.
@@ -74,7 +74,7 @@ class Conductor:
             raise ProtocolError(str(error)) from error
 
     def run(self, made: Iterable[commands.Command]) -> None:
-        """Carry out commands in order, and those that follow from them.
+        """Carry out commands in order, and the commands that follow from them.
 
         A command that fails ends its own job, never the link of the peer that caused it.
         """
@@ -103,7 +103,7 @@ class Conductor:
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
 
     def tick(self) -> None:
-        """Let the scheduler do what only time brings about."""
+        """Let the scheduler act on the time that has passed."""
         self.run(self.scheduler.tick(time.monotonic()))
 
     # workers
@@ -158,7 +158,7 @@ class Conductor:
     def report_death(
         self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, *, is_divisible: bool
     ) -> None:
-        """Report an executor that died, and tell the driver what is done about it."""
+        """Report an executor that died to the scheduler, and the outcome to the driver."""
         made = self._ask(
             self.scheduler.attempt_died, attempt.number, failure, item, is_divisible=is_divisible
         )
@@ -169,7 +169,7 @@ class Conductor:
     def report_unprepared(self, attempt: HostedAttempt, failure: dict[str, Any], has_died: bool) -> None:
         """Report an executor in which the job's setupfn failed, or which died in it.
 
-        The driver is told, unless the failure ends the job.
+        The driver gets a notice, unless the failure ends the job.
         """
         made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure)
         death = record_death(failure, [attempt], made, self.workers)
@@ -192,7 +192,7 @@ class Conductor:
         return self.jobs.admit(link, driver_job, submit, self._fail_job)
 
     def start_job(self, job: HostedJob) -> None:
-        """Schedule a job and tell its driver how many batches to send."""
+        """Schedule a job, and let its driver send the first batches."""
         job.partitions = job.options.get("partitions") or choose_partitions(self.workers.slot_count)
         job.spawn(self._actions.deliver, job)
         self._on_start()
@@ -227,7 +227,7 @@ class Conductor:
     def _fail_job(self, job: HostedJob, failure: dict[str, Any]) -> None:
         """End a job with a failure that the scheduler does not know of."""
         self.run(self.scheduler.fail_job(job.number, failure, time.monotonic()))
-        # While results go out the scheduler has forgotten the job.
+        # The scheduler forgets a job before the results are sent.
         self._actions.fail_job(commands.FailJob(job.number, failure, "failed"))
 
     def cancel(self, job: HostedJob) -> None:
@@ -236,7 +236,7 @@ class Conductor:
         self._actions.drop_job(job)  # the scheduler does not know a job that was never started
 
     def send_progress(self) -> None:
-        """Tell each driver how far its jobs are."""
+        """Send each driver the progress of its jobs."""
         slots, workers = self.workers.slot_count, len(self.workers)
         for job in self.jobs:
             if not job.is_scheduled:

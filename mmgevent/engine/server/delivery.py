@@ -24,7 +24,7 @@ class _Parcel(NamedTuple):
     task: int
     partitions: tuple[int, ...]
     output: Output
-    #: Fields of the message in front: batch and worker of items that were set aside, else nothing.
+    #: Further fields of the `results` message: batch and worker of items set aside, else nothing.
     about: dict[str, Any]
 
 
@@ -62,7 +62,7 @@ class Delivery:
         self._has_news.set()
 
     def end(self) -> None:
-        """Say that every output is queued."""
+        """Note that every output is queued."""
         self._has_ended = True
         self._has_news.set()
 
@@ -104,7 +104,7 @@ class Delivery:
         self._link.close_lane(lane)
 
     def close(self) -> None:
-        """Forget what is queued; the store frees it."""
+        """Drop the queue. The store frees the outputs."""
         if self._lane is not None:
             self._link.drop_lane(self._lane)
         self._queue.clear()

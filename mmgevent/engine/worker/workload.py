@@ -1,11 +1,11 @@
 """The attempts of a worker: which slot has each, what runs it, and what became of it.
 
-Frames of an attempt pass between the server's link and its executor as they came. Read of them is
-only to which attempt they belong, and when it begins and ends. Attempts that have not begun wait in
-their slots. What an executor died of is reported from here, since the dead cannot.
+Frames pass unchanged between the server's link and the executors. The workload reads only which
+attempt a frame belongs to, and when an attempt begins and ends. Attempts that have not begun wait
+in their slots. When an executor dies, the workload reports why.
 
-Everything happens in reaction to a frame, which the hub hands over, or to the end of an executor,
-in a greenlet of its supervisor. So no method blocks, but for `wait_for_running` and `end`.
+The hub calls the methods here when a frame arrives, or a supervisor's greenlet calls them when its
+executor ends. So no method blocks, except `wait_for_running` and `end`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from mmgevent.wire.messages import control, message_of
 
 log = logging.getLogger(__name__)
 
-#: Time for a revoked attempt to end by itself, seconds. That saves its executor.
+#: Time for a revoked attempt to end by itself, seconds. If it does, its executor is not killed.
 REVOKE_S = 0.1
 
-#: Most recalls, for each slot, that are remembered since they overtook their attempt. Messages
-#: before every lane may do so.
+#: Most recalls per slot that are remembered because they arrived before their attempt. Messages
+#: outside of lanes can overtake those in lanes.
 MAX_EARLY_RECALLS = 64
 
 
@@ -111,7 +111,7 @@ class Workload:
         self._advance_all()
 
     def assign(self, job: CachedJob | None, frame: Frame, message: dict[str, Any]) -> None:
-        """Take an attempt, or answer why not. Raises ProtocolError for one that cannot be meant."""
+        """Take an attempt, or refuse it. Raises ProtocolError if slot or number are impossible."""
         if job is None or self.is_leaving or frame.attempt in self._early_recalls:
             self._link.send(control("returned", *frame.lane))
             return
@@ -173,7 +173,7 @@ class Workload:
                 self._return(attempt)
 
     def wait_for_running(self, timeout_s: float) -> None:
-        """Wait (blocks) until no attempt runs, or for so long."""
+        """Wait (blocks) until no attempt runs, for at most `timeout_s`."""
         with gevent.Timeout(timeout_s, False):
             while (self.crew or self._offering) and any(a.executor for a in self._attempts.values()):
                 self._progress.clear()
@@ -226,7 +226,7 @@ class Workload:
         executor = attempt.executor
         if attempt.number not in self._attempts or not isinstance(executor, Supervisor):
             return
-        if executor.position().attempt != attempt.number:  # short ones before it have not ended
+        if executor.position().attempt != attempt.number:  # attempts before it still run
             self._greenlets.spawn(self._end_revoked, attempt, delay_s=REVOKE_S)
             return
         slot = self.slots[attempt.slot]
@@ -287,7 +287,7 @@ class Workload:
         self._advance(slot)
 
     def _pass_notice(self, attempt: HeldAttempt, executor: Supervisor, message: dict[str, Any]) -> None:
-        """Send the user what an executor says; only log it if it is quiet."""
+        """Send the user a notice of an executor. Only log it if it is marked quiet."""
         if message.get("quiet"):
             log.info("%s: %s", executor.link.name, message["text"])
             return
@@ -315,7 +315,7 @@ class Workload:
         self._advance(slot)
 
     def _report_death(self, attempt: HeldAttempt, executor: Supervisor, end: Exit) -> None:
-        """Tell the server that an executor died under an attempt, and of what."""
+        """Report to the server that an executor died during an attempt, and why."""
         failure, item, is_divisible = describe_death(executor, end, attempt, self._name)
         log.info("executor died: %s: %s, attempt %s", executor.link.name, end, attempt.number)
         if executor.position().is_setup:
@@ -328,7 +328,7 @@ class Workload:
     def _report_unprepared(
         self, attempt: HeldAttempt, executor: Supervisor, failure: dict[str, Any], *, has_died: bool = False
     ) -> None:
-        """Tell the server that the setupfn of a job failed in an executor.
+        """Report to the server that the setupfn of a job failed in an executor.
 
         The job's other attempts in this slot are returned, since the next executor may fail in the
         same way.
@@ -342,7 +342,7 @@ class Workload:
             self._return(behind)
 
     def on_near_limit(self, executor: Supervisor, slot: ExecutorSlot, warning: str) -> None:
-        """Warn the user, once for each executor, in the name of the attempt that it runs."""
+        """Warn the user that an executor is near its limit, once for each executor."""
         number = executor.position().attempt
         running = next((a for a in slot.attempts_of(executor) if a.number == number), None)
         if running is not None:
@@ -351,12 +351,12 @@ class Workload:
             self._link.send(control("notice", *running.lane, text=text))
 
     def on_pause_end(self, wanted_by: list[HeldAttempt]) -> None:
-        """Return the attempts for which no executor was found, and try those that came since."""
+        """Return the attempts that got no executor, and start those that arrived since."""
         for attempt in wanted_by:
             if attempt.number in self._attempts:
                 self._return(attempt)
         self._advance_all()
 
     def on_hopeless(self, reason: str) -> None:
-        """Close the worker: this machine can start no executors."""
+        """Close the worker: this machine cannot start executors."""
         self._close(reason)

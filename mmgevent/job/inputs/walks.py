@@ -2,7 +2,7 @@
 
 Three kinds of things can be walked through:
 
-- What surely gives the same items each time (`is_repeatable`). Nothing is remembered about it.
+- Things that surely give the same items each time (`is_repeatable`). Nothing is remembered.
 - Iterators (`is_iterator`). A walk uses them up, and `claim` refuses the second.
 - All others, such as `tqdm(generator)` or a wrapper around a database cursor. They may be either.
   Only a second walk shows it: `Walk` compares it with earlier walks.
@@ -161,10 +161,10 @@ class Walk:
 
 
 class Repetition:
-    """Walks of one job through its datasource, again after each loss of a server or engine.
+    """The walks of one job through its datasource: one, and one more after each lost server.
 
     Each walk must give at least as many items as the walks before it, and the first item of the
-    first one. Otherwise a function whose iterators all continue in one stream would lose items.
+    first walk. Otherwise items would be lost if all iterators of a function continue one stream.
     """
 
     def __init__(self) -> None:
@@ -214,9 +214,9 @@ class Repetition:
 
 
 def note_call(function: Any, n_items: int) -> int:
-    """Note how many items the datasource of a function had.
+    """Note how many items a datasource function gave when it was called.
 
-    Return the most that an earlier one had.
+    Return the most items that it gave in an earlier call.
     """
     record = _record_of(function)
     before = record.items or 0

@@ -51,7 +51,7 @@ _STATE_WORDS = frozenset(
     ]
 )
 
-#: Calls of the standard library that set what does not travel. Its other calls change no answers.
+#: Calls of the standard library whose effect does not travel. Its other calls change no answers.
 _STANDARD_CALLS = frozenset(
     [
         "codecs.register",
@@ -92,7 +92,7 @@ _TAKEN_OVER = (
     "warnings.",
 )
 
-#: What takes effect everywhere, whether or not a function names the module.
+#: Changes that matter everywhere, whether or not a function names the module.
 _EVERYWHERE = ("builtins.", "codecs.", "copyreg.", "gettext.install.", "logging.")
 
 #: Advice about seeds. The same seed in each executor would give the same numbers for many keys.
@@ -128,7 +128,7 @@ def find_changes(
 
     is_reached: returns whether functions of the job use a global name, or the package that it comes
         from.
-    repeated: names that setupfn uses, or a function that it calls.
+    repeated: names that are used by setupfn or by a function that it calls.
     told: full names that `find_rebound` has reported.
     """
     changes, imported = _read(text)
@@ -179,13 +179,13 @@ def _matters(full: str, is_call: bool) -> bool:
 
 
 def _works_everywhere(full: str, is_call: bool) -> bool:
-    """Return whether a change, as of the standard library, affects other modules."""
+    """Return whether a change affects code that does not name the module that was changed."""
     is_patch = not is_call and full.partition(".")[0] in sys.stdlib_module_names
     return is_patch or f"{full}.".startswith(_EVERYWHERE) or _is_abstract_register(full)
 
 
 def _is_abstract_register(full: str) -> bool:
-    """Return whether a call is like "numbers.Number.register", of a standard abstract class."""
+    """Return whether a call registers with an abstract class, such as "numbers.Number.register"."""
     *home, name = full.split(".")
     return name == "register" and home[0] in sys.stdlib_module_names and home[-1][:1].isupper()
 
@@ -208,7 +208,7 @@ def _read(text: str) -> tuple[tuple[_Change, ...], dict[str, str]]:
     functions = {node.name: node.body for node in tree.body if isinstance(node, kinds)}
     called: list[str] = []
     changes = list(_walk(tree.body, called))
-    for name in called:  # it grows meanwhile
+    for name in called:  # this list grows meanwhile
         changes += _walk(functions.pop(name, ()), called)
     return tuple(changes), imported
 
@@ -261,8 +261,8 @@ def _change(statement: ast.stmt | ast.expr, target: ast.expr, form: str) -> Iter
 def find_rebound(module: types.ModuleType, text: str, repeated: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield (full name, sentence) for each constant of a module that the program has changed.
 
-    Executors import the module anew, so they have the value in its source: `N = 10`. Names with an
-    underscore, and names that the module counts with, do not count.
+    Executors import the module anew, so they have the value in its source: `N = 10`. Not reported:
+    names that begin with an underscore, and names that the module itself changes (`N += 1`).
     """
     for name, value in _read_constants(text).items():
         now = vars(module).get(name, value)

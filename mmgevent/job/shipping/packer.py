@@ -2,12 +2,15 @@
 
 Every binding is a *chunk*, a pickle of its own. All chunks have one memo, so shared objects stay
 shared. `agenda` says in which order names are bound, `reductions` how each object travels, and
-`namespaces` what the dicts are that functions have as their globals.
+`namespaces` which dicts functions have as their globals.
 
-Classes of the job's modules that no function names are *spare*: an item may be an instance of one.
-So are all other names of a module once a function is reached that looks names up while it runs
-(`lookups.py`), and the names in annotations that are texts. What keeps a spare name behind is said
-only where it is missed.
+*Spare* names travel although no function names them:
+
+- classes of the job's modules, since an item may be an instance of one;
+- all names of a module, if a function is reached that looks names up while it runs (`lookups.py`);
+- names in annotations that are strings.
+
+If a spare name cannot travel, the user reads the reason only if the name is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from mmgevent.job.shipping.reductions import PRESENT, Reductions
 from mmgevent.job.shipping.refusals import Reach, explain
 from mmgevent.wire.limits import MAX_CODE_BYTES
 
-#: Largest parts that an error names if the whole is too large.
+#: Number of parts, the largest ones, that an error names if the payload is too large.
 _SHOWN_PARTS = 3
 
 #: Largest pickle of a spare name, bytes. Larger values are mostly tables that only the driver
@@ -63,9 +66,9 @@ class Packer:
         *,
         stays_here: bool = False,
     ):
-        """early: imports of the job's own names by modules of the user's.
+        """early: imports by which the user's modules take names from the job's modules.
 
-        Those names are bound first.
+        These names are bound first.
         """
         self._by_value = by_value
         self._early = early
@@ -88,14 +91,14 @@ class Packer:
         self._pickler = pickler_class(self._buffer, self._reductions)
 
     def add_effects(self) -> None:
-        """Take along what the job's file, or else the program, imports for its effect only."""
+        """Add what the job's file, or else the program, imports only for its effect."""
         left_out = {*self._by_value, "mmgevent", "__future__"}
         for module, text in self._program_files():
             for effect in find_effects(module, text, left_out):
                 self._effects.append(effect)
                 if effect.module.partition(".")[0] not in PRESENT:
                     self._reductions.is_plain = False
-                with contextlib.suppress(ShippingError):  # then it is found there, or missed by name
+                with contextlib.suppress(ShippingError):  # executors find it, or warn
                     self.tree.add_import(effect.module, 0, effect.names, "")
 
     def _program_files(self) -> Iterator[tuple[types.ModuleType, str]]:
@@ -135,8 +138,8 @@ class Packer:
     def pack(self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any]) -> bytes:
         """Return the payload for `{role: function or form}`, to be run with this `sys.argv`.
 
-        The settings are those of `job.shipping.settings`.
-        Raise EarlyNames for what has to be known before: pack again with it.
+        The settings are those of `job.shipping.settings`. Raises EarlyNames if names must be bound
+        before: pack again with them.
         """
         self._namespaces.add_anonymous(roles)
         for statement in sorted(self._early, key=str):
@@ -188,7 +191,7 @@ class Packer:
         self._follow_job_imports()
 
     def _follow_job_imports(self) -> None:
-        """Take along what modules of the user's, or functions, import from the job's modules."""
+        """Add what the user's modules and functions import from the job's modules."""
         new = [statement for statement in self.tree.job_imports if statement not in self._followed]
         self._followed.update(new)
         early = {statement for statement in new if statement.names and not statement.is_late} - self._early
@@ -242,7 +245,7 @@ class Packer:
     def _find_elsewhere(self, reach: Reach) -> tuple[str, str] | None:
         """Return (module, name) of an importable module that has the same value, or None.
 
-        A value travels as it is now. If it cannot, executors take what the module makes.
+        A value travels as it is now. If it cannot, executors import it from that module.
         """
         if reach.namespace is None:
             return None
