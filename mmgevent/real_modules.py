@@ -144,7 +144,7 @@ def is_protected() -> bool:
 def absolute(path: str) -> str:
     """Return the absolute path.
 
-    A path that leads nowhere, since the working directory is gone, stays as it is.
+    If the working directory no longer exists, a relative path stays as it is.
     """
     try:
         return os.path.abspath(path)

@@ -227,7 +227,7 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     from mmgevent.job.shipping.pack import preload
 
     preload()
-    gc.freeze()  # collecting what stays until the end would take 12 ms; collect only what the job makes
+    gc.freeze()  # what stays until the end would take 12 ms to collect; collect what the job makes
     gc.enable()
     shared.silence_warnings(arguments)
     if arguments.module:

@@ -1,12 +1,12 @@
-"""How many items go into the next batch: pure arithmetic, no clock.
+"""Decide how many items go into the next batch: pure arithmetic, no clock.
 
-A batch should be a quarter of a second of work while a job is young.  So every slot gets some soon,
-and the speed of the work can be estimated.  Later a batch may be up to two seconds of work, so that
-its overhead vanishes, but at most 5 % of the work done so far: at the end of the input a slot idles
-for half a batch on average, and the end is not known in advance.
+While a job is young, a batch should be a quarter of a second of work. So every slot gets work soon,
+and the speed of the work can be estimated. Later a batch may be up to two seconds of work, so that
+its overhead vanishes. It is at most 5 % of the work done so far: at the end of the input a slot
+idles for half a batch on average, and the end is not known in advance.
 
-The cost of an item is not known beforehand and may differ a hundredfold between items.  So a batch
-holds at most GROWTH times the items of the largest number that is known to be mapped, plus one.
+The cost of an item is not known beforehand and may differ a hundredfold between items. So the
+number of items in a batch grows slowly: see GROWTH.
 
 Cost is estimated from weight (bytes), for items whose weight says something, and from the number of
 items. The estimate that fills the batch first counts.

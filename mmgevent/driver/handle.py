@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Largest number of records that wait for the reader of a stream.
 MAX_UNREAD = 100_000
-#: Time for the thread of a job that was cancelled, or has failed, to end by itself, seconds.  It looks each LOOK_S, while it
-#: waits in our code.
+#: Time for the thread of a job that was cancelled, or has failed, to end by itself, seconds. While
+#: it waits in our code, it looks every LOOK_S.
 GRACE_S = 2 * LOOK_S
 #: Number of records in a chunk: a lock is taken once for each.
 _CHUNK_RECORDS = 1000

@@ -208,7 +208,7 @@ class JobDriver:
 def _pack(
     job: Job[Any, Any], on_left: Callable[[str], None], *, is_local: bool, stays_here: bool
 ) -> PackedJob:
-    """Return what servers and executors need of a job; `on_left` hears what stays behind.
+    """Return what servers and executors need of a job. `on_left` is called for what stays behind.
 
     ShippingError and other UsageErrors; TooLargeError if the code cannot be sent.
     """

@@ -1,4 +1,4 @@
-"""Nodes: equals of which one is the server.  When it is lost, another becomes the server.
+"""Nodes: equal processes. One is the server; when it is lost, another becomes the server.
 
 A `Node` is a cluster to submit jobs to, and a worker for the jobs of all nodes.  It becomes the
 server if it is the first node, or the first to notice that the server died.  All of that is in its

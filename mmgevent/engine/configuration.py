@@ -17,7 +17,7 @@ class Configuration(NamedTuple):
     listen: tuple[str, int] | None = None
     #: use the server at this address
     join: tuple[str, int] | None = None
-    #: be a worker of the first server that answers at one of these addresses, or that server
+    #: work for the first server that answers at one of these addresses, or become that server
     elect: list[tuple[str, int]] | None = None
     #: with `elect`: whether this engine may become the server
     may_serve: bool = True

@@ -253,7 +253,7 @@ class _WorkerLoop:
     def _connect_unless_stopped(self, address: Address) -> Any:
         """Return the TLS socket, or None once there was a signal.
 
-        So a signal need not wait 10 s for a server that does not answer.
+        Otherwise a signal would wait up to 10 s for a server that does not answer.
         """
         import gevent
 

@@ -1,8 +1,7 @@
-"""The end of a link in the process that runs attempts: frames over a blocking socket, in one
-thread.
+"""The end of a link in the process that runs attempts: frames over a blocking socket.
 
-Nothing is read while user code runs: frames wait in the socket meanwhile. Frames that arrive while
-it waits for others are kept in `_backlog`, by lane. Windows limit both.
+One thread uses it. Nothing is read while user code runs: frames wait in the socket meanwhile.
+Frames that arrive while it waits for others are kept in `_backlog`, by lane. Windows limit both.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """Run the functions that a process offers, in a thread of that process.
 
 The process may be anything, and stays as it is. No code of a job is loaded, so no class or module
-is replaced, and the garbage collector is left alone. Its engine sends attempts of tasks whose
-functions are all offered here or known reducers, as to an executor, with two differences. Each
-assignment comes with a `job` that says which functions to call. And an attempt may be revoked,
-since a thread cannot be killed: it ends at once if it waits for input or credit, else when its
-function returns. Then it answers "returned", so that the engine knows that the thread is free.
+is replaced, and the garbage collector is left alone. The engine sends attempts of tasks whose
+functions are all offered here or are known reducers. It does so as to an executor, with two
+differences:
+
+- Each assignment comes with a `job` that says which functions to call.
+- An attempt may be revoked, since a thread cannot be killed. It ends at once if it waits for input
+  or credit, and otherwise when its function returns. Then it answers "returned", so that the engine
+  knows that the thread is free.
 
 `socket` and `threading` are used as they are when a thread is started. If gevent has patched them,
 the thread is a greenlet.

@@ -296,7 +296,7 @@ def _adopt_orphans() -> None:
 def _list_children() -> set[int]:
     """Return the children of this process, including dead ones that were not reaped.
 
-    Returns none if the system does not tell.
+    Returns none if the system does not say.
     """
     pid = os.getpid()
     try:

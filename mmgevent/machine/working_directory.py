@@ -13,4 +13,4 @@ def find() -> str:
 
 def describe() -> str:
     """Return the working directory as messages name it."""
-    return find() or "the working directory, which is gone"
+    return find() or "the working directory, which no longer exists"

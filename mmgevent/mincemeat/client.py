@@ -60,7 +60,7 @@ class Client(Conversation, Endpoint):
         #: "Done" from the moment when the Server has proved the password; None before
         self.auth: str | None = None
         #: the error that refused or ended the connection (AuthenticationError, ConnectError, ...),
-        #: or None
+        #: None before
         self.error: Exception | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Give the items of a task as they came, whatever a function has done to them.
+"""Give the items of a task again as they were, whatever a function has done to them.
 
 A mapfn may change what it is given, `row.pop("raw")`, and then fail. The next try, and the user who
 looks at a skipped item, need the item as it was. An item that no function can change is returned as

@@ -7,7 +7,7 @@ follows the same way. Then each piece is a smaller partition, and is merged like
 MAX_SPLITS deep.
 
 All values of one key are in one piece. So a piece of a single key is never split: it is merged in
-memory, and if it does not fit the job fails.
+memory. If it does not fit, the job fails.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _advised(failure: dict[str, Any], advice: str) -> dict[str, Any]:
 
 
 def name_skipped(name: str | None, failure: dict[str, Any]) -> str:
-    """Return the line that tells the user of an item that was set aside."""
+    """Return the line that names an item that was set aside, for the user."""
     return f"item set aside: {_one_line(name or failure.get('key') or '')}: {_one_line(failure.get('error') or '')}"
 
 

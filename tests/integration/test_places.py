@@ -63,14 +63,20 @@ def test_a_program_runs_where_the_working_directory_is_gone(run_nowhere):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("words.py",), "job file words.py does not exist (looked in the working directory, which is gone"),
+        (
+            ("words.py",),
+            "job file words.py does not exist (looked in the working directory, which no longer exists",
+        ),
         (
             ("-m", "package.words"),
-            "there is no module package (looked in the working directory, which is gone",
+            "there is no module package (looked in the working directory, which no longer exists",
         ),
         (("-o", "words.tsv", "{job}"), "cannot write words.tsv: No such file or directory"),
-        (("{job}", "text.txt"), "text.txt does not exist (looked in the working directory, which is gone"),
-        (("{job}", "*.txt"), "nothing matches *.txt in the working directory, which is gone"),
+        (
+            ("{job}", "text.txt"),
+            "text.txt does not exist (looked in the working directory, which no longer exists",
+        ),
+        (("{job}", "*.txt"), "nothing matches *.txt in the working directory, which no longer exists"),
         (("{job}", "."), "no input files: the folder . has none"),
         (("--py-files", "words.py", "{job}"), "option py_files: words.py does not exist"),
     ],

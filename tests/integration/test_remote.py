@@ -146,7 +146,7 @@ def test_killed_executors_and_workers_in_both_phases_change_nothing(server, tmp_
             job = mmg.Job(ITEMS, gated_map, gated_add)
             assert cluster.run(job, progress=kill, on_notice=notices.append) == EXPECTED
             assert killed == {"map": 1, "reduce": 1}
-            assert any("is gone" in text for text in notices)
+            assert any("was lost" in text for text in notices)
             wait_until(lambda: len(cluster.workers()) == 2)
 
 

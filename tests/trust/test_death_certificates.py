@@ -190,7 +190,7 @@ def test_a_killed_worker_is_told_within_a_second_with_what_it_had(commands, tmp_
         wait_until(lambda: len(cluster.workers()) == 2)
         died_s = time.monotonic()
         first.kill()
-        told_s, _ = heard.wait_for(f"^worker {re.escape(name)} is gone .*batch.*; tried again on ")
+        told_s, _ = heard.wait_for(f"^worker {re.escape(name)} was lost .*batch.*; tried again on ")
         assert told_s - died_s < a_second()
         (death,) = handle.deaths()
         assert (death["kind"], death["worker"], death["outcome"]) == ("lost", name, "retried")

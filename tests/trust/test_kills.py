@@ -279,7 +279,7 @@ def test_workers_that_are_killed_one_after_another_while_others_come_lose_nothin
         handle = cluster.submit(reporting_job(reports.path, retransmit=0), on_notice=notices.append)
         assert_right(handle.stream())
         assert not living
-        assert sum("is gone" in text for text in notices) == len(first)
+        assert sum("was lost" in text for text in notices) == len(first)
         wait_until(lambda: len(cluster.workers()) == len(joiners), lambda: cluster.workers())
     mapped = [int(what.split()[1]) for _, what in reports.seen if what.startswith("map ")]
     assert set(mapped) == set(range(ITEMS))

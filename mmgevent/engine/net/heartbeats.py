@@ -19,7 +19,7 @@ HEARTBEAT_S = 7.0
 #: Longest time without anything received, seconds. Then the peer is dead.
 SILENCE_S = 15.0
 
-#: Time between two looks at all links, seconds. The limits above are noticed that much late.
+#: Time between two looks at all links, seconds. Links may exceed the limits above by so much.
 SCAN_S = 0.5
 
 

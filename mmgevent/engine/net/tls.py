@@ -212,7 +212,7 @@ def _is_about_certificate(error: Any) -> bool:
 def _let_notice(sock: Any) -> None:
     """Read what a refused peer still sends.
 
-    A close with that unread could reset the connection, and the peer would not learn the reason.
+    If we closed with unread input, the connection could be reset, and the reason would be lost.
     """
     with contextlib.suppress(OSError), gevent.Timeout(_NOTICE_S, False):
         sock.shutdown(socket.SHUT_WR)

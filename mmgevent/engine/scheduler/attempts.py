@@ -34,7 +34,8 @@ from mmgevent.engine.scheduler.transitions import (
 from mmgevent.errors import SchedulerError
 from mmgevent.wire.positions import ALL, Part
 
-#: Outdated entries that a heap may hold besides two for each job. Rebuilding it costs more.
+#: Outdated entries that a heap may hold, in addition to two for each job. To rebuild a heap costs
+#: more than to keep them.
 _SPARE_ENTRIES = 16
 
 # Looking up a member of an Enum costs as much as a call in C.
@@ -252,9 +253,9 @@ class QueuedJob(abc.ABC):
         """Take the first waiting task, or a piece of it if the rest can occupy other idle slots."""
 
     def avoids(self, worker: Worker) -> bool:
-        """Return whether a worker gets no task, since setupfn failed there and not everywhere.
+        """Return whether a worker gets no task of this job, because setupfn failed there.
 
-        Once setupfn has failed on every worker, the job avoids none of them.
+        If setupfn has failed on every worker, the job avoids none of them.
         """
         if worker not in self.avoided:
             return False
@@ -289,9 +290,9 @@ class QueuedJob(abc.ABC):
         self.lone_kept[attempt] = None
 
     def remove_attempt(self, attempt: Attempt) -> None:
-        """Forget an attempt that ended; if it was one of two, the other one is alone again.
+        """Forget an attempt that ended. If it was one of two, the other may get a duplicate again.
 
-        Its slot still names it.
+        The slot still refers to the attempt.
         """
         del self.live[attempt]
         others = attempt.task.attempts

@@ -43,7 +43,7 @@ class Recall(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """Tell a worker that an attempt no longer matters. From now on its slot counts as free."""
+    """Let a worker end an attempt that no longer matters. From now on its slot counts as free."""
 
     worker: int
     job: int
@@ -52,7 +52,7 @@ class Revoke(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """Make the staged output of this attempt that of its task. No other attempt of it counts."""
+    """Make the staged output of this attempt count. No other attempt of its task counts."""
 
     job: int
     task: int
@@ -93,7 +93,7 @@ class Allow(NamedTuple):
 
 
 class EnoughInput(NamedTuple):
-    """Tell the driver of a "oneshot" job to read no further. Its input counts as ended."""
+    """Ask the driver of a "oneshot" job to read no further. Its input counts as ended."""
 
     job: int
 
@@ -105,13 +105,13 @@ class PlanReduce(NamedTuple):
 
 
 class FinishJob(NamedTuple):
-    """Everything of the job is committed."""
+    """End the job with success: everything of it is committed."""
 
     job: int
 
 
 class FailJob(NamedTuple):
-    """The job ended without success. Release all that it holds."""
+    """End the job without success, and release all that it holds."""
 
     job: int
     failure: dict[str, Any]  #: see `errors.JobError.from_failure`
@@ -119,7 +119,7 @@ class FailJob(NamedTuple):
 
 
 class ItemSkipped(NamedTuple):
-    """An item was set aside, and why."""
+    """Report to the driver that an item was set aside, and why."""
 
     job: int
     batch: int
@@ -128,7 +128,7 @@ class ItemSkipped(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something the user of the job should know."""
+    """Show the user of the job a text."""
 
     job: int
     text: str

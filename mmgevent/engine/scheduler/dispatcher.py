@@ -35,10 +35,10 @@ from mmgevent.engine.scheduler.roster import Roster
 from mmgevent.engine.scheduler.rules import MAP, REDUCE
 from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, TaskEvent
 
-#: Times the median duration of its phase that a straggler has run for, at least.
+#: Least duration of a straggler, as a multiple of the median duration of its phase.
 STRAGGLER_MEDIANS = 2.0
 
-#: Least time that a straggler has run for, seconds. Below it a duplicate costs more than it wins.
+#: Least duration of a straggler, seconds. Below it a duplicate costs more than it saves.
 STRAGGLER_S = 1.0
 
 #: Largest attempt number: they are unsigned 32-bit numbers. 0 means none.
@@ -136,7 +136,7 @@ class Dispatcher:
     def _look_further(
         pool: WorkerPool, slots: Iterable[Slot], attempts_per_slot: int = 0
     ) -> tuple[QueuedJob, Slot] | None:
-        """Find a job and a slot that fit, where the first job avoids the first slot's worker.
+        """Find a job and a slot that fit, if the first job avoids the worker of the first slot.
 
         Only jobs with at least so many attempts per slot are considered.
         """
@@ -194,8 +194,8 @@ class Dispatcher:
     def keep(self, attempt: Attempt, now: float) -> None:
         """Leave a recalled attempt to its worker. Raises SchedulerError if it was not recalled.
 
-        Its executor has it already. If what runs there takes long, this waits as long, and may need
-        a duplicate.
+        Its executor has it already. If the attempt that runs there takes long, this one waits as
+        long, and may need a duplicate.
         """
         attempt.transition(AttemptEvent.REFUSED)
         self._recalls -= 1

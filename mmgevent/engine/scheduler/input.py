@@ -17,8 +17,8 @@ from mmgevent.engine.scheduler.rules import JobRules
 from mmgevent.wire.failures import advise_on_skips
 from mmgevent.wire.positions import WHOLE, place_of
 
-#: Items of which at least a share of skipped items is taken while more input may come. The very
-#: first item may fail, and that is no reason to end a job of a million.
+#: Least number of items of which the share that failed is taken, while more input may arrive.
+#: Otherwise a failure of the first item would end a job of a million items.
 EARLY_ITEMS = 1_000
 
 
@@ -80,7 +80,7 @@ class InputProgress:
         self.batches: dict[int, Batch] = {}  #: those with open entries, by number
         self.received = 0  #: batches
         self.released = 0  #: batches
-        self.allowed = -1  #: batches that the driver may send in all; -1: it was told nothing yet
+        self.allowed = -1  #: batches that the driver may send in all; -1 before the first grant
         self.has_refs = False  #: the number of items is only known at the end
         self.known_entries = 0  #: entries that arrived
         self.open_entries = 0  #: entries to be mapped, or being mapped
@@ -149,7 +149,7 @@ class InputProgress:
         return self.set_aside + more > self._skip_limit()
 
     def explain_limit(self, failure: dict[str, Any]) -> dict[str, Any]:
-        """Return the failure of a job in which an item more than allowed failed by this one."""
+        """Return the failure of a job in which one item too many failed, the last by `failure`."""
         known = self.items_mapped + self.set_aside if self.has_refs else self.known_entries
         return advise_on_skips(failure, known, self.max_skipped)
 

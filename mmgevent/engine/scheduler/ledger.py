@@ -60,7 +60,7 @@ class Ledger(QueuedJob):
         "rules",
     )
 
-    #: Whether batches that arrive after the end of the input are ignored. Otherwise they are errors.
+    #: Whether batches that arrive after the end of the input are ignored. Else they are errors.
     ignores_late_input: ClassVar[bool] = False
 
     def __init__(self, number: int, rules: JobRules, now: float):
@@ -273,7 +273,7 @@ class Ledger(QueuedJob):
         """Note that a worker that may serve the job is here."""
 
     def withdraw(self, worker: Worker) -> bool:
-        """Take back what was promised to a worker that leaves. Return whether there was anything."""
+        """Take back what was promised to a worker that leaves. Return whether anything was."""
         return False
 
     def distribute(self) -> None:

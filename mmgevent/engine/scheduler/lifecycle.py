@@ -3,7 +3,7 @@
     map -> plan -> reduce -> finished      from every phase: failed
 
 `JobLifecycle.advance` takes a job to its next phase after anything of it changed. Every job ends by
-exactly one `FinishJob` or one `FailJob`. After that the scheduler does not know it any longer.
+exactly one `FinishJob` or one `FailJob`. After that the scheduler no longer knows it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class JobLifecycle:
         self.allow(ledger)
 
     def advance(self, ledger: Ledger, now: float) -> None:
-        """Take a job to whatever follows, after anything of it changed."""
+        """Take a job to its next phase, or its end, if it is ready for that."""
         if ledger.is_over:
             return
         if ledger.phase == MAP:
@@ -92,7 +92,7 @@ class JobLifecycle:
         self._remove(ledger)
 
     def fail_if_limit_exceeded(self, ledger: Ledger, now: float) -> None:
-        """End a job of which more items were set aside than may be."""
+        """End a job if more of its items were set aside than it allows."""
         if not ledger.is_over and ledger.input.exceeds_limit():
             failure = ledger.input.explain_limit(ledger.input.last_failure)
             self.fail(ledger, failure, "skipped", now)
@@ -115,7 +115,7 @@ class JobLifecycle:
             self.release(ledger, batch.number)
 
     def warn_without_slots(self, ledger: Ledger, now: float) -> None:
-        """Tell the user of a job that no worker can serve it, once and after a while."""
+        """Warn the user of a job that no worker can serve it, once and after a while."""
         if ledger.should_warn(now):
             needs = ", ".join(sorted(ledger.rules.needs))
             text = f"no worker offers {needs}" if needs else "there are no workers"

@@ -73,7 +73,7 @@ class OneshotLedger(Ledger):
             self.distribute()
 
     def withdraw(self, worker: Worker) -> bool:
-        """Take back what was promised to a worker that leaves. Return whether there was anything."""
+        """Take back what was promised to a worker that leaves. Return whether anything was."""
         if worker in self._promised:
             del self._promised[worker]
             return True

@@ -127,7 +127,7 @@ class Conductor:
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
         made = self.scheduler.remove_worker(worker.number, time.monotonic())
-        error = f"worker {name} is gone ({shorten(reason, MAX_REASON_BYTES)})"
+        error = f"worker {name} was lost ({shorten(reason, MAX_REASON_BYTES)})"
         failure = {"kind": "lost", "worker": name, "error": error}
         for job, attempts in lost.items():
             job.send("died", failure=record_death(failure, attempts, made, self.workers))

@@ -1,8 +1,8 @@
-"""Death records: what the driver of a job is told of an executor or a worker that died under it.
+"""Death records: what the server sends a driver when an executor or worker of its job died.
 
-A death record is the failure record of the death, with the task that ran and with what is done
-about it.  Only the server knows the latter: it reads that off the commands with which the scheduler
-answers the death.  `wire.deaths` lists the fields.
+A death record is the failure record of the death, with the task that ran and with the outcome: what
+is done about it. Only the server knows the outcome, from the commands with which the scheduler
+answers the death. `wire.deaths` lists the fields.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def describe_task(attempt: HostedAttempt) -> str:
 
 
 def _find_outcome(attempts: list[HostedAttempt], made: Iterable[commands.Command]) -> tuple[str, int]:
-    """Return what is done about a death.
+    """Return (outcome, worker): what is done about a death.
 
-    That is a word of `wire.deaths.OUTCOMES`, and the worker that has the first of the tasks now, or
-    0 if no worker has one.
+    The outcome is a word of `wire.deaths.OUTCOMES`. The worker is the one that has the first of the
+    tasks now, or 0 if there is none.
     """
     job = attempts[0].job.number
     ranges = {attempt.task: (attempt.hi - attempt.lo, attempt.part) for attempt in attempts}

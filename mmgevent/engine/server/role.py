@@ -79,7 +79,7 @@ class ServerRole:
         link.start(peer.on_frame, on_close)
 
     def move(self, address: str) -> None:
-        """Take no more jobs, and tell every peer that the server at `address` takes them."""
+        """Accept no more jobs, and refer every peer to the server at `address`."""
         self.conductor.moved_to = address
         for peer in self._peers:
             peer.link.send(control("moved", address=address))
@@ -87,7 +87,7 @@ class ServerRole:
     def stop(self, reason: str) -> None:
         """Say goodbye to every peer and close all links (blocks for up to GOODBYE_S).
 
-        Drivers submit unfinished jobs again, to the next server here.
+        Drivers resubmit unfinished jobs to the next server here.
         """
         peers = list(self._peers)
         for peer in peers:

@@ -81,7 +81,7 @@ class SpillFile:
         self._free.append(block)
 
     def write(self, block: int, data: bytes) -> None:
-        """Fill a block.  Raises StoreError if the disk is full or gone."""
+        """Fill a block. Raises StoreError if the disk is full or fails."""
         view, at = memoryview(data), block * BLOCK_BYTES
         try:
             with self._open() as fd:

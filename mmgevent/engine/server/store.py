@@ -169,7 +169,7 @@ class JobStore:
         """Find room for the oldest pending chunk (blocks on the disk).
 
         Returns (attempt, bytes), or None if nothing is pending.  Raises StoreError if the disk is
-        full or gone: the job cannot continue.
+        full or fails: the job cannot continue.
         """
         while self._writes:
             attempt, chunk = self._writes.popleft()

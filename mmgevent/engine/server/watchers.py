@@ -188,13 +188,13 @@ class Watchers:
     # workers
 
     def joined(self, worker: WorkerRecord) -> None:
-        """Tell every driver that watches of a worker that joined."""
+        """Report a worker that joined to every driver that watches."""
         frame = _describe(worker)
         for watcher in self._watchers.values():
             watcher.link.send(frame)
 
     def left(self, number: int, reason: str) -> None:
-        """Tell every driver that watches of a worker that left, behind the worker's messages."""
+        """Report a worker that left to every driver that watches, after the worker's messages."""
         frame = control("left", task=number, reason=shorten(reason, MAX_REASON_BYTES))
         for watcher in self._watchers.values():
             watcher.skipped.discard(number)

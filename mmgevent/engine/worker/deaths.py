@@ -45,10 +45,10 @@ _LEFT_ADVICE = (
 def describe_death(
     executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
 ) -> tuple[dict[str, Any], int | None, bool]:
-    """Return the failure record of a death under `attempt`, and what is to blame.
+    """Return (failure record, item, is divisible) for a death under `attempt`.
 
-    That is the position of an item, or None if it is not known. The third element says whether to
-    run the items again in smaller parts, to find out.
+    The item is the position of the one to blame, or None if it is not known. The attempt is
+    divisible if runs over some of its items may show which one that is.
     """
     position = executor.position()
     has_begun = position.attempt == attempt.number

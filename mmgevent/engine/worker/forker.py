@@ -1,8 +1,8 @@
 """The engine's side of template processes: ask for executors, and learn how they ended.
 
 A `Forker` is one template process. `Forkers` has one for each kind of executors, and starts another
-when one has died. A kind is monkey-patched or not, and has certain interpreter flags. Workers
-change with their links, the forkers stay.
+when one has died. A kind is monkey-patched or not, and has certain interpreter flags. Each link has
+a new worker; all workers of an engine use the same forkers.
 
 `fork` never blocks. Greenlets of the forker send the request and read the answer. Meanwhile frames
 for the executor wait in its socket.
@@ -214,7 +214,7 @@ class Forker:
             self._children.pop(token).exited.set(Exit(report["status"], report["maxrss_kb"]))
 
     def _end(self) -> None:
-        """See that nothing is left of the template, which has ended or is about to."""
+        """Remove what is left of the template, which has ended or is about to end."""
         if not self._is_closing:
             log.warning("template died: %s", self.pid)
         self._is_closing = True

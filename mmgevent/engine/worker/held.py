@@ -58,7 +58,7 @@ class CachedJob:
         #: the `job` message, which executors get as it came
         self.frame = frame
         options = message["options"]
-        #: why none of its attempts can run: what is wrong with its options; None if they can
+        #: what is wrong with its options, so that no attempt of it can run; None if nothing is
         self.fault = _find_fault(options)
         if self.fault is not None:
             options = {}
@@ -81,7 +81,7 @@ class CachedJob:
         self.code = bytearray()
         #: credit of the lane in which the code arrives
         self.window = window
-        #: is it a map task? -> recent duration of such tasks, seconds; empty until one is done
+        #: {whether tasks are map tasks: their recent duration, seconds}; empty until one is done
         self._recent_s: dict[bool, float] = {}
 
     @property

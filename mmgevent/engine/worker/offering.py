@@ -1,11 +1,13 @@
 """The engine's end of the link to the functions that its own driver offers.
 
 Offered functions run in the driver's process, in one thread for all slots. To a worker they are one
-more executor, with two differences. The thread cannot be killed: so an attempt is sent only when
-the thread is about to be free, and it counts until it was answered for, revoked or not. And the
-offering lives as long as its engine, while workers change with their servers. A new worker takes it
-over from the one before, but nothing of the new one is sent until all attempts of the old one were
-answered for: two servers may use the same numbers.
+more executor, with two differences:
+
+- The thread cannot be killed. So an attempt is sent only when the thread is about to be free, and
+  it counts until it was answered for, revoked or not.
+- The offering lives as long as its engine, but each server has a new worker. The new worker takes
+  the offering over. Its attempts are sent when all attempts of the old worker were answered for,
+  since two servers may use the same numbers.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ class Offering:
         `on_lost(reason)` is called when the functions can no longer be called.
         """
         self.link = SocketLink(sock, "offered functions", heartbeats=False)
-        #: of the worker that it serves, if any
+        #: callbacks of the worker that it serves; None if there is none
         self._on_frame: OnFrame | None = None
         self._on_room: Callable[[], None] | None = None
         #: attempts that were sent and not answered for, with their jobs
         self._unanswered: dict[Lane, CachedJob] = {}
-        #: whether some of those are of the worker before
+        #: whether some of these belong to the worker before
         self._is_blocked = False
         self.link.start(self._take, on_lost)
 
@@ -88,7 +90,7 @@ class Offering:
             self.link.send_in_lane(control("revoke", *lane))  # behind its assignment
 
     def close(self) -> None:
-        """End the link, and with it the thread, once that is in no function."""
+        """End the link. The thread ends when it is in no function."""
         self.link.close("the engine ends")
 
     def _revoke_all(self) -> None:

@@ -3,7 +3,7 @@
 The role knows the server: who it is, which jobs it has sent, how to leave it. What becomes of
 attempts is in `workload`, what becomes of executors in `crew`.
 
-Everything happens in reaction to frames of the server, which the hub hands over; no handler blocks.
+The hub calls a handler for each frame of the server. No handler blocks.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class WorkerRole:
 
     @property
     def is_short(self) -> bool:
-        """Whether it closed since this machine lets it start no executor."""
+        """Whether it closed because it cannot start executors on this machine."""
         return self._workload.crew.is_short
 
     # -- life

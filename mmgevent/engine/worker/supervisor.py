@@ -134,8 +134,8 @@ class Supervisor:
         self.has_run = False
         #: whether the user was warned of its memory
         self.has_warned = False
-        #: processes of this control group that the kernel had killed for want of memory by its
-        #: start
+        #: processes of this control group that the kernel had killed for lack of memory when it
+        #: started
         self.memory_kills_before = find_control_groups().count_memory_kills() or 0
         with ExitStack() as opened:  # closed again unless all can be opened
             self._page, page_fd = StatusPage.create()

@@ -1,11 +1,9 @@
 """Stand for the content of a file, or of a split of one, until it is needed.
 
 A driver sends refs instead of contents. A worker that expands a ref must see the file that the
-driver
-saw: of the same size, with the same hash of its first 64 KiB. Times differ between copies, so they
-    do
-not count. If it sees another file, `ContentNeeded` asks the driver for `with_content()`, the same
-ref with the bytes inside.
+driver saw: of the same size, with the same hash of its first 64 KiB. Times differ between copies,
+so they do not count. If the worker sees another file, `ContentNeeded` asks the driver for
+`with_content()`, the same ref with the bytes inside.
 
 A split of lines `(start, end)` begins after the first line end at or after byte `start`, or at byte
 0. Its last line is the one that contains or begins at byte `end`. So nobody has to read the file to
@@ -27,7 +25,7 @@ import xxhash
 
 from mmgevent.errors import DatasourceError, MmgeventError
 
-#: Hashed start of a file, bytes. It tells files apart, and one read gets it.
+#: Hashed start of a file, bytes. Different files mostly differ there, and one read gets it.
 HEAD_BYTES = 64 * 1024
 
 #: Largest content of a file whose size does not say how much there is, bytes. The driver reads it,
@@ -296,7 +294,7 @@ class LinesRef(Ref):
 
 
 class Identity(NamedTuple):
-    """What tells a file from others."""
+    """What distinguishes a file from others."""
 
     location: str
     size: int
@@ -305,7 +303,7 @@ class Identity(NamedTuple):
 
 
 def identify(path: str) -> tuple[Identity, bytes | None]:
-    """Return what tells a file from others, and its content if its size does not tell how much.
+    """Return the identity of a file, and its content if the size does not say how much there is.
 
     The size of most files of /proc and /sys says nothing about their content. They are read here,
     on the driver's machine. Raise DatasourceError if a path is no regular file or cannot be read.

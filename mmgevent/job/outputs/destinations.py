@@ -196,7 +196,7 @@ def descriptor_of(path: str) -> int | None:
         folder, name = os.path.split(path)
         try:
             folder = os.path.realpath(folder)
-        except OSError:  # the working directory is gone
+        except OSError:  # the working directory no longer exists
             return None
         parts = folder.split(os.sep)
         is_own_thread = parts[:4] == ["", "proc", str(os.getpid()), "task"] and parts[5:] == ["fd"]

@@ -77,8 +77,8 @@ class Sink:
     def write(self, key: Any, value: Any) -> None:
         """Write one record; raise OutputError, with the key, if the format has no such value.
 
-        An OSError becomes an OutputError that names the path. Two pass unchanged: one of stdout,
-        and BrokenPipeError, which means that the reader of the results has gone.
+        An OSError becomes an OutputError that names the path. Two kinds pass unchanged: those of
+        stdout, and BrokenPipeError, which means that the reader of the results closed its end.
         """
         self._buffer += self._encode(key, value)
         if len(self._buffer) >= _BUFFER_BYTES:

@@ -3,8 +3,8 @@
 The order matters where the user's own code runs while things are rebuilt: modules go first, then
 definitions, then plain values, then values made of other things, the latest found first.
 
-A *spare* name is one that no function was seen to use. It may be needed all the same, so it comes
-after all that functions use, and stays behind if it cannot travel.
+A *spare* name is one that no function was seen to use. It may still be needed. So it is bound after
+all names that functions use, and stays behind if it cannot travel.
 """
 
 from __future__ import annotations

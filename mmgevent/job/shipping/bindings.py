@@ -1,4 +1,4 @@
-"""Write a chunk of a payload, and carry it out in an executor.
+"""Write the chunks of a payload, and bind their names in an executor.
 
 Payloads name the functions that executors call: `bind` and those below it. They do what `setattr`,
 `import` and the like do, under names that the user's own code never calls.

@@ -176,8 +176,8 @@ def fill_cell(cell: types.CellType, contents: tuple[Any, ...]) -> None:
 def reduce_class(cls: type, by_value: Container[str]) -> Reduction:
     """Reduce a class. by_value: names of the modules whose classes travel.
 
-    Its metaclass does not make the class again, if it travels itself; the nearest one that does not
-    travel does. What a metaclass did is in the attributes.
+    If its metaclass travels too, that does not make the class again: the nearest metaclass that
+    does not travel makes it. What a metaclass did is in the attributes.
     """
     own = vars(cls)
     namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}

@@ -1,4 +1,4 @@
-"""Tell which modules are installed, so that every machine that is set up for a job has them.
+"""Find out which modules are installed: every machine that is set up for a job has them.
 
 These are:
 

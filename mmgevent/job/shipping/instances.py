@@ -54,7 +54,7 @@ _TALKS = frozenset(
 
 
 def is_stateless(obj: Any) -> bool:
-    """Return whether an instance has no state: only its identity tells it from a copy."""
+    """Return whether an instance has no state: only its identity distinguishes it from a copy."""
     cls: Any = type(obj)
     if cls.__basicsize__ > _BARE_BYTES or cls.__itemsize__ or cls.__reduce__ is not object.__reduce__:
         return False

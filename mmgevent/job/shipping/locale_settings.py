@@ -29,7 +29,7 @@ Zone = tuple[str | None, str | None, list[tuple[int, str]]]
 def read_zone() -> Zone:
     """Return TZ or None, the system's zone or None, and what clocks of this process show.
 
-    The last is not what TZ says where the program never called time.tzset().
+    The clocks do not follow TZ if the program never called time.tzset().
     """
     return os.environ.get("TZ"), _system_zone(), read_clocks()
 

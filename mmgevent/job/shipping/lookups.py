@@ -1,4 +1,4 @@
-"""Tell which code looks names up while it runs, and so needs more than it names.
+"""Find code that looks names up while it runs, and so needs more than it names.
 
 Its own code shows it:
 

@@ -1,4 +1,4 @@
-"""Tell plain data, which C can pickle alone, from values that the packer must look into.
+"""Find plain data: C can pickle it alone, and the packer need not look into it.
 
 Plain data is what JSON might hold, with tuples and sets: no object in it has code of its own.
 `pickle` alone is fifty times faster for a table of a million rows. But a list in the table may be

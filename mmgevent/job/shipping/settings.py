@@ -22,7 +22,7 @@ from mmgevent.job.shipping import library_settings, locale_settings, process_set
 class Setting(NamedTuple):
     """One thing that a program may set for its process or its thread."""
 
-    #: as users know it
+    #: its name in messages
     name: str
     #: module that a program must load to set it, or None if every interpreter has it
     module: str | None
@@ -50,9 +50,9 @@ def read() -> dict[str, Any]:
 def apply(found: dict[str, Any], *, is_loaded: bool) -> list[str]:
     """Set what `read` found in another process; return a sentence for each setting that fails.
 
-    Called twice: before the job's code is loaded, for what helps to load it, and, with `is_loaded`,
-    afterwards for everything. Modules of the user's may set something while they are imported, and
-    the program may have changed that later.
+    Called twice: before the job's code is loaded, for settings that the code may need to load, and
+    afterwards, with `is_loaded`, for all settings. The user's modules may set something while they
+    are imported, and the program may have changed that later.
     """
     problems = []
     for setting in SETTINGS:

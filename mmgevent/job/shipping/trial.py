@@ -1,8 +1,8 @@
 """Load a payload once in a process of its own, before the job runs.
 
-What does not load there would not load in executors. The user hears of it at once, in the words of
-an error rather than of a dead worker. The process sees none of the driver's modules, only its
-import path and environment.
+What does not load there would not load in executors. So the user gets an error at once, instead of
+a dead worker later. The process sees none of the driver's modules, only its import path and
+environment.
 """
 
 from __future__ import annotations
