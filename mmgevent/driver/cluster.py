@@ -86,8 +86,10 @@ class Cluster:
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
-        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.  UsageError if
-        something is wrong with the job; StartError if there can be no thread.
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+
+        Raises UsageError if something is wrong with the job, and StartError if no thread can be
+        started.
         """
         from mmgevent.driver.handle import JobHandle
 
@@ -118,7 +120,7 @@ class Cluster:
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present now.
 
-        EngineError if MAX_ASKS servers in a row are lost before they answer.
+        Raises EngineError if MAX_ASKS servers in a row are lost before they answer.
         """
         for tries_left in range(MAX_ASKS - 1, -1, -1):
             engine = self._get_engine(None)
@@ -141,7 +143,7 @@ class Cluster:
           have left, and the workers of the next server join.
 
         The thread that reads from the engine calls them: they must not block, and must not close
-        this cluster.  A cluster is watched once; UsageError for a second call.
+        this cluster. Raises UsageError for a second call.
         """
         from mmgevent.driver.watching import Watch
 
@@ -161,7 +163,7 @@ class Cluster:
 
         `number` is the worker's number in `watch`.  There is no receipt.  A worker that does not
         read loses whole messages when more than 8 MiB wait for it.  So send paths rather than
-        contents.  UsageError if `data` cannot be sent.
+        contents. Raises UsageError if `data` cannot be sent.
         """
         self._find_watch().tell(number, data)
 
@@ -183,7 +185,7 @@ class Cluster:
     def address(self) -> tuple[str, int] | None:
         """(host, port) where workers may join.
 
-        None if there is no port.  ListenError if it cannot be had.
+        None if there is no port. Raises ListenError if the port cannot be opened.
         """
         self._check_process()
         address = self._wait_for_engine().get("address")
@@ -216,7 +218,7 @@ class Cluster:
 
         It does not wait for the thread of a cancelled job that was left behind.  In a job's
         callback it waits for the other jobs, but not for their callbacks, which may do the same.
-        UsageError, and nothing is closed, if it would wait for its own thread: in a callback of
+        Raises UsageError, and closes nothing, if it would wait for its own thread: in a callback of
         `watch` or a node, while jobs run.
         """
         self._check_process()
@@ -363,7 +365,7 @@ def check_procs(procs: object) -> None:
 
 
 def parse_memory(size: int | str | None) -> int | None:
-    """Return the bytes of a size such as "64MiB"; None if it is None.  UsageError."""
+    """Return the bytes of a size such as "64MiB", or None for None. Raises UsageError."""
     if size is None:
         return None
     from mmgevent.job.options import parse_size
@@ -387,7 +389,7 @@ def connect(
     """Connect to a running server, "HOST[:PORT]".
 
     `procs` executors of this machine join it as a worker, for as long as this is open.
-    ConnectError if nobody answers within `timeout` seconds; AuthenticationError;
+    Raises ConnectError if nobody answers within `timeout` seconds, AuthenticationError and
     VersionMismatchError.
     """
     from mmgevent.access.addresses import parse_address

@@ -28,7 +28,7 @@ class EncodedBatch(NamedTuple):
 def encode_cut(items: list[tuple[Any, Any]], weight: int) -> Iterator[EncodedBatch]:
     """Encode items as one batch, or as several if one would be too large.
 
-    DatasourceError for a single item that is too large.
+    Raises DatasourceError for a single item that is too large.
     """
     data = _encode_items(items)
     if len(data) <= MAX_BATCH_BYTES or len(items) == 1:
@@ -42,7 +42,7 @@ def encode_cut(items: list[tuple[Any, Any]], weight: int) -> Iterator[EncodedBat
 
 
 def encode_batch(items: list[tuple[Any, Any]], weight: int) -> EncodedBatch:
-    """Encode items as one batch; DatasourceError if it is too large."""
+    """Encode items as one batch. Raises DatasourceError if it is too large."""
     return _checked(items, weight, _encode_items(items))
 
 
@@ -74,7 +74,7 @@ def digest(item: tuple[Any, Any]) -> int:
 
 
 def with_content(ref: Ref) -> Ref:
-    """Return the ref with its content; DatasourceError if that is too large to be sent."""
+    """Return the ref with its content. Raises DatasourceError if that is too large to be sent."""
     if ref.weight > MAX_BATCH_BYTES:
         raise _too_large_to_send(ref, ref.weight)
     return ref.with_content()

@@ -239,7 +239,7 @@ class EngineProcess:
     def ask(self, type: str) -> dict[str, Any]:
         """Send a question about no job and return the answer.
 
-        EngineError if the engine ends first.
+        Raises EngineError if the engine ends first.
         """
         with self._asking:
             while not self._answers.empty():  # left over from a server that was lost

@@ -75,8 +75,12 @@ class JobHandle(Generic[K, V]):
     def result(self, timeout: float | None = None) -> dict[K, V]:
         """Wait for the job and return its results as a dict (the same one each time).
 
-        JobError if it failed; JobCancelled; TimeoutError after `timeout` seconds (the job goes on);
-        DuplicateKeyError if a dict would lose a record; UsageError after `stream` was called.
+        Raises:
+
+        - JobError if the job failed, JobCancelled if it was cancelled;
+        - TimeoutError after `timeout` seconds; the job goes on;
+        - DuplicateKeyError if a dict would lose a record;
+        - UsageError if `stream` was called before.
         """
         with self._changed:
             if self._is_streaming:
@@ -125,7 +129,7 @@ class JobHandle(Generic[K, V]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the job and return its error, or None if it succeeded.
 
-        TimeoutError as in `result`.
+        Raises TimeoutError as `result` does.
         """
         with self._changed:
             self._wait_until_over(timeout)
@@ -181,7 +185,7 @@ class JobHandle(Generic[K, V]):
     def start(self) -> None:
         """Start the job's thread.
 
-        Called once, by `submit`.  StartError if there can be no thread.
+        Called once, by `submit`. Raises StartError if no thread can be started.
         """
         try:
             start_thread(self._thread)

@@ -63,7 +63,7 @@ class JobDriver:
     ):
         """Pack the job's functions and claim its datasource.
 
-        UsageError if something is wrong with it.
+        Raises UsageError if something is wrong with the job.
 
         `is_local`: the server and its first executors are processes of this one.
         `stays_here`: no worker of another machine can join.
@@ -97,7 +97,7 @@ class JobDriver:
     def records(self) -> Generator[tuple[Any, Any], None, None]:
         """Run the job and yield its records, before finishfn.
 
-        JobError, JobCancelled, ConnectError, EngineError and what is wrong with code or datasource.
+        Raises JobError, JobCancelled, ConnectError, EngineError, and errors of code or datasource.
         """
         try:
             yield from self._run()
@@ -175,7 +175,7 @@ class JobDriver:
     def _wait_for_check(self) -> None:
         """Wait until the code has loaded in a process of its own.
 
-        ShippingError if it has not, JobCancelled.
+        Raises ShippingError if it did not load, and JobCancelled.
         """
         check = self._check
         if check is None:
@@ -210,7 +210,7 @@ def _pack(
 ) -> PackedJob:
     """Return what servers and executors need of a job. `on_left` is called for what stays behind.
 
-    ShippingError and other UsageErrors; TooLargeError if the code cannot be sent.
+    Raises ShippingError and other UsageErrors, and TooLargeError if the code cannot be sent.
     """
     functions = job.functions()
     code = pack_functions(
@@ -237,7 +237,7 @@ def _pack(
 def _make_context() -> bytes:
     """Return the surroundings of this process as JSON.
 
-    UsageError that names what is too large in them.
+    Raises UsageError if they are too large, which names the large parts.
     """
     surroundings = read_surroundings()
     fault = environment.find_fault(surroundings["environ"])

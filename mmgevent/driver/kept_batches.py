@@ -28,7 +28,7 @@ class KeptBatches:
     """Encoded batches in an unlinked file.  One thread appends, any thread may read."""
 
     def __init__(self) -> None:
-        """Open the file; JobError (kind "disk") if that fails."""
+        """Open the file. Raises JobError (kind "disk") if that fails."""
         import tempfile
 
         try:
@@ -45,7 +45,7 @@ class KeptBatches:
         return self.n_bytes + len(batch.data) <= MAX_KEPT_BYTES
 
     def append(self, batch: EncodedBatch) -> None:
-        """Add a batch; JobError (kind "disk") if there is no room for it."""
+        """Add a batch. Raises JobError (kind "disk") if there is no room for it."""
         try:
             with self._lock:
                 self._file.seek(0, 2)

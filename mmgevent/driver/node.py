@@ -138,9 +138,9 @@ class Node(Cluster):
     def wait(self, state: str | Sequence[str] = PLACED, timeout: float | None = None) -> str:
         """Wait until the node is in this state, or one of these; return it.
 
-        TimeoutError that names what prevents it.  If the node is closed and "closed" is not waited
-        for, the error that closed it: AuthenticationError, VersionMismatchError, ConnectError or
-        UsageError.
+        Raises TimeoutError, which names what prevents it. If the node is closed and this does not
+        wait for "closed", raises the error that closed the node: AuthenticationError,
+        VersionMismatchError, ConnectError or UsageError.
         """
         self._check_process()
         wanted = (state,) if isinstance(state, str) else tuple(state)
@@ -166,8 +166,8 @@ class Node(Cluster):
     def tell_drivers(self, data: bytes) -> None:
         """Send bytes, 1 MiB at most, to every driver that watches the server of this node's worker.
 
-        There is no receipt.  Nothing is sent while there is no server.  UsageError if `data` cannot
-        be sent.
+        There is no receipt. Nothing is sent while there is no server. Raises UsageError if `data`
+        cannot be sent.
         """
         self._engine.send(*tell_frames(data))
 
@@ -290,7 +290,7 @@ class Node(Cluster):
 
 
 def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Address]:
-    """Return the addresses, each once, in order; UsageError for what is no address."""
+    """Return the addresses, each once, in order. Raises UsageError for what is no address."""
     if isinstance(addresses, (str, int)):
         return parse_addresses(str(addresses))
     if isinstance(addresses, tuple) and len(addresses) == 2 and type(addresses[1]) is int:

@@ -55,8 +55,8 @@ class SetAside:
         Rows are decoded only as far as the iterator is read: a failure that nobody looks at costs
         nothing.
 
-        JobError, kind "record", for rows that cannot be read here; kind "disk" if they cannot be
-        kept.
+        Raises JobError: kind "record" for rows that cannot be read here, kind "disk" if they cannot
+        be kept.
         """
         offset = 0
         while offset < len(data):
@@ -89,7 +89,7 @@ class SetAside:
     def failures(self) -> list[dict[str, Any]]:
         """Return the failures of the last items for `handle.skipped()`, MAX_REMEMBERED at most.
 
-        JobError (kind "record") for a row that cannot be read here.
+        Raises JobError (kind "record") for a row that cannot be read here.
         """
         found: list[dict[str, Any]] = []
         for worker, segment in self._rows.last(MAX_REMEMBERED):
@@ -191,7 +191,7 @@ class _RowFile:
             yield segment.worker, os.pread(self._file.fileno(), segment.n_bytes, segment.at)
 
     def append(self, batch: int, segment: bytes, rows: int, worker: str | None) -> None:
-        """Add the rows of a batch; JobError (kind "disk") if there is no room for them."""
+        """Add the rows of a batch. Raises JobError (kind "disk") if there is no room for them."""
         try:
             if self._file is None:
                 import tempfile

@@ -80,7 +80,7 @@ class Watch:
     def tell(self, number: int, data: Any) -> None:
         """Send bytes to a worker's program.
 
-        Nothing happens if it left.  UsageError if they cannot be sent.
+        Nothing happens if it left. Raises UsageError if they cannot be sent.
         """
         engine, peer = self._find(number)
         frames = tell_frames(data, peer)

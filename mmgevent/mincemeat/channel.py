@@ -49,8 +49,8 @@ class Conversation(ABC):
     def send_command(self, command: str, data: Any = None, txn: Any = None) -> None:
         """Send a command, from any thread, without waiting for it to arrive.
 
-        `data` and `txn` are anything that can be pickled.  UsageError if they cannot, or are too
-        large. The command is dropped if the connection is closed.
+        `data` and `txn` are anything that can be pickled. The command is dropped if the connection
+        is closed. Raises UsageError if `data` or `txn` cannot be pickled or are too large.
         """
         messages = encode_command(command, data, txn)
         if self.closed:

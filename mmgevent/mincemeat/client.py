@@ -59,8 +59,8 @@ class Client(Conversation, Endpoint):
         self.addr: tuple[str, int] | None = None
         #: "Done" from the moment when the Server has proved the password; None before
         self.auth: str | None = None
-        #: the error that refused or ended the connection (AuthenticationError, ConnectError, ...),
-        #: None before
+        #: the error that refused or ended the connection, such as AuthenticationError or
+        #: ConnectError; None before
         self.error: Exception | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ class Client(Conversation, Endpoint):
         """Begin to connect; unless `asynchronous`, work until the Server ends.
 
         `interface`: the Server's host; "" is localhost.
-        `password`: None for the attribute.  PasswordError if it is empty.
+        `password`: None for the attribute. Raises PasswordError if it is empty.
         Other keywords are ignored.
 
         `authenticated` waits for the connection.  If it is refused, that returns False and `error`

@@ -33,7 +33,8 @@ Command = tuple[str, Any, Any]
 def encode_command(command: str, data: Any, txn: Any) -> list[bytes]:
     """Return the messages that carry one command.
 
-    UsageError for a name that is no str, and for data that cannot be pickled or is too large.
+    Raises UsageError for a name that is no str, and for data that cannot be pickled or is too
+    large.
     """
     if not isinstance(command, str):
         raise UsageError(f"a command is named by a str, got {type(command).__name__}")
@@ -66,7 +67,8 @@ class CommandReader:
     def feed(self, message: bytes) -> Command | None:
         """Add a message with its number; return the command that it completes, or None.
 
-        ProtocolError for a message that is not of a command, and if earlier messages are missing.
+        Raises ProtocolError for a message that is no part of a command, and if earlier messages are
+        missing.
         """
         if len(message) <= _NUMBER.size:
             raise ProtocolError("received no command; both sides must be mmgevent.mincemeat")

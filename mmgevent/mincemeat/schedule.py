@@ -27,7 +27,7 @@ def next_future_time(expiry: float, repeat: float, now: float | None = None) -> 
     `missed`: how many of its times after `expiry` have passed.
     `passed`: seconds since the last of them; below 0 if the event is not due yet.
 
-    ValueError unless `repeat` is above 0.
+    Raises ValueError unless `repeat` is above 0.
     """
     if not repeat > 0:
         raise ValueError(f"an event repeats every so many seconds, got repeat={repeat!r}; None fires it once")

@@ -119,9 +119,11 @@ class Server(Endpoint):
         `interface`: "" is all interfaces.  `port`: 0 is any free port, see `addr`.
         Other keywords set attributes, unless they are None or the Server has no such attribute.
 
-        OSError if the address cannot be had (EADDRINUSE: another process listens there);
-        PasswordError for an empty password.  This does not wait for the engine.  `process` raises
-        the error if it cannot start (StartError, ...), see `error`.
+        This does not wait for the engine. If the engine cannot start, `process` raises the error
+        (StartError, ...), see `error`.
+
+        Raises OSError if the address cannot be had (EADDRINUSE: another process listens there), and
+        PasswordError for an empty password.
         """
         if self._cluster is not None and not self.closed:
             raise UsageError(f"{self.name()} listens already: close it first, or make another Server")

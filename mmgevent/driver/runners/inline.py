@@ -123,7 +123,7 @@ class _InlineRun:
     def _set_up(self) -> None:
         """Call setupfn before the first item, as executors do.
 
-        JobError if it fails, without another try.
+        Raises JobError if it fails, without another try.
         """
         setupfn, self._setupfn = self._setupfn, None
         if setupfn is None:
@@ -203,7 +203,7 @@ class _InlineRun:
     def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
         """Halve a piece that failed without naming an item.
 
-        JobError if it cannot be cut, or nothing may be set aside.
+        Raises JobError if it cannot be cut, or nothing may be set aside.
         """
         if self._job.options.max_skipped and failure.is_divisible:
             retries = self._job.options.retries  # they are used up: from now on each failure counts

@@ -57,7 +57,7 @@ class Trial:
     """
 
     def __init__(self, payload: bytes):
-        """Start it; OSError if the process cannot be started."""
+        """Start it. Raises OSError if the process cannot be started."""
         self._process: subprocess.Popen[bytes] | None = None
         self._problem: str | None = None
         self._began_s = time.monotonic()
