@@ -1,10 +1,10 @@
 """Give the user's code its own modules that have the name of a real one.
 
-With a `queue.py` beside the job, `import queue` in the job means that one, as it does in plain
-Python. All other code in the process needs the standard library's. So the user's module is loaded
-under another name, `_beside_queue`, under which it can be pickled and sent too, and `import` asks
-who imports. That makes each import slower, so it is done only where such modules are.
-`importlib.import_module("queue")` gives the real one.
+If a `queue.py` lies beside the job, `import queue` in the job means that file, as in plain Python.
+All other code in the process needs the module of the standard library. So the user's module is
+loaded under another name, `_beside_queue`, under which it can also be pickled and sent. A hook in
+`import` looks at who imports. It makes each import slower, so it is set only if there are such
+modules. `importlib.import_module("queue")` gives the real one.
 """
 
 from __future__ import annotations

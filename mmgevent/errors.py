@@ -1,7 +1,7 @@
 """Every exception of mmgevent, under one root; the class says whose fault it was.
 
 `exit_code` is the exit code of a command that ends with that exception. A message says what was
-expected, what came, and what to do.
+expected, what was found instead, and what to do.
 """
 
 from __future__ import annotations

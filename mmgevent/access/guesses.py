@@ -1,14 +1,14 @@
 """Limit the rate of password guesses by address.
 
 Each proof is a debt of the address that it came from, and PAUSE_S pays one off. A right proof is
-forgiven. A proof is checked only when all debts of its address but FREE_GUESSES are paid off. So
-parallel guesses are no faster than one after the other. A proof that would wait longer than
-MAX_WAIT_S is not checked at all. So the right password works from that address, too: within
-MAX_WAIT_S once guessing has ended, and in a queue before. Peers that never send a proof have no
-debts.
+forgiven. A proof is checked only when at most FREE_GUESSES debts of its address are left. So
+parallel guesses are no faster than guesses in sequence. A proof that would wait longer than
+MAX_WAIT_S is not checked at all. So the right password still works from that address: it waits in
+line with the guesses, and at most MAX_WAIT_S after they have ended. Peers that never send a proof
+have no debts.
 
-Guesses from thousands of addresses are not limited: long passwords are for those. No I/O and no
-clock.
+Guesses from thousands of addresses are not limited: only a long password protects against those. No
+I/O and no clock.
 """
 
 from __future__ import annotations

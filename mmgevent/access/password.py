@@ -5,7 +5,7 @@ These are tried in order: the password given, the file named, `MMG_PASSWORD`, th
 one, of 128 random bits. So all processes of one user on one machine, or in one home directory,
 agree without any action.
 
-A password is in no message. A file that others may read is refused: its content is no secret.
+No message contains a password. A file that others may read is refused: its content is no secret.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Notice the end of the process that started an engine.
 
-The end of its socket is mostly seen first. But a child of that process may have the socket open, too.
+Mostly its socket ends first. But a child of that process may still have the socket open.
 """
 
 from __future__ import annotations

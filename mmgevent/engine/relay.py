@@ -4,8 +4,8 @@
 driver's link stays while servers change. Each server has a link of its own, opened when the driver
 first needs it.
 
-Frames are passed on unread. The exception are control frames of a node, which say which jobs are
-known to the current server.
+Frames are passed on unread, except control frames of a node. These show which jobs the current
+server knows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _is_about_peer(frame: Frame) -> bool:
 
 
 def _pass(frame: Frame, to: Link) -> None:
-    """Send a frame on: in its lane, or before every lane, as it came."""
+    """Pass a frame on as it came: in its lane, or before every lane."""
     is_of_job = frame.kind == CONTROL and not frame.task and not frame.attempt
     if frame.kind == GRANT or is_of_job:
         to.send(frame)
@@ -113,7 +113,7 @@ class NodeRelay:
         driver.start(self._on_driver_frame, lambda reason: ended.set())
 
     def on_change(self, member: Membership) -> None:
-        """Tell the driver that its node's state has changed.
+        """Report a change of the node's state to the driver.
 
         Jobs that were submitted before are lost.
         """
@@ -240,7 +240,7 @@ class NodeRelay:
             gevent.spawn(link.close, "the node's server changed", 0.0)
 
     def _cut_off(self, reason: str) -> None:
-        """Tell the driver that its jobs are lost, although the node still has its place."""
+        """Report to the driver that its jobs are lost, although the node still has its place."""
         self._held.clear()
         self._jobs.clear()
         if not self._is_cut_off:

@@ -52,7 +52,7 @@ def start_listening(
     """Let workers and drivers connect to a server over a socket that listens.
 
     The listener owns `sock` from now on, but not if this raises an error: those are `Listener`'s.
-    `key` is from `derive_key`. `on_lost(reason)` is called when nobody can connect any more.
+    `key` is from `derive_key`. `on_lost(reason)` is called when nobody can connect any longer.
     """
     from mmgevent.engine.net.listener import Listener
     from mmgevent.engine.watchdog import start_watchdog

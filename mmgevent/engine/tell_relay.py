@@ -1,9 +1,9 @@
 """Relay the `tell` messages of programs, in an engine between its driver and a server elsewhere.
 
-A message travels in pieces, and links may change before its last one. So `MessageRoutes` sends all
-pieces of a message the same way. Tells have no credit. So `ProgramInbox` and `PeerNews` limit what
-waits for the driver, and `PeerTells` limits what waits for the server. The limits are those of
-`wire.user_messages`.
+A message travels in pieces, and links may change before the last piece. So `MessageRoutes` sends
+all pieces of a message the same way. These messages need no credit. So `ProgramInbox` and
+`PeerNews` limit the bytes that wait for the driver, and `PeerTells` limits those that wait for the
+server. The limits are those of `wire.user_messages`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ProgramInbox:
     def tell(self, frame: Frame, message: dict[str, Any]) -> None:
         """Pass on a piece of a message.
 
-        A message that begins while too much waits is dropped: its sender has no credit to wait for.
+        A message that begins while too much waits is dropped: its sender does not wait for credit.
         """
         is_full = waiting_bytes(self._driver, frame.lane) > MAX_WAITING_BYTES
         link = self._pieces.route(frame, message, None if is_full else self._driver)
@@ -119,9 +119,9 @@ class PeerNews:
 
     def _drop(self, lane: Lane) -> None:
         n_bytes = self._driver.queued_bytes(lane)
-        log.warning("dropped %d bytes that worker %d told: this program does not take them", n_bytes, lane[1])
+        log.warning("dropped %d bytes of messages of worker %d: this program does not read", n_bytes, lane[1])
         self._backlog.drop(self._driver, lane)
-        left = control("left", task=lane[1], reason="what it told last is lost")
+        left = control("left", task=lane[1], reason="its last messages are lost")
         # A second `joined` of a worker only ends its incomplete message at the driver.
         self._driver.send_in_lane(self._present.get(lane, left))
         if lane in self._begun:
@@ -153,5 +153,5 @@ class PeerTells:
         self._backlog.put(link, frame)
         if self._backlog.exceeds(MAX_SENDER_BYTES):
             self._backlog.drop_all()
-            log.warning("link closed: %s: %d bytes of tells wait for it", link.name, MAX_SENDER_BYTES)
-            gevent.spawn(link.close, "this program tells more than the line to the server takes")
+            log.warning("link closed: %s: %d bytes of messages wait for it", link.name, MAX_SENDER_BYTES)
+            gevent.spawn(link.close, "this program sends more messages than the server reads")

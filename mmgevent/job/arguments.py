@@ -1,8 +1,8 @@
 """Let the functions of a job that run in this process see the `sys.argv` that its job file saw.
 
 `sys.argv` belongs to the process, so it is replaced only while such a function runs. Several
-threads may do that at once, each for its own job. The list that was shown last is the one in place.
-When the last function has ended, the program's own list is back, whatever their order.
+threads may do that at once, each for its own job. Then the list that was shown last is in place.
+When all of these functions have ended, in any order, the program's own list is in place again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Warn of options that a job file binds as plain names, where they have no effect.
 
-`retries = 3` at the top of a job file is easily written for `options = {"retries": 3}`. It may also
-be a variable of the file's own. So the warning is for names that no code of the file reads.
+Users easily write `retries = 3` at the top of a job file for `options = {"retries": 3}`. It may
+also be a variable of the file. So the warning is for names that no code of the file reads.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class TaskManager:
         self._last_cycle = None
 
     def add(self, transaction: Transaction) -> None:
-        """Queue a transaction; from any thread."""
+        """Queue a transaction. Any thread may call this."""
         if self._is_finished:
             log.warning("%s is finished: transaction %s is too late", self.server.name(), transaction.txn)
         self.deque.append(transaction)

@@ -76,7 +76,7 @@ class StreamedMapping:
         self._map_items = map_items
 
     def fills(self) -> Iterator[Filled]:
-        """Map all items and yield the groups of each flush; TaskFailure, ContentNeeded."""
+        """Map all items and yield the groups of each flush. Raises TaskFailure, ContentNeeded."""
         if self._mapfn is None:
             pairs: Iterator[Any] = self._marked_items()
         elif self._map_items is not None:
@@ -164,7 +164,7 @@ class CarefulMapping:
         self._large: _Large | None = None
 
     def fills(self) -> Iterator[Filled]:
-        """Map all items and yield the groups of each flush; TaskFailure, ContentNeeded."""
+        """Map all items and yield the groups of each flush. Raises TaskFailure, ContentNeeded."""
         if self._map_items is not None:
             pairs = chain.from_iterable(self._pooled(self._map_items(self._map_one, self._each)))
             yield from fill(self._grouping, pairs, self._budget, self._blame)

@@ -57,13 +57,13 @@ def tell_frames(data: Any, peer: int = 0) -> list[Frame]:
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise UsageError(
-            f"what is told must be bytes, got {type(data).__name__}: encode it, with pickle or json say"
+            f"a message must be bytes, got {type(data).__name__}: encode it, for example with pickle or json"
         )
     view = memoryview(data).cast("B")
     if len(view) > MAX_TELL_BYTES:
         raise UsageError(
-            f"{len(view)} bytes are too many to tell at once, at most {MAX_TELL_BYTES}: "
-            "send several messages, or a path or address where the rest can be had"
+            f"a message of {len(view)} bytes is too long, at most {MAX_TELL_BYTES}: "
+            "send several messages, or a path or address where the receiver can read the rest"
         )
     starts = range(0, max(1, len(view)), PIECE_BYTES)
     return [
@@ -102,12 +102,12 @@ class MessageLength:
         """
         chars, more = len(message["data"]), message.get("more", False)
         if chars > MAX_PIECE_CHARS:
-            raise ProtocolError(f"a piece of {chars} characters was told, at most {MAX_PIECE_CHARS} may be")
+            raise ProtocolError(f"a piece of {chars} characters is too long, at most {MAX_PIECE_CHARS}")
         if more and not chars:
-            raise ProtocolError("a piece of nothing was told, with more to follow")
+            raise ProtocolError("a piece of a message is empty, and more should follow")
         self._chars += chars
         if self._chars > MAX_MESSAGE_CHARS:
-            raise ProtocolError(f"a message of more than {MAX_MESSAGE_CHARS} characters was told")
+            raise ProtocolError(f"a message has more than {MAX_MESSAGE_CHARS} characters")
         self.is_complete = not more
         if self.is_complete:
             self._chars = 0
@@ -116,14 +116,14 @@ class MessageLength:
 class Reassembler:
     """Joins the pieces of user messages; holds at most one message of each sender.
 
-    A sender is the lane of its frames.  A broken message is left out, those behind it are not.
+    A sender is the lane of its frames. A broken message is left out; the next messages are not.
     """
 
     def __init__(self, max_senders: int | None = None):
         """`max_senders`: senders that may be in the middle of a message at once.
 
-        Over the limit the sender that is silent for longest loses its message.  None where
-        `forget` is called for every sender that leaves.
+        Over the limit the sender that is silent for longest loses its message. None if `forget` is
+        called for every sender that leaves.
         """
         self._max_senders = max_senders
         self._begun: OrderedDict[Lane, bytearray] = OrderedDict()
@@ -169,6 +169,6 @@ def _extend(begun: bytearray, data: str) -> None:
     try:
         begun += base64.b64decode(data, validate=True)
     except ValueError as error:  # binascii.Error, or ValueError for characters beyond ASCII
-        raise ProtocolError(f"what was told is no base64: {error}") from None
+        raise ProtocolError(f"a message is no base64: {error}") from None
     if len(begun) > MAX_TELL_BYTES:
-        raise ProtocolError(f"more than {MAX_TELL_BYTES} bytes were told at once")
+        raise ProtocolError(f"a message has more than {MAX_TELL_BYTES} bytes")

@@ -126,7 +126,10 @@ class HostedAttempt:
             log.debug("attempt %d ended while it was fed: %s", self.number, error)
 
     def _send_segments(self, worker: Link) -> None:
-        """Send the segments, and read more as they go out (blocks).  LinkClosed, StoreError."""
+        """Send the segments, and read more as they go out (blocks).
+
+        Raises LinkClosed and StoreError.
+        """
         lane, store = self.lane, self.job.store
         for partition in self.partitions:
             for data in join_payloads(store.read_partition(partition)):

@@ -70,10 +70,10 @@ class _Watcher:
         """Drop what waits in the lane of a worker; the worker is None if it left."""
         link, number = self.link, lane[1]
         n_bytes = link.queued_bytes(lane)
-        log.warning("dropped %d bytes that worker %d told: %s does not take them", n_bytes, number, link.name)
+        log.warning("dropped %d bytes of messages of worker %d: %s does not read", n_bytes, number, link.name)
         self.backlog.drop(link, lane)
         if worker is None:
-            link.send_in_lane(control("left", task=number, reason="what it told last is lost"))
+            link.send_in_lane(control("left", task=number, reason="its last messages are lost"))
             return
         link.send_in_lane(_describe(worker))  # ends the message that was begun
         if not worker.message_length.is_complete:
@@ -159,7 +159,7 @@ class Watchers:
             self._drop_longest(sender)
         else:
             sender.is_cut_off = True
-            say_goodbye(driver, "it tells more than the workers take")
+            say_goodbye(driver, "it sends more messages than the workers read")
 
     def _drop_longest(self, sender: _Sender) -> None:
         """Drop a driver's messages for the worker with the largest backlog.
@@ -167,7 +167,7 @@ class Watchers:
         The worker stays: it may only be slow.
         """
         link, lane = sender.backlog.longest()
-        log.warning("dropped %d bytes: %s does not take what it is told", link.queued_bytes(lane), link.name)
+        log.warning("dropped %d bytes of messages: %s does not read", link.queued_bytes(lane), link.name)
         sender.backlog.drop(link, lane)
         link.send_in_lane(broken_end(lane))
         for number in sender.begun:

@@ -154,13 +154,13 @@ class WorkerRole:
     def tell(self, *frames: Frame) -> None:
         """Send a message of this worker's program to the drivers that watch. Does not block.
 
-        The worker closes when more than MAX_RECEIVER_BYTES wait, since the server does not take them.
-        See `wire.user_messages`.
+        The worker closes when more than MAX_RECEIVER_BYTES wait: the server does not read. See
+        `wire.user_messages`.
         """
         for frame in frames:
             self.link.send_in_lane(frame)
             if self.link.queued_bytes(frame.lane) > MAX_RECEIVER_BYTES:
-                self._shut(f"{MAX_RECEIVER_BYTES} bytes that it tells wait for the server")
+                self._shut(f"{MAX_RECEIVER_BYTES} bytes of its messages wait for the server")
 
     def _shut(self, reason: str) -> None:
         """Begin the end. The first reason counts."""
