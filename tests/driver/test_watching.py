@@ -683,7 +683,7 @@ def test_watching_is_checked(cluster):
     wait_until(lambda: seen.joined)
     with pytest.raises(UsageError, match="bytes"):
         cluster.tell(seen.joined[0].number, "text")
-    with pytest.raises(UsageError, match="too many"):
+    with pytest.raises(UsageError, match="too long"):
         cluster.tell(seen.joined[0].number, bytes(MAX_TELL_BYTES + 1))
     with pytest.raises(UsageError, match="number"):
         cluster.tell("h/1", b"x")
