@@ -69,8 +69,8 @@ class JobError(MmgeventError):
 
     exit_code = 1
 
-    #: One word for what went wrong: "exception", "died", "timeout", "memory", "key", "record", "input",
-    #: "import", "shipping", "disk", "lost", "datasource", "finish", "output".
+    #: One word for what went wrong: "exception", "died", "timeout", "memory", "key", "record",
+    #: "input", "import", "shipping", "disk", "lost", "datasource", "finish", "output".
     kind: str | None
     #: Name of the function of the job that failed, such as "mapfn".
     function: str | None
@@ -94,8 +94,8 @@ class JobError(MmgeventError):
     def from_failure(cls, failure: dict[str, Any]) -> JobError:
         """Build the error from the failure record of a message.
 
-        `failure` has the keys named above and "error" (one line: type and text of the exception, or what
-        happened). It may have "advice" (what to do).
+        `failure` has the keys named above and "error" (one line: type and text of the exception, or
+        what happened). It may have "advice" (what to do).
         """
         return cls(describe_failure(failure), failure)
 
@@ -111,7 +111,7 @@ class DuplicateKeyError(JobError):
 
 
 class NoTerminalError(MmgeventError):
-    """A function tried to read stdin or to start a debugger in an executor, which has no terminal."""
+    """A function tried to read stdin or start a debugger in an executor, which has no terminal."""
 
     exit_code = 1
 
@@ -179,7 +179,7 @@ class EngineError(MmgeventError):
 
 
 class StartError(EngineError):
-    """mmgevent cannot start a process or thread: the machine allows no more, or has no Python to start."""
+    """No process or thread can be started: the machine allows no more, or no Python is found."""
 
     exit_code = 2
 

@@ -73,7 +73,8 @@ def list_values(key: Any, values: Iterable[Any]) -> list[Any]:
 def top_values(n: int) -> Callable[[Any, Iterable[Any]], list[Any]]:
     """Make a reducer that returns the `n` largest values, largest first.
 
-    Of equal values it keeps the earlier ones. Raises FunctionError unless `n` is an int of at least 1.
+    Of equal values it keeps the earlier ones. Raises FunctionError unless `n` is an int of at least
+    1.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise FunctionError(f"top_values takes the number of values to keep, an int of at least 1; got {n!r}")
@@ -115,7 +116,7 @@ def fold_of(reducefn: Any) -> str | None:
 def combiner_of(reducefn: Any) -> Callable[[Any, Iterable[Any]], list[Any]] | None:
     """Return the function that shortens a key's values before the shuffle, or None.
 
-    It is None for list_values too, which shortens nothing, and for the folds, which `fold_of` names.
+    None also for list_values, which shortens nothing, and for the folds, which `fold_of` names.
     """
     if reducefn is unique_values or isinstance(reducefn, _TopValues):
         return reducefn
@@ -150,7 +151,8 @@ def by_name(name: str) -> Callable[[Any, Any], Any]:
 def check_collectfn(collectfn: Any, reducefn: Any) -> None:
     """Raise FunctionError if `collectfn` before `reducefn` would give wrong results.
 
-    Reducing collected values must equal reducing the raw ones. This can be checked for known reducers only.
+    Reducing collected values must equal reducing the raw ones. This can be checked for known
+    reducers only.
     """
     if collectfn is count_values and reducefn is count_values:
         raise FunctionError(
@@ -167,7 +169,7 @@ def check_collectfn(collectfn: Any, reducefn: Any) -> None:
 def without_redundant(collectfn: Any, reducefn: Any) -> Any:
     """Return `collectfn`, or None if the engine does the same by itself.
 
-    This also matters for results. As a collectfn, `sum_values` over lists would return a list, which
-    counts as a list of values. If the engine folds it, it stays one value.
+    This also matters for results. As a collectfn, `sum_values` over lists would return a list,
+    which counts as a list of values. If the engine folds it, it stays one value.
     """
     return None if collectfn is reducefn and is_recognised(reducefn) else collectfn

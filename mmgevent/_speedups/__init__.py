@@ -1,8 +1,8 @@
 """The work that is done once per record: hash keys, group, fold, scatter and merge.
 
-`_core` (C) does it where it was built, `_fallback` (Python) elsewhere. Results and errors are equal.
-`MMGEVENT_PURE=1` forces the fallback. `MMGEVENT_REQUIRE_NATIVE=1` makes a missing `_core` an error. A
-`_core` that exists but is broken always raises: a slow worker would hide it.
+`_core` (C) does it if it was built, otherwise `_fallback` (Python). Results and errors are equal.
+`MMGEVENT_PURE=1` forces the fallback. `MMGEVENT_REQUIRE_NATIVE=1` makes a missing `_core` an error.
+A `_core` that exists but is broken always raises: otherwise nobody would notice the slow worker.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def xxh64(data: Any, seed: int = 0) -> int:
 def hash_key(key: Any, seed: int = 0) -> int:
     """Return the 64-bit hash of a key that is the same in every process and for every equal key.
 
-    Raises TypeError for a key that is unhashable or whose class hashes by identity, RecursionError for
-    one that is nested too deeply. Exceptions of the key's own `__hash__` and `__partition_key__` pass
-    through.
+    Raises TypeError for a key that is unhashable or whose class hashes by identity, and
+    RecursionError for one that is nested too deeply. Exceptions of the key's own `__hash__` and
+    `__partition_key__` pass through.
     """
     return xxh64_intdigest(encode(key)[0], seed & _U64)
 
@@ -67,7 +67,7 @@ def is_hashed(key: Any) -> bool:
 
 
 def encode(key: Any) -> Encoded:
-    """Return the canonical encoding of a key and whether it relies on `hash()` of a user's class."""
+    """Return the canonical encoding of a key, and whether that uses `hash()` of a user's class."""
     cls = type(key)
     encoder = _EXACT.get(cls) or _find(cls, _BY_VALUE)
     if encoder is not None:
@@ -89,8 +89,8 @@ def encode(key: Any) -> Encoded:
 def unify_nan(key: Any) -> Any:
     """Return the key with every NaN in it, also inside tuples and frozensets, replaced by `NAN`.
 
-    A NaN is a number that differs from itself. A key without one is returned itself. Raises TypeError for
-    a signaling Decimal NaN, which is unhashable.
+    A NaN is a number that differs from itself. A key without one is returned itself. Raises
+    TypeError for a signaling Decimal NaN, which is unhashable.
     """
     cls = type(key)
     if cls in _NEVER_NAN:
@@ -127,7 +127,7 @@ class NoPairError(TypeError):
 
 
 def unhashable_error(key: Any) -> BadKeyError | None:
-    """Return why an object cannot be a key, after it raised TypeError; None if the reason is another."""
+    """Return why an object that raised TypeError cannot be a key, or None for other reasons."""
     cls = type(key)
     if cls.__hash__ is None:
         return BadKeyError(_unhashable_message(cls))
@@ -259,7 +259,7 @@ def _encode_other(key: Any, cls: Any) -> Encoded:
 
 
 def _is_not_a_time(key: Any, cls: type) -> bool:
-    """Return whether a key is numpy's NaT of a date, whose hash is its address and differs between processes."""
+    """Return whether a key is numpy's NaT of a date. Its hash is its address."""
     return cls.__module__ == "numpy" and cls.__qualname__ == "datetime64" and bool(key != key)
 
 
@@ -323,12 +323,15 @@ def _compares_like(cls: type, base: type) -> bool:
     return cls.__module__ == "numpy"  # its scalars define both anew and still equal Python's
 
 
-#: Class -> names of the fields that its generated __eq__ compares, or None if __eq__ is handwritten.
+#: {class: names of the fields that its generated __eq__ compares, or None for another __eq__}
 _fields_by_class: weakref.WeakKeyDictionary[type, tuple[str, ...] | None] = weakref.WeakKeyDictionary()
 
 
 def _compared_fields(cls: type) -> tuple[str, ...] | None:
-    """Return the names of the fields that decide equality, or None unless `dataclass` made `__eq__` and `__hash__`."""
+    """Return the names of the fields that decide equality.
+
+    None unless `dataclass` made `__eq__` and `__hash__`.
+    """
     if not hasattr(cls, "__dataclass_fields__"):
         return None
     if cls not in _fields_by_class:
@@ -342,7 +345,7 @@ def _read_compared_fields(cls: type) -> tuple[str, ...] | None:
     if "__dataclass_fields__" not in vars(owner):
         return None
     fields = dataclasses.fields(owner)
-    # Only the code differs between generated and handwritten methods: generate them again and compare.
+    # Only their code distinguishes generated methods from others: generate them again and compare.
     specs = [(f.name, object, dataclasses.field(compare=f.compare, hash=f.hash)) for f in fields]
     model = dataclasses.make_dataclass("Model", specs, frozen=True)
     if _same_code(cls.__eq__, model.__eq__) and _same_code(cls.__hash__, model.__hash__):

@@ -49,7 +49,10 @@ def estimate_bytes(thing: Any) -> int:
 
 
 def estimate_values(values: list[Any]) -> int:
-    """Return the estimate of the items of a list; the very object of the previous item costs only its pointer."""
+    """Return the estimate of the items of a list.
+
+    An item that is the same object as the previous one costs only its pointer.
+    """
     used = 0
     previous: Any = _NOTHING
     for value in values:

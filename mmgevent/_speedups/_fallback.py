@@ -79,12 +79,12 @@ def partition(key: Any, count: int, seed: int = 0) -> int:
 def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tuple[bool, int, int]:
     """Append the value of each pair to the list of its key, until `used >= budget`.
 
-    `pairs` is an iterator of (key, value), tuples or lists of two. Every call takes at least one pair,
-    whatever the budget, so repeated calls make progress. One NaN replaces all NaN keys.
+    `pairs` is an iterator of (key, value), tuples or lists of two. Every call takes at least one
+    pair, whatever the budget, so repeated calls make progress. One NaN replaces all NaN keys.
 
-    Returns (exhausted, used, records): whether the iterator ended, the estimated bytes added, the number
-    of pairs taken. An iterator that did not end can be used in another call. A value that is the very
-    object of the previous pair costs only its pointer.
+    Returns (exhausted, used, records): whether the iterator ended, the estimated bytes added, the
+    number of pairs taken. An iterator that did not end can be used in another call. A value that is
+    the same object as that of the previous pair costs only its pointer.
 
     Raises TypeError for an object that is no pair, or has an unhashable key.
     """
@@ -110,15 +110,15 @@ def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tu
 def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> tuple[bool, int, int]:
     """Fold the values of each key into one, `{key: folded}`, until `used >= budget`.
 
-    Arguments and result are those of `group`, but for the value. `op` is one of
+    Arguments and result are those of `group`, except that values are folded. `op` is one of
 
     - SUM: adds with `+`, never in place;
     - COUNT: counts pairs;
     - MIN, MAX: keep the earliest of equal values, as `min` and `max` do;
     - FIRST: keeps the first value.
 
-    The first value of a key is stored unchanged. `used` changes with a value that is replaced, unless an
-    int replaces an int or a float a float.
+    The first value of a key is stored unchanged. `used` changes when a value is replaced, unless an
+    int replaces an int, or a float replaces a float.
 
     Raises ValueError for another `op`, and what `group` and the values' `+`, `<` and `>` raise.
     """
@@ -137,8 +137,8 @@ def take(records: Iterable[Any], limit: int, /) -> list[Any]:
 
     `group` and `fold` can refuse none of them: every record is a pair, and every key can be a key.
 
-    Raises TypeError for an object that is no pair, or has a key that is unhashable or that `hash_key`
-    refuses.
+    Raises TypeError for an object that is no pair, or whose key is unhashable or refused by
+    `hash_key`.
     """
     taken: list[Any] = []
     iterator = iter(records)
@@ -169,9 +169,9 @@ def map_items(
     `mapfn(key, value)`. `pairs_of` makes an iterator of its result, unless that is a generator. The
     records are taken as by `take`.
 
-    An exception of mapfn, `pairs_of` or `take` goes to `failed(position, key, value, error)`. If that
-    returns a list, the list replaces the item's records. If it returns None, the iterator ends. Its own
-    exceptions pass through.
+    An exception of mapfn, `pairs_of` or `take` is passed to `failed(position, key, value, error)`.
+    If that returns a list, the list replaces the item's records. If it returns None, the iterator
+    ends. Its own exceptions pass through.
 
     If an item has `limit` records or more, the iterator calls `large(position, key, value, records,
     output)` and ends. `records` are those that were taken, `output` is the iterator of the others.
@@ -207,8 +207,8 @@ def scatter(
 ) -> tuple[list[tuple[list[Any], list[Any]] | None], bool]:
     """Deal the entries of a dict out to partitions.
 
-    Returns (parts, hashed): `parts[p]` is (keys, values) in the dict's order, or None if partition p gets
-    nothing; `hashed` is whether `is_hashed` holds for any key.
+    Returns (parts, hashed): `parts[p]` is (keys, values) in the dict's order, or None if partition
+    p gets nothing; `hashed` is whether `is_hashed` holds for any key.
 
     Raises ValueError unless 1 <= count < 2**32, and what `hash_key` raises.
     """
@@ -229,11 +229,12 @@ def scatter(
 
 
 def merge_grouped(groups: dict[Any, list[Any]], keys: list[Any], values: list[list[Any]]) -> int:
-    """Extend the list of `keys[i]` by the list `values[i]`; a new key takes that very list over.
+    """Extend the list of `keys[i]` by the list `values[i]`. A new key gets that list itself.
 
     The lists in `values` belong to `groups` afterwards. Returns `used`.
 
-    Raises ValueError if the lengths differ, TypeError if a `values[i]` is no list or a key is unhashable.
+    Raises ValueError if the lengths differ, and TypeError if a `values[i]` is no list or a key is
+    unhashable.
     """
     _check_columns(keys, values)
     used = 0
@@ -251,7 +252,7 @@ def merge_grouped(groups: dict[Any, list[Any]], keys: list[Any], values: list[li
 
 
 def merge_flat(groups: dict[Any, list[Any]], keys: list[Any], values: list[Any]) -> int:
-    """Append `values[i]` to the list of `keys[i]`. Returns `used`, raises what `merge_grouped` raises."""
+    """Append `values[i]` to the list of `keys[i]`. Returns and raises what `merge_grouped` does."""
     _check_columns(keys, values)
     return group(zip(keys, values, strict=True), groups, sys.maxsize)[1]
 
@@ -259,7 +260,8 @@ def merge_flat(groups: dict[Any, list[Any]], keys: list[Any], values: list[Any])
 def merge_fold(table: dict[Any, Any], keys: list[Any], values: list[Any], op: int) -> int:
     """Fold partial results `values[i]` of `keys[i]` into `table`; COUNT adds counts.
 
-    Returns `used`. Raises ValueError for an unknown `op` or if the lengths differ, and what `fold` raises.
+    Returns `used`. Raises ValueError for an unknown `op` or if the lengths differ, and what `fold`
+    raises.
     """
     _check_op(op)
     _check_columns(keys, values)

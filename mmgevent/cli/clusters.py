@@ -1,4 +1,4 @@
-"""Open the cluster that the options of mmg-run name: workers of this machine, a server, or a node."""
+"""Open the cluster that the options of mmg-run name: a local one, a server elsewhere, or a node."""
 
 from __future__ import annotations
 

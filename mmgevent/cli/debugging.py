@@ -1,7 +1,7 @@
 """Stop in pdb at an exception of the user's, after an inline run: `mmg-run --inline --pdb`.
 
-The debugger sees frames of the user and of libraries, none of ours. It starts in the innermost frame of
-the user's own code. `down` leads to the line where a library raised, `up` to the callers.
+The debugger sees frames of the user and of libraries, none of ours. It starts in the innermost
+frame of the user's own code. `down` leads to the line where a library raised, `up` to the callers.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ def _drop_our_frames(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _is_installed(path: str) -> bool:
-    """Return whether a file is of the standard library, of an installed package, or no file at all."""
+    """Return whether a file is part of the standard library or installed, or is no file at all."""
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return path.startswith("<") or any(path.startswith(folder + os.sep) for folder in folders if folder)

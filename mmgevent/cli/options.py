@@ -24,7 +24,7 @@ class Option(NamedTuple):
     help: str
     #: Turns text into the value; raises UsageError or OptionError.
     convert: Callable[[str], Any] = str
-    #: Whether it may be repeated. Then its value is a list, and its variable is split at white space.
+    #: Whether it may be repeated. If so, its value is a list, and its variable is split at blanks.
     repeats: bool = False
     #: Whether `parse` reads the variable. The variables of the password have rules of their own.
     reads_variable: bool = True
@@ -73,7 +73,7 @@ class Arguments:
 
 
 class HelpAsked(Exception):
-    """--help or --version was given; the text of the exception is to be printed, and nothing else to be done."""
+    """--help or --version was given: print the text of the exception, and do nothing else."""
 
 
 HELP = Option(("-h", "--help"), "", "show this help and exit", reads_variable=False)
@@ -193,7 +193,7 @@ def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> No
 def _scan(
     command: Command, argv: Sequence[str], table: dict[str, Option]
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return {option name: [text, ...]}, with "" for each time a flag is given, and the arguments."""
+    """Return {option name: [text, ...]} and the arguments. A flag has "" each time it is given."""
     found: dict[str, list[str]] = {}
     words = list(argv)
     while words:
@@ -214,7 +214,10 @@ def _scan(
 
 
 def _split_word(command: Command, word: str, table: dict[str, Option]) -> list[tuple[str, str | None]]:
-    """Split one word into options and their values, None if a value is not in the word: --a, --a=1, -vv, -p1."""
+    """Split one word into options and their values: --a, --a=1, -vv, -p1.
+
+    A value is None if it is not in the word.
+    """
     if word.startswith("--"):
         name, equals, text = word.partition("=")
         if name not in table:

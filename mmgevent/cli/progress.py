@@ -1,7 +1,7 @@
-"""Show the progress of a job on stderr: one changing line on a terminal, else a plain line now and then.
+"""Show the progress of a job on stderr: one changing line on a terminal, otherwise plain lines.
 
-The job's thread calls `update` and `notice`, the main thread calls the others. rich is imported only
-if a job on a terminal has run for a while: the import takes longer than a small job.
+The job's thread calls `update` and `notice`, the main thread calls the others. rich is imported
+only if a job on a terminal has run for a while: the import takes longer than a small job.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RATE_S = 1.0
 
 
 def open_reporter(command: str, is_quiet: bool) -> Reporter:
-    """Return the reporter that fits stderr: a changing line, plain lines, or nothing if `is_quiet`."""
+    """Return a reporter for stderr: a changing line, plain lines, or nothing if `is_quiet`."""
     if is_quiet:
         return Reporter(command)
     try:
@@ -39,7 +39,10 @@ def open_reporter(command: str, is_quiet: bool) -> Reporter:
 
 
 def describe(progress: Progress, map_s: float | None) -> str:
-    """Return one line about the progress of a job; `map_s` is the time since mapping began, or None if unknown."""
+    """Return one line about the progress of a job.
+
+    `map_s` is the time since mapping began, or None if that is not known.
+    """
     if not progress.workers:
         return f"{progress.phase}: waiting for workers"
     of_total = f"/{progress.total}" if progress.total else ""

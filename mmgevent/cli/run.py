@@ -217,8 +217,8 @@ def _say_how_to_join(cluster: Cluster, arguments: Arguments) -> None:
 
 
 def _load_job(arguments: Arguments) -> Job[Any, Any]:
-    # Import now whatever is needed later. Once the job's folder is first on the path, a random.py in it
-    # would hide the one of the standard library.
+    # Import now whatever is needed later. Once the job's folder is first on the path, a random.py
+    # in it would hide the one of the standard library.
     from mmgevent.driver import handle  # noqa: F401
     from mmgevent.driver.runners import inline  # noqa: F401
     from mmgevent.job.job import Job
@@ -290,7 +290,7 @@ def _debug(error: MmgeventError) -> int:
 
 
 def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
-    """Write the records and make the output final; raise StdoutClosed if its reader closed its end."""
+    """Write the records and make the output final. Raise StdoutClosed if its reader closed it."""
     clears_line = reporter is not None and sink.is_terminal
     for key, value in records:
         if clears_line and reporter is not None:

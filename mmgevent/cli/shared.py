@@ -74,12 +74,12 @@ def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
 
 
 def find_certificates(arguments: Arguments) -> Certificates:
-    """Return the certificates that the options name; raise UsageError for a key without a certificate."""
+    """Return the certificates that the options name. Raise UsageError for a key without one."""
     return Certificates(arguments.tls_cert, arguments.tls_key, arguments.tls_ca)
 
 
 def how_to_join(address: Address, arguments: Arguments) -> str:
-    """Return a few lines on how workers elsewhere join a server at `address`; without the password."""
+    """Return lines on how workers elsewhere join a server at `address`, without the password."""
     host, port = address
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
@@ -147,9 +147,10 @@ def silence_warnings(arguments: Arguments) -> None:
 
 
 def show_users_logging(arguments: Arguments) -> None:
-    """With -v show what the job logs at level INFO, with -vv everything, in its own format if it has one.
+    """Show what the job logs: with -v at level INFO, with -vv everything.
 
-    Call it after the job file is loaded. If the file has set another level than the default, that stays.
+    The format is the job's own, if it has one. Call this after the job file is loaded. If the file
+    has set another level than the default, that level stays.
     """
     if not arguments.verbose:
         return

@@ -1,9 +1,9 @@
 """Reserve stdout for the results: everything else that is printed to it goes to stderr.
 
 A job file, its functions and their libraries print in many ways: with print(), through
-sys.__stdout__ or descriptor 1, from C, from child processes, while they are loaded and after the last
-result. So descriptor 1 itself becomes a copy of stderr for good, and the results get a descriptor that
-only their sink knows. This is done before the engine or any other process starts.
+sys.__stdout__ or descriptor 1, from C, from child processes, while they are loaded and after the
+last result. So descriptor 1 itself becomes a copy of stderr for good, and the results get a
+descriptor that only their sink knows. This is done before the engine or any other process starts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Results(NamedTuple):
     path: str | None
     #: The working directory when the command started.
     folder: str
-    #: The stream if it is already open. None if `path` is a file, which is opened after the job is loaded.
+    #: The stream if it is already open. None if `path` is a file: it is opened after the job is
+    #: loaded.
     stream: io.FileIO | None
 
     def current_path(self) -> str | None:
@@ -44,7 +45,8 @@ class Results(NamedTuple):
 def claim_results(output: str | None) -> Results:
     """Return where to write results for the path `output`, None for stdout.
 
-    Afterwards descriptor 1 and sys.stdout are stderr. Raises OutputError for a descriptor that is not open.
+    Afterwards descriptor 1 and sys.stdout are stderr. Raises OutputError for a descriptor that is
+    not open.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
@@ -74,7 +76,7 @@ def _fill_standard_descriptors() -> set[int]:
 
 
 def _print_to_stderr() -> None:
-    """Make a new sys.stdout that is like sys.stderr: it writes every line at once, and every character.
+    """Make a new sys.stdout like sys.stderr: it writes each line at once, and any character.
 
     The old one remembers whether stdout can seek, which may not hold for stderr.
     """

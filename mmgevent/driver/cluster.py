@@ -200,7 +200,7 @@ class Cluster:
         self._wait_for_engine()
 
     def _wait_for_engine(self) -> dict[str, Any]:
-        """Return the facts of the engine once it runs. One that is killed before that is replaced, once."""
+        """Return the facts of the engine once it runs. If it is killed before that, try another."""
         if not self._is_closed:
             engine = self._get_engine(None)
             try:

@@ -4,8 +4,8 @@ A job has a native thread of its own.  It runs the driver's generator and finish
 here in chunks.  They are kept until somebody asks for them: `result` makes a dict of all, `stream`
 yields them once.  A stream keeps at most MAX_UNREAD records, so the job waits for its reader.
 
-A job that is cancelled or has failed ends for everybody, even if its thread waits in the user's code
-(the datasource, finishfn or a callback) and cannot be interrupted.  That thread is then left
+A job that is cancelled or has failed ends for everybody, even if its thread waits in the user's
+code (the datasource, finishfn or a callback) and cannot be interrupted. That thread is then left
 behind, with a warning.
 """
 
@@ -96,7 +96,7 @@ class JobHandle(Generic[K, V]):
     def stream(self) -> Iterator[tuple[K, V]]:
         """Return an iterator over the records as partitions finish.
 
-        It can be had once: nothing is kept.
+        It can be called once: nothing is kept.
 
         It raises the errors of `result`.  Closing it before its end cancels the job.
         """

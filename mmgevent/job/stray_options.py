@@ -13,10 +13,11 @@ from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
-#: Builtins that find a name by its text. Where a file uses one, a text that names an option counts as a use.
+#: Builtins that find a name by its text. If a file uses one, a text that names an option counts as
+#: a use.
 _LOOKUPS = frozenset({"eval", "exec", "getattr", "globals", "vars", "locals"})
 
-#: Instructions that read a global name. A local variable of a function may have the name of an option.
+#: Instructions that read a global name. A local variable may have the name of an option.
 _LOADS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 #: Most characters of a value that the warning shows.
@@ -26,7 +27,7 @@ _VALUE_CHARS = 60
 def warn_of_stray_options(
     path: str, code: types.CodeType, module: types.ModuleType, known: frozenset[str]
 ) -> None:
-    """Log one warning that names the options, of those `known`, that the file binds and does not use."""
+    """Log one warning with those of the `known` options that the file binds and does not use."""
     stray = {name: value for name, value in vars(module).items() if name in known and _is_plain(value)}
     for name in _used_names(code, known):
         stray.pop(name, None)
@@ -48,12 +49,18 @@ def warn_of_stray_options(
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value may be meant as that of an option: no function, class, module or object of the user's."""
+    """Return whether a value may be meant as that of an option.
+
+    Functions, classes, modules and the user's own objects are not.
+    """
     return value is None or isinstance(value, (int, float, str, list, tuple))
 
 
 def _used_names(code: types.CodeType, known: frozenset[str]) -> set[str]:
-    """Return those of the known names that the code of a file reads, by name or by a builtin that looks names up."""
+    """Return those of the known names that the code of a file reads.
+
+    It reads them by name, or by a builtin that looks names up.
+    """
     loaded: set[str] = set()
     texts: set[str] = set()
     for each in _nested(code):

@@ -122,8 +122,8 @@ class Server(Endpoint):
         This does not wait for the engine. If the engine cannot start, `process` raises the error
         (StartError, ...), see `error`.
 
-        Raises OSError if the address cannot be had (EADDRINUSE: another process listens there), and
-        PasswordError for an empty password.
+        Raises OSError if the address cannot be bound (EADDRINUSE: another process listens there),
+        and PasswordError for an empty password.
         """
         if self._cluster is not None and not self.closed:
             raise UsageError(f"{self.name()} listens already: close it first, or make another Server")

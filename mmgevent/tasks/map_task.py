@@ -5,11 +5,11 @@ combined, scattered to partitions, encoded and emitted. Then grouping continues.
 
 What happens to the groups of a flush:
 
-    reducefn is a fold of `reducers`, no collectfn    folded while records arrive; FLAT partial results
-    reducefn has a combiner, no collectfn             combined key by key; GROUPED
-    collectfn in pair form                            called key by key; FLAT, or GROUPED if it returns a list
-    collectfn in iterator form                        called once a flush; its records are grouped again; GROUPED
-    none of these                                     GROUPED, or FLAT if every key occurs once
+    reducefn is a fold, no collectfn         folded while records arrive; FLAT partial results
+    reducefn has a combiner, no collectfn    combined key by key; GROUPED
+    collectfn in pair form                   called key by key; FLAT, or GROUPED if it returns lists
+    collectfn in iterator form               called once a flush, then grouped again; GROUPED
+    none of these                            GROUPED, or FLAT if every key occurs once
 
 Every value passes through the combining function exactly once.
 """

@@ -3,10 +3,10 @@
 A partition is merged into groups, on disk if it is larger than memory (`scratch`), and reduced
 group by group:
 
-    reducefn is a fold of `reducers`, no collectfn    the merged groups are the results
-    no reducefn, or list_values                       the merged groups are the results: lists of values
-    pair form                                         called key by key
-    iterator form                                     called once a task, with one lazy iterator over all groups
+    reducefn is a fold, no collectfn    the merged groups are the results
+    no reducefn, or list_values         the merged groups are the results: lists of values
+    pair form                           called key by key
+    iterator form                       called once a task, with a lazy iterator over all groups
 
 Results are emitted as FLAT segments of about a MiB. The results of a partition may span several
 flushes. What the iterator form yields is emitted under the partition that is being read at that

@@ -219,7 +219,7 @@ def split_payload(kind: int, data: Payload, job: int = 0, task: int = 0, attempt
 
 
 def join_payloads(pieces: Iterable[Payload]) -> Iterator[Payload]:
-    """Join small pieces to payloads of at most MAX_PAYLOAD bytes; larger pieces stay as they are."""
+    """Join small pieces to payloads of at most MAX_PAYLOAD bytes. Larger pieces stay unchanged."""
     joined: list[Payload] = []
     joined_bytes = 0
     for piece in pieces:

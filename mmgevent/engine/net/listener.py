@@ -71,8 +71,9 @@ class Listener:
         `on_lost(reason)` is called when it can no longer accept connections, though `close` was not
         called.
 
-        Raises OSError if the certificate cannot be made, for want of a folder for temporary files
-        or of descriptors, and AuthenticationError if the one in `certificates` cannot be used.
+        Raises OSError if the certificate cannot be made, because there is no folder for temporary
+        files or no descriptor. Raises AuthenticationError if the one in `certificates` cannot be
+        used.
         """
         self._sock = sock
         self._key = key

@@ -56,7 +56,7 @@ class TaskEvent(enum.IntEnum):
     ASSIGNED = enum.auto()  #: an attempt was made of it
     COMMITTED = enum.auto()  #: one of its attempts counts
     FREED = enum.auto()  #: its last attempt ended without counting
-    LACKED_CONTENT = enum.auto()  #: its last attempt ended without counting, for want of contents
+    LACKED_CONTENT = enum.auto()  #: its last attempt ended because contents of files were missing
     CONTENT_ARRIVED = enum.auto()  #: the contents of its batch arrived
     DROPPED = enum.auto()  #: all its items were set aside or lost
 

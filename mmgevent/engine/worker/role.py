@@ -59,11 +59,11 @@ class WorkerRole:
     ):
         """`forkers` and `offering` outlive the worker.
 
-        `offers`: names of the functions that `offering` calls. `is_local`: the server is in this engine,
-        so that versions need no check.
+        `offers`: names of the functions that `offering` calls. `is_local`: the server is in this
+        engine, so that versions need no check.
 
-        `on_tell` gets the `tell` frames of drivers as they came, those of each driver in a lane of its
-        own. It must not block.
+        `on_tell` is called with the `tell` frames of drivers, unchanged, and must not block. Each
+        driver has a lane of its own.
         """
         self.link = link
         self.name = name or f"{socket.gethostname()}/{os.getpid()}"
