@@ -171,7 +171,7 @@ LONG = {
         test_setupfn_of_a_program_is_called_once_whatever_phases_there_are
     """,
     "integration/test_suite.py": """
-        test_the_suite_passes_where_it_is_started_with_sigint_ignored
+        test_the_suite_passes_where_it_is_started_with_signals_ignored
     """,
     "integration/test_worker.py": """
         test_a_refusal_is_kept
