@@ -42,7 +42,7 @@ _LEFT_ADVICE = (
 )
 
 
-def describe_death(
+def judge_death(
     executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
 ) -> tuple[dict[str, Any], int | None, bool]:
     """Return the failure record of a death under `attempt`, and what is to blame.
