@@ -13,9 +13,9 @@ from mmgevent.driver.runners import inline
 from mmgevent.engine import server_start
 from mmgevent.errors import StartError
 from mmgevent.executor.attempt import record_memory_bytes
-from mmgevent.tasks.run import RECORD_SHARE
 from mmgevent.machine import resources as machine
 from mmgevent.machine.cgroups import Limits
+from mmgevent.tasks.run import RECORD_SHARE
 
 MIB = 2**20
 

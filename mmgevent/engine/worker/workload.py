@@ -20,7 +20,7 @@ from gevent.event import Event
 from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
-from mmgevent.engine.worker.deaths import judge_death, describe_place
+from mmgevent.engine.worker.deaths import describe_place, judge_death
 from mmgevent.engine.worker.forker import Exit, Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
