@@ -21,10 +21,16 @@ settings.load_profile("certain")
 for _name in [name for name in os.environ if name.startswith("MMG_")]:
     del os.environ[_name]
 
-# A shell that is not interactive starts `make test &` with SIGINT ignored, and so would be every command that a
-# test starts and interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that is not interactive starts `make test &` with SIGINT ignored, and nohup ignores SIGHUP. Every command that
+# a test starts and interrupts would ignore them too.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def pytest_collection_finish():

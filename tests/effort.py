@@ -35,10 +35,30 @@ LONG = {
         test_the_smallest_parts_are_timed
         test_engines_are_compared_side_by_side
         test_a_wrong_answer_and_a_failure_are_said_and_counted
+        test_what_grows_is_measured
+    """,
+    "driver/test_blocked.py": """
+        test_a_callback_of_watch_that_waits_for_ever_keeps_no_cluster_open
+        test_a_failed_job_waits_for_the_reader_of_its_stream
+        test_a_thread_that_was_left_behind_changes_nothing_when_it_goes_on
+        test_a_stream_that_waits_ends_with_its_job
+        test_a_file_that_never_answers_does_not_keep_a_job_from_being_cancelled
+        test_leaving_with_by_an_exception_does_not_wait_for_a_datasource
+        test_a_cancelled_job_that_goes_on_by_itself_draws_no_warning
     """,
     "driver/test_watching.py": """
         test_a_flood_ends_at_the_engine_of_a_program_that_does_not_listen
         test_a_flood_while_the_program_does_not_listen_costs_messages_and_no_workers_link
+        test_the_watch_of_a_cluster_that_cannot_start_ends
+        test_a_cluster_that_is_connected_watches_the_next_server_at_the_address
+    """,
+    "engine/net/test_election.py": """
+        test_who_stays_in_one_place_only_says_how_it_lost_the_only_one_there_was
+        test_a_server_of_another_version_is_named_beside_one_that_is_lost
+        test_as_many_as_come_at_once_elect_one_and_another_after_each_kill
+    """,
+    "engine/net/test_link.py": """
+        test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence
     """,
     "engine/scheduler/test_simulation.py": """
         test_every_job_ends_by_the_rules_whatever_goes_wrong
@@ -108,6 +128,8 @@ LONG = {
         test_who_sends_more_than_a_server_processes_is_closed
         test_one_set_of_credentials_serves_both
         test_of_several_equal_scripts_one_becomes_the_server
+        test_scheduled_events_and_a_tidy_end
+        test_oneshot_transactions_come_in_three_ways_and_reach_every_client
     """,
     "integration/test_node_examples.py": """
         test_masterless_goes_on_when_the_server_leaves_first
@@ -118,6 +140,7 @@ LONG = {
         test_webfarm_answers_again_after_the_elected_process_is_killed
         test_masterless_processes_count_for_one_another
         test_repl_answers_lines_of_a_pipe_and_survives_what_fails
+        test_ctrl_c_cancels_a_job_of_the_repl_and_at_the_prompt_ends_it
     """,
     "integration/test_nodes.py": """
         test_a_server_on_a_later_address_moves_to_the_earlier
@@ -136,6 +159,10 @@ LONG = {
         test_kills_of_the_server_of_many_nodes_lose_and_repeat_nothing
         test_a_cluster_of_others_on_an_earlier_address_ends_no_node
         test_a_node_whose_engine_is_killed_starts_another
+        test_a_node_tells_where_it_stands
+        test_a_node_that_may_not_serve_waits_for_one_that_may
+        test_a_node_is_closed_at_the_end_of_its_block
+        test_a_wrong_password_closes_a_node
     """,
     "integration/test_offered.py": """
         test_a_host_serves_the_next_server_when_its_function_has_returned
@@ -143,6 +170,8 @@ LONG = {
         test_oneshot_reaches_every_worker_that_offers_it
         test_another_that_offers_it_takes_over_from_one_that_is_killed
         test_a_job_waits_for_a_worker_that_offers_its_function
+        test_each_worker_gets_what_it_offers
+        test_fifty_megabytes_come_through
     """,
     "integration/test_output.py": """
         test_a_terminal_that_is_closed_ends_the_job_with_129
@@ -158,6 +187,7 @@ LONG = {
         test_a_worker_waits_for_a_server_and_comes_back_to_the_next
         test_a_driver_may_bring_executors_along
         test_killed_executors_and_workers_in_both_phases_change_nothing
+        test_files_that_a_worker_does_not_have_are_sent
     """,
     "integration/test_settings.py": """
         test_a_locale_that_a_worker_has_not_is_named_once
@@ -169,9 +199,16 @@ LONG = {
         test_the_time_of_setupfn_is_not_that_of_an_item
         test_deaths_in_setupfn_are_told_of_setupfn
         test_setupfn_of_a_program_is_called_once_whatever_phases_there_are
+        test_setupfn_sets_what_the_threads_of_a_greenlet_job_see_after_monkey_patching
+        test_an_import_for_its_effect_that_fails_in_executors_is_named_once_and_fails_nothing
+    """,
+    "integration/test_skipping.py": """
+        test_unreadable_lines_and_files_are_set_aside
+        test_what_ends_greenlets_costs_its_own_item_too
+        test_a_line_whose_output_kills_is_found_by_halves
     """,
     "integration/test_suite.py": """
-        test_the_suite_passes_where_it_is_started_with_sigint_ignored
+        test_the_suite_passes_where_it_is_started_with_signals_ignored
     """,
     "integration/test_worker.py": """
         test_a_refusal_is_kept
@@ -182,12 +219,16 @@ LONG = {
         test_programs_take_certificates_as_well
         test_equals_ask_one_another
     """,
+    "trust/test_clocks.py": """
+        test_clocks_that_differ_by_years_and_jump_change_nothing
+    """,
     "trust/test_cluster_simulation.py": """
         test_results_are_those_of_plain_python_and_nothing_is_left
         test_everything_that_can_happen_does_in_the_first_hundred_seeds
     """,
     "trust/test_containers.py": """
         test_an_engine_that_the_kernel_kills_is_told_of_with_the_limit
+        test_with_few_processes_a_job_is_done_or_one_sentence_says_why_not
     """,
     "trust/test_crowds.py": """
         test_a_driver_that_never_reads_its_results_costs_the_memory_that_the_server_may_take
@@ -198,6 +239,7 @@ LONG = {
         test_with_64_descriptors_for_200_workers_the_server_waits_and_serves_all_in_the_end
         test_a_job_that_fills_the_bound_keeps_no_other_from_its_input
         test_done_of_an_attempt_that_lost_is_late_and_changes_nothing
+        test_as_many_workers_as_join_at_once_are_all_served_and_hurt_nobody
     """,
     "trust/test_death_certificates.py": """
         test_mmg_run_says_it_on_stderr_while_the_job_goes_on
@@ -210,9 +252,12 @@ LONG = {
     """,
     "trust/test_fuzz.py": """
         test_the_memory_of_whoever_starts_a_search_is_not_counted_as_its_own
+        test_a_search_finds_its_way_through_magic_and_version_from_nothing
     """,
     "trust/test_getting_in.py": """
         test_who_dawdles_is_cut_when_the_time_is_up
+        test_a_byte_changed_anywhere_on_the_wire_ends_the_connection
+        test_500_half_open_handshakes_do_not_keep_a_worker_out
     """,
     "trust/test_graceful_ends.py": """
         test_an_executor_that_ignores_everything_holds_up_no_end
@@ -223,9 +268,17 @@ LONG = {
         test_a_second_signal_ends_a_worker_at_once
         test_a_second_signal_ends_a_server_at_once
     """,
+    "trust/test_hostile_driver.py": """
+        test_a_job_that_was_cancelled_takes_what_is_late
+    """,
+    "trust/test_hostile_worker.py": """
+        test_done_counts_once_and_what_comes_after_it_is_late
+    """,
     "trust/test_keys_and_values.py": """
         test_20000_keys_with_one_hash_are_grouped_rightly
         test_a_key_of_100_mib_comes_through
+        test_a_value_that_cannot_be_unpickled_fails_the_job
+        test_10_million_values_of_one_key_are_reduced_at_once
     """,
     "trust/test_kills.py": """
         test_stopped_workers_and_servers_are_given_up_when_silent_and_may_come_back
@@ -235,6 +288,7 @@ LONG = {
     "trust/test_misbehaving_functions.py": """
         test_a_gib_of_output_is_read_and_not_kept
         test_a_fork_that_returns_marks_nothing_and_is_blamed_for_nothing
+        test_whatever_never_ends_is_ended_by_task_timeout_and_by_cancel
     """,
     "trust/test_mutations.py": """
         test_the_named_tests_import_the_copy_and_pass_on_it
@@ -248,6 +302,7 @@ LONG = {
     "trust/test_password_guesses.py": """
         test_a_hundred_guesses_side_by_side_come_no_faster
         test_guesses_from_one_address_hold_up_no_other
+        test_guesses_are_free_at_first_and_then_twice_a_second
     """,
     "trust/test_poison_items.py": """
         test_an_item_that_hangs_is_set_aside_like_one_that_kills
@@ -257,18 +312,19 @@ LONG = {
 
 #: file -> {test: n}: `make test` takes each n-th of its cases, and always the first
 SAMPLED = {
-    "test_benchmarks.py": {
-        "test_what_grows_is_measured": 8,
+    "driver/test_blocked.py": {
+        "test_a_job_whose_own_code_waits_for_ever_is_cancelled": 5,
+        "test_a_job_that_fails_while_its_datasource_waits_says_so": 2,
+        "test_ctrl_c_ends_a_program_whose_datasource_waits": 5,
+        "test_ctrl_c_ends_mmg_run_whose_datasource_waits": 4,
+        "test_a_callback_that_waits_for_ever_does_not_keep_a_job_from_being_cancelled": 2,
     },
     "engine/net/test_election.py": {
         "test_a_server_that_lost_a_part_of_itself_gives_its_place_up": 2,
         "test_who_had_a_place_outlasts_strangers_in_it": 2,
         "test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again": 4,
-        "test_behind_a_server_that_takes_nobody_the_next_address_is_taken": 5,
-    },
-    "integration/test_readme.py": {
-        "test_each_command_gives_what_the_page_promises": 4,
-        "test_each_program_runs": 2,
+        "test_behind_a_server_that_takes_nobody_the_next_address_is_taken": 20,
+        "test_behind_a_server_of_another_version_the_next_address_is_taken": 4,
     },
     "integration/test_bad_input.py": {
         "test_function_that_fails_is_named_with_item_line_and_worker": 4,
@@ -292,6 +348,9 @@ SAMPLED = {
     "integration/test_commands.py": {
         "test_inline_gives_what_executors_give": 3,
     },
+    "integration/test_debugging.py": {
+        "test_who_wants_a_terminal_in_an_executor_is_told_to_use_inline": 3,
+    },
     "integration/test_limits.py": {
         "test_an_environment_larger_than_a_frame_travels": 3,
     },
@@ -311,13 +370,20 @@ SAMPLED = {
     },
     "integration/test_own_modules.py": {
         "test_our_processes_import_nothing_from_the_folders_of_a_job": 3,
+        "test_a_program_gets_its_own_modules_whenever_it_imports_them": 2,
+        "test_a_module_of_which_there_is_bytecode_only_travels": 2,
+        "test_a_module_of_the_users_called_numpy_is_theirs": 2,
     },
     "integration/test_places.py": {
         "test_what_would_have_been_there_is_named": 3,
         "test_a_job_runs_where_the_working_directory_is_gone": 3,
     },
+    "integration/test_readme.py": {
+        "test_each_command_gives_what_the_page_promises": 4,
+        "test_each_program_runs": 2,
+    },
     "integration/test_settings.py": {
-        "test_flags_that_change_answers_hold_in_executors": 8,
+        "test_flags_that_change_answers_hold_in_executors": 16,
         "test_the_time_zone_is_that_of_the_program_whether_or_not_it_calls_tzset": 4,
     },
     "integration/test_setup.py": {
@@ -326,8 +392,7 @@ SAMPLED = {
         "test_functions_see_the_arguments_of_the_job_file_everywhere": 2,
     },
     "integration/test_skipping.py": {
-        "test_an_item_that_kills_is_named_by_its_key_whatever_its_type": 6,
-        "test_what_ends_greenlets_costs_its_own_item_too": 5,
+        "test_an_item_that_kills_is_named_by_its_key_whatever_its_type": 12,
         "test_lines_that_kill_are_found_and_only_they_are_set_aside": 2,
         "test_a_broken_line_is_set_aside_and_all_others_count": 4,
         "test_items_that_killed_are_given_again": 2,
@@ -343,7 +408,6 @@ SAMPLED = {
         "test_a_server_without_a_certificate_of_the_authority_is_refused": 3,
     },
     "trust/test_containers.py": {
-        "test_with_few_processes_a_job_is_done_or_one_sentence_says_why_not": 2,
         "test_a_job_that_is_larger_than_the_container_runs_in_it": 2,
     },
     "trust/test_crowds.py": {
@@ -370,7 +434,6 @@ SAMPLED = {
         "test_nobody_speaks_for_the_attempt_of_another": 2,
     },
     "trust/test_keys_and_values.py": {
-        "test_10_million_values_of_one_key_are_reduced_at_once": 2,
         "test_a_value_that_cannot_be_pickled_fails_the_job_by_name": 3,
         "test_an_unhashable_key_fails_the_job_by_name": 3,
         "test_a_key_that_raises_or_says_nothing_fails_the_job_with_its_words": 4,
@@ -379,7 +442,6 @@ SAMPLED = {
         "test_a_kill_at_any_moment_changes_no_result_and_leaves_nothing": 30,
     },
     "trust/test_misbehaving_functions.py": {
-        "test_whatever_never_ends_is_ended_by_task_timeout_and_by_cancel": 6,
         "test_what_concerns_the_function_alone_fails_nothing_and_leaves_nothing": 5,
         "test_whatever_is_raised_fails_the_job_by_name": 12,
         "test_whatever_kills_the_executor_fails_the_job_by_name": 4,
@@ -400,5 +462,6 @@ SAMPLED = {
         "test_without_ipv6_and_with_a_name_that_nobody_knows": 2,
         "test_deaths_are_seen_and_nothing_is_left": 4,
         "test_where_no_folder_can_be_written_to_jobs_run_that_need_none": 4,
+        "test_an_engine_ends_with_its_driver_though_the_kernel_does_not_tell": 3,
     },
 }

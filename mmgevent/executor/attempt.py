@@ -33,7 +33,7 @@ from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
-from mmgevent.tasks.run import read_batch, run_map, run_reduce
+from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
@@ -46,10 +46,6 @@ from mmgevent.wire.lanes import (
 )
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
-
-#: Share of an executor's memory for the records of a task. The rest is for their encoded copy, the
-#: input, the user's own objects, and the error of the estimate.
-RECORD_SHARE = 0.25
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
 #: objects in cycles may hold megabytes.

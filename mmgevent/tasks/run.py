@@ -33,6 +33,10 @@ from mmgevent.wire.positions import ALL, Part
 #: fills the memory.
 TASK_GC_THRESHOLDS = (2_000_000, 1000, 1000)
 
+#: Share of a process's memory, or of the job's memory_limit, for the records of a task. The rest is
+#: for their encoded copy, the input, the user's own objects, and the error of the estimate.
+RECORD_SHARE = 0.25
+
 
 def run_map(
     functions: Functions,

@@ -10,8 +10,8 @@ import pytest
 
 from tests.integration.commands import ROOT, wait_for
 
-#: runs the rest of its command line as a shell that is not interactive runs `... &`
-IGNORING = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+#: runs the rest of its command line as a shell that is not interactive runs `... &`, and nohup too
+IGNORING = ["sh", "-c", "trap '' INT QUIT HUP TERM; exec \"$@\"", "sh"]
 
 #: tests of commands, of processes of ours, and of the signals of this process: a SIGINT has to come through
 INTERRUPTED = (
@@ -21,7 +21,7 @@ INTERRUPTED = (
 )
 
 
-def test_the_suite_passes_where_it_is_started_with_sigint_ignored():
+def test_the_suite_passes_where_it_is_started_with_signals_ignored():
     done = subprocess.run(
         [*IGNORING, sys.executable, "-m", "pytest", "--timeout=60", *INTERRUPTED],
         cwd=ROOT,

@@ -12,9 +12,10 @@ import pytest
 from mmgevent.driver.runners import inline
 from mmgevent.engine import server_start
 from mmgevent.errors import StartError
-from mmgevent.executor.attempt import RECORD_SHARE, record_memory_bytes
+from mmgevent.executor.attempt import record_memory_bytes
 from mmgevent.machine import resources as machine
 from mmgevent.machine.cgroups import Limits
+from mmgevent.tasks.run import RECORD_SHARE
 
 MIB = 2**20
 

@@ -28,7 +28,7 @@ from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
-from mmgevent.tasks.run import read_batch, run_map, run_reduce
+from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
@@ -47,8 +47,6 @@ RECORD_BYTES = 256 * 1024 * 1024
 #: Part of the machine's memory, one in so many, that each of these two may take at most: a
 #: container may have 300 MiB in all.
 MEMORY_SHARE = 8
-#: Share of the memory_limit that the records of a task may take, as in executors.
-RECORD_SHARE = 0.25
 
 #: Speed for which batches are cut: at most 8,000 items each.
 _SPEED = Speed(items=4000, seconds=1.0)

@@ -42,7 +42,7 @@ _LEFT_ADVICE = (
 )
 
 
-def describe_death(
+def judge_death(
     executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
 ) -> tuple[dict[str, Any], int | None, bool]:
     """Return (failure record, item, is divisible) for a death under `attempt`.

@@ -20,7 +20,7 @@ from gevent.event import Event
 from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
-from mmgevent.engine.worker.deaths import describe_death, describe_place
+from mmgevent.engine.worker.deaths import describe_place, judge_death
 from mmgevent.engine.worker.forker import Exit, Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
@@ -316,7 +316,7 @@ class Workload:
 
     def _report_death(self, attempt: HeldAttempt, executor: Supervisor, end: Exit) -> None:
         """Report to the server that an executor died during an attempt, and why."""
-        failure, item, is_divisible = describe_death(executor, end, attempt, self._name)
+        failure, item, is_divisible = judge_death(executor, end, attempt, self._name)
         log.info("executor died: %s: %s, attempt %s", executor.link.name, end, attempt.number)
         if executor.position().is_setup:
             self._report_unprepared(attempt, executor, failure, has_died=True)
