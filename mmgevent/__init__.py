@@ -106,7 +106,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # or every name would be right to a type checker
+if not TYPE_CHECKING:  # otherwise type checkers would accept every name
 
     def __getattr__(name: str) -> object:
         if name not in __all__:

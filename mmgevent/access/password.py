@@ -78,7 +78,7 @@ def read_password_file(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # of this file, whatever has its name by now
+            mode = os.fstat(file.fileno()).st_mode  # the open file, whatever has its name
             if stat.S_IMODE(mode) & 0o077:
                 raise PasswordError(
                     f"others may read or change the password file {name} (mode {stat.S_IMODE(mode):04o}); "

@@ -119,7 +119,7 @@ def _handle_signals() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # otherwise it is ignored, as under nohup
         signal.signal(signal.SIGHUP, _on_sigterm)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the same
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # as above
         signal.signal(signal.SIGINT, _on_sigint)
 
 

@@ -294,7 +294,7 @@ def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | 
     clears_line = reporter is not None and sink.is_terminal
     for key, value in records:
         if clears_line and reporter is not None:
-            reporter.close()  # or results would be written into the progress line
+            reporter.close()  # otherwise results would be written into the progress line
             clears_line = False
         with _translated_errors():
             sink.write(key, value)

@@ -338,7 +338,7 @@ class EngineProcess:
         if "failed" in answer:
             failed = answer["failed"]
             self._error = getattr(errors, failed["error"], EngineError)(failed["text"])
-            if failed.get("errno"):  # as in the engine: an OSError is the cause
+            if failed.get("errno"):  # an OSError was the cause in the engine, so it is here
                 self._error.__cause__ = OSError(failed["errno"], failed["text"])
         else:
             self._facts = answer["ready"]

@@ -64,7 +64,7 @@ class JobHandle(Generic[K, V]):
         self._callbacks: list[Callable[[JobHandle[K, V]], None]] = []
         self._state.before_wait = self._flush
         self._state.on_failure = self._start_ender
-        run = settings.in_same_context(self._run)  # for the datasource and finishfn
+        run = settings.in_same_context(self._run)  # the datasource and finishfn need the context
         self._thread = threading.Thread(target=run, name=f"mmgevent-{driver.job.name}", daemon=True)
 
     @property

@@ -2,7 +2,7 @@
 
 `JobDriver.records` is a generator that does the work of the whole job in the thread that reads it.
 When the engine, or the server behind it, ends before the job does, the job is submitted again.  The
-new server learns which partitions were given out, and does not compute them again.
+driver sends the new server the partitions that were given out, so they are not computed again.
 """
 
 from __future__ import annotations

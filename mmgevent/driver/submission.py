@@ -168,7 +168,7 @@ class Submission:
         state, packed = self._state, self._packed
         options = packed.options
         if state.partitions is not None:
-            options = {**options, "partitions": state.partitions}  # as the first server chose
+            options = {**options, "partitions": state.partitions}  # chosen by the first server
         self._engine.send(
             control(
                 "submit",

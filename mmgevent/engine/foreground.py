@@ -311,7 +311,7 @@ class _Stop:
         self.code = 0
         for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
             gevent.signal_handler(number, self._on_signal, code)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as by nohup
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup does that
             gevent.signal_handler(signal.SIGHUP, self._on_signal, HUNG_UP)
 
     def wait(self, timeout_s: float | None = None) -> int:

@@ -9,7 +9,7 @@ import gevent
 
 
 class Greenlets:
-    """Greenlets that end with their owner, at the latest."""
+    """Greenlets that end with their owner, or before."""
 
     def __init__(self, on_fault: Callable[[gevent.Greenlet], None]):
         """`on_fault(greenlet)` is called when one of them ends by an exception."""

@@ -72,7 +72,7 @@ class Settings:
     key: bytes  #: from `derive_key`
     procs: int  #: slots of its worker; 0 for none
     forkers: Forkers
-    memory_bytes: int  #: of segments, while it is the server
+    memory_bytes: int  #: limit on segments in memory, while it is the server
     scratch: str  #: folder for spill files and executors
     timeout: float = 10.0  #: seconds to connect to one address
     may_serve: bool = True

@@ -142,7 +142,7 @@ def _find_module(name: str) -> str:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
         raise JobFileError(f"there is no module {error.name} ({looked})") from None
-    except Exception as error:  # of the package, which is imported
+    except Exception as error:  # the package, which is imported, may raise anything
         package = name.rpartition(".")[0]
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
         raise JobFileError(f"package {package} failed while it was imported:\n{shown}") from None

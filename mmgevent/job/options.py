@@ -291,7 +291,7 @@ def _normal_size(value: Any) -> Any:
     try:
         return parse_size(value)
     except OptionError:
-        return value  # which is out of range
+        return value  # it is out of range, which is found later
 
 
 def _normal_paths(value: Any) -> Any:

@@ -54,7 +54,7 @@ class _Hierarchy(NamedTuple):
     """The groups of this process in one hierarchy: its own folder first, then those above."""
 
     version: int
-    controllers: set[str]  #: in version 2 all that may exist
+    controllers: set[str]  #: all that may exist, in version 2
     folders: list[str]
 
 

@@ -188,7 +188,7 @@ def encode_value(value: Any, limit_bytes: int) -> bytes | None:
     file = _Bounded(limit_bytes)
     try:
         pickle.Pickler(file, PICKLE_PROTOCOL).dump(value)
-    except Exception:  # of a `__reduce__` of the user's, too
+    except Exception:  # a `__reduce__` of the user's may raise anything
         return None
     return file.getvalue()
 

@@ -111,7 +111,7 @@ class ReduceTask:
             fold_op=None if fold is None else FOLD_OPS[fold],
             scratch_dir=scratch_dir,
         )
-        self._index = 0  # of the current key, from 0
+        self._index = 0  # index of the current key, from 0
         self._key: Any = NO_KEY
         self._partition = 0  # being read
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
@@ -176,7 +176,7 @@ class ReduceTask:
 
     def _reduce_all(self) -> None:
         groups = self._groups_for_user()
-        first = next(groups, None)  # or it could yield before there is a partition
+        first = next(groups, None)  # otherwise it could yield before there is a partition
         if first is None:
             return
         records = self._call_users(lambda: pairs_of(self._reducefn(_chained(first, groups)), "reducefn"))

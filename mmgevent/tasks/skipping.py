@@ -134,7 +134,7 @@ def _text_of(error: BaseException) -> str:
         return failures.shorten(str(error))
     except KeyboardInterrupt:
         raise
-    except BaseException:  # of the user's own __str__
+    except BaseException:  # the user's own __str__ may raise anything
         return "<its str() fails>"
 
 

@@ -35,7 +35,7 @@ MAX_NOTICE_BYTES = 1000
 
 #: Largest integer of a message.
 _MAX_INT = 2**63 - 1
-_INLINE_MARK = b"\0"  # in no JSON text: there it is written as an escape
+_INLINE_MARK = b"\0"  # no JSON text has it: JSON writes it as an escape
 
 
 class Shape(NamedTuple):

@@ -99,7 +99,7 @@ class SocketLink(Link):
         self._read_watcher = self._loop.io(self._sock.fileno(), _READABLE)
         self._write_watcher = self._loop.io(self._sock.fileno(), _WRITABLE)
         self._read_watcher.start(self._on_readable)
-        self._loop.run_callback(self._on_readable)  # for what was read before, here or by TLS
+        self._loop.run_callback(self._on_readable)  # bytes may be left over from before
         self._wake()
         if self._heartbeats:
             beats.monitor.add(self)

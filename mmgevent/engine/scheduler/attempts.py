@@ -221,7 +221,7 @@ class QueuedJob(abc.ABC):
         #: Kept attempts without a duplicate, those kept longest first.
         self.lone_kept: OrderedDict[Attempt, None] = OrderedDict()
         self.duplicates = 0  #: tasks with two live attempts
-        self.durations = Durations()  #: of the tasks of this phase
+        self.durations = Durations()  #: durations of the tasks of this phase
         #: Workers where the job's setupfn failed, see `avoids`.
         self.avoided: dict[Worker, None] = {}
 

@@ -31,7 +31,7 @@ class Assign(NamedTuple):
     hi: int  #: one behind the last; 0 in reduce
     skip: tuple[int, ...]  #: ascending positions of items in [lo, hi) that were set aside
     partitions: tuple[int, ...]  #: partitions to reduce; () in map
-    part: Part = ALL  #: of a single entry, which part to map
+    part: Part = ALL  #: part to map, if there is a single entry
 
 
 class Recall(NamedTuple):

@@ -60,7 +60,7 @@ class Dispatcher:
 
     def __init__(self, roster: Roster, commands: list[Command]):
         self._roster = roster
-        self._commands = commands  # of the current event
+        self._commands = commands  # commands of the current event
         self._last_attempt = 0
         self._recalls = 0  # unanswered recalls
         self.attempts: dict[int, Attempt] = {}

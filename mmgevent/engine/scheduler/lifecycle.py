@@ -37,8 +37,8 @@ class JobLifecycle:
     def __init__(self, roster: Roster, dispatcher: Dispatcher, commands: list[Command]):
         self._roster = roster
         self._dispatcher = dispatcher
-        self._commands = commands  # of the current event
-        self.ledgers: dict[int, Ledger] = {}  #: by job
+        self._commands = commands  # commands of the current event
+        self.ledgers: dict[int, Ledger] = {}  #: ledgers by job number
 
     def begin(self, job: int, rules: JobRules, now: float) -> None:
         """Add a job and grant it its first batches."""

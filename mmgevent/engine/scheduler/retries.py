@@ -38,7 +38,7 @@ class Retries:
     def __init__(self, lifecycle: JobLifecycle, dispatcher: Dispatcher, commands: list[Command]):
         self._lifecycle = lifecycle
         self._dispatcher = dispatcher
-        self._commands = commands  # of the current event
+        self._commands = commands  # commands of the current event
 
     def requeue(self, task: Task) -> None:
         """Let a task wait again, before all others, unless another attempt of it is live."""

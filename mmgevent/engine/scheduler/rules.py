@@ -17,7 +17,7 @@ class JobRules:
 
     retries: int = 0  #: times an item is tried again after a user exception
     retransmit: float = 0.05  #: share of slots that may run duplicates of slow tasks; 0: none
-    allocation: str = "continuous"  #: or "oneshot": every worker gets one item
+    allocation: str = "continuous"  #: "continuous", or "oneshot": every worker gets one item
     max_skipped: float = 0  #: items that may be set aside; a float below 1 is a share of all items
     needs: frozenset[str] = frozenset()  #: functions that a worker has to offer
 
@@ -32,7 +32,7 @@ class JobStatus(NamedTuple):
     """How far a job is. `done` and `total` count items in map and plan, tasks in reduce."""
 
     phase: str  #: "map", "plan" or "reduce"
-    done: int  #: in map including items set aside or lost
+    done: int  #: items or tasks done; in map including items set aside or lost
     total: int | None  #: None while the driver still reads its datasource
     waiting: int  #: tasks that no slot has yet
     running: int  #: live attempts, including queued ones

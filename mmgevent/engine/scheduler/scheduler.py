@@ -63,7 +63,7 @@ class Scheduler:
 
     def __init__(self, random: random_module.Random):
         self._random = random
-        self._commands: list[Command] = []  # of the current event
+        self._commands: list[Command] = []  # commands of the current event
         self._roster = Roster()
         self._dispatcher = Dispatcher(self._roster, self._commands)
         self._lifecycle = JobLifecycle(self._roster, self._dispatcher, self._commands)

@@ -69,7 +69,7 @@ class CachedJob:
         self.memory_limit_bytes: int | None = options.get("memory_limit")
         #: None also if it has no setupfn
         self.setup_timeout_s: float | None = options.get("setup_timeout")
-        #: which offered functions it calls, see `Functions.describe_offered`; empty for most jobs
+        #: offered functions that it calls, see `Functions.describe_offered`; empty for most jobs
         self.offered: dict[str, Any] = options.get("offered") or {}
         self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
         #: options about items that fail, for offered functions

@@ -244,7 +244,7 @@ class Supervisor:
         while data := gevent_os.nb_read(fd, _READ_BYTES):
             self._ring.add(data)
             self._show(fd, data)
-            gevent.sleep(0)  # for other greenlets: nb_read waits only when there is nothing to read
+            gevent.sleep(0)  # let others run: nb_read waits only if there is nothing to read
 
     def _show(self, fd: int, data: bytes, *, is_last: bool = False) -> None:
         """Log the whole lines.
@@ -281,7 +281,7 @@ class Supervisor:
         gevent.killall([greenlet for _, greenlet in self._drains])
         for fd, _ in self._drains:
             try:
-                for _ in range(RING_BYTES // _READ_BYTES + 1):  # those may go on writing
+                for _ in range(RING_BYTES // _READ_BYTES + 1):  # these processes may go on writing
                     data = os.read(fd, _READ_BYTES)
                     self._ring.add(data)
                     self._show(fd, data)

@@ -182,7 +182,7 @@ def _is_numpy(value: Any) -> bool:
     None exists unless numpy is loaded.
     """
     numpy: Any = sys.modules.get("numpy")
-    is_real = hasattr(numpy, "ndarray")  # or it is a module of the user's
+    is_real = hasattr(numpy, "ndarray")  # otherwise it is a module of the user's
     return is_real and isinstance(value, (numpy.generic, numpy.ndarray))
 
 

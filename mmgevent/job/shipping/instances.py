@@ -80,7 +80,7 @@ def reduce_instance(obj: Any) -> Any:
         return NotImplemented
     new_args = (
         cls.__getnewargs__(obj) if hasattr(cls, "__getnewargs__") else ()
-    )  # of str, int, tuple and the like
+    )  # str, int, tuple and the like have it
     has_new = isinstance(cls.__new__, types.FunctionType) and not _takes(cls.__new__, 1 + len(new_args))
     has_getattr = isinstance(getattr(cls, "__getattr__", None), types.FunctionType)
     if (

@@ -54,12 +54,12 @@ def last_reason() -> str | None:
 
 def explain(error: BaseException) -> str | None:
     """Return why the name in an exception is missing, or None if the job never had it."""
-    if isinstance(error, AttributeError) and error.name is None:  # of pickle
+    if isinstance(error, AttributeError) and error.name is None:  # pickle raised it
         return last_reason()
     if isinstance(error, (NameError, AttributeError)) and not isinstance(error, UnboundLocalError):
         reason = _find(error.name)
         return None if reason is None or reason in str(error) else reason
-    if isinstance(error, KeyError) and error.args:  # of globals(), or of any dict
+    if isinstance(error, KeyError) and error.args:  # globals() raised it, or any other dict
         reason = _find(error.args[0])
         return None if reason is None else f"if a global is meant: {reason}"
     return None

@@ -131,7 +131,7 @@ class Packer:
     ) -> bool:
         is_instance = not isinstance(namespace[name], (types.ModuleType, type, *_FUNCTIONS))
         if name in reached:
-            return not is_instance  # which travels as it is now
+            return not is_instance  # an instance travels as it is now
         word = re.compile(rf"\b{re.escape(package)}\b")
         return package in packages or any(word.search(source.text) for source in self.tree.sources.values())
 
@@ -222,7 +222,7 @@ class Packer:
         self._buffer.limit = MAX_SPARE_BYTES if reach.is_spare else None
         try:
             chunk = self._pickle(lambda: self._save_binding(reach))
-        except Exception as error:  # of the user's own __reduce__ too
+        except Exception as error:  # the user's own __reduce__ may raise anything
             bindings.shorten(self._pickler.memo, memo)
             bindings.shorten(self._reductions.cells, cells)
             self._buffer.limit = None

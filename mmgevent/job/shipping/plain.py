@@ -49,7 +49,7 @@ def _parts(container: Any) -> Iterable[Any]:
 
 
 def _is_frozen(container: Any) -> bool:
-    """Return whether a container and its contents are immutable, so that copies are as good."""
+    """Return whether a container and its contents are immutable, so that a copy is equivalent."""
     return type(container) in _FROZEN and _ATOMS.issuperset(map(type, container))
 
 

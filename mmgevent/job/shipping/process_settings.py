@@ -77,7 +77,7 @@ def set_dont_write_bytecode(value: bool) -> None:
 
 def read_thread_stack() -> int | None:
     threading = sys.modules["threading"]
-    n_bytes: int = threading.stack_size()  # which sets it to 0
+    n_bytes: int = threading.stack_size()  # this call also sets it to 0
     if n_bytes:
         threading.stack_size(n_bytes)
     return n_bytes or None

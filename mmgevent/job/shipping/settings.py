@@ -88,7 +88,7 @@ def in_same_context(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         decimal: Any = sys.modules.get("decimal")
         if decimal is not None:
-            decimal.setcontext(decimal.getcontext().copy())  # or both would change the same one
+            decimal.setcontext(decimal.getcontext().copy())  # each thread needs its own
         if errors is not None:
             numpy.seterr(**errors)  # type: ignore[union-attr] # numpy 1 keeps it by thread, not by context
         return function(*args)
