@@ -9,10 +9,15 @@ It has four messages of fixed size. Nothing else is sent before it is done:
 
 A proof is an HMAC-SHA256 under K = scrypt(password). It covers three things: a label that differs
 by side, the hash of every byte before it, and the hash of the server's certificate as this side
-sees it. So nobody can reflect it (the label), replay it (the nonces), use it on another connection
-as a man in the middle (the certificate), or change a byte of a hello (the transcript). The client
-sends nothing more until it has verified the server. An impostor gets one proof of a client, on
-which it can try passwords. scrypt makes each try cost 16 MiB and some 50 ms.
+sees it. So nobody can
+
+- reflect a proof: the labels differ;
+- replay it: the nonces differ;
+- use it on another connection as a man in the middle: the certificates differ;
+- change a byte of a hello: the hash covers it.
+
+The client sends nothing more until it has verified the server. An impostor gets one proof of a
+client, on which it can try passwords. scrypt makes each try cost 16 MiB and some 50 ms.
 
 Both classes take bytes and return bytes to send. They do not raise errors: they set `error`, since
 a refusal must still be sent. After that they need no more bytes.

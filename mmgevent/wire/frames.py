@@ -5,9 +5,9 @@ This module knows how long a frame of each kind may be, and whether a frame arri
 modules know what a payload says (`messages`), in what order frames go out (`lanes`), and how bytes
 travel (`engine.net.link`, and the blocking sockets of drivers and executors).
 
-Any bytes fed to a `Decoder` give a frame, "need more" or `ProtocolError`.  The decoder checks a
-length against its kind before it waits for the payload, so it never holds more than one frame
-besides the bytes that it was fed last.
+Any bytes fed to a `Decoder` give a frame, "need more" or `ProtocolError`. The decoder checks the
+length of a frame against its kind before it waits for the payload. So it never holds more than one
+frame and the bytes that it was fed last.
 
 The checksum covers header and payload; the header is the seed.  It finds torn buffers and bugs of
 mmgevent.  TLS protects against people.

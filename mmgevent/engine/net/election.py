@@ -258,8 +258,11 @@ def greet(sock: Any, address: Address, timeout: float) -> None:
 
     Nothing is read beyond the server's hello. The caller still owns the socket.
 
-    Raises VersionMismatchError if the versions do not fit, LostServerError if the server is lost
-    before its hello, and ConnectError if it refuses for another reason, or sends something else.
+    Raises:
+
+    - VersionMismatchError if the versions do not fit;
+    - LostServerError if the server is lost before its hello;
+    - ConnectError if it refuses for another reason, or sends something else.
     """
     where = format_address(address)
     late = ConnectError(f"{where} accepts but does not answer: no hello in {timeout:g} s")

@@ -1,11 +1,10 @@
 """Pack the functions of a job into one payload for executors. No copy of the program is sent.
 
 The user's definitions travel by value: functions and classes of `__main__`, of the job file, of
-notebook cells. In executors they live in one fresh module of the same name, so they share globals
-and call one another as they do here, and instances of their classes are plain pickles in both
-directions. Everything else travels by name: the standard library and what is installed
-(`installed.py`) are imported there, and other modules of the user's go along as source
-(`modules.py`).
+notebook cells. In executors they live in one fresh module of the same name. So they share globals
+and call one another as they do here. Instances of their classes are plain pickles in both
+directions. Everything else travels by name. Executors import the standard library and what is
+installed (`installed.py`). Other modules of the user's travel as source (`modules.py`).
 """
 
 from __future__ import annotations
