@@ -290,6 +290,6 @@ def _read_refs_again(
 
 
 _EMPTY_NOW = (
-    "the datasource function gave no items, and {:,} when it was called for an earlier job; if it reads on in something "
-    "that is used up now, let it open that anew each time"
+    "the datasource function gave no items, and {:,} when it was called for an earlier job; if it reads from a file or "
+    "iterator that is used up now, let it open a new one in each call"
 )

@@ -78,7 +78,7 @@ class Functions:
         if isinstance(mapfn, str) and _is_shipped(collectfn):
             raise FunctionError(
                 f"mapfn is the name {mapfn!r}, so collectfn runs in the process that offers it, "
-                f"where {_label('collectfn', collectfn)} cannot come; offer it there too, and give its name"
+                f"where {_label('collectfn', collectfn)} cannot be sent; offer it there too, and give its name"
             )
         if isinstance(collectfn, str) and _is_shipped(mapfn):
             raise FunctionError(

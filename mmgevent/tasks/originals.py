@@ -31,7 +31,7 @@ class Originals:
         self._entries: Sequence[Item] | None = None
 
     def item(self, position: int, key: Any, value: Any) -> Item:
-        """Return an item as it came; `key` and `value` are what the function was given."""
+        """Return an item as it was. `key` and `value` are those that the function was given."""
         if self._decode is None or (_is_fixed(value) and _is_fixed(key)):  # all items of files are
             return key, value
         if self._entries is None:

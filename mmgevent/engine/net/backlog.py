@@ -1,4 +1,4 @@
-"""What waits unsent in lanes without credit: those of `tell` messages."""
+"""Count the bytes that wait in lanes without credit: those of `tell` messages."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ class Link:
         return frame
 
     def _deliver(self, frame: Frame) -> None:
-        """Act on a frame that arrived. An exception closes the link and goes no further."""
+        """Act on a frame that arrived. An exception closes the link and is not raised."""
         try:
             if frame.kind == GRANT and self._outbox.has_window(frame.lane):
                 self._outbox.grant(frame.lane, granted_bytes(frame))

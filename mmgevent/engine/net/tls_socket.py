@@ -3,9 +3,9 @@
 OpenSSL keeps errors in a queue for each thread. It looks there to say why an operation did not
 succeed. CPython empties the queue when it raises an SSLError. When OpenSSL (3.4 and later) reports
 an error of the system (broken pipe, connection reset), CPython raises that OSError and leaves the
-queue as it is (python/cpython#148594). The next socket of the thread that has nothing to read, or
-no room to write, then fails with the same error, and so does the one after it. All connections of
-an engine are in one thread, so each lost peer could end healthy connections.
+queue as it is (python/cpython#148594). Then the next sockets of the thread that have nothing to
+read, or no room to write, fail with the same error. All connections of an engine are in one thread,
+so each lost peer could end healthy connections.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Watchers:
     # drivers
 
     def add(self, driver: Link) -> None:
-        """Let a driver watch.  One that watches already starts anew."""
+        """Let a driver watch. A driver that already watches starts again from the beginning."""
         before = self._watchers.pop(driver, None)
         if before is not None:
             before.backlog.drop_all()

@@ -135,7 +135,7 @@ class Walk:
             record.is_once = True
             raise DatasourceError(
                 f"the datasource, a {self._name}, began with another item when an earlier job walked through it and "
-                f"did not come to its end, so items may be missing now; {_ADVICE}"
+                f"did not reach its end, so items may be missing now; {_ADVICE}"
             )
 
     def count(self, n_items: int) -> None:
