@@ -1,6 +1,6 @@
 """The executors of one worker: fork them, watch their limits, notice that no more can be forked.
 
-A fork may fail for want of descriptors, processes or memory, which others may give back. Then
+A fork may fail because descriptors, processes or memory are short; others may free some. Then
 nothing is forked for a while, and the attempts that needed the executor are returned to the server.
 The pause doubles with each failure in a row. The worker closes when too many forks in a row have
 failed and no executor is left.
