@@ -1,4 +1,4 @@
-"""watching: who watches is told of workers and by them, in order; a flood costs the link it comes from."""
+"""watching: watchers get news and messages of workers, in order; a flood costs the link it comes from."""
 
 import base64
 import logging
@@ -90,7 +90,7 @@ class Played:
         ]
 
     def told(self):
-        """What was told, by lane."""
+        """The messages that were received, by lane."""
         reassembler = Reassembler()
         found = []
         for frame, message in zip(self.frames, self.messages, strict=True):
@@ -462,7 +462,7 @@ def assert_it_works(cluster):
 
 
 class Seen:
-    """What the callbacks of `watch` were told."""
+    """What the callbacks of `watch` were called with."""
 
     def __init__(self, cluster):
         self.joined, self.left, self.told, self.threads = [], [], [], set()

@@ -293,7 +293,7 @@ class Endless:
 
 
 class Echo(mincemeat.Client):
-    """Maps with a method of its own, and tells the Server about some of it."""
+    """Maps with a method of its own, and sends the Server some of it."""
 
     mapped = 0
 

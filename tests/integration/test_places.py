@@ -1,4 +1,4 @@
-"""Where a command or program may be started: also in a folder that is gone."""
+"""Where a command or program may be started: also in a folder that no longer exists."""
 
 import pytest
 
@@ -32,7 +32,7 @@ START = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.executable, [sys.ex
 
 @pytest.fixture
 def run_nowhere(commands):
-    """Run Python in a folder that is gone, and without PYTHONPATH, as most people do."""
+    """Run Python in a folder that no longer exists, and without PYTHONPATH, as most people do."""
 
     def run(*argv):
         folder = commands.folder / "gone"

@@ -1,4 +1,4 @@
-"""Failure records: whatever a worker or executor says went wrong can be told to the driver."""
+"""Failure records: whatever a worker or executor says went wrong can be sent to the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS and the password proof over loopback: who gets in, and what everybody else is told."""
+"""TLS and the password proof over loopback: who gets in, and what error all others get."""
 
 from __future__ import annotations
 

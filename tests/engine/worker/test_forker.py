@@ -1,4 +1,4 @@
-"""forker: how the end of an executor is told."""
+"""forker: how the end of an executor is reported."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What every prepared machine has is told from the user's own modules, without importing either."""
+"""Installed modules are distinguished from the user's own, without importing either."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Changes that a job file makes outside of itself: which are told, and which are none."""
+"""Changes that a job file makes outside of itself: which are reported, and which are none."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ _names = itertools.count()
 
 @pytest.fixture
 def left(tmp_path, monkeypatch):
-    """What is told of a job file with these lines."""
+    """The changes that are reported for a job file with these lines."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "settings.py").write_text(SETTINGS)

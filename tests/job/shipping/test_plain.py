@@ -1,4 +1,4 @@
-"""Plain data is told from what the packer must look into."""
+"""Plain data is distinguished from values that the packer must look into."""
 
 import pickle
 

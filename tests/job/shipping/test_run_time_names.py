@@ -1,4 +1,4 @@
-"""Names that only run time knows travel, and whoever misses one is told why it is not there."""
+"""Names that only run time knows travel, and an error says why a missing one is not there."""
 # ruff: noqa: F811
 
 import re
