@@ -74,9 +74,8 @@ class Node(Cluster):
         `may_serve`: whether it may become the server.  `once`: close when the server is lost.
         `timeout`: seconds to connect to an address.
         `certificates`: what all nodes show one another, and perhaps ask for; none are needed.
-        `on_state(state, reason)` is called after each change of `state`, and `on_tell(0, data)`
-        with bytes that a driver sends to this worker. Both are called in threads of the node, and
-        must not block.
+        `on_state(state, reason)` is called after each change of `state`, `on_tell(0, data)` with
+        bytes of a driver for this worker: both in threads of the node, so they must not block.
         """
         from mmgevent.access.password import find_password
 
