@@ -1,7 +1,6 @@
 """For all tests: examples that are the same in every run, and nothing in the environment that a command would read."""
 
 import collections
-import gc
 import os
 import signal
 from pathlib import Path
@@ -31,12 +30,6 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
-
-
-def pytest_collection_finish():
-    """Keep the collector away from the thousands of tests there are: each of its runs would look at all of them."""
-    gc.collect()
-    gc.freeze()
 
 
 _TESTS = Path(__file__).parent

@@ -260,10 +260,10 @@ def test_records_of_items_come_in_order_whatever_mapfn_returns(core):
 def test_of_an_item_that_fails_nothing_comes_but_what_is_put_in_its_place(core):
     records, told = mapped(core, numbers, [1, 6, 2])
     assert records == [(0, 20), (2, 20), (2, 25)]
-    error = repr(ZeroDivisionError("integer division or modulo by zero"))
-    assert told == [("failed", 1, 1, 6, error)]
-    records, _ = mapped(core, numbers, [1, 6, 1], failed=lambda error: [("instead", error.args)])
-    assert records == [(0, 20), ("instead", ("integer division or modulo by zero",)), (2, 20)]
+    assert [what[:-1] for what in told] == [("failed", 1, 1, 6)]
+    assert told[0][-1].startswith("ZeroDivisionError(")
+    records, _ = mapped(core, numbers, [1, 6, 1], failed=lambda error: [("instead", type(error))])
+    assert records == [(0, 20), ("instead", ZeroDivisionError), (2, 20)]
 
 
 @pytest.mark.parametrize("output", [5, [3], [(1, 2, 3)], [([], 1)]], ids=repr)

@@ -32,6 +32,7 @@ from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.forker import Forkers
 from mmgevent.errors import AuthenticationError, ConnectError, ListenError, VersionMismatchError
 from mmgevent.wire.messages import control
+from tests.new_objects import only_new_objects
 from tests.ports import free_port, reserved_port
 
 KEY = derive_key("a password of the tests")
@@ -48,13 +49,15 @@ def live_greenlets():
 @pytest.fixture(autouse=True)
 def no_leaks():
     gevent.get_hub().threadpool.apply(id, (0,))  # its notifier opens descriptors at the first use
-    greenlets, descriptors = live_greenlets(), len(os.listdir("/proc/self/fd"))
-    yield
-    with gevent.Timeout(LATE_S, False):
-        while live_greenlets() - greenlets or len(os.listdir("/proc/self/fd")) > descriptors:
-            gevent.sleep(0.01)
-            gc.collect()
-    assert not live_greenlets() - greenlets
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with only_new_objects():
+        greenlets = live_greenlets()
+        yield
+        with gevent.Timeout(LATE_S, False):
+            while live_greenlets() - greenlets or len(os.listdir("/proc/self/fd")) > descriptors:
+                gevent.sleep(0.01)
+                gc.collect()
+        assert not live_greenlets() - greenlets
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 

@@ -23,6 +23,7 @@ from mmgevent.errors import LinkClosed, ProtocolError
 from mmgevent.wire.frames import BATCH, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, Frame, split_payload
 from mmgevent.wire.lanes import ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control, decode_message
+from tests.new_objects import only_new_objects
 
 MIB = 1024 * 1024
 
@@ -61,11 +62,13 @@ def open_descriptors() -> set[str]:
 @pytest.fixture(autouse=True)
 def no_leaks():
     gevent.get_hub()
-    greenlets, descriptors = live_greenlets(), open_descriptors()
-    yield
-    for _ in range(3):  # gevent closes a socket one turn of the loop later
-        gevent.sleep(0)
-    assert live_greenlets() <= greenlets
+    descriptors = open_descriptors()
+    with only_new_objects():
+        greenlets = live_greenlets()
+        yield
+        for _ in range(3):  # gevent closes a socket one turn of the loop later
+            gevent.sleep(0)
+        assert live_greenlets() <= greenlets
     assert open_descriptors() <= descriptors
     assert not heartbeats.monitor
 

@@ -24,6 +24,7 @@ from mmgevent.engine.net import tls
 from mmgevent.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatchError
 from mmgevent.wire.frames import Decoder
 from mmgevent.wire.messages import control
+from tests.new_objects import only_new_objects
 
 KEY = derive_key("a password of the tests")
 OTHER_KEY = derive_key("another password")
@@ -41,10 +42,10 @@ def live_greenlets():
 
 @pytest.fixture(autouse=True)
 def no_greenlets_left():
-    before = live_greenlets()  # of other modules' tests
-    yield
-    gevent.sleep(0)
-    assert [greenlet for greenlet in live_greenlets() if greenlet not in before] == []
+    with only_new_objects():
+        yield
+        gevent.sleep(0)
+        assert live_greenlets() == []
 
 
 @pytest.fixture
