@@ -36,7 +36,7 @@ test: $(TOOLS)  ## run the tests but the long ones (five minutes at most)
 test-long: $(TOOLS)  ## run the long ones; MMGEVENT_TEST_SEEDS=0.1 tries a tenth of what is drawn at random
 	$(RUN) -m pytest -m long
 
-test-all: $(TOOLS)  ## run all tests, with all seeds (some twenty minutes)
+test-all: $(TOOLS)  ## run all tests, with all seeds (some forty minutes)
 	$(RUN) -m pytest
 
 pure: $(TOOLS)  ## run the tests but the long ones without the C core
