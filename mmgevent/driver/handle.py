@@ -159,6 +159,8 @@ class JobHandle(Generic[K, V]):
 
         Each has "key" and "error" in words.  If they are known, it also has the key itself as
         "item_key", and "error_type" and "error_text" of the exception.
+
+        Raises JobError (kind "record") for a key that cannot be unpickled here.
         """
         return self._state.set_aside.failures()
 

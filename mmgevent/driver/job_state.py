@@ -31,7 +31,7 @@ class Progress:
     phase: str = "starting"
     #: items in the map phase, tasks in the reduce phase
     done: int = 0
-    #: in the same unit as `done`; None while it is not known
+    #: The whole, in the unit of `done`; None while it is not known.
     total: int | None = None
     waiting: int = 0
     running: int = 0

@@ -19,9 +19,9 @@ class Configuration(NamedTuple):
     join: tuple[str, int] | None = None
     #: work for the first server that answers at one of these addresses, or become that server
     elect: list[tuple[str, int]] | None = None
-    #: with `elect`: whether this engine may become the server
+    #: Whether this engine may become the server, if it has `elect`.
     may_serve: bool = True
-    #: with `elect`: end when the server has ended, instead of finding the next one
+    #: Whether an engine with `elect` ends with its server, instead of finding the next one.
     once: bool = False
     #: names of functions that run in the driver's process
     offers: Sequence[str] = ()

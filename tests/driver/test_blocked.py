@@ -364,9 +364,10 @@ def test_ctrl_c_ends_mmg_run_whose_datasource_waits(tmp_path, times, inline):
     path.write_text(JOB)
     with started("-m", "mmgevent", "run", "--procs", "1", *inline, str(path)) as process:
         assert process.stderr.readline() == "waits\n"
-        for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        if times == 2:
+            time.sleep(0.05)  # two signals at once are one to the system
             process.send_signal(signal.SIGINT)
-            time.sleep(0.05)
         _, said = process.communicate(timeout=SOON_S)
     assert process.returncode == 130
     assert "Traceback" not in said

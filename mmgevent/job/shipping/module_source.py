@@ -21,7 +21,7 @@ class ModuleSource(NamedTuple):
     name: str
     #: where it was read, as tracebacks show it; empty for a namespace package
     path: str
-    #: for a package, the folders that may hold submodules that did not travel; None for a module
+    #: Folders of a package that may hold submodules that did not travel; None for a module.
     folders: tuple[str, ...] | None
     text: str
     #: the module's code as `marshal` writes it, if there is no text
