@@ -28,7 +28,7 @@ from mmgevent.access.handshake import (
     ClientHandshake,
     ServerHandshake,
 )
-from mmgevent.engine.server.hosted import read_rules
+from mmgevent.engine.server.terms import read_rules
 from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.held import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError

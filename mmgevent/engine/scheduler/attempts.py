@@ -55,6 +55,7 @@ class Task:
         "is_suspect",
         "job",
         "lo",
+        "losses",
         "number",
         "open_entries",
         "part",
@@ -88,6 +89,7 @@ class Task:
         self.state = TaskState.WAITING
         self.attempts: list[Attempt] = []  #: the live ones, at most two
         self.deaths = 0  #: executors that died while running it
+        self.losses = 0  #: workers lost soon after they began it
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
         self.unprepared = 0  #: executors that could not be set up for it
@@ -101,7 +103,7 @@ class Task:
         """Make a task of other entries of its batch, which inherits its deaths and failures."""
         rest = Task(self.job, number, self.batch, lo, hi, is_exclusive=self.is_exclusive)
         rest.deaths, rest.failures, rest.is_suspect = self.deaths, self.failures, self.is_suspect
-        rest.unprepared = self.unprepared
+        rest.unprepared, rest.losses = self.unprepared, self.losses
         return rest
 
     def transition(self, event: TaskEvent) -> None:

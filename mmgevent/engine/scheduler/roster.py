@@ -54,6 +54,14 @@ class Roster:
         self._count_slots(worker.pool, -len(worker.slots))
         self.update_slots(worker)
 
+    def readmit(self, worker: Worker) -> None:
+        """Let a worker that got nothing more get tasks again."""
+        if not worker.is_leaving:
+            return
+        worker.is_leaving = False
+        self._count_slots(worker.pool, len(worker.slots))
+        self.update_slots(worker)
+
     def remove_worker(self, worker: Worker) -> None:
         """Remove a worker from its pool."""
         self.retire(worker)

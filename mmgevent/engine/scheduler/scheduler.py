@@ -42,6 +42,7 @@ from __future__ import annotations
 import random as random_module
 from typing import Any
 
+from mmgevent.engine.scheduler.attempts import Worker
 from mmgevent.engine.scheduler.commands import Command, Commit, NeedContent, ReleaseBatch
 from mmgevent.engine.scheduler.dispatcher import Dispatcher
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
@@ -83,25 +84,54 @@ class Scheduler:
         return self._finish_event(now)
 
     def remove_worker(self, worker: int, now: float) -> list[Command]:
-        """A worker disconnected. What it held is done again elsewhere, and nobody is blamed."""
+        """A worker disconnected. What it held is done again elsewhere.
+
+        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`).
+        """
         lost = self._roster.workers.get(worker)
         if lost is None:
             return []
+        suspects = [] if lost.is_leaving else self._retries.count_losses(lost, now)
         self._roster.remove_worker(lost)
-        touched = self._lifecycle.withdraw(lost)
-        for slot in lost.slots:
+        self._end_all(lost, AttemptEvent.LOST, now)
+        self._retries.after_losses(suspects, now)
+        return self._finish_event(now)
+
+    def _end_all(self, worker: Worker, event: AttemptEvent, now: float) -> None:
+        """End every attempt of a worker that gets nothing more; their tasks wait again."""
+        touched = self._lifecycle.withdraw(worker)
+        for slot in worker.slots:
             if slot.running is None:
                 continue
             for attempt in (*reversed(slot.queued), slot.running):
                 task = attempt.task
                 touched[self._ledgers[task.job.number]] = None
-                self._dispatcher.end(attempt, AttemptEvent.LOST, now)
+                if event is AttemptEvent.REVOKED:
+                    self._dispatcher.revoke(attempt, now)
+                else:
+                    self._dispatcher.end(attempt, event, now)
                 if task.is_exclusive:
                     self._lifecycle.drop(task)
                 else:
                     self._retries.requeue(task)
         for ledger in touched:
             self._lifecycle.advance(ledger, now)
+
+    def set_worker_aside(self, worker: int, now: float) -> list[Command]:
+        """A worker does not do its share. Its tasks go elsewhere, and it gets none until
+        `readmit_worker`."""
+        aside = self._roster.workers.get(worker)
+        if aside is None or aside.is_leaving:
+            return []
+        self._roster.retire(aside)
+        self._end_all(aside, AttemptEvent.REVOKED, now)
+        return self._finish_event(now)
+
+    def readmit_worker(self, worker: int, now: float) -> list[Command]:
+        """A worker that was set aside gets tasks again."""
+        aside = self._roster.workers.get(worker)
+        if aside is not None:
+            self._roster.readmit(aside)
         return self._finish_event(now)
 
     def drain_worker(self, worker: int, now: float) -> list[Command]:

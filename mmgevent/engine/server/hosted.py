@@ -20,11 +20,10 @@ from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.intake import Intake, append_chunk
 from mmgevent.engine.server.store import JobStore
+from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, OptionError, ProtocolError, StoreError
-from mmgevent.job.options import JobOptions
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES, check_limit
 from mmgevent.wire.messages import control
 
 log = logging.getLogger(__name__)
@@ -39,11 +38,9 @@ class JobCode:
     """
 
     def __init__(self, submit: dict[str, Any]):
-        """`submit`: the driver's message.  Raises MmgeventError if it announces too much."""
+        """`submit`: the driver's message."""
         self.code_bytes: int = submit["code_bytes"]
         self.context_bytes: int = submit.get("context_bytes", 0)
-        check_limit("code", self.code_bytes, MAX_CODE_BYTES)
-        check_limit("surroundings", self.context_bytes, MAX_CONTEXT_BYTES)
         self.fingerprint: str = submit["fingerprint"]
         self._context: list[bytes] = []
         self._code: list[bytes] = []
@@ -106,6 +103,7 @@ class HostedJob:
         """
         self.number = number
         self.id = id
+        self.rules = check_terms(submit)
         self.name: str = submit["name"]
         self.options: dict[str, Any] = submit["options"]
         #: Partitions that an earlier server delivered.
@@ -114,7 +112,6 @@ class HostedJob:
         self.driver_job = driver_job
         self.store = store
         self.code = JobCode(submit)
-        self.rules = read_rules(self.options)
         is_oneshot = self.rules.allocation == "oneshot"
         self.input = JobInput(link, driver_job, intake, is_oneshot=is_oneshot)
         self.delivery = Delivery(link, driver_job, store)
@@ -228,24 +225,3 @@ class HostedJob:
 def internal_failure(error: Exception) -> dict[str, Any]:
     """Return the failure of a job that ends by a bug of mmgevent."""
     return {"kind": "internal", "error": f"internal error: {type(error).__name__}: {error}"}
-
-
-def read_rules(options: dict[str, Any]) -> JobRules:
-    """Return what the server needs of a job's options.
-
-    Raises OptionError if any option makes no sense.
-    """
-    wire = dict(options)
-    needs = wire.pop("needs", [])
-    if not (isinstance(needs, list) and all(isinstance(name, str) for name in needs)):
-        raise OptionError(f"needs must be a list of names, got {type(needs).__name__}")
-    for name in ("offered", "flags"):  # the workers check them
-        wire.pop(name, None)
-    checked = JobOptions.from_wire(wire)
-    return JobRules(
-        retries=checked.retries,
-        retransmit=checked.retransmit,
-        allocation=checked.allocation,
-        max_skipped=checked.max_skipped,
-        needs=frozenset(needs),
-    )

@@ -11,6 +11,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.threads import run_in_thread
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.intake import Intake
+from mmgevent.engine.server.numbers import next_number
 from mmgevent.engine.server.spill import Memory
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import MmgeventError
@@ -21,14 +22,15 @@ MAX_JOBS = 10_000
 
 
 class Jobs:
-    """The jobs of one server, by number.  A number is used once."""
+    """The jobs of one server, by number."""
 
     def __init__(self, server_name: str, memory_bytes: int, spill_folder: str | None):
         """`memory_bytes` limits the segments of all jobs in memory, and once more their batches."""
         self._server_name = server_name
         self._spill_folder = spill_folder
         self._jobs: dict[int, HostedJob] = {}
-        self._next_number = 1
+        self._last_number = 0
+        self._count = 0  # jobs so far, for their names
         #: Memory of segments.
         self.memory = Memory(memory_bytes)
         #: Memory of batches.
@@ -52,14 +54,15 @@ class Jobs:
         """
         if len(self._jobs) >= MAX_JOBS:
             raise MmgeventError(f"this server has {MAX_JOBS} jobs already: try again later")
-        number = self._next_number
-        id_ = f"{self._server_name}-{number}"
+        number = next_number(self._last_number, self._jobs)
+        id_ = f"{self._server_name}-{self._count + 1}"
         store = JobStore(self.memory, self._spill_folder, run_in_thread)
         job = HostedJob(number, id_, link, driver_job, submit, store, self.intake, on_failure)
         if not self._code_memory.take(job.code.size):
             used = self._code_memory.used_bytes
             raise MmgeventError(f"this server has {used} bytes of jobs' code already: try again later")
-        self._next_number += 1
+        self._last_number = number
+        self._count += 1
         self._jobs[number] = job
         self.idle.clear()
         return job

@@ -116,7 +116,7 @@ def test_a_job_goes_from_batch_to_results(server):
 
 def test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again(server):
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
-    driver.submit(delivered=[3])
+    driver.submit(delivered=[3], partitions=32)
     driver.send_batch(1)
     driver.say("input_end", 1, batches=1)
     segment = encode_segment(["k"], [1])
