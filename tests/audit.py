@@ -113,8 +113,10 @@ class AuditedScheduler:
             for slot in range(slots):
                 for attempt in self.slots.pop((args[0], slot)):
                     self.asked_back.discard(attempt)
-        elif name == "drain_worker" and args[0] in self.workers:
+        elif name in ("drain_worker", "set_worker_aside") and args[0] in self.workers:
             self.leaving.add(args[0])
+        elif name == "readmit_worker":
+            self.leaving.discard(args[0])
         elif name == "add_job":
             self.jobs[args[0]] = Books(args[1])
         elif name == "add_batch" and self._live(args[0]):

@@ -117,6 +117,8 @@ class Feeder:
             if batch is None:
                 self.has_ended = True
                 return None
+        if self._count >= MAX_NUMBER:  # numbers of batches keep the order of the datasource: they never wrap
+            raise DatasourceError(f"the datasource gave more than {MAX_NUMBER:,} batches; make several jobs of it")
         self._count += 1
         self._sizes.append(batch.items)
         return self._count, batch

@@ -63,6 +63,7 @@ class Task:
         "skip",
         "state",
         "unprepared",
+        "was_doubted",
     )
 
     def __init__(
@@ -93,6 +94,7 @@ class Task:
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
         self.unprepared = 0  #: executors that could not be set up for it
+        self.was_doubted = False  #: it failed on a worker that had never done a task
 
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
         """Change its entries; nothing is left to map of `closed` of them."""

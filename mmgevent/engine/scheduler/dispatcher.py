@@ -34,15 +34,13 @@ from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.roster import Roster
 from mmgevent.engine.scheduler.rules import MAP, REDUCE
 from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, TaskEvent
+from mmgevent.wire.numbers import next_number
 
 #: Least duration of a straggler, as a multiple of the median duration of its phase.
 STRAGGLER_MEDIANS = 2.0
 
 #: Least duration of a straggler, seconds. Below it a duplicate costs more than it saves.
 STRAGGLER_S = 1.0
-
-#: Largest attempt number: they are unsigned 32-bit numbers. 0 means none.
-MAX_ATTEMPT = 0xFFFF_FFFF
 
 # Looking up a member of an Enum costs as much as a call in C, and each event does it ten times.
 _RUNNING, _QUEUED, _RECALLED, _KEPT, _CONTESTED = (
@@ -282,8 +280,5 @@ class Dispatcher:
         return None
 
     def _next_attempt(self) -> int:
-        number = self._last_attempt % MAX_ATTEMPT + 1
-        while number in self.attempts:  # live since before the numbers began anew
-            number = number % MAX_ATTEMPT + 1
-        self._last_attempt = number
+        number = self._last_attempt = next_number(self._last_attempt, self.attempts)
         return number

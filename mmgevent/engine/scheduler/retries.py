@@ -55,6 +55,19 @@ class Retries:
             task.transition(TaskEvent.FREED)
             task.job.enqueue(task, first=True)
 
+    def doubt(self, task: Task, ledger: Ledger, worker: Worker) -> bool:
+        """Let another worker try a task that a worker failed for which nobody vouches.
+
+        Returns False if the failure counts: it was doubted before, or no other worker can try it.
+        """
+        others = ledger.queue.slots - (0 if worker.is_leaving else len(worker.slots))
+        if task.was_doubted or task.is_exclusive or others <= 0:
+            return False
+        task.was_doubted = True
+        ledger.avoided[worker] = None
+        self.requeue(task)
+        return True
+
     @staticmethod
     def count_losses(worker: Worker, now: float) -> list[Task]:
         """Count the loss of a worker for the tasks that it had just begun.

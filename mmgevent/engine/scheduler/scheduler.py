@@ -132,6 +132,8 @@ class Scheduler:
         aside = self._roster.workers.get(worker)
         if aside is not None:
             self._roster.readmit(aside)
+            for job in self._roster.jobs_for(aside):
+                self._lifecycle.allow(self._ledgers[job.number])
         return self._finish_event(now)
 
     def drain_worker(self, worker: int, now: float) -> list[Command]:
@@ -303,6 +305,7 @@ class Scheduler:
         is_spent: bool = False,
         is_divisible: bool = False,
         skipped: int = 0,
+        is_doubted: bool = False,
     ) -> list[Command]:
         """A user exception ended an attempt.
 
@@ -311,6 +314,7 @@ class Scheduler:
             is_spent: the executor has tried that item as often as `retries` allows.
             is_divisible: attempts of some of the items may show which of them fails.
             skipped: items that the attempt had to set aside, if those are too many.
+            is_doubted: nobody vouches for the worker; see `Retries.doubt`.
         """
         failed = self._attempts.get(attempt)
         if failed is None:
@@ -318,7 +322,9 @@ class Scheduler:
         task, ledger = failed.task, self._ledgers[failed.task.job.number]
         self._dispatcher.end(failed, AttemptEvent.FAILED, now)
         ledger.worker_answered(now)
-        if task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
+        if is_doubted and self._retries.doubt(task, ledger, failed.slot.worker):
+            pass
+        elif task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
             self._lifecycle.fail(ledger, ledger.input.explain_limit(failure), "skipped", now)
         else:
             self._retries.after_failure(
@@ -335,10 +341,11 @@ class Scheduler:
         now: float,
         *,
         is_divisible: bool = False,
+        is_doubted: bool = False,
     ) -> list[Command]:
         """The executor of an attempt died: a crash, memory, a time limit.
 
-        `item` and `is_divisible` are as in `attempt_failed`.
+        `item`, `is_divisible` and `is_doubted` are as in `attempt_failed`.
         """
         died = self._attempts.get(attempt)
         if died is None:
@@ -346,7 +353,8 @@ class Scheduler:
         task, ledger = died.task, self._ledgers[died.task.job.number]
         self._dispatcher.end(died, AttemptEvent.DIED, now)
         ledger.worker_answered(now)
-        self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
+        if not (is_doubted and self._retries.doubt(task, ledger, died.slot.worker)):
+            self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 
@@ -363,6 +371,11 @@ class Scheduler:
         self._retries.after_failed_setup(task, ledger, unprepared.slot.worker, failure, now)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
+
+    def was_recalled(self, attempt: int) -> bool:
+        """Return whether a live attempt was recalled, so that its worker may return it."""
+        recalled = self._attempts.get(attempt)
+        return recalled is not None and recalled.state in (AttemptState.RECALLED, AttemptState.CONTESTED)
 
     def attempt_returned(self, attempt: int, now: float) -> list[Command]:
         """A worker returned an attempt that had not begun."""

@@ -122,6 +122,10 @@ class HostedJob:
         self.partitions = 0
         #: {partition: bytes} to reduce, once the map phase is over.
         self.sizes: dict[int, int] = {}
+        #: The last two workers that did tasks of it.
+        self.done_by: tuple[int, ...] = ()
+        #: {task: the worker that says it fails}, while another tries it
+        self.doubts: dict[int, int] = {}
         self._started_s = time.monotonic()
         self._last_progress: tuple[Any, ...] = ()
         self._greenlets: set[gevent.Greenlet] = set()
@@ -163,6 +167,11 @@ class HostedJob:
         for chunk in self.code.chunks(with_context=with_context):
             worker.send_in_lane(Frame(CODE, chunk, *lane))
         worker.close_lane(lane)
+
+    def note_done_by(self, worker: int) -> None:
+        """Note that a worker did a task of the job."""
+        if worker not in self.done_by:
+            self.done_by = (*self.done_by[-1:], worker)
 
     # messages to the driver
 

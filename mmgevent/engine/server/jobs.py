@@ -11,11 +11,11 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.threads import run_in_thread
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.intake import Intake
-from mmgevent.engine.server.numbers import next_number
 from mmgevent.engine.server.spill import Memory
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import MmgeventError
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
+from mmgevent.wire.numbers import next_number
 
 #: Jobs of one server at once. Each one costs some KiB, and progress messages four times a second.
 MAX_JOBS = 10_000

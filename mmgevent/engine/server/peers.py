@@ -24,6 +24,7 @@ from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
 from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
+from mmgevent.wire.numbers import follows
 from mmgevent.wire.positions import entry_of
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ MAX_DRIVER_JOBS = 1000
 #: Name of a peer, characters. Longer ones would not fit the lines of logs.
 MAX_NAME_CHARS = 100
 
-#: Workers in one `workers` message. With the longest names they still fit one frame.
+#: Workers in one `workers` message. With the longest names and reasons they fit one frame.
 MAX_LISTED_WORKERS = 1000
 
 #: Time for a refusal to reach the peer before its link closes, seconds.
@@ -172,7 +173,9 @@ class WorkerPeer(Peer):
             is_spent=message.get("spent", False),
             is_divisible=attempt.is_map and message.get("divisible", False),
             skipped=message.get("skipped", 0),
+            is_doubted=self._conductor.oversight.note_failure(self._worker, attempt),
         )
+        self._conductor.set_aside_if_due(self._worker)
 
     def _on_died(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
         self._conductor.report_death(
@@ -186,12 +189,18 @@ class WorkerPeer(Peer):
         self._conductor.report_unprepared(attempt, bound(message["failure"]), message.get("died", False))
 
     def _on_returned(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
-        self._conductor.report(self._conductor.scheduler.attempt_returned, attempt.number)
+        scheduler = self._conductor.scheduler
+        if not (self._worker.is_leaving or scheduler.was_recalled(attempt.number)):
+            self._worker.standing.note_return()
+        self._conductor.report(scheduler.attempt_returned, attempt.number)
+        self._conductor.set_aside_if_due(self._worker)
 
     def _on_kept(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
         self._conductor.report(self._conductor.scheduler.attempt_kept, attempt.number)
 
     def _on_content(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
+        if attempt.is_map and not attempt.job.input.batches[attempt.batch].has_refs:
+            raise ProtocolError(f"contents of batch {attempt.batch} were asked for, which has no files")
         self._conductor.report(self._conductor.scheduler.attempt_needs_content, attempt.number)
 
     @staticmethod
@@ -224,7 +233,8 @@ class DriverPeer(Peer):
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
         self._jobs: dict[int, HostedJob] = {}  # by the driver's number
-        self._last_job = 0  # the highest number so far
+        self._last_job = 0  # the last number so far
+        self._has_begun_anew = False  # its numbers have begun anew, so that any may be of an old job
         self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
             "submit": self._on_submit,
             "list_workers": self._on_list_workers,
@@ -276,7 +286,7 @@ class DriverPeer(Peer):
     def _find_job(self, frame: Frame) -> HostedJob | None:
         """Return the job of a frame, or None if it is over."""
         job = self._jobs.get(frame.job)
-        if job is None and not 1 <= frame.job <= self._last_job:
+        if job is None and not (1 <= frame.job <= self._last_job or (frame.job and self._has_begun_anew)):
             raise ProtocolError(f"{frame!r} is about a job that was never submitted")
         if job is not None and job not in self._conductor.jobs:
             del self._jobs[frame.job]
@@ -286,8 +296,9 @@ class DriverPeer(Peer):
     # jobs
 
     def _on_submit(self, frame: Frame, message: dict[str, Any]) -> None:
-        if frame.job <= self._last_job:
+        if not frame.job or frame.job in self._jobs or not follows(frame.job, self._last_job):
             raise ProtocolError(f"job {frame.job} was submitted already")
+        self._has_begun_anew = self._has_begun_anew or frame.job < self._last_job
         self._last_job = frame.job
         conductor = self._conductor
         if conductor.moved_to is not None:
@@ -332,7 +343,7 @@ class DriverPeer(Peer):
 
     def _on_list_workers(self, frame: Frame, message: dict[str, Any]) -> None:
         listed = list(self._conductor.workers)[:MAX_LISTED_WORKERS]
-        names, slots = [w.link.name for w in listed], [w.slots for w in listed]
+        names, slots = [w.name for w in listed], [w.slots for w in listed]
         self.link.send(control("workers", names=names, slots=slots))
 
     def _on_watch(self, frame: Frame, message: dict[str, Any]) -> None:

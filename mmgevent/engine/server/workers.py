@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.server.numbers import next_number
+from mmgevent.wire.numbers import next_number
 from mmgevent.engine.server.standing import Standing
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.user_messages import MessageLength
@@ -48,6 +48,12 @@ class WorkerRecord:
         self.is_leaving = False
         #: Whether it does its share.
         self.standing = Standing(0)
+
+    @property
+    def name(self) -> str:
+        """Return its name as listings show it: with the reason if it is set aside."""
+        reason = self.standing.reason
+        return f"{self.link.name} (set aside: {reason})" if reason else self.link.name
 
 
 class Workers:
@@ -93,11 +99,6 @@ class Workers:
     def get(self, number: int) -> WorkerRecord | None:
         """Return the worker of a number, or None if it left."""
         return self._records.get(number)
-
-    def list_name(self, worker: WorkerRecord) -> str:
-        """Return the name of a worker as listings show it: with the reason if it is set aside."""
-        reason = worker.standing.reason
-        return f"{worker.link.name} (set aside: {reason})" if reason else worker.link.name
 
     def name_of(self, number: int) -> str:
         """Return the name of a worker, or "" if it left."""

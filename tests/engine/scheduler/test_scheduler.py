@@ -419,9 +419,9 @@ def test_an_empty_batch_is_released_at_once():
 def test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed():
     scheduler, _ = cluster(1, batches=[1, 1])
     for worker in range(2, 9):
-        commands = scheduler.remove_worker(worker - 1, 1.0)
+        commands = scheduler.remove_worker(worker - 1, (worker - 1) * 40.0)
         assert len(only(commands, c.Discard)) == 2
-        commands = scheduler.add_worker(worker, 1, NONE, 1.0)
+        commands = scheduler.add_worker(worker, 1, NONE, (worker - 1) * 40.0)
         assert [a.batch for a in only(commands, c.Assign)] == [1, 2]
 
 

@@ -203,7 +203,7 @@ def test_options_that_make_no_sense_are_rejected_before_a_worker_sees_them(serve
 def test_contents_that_come_again_take_the_batchs_place_only_when_whole(server):
     driver = Peer(server, "driver")
     driver.submit()
-    driver.send_batch(1, items=2, data=b"r" * 100)
+    driver.send_batch(1, items=2, data=b"r" * 100, refs=True)
     driver.say("input_end", 1, batches=1)
     worker = Peer(server, "worker", slots=2)
     settle()

@@ -14,3 +14,8 @@ def next_number(last: int, used: Container[int]) -> int:
     while number in used:  # in use since before the numbers began anew
         number = number % MAX_NUMBER + 1
     return number
+
+
+def follows(number: int, last: int) -> bool:
+    """Return whether a number may come after `last`: it is larger, or the numbers began anew."""
+    return not last or (number - last - 1) % MAX_NUMBER < MAX_NUMBER // 2
