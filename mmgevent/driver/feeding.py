@@ -19,10 +19,11 @@ from typing import Any
 from mmgevent.driver.batching import FULL_BATCH_BYTES, BatchSize, Speed, next_size
 from mmgevent.driver.encoding import EncodedBatch, digest, encode_batch, encode_cut, with_content
 from mmgevent.driver.kept_batches import KeptBatches, not_kept_error, too_large_notice
-from mmgevent.errors import JobCancelled, MmgeventError
+from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.job.inputs.sources import is_in_memory, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
+from mmgevent.wire.numbers import MAX_NUMBER
 from mmgevent.job.job import Job
 from mmgevent.tasks.blame import blame_driver_code
 from mmgevent.wire.positions import entry_of, place_of
@@ -117,7 +118,7 @@ class Feeder:
             if batch is None:
                 self.has_ended = True
                 return None
-        if self._count >= MAX_NUMBER:  # numbers of batches keep the order of the datasource: they never wrap
+        if self._count >= MAX_NUMBER:  # numbers of batches keep the order of the datasource
             raise DatasourceError(f"the datasource gave more than {MAX_NUMBER:,} batches; make several jobs of it")
         self._count += 1
         self._sizes.append(batch.items)
@@ -128,7 +129,7 @@ class Feeder:
         self._has_content = True
         refs = self._refs.get(number)
         if refs is None:
-            raise MmgeventError(f"the server asked for the contents of batch {number}, which has no files")
+            raise ProtocolError(f"it asked for the contents of batch {number}, which has no files")
         return encode_batch(
             [(key, with_content(ref)) for key, ref in refs], sum(ref.weight for _, ref in refs)
         )

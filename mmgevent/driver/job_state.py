@@ -143,7 +143,7 @@ class JobState:
         """Number of items set aside that may still be named."""
         return max(0, MAX_NAMED - self._named)
 
-    def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
+    def notice_skipped(self, name: str | None, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless MAX_NAMED were named before."""
         if self.unnamed_count:
             self._named += 1

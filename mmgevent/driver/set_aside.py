@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mmgevent.errors import JobError
 from mmgevent.tasks.records import SegmentError, decode_segment, decode_value, encode_segment, measure_segment
 from mmgevent.wire.deaths import MAX_REMEMBERED
+from mmgevent.wire.failures import bound
 
 #: Largest file of rows with the values of their items, bytes.  Later rows are kept without values.
 MAX_VALUES_BYTES = 1024 * 1024 * 1024
@@ -104,7 +105,8 @@ class SetAside:
         """
         missing: dict[Place, tuple[Any, Any]] = {}  # its key and the kind of its failure
         rows = self._rows
-        for batch, key, (position, value, type_, _, failure) in rows.read():
+        for batch, key, row in rows.read():
+            position, value, type_, _, failure = _checked(row, None)
             if value is not None:
                 yield key, decode_value(value)
             else:
@@ -131,12 +133,28 @@ def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
             segment = decode_segment(data, offset)
         except SegmentError as error:
             raise _unreadable(error) from error
-        for key, (_, _, type_, text, failure) in zip(segment.keys, segment.values, strict=True):
+        for key, row in zip(segment.keys, segment.values, strict=True):
+            _, _, type_, text, failure = _checked(row, worker)
             if worker is None:
                 yield failure
             else:
-                yield {**failure, "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
+                yield {**bound(failure), "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
         offset = segment.end
+
+
+def _checked(row: Any, worker: str | None) -> tuple[Any, ...]:
+    """Return a row if it has the form of one; raise JobError that names the worker if not."""
+    if (
+        type(row) is tuple
+        and len(row) == 5
+        and type(row[0]) is int
+        and (row[1] is None or type(row[1]) is bytes)
+        and type(row[4]) is dict
+        and all(type(name) is str for name in row[4])
+    ):
+        return row
+    where = f"worker {worker}" if worker else "the server"
+    raise JobError(f"items set aside cannot be read here: {where} sent no rows of them", {"kind": "record"})
 
 
 def _without_values(segment: bytes) -> bytes:

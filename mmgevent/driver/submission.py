@@ -260,6 +260,12 @@ class Submission:
             raise EngineLost(event)
         if event.job != self._number:
             return  # it belongs to an earlier submission
+        try:
+            self._take(event)
+        except ProtocolError as error:  # no fault of ours, nor of the user's
+            raise JobError(f"the server broke the protocol: {error}", {"kind": "protocol"}) from error
+
+    def _take(self, event: Frame) -> None:
         if event.kind == RESULT:
             self._on_result_data(event)
         elif event.kind == CONTROL:
@@ -322,7 +328,7 @@ class Submission:
         for part in incoming.take_whole():
             failures = self._state.set_aside.add_rows(incoming.batch, incoming.worker, part.data)
             for failure in islice(failures, self._state.unnamed_count):
-                self._state.notice_skipped(failure["key"], failure)
+                self._state.notice_skipped(failure.get("key"), failure)
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
         part = self._parts[0]
@@ -357,8 +363,10 @@ class Submission:
         self._state.notice_skipped(name, failure)
 
     def _on_done(self, frame: Frame, message: dict[str, Any]) -> None:
-        self._state.stats = message["stats"]
-        self._result_tasks = message["stats"]["results"]
+        self._state.stats = stats = message["stats"]
+        if type(stats.get("results")) is not int:
+            raise ProtocolError("the end of the job came without the number of its results")
+        self._result_tasks = stats["results"]
 
     def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.notice(

@@ -30,7 +30,7 @@ from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
-from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.errors import ConnectError, MmgeventError, UsageError, VersionMismatchError
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
@@ -248,6 +248,8 @@ class Membership:
         if worker.refusal is not None:
             code, text = worker.refusal
             text = f"{format_address(place.address)}: {text}"
+            if code == "slots":  # it would be refused again
+                raise UsageError(text)
             raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
         if not worker.accepted.is_set() and self._stop_reason is None:
             where = format_address(place.address)

@@ -18,10 +18,10 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.rules import JobRules
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
-from mmgevent.engine.server.intake import Intake, append_chunk
+from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.terms import check_terms
-from mmgevent.errors import LinkClosed, OptionError, ProtocolError, StoreError
+from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control
@@ -37,14 +37,16 @@ class JobCode:
     Surroundings are for executors of the driver's own machine only.
     """
 
-    def __init__(self, submit: dict[str, Any]):
-        """`submit`: the driver's message."""
+    def __init__(self, submit: dict[str, Any], share: Share):
+        """`submit`: the driver's message.  `share`: the memory of its link for code."""
+        self._share = share
         self.code_bytes: int = submit["code_bytes"]
         self.context_bytes: int = submit.get("context_bytes", 0)
         self.fingerprint: str = submit["fingerprint"]
         self._context: list[bytes] = []
         self._code: list[bytes] = []
         self._received = 0  # bytes
+        self._held = 0  # bytes that count against the share
         self._window = ReceiveWindow(CODE_WINDOW)
 
     @property
@@ -58,12 +60,19 @@ class JobCode:
         return self._received == self.size
 
     def receive(self, data: bytes) -> int:
-        """Take bytes of the context, then of the code; return the credit to grant."""
+        """Take bytes of the context, then of the code; return the credit to grant.
+
+        Raises MmgeventError if the link may hold no more code.
+        """
         self._window.received(len(data))
+        if len(data) > self._share.room_bytes:
+            raise too_much_code(self._share)
         missing = max(0, self.context_bytes - self._received)
         self._received += len(data)
         if self._received > self.size:
             raise ProtocolError(f"more than the announced {self.size} bytes of code came")
+        self._held += len(data)
+        self._share.arrive(len(data), promised=False)
         if missing:
             append_chunk(self._context, data[:missing])
         if len(data) > missing:
@@ -80,6 +89,8 @@ class JobCode:
         """Free the memory."""
         self._context.clear()
         self._code.clear()
+        held, self._held = self._held, 0
+        self._share.give_back(held)
 
 
 class HostedJob:
@@ -94,6 +105,7 @@ class HostedJob:
         submit: dict[str, Any],
         store: JobStore,
         intake: Intake,
+        code_share: Share,
         on_failure: Callable[[HostedJob, dict[str, Any]], None],
     ):
         """`submit`: the driver's message.  `on_failure`: called with a failure that ends the job.
@@ -111,7 +123,7 @@ class HostedJob:
         self.link = link
         self.driver_job = driver_job
         self.store = store
-        self.code = JobCode(submit)
+        self.code = JobCode(submit, code_share)
         is_oneshot = self.rules.allocation == "oneshot"
         self.input = JobInput(link, driver_job, intake, is_oneshot=is_oneshot)
         self.delivery = Delivery(link, driver_job, store)
@@ -136,7 +148,10 @@ class HostedJob:
     # code
 
     def receive_code(self, data: bytes) -> bool:
-        """Take bytes of the code; return whether the code is whole."""
+        """Take bytes of the code; return whether the code is whole.
+
+        Raises MmgeventError if the server can hold no more code of this driver.
+        """
         granted = self.code.receive(data)
         if granted:
             self.link.send(grant_frame((self.driver_job, 0, 0), granted))
@@ -229,6 +244,14 @@ class HostedJob:
         self.input.close()
         self.code.close()
         self.store.close()
+
+
+def too_much_code(share: Share) -> MmgeventError:
+    """Return the error of a job whose code the server cannot hold now."""
+    used, ours = share.intake.held_bytes, share.held_bytes
+    return MmgeventError(
+        f"this server has {used} bytes of jobs' code already, {ours} of them this driver's: try again later"
+    )
 
 
 def internal_failure(error: Exception) -> dict[str, Any]:

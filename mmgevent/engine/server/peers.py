@@ -29,9 +29,6 @@ from mmgevent.wire.positions import entry_of
 
 log = logging.getLogger(__name__)
 
-#: Jobs of one driver at once. A driver must not take the server's 10,000 from the others.
-MAX_DRIVER_JOBS = 1000
-
 #: Name of a peer, characters. Longer ones would not fit the lines of logs.
 MAX_NAME_CHARS = 100
 
@@ -84,13 +81,17 @@ class Peer:
         }
         mismatch = find_mismatch(ours, message, self.role)
         if mismatch:
-            log.warning("refused: %s: %s", self.link.name, mismatch)
-            self.link.send(control("refused", code="version", error=mismatch))
-            self.link.close(mismatch, REFUSAL_S)
+            self._refuse("version", mismatch)
             return
         self._has_hello = True
         self.link.send(hello("server", dill=ours["dill"]))
         self._on_hello(message)
+
+    def _refuse(self, code: str, error: str) -> None:
+        """Say why this peer cannot be served, and close its link."""
+        log.warning("refused: %s: %s", self.link.name, error)
+        self.link.send(control("refused", code=code, error=error))
+        self.link.close(error, REFUSAL_S)
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         raise NotImplementedError
@@ -133,7 +134,8 @@ class WorkerPeer(Peer):
     def _on_hello(self, message: dict[str, Any]) -> None:
         slots = message.get("slots", 0)
         if not 1 <= slots <= MAX_SLOTS:
-            raise ProtocolError(f"a worker has 1 to {MAX_SLOTS} slots, not {slots}")
+            self._refuse("slots", f"a worker has 1 to {MAX_SLOTS} slots, not {slots}: start it with fewer (--procs)")
+            return
         offers = message.get("offers", [])
         if len(json.dumps(offers)) > MAX_OFFERS_BYTES:
             raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
@@ -275,7 +277,15 @@ class DriverPeer(Peer):
         if job is None:
             return
         if frame.kind == CODE:
-            if job.receive_code(bytes(frame.payload)):
+            try:
+                is_whole = job.receive_code(bytes(frame.payload))
+            except ProtocolError:
+                raise
+            except MmgeventError as error:
+                self.link.send(control("rejected", frame.job, error=str(error)))
+                self._conductor.cancel(job)
+                return
+            if is_whole:
                 self._conductor.start_job(job)
         elif frame.kind == BATCH:
             if job.input.receive(frame.task, bytes(frame.payload)).is_whole:
@@ -306,8 +316,8 @@ class DriverPeer(Peer):
             return
         self._jobs = {number: job for number, job in self._jobs.items() if job in conductor.jobs}
         try:
-            if len(self._jobs) >= MAX_DRIVER_JOBS:
-                raise MmgeventError(f"this driver has {MAX_DRIVER_JOBS} jobs already: wait for some to end")
+            if len(self._jobs) >= conductor.jobs.most_of_one():
+                raise MmgeventError(f"this driver has {len(self._jobs)} jobs already: wait for some to end")
             if message.get("context_bytes") and not self.is_local:
                 raise MmgeventError("surroundings travel to executors of the driver's own engine only")
             job = conductor.add_job(self.link, frame.job, message)
