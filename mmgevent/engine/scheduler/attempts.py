@@ -20,6 +20,7 @@ from __future__ import annotations
 import abc
 import heapq
 from collections import OrderedDict, deque
+from typing import Any
 
 from mmgevent.engine.scheduler.durations import Durations
 from mmgevent.engine.scheduler.input import Batch
@@ -190,7 +191,7 @@ class WorkerPool:
         if len(queues) == 1:
             return queues[0].first()
         firsts = [job for queue in queues if (job := queue.first()) is not None]
-        return min(firsts, key=lambda job: (len(job.live), job.number), default=None)
+        return min(firsts, key=QueuedJob.precedence, default=None)
 
 
 class QueuedJob(abc.ABC):
@@ -205,6 +206,7 @@ class QueuedJob(abc.ABC):
         "lone_kept",
         "lone_running",
         "number",
+        "owner",
         "queue",
         "reserved",
         "waiting",
@@ -212,6 +214,7 @@ class QueuedJob(abc.ABC):
     )
 
     queue: JobQueue  #: set by the queue that it enters
+    owner: Owner  #: set by the roster that it enters
 
     def __init__(self, number: int):
         self.number = number
@@ -228,6 +231,10 @@ class QueuedJob(abc.ABC):
         self.durations = Durations()  #: durations of the tasks of this phase
         #: Workers where the job's setupfn failed, see `avoids`.
         self.avoided: dict[Worker, None] = {}
+
+    def precedence(self) -> tuple[int, int, int]:
+        """Return what orders jobs: that with the smallest gets the next slot."""
+        return self.owner.held, len(self.live), self.number
 
     @property
     def has_tasks_to_give(self) -> bool:
@@ -272,6 +279,7 @@ class QueuedJob(abc.ABC):
         """Count an attempt that was just made, running or queued."""
         attempt.task.attempts.append(attempt)
         self.live[attempt] = None
+        self.owner.held += 1
         if attempt.state is _RUNNING:
             self.lone_running[attempt] = None
         else:
@@ -299,6 +307,7 @@ class QueuedJob(abc.ABC):
         The slot still refers to the attempt.
         """
         del self.live[attempt]
+        self.owner.held -= 1
         others = attempt.task.attempts
         others.remove(attempt)
         if attempt.slot.running is not attempt:
@@ -321,13 +330,67 @@ class QueuedJob(abc.ABC):
             del lone[attempt]
 
 
+class Owner:
+    """Who submitted jobs: one link of a driver. Owners share the slots evenly, whatever jobs."""
+
+    __slots__ = ("held", "job_count", "number")
+
+    def __init__(self, number: int):
+        self.number = number
+        self.held = 0  #: attempts of all its jobs
+        self.job_count = 0
+
+
+class _Ranking:
+    """Things that can give tasks, by rank: the lowest first. Outdated entries stay in the heap."""
+
+    __slots__ = ("_heap", "_ranks")
+
+    def __init__(self) -> None:
+        self._ranks: dict[int, tuple[int, int, Any]] = {}  # {number: (attempts held, number, thing)}
+        self._heap: list[tuple[int, int, Any]] = []
+
+    def put(self, held: int, number: int, thing: Any) -> None:
+        """Rank a thing by the attempts that it holds."""
+        rank = self._ranks.get(number)
+        if rank is not None and rank[0] == held:
+            return
+        rank = self._ranks[number] = (held, number, thing)
+        heapq.heappush(self._heap, rank)
+        if len(self._heap) > 2 * len(self._ranks) + _SPARE_ENTRIES:
+            self._heap = list(self._ranks.values())
+            heapq.heapify(self._heap)
+
+    def discard(self, number: int) -> None:
+        """Remove a thing, if it is there."""
+        self._ranks.pop(number, None)
+
+    def first(self) -> Any:
+        """Return the thing that holds the fewest attempts, or None."""
+        heap = self._heap
+        while heap:
+            rank = heap[0]
+            if self._ranks.get(rank[1]) is rank:
+                return rank[2]
+            heapq.heappop(heap)
+        return None
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._ranks.clear()
+        self._heap.clear()
+
+
 class JobQueue:
-    """The jobs that need the same functions, ranked by the number of attempts that they hold."""
+    """The jobs that need the same functions, ranked by the attempts that they hold.
+
+    The owner that holds the fewest comes first, and of its jobs the one that holds the fewest.
+    """
 
     __slots__ = (
-        "_heap",
         "_only",
-        "_ranks",
+        "_owners",
+        "_rankings",
         "is_ranked",
         "jobs",
         "needs",
@@ -348,8 +411,8 @@ class JobQueue:
         #: Whether it has several jobs, which need ranks. Most of the time most servers have one.
         self.is_ranked = False
         self._only: QueuedJob | None = None  # the only job, if there is just one
-        self._ranks: dict[int, tuple[int, int, QueuedJob]] = {}  # by job: attempts held, job
-        self._heap: list[tuple[int, int, QueuedJob]] = []  # the ranks, and outdated ones
+        self._rankings: dict[Owner, _Ranking] = {}  # jobs of each owner
+        self._owners = _Ranking()
 
     def add(self, job: QueuedJob) -> None:
         """Add a job. The job that was alone before gets its rank now."""
@@ -364,13 +427,15 @@ class JobQueue:
     def remove(self, job: QueuedJob) -> None:
         """Remove a job. If one is left, it needs no rank from now on."""
         del self.jobs[job.number]
-        self._ranks.pop(job.number, None)
         self._only = None
         if len(self.jobs) == 1:
             (self._only,) = self.jobs.values()
             self.is_ranked = False
-            self._ranks.clear()
-            self._heap.clear()
+        if len(self.jobs) <= 1:
+            self._rankings.clear()
+            self._owners.clear()
+        else:
+            self._unrank(job)
 
     def idle_count(self) -> int:
         """Return the number of idle slots that serve it."""
@@ -379,26 +444,34 @@ class JobQueue:
     def rank(self, job: QueuedJob) -> None:
         """Update the rank of a job after its attempts or waiting tasks changed, if `is_ranked`."""
         if not job.has_tasks_to_give:
-            self._ranks.pop(job.number, None)
+            self._unrank(job)
             return
-        rank = self._ranks.get(job.number)
-        if rank is not None and rank[0] == len(job.live):
+        owner = job.owner
+        ranking = self._rankings.get(owner)
+        if ranking is None:
+            ranking = self._rankings[owner] = _Ranking()
+        ranking.put(len(job.live), job.number, job)
+        self._owners.put(owner.held, owner.number, owner)
+
+    def _unrank(self, job: QueuedJob) -> None:
+        owner = job.owner
+        ranking = self._rankings.get(owner)
+        if ranking is None:
             return
-        rank = self._ranks[job.number] = (len(job.live), job.number, job)
-        heapq.heappush(self._heap, rank)
-        if len(self._heap) > 2 * len(self.jobs) + _SPARE_ENTRIES:
-            self._heap = list(self._ranks.values())
-            heapq.heapify(self._heap)
+        ranking.discard(job.number)
+        if ranking.first() is None:
+            del self._rankings[owner]
+            self._owners.discard(owner.number)
+        else:
+            self._owners.put(owner.held, owner.number, owner)
 
     def first(self) -> QueuedJob | None:
-        """Return the job with tasks to give that holds the fewest attempts, or None."""
+        """Return the job with tasks to give that comes first, or None."""
         job = self._only
         if job is not None:
             return job if job.waiting and job.is_shared else None
-        heap = self._heap
-        while heap:
-            rank = heap[0]
-            if self._ranks.get(rank[1]) is rank:
-                return rank[2]
-            heapq.heappop(heap)
-        return None
+        owner: Owner | None = self._owners.first()
+        if owner is None:
+            return None
+        found: QueuedJob | None = self._rankings[owner].first()
+        return found

@@ -102,7 +102,7 @@ class Dispatcher:
         while roster.reserved_workers:
             worker, _ = roster.reserved_workers.popitem()
             while worker.reserved and (slot := worker.idle_slot()) is not None:
-                self.assign(roster.take_reserved(worker, next(iter(worker.reserved))), slot, now)
+                self.assign(roster.take_reserved(worker, min(worker.reserved, key=QueuedJob.precedence)), slot, now)
 
     def _assign_short(self, now: float) -> None:
         """Queue more attempts of short tasks than `ATTEMPTS_PER_SLOT`, slot by slot in turn."""
@@ -139,7 +139,7 @@ class Dispatcher:
         Only jobs with at least so many attempts per slot are considered.
         """
         jobs = [job for queue in pool.queues for job in queue.jobs.values() if job.has_tasks_to_give]
-        for job in sorted(jobs, key=lambda job: (len(job.live), job.number)):
+        for job in sorted(jobs, key=QueuedJob.precedence):
             for slot in slots if job.durations.attempts_per_slot >= attempts_per_slot else ():
                 if not job.avoids(slot.worker):
                     return job, slot

@@ -14,6 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from mmgevent.engine.net.link import Link
@@ -50,6 +51,7 @@ class Conductor:
         #: Address of the server that takes jobs in place of this one, or None.
         self.moved_to: str | None = None
         self._on_start = on_start
+        self._last_owner = 0
         self._actions = Actions(self.jobs, self.workers, self.attempts)
         self._handlers: dict[type, Callable[[Any], Iterable[commands.Command] | None]] = {
             **self._actions.handlers,
@@ -219,12 +221,21 @@ class Conductor:
 
     # jobs
 
-    def add_job(self, link: Link, driver_job: int, submit: dict[str, Any]) -> HostedJob:
+    def number_owner(self) -> int:
+        """Return a number for a driver, by which its jobs share slots with those of others."""
+        self._last_owner += 1
+        return self._last_owner
+
+    def add_job(self, link: Link, driver_job: int, submit: dict[str, Any], owner: int) -> HostedJob:
         """Take a job from a driver; `start_job` schedules it once its code is here.
+
+        `owner` is the number of the driver.
 
         Raises MmgeventError if the server cannot take the job.
         """
-        return self.jobs.admit(link, driver_job, submit, self._fail_job)
+        job = self.jobs.admit(link, driver_job, submit, self._fail_job)
+        job.rules = replace(job.rules, owner=owner)
+        return job
 
     def start_job(self, job: HostedJob) -> None:
         """Schedule a job, and let its driver send the first batches."""

@@ -235,6 +235,7 @@ class DriverPeer(Peer):
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
         self._jobs: dict[int, HostedJob] = {}  # by the driver's number
+        self._owner = conductor.number_owner()
         self._last_job = 0  # the last number so far
         self._has_begun_anew = False  # its numbers have begun anew, so that any may be of an old job
         self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
@@ -320,7 +321,7 @@ class DriverPeer(Peer):
                 raise MmgeventError(f"this driver has {len(self._jobs)} jobs already: wait for some to end")
             if message.get("context_bytes") and not self.is_local:
                 raise MmgeventError("surroundings travel to executors of the driver's own engine only")
-            job = conductor.add_job(self.link, frame.job, message)
+            job = conductor.add_job(self.link, frame.job, message, self._owner)
         except ProtocolError:
             raise
         except MmgeventError as error:
