@@ -274,6 +274,7 @@ class Cluster:
             allocation="oneshot" if chance(0.2) else "continuous",
             max_skipped=choice([0, 0, 3, 0.2]),
             needs=frozenset({"stats"}) if chance(0.2) else frozenset(),
+            owner=job % 3,
         )
         one = rules.allocation == "oneshot"
         batches = [1 if one else choice([1, 2, 5, 30]) for _ in range(choice([0, 1, 3, 10, 30]))]

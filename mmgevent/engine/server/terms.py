@@ -76,6 +76,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     if flags is not None and not are_flags(flags):
         words = ", ".join(map(" or ".join, GROUPS))
         raise _wrong("flags", f"a list of at most one of each of {words}, in that order", flags)
+    if "py_files" in wire:
+        raise OptionError("option py_files stays with the driver")
     checked = JobOptions.from_wire(wire)
     if offered is not None:
         _check_offered(offered, needs, checked)
