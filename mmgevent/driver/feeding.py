@@ -23,9 +23,9 @@ from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, Protoc
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.job.inputs.sources import is_in_memory, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
-from mmgevent.wire.numbers import MAX_NUMBER
 from mmgevent.job.job import Job
 from mmgevent.tasks.blame import blame_driver_code
+from mmgevent.wire.numbers import MAX_NUMBER
 from mmgevent.wire.positions import entry_of, place_of
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,9 @@ class Feeder:
                 self.has_ended = True
                 return None
         if self._count >= MAX_NUMBER:  # numbers of batches keep the order of the datasource
-            raise DatasourceError(f"the datasource gave more than {MAX_NUMBER:,} batches; make several jobs of it")
+            raise DatasourceError(
+                f"the datasource gave more than {MAX_NUMBER:,} batches; make several jobs of it"
+            )
         self._count += 1
         self._sizes.append(batch.items)
         return self._count, batch

@@ -138,7 +138,13 @@ def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
             if worker is None:
                 yield failure
             else:
-                yield {**bound(failure), "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
+                yield {
+                    **bound(failure),
+                    "item_key": key,
+                    "error_type": type_,
+                    "error_text": text,
+                    "worker": worker,
+                }
         offset = segment.end
 
 

@@ -28,8 +28,8 @@ from mmgevent.access.handshake import (
     ClientHandshake,
     ServerHandshake,
 )
-from mmgevent.engine.server.terms import read_rules
 from mmgevent.engine.server.role import ServerRole
+from mmgevent.engine.server.terms import read_rules
 from mmgevent.engine.worker.held import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records

@@ -210,17 +210,15 @@ def submit_absurdities(hostile):
         hostile.submit(number, **options)
         frame, message = hostile.wait_for("rejected", "accepted")
         assert (frame.job, message["type"]) == (number, "rejected"), options
-    number = len(absurd) + 2
     others = [
         {"name": "x" * 1000},
         {"fingerprint": "x" * 1000},
         {"skip": [1]},
         {"skip": [1_000_000], "options": {"partitions": 8}},
-        {"code_bytes": 0},
         {"code_bytes": 2**50},
         {"context_bytes": 2**50},
     ]
-    for number, fields in enumerate(others, number):
+    for number, fields in enumerate(others, len(absurd) + 2):
         said = {"name": "raw", "options": {}, "code_bytes": 1, "fingerprint": "f", **fields}
         hostile.say("submit", number, **said)
         frame, message = hostile.wait_for("rejected", "accepted")

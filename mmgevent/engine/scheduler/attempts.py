@@ -18,12 +18,11 @@ Invariants:
 from __future__ import annotations
 
 import abc
-import heapq
 from collections import OrderedDict, deque
-from typing import Any
 
 from mmgevent.engine.scheduler.durations import Durations
 from mmgevent.engine.scheduler.input import Batch
+from mmgevent.engine.scheduler.ranking import Owner, Ranking
 from mmgevent.engine.scheduler.transitions import (
     NEXT_ATTEMPT_STATES,
     NEXT_TASK_STATES,
@@ -34,10 +33,6 @@ from mmgevent.engine.scheduler.transitions import (
 )
 from mmgevent.errors import SchedulerError
 from mmgevent.wire.positions import ALL, Part
-
-#: Outdated entries that a heap may hold, in addition to two for each job. To rebuild a heap costs
-#: more than to keep them.
-_SPARE_ENTRIES = 16
 
 # Looking up a member of an Enum costs as much as a call in C.
 _RUNNING, _KEPT, _BEGAN = AttemptState.RUNNING, AttemptState.KEPT, AttemptEvent.BEGAN
@@ -330,57 +325,6 @@ class QueuedJob(abc.ABC):
             del lone[attempt]
 
 
-class Owner:
-    """Who submitted jobs: one link of a driver. Owners share the slots evenly, whatever jobs."""
-
-    __slots__ = ("held", "job_count", "number")
-
-    def __init__(self, number: int):
-        self.number = number
-        self.held = 0  #: attempts of all its jobs
-        self.job_count = 0
-
-
-class _Ranking:
-    """Things that can give tasks, by rank: the lowest first. Outdated entries stay in the heap."""
-
-    __slots__ = ("_heap", "_ranks")
-
-    def __init__(self) -> None:
-        self._ranks: dict[int, tuple[int, int, Any]] = {}  # {number: (attempts held, number, thing)}
-        self._heap: list[tuple[int, int, Any]] = []
-
-    def put(self, held: int, number: int, thing: Any) -> None:
-        """Rank a thing by the attempts that it holds."""
-        rank = self._ranks.get(number)
-        if rank is not None and rank[0] == held:
-            return
-        rank = self._ranks[number] = (held, number, thing)
-        heapq.heappush(self._heap, rank)
-        if len(self._heap) > 2 * len(self._ranks) + _SPARE_ENTRIES:
-            self._heap = list(self._ranks.values())
-            heapq.heapify(self._heap)
-
-    def discard(self, number: int) -> None:
-        """Remove a thing, if it is there."""
-        self._ranks.pop(number, None)
-
-    def first(self) -> Any:
-        """Return the thing that holds the fewest attempts, or None."""
-        heap = self._heap
-        while heap:
-            rank = heap[0]
-            if self._ranks.get(rank[1]) is rank:
-                return rank[2]
-            heapq.heappop(heap)
-        return None
-
-    def clear(self) -> None:
-        """Remove everything."""
-        self._ranks.clear()
-        self._heap.clear()
-
-
 class JobQueue:
     """The jobs that need the same functions, ranked by the attempts that they hold.
 
@@ -389,8 +333,7 @@ class JobQueue:
 
     __slots__ = (
         "_only",
-        "_owners",
-        "_rankings",
+        "_ranking",
         "is_ranked",
         "jobs",
         "needs",
@@ -411,8 +354,7 @@ class JobQueue:
         #: Whether it has several jobs, which need ranks. Most of the time most servers have one.
         self.is_ranked = False
         self._only: QueuedJob | None = None  # the only job, if there is just one
-        self._rankings: dict[Owner, _Ranking] = {}  # jobs of each owner
-        self._owners = _Ranking()
+        self._ranking = Ranking()
 
     def add(self, job: QueuedJob) -> None:
         """Add a job. The job that was alone before gets its rank now."""
@@ -431,11 +373,8 @@ class JobQueue:
         if len(self.jobs) == 1:
             (self._only,) = self.jobs.values()
             self.is_ranked = False
-        if len(self.jobs) <= 1:
-            self._rankings.clear()
-            self._owners.clear()
-        else:
-            self._unrank(job)
+        self._ranking = self._ranking if self.is_ranked else Ranking()
+        self._ranking.discard(job)
 
     def idle_count(self) -> int:
         """Return the number of idle slots that serve it."""
@@ -443,35 +382,12 @@ class JobQueue:
 
     def rank(self, job: QueuedJob) -> None:
         """Update the rank of a job after its attempts or waiting tasks changed, if `is_ranked`."""
-        if not job.has_tasks_to_give:
-            self._unrank(job)
-            return
-        owner = job.owner
-        ranking = self._rankings.get(owner)
-        if ranking is None:
-            ranking = self._rankings[owner] = _Ranking()
-        ranking.put(len(job.live), job.number, job)
-        self._owners.put(owner.held, owner.number, owner)
-
-    def _unrank(self, job: QueuedJob) -> None:
-        owner = job.owner
-        ranking = self._rankings.get(owner)
-        if ranking is None:
-            return
-        ranking.discard(job.number)
-        if ranking.first() is None:
-            del self._rankings[owner]
-            self._owners.discard(owner.number)
-        else:
-            self._owners.put(owner.held, owner.number, owner)
+        self._ranking.put(job)
 
     def first(self) -> QueuedJob | None:
         """Return the job with tasks to give that comes first, or None."""
         job = self._only
         if job is not None:
             return job if job.waiting and job.is_shared else None
-        owner: Owner | None = self._owners.first()
-        if owner is None:
-            return None
-        found: QueuedJob | None = self._rankings[owner].first()
+        found: QueuedJob | None = self._ranking.first()
         return found

@@ -102,7 +102,9 @@ class Dispatcher:
         while roster.reserved_workers:
             worker, _ = roster.reserved_workers.popitem()
             while worker.reserved and (slot := worker.idle_slot()) is not None:
-                self.assign(roster.take_reserved(worker, min(worker.reserved, key=QueuedJob.precedence)), slot, now)
+                self.assign(
+                    roster.take_reserved(worker, min(worker.reserved, key=QueuedJob.precedence)), slot, now
+                )
 
     def _assign_short(self, now: float) -> None:
         """Queue more attempts of short tasks than `ATTEMPTS_PER_SLOT`, slot by slot in turn."""

@@ -23,7 +23,7 @@ from mmgevent.engine.scheduler.dispatcher import Dispatcher
 from mmgevent.engine.scheduler.input import Batch
 from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
-from mmgevent.engine.scheduler.transitions import TaskEvent
+from mmgevent.engine.scheduler.transitions import AttemptEvent, TaskEvent
 from mmgevent.wire.failures import advise_on_reduce
 from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 
@@ -55,6 +55,26 @@ class Retries:
             task.transition(TaskEvent.FREED)
             task.job.enqueue(task, first=True)
 
+    def end_all(self, worker: Worker, event: AttemptEvent, now: float) -> None:
+        """End every attempt of a worker that gets nothing more: LOST or REVOKED."""
+        touched = self._lifecycle.withdraw(worker)
+        for slot in worker.slots:
+            if slot.running is None:
+                continue
+            for attempt in (*reversed(slot.queued), slot.running):
+                task = attempt.task
+                touched[self._lifecycle.ledgers[task.job.number]] = None
+                if event is AttemptEvent.REVOKED:
+                    self._dispatcher.revoke(attempt, now)
+                else:
+                    self._dispatcher.end(attempt, event, now)
+                if task.is_exclusive:
+                    self._lifecycle.drop(task)
+                else:
+                    self.requeue(task)
+        for ledger in touched:
+            self._lifecycle.advance(ledger, now)
+
     def doubt(self, task: Task, ledger: Ledger, worker: Worker) -> bool:
         """Let another worker try a task that a worker failed for which nobody vouches.
 
@@ -79,6 +99,8 @@ class Retries:
             for slot in worker.slots
             if slot.running is not None and now - (slot.running.started_s or 0.0) <= LOSS_S
         ]
+        if worker.is_leaving:
+            return []
         for task in begun:
             task.losses += 1
         return [task for task in begun if task.losses >= MAX_LOSSES]

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from mmgevent.engine.scheduler.attempts import JobQueue, Owner, QueuedJob, Slot, Task, Worker, WorkerPool
+from mmgevent.engine.scheduler.attempts import JobQueue, QueuedJob, Slot, Task, Worker, WorkerPool
+from mmgevent.engine.scheduler.ranking import Owner
 from mmgevent.errors import SchedulerError
 
 

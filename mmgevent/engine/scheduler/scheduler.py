@@ -42,7 +42,6 @@ from __future__ import annotations
 import random as random_module
 from typing import Any
 
-from mmgevent.engine.scheduler.attempts import Worker
 from mmgevent.engine.scheduler.commands import Command, Commit, NeedContent, ReleaseBatch
 from mmgevent.engine.scheduler.dispatcher import Dispatcher
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
@@ -91,40 +90,19 @@ class Scheduler:
         lost = self._roster.workers.get(worker)
         if lost is None:
             return []
-        suspects = [] if lost.is_leaving else self._retries.count_losses(lost, now)
+        suspects = self._retries.count_losses(lost, now)
         self._roster.remove_worker(lost)
-        self._end_all(lost, AttemptEvent.LOST, now)
+        self._retries.end_all(lost, AttemptEvent.LOST, now)
         self._retries.after_losses(suspects, now)
         return self._finish_event(now)
 
-    def _end_all(self, worker: Worker, event: AttemptEvent, now: float) -> None:
-        """End every attempt of a worker that gets nothing more; their tasks wait again."""
-        touched = self._lifecycle.withdraw(worker)
-        for slot in worker.slots:
-            if slot.running is None:
-                continue
-            for attempt in (*reversed(slot.queued), slot.running):
-                task = attempt.task
-                touched[self._ledgers[task.job.number]] = None
-                if event is AttemptEvent.REVOKED:
-                    self._dispatcher.revoke(attempt, now)
-                else:
-                    self._dispatcher.end(attempt, event, now)
-                if task.is_exclusive:
-                    self._lifecycle.drop(task)
-                else:
-                    self._retries.requeue(task)
-        for ledger in touched:
-            self._lifecycle.advance(ledger, now)
-
     def set_worker_aside(self, worker: int, now: float) -> list[Command]:
-        """A worker does not do its share. Its tasks go elsewhere, and it gets none until
-        `readmit_worker`."""
+        """A worker does not do its share. Its tasks go elsewhere until `readmit_worker`."""
         aside = self._roster.workers.get(worker)
         if aside is None or aside.is_leaving:
             return []
         self._roster.retire(aside)
-        self._end_all(aside, AttemptEvent.REVOKED, now)
+        self._retries.end_all(aside, AttemptEvent.REVOKED, now)
         return self._finish_event(now)
 
     def readmit_worker(self, worker: int, now: float) -> list[Command]:
@@ -323,8 +301,9 @@ class Scheduler:
         self._dispatcher.end(failed, AttemptEvent.FAILED, now)
         ledger.worker_answered(now)
         if is_doubted and self._retries.doubt(task, ledger, failed.slot.worker):
-            pass
-        elif task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
+            self._lifecycle.advance(ledger, now)
+            return self._finish_event(now)
+        if task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
             self._lifecycle.fail(ledger, ledger.input.explain_limit(failure), "skipped", now)
         else:
             self._retries.after_failure(

@@ -15,7 +15,6 @@ from typing import Any
 import gevent
 
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.scheduler.rules import JobRules
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.intake import Intake, Share, append_chunk

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 
 from mmgevent.engine.server.attempts import HostedAttempt
-from mmgevent.engine.server.standing import MAX_DOUBTS, Task
+from mmgevent.engine.server.standing import MAX_DOUBTS
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Oversight:
         """Note that a worker says that a task failed; return whether that is doubted."""
         job = attempt.job
         if any(number != worker.number for number in job.done_by):
-            worker.standing.note_failure(Task(job.number, attempt.task))
+            worker.standing.note_failure((job.number, attempt.task))
         is_doubted = bool(self._vouched) and not worker.standing.has_worked and not worker.is_local
         if is_doubted and len(job.doubts) < MAX_DOUBTS:
             job.doubts[attempt.task] = worker.number

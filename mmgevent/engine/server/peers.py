@@ -134,7 +134,9 @@ class WorkerPeer(Peer):
     def _on_hello(self, message: dict[str, Any]) -> None:
         slots = message.get("slots", 0)
         if not 1 <= slots <= MAX_SLOTS:
-            self._refuse("slots", f"a worker has 1 to {MAX_SLOTS} slots, not {slots}: start it with fewer (--procs)")
+            self._refuse(
+                "slots", f"a worker has 1 to {MAX_SLOTS} slots, not {slots}: start it with fewer (--procs)"
+            )
             return
         offers = message.get("offers", [])
         if len(json.dumps(offers)) > MAX_OFFERS_BYTES:

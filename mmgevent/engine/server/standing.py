@@ -16,8 +16,6 @@ server's own engine is never set aside.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 #: Returns in a row, in addition to those of `RETURNS_PER_SLOT`. An executor that ends returns the
 #: attempts behind the one that ended it.
 MAX_RETURNS = 64
@@ -50,11 +48,8 @@ ALONE_S = 10.0
 MAX_DOUBTS = 1000
 
 
-class Task(NamedTuple):
-    """One task of one job, by their numbers."""
-
-    job: int
-    number: int
+#: (job, task), by their numbers.
+Task = tuple[int, int]
 
 
 class Standing:

@@ -57,10 +57,7 @@ def check_terms(submit: dict[str, Any]) -> JobRules:
     check_limit("code", submit["code_bytes"], MAX_CODE_BYTES)
     check_limit("surroundings", submit.get("context_bytes", 0), MAX_CONTEXT_BYTES)
     _check_skip(submit.get("skip", ()), options.get("partitions"))
-    rules = read_rules(options)
-    if not submit["code_bytes"] and (options.get("offered") or {}).get("phases") != ["map", "reduce"]:
-        raise MmgeventError("the job has no code; only a job whose functions are all offered may have none")
-    return rules
+    return read_rules(options)
 
 
 def read_rules(options: dict[str, Any]) -> JobRules:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmgevent.engine.net.link import Link
-from mmgevent.wire.numbers import next_number
 from mmgevent.engine.server.standing import Standing
 from mmgevent.wire.failures import shorten
+from mmgevent.wire.numbers import next_number
 from mmgevent.wire.user_messages import MessageLength
 
 
