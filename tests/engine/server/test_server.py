@@ -235,6 +235,38 @@ def test_batches_that_cannot_be_close_their_driver_only(server, items, size, num
     assert worker.closed is None
 
 
+def test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays(server):
+    server.conductor.jobs._code_intake.limit_bytes = 100  # of which one link gets four fifths
+    driver, other = Peer(server, "driver"), Peer(server, "driver")
+    driver.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=81)
+    assert "bytes of jobs' code already" in driver.heard("rejected")[0][1]["error"]
+    for job in (2, 3):
+        driver.say("submit", job, name="t", options={}, fingerprint="f", code_bytes=60)
+        driver.send(Frame(CODE, b"c" * 50, job))  # announced alone it fits
+    assert [frame.job for frame, _ in driver.heard("rejected")] == [1, 3]
+    other.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=20)
+    other.send(Frame(CODE, b"c" * 20, 1))
+    assert other.heard("accepted")
+    driver.send(Frame(CODE, b"c" * 10, 2))
+    assert driver.heard("accepted")
+    assert server.conductor.jobs._code_intake.held_bytes == 80
+
+
+def test_numbers_of_jobs_and_workers_begin_anew_and_pass_over_those_in_use(server):
+    driver = Peer(server, "driver")
+    first = Peer(server, "worker")
+    driver.submit(1)
+    server.conductor.jobs._last_number = server.conductor.workers._last_number = 0xFFFF_FFFE
+    workers = [Peer(server, "worker") for _ in range(2)]
+    for job in (2, 3):
+        driver.submit(job)
+        driver.send_batch(1, job=job)
+    assert sorted(job.number for job in server.conductor.jobs) == [1, 2, 0xFFFF_FFFF]
+    assert sorted(worker.number for worker in server.conductor.workers) == [1, 2, 0xFFFF_FFFF]
+    assigned = {frame.job for peer in (first, *workers) for frame, _ in peer.heard("assign")}
+    assert assigned == {2, 0xFFFF_FFFF}
+
+
 TOO_LARGE = {"code_bytes": MAX_CODE_BYTES, "context_bytes": MAX_CONTEXT_BYTES}
 
 
