@@ -74,10 +74,10 @@ class WorkerKey(NamedTuple):
             data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
         except ValueError:
             data = b""
-        body = data[: SECRET_BYTES + PUBLIC_BYTES]
-        if len(body) < SECRET_BYTES + PUBLIC_BYTES or data[len(body) :] != _checksum(body):
+        key = cls(data[:SECRET_BYTES], data[SECRET_BYTES : SECRET_BYTES + PUBLIC_BYTES])
+        if len(key.public) < PUBLIC_BYTES or key.encode() != text:
             raise PasswordError(f"the worker password is damaged; {_MAKE_ANOTHER}")
-        return cls(body[:SECRET_BYTES], body[SECRET_BYTES:])
+        return key
 
     def is_signed(self, message: bytes, signature: bytes) -> bool:
         """Return whether this is the signature of the message by who knows the main password.
