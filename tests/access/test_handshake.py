@@ -181,6 +181,19 @@ def test_a_signature_for_a_lender_proves_nothing_to_others(role):
     assert isinstance(client.error, AuthenticationError)
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_proof_of_any_kind_counts_as_a_guess(role):
+    """The listener asks this before each proof, to make those wait who guess."""
+    client, server = pair(client_has=OTHER_KEY, role=role)
+    hello = client.start()
+    assert not server.completes_proof(hello)
+    proof = client.feed(server.feed(hello))
+    assert not server.completes_proof(proof[:-1])
+    assert server.completes_proof(proof)
+    server.feed(proof)
+    assert not server.completes_proof(proof)
+
+
 def test_a_wrong_password_is_told_apart_from_a_lost_connection():
     client, server = pair(client_has=OTHER_KEY)
     converse(client, server)
