@@ -30,6 +30,7 @@ from types import FrameType
 from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
 from mmgevent.errors import MmgeventError, SignalReceived
+from mmgevent.shown_text import MAX_LINES, shown
 from mmgevent.wire.hello import check_gil
 
 FAULT = 70
@@ -97,7 +98,7 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
 def say(name: str, text: str) -> None:
     """Print one message of a command on stderr."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed
-        sys.stderr.write(f"{name}: {text}\n")
+        sys.stderr.write(f"{name}: {shown(text, MAX_LINES)}\n")
         sys.stderr.flush()
 
 

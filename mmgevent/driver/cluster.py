@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import EngineError, JobError, StartError, UsageError
+from mmgevent.errors import EngineError, JobError, ProtocolError, StartError, UsageError
+from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.wire.limits import MAX_SLOTS
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class Cluster:
             except EngineError:
                 if not tries_left:
                     raise
-        return [WorkerInfo(*row) for row in zip(answer["names"], answer["slots"], strict=True)]
+        names = [shown(name, max_line_chars=MAX_NAME_CHARS) for name in answer["names"]]
+        return [WorkerInfo(*row) for row in zip(names, answer["slots"], strict=True)]
 
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
         """See workers join and leave, and receive their messages, until this cluster is closed.
@@ -347,7 +349,10 @@ class Cluster:
         if message["type"] == "moved" and self._configuration.join is not None:
             from mmgevent.access.addresses import parse_address
 
-            self._moved_to = parse_address(message["address"])
+            try:
+                self._moved_to = parse_address(message["address"])
+            except UsageError as error:
+                raise ProtocolError(f"a server moves to no address: {error}") from None
         elif self._watch is not None:
             self._watch.on_message(engine, frame, message)
 

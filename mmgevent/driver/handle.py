@@ -11,7 +11,6 @@ behind, with a warning.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -26,9 +25,10 @@ from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Largest number of records that wait for the reader of a stream.
 MAX_UNREAD = 100_000

@@ -9,7 +9,6 @@ starts another engine if its own dies.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import threading
 import time
@@ -24,11 +23,12 @@ from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
 from mmgevent.wire.user_messages import Reassembler, tell_frames
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Times a job of a node is submitted again before it is given up.  Nodes join and leave often.
 MAX_RESUBMITS = 100

@@ -131,12 +131,20 @@ def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
             segment = decode_segment(data, offset)
         except SegmentError as error:
             raise _unreadable(error) from error
-        for key, (_, _, type_, text, failure) in zip(segment.keys, segment.values, strict=True):
+        for key, row in zip(segment.keys, segment.values, strict=True):
+            if not _is_row(row):
+                raise JobError("items set aside cannot be read here: a row is of no known form", {"kind": "record"})
+            _, _, type_, text, failure = row
             if worker is None:
                 yield failure
             else:
                 yield {**failure, "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
         offset = segment.end
+
+
+def _is_row(row: Any) -> bool:
+    """Return whether a row is one of `tasks.skipping`: a worker can send anything."""
+    return type(row) is tuple and len(row) == 5 and type(row[0]) is int and type(row[4]) is dict
 
 
 def _without_values(segment: bytes) -> bytes:

@@ -20,13 +20,14 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.worker.role import WorkerRole
 
-log = logging.getLogger("mmgevent")
+log = get_log("mmgevent")
 
 #: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a
 #: machine waits for this.
