@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from mmgevent.access import password as passwords
 from mmgevent.access.addresses import ALL_INTERFACES, Address, parse_listen
 from mmgevent.cli import shared
-from mmgevent.cli.exits import leave, run_command, say
+from mmgevent.cli.exits import leave, print_out, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
 
 NAME = "mmg-server"
@@ -90,5 +89,5 @@ def run(argv: Sequence[str]) -> int:
 
 def _print_password(arguments: Arguments) -> int:
     password = passwords.find_password(arguments.password, arguments.password_file)
-    sys.stdout.write(f"{password}\n")
+    print_out(password)
     return 0

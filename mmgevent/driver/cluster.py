@@ -20,11 +20,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.driver.arguments import check_procs, check_timeout, check_verbose, parse_pair
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, JobError, ProtocolError, StartError, UsageError
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
-from mmgevent.wire.limits import MAX_SLOTS
 
 if TYPE_CHECKING:
     import socket
@@ -363,21 +363,6 @@ class Cluster:
             raise forked_error()
 
 
-def check_procs(procs: object) -> None:
-    """Raise UsageError for a number of executors that no machine can have."""
-    if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
-        raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
-
-
-def parse_memory(size: int | str | None) -> int | None:
-    """Return the bytes of a size such as "64MiB", or None for None. Raises UsageError."""
-    if size is None:
-        return None
-    from mmgevent.job.options import parse_size
-
-    return parse_size(size)
-
-
 class RemoteCluster(Cluster):
     """A server that runs elsewhere; made by `connect`."""
 
@@ -400,7 +385,10 @@ def connect(
     from mmgevent.access.addresses import parse_address
     from mmgevent.access.password import find_password
 
-    host, port = parse_address(address) if isinstance(address, str) else address
+    check_procs(procs)
+    check_timeout(timeout)
+    check_verbose(verbose)
+    host, port = parse_address(address) if isinstance(address, str) else parse_pair(address)
     configuration = Configuration(
         procs=procs,
         join=(host, port),

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
+from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.job_driver import LOOK_S, JobDriver
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
@@ -352,6 +353,7 @@ class JobHandle(Generic[K, V]):
 
     def _wait_until_over(self, timeout: float | None) -> None:
         self._check_process()
+        check_wait(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         while not self._is_over:
             left = None if until is None else until - time.monotonic()

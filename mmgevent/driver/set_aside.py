@@ -133,7 +133,9 @@ def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
             raise _unreadable(error) from error
         for key, row in zip(segment.keys, segment.values, strict=True):
             if not _is_row(row):
-                raise JobError("items set aside cannot be read here: a row is of no known form", {"kind": "record"})
+                raise JobError(
+                    "items set aside cannot be read here: a row is of no known form", {"kind": "record"}
+                )
             _, _, type_, text, failure = row
             if worker is None:
                 yield failure

@@ -25,6 +25,12 @@ MAX_PARTITIONS = 4096
 #: Slots of one worker. No machine has more cores, and a wrong number would cost the server memory.
 MAX_SLOTS = 4096
 
+#: Longest time that an option may ask for, seconds: 31 years. No timer of a library is that long.
+MAX_TIMEOUT_S = 1e9
+
+#: Largest count that an option may ask for, such as retries. No job has more items.
+MAX_COUNT = 10**12
+
 #: Work of short tasks that is sent ahead to a slot, and to an executor, seconds. Each process that
 #: an attempt passes does half the work for it when many attempts travel together.
 SHORT_WORK_S = 0.02
