@@ -32,6 +32,7 @@ from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
 from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
 from mmgevent.wire.user_messages import Reassembler, tell_frames

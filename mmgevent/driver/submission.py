@@ -80,6 +80,7 @@ class Submission:
         self._number = 0  # this cluster's number of it; 0 before `open`
         self._is_open = False  # the server may have it
         self._is_over = False  # all results were given
+        self._is_reading = False  # the job's thread is in the datasource
         self._is_left = False  # the job has ended without its thread
         self._speed = Speed()
         self._allowed = 0  # batches that the server accepts, in all
@@ -111,7 +112,7 @@ class Submission:
         """Submit the job under the next number of its cluster, and begin to send its code."""
         with self._engine.submitting:
             self._number = next_number()
-            self._engine.add_job(self._number, self._receive, self._state.inbox.put)
+            self._engine.add_job(self._number, self._receive, self._on_lost)
             self._announce()
             self._is_open = True
         parts = (self._packed.context, self._packed.code)
@@ -194,7 +195,9 @@ class Submission:
         until_s = monotonic() + (GATHER_S if self._feeder.never_waits else 0.0)
         try:
             while self._may_send():
+                self._is_reading = True
                 numbered = self._feeder.next_batch(self._speed)
+                self._is_reading = False
                 self._check_ended()
                 if numbered is None:
                     self._end_input()
@@ -234,6 +237,17 @@ class Submission:
         """Raise ProtocolError for a batch that the server cannot have."""
         if not 1 <= number <= self._sent:
             raise ProtocolError(f"batch {number} was never sent to this server")
+
+    def _on_lost(self, reason: str) -> None:
+        """Note that the engine has ended (in its reading thread)."""
+        self._state.inbox.put(reason)
+        self._feeder.end_batch()  # the next item is enough to go on with
+        if self._is_reading:
+            log.warning(
+                "job %s: %s; it is resubmitted once its datasource, which waits, gives an item",
+                self._state.name,
+                reason,
+            )
 
     def _receive(self, frame: Frame) -> None:
         """Queue a frame for the job's thread (in the engine's reading thread)."""

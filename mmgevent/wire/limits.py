@@ -16,6 +16,9 @@ MAX_CODE_BYTES = 256 * 1024 * 1024
 #: `machine.environment`), and one byte may take six in JSON.
 MAX_CONTEXT_BYTES = 48 * 1024 * 1024
 
+#: Options of one job, bytes of JSON. With all else they fit the frame that submits the job.
+MAX_OPTIONS_BYTES = 64 * 1024
+
 #: One batch, bytes. One item may be so large; batches of several items aim at 16 MiB.
 MAX_BATCH_BYTES = 1024 * 1024 * 1024
 
