@@ -174,6 +174,8 @@ class NoWorkersError(MmgeventError):
 class ProtocolError(MmgeventError):
     """The peer broke the protocol; its connection is closed."""
 
+    exit_code = 3
+
 
 class LinkClosed(MmgeventError):
     """Either side closed the link before the operation was complete."""
@@ -191,6 +193,8 @@ class StoreError(MmgeventError):
 
 class EngineError(MmgeventError):
     """An engine process ended, or answered as it never should."""
+
+    exit_code = 3
 
 
 class StartError(EngineError):

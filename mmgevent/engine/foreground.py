@@ -22,6 +22,7 @@ from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
+from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
@@ -295,7 +296,8 @@ class _WorkerLoop:
         self._stop.event.clear()
         if worker.refusal is not None:
             code, text = worker.refusal
-            raise VersionMismatchError(text) if code == "version" else MmgeventError(text)
+            text = shown(text)
+            raise VersionMismatchError(text) if code == "version" else ConnectError(text)
         log.warning("left the server: %s", worker.close_reason)
         return self._once and worker.has_goodbye
 

@@ -38,6 +38,7 @@ from mmgevent.errors import (
     VersionMismatchError,
 )
 from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.messages import decode_message
@@ -287,7 +288,7 @@ def _is_hello(frame: Frame, where: str) -> bool:
     message = decode_message(frame.payload)
     if message["type"] == "refused":
         refusal = VersionMismatchError if message["code"] == "version" else ConnectError
-        raise refusal(f"{where}: {message['error']}")
+        raise refusal(f"{where}: {shown(message['error'])}")
     if message["type"] == "goodbye":
         raise LostServerError(f"{where} said goodbye: {message['reason']}")
     return bool(message["type"] == "hello")
