@@ -21,13 +21,16 @@ MAX_LAST_LINES = 90
 class MmgeventError(Exception):
     """Root of every exception that mmgevent raises on purpose.
 
-    Its text holds no control characters except newlines and tabs, wherever parts of it are from.
+    Its text holds no control characters, wherever parts of it are from. Newlines and tabs stay in
+    the errors that may have several lines.
     """
 
     exit_code = 70
+    #: Most lines of the text. With 1, the newline of a file's name is shown as an escape.
+    max_lines = MAX_LINES
 
     def __init__(self, *args: Any):
-        super().__init__(*(shown(arg, MAX_LINES) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(shown(arg, self.max_lines) if isinstance(arg, str) else arg for arg in args))
 
 
 class SignalReceived(BaseException):
@@ -51,9 +54,13 @@ class FunctionError(UsageError):
 class OptionError(UsageError):
     """An option is unknown or its value is out of range."""
 
+    max_lines = 1
+
 
 class DatasourceError(UsageError):
     """A datasource cannot be read, or an earlier job used it up."""
+
+    max_lines = 1
 
 
 class ShippingError(UsageError):
@@ -67,6 +74,8 @@ class TooLargeError(ShippingError):
 class OutputError(UsageError):
     """Results cannot be written to that path, or in that format."""
 
+    max_lines = 1
+
 
 class ForkedError(UsageError):
     """A cluster, node or handle was used in a child of the process that made it."""
@@ -74,6 +83,8 @@ class ForkedError(UsageError):
 
 class PasswordError(UsageError):
     """The password cannot be used: it is empty, or in a file that others may read."""
+
+    max_lines = 1
 
 
 class JobError(MmgeventError):
@@ -141,18 +152,21 @@ class ConnectError(MmgeventError):
     """No server answered, or the engine could not be reached."""
 
     exit_code = 3
+    max_lines = 1
 
 
 class ListenError(MmgeventError):
     """The server cannot listen on the address."""
 
     exit_code = 3
+    max_lines = 1
 
 
 class AuthenticationError(MmgeventError):
     """The other side refused the password or the certificate."""
 
     exit_code = 4
+    max_lines = 1
 
 
 class NotAServerError(AuthenticationError):
@@ -169,12 +183,14 @@ class NoWorkersError(MmgeventError):
     """No worker joined in the time allowed."""
 
     exit_code = 7
+    max_lines = 1
 
 
 class ProtocolError(MmgeventError):
     """The peer broke the protocol; its connection is closed."""
 
     exit_code = 3
+    max_lines = 1
 
 
 class LinkClosed(MmgeventError):

@@ -202,7 +202,7 @@ def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> No
         option = late[0].partition("=")[0]
         refuse(
             command.name,
-            f"{option} stands after {first}; options stand before it: {command.name} {option} ... {rest[0]}",
+            f"{shown(option)} stands after {first}; options stand before it: {command.name} {shown(option)} ... {shown(rest[0])}",
         )
 
 
@@ -257,7 +257,7 @@ def _refuse_unknown(command: Command, name: str, table: dict[str, Option]) -> No
 
     nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.6)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    refuse(command.name, f"unknown option {name}{hint}")
+    refuse(command.name, f"unknown option {shown(name)}{hint}")
 
 
 def _value(option: Option, texts: list[str], where: str) -> Any:

@@ -81,7 +81,9 @@ def test_a_command_shows_what_a_hostile_worker_says_in_harmless_lines(tmp_path):
         with running(tmp_path, "run", "--join", server.where, "--set", "retries=0", str(path)) as command:
             assign = worker.take()
             worker.say("notice", *assign[0].lane, text=EVIL)
-            failure = dict.fromkeys(("error", "key", "worker", "function", "traceback", "last_words", "kind"), EVIL)
+            failure = dict.fromkeys(
+                ("error", "key", "worker", "function", "traceback", "last_words", "kind"), EVIL
+            )
             worker.say("failed", *assign[0].lane, failure=failure, item=0)
             assert command.wait() == 1
         said = command.said
