@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mmgevent.errors import JobError
+from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.records import SegmentError, decode_segment, decode_value, encode_segment, measure_segment
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
@@ -206,7 +207,8 @@ class _RowFile:
             if self._file is None:
                 import tempfile
 
-                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
+                folder = find_scratch_folder()
+                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", dir=folder, buffering=0)  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
             data = memoryview(_HEADER.pack(batch, len(segment)) + segment)
             at = self.n_bytes
@@ -218,7 +220,7 @@ class _RowFile:
         except OSError as error:
             failure = {
                 "kind": "disk",
-                "error": f"cannot keep a list of the items that were set aside: {error}",
+                "error": f"cannot keep a list of the items that were set aside: {error.strerror or error}",
                 "advice": "free some disk, or set TMPDIR to a folder that has room",
             }
             raise JobError.from_failure(failure) from error
