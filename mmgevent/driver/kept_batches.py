@@ -103,7 +103,7 @@ def too_large_notice() -> str:
 def _cannot_keep(error: OSError) -> JobError:
     failure = {
         "kind": "disk",
-        "error": f"cannot keep a copy of the one-shot datasource: {error}",
+        "error": f"cannot keep a copy of the one-shot datasource: {error.strerror or error}",
         "advice": f"{ADVICE}, or set TMPDIR to a folder that has room",
     }
     return JobError.from_failure(failure)
