@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 
 from mmgevent.shown_text import MAX_LINES, shown
@@ -26,7 +25,6 @@ def _make_fit(record: logging.LogRecord) -> bool:
     if fit != text:
         record.msg, record.args = fit, ()
     if record.exc_info:
-        info = sys.exc_info() if record.exc_info is True else record.exc_info
         # Formatters of the standard library take this text instead of making their own.
-        record.exc_text = shown("".join(traceback.format_exception(*info)).rstrip("\n"), MAX_LINES)
+        record.exc_text = shown("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"), MAX_LINES)
     return True
