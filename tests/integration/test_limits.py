@@ -105,7 +105,7 @@ def test_an_item_that_is_too_large_is_named_whatever_its_key(cluster, innocent, 
 
 @pytest.mark.parametrize("part", ["mapfn", "reducefn"])
 def test_options_that_are_too_large_are_named(cluster, innocent, part):
-    functions = {"mapfn": lambda key, value: [(key, value)], "reducefn": add, part: "x" * 100 * KIB}
+    functions = {"mapfn": lambda key, value: [(key, value)], "reducefn": add, part: "x" * 200 * KIB}
     handle = cluster.submit(mmg.Job({1: 1}, **functions))
     with pytest.raises(
         mmg.TooLargeError, match=r"at most 65,536 can be sent; .* the name of an offered function"
