@@ -21,6 +21,7 @@ ABSURD = [
     "nan",
     "inf",
     "-inf",
+    "1" + "0" * 19,
     "1" + "0" * 30,
     "9" * 5000,
     "\u0661\u0662",  # digits of another script
