@@ -242,7 +242,7 @@ class Submission:
         """Note that the engine has ended (in its reading thread)."""
         self._state.inbox.put(reason)
         self._feeder.end_batch()  # the next item is enough to go on with
-        if self._is_reading:
+        if self._is_reading and not self._state.is_cancelled:
             log.warning(
                 "job %s: %s; it is resubmitted once its datasource, which waits, gives an item",
                 self._state.name,
