@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmgevent"
 
 #: Room -> its modules and packages at the top of mmgevent. A room may import only rooms above it.
 ROOMS = {
-    "errors": "errors",
+    "errors": "shown_text errors",
     "real_modules": "real_modules beside",
     "_speedups": "_speedups",
     "reducers": "reducers",

@@ -31,6 +31,7 @@ from mmgevent.errors import (
     UsageError,
 )
 from mmgevent.machine.resources import start_thread
+from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.cluster import Cluster
@@ -206,7 +207,8 @@ def _warn_of_late_options(arguments: Arguments) -> None:
     if late and not arguments.quiet:
         say(
             NAME,
-            f"warning: {late[0]} stands after the job file and goes to the job; put it before {arguments.rest[0]}",
+            f"warning: {shown(late[0])} stands after the job file and goes to the job; "
+            f"put it before {shown(arguments.rest[0])}",
         )
 
 
@@ -253,7 +255,7 @@ def _open_sink(arguments: Arguments, results: Results) -> Sink:
 
 def _warn(arguments: Arguments, text: str) -> None:
     if not arguments.quiet:
-        say(NAME, f"warning: {text}")
+        say(NAME, f"warning: {shown(text)}")
 
 
 def _run_inline(arguments: Arguments, results: Results) -> int:

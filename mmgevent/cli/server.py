@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from mmgevent.access import password as passwords
 from mmgevent.access.addresses import ALL_INTERFACES, Address, parse_listen
 from mmgevent.cli import shared
-from mmgevent.cli.exits import leave, run_command, say
+from mmgevent.cli.exits import leave, print_out, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
 
 NAME = "mmg-server"
@@ -104,5 +103,5 @@ def _give_password(arguments: Arguments, kind: str, *more: str) -> int:
             if not arguments.quiet:
                 say(NAME, f"wrote {more[0]}; workers take it with --worker-password-file")
             return 0
-    sys.stdout.write(f"{password}\n")
+    print_out(password)
     return 0

@@ -9,7 +9,7 @@ from mmgevent.access import password as passwords
 from mmgevent.access.addresses import DEFAULT_PORT, Address, format_address, is_loopback, parse_port
 from mmgevent.access.certificates import Certificates
 from mmgevent.cli.exits import say
-from mmgevent.cli.options import Arguments, Option, memory_size, whole_number
+from mmgevent.cli.options import Arguments, Option, memory_size, slot_count
 
 PORT = Option(("-P", "--port"), "PORT", f"port of addresses without one (default {DEFAULT_PORT})", parse_port)
 PASSWORD = Option(
@@ -60,7 +60,7 @@ QUIET = Option(("-q", "--quiet"), "", "print errors only")
 
 def procs_option(help: str) -> Option:
     """Return the option --procs of a command, with its help there."""
-    return Option(("--procs",), "N", help, whole_number)
+    return Option(("--procs",), "N", help, slot_count)
 
 
 def default_port(arguments: Arguments) -> int:

@@ -31,7 +31,7 @@ from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.job.shipping.surroundings import read_surroundings
 from mmgevent.job.shipping.trial import Trial
 from mmgevent.machine import environment, interpreter
-from mmgevent.wire.limits import MAX_CONTEXT_BYTES
+from mmgevent.wire.limits import MAX_CONTEXT_BYTES, MAX_OPTIONS_BYTES
 
 #: Times a job is submitted again before it is given up.
 MAX_RESUBMITS = 5
@@ -228,10 +228,32 @@ def _pack(
         options["flags"] = flags
     if (offered := functions.describe_offered()) is not None:
         options["offered"] = offered
+    _check_options(options)
     # One call of an iterator-form reducefn gives results that belong together, whatever their
     # partitions.  The form of an offered reducefn is not known here.
     takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
     return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise TooLargeError, naming the largest part, for options that do not fit one message."""
+    sizes = {name: len(json.dumps(value)) for name, value in options.items()}
+    if sum(sizes.values()) <= MAX_OPTIONS_BYTES:
+        return
+    largest = max(sizes, key=sizes.__getitem__)
+    what = _PARTS_OF_OPTIONS.get(largest, f"option {largest}")
+    raise TooLargeError(
+        f"the options of the job have {sum(sizes.values()):,} bytes, at most {MAX_OPTIONS_BYTES:,} can be sent; the "
+        f"largest part is {what} with {sizes[largest]:,}: make it shorter"
+    )
+
+
+#: {part of what is sent as options: what the user calls it}
+_PARTS_OF_OPTIONS = {
+    "needs": "the name of an offered function",
+    "offered": "the name of an offered function",
+    "flags": "the command line of the interpreter (-X, -W)",
+}
 
 
 def _make_context() -> bytes:

@@ -6,7 +6,6 @@ A job is submitted again when its server or engine is lost.  Each `Submission` w
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,12 +14,13 @@ from typing import Any
 
 from mmgevent.driver.set_aside import SetAside
 from mmgevent.errors import JobCancelled, JobError, MmgeventError
+from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
 from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class JobState:
         """Number of items set aside that may still be named."""
         return max(0, MAX_NAMED - self._named)
 
-    def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
+    def notice_skipped(self, name: str | None, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless MAX_NAMED were named before."""
         if self.unnamed_count:
             self._named += 1

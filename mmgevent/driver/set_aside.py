@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mmgevent.errors import JobError
+from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.records import SegmentError, decode_segment, decode_value, encode_segment, measure_segment
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
@@ -131,12 +132,22 @@ def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
             segment = decode_segment(data, offset)
         except SegmentError as error:
             raise _unreadable(error) from error
-        for key, (_, _, type_, text, failure) in zip(segment.keys, segment.values, strict=True):
+        for key, row in zip(segment.keys, segment.values, strict=True):
+            if not _is_row(row):
+                raise JobError(
+                    "items set aside cannot be read here: a row is of no known form", {"kind": "record"}
+                )
+            _, _, type_, text, failure = row
             if worker is None:
                 yield failure
             else:
                 yield {**failure, "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
         offset = segment.end
+
+
+def _is_row(row: Any) -> bool:
+    """Return whether a row is one of `tasks.skipping`: a worker can send anything."""
+    return type(row) is tuple and len(row) == 5 and type(row[0]) is int and type(row[4]) is dict
 
 
 def _without_values(segment: bytes) -> bytes:
@@ -196,7 +207,8 @@ class _RowFile:
             if self._file is None:
                 import tempfile
 
-                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
+                folder = find_scratch_folder()
+                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", dir=folder, buffering=0)  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
             data = memoryview(_HEADER.pack(batch, len(segment)) + segment)
             at = self.n_bytes
@@ -208,7 +220,7 @@ class _RowFile:
         except OSError as error:
             failure = {
                 "kind": "disk",
-                "error": f"cannot keep a list of the items that were set aside: {error}",
+                "error": f"cannot keep a list of the items that were set aside: {error.strerror or error}",
                 "advice": "free some disk, or set TMPDIR to a folder that has room",
             }
             raise JobError.from_failure(failure) from error

@@ -20,13 +20,15 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
+from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.worker.role import WorkerRole
 
-log = logging.getLogger("mmgevent")
+log = get_log("mmgevent")
 
 #: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a
 #: machine waits for this.
@@ -300,7 +302,8 @@ class _WorkerLoop:
         self._stop.event.clear()
         if worker.refusal is not None:
             code, text = worker.refusal
-            raise VersionMismatchError(text) if code == "version" else MmgeventError(text)
+            text = shown(text)
+            raise VersionMismatchError(text) if code == "version" else ConnectError(text)
         log.warning("left the server: %s", worker.close_reason)
         return self._once and worker.has_goodbye
 

@@ -11,7 +11,6 @@ more jobs. It ends when its last job is done, or after MOVE_S.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Longest pause before a member looks for its next place, seconds. It is random, so that not all
 #: members look at the same moment.

@@ -16,7 +16,6 @@ the thread is a greenlet.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import weakref
@@ -27,12 +26,13 @@ from mmgevent.errors import FunctionError, LinkClosed, ProtocolError, StartError
 from mmgevent.executor.attempt import Runner
 from mmgevent.executor.channel import Channel
 from mmgevent.job.functions import Functions
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, Lane
 from mmgevent.wire.messages import control, decode_message
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for the thread to end once its socket is closed, seconds. A function that runs longer is
 #: left alone.

@@ -14,13 +14,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from mmgevent.errors import OptionError
-from mmgevent.wire.limits import MAX_PARTITIONS
+from mmgevent.shown_text import shown
+from mmgevent.wire.limits import MAX_COUNT, MAX_PARTITIONS, MAX_TIMEOUT_S
 
 #: Least `memory_limit`, bytes. Python needs this much before it runs a line of the user's.
 MIN_MEMORY_LIMIT_BYTES = 16 * 1024 * 1024
 
 #: Largest `memory_limit`, bytes. setrlimit(2) takes no larger number.
 MAX_MEMORY_LIMIT_BYTES = 2**63 - 1
+
+#: Largest memory for intermediate data of a server, bytes. No machine has more.
+MAX_SEGMENT_MEMORY_BYTES = 2**60
 
 #: Default of `setup_timeout`, seconds. Large models load in a few minutes from a cold disk.
 SETUP_TIMEOUT_S = 300.0
@@ -34,10 +38,7 @@ MAX_JOB_NAME_CHARS = 200
 #: Longest text of a value in an error about it, characters.
 _MAX_SHOWN_CHARS = 200
 
-#: Longest text of a value in an error about it, characters.
-_MAX_SHOWN_CHARS = 200
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
@@ -181,8 +182,24 @@ def parse_size(size: int | str) -> int:
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     n_bytes = float(match[1]) * _UNITS.get(match[2].lower(), math.nan) if match else math.nan
     if not math.isfinite(n_bytes):
-        raise OptionError(f'a size is a number of bytes, or text like "512MiB" or "2GiB"; got {size!r:.60}')
+        raise OptionError(f'a size is a number of bytes, or text like "512MiB" or "2GiB"; got {_show(size)}')
     return int(n_bytes)
+
+
+def parse_memory(size: int | str | None) -> int | None:
+    """Return the bytes of a server's memory for intermediate data; None for None.
+
+    Raises OptionError for what is no size, or is out of range.
+    """
+    if size is None:
+        return None
+    try:
+        n_bytes = parse_size(size)
+    except OptionError:
+        n_bytes = 0
+    if isinstance(size, bool) or not 0 < n_bytes <= MAX_SEGMENT_MEMORY_BYTES:
+        raise OptionError(f'expected a size above 0, at most 1024 PiB, such as "512MiB"; got {_show(size)}')
+    return n_bytes
 
 
 def find_fault(options: Mapping[str, Any]) -> str | None:
@@ -199,19 +216,24 @@ def find_fault(options: Mapping[str, Any]) -> str | None:
 
 def _parse_number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
     try:
+        # Python also reads 1_000 and digits of other scripts, and refuses thousands of digits.
+        if not text.isascii() or "_" in text:
+            raise ValueError(text)
         return kind(text)
     except ValueError:
         raise _out_of_range(name, text, "a whole number" if kind is int else "a number") from None
 
 
 def _out_of_range(name: str, value: Any, expected: str) -> OptionError:
+    return OptionError(f"option {name} must be {expected}; got {_show(value)}")
+
+
+def _show(value: Any) -> str:
     try:
-        shown = repr(value)
+        text = repr(value)
     except ValueError:  # an int of more digits than `sys.get_int_max_str_digits()`
-        shown = f"an int of {value.bit_length()} bits"
-    if len(shown) > _MAX_SHOWN_CHARS:
-        shown = f"{shown[:_MAX_SHOWN_CHARS]}..."
-    return OptionError(f"option {name} must be {expected}; got {shown}")
+        text = f"an int of {value.bit_length()} bits"
+    return shown(text, max_line_chars=_MAX_SHOWN_CHARS)
 
 
 def _is_int(value: Any) -> bool:
@@ -230,11 +252,11 @@ _FLOAT_LIMIT = 2**1023
 
 
 def _is_count(value: Any) -> bool:
-    return _is_int(value) and 0 <= value < _FLOAT_LIMIT
+    return _is_int(value) and 0 <= value <= MAX_COUNT
 
 
 def _is_timeout(value: Any) -> bool:
-    return value is None or (_is_number(value) and value > 0)
+    return value is None or (_is_number(value) and 0 < value <= MAX_TIMEOUT_S)
 
 
 def _is_memory_limit(value: Any) -> bool:
@@ -242,7 +264,7 @@ def _is_memory_limit(value: Any) -> bool:
 
 
 def _is_skip_limit(value: Any) -> bool:
-    return _is_number(value) and value >= 0 and not (isinstance(value, float) and value >= 1)
+    return _is_number(value) and 0 <= value <= MAX_COUNT and not (isinstance(value, float) and value >= 1)
 
 
 def _is_partition_count(value: Any) -> bool:
@@ -269,15 +291,18 @@ def _is_job_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
 
-_TIMEOUT = (_is_timeout, "a number of seconds above 0, or None")
+_TIMEOUT = (_is_timeout, f"a number of seconds above 0, at most {MAX_TIMEOUT_S:.0e} (31 years), or None")
 
 #: {option: (predicate of its range, what an error says is expected)}
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "retries": (_is_count, "an int, 0 or more"),
+    "retries": (_is_count, f"an int from 0 to {MAX_COUNT:.0e}"),
     "task_timeout": _TIMEOUT,
     "setup_timeout": _TIMEOUT,
     "memory_limit": (_is_memory_limit, 'bytes or a size like "2GiB", from 16MiB to 8 EiB, or None'),
-    "max_skipped": (_is_skip_limit, "a number of items (int), or a share of them (float below 1)"),
+    "max_skipped": (
+        _is_skip_limit,
+        f"a number of items (int, 0 to {MAX_COUNT:.0e}), or a share of them (float, 0 to below 1)",
+    ),
     "partitions": (_is_partition_count, f"an int from 1 to {MAX_PARTITIONS}, or None"),
     "greenlets": (_is_greenlet_count, f"an int from 0 to {MAX_GREENLETS}"),
     "allocation": (_is_allocation, '"continuous" or "oneshot"'),

@@ -16,9 +16,9 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
-    EngineError,
     JobError,
     NoWorkersError,
+    SchedulerError,
     TooManySkippedError,
     UsageError,
     VersionMismatchError,
@@ -211,7 +211,7 @@ def test_each_error_has_its_exit_code_and_no_stack_trace(error, code, capsys, si
         assert message == "mmg-test: x\n"
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), EngineError("oops")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), SchedulerError("oops")])
 def test_fault_of_our_own_shows_its_stack(error, capsys, signals):
     def body(argv):
         raise error

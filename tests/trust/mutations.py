@@ -574,6 +574,58 @@ MUTATIONS = [
         ("driver/test_blocked.py::test_a_job_that_fails_while_its_datasource_waits_says_so",),
         waits=True,
     ),
+    # what is shown
+    Mutation(
+        "text that is shown holds no active character",
+        "shown_text.py",
+        "c if c.isprintable() or c in _BLANKS else _escape(c)",
+        "c",
+        ("test_shown_text.py::test_every_active_character_is_escaped_and_all_others_stay",),
+    ),
+    Mutation(
+        "a shown line is bounded",
+        "shown_text.py",
+        "return line if len(line) <= max_chars else line[: max_chars - len(_CUT)] + _CUT",
+        "return line",
+        ("test_shown_text.py::test_a_line_is_bounded_and_stays_the_same_when_shown_again",),
+    ),
+    Mutation(
+        "records of our logs are fit to be shown",
+        "machine/logs.py",
+        "        logger.addFilter(_make_fit)",
+        "        pass",
+        ("trust/test_hostile_server.py::test_log_records_of_ours_are_one_harmless_line",),
+    ),
+    Mutation(
+        "what a command says is fit to be shown",
+        "errors.py",
+        "(shown(arg, self.max_lines) if isinstance(arg, str) else arg for arg in args)",
+        "args",
+        ("integration/test_accidents.py::test_names_of_files_are_shown_in_one_line",),
+    ),
+    Mutation(
+        "a server names batches that it was sent",
+        "driver/submission.py",
+        "if not 1 <= number <= self._sent:",
+        "if False:",
+        (
+            "trust/test_hostile_server.py::test_what_no_server_says_ends_its_job_and_names_the_server[content of batch 0]",
+        ),
+    ),
+    Mutation(
+        "options of a job fit one message",
+        "driver/job_driver.py",
+        "    _check_options(options)\n",
+        "",
+        ("integration/test_limits.py::test_options_that_are_too_large_are_named",),
+    ),
+    Mutation(
+        "a number of an option has a range",
+        "cli/options.py",
+        "    if not _is_whole(number) or int(number) > MAX_SLOTS:",
+        "    if not _is_whole(number):",
+        ("cli/test_ranges.py::test_an_absurd_number_is_refused_with_the_range",),
+    ),
 ]
 
 

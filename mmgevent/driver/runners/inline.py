@@ -8,7 +8,6 @@ reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from mmgevent.job.arguments import items_showing, list_to_show
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.map_task import TaskStats
@@ -33,7 +33,7 @@ from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Number of partitions: that of the smallest cluster, so that the same keys share a partition.
 PARTITIONS = 32

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import logging
 import random
 import time
 from collections.abc import Sequence
@@ -39,11 +38,13 @@ from mmgevent.errors import (
     ProtocolError,
     VersionMismatchError,
 )
+from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.messages import decode_message
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time to try an address that can be neither bound nor connected to, seconds. Its owner is about to
 #: listen, or has just ended. After this time the address counts as occupied.
@@ -293,7 +294,7 @@ def _is_hello(frame: Frame, where: str) -> bool:
     message = decode_message(frame.payload)
     if message["type"] == "refused":
         refusal = VersionMismatchError if message["code"] == "version" else ConnectError
-        raise refusal(f"{where}: {message['error']}")
+        raise refusal(f"{where}: {shown(message['error'])}")
     if message["type"] == "goodbye":
         raise LostServerError(f"{where} said goodbye: {message['reason']}")
     return bool(message["type"] == "hello")

@@ -10,7 +10,6 @@ stopping in the middle. Guesses of passwords are slowed down by address (`access
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,9 +27,10 @@ from mmgevent.engine.net import listening, tls
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.net.tls import HANDSHAKE_S
 from mmgevent.errors import ConnectError, MmgeventError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.hello import dill_version
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Most connections whose peers have not proved the password. Each costs a socket and a greenlet.
 MAX_UNPROVED = 512

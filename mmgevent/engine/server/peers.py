@@ -8,7 +8,6 @@ frame that comes too late, about an attempt or job that is over, is ignored.
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from mmgevent.engine.server.conductor import Conductor
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import WorkerRecord
 from mmgevent.errors import MmgeventError, ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
@@ -26,7 +26,7 @@ from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.positions import entry_of
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Jobs of one driver at once. A driver must not take the server's 10,000 from the others.
 MAX_DRIVER_JOBS = 1000

@@ -9,7 +9,6 @@ Everything runs in one gevent hub, and no handler of a frame blocks.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
@@ -23,9 +22,10 @@ from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.engine.server.conductor import Conductor
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.peers import DriverPeer, LenderPeer, Peer, WorkerPeer
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.messages import control
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for goodbyes to reach peers when the server ends, seconds.
 GOODBYE_S = 1.0
