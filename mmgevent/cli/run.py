@@ -114,7 +114,7 @@ COMMAND = Command(
             ("--set",),
             "OPTION=VALUE",
             "set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, "
-            "partitions, greenlets, allocation, retransmit, name; may be repeated",
+            "partitions, greenlets, allocation, retransmit, results, plain_classes, name; may be repeated",
             _assignment,
             repeats=True,
         ),
@@ -124,6 +124,20 @@ COMMAND = Command(
             "modules (.py) or package folders that workers elsewhere need; may be repeated",
             _paths,
             repeats=True,
+        ),
+        Option(
+            ("--plain-results",),
+            "",
+            "accept only plain data from workers, which cannot run code here; always so with --listen, --join "
+            "and --elect",
+            excludes="trust",
+        ),
+        Option(
+            ("--trust-workers",),
+            "",
+            "accept any objects from workers, also with --listen, --join and --elect: whoever runs a worker can "
+            "then run code here",
+            excludes="trust",
         ),
         Option(
             ("--workers-timeout",),
@@ -239,7 +253,16 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
         changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
+    if arguments.plain_results or arguments.trust_workers:
+        changes["results"] = "plain" if arguments.plain_results else "trusted"
+    elif _is_shared(arguments) and changes.get("results", job.options.results) is None:
+        changes["results"] = "plain"
     return job.with_options(**changes) if changes else job
+
+
+def _is_shared(arguments: Arguments) -> bool:
+    """Return whether executors take part that this command does not start."""
+    return any(place is not None for place in (arguments.listen, arguments.join, arguments.elect))
 
 
 def _open_sink(arguments: Arguments, results: Results) -> Sink:

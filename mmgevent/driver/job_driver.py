@@ -31,6 +31,7 @@ from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.job.shipping.surroundings import read_surroundings
 from mmgevent.job.shipping.trial import Trial
 from mmgevent.machine import environment, interpreter
+from mmgevent.tasks.plain_rules import PlainRules, find_rules
 from mmgevent.wire.limits import MAX_CONTEXT_BYTES
 
 #: Times a job is submitted again before it is given up.
@@ -71,12 +72,13 @@ class JobDriver:
         """
         job.check()
         self.job = job
-        self.state = JobState(job.name, job.options.partitions, on_progress, on_notice)
+        plain = find_rules(job)
+        self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, plain)
         left: list[str] = []
         # What is too large to be sent fails when the job runs: other jobs of the program go on.
         self._packed: PackedJob | TooLargeError
         try:
-            self._packed = _pack(job, left.append, is_local=is_local, stays_here=stays_here)
+            self._packed = _pack(job, left.append, plain, is_local=is_local, stays_here=stays_here)
         except TooLargeError as error:
             self._packed = error
         self._feeder = Feeder(job, on_notice=self.state.notice)
@@ -206,7 +208,12 @@ class JobDriver:
 
 
 def _pack(
-    job: Job[Any, Any], on_left: Callable[[str], None], *, is_local: bool, stays_here: bool
+    job: Job[Any, Any],
+    on_left: Callable[[str], None],
+    plain: PlainRules | None,
+    *,
+    is_local: bool,
+    stays_here: bool,
 ) -> PackedJob:
     """Return what servers and executors need of a job. `on_left` is called for what stays behind.
 
@@ -228,10 +235,12 @@ def _pack(
         options["flags"] = flags
     if (offered := functions.describe_offered()) is not None:
         options["offered"] = offered
+    if plain is not None:
+        options["plain"] = plain.to_wire()
     # One call of an iterator-form reducefn gives results that belong together, whatever their
     # partitions.  The form of an offered reducefn is not known here.
     takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-    return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks)
+    return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks, plain)
 
 
 def _make_context() -> bytes:

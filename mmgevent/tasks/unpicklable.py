@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import MmgeventError
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Version of the pickle protocol of records.
 PICKLE_PROTOCOL = 5
@@ -19,6 +22,22 @@ _MAX_DEPTH = 20
 
 #: Longest text of a key in an error, characters.
 _MAX_SHOWN_CHARS = 200
+
+
+#: What to do about a class that plain results do not hold.
+ADVICE = (
+    "if it is a class that your functions give, name it: plain_classes=['MODULE.CLASS'] (mmg-run: --set "
+    "plain_classes=MODULE.CLASS); if you trust whoever runs the workers: results='trusted' (mmg-run: "
+    "--trust-workers)"
+)
+
+
+class NotPlainError(MmgeventError):
+    """Something is no plain data. The text names it, as in "holds an object of type m.C"."""
+
+    exit_code = 1
+    #: what to do, for messages
+    advice = ADVICE
 
 
 class RecordError(MmgeventError):
@@ -35,8 +54,15 @@ class RecordError(MmgeventError):
         self.advice = advice
 
 
-def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Exception) -> RecordError:
-    """Return the error for the first record that cannot be pickled, or of all of them together."""
+def find_culprit(
+    keys: list[Any], values: list[Any], grouped: bool, error: Exception, plain: PlainRules | None = None
+) -> RecordError:
+    """Return the error for the first record that cannot be pickled, or of all of them together.
+
+    With rules, it is the first record that is not plain data.
+    """
+    if plain is not None and (found := _find_not_plain(keys, values, grouped, plain)) is not None:
+        return found
     for key, value in zip(keys, values):  # noqa: B905
         group = value if grouped else [value]
         for role, obj in (("key", key), *(("value of key", each) for each in group)):
@@ -54,6 +80,25 @@ def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Excep
     # Each record pickles alone: the sum of them does not, or an object answers differently each
     # time.
     return RecordError(f"records cannot be pickled together: {type(error).__name__}: {error}")
+
+
+def _find_not_plain(
+    keys: list[Any], values: list[Any], grouped: bool, plain: PlainRules
+) -> RecordError | None:
+    """Return the error for the first record that is not plain data, or None if all are."""
+    from mmgevent.tasks.plain_data import dump_plain
+
+    for key, value in zip(keys, values):  # noqa: B905
+        group = value if grouped else [value]
+        for role, obj in (("key", key), *(("value of key", each) for each in group)):
+            try:
+                dump_plain(obj, plain)
+            except NotPlainError as error:
+                text = f"{role} {_short(key)} is no plain data: it {error}"
+                return RecordError(text, key, ADVICE)
+            except Exception:
+                break  # it cannot be pickled at all
+    return None
 
 
 def _pickling_error(obj: Any) -> Exception | None:
