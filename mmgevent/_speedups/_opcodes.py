@@ -29,7 +29,10 @@ _MAX_PROTOCOL = 5
 #: of bytes that follow)
 _LEAVES = {
     **dict.fromkeys(b"N\x88\x89", (0, False)),
-    **{ord("K"): (1, False), ord("M"): (2, False), ord("J"): (4, False), ord("G"): (8, False)},
+    ord("K"): (1, False),
+    ord("M"): (2, False),
+    ord("J"): (4, False),
+    ord("G"): (8, False),
     **dict.fromkeys(b"\x8a\x8cC", (1, True)),  # LONG1, SHORT_BINUNICODE, SHORT_BINBYTES
     **dict.fromkeys(b"\x8bXB", (4, True)),  # LONG4, BINUNICODE, BINBYTES
     **dict.fromkeys(b"\x8d\x8e\x96", (8, True)),  # BINUNICODE8, BINBYTES8, BYTEARRAY8

@@ -166,7 +166,13 @@ def parse_option(name: str, text: str) -> Any:
     check_name(name)
     text = text.strip()
     value: Any = text
-    if name in ("task_timeout", "setup_timeout", "memory_limit", "partitions", "results") and text.lower() in (
+    if name in (
+        "task_timeout",
+        "setup_timeout",
+        "memory_limit",
+        "partitions",
+        "results",
+    ) and text.lower() in (
         "",
         "none",
     ):

@@ -293,14 +293,12 @@ def _make_scalar(described: Any, data: Any) -> Any:
 _SPLITS: dict[str, tuple[str, Callable[[Any], Parts]]] = {
     "complex": ("builtins", lambda number: ("complex", number.real, number.imag)),
     "range": ("builtins", lambda each: ("range", each.start, each.stop, each.step)),
-    
     "Decimal": ("decimal", lambda number: ("decimal", str(number))),
     "Fraction": ("fractions", lambda number: ("fraction", number.numerator, number.denominator)),
     "UUID": ("uuid", _split_uuid),
-    **{
-        name: ("pathlib", _split_path)
-        for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
-    },
+    **dict.fromkeys(
+        ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"), ("pathlib", _split_path)
+    ),
     "date": ("datetime", _split_dated("date", "date")),
     "time": ("datetime", _split_dated("time", "time")),
     "datetime": ("datetime", _split_dated("datetime", "datetime")),

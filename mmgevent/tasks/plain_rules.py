@@ -48,6 +48,7 @@ _OWN_WAYS = (
 #: Bases that add nothing of this kind.
 _HARMLESS_BASES: frozenset[Any] = frozenset({object, typing.Generic, typing.Protocol, abc.ABC})
 
+
 class PlainRules:
     """The rules of one job."""
 

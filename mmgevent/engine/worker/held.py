@@ -187,7 +187,9 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'an object that has the "phases" it is of, or null',
     ),
     "plain": (
-        lambda value: type(value) is dict and _are_names(value.get("modules")) and _are_pairs(value.get("classes")),
+        lambda value: (
+            type(value) is dict and _are_names(value.get("modules")) and _are_pairs(value.get("classes"))
+        ),
         'an object of "modules", a list of names, and "classes", a list of pairs of names, or null',
     ),
 }
