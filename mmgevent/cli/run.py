@@ -253,16 +253,19 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
         changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
+    changes["results"] = which_results(arguments, changes.get("results", job.options.results))
+    return job.with_options(**changes)
+
+
+def which_results(arguments: Arguments, of_job: str | None) -> str | None:
+    """Return the option `results` of a job whose own is `of_job`.
+
+    Results are plain data where executors take part that this command does not start.
+    """
     if arguments.plain_results or arguments.trust_workers:
-        changes["results"] = "plain" if arguments.plain_results else "trusted"
-    elif _is_shared(arguments) and changes.get("results", job.options.results) is None:
-        changes["results"] = "plain"
-    return job.with_options(**changes) if changes else job
-
-
-def _is_shared(arguments: Arguments) -> bool:
-    """Return whether executors take part that this command does not start."""
-    return any(place is not None for place in (arguments.listen, arguments.join, arguments.elect))
+        return "plain" if arguments.plain_results else "trusted"
+    is_shared = any(place is not None for place in (arguments.listen, arguments.join, arguments.elect))
+    return "plain" if is_shared and of_job is None else of_job
 
 
 def _open_sink(arguments: Arguments, results: Results) -> Sink:

@@ -3,7 +3,6 @@
 import collections
 import copyreg
 import datetime as dt
-import io
 import os
 import pathlib
 import pickle
@@ -15,8 +14,6 @@ import sys
 import threading
 import uuid
 import zoneinfo
-from decimal import Decimal
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -26,7 +23,7 @@ import mmgevent as mmg
 from mmgevent import _speedups
 from mmgevent._speedups import _fallback
 from mmgevent.errors import OptionError
-from mmgevent.tasks import plain_data, plain_kinds
+from mmgevent.tasks import plain_data
 from mmgevent.tasks.plain_data import MAX_DEPTH, dump_plain, load_plain
 from mmgevent.tasks.plain_rules import PlainRules, find_rules
 from mmgevent.tasks.records import SegmentError, decode_segment, encode_segment
@@ -52,7 +49,9 @@ from tests.tasks.plain_job import (
 
 JOB = plain_job.__name__
 RULES = PlainRules({JOB})
-NAMING = PlainRules({JOB}, {(JOB, "Ordinary"), (JOB, "Listed"), ("collections", "deque"), ("http", "HTTPStatus")})
+NAMING = PlainRules(
+    {JOB}, {(JOB, "Ordinary"), (JOB, "Listed"), ("collections", "deque"), ("http", "HTTPStatus")}
+)
 
 #: where the harm of a pickle that runs would be seen
 HARM: list[object] = []
@@ -86,14 +85,18 @@ def shape(value):
     return type(value), repr(value)
 
 
-
-
 def making(cls, *parts):
     return st.tuples(*parts).map(lambda found: cls(*found))
 
 
 zones = st.sampled_from(
-    [None, dt.UTC, dt.timezone(dt.timedelta(hours=-3)), dt.timezone(dt.timedelta(1, -1), "far"), zoneinfo.ZoneInfo("UTC")]
+    [
+        None,
+        dt.UTC,
+        dt.timezone(dt.timedelta(hours=-3)),
+        dt.timezone(dt.timedelta(1, -1), "far"),
+        zoneinfo.ZoneInfo("UTC"),
+    ]
 )
 texts = st.text(st.characters(), max_size=8)
 hashables = st.recursive(
@@ -116,31 +119,35 @@ hashables = st.recursive(
     | st.builds(pathlib.Path, texts.filter(lambda t: "\0" not in t))
     | st.builds(pathlib.PureWindowsPath, texts)
     | st.sampled_from([*Color, *Level, *Word, *Access, *Mode, Access(0), Access(3), Mode(3), Mode(9), ...]),
-    lambda inner: st.lists(inner, max_size=4).map(tuple)
-    | st.frozensets(inner, max_size=4)
-    | making(Frozen, inner)
-    | making(SlottedFrozen, inner, inner)
-    | making(Pair, inner, inner)
-    | making(Row, inner)
-    | making(Summed, inner, inner),
+    lambda inner: (
+        st.lists(inner, max_size=4).map(tuple)
+        | st.frozensets(inner, max_size=4)
+        | making(Frozen, inner)
+        | making(SlottedFrozen, inner, inner)
+        | making(Pair, inner, inner)
+        | making(Row, inner)
+        | making(Summed, inner, inner)
+    ),
     max_leaves=6,
 )
 values = st.recursive(
     hashables | st.binary(max_size=300).map(bytearray),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.sets(hashables, max_size=4)
-    | st.dictionaries(hashables, inner, max_size=4)
-    | st.dictionaries(hashables, inner, max_size=4).map(collections.OrderedDict)
-    | st.dictionaries(hashables, st.integers(), max_size=4).map(collections.Counter)
-    | st.builds(
-        collections.defaultdict,
-        st.sampled_from([None, int, list, dict, set, str, float]),
-        st.dictionaries(hashables, inner, max_size=4),
-    )
-    | making(Point, inner, inner)
-    | making(Slotted, inner)
-    | making(Derived, inner, inner)
-    | making(Derived.Inner, inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.sets(hashables, max_size=4)
+        | st.dictionaries(hashables, inner, max_size=4)
+        | st.dictionaries(hashables, inner, max_size=4).map(collections.OrderedDict)
+        | st.dictionaries(hashables, st.integers(), max_size=4).map(collections.Counter)
+        | st.builds(
+            collections.defaultdict,
+            st.sampled_from([None, int, list, dict, set, str, float]),
+            st.dictionaries(hashables, inner, max_size=4),
+        )
+        | making(Point, inner, inner)
+        | making(Slotted, inner)
+        | making(Derived, inner, inner)
+        | making(Derived.Inner, inner)
+    ),
     max_leaves=10,
 )
 
@@ -221,7 +228,13 @@ def test_numpy_comes_back_as_it_does_from_pickle(core):
     for scalar in scalars:
         plain, usual = both_ways(scalar)
         assert (type(plain), plain.dtype, plain.tobytes()) == (type(usual), usual.dtype, usual.tobytes())
-    for refused in (np.array([object()]), np.array([1, "a"], object), np.ma.array([1]), np.dtype("i4"), np.int64):
+    for refused in (
+        np.array([object()]),
+        np.array([1, "a"], object),
+        np.ma.array([1]),
+        np.dtype("i4"),
+        np.int64,
+    ):
         with pytest.raises(NotPlainError):
             dump_plain(refused, RULES)
 
@@ -297,7 +310,9 @@ def test_named_classes_travel_by_their_own_pickling(core):
 
 
 def test_rules_of_a_job_know_its_modules_and_the_names_it_gives():
-    job = mmg.Job([], len, results="plain", plain_classes=[Elsewhere, "collections.deque", f"{JOB}.Derived.Inner"])
+    job = mmg.Job(
+        [], len, results="plain", plain_classes=[Elsewhere, "collections.deque", f"{JOB}.Derived.Inner"]
+    )
     rules = find_rules(job)
     assert rules.classes == {(__name__, "Elsewhere"), ("collections", "deque"), (JOB, "Derived.Inner")}
     assert "__main__" in rules.modules and "builtins" not in rules.modules
@@ -306,7 +321,12 @@ def test_rules_of_a_job_know_its_modules_and_the_names_it_gives():
     assert find_rules(mmg.Job([], len)) is find_rules(mmg.Job([], len, results="trusted")) is None
     with pytest.raises(OptionError, match=r"plain_classes.*os\.system"):
         find_rules(mmg.Job([], len, results="plain", plain_classes=["os.system"]))
-    for bad in ({"results": "safe"}, {"plain_classes": [3]}, {"plain_classes": "Nodot"}, {"plain_classes": 3}):
+    for bad in (
+        {"results": "safe"},
+        {"plain_classes": [3]},
+        {"plain_classes": "Nodot"},
+        {"plain_classes": 3},
+    ):
         with pytest.raises(OptionError):
             mmg.Job([], len, **bad)
 
@@ -346,15 +366,28 @@ ATTACKS = {
     "INST": b"(S'harm'\nibuiltins\nprint\n.",
     "OBJ": b"(cbuiltins\nprint\nS'harm'\no.",
     "STACK_GLOBAL": b"\x80\x04" + short("posix") + short("system") + b"\x93" + short("true") + b"\x85R.",
-    "a dotted name through our module": b"\x80\x04" + short(plain_data.__name__) + short("sys.modules") + b"\x93.",
-    "getattr": b"\x80\x04" + short("builtins") + short("getattr") + b"\x93" + short("") + short("join") + b"\x86R.",
+    "a dotted name through our module": b"\x80\x04"
+    + short(plain_data.__name__)
+    + short("sys.modules")
+    + b"\x93.",
+    "getattr": b"\x80\x04"
+    + short("builtins")
+    + short("getattr")
+    + b"\x93"
+    + short("")
+    + short("join")
+    + b"\x86R.",
     "our global itself": b"\x80\x04" + REBUILD + b".",
     "our global in a list": b"\x80\x04]" + REBUILD + b"a.",
     "our global from the memo": b"\x80\x04" + REBUILD + b"\x940]h\x00a.",
     "our global as a key": b"\x80\x04}" + REBUILD + b"K\x01s.",
     "our global in a call": b"\x80\x04" + REBUILD + REBUILD + b"\x85R.",
     "BUILD of our global": b"\x80\x04" + REBUILD + b"}" + short("__doc__") + b"K\x01sb.",
-    "BUILD of an Enum's member": b"\x80\x05" + made("member", JOB, "Color", "RED")[2:-1] + b"}" + short("_value_") + b"K\x07sb.",
+    "BUILD of an Enum's member": b"\x80\x05"
+    + made("member", JOB, "Color", "RED")[2:-1]
+    + b"}"
+    + short("_value_")
+    + b"K\x07sb.",
     "NEWOBJ": b"\x80\x04" + REBUILD + b")\x81.",
     "NEWOBJ_EX": b"\x80\x04" + REBUILD + b")}\x92.",
     "a call of a number": b"\x80\x04K\x01)R.",
@@ -386,7 +419,9 @@ ATTACKS = {
     "append to a made object": b"\x80\x05" + made("object", JOB, "Point", {"x": 1}, None)[2:-1] + b"K\x01a.",
     "extend of a made object": b"\x80\x05" + made("object", JOB, "Point", {"x": 1}, None)[2:-1] + b"(K\x01e.",
     "add to a made object": b"\x80\x05" + made("object", JOB, "Point", {"x": 1}, None)[2:-1] + b"(K\x01\x90.",
-    "an item of a made object": b"\x80\x05" + made("object", JOB, "Point", {"x": 1}, None)[2:-1] + b"K\x01K\x01s.",
+    "an item of a made object": b"\x80\x05"
+    + made("object", JOB, "Point", {"x": 1}, None)[2:-1]
+    + b"K\x01K\x01s.",
     "append to a dict": b"\x80\x04}K\x01a.",
     "no kind": made(),
     "a kind that is none": made("system", "true"),
@@ -454,7 +489,9 @@ def test_bytes_of_others_make_nothing_but_plain_data(core, attack, tmp_path, mon
     HARM.clear()
     with pytest.raises(Exception) as caught:
         load_plain(ATTACKS[attack], RULES)
-    assert not isinstance(caught.value, (AssertionError, MemoryError, RecursionError, SystemError)), caught.value
+    assert not isinstance(caught.value, (AssertionError, MemoryError, RecursionError, SystemError)), (
+        caught.value
+    )
     assert HARM == []
     assert Color.RED.value == 1
     assert "antigravity" not in sys.modules
@@ -499,7 +536,18 @@ def test_a_key_as_deep_as_allowed_is_no_danger_to_a_thread(core):
 
 OPCODES = bytes(ord(opcode.code) for opcode in pickletools.opcodes)
 GOOD = dump_plain(
-    [("a", 1), {1: 2}, {3}, (1, 2, 3, 4), frozenset({2}), [[], [1]], Point(1, Color.RED), dt.date(2020, 1, 1), 2**70], RULES
+    [
+        ("a", 1),
+        {1: 2},
+        {3},
+        (1, 2, 3, 4),
+        frozenset({2}),
+        [[], [1]],
+        Point(1, Color.RED),
+        dt.date(2020, 1, 1),
+        2**70,
+    ],
+    RULES,
 )
 
 
