@@ -175,7 +175,9 @@ def test_shared_and_recursive_builtins_come_back_shared_and_recursive(core):
     loop += [loop, (loop,), {"loop": loop}]
     found = load_plain(dump_plain([loop, loop], RULES), RULES)
     assert found[0] is found[1]
-    assert found[0][1] is found[0] and found[0][2][0] is found[0] and found[0][3]["loop"] is found[0]
+    assert found[0][1] is found[0]
+    assert found[0][2][0] is found[0]
+    assert found[0][3]["loop"] is found[0]
     point = Point(1)
     first, second = load_plain(dump_plain([point, point], RULES), RULES)
     assert first is second
@@ -220,7 +222,8 @@ def test_numpy_comes_back_as_it_does_from_pickle(core):
     for array in arrays:
         plain, usual = both_ways(array)
         assert type(plain) is type(usual) is np.ndarray
-        assert plain.dtype == usual.dtype and plain.shape == usual.shape
+        assert plain.dtype == usual.dtype
+        assert plain.shape == usual.shape
         assert plain.tobytes() == usual.tobytes()
         assert plain.flags.f_contiguous == usual.flags.f_contiguous
         assert plain.flags.writeable == usual.flags.writeable
@@ -285,12 +288,12 @@ def test_what_is_not_plain_fails_where_it_is_encoded_and_names_key_and_class(ref
 
 
 def test_an_object_that_ends_with_code_of_its_own_is_not_plain():
-    with pytest.raises(NotPlainError, match="Ends.*__del__"):
+    with pytest.raises(NotPlainError, match=r"Ends.*__del__"):
         dump_plain(plain_job.Ends(1), RULES)
 
 
 def test_what_cannot_be_pickled_at_all_is_blamed_as_without_plain():
-    with pytest.raises(RecordError, match="cannot be pickled|is no plain data"):
+    with pytest.raises(RecordError, match=r"cannot be pickled|is no plain data"):
         encode_segment(["k"], [iter([1])], plain=RULES)
 
 
@@ -315,7 +318,8 @@ def test_rules_of_a_job_know_its_modules_and_the_names_it_gives():
     )
     rules = find_rules(job)
     assert rules.classes == {(__name__, "Elsewhere"), ("collections", "deque"), (JOB, "Derived.Inner")}
-    assert "__main__" in rules.modules and "builtins" not in rules.modules
+    assert "__main__" in rules.modules
+    assert "builtins" not in rules.modules
     again = PlainRules.from_wire(rules.to_wire())
     assert (again.modules, again.classes) == (rules.modules, rules.classes)
     assert find_rules(mmg.Job([], len)) is find_rules(mmg.Job([], len, results="trusted")) is None
@@ -483,15 +487,24 @@ ATTACKS = {
 }
 
 
+#: what decoding a record may raise; a SegmentError is made of it
+REFUSALS = (
+    NotPlainError,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_bytes_of_others_make_nothing_but_plain_data(core, attack, tmp_path, monkeypatch):
+def test_bytes_of_others_make_nothing_but_plain_data(core, attack, monkeypatch):
     monkeypatch.setitem(copyreg._extension_cache, 1, HARM.append)
     HARM.clear()
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(REFUSALS):
         load_plain(ATTACKS[attack], RULES)
-    assert not isinstance(caught.value, (AssertionError, MemoryError, RecursionError, SystemError)), (
-        caught.value
-    )
     assert HARM == []
     assert Color.RED.value == 1
     assert "antigravity" not in sys.modules
@@ -529,7 +542,8 @@ def test_a_key_as_deep_as_allowed_is_no_danger_to_a_thread(core):
     thread = threading.Thread(target=lambda: found.append(load_plain(deep, RULES)))
     thread.start()
     thread.join(60)
-    assert len(found) == 1 and len(found[0]) == 1
+    assert len(found) == 1
+    assert len(found[0]) == 1
     with pytest.raises(NotPlainError, match="deep"):
         load_plain(b"\x80\x04})" + b"\x85" * MAX_DEPTH + b"Ns.", RULES)
 
