@@ -111,7 +111,15 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def _rebuild(self, kind: Any, *parts: Any) -> Any:
         make = _OWN_MAKERS.get(kind) if type(kind) is str else None
-        return make_known(kind, parts) if make is None else make(self._rules, *parts)
+        try:
+            return make_known(kind, parts) if make is None else make(self._rules, *parts)
+        except (NotPlainError, MemoryError, ImportError):  # numpy, say, is not installed here
+            raise
+        except Exception as error:
+            if make is _make_named:  # its own code raised this
+                raise
+            text = f"{type(error).__name__}: {error}"
+            raise NotPlainError(f"holds an impossible object of kind {kind!r:.60} ({text:.200})") from error
 
 
 def _describe_pickle(data: Any) -> str:
@@ -239,7 +247,7 @@ def _split_named(obj: Any) -> Parts:
     function, args, state, items, pairs = (*reduced, None, None, None)[:5]
     if len(reduced) > 5:
         raise NotPlainError(f"{shown}, which is pickled with a function that sets its state")
-    if function is copyreg.__newobj__ and args[0] is cls:
+    if function is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined]
         how, args = "new", args[1:]
     elif function is copyreg.__newobj_ex__ and args[0] is cls:  # type: ignore[attr-defined]
         how, args = "new_ex", args[1:]

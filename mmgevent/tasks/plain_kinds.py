@@ -119,19 +119,19 @@ def _split_dated(kind: str, cls: str) -> Callable[[Any], Parts]:
 def _make_date(data: Any) -> Any:
     from datetime import date
 
-    return date(expect(data, bytes)).replace()  # type: ignore[call-arg,arg-type] # checks all fields
+    return date(expect(data, bytes)).replace()  # type: ignore[call-arg] # replace() checks all fields
 
 
 def _make_time(data: Any, zone: Any = None) -> Any:
     from datetime import time
 
-    return time(expect(data, bytes), _zone(zone)).replace()  # type: ignore[arg-type]
+    return time(expect(data, bytes), _zone(zone)).replace()
 
 
 def _make_datetime(data: Any, zone: Any = None) -> Any:
     from datetime import datetime
 
-    return datetime(expect(data, bytes), _zone(zone)).replace()  # type: ignore[call-arg,arg-type]
+    return datetime(expect(data, bytes), _zone(zone)).replace()  # type: ignore[call-arg]
 
 
 def _zone(zone: Any) -> Any:

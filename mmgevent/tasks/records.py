@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -120,7 +120,7 @@ def encode_segment(
     except MemoryError:
         raise
     except Exception as error:
-        raise find_culprit(keys, values, grouped, error, plain) from error
+        raise find_culprit(keys, values, grouped, error, _plain_dumper(plain)) from error
     end = buffer.tell()
     flags = (GROUPED if grouped else 0) | (HASHED if hashed else 0)
     header = _HEADER.pack(
@@ -218,6 +218,15 @@ def _pickler(file: BytesIO, plain: PlainRules | None) -> pickle.Pickler:
     from mmgevent.tasks.plain_data import PlainPickler
 
     return PlainPickler(file, plain)
+
+
+def _plain_dumper(plain: PlainRules | None) -> Callable[[Any], object] | None:
+    """Return what raises NotPlainError for an object that is not plain, or None without rules."""
+    if plain is None:
+        return None
+    from mmgevent.tasks.plain_data import dump_plain
+
+    return lambda obj: dump_plain(obj, plain)
 
 
 def _loads(data: Any, plain: PlainRules | None) -> Any:

@@ -77,10 +77,8 @@ def run_map(
         the last item when that continues.
     part: which part of a single entry to map.
     skipping: what to do about items that fail. None: a failure ends the task.
-    decode: returns `items` again, for another try of an item that a function has changed. Needed
-        with `skipping`.
-    tunes_gc: whether the cyclic garbage collector of this process may run rarely meanwhile. False
-        if other code uses it, too.
+    decode: returns `items` again, for another try of one that a function has changed.
+    tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain: the rules for records, if they must be plain data.
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is

@@ -6,13 +6,10 @@ Pickling is tried on whole columns. Only if that fails does anybody look for the
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mmgevent.errors import MmgeventError
-
-if TYPE_CHECKING:
-    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Version of the pickle protocol of records.
 PICKLE_PROTOCOL = 5
@@ -55,13 +52,17 @@ class RecordError(MmgeventError):
 
 
 def find_culprit(
-    keys: list[Any], values: list[Any], grouped: bool, error: Exception, plain: PlainRules | None = None
+    keys: list[Any],
+    values: list[Any],
+    grouped: bool,
+    error: Exception,
+    dump_plain: Callable[[Any], object] | None = None,
 ) -> RecordError:
     """Return the error for the first record that cannot be pickled, or of all of them together.
 
-    With rules, it is the first record that is not plain data.
+    If records must be plain data, `dump_plain` raises NotPlainError for what is not.
     """
-    if plain is not None and (found := _find_not_plain(keys, values, grouped, plain)) is not None:
+    if dump_plain is not None and (found := _find_not_plain(keys, values, grouped, dump_plain)) is not None:
         return found
     for key, value in zip(keys, values):  # noqa: B905
         group = value if grouped else [value]
@@ -83,16 +84,14 @@ def find_culprit(
 
 
 def _find_not_plain(
-    keys: list[Any], values: list[Any], grouped: bool, plain: PlainRules
+    keys: list[Any], values: list[Any], grouped: bool, dump_plain: Callable[[Any], object]
 ) -> RecordError | None:
     """Return the error for the first record that is not plain data, or None if all are."""
-    from mmgevent.tasks.plain_data import dump_plain
-
     for key, value in zip(keys, values):  # noqa: B905
         group = value if grouped else [value]
         for role, obj in (("key", key), *(("value of key", each) for each in group)):
             try:
-                dump_plain(obj, plain)
+                dump_plain(obj)
             except NotPlainError as error:
                 text = f"{role} {_short(key)} is no plain data: it {error}"
                 return RecordError(text, key, ADVICE)
