@@ -7,7 +7,8 @@ Plain data are the builtin types and those of `plain_kinds`, and instances of:
 - classes that the job names in its option `plain_classes`. Those are pickled as usual.
 
 Executors check this when they encode records, and whoever decodes records of others checks it
-again. A class is looked up in modules that are imported already: no bytes of others import one.
+again. A class is looked up in modules that are imported already, or that the job names. No bytes of
+others import any other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import abc
 import copyreg
 import dataclasses
 import enum
+import importlib
 import sys
 import types
 import typing
@@ -112,6 +114,8 @@ class PlainRules:
             raise NotPlainError("names a class by no text")
         if module not in self.modules and (module, name) not in self.classes:
             raise NotPlainError(f"holds an object or a call of {module}.{name}")
+        if (module, name) in self.classes:
+            importlib.import_module(module)
         found: Any = sys.modules.get(module)
         for part in name.split("."):
             found = getattr(found, "__dict__", {}).get(part)
@@ -188,8 +192,6 @@ def _name_of(named: type | str) -> tuple[str, str]:
     """Return module and qualified name of a class. Raise OptionError for a name of none."""
     found: Any = named
     if isinstance(named, str):
-        import importlib
-
         parts = named.split(".")
         found = None
         for count in range(len(parts) - 1, 0, -1):

@@ -21,6 +21,9 @@ _MAX_DEPTH = 20
 _MAX_SHOWN_CHARS = 200
 
 
+#: Longest text of what is no plain data, characters.
+_MAX_NAMED_CHARS = 400
+
 #: What to do about a class that plain results do not hold.
 ADVICE = (
     "if it is a class that your functions give, name it: plain_classes=['MODULE.CLASS'] (mmg-run: --set "
@@ -30,11 +33,18 @@ ADVICE = (
 
 
 class NotPlainError(MmgeventError):
-    """Something is no plain data. The text names it, as in "holds an object of type m.C"."""
+    """Something is no plain data. The text names it, as in "holds an object of type m.C".
+
+    It may quote what others sent, so only printable characters of it are shown.
+    """
 
     exit_code = 1
     #: what to do, for messages
     advice = ADVICE
+
+    def __init__(self, text: str):
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_MAX_NAMED_CHARS])
+        super().__init__(shown if len(text) <= _MAX_NAMED_CHARS else f"{shown}...")
 
 
 class RecordError(MmgeventError):

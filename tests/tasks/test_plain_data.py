@@ -527,6 +527,15 @@ def test_what_a_pickle_would_call_is_named(core):
         decode_segment(segment, plain=RULES)
 
 
+def test_text_of_others_is_shown_printable_and_short(core):
+    name = "\x1b[2J\n" + "x" * 50
+    with pytest.raises(NotPlainError) as caught:
+        load_plain(b"\x80\x04" + short(name) + short("\r") + b"\x93)R.", RULES)
+    assert str(caught.value).isprintable()
+    assert r"\x1b[2J\n" in str(caught.value)
+    assert len(str(NotPlainError("x" * 10_000))) < 500
+
+
 def test_a_key_as_deep_as_allowed_is_no_danger_to_a_thread(core):
     """Python's hash of a tuple recurses without a limit of its own, on the stack of a thread."""
     deep = b"\x80\x04})" + b"\x85" * (MAX_DEPTH - 2) + b"Ns."
