@@ -26,6 +26,9 @@ _DTYPE = re.compile(r"[<>|=][?biufcSUVmM]\d+(\[\d*\w+\])?")
 #: Deepest array type within array types.
 _MAX_DTYPE_DEPTH = 20
 
+#: Most elements of an array whose elements have no bytes: one made of nothing could be endless.
+MAX_EMPTY = 1_000_000
+
 Parts = tuple[Any, ...]
 
 
@@ -276,6 +279,8 @@ def _make_array(described: Any, shape: Any, order: Any, data: Any) -> Any:
     count = 1
     for size in _shape(shape):
         count *= size
+    if count > MAX_EMPTY and not dtype.itemsize:
+        raise NotPlainError("holds a numpy array of more elements without bytes than anybody needs")
     if order not in ("C", "F") or count * dtype.itemsize != len(expect(data, bytes, bytearray)):
         raise NotPlainError("holds a numpy array of an impossible shape")
     return np.ndarray(shape, dtype, data, order=order)

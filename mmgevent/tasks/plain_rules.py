@@ -104,8 +104,12 @@ class PlainRules:
         methods = self._methods.get(cls)
         if methods is None:
             kinds = (types.FunctionType, classmethod, staticmethod, property)
+            fields = getattr(cls, "__dataclass_fields__", {})  # the default of one may be a function
             methods = self._methods[cls] = frozenset(
-                name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, kinds)
+                name
+                for base in cls.__mro__
+                for name, value in vars(base).items()
+                if isinstance(value, kinds) and name not in fields
             )
         return methods
 

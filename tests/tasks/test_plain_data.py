@@ -184,6 +184,7 @@ def test_shared_and_recursive_builtins_come_back_shared_and_recursive(core):
 
 
 def test_attributes_beside_the_fields_travel_too(core):
+    assert both_ways(plain_job.Hooked(None))[0].hook is None
     point = Point(1)
     point.note = "mine"
     assert both_ways(point)[0].note == "mine"
@@ -479,6 +480,7 @@ ATTACKS = {
     "an array of objects by commas": made("array", "i4,O", (1,), "C", b"\0" * 12),
     "an array of objects in an array": made("array", ("|O8", (1,)), (1,), "C", b"\0" * 8),
     "an array larger than its bytes": made("array", "<i8", (1 << 40,), "C", b"\0" * 8),
+    "an array of nothing without end": made("array", "|S0", (1 << 50,), "C", b""),
     "an array of negative size": made("array", "<i8", (-1, -1), "C", b"\0" * 8),
     "an array of wide text": made("array", "<U99999999999", (0,), "C", b""),
     "an array of no shape": made("array", "<i8", [1], "C", b"\0" * 8),
