@@ -538,10 +538,10 @@ MUTATIONS = [
         ("tasks/test_plain_data.py::test_bytes_of_others_make_nothing_but_plain_data",),
     ),
     Mutation(
-        "the types of an array's parts are checked",
+        "the fields of a datetime are checked",
         "tasks/plain_kinds.py",
-        "    _check_described(described, _MAX_DTYPE_DEPTH)\n    dtype =",
-        "    dtype =",
+        "return datetime(expect(data, bytes), _zone(zone)).replace()",
+        "return datetime(expect(data, bytes), _zone(zone))",
         ("tasks/test_plain_data.py::test_bytes_of_others_make_nothing_but_plain_data",),
     ),
     Mutation(
