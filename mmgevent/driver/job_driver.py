@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
@@ -31,8 +31,10 @@ from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.job.shipping.surroundings import read_surroundings
 from mmgevent.job.shipping.trial import Trial
 from mmgevent.machine import environment, interpreter
-from mmgevent.tasks.plain_rules import PlainRules, find_rules
 from mmgevent.wire.limits import MAX_CONTEXT_BYTES
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Times a job is submitted again before it is given up.
 MAX_RESUBMITS = 5
@@ -72,7 +74,7 @@ class JobDriver:
         """
         job.check()
         self.job = job
-        plain = find_rules(job)
+        plain = _find_rules(job)
         self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, plain)
         left: list[str] = []
         # What is too large to be sent fails when the job runs: other jobs of the program go on.
@@ -205,6 +207,14 @@ class JobDriver:
                     self.state.notice(f"waits up to {START_S:g} s: {why}")
         error_class = ConnectError if engine.was_ready else EngineError
         raise error_class(f"the job could not be submitted for {START_S:g} s: {why}")
+
+
+def _find_rules(job: Job[Any, Any]) -> PlainRules | None:
+    if job.options.results != "plain":  # most jobs: they need not import this
+        return None
+    from mmgevent.tasks.plain_rules import find_rules
+
+    return find_rules(job)
 
 
 def _pack(
