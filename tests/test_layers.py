@@ -336,6 +336,7 @@ def test_one_module_pickles_data_and_one_ships_code():
     assert users("pickle") <= {
         "mincemeat.commands",  # what scripts send one another; encoded and decoded in their processes only
         "tasks.records",
+        "tasks.plain_data",  # that of workers that are not trusted
         "tasks.unpicklable",  # tries what fails, one record after another
         "job.shipping.pack",
         "job.shipping.load",

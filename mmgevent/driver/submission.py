@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from queue import Empty
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.set_aside import unreadable
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -38,6 +39,9 @@ from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, 
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import entry_of
 
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
+
 #: Time to gather batches before they are sent, seconds. Otherwise each tiny batch would cost a
 #: system call.
 GATHER_S = 0.001
@@ -56,6 +60,8 @@ class PackedJob(NamedTuple):
     context: bytes
     #: whether results of one reduce task belong together, whatever their partitions
     takes_whole_tasks: bool
+    #: the rules for what workers send, if that must be plain data
+    plain: PlainRules | None = None
 
 
 class Part(NamedTuple):
@@ -361,9 +367,9 @@ class Submission:
         offset = 0
         while offset < len(part.data):
             try:
-                segment = decode_segment(part.data, offset)
+                segment = decode_segment(part.data, offset, self._packed.plain)
             except SegmentError as error:
-                raise JobError(f"results cannot be read here: {error}", {"kind": "record"}) from error
+                raise unreadable("results cannot be read here", error) from error
             yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
             offset = segment.end
         self._parts.popleft()

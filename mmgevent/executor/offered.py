@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmgevent.errors import FunctionError, LinkClosed, ProtocolError, StartError
-from mmgevent.executor.attempt import Runner
+from mmgevent.executor.attempt import Runner, read_plain_rules
 from mmgevent.executor.channel import Channel
 from mmgevent.job.functions import Functions
 from mmgevent.machine.logs import get_log
@@ -128,6 +128,7 @@ class OfferedFunctions:
             with self._turn:
                 self._runner.retries = options.get("retries", 0)
                 self._runner.max_skipped = options.get("max_skipped", 0)
+                self._runner.plain = read_plain_rules(options)
                 self._runner.run(functions, lane, message)
 
     def _find(self, described: Any) -> Functions:

@@ -57,6 +57,8 @@ class OptionKeywords(TypedDict, total=False):
     allocation: Literal["continuous", "oneshot"]
     retransmit: float
     py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+    results: Literal["plain", "trusted"] | None
+    plain_classes: str | type | Iterable[str | type]
     name: str
 
 
@@ -84,6 +86,12 @@ class JobOptions:
     retransmit: float = 0.05
     #: paths of modules to ship; stays with the driver
     py_files: tuple[str, ...] = ()
+    #: "plain": workers may give plain data only, of which nothing can run code here; "trusted":
+    #: anything; None: mmg-run decides, and a program trusts them. Stays with the driver
+    results: str | None = None
+    #: classes that plain results may hold, besides those of the job's own module: classes, or names
+    #: such as "module.Class"; stays with the driver
+    plain_classes: tuple[str | type, ...] = ()
     #: what logs call the job; "" until the job chooses one
     name: str = ""
 
@@ -123,9 +131,13 @@ class JobOptions:
                 )
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the options in types that JSON has, for servers and workers; no py_files."""
+        """Return the options in types that JSON has, for servers and workers.
+
+        Those that stay with the driver are left out.
+        """
         wire = asdict(self)
-        del wire["py_files"]
+        for name in ("py_files", "results", "plain_classes"):
+            del wire[name]
         return wire
 
     @classmethod
@@ -149,13 +161,19 @@ def check_name(name: str) -> None:
 def parse_option(name: str, text: str) -> Any:
     """Turn the text of `--set NAME=TEXT` into the option's value.
 
-    "none" or an empty text is None, where None is allowed. Commas separate py_files.
+    "none" or an empty text is None, where None is allowed. Commas separate py_files and plain_classes.
     Raise OptionError for an unknown name or a value out of range.
     """
     check_name(name)
     text = text.strip()
     value: Any = text
-    if name in ("task_timeout", "setup_timeout", "memory_limit", "partitions") and text.lower() in (
+    if name in (
+        "task_timeout",
+        "setup_timeout",
+        "memory_limit",
+        "partitions",
+        "results",
+    ) and text.lower() in (
         "",
         "none",
     ):
@@ -166,7 +184,7 @@ def parse_option(name: str, text: str) -> Any:
         value = _parse_number(name, text, float)
     elif name == "max_skipped":
         value = _parse_number(name, text, int if text.lstrip("+-").isdecimal() else float)
-    elif name == "py_files":
+    elif name in ("py_files", "plain_classes"):
         value = tuple(part for part in text.split(",") if part)
     return getattr(JobOptions(**{name: value}), name)
 
@@ -287,6 +305,16 @@ def _are_paths(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(path, str) and path for path in value)
 
 
+def _is_results(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value in ("plain", "trusted"))
+
+
+def _are_classes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(each, type) or (isinstance(each, str) and "." in each) for each in value
+    )
+
+
 def _is_job_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
@@ -308,6 +336,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "allocation": (_is_allocation, '"continuous" or "oneshot"'),
     "retransmit": (_is_share, "a share of the slots, 0 to 1"),
     "py_files": (_are_paths, "a path or a list of paths"),
+    "results": (_is_results, '"plain", "trusted" or None'),
+    "plain_classes": (_are_classes, 'a list of classes, or of their names such as "module.Class"'),
     "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
@@ -326,8 +356,17 @@ def _normal_paths(value: Any) -> Any:
     return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths)
 
 
+def _normal_classes(value: Any) -> Any:
+    classes = [value] if isinstance(value, (str, type)) else value
+    return tuple(classes) if isinstance(classes, Iterable) else value
+
+
 #: What turns a value as programs give it into the form that `JobOptions` holds.
-_NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {"memory_limit": _normal_size, "py_files": _normal_paths}
+_NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {
+    "memory_limit": _normal_size,
+    "py_files": _normal_paths,
+    "plain_classes": _normal_classes,
+}
 
 #: {option that needs an executor of its own: what to do instead}
 _NOT_OFFERED = {

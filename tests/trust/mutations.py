@@ -626,6 +626,75 @@ MUTATIONS = [
         "    if not _is_whole(number):",
         ("cli/test_ranges.py::test_an_absurd_number_is_refused_with_the_range",),
     ),
+    # plain results
+    Mutation(
+        "a pickle of others is checked before it is unpickled",
+        "tasks/plain_data.py",
+        "        _speedups.check_pickle(data, MAX_DEPTH)\n",
+        "        pass\n",
+        (
+            "tasks/test_plain_data.py::test_an_extension_of_the_process_is_no_way_round",
+            "tasks/test_plain_data.py::test_bytes_of_others_make_nothing_but_plain_data",
+        ),
+    ),
+    Mutation(
+        "a class that takes part in pickling is not plain",
+        "tasks/plain_rules.py",
+        'return f"defines {name}"',
+        "continue",
+        ("tasks/test_plain_data.py::test_an_object_that_ends_with_code_of_its_own_is_not_plain",),
+    ),
+    Mutation(
+        "an attribute from outside hides no method",
+        "tasks/plain_data.py",
+        "if not rules.methods_of(cls).isdisjoint(interned):",
+        "if False:",
+        ("tasks/test_plain_data.py::test_bytes_of_others_make_nothing_but_plain_data",),
+    ),
+    Mutation(
+        "the fields of a datetime are checked",
+        "tasks/plain_kinds.py",
+        "return datetime(expect(data, bytes), _zone(zone)).replace()",
+        "return datetime(expect(data, bytes), _zone(zone))",
+        ("tasks/test_plain_data.py::test_bytes_of_others_make_nothing_but_plain_data",),
+    ),
+    Mutation(
+        "the driver reads results by the rules of plain data",
+        "driver/submission.py",
+        "decode_segment(part.data, offset, self._packed.plain)",
+        "decode_segment(part.data, offset)",
+        ("trust/test_plain_results.py::test_results_of_a_hostile_worker_run_nothing_in_the_driver",),
+    ),
+    Mutation(
+        "executors read segments of others by the rules of plain data",
+        "tasks/scratch.py",
+        "decode_segment(data, plain=self._plain)",
+        "decode_segment(data)",
+        (
+            "trust/test_plain_results.py::test_map_output_of_a_hostile_worker_runs_nothing_in_reduce_executors",
+        ),
+    ),
+    Mutation(
+        "the driver reads items set aside by the rules of plain data",
+        "driver/set_aside.py",
+        "segment = decode_segment(data, offset, plain)",
+        "segment = decode_segment(data, offset)",
+        ("trust/test_plain_results.py::test_rows_of_items_set_aside_run_nothing_in_the_driver[key]",),
+    ),
+    Mutation(
+        "the driver reads values of items set aside by the rules of plain data",
+        "driver/set_aside.py",
+        "return decode_value(data, plain)",
+        "return decode_value(data)",
+        ("trust/test_plain_results.py::test_rows_of_items_set_aside_run_nothing_in_the_driver[value]",),
+    ),
+    Mutation(
+        "results are plain where others take part",
+        "cli/run.py",
+        'return "plain" if is_shared and of_job is None else of_job',
+        "return of_job",
+        ("trust/test_plain_results.py::test_the_options_of_mmg_run_decide_where_results_are_plain",),
+    ),
 ]
 
 

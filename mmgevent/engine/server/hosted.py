@@ -239,7 +239,7 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     needs = wire.pop("needs", [])
     if not (isinstance(needs, list) and all(isinstance(name, str) for name in needs)):
         raise OptionError(f"needs must be a list of names, got {type(needs).__name__}")
-    for name in ("offered", "flags"):  # the workers check them
+    for name in ("offered", "flags", "plain"):  # the workers check them
         wire.pop(name, None)
     checked = JobOptions.from_wire(wire)
     return JobRules(
