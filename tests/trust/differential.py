@@ -385,6 +385,7 @@ def draw(seed: int) -> Drawn:
     flaky: frozenset[int] = frozenset()
     if r.random() < 0.06:
         options["allocation"] = "oneshot"
+        source = "list" if source == "lines" else source  # of which a worker gets a part of a file
     else:
         troubles = draw_troubles(r, count, options)
         if count and r.random() < 0.2:
