@@ -491,7 +491,11 @@ class SimulatedWorker(Peer):
         return sum(map(len, outputs))
 
     def _say_failed(self, lane: tuple[int, int, int], failure: TaskFailure) -> None:
-        said = {"item": failure.item, "spent": failure.is_spent or None, "divisible": failure.is_divisible or None}
+        said = {
+            "item": failure.item,
+            "spent": failure.is_spent or None,
+            "divisible": failure.is_divisible or None,
+        }
         skipped = failure.skipped or None
         self.say_in_lane("failed", *lane, failure=failures.bound(failure.failure), skipped=skipped, **said)
 

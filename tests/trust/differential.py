@@ -12,7 +12,6 @@ The functions and classes of this file are those of the jobs, and travel by valu
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import datetime
 import decimal
@@ -73,18 +72,24 @@ class Recipe:
 
 SCALARS: dict[str, Callable[[random.Random], Any]] = {
     "small int": lambda r: r.randrange(-3, 4),
-    "int": lambda r: r.choice([2**61 - 1, 2**61 - 2, 2**63, -(2**63), 10 ** r.randrange(40), -(2**200), 2**64]),
+    "int": lambda r: r.choice(
+        [2**61 - 1, 2**61 - 2, 2**63, -(2**63), 10 ** r.randrange(40), -(2**200), 2**64]
+    ),
     "bool": lambda r: r.random() < 0.5,
-    "float": lambda r: r.choice([float("nan"), -0.0, 0.0, float("inf"), float("-inf"), 0.5, 1.0, 1e300, 5e-324]),
+    "float": lambda r: r.choice(
+        [float("nan"), -0.0, 0.0, float("inf"), float("-inf"), 0.5, 1.0, 1e300, 5e-324]
+    ),
     "complex": lambda r: r.choice([1j, 1 + 0j, complex("nan+1j"), 0j]),
-    "decimal": lambda r: decimal.Decimal(r.choice(["1", "1.00", "-0", "NaN", "0.5", "1e-5", "Infinity", "1e30"])),
+    "decimal": lambda r: decimal.Decimal(
+        r.choice(["1", "1.00", "-0", "NaN", "0.5", "1e-5", "Infinity", "1e30"])
+    ),
     "fraction": lambda r: fractions.Fraction(r.randrange(-4, 5), r.choice([1, 2, 3])),
     "str": lambda r: r.choice(["", "a", "grün", "\U0001f600", "word" * 20, "\0", "a\nb"]),
     "surrogate": lambda r: r.choice(["\udc80", "a\ud800", "\udfff\ud83d"]),
     "bytes": lambda r: r.choice([b"", b"a", b"\xff\0", bytes(range(40))]),
     "none": lambda r: None,
     "date": lambda r: datetime.date(2024, 2, r.randrange(1, 30)),
-    "moment": lambda r: datetime.datetime(2024, 2, 29, r.randrange(24), tzinfo=datetime.timezone.utc),
+    "moment": lambda r: datetime.datetime(2024, 2, 29, r.randrange(24), tzinfo=datetime.UTC),
     "point": lambda r: Point(r.randrange(3)),
     "pair": lambda r: Pair(r.randrange(3), "x"),
     "colour": lambda r: r.choice([*Colour]),
@@ -350,13 +355,17 @@ class Drawn:
                 for key, value in records.items() if isinstance(records, dict) else records:
                     groups.setdefault(canonical(key), []).append(value)
         reduced = {key: self.reducing.meaning(key, values) for key, values in groups.items()}
-        return {key: plain((value, "end") if self.finish == "pair" else value) for key, value in reduced.items()}
+        return {
+            key: plain((value, "end") if self.finish == "pair" else value) for key, value in reduced.items()
+        }
 
     @property
     def fault(self) -> str:
         """Return the name of the error that ends the job, or "" if it succeeds."""
         most = self.options.get("max_skipped", 0)
-        if len(self.recipe.troubles) <= most or 0 < most < 1:  # a share is drawn larger than that of the troubles
+        if (
+            len(self.recipe.troubles) <= most or 0 < most < 1
+        ):  # a share is drawn larger than that of the troubles
             return ""
         return "TooManySkippedError" if most else "JobError"
 
@@ -366,7 +375,10 @@ def draw(seed: int) -> Drawn:
     r = random.Random(seed)
     kinds = tuple(r.sample(list(KEYS), r.choice([1, 1, 2, 4])))
     value = r.choice([*NUMBERS, *NUMBERS, *HASHABLE, *OTHERS])
-    reducings = {**ANY_REDUCING, **(NUMBER_REDUCING if value in NUMBERS else HASHABLE_REDUCING if value in HASHABLE else {})}
+    reducings = {
+        **ANY_REDUCING,
+        **(NUMBER_REDUCING if value in NUMBERS else HASHABLE_REDUCING if value in HASHABLE else {}),
+    }
     reducing = reducings[r.choice(list(reducings))]
     source = r.choice(["list", "mapping", "generator", "iterator", "lines", "files"])
     count = r.choice([0, 1, 3, 7] if source == "files" else [0, 1, 3, 20, 60, 60, 400, 2000])
@@ -398,7 +410,9 @@ def draw(seed: int) -> Drawn:
         victim = r.choice(["executor", "executor", "executor", "template", "worker", "server"])
         phase = r.choice(["map", "map", "reduce"]) if reducing.reducefn in (as_list, flat, pack) else "map"
         recipe = dataclasses.replace(recipe, kill_phase=phase, kill_at=r.randrange(count), victim=victim)
-    return Drawn(seed, recipe, r.choice(list(FORMS)), reducing, source, count, r.choice(["", "", "pair"]), options)
+    return Drawn(
+        seed, recipe, r.choice(list(FORMS)), reducing, source, count, r.choice(["", "", "pair"]), options
+    )
 
 
 def draw_troubles(r: random.Random, count: int, options: dict[str, Any]) -> dict[int, str]:

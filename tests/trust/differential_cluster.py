@@ -62,7 +62,9 @@ class Place:
     def wait_until_whole(self) -> None:
         """Wait until whoever was killed is there again."""
         for name, text in (("server", "listens on"), ("worker", "joined"), ("pure worker", "joined")):
-            wait_until(lambda name=name, text=text: text in self.running[name].said, f"{text!r} of the {name}")
+            wait_until(
+                lambda name=name, text=text: text in self.running[name].said, f"{text!r} of the {name}"
+            )
 
     def said(self) -> str:
         return "\n".join(f"--- {name}:\n{process.said[-2000:]}" for name, process in self.running.items())
@@ -111,15 +113,21 @@ def finish_pair(key: Any, value: Any) -> Any:
     return value, "end"
 
 
-def run_job(jobs: ModuleType, drawn: Any, place: Place, cluster: mmg.Cluster) -> None:
+def run_job(jobs: ModuleType, drawn: Any, cluster: mmg.Cluster, server: int = 0) -> None:
     """Run a job of `jobs`, the module of `draw`; raise AssertionError if it does not come to what plain Python says."""
     with tempfile.TemporaryDirectory(prefix="mmg-drawn-") as folder:
-        recipe = dataclasses.replace(drawn.recipe, folder=folder, server=place.running["server"].pid)
+        recipe = dataclasses.replace(drawn.recipe, folder=folder, server=server)
         mapfn, collectfn, reducefn = drawn.functions(recipe)
         finishfn = finish_pair if drawn.finish == "pair" else None
         source = datasource_of(drawn, Path(folder))
         job = mmg.Job(
-            source, mapfn, reducefn, collectfn=collectfn, finishfn=finishfn, name=f"seed {drawn.seed}", **drawn.options
+            source,
+            mapfn,
+            reducefn,
+            collectfn=collectfn,
+            finishfn=finishfn,
+            name=f"seed {drawn.seed}",
+            **drawn.options,
         )
         notices: list[str] = []
         handle = cluster.submit(job, on_notice=notices.append)
@@ -131,7 +139,9 @@ def run_job(jobs: ModuleType, drawn: Any, place: Place, cluster: mmg.Cluster) ->
             raise error
         found = jobs.as_found(handle.result().items())
         if drawn.options.get("allocation") == "oneshot":
-            expected = [drawn.expected(n) for n in range(min(1, drawn.count), min(drawn.count, jobs.SLOTS) + 1)]
+            expected = [
+                drawn.expected(n) for n in range(min(1, drawn.count), min(drawn.count, jobs.SLOTS) + 1)
+            ]
             assert found in expected, f"oneshot gave {found}, expected one of {expected}"
         else:
             jobs.check_same(found, drawn.expected())
@@ -141,7 +151,9 @@ def run_job(jobs: ModuleType, drawn: Any, place: Place, cluster: mmg.Cluster) ->
 
 def main(jobs: ModuleType, arguments: list[str]) -> int:
     """Run the seeds of a command line, such as 3 or 0-29; return the exit code."""
-    seeds = [seed for argument in arguments for seed in seeds_of(argument)]
+    if arguments[:1] == ["--at"]:
+        return run_at(jobs, arguments[1], all_seeds(arguments[2:]))
+    seeds = all_seeds(arguments)
     failed = []
     began_s = time.monotonic()
     with open_place() as place:
@@ -150,7 +162,7 @@ def main(jobs: ModuleType, arguments: list[str]) -> int:
                 drawn = jobs.draw(seed)
                 try:
                     place.wait_until_whole()
-                    run_job(jobs, drawn, place, cluster)
+                    run_job(jobs, drawn, cluster, place.running["server"].pid)
                 except Exception:
                     failed.append(seed)
                     traceback.print_exc()
@@ -162,6 +174,24 @@ def main(jobs: ModuleType, arguments: list[str]) -> int:
         f"{len(seeds) - len(failed)} of {len(seeds)} jobs are right, {time.monotonic() - began_s:.1f} s, {starts}\n"
     )
     return 1 if failed else 0
+
+
+def run_at(jobs: ModuleType, address: str, seeds: list[int]) -> int:
+    """Run jobs on a server that others use, too: they kill nobody, and none is "oneshot", which counts slots."""
+    with mmg.connect(address, password=PASSWORD) as cluster:
+        for seed in seeds:
+            drawn = jobs.draw(seed)
+            drawn.recipe = dataclasses.replace(drawn.recipe, kill_phase="")
+            drawn.options.pop("allocation", None)
+            try:
+                run_job(jobs, drawn, cluster)
+            except Exception as error:
+                raise AssertionError(f"seed {seed}, {drawn}") from error
+    return 0
+
+
+def all_seeds(arguments: list[str]) -> list[int]:
+    return [seed for argument in arguments for seed in seeds_of(argument)]
 
 
 def seeds_of(argument: str) -> range:

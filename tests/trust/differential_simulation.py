@@ -35,11 +35,19 @@ class DrawnJob(Job):
     def __init__(self, cluster: Cluster, drawn: differential.Drawn):
         super().__init__(cluster)
         # Functions that wait for files or end their process have no place here.
-        troubles = {n: "raise" if what == "die" else what for n, what in drawn.recipe.troubles.items() if n < MAX_ITEMS}
+        troubles = {
+            n: "raise" if what == "die" else what
+            for n, what in drawn.recipe.troubles.items()
+            if n < MAX_ITEMS
+        }
         recipe = dataclasses.replace(drawn.recipe, troubles=troubles, flaky=frozenset(), kill_phase="")
         self.drawn = dataclasses.replace(drawn, recipe=recipe, count=min(drawn.count, MAX_ITEMS), finish="")
         self.batches = self._cut([(n, n) for n in range(self.drawn.count)], cluster)
-        kept = {name: drawn.options[name] for name in ("retries", "max_skipped", "partitions") if name in drawn.options}
+        kept = {
+            name: drawn.options[name]
+            for name in ("retries", "max_skipped", "partitions")
+            if name in drawn.options
+        }
         if 0 < kept.get("max_skipped", 0) < 1 and len(troubles) * 2 >= self.drawn.count:
             kept["max_skipped"] = len(troubles)
         self.drawn.options = kept
@@ -104,7 +112,12 @@ class MixedWorker(SimulatedWorker):
         if not self.is_pure:
             yield
             return
-        before = [(module, name, vars(module)[name]) for module in _LOOKED_UP for name in _TWIN if name in vars(module)]
+        before = [
+            (module, name, vars(module)[name])
+            for module in _LOOKED_UP
+            for name in _TWIN
+            if name in vars(module)
+        ]
         for module, name, _ in before:
             setattr(module, name, _TWIN[name])
         try:

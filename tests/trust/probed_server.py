@@ -1,6 +1,6 @@
 """mmg-server with a probe: whoever connects to a Unix socket is told what the server holds.
 
-    $ python -m tests.trust.probed_server SOCKET --listen 127.0.0.1:0 ...
+    $ python -m tests.trust.probed_server SOCKET server --listen 127.0.0.1:0 ...
 
 The probe is a greenlet of the server's own hub, so its figures are of one moment. `ask` reads them.
 """
@@ -22,8 +22,8 @@ import greenlet
 import psutil
 from gevent import socket
 
-from mmgevent.cli.exits import leave
-from mmgevent.cli.server import NAME, run, run_command
+from mmgevent.cli.exits import leave, run_command
+from mmgevent.cli.server import NAME, run
 from mmgevent.engine.server.role import ServerRole
 
 #: Types of objects named in a thorough answer.
@@ -94,7 +94,7 @@ def ask(path: str | Path, *, thoroughly: bool = False) -> dict[str, Any]:
 
 
 def main() -> None:
-    path, *argv = sys.argv[1:]
+    path, _, *argv = sys.argv[1:]
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()

@@ -30,7 +30,8 @@ def run_real(first: int, last: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "first", [0, *(pytest.param(first, marks=pytest.mark.long) for first in some_of(range(CHUNK, ALL, CHUNK)))]
+    "first",
+    [0, *(pytest.param(first, marks=pytest.mark.long) for first in some_of(range(CHUNK, ALL, CHUNK)))],
 )
 def test_a_real_cluster_gives_what_plain_python_gives(first):
     ran = run_real(first, first + CHUNK - 1)
@@ -51,7 +52,11 @@ def test_ten_thousand_seeds_give_what_plain_python_gives(first):
 
 
 def test_a_wrong_result_prints_the_command_that_runs_its_seed_again(monkeypatch):
-    seed = next(seed for seed in range(ALL) if differential.draw(seed).expected() and not differential.draw(seed).fault)
+    seed = next(
+        seed
+        for seed in range(ALL)
+        if differential.draw(seed).expected() and not differential.draw(seed).fault
+    )
     monkeypatch.setattr(differential.Drawn, "expected", lambda self: {"another key": "another value"})
     with pytest.raises(AssertionError, match=f"python -m tests.trust.differential_simulation {seed}$"):
         replay_drawn(seed)
@@ -69,10 +74,19 @@ def test_all_that_can_be_drawn_is_drawn_by_some_seed():
     for seed in range(ALL):
         drawn = differential.draw(seed)
         recipe = drawn.recipe
-        counts.update([f"form {drawn.form}", f"source {drawn.source}", f"value {recipe.value}", *drawn.options])
+        counts.update(
+            [f"form {drawn.form}", f"source {drawn.source}", f"value {recipe.value}", *drawn.options]
+        )
         counts.update(f"key {kind}" for kind in recipe.keys)
         counts.update(f"trouble {what}" for what in set(recipe.troubles.values()))
-        counts.update([f"fault {drawn.fault}", f"victim {recipe.victim}", f"in {recipe.kill_phase}", *["flaky"] * bool(recipe.flaky)])
+        counts.update(
+            [
+                f"fault {drawn.fault}",
+                f"victim {recipe.victim}",
+                f"in {recipe.kill_phase}",
+                *["flaky"] * bool(recipe.flaky),
+            ]
+        )
     possible = [
         *(f"form {form}" for form in differential.FORMS),
         *(f"key {kind}" for kind in differential.KEYS),
@@ -80,7 +94,15 @@ def test_all_that_can_be_drawn_is_drawn_by_some_seed():
         *(f"source {source}" for source in ("list", "mapping", "generator", "iterator", "lines", "files")),
         *(f"trouble {what}" for what in ("raise", "late", "exit", "no pair", "bad key", "none", "die")),
         *(f"victim {victim}" for victim in ("executor", "template", "worker", "server")),
-        *("fault JobError", "fault TooManySkippedError", "in map", "in reduce", "flaky", "greenlets", "memory_limit"),
+        *(
+            "fault JobError",
+            "fault TooManySkippedError",
+            "in map",
+            "in reduce",
+            "flaky",
+            "greenlets",
+            "memory_limit",
+        ),
         *("partitions", "retries", "max_skipped", "retransmit", "allocation", "task_timeout"),
     ]
     assert [what for what in possible if not counts[what]] == []
