@@ -17,6 +17,7 @@ from typing import Any
 
 import mmgevent as mmg
 from tests.ports import free_port
+from tests.trust.comparing import as_found, check_same
 from tests.trust.machines import PASSWORD, Machines, Process, wait_until
 
 COMMAND = "python -m tests.trust.differential"
@@ -137,14 +138,14 @@ def run_job(jobs: ModuleType, drawn: Any, cluster: mmg.Cluster, server: int = 0)
             return
         if error is not None:
             raise error
-        found = jobs.as_found(handle.result().items())
+        found = as_found(handle.result().items())
         if drawn.options.get("allocation") == "oneshot":
             expected = [
                 drawn.expected(n) for n in range(min(1, drawn.count), min(drawn.count, jobs.SLOTS) + 1)
             ]
             assert found in expected, f"oneshot gave {found}, expected one of {expected}"
         else:
-            jobs.check_same(found, drawn.expected())
+            check_same(found, drawn.expected())
         skipped = sorted(int(value) for _, value in handle.skipped_items())
         assert skipped == sorted(drawn.recipe.troubles), f"set aside: {skipped}"
 

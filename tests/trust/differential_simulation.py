@@ -21,6 +21,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.tasks import mapping, records
 from tests.trust import differential
 from tests.trust.cluster_simulation import Cluster, Job, SimulatedWorker, replay
+from tests.trust.comparing import canonical, check_same, plain
 
 #: Most items of a job, so that a seed takes some tens of milliseconds.
 MAX_ITEMS = 60
@@ -82,9 +83,9 @@ class DrawnJob(Job):
             offset = segment.end
 
     def take_result(self, key: Any, value: Any) -> None:
-        key = differential.canonical(key)
+        key = canonical(key)
         assert key not in self.results, "a key was reduced twice"
-        self.results[key] = differential.plain(value)
+        self.results[key] = plain(value)
 
     def check(self) -> None:
         assert self.end is not None
@@ -93,7 +94,7 @@ class DrawnJob(Job):
             assert self.end != "done"
             return
         assert self.end == "done", self.end
-        differential.check_same(self.results, self.drawn.expected())
+        check_same(self.results, self.drawn.expected())
         assert sorted(self.set_aside.values()) == sorted(self.drawn.recipe.troubles)
 
 

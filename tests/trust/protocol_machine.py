@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import re
 import select
+import socket
 import ssl
 import time
 from types import SimpleNamespace
@@ -72,7 +73,8 @@ class Stranger(RuleBasedStateMachine):
         self.lanes: list[tuple[int, int, int]] = []  #: of attempts that it was given
         self.assigned: dict[tuple[int, int, int], tuple[Frame, dict[str, Any]]] = {}
         self.numbers: list[int] = []  #: of workers that it has heard of
-        self.has_lied = False
+        self.outcomes: set[tuple[int, int, int]] = set()  #: lanes of which it said how they went
+        self.may_have_missed = False  #: whether an attempt may have been given to it unseen
         self.handle: Any = None
         self.notices: list[str] = []
         self.said_before = len(self.place.server.said)
@@ -108,16 +110,21 @@ class Stranger(RuleBasedStateMachine):
                 wait_s = max(0.0, until_s - time.monotonic()) if not self.lanes else 0.0
                 if not select.select([sock], [], [], wait_s)[0]:
                     return
-            try:
-                data = sock.recv(256 * 1024)
-            except (OSError, ssl.SSLError):
-                data = b""
-            if not data:
-                self.leave()
-                return
-            self.peer._decoder.feed(data)
-            while (frame := self.peer._decoder.next_frame()) is not None:
-                self.take(frame)
+            if not self.read_some(self.peer):
+                self.peer.leave()
+                self.peer = None
+
+    def read_some(self, peer: RawPeer) -> bool:
+        """Take what comes next; return False at the end of the link."""
+        try:
+            data = peer.sock.recv(256 * 1024)
+        except (OSError, ssl.SSLError):  # reset, perhaps with frames on the way
+            self.may_have_missed = True
+            data = b""
+        peer._decoder.feed(data)
+        while (frame := peer._decoder.next_frame()) is not None:
+            self.take(frame)
+        return bool(data)
 
     def take(self, frame: Frame) -> None:
         if frame.kind != CONTROL:
@@ -130,9 +137,15 @@ class Stranger(RuleBasedStateMachine):
             self.numbers.append(frame.task)
 
     def leave(self) -> None:
+        """Say no more, and read what is still on the way."""
         if self.peer is not None:
-            self.peer.leave()
-            self.peer = None
+            peer, self.peer = self.peer, None
+            with contextlib.suppress(OSError):  # it was closed
+                peer.sock.settimeout(JOB_S)
+                socket.socket.shutdown(peer.sock, socket.SHUT_WR)
+            while self.read_some(peer):
+                pass
+            peer.leave()
 
     # what anybody may say
 
@@ -170,15 +183,21 @@ class Stranger(RuleBasedStateMachine):
     @rule(resets=st.booleans())
     def go_and_come_again(self, resets: bool) -> None:
         if self.peer is not None and resets:
+            self.may_have_missed = True
             with contextlib.suppress(OSError):  # it was closed
                 self.peer.reset()
         self.leave()
         self.connect()
 
     def note(self, type_: str, lane: tuple[int, int, int]) -> None:
-        """Remember a lie that nobody can see."""
-        if type_ in OUTCOMES and lane in self.assigned:
-            self.has_lied = True
+        """Remember what may be a lie that nobody can see."""
+        if type_ in OUTCOMES:
+            self.outcomes.add(lane)
+
+    @property
+    def has_lied(self) -> bool:
+        """Return whether it may have said how an attempt of its own went."""
+        return not self.outcomes.isdisjoint(self.assigned) or (self.may_have_missed and bool(self.outcomes))
 
     # the end
 
@@ -254,6 +273,20 @@ class PlaysWorker(Stranger):
     @rule(which=picks, type_=types, choices=st.lists(picks, min_size=8, max_size=8))
     def say_anything_of_an_attempt(self, which: int, type_: str, choices: list[int]) -> None:
         lane = self.pick(which)
+        self.note(type_, lane)
+        self.send(message_of(type_, lane, choices))
+
+    @rule(
+        type_=st.sampled_from(["returned", "kept", "notice", *OUTCOMES]),
+        which=picks,
+        task=st.integers(-2, 2),
+        attempt=st.integers(-3, 3),
+        choices=st.lists(picks, min_size=8, max_size=8),
+    )
+    def speak_for_another(self, type_: str, which: int, task: int, attempt: int, choices: list[int]) -> None:
+        """Report on an attempt whose numbers are near those of its own, which the honest worker may have."""
+        own = self.pick(which)
+        lane = (own[0], max(0, own[1] + task), max(0, own[2] + attempt))
         self.note(type_, lane)
         self.send(message_of(type_, lane, choices))
 

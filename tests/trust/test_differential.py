@@ -11,6 +11,7 @@ import pytest
 from tests.effort import some_of
 from tests.integration.commands import ROOT
 from tests.trust import differential
+from tests.trust.comparing import as_found, check_same, plain
 from tests.trust.differential_cluster import seeds_of
 from tests.trust.differential_simulation import replay_drawn
 
@@ -64,9 +65,9 @@ def test_a_wrong_result_prints_the_command_that_runs_its_seed_again(monkeypatch)
 
 def test_a_difference_is_found():
     with pytest.raises(AssertionError, match="'a': int\\(1\\), not bool\\(True\\)"):
-        differential.check_same({"a": differential.plain(1)}, {"a": differential.plain(True)})
+        check_same({"a": plain(1)}, {"a": plain(True)})
     with pytest.raises(AssertionError, match="came twice"):
-        differential.as_found([(1, "x"), (True, "y")])
+        as_found([(1, "x"), (True, "y")])
 
 
 def test_all_that_can_be_drawn_is_drawn_by_some_seed():
