@@ -6,7 +6,7 @@ and says a few things. Beside it an honest driver has a job and an honest worker
 - The server lives, and says nothing of a fault of its own.
 - The honest job has ended within `JOB_S`, with the results of plain Python. Only a worker that lied in legal words about
   an attempt of it (it said "done" without the output, or "failed") may have ended it, or have changed its results.
-- The honest worker is there; no job, attempt, link or byte of the stranger is left in the server.
+- The honest worker has kept its link, unless a driver dismissed it; no job, attempt, link or byte of the stranger is left in the server.
 
 What a rule draws depends on nothing that the server says, so a sequence can be played again and made shorter.
 """
@@ -46,6 +46,9 @@ EXPECTED = plain_mapreduce(ITEMS, spread, add)
 #: Words of a worker that say how an attempt went. False ones are lies that nobody can see.
 OUTCOMES = ("done", "failed", "died", "unprepared", "content")
 
+#: What a worker says when it has joined.
+JOINED = "joined the server"
+
 picks = st.integers(0, 15)
 types = st.sampled_from(sorted(MESSAGES))
 small_lanes = st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 8))
@@ -73,11 +76,15 @@ class Stranger(RuleBasedStateMachine):
         self.lanes: list[tuple[int, int, int]] = []  #: of attempts that it was given
         self.assigned: dict[tuple[int, int, int], tuple[Frame, dict[str, Any]]] = {}
         self.numbers: list[int] = []  #: of workers that it has heard of
-        self.outcomes: set[tuple[int, int, int]] = set()  #: lanes of which it said how they went
+        self.outcomes: set[int] = set()  #: attempts of which it said how they went; their number alone counts
         self.may_have_missed = False  #: whether an attempt may have been given to it unseen
         self.handle: Any = None
         self.notices: list[str] = []
+        #: whether a driver of this sequence or the last one dismissed a worker, which takes a moment
+        self.may_be_dismissed = self.place.was_dismissed
+        self.has_dismissed = False
         self.said_before = len(self.place.server.said)
+        self.joins_before = self.place.worker.said.count(JOINED)
 
     # its link
 
@@ -192,12 +199,15 @@ class Stranger(RuleBasedStateMachine):
     def note(self, type_: str, lane: tuple[int, int, int]) -> None:
         """Remember what may be a lie that nobody can see."""
         if type_ in OUTCOMES:
-            self.outcomes.add(lane)
+            self.outcomes.add(lane[2])
+        if type_ == "dismiss":  # the honest worker may leave, and joins again
+            self.has_dismissed = self.may_be_dismissed = True
 
     @property
     def has_lied(self) -> bool:
         """Return whether it may have said how an attempt of its own went."""
-        return not self.outcomes.isdisjoint(self.assigned) or (self.may_have_missed and bool(self.outcomes))
+        own = {attempt for _, _, attempt in self.assigned}
+        return not self.outcomes.isdisjoint(own) or (self.may_have_missed and bool(self.outcomes))
 
     # the end
 
@@ -207,6 +217,7 @@ class Stranger(RuleBasedStateMachine):
         try:
             self.check()
         finally:
+            self.place.was_dismissed = self.has_dismissed
             self.leave()
             if not self.handle.done():
                 self.handle.cancel()
@@ -222,6 +233,10 @@ class Stranger(RuleBasedStateMachine):
         assert place.server.process.poll() is None, said
         assert place.worker.process.poll() is None
         assert not re.search("fault of our own|Traceback", said), said
+        joins = place.worker.said.count(JOINED)
+        assert self.may_be_dismissed or joins == self.joins_before, (
+            f"the honest worker lost its link: {place.worker.said}"
+        )
         wait_until(
             lambda: self.is_quiet(),
             f"the end of what it was: {probed_server.ask(place.probe)}, not {place.quiet}",
@@ -333,6 +348,14 @@ class PlaysDriver(Stranger):
             ),
             *([Frame(DATA[0].kind, code, self.last_job)] if code else []),
         )
+
+    @rule(which=picks, items=st.sampled_from([0, 1, 3]), batches=st.sampled_from([1, 2]))
+    def submit_all(self, which: int, items: int, batches: int) -> None:
+        """Submit a job with all that belongs to it, so that workers are given attempts of it."""
+        self.submit(which, b"c", None)
+        for batch in range(1, batches + 1):
+            self.send_batch(batch, items, b"x" * 400)
+        self.end_input(batches)
 
     @rule(
         batch=st.integers(0, 4),

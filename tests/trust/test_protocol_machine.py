@@ -39,7 +39,12 @@ def place(tmp_path_factory):
     ):
         wait_until(lambda: len(cluster.workers()) == 1, "the worker")
         yield SimpleNamespace(
-            server=server, worker=worker, cluster=cluster, probe=probe, quiet=probed_server.ask(probe)
+            server=server,
+            worker=worker,
+            cluster=cluster,
+            probe=probe,
+            quiet=probed_server.ask(probe),
+            was_dismissed=False,
         )
 
 
