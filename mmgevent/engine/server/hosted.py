@@ -7,7 +7,6 @@ results are segments.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,11 +20,12 @@ from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 DISK_ADVICE = "free some disk, or set TMPDIR to a folder that has room"
 

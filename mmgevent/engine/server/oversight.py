@@ -10,13 +10,12 @@ that fails everything ends no job, and a new machine that lacks what a job needs
 
 from __future__ import annotations
 
-import logging
-
 from mmgevent.engine.server.attempts import HostedAttempt
 from mmgevent.engine.server.standing import MAX_DOUBTS
 from mmgevent.engine.server.workers import WorkerRecord, Workers
+from mmgevent.machine.logs import get_log
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class Oversight:

@@ -15,10 +15,13 @@ from mmgevent.errors import MmgeventError, OptionError
 from mmgevent.job.options import JobOptions
 from mmgevent.machine.interpreter import GROUPS, are_flags
 from mmgevent.wire.failures import shorten
-from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES, MAX_PARTITIONS, check_limit
-
-#: Options of one job, bytes of JSON. Every worker gets them; names of functions are the largest.
-MAX_OPTIONS_BYTES = 64 * 1024
+from mmgevent.wire.limits import (
+    MAX_CODE_BYTES,
+    MAX_CONTEXT_BYTES,
+    MAX_OPTIONS_BYTES,
+    MAX_PARTITIONS,
+    check_limit,
+)
 
 #: Name of a job in its `submit`, characters: the stem of the longest file name, and more.
 MAX_NAME_CHARS = 300
@@ -51,7 +54,7 @@ def check_terms(submit: dict[str, Any]) -> JobRules:
         if len(text) > most:
             raise MmgeventError(f"the job's {what} has {len(text)} characters; at most {most} are accepted")
     options = submit["options"]
-    n_bytes = len(json.dumps(options))
+    n_bytes = sum(len(json.dumps(value)) for value in options.values())
     if n_bytes > MAX_OPTIONS_BYTES:
         raise OptionError(f"the job's options have {n_bytes} bytes; at most {MAX_OPTIONS_BYTES} are accepted")
     check_limit("code", submit["code_bytes"], MAX_CODE_BYTES)
@@ -67,12 +70,14 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     """
     wire = dict(options)
     needs = wire.pop("needs", [])
-    offered, flags = wire.pop("offered", None), wire.pop("flags", None)
+    offered, flags, plain = (wire.pop(name, None) for name in ("offered", "flags", "plain"))
     if not (isinstance(needs, list) and len(needs) <= MAX_NEEDS and all(map(_is_name, needs))):
         raise _wrong("needs", f"a list of at most {MAX_NEEDS} names of functions", needs)
     if flags is not None and not are_flags(flags):
         words = ", ".join(map(" or ".join, GROUPS))
         raise _wrong("flags", f"a list of at most one of each of {words}, in that order", flags)
+    if plain is not None and type(plain) is not dict:  # the workers check what is in it
+        raise _wrong("plain", "an object, or null", plain)
     if "py_files" in wire:
         raise OptionError("option py_files stays with the driver")
     checked = JobOptions.from_wire(wire)

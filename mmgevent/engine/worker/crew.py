@@ -8,7 +8,6 @@ failed and no executor is left.
 
 from __future__ import annotations
 
-import logging
 from typing import NamedTuple, Protocol
 
 import gevent
@@ -19,9 +18,10 @@ from mmgevent.engine.worker.held import CachedJob, HeldAttempt
 from mmgevent.engine.worker.slot import ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.errors import EngineError, StartError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Most forks that fail in a row before the worker gives up, while no executor is left.
 MAX_FORK_FAILURES = 8

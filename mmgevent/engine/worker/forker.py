@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import array
 import json
-import logging
 import os
 import signal
 import socket as plain_socket
@@ -30,9 +29,10 @@ from gevent.hub import get_hub
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import EngineError
 from mmgevent.executor.template import FORK_DESCRIPTORS
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import open_process
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Most templates of one kind that are started within RESTART_PERIOD_S. More would not work either.
 MAX_STARTS = 5
