@@ -241,8 +241,9 @@ def test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays(server):
     driver.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=81)
     assert "bytes of jobs' code already" in driver.heard("rejected")[0][1]["error"]
     for job in (2, 3):
-        driver.say("submit", job, name="t", options={}, fingerprint="f", code_bytes=60)
-        driver.send(Frame(CODE, b"c" * 50, job))  # announced alone it fits
+        driver.say("submit", job, name="t", options={}, fingerprint="f", code_bytes=60)  # each alone fits
+    for job in (2, 3):
+        driver.send(Frame(CODE, b"c" * 50, job))
     assert [frame.job for frame, _ in driver.heard("rejected")] == [1, 3]
     other.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=20)
     other.send(Frame(CODE, b"c" * 20, 1))
