@@ -20,6 +20,7 @@ from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.packing import PackedJob
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -42,18 +43,6 @@ GATHER_S = 0.001
 
 
 log = logging.getLogger(__name__)
-
-
-class PackedJob(NamedTuple):
-    """What a server and executors need to know of a job; the same in each submission."""
-
-    name: str
-    options: dict[str, Any]
-    code: bytes
-    #: what executors of this machine take over from this process, as JSON; empty if there are none
-    context: bytes
-    #: whether results of one reduce task belong together, whatever their partitions
-    takes_whole_tasks: bool
 
 
 class Part(NamedTuple):
