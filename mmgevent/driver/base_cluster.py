@@ -12,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mmgevent.errors import StartError, UsageError
 
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.job_state import Progress
     from mmgevent.driver.runners.runner import Runner
+    from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
+
+
+class WorkerInfo(NamedTuple):
+    """A worker that is present."""
+
+    name: str  #: "host/pid"
+    slots: int
+
 
 OnProgress = Callable[["Progress"], None]
 OnNotice = Callable[[str], None]
@@ -70,6 +79,31 @@ class BaseCluster(ABC):
         runner = self._checked_runner(job, progress, on_notice)
         with closing(runner.records()) as records:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+
+    @property
+    @abstractmethod
+    def address(self) -> tuple[str, int] | None:
+        """(host, port) where mmg-workers may join; None if there is no port."""
+
+    @abstractmethod
+    def wait_ready(self) -> None:
+        """Wait until jobs can run, or raise what prevents it."""
+
+    @abstractmethod
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are present now."""
+
+    @abstractmethod
+    def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
+        """See workers join and leave, and receive their messages, until this cluster is closed."""
+
+    @abstractmethod
+    def tell(self, number: int, data: bytes) -> None:
+        """Send bytes to the program of a worker."""
+
+    @abstractmethod
+    def dismiss(self, number: int, reason: str) -> None:
+        """Close the link to a worker."""
 
     @abstractmethod
     def close(self) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.driver.base_cluster import BaseCluster, OnNotice, OnProgress
+from mmgevent.driver.base_cluster import BaseCluster, OnNotice, OnProgress, WorkerInfo
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, JobError, UsageError
@@ -43,13 +43,6 @@ WATCH_END_S = 5.0
 #: Largest number of servers that are asked for their workers, if one after another is lost
 #: meanwhile.
 MAX_ASKS = 5
-
-
-class WorkerInfo(NamedTuple):
-    """A worker that is present."""
-
-    name: str  #: "host/pid"
-    slots: int
 
 
 class Cluster(BaseCluster):
@@ -286,11 +279,11 @@ def parse_memory(size: int | str | None) -> int | None:
 
 
 class RemoteCluster(Cluster):
-    """A server that runs elsewhere; made by `connect`."""
+    """A server that runs elsewhere; made by `connect_to_server`."""
 
 
-def connect(
-    address: str | tuple[str, int],
+def connect_to_server(
+    address: tuple[str, int],
     *,
     password: str | None = None,
     certificates: Certificates | None = None,
@@ -298,16 +291,15 @@ def connect(
     procs: int = 0,
     verbose: int = 0,
 ) -> Cluster:
-    """Connect to a running server, "HOST[:PORT]".
+    """Connect to a running server at (host, port).
 
     `procs` executors of this machine join it as a worker, for as long as this is open.
     Raises ConnectError if nobody answers within `timeout` seconds, AuthenticationError and
     VersionMismatchError.
     """
-    from mmgevent.access.addresses import parse_address
     from mmgevent.access.password import find_password
 
-    host, port = parse_address(address) if isinstance(address, str) else address
+    host, port = address
     configuration = Configuration(
         procs=procs,
         join=(host, port),

@@ -27,8 +27,10 @@ class ForeignCluster(BaseCluster):
         self.engine = engine
         self._end_engine = end
 
-    #: no port is open
-    address: None = None
+    @property
+    def address(self) -> None:
+        """None: no port is open."""
+        return None
 
     def wait_ready(self) -> None:
         """Return at once: the engine was there when this was made."""
@@ -44,7 +46,7 @@ class ForeignCluster(BaseCluster):
             handle.join(with_callbacks=not is_callback)
         self._end()
 
-    def watch(self, *callbacks: Any) -> NoReturn:
+    def watch(self, on_joined: Any, on_left: Any, on_tell: Any) -> NoReturn:
         """Refuse: only our own engine knows its workers one by one."""
         self._refuse("watch")
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
+from mmgevent.box.boxes import end_job
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.runners.elsewhere import EngineCluster
 from mmgevent.driver.runners.futures import Futures
@@ -74,6 +75,7 @@ class ExecutorFutures(Futures):
         self._is_cancelled = False
         self._running: set[Future[Any]] = set()
         self._count = 0
+        self._job_id: str | None = None
         try:
             self._folder = tempfile.mkdtemp(prefix="mmgevent-job-", dir=folder)
         except OSError as error:
@@ -115,6 +117,7 @@ class ExecutorFutures(Futures):
         return path
 
     def map(self, job: BoxedJob, code: str, batch: GuestBatch) -> tuple[Future[Report], Sequence[PieceToken]]:
+        self._job_id = job.id
         path = self._next_path()
         future = self._submit(_map, path, job, code, batch)
         return future, [(path, group) for group in range(job.groups)]
@@ -146,6 +149,8 @@ class ExecutorFutures(Futures):
         with contextlib.suppress(OSError):  # it was closed already
             os.rename(self._folder, gone)
             shutil.rmtree(gone, ignore_errors=True)
+        if self._job_id is not None:
+            end_job(self._job_id)  # at once, if the executor's workers are threads of this process
 
     def _submit(self, function: Any, *args: Any) -> Future[Any]:
         try:
