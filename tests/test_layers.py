@@ -24,6 +24,7 @@ ROOMS = {
     "tasks": "tasks",
     "executor": "executor",
     "engine": "engine",
+    "box": "box",
     "driver": "driver",
     "cli": "cli",
     "mincemeat": "mincemeat",
@@ -59,7 +60,6 @@ _ONE_NOUN = "one noun, little over"
 
 #: Larger modules, each with a reason; docs/decisions.md has more about each.
 LARGE_MODULES = {
-    "driver.cluster": _ONE_NOUN,
     "driver.engine_link": _ONE_NOUN,
     "driver.submission": _ONE_NOUN,
     "engine.scheduler.scheduler": _ONE_NOUN,
