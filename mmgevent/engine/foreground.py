@@ -135,7 +135,7 @@ def run_member(
     from mmgevent.access.handshake import derive_key
     from mmgevent.engine.membership import Membership, Settings
     from mmgevent.engine.net.threads import start_thread_pool
-    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.forkers import Forkers
 
     start_thread_pool()
     stop = _Stop()
@@ -197,7 +197,7 @@ class _WorkerLoop:
     ):
         from mmgevent.access.handshake import derive_key
         from mmgevent.engine.net.threads import start_thread_pool
-        from mmgevent.engine.worker.forker import Forkers
+        from mmgevent.engine.worker.forkers import Forkers
 
         start_thread_pool()
         self._addresses = addresses

@@ -35,7 +35,7 @@ from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
     from mmgevent.engine.server.role import ServerRole
-    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.forkers import Forkers
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 

@@ -70,7 +70,7 @@ class Engine:
         """
         from gevent.event import Event
 
-        from mmgevent.engine.worker.forker import Forkers
+        from mmgevent.engine.worker.forkers import Forkers
 
         self._configuration = configuration
         self._forkers = Forkers(template)

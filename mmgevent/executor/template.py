@@ -7,6 +7,9 @@ items at once. It has no hub: each child makes its own.
 
 It speaks JSON lines with the process that started it, over one end of a socketpair:
 
+    in   {"ping": 1}
+    out  {"pong": 1}
+         at once: a template that does not answer is killed
     in   {"fork": token, "scratch_dir": path or null, "executors": n}
          with four descriptors (SCM_RIGHTS): the executor's socket, stdout, stderr, status page
     out  {"forked": token, "pid": pid} or {"refused": token, "error": text}
@@ -147,6 +150,9 @@ class Template:
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
+            if line.startswith(b'{"ping"'):
+                self._answer(pong=1)
+                continue
             descriptors = self._descriptors[:FORK_DESCRIPTORS]
             del self._descriptors[:FORK_DESCRIPTORS]
             self._serve_request(line, descriptors)

@@ -22,7 +22,7 @@ from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
 
 #: Version of this protocol. The first messages of both sides compare it.
-PROTOCOL = 4
+PROTOCOL = 5
 
 #: Names that a worker offers, bytes as JSON. Every driver that watches gets them.
 MAX_OFFERS_BYTES = 8 * 1024
@@ -186,7 +186,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         groups=COUNT,
     ),
     "failed": _fields({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
-    "died": _fields({"item": COUNT, "divisible": FLAG}, failure=OBJECT),
+    "died": _fields({"item": COUNT, "divisible": FLAG, "template": FLAG}, failure=OBJECT),
     "unprepared": _fields({"died": FLAG}, failure=OBJECT),
     "content": _fields(),
 }

@@ -78,6 +78,8 @@ class Ledger(QueuedJob):
         self._without_slots_s = now  # since when no slot can serve it
         self._was_warned = False
         self._last_task = 0
+        #: processes that fork executors which its functions have ended
+        self.template_deaths = 0
 
     def status(self) -> JobStatus:
         """Return how far the job is."""

@@ -305,10 +305,12 @@ class Scheduler:
         now: float,
         *,
         is_divisible: bool = False,
+        has_ended_template: bool = False,
     ) -> list[Command]:
         """The executor of an attempt died: a crash, memory, a time limit.
 
-        `item` and `is_divisible` are as in `attempt_failed`.
+        `item` and `is_divisible` are as in `attempt_failed`. `has_ended_template`: with the process
+        that forks executors, which the job's functions ended.
         """
         died = self._attempts.get(attempt)
         if died is None:
@@ -316,7 +318,10 @@ class Scheduler:
         task, ledger = died.task, self._ledgers[died.task.job.number]
         self._dispatcher.end(died, AttemptEvent.DIED, now)
         ledger.worker_answered(now)
-        self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
+        if has_ended_template:
+            self._retries.after_template_death(task, ledger, failure, now)
+        else:
+            self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 

@@ -156,12 +156,13 @@ class Conductor:
         )
 
     def report_death(
-        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, *, is_divisible: bool
+        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: bool
     ) -> None:
-        """Report an executor that died to the scheduler, and the outcome to the driver."""
-        made = self._ask(
-            self.scheduler.attempt_died, attempt.number, failure, item, is_divisible=is_divisible
-        )
+        """Report an executor that died to the scheduler, and the outcome to the driver.
+
+        `facts` are those of `Scheduler.attempt_died`.
+        """
+        made = self._ask(self.scheduler.attempt_died, attempt.number, failure, item, **facts)
         death = record_death(failure, [attempt], made, self.workers)
         attempt.job.send("died", attempt.task, failure=death, item=item)
         self.run(made)

@@ -1,8 +1,8 @@
-"""The engine's side of template processes: ask for executors, and learn how they ended.
+"""The engine's side of one template process: ask for executors, and learn how they ended.
 
-A `Forker` is one template process. `Forkers` has one for each kind of executors, and starts another
-when one has died. A kind is monkey-patched or not, and has certain interpreter flags. Each link has
-a new worker; all workers of an engine use the same forkers.
+User code can kill or stop the template, its parent. The end of its socket tells of a death. A
+template that is stopped, or hangs, does not answer the engine's pings and is killed. Its executors
+die with it, whoever ends it.
 
 `fork` never blocks. Greenlets of the forker send the request and read the answer. Meanwhile frames
 for the executor wait in its socket.
@@ -18,8 +18,6 @@ import signal
 import socket as plain_socket
 import subprocess
 from collections import deque
-from collections.abc import Sequence
-from time import monotonic
 from typing import Any, NamedTuple
 
 import gevent
@@ -27,22 +25,22 @@ from gevent import socket
 from gevent.event import AsyncResult, Event
 from gevent.hub import get_hub
 
-from mmgevent.engine.start import TemplateProcess, start_template
-from mmgevent.errors import EngineError
+from mmgevent.engine.greenlets import end_process, spawn
+from mmgevent.engine.start import TemplateProcess
 from mmgevent.executor.template import FORK_DESCRIPTORS
 from mmgevent.machine.resources import open_process
 
 log = logging.getLogger(__name__)
 
-#: Most templates of one kind that are started within RESTART_PERIOD_S. More would not work either.
-MAX_STARTS = 5
+#: Time between two pings of a template that has executors, seconds. It answers in 1 ms.
+PING_S = 5.0
 
-#: Period of MAX_STARTS, seconds.
-RESTART_PERIOD_S = 60.0
+#: Pings in a row that a template leaves unanswered before it is killed. Rounds are counted, not
+#: time: an engine that was stopped itself does not blame its template.
+MAX_UNANSWERED = 3
 
-#: Templates without executors that are kept besides the first one. Each takes 12 MiB of memory, and
-#: the next job of its kind begins 0.15 s sooner.
-MAX_IDLE_TEMPLATES = 2
+#: The same for a template that has never answered: it may load its modules from a slow disk.
+MAX_UNANSWERED_AT_START = 12
 
 #: Time for a template to end by itself once its socket is closed, seconds.
 END_S = 2.0
@@ -54,6 +52,9 @@ END_LOOK_S = 0.01
 #: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
 
+#: Request that the template answers at once.
+_PING = b'{"ping": 1}\n'
+
 
 class Exit(NamedTuple):
     """How an executor ended."""
@@ -61,16 +62,29 @@ class Exit(NamedTuple):
     status: int | None  #: from `os.wait`; None if its template died, or if it was never forked
     maxrss_kb: int  #: largest resident size, KiB
     error: str | None = None  #: why it was never forked
+    template: str | None = None  #: how its template ended, if that is why it ended
 
     def __str__(self) -> str:
         if self.status is None:
-            return self.error or "its template process ended"
-        if os.WIFSIGNALED(self.status):
-            number = os.WTERMSIG(self.status)
-            return f"signal {number} ({_name_of_signal(number)})"
-        if os.WIFEXITED(self.status):
-            return f"exit code {os.WEXITSTATUS(self.status)}"
-        return f"wait status {self.status}"
+            return self.error or f"its template process ended: {self.template or 'nobody knows how'}"
+        return describe_status(self.status)
+
+
+def describe_status(status: int) -> str:
+    """Return in words how a process ended, from its status of `os.wait`."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"signal {number} ({_name_of_signal(number)})"
+    if os.WIFEXITED(status):
+        return f"exit code {os.WEXITSTATUS(status)}"
+    return f"wait status {status}"
+
+
+def describe_return_code(code: int | None) -> str:
+    """Return the same from a return code of `subprocess`: signals are negative."""
+    if code is None:
+        return "it has not ended"
+    return f"signal {-code} ({_name_of_signal(-code)})" if code < 0 else f"exit code {code}"
 
 
 def _name_of_signal(number: int) -> str:
@@ -126,11 +140,17 @@ class Forker:
         self._tokens: dict[int, int] = {}
         self._last_token = 0
         self._is_closing = False
+        #: whether it ever forked an executor
+        self.has_forked = False
+        #: whether it answered anything, and whether it did since the last ping
+        self._has_answered = self._is_heard = False
+        #: why the engine killed it; None if it did not
+        self._kill_cause: str | None = None
         #: set when the template and all its executors have ended
         self.dead = Event()
-        self._writer = gevent.spawn(self._write)
-        self._writer.link_exception(lambda writer: self._process.kill())  # gevent has logged why
-        self._reader = gevent.spawn(self._read)
+        self._writer = spawn(self._on_fault, self._write)
+        self._reader = spawn(end_process, self._read)
+        self._pinger = spawn(self._on_fault, self._ping)
 
     @property
     def pid(self) -> int:
@@ -157,7 +177,7 @@ class Forker:
         child = Child()
         if not self.is_alive:
             _close(descriptors)
-            child.exited.set(Exit(None, 0))
+            child.exited.set(Exit(None, 0, error="the template process ends"))
             return child
         self._last_token += 1
         self._children[self._last_token] = child
@@ -173,7 +193,29 @@ class Forker:
         if not self.dead.wait(END_S):
             self._process.kill()
         self.dead.wait()
-        gevent.joinall([self._reader, self._writer])
+        gevent.joinall([self._reader, self._writer, self._pinger])
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Kill the template: without this greenlet it is of no use. The reader sees the end."""
+        self._kill(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
+
+    def _kill(self, cause: str) -> None:
+        log.error("template killed: %s: %s", self.pid, cause)
+        self._kill_cause = self._kill_cause or cause
+        self._process.kill()
+
+    def _ping(self) -> None:
+        """Kill the template when it has executors and answers nothing: it is stopped, or hangs."""
+        unanswered = 0
+        while not self.dead.wait(PING_S):
+            unanswered = 0 if self._is_heard or self.is_idle else unanswered + 1
+            self._is_heard = False
+            if unanswered >= (MAX_UNANSWERED if self._has_answered else MAX_UNANSWERED_AT_START):
+                self._kill(f"it did not answer for {unanswered * PING_S:.3g} s")
+                return
+            if not self.is_idle and not self._requests:  # else it has enough to answer
+                self._requests.append((_PING, []))
+                self._wakeup.set()
 
     def _write(self) -> None:
         try:
@@ -181,7 +223,7 @@ class Forker:
                 while self._requests:
                     request, descriptors = self._requests[0]
                     rights = (plain_socket.SOL_SOCKET, plain_socket.SCM_RIGHTS, array.array("i", descriptors))
-                    sent = self._sock.sendmsg([request], [rights])
+                    sent = self._sock.sendmsg([request], [rights] if descriptors else [])
                     self._requests.popleft()
                     _close(descriptors)
                     self._sock.sendall(request[sent:])
@@ -204,7 +246,11 @@ class Forker:
             self._end()
 
     def _take_report(self, report: dict[str, Any]) -> None:
+        self._has_answered = self._is_heard = True
+        if "pong" in report:
+            return
         if "forked" in report:
+            self.has_forked = True
             self._tokens[report["pid"]] = report["forked"]
             self._children[report["forked"]]._forked(report["pid"])
         elif "refused" in report:
@@ -215,9 +261,7 @@ class Forker:
 
     def _end(self) -> None:
         """Remove what is left of the template, which has ended or is about to end."""
-        if not self._is_closing:
-            log.warning("template died: %s", self.pid)
-        self._is_closing = True
+        was_closing, self._is_closing = self._is_closing, True
         self._wakeup.set()
         self._sock.close()
         for _, descriptors in self._requests:
@@ -226,75 +270,18 @@ class Forker:
         if not wait_for_process(self._process, END_S):
             self._process.kill()
             wait_for_process(self._process, None)
+        how = self._kill_cause or describe_return_code(self._process.poll())
+        if not was_closing:
+            log.warning("template died: %s: %s", self.pid, how)
+        # One that never forked fails by itself: no job can have ended it.
+        end = Exit(None, 0, template=how)
+        if not self.has_forked:
+            end = Exit(None, 0, error=f"the template process ended at its start: {how}")
         for child in self._children.values():
             child.kill()  # the kernel killed it with the template, but not its process group
-            child.exited.set(Exit(None, 0))
+            child.exited.set(end)
         self._children.clear()
         self.dead.set()
-
-
-class Kind(NamedTuple):
-    """What the executors of a template have in common."""
-
-    greenlets: bool  #: whether they are monkey-patched, to run items in greenlets
-    flags: tuple[str, ...]  #: interpreter flags, see `interpreter.GROUPS`
-
-
-class Forkers:
-    """The forkers of one engine. Each is started when it is needed, and again when it has died."""
-
-    def __init__(self, template: TemplateProcess | None = None):
-        """`template`: one without greenlets that was started already, owned from now on."""
-        #: kind -> its forker, the longest unused first
-        self._forkers: dict[Kind, Forker] = {}
-        self._starts: dict[Kind, deque[float]] = {}
-        self._first = Kind(False, template.flags if template is not None else ())
-        self._ending: set[gevent.Greenlet] = set()
-        self._is_closed = False
-        if template is not None:
-            self._forkers[self._first] = Forker(template)
-
-    def get(self, greenlets: bool = False, flags: Sequence[str] = ()) -> Forker:
-        """Return a live forker of executors with these interpreter flags, started now if need be.
-
-        `greenlets`: the executors run items in greenlets. Call `fork` at once: a forker without
-        executors may be ended when another one is started.
-
-        Raises EngineError if it has died too often, or after `close`, and StartError if it cannot
-        be started.
-        """
-        if self._is_closed:
-            raise EngineError("the engine is closing: it starts no more executors")
-        kind = Kind(greenlets, tuple(flags))
-        forker = self._forkers.get(kind)
-        if forker is None or not forker.is_alive:
-            starts = self._starts.setdefault(kind, deque(maxlen=MAX_STARTS))
-            if len(starts) == MAX_STARTS and monotonic() - starts[0] < RESTART_PERIOD_S:
-                raise EngineError(
-                    f"the template process died {MAX_STARTS} times in {monotonic() - starts[0]:.0f} s"
-                )
-            self._end_idle()
-            forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
-            starts.append(monotonic())
-        self._forkers.pop(kind, None)
-        self._forkers[kind] = forker  # last, since it was used last
-        return forker
-
-    def close(self) -> None:
-        """End all templates with their executors. Idempotent."""
-        self._is_closed = True
-        for forker in self._forkers.values():
-            forker.close()
-        gevent.joinall(list(self._ending))
-
-    def _end_idle(self) -> None:
-        """End the longest unused templates without executors, to make room for one more."""
-        idle = [kind for kind, forker in self._forkers.items() if forker.is_idle and kind != self._first]
-        for kind in idle[: max(0, len(idle) - MAX_IDLE_TEMPLATES + 1)]:
-            del self._starts[kind]  # it did not die
-            greenlet = gevent.spawn(self._forkers.pop(kind).close)
-            self._ending.add(greenlet)
-            greenlet.link(self._ending.discard)
 
 
 def wait_for_process(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:

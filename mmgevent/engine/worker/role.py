@@ -19,7 +19,7 @@ from gevent.event import Event
 
 from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.workload import Workload
