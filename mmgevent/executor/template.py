@@ -33,6 +33,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -67,9 +68,15 @@ MAX_REQUEST_BYTES = 64 * 1024
 #: ones.
 MAX_STRAY_ROUNDS = 100
 
+#: Exit code of a template whose limits were changed. User code can do that to its parent (prlimit),
+#: and all executors forked later would inherit them.
+LIMITS_CODE = 71
+
 _fork = os.fork
 #: Options of prctl.
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+#: Limits of a process.
+_LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 
 
 def main() -> None:
@@ -84,7 +91,10 @@ def main() -> None:
         from gevent import monkey
 
         monkey.patch_all()
-    Template(sock, greenlets).serve()
+    template = Template(sock, greenlets)
+    template.serve()
+    if template.exit_code:
+        sys.exit(template.exit_code)
 
 
 class Template:
@@ -99,7 +109,10 @@ class Template:
         self._buffer = b""
         self._descriptors: list[int] = []
         self._ended = False
+        #: exit code of the process; not 0 if it ended by itself
+        self.exit_code = 0
         self._preload()
+        self._limits = _read_limits()
 
     def _preload(self) -> None:
         from importlib import import_module
@@ -147,6 +160,10 @@ class Template:
                 self._descriptors += memoryview(raw[: len(raw) // 4 * 4]).cast("i")
         if not data:
             self._ended = True
+            return
+        if _read_limits() != self._limits:
+            self._ended = True
+            self.exit_code = LIMITS_CODE
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
@@ -273,6 +290,10 @@ def _restore_signals() -> None:
     _set_handler(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         _set_handler(number, signal.SIG_DFL)
+
+
+def _read_limits() -> list[tuple[int, int]]:
+    return [resource.getrlimit(number) for number in _LIMITS]
 
 
 def _kill_group(pid: int) -> None:

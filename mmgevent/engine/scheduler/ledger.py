@@ -58,6 +58,7 @@ class Ledger(QueuedJob):
         "retransmit",
         "retries",
         "rules",
+        "template_deaths",
     )
 
     #: Whether batches that arrive after the end of the input are ignored. Else they are errors.

@@ -27,7 +27,7 @@ from gevent.hub import get_hub
 
 from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.start import TemplateProcess
-from mmgevent.executor.template import FORK_DESCRIPTORS
+from mmgevent.executor.template import FORK_DESCRIPTORS, LIMITS_CODE
 from mmgevent.machine.resources import open_process
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ END_LOOK_S = 0.01
 
 #: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
+
+_LIMITS_CHANGED = "another process changed its limits (prlimit)"
 
 #: Request that the template answers at once.
 _PING = b'{"ping": 1}\n'
@@ -270,7 +272,8 @@ class Forker:
         if not wait_for_process(self._process, END_S):
             self._process.kill()
             wait_for_process(self._process, None)
-        how = self._kill_cause or describe_return_code(self._process.poll())
+        code = self._process.poll()
+        how = self._kill_cause or (_LIMITS_CHANGED if code == LIMITS_CODE else describe_return_code(code))
         if not was_closing:
             log.warning("template died: %s: %s", self.pid, how)
         # One that never forked fails by itself: no job can have ended it.

@@ -1,7 +1,7 @@
 """Who is to blame when a template ended under its executors.
 
-User code may kill its parent, or stop it, and nobody sees who did. All jobs that had executors of
-the template are suspects. From then on each suspect has a template of its own on this worker. If a
+User code may kill its parent, or stop it, and nobody sees who did. All jobs whose executors the
+template had forked are suspects. From then on each suspect has a template of its own on this worker. If a
 template ends that only one job used, this job is to blame: the worker reports one of its attempts,
 and the server counts. All other attempts are returned: they are tried again and nothing is counted.
 
@@ -54,11 +54,11 @@ class TemplateDeaths:
 
 def rest_s(deaths: int) -> float:
     """Return how long a job rests that has ended so many templates, seconds."""
-    return min(MAX_REST_S, REST_S * 2.0 ** (deaths - 1))
+    return min(MAX_REST_S, REST_S * 2.0 ** max(0, deaths - 1))
 
 
-def _find_verdict(there: Iterable[tuple[Supervisor, Post]]) -> Verdict:
-    there = list(there)
+def _find_verdict(executors: Iterable[tuple[Supervisor, Post]]) -> Verdict:
+    there = [(executor, post) for executor, post in executors if executor.child.pid is not None]
     jobs = {post.job for _, post in there}
     for job in jobs:
         job.template_deaths += 1
