@@ -255,8 +255,7 @@ class _WorkerLoop:
 
         Otherwise a signal would wait up to 10 s for a server that does not answer.
         """
-        import gevent
-
+        from mmgevent.engine.greenlets import spawn_awaited
         from mmgevent.engine.net import tls
 
         def connect() -> Any:
@@ -265,7 +264,7 @@ class _WorkerLoop:
             except MmgeventError as error:
                 return error
 
-        trying = gevent.spawn(connect)
+        trying = spawn_awaited(connect)
         self._stop.also(trying)
         self._stop.event.wait()
         if self._stop.code:

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 OnFault = Callable[[gevent.Greenlet], None]
 
 
-def spawn(on_fault: OnFault, function: Callable[..., None], *args: Any, delay_s: float = 0.0) -> gevent.Greenlet:
+def spawn(
+    on_fault: OnFault, function: Callable[..., None], *args: Any, delay_s: float = 0.0
+) -> gevent.Greenlet:
     """Call `function(*args)` in a greenlet, after a delay.
 
     `on_fault(greenlet)` is called when it ends by an exception. The hub calls it, so it must not

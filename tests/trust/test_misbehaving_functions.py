@@ -96,9 +96,7 @@ def test_whatever_kills_the_executor_fails_the_job_by_name(watched, deed, said):
         (misdeeds.outlive_the_parent, "signal 9 (SIGKILL)"),
         pytest.param(misdeeds.terminate_the_parent, "exit code 0", marks=pytest.mark.long),
         pytest.param(misdeeds.kill_the_group_of_the_parent, "signal 9 (SIGKILL)", marks=pytest.mark.long),
-        pytest.param(
-            misdeeds.let_the_parent_die_of_a_real_time_signal, "signal 40", marks=pytest.mark.long
-        ),
+        pytest.param(misdeeds.let_the_parent_die_of_a_real_time_signal, "signal 40", marks=pytest.mark.long),
     ],
 )
 def test_a_job_that_ends_its_template_three_times_fails_by_name_and_the_job_beside_it_is_right(

@@ -89,9 +89,7 @@ class Retries:
         else:
             self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)
 
-    def after_template_death(
-        self, task: Task, ledger: Ledger, failure: dict[str, Any], now: float
-    ) -> None:
+    def after_template_death(self, task: Task, ledger: Ledger, failure: dict[str, Any], now: float) -> None:
         """Decide after a job ended the process that forks executors: the task is not to blame."""
         ledger.template_deaths += 1
         self.requeue(task)

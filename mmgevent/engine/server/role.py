@@ -18,6 +18,7 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.engine.server.conductor import Conductor
@@ -92,13 +93,15 @@ class ServerRole:
         peers = list(self._peers)
         for peer in peers:
             peer.link.send(control("goodbye", reason=reason))
-        gevent.joinall([gevent.spawn(peer.link.close, reason, GOODBYE_S) for peer in peers])
+            peer.link.close_soon(reason, GOODBYE_S)
+        for peer in peers:
+            peer.link.close(reason)  # waits
         if self._ticker is not None:
             self._ticker.kill()
 
     def _start_ticking(self) -> None:
         if self._ticker is None:
-            self._ticker = gevent.spawn(self._tick)
+            self._ticker = spawn(end_process, self._tick)
 
     def _tick(self) -> None:
         """Call the scheduler and send progress while there are jobs."""

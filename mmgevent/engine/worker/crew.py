@@ -11,7 +11,7 @@ A job whose executors lost their template rests before it gets others (see `temp
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import gevent
 
@@ -19,7 +19,7 @@ from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.worker.forker import Exit
 from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob, HeldAttempt
-from mmgevent.engine.worker.slot import ExecutorSlot
+from mmgevent.engine.worker.slot import ExecutorSlot, Post
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.engine.worker.template_deaths import TemplateDeaths, rest_s
 from mmgevent.errors import EngineError, StartError
@@ -62,13 +62,6 @@ class Employer(Protocol):
 
     def on_hopeless(self, reason: str) -> None:
         """Close the worker: it will have no executors."""
-
-
-class Post(NamedTuple):
-    """What an executor was forked for."""
-
-    slot: ExecutorSlot
-    job: CachedJob
 
 
 class Crew:

@@ -16,7 +16,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import gevent
 from gevent import os as gevent_os

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
-    from mmgevent.engine.worker.crew import Post
     from mmgevent.engine.worker.forker import Forker
+    from mmgevent.engine.worker.slot import Post
     from mmgevent.engine.worker.supervisor import Supervisor
 
 #: First rest of a job that ended its template, seconds: a template starts in 0.15 s.
