@@ -23,7 +23,15 @@ from mmgevent.driver.cluster import Cluster, check_procs, parse_memory
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.errors import (
+    ConnectError,
+    EngineError,
+    MmgeventError,
+    ProtocolError,
+    StartError,
+    UsageError,
+)
+from mmgevent.machine.resources import start_thread
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
 from mmgevent.wire.user_messages import Reassembler, tell_frames
@@ -252,7 +260,11 @@ class Node(Cluster):
         self._restarter = threading.Thread(
             target=self._restart, args=(reason,), name="mmgevent-node-restart", daemon=True
         )
-        self._restarter.start()
+        try:
+            start_thread(self._restarter)
+        except StartError as error:
+            self._restarter = None
+            self._set("closed", str(error), None, error)
 
     def _restart(self, reason: str) -> None:
         """Start another engine, unless a job has started one."""
@@ -263,6 +275,10 @@ class Node(Cluster):
         except MmgeventError as error:  # closed meanwhile, or no process can be started
             if not self._is_closed:
                 self._set("closed", str(error), None, error)
+        except Exception as error:  # nobody else would end the wait for a place
+            log.exception("node closed by a fault of our own")
+            fault = EngineError(f"internal error: {type(error).__name__}: {error}")
+            self._set("closed", str(fault), None, fault)
 
     def _closed_error(self) -> ConnectError:
         return ConnectError(f"the node is closed: {self._reason}")

@@ -12,7 +12,8 @@ as long as what it speaks of. Kinds:
     process    a process is started or forked: who waits for it and ends it
     deadline   something is waited for, for a time: what follows when the time is over
     wait       something is waited for without a limit: what ends the wait
-    limit      a constant of seconds (`*_S`): what it limits, by its own comment; the owner is that comment
+
+Constants of seconds (`*_S`) say themselves what they limit, in the `#:` comment before them, which must be there.
 """
 
 import ast
@@ -61,8 +62,8 @@ class _Finder(ast.NodeVisitor):
         self._file = file
         self._scope: list[str] = []
 
-    def _add(self, kind: str, function: str | None = None) -> None:
-        self.found.append(Place(self._file, function or ".".join(self._scope) or "module", kind))
+    def _add(self, kind: str) -> None:
+        self.found.append(Place(self._file, ".".join(self._scope) or "module", kind))
 
     def _visit_scope(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._scope.append(node.name)
@@ -75,13 +76,6 @@ class _Finder(ast.NodeVisitor):
         types = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
         if node.type is None or any(isinstance(t, ast.Name) and t.id in BROAD for t in types):
             self._add("except")
-        self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        if not self._scope:
-            for target in node.targets:
-                if isinstance(target, ast.Name) and re.fullmatch(r"_?[A-Z][A-Z_]*_S", target.id):
-                    self._add("limit", target.id)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -127,12 +121,23 @@ def _kind_of(node: ast.Call) -> str | None:
 
 def _is_time(node: ast.expr) -> bool:
     """Whether an argument is a time, by its name."""
-    return bool(re.search(r"(_s|_S|timeout|grace)\b", ast.unparse(node))) and not isinstance(node, ast.Starred)
+    return not isinstance(node, ast.Constant) and bool(re.search(r"(_s|_S|timeout|grace)\b", ast.unparse(node)))
 
 
 def _is_named(of: str) -> bool:
     """Whether it is no object that waits: a context variable, a module of ours."""
-    return of in ("options", "os.environ") or of.endswith(("_proxy", "codes"))
+    return of == "variable"
+
+
+def find_bare_limits(package: Path = PACKAGE) -> list[str]:
+    """Return the constants of seconds that no comment explains."""
+    bare = []
+    for path in sorted(package.rglob("*.py")):
+        lines = path.read_text().splitlines()
+        for before, line in zip(["", *lines], lines, strict=False):
+            if (match := re.match(r"(_?[A-Z][A-Z_]*_S)\b.* = ", line)) and not before.startswith("#"):
+                bare.append(f"{path.relative_to(package)}: {match[1]}")
+    return bare
 
 
 def read_list() -> dict[Place, tuple[int, str]]:
