@@ -38,6 +38,35 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # executors and their template
+    Mutation(
+        "a template that answers nothing is killed",
+        "engine/worker/forker.py",
+        "            if unanswered >= (MAX",
+        "            if False and unanswered >= (MAX",
+        (
+            "integration/test_worker.py::"
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[Signals.SIGSTOP]",
+        ),
+        waits=True,
+    ),
+    Mutation(
+        "several jobs of one template are not blamed for its end",
+        "engine/worker/template_deaths.py",
+        "if len(jobs) > 1:",
+        "if False:",
+        (
+            "integration/test_worker.py::"
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[Signals.SIGKILL]",
+        ),
+    ),
+    Mutation(
+        "a job that ended a template rests",
+        "engine/worker/crew.py",
+        "            self._resting.add(job)\n",
+        "",
+        ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
+    ),
     # getting in
     Mutation(
         "a proof names the side that gives it",

@@ -31,10 +31,30 @@ LIST = Path(__file__).with_suffix(".tsv")
 SPAWNERS = "engine/greenlets.py"
 
 BROAD = {"Exception", "BaseException"}
-THREADS = {"Thread", "Timer", "run_in_thread", "apply", "start_new_thread", "ThreadPoolExecutor", "start_thread"}
+THREADS = {
+    "Thread",
+    "Timer",
+    "run_in_thread",
+    "apply",
+    "start_new_thread",
+    "ThreadPoolExecutor",
+    "start_thread",
+}
 PROCESSES = {"Popen", "run", "check_output", "call", "fork", "_fork", "forkpty", "posix_spawn"}
 DEADLINES = {"wait", "get", "acquire", "join", "wait_for_room", "select", "poll"}
-WAITS = {"wait", "get", "acquire", "join", "accept", "recv", "recvmsg", "recv_into", "select", "poll", "waitpid"}
+WAITS = {
+    "wait",
+    "get",
+    "acquire",
+    "join",
+    "accept",
+    "recv",
+    "recvmsg",
+    "recv_into",
+    "select",
+    "poll",
+    "waitpid",
+}
 WAITING_FUNCTIONS = {"waitpid", "wait_read", "joinall", "killall", "getaddrinfo", "create_connection"}
 
 
@@ -101,7 +121,9 @@ def _owner_of(node: ast.Call) -> str:
 def _kind_of(node: ast.Call) -> str | None:
     name, of = _callee(node), _owner_of(node)
     is_method = isinstance(node.func, ast.Attribute)
-    if name in ("spawn", "spawn_later", "spawn_awaited", "spawn_raw") or (name == "Greenlet" and of == "gevent"):
+    if name in ("spawn", "spawn_later", "spawn_awaited", "spawn_raw") or (
+        name == "Greenlet" and of == "gevent"
+    ):
         return "greenlet"
     if name in THREADS and (name != "apply" or "threadpool" in of):
         return "thread"
@@ -121,7 +143,9 @@ def _kind_of(node: ast.Call) -> str | None:
 
 def _is_time(node: ast.expr) -> bool:
     """Whether an argument is a time, by its name."""
-    return not isinstance(node, ast.Constant) and bool(re.search(r"(_s|_S|timeout|grace)\b", ast.unparse(node)))
+    return not isinstance(node, ast.Constant) and bool(
+        re.search(r"(_s|_S|timeout|grace)\b", ast.unparse(node))
+    )
 
 
 def _is_named(of: str) -> bool:
@@ -157,7 +181,9 @@ def compare() -> list[str]:
         name = f"{place.kind} in {place.file}, {place.function}"
         count, owner = rows.get(place, (0, ""))
         if code[place] != count:
-            lines.append(f"{name}: {code[place]} in the code, {count} in the list: run with --write, say who owns it")
+            lines.append(
+                f"{name}: {code[place]} in the code, {count} in the list: run with --write, say who owns it"
+            )
         elif not owner or "?" in owner:
             lines.append(f"{name}: nobody owns it: say in the list what happens")
     return lines
@@ -179,5 +205,6 @@ if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
         write()
     differences = compare()
-    print("\n".join(differences) or f"{sum(find_places().values())} places, each with an owner")
+    said = "\n".join(differences) or f"{sum(find_places().values())} places, each with an owner"
+    sys.stdout.write(f"{said}\n")
     sys.exit(bool(differences))

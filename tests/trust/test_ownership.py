@@ -57,7 +57,9 @@ def test_whatever_a_new_line_adds_is_found_and_named(tmp_path, monkeypatch, sour
 real = ownership.find_places
 
 
-@pytest.mark.parametrize("source", ["', '.join(words)", "options.get('task_timeout')", "except_ = 1", "table.get(key)"])
+@pytest.mark.parametrize(
+    "source", ["', '.join(words)", "options.get('task_timeout')", "except_ = 1", "table.get(key)"]
+)
 def test_what_waits_for_nothing_is_not_found(tmp_path, source):
     Path(tmp_path / "new.py").write_text(f"def work():\n  {source}\n")
     assert not ownership.find_places(tmp_path)
