@@ -824,7 +824,9 @@ def test_a_killed_template_is_replaced(start, gate):
         own.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL], ids=["stop", "term", "kill"]
+)
 def test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own(
     start, gate, monkeypatch, number
 ):

@@ -46,7 +46,7 @@ MUTATIONS = [
         "            if False and unanswered >= (MAX",
         (
             "integration/test_worker.py::"
-            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[Signals.SIGSTOP]",
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[stop]",
         ),
         waits=True,
     ),
@@ -57,7 +57,7 @@ MUTATIONS = [
         "if False:",
         (
             "integration/test_worker.py::"
-            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[Signals.SIGKILL]",
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[kill]",
         ),
     ),
     Mutation(

@@ -343,7 +343,7 @@ class Workload:
         elif executor.position().is_setup:
             self._report_unprepared(attempt, executor, failure, has_died=True)
         else:
-            fields = {"item": item, "divisible": is_divisible or None}
+            fields: dict[str, Any] = {"item": item, "divisible": is_divisible or None}
             self._link.send_in_lane(control("died", *attempt.lane, failure=failure, **fields))
 
     def _report_unprepared(
