@@ -830,7 +830,7 @@ def test_a_killed_template_is_replaced(start, gate):
 def test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own(
     start, gate, monkeypatch, number
 ):
-    monkeypatch.setattr(forker, "PING_S", 0.2)
+    monkeypatch.setattr(forker, "PING_S", 0.6)
     monkeypatch.setattr(forker, "MAX_UNANSWERED_AT_START", 1000)
     own = Forkers()
     try:

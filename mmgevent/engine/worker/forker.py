@@ -242,6 +242,8 @@ class Forker:
                 *lines, buffer = (buffer + data).split(b"\n")
                 for line in lines:
                     self._take_report(json.loads(line))
+        except ConnectionError as error:
+            log.debug("template lost while reading: %s", error)
         except Exception:
             log.exception("template abandoned: %s", self.pid)
         finally:
