@@ -335,21 +335,13 @@ def _list_children() -> set[int]:
 
 def _search_children(pid: int) -> set[int]:
     """Return the same from a look at every process, for kernels without a list of children."""
+    from mmgevent.machine.processes import find_parent
+
     try:
         names = os.listdir("/proc") if sys.platform == "linux" else []
     except OSError:
         return set()
-    found = set()
-    for name in names:
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if int(fields[1]) == pid:
-                found.add(int(name))
-    return found
+    return {int(name) for name in names if name.isdigit() and find_parent(int(name)) == pid}
 
 
 def _set_name(name: str) -> None:

@@ -133,7 +133,7 @@ def test_a_template_that_is_stopped_is_noticed_and_replaced(watched, deed, tmp_p
     handle = watched.submit(ITEMS, at_bad(stop_once), add)
     assert handle.result(PATIENCE_S) == RIGHT
     (death,) = handle.deaths()
-    assert "it did not answer for" in death["error"]
+    assert "it did not answer: it was stopped" in death["error"]
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")

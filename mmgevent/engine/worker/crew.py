@@ -202,7 +202,11 @@ class Crew:
     def _on_death(self, executor: Supervisor, end: Exit) -> None:
         slot, job = self._posts[executor]
         slot.forget_executor(executor)
-        is_blamed = end.template is not None and self._template_deaths.judge(executor, self._posts)
+        is_blamed = (
+            end.template is not None
+            and self._template_deaths.judge(executor, self._posts)
+            and end.is_fact  # a guess may slow a job down, but not fail it
+        )
         del self._posts[executor]
         if end.template is None:
             self._employer.on_death(executor, slot, end)

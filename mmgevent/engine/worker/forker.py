@@ -1,8 +1,8 @@
 """The engine's side of one template process: ask for executors, and learn how they ended.
 
 User code can kill or stop the template, its parent. The end of its socket tells of a death. A
-template that is stopped, or hangs, does not answer the engine's pings and is killed. Its executors
-die with it, whoever ends it.
+template that is stopped, or hangs, does not answer the engine's pings and is killed (see
+`silence`). Its executors die with it, whoever ends it.
 
 `fork` never blocks. Greenlets of the forker send the request and read the answer. Meanwhile frames
 for the executor wait in its socket.
@@ -18,6 +18,7 @@ import signal
 import socket as plain_socket
 import subprocess
 from collections import deque
+from select import POLLIN, poll
 from typing import Any, NamedTuple
 
 import gevent
@@ -27,20 +28,15 @@ from gevent.hub import get_hub
 
 from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.start import TemplateProcess
+from mmgevent.engine.worker.silence import Finding, Silence
 from mmgevent.executor.template import FORK_DESCRIPTORS, LIMITS_CODE
+from mmgevent.machine.processes import look_at
 from mmgevent.machine.resources import open_process
 
 log = logging.getLogger(__name__)
 
 #: Time between two pings of a template that has executors, seconds. It answers in 1 ms.
 PING_S = 5.0
-
-#: Pings in a row that a template leaves unanswered before it is killed. Rounds are counted, not
-#: time: an engine that was stopped itself does not blame its template.
-MAX_UNANSWERED = 3
-
-#: The same for a template that has never answered: it may load its modules from a slow disk.
-MAX_UNANSWERED_AT_START = 12
 
 #: Time for a template to end by itself once its socket is closed, seconds.
 END_S = 2.0
@@ -65,6 +61,7 @@ class Exit(NamedTuple):
     maxrss_kb: int  #: largest resident size, KiB
     error: str | None = None  #: why it was never forked
     template: str | None = None  #: how its template ended, if that is why it ended
+    is_fact: bool = True  #: False if the engine ended the template for its silence alone
 
     def __str__(self) -> str:
         if self.status is None:
@@ -147,7 +144,7 @@ class Forker:
         #: whether it answered anything, and whether it did since the last ping
         self._has_answered = self._is_heard = False
         #: why the engine killed it; None if it did not
-        self._kill_cause: str | None = None
+        self._kill_finding: Finding | None = None
         #: set when the template and all its executors have ended
         self.dead = Event()
         self._writer = spawn(self._on_fault, self._write)
@@ -199,25 +196,36 @@ class Forker:
 
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
         """Kill the template: without this greenlet it is of no use. The reader sees the end."""
-        self._kill(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
+        fault = f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}"
+        self._kill(Finding(fault, is_fact=False))
 
-    def _kill(self, cause: str) -> None:
-        log.error("template killed: %s: %s", self.pid, cause)
-        self._kill_cause = self._kill_cause or cause
+    def _kill(self, finding: Finding) -> None:
+        log.error("template killed: %s: %s", self.pid, finding.cause)
+        self._kill_finding = self._kill_finding or finding
         self._process.kill()
 
     def _ping(self) -> None:
-        """Kill the template when it has executors and answers nothing: it is stopped, or hangs."""
-        unanswered = 0
-        while not self.dead.wait(PING_S):
-            unanswered = 0 if self._is_heard or self.is_idle else unanswered + 1
-            self._is_heard = False
-            if unanswered >= (MAX_UNANSWERED if self._has_answered else MAX_UNANSWERED_AT_START):
-                self._kill(f"it did not answer for {unanswered * PING_S:.3g} s")
+        """Kill the template when it has executors and will never answer: it is stopped, or hangs."""
+        silence = Silence()
+        was_asked = False
+        while not self.dead.wait(PING_S) and not self._is_closing:
+            look = look_at(self.pid)  # first: it may answer after it
+            if not was_asked or self._is_heard or self._has_unread():
+                silence.end()
+            elif finding := silence.note(look, has_answered=self._has_answered):
+                self._kill(finding)
                 return
-            if not self.is_idle and not self._requests:  # else it has enough to answer
+            self._is_heard = False
+            was_asked = not self.is_idle
+            if was_asked and not self._requests:  # else it has enough to answer
                 self._requests.append((_PING, []))
                 self._wakeup.set()
+
+    def _has_unread(self) -> bool:
+        """Return whether the template has sent something that was not read yet."""
+        waiting = poll()
+        waiting.register(self._sock.fileno(), POLLIN)
+        return bool(waiting.poll(0))
 
     def _write(self) -> None:
         try:
@@ -275,11 +283,13 @@ class Forker:
             self._process.kill()
             wait_for_process(self._process, None)
         code = self._process.poll()
-        how = self._kill_cause or (_LIMITS_CHANGED if code == LIMITS_CODE else describe_return_code(code))
+        how = _LIMITS_CHANGED if code == LIMITS_CODE else describe_return_code(code)
+        if self._kill_finding is not None:
+            how = self._kill_finding.cause
         if not was_closing:
             log.warning("template died: %s: %s", self.pid, how)
         # One that never forked fails by itself: no job can have ended it.
-        end = Exit(None, 0, template=how)
+        end = Exit(None, 0, template=how, is_fact=self._kill_finding is None or self._kill_finding.is_fact)
         if not self.has_forked:
             end = Exit(None, 0, error=f"the template process ended at its start: {how}")
         for child in self._children.values():
