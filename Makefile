@@ -18,7 +18,7 @@ INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
 SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.[ch])
 
-.PHONY: help demo test test-long test-all pure lint format types bench fuzz clean
+.PHONY: help demo test test-long test-all pure lint format types bench fuzz soak clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -36,7 +36,7 @@ test: $(TOOLS)  ## run the tests but the long ones (five minutes at most)
 test-long: $(TOOLS)  ## run the long ones; MMGEVENT_TEST_SEEDS=0.1 tries a tenth of what is drawn at random
 	$(RUN) -m pytest -m long
 
-test-all: $(TOOLS)  ## run all tests, with all seeds (some forty minutes)
+test-all: $(TOOLS)  ## run all tests, with all seeds (some seventy minutes)
 	$(RUN) -m pytest
 
 pure: $(TOOLS)  ## run the tests but the long ones without the C core
@@ -63,6 +63,9 @@ bench: $(TOOLS)  ## measure, briefly (two or three minutes); docs/performance.md
 	$(RUN) -m benchmarks.scale growth --size 4MB --times 1,4
 	$(RUN) -m benchmarks.simulation --workers 100,1000,10000
 	$(RUN) -m pytest benchmarks/micro -o addopts= --benchmark-columns=min,median --benchmark-max-time=0.05 --benchmark-min-rounds=3
+
+soak: $(TOOLS)  ## let jobs, workers and drivers come and go on one server, one hour; SOAK="--seconds 60" is shorter
+	$(RUN) -m tests.trust.soak --seconds 3600 $(SOAK)
 
 fuzz: $(TOOLS)  ## look for bytes that break a parser, one minute per parser; FUZZ="--seconds 600 frames" looks longer
 	$(RUN) -m tests.trust.fuzz_engine --seconds 60 $(FUZZ)

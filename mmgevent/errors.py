@@ -8,11 +8,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmgevent.shown_text import MAX_LINES, MAX_NAME_CHARS, shown
+
+#: Longest key in the text of an error, characters. `tasks.blame` cuts keys at 200, and names files.
+MAX_KEY_CHARS = 1000
+
+#: Most lines of a traceback, and of what an executor last printed: together they fit an error.
+MAX_TRACEBACK_LINES = 300
+MAX_LAST_LINES = 90
+
 
 class MmgeventError(Exception):
-    """Root of every exception that mmgevent raises on purpose."""
+    """Root of every exception that mmgevent raises on purpose.
+
+    Its text holds no control characters, wherever parts of it are from. Newlines and tabs stay in
+    the errors that may have several lines.
+    """
 
     exit_code = 70
+    #: Most lines of the text. With 1, the newline of a file's name is shown as an escape.
+    max_lines = MAX_LINES
+
+    def __init__(self, *args: Any):
+        super().__init__(*(shown(arg, self.max_lines) if isinstance(arg, str) else arg for arg in args))
 
 
 class SignalReceived(BaseException):
@@ -36,9 +54,13 @@ class FunctionError(UsageError):
 class OptionError(UsageError):
     """An option is unknown or its value is out of range."""
 
+    max_lines = 1
+
 
 class DatasourceError(UsageError):
     """A datasource cannot be read, or an earlier job used it up."""
+
+    max_lines = 1
 
 
 class ShippingError(UsageError):
@@ -52,6 +74,8 @@ class TooLargeError(ShippingError):
 class OutputError(UsageError):
     """Results cannot be written to that path, or in that format."""
 
+    max_lines = 1
+
 
 class ForkedError(UsageError):
     """A cluster, node or handle was used in a child of the process that made it."""
@@ -59,6 +83,8 @@ class ForkedError(UsageError):
 
 class PasswordError(UsageError):
     """The password cannot be used: it is empty, or in a file that others may read."""
+
+    max_lines = 1
 
 
 class JobError(MmgeventError):
@@ -84,11 +110,11 @@ class JobError(MmgeventError):
     def __init__(self, message: str, failure: dict[str, Any] | None = None):
         super().__init__(message)
         failure = failure or {}
-        self.kind = failure.get("kind")
-        self.function = failure.get("function")
-        self.key = failure.get("key")
-        self.traceback = failure.get("traceback")
-        self.worker = failure.get("worker")
+        self.kind = _shown_if_known(failure.get("kind"))
+        self.function = _shown_if_known(failure.get("function"))
+        self.key = _shown_if_known(failure.get("key"))
+        self.traceback = _shown_if_known(failure.get("traceback"), MAX_LINES)
+        self.worker = _shown_if_known(failure.get("worker"))
 
     @classmethod
     def from_failure(cls, failure: dict[str, Any]) -> JobError:
@@ -126,18 +152,21 @@ class ConnectError(MmgeventError):
     """No server answered, or the engine could not be reached."""
 
     exit_code = 3
+    max_lines = 1
 
 
 class ListenError(MmgeventError):
     """The server cannot listen on the address."""
 
     exit_code = 3
+    max_lines = 1
 
 
 class AuthenticationError(MmgeventError):
     """The other side refused the password or the certificate."""
 
     exit_code = 4
+    max_lines = 1
 
 
 class NotAServerError(AuthenticationError):
@@ -154,10 +183,14 @@ class NoWorkersError(MmgeventError):
     """No worker joined in the time allowed."""
 
     exit_code = 7
+    max_lines = 1
 
 
 class ProtocolError(MmgeventError):
     """The peer broke the protocol; its connection is closed."""
+
+    exit_code = 3
+    max_lines = 1
 
 
 class LinkClosed(MmgeventError):
@@ -177,6 +210,8 @@ class StoreError(MmgeventError):
 class EngineError(MmgeventError):
     """An engine process ended, or answered as it never should."""
 
+    exit_code = 3
+
 
 class StartError(EngineError):
     """No process or thread can be started: the machine allows no more, or no Python is found."""
@@ -186,16 +221,21 @@ class StartError(EngineError):
 
 def describe_failure(failure: dict[str, Any]) -> str:
     """Describe a failure in a few lines: function, item, worker, cause, advice."""
-    where = failure.get("function") or ("the input" if failure.get("kind") == "input" else "the job")
+    unnamed = "the input" if failure.get("kind") == "input" else "the job"
+    where = shown(failure.get("function") or unnamed, max_line_chars=MAX_NAME_CHARS)
     if failure.get("key") is not None:
-        where += f" at {failure['key']}"
+        where += f" at {shown(failure['key'], max_line_chars=MAX_KEY_CHARS)}"
     if failure.get("worker"):
-        where += f" on {failure['worker']}"
-    lines = [f"{where}: {failure.get('error') or failure.get('kind') or 'failed'}"]
+        where += f" on {shown(failure['worker'], max_line_chars=MAX_NAME_CHARS)}"
+    lines = [f"{where}: {shown(failure.get('error') or failure.get('kind') or 'failed')}"]
     if failure.get("traceback"):
-        lines.append(failure["traceback"].rstrip())
+        lines.append(shown(failure["traceback"], MAX_TRACEBACK_LINES).rstrip())
     if failure.get("last_words"):
-        lines.append("it last printed:\n" + failure["last_words"].rstrip())
+        lines.append("it last printed:\n" + shown(failure["last_words"], MAX_LAST_LINES).rstrip())
     if failure.get("advice"):
-        lines.append(failure["advice"])
+        lines.append(shown(failure["advice"]))
     return "\n".join(lines)
+
+
+def _shown_if_known(text: Any, max_lines: int = 1) -> Any:
+    return None if text is None else shown(text, max_lines)

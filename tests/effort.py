@@ -1,8 +1,7 @@
-"""How much of the suite runs: what `make test` leaves out, and the share of the seeds that the rest tries.
-
-`make test` leaves out what is marked `long`, `make test-all` leaves out nothing, and MMGEVENT_TEST_SEEDS=0.1 tries
-each tenth seed of all that is drawn at random (`.ci/run` does). Long is a test that takes seconds on a quiet
-machine, or the cases of a test beyond the first few where all take the same way. Each area keeps something short.
+"""How much of the suite runs: what `make test` leaves out what is marked `long`, `make test-all` leaves out nothing. MMGEVENT_TEST_SEEDS=0.1 tries
+each tenth seed of all that is drawn at random, and MMGEVENT_TEST_SOAK_S=180 soaks for three minutes (`.ci/run`
+sets both). Long is a test that takes seconds on a quiet machine, or the cases of a test beyond the first few where
+all take the same way. Each area keeps something short.
 
 Mark a test of your own with `@pytest.mark.long`, or write it into one of the tables below.
 """
@@ -17,6 +16,11 @@ Seed = TypeVar("Seed")
 SHARE = float(os.environ.get("MMGEVENT_TEST_SEEDS", "1"))
 if not 0 < SHARE <= 1:
     raise ValueError(f"MMGEVENT_TEST_SEEDS is a share of all seeds, above 0 and at most 1, not {SHARE:g}")
+
+#: seconds of `tests.trust.soak`, above 0
+SOAK_S = float(os.environ.get("MMGEVENT_TEST_SOAK_S", "600"))
+if not SOAK_S > 0:
+    raise ValueError(f"MMGEVENT_TEST_SOAK_S is a number of seconds above 0, not {SOAK_S:g}")
 
 
 def share_of(count: int) -> int:

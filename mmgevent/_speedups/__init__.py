@@ -24,6 +24,7 @@ if NATIVE:
 
 if NATIVE:
     from mmgevent._speedups._core import (
+        check_pickle,
         estimate_bytes,
         fold,
         group,
@@ -41,6 +42,7 @@ if NATIVE:
     )
 else:
     from mmgevent._speedups._fallback import (
+        check_pickle,
         estimate_bytes,
         fold,
         group,
@@ -67,6 +69,7 @@ __all__ = [
     "SUM",
     "BadKeyError",
     "NoPairError",
+    "check_pickle",
     "estimate_bytes",
     "fold",
     "group",

@@ -8,11 +8,11 @@
  *   _estimate.h  the memory of a key or value     _consume.h  group() and fold()
  *   _groups.h    dicts of groups                  _merge.h    the three merge functions
  *   _mapping.h   take() and map_items()           _scatter.h  scatter()
- *   _twin.h      calls of the Python twin
+ *   _twin.h      calls of the Python twin         _opcodes.h  check_pickle()
  *
- * _fallback.py and _encoding.py are the specification.  Results and errors here equal theirs, so
- * workers with and without this module serve one job.  Shapes, units and errors are described there
- * and not repeated here.
+ * _fallback.py, _encoding.py and _opcodes.py are the specification.  Results and errors here equal
+ * theirs, so workers with and without this module serve one job.  Shapes, units and errors are
+ * described there and not repeated here.
  *
  * User code (__hash__, __eq__, __add__, __lt__, __next__, __del__) may run under nearly every call.
  * So a reference that must survive a call is owned, and code asks a list or dict for its size again
@@ -29,6 +29,7 @@
 #include "_groups.h"
 #include "_mapping.h"
 #include "_merge.h"
+#include "_opcodes.h"
 #include "_scatter.h"
 #include "_xxh64.h"
 
@@ -348,6 +349,8 @@ static PyMethodDef module_methods[] = {
      "merge_flat(groups, keys, values)\n\nSee _fallback.merge_flat."},
     {"merge_fold", WITH_KEYWORDS(core_merge_fold),
      "merge_fold(table, keys, values, op)\n\nSee _fallback.merge_fold."},
+    {"check_pickle", (PyCFunction)(void (*)(void)) core_check_pickle, METH_FASTCALL,
+     "check_pickle(data, max_depth)\n\nSee _opcodes.check_pickle."},
     {NULL, NULL, 0, NULL},
 };
 

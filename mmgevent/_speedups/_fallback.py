@@ -35,6 +35,7 @@ from mmgevent._speedups._estimate import (
     estimate_bytes,
     estimate_values,
 )
+from mmgevent._speedups._opcodes import check_pickle
 
 __all__ = [
     "COUNT",
@@ -45,6 +46,7 @@ __all__ = [
     "SUM",
     "BadKeyError",
     "NoPairError",
+    "check_pickle",
     "encode",
     "estimate_bytes",
     "fold",

@@ -8,6 +8,7 @@ addresses are bound and connected to as written.
 from __future__ import annotations
 
 from mmgevent.errors import UsageError
+from mmgevent.shown_text import shown
 
 Address = tuple[str, int]
 
@@ -34,7 +35,7 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
     if host is None:
         host = THIS_MACHINE
     if port == 0:
-        raise UsageError(f"port 0 in {text!r} is nothing to connect to; {expected}, with a PORT from 1")
+        raise UsageError(f"port 0 in {_show(text)} is nothing to connect to; {expected}, with a PORT from 1")
     return host, default_port if port is None else port
 
 
@@ -60,7 +61,7 @@ def parse_port(text: str, expected: str = "expected a number", lowest: int = 1) 
     """Return a port number, at least `lowest`. Raises UsageError for anything else."""
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or not lowest <= int(text[:9]) <= MAX_PORT:
-        raise UsageError(f"{text!r} is not a port number from {lowest} to {MAX_PORT}; {expected}")
+        raise UsageError(f"{_show(text)} is not a port number from {lowest} to {MAX_PORT}; {expected}")
     return int(text)
 
 
@@ -75,17 +76,23 @@ def is_loopback(host: str) -> bool:
     return host.lower() in ("localhost", "::1") or host.startswith("127.")
 
 
+def _show(text: str) -> str:
+    return shown(repr(text), max_line_chars=MAX_HOST_CHARS + 10)
+
+
 def _split(text: str, expected: str) -> tuple[str | None, int | None]:
     """Return host and port, each None if it is missing. A number alone is a port."""
     text = text.strip()
     if not text:
         raise UsageError(f"an address is empty; {expected}")
     if "://" in text:
-        raise UsageError(f"{text!r} is a URL; {expected}")
+        raise UsageError(f"{_show(text)} is a URL; {expected}")
     if text.startswith("["):
         return _split_bracketed(text, expected)
     if text.count(":") > 1:
-        raise UsageError(f"{text!r} could be an IPv6 address with or without a port; write [{text}]:PORT")
+        raise UsageError(
+            f"{_show(text)} could be an IPv6 address with or without a port; write [{text}]:PORT"
+        )
     host, colon, port = text.partition(":")
     if not colon:
         if text.isascii() and text.isdigit():
@@ -99,7 +106,7 @@ def _split(text: str, expected: str) -> tuple[str | None, int | None]:
 def _split_bracketed(text: str, expected: str) -> tuple[str, int | None]:
     host, bracket, rest = text[1:].partition("]")
     if not bracket or not _is_ipv6(host) or (rest and not rest.startswith(":")):
-        raise UsageError(f"{text!r} is not an IPv6 address in brackets; {expected}")
+        raise UsageError(f"{_show(text)} is not an IPv6 address in brackets; {expected}")
     return host, parse_port(rest[1:], expected, lowest=0) if rest else None
 
 
@@ -124,5 +131,5 @@ def _checked_host(host: str, text: str, expected: str) -> str:
         or any(c in " /@,[]'\"" for c in host)
         or len(host) > MAX_HOST_CHARS
     ):
-        raise UsageError(f"{text!r} is not an address; {expected}")
+        raise UsageError(f"{_show(text)} is not an address; {expected}")
     return host

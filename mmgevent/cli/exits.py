@@ -24,12 +24,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from mmgevent import real_modules
 from mmgevent.cli.options import HelpAsked
-from mmgevent.errors import MmgeventError, SignalReceived
+from mmgevent.errors import MmgeventError, OutputError, SignalReceived
+from mmgevent.shown_text import MAX_LINES, shown
 from mmgevent.wire.hello import check_gil
 
 FAULT = 70
@@ -68,12 +69,13 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
     try:
         check_gil()
         _handle_signals()
-        code = body(sys.argv[1:] if argv is None else argv)
-        return _flush_stdout(code)
-    except HelpAsked as asked:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(f"{asked}\n")
-        return _flush_stdout(0)
+        try:
+            code = body(sys.argv[1:] if argv is None else argv)
+        except HelpAsked as asked:
+            print_out(str(asked))
+            code = 0
+        _flush_stdout()
+        return code
     except StdoutClosed:
         _discard_stdout()
         return BROKEN_PIPE
@@ -89,15 +91,27 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
         say(name, "terminated" if terminated.code == TERMINATED else "the terminal was closed")
         return terminated.code
     except SystemExit as leaving:  # a job file's own, such as that of its argument parser
-        return _code_of(name, leaving)
+        return _code_of_exit(name, leaving)
     except Exception:
         return _report_fault(name)
+
+
+def print_out(text: str) -> None:
+    """Print the text that a command was asked for, on stdout.
+
+    Raises OutputError if it cannot be written, and StdoutClosed if nobody reads it.
+    """
+    if sys.stdout is None:
+        raise OutputError("stdout is closed, so there is nowhere to print to")
+    with _explaining_stdout():
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 def say(name: str, text: str) -> None:
     """Print one message of a command on stderr."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed
-        sys.stderr.write(f"{name}: {text}\n")
+        sys.stderr.write(f"{name}: {shown(text, MAX_LINES)}\n")
         sys.stderr.flush()
 
 
@@ -156,7 +170,14 @@ def _report_fault(name: str) -> int:
     return FAULT
 
 
-def _code_of(name: str, leaving: SystemExit) -> int:
+def _code_of_exit(name: str, leaving: SystemExit) -> int:
+    try:
+        _flush_stdout()
+    except OutputError as error:
+        say(name, str(error))
+        return error.exit_code
+    except StdoutClosed:
+        return BROKEN_PIPE
     if leaving.code is None:
         return 0
     if isinstance(leaving.code, int):
@@ -165,14 +186,25 @@ def _code_of(name: str, leaving: SystemExit) -> int:
     return 1
 
 
-def _flush_stdout(code: int) -> int:
-    try:
-        if sys.stdout is not None:
+def _flush_stdout() -> None:
+    # A job file may have closed it, or may have replaced it with anything.
+    if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
+        with _explaining_stdout(), contextlib.suppress(AttributeError):
             sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _explaining_stdout() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         _discard_stdout()
-        return BROKEN_PIPE
-    return code
+        raise StdoutClosed from None
+    except OSError as error:
+        _discard_stdout()  # what it still holds cannot be written, at exit either
+        raise OutputError(f"cannot write to stdout: {error.strerror or error}") from error
+    except ValueError as error:  # the job file has closed it
+        raise OutputError(f"cannot write to stdout: {error}") from error
 
 
 def _discard_stdout() -> None:

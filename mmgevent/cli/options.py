@@ -12,6 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from mmgevent.errors import OptionError, UsageError
+from mmgevent.shown_text import shown
+from mmgevent.wire.limits import MAX_SLOTS, MAX_TIMEOUT_S
+
+#: Most repetitions of a flag that a variable may ask for. -vv is the most that means something.
+MAX_REPEATS = 9
+
+#: Digits of the longest whole number of an option. Python refuses to convert thousands of them.
+_MAX_DIGITS = 30
+
+#: Longest text of a value in an error about it, characters.
+_MAX_SHOWN_CHARS = 200
 
 
 class Option(NamedTuple):
@@ -53,6 +64,8 @@ class Command(NamedTuple):
     examples: tuple[tuple[str, str], ...]
     #: The text of the help after the options.
     notes: str = ""
+    #: Options of other commands, each with what to do instead.
+    elsewhere: Mapping[str, str] = {}
 
 
 class Arguments:
@@ -140,32 +153,37 @@ def help_text(command: Command) -> str:
     return "\n".join(lines)
 
 
-def whole_number(text: str) -> int:
-    """Convert the value of an option that counts something."""
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError("expected a whole number, 0 or more")
-    return int(text)
+def slot_count(text: str) -> int:
+    """Convert the value of an option that is a number of executors."""
+    number = text.strip()
+    if not _is_whole(number) or int(number) > MAX_SLOTS:
+        raise UsageError(f"expected a whole number from 0 to {MAX_SLOTS}")
+    return int(number)
 
 
 def seconds(text: str) -> float:
     """Convert the value of an option that is a time."""
     try:
-        number = float(text)
+        number = float(text) if text.isascii() and "_" not in text else -1.0
     except ValueError:
         number = -1.0
-    if not 0 < number < 1e9:
-        raise UsageError("expected a number of seconds above 0")
+    if not 0 < number <= MAX_TIMEOUT_S:
+        raise UsageError(f"expected a number of seconds above 0, at most {MAX_TIMEOUT_S:.0e} (31 years)")
     return number
 
 
 def memory_size(text: str) -> int:
     """Convert the value of an option that is a size of memory."""
-    from mmgevent.job.options import parse_size
+    from mmgevent.job.options import parse_memory
 
-    n_bytes = parse_size(int(text) if text.isascii() and text.isdigit() else text)
-    if n_bytes <= 0:
-        raise UsageError('expected a size above 0, such as "512MiB"')
+    n_bytes = parse_memory(text)
+    assert n_bytes is not None
     return n_bytes
+
+
+def _is_whole(text: str) -> bool:
+    """Return whether a text is a whole number that `int` converts, and no absurd one."""
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
 def refuse(command: str, message: str) -> NoReturn:
@@ -186,7 +204,7 @@ def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> No
         option = late[0].partition("=")[0]
         refuse(
             command.name,
-            f"{option} stands after {first}; options stand before it: {command.name} {option} ... {rest[0]}",
+            f"{shown(option)} stands after {first}; options stand before it: {command.name} {shown(option)} ... {shown(rest[0])}",
         )
 
 
@@ -239,9 +257,11 @@ def _split_word(command: Command, word: str, table: dict[str, Option]) -> list[t
 def _refuse_unknown(command: Command, name: str, table: dict[str, Option]) -> NoReturn:
     import difflib
 
+    if name in command.elsewhere:
+        refuse(command.name, f"unknown option {name}: {command.elsewhere[name]}")
     nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.6)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    refuse(command.name, f"unknown option {name}{hint}")
+    refuse(command.name, f"unknown option {shown(name)}{hint}")
 
 
 def _value(option: Option, texts: list[str], where: str) -> Any:
@@ -250,9 +270,13 @@ def _value(option: Option, texts: list[str], where: str) -> Any:
     try:
         values = [option.convert(text) for text in texts]
     except (UsageError, OptionError) as error:
-        shown = f" {texts[-1]!r}" if repr(texts[-1]) not in str(error) else ""
-        raise UsageError(f"{where}{shown}: {error}") from None
+        value = "" if repr(texts[-1]) in str(error) else f" {_shown(texts[-1])}"
+        raise UsageError(f"{where}{value}: {error}") from None
     return values if option.repeats else values[-1]
+
+
+def _shown(text: str) -> str:
+    return shown(repr(text), max_line_chars=_MAX_SHOWN_CHARS)
 
 
 def _value_of_variable(option: Option, text: str) -> Any:
@@ -263,9 +287,11 @@ def _value_of_variable(option: Option, text: str) -> Any:
         return 0
     if word in ("1", "yes", "true", "on"):
         return 1
-    if word.isascii() and word.isdigit():
+    if _is_whole(word) and int(word) <= MAX_REPEATS:
         return int(word)
-    raise UsageError(f"variable {option.variable}: expected 1 or 0; got {text!r}")
+    raise UsageError(
+        f"variable {option.variable}: expected 1 or 0, at most {MAX_REPEATS}; got {_shown(text)}"
+    )
 
 
 def _check_exclusive(command: Command, options: list[Option], kind: str) -> None:

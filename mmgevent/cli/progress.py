@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.cli.exits import say
+from mmgevent.shown_text import MAX_LINES, MAX_NAME_CHARS, shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.job_state import Progress
@@ -44,9 +45,10 @@ def describe(progress: Progress, map_s: float | None) -> str:
     `map_s` is the time since mapping began, or None if that is not known.
     """
     if not progress.workers:
-        return f"{progress.phase}: waiting for workers"
+        return f"{shown(progress.phase, max_line_chars=MAX_NAME_CHARS)}: waiting for workers"
+    phase = shown(progress.phase, max_line_chars=MAX_NAME_CHARS)
     of_total = f"/{progress.total}" if progress.total else ""
-    parts = [f"{progress.phase} {progress.done}{of_total} {'items' if progress.phase == 'map' else 'tasks'}"]
+    parts = [f"{phase} {progress.done}{of_total} {'items' if progress.phase == 'map' else 'tasks'}"]
     if progress.bytes:
         parts.append(f"{progress.bytes / 1e6:,.1f} MB")
     parts.append(
@@ -129,7 +131,10 @@ class LineReporter(Reporter):
         with self._lock:
             if self._line is not None and not self._is_closed:
                 self._line.console.print(
-                    f"{self._command}: {text}", markup=False, highlight=False, soft_wrap=True
+                    f"{self._command}: {shown(text, MAX_LINES)}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
                 )
             else:
                 say(self._command, text)

@@ -31,6 +31,7 @@ from mmgevent.errors import (
     UsageError,
 )
 from mmgevent.machine.resources import start_thread
+from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.cluster import Cluster
@@ -114,7 +115,7 @@ COMMAND = Command(
             ("--set",),
             "OPTION=VALUE",
             "set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, "
-            "partitions, greenlets, allocation, retransmit, name; may be repeated",
+            "partitions, greenlets, allocation, retransmit, results, plain_classes, name; may be repeated",
             _assignment,
             repeats=True,
         ),
@@ -124,6 +125,20 @@ COMMAND = Command(
             "modules (.py) or package folders that workers elsewhere need; may be repeated",
             _paths,
             repeats=True,
+        ),
+        Option(
+            ("--plain-results",),
+            "",
+            "accept only plain data from workers, which cannot run code here; always so with --listen, --join "
+            "and --elect",
+            excludes="trust",
+        ),
+        Option(
+            ("--trust-workers",),
+            "",
+            "accept any objects from workers, also with --listen, --join and --elect: whoever runs a worker can "
+            "then run code here",
+            excludes="trust",
         ),
         Option(
             ("--workers-timeout",),
@@ -156,6 +171,7 @@ COMMAND = Command(
             "on the workers of the server that is elected",
         ),
     ),
+    elsewhere=shared.WORKER_PASSWORD_ELSEWHERE,
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 the job or the command line is wrong, nothing ran;\n"
         "3 cannot connect or listen; 4 password or certificate refused; 5 versions do not match; 6 too\n"
@@ -205,7 +221,8 @@ def _warn_of_late_options(arguments: Arguments) -> None:
     if late and not arguments.quiet:
         say(
             NAME,
-            f"warning: {late[0]} stands after the job file and goes to the job; put it before {arguments.rest[0]}",
+            f"warning: {shown(late[0])} stands after the job file and goes to the job; "
+            f"put it before {shown(arguments.rest[0])}",
         )
 
 
@@ -239,7 +256,19 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
         changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
-    return job.with_options(**changes) if changes else job
+    changes["results"] = which_results(arguments, changes.get("results", job.options.results))
+    return job.with_options(**changes)
+
+
+def which_results(arguments: Arguments, of_job: str | None) -> str | None:
+    """Return the option `results` of a job whose own is `of_job`.
+
+    Results are plain data where executors take part that this command does not start.
+    """
+    if arguments.plain_results or arguments.trust_workers:
+        return "plain" if arguments.plain_results else "trusted"
+    is_shared = any(place is not None for place in (arguments.listen, arguments.join, arguments.elect))
+    return "plain" if is_shared and of_job is None else of_job
 
 
 def _open_sink(arguments: Arguments, results: Results) -> Sink:
@@ -252,7 +281,7 @@ def _open_sink(arguments: Arguments, results: Results) -> Sink:
 
 def _warn(arguments: Arguments, text: str) -> None:
     if not arguments.quiet:
-        say(NAME, f"warning: {text}")
+        say(NAME, f"warning: {shown(text)}")
 
 
 def _run_inline(arguments: Arguments, results: Results) -> int:

@@ -20,10 +20,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.driver.arguments import check_procs, check_timeout, check_verbose, parse_pair
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import EngineError, JobError, StartError, UsageError
-from mmgevent.wire.limits import MAX_SLOTS
+from mmgevent.errors import EngineError, JobError, ProtocolError, StartError, UsageError
+from mmgevent.shown_text import MAX_NAME_CHARS, shown
 
 if TYPE_CHECKING:
     import socket
@@ -131,7 +132,8 @@ class Cluster:
             except EngineError:
                 if not tries_left:
                     raise
-        return [WorkerInfo(*row) for row in zip(answer["names"], answer["slots"], strict=True)]
+        names = [shown(name, max_line_chars=MAX_NAME_CHARS) for name in answer["names"]]
+        return [WorkerInfo(*row) for row in zip(names, answer["slots"], strict=True)]
 
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
         """See workers join and leave, and receive their messages, until this cluster is closed.
@@ -347,7 +349,10 @@ class Cluster:
         if message["type"] == "moved" and self._configuration.join is not None:
             from mmgevent.access.addresses import parse_address
 
-            self._moved_to = parse_address(message["address"])
+            try:
+                self._moved_to = parse_address(message["address"])
+            except UsageError as error:
+                raise ProtocolError(f"a server moves to no address: {error}") from None
         elif self._watch is not None:
             self._watch.on_message(engine, frame, message)
 
@@ -356,21 +361,6 @@ class Cluster:
             from mmgevent.driver.engine_link import forked_error
 
             raise forked_error()
-
-
-def check_procs(procs: object) -> None:
-    """Raise UsageError for a number of executors that no machine can have."""
-    if type(procs) is not int or not 0 <= procs <= MAX_SLOTS:
-        raise UsageError(f"procs must be an int from 0 to {MAX_SLOTS}, got {procs!r}")
-
-
-def parse_memory(size: int | str | None) -> int | None:
-    """Return the bytes of a size such as "64MiB", or None for None. Raises UsageError."""
-    if size is None:
-        return None
-    from mmgevent.job.options import parse_size
-
-    return parse_size(size)
 
 
 class RemoteCluster(Cluster):
@@ -395,7 +385,10 @@ def connect(
     from mmgevent.access.addresses import parse_address
     from mmgevent.access.password import find_password
 
-    host, port = parse_address(address) if isinstance(address, str) else address
+    check_procs(procs)
+    check_timeout(timeout)
+    check_verbose(verbose)
+    host, port = parse_address(address) if isinstance(address, str) else parse_pair(address)
     configuration = Configuration(
         procs=procs,
         join=(host, port),

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.refs import Ref
+from mmgevent.shown_text import shown
+from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.records import encode_items
 from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.limits import MAX_BATCH_BYTES
@@ -53,7 +55,7 @@ def _checked(items: list[tuple[Any, Any]], weight: int, data: bytes) -> EncodedB
     if isinstance(value, Ref):
         raise _too_large_to_send(value, len(data))
     raise DatasourceError(
-        f"the item of the datasource with the key {_shorten(key)} has {len(data):,} bytes when it is encoded, "
+        f"the item of the datasource with the key {short_repr(key, _KEY_CHARS)} has {len(data):,} bytes when it is encoded, "
         f"{len(data) - MAX_BATCH_BYTES:,} more than an item may have ({MAX_BATCH_BYTES:,}); put it into a file and pass "
         f"Files or Lines, give its path as the item and read it in mapfn, or cut it into several items"
     )
@@ -82,12 +84,7 @@ def with_content(ref: Ref) -> Ref:
 
 def _too_large_to_send(ref: Ref, n_bytes: int) -> DatasourceError:
     return DatasourceError(
-        f"{ref.path} is not on a worker as it is here, and has {n_bytes:,} bytes, {n_bytes - MAX_BATCH_BYTES:,} more than "
+        f"{shown(ref.path)} is not on a worker as it is here, and has {n_bytes:,} bytes, {n_bytes - MAX_BATCH_BYTES:,} more than "
         f"can be sent at once ({MAX_BATCH_BYTES:,}); put it under the same path on all workers, or use Lines, which sends "
         f"a file in pieces"
     )
-
-
-def _shorten(key: Any) -> str:
-    text = repr(key)
-    return text if len(text) <= _KEY_CHARS else text[: _KEY_CHARS - 3] + "..."

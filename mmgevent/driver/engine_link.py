@@ -11,7 +11,6 @@ driver end.  The objects raise `ForkedError` there.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from mmgevent import errors
 from mmgevent.access.addresses import format_address
 from mmgevent.driver.engine_child import explain_end, make_start_error, wait_for_end
 from mmgevent.errors import (
+    ConnectError,
     EngineError,
     ForkedError,
     MmgeventError,
@@ -33,7 +33,9 @@ from mmgevent.errors import (
     StartError,
     VersionMismatchError,
 )
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
 from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.lanes import Outbox, granted_bytes
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.start import EngineStart
     from mmgevent.executor.offered import OfferedFunctions
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for the engine to end by itself when its driver's socket is closed, seconds.
 END_S = 5.0
@@ -96,6 +98,8 @@ class EngineProcess:
         self._placed = threading.Event()
         self._unplaced_reason = ""
         self._waits_for = "the engine starts"
+        #: what errors call the server
+        self.server = _name_server(configuration)
         if configuration.join is not None:
             self._waits_for = f"no server answers at {format_address(configuration.join)}"
         if configuration.elect is None:
@@ -323,8 +327,10 @@ class EngineProcess:
                         self._take(frame)
                     else:
                         self._take_first(frame)
-        except (OSError, ProtocolError) as error:
+        except OSError as error:
             reason = f"the engine is lost: {error}"
+        except ProtocolError as error:
+            reason = f"{self.server} broke the protocol: {error}"
         except Exception as error:
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
@@ -358,13 +364,16 @@ class EngineProcess:
 
     def _take_message(self, frame: Frame, message: dict[str, Any]) -> None:
         if message["type"] == "refused":
-            error_class = _REFUSALS.get(message["code"], EngineError)
-            self.refusal = error_class(message["error"])
-            self._end(message["error"])
+            reason = shown(message["error"])
+            self.refusal = _REFUSALS.get(message["code"], ConnectError)(reason)
+            self._end(reason)
         elif message["type"] == "goodbye":
-            self._end(message["reason"])
+            self._end(shown(message["reason"]))
         elif message["type"] == "workers":
-            self._answers.put(message)
+            if len(message["names"]) != len(message["slots"]):
+                raise ProtocolError("a list of workers needs the slots of each")
+            if self._asking.locked():  # else nobody has asked
+                self._answers.put(message)
         elif message["type"] != "hello" and self._on_message is not None:
             self._on_message(self, frame, message)
 
@@ -412,6 +421,14 @@ def forked_error() -> ForkedError:
     return ForkedError(
         "this cluster was made in the parent of this process: make it after the fork, in the process that uses it"
     )
+
+
+def _name_server(configuration: Configuration) -> str:
+    if configuration.join is not None:
+        return f"the server at {format_address(configuration.join)}"
+    if configuration.elect is not None:
+        return f"the server of {', '.join(map(format_address, configuration.elect))}"
+    return "the server in the engine of this program"
 
 
 def _hello(is_local: bool) -> Frame:

@@ -7,7 +7,6 @@ same items again, it keeps a copy of the batches on disk.
 
 from __future__ import annotations
 
-import logging
 import time
 from array import array
 from collections import deque
@@ -19,15 +18,16 @@ from typing import Any
 from mmgevent.driver.batching import FULL_BATCH_BYTES, BatchSize, Speed, next_size
 from mmgevent.driver.encoding import EncodedBatch, digest, encode_batch, encode_cut, with_content
 from mmgevent.driver.kept_batches import KeptBatches, not_kept_error, too_large_notice
-from mmgevent.errors import JobCancelled, MmgeventError
+from mmgevent.errors import JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.job.inputs.sources import is_in_memory, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
 from mmgevent.tasks.blame import blame_driver_code
 from mmgevent.wire.positions import entry_of, place_of
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time after which a batch of a slow datasource is sent, even if it is not full, seconds.
 PATIENCE_S = 0.25
@@ -126,7 +126,7 @@ class Feeder:
         self._has_content = True
         refs = self._refs.get(number)
         if refs is None:
-            raise MmgeventError(f"the server asked for the contents of batch {number}, which has no files")
+            raise ProtocolError(f"the contents of batch {number} were asked for, which has no files")
         return encode_batch(
             [(key, with_content(ref)) for key, ref in refs], sum(ref.weight for _, ref in refs)
         )

@@ -11,7 +11,6 @@ behind, with a warning.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -20,15 +19,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
+from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.job_driver import LOOK_S, JobDriver
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Largest number of records that wait for the reader of a stream.
 MAX_UNREAD = 100_000
@@ -352,6 +353,7 @@ class JobHandle(Generic[K, V]):
 
     def _wait_until_over(self, timeout: float | None) -> None:
         self._check_process()
+        check_wait(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         while not self._is_over:
             left = None if until is None else until - time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
@@ -31,7 +31,10 @@ from mmgevent.job.shipping.pack import pack_functions
 from mmgevent.job.shipping.surroundings import read_surroundings
 from mmgevent.job.shipping.trial import Trial
 from mmgevent.machine import environment, interpreter
-from mmgevent.wire.limits import MAX_CONTEXT_BYTES
+from mmgevent.wire.limits import MAX_CONTEXT_BYTES, MAX_OPTIONS_BYTES
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Times a job is submitted again before it is given up.
 MAX_RESUBMITS = 5
@@ -71,12 +74,13 @@ class JobDriver:
         """
         job.check()
         self.job = job
-        self.state = JobState(job.name, job.options.partitions, on_progress, on_notice)
+        plain = _find_rules(job)
+        self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, plain)
         left: list[str] = []
         # What is too large to be sent fails when the job runs: other jobs of the program go on.
         self._packed: PackedJob | TooLargeError
         try:
-            self._packed = _pack(job, left.append, is_local=is_local, stays_here=stays_here)
+            self._packed = _pack(job, left.append, plain, is_local=is_local, stays_here=stays_here)
         except TooLargeError as error:
             self._packed = error
         self._feeder = Feeder(job, on_notice=self.state.notice)
@@ -205,8 +209,21 @@ class JobDriver:
         raise error_class(f"the job could not be submitted for {START_S:g} s: {why}")
 
 
+def _find_rules(job: Job[Any, Any]) -> PlainRules | None:
+    if job.options.results != "plain":  # most jobs: they need not import this
+        return None
+    from mmgevent.tasks.plain_rules import find_rules
+
+    return find_rules(job)
+
+
 def _pack(
-    job: Job[Any, Any], on_left: Callable[[str], None], *, is_local: bool, stays_here: bool
+    job: Job[Any, Any],
+    on_left: Callable[[str], None],
+    plain: PlainRules | None,
+    *,
+    is_local: bool,
+    stays_here: bool,
 ) -> PackedJob:
     """Return what servers and executors need of a job. `on_left` is called for what stays behind.
 
@@ -228,10 +245,34 @@ def _pack(
         options["flags"] = flags
     if (offered := functions.describe_offered()) is not None:
         options["offered"] = offered
+    if plain is not None:
+        options["plain"] = plain.to_wire()
+    _check_options(options)
     # One call of an iterator-form reducefn gives results that belong together, whatever their
     # partitions.  The form of an offered reducefn is not known here.
     takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-    return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks)
+    return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks, plain)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise TooLargeError, naming the largest part, for options that do not fit one message."""
+    sizes = {name: len(json.dumps(value)) for name, value in options.items()}
+    if sum(sizes.values()) <= MAX_OPTIONS_BYTES:
+        return
+    largest = max(sizes, key=sizes.__getitem__)
+    what = _PARTS_OF_OPTIONS.get(largest, f"option {largest}")
+    raise TooLargeError(
+        f"the options of the job have {sum(sizes.values()):,} bytes, at most {MAX_OPTIONS_BYTES:,} can be sent; the "
+        f"largest part is {what} with {sizes[largest]:,}: make it shorter"
+    )
+
+
+#: {part of what is sent as options: what the user calls it}
+_PARTS_OF_OPTIONS = {
+    "needs": "the name of an offered function",
+    "offered": "the name of an offered function",
+    "flags": "the command line of the interpreter (-X, -W)",
+}
 
 
 def _make_context() -> bytes:

@@ -6,21 +6,24 @@ A job is submitted again when its server or engine is lost.  Each `Submission` w
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.set_aside import SetAside
 from mmgevent.errors import JobCancelled, JobError, MmgeventError
+from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
 from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
 from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
+
+log = get_log(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class JobState:
         partitions: int | None,
         on_progress: Callable[[Progress], None] | None,
         on_notice: Callable[[str], None] | None,
+        plain: PlainRules | None = None,
     ):
         self.name = name
         #: the server's name for the job; None before a server has accepted it
@@ -64,7 +68,7 @@ class JobState:
         #: the server's figures of a job that is done
         self.stats: dict[str, Any] = {}
         #: the items that were set aside
-        self.set_aside = SetAside()
+        self.set_aside = SetAside(plain)
         #: the last deaths of executors and workers, see `wire.deaths`
         self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
         #: what the job's thread waits for: a frame; a str, why the engine is lost; None after
@@ -143,7 +147,7 @@ class JobState:
         """Number of items set aside that may still be named."""
         return max(0, MAX_NAMED - self._named)
 
-    def notice_skipped(self, name: str, failure: dict[str, Any]) -> None:
+    def notice_skipped(self, name: str | None, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless MAX_NAMED were named before."""
         if self.unnamed_count:
             self._named += 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.errors import JobError
+from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.records import decode_items
 from mmgevent.wire.positions import entry_of
 
@@ -32,7 +33,7 @@ class KeptBatches:
         import tempfile
 
         try:
-            self._file = tempfile.TemporaryFile(prefix="mmgevent-input-")  # noqa: SIM115 - closed by close()
+            self._file = tempfile.TemporaryFile(prefix="mmgevent-input-", dir=find_scratch_folder())  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise _cannot_keep(error) from error
         self._lock = threading.Lock()  # guards the file and its position
@@ -102,7 +103,7 @@ def too_large_notice() -> str:
 def _cannot_keep(error: OSError) -> JobError:
     failure = {
         "kind": "disk",
-        "error": f"cannot keep a copy of the one-shot datasource: {error}",
+        "error": f"cannot keep a copy of the one-shot datasource: {error.strerror or error}",
         "advice": f"{ADVICE}, or set TMPDIR to a folder that has room",
     }
     return JobError.from_failure(failure)

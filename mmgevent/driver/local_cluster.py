@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.driver.cluster import Cluster, OnProgress, check_procs, parse_memory
+from mmgevent.driver.arguments import check_procs, check_verbose, parse_memory, parse_pair
+from mmgevent.driver.cluster import Cluster, OnProgress
 from mmgevent.engine.configuration import Configuration
 from mmgevent.errors import UsageError
 from mmgevent.machine.resources import count_default_executors
@@ -39,14 +40,18 @@ class LocalCluster(Cluster):
         if procs is None:
             procs = count_default_executors()
         check_procs(procs)
+        check_verbose(verbose)
         if not procs and listen is None:
             raise UsageError("procs=0 leaves nobody to do the work: pass listen=... so that workers can join")
         address = None
         if listen is not None:
-            from mmgevent.access.addresses import parse_listen
+            from mmgevent.access.addresses import ALL_INTERFACES, parse_listen
             from mmgevent.access.password import find_password
 
-            address = parse_listen(str(listen)) if isinstance(listen, (str, int)) else listen
+            if isinstance(listen, str):
+                address = parse_listen(listen)
+            else:
+                address = parse_pair((ALL_INTERFACES, listen) if isinstance(listen, int) else listen)
             password = find_password(password)
         super().__init__(
             Configuration(

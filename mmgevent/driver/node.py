@@ -9,7 +9,6 @@ starts another engine if its own dies.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import threading
 import time
@@ -17,9 +16,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmgevent import errors
-from mmgevent.access.addresses import Address, format_address, parse_address, parse_addresses
+from mmgevent.access.addresses import THIS_MACHINE, Address, format_address, parse_address, parse_addresses
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.driver.cluster import Cluster, check_procs, parse_memory
+from mmgevent.driver.arguments import (
+    check_procs,
+    check_timeout,
+    check_verbose,
+    check_wait,
+    parse_memory,
+    parse_pair,
+)
+from mmgevent.driver.cluster import Cluster
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
@@ -31,12 +38,14 @@ from mmgevent.errors import (
     StartError,
     UsageError,
 )
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
 from mmgevent.wire.user_messages import Reassembler, tell_frames
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Times a job of a node is submitted again before it is given up.  Nodes join and leave often.
 MAX_RESUBMITS = 100
@@ -88,8 +97,8 @@ class Node(Cluster):
         from mmgevent.access.password import find_password
 
         check_procs(procs)
-        if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-            raise UsageError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+        check_timeout(timeout)
+        check_verbose(verbose)
         certificates = certificates or NO_CERTIFICATES
         certificates.check_for_equals()
         self._functions = _checked_functions(functions)
@@ -155,6 +164,7 @@ class Node(Cluster):
         for name in wanted:
             if name not in STATES:
                 raise UsageError(f"{name!r} is no state of a node; expected {', '.join(STATES)}")
+        check_wait(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while self._state not in wanted:
@@ -307,8 +317,10 @@ class Node(Cluster):
 
 def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Address]:
     """Return the addresses, each once, in order. Raises UsageError for what is no address."""
-    if isinstance(addresses, (str, int)):
-        return parse_addresses(str(addresses))
+    if isinstance(addresses, str):
+        return parse_addresses(addresses)
+    if isinstance(addresses, int):
+        return [parse_pair((THIS_MACHINE, addresses))]
     if isinstance(addresses, tuple) and len(addresses) == 2 and type(addresses[1]) is int:
         return [_parse_one(addresses)]
     if not isinstance(addresses, Iterable):
@@ -325,8 +337,8 @@ def _parse_one(given: object) -> Address:
     if isinstance(given, (tuple, list)) and len(given) == 2:
         host, port = given
         if isinstance(host, str) and type(port) is int:
-            return parse_address(format_address((host, port)))
-    raise UsageError(f"an address must be 'HOST[:PORT]' or (HOST, PORT), got {given!r}")
+            return parse_address(format_address(parse_pair((host, port))))
+    raise UsageError(f"an address must be 'HOST[:PORT]' or (HOST, PORT), got {shown(repr(given))}")
 
 
 def _checked_functions(functions: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:

@@ -12,20 +12,27 @@ import struct
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.errors import JobError
+from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.records import SegmentError, decode_segment, decode_value, encode_segment, measure_segment
+from mmgevent.tasks.skipping import Row
+from mmgevent.tasks.unpicklable import NotPlainError
 from mmgevent.wire.deaths import MAX_REMEMBERED
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Largest file of rows with the values of their items, bytes.  Later rows are kept without values.
 MAX_VALUES_BYTES = 1024 * 1024 * 1024
 
-#: Header of a segment in the file: its batch, and its size in bytes.
-_HEADER = struct.Struct("<QQ")
+#: Header of a segment in the file: its batch, its size in bytes, and whether a worker has sent it.
+_HEADER = struct.Struct("<QQ?")
 
 _UNREADABLE = "it could not be read"
 _TOO_LARGE = "it was too large to be kept, and its source cannot be read again"
+_NOT_PLAIN = "it was too large to be kept, or is no plain data, and its source cannot be read again"
 
 Place = tuple[int, int]
 Found = Iterable[tuple[Place, tuple[Any, Any]]]
@@ -45,8 +52,10 @@ class NotKept:
 class SetAside:
     """Keeps the items that were set aside.  One thread adds, any thread may read."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain: PlainRules | None = None) -> None:
+        """`plain`: the rules for the rows of workers, if they must be plain data."""
         self.count = 0
+        self._plain = plain
         self._rows = _RowFile()
 
     def add_rows(self, batch: int, worker: str, data: Any) -> Iterator[dict[str, Any]]:
@@ -64,13 +73,13 @@ class SetAside:
                 count, end = measure_segment(data, offset)
                 segment = bytes(memoryview(data)[offset:end])
                 if self._rows.n_bytes > MAX_VALUES_BYTES:
-                    segment = _without_values(segment)
+                    segment = _without_values(segment, self._plain)
             except SegmentError as error:
-                raise _unreadable(error) from error
+                raise unreadable(_CANNOT_READ, error) from error
             self._rows.append(batch, segment, count, worker)
             self.count += count
             offset = end
-        return _failures_in(data, worker)
+        return _failures_in(data, worker, self._plain)
 
     def add_item(
         self, batch: int, position: int, failure: dict[str, Any], item: tuple[Any, bytes | None] | None
@@ -93,7 +102,7 @@ class SetAside:
         """
         found: list[dict[str, Any]] = []
         for worker, segment in self._rows.last(MAX_REMEMBERED):
-            found.extend(_failures_in(segment, worker))
+            found.extend(_failures_in(segment, worker, self._plain))
         return found[-MAX_REMEMBERED:]
 
     def items(self, read_again: Callable[[list[Place]], Found]) -> Iterator[tuple[Any, Any]]:
@@ -104,18 +113,21 @@ class SetAside:
         """
         missing: dict[Place, tuple[Any, Any]] = {}  # its key and the kind of its failure
         rows = self._rows
-        for batch, key, (position, value, type_, _, failure) in rows.read():
-            if value is not None:
-                yield key, decode_value(value)
-            else:
+        for batch, is_workers, segment in rows.read():
+            plain = self._plain if is_workers else None
+            for key, (position, value, type_, _, failure) in _rows_in(segment, plain):
+                if value is not None:
+                    yield key, _value_of(value, plain)
+                    continue
                 known_key = key if type_ is not None else failure.get("key")
                 missing[batch, position] = known_key, failure.get("kind")
         if missing and rows is self._rows:  # else the places belong to a submission that was lost
             for place, item in read_again(sorted(missing)):
                 del missing[place]
                 yield item
+        unkept = _TOO_LARGE if self._plain is None else _NOT_PLAIN
         for key, kind in missing.values():
-            yield key, NotKept(_UNREADABLE if kind == "input" else _TOO_LARGE)
+            yield key, NotKept(_UNREADABLE if kind == "input" else unkept)
 
     def clear(self) -> None:
         """Forget everything, since the job is submitted again."""
@@ -123,29 +135,72 @@ class SetAside:
         self._rows = _RowFile()  # readers of the old one go on
 
 
-def _failures_in(data: Any, worker: str | None) -> Iterator[dict[str, Any]]:
+def _failures_in(data: Any, worker: str | None, plain: PlainRules | None) -> Iterator[dict[str, Any]]:
     """Yield the failures in segments of rows.  They are a worker's or, with None, the server's."""
+    for key, (_, _, type_, text, failure) in _rows_in(data, None if worker is None else plain):
+        if worker is None:
+            yield failure
+        else:
+            yield {**failure, "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
+
+
+def _rows_in(data: Any, plain: PlainRules | None) -> Iterator[tuple[Any, Row]]:
+    """Yield (key, row) of segments. Raises JobError for what cannot be read here."""
     offset = 0
     while offset < len(data):
         try:
-            segment = decode_segment(data, offset)
+            segment = decode_segment(data, offset, plain)
+            if not all(map(_is_row, segment.values)):
+                raise SegmentError("what should be rows of items are others")
         except SegmentError as error:
-            raise _unreadable(error) from error
-        for key, (_, _, type_, text, failure) in zip(segment.keys, segment.values, strict=True):
-            if worker is None:
-                yield failure
-            else:
-                yield {**failure, "item_key": key, "error_type": type_, "error_text": text, "worker": worker}
+            raise unreadable(_CANNOT_READ, error) from error
+        yield from zip(segment.keys, segment.values, strict=True)
         offset = segment.end
 
 
-def _without_values(segment: bytes) -> bytes:
-    keys, rows, *_ = decode_segment(segment)
+def _is_row(row: Any) -> bool:
+    """Return whether a row is one as `tasks.skipping` makes them: workers may send anything."""
+    if type(row) is not tuple or len(row) != 5:
+        return False
+    position, value, type_, text, failure = row
+    return (
+        type(position) is int
+        and (value is None or type(value) is bytes)
+        and (type_ is None or type(type_) is str)
+        and type(text) is str
+        and type(failure) is dict
+        and all(type(name) is str for name in failure)
+        and type(failure.get("error")) is str
+        and type(failure.get("key", "")) is str
+    )
+
+
+def _value_of(data: bytes, plain: PlainRules | None) -> Any:
+    """Decode the value of an item. Raises JobError for one of a worker that is no plain data."""
+    try:
+        return decode_value(data, plain)
+    except NotPlainError as error:
+        text = f"{_CANNOT_READ}: a value is no plain data: it {error}"
+        raise JobError.from_failure({"kind": "record", "error": text, "advice": error.advice}) from error
+
+
+def _without_values(segment: bytes, plain: PlainRules | None) -> bytes:
+    keys, rows, *_ = decode_segment(segment, plain=plain)
+    if not all(map(_is_row, rows)):
+        raise SegmentError("what should be rows of items are others")
     return encode_segment(keys, [(position, None, *rest) for position, _, *rest in rows])
 
 
-def _unreadable(error: SegmentError) -> JobError:
-    return JobError(f"items set aside cannot be read here: {error}", {"kind": "record"})
+_CANNOT_READ = "items set aside cannot be read here"
+
+
+def unreadable(what: str, error: SegmentError) -> JobError:
+    """Return the error for bytes of workers that cannot be read; `what` says whose they are."""
+    cause = error.__cause__
+    failure = {"kind": "record", "error": f"{what}: {error}"}
+    if isinstance(cause, NotPlainError):
+        failure["advice"] = cause.advice
+    return JobError.from_failure(failure)
 
 
 class _Segment(NamedTuple):
@@ -168,16 +223,15 @@ class _RowFile:
         self._last: deque[_Segment] = deque()
         self._last_rows = 0
 
-    def read(self) -> Iterator[tuple[int, Any, Any]]:
-        """Yield (batch, key, row) of all rows that are in the file now."""
+    def read(self) -> Iterator[tuple[int, bool, bytes]]:
+        """Yield (batch, whether a worker has sent it, segment) of all that are in the file now."""
         at, end = 0, self.n_bytes
         while at < end:
             fd = self._file.fileno()
-            batch, n_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, at))
-            segment = decode_segment(os.pread(fd, n_bytes, at + _HEADER.size))
+            batch, n_bytes, is_workers = _HEADER.unpack(os.pread(fd, _HEADER.size, at))
+            segment = os.pread(fd, n_bytes, at + _HEADER.size)
             at += _HEADER.size + n_bytes
-            for key, row in zip(segment.keys, segment.values, strict=True):
-                yield batch, key, row
+            yield batch, is_workers, segment
 
     def last(self, rows: int) -> Iterator[tuple[str | None, bytes]]:
         """Yield (worker, segment) of the last segments: enough for so many rows, or all."""
@@ -196,9 +250,10 @@ class _RowFile:
             if self._file is None:
                 import tempfile
 
-                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", buffering=0)  # noqa: SIM115
+                folder = find_scratch_folder()
+                self._file = tempfile.TemporaryFile(prefix="mmgevent-skipped-", dir=folder, buffering=0)  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
-            data = memoryview(_HEADER.pack(batch, len(segment)) + segment)
+            data = memoryview(_HEADER.pack(batch, len(segment), worker is not None) + segment)
             at = self.n_bytes
             while data:
                 written = os.pwrite(self._file.fileno(), data, at)
@@ -208,7 +263,7 @@ class _RowFile:
         except OSError as error:
             failure = {
                 "kind": "disk",
-                "error": f"cannot keep a list of the items that were set aside: {error}",
+                "error": f"cannot keep a list of the items that were set aside: {error.strerror or error}",
                 "advice": "free some disk, or set TMPDIR to a folder that has room",
             }
             raise JobError.from_failure(failure) from error

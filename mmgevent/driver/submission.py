@@ -7,19 +7,19 @@ that partition. While the program takes no records, it sends nothing and grants 
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from queue import Empty
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.set_aside import unreadable
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -28,20 +28,26 @@ from mmgevent.errors import (
     VersionMismatchError,
 )
 from mmgevent.job.shipping.trial import fingerprint
+from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.tasks.blame import short_repr
 from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
 from mmgevent.tasks.skipping import MAX_VALUE_BYTES
+from mmgevent.wire.failures import bound
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import entry_of
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Time to gather batches before they are sent, seconds. Otherwise each tiny batch would cost a
 #: system call.
 GATHER_S = 0.001
 
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class PackedJob(NamedTuple):
@@ -54,6 +60,8 @@ class PackedJob(NamedTuple):
     context: bytes
     #: whether results of one reduce task belong together, whatever their partitions
     takes_whole_tasks: bool
+    #: the rules for what workers send, if that must be plain data
+    plain: PlainRules | None = None
 
 
 class Part(NamedTuple):
@@ -78,6 +86,7 @@ class Submission:
         self._number = 0  # this cluster's number of it; 0 before `open`
         self._is_open = False  # the server may have it
         self._is_over = False  # all results were given
+        self._is_reading = False  # the job's thread is in the datasource
         self._is_left = False  # the job has ended without its thread
         self._speed = Speed()
         self._allowed = 0  # batches that the server accepts, in all
@@ -96,9 +105,9 @@ class Submission:
             "need_content": self._on_need_content,
             "results": self._on_results,
             "progress": self._on_progress,
-            "notice": lambda frame, message: state.notice(message["text"], message.get("once")),
+            "notice": self._on_notice,
             "skipped": self._on_skipped,
-            "died": lambda frame, message: state.add_death(message["failure"]),
+            "died": self._on_died,
             "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
@@ -109,7 +118,7 @@ class Submission:
         """Submit the job under the next number of its cluster, and begin to send its code."""
         with self._engine.submitting:
             self._number = next_number()
-            self._engine.add_job(self._number, self._receive, self._state.inbox.put)
+            self._engine.add_job(self._number, self._receive, self._on_lost)
             self._announce()
             self._is_open = True
         parts = (self._packed.context, self._packed.code)
@@ -192,7 +201,9 @@ class Submission:
         until_s = monotonic() + (GATHER_S if self._feeder.never_waits else 0.0)
         try:
             while self._may_send():
+                self._is_reading = True
                 numbered = self._feeder.next_batch(self._speed)
+                self._is_reading = False
                 self._check_ended()
                 if numbered is None:
                     self._end_input()
@@ -228,6 +239,22 @@ class Submission:
 
     # What is received.
 
+    def _check_batch(self, number: int) -> None:
+        """Raise ProtocolError for a batch that the server cannot have."""
+        if not 1 <= number <= self._sent:
+            raise ProtocolError(f"batch {number} was never sent to this server")
+
+    def _on_lost(self, reason: str) -> None:
+        """Note that the engine has ended (in its reading thread)."""
+        self._state.inbox.put(reason)
+        self._feeder.end_batch()  # the next item is enough to go on with
+        if self._is_reading and not self._state.is_cancelled:
+            log.warning(
+                "job %s: %s; it is resubmitted once its datasource, which waits, gives an item",
+                self._state.name,
+                reason,
+            )
+
     def _receive(self, frame: Frame) -> None:
         """Queue a frame for the job's thread (in the engine's reading thread)."""
         self._state.inbox.put(frame)
@@ -254,12 +281,19 @@ class Submission:
         self._dispatch(event)
 
     def _dispatch(self, event: Frame | str | None) -> None:
+        """Handle what was received. Raises JobError, which names the server, for what none may say."""
         if event is None:
             return
         if isinstance(event, str):
             raise EngineLost(event)
         if event.job != self._number:
             return  # it belongs to an earlier submission
+        try:
+            self._handle_frame(event)
+        except ProtocolError as error:
+            raise JobError(f"{self._engine.server} broke the protocol: {error}", {"kind": "lost"}) from error
+
+    def _handle_frame(self, event: Frame) -> None:
         if event.kind == RESULT:
             self._on_result_data(event)
         elif event.kind == CONTROL:
@@ -270,16 +304,16 @@ class Submission:
             handler(event, message)
 
     def _on_accepted(self, frame: Frame, message: dict[str, Any]) -> None:
-        self._state.id = message["id"]
+        self._state.id = shown(message["id"], max_line_chars=MAX_NAME_CHARS)
         self._state.partitions = message["partitions"]
         self._speed.slots = message["slots"]
         self._allowed = message["batches"]
 
     def _on_rejected(self, frame: Frame, message: dict[str, Any]) -> None:
-        raise JobError(message["error"], {"kind": "rejected"})
+        raise JobError(shown(message["error"]), {"kind": "rejected"})
 
     def _on_refused(self, frame: Frame, message: dict[str, Any]) -> None:
-        raise VersionMismatchError(message["error"])
+        raise VersionMismatchError(shown(message["error"]))
 
     def _on_allow(self, frame: Frame, message: dict[str, Any]) -> None:
         self._allowed = message["batches"]
@@ -290,13 +324,17 @@ class Submission:
             self._end_input()
 
     def _on_need_content(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._check_batch(frame.task)
         self._put(frame.task, self._feeder.content_of(frame.task), content=True)
         self._engine.flush()
 
     def _on_results(self, frame: Frame, message: dict[str, Any]) -> None:
-        incoming = self._incoming[frame.task] = _Incoming(
-            message["parts"], message.get("batch"), message.get("worker", "")
-        )
+        parts, batch = message["parts"], message.get("batch")
+        if frame.task in self._incoming or sum(n_bytes for _, n_bytes, _ in parts) != message["size"]:
+            raise ProtocolError(f"results of task {frame.task} are announced twice, or with a wrong size")
+        if batch is not None:
+            self._check_batch(batch)
+        incoming = self._incoming[frame.task] = _Incoming(parts, batch, message.get("worker", ""))
         self._collect(frame.task, incoming)
 
     def _on_result_data(self, frame: Frame) -> None:
@@ -322,20 +360,27 @@ class Submission:
         for part in incoming.take_whole():
             failures = self._state.set_aside.add_rows(incoming.batch, incoming.worker, part.data)
             for failure in islice(failures, self._state.unnamed_count):
-                self._state.notice_skipped(failure["key"], failure)
+                self._state.notice_skipped(failure.get("key"), failure)
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
         part = self._parts[0]
         offset = 0
         while offset < len(part.data):
             try:
-                segment = decode_segment(part.data, offset)
+                segment = decode_segment(part.data, offset, self._packed.plain)
             except SegmentError as error:
-                raise JobError(f"results cannot be read here: {error}", {"kind": "record"}) from error
+                raise unreadable("results cannot be read here", error) from error
             yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
             offset = segment.end
         self._parts.popleft()
         self._state.delivered.add(part.partition)
+
+    def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
+        once = message.get("once")
+        self._state.notice(shown(message["text"]), once and shown(once, max_line_chars=MAX_NAME_CHARS))
+
+    def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.add_death(bound(message["failure"]))
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         del message["type"]
@@ -343,7 +388,8 @@ class Submission:
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
         """Note an item that the server has set aside: it killed the executors that mapped it."""
-        failure, batch, position = message["failure"], message["batch"], message["item"]
+        failure, batch, position = bound(message["failure"]), message["batch"], message["item"]
+        self._check_batch(batch)
         item = None
         if self._feeder.reads_again_quickly:
             for _, (key, value) in self._feeder.read_again([(batch, position)]):
@@ -357,16 +403,19 @@ class Submission:
         self._state.notice_skipped(name, failure)
 
     def _on_done(self, frame: Frame, message: dict[str, Any]) -> None:
+        count = message["stats"].get("results")
+        if type(count) is not int or count < 0 or count < self._received_tasks + len(self._incoming):
+            raise ProtocolError("a job is done with another number of results than were announced")
         self._state.stats = message["stats"]
-        self._result_tasks = message["stats"]["results"]
+        self._result_tasks = count
 
     def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.notice(
-            f"the server accepts no more jobs; the job is resubmitted to {message['address']} when it closes"
+            f"the server accepts no more jobs; the job is resubmitted to {shown(message['address'])} when it closes"
         )
 
     def _on_node(self, frame: Frame, message: dict[str, Any]) -> None:
-        raise EngineLost(message["reason"] or "the server was lost")
+        raise EngineLost(shown(message["reason"]) or "the server was lost")
 
     def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
         raise _error_of(message)
@@ -374,7 +423,7 @@ class Submission:
 
 def _error_of(message: dict[str, Any]) -> JobError:
     """Return the error of a `job_failed` message."""
-    failure = message["failure"]
+    failure = bound(message["failure"])
     if message.get("code") == "skipped":
         return TooManySkippedError.from_failure(failure)
     if message.get("code") == "cancelled":
@@ -397,6 +446,8 @@ class _Incoming:
     def add(self, data: Any) -> int:
         """Add received bytes; return how many to grant."""
         self._window.received(len(data))
+        if len(data) > self._missing:
+            raise ProtocolError("received more results than were announced")
         self._buffer += data
         self._missing -= len(data)
         return self._window.consumed(len(data))

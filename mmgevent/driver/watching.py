@@ -10,20 +10,21 @@ the next server and watches there.  It sleeps unless something is lost.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.errors import MmgeventError, ProtocolError, UsageError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
+from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import control
 from mmgevent.wire.user_messages import Reassembler, tell_frames
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time to wait for an engine, or for a node's server, before the watch looks for another engine,
 #: seconds.
@@ -130,9 +131,8 @@ class Watch:
             number = self._peers[peer] = self._next_number
             self._numbers[number] = peer
             self._next_number += 1
-        info = PeerInfo(
-            number, message["name"], message["address"], message["slots"], tuple(message["offers"])
-        )
+        name, address = (shown(message[f], max_line_chars=MAX_NAME_CHARS) for f in ("name", "address"))
+        info = PeerInfo(number, name, address, message["slots"], tuple(message["offers"]))
         self._call(self._on_joined, info)
 
     def _take_left(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ class Watch:
             if number is None:
                 return
             del self._numbers[number]
-        self._call(self._on_left, number, message["reason"])
+        self._call(self._on_left, number, shown(message["reason"]))
 
     def _take_tell(self, engine: EngineProcess, frame: Frame, message: dict[str, Any]) -> None:
         number = self._peers.get(frame.task)

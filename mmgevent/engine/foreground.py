@@ -20,13 +20,15 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.errors import ConnectError, ListenError, MmgeventError, VersionMismatchError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_folder, raise_descriptor_limit
+from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
     from mmgevent.engine.worker.role import WorkerRole
 
-log = logging.getLogger("mmgevent")
+log = get_log("mmgevent")
 
 #: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a
 #: machine waits for this.
@@ -102,6 +104,8 @@ def run_worker(
 
     It ends by a signal or, with `once`, when a server says goodbye.
 
+    `password`: the main password, or a worker password.
+
     Raises AuthenticationError and VersionMismatchError, since trying again would not help.
     """
     set_up_logging(verbose)
@@ -122,7 +126,8 @@ def run_member(
 ) -> int:
     """Be a worker of the server at one of these addresses, or that server, until a signal.
 
-    With `once` it leaves when its first server has ended. Returns the exit code.
+    With a worker password it is a worker only. With `once` it leaves when its first server has
+    ended. Returns the exit code.
 
     Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises
     AuthenticationError and VersionMismatchError, since trying again would not help.
@@ -132,17 +137,20 @@ def run_member(
     raise_descriptor_limit()
     collect_garbage_rarely()
     template = start_template()
-    from mmgevent.access.handshake import derive_key
+    from mmgevent.access.handshake import client_key
     from mmgevent.engine.membership import Membership, Settings
     from mmgevent.engine.net.threads import start_thread_pool
     from mmgevent.engine.worker.forkers import Forkers
 
     start_thread_pool()
     stop = _Stop()
+    key = client_key(password)
+    if not isinstance(key, bytes):
+        log.warning("this worker has a worker password, so it joins servers and never becomes one")
     forkers = Forkers(template)
     settings = Settings(
         addresses,
-        derive_key(password),
+        key,
         procs=procs,
         forkers=forkers,
         memory_bytes=default_memory_bytes(),
@@ -195,7 +203,7 @@ class _WorkerLoop:
         once: bool,
         template: TemplateProcess,
     ):
-        from mmgevent.access.handshake import derive_key
+        from mmgevent.access.handshake import client_key
         from mmgevent.engine.net.threads import start_thread_pool
         from mmgevent.engine.worker.forkers import Forkers
 
@@ -203,7 +211,7 @@ class _WorkerLoop:
         self._addresses = addresses
         self._procs = procs
         self._once = once
-        self._key = derive_key(password)
+        self._key = client_key(password)
         self._certificates = certificates
         self._forkers = Forkers(template)
         self._stop = _Stop()
@@ -293,7 +301,8 @@ class _WorkerLoop:
         self._stop.event.clear()
         if worker.refusal is not None:
             code, text = worker.refusal
-            raise VersionMismatchError(text) if code == "version" else MmgeventError(text)
+            text = shown(text)
+            raise VersionMismatchError(text) if code == "version" else ConnectError(text)
         log.warning("left the server: %s", worker.close_reason)
         return self._once and worker.has_goodbye
 

@@ -12,13 +12,14 @@ one says what to do about a fault in it:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 
-log = logging.getLogger(__name__)
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
 
 OnFault = Callable[[gevent.Greenlet], None]
 

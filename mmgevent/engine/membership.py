@@ -11,7 +11,6 @@ more jobs. It ends when its last job is done, or after MOVE_S.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from gevent.event import Event
 
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.access.worker_key import WorkerKey, main_key
 from mmgevent.engine.greenlets import Greenlets, end_process, spawn
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
@@ -31,6 +31,7 @@ from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Longest pause before a member looks for its next place, seconds. It is random, so that not all
 #: members look at the same moment.
@@ -69,7 +70,7 @@ class Settings:
     """Settings of a member. They do not change."""
 
     addresses: Sequence[Address]
-    key: bytes  #: from `derive_key`
+    key: bytes | WorkerKey  #: from `client_key`; with a WorkerKey it is never the server
     procs: int  #: slots of its worker; 0 for none
     forkers: Forkers
     memory_bytes: int  #: limit on segments in memory, while it is the server
@@ -315,8 +316,8 @@ class Membership:
         Raises NoPlaceError if that is impossible now. The address is free again then.
         """
         try:
-            settings = self._settings
-            return start_listening(server, place.sock, settings.key, self.lose, settings.certificates)
+            key, certificates = main_key(self._settings.key), self._settings.certificates
+            return start_listening(server, place.sock, key, self.lose, certificates)
         except BaseException as error:
             place.sock.close()
             if not isinstance(error, OSError):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.server_start import default_memory_bytes, make_server, start_listening
 from mmgevent.errors import ConnectError, MmgeventError, StartError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import (
     collect_garbage_rarely,
     find_scratch_folder,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.start import TemplateProcess
     from mmgevent.engine.worker.offering import Offering
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Pause between two attempts to connect, seconds. Up to as much again is added at random.
 RETRY_S = 0.2

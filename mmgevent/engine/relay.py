@@ -10,7 +10,6 @@ server knows.
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from mmgevent.access.addresses import format_address
 from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.tell_relay import MessageRoutes, PeerNews, PeerTells, ProgramInbox
 from mmgevent.errors import MmgeventError, ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.messages import control, message_of
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmgevent.engine.net.link import Link
     from mmgevent.engine.worker.role import WorkerRole
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for queued frames to reach a driver whose link closes, seconds.
 FLUSH_S = 1.0

@@ -8,10 +8,10 @@ server. The limits are those of `wire.user_messages`.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mmgevent.engine.net.backlog import Backlog, waiting_bytes
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame, Lane
 from mmgevent.wire.messages import control, message_of
 from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MAX_WAITING_BYTES, broken_end
@@ -19,7 +19,7 @@ from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES, MAX_SENDER_BYTES, MA
 if TYPE_CHECKING:
     from mmgevent.engine.net.link import Link
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
@@ -46,6 +46,9 @@ from mmgevent.wire.lanes import (
 )
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
 #: objects in cycles may hold megabytes.
@@ -85,6 +88,8 @@ class Runner:
         #: options of the job: how often an item is tried again, how many may be set aside
         self.retries = 0
         self.max_skipped: int | float = 0
+        #: the rules of the job for its records, if they must be plain data
+        self.plain: PlainRules | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -98,7 +103,7 @@ class Runner:
         attempt = AttemptRun(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
         try:
-            skipping = Skipping(self.retries, self.max_skipped)
+            skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
             try:
                 stats = self._run_task(functions, attempt, message, skipping)
             finally:
@@ -147,6 +152,7 @@ class Runner:
                 mark=mark,
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
+                plain=self.plain,
             )
         data = attempt.read_all()
         items = read_batch(data)
@@ -167,6 +173,7 @@ class Runner:
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
+            plain=self.plain,
         )
 
 
@@ -338,6 +345,15 @@ class AttemptRun:
 
 def _ignore_mark(index: int, key: Any) -> None:
     pass
+
+
+def read_plain_rules(options: dict[str, Any]) -> PlainRules | None:
+    """Return the rules for the records of a job, or None if they may be anything."""
+    if options.get("plain") is None:
+        return None
+    from mmgevent.tasks.plain_rules import PlainRules
+
+    return PlainRules.from_wire(options["plain"])
 
 
 def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:

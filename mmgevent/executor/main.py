@@ -20,7 +20,7 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
-from mmgevent.executor.attempt import Runner, record_memory_bytes
+from mmgevent.executor.attempt import Runner, read_plain_rules, record_memory_bytes
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
@@ -118,6 +118,7 @@ class Executor:
             self._runner.memory_bytes = record_memory_bytes(limit_bytes, self._executor_count)
             self._runner.retries = options.get("retries", 0)
             self._runner.max_skipped = options.get("max_skipped", 0)
+            self._runner.plain = read_plain_rules(options)
             if self._is_patched and options.get("greenlets", 0) > 1:
                 from mmgevent.executor.pool import ItemPool
 

@@ -16,7 +16,6 @@ the thread is a greenlet.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import weakref
@@ -24,15 +23,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmgevent.errors import FunctionError, LinkClosed, ProtocolError, StartError
-from mmgevent.executor.attempt import Runner
+from mmgevent.executor.attempt import Runner, read_plain_rules
 from mmgevent.executor.channel import Channel
 from mmgevent.job.functions import Functions
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, Lane
 from mmgevent.wire.messages import control, decode_message
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for the thread to end once its socket is closed, seconds. A function that runs longer is
 #: left alone.
@@ -128,6 +128,7 @@ class OfferedFunctions:
             with self._turn:
                 self._runner.retries = options.get("retries", 0)
                 self._runner.max_skipped = options.get("max_skipped", 0)
+                self._runner.plain = read_plain_rules(options)
                 self._runner.run(functions, lane, message)
 
     def _find(self, described: Any) -> Functions:

@@ -24,6 +24,7 @@ from mmgevent import beside
 from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job.options import JobOptions
 from mmgevent.machine import working_directory
+from mmgevent.shown_text import shown
 
 FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
 NAMES = ("datasource", *FUNCTION_NAMES, "options")
@@ -64,7 +65,7 @@ class JobFile:
         """Raise JobFileError if the file binds parts of a job beside `job`."""
         if self._bound:
             raise JobFileError(
-                f"job file {self.path} binds both job and {', '.join(self._bound)}; "
+                f"job file {shown(self.path)} binds both job and {', '.join(self._bound)}; "
                 f"pass them to Job(...), or leave job out"
             )
 
@@ -78,14 +79,14 @@ class JobFile:
             kind = type(self.job).__name__
             hint = "" if self.job is None else f" (its job is of type {kind}, not mmgevent.Job)"
             raise JobFileError(
-                f"job file {self.path} binds neither mapfn nor reducefn, nor job{hint}; "
+                f"job file {shown(self.path)} binds neither mapfn nor reducefn, nor job{hint}; "
                 f"{_nearest_function(self._module)}define def mapfn(key, value): ..."
             )
         if "datasource" not in self._bound:
             near = [name for name in vars(self._module) if _is_near(name, "datasource")]
             advice = f"did you mean it by {near[0]}? If not, bind" if near else "bind"
             raise JobFileError(
-                f"job file {self.path} binds no datasource; {advice} (key, value) pairs, a mapping, or "
+                f"job file {shown(self.path)} binds no datasource; {advice} (key, value) pairs, a mapping, or "
                 f"datasource = Files(sys.argv[1:])"
             )
         return {"datasource": self._bound["datasource"], **functions, **self._read_options()}
@@ -96,18 +97,18 @@ class JobFile:
             _check_near_options(self.path, self._module)
         if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
             raise JobFileError(
-                f'job file {self.path}: options must be a dict such as {{"retries": 2}}; got {options!r:.60}'
+                f'job file {shown(self.path)}: options must be a dict such as {{"retries": 2}}; got {options!r:.60}'
             )
         clashes = [name for name in NAMES if name in options]
         if clashes:
             raise JobFileError(
-                f"job file {self.path}: {clashes[0]} is not an option; bind it in the file itself"
+                f"job file {shown(self.path)}: {clashes[0]} is not an option; bind it in the file itself"
             )
         named = {"name": self.job_name, **options}
         try:
             JobOptions.of(named)
         except OptionError as error:
-            raise JobFileError(f"job file {self.path}: options: {error}") from None
+            raise JobFileError(f"job file {shown(self.path)}: options: {error}") from None
         return named
 
 
@@ -144,8 +145,8 @@ def _find_module(name: str) -> str:
         raise JobFileError(f"there is no module {error.name} ({looked})") from None
     except Exception as error:  # the package, which is imported, may raise anything
         package = name.rpartition(".")[0]
-        shown = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
-        raise JobFileError(f"package {package} failed while it was imported:\n{shown}") from None
+        report = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+        raise JobFileError(f"package {package} failed while it was imported:\n{report}") from None
     if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
         raise JobFileError(f"there is no module {name} ({looked})")
     if spec.submodule_search_locations is not None:
@@ -154,7 +155,7 @@ def _find_module(name: str) -> str:
         )
     path = spec.origin or ""
     if not path.endswith(".py") or not os.path.isfile(path):
-        raise JobFileError(f"module {name} ({path}) has no source file; a job needs one")
+        raise JobFileError(f"module {name} ({shown(path)}) has no source file; a job needs one")
     return path
 
 
@@ -162,31 +163,35 @@ def _check_path(path: str) -> None:
     """Refuse what is no file of Python source, by its name."""
     has_suffix = path.endswith(".py")
     if os.path.isdir(path):
-        raise JobFileError(f"job file {path} is a folder; name a .py file in it")
+        raise JobFileError(f"job file {shown(path)} is a folder; name a .py file in it")
     if not has_suffix and os.path.isfile(f"{path}.py"):
-        raise JobFileError(f"job file {path} does not end in .py; did you mean {path}.py?")
+        raise JobFileError(f"job file {shown(path)} does not end in .py; did you mean {shown(path)}.py?")
     if not os.path.exists(path):
-        raise JobFileError(f"job file {path} does not exist (looked in {working_directory.describe()})")
+        raise JobFileError(
+            f"job file {shown(path)} does not exist (looked in {working_directory.describe()})"
+        )
     if not has_suffix:
-        raise JobFileError(f"job file {path} does not end in .py; a job file is a Python module: rename it")
+        raise JobFileError(
+            f"job file {shown(path)} does not end in .py; a job file is a Python module: rename it"
+        )
     if not os.path.isfile(path):
-        raise JobFileError(f"job file {path} is not a file")
+        raise JobFileError(f"job file {shown(path)} is not a file")
 
 
 def _check_stem(path: str) -> str:
     stem = os.path.splitext(os.path.basename(path))[0]
     if not stem.isidentifier() or keyword.iskeyword(stem):
         raise JobFileError(
-            f"job file {path}: its functions live in a module named {stem!r}, which is not a name "
+            f"job file {shown(path)}: its functions live in a module named {stem!r}, which is not a name "
             f"Python allows; rename the file with letters, digits and _ only"
         )
     if stem in sys.stdlib_module_names or stem in sys.builtin_module_names or stem in OWN_MODULES:
         kind = "one of mmgevent's own modules" if stem in OWN_MODULES else "a module of the standard library"
-        raise JobFileError(f"job file {path} has the name of {kind}; rename it, say my_{stem}.py")
+        raise JobFileError(f"job file {shown(path)} has the name of {kind}; rename it, say my_{stem}.py")
     loaded = sys.modules.get(stem)
     if loaded is not None and not _is_job_module(loaded, path):
         raise JobFileError(
-            f"job file {path} has the name of a module that is already imported "
+            f"job file {shown(path)} has the name of a module that is already imported "
             f"({getattr(loaded, '__file__', None) or 'built in'}); rename it"
         )
     return stem
@@ -251,13 +256,13 @@ def _compile(path: str, location: str) -> types.CodeType:
         with open(location, "rb") as file:
             source = file.read()
     except OSError as error:
-        raise JobFileError(f"cannot read job file {path}: {error.strerror or error}") from error
+        raise JobFileError(f"cannot read job file {shown(path)}: {error.strerror or error}") from error
     try:
         code = compile(source, location, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise JobFileError(_describe_syntax_error(path, error)) from None
     except ValueError as error:  # null bytes, before Python 3.12
-        raise JobFileError(f"job file {path}: {error}") from None
+        raise JobFileError(f"job file {shown(path)}: {error}") from None
     # Tracebacks show the lines that were loaded, even after an edit.
     lines = importlib.util.decode_source(source).splitlines(keepends=True)
     linecache.cache[location] = (len(source), None, lines, location)
@@ -266,13 +271,13 @@ def _compile(path: str, location: str) -> types.CodeType:
 
 def _describe_syntax_error(path: str, error: SyntaxError) -> str:
     line = f", line {error.lineno}" if error.lineno else ""
-    lines = [f"job file {path}{line}: {type(error).__name__}: {error.msg}"]
+    lines = [f"job file {shown(path)}{line}: {type(error).__name__}: {error.msg}"]
     if error.text:
         text = error.text.rstrip("\n")
-        shown = text.lstrip()
-        lines.append(f"    {shown}")
-        column = (error.offset or 0) - 1 - (len(text) - len(shown))
-        if 0 <= column <= len(shown):
+        code = text.lstrip()
+        lines.append(f"    {code}")
+        column = (error.offset or 0) - 1 - (len(text) - len(code))
+        if 0 <= column <= len(code):
             lines.append("    " + " " * column + "^")
     return "\n".join(lines)
 
@@ -284,9 +289,9 @@ def _load_failure(path: str, location: str, error: Exception) -> JobFileError:
         tb = tb.tb_next
     if isinstance(error, UsageError):
         line = f", line {tb.tb_lineno}" if tb is not None else ""
-        return JobFileError(f"job file {path}{line}: {error}")
-    shown = "".join(traceback.format_exception(type(error), error, tb)).rstrip()
-    return JobFileError(f"job file {path} failed while it was loaded:\n{shown}")
+        return JobFileError(f"job file {shown(path)}{line}: {error}")
+    report = "".join(traceback.format_exception(type(error), error, tb)).rstrip()
+    return JobFileError(f"job file {shown(path)} failed while it was loaded:\n{report}")
 
 
 def _check_public_names(path: str, stem: str, module: types.ModuleType) -> None:
@@ -302,7 +307,7 @@ def _check_public_names(path: str, stem: str, module: types.ModuleType) -> None:
         if nearest is None or (home != stem and getattr(value, "__name__", None) == name):
             continue
         raise JobFileError(
-            f"job file {path} binds {name}, which is none of {', '.join(FUNCTION_NAMES)}; "
+            f"job file {shown(path)} binds {name}, which is none of {', '.join(FUNCTION_NAMES)}; "
             f"did you mean {nearest}? (a function of your own: call it _{name})"
         )
 
@@ -340,7 +345,7 @@ def _check_near_options(path: str, module: types.ModuleType) -> None:
         is_options = isinstance(value, dict) and value and set(value) <= OPTION_NAMES
         if is_options and _is_near(name, "options"):
             raise JobFileError(
-                f"job file {path} binds {name}, a dict of options; did you mean options? "
+                f"job file {shown(path)} binds {name}, a dict of options; did you mean options? "
                 f"(a dict of your own: call it _{name})"
             )
 

@@ -14,13 +14,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from mmgevent.errors import OptionError
-from mmgevent.wire.limits import MAX_PARTITIONS
+from mmgevent.shown_text import shown
+from mmgevent.wire.limits import MAX_COUNT, MAX_PARTITIONS, MAX_TIMEOUT_S
 
 #: Least `memory_limit`, bytes. Python needs this much before it runs a line of the user's.
 MIN_MEMORY_LIMIT_BYTES = 16 * 1024 * 1024
 
 #: Largest `memory_limit`, bytes. setrlimit(2) takes no larger number.
 MAX_MEMORY_LIMIT_BYTES = 2**63 - 1
+
+#: Largest memory for intermediate data of a server, bytes. No machine has more.
+MAX_SEGMENT_MEMORY_BYTES = 2**60
 
 #: Default of `setup_timeout`, seconds. Large models load in a few minutes from a cold disk.
 SETUP_TIMEOUT_S = 300.0
@@ -34,10 +38,7 @@ MAX_JOB_NAME_CHARS = 200
 #: Longest text of a value in an error about it, characters.
 _MAX_SHOWN_CHARS = 200
 
-#: Longest text of a value in an error about it, characters.
-_MAX_SHOWN_CHARS = 200
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
@@ -56,6 +57,8 @@ class OptionKeywords(TypedDict, total=False):
     allocation: Literal["continuous", "oneshot"]
     retransmit: float
     py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+    results: Literal["plain", "trusted"] | None
+    plain_classes: str | type | Iterable[str | type]
     name: str
 
 
@@ -83,6 +86,12 @@ class JobOptions:
     retransmit: float = 0.05
     #: paths of modules to ship; stays with the driver
     py_files: tuple[str, ...] = ()
+    #: "plain": workers may give plain data only, of which nothing can run code here; "trusted":
+    #: anything; None: mmg-run decides, and a program trusts them. Stays with the driver
+    results: str | None = None
+    #: classes that plain results may hold, besides those of the job's own module: classes, or names
+    #: such as "module.Class"; stays with the driver
+    plain_classes: tuple[str | type, ...] = ()
     #: what logs call the job; "" until the job chooses one
     name: str = ""
 
@@ -122,9 +131,13 @@ class JobOptions:
                 )
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the options in types that JSON has, for servers and workers; no py_files."""
+        """Return the options in types that JSON has, for servers and workers.
+
+        Those that stay with the driver are left out.
+        """
         wire = asdict(self)
-        del wire["py_files"]
+        for name in ("py_files", "results", "plain_classes"):
+            del wire[name]
         return wire
 
     @classmethod
@@ -148,13 +161,19 @@ def check_name(name: str) -> None:
 def parse_option(name: str, text: str) -> Any:
     """Turn the text of `--set NAME=TEXT` into the option's value.
 
-    "none" or an empty text is None, where None is allowed. Commas separate py_files.
+    "none" or an empty text is None, where None is allowed. Commas separate py_files and plain_classes.
     Raise OptionError for an unknown name or a value out of range.
     """
     check_name(name)
     text = text.strip()
     value: Any = text
-    if name in ("task_timeout", "setup_timeout", "memory_limit", "partitions") and text.lower() in (
+    if name in (
+        "task_timeout",
+        "setup_timeout",
+        "memory_limit",
+        "partitions",
+        "results",
+    ) and text.lower() in (
         "",
         "none",
     ):
@@ -165,7 +184,7 @@ def parse_option(name: str, text: str) -> Any:
         value = _parse_number(name, text, float)
     elif name == "max_skipped":
         value = _parse_number(name, text, int if text.lstrip("+-").isdecimal() else float)
-    elif name == "py_files":
+    elif name in ("py_files", "plain_classes"):
         value = tuple(part for part in text.split(",") if part)
     return getattr(JobOptions(**{name: value}), name)
 
@@ -181,8 +200,24 @@ def parse_size(size: int | str) -> int:
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     n_bytes = float(match[1]) * _UNITS.get(match[2].lower(), math.nan) if match else math.nan
     if not math.isfinite(n_bytes):
-        raise OptionError(f'a size is a number of bytes, or text like "512MiB" or "2GiB"; got {size!r:.60}')
+        raise OptionError(f'a size is a number of bytes, or text like "512MiB" or "2GiB"; got {_show(size)}')
     return int(n_bytes)
+
+
+def parse_memory(size: int | str | None) -> int | None:
+    """Return the bytes of a server's memory for intermediate data; None for None.
+
+    Raises OptionError for what is no size, or is out of range.
+    """
+    if size is None:
+        return None
+    try:
+        n_bytes = parse_size(size)
+    except OptionError:
+        n_bytes = 0
+    if isinstance(size, bool) or not 0 < n_bytes <= MAX_SEGMENT_MEMORY_BYTES:
+        raise OptionError(f'expected a size above 0, at most 1024 PiB, such as "512MiB"; got {_show(size)}')
+    return n_bytes
 
 
 def find_fault(options: Mapping[str, Any]) -> str | None:
@@ -199,19 +234,24 @@ def find_fault(options: Mapping[str, Any]) -> str | None:
 
 def _parse_number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
     try:
+        # Python also reads 1_000 and digits of other scripts, and refuses thousands of digits.
+        if not text.isascii() or "_" in text:
+            raise ValueError(text)
         return kind(text)
     except ValueError:
         raise _out_of_range(name, text, "a whole number" if kind is int else "a number") from None
 
 
 def _out_of_range(name: str, value: Any, expected: str) -> OptionError:
+    return OptionError(f"option {name} must be {expected}; got {_show(value)}")
+
+
+def _show(value: Any) -> str:
     try:
-        shown = repr(value)
+        text = repr(value)
     except ValueError:  # an int of more digits than `sys.get_int_max_str_digits()`
-        shown = f"an int of {value.bit_length()} bits"
-    if len(shown) > _MAX_SHOWN_CHARS:
-        shown = f"{shown[:_MAX_SHOWN_CHARS]}..."
-    return OptionError(f"option {name} must be {expected}; got {shown}")
+        text = f"an int of {value.bit_length()} bits"
+    return shown(text, max_line_chars=_MAX_SHOWN_CHARS)
 
 
 def _is_int(value: Any) -> bool:
@@ -230,11 +270,11 @@ _FLOAT_LIMIT = 2**1023
 
 
 def _is_count(value: Any) -> bool:
-    return _is_int(value) and 0 <= value < _FLOAT_LIMIT
+    return _is_int(value) and 0 <= value <= MAX_COUNT
 
 
 def _is_timeout(value: Any) -> bool:
-    return value is None or (_is_number(value) and value > 0)
+    return value is None or (_is_number(value) and 0 < value <= MAX_TIMEOUT_S)
 
 
 def _is_memory_limit(value: Any) -> bool:
@@ -242,7 +282,7 @@ def _is_memory_limit(value: Any) -> bool:
 
 
 def _is_skip_limit(value: Any) -> bool:
-    return _is_number(value) and value >= 0 and not (isinstance(value, float) and value >= 1)
+    return _is_number(value) and 0 <= value <= MAX_COUNT and not (isinstance(value, float) and value >= 1)
 
 
 def _is_partition_count(value: Any) -> bool:
@@ -265,24 +305,39 @@ def _are_paths(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(path, str) and path for path in value)
 
 
+def _is_results(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value in ("plain", "trusted"))
+
+
+def _are_classes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(each, type) or (isinstance(each, str) and "." in each) for each in value
+    )
+
+
 def _is_job_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
 
-_TIMEOUT = (_is_timeout, "a number of seconds above 0, or None")
+_TIMEOUT = (_is_timeout, f"a number of seconds above 0, at most {MAX_TIMEOUT_S:.0e} (31 years), or None")
 
 #: {option: (predicate of its range, what an error says is expected)}
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "retries": (_is_count, "an int, 0 or more"),
+    "retries": (_is_count, f"an int from 0 to {MAX_COUNT:.0e}"),
     "task_timeout": _TIMEOUT,
     "setup_timeout": _TIMEOUT,
     "memory_limit": (_is_memory_limit, 'bytes or a size like "2GiB", from 16MiB to 8 EiB, or None'),
-    "max_skipped": (_is_skip_limit, "a number of items (int), or a share of them (float below 1)"),
+    "max_skipped": (
+        _is_skip_limit,
+        f"a number of items (int, 0 to {MAX_COUNT:.0e}), or a share of them (float, 0 to below 1)",
+    ),
     "partitions": (_is_partition_count, f"an int from 1 to {MAX_PARTITIONS}, or None"),
     "greenlets": (_is_greenlet_count, f"an int from 0 to {MAX_GREENLETS}"),
     "allocation": (_is_allocation, '"continuous" or "oneshot"'),
     "retransmit": (_is_share, "a share of the slots, 0 to 1"),
     "py_files": (_are_paths, "a path or a list of paths"),
+    "results": (_is_results, '"plain", "trusted" or None'),
+    "plain_classes": (_are_classes, 'a list of classes, or of their names such as "module.Class"'),
     "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
@@ -301,8 +356,17 @@ def _normal_paths(value: Any) -> Any:
     return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths)
 
 
+def _normal_classes(value: Any) -> Any:
+    classes = [value] if isinstance(value, (str, type)) else value
+    return tuple(classes) if isinstance(classes, Iterable) else value
+
+
 #: What turns a value as programs give it into the form that `JobOptions` holds.
-_NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {"memory_limit": _normal_size, "py_files": _normal_paths}
+_NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {
+    "memory_limit": _normal_size,
+    "py_files": _normal_paths,
+    "plain_classes": _normal_classes,
+}
 
 #: {option that needs an executor of its own: what to do instead}
 _NOT_OFFERED = {

@@ -7,11 +7,12 @@ also be a variable of the file. So the warning is for names that no code of the 
 from __future__ import annotations
 
 import dis
-import logging
 import types
 from collections.abc import Iterator
 
-log = logging.getLogger(__name__)
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
 
 #: Builtins that find a name by its text. If a file uses one, a text that names an option counts as
 #: a use.

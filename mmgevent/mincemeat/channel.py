@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -14,12 +13,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mmgevent.errors import ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.mincemeat.commands import CommandReader, encode_command, number_message
 
 if TYPE_CHECKING:
     from mmgevent.driver.watching import PeerInfo
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: The first command of a Client.  Workers of other kinds do not send it, and answer no pings.
 INTRODUCTION = "mincemeat client"

@@ -8,7 +8,6 @@ Commands are handled in the thread that calls `process`.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +22,14 @@ from mmgevent.errors import (
     UsageError,
     VersionMismatchError,
 )
+from mmgevent.machine.logs import get_log
 from mmgevent.mincemeat.channel import INTRODUCTION, Conversation
 from mmgevent.mincemeat.endpoint import MAX_UNPROCESSED_BYTES, MESSAGE_BYTES, Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule, timer
 from mmgevent.mincemeat.taskmanager import COLLECTFN, MAPFN, REDUCE_ONLY, REDUCEFN, reduce_whole
 from mmgevent.wire.hello import VERSION
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time to start an engine and prove the password, seconds.  A busy machine takes long.
 CONNECT_S = 60.0

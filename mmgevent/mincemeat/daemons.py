@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any
 
+from mmgevent.machine.logs import get_log
 from mmgevent.mincemeat.channel import ServerChannel
 from mmgevent.mincemeat.client import Client
 from mmgevent.mincemeat.endpoint import Endpoint, Map
 from mmgevent.mincemeat.schedule import Schedule, timer
 from mmgevent.mincemeat.server import Server
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class _Name(str):

@@ -11,16 +11,16 @@ Then one thread at a time serves an endpoint.  An error of an endpoint is raised
 
 from __future__ import annotations
 
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from mmgevent.machine.logs import get_log
 from mmgevent.mincemeat.schedule import Schedule, timer, trigger
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: The endpoints that were given no map.
 socket_map: dict[Any, Any] = {}

@@ -7,11 +7,12 @@ Nothing here runs by itself: an endpoint's `process` calls `trigger` each time r
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, MutableSequence
 
-log = logging.getLogger(__name__)
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
 
 #: The clock of schedules, seconds.  It never goes back.
 timer = time.monotonic

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import inspect
-import logging
 import os
 import socket
 import threading
@@ -22,6 +21,7 @@ from mmgevent.driver.local_cluster import LocalCluster
 from mmgevent.engine.net.listening import open_listener
 from mmgevent.errors import JobCancelled, ListenError, MmgeventError, UsageError
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
 from mmgevent.mincemeat.channel import ServerChannel
 from mmgevent.mincemeat.endpoint import Endpoint, Map
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.watching import PeerInfo
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Datasources that subclasses define as class attributes, which would hide the property.
 _class_datasources: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()

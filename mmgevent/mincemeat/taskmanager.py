@@ -8,7 +8,6 @@ submitted and when the Server is done. The engine decides which task runs where.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from mmgevent.errors import FunctionError, MmgeventError, UsageError
 from mmgevent.job.inputs.walks import StandIn, is_repeatable
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.mincemeat.channel import ServerChannel
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Names under which a Client offers its own methods.
 MAPFN, COLLECTFN, REDUCEFN, REDUCE_ONLY = "mapfn", "collectfn", "reducefn", "reduceonly"

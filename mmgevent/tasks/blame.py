@@ -19,7 +19,7 @@ from typing import Any
 from mmgevent.errors import JobError, MmgeventError, NoTerminalError
 from mmgevent.job.shipping import missing
 from mmgevent.tasks.records import SegmentError
-from mmgevent.tasks.unpicklable import RecordError
+from mmgevent.tasks.unpicklable import NotPlainError, RecordError
 from mmgevent.wire.failures import bound
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -147,7 +147,7 @@ def blame_segment(error: SegmentError) -> TaskFailure:
     cause = error.__cause__
     if isinstance(cause, ModuleNotFoundError):
         return blame_exception(cause, None)
-    advice = None
+    advice = cause.advice if isinstance(cause, NotPlainError) else None
     if isinstance(cause, (AttributeError, ImportError)):
         advice = (
             missing.last_reason()

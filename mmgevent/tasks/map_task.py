@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent import _speedups
 from mmgevent.job.functions import Functions
@@ -32,6 +32,9 @@ from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Most groups in one flush, bytes. Combining more hardly gains anything, and the user can use the
 #: memory.
@@ -79,6 +82,7 @@ class MapTask:
         part: Part = ALL,
         skipping: Skipping | None = None,
         decode: Decode | None = None,
+        plain: PlainRules | None = None,
     ):
         self._has_mapfn = functions.mapfn is not None
         self._collectfn: Any = functions.collectfn
@@ -87,6 +91,7 @@ class MapTask:
         self._fold_op = None if fold is None else FOLD_OPS[fold]
         self._combiner = None if functions.collectfn is not None else combiner_of(functions.reducefn)
         self._partitions = partitions
+        self._plain = plain
         self._budget = group_budget(memory_bytes)
         self._emit_bytes = emit
         self._mark_flush = mark_flush
@@ -234,7 +239,7 @@ class MapTask:
             parts[partition] = None  # frees memory
             keys, values = part
             try:
-                segment = encode_segment(keys, values, grouped=grouped, hashed=hashed)
+                segment = encode_segment(keys, values, grouped=grouped, hashed=hashed, plain=self._plain)
             except BaseException as error:
                 maker = function if self._collectfn is None else "collectfn"
                 raise blame_exception(error, maker, self._key_at_fault(item), item) from error

@@ -26,22 +26,28 @@ The memo of the pickler notes objects that occur again. Distinct objects pickle 
 without it. Shared ones, such as a file name in ten thousand postings, encode, decode and store
 several times better with it. So each column decides from a sample; the reader needs no flag.
 Without the memo, sharing within a record is lost: `(x, x)` comes back as two equal objects.
+
+With the rules of a job for plain data (`plain_rules`), columns are pickled and unpickled by
+`plain_data` instead.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from mmgevent.errors import MmgeventError
-from mmgevent.tasks.unpicklable import PICKLE_PROTOCOL, find_culprit
+from mmgevent.tasks.unpicklable import PICKLE_PROTOCOL, NotPlainError, find_culprit
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 SEGMENT_MAGIC = b"MMGS"
 SEGMENT_VERSION = 1
@@ -75,7 +81,7 @@ class SegmentError(MmgeventError):
     """Bytes are not a whole, intact segment or flush, or cannot be unpickled here.
 
     `__cause__` is the unpickling error in the last case, mostly a class that this process does not
-    have. It is None if the bytes themselves are wrong.
+    have, or a NotPlainError. It is None if the bytes themselves are wrong.
     """
 
 
@@ -91,25 +97,30 @@ class Segment(NamedTuple):
 
 
 def encode_segment(
-    keys: list[Any], values: list[Any], *, grouped: bool = False, hashed: bool = False
+    keys: list[Any],
+    values: list[Any],
+    *,
+    grouped: bool = False,
+    hashed: bool = False,
+    plain: PlainRules | None = None,
 ) -> bytes:
-    """Encode two columns of equal length as one segment.
+    """Encode two columns of equal length as one segment; with rules, one of plain data.
 
-    Raise RecordError for the first record that cannot be pickled. MemoryError passes unchanged, and
-    so do exceptions that are no `Exception`.
+    Raise RecordError for the first record that cannot be pickled, or is not plain. MemoryError
+    passes unchanged, and so do exceptions that are no `Exception`.
     """
     if len(keys) != len(values):
         raise ValueError(f"a segment needs as many values as keys, got {len(values)} and {len(keys)}")
     buffer = BytesIO()
     buffer.write(bytes(SEGMENT_HEADER_BYTES))
     try:
-        _pickle_column(buffer, keys)
+        _pickle_column(buffer, keys, plain)
         key_end = buffer.tell()
-        _pickle_column(buffer, values)
+        _pickle_column(buffer, values, plain)
     except MemoryError:
         raise
     except Exception as error:
-        raise find_culprit(keys, values, grouped, error) from error
+        raise find_culprit(keys, values, grouped, error, _plain_dumper(plain)) from error
     end = buffer.tell()
     flags = (GROUPED if grouped else 0) | (HASHED if hashed else 0)
     header = _HEADER.pack(
@@ -123,8 +134,11 @@ def encode_segment(
     return buffer.getvalue()
 
 
-def decode_segment(data: Any, offset: int = 0) -> Segment:
-    """Decode the segment at `offset`. Bytes may follow it. Raise SegmentError."""
+def decode_segment(data: Any, offset: int = 0, plain: PlainRules | None = None) -> Segment:
+    """Decode the segment at `offset`. Bytes may follow it. Raise SegmentError.
+
+    With rules, a segment that holds anything but plain data is an error, and nothing of it runs.
+    """
     view = memoryview(data)
     flags, count, key_bytes, value_bytes, checksum = _read_header(view, offset)
     keys_at = offset + SEGMENT_HEADER_BYTES
@@ -134,8 +148,8 @@ def decode_segment(data: Any, offset: int = 0) -> Segment:
         raise SegmentError(f"a segment of {end - offset} bytes is cut short after {len(view) - offset}")
     if _checksum(view[offset : offset + _HEADER.size], view[keys_at:end]) != checksum:
         raise SegmentError(f"a segment of {end - offset} bytes does not match its checksum")
-    keys = _unpickle_column(view[keys_at:values_at], count, "keys")
-    values = _unpickle_column(view[values_at:end], count, "values")
+    keys = _unpickle_column(view[keys_at:values_at], count, "keys", plain)
+    values = _unpickle_column(view[values_at:end], count, "values", plain)
     return Segment(keys, values, bool(flags & GROUPED), bool(flags & HASHED), end)
 
 
@@ -178,7 +192,7 @@ def decode_items(data: Any) -> list[tuple[Any, Any]]:
     return list(zip(segment.keys, segment.values))  # noqa: B905 - decode_segment holds them equal; strict= costs
 
 
-def encode_value(value: Any, limit_bytes: int) -> bytes | None:
+def encode_value(value: Any, limit_bytes: int, plain: PlainRules | None = None) -> bytes | None:
     """Encode one value by itself. Return None if that takes more than `limit_bytes` or fails."""
     if isinstance(value, (str, bytes)):
         if len(value) > limit_bytes:
@@ -187,15 +201,40 @@ def encode_value(value: Any, limit_bytes: int) -> bytes | None:
             return pickle.dumps(value, PICKLE_PROTOCOL)
     file = _Bounded(limit_bytes)
     try:
-        pickle.Pickler(file, PICKLE_PROTOCOL).dump(value)
+        _pickler(file, plain).dump(value)
     except Exception:  # a `__reduce__` of the user's may raise anything
         return None
     return file.getvalue()
 
 
-def decode_value(data: bytes) -> Any:
+def decode_value(data: bytes, plain: PlainRules | None = None) -> Any:
     """Decode what `encode_value` returned. What unpickling raises passes unchanged."""
-    return pickle.loads(data)
+    return _loads(data, plain)
+
+
+def _pickler(file: BytesIO, plain: PlainRules | None) -> pickle.Pickler:
+    if plain is None:
+        return pickle.Pickler(file, PICKLE_PROTOCOL)
+    from mmgevent.tasks.plain_data import PlainPickler
+
+    return PlainPickler(file, plain)
+
+
+def _plain_dumper(plain: PlainRules | None) -> Callable[[Any], object] | None:
+    """Return what raises NotPlainError for an object that is not plain, or None without rules."""
+    if plain is None:
+        return None
+    from mmgevent.tasks.plain_data import dump_plain
+
+    return lambda obj: dump_plain(obj, plain)
+
+
+def _loads(data: Any, plain: PlainRules | None) -> Any:
+    if plain is None:
+        return pickle.loads(data)
+    from mmgevent.tasks.plain_data import load_plain
+
+    return load_plain(data, plain)
 
 
 class _Bounded(BytesIO):
@@ -264,10 +303,10 @@ def _read_header(view: memoryview, offset: int) -> tuple[int, int, int, int, int
     return flags, count, key_bytes, value_bytes, _CHECKSUM.unpack_from(view, offset + _HEADER.size)[0]
 
 
-def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
+def _pickle_column(buffer: BytesIO, column: list[Any], plain: PlainRules | None) -> None:
     start = buffer.tell()
     if not _is_shared(column):
-        pickler = pickle.Pickler(buffer, PICKLE_PROTOCOL)
+        pickler = _pickler(buffer, plain)
         pickler.fast = True
         try:
             pickler.dump(column)
@@ -280,7 +319,7 @@ def _pickle_column(buffer: BytesIO, column: list[Any]) -> None:
             # pickled at all fails again below.
             buffer.seek(start)
             buffer.truncate()
-    pickle.Pickler(buffer, PICKLE_PROTOCOL).dump(column)
+    _pickler(buffer, plain).dump(column)
 
 
 def _is_shared(column: list[Any]) -> bool:
@@ -327,12 +366,14 @@ def _add_ids(obj: Any, depth: int, ids: list[int]) -> None:
         ids.append(id(cls))
 
 
-def _unpickle_column(view: memoryview, count: int, name: str) -> list[Any]:
+def _unpickle_column(view: memoryview, count: int, name: str, plain: PlainRules | None) -> list[Any]:
     try:
-        column = pickle.loads(view)
+        column = _loads(view, plain)
     except MemoryError:
         raise
     except Exception as error:
+        if plain is not None and isinstance(error, NotPlainError):
+            raise SegmentError(f"the {name} of a segment are no plain data: one {error}") from error
         raise SegmentError(
             f"the {name} of a segment cannot be unpickled: {type(error).__name__}: {error}"
         ) from error

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, fold_of, list_values
@@ -27,6 +27,9 @@ from mmgevent.tasks.map_task import Emit, TaskStats
 from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Size of a segment of results to aim at, bytes. It is cheap to handle, and small beside an
 #: executor.
@@ -48,8 +51,9 @@ ReducePart = tuple[int, int, Iterable[Any]]
 class ResultWriter:
     """Encodes results into segments of a good size, and segments into flushes."""
 
-    def __init__(self, emit: Emit, stats: TaskStats):
+    def __init__(self, emit: Emit, stats: TaskStats, plain: PlainRules | None):
         self._emit = emit
+        self._plain = plain
         self._stats = stats
         self._segments: dict[int, bytes] = {}
         self._size = 0
@@ -62,7 +66,7 @@ class ResultWriter:
         Raise TaskFailure, which blames `function`, if one cannot be pickled.
         """
         try:
-            segment = encode_segment(keys, values)
+            segment = encode_segment(keys, values, plain=self._plain)
         except BaseException as error:
             raise blame_exception(error, function) from error
         if partition in self._segments:
@@ -98,6 +102,7 @@ class ReduceTask:
         emit: Emit,
         mark: Mark,
         scratch_dir: str | None = None,
+        plain: PlainRules | None = None,
     ):
         fold = None if functions.collectfn is not None else fold_of(functions.reducefn)
         self._reducefn: Any = functions.reducefn
@@ -110,13 +115,14 @@ class ReduceTask:
             bound_bytes=max(1, memory_bytes),
             fold_op=None if fold is None else FOLD_OPS[fold],
             scratch_dir=scratch_dir,
+            plain=plain,
         )
         self._index = 0  # index of the current key, from 0
         self._key: Any = NO_KEY
         self._partition = 0  # being read
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
         self.stats = TaskStats()
-        self._writer = ResultWriter(emit, self.stats)
+        self._writer = ResultWriter(emit, self.stats, plain)
 
     def run(self) -> TaskStats:
         if self._is_merged:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import blame_exception, blame_segment
@@ -26,6 +26,9 @@ from mmgevent.tasks.records import SegmentError, decode_items
 from mmgevent.tasks.reduce_task import ReducePart, ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Thresholds of the cyclic garbage collector during a task, as `gc.set_threshold` takes them. The
 #: first is the number of new containers between two collections. With the usual 700, building
@@ -54,6 +57,7 @@ def run_map(
     skipping: Skipping | None = None,
     decode: Decode | None = None,
     tunes_gc: bool = True,
+    plain: PlainRules | None = None,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
@@ -73,10 +77,9 @@ def run_map(
         the last item when that continues.
     part: which part of a single entry to map.
     skipping: what to do about items that fail. None: a failure ends the task.
-    decode: returns `items` again, for another try of an item that a function has changed. Needed
-        with `skipping`.
-    tunes_gc: whether the cyclic garbage collector of this process may run rarely meanwhile. False
-        if other code uses it, too.
+    decode: returns `items` again, for another try of one that a function has changed.
+    tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
+    plain: the rules for records, if they must be plain data.
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.
@@ -95,6 +98,7 @@ def run_map(
         part=part,
         skipping=skipping,
         decode=decode,
+        plain=plain,
     )
     return _run(task, tunes_gc)
 
@@ -109,6 +113,7 @@ def run_reduce(
     mark: Mark,
     scratch_dir: str | None = None,
     tunes_gc: bool = True,
+    plain: PlainRules | None = None,
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
 
@@ -132,6 +137,7 @@ def run_reduce(
         emit=emit,
         mark=mark,
         scratch_dir=scratch_dir,
+        plain=plain,
     )
     try:
         return _run(task, tunes_gc)

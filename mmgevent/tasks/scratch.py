@@ -16,12 +16,15 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent import _speedups
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
 from mmgevent.tasks.records import Segment, SegmentError, decode_segment, encode_segment
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Most splits of one partition, one inside another. Four splits into 4 to 32 pieces each are enough
 #: for 256 to a million times the memory.
@@ -98,7 +101,17 @@ class Merger:
     fold of the C core, segments hold its partial results, and groups are `{key: partial result}`.
     """
 
-    def __init__(self, *, partitions: int, bound_bytes: int, fold_op: int | None, scratch_dir: str | None):
+    def __init__(
+        self,
+        *,
+        partitions: int,
+        bound_bytes: int,
+        fold_op: int | None,
+        scratch_dir: str | None,
+        plain: PlainRules | None = None,
+    ):
+        """`plain`: rules for the segments of others, if they must be plain data."""
+        self._plain = plain
         self._partitions = partitions
         self._bound_bytes = bound_bytes
         self._fold_op = fold_op
@@ -144,7 +157,7 @@ class Merger:
         """Decode segments; check keys whose hash came from a class of the user's."""
         for data in segments:
             try:
-                segment = decode_segment(data)
+                segment = decode_segment(data, plain=self._plain)
             except SegmentError as error:
                 if error.__cause__ is None:
                     raise

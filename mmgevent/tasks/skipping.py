@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import SignalReceived
 from mmgevent.tasks.blame import TaskFailure, short_repr
 from mmgevent.tasks.records import encode_segment, encode_value
 from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire import failures
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Largest pickled value of an item that is kept, bytes. Larger ones are read again on request.
 MAX_VALUE_BYTES = 64 * 1024
@@ -58,13 +61,16 @@ class Skipping:
         max_skipped: int | float = 0,
         *,
         passes: Callable[[BaseException], bool] = _never,
+        plain: PlainRules | None = None,
     ):
         """retries, max_skipped: options of the job.
 
-        passes: whether an exception is no failure of an item.
+        passes: whether an exception is no failure of an item. plain: the rules for rows, if they
+        must be plain data. A value that is not is left out, and a key is replaced by its text.
         """
         self.retries = retries
         self.passes = passes
+        self._plain = plain
         #: number of items that were set aside
         self.count = 0
         #: failure record of the last of them
@@ -110,7 +116,7 @@ class Skipping:
         self._rows.append(
             (
                 position,
-                None if value is UNREAD else encode_value(value, MAX_VALUE_BYTES),
+                None if value is UNREAD else encode_value(value, MAX_VALUE_BYTES, self._plain),
                 type(error).__qualname__,
                 _text_of(error),
                 failure.failure,
@@ -124,9 +130,13 @@ class Skipping:
         keys, rows = self._keys, self._rows
         self._keys, self._rows = [], []
         try:
-            return encode_segment(keys, rows)
-        except RecordError:  # a key that could be pickled once, and no longer can
-            return encode_segment([short_repr(key) for key in keys], rows)
+            return encode_segment(keys, rows, plain=self._plain)
+        except RecordError:  # a key that is not plain, or that could be pickled once and no longer can
+            return encode_segment([self._shown(key) for key in keys], rows, plain=self._plain)
+
+    def _shown(self, key: Any) -> Any:
+        """Return a key as it is if it can travel, else its text."""
+        return short_repr(key) if encode_value(key, MAX_VALUE_BYTES, self._plain) is None else key
 
 
 def _text_of(error: BaseException) -> str:

@@ -6,7 +6,7 @@ Pickling is tried on whole columns. Only if that fails does anybody look for the
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmgevent.errors import MmgeventError
@@ -19,6 +19,32 @@ _MAX_DEPTH = 20
 
 #: Longest text of a key in an error, characters.
 _MAX_SHOWN_CHARS = 200
+
+
+#: Longest text of what is no plain data, characters.
+_MAX_NAMED_CHARS = 400
+
+#: What to do about a class that plain results do not hold.
+ADVICE = (
+    "if it is a class that your functions give, name it: plain_classes=['MODULE.CLASS'] (mmg-run: --set "
+    "plain_classes=MODULE.CLASS); if you trust whoever runs the workers: results='trusted' (mmg-run: "
+    "--trust-workers)"
+)
+
+
+class NotPlainError(MmgeventError):
+    """Something is no plain data. The text names it, as in "holds an object of type m.C".
+
+    It may quote what others sent, so only printable characters of it are shown.
+    """
+
+    exit_code = 1
+    #: what to do, for messages
+    advice = ADVICE
+
+    def __init__(self, text: str):
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_MAX_NAMED_CHARS])
+        super().__init__(shown if len(text) <= _MAX_NAMED_CHARS else f"{shown}...")
 
 
 class RecordError(MmgeventError):
@@ -35,8 +61,19 @@ class RecordError(MmgeventError):
         self.advice = advice
 
 
-def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Exception) -> RecordError:
-    """Return the error for the first record that cannot be pickled, or of all of them together."""
+def find_culprit(
+    keys: list[Any],
+    values: list[Any],
+    grouped: bool,
+    error: Exception,
+    dump_plain: Callable[[Any], object] | None = None,
+) -> RecordError:
+    """Return the error for the first record that cannot be pickled, or of all of them together.
+
+    If records must be plain data, `dump_plain` raises NotPlainError for what is not.
+    """
+    if dump_plain is not None and (found := _find_not_plain(keys, values, grouped, dump_plain)) is not None:
+        return found
     for key, value in zip(keys, values):  # noqa: B905
         group = value if grouped else [value]
         for role, obj in (("key", key), *(("value of key", each) for each in group)):
@@ -54,6 +91,23 @@ def find_culprit(keys: list[Any], values: list[Any], grouped: bool, error: Excep
     # Each record pickles alone: the sum of them does not, or an object answers differently each
     # time.
     return RecordError(f"records cannot be pickled together: {type(error).__name__}: {error}")
+
+
+def _find_not_plain(
+    keys: list[Any], values: list[Any], grouped: bool, dump_plain: Callable[[Any], object]
+) -> RecordError | None:
+    """Return the error for the first record that is not plain data, or None if all are."""
+    for key, value in zip(keys, values):  # noqa: B905
+        group = value if grouped else [value]
+        for role, obj in (("key", key), *(("value of key", each) for each in group)):
+            try:
+                dump_plain(obj)
+            except NotPlainError as error:
+                text = f"{role} {_short(key)} is no plain data: it {error}"
+                return RecordError(text, key, ADVICE)
+            except Exception:
+                break  # it cannot be pickled at all
+    return None
 
 
 def _pickling_error(obj: Any) -> Exception | None:

@@ -21,6 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmgevent.shown_text import shown
+from mmgevent.wire.failures import MAX_LINE_CHARS
+
 #: Deaths that a job remembers, and items set aside: the last ones. A full record takes 20 KiB.
 MAX_REMEMBERED = 10_000
 
@@ -47,7 +50,7 @@ def describe_death(death: Mapping[str, Any]) -> str | None:
         return None
     where = str(death.get("function") or "")
     if death.get("key") is not None:
-        where += f" at {death['key']}"
+        where += f" at {shown(death['key'], max_line_chars=MAX_LINE_CHARS)}"
     if death.get("function") and death.get("worker"):
         where += f" on {death['worker']}"
     text = f"{where}: {death.get('error')}" if where else str(death.get("error"))
@@ -61,4 +64,4 @@ def describe_death(death: Mapping[str, Any]) -> str | None:
         if death.get("retried_on"):
             text += f" on {death['retried_on']}"
     lines = str(death.get("last_words") or "").rstrip().splitlines()[-NOTICE_LINES:]
-    return "\n".join([text, *(f"  | {line}" for line in lines)])
+    return "\n".join([shown(text), *(f"  | {shown(line)}" for line in lines)])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mmgevent.shown_text import shown
+
 #: One string of a failure, bytes as JSON. Eight of them fit in one frame with all else.
 MAX_STRING_BYTES = 16 * 1024
 
@@ -64,13 +66,8 @@ def _advised(failure: dict[str, Any], advice: str) -> dict[str, Any]:
 
 def name_skipped(name: str | None, failure: dict[str, Any]) -> str:
     """Return the line that names an item that was set aside, for the user."""
-    return f"item set aside: {_one_line(name or failure.get('key') or '')}: {_one_line(failure.get('error') or '')}"
-
-
-def _one_line(text: str) -> str:
-    """Return a text as one printable line of at most MAX_LINE_CHARS."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MAX_LINE_CHARS])
-    return shown if len(text) <= MAX_LINE_CHARS else f"{shown}..."
+    key = shown(name or failure.get("key") or "", max_line_chars=MAX_LINE_CHARS)
+    return f"item set aside: {key}: {shown(failure.get('error') or '', max_line_chars=MAX_LINE_CHARS)}"
 
 
 def _is_plain(name: str, value: Any) -> bool:

@@ -16,6 +16,9 @@ MAX_CODE_BYTES = 256 * 1024 * 1024
 #: `machine.environment`), and one byte may take six in JSON.
 MAX_CONTEXT_BYTES = 48 * 1024 * 1024
 
+#: Options of one job, bytes of JSON. With all else they fit the frame that submits the job.
+MAX_OPTIONS_BYTES = 64 * 1024
+
 #: One batch, bytes. One item may be so large; batches of several items aim at 16 MiB.
 MAX_BATCH_BYTES = 1024 * 1024 * 1024
 
@@ -24,6 +27,12 @@ MAX_PARTITIONS = 4096
 
 #: Slots of one worker. No machine has more cores, and a wrong number would cost the server memory.
 MAX_SLOTS = 4096
+
+#: Longest time that an option may ask for, seconds: 31 years. No timer of a library is that long.
+MAX_TIMEOUT_S = 1e9
+
+#: Largest count that an option may ask for, such as retries. No job has more items.
+MAX_COUNT = 10**12
 
 #: Work of short tasks that is sent ahead to a slot, and to an executor, seconds. Each process that
 #: an attempt passes does half the work for it when many attempts travel together.

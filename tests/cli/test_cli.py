@@ -16,9 +16,9 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
-    EngineError,
     JobError,
     NoWorkersError,
+    SchedulerError,
     TooManySkippedError,
     UsageError,
     VersionMismatchError,
@@ -211,7 +211,7 @@ def test_each_error_has_its_exit_code_and_no_stack_trace(error, code, capsys, si
         assert message == "mmg-test: x\n"
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), EngineError("oops")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), SchedulerError("oops")])
 def test_fault_of_our_own_shows_its_stack(error, capsys, signals):
     def body(argv):
         raise error
@@ -373,6 +373,7 @@ def test_way_to_join_names_a_host_and_never_the_password(tmp_path, monkeypatch):
         assert "ssh" not in alone  # nobody elsewhere could connect
         assert str(tmp_path / "mmgevent" / "password") in alone
     assert "ssh" in text
+    assert "mmg-server worker-password | ssh" in text
     monkeypatch.setattr("socket.gethostname", lambda: "localhost")
     assert "mmg-worker THISHOST:5000" in shared.how_to_join(("0.0.0.0", 5000), make_arguments())
     assert "--tls-cert" in shared.how_to_join(("0.0.0.0", 5000), make_arguments(tls_ca="ours.pem"))

@@ -87,7 +87,7 @@ def test_job_file_that_cannot_be_one(fails, source, expected):
         (JOB + "option = {'retries': 1}\n", "did you mean options?"),
         (JOB + "options = {'retires': 2}\n", "options: unknown option 'retires'; did you mean retries?"),
         (JOB + "options = {'xyzzy': 2}\n", "unknown option 'xyzzy'; there are retries, task_timeout"),
-        (JOB + "options = {'retries': 'x'}\n", "option retries must be an int, 0 or more; got 'x'"),
+        (JOB + "options = {'retries': 'x'}\n", "option retries must be an int from 0 to 1e+12; got 'x'"),
         (JOB + "options = 5\n", 'options must be a dict such as {"retries": 2}; got 5'),
     ],
 )

@@ -69,7 +69,7 @@ def test_code_that_is_too_large_is_named_with_what_makes_it_so(cluster, innocent
 BALLAST = bytes(2 * MIB)
 
 
-def test_a_global_that_makes_code_too_large_is_named(cluster, monkeypatch):
+def test_a_global_that_makes_code_too_large_is_named(cluster, innocent, monkeypatch):
     job = mmg.Job({1: 1}, lambda key, value: [(key, len(BALLAST))]).with_module(__name__)
     monkeypatch.setattr(packer, "MAX_CODE_BYTES", MIB)
     with pytest.raises(mmg.ShippingError, match=r"mapfn → BALLAST \(2,097,\d\d\d\)"):
@@ -82,7 +82,48 @@ def test_an_item_that_is_too_large_is_named(cluster, innocent, monkeypatch):
         cluster.run(mmg.Job({"large": bytes(2 * MIB)}, size_of("HOME")))
 
 
-def test_a_file_that_is_too_large_to_be_sent_is_named(cluster, monkeypatch, tmp_path):
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("x" * MIB, "'xxx.*xxx\\.\\.\\.'? has"),
+        (Unspeakable(), "<Unspeakable instance"),
+        ("\x1b]0;t\n", r"'\\x1b\]0;t\\n'"),
+    ],
+)
+def test_an_item_that_is_too_large_is_named_whatever_its_key(cluster, innocent, monkeypatch, key, shown):
+    monkeypatch.setattr(encoding, "MAX_BATCH_BYTES", MIB)
+    with pytest.raises(mmg.DatasourceError, match=f"with the key {shown}") as caught:
+        cluster.run(mmg.Job([(key, bytes(2 * MIB))], size_of("HOME")))
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("part", ["mapfn", "reducefn"])
+def test_options_that_are_too_large_are_named(cluster, innocent, part):
+    functions = {"mapfn": lambda key, value: [(key, value)], "reducefn": add, part: "x" * 200 * KIB}
+    handle = cluster.submit(mmg.Job({1: 1}, **functions))
+    with pytest.raises(
+        mmg.TooLargeError, match=r"at most 65,536 can be sent; .* the name of an offered function"
+    ):
+        handle.result(60)
+
+
+@pytest.mark.long
+def test_a_function_that_captures_270_mb_costs_its_own_job_only(cluster, innocent):
+    ballast = bytes(270_000_000)
+    handle = cluster.submit(mmg.Job({1: 1}, lambda key, value: [(key, len(ballast))]))
+    with pytest.raises(
+        mmg.TooLargeError, match=r"have 270,\d+,\d+ bytes or more, .* \(268,435,456\); .*mapfn"
+    ):
+        handle.result(60)
+
+
+def test_a_file_that_is_too_large_to_be_sent_is_named(cluster, innocent, monkeypatch, tmp_path):
     monkeypatch.setattr(encoding, "MAX_BATCH_BYTES", MIB)
     path = tmp_path / "large"
     path.write_bytes(bytes(2 * MIB))

@@ -606,7 +606,7 @@ def test_where_there_is_no_memory_for_one_more_segment_the_largest_key_is_named(
     segments = [encode_segment(["big", "small"], [[1] * 50, [1]], grouped=True)] * 2
     whole = iter([decode_segment(segments[0])])
 
-    def decode(data):
+    def decode(data, plain=None):
         segment = next(whole, None)
         if segment is None:
             raise MemoryError

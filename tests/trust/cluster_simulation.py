@@ -33,7 +33,10 @@ from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import ProtocolError
 from mmgevent.job.functions import Functions
 from mmgevent.tasks import records
+from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.run import run_map, run_reduce
+from mmgevent.tasks.skipping import Skipping
+from mmgevent.wire import failures
 from mmgevent.wire.frames import (
     BATCH,
     CODE,
@@ -49,11 +52,10 @@ from mmgevent.wire.frames import (
 from mmgevent.wire.hello import PYTHON_VERSION
 from mmgevent.wire.lanes import Outbox, ReceiveWindow, grant_frame, granted_bytes
 from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
+from mmgevent.wire.positions import ALL
 from tests.audit import AuditedScheduler
 from tests.oracle import plain_mapreduce
 
-#: steps in which misfortunes come
-CHAOS_STEPS = 600
 #: steps after which a job that goes on never ends; the longest so far took a tenth
 MAX_STEPS = 60_000
 #: virtual seconds that pass when nothing else can happen
@@ -230,6 +232,7 @@ class SimulatedDriver(Peer):
         self.sent = 0
         self.parts: dict[int, list[list[int]]] = {}
         self.buffers: dict[int, bytearray] = collections.defaultdict(bytearray)
+        self.set_aside: dict[int, int] = {}  # task -> batch, of results that are rows of items set aside
         self.say(
             "submit", 1, name="j", options=job.options, code_bytes=len(job.code), fingerprint="f",
             skip=sorted(job.delivered),
@@ -270,6 +273,8 @@ class SimulatedDriver(Peer):
     def on_results(self, frame: Frame, message: dict[str, Any]) -> None:
         assert frame.task not in self.parts, "the results of a task came twice"
         self.parts[frame.task] = message["parts"]
+        if "batch" in message:
+            self.set_aside[frame.task] = message["batch"]
         self._collect(frame.task)
 
     def on_data(self, frame: Frame) -> None:
@@ -283,7 +288,11 @@ class SimulatedDriver(Peer):
         parts, buffer = self.parts[task], self.buffers[task]
         while parts and len(buffer) >= parts[0][1]:
             partition, n_bytes, _ = parts.pop(0)
-            self.job.take_partition(partition, bytes(buffer[:n_bytes]))
+            data = bytes(buffer[:n_bytes])
+            if task in self.set_aside:
+                self.job.take_set_aside(self.set_aside[task], data)
+            else:
+                self.job.take_partition(partition, data)
             del buffer[:n_bytes]
 
     def on_job_done(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -301,6 +310,8 @@ class SimulatedDriver(Peer):
 
 class Job:
     """A job as its user knows it, whoever the server is."""
+
+    functions = FUNCTIONS
 
     def __init__(self, cluster: Cluster):
         choice, rng = cluster.random.choice, cluster.random
@@ -324,6 +335,14 @@ class Job:
         self.deaths = 2
         self.exceptions = 3
 
+    def begin_again(self) -> None:
+        """Begin anew on another server."""
+        self.has_ended_input = False
+        self.deaths, self.exceptions = 2, 3
+
+    def take_set_aside(self, batch: int, data: bytes) -> None:
+        raise AssertionError("nothing of this job may be set aside")
+
     def take_partition(self, partition: int, data: bytes) -> None:
         assert partition not in self.delivered, "a partition was delivered twice"
         self.delivered.add(partition)
@@ -331,9 +350,12 @@ class Job:
         while offset < len(data):
             segment = records.decode_segment(data, offset)
             for key, value in zip(segment.keys, segment.values, strict=True):
-                assert key not in self.results, "a key was reduced twice"
-                self.results[key] = value
+                self.take_result(key, value)
             offset = segment.end
+
+    def take_result(self, key: Any, value: Any) -> None:
+        assert key not in self.results, "a key was reduced twice"
+        self.results[key] = value
 
     def check(self) -> None:
         assert self.end == "done", self.end
@@ -352,6 +374,9 @@ class Held:
 
 class SimulatedWorker(Peer):
     """A worker that does what it is told, unless something happens to it."""
+
+    #: what it says of attempts that are over
+    late_words: tuple[str, ...] = ("output", "done", "failed", "returned", "kept")
 
     def __init__(self, cluster: Cluster, slots: int):
         super().__init__(cluster, "worker", slots=slots)
@@ -438,17 +463,24 @@ class SimulatedWorker(Peer):
             self.say_in_lane("content", *lane)
         elif is_chaotic and job.deaths and self.cluster.chance(0.1):
             job.deaths -= 1
-            self._put_out(lane, self._outputs(held)[:-1])
+            self._put_out(lane, self._outputs(held, job)[0][:-1])
             self.say_in_lane("died", *lane, failure={"kind": "died", "error": "killed"})
         elif is_chaotic and job.exceptions and self.cluster.chance(0.1):
             job.exceptions -= 1
-            self._put_out(lane, self._outputs(held))
+            self._put_out(lane, self._outputs(held, job)[0])
             self.say_in_lane("failed", *lane, failure={"kind": "exception", "error": "E"})
         else:
-            outputs = self._outputs(held)
+            outputs, skipping, failure = self._outputs(held, job)
+            if failure is not None:
+                self._put_out(lane, outputs)
+                self._say_failed(lane, failure)
+                self.outbox.close_lane(lane)
+                return
             inline = outputs.pop() if outputs and self.cluster.may_inline(outputs[-1]) else b""
             size = self._put_out(lane, outputs) + len(inline)
             done = {"size": size, "records": 1, "items": 1, "seconds": 0.1, "groups": 1}
+            if skipping.count:
+                done |= {"skipped": skipping.count, "failure": skipping.last_failure}
             for _ in range(1 if self.cluster.chance(0.95) else 2):
                 self.say_in_lane("done", *lane, inline=inline or None, **done)
         self.outbox.close_lane(lane)
@@ -458,8 +490,20 @@ class SimulatedWorker(Peer):
             self.send(OUTPUT, output, self.cluster.window_bytes, lane)
         return sum(map(len, outputs))
 
-    def _outputs(self, held: Held) -> list[bytes]:
-        message, flushes = held.message, []
+    def _say_failed(self, lane: tuple[int, int, int], failure: TaskFailure) -> None:
+        said = {
+            "item": failure.item,
+            "spent": failure.is_spent or None,
+            "divisible": failure.is_divisible or None,
+        }
+        skipped = failure.skipped or None
+        self.say_in_lane("failed", *lane, failure=failures.bound(failure.failure), skipped=skipped, **said)
+
+    def _outputs(self, held: Held, job: Job) -> tuple[list[bytes], Skipping, TaskFailure | None]:
+        """Run an attempt; return its flushes, what it set aside, and what ended it."""
+        message = held.message
+        flushes: list[bytes] = []
+        skipping = Skipping(job.options["retries"], job.options.get("max_skipped", 0))
         fields: dict[str, Any] = {
             "partitions": message["partitions"],
             "memory_bytes": self.cluster.random.choice([1, 5_000, 10**6]),
@@ -468,13 +512,24 @@ class SimulatedWorker(Peer):
             "tunes_gc": False,
         }
         data = bytes(held.input)
-        if message["phase"] == "map":
-            lo, hi = message["lo"], message["hi"]
-            skip = message.get("skip", ())
-            run_map(FUNCTIONS, records.decode_items(data)[lo:hi], first_index=lo, skip=skip, **fields)
-        else:
-            run_reduce(FUNCTIONS, self._parts(data, message["parts"]), **fields)
-        return flushes
+        try:
+            with self.core():
+                if message["phase"] == "map":
+                    lo, hi = message["lo"], message["hi"]
+                    run_map(
+                        job.functions, records.decode_items(data)[lo:hi], first_index=lo,
+                        skip=message.get("skip", ()), part=tuple(message.get("part", ALL)), skipping=skipping,
+                        decode=lambda: records.decode_items(data)[lo:hi], **fields,
+                    )  # fmt: skip
+                else:
+                    run_reduce(job.functions, self._parts(data, message["parts"]), **fields)
+        except TaskFailure as failure:
+            return flushes, skipping, failure
+        return flushes, skipping, None
+
+    def core(self) -> contextlib.AbstractContextManager[None]:
+        """Return what gives the tasks of this worker their C core, or takes it away."""
+        return contextlib.nullcontext()
 
     @staticmethod
     def _parts(data: bytes, parts: list[list[int]]) -> Iterator[tuple[int, int, list[bytes]]]:
@@ -492,7 +547,7 @@ class SimulatedWorker(Peer):
         if not self.over:
             return
         lane = self.cluster.random.choice(self.over)
-        kind = self.cluster.random.choice(["output", "done", "failed", "returned", "kept"])
+        kind = self.cluster.random.choice(self.late_words)
         if kind == "output":
             self.outbox.put_in_lane(Frame(OUTPUT, b"late", *lane))
         elif (
@@ -527,6 +582,12 @@ WORDS = [*"abcdefghij", *range(20), ("t", 1), "x" * 300, None, 1.5]
 class Cluster:
     """One simulated cluster. `run()` raises AssertionError if anything is lost, doubled or left."""
 
+    worker_class: type[SimulatedWorker] = SimulatedWorker
+    #: command that replays a seed
+    command = "python -m tests.trust.cluster_simulation"
+    #: steps in which misfortunes come
+    chaos_steps = 600
+
     def __init__(self, seed: int):
         self.random = random.Random(seed)
         self.now = 0.0
@@ -551,7 +612,7 @@ class Cluster:
 
     @property
     def is_chaotic(self) -> bool:
-        return self.step < CHAOS_STEPS
+        return self.step < self.chaos_steps
 
     def monotonic(self) -> float:
         """The clock of the server."""
@@ -585,9 +646,9 @@ class Cluster:
             self.start_server()
             for _ in range(self.random.choice([0, 1, 3])):
                 self.join()
-            for _ in range(self.random.choice([1, 1, 2, 3])):
-                self.jobs.append(Job(self))
-                SimulatedDriver(self, self.jobs[-1])
+            for job in self.draw_jobs():
+                self.jobs.append(job)
+                SimulatedDriver(self, job)
             while any(job.end is None for job in self.jobs):
                 self.step += 1
                 assert self.step < MAX_STEPS, "jobs never end"
@@ -603,10 +664,14 @@ class Cluster:
             settle()
             self.servers[-1].stop("the simulation is over")
 
+    def draw_jobs(self) -> Iterator[Job]:
+        for _ in range(self.random.choice([1, 1, 2, 3])):
+            yield Job(self)
+
     # what happens
 
     def take_step(self) -> None:
-        if self.step == CHAOS_STEPS:
+        if self.step == self.chaos_steps:
             self.join()
         if self.is_chaotic and self.chance(0.03):
             self.misfortune()
@@ -665,7 +730,7 @@ class Cluster:
                 worker.move(self.random.choice([30, 200, 1 << 20]), self.chance(0.5), flip=True)
 
     def join(self) -> None:
-        SimulatedWorker(self, self.random.choice([1, 2, 4]))
+        self.worker_class(self, self.random.choice([1, 2, 4]))
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -691,8 +756,7 @@ class Cluster:
         self.start_server()
         for job in self.jobs:
             if job.end is None:
-                job.has_ended_input = False
-                job.deaths, job.exceptions = 2, 3
+                job.begin_again()
                 SimulatedDriver(self, job)
         self.join()
 
@@ -727,13 +791,13 @@ def settle() -> None:
         gevent.sleep(0)
 
 
-def replay(seed: int) -> Cluster:
+def replay(seed: int, kind: type[Cluster] = Cluster) -> Cluster:
     """Run one seed; whatever goes wrong comes with the command that does it again."""
-    cluster = Cluster(seed)
+    cluster = kind(seed)
     try:
         cluster.run()
     except Exception as error:
-        raise AssertionError(f"seed {seed}: python -m tests.trust.cluster_simulation {seed}") from error
+        raise AssertionError(f"seed {seed}: {kind.command} {seed}") from error
     return cluster
 
 

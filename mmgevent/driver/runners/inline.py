@@ -8,7 +8,6 @@ reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
@@ -24,16 +23,18 @@ from mmgevent.job.arguments import items_showing, list_to_show
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.map_task import TaskStats
+from mmgevent.tasks.plain_rules import find_rules
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Number of partitions: that of the smallest cluster, so that the same keys share a partition.
 PARTITIONS = 32
@@ -95,6 +96,7 @@ class _InlineRun:
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
+        self._plain = find_rules(job)
         self._feeder = Feeder(job, may_restart=False)
         self._signals = SignalTeller()
         self._attempts = 0
@@ -191,6 +193,7 @@ class _InlineRun:
             part=piece.part,
             skipping=skipping,
             decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
+            plain=self._plain,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:
@@ -257,7 +260,7 @@ class _InlineRun:
         flushes = self._with_retries(lambda: self._try_reduce(partition, n_bytes))
         for flush in flushes:
             for _, data in decode_flush(flush):
-                segment = decode_segment(data)
+                segment = decode_segment(data, plain=self._plain)
                 yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
@@ -269,6 +272,7 @@ class _InlineRun:
             memory_bytes=self._record_bytes,
             emit=flushes.append,
             mark=_mark_nothing,
+            plain=self._plain,
         )
         return flushes
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import logging
 import random
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from gevent import socket
 
 from mmgevent.access.addresses import Address, format_address, is_loopback
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.access.worker_key import WorkerKey
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.listener import open_listener
 from mmgevent.engine.net.listening import choose_address
@@ -38,11 +38,13 @@ from mmgevent.errors import (
     ProtocolError,
     VersionMismatchError,
 )
+from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.hello import dill_version, hello
 from mmgevent.wire.messages import decode_message
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time to try an address that can be neither bound nor connected to, seconds. Its owner is about to
 #: listen, or has just ended. After this time the address counts as occupied.
@@ -96,7 +98,7 @@ class _Pass(Exception):
 
 def bind_or_connect(
     addresses: Sequence[Address],
-    key: bytes,
+    key: bytes | WorkerKey,
     role: str,
     *,
     may_serve: bool,
@@ -106,7 +108,7 @@ def bind_or_connect(
     """Find a place at the first address that has one (blocks).
 
     At each address in order: connect, and finish the handshake as `role`. If nobody listens there,
-    and it is an address of this machine, listen (with `may_serve`).
+    and it is an address of this machine, listen (with `may_serve`, and never with a WorkerKey).
 
     Raises NoPlaceError when all addresses were tried. Raises AuthenticationError if all of them
     refused the password, and VersionMismatchError if the only server speaks another protocol. Then
@@ -135,7 +137,12 @@ def bind_or_connect(
 
 
 def _try_address(
-    address: Address, key: bytes, role: str, may_serve: bool, timeout: float, certificates: Certificates
+    address: Address,
+    key: bytes | WorkerKey,
+    role: str,
+    may_serve: bool,
+    timeout: float,
+    certificates: Certificates,
 ) -> Joined | Elected:
     until = time.monotonic() + CONTEST_S
     while True:
@@ -145,7 +152,7 @@ def _try_address(
                 return Joined(tls.connect(found, key, role, timeout, certificates), address)
             except ConnectError as error:
                 _judge(error)
-                if not may_serve:
+                if not may_serve or isinstance(key, WorkerKey):
                     raise _Pass(str(error), False) from error
                 return Elected(_listen(found, address), address)
         except _Retry as again:
@@ -206,7 +213,7 @@ def find_reach(place: Elected) -> str | None:
 
 def is_reached(
     address: Address,
-    key: bytes,
+    key: bytes | WorkerKey,
     digest: bytes,
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,
@@ -225,7 +232,7 @@ def is_reached(
 
 def find_server(
     addresses: Sequence[Address],
-    key: bytes,
+    key: bytes | WorkerKey,
     digest: bytes,
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,
@@ -287,7 +294,7 @@ def _is_hello(frame: Frame, where: str) -> bool:
     message = decode_message(frame.payload)
     if message["type"] == "refused":
         refusal = VersionMismatchError if message["code"] == "version" else ConnectError
-        raise refusal(f"{where}: {message['error']}")
+        raise refusal(f"{where}: {shown(message['error'])}")
     if message["type"] == "goodbye":
         raise LostServerError(f"{where} said goodbye: {message['reason']}")
     return bool(message["type"] == "hello")

@@ -7,15 +7,15 @@ to start again.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Protocol
 
 import gevent
 
 from mmgevent.engine.greenlets import end_process, spawn
+from mmgevent.machine.logs import get_log
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Longest time without anything sent, seconds. Then a link sends a heartbeat: two in each
 #: SILENCE_S.

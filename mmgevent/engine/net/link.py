@@ -19,7 +19,6 @@ Everything here belongs to one gevent hub: use links from the engine's main thre
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import gevent
@@ -27,10 +26,11 @@ from gevent.event import Event
 
 from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.errors import LinkClosed, ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import GRANT, HEARTBEAT, Frame, Lane
 from mmgevent.wire.lanes import Outbox, granted_bytes
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Most bytes that wait before every lane of one link: 100,000 messages and more.
 MAX_CONTROL_BYTES = 16 * 1024 * 1024

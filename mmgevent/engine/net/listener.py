@@ -10,7 +10,6 @@ stopping in the middle. Guesses of passwords are slowed down by address (`access
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,14 +22,16 @@ from gevent.event import Event
 from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.guesses import Guesses
+from mmgevent.access.worker_key import server_key
 from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net import listening, tls
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.net.tls import HANDSHAKE_S
 from mmgevent.errors import ConnectError, MmgeventError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.hello import dill_version
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Most connections whose peers have not proved the password. Each costs a socket and a greenlet.
 MAX_UNPROVED = 512
@@ -82,6 +83,7 @@ class Listener:
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context(certificates)
+        server_key(key)  # imports what lenders need; the same reason as below
         dill_version()  # every hello needs it, and later there may be no descriptor to read it
         #: greenlet of a connection in the handshake -> when it entered, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()

@@ -6,7 +6,6 @@ of the hub, in bursts of limited length, so that no link holds up the others.
 
 from __future__ import annotations
 
-import logging
 import socket as plain_socket
 from typing import Any
 
@@ -18,9 +17,10 @@ from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net import heartbeats as beats
 from mmgevent.engine.net.link import BURST_COUNT, Link
 from mmgevent.errors import ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import HEARTBEAT, Decoder, Frame, Payload
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: First read of a burst, bytes. Most are not filled; after one that is, larger reads follow.
 _SMALL_READ_BYTES = 32 * 1024

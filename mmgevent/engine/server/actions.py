@@ -6,7 +6,6 @@ Nothing here decides anything, and no method blocks.  The one command that asks 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,11 @@ from mmgevent.engine.server.attempts import Attempts, HostedAttempt
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.workers import WorkerRecord, Workers
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.messages import control
 from mmgevent.wire.positions import ALL
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class Actions:

@@ -7,7 +7,6 @@ of its output is stored.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,13 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import Workers
 from mmgevent.errors import ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import INPUT, Frame, Lane, join_payloads
 from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control
 from mmgevent.wire.positions import ALL, Part
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class HostedAttempt:

@@ -9,7 +9,6 @@ No method blocks. Work that waits for the disk or a slow reader runs in a greenl
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import deque
@@ -28,11 +27,12 @@ from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_pa
 from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.errors import MmgeventError, ProtocolError, SchedulerError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.deaths import describe_death
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.messages import MAX_NOTICE_BYTES
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class Conductor:

@@ -7,7 +7,6 @@ results are segments.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,12 +22,13 @@ from mmgevent.engine.server.intake import Intake, append_chunk
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import LinkClosed, OptionError, ProtocolError, StoreError
 from mmgevent.job.options import JobOptions
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES, check_limit
 from mmgevent.wire.messages import control
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 DISK_ADVICE = "free some disk, or set TMPDIR to a folder that has room"
 
@@ -245,7 +245,7 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     needs = wire.pop("needs", [])
     if not (isinstance(needs, list) and all(isinstance(name, str) for name in needs)):
         raise OptionError(f"needs must be a list of names, got {type(needs).__name__}")
-    for name in ("offered", "flags"):  # the workers check them
+    for name in ("offered", "flags", "plain"):  # the workers check them
         wire.pop(name, None)
     checked = JobOptions.from_wire(wire)
     return JobRules(

@@ -8,7 +8,6 @@ frame that comes too late, about an attempt or job that is over, is ignored.
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from mmgevent.engine.server.conductor import Conductor
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import WorkerRecord
 from mmgevent.errors import MmgeventError, ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
@@ -26,7 +26,7 @@ from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.positions import entry_of
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Jobs of one driver at once. A driver must not take the server's 10,000 from the others.
 MAX_DRIVER_JOBS = 1000
@@ -39,6 +39,8 @@ MAX_LISTED_WORKERS = 1000
 
 #: Time for a refusal to reach the peer before its link closes, seconds.
 REFUSAL_S = 2.0
+
+_WORKER_PASSWORD_ONLY = "the worker password only"
 
 
 class Peer:
@@ -207,6 +209,24 @@ class WorkerPeer(Peer):
             attempt.has_noticed_once = True
             once = shorten(once, MAX_NOTICE_BYTES)
         attempt.job.send("notice", text=shorten(message["text"], MAX_NOTICE_BYTES), once=once)
+
+
+class LenderPeer(WorkerPeer):
+    """A worker that has proved the worker password only.
+
+    It runs tasks. It may not send what reaches drivers otherwise: user messages, and offers of
+    functions, by which it would choose the jobs that it gets.
+    """
+
+    def _on_hello(self, message: dict[str, Any]) -> None:
+        if message.get("offers"):
+            raise ProtocolError(f"a worker with {_WORKER_PASSWORD_ONLY} offers no functions")
+        super()._on_hello(message)
+
+    def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
+        if message["type"] == "tell":
+            raise ProtocolError(f"a worker with {_WORKER_PASSWORD_ONLY} sends no user messages")
+        super()._on_message(frame, message)
 
 
 def _item_of(attempt: HostedAttempt, message: dict[str, Any]) -> int | None:

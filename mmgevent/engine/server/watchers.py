@@ -20,12 +20,12 @@ in `wire.user_messages`):
 from __future__ import annotations
 
 import itertools
-import logging
 from typing import Any
 
 from mmgevent.engine.net.backlog import Backlog
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.workers import WorkerRecord, Workers
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.frames import CONTROL, Frame, Lane
 from mmgevent.wire.messages import control
@@ -37,7 +37,7 @@ from mmgevent.wire.user_messages import (
     broken_end,
 )
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Reason of a worker that left, as passed on to drivers, bytes.
 MAX_REASON_BYTES = 500

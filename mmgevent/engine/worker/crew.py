@@ -10,7 +10,6 @@ A job whose executors lost their template rests before it gets others (see `temp
 
 from __future__ import annotations
 
-import logging
 from typing import Protocol
 
 import gevent
@@ -23,9 +22,10 @@ from mmgevent.engine.worker.slot import ExecutorSlot, Post
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.engine.worker.template_deaths import TemplateDeaths, rest_s
 from mmgevent.errors import EngineError, StartError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Most forks that fail in a row before the worker gives up, while no executor is left.
 MAX_FORK_FAILURES = 8

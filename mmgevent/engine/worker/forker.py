@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import array
 import json
-import logging
 import os
 import signal
 import socket as plain_socket
@@ -30,10 +29,11 @@ from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.start import TemplateProcess
 from mmgevent.engine.worker.silence import Finding, Silence
 from mmgevent.executor.template import FORK_DESCRIPTORS, LIMITS_CODE
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.processes import look_at
 from mmgevent.machine.resources import open_process
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time between two pings of a template that has executors, seconds. It answers in 1 ms.
 PING_S = 5.0

@@ -74,6 +74,8 @@ class CachedJob:
         self.offered_phases: frozenset[str] = frozenset(self.offered.get("phases", ()))
         #: options about items that fail, for offered functions
         self.failure_rules = {name: options.get(name) or 0 for name in ("retries", "max_skipped")}
+        #: rules for records that must be plain data, which executors read; None if there are none
+        self.plain: dict[str, Any] | None = options.get("plain")
         #: length of the whole `code`, bytes
         self.lane_bytes: int = message.get("context_bytes", 0) + message["code_bytes"]
         #: what executors get, as far as it has arrived: the driver's surroundings, if it runs on
@@ -186,4 +188,18 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: type(value) is dict and value.get("phases") in (["map"], ["reduce"], ["map", "reduce"]),
         'an object that has the "phases" it is of, or null',
     ),
+    "plain": (
+        lambda value: (
+            type(value) is dict and _are_names(value.get("modules")) and _are_pairs(value.get("classes"))
+        ),
+        'an object of "modules", a list of names, and "classes", a list of pairs of names, or null',
+    ),
 }
+
+
+def _are_names(value: Any) -> bool:
+    return type(value) is list and all(type(name) is str for name in value)
+
+
+def _are_pairs(value: Any) -> bool:
+    return type(value) is list and all(_are_names(pair) and len(pair) == 2 for pair in value)

@@ -82,6 +82,8 @@ class Offering:
         """Say which functions the next attempt in its lane calls."""
         self._unanswered[attempt.lane] = attempt.job
         options = {"offered": attempt.job.offered, **attempt.job.failure_rules}
+        if attempt.job.plain is not None:
+            options["plain"] = attempt.job.plain
         self.link.send_in_lane(control("job", *attempt.lane, options=options, code_bytes=0, fingerprint=""))
 
     def revoke(self, lane: Lane) -> None:

@@ -8,7 +8,6 @@ The hub calls a handler for each frame of the server. No handler blocks.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from mmgevent.engine.worker.held import CachedJob
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.workload import Workload
 from mmgevent.errors import ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, Frame
 from mmgevent.wire.hello import dill_version, hello
@@ -32,7 +32,7 @@ from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
 from mmgevent.wire.messages import control, message_of
 from mmgevent.wire.user_messages import MAX_RECEIVER_BYTES
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for the last frames to reach the server when the worker leaves, seconds.
 FLUSH_S = 1.0

@@ -26,11 +26,13 @@ from mmgevent.engine.greenlets import OnFault, end_process, spawn
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.forker import Exit, Forker
 from mmgevent.executor.status_page import Position, StatusPage
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import find_control_groups
+from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 #: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
 printed = logging.getLogger("mmgevent.printed")
 
@@ -95,7 +97,7 @@ class Printed:
         return self._data.decode("utf-8", "replace").rstrip("\n")
 
     def __str__(self) -> str:
-        return "\n".join(f"{self._executor} printed: {line}" for line in self.text.split("\n"))
+        return "\n".join(f"{self._executor} printed: {shown(line)}" for line in self.text.split("\n"))
 
 
 class Supervisor:

@@ -10,7 +10,6 @@ executor ends. So no method blocks, except `wait_for_running` and `end`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -28,11 +27,12 @@ from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.errors import ProtocolError
+from mmgevent.machine.logs import get_log
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, GRANT, INPUT, OUTPUT, Frame
 from mmgevent.wire.messages import control, message_of
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Time for a revoked attempt to end by itself, seconds. If it does, its executor is not killed.
 REVOKE_S = 0.1

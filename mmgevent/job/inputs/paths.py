@@ -86,9 +86,11 @@ class _LeftOut:
         """Log a line for each reason."""
         if not self._names:
             return
-        import logging  # loading it takes as long as all else that making a job needs
+        from mmgevent.machine.logs import (
+            get_log,  # loading logging takes as long as all else that a job needs
+        )
 
-        log = logging.getLogger(__name__)
+        log = get_log(__name__)
         for why, names in self._names.items():
             names = sorted(set(names))
             more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""

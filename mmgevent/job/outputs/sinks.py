@@ -52,9 +52,9 @@ def open_sink(
 
 
 def _log_warning(text: str) -> None:
-    import logging  # rarely needed
+    from mmgevent.machine.logs import get_log  # rarely needed
 
-    logging.getLogger(__name__).warning("%s", text)
+    get_log(__name__).warning("%s", text)
 
 
 class Sink:

@@ -1,0 +1,77 @@
+"""Whatever a worker or a driver with the password says, in whatever order: an honest pair beside it does its job.
+
+A failure prints the steps of the shortest sequence that fails.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.effort import share_of
+from tests.trust import probed_server
+from tests.trust.protocol_machine import PlaysDriver, PlaysWorker
+from tests.trust.raw_peer import connected, running_server, running_worker, wait_until
+
+#: Sequences of each of the two: `make test` plays some, `make test-all` ten thousand in all. One takes 0.05 s.
+SHORT, LONG = 25, 5_000
+#: Most things said in one sequence.
+STEPS = 8
+#: MiB that a server may have more after thousands of sequences than after the first hundred.
+MAX_GROWTH_MIB = 30.0
+#: Sequences before its memory is looked at first.
+WARM_UP = 20
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A server with a probe, an honest worker, and an honest driver's cluster, for all sequences."""
+    folder = tmp_path_factory.mktemp("place")
+    probe = folder / "probe"
+    program = ("-m", "tests.trust.probed_server", str(probe))
+    with (
+        running_server(folder, program=program) as server,
+        running_worker(folder, server, procs=1) as worker,
+        connected(server) as cluster,
+    ):
+        wait_until(lambda: len(cluster.workers()) == 1, "the worker")
+        yield SimpleNamespace(
+            server=server,
+            worker=worker,
+            cluster=cluster,
+            probe=probe,
+            quiet=probed_server.ask(probe),
+            was_dismissed=False,
+        )
+
+
+def play(machine, place, count):
+    machine.place = place
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=count,
+            stateful_step_count=STEPS,
+            suppress_health_check=[*HealthCheck],
+        ),
+    )
+
+
+@pytest.mark.parametrize("machine", [PlaysWorker, PlaysDriver])
+def test_an_honest_pair_does_its_job_beside_whoever_says_anything(place, machine):
+    play(machine, place, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("machine", [PlaysWorker, PlaysDriver])
+def test_thousands_of_sequences_leave_the_server_as_it_was(place, machine):
+    play(machine, place, WARM_UP)
+    before = probed_server.ask(place.probe, thoroughly=True)
+    play(machine, place, share_of(LONG))
+    after = probed_server.ask(place.probe, thoroughly=True)
+    for what in ("greenlets", "threads", "descriptors", "files"):
+        assert after[what] <= before[what], (before, after)
+    assert after["resident MiB"] - before["resident MiB"] < MAX_GROWTH_MIB, (before, after)
