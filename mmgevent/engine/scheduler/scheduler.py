@@ -382,9 +382,9 @@ class Scheduler:
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 
-    def tick(self, now: float) -> list[Command]:
-        """Time has passed: warn, duplicate stragglers, end the input of "oneshot" jobs."""
-        for ledger in list(self._ledgers.values()):
+    def tick(self, now: float, only: int | None = None) -> list[Command]:
+        """Time has passed: warn, duplicate stragglers, end oneshot input; of all jobs, or one."""
+        for ledger in [v for number, v in self._ledgers.items() if only is None or number == only]:
             self._lifecycle.warn_without_slots(ledger, now)
             self._lifecycle.advance(ledger, now)
             self._dispatcher.duplicate_stragglers(ledger, now)

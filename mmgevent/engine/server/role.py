@@ -31,6 +31,9 @@ log = get_log(__name__)
 #: Time for goodbyes to reach peers when the server ends, seconds.
 GOODBYE_S = 1.0
 
+#: Ticks that fail in a row, for no job alone, before the process ends: those of 1 s.
+MAX_TICK_FAULTS = 10
+
 #: Time between two progress messages of a job, seconds. People read no faster.
 PROGRESS_S = 0.25
 
@@ -106,8 +109,13 @@ class ServerRole:
             self._ticker = spawn(end_process, self._tick)
 
     def _tick(self) -> None:
-        """Call the scheduler and send progress while there are jobs."""
+        """Call the scheduler and send progress while there are jobs.
+
+        What fails for one job ends that job (see `Conductor.tick`). What fails for all ends the
+        process, if it comes again and again: no job could be trusted to end.
+        """
         progress_due_s = 0.0
+        faults = 0
         while True:
             gevent.sleep(TICK_S)
             if not self.conductor.jobs:
@@ -118,5 +126,9 @@ class ServerRole:
                 if time.monotonic() >= progress_due_s:
                     progress_due_s = time.monotonic() + PROGRESS_S
                     self.conductor.send_progress()
+                faults = 0
             except Exception:
+                faults += 1
+                if faults == MAX_TICK_FAULTS:
+                    raise
                 log.exception("a tick of the server failed")
