@@ -950,6 +950,26 @@ def test_a_template_that_answers_is_not_killed_however_long_an_item_takes(start,
         own.close()
 
 
+def test_a_fault_of_our_own_with_a_template_counts_for_no_job(start, gate, monkeypatch):
+    monkeypatch.setattr(forker, "PING_S", 0.02)
+    own = Forkers()
+    try:
+        server, worker = start(forkers=own)
+        server.submit(1)
+        attempt = server.assign_map([("gate", gate.path)])
+        gate.next()
+
+        def fail(report):
+            raise ZeroDivisionError("a fault of our own")
+
+        monkeypatch.setattr(own.get(), "_take_report", fail)
+        assert server.wait_for(attempt)["type"] == "returned"
+        assert server.wait_for(server.assign_map([("words", "a")]))["type"] == "done"
+        assert not worker.closed.is_set()
+    finally:
+        own.close()
+
+
 def deny_descriptors(monkeypatch, name, count):
     """Let the process run out of descriptors at each of the next `count` calls the supervisor makes of `name`."""
     where = supervisor.socket if name == "socketpair" else os

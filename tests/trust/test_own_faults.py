@@ -7,10 +7,13 @@ raise once.
 import contextlib
 import json
 import os
+import sys
 
 import pytest
 
 import mmgevent as mmg
+from mmgevent.driver import engine_link
+from mmgevent.machine.processes import find_parent
 
 #: Time for a job, seconds: a fault ends it at once, or is noticed within three pings of a template.
 PATIENCE_S = 45.0
@@ -66,6 +69,13 @@ SERVED = [
 ]
 
 
+def inject(folder, monkeypatch, mark, module, owner, method):
+    """Let a method raise once, in a process that starts from now on. It leaves the mark."""
+    where = json.dumps([module, owner, method, str(mark)])
+    (folder / "sitecustomize.py").write_text(SITE % where)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+
 def add(key, values):
     return sum(values)
 
@@ -98,9 +108,7 @@ SHORT = ("Supervisor._watch", "HostedJob._guard", "LocalLink._carry_burst")
 )
 def test_no_fault_of_our_own_hangs_a_job_or_hurts_the_next(tmp_path, monkeypatch, module, owner, method):
     mark = tmp_path / "raised"
-    where = json.dumps([f"mmgevent.{module}", owner, method, str(mark)])
-    (tmp_path / "sitecustomize.py").write_text(SITE % where)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    inject(tmp_path, monkeypatch, mark, f"mmgevent.{module}", owner, method)
     items = [(n, n) for n in range(20)]
     with mmg.LocalCluster(2) as cluster:
         job = mmg.Job(items, die_once(str(tmp_path / "died")), add, task_timeout=30.0)
@@ -111,3 +119,23 @@ def test_no_fault_of_our_own_hangs_a_job_or_hurts_the_next(tmp_path, monkeypatch
         assert cluster.submit(mmg.Job(items, lambda k, v: [(k % 3, v)], add)).result(PATIENCE_S) == {
             r: sum(range(r, 20, 3)) for r in range(3)
         }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to find the engine")
+def test_an_engine_whose_end_cannot_be_explained_is_replaced_all_the_same(tmp_path, monkeypatch):
+    def fail(process, reason):
+        raise ZeroDivisionError("a fault of our own")
+
+    monkeypatch.setattr(engine_link, "explain_end", fail)
+    mark = str(tmp_path / "killed")
+
+    def kill_engine_once(key, value):
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            os.kill(find_parent(os.getppid()), 9)
+        yield key % 3, value
+
+    with mmg.LocalCluster(1) as cluster:
+        job = mmg.Job([(n, n) for n in range(20)], kill_engine_once, add)
+        assert cluster.submit(job).result(PATIENCE_S) == {r: sum(range(r, 20, 3)) for r in range(3)}
+    assert os.path.exists(mark)

@@ -61,7 +61,7 @@ class Exit(NamedTuple):
     maxrss_kb: int  #: largest resident size, KiB
     error: str | None = None  #: why it was never forked
     template: str | None = None  #: how its template ended, if that is why it ended
-    is_fact: bool = True  #: False if the engine ended the template for its silence alone
+    is_fact: bool = True  #: False if the template ended by a fault of our own, or for its silence alone
 
     def __str__(self) -> str:
         if self.status is None:
@@ -196,8 +196,7 @@ class Forker:
 
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
         """Kill the template: without this greenlet it is of no use. The reader sees the end."""
-        fault = f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}"
-        self._kill(Finding(fault, is_fact=False))
+        self._kill(_own_fault(greenlet.exception))
 
     def _kill(self, finding: Finding) -> None:
         log.error("template killed: %s: %s", self.pid, finding.cause)
@@ -252,8 +251,9 @@ class Forker:
                     self._take_report(json.loads(line))
         except ConnectionError as error:
             log.debug("template lost while reading: %s", error)
-        except Exception:
+        except Exception as error:
             log.exception("template abandoned: %s", self.pid)
+            self._kill(_own_fault(error))
         finally:
             self._end()
 
@@ -297,6 +297,10 @@ class Forker:
             child.exited.set(end)
         self._children.clear()
         self.dead.set()
+
+
+def _own_fault(error: BaseException | None) -> Finding:
+    return Finding(f"internal error: {type(error).__name__}: {error}", is_fact=False)
 
 
 def wait_for_process(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:

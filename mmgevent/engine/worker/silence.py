@@ -31,10 +31,10 @@ BUSY_S = 1.0
 
 
 class Finding(NamedTuple):
-    """Why a silent template has to be replaced."""
+    """Why the engine replaces a template."""
 
     cause: str
-    is_fact: bool  #: whether the system said so; else only time has passed
+    is_fact: bool  #: whether the system said so; else no job is blamed
 
 
 class Silence:
