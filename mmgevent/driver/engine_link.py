@@ -331,7 +331,7 @@ class EngineProcess:
             reason = f"the engine is lost: {error}"
         except ProtocolError as error:
             reason = f"{self.server} broke the protocol: {error}"
-        except Exception as error:
+        except BaseException as error:  # all jobs wait to be told of the end
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
         is_news = not self._ended.is_set()

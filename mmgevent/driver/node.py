@@ -26,6 +26,7 @@ from mmgevent.driver.arguments import (
     parse_memory,
     parse_pair,
 )
+from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.cluster import Cluster
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.engine.configuration import Configuration
@@ -242,10 +243,7 @@ class Node(Cluster):
             log.warning("a message of a driver is dropped: %s", error)
             return
         if data is not None and self._on_tell is not None:
-            try:
-                self._on_tell(0, data)
-            except Exception:
-                log.exception("on_tell of a node failed")
+            call_back("on_tell of a node", self._on_tell, 0, data)
 
     def _on_engine_end(self, engine: EngineProcess, reason: str) -> None:
         """Start another engine, since this one died (in its reading thread)."""
@@ -309,10 +307,7 @@ class Node(Cluster):
             self._closed_by = error
             self._changed.notify_all()
         if self._on_state is not None:
-            try:
-                self._on_state(state, reason)
-            except Exception:
-                log.exception("on_state of a node failed")
+            call_back("on_state of a node", self._on_state, state, reason)
 
 
 def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Address]:
