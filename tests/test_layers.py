@@ -62,6 +62,7 @@ LARGE_MODULES = {
     "driver.cluster": _ONE_NOUN,
     "driver.engine_link": _ONE_NOUN,
     "driver.submission": _ONE_NOUN,
+    "engine.scheduler.scheduler": _ONE_NOUN,
 }
 #: Longer functions, each with a reason.
 LONG_FUNCTIONS: dict[str, str] = {}

@@ -11,7 +11,6 @@ job.
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import weakref
@@ -25,6 +24,7 @@ from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, JobError, ProtocolError, StartError, UsageError
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
+from mmgevent.wire.numbers import next_number
 
 if TYPE_CHECKING:
     import socket
@@ -72,7 +72,7 @@ class Cluster:
         self._max_resubmits = max_resubmits
         # Address of the server that replaces ours; None until ours says so.
         self._moved_to: Address | None = None
-        self._numbers = itertools.count(1)
+        self._last_job = 0  # number of the job that was submitted last
         self._lock = threading.RLock()  # guards the engine and the handles
         self._handles: weakref.WeakSet[JobHandle[Any, Any]] = weakref.WeakSet()
         self._watch: Watch | None = None
@@ -117,6 +117,10 @@ class Cluster:
         driver = self._make_driver(job, progress, on_notice)
         with closing(driver.records()) as records:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+
+    def _number_job(self) -> int:
+        self._last_job = next_number(self._last_job, ())
+        return self._last_job
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present now.
@@ -297,7 +301,7 @@ class Cluster:
         return JobDriver(
             job,
             self._get_engine,
-            lambda: next(self._numbers),
+            self._number_job,
             is_local=is_local,
             stays_here=is_local and self._configuration.listen is None,
             max_resubmits=self._max_resubmits,

@@ -30,7 +30,7 @@ from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
-from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.errors import ConnectError, MmgeventError, UsageError, VersionMismatchError
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
@@ -249,7 +249,8 @@ class Membership:
         if worker.refusal is not None:
             code, text = worker.refusal
             text = f"{format_address(place.address)}: {text}"
-            raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
+            final = {"version": VersionMismatchError, "slots": UsageError}.get(code)  # refused again
+            raise election.NoPlaceError([text], True) if final is None else final(text)
         if not worker.accepted.is_set() and self._stop_reason is None:
             where = format_address(place.address)
             raise election.LostServerError(f"lost {where} before its hello: {worker.close_reason}")

@@ -463,7 +463,7 @@ MUTATIONS = [
     Mutation(
         "a job's number is used once",
         PEERS,
-        "if frame.job <= self._last_job:",
+        "if not frame.job or frame.job in self._jobs or not follows(frame.job, self._last_job):",
         "if False:",
         ("engine/server/test_server.py::test_a_job_submitted_twice_closes_its_driver",),
     ),
@@ -574,8 +574,8 @@ MUTATIONS = [
     ),
     Mutation(
         "the number of a live attempt is passed over",
-        "engine/scheduler/dispatcher.py",
-        "while number in self.attempts:",
+        "wire/numbers.py",
+        "while number in used:",
         "while False:",
         (
             "engine/scheduler/test_scheduler.py::test_attempt_numbers_start_again_at_one_and_pass_over_live_ones",
@@ -619,6 +619,45 @@ MUTATIONS = [
         "pass",
         ("driver/test_blocked.py::test_a_job_that_fails_while_its_datasource_waits_says_so",),
         waits=True,
+    ),
+    # a server and those who have the password
+    Mutation(
+        "a job calls only functions that it needs",
+        "engine/server/terms.py",
+        "if missing or not names:",
+        "if not names and missing:",
+        ("trust/test_worst_use.py::test_a_driver_that_does_its_worst_with_it_costs_time_at_most[submit]",),
+    ),
+    Mutation(
+        "an assignment that a worker cannot do fails that attempt",
+        "engine/worker/workload.py",
+        "fault = job.fault or self._find_fault(job, message)",
+        "fault = job.fault",
+        ("integration/test_offering.py::test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays",),
+        waits=True,
+    ),
+    Mutation(
+        "a task that takes three workers down fails its job",
+        "engine/scheduler/retries.py",
+        "return [task for task in begun if task.losses >= MAX_LOSSES]",
+        "return []",
+        (
+            "engine/scheduler/test_scheduler.py::test_a_task_that_takes_three_workers_down_fails_its_job_and_no_other",
+        ),
+    ),
+    Mutation(
+        "links share the slots",
+        "engine/scheduler/attempts.py",
+        "self.owner.held += 1",
+        "self.owner.held += 0",
+        ("engine/scheduler/test_scheduler.py::test_owners_share_the_slots_whatever_jobs_they_have",),
+    ),
+    Mutation(
+        "code counts as it arrives",
+        "engine/server/hosted.py",
+        "if len(data) > self._share.room_bytes:",
+        "if False:",
+        ("engine/server/test_server.py::test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays",),
     ),
     # what is shown
     Mutation(

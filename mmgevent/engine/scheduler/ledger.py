@@ -22,6 +22,7 @@ from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT, Durations
 from mmgevent.engine.scheduler.input import Batch, InputProgress
 from mmgevent.engine.scheduler.rules import MAP, PLAN, REDUCE, JobRules, JobStatus
 from mmgevent.engine.scheduler.transitions import TaskEvent
+from mmgevent.wire.numbers import MAX_NUMBER
 from mmgevent.wire.positions import WHOLE, entry_of, halves_of, position_of
 
 #: Batches that a driver may always send: enough to be ready when the first workers join.
@@ -234,7 +235,7 @@ class Ledger(QueuedJob):
         return [task, rest]
 
     def _next_task(self) -> int:
-        self._last_task += 1
+        self._last_task = self._last_task % MAX_NUMBER + 1  # a task is over long before its twin
         return self._last_task
 
     # Counts

@@ -2,7 +2,9 @@
 
 Who is to blame decides:
 
-- a lost worker: nobody. The task waits again.
+- a lost worker: nobody. The task waits again. But a task that was begun soon before `MAX_LOSSES`
+  workers were lost is to blame, and its job fails. If several are, it is that of the newest job:
+  the workers did the others well before.
 - a user exception: the item, `retries` times; without a known item the task.
 - an executor that died: the item or the task, `MAX_DEATHS` times.
 - a setupfn that failed: the job, `MAX_UNPREPARED` times.
@@ -22,12 +24,19 @@ from mmgevent.engine.scheduler.dispatcher import Dispatcher
 from mmgevent.engine.scheduler.input import Batch
 from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
-from mmgevent.engine.scheduler.transitions import TaskEvent
+from mmgevent.engine.scheduler.transitions import AttemptEvent, TaskEvent
 from mmgevent.wire.failures import advise_on_reduce
 from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 
 #: Executors that may die running one task before it is given up.
 MAX_DEATHS = 3
+
+#: Workers that may be lost soon after they began one task before its job is given up.
+MAX_LOSSES = 3
+
+#: Time between the begin of a task and the loss of its worker after which the task is not to blame,
+#: seconds. An engine that hangs is noticed after 15 s.
+LOSS_S = 30.0
 
 #: Executors in which the job's setupfn may fail for one task before the job is given up.
 MAX_UNPREPARED = 3
@@ -50,6 +59,66 @@ class Retries:
         if not task.attempts:
             task.transition(TaskEvent.FREED)
             task.job.enqueue(task, first=True)
+
+    def end_all(self, worker: Worker, event: AttemptEvent, now: float) -> None:
+        """End every attempt of a worker that gets nothing more: LOST or REVOKED."""
+        touched = self._lifecycle.withdraw(worker)
+        for slot in worker.slots:
+            if slot.running is None:
+                continue
+            for attempt in (*reversed(slot.queued), slot.running):
+                task = attempt.task
+                touched[self._lifecycle.ledgers[task.job.number]] = None
+                if event is AttemptEvent.REVOKED:
+                    self._dispatcher.revoke(attempt, now)
+                else:
+                    self._dispatcher.end(attempt, event, now)
+                if task.is_exclusive:
+                    self._lifecycle.drop(task)
+                else:
+                    self.requeue(task)
+        for ledger in touched:
+            self._lifecycle.advance(ledger, now)
+
+    def doubt(self, task: Task, ledger: Ledger, worker: Worker) -> bool:
+        """Let another worker try a task that a worker failed for which nobody vouches.
+
+        Returns False if the failure counts: it was doubted before, or no other worker can try it.
+        """
+        others = ledger.queue.slots - (0 if worker.is_leaving else len(worker.slots))
+        if task.was_doubted or task.is_exclusive or others <= 0:
+            return False
+        task.was_doubted = True
+        ledger.avoided[worker] = None
+        self.requeue(task)
+        return True
+
+    @staticmethod
+    def count_losses(worker: Worker, now: float) -> list[Task]:
+        """Count the loss of a worker for the tasks that it had just begun.
+
+        Returns the tasks that have taken too many workers down.
+        """
+        begun = [
+            slot.running.task
+            for slot in worker.slots
+            if slot.running is not None and now - (slot.running.started_s or 0.0) <= LOSS_S
+        ]
+        if worker.is_leaving:
+            return []
+        for task in begun:
+            task.losses += 1
+        return [task for task in begun if task.losses >= MAX_LOSSES]
+
+    def after_losses(self, suspects: list[Task], now: float) -> None:
+        """Fail the newest job whose task has taken too many workers down, if there is one."""
+        task = max(suspects, key=lambda task: task.job.number, default=None)
+        ledger = self._lifecycle.ledgers.get(task.job.number) if task is not None else None
+        if task is None or ledger is None or ledger.is_over:
+            return
+        text = f"{task.losses} workers were lost soon after they began {_name_of(task)}"
+        advice = "find out in the logs of the workers why they ended; no other task did this to them"
+        self._lifecycle.fail(ledger, {"kind": "lost", "error": text, "advice": advice}, "failed", now)
 
     def after_failure(
         self,
@@ -168,6 +237,12 @@ class Retries:
         for attempt in task.attempts[:]:
             self._dispatcher.revoke(attempt, now)
         task.transition(TaskEvent.FREED)
+
+
+def _name_of(task: Task) -> str:
+    if task.batch is None:
+        return f"reduce task {task.number}"
+    return f"items {task.lo} to {task.hi - 1} of batch {task.batch.number}"
 
 
 def _find_item(task: Task, item: int | None) -> int | None:

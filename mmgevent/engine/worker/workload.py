@@ -118,17 +118,24 @@ class Workload:
             return
         if message["slot"] >= len(self.slots) or frame.attempt in self._attempts:
             raise ProtocolError(f"attempt {frame.attempt} cannot be on slot {message['slot']}")
-        if job.fault is not None:
-            failure = {"kind": "options", "error": job.fault, "worker": self._name}
+        fault = job.fault or self._find_fault(job, message)
+        if fault is not None:
+            failure = {"kind": "options", "error": fault, "worker": self._name}
             self._link.send_in_lane(control("failed", *frame.lane, failure=failures.bound(failure)))
             return
         attempt = HeldAttempt(job, frame, message)
-        if attempt.is_offered and self._offering is None:
-            raise ProtocolError(f"attempt {frame.attempt} is of functions that nobody offers here")
         slot = self.slots[attempt.slot]
         slot.add(attempt)
         self._attempts[attempt.number] = attempt
         self._advance(slot)
+
+    def _find_fault(self, job: CachedJob, message: dict[str, Any]) -> str | None:
+        """Return why an assignment of a job cannot be done here, or None if it can."""
+        if message["phase"] in job.offered_phases and self._offering is None:
+            return "the job calls functions that a worker offers, and this worker offers none"
+        if message["phase"] == "map" and not message.get("lo", 0) < message.get("hi", 0):
+            return "the assignment is of no items"
+        return None
 
     def take_data(self, frame: Frame) -> None:
         """Pass on a frame of an attempt: input, or credit for output."""

@@ -419,10 +419,45 @@ def test_an_empty_batch_is_released_at_once():
 def test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed():
     scheduler, _ = cluster(1, batches=[1, 1])
     for worker in range(2, 9):
-        commands = scheduler.remove_worker(worker - 1, 1.0)
+        commands = scheduler.remove_worker(worker - 1, (worker - 1) * 40.0)
         assert len(only(commands, c.Discard)) == 2
-        commands = scheduler.add_worker(worker, 1, NONE, 1.0)
+        commands = scheduler.add_worker(worker, 1, NONE, (worker - 1) * 40.0)
         assert [a.batch for a in only(commands, c.Assign)] == [1, 2]
+
+
+def test_a_task_that_takes_three_workers_down_fails_its_job_and_no_other():
+    scheduler = AuditedScheduler()
+    scheduler.add_job(1, JobRules(), 0.0)
+    scheduler.add_job(2, JobRules(), 0.0)
+    for job in (1, 2):
+        scheduler.add_batch(job, 1, 1, 0.0)
+    for worker in range(1, 4):
+        scheduler.add_worker(worker, 2, NONE, worker)
+        commands = scheduler.remove_worker(worker, worker + 0.5)
+    (failed,) = only(commands, c.FailJob)
+    assert (failed.job, failed.failure["kind"]) == (2, "lost")
+    assert "3 workers were lost" in failed.failure["error"]
+    assert scheduler.status(1).waiting == 1
+
+
+def test_a_doubted_failure_is_tried_on_another_worker_first():
+    scheduler, _ = cluster(1, 1, batches=[5])
+    commands = scheduler.attempt_failed(1, BOOM, 0, 1.0, is_doubted=True)
+    (again,) = only(commands, c.Assign)
+    assert again.worker == 2
+    (failed,) = only(scheduler.attempt_failed(again.attempt, BOOM, 0, 1.0, is_doubted=True), c.FailJob)
+    assert failed.failure["error"] == BOOM["error"]
+
+
+def test_owners_share_the_slots_whatever_jobs_they_have():
+    scheduler = AuditedScheduler()
+    for job in range(1, 11):
+        scheduler.add_job(job, JobRules(owner=1 if job < 10 else 2), 0.0)
+        for batch in range(1, 5):
+            scheduler.add_batch(job, batch, 1, 0.0)
+    commands = scheduler.add_worker(1, 4, NONE, 0.0)
+    jobs = [a.job for a in only(commands, c.Assign)]
+    assert jobs.count(10) == len(jobs) // 2 == 4
 
 
 def test_a_cancelled_or_failed_job_leaves_nothing_and_late_messages_are_ignored():

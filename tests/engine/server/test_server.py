@@ -116,7 +116,7 @@ def test_a_job_goes_from_batch_to_results(server):
 
 def test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again(server):
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
-    driver.submit(delivered=[3])
+    driver.submit(delivered=[3], partitions=32)
     driver.send_batch(1)
     driver.say("input_end", 1, batches=1)
     segment = encode_segment(["k"], [1])
@@ -256,7 +256,7 @@ def test_options_that_make_no_sense_are_rejected_before_a_worker_sees_them(serve
 def test_contents_that_come_again_take_the_batchs_place_only_when_whole(server):
     driver = Peer(server, "driver")
     driver.submit()
-    driver.send_batch(1, items=2, data=b"r" * 100)
+    driver.send_batch(1, items=2, data=b"r" * 100, refs=True)
     driver.say("input_end", 1, batches=1)
     worker = Peer(server, "worker", slots=2)
     settle()
@@ -286,6 +286,39 @@ def test_batches_that_cannot_be_close_their_driver_only(server, items, size, num
     other.send_batch(1)
     assert worker.heard("assign")
     assert worker.closed is None
+
+
+def test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays(server):
+    server.conductor.jobs._code_intake.limit_bytes = 100  # of which one link gets four fifths
+    driver, other = Peer(server, "driver"), Peer(server, "driver")
+    driver.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=81)
+    assert "bytes of jobs' code already" in driver.heard("rejected")[0][1]["error"]
+    for job in (2, 3):
+        driver.say("submit", job, name="t", options={}, fingerprint="f", code_bytes=60)  # each alone fits
+    for job in (2, 3):
+        driver.send(Frame(CODE, b"c" * 50, job))
+    assert [frame.job for frame, _ in driver.heard("rejected")] == [1, 3]
+    other.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=20)
+    other.send(Frame(CODE, b"c" * 20, 1))
+    assert other.heard("accepted")
+    driver.send(Frame(CODE, b"c" * 10, 2))
+    assert driver.heard("accepted")
+    assert server.conductor.jobs._code_intake.held_bytes == 80
+
+
+def test_numbers_of_jobs_and_workers_begin_anew_and_pass_over_those_in_use(server):
+    driver = Peer(server, "driver")
+    first = Peer(server, "worker")
+    driver.submit(1)
+    server.conductor.jobs._last_number = server.conductor.workers._last_number = 0xFFFF_FFFE
+    workers = [Peer(server, "worker") for _ in range(2)]
+    for job in (2, 3):
+        driver.submit(job)
+        driver.send_batch(1, job=job)
+    assert sorted(job.number for job in server.conductor.jobs) == [1, 2, 0xFFFF_FFFF]
+    assert sorted(worker.number for worker in server.conductor.workers) == [1, 2, 0xFFFF_FFFF]
+    assigned = {frame.job for peer in (first, *workers) for frame, _ in peer.heard("assign")}
+    assert assigned == {2, 0xFFFF_FFFF}
 
 
 TOO_LARGE = {"code_bytes": MAX_CODE_BYTES, "context_bytes": MAX_CONTEXT_BYTES}
