@@ -209,13 +209,15 @@ class AuditedScheduler:
         self.known_attempts.add(a.attempt)
         books.held += 1
 
-    def _precedences(self) -> dict[int, tuple[int, int]]:
-        """Return what every job and its owner hold: the least comes first."""
+    def _precedences(self) -> dict[int, tuple[int, int, int]]:
+        """Return for every job its owner, what that holds, and what the job holds."""
         owners = collections.Counter[int]()
         for books in self.jobs.values():
             owners[books.rules.owner] += books.held
         live = {job: books for job, books in self.jobs.items() if books.end is None}
-        return {job: (owners[books.rules.owner], books.held) for job, books in live.items()}
+        return {
+            job: (books.rules.owner, owners[books.rules.owner], books.held) for job, books in live.items()
+        }
 
     def _check_duplicate(self, a: c.Assign, others: list[c.Assign]) -> None:
         rules = self.jobs[a.job].rules
@@ -347,7 +349,15 @@ class AuditedScheduler:
         for a, held in assigned:
             for other in giving:
                 if other in held and self.may_get(a.worker, other):
-                    assert held[a.job] <= held[other], f"{event}: job {a.job} was served before job {other}"
+                    (owner, owned, own), (other_owner, other_owned, others) = held[a.job], held[other]
+                    # ties of owners, and jobs of one owner in different queues, come in any order
+                    if owner != other_owner:
+                        comes_first = owned <= other_owned
+                    else:
+                        comes_first = (
+                            own <= others or self.jobs[a.job].rules.needs != self.jobs[other].rules.needs
+                        )
+                    assert comes_first, f"{event}: job {a.job} was served before job {other}"
         for job, books in self.jobs.items():
             if books.end is None and books.rules.allocation == "continuous":
                 slots = sum(self.workers[w][0] for w in self.workers if self.serves(w, job))

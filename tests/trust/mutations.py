@@ -637,19 +637,19 @@ MUTATIONS = [
         waits=True,
     ),
     Mutation(
-        "a task that takes three workers down fails its job",
+        "a task that takes workers down fails its job",
         "engine/scheduler/retries.py",
-        "return [task for task in begun if task.losses >= MAX_LOSSES]",
+        "return [attempt.task for attempt in running if attempt.task.losses >= MAX_LOSSES]",
         "return []",
         (
-            "engine/scheduler/test_scheduler.py::test_a_task_that_takes_three_workers_down_fails_its_job_and_no_other",
+            "engine/scheduler/test_scheduler.py::test_a_task_that_takes_workers_down_fails_its_job_and_no_other",
         ),
     ),
     Mutation(
         "links share the slots",
-        "engine/scheduler/attempts.py",
-        "self.owner.held += 1",
-        "self.owner.held += 0",
+        "engine/scheduler/ranking.py",
+        "self.held += change",
+        "self.held += 0",
         ("engine/scheduler/test_scheduler.py::test_owners_share_the_slots_whatever_jobs_they_have",),
     ),
     Mutation(

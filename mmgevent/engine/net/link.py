@@ -51,6 +51,8 @@ class Link:
     def __init__(self, name: str) -> None:
         #: who is at the other end, for logs
         self.name = name
+        #: whether it closes since nothing came from the peer for too long
+        self.is_silent = False
         self._outbox = Outbox()
         #: lane -> events of the greenlets that wait until it has drained
         self._room: dict[Lane, set[Event]] = {}

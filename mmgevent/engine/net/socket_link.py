@@ -295,6 +295,7 @@ class SocketLink(Link):
         self._idle_s = 0.0 if self._spoke else self._idle_s + elapsed_s
         self._heard = self._spoke = False
         if self._silent_s >= beats.SILENCE_S:
+            self.is_silent = True
             self._begin_close(f"silent for {beats.SILENCE_S:g} s")
         elif self._idle_s >= beats.HEARTBEAT_S and not self._outbox:
             self._idle_s = 0.0

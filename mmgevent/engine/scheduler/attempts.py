@@ -274,7 +274,7 @@ class QueuedJob(abc.ABC):
         """Count an attempt that was just made, running or queued."""
         attempt.task.attempts.append(attempt)
         self.live[attempt] = None
-        self.owner.held += 1
+        self.owner.hold(1)
         if attempt.state is _RUNNING:
             self.lone_running[attempt] = None
         else:
@@ -302,7 +302,7 @@ class QueuedJob(abc.ABC):
         The slot still refers to the attempt.
         """
         del self.live[attempt]
-        self.owner.held -= 1
+        self.owner.hold(-1)
         others = attempt.task.attempts
         others.remove(attempt)
         if attempt.slot.running is not attempt:
@@ -373,8 +373,10 @@ class JobQueue:
         if len(self.jobs) == 1:
             (self._only,) = self.jobs.values()
             self.is_ranked = False
-        self._ranking = self._ranking if self.is_ranked else Ranking()
-        self._ranking.discard(job)
+        if self.is_ranked:
+            self._ranking.discard(job)
+        else:
+            self._ranking.clear()
 
     def idle_count(self) -> int:
         """Return the number of idle slots that serve it."""

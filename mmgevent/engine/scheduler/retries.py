@@ -2,9 +2,9 @@
 
 Who is to blame decides:
 
-- a lost worker: nobody. The task waits again. But a task that was begun soon before `MAX_LOSSES`
-  workers were lost is to blame, and its job fails. If several are, it is that of the newest job:
-  the workers did the others well before.
+- a lost worker: nobody. The task waits again. But a task that `MAX_LOSSES` workers in a row began
+  just before they were lost is to blame, and its job fails. If several are, it is that of the newest
+  job: the workers did the others well before.
 - a user exception: the item, `retries` times; without a known item the task.
 - an executor that died: the item or the task, `MAX_DEATHS` times.
 - a setupfn that failed: the job, `MAX_UNPREPARED` times.
@@ -31,12 +31,13 @@ from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 #: Executors that may die running one task before it is given up.
 MAX_DEATHS = 3
 
-#: Workers that may be lost soon after they began one task before its job is given up.
-MAX_LOSSES = 3
+#: Workers in a row that may be lost just after they began one task before its job is given up.
+#: Machines that are taken away at random seldom hit the begin of one task even twice.
+MAX_LOSSES = 5
 
 #: Time between the begin of a task and the loss of its worker after which the task is not to blame,
-#: seconds. An engine that hangs is noticed after 15 s.
-LOSS_S = 30.0
+#: seconds. What kills a worker on purpose or by its size does so at once.
+LOSS_S = 5.0
 
 #: Executors in which the job's setupfn may fail for one task before the job is given up.
 MAX_UNPREPARED = 3
@@ -95,20 +96,15 @@ class Retries:
 
     @staticmethod
     def count_losses(worker: Worker, now: float) -> list[Task]:
-        """Count the loss of a worker for the tasks that it had just begun.
+        """Count the loss of a worker for the tasks that it had just begun, and clear the others.
 
         Returns the tasks that have taken too many workers down.
         """
-        begun = [
-            slot.running.task
-            for slot in worker.slots
-            if slot.running is not None and now - (slot.running.started_s or 0.0) <= LOSS_S
-        ]
-        if worker.is_leaving:
-            return []
-        for task in begun:
-            task.losses += 1
-        return [task for task in begun if task.losses >= MAX_LOSSES]
+        running = [slot.running for slot in worker.slots if slot.running is not None]
+        for attempt in running:
+            is_new = now - (attempt.started_s or 0.0) <= LOSS_S
+            attempt.task.losses = attempt.task.losses + 1 if is_new else 0
+        return [attempt.task for attempt in running if attempt.task.losses >= MAX_LOSSES]
 
     def after_losses(self, suspects: list[Task], now: float) -> None:
         """Fail the newest job whose task has taken too many workers down, if there is one."""

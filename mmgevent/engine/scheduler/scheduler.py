@@ -82,15 +82,17 @@ class Scheduler:
             self._lifecycle.allow(ledger)
         return self._finish_event(now)
 
-    def remove_worker(self, worker: int, now: float) -> list[Command]:
+    def remove_worker(self, worker: int, now: float, *, is_silent: bool = False) -> list[Command]:
         """A worker disconnected. What it held is done again elsewhere.
 
-        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`).
+        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`). For a worker
+        that fell silent nobody is: it may have been gone when it was given its tasks.
         """
         lost = self._roster.workers.get(worker)
         if lost is None:
             return []
-        suspects = self._retries.count_losses(lost, now)
+        is_innocent = is_silent or lost.is_leaving
+        suspects = [] if is_innocent else self._retries.count_losses(lost, now)
         self._roster.remove_worker(lost)
         self._retries.end_all(lost, AttemptEvent.LOST, now)
         self._retries.after_losses(suspects, now)

@@ -154,7 +154,8 @@ class Conductor:
         for number in sorted(worker.attempts):
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
-        made = self.scheduler.remove_worker(worker.number, time.monotonic())
+        is_silent = worker.link.is_silent
+        made = self.scheduler.remove_worker(worker.number, time.monotonic(), is_silent=is_silent)
         error = f"worker {name} was lost ({shorten(reason, MAX_REASON_BYTES)})"
         failure = {"kind": "lost", "worker": name, "error": error}
         for job, attempts in lost.items():
