@@ -102,6 +102,8 @@ class Crew:
         self._pauses = 0
         #: jobs that rest: none of their executors is forked
         self._resting: set[CachedJob] = set()
+        #: job -> its template deaths at its last rest: executors of one template may end far apart
+        self._rested: dict[CachedJob, int] = {}
         #: jobs that may have templates of their own
         self._owners: set[CachedJob] = set()
         self._template_deaths = TemplateDeaths()
@@ -158,6 +160,7 @@ class Crew:
             if post.job is job:
                 post.slot.forget_executor(executor)
                 executor.kill("its job ended")
+        self._rested.pop(job, None)
         if job.template_deaths:
             self._forkers.release(job)
             self._owners.discard(job)
@@ -211,7 +214,8 @@ class Crew:
         if end.template is None:
             self._employer.on_death(executor, slot, end)
             return
-        if job not in self._resting:
+        if job not in self._resting and self._rested.get(job) != job.template_deaths:
+            self._rested[job] = job.template_deaths
             self._resting.add(job)
             self._owners.add(job)
             self._greenlets.spawn(self._end_rest, job, delay_s=rest_s(job.template_deaths))
