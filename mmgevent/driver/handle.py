@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
 from mmgevent.driver.arguments import check_wait
+from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
@@ -314,17 +315,16 @@ class JobHandle(Generic[K, V]):
             self._is_over = True
             callbacks, self._callbacks = self._callbacks, []
             self._changed.notify_all()
-        for fn in callbacks:
-            self._call(fn)
-        with self._changed:
-            self._has_called_back = True
-            self._changed.notify_all()
+        try:
+            for fn in callbacks:
+                self._call(fn)
+        finally:
+            with self._changed:
+                self._has_called_back = True
+                self._changed.notify_all()
 
     def _call(self, fn: Callable[[JobHandle[K, V]], None]) -> None:
-        try:
-            fn(self)
-        except Exception:
-            log.exception("a done callback of job %s failed", self._state.name)
+        call_back(f"a done callback of job {self._state.name}", fn, self)
 
     # What runs in the threads of readers.
 

@@ -140,7 +140,7 @@ def run_member(
     from mmgevent.access.handshake import client_key
     from mmgevent.engine.membership import Membership, Settings
     from mmgevent.engine.net.threads import start_thread_pool
-    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.forkers import Forkers
 
     start_thread_pool()
     stop = _Stop()
@@ -205,7 +205,7 @@ class _WorkerLoop:
     ):
         from mmgevent.access.handshake import client_key
         from mmgevent.engine.net.threads import start_thread_pool
-        from mmgevent.engine.worker.forker import Forkers
+        from mmgevent.engine.worker.forkers import Forkers
 
         start_thread_pool()
         self._addresses = addresses
@@ -263,8 +263,7 @@ class _WorkerLoop:
 
         Otherwise a signal would wait up to 10 s for a server that does not answer.
         """
-        import gevent
-
+        from mmgevent.engine.greenlets import spawn_awaited
         from mmgevent.engine.net import tls
 
         def connect() -> Any:
@@ -273,7 +272,7 @@ class _WorkerLoop:
             except MmgeventError as error:
                 return error
 
-        trying = gevent.spawn(connect)
+        trying = spawn_awaited(connect)
         self._stop.also(trying)
         self._stop.event.wait()
         if self._stop.code:

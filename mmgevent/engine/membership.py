@@ -22,7 +22,7 @@ from gevent.event import Event
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.worker_key import WorkerKey, main_key
-from mmgevent.engine.greenlets import Greenlets
+from mmgevent.engine.greenlets import Greenlets, end_process, spawn
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.local_link import local_pair
@@ -36,7 +36,7 @@ from mmgevent.machine.logs import get_log
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
     from mmgevent.engine.server.role import ServerRole
-    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.forkers import Forkers
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 
@@ -114,7 +114,7 @@ class Membership:
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self.run)
+        self._greenlet = spawn(end_process, self.run)
 
     def run(self) -> None:
         """Be in one place after another, until `stop` or until trying again would not help."""

@@ -186,7 +186,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         groups=COUNT,
     ),
     "failed": _fields({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
-    "died": _fields({"item": COUNT, "divisible": FLAG}, failure=OBJECT),
+    "died": _fields({"item": COUNT, "divisible": FLAG, "template": FLAG}, failure=OBJECT),
     "unprepared": _fields({"died": FLAG}, failure=OBJECT),
     "content": _fields(),
 }

@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from mmgevent import reducers
 from mmgevent.engine.net.local_link import local_pair
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.executor.offered import OfferedFunctions

@@ -38,6 +38,52 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # executors and their template
+    Mutation(
+        "a template that answers nothing is killed",
+        "engine/worker/forker.py",
+        "            elif finding := silence.note(",
+        "            elif finding := False and silence.note(",
+        (
+            "integration/test_worker.py::"
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[stop]",
+        ),
+        waits=True,
+    ),
+    Mutation(
+        "a template that only waits for its turn is left alone",
+        "engine/worker/silence.py",
+        'look.state == "R" and before is not None and look.cpu_s - before.cpu_s >= BUSY_S',
+        'look.state == "R"',
+        ("integration/test_worker.py::test_a_template_that_gets_no_turn_is_not_killed",),
+    ),
+    Mutation(
+        "a guess about a template fails no job",
+        "engine/worker/crew.py",
+        "and end.is_fact",
+        "and True",
+        (
+            "integration/test_worker.py::"
+            "test_a_template_that_is_ended_for_its_silence_alone_counts_for_no_job",
+        ),
+    ),
+    Mutation(
+        "several jobs of one template are not blamed for its end",
+        "engine/worker/template_deaths.py",
+        "if len(jobs) > 1:",
+        "if False:",
+        (
+            "integration/test_worker.py::"
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[kill]",
+        ),
+    ),
+    Mutation(
+        "a job that ended a template rests",
+        "engine/worker/crew.py",
+        "            self._resting.add(job)\n",
+        "",
+        ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
+    ),
     # getting in
     Mutation(
         "a proof names the side that gives it",

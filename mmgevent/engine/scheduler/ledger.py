@@ -59,6 +59,7 @@ class Ledger(QueuedJob):
         "retransmit",
         "retries",
         "rules",
+        "template_deaths",
     )
 
     #: Whether batches that arrive after the end of the input are ignored. Else they are errors.
@@ -79,6 +80,8 @@ class Ledger(QueuedJob):
         self._without_slots_s = now  # since when no slot can serve it
         self._was_warned = False
         self._last_task = 0
+        #: processes that fork executors which its functions have ended
+        self.template_deaths = 0
 
     def status(self) -> JobStatus:
         """Return how far the job is."""

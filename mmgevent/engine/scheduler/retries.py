@@ -8,6 +8,7 @@ Who is to blame decides:
 - a user exception: the item, `retries` times; without a known item the task.
 - an executor that died: the item or the task, `MAX_DEATHS` times.
 - a setupfn that failed: the job, `MAX_UNPREPARED` times.
+- functions that ended the process that forks executors: the job, `MAX_TEMPLATE_DEATHS` times.
 
 A job that may set items aside goes on without the culprit. If nobody knows which item that is, the
 task is halved until the culprit is alone.
@@ -40,6 +41,10 @@ LOSS_S = 5.0
 
 #: Executors in which the job's setupfn may fail for one task before the job is given up.
 MAX_UNPREPARED = 3
+
+#: Processes that fork executors which a job may end before it is given up. Each costs its worker a
+#: new one, 0.15 s, and a rest of the job.
+MAX_TEMPLATE_DEATHS = 3
 
 
 class Retries:
@@ -148,6 +153,18 @@ class Retries:
             self._halve(task, ledger, now)
         else:
             self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)
+
+    def after_template_death(self, task: Task, ledger: Ledger, failure: dict[str, Any], now: float) -> None:
+        """Decide after a job ended the process that forks executors: the task is not to blame."""
+        ledger.template_deaths += 1
+        self.requeue(task)
+        if ledger.template_deaths >= MAX_TEMPLATE_DEATHS:
+            error = (
+                f"tasks of this job ended the process that forks executors {MAX_TEMPLATE_DEATHS} times; "
+                f"the last time: {failure.get('error')}"
+            )
+            advice = "its functions must not signal, stop or trace their parent process"
+            self._lifecycle.fail(ledger, {**failure, "error": error, "advice": advice}, "failed", now)
 
     def after_failed_setup(
         self, task: Task, ledger: Ledger, worker: Worker, failure: dict[str, Any], now: float

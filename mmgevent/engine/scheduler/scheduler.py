@@ -323,10 +323,12 @@ class Scheduler:
         *,
         is_divisible: bool = False,
         is_doubted: bool = False,
+        has_ended_template: bool = False,
     ) -> list[Command]:
         """The executor of an attempt died: a crash, memory, a time limit.
 
-        `item`, `is_divisible` and `is_doubted` are as in `attempt_failed`.
+        `item`, `is_divisible` and `is_doubted` are as in `attempt_failed`. `has_ended_template`:
+        with the process that forks executors, which the job's functions ended.
         """
         died = self._attempts.get(attempt)
         if died is None:
@@ -334,7 +336,11 @@ class Scheduler:
         task, ledger = died.task, self._ledgers[died.task.job.number]
         self._dispatcher.end(died, AttemptEvent.DIED, now)
         ledger.worker_answered(now)
-        if not (is_doubted and self._retries.doubt(task, ledger, died.slot.worker)):
+        if is_doubted and self._retries.doubt(task, ledger, died.slot.worker):
+            pass  # another worker tries it first
+        elif has_ended_template:
+            self._retries.after_template_death(task, ledger, failure, now)
+        else:
             self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
@@ -401,9 +407,9 @@ class Scheduler:
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 
-    def tick(self, now: float) -> list[Command]:
-        """Time has passed: warn, duplicate stragglers, end the input of "oneshot" jobs."""
-        for ledger in list(self._ledgers.values()):
+    def tick(self, now: float, only: int | None = None) -> list[Command]:
+        """Time has passed: warn, duplicate stragglers, end oneshot input; of all jobs, or one."""
+        for ledger in [v for number, v in self._ledgers.items() if only is None or number == only]:
             self._lifecycle.warn_without_slots(ledger, now)
             self._lifecycle.advance(ledger, now)
             self._dispatcher.duplicate_stragglers(ledger, now)

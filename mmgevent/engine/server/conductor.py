@@ -107,11 +107,31 @@ class Conductor:
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
 
     def tick(self) -> None:
-        """Let the scheduler act on the time that has passed."""
+        """Let the scheduler act on the time that has passed.
+
+        A job whose tick fails fails by name. Raises what fails without any job.
+        """
         now = time.monotonic()
         for worker in self.oversight.readmit_due(now):
             self.run(self.scheduler.readmit_worker(worker.number, now))
-        self.run(self.scheduler.tick(now))
+        try:
+            made = self.scheduler.tick(now)
+        except Exception:
+            log.exception("a tick of the server failed: each job gets one of its own")
+            self._for_each_job(lambda job: self.run(self.scheduler.tick(time.monotonic(), only=job.number)))
+        else:
+            self.run(made)
+
+    def _for_each_job(self, act: Callable[[HostedJob], None]) -> None:
+        """Do something for every job that is scheduled. A job for which it fails fails by name."""
+        for job in list(self.jobs):
+            if not job.is_scheduled or job not in self.jobs:  # one before it may have ended it
+                continue
+            try:
+                act(job)
+            except Exception as error:
+                log.exception("job failed by an internal error: %s", job.id)
+                self._fail_job(job, internal_failure(error))
 
     # workers
 
@@ -185,18 +205,17 @@ class Conductor:
         )
 
     def report_death(
-        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, *, is_divisible: bool
+        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: bool
     ) -> None:
-        """Report an executor that died to the scheduler, and the outcome to the driver."""
+        """Report an executor that died to the scheduler, and the outcome to the driver.
+
+        `facts` are those of `Scheduler.attempt_died`.
+        """
         worker = self.workers[attempt.worker]
         worker.standing.excuse_returns()
+        is_doubted = self.oversight.note_failure(worker, attempt)
         made = self._ask(
-            self.scheduler.attempt_died,
-            attempt.number,
-            failure,
-            item,
-            is_divisible=is_divisible,
-            is_doubted=self.oversight.note_failure(worker, attempt),
+            self.scheduler.attempt_died, attempt.number, failure, item, is_doubted=is_doubted, **facts
         )
         death = record_death(failure, [attempt], made, self.workers)
         attempt.job.send("died", attempt.task, failure=death, item=item)
@@ -284,18 +303,17 @@ class Conductor:
 
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""
-        slots, workers = self.workers.slot_count, len(self.workers)
-        for job in self.jobs:
-            if not job.is_scheduled:
-                continue
-            status = self.scheduler.status(job.number)
-            job.send_progress(
-                status.phase,
-                done=status.done,
-                total=status.total,
-                waiting=status.waiting,
-                running=status.running,
-                workers=workers,
-                slots=slots,
-                bytes=job.input.weight_done,
-            )
+        self._for_each_job(self._send_progress)
+
+    def _send_progress(self, job: HostedJob) -> None:
+        status = self.scheduler.status(job.number)
+        job.send_progress(
+            status.phase,
+            done=status.done,
+            total=status.total,
+            waiting=status.waiting,
+            running=status.running,
+            workers=len(self.workers),
+            slots=self.workers.slot_count,
+            bytes=job.input.weight_done,
+        )

@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 
+from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
@@ -218,10 +219,15 @@ class HostedJob:
 
     def spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
         """Run a function in a greenlet that ends with the job.  Its errors fail the job."""
-        greenlet = gevent.spawn(self._guard, function, *args)
+        greenlet = spawn(self._on_fault, self._guard, function, *args)
         self._greenlets.add(greenlet)
         greenlet.rawlink(self._greenlets.discard)
         return greenlet
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Fail the job: its failure could not be reported as it should."""
+        log.error("job failed by an internal error: %s", self.id, exc_info=greenlet.exc_info)
+        self._on_failure(self, internal_failure(greenlet.exception))
 
     def _guard(self, function: Callable[..., None], *args: Any) -> None:
         try:
@@ -253,6 +259,6 @@ def too_much_code(share: Share) -> MmgeventError:
     )
 
 
-def internal_failure(error: Exception) -> dict[str, Any]:
+def internal_failure(error: BaseException) -> dict[str, Any]:
     """Return the failure of a job that ends by a bug of mmgevent."""
     return {"kind": "internal", "error": f"internal error: {type(error).__name__}: {error}"}

@@ -189,6 +189,7 @@ class WorkerPeer(Peer):
             bound(message["failure"]),
             _item_of(attempt, message),
             is_divisible=attempt.is_map and message.get("divisible", False),
+            has_ended_template=message.get("template", False),
         )
 
     def _on_unprepared(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:

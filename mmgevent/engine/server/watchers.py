@@ -21,8 +21,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gevent
-
 from mmgevent.engine.net.backlog import Backlog
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.workers import WorkerRecord, Workers
@@ -225,7 +223,7 @@ def say_goodbye(link: Link, reason: str) -> None:
     """Say goodbye and close a link; does not block."""
     log.warning("link closed: %s: %s", link.name, reason)
     link.send(control("goodbye", reason=reason))
-    gevent.spawn(link.close, reason, GOODBYE_S)
+    link.close_soon(reason, GOODBYE_S)
 
 
 def _describe(worker: WorkerRecord) -> Frame:

@@ -168,6 +168,8 @@ def _find_cause(executor: DeadExecutor, exit_: Exit, attempt: RunAttempt) -> tup
             f"out of memory: it had used {used} of memory_limit, {(limit or 0) >> 20} MiB ({exit_})",
             None,
         )
+    if exit_.template is not None:
+        return "died", f"the process that forks executors ended: {exit_.template}", None
     if exit_.status is None:
         return "lost", f"the executor was lost: {exit_}", None
     if executor.kill_cause is not None:

@@ -83,6 +83,8 @@ class CachedJob:
         self.code = bytearray()
         #: credit of the lane in which the code arrives
         self.window = window
+        #: templates that ended while it had executors of them, on this worker
+        self.template_deaths = 0
         #: {whether tasks are map tasks: their recent duration, seconds}; empty until one is done
         self._recent_s: dict[bool, float] = {}
 

@@ -16,9 +16,9 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from mmgevent.engine.greenlets import Greenlets
+from mmgevent.engine.greenlets import Greenlets, end_process, spawn
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.workload import Workload
@@ -167,14 +167,16 @@ class WorkerRole:
         if self._closer is None:
             self.close_reason = failures.shorten(reason, MAX_REASON_BYTES)
             self._workload.is_leaving = True
-            self._closer = gevent.spawn(self._end)
+            self._closer = spawn(end_process, self._end)
 
     def _end(self) -> None:
-        self.link.close(self.close_reason, 0.0)
-        self._greenlets.kill()
-        self._workload.end()
-        self._jobs.clear()
-        self.closed.set()
+        try:
+            self.link.close(self.close_reason, 0.0)
+            self._greenlets.kill()
+            self._workload.end()
+            self._jobs.clear()
+        finally:
+            self.closed.set()
 
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
         log.error("worker closed by a fault of our own: %s", self.name, exc_info=greenlet.exc_info)

@@ -8,7 +8,7 @@ executor would idle between them, some of its attempts are sent ahead.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmgevent.engine.worker.held import MAX_ATTEMPTS, AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.errors import ProtocolError
@@ -94,6 +94,13 @@ class ExecutorSlot:
         busy = {attempt.executor for attempt in self.sent}
         idle = [executor for executor in self.executors.values() if executor not in busy]
         return idle[: max(0, len(self.executors) - IDLE_EXECUTORS - 1)]
+
+
+class Post(NamedTuple):
+    """What an executor was forked for."""
+
+    slot: ExecutorSlot
+    job: CachedJob
 
 
 def _may_follow(attempt: HeldAttempt, last: HeldAttempt, sent_count: int) -> bool:

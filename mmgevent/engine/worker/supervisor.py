@@ -15,13 +15,13 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import gevent
 from gevent import os as gevent_os
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import OnFault, end_process, spawn
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forker import Forker
@@ -82,8 +82,11 @@ class Supervisor:
         on_death: Callable[[Supervisor, Exit], None],
         *,
         executors: int = 1,
+        on_fault: OnFault = end_process,
     ):
         """`executors`: how many its worker has.
+
+        `on_fault(greenlet)` is called if its end cannot be reported, by a fault of our own.
 
         The hub calls `on_frame`, which must not block. A greenlet calls `on_death`, after the last
         frame.
@@ -121,12 +124,12 @@ class Supervisor:
             opened.pop_all()
         self.link = SocketLink(ours, name, heartbeats=False)
         descriptors = [theirs.detach(), child_stdout, child_stderr, page_fd]
+        self.forker = forker
         self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
-        self._watcher: gevent.Greenlet | None = None
-        self._drains = [(fd, self._spawn(self._drain, fd)) for fd in (stdout, stderr)]
+        self._drains = [(fd, spawn(self._on_fault, self._drain, fd)) for fd in (stdout, stderr)]
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
-        self._watch_greenlet = self._spawn(self._watch)
+        self._watch_greenlet = spawn(on_fault, self._watch)
 
     def enforce(
         self, item_limit_s: float | None, memory_limit_bytes: int | None, setup_limit_s: float | None = None
@@ -198,14 +201,9 @@ class Supervisor:
         """Wait until it is dead and `on_death` has returned."""
         self._watch_greenlet.join()
 
-    def _spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
-        greenlet = gevent.spawn(function, *args)
-        greenlet.link_exception(self._on_fault)
-        return greenlet
-
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
-        log.error("executor lost by a fault of our own: %s", self.link.name, exc_info=greenlet.exception)
-        self.kill("internal error")
+        log.error("executor lost by a fault of our own: %s", self.link.name, exc_info=greenlet.exc_info)
+        self.kill("internal error")  # `_watch` then reports its end
 
     def _on_link_close(self, reason: str) -> None:
         self._link_closed.set()

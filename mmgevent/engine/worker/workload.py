@@ -21,7 +21,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
 from mmgevent.engine.worker.deaths import describe_place, judge_death
 from mmgevent.engine.worker.exits import Exit
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
@@ -322,16 +322,36 @@ class Workload:
                 self._report_death(attempt, executor, end)
         self._advance(slot)
 
+    def on_template_death(
+        self, executor: Supervisor, slot: ExecutorSlot, end: Exit, *, is_blamed: bool
+    ) -> None:
+        """Report one attempt of the job that ended a template, and return all others.
+
+        The server counts for the job, and not for the task: others may have done it.
+        """
+        self._progress.set()
+        sent = slot.attempts_of(executor)
+        at = executor.position().attempt
+        culprit = next((a for a in sent if a.number == at), sent[0]) if is_blamed and sent else None
+        for attempt in sent:
+            if attempt is culprit and not attempt.is_revoked:
+                self._forget(attempt)
+                self._report_death(attempt, executor, end)
+            else:
+                self._return(attempt)
+        self._advance(slot)
+
     def _report_death(self, attempt: HeldAttempt, executor: Supervisor, end: Exit) -> None:
         """Report to the server that an executor died during an attempt, and why."""
         failure, item, is_divisible = judge_death(executor, end, attempt, self._name)
         log.info("executor died: %s: %s, attempt %s", executor.link.name, end, attempt.number)
-        if executor.position().is_setup:
+        if end.template is not None:
+            self._link.send_in_lane(control("died", *attempt.lane, failure=failure, template=True))
+        elif executor.position().is_setup:
             self._report_unprepared(attempt, executor, failure, has_died=True)
-            return
-        self._link.send_in_lane(
-            control("died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None)
-        )
+        else:
+            fields: dict[str, Any] = {"item": item, "divisible": is_divisible or None}
+            self._link.send_in_lane(control("died", *attempt.lane, failure=failure, **fields))
 
     def _report_unprepared(
         self, attempt: HeldAttempt, executor: Supervisor, failure: dict[str, Any], *, has_died: bool = False

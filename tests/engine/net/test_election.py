@@ -30,7 +30,7 @@ from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
 from mmgevent.engine.net.listener import Listener, open_listener
 from mmgevent.engine.server.role import ServerRole
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,

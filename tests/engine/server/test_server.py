@@ -11,7 +11,7 @@ import mmgevent
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.scheduler import commands
 from mmgevent.engine.server.partitioning import cut_partitions
-from mmgevent.engine.server.role import ServerRole
+from mmgevent.engine.server.role import MAX_TICK_FAULTS, ServerRole
 from mmgevent.tasks.records import encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
@@ -141,6 +141,59 @@ def test_a_command_that_cannot_be_carried_out_breaks_its_own_job_only(server, co
     driver.send_batch(1, job=2)
     assert worker.heard("assign")
     assert (worker.closed, driver.closed) == (None, None)
+
+
+@pytest.mark.parametrize("faulty", ["Dispatcher.duplicate_stragglers", "Lifecycle.advance", "status"])
+def test_a_tick_that_fails_for_one_job_fails_that_job_by_name_and_no_other(server, monkeypatch, faulty):
+    monkeypatch.setattr("mmgevent.engine.server.role.TICK_S", 0.001)
+    monkeypatch.setattr("mmgevent.engine.server.role.PROGRESS_S", 0.001)
+    scheduler = server.conductor.scheduler
+    owner, name = {
+        "Dispatcher.duplicate_stragglers": (scheduler._dispatcher, "duplicate_stragglers"),
+        "Lifecycle.advance": (scheduler._lifecycle, "advance"),
+        "status": (scheduler, "status"),
+    }[faulty]
+    real = getattr(owner, name)
+
+    def fail(of, *args):
+        if getattr(of, "number", of) == 1:
+            raise ZeroDivisionError("a fault of our own")
+        return real(of, *args)
+
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(1)
+    driver.submit(2)
+    monkeypatch.setattr(owner, name, fail)
+    with gevent.Timeout(10):
+        while not driver.heard("job_failed"):
+            gevent.sleep(0.001)
+    monkeypatch.undo()
+    ((frame, failed),) = driver.heard("job_failed")
+    assert (frame.job, failed["failure"]["kind"]) == (1, "internal")
+    assert "ZeroDivisionError" in failed["failure"]["error"]
+    driver.send_batch(1, job=2)
+    assert worker.heard("assign")
+    assert not server._ticker.dead
+    assert (worker.closed, driver.closed) == (None, None)
+
+
+def test_ticks_that_fail_for_no_job_alone_end_the_process(server, monkeypatch):
+    monkeypatch.setattr("mmgevent.engine.server.role.TICK_S", 0.001)
+    ended = []
+    monkeypatch.setattr("mmgevent.engine.server.role.end_process", ended.append)
+    ticks = []
+
+    def fail():
+        ticks.append(1)
+        raise ZeroDivisionError("a fault of our own")
+
+    monkeypatch.setattr(server.conductor, "tick", fail)
+    Peer(server, "driver").submit(1)
+    with pytest.raises(ZeroDivisionError):
+        server._ticker.get(timeout=10)
+    settle()
+    assert ended == [server._ticker]
+    assert len(ticks) == MAX_TICK_FAULTS
 
 
 def test_a_server_without_jobs_wakes_for_nothing(server, monkeypatch):
