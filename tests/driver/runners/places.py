@@ -86,6 +86,19 @@ def loky() -> Iterator[Place]:
         yield Place(cluster)
 
 
+@contextlib.contextmanager
+def dask() -> Iterator[Place]:
+    """A scheduler in this process, and two workers of one thread in processes of their own."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as standing,
+        Client(standing) as client,
+        mmg.connect(client) as cluster,
+    ):
+        yield Place(cluster)
+
+
 #: name -> (opens it, the package that it needs or None)
 PLACES = {
     "inline": (inline, None),
@@ -94,10 +107,11 @@ PLACES = {
     "threads": (threads, None),
     "processes": (processes, None),
     "loky": (loky, "loky"),
+    "dask": (dask, "distributed"),
 }
 
 #: Places whose tests are among the long ones: the rest of `make test` runs our own engine.
-LONG_PLACES = ("local", "server", "processes", "loky")
+LONG_PLACES = ("local", "server", "processes", "loky", "dask")
 
 
 def parameters() -> list[Any]:
