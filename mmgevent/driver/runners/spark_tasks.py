@@ -62,13 +62,13 @@ def labels_for(groups: int) -> list[int]:
     return [found[group] for group in range(groups)]
 
 
-def make_probe() -> Callable[[Batches], Batches]:
+def make_probe(folder: str, boot_id: str) -> Callable[[Batches], Batches]:
     """Return a function that tells what each worker has: versions as JSON, a row for each task.
 
     It is sent by value, since a worker may lack mmgevent.
     """
 
-    def probe(batches: Any, folder: str, boot_id: str) -> Any:
+    def probe(batches: Any) -> Any:
         import json
 
         import pyarrow
@@ -83,7 +83,7 @@ def make_probe() -> Callable[[Batches], Batches]:
             found = describe_worker(folder, boot_id)
         yield pyarrow.RecordBatch.from_pydict({"data": [json.dumps(found).encode()]})
 
-    return probe  # type: ignore[return-value]
+    return probe
 
 
 def describe_worker(folder: str, boot_id: str) -> dict[str, Any]:

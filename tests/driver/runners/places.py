@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +101,34 @@ def dask() -> Iterator[Place]:
         yield Place(cluster)
 
 
+@contextlib.contextmanager
+def spark() -> Iterator[Place]:
+    """Spark classic: a JVM with two tasks at a time, and a process for each of their workers."""
+    with mmg.connect("spark-local:2") as cluster:
+        yield Place(cluster)
+
+
+@contextlib.contextmanager
+def spark_connect() -> Iterator[Place]:
+    """A Spark Connect server of this machine, and a session of the caller's on it."""
+    from pyspark.sql import SparkSession
+
+    from mmgevent.driver.runners import spark_sessions
+
+    builder = SparkSession.builder.remote("local[2,4]")
+    for name, value in spark_sessions.LOCAL_SETTINGS.items():
+        builder = builder.config(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        builder = builder.config("spark.connect.grpc.binding.port", str(free.getsockname()[1]))
+    builder = builder.config("spark.connect.grpc.binding.address", "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        stack.callback(spark_sessions.end_jvm)
+        with spark_sessions.local_environment():
+            session = builder.create()
+        stack.callback(session.stop)
+        yield Place(stack.enter_context(mmg.connect(session)))
+
+
 #: name -> (opens it, the package that it needs or None)
 PLACES = {
     "inline": (inline, None),
@@ -108,10 +138,12 @@ PLACES = {
     "processes": (processes, None),
     "loky": (loky, "loky"),
     "dask": (dask, "distributed"),
+    "spark": (spark, "pyspark"),
+    "spark connect": (spark_connect, "pyspark"),
 }
 
 #: Places whose tests are among the long ones: the rest of `make test` runs our own engine.
-LONG_PLACES = ("local", "server", "processes", "loky", "dask")
+LONG_PLACES = ("local", "server", "processes", "loky", "dask", "spark", "spark connect")
 
 
 def parameters() -> list[Any]:
@@ -121,5 +153,7 @@ def parameters() -> list[Any]:
         marks = [pytest.mark.long] if name in LONG_PLACES else []
         if package is not None and importlib.util.find_spec(package) is None:
             marks.append(pytest.mark.skip(reason=f"the package {package} is not installed"))
+        elif package == "pyspark" and shutil.which("java") is None:
+            marks.append(pytest.mark.skip(reason="Java is not installed"))
         found.append(pytest.param(name, marks=marks))
     return found
