@@ -15,6 +15,7 @@ partition runs nothing again.
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, Row
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError
 from mmgevent.job.job import Job
+
+log = logging.getLogger(__name__)
 
 #: Map tasks for each slot: while one slot works on a slow one, others do the rest.
 TASKS_PER_SLOT = 8
@@ -163,9 +166,7 @@ class SparkRunner(BoxedRunner):
                 )
             self._tell("map", 0, None, 0, slots)
 
-    def _with_contents(
-        self, batches: dict[int, EncodedBatch], numbers: set[int]
-    ) -> dict[int, EncodedBatch]:
+    def _with_contents(self, batches: dict[int, EncodedBatch], numbers: set[int]) -> dict[int, EncodedBatch]:
         """Return the batches, these with the contents of their files. Raises UsageError."""
         assert self._feeder is not None
         full = dict(batches)
@@ -198,7 +199,7 @@ class SparkRunner(BoxedRunner):
                         yield from decode_segments(row)
                     return
             finally:
-                self._run_last(lambda kept=frame: kept.unpersist())
+                self._run_last(frame.unpersist)
             batches = self._with_contents(batches, lacking)
 
     def _make_frame(self, boxed: BoxedJob, batches: dict[int, EncodedBatch]) -> Any:
@@ -212,9 +213,7 @@ class SparkRunner(BoxedRunner):
         )
         tasks = min(len(batches), TASKS_PER_SLOT * self._workers.slots)
         frame = self._opened.session.createDataFrame(table).repartition(tasks)
-        frame = frame.mapInArrow(
-            spark_tasks.map_task(boxed, code, labels, with_refs), spark_tasks.COLUMNS
-        )
+        frame = frame.mapInArrow(spark_tasks.map_task(boxed, code, labels, with_refs), spark_tasks.COLUMNS)
         frame = frame.repartition(boxed.groups, "target").sortWithinPartitions("kind", "batch", "seq")
         frame = frame.mapInArrow(spark_tasks.reduce_task(boxed, code), spark_tasks.COLUMNS)
         return frame.persist(StorageLevel.DISK_ONLY)
@@ -260,12 +259,10 @@ class SparkRunner(BoxedRunner):
 
     def _run_last(self, action: Callable[[], Any]) -> None:
         """Let Spark free something.  If it cannot, it is over, or frees it at its end."""
-        import logging
-
         try:
             action()
         except Exception as error:
-            logging.getLogger(__name__).info("%s does not answer at the end of a job: %r", ENGINE, error)
+            log.info("%s does not answer at the end of a job: %r", ENGINE, error)
 
 
 _PATH_RULE = "give it as files that all workers have under the same paths (a shared file system)"

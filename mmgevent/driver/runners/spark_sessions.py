@@ -217,7 +217,8 @@ def explain(error: BaseException) -> str:
         ends = [at for at, line in enumerate(lines) if line.startswith("at ")]
         told = lines[: ends[0]] if ends else lines
         chosen = next(
-            (line for line in reversed(told) if line.partition(":")[0].endswith(("Error", "Exception"))), chosen
+            (line for line in reversed(told) if line.partition(":")[0].endswith(("Error", "Exception"))),
+            chosen,
         )
     return chosen[:MAX_MESSAGE]
 
@@ -311,9 +312,7 @@ def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | A
         raise
 
 
-def _build_classic(
-    builder: Any, master: str, settings: dict[str, str]
-) -> tuple[Any, Callable[[], None]]:
+def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:
     """Start a classic session: a JVM, and a context in it. Returns it with what ends both."""
     from pyspark import SparkContext
 

@@ -124,7 +124,7 @@ def spark_connect() -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         stack.callback(spark_sessions.end_jvm)
         with spark_sessions.local_environment():
-            session = builder.create()
+            session = builder.getOrCreate()
         stack.callback(session.stop)
         yield Place(stack.enter_context(mmg.connect(session)))
 
