@@ -11,6 +11,7 @@ Dask cannot compute scattered data again.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -53,6 +54,9 @@ SLOTS_S = 2.0
 #: Largest code that travels in each task, bytes.  Larger code is a key, which workers fetch once.
 INLINE_CODE_BYTES = 32 * 1024
 
+#: Python that a worker without mmgevent can run, too.
+_IS_INSTALLED = "__import__('importlib.util').util.find_spec('mmgevent') is not None"
+
 #: Size of a task at which Dask warns, bytes.  Ours are batches of at most 16 MiB and the code.
 _GRAPH_WARNING = {"distributed.admin.large-graph-warning-threshold": "1GiB"}
 
@@ -69,22 +73,19 @@ def open_dask(where: Any) -> EngineCluster:
                 "connect() needs a Client that is not asynchronous: Client(...) without asynchronous=True"
             )
         return EngineCluster(NAME, lambda: DaskFutures(where))
-    address = _parse_address(where)
+    from mmgevent.access.addresses import parse_address
+
+    host, port = parse_address(where.partition("://")[2].rstrip("/"), DEFAULT_PORT)
+    address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     try:
+        socket.create_connection((host, port), CONNECT_S).close()  # Dask tries a closed port for long
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False, name="mmgevent")
-    except (OSError, TimeoutError) as error:
+    except OSError as error:
         raise ConnectError(
             f"no Dask scheduler answers at {address} ({_first_line(error)}): start `dask scheduler` there, or give "
             f"another address"
         ) from error
     return EngineCluster(NAME, lambda: DaskFutures(client), client.close)
-
-
-def _parse_address(where: str) -> str:
-    from mmgevent.access.addresses import parse_address
-
-    host, port = parse_address(where.partition("://")[2].rstrip("/"), DEFAULT_PORT)
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 class DaskFutures(Futures):
@@ -123,12 +124,14 @@ class DaskFutures(Futures):
         """Ask all workers for their versions.  Wait for the first one if there is none."""
         if not self._call(self._client.nthreads):
             self._wait_for_worker()
-        try:
-            answers = self._call(lambda: self._client.run(guest.versions, callback_timeout=WORKERS_S))
-        except ModuleNotFoundError as error:
+        run = self._client.run
+        found = self._call(lambda: run(eval, _IS_INSTALLED, callback_timeout=WORKERS_S))
+        if not all(found.values()):
             raise UsageError(
-                f"{missing_error(NAME)}, or client.register_plugin(distributed.PipInstall([...]))"
-            ) from error
+                f"{missing_error(NAME)} (or client.register_plugin(distributed.PipInstall([...]))); it is missing on "
+                f"{list(found.values()).count(False)} of {len(found)}, such as {min(each for each in found if not found[each])}"
+            )
+        answers = self._call(lambda: run(guest.versions, callback_timeout=WORKERS_S))
         for theirs in answers.values():
             check_versions(theirs, NAME)
 
@@ -264,8 +267,6 @@ class DaskFutures(Futures):
         """Return what a call of the client returns; raise what means that Dask is lost as JobError."""
         try:
             return action()
-        except ModuleNotFoundError:
-            raise
         except Exception as error:
             raise self._lost(error) from error
 

@@ -94,7 +94,7 @@ def dask() -> Iterator[Place]:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as standing,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as standing,
         Client(standing) as client,
         mmg.connect(client) as cluster,
     ):
