@@ -108,25 +108,41 @@ def spark() -> Iterator[Place]:
         yield Place(cluster)
 
 
+#: A Spark Connect server on a port, until its standard input ends.
+CONNECT_SERVER = """
+import sys
+from mmgevent.driver.runners import spark_sessions
+from pyspark.sql import SparkSession
+settings = {
+    **spark_sessions.LOCAL_SETTINGS,
+    "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+    "spark.connect.grpc.binding.address": "127.0.0.1",
+    "spark.connect.grpc.binding.port": sys.argv[1],
+}
+with spark_sessions.local_environment():
+    session = SparkSession.builder.master("local[2,4]").config(map=settings).getOrCreate()
+print("ready", flush=True)
+sys.stdin.read()
+session.stop()
+spark_sessions.end_jvm()
+"""
+
+
 @contextlib.contextmanager
 def spark_connect() -> Iterator[Place]:
-    """A Spark Connect server of this machine, and a session of the caller's on it."""
-    from pyspark.sql import SparkSession
-
-    from mmgevent.driver.runners import spark_sessions
-
-    builder = SparkSession.builder.remote("local[2,4]")
-    for name, value in spark_sessions.LOCAL_SETTINGS.items():
-        builder = builder.config(name, value)
+    """A Spark Connect server in a process of its own, and a session of ours on it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        builder = builder.config("spark.connect.grpc.binding.port", str(free.getsockname()[1]))
-    builder = builder.config("spark.connect.grpc.binding.address", "127.0.0.1")
-    with contextlib.ExitStack() as stack:
-        stack.callback(spark_sessions.end_jvm)
-        with spark_sessions.local_environment():
-            session = builder.getOrCreate()
-        stack.callback(session.stop)
-        yield Place(stack.enter_context(mmg.connect(session)))
+        port = free.getsockname()[1]
+    pipe = subprocess.PIPE
+    server = [sys.executable, "-c", CONNECT_SERVER, str(port)]
+    with subprocess.Popen(server, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as standing:
+        wait_for(standing.stdout, "ready")
+        try:
+            with mmg.connect(f"sc://127.0.0.1:{port}") as cluster:
+                yield Place(cluster)
+        finally:
+            standing.stdin.close()
+            standing.wait(30)
 
 
 #: name -> (opens it, the package that it needs or None)
