@@ -39,8 +39,24 @@ def open_dask(procs: int) -> Iterator[Any]:
         yield client
 
 
+@contextlib.contextmanager
+def open_spark(procs: int) -> Iterator[Any]:
+    from pyspark.sql import SparkSession
+
+    from mmgevent.driver.runners import spark_sessions
+
+    builder = SparkSession.builder.master(f"local[{procs}]").config("spark.driver.memory", "2g")
+    with spark_sessions.local_environment():
+        session = builder.config(map=spark_sessions.LOCAL_SETTINGS).getOrCreate()
+    try:
+        yield session
+    finally:
+        session.stop()
+        spark_sessions.end_jvm()
+
+
 #: engine -> opens its client.  The client is the current one, so the tuned program uses it.
-CLIENTS = {"dask": open_dask}
+CLIENTS = {"dask": open_dask, "spark": open_spark}
 
 
 def main() -> None:
@@ -53,6 +69,8 @@ def main() -> None:
             work = plan_work(name.removesuffix("_reducer"), sizes)
 
             def run_tuned(work: Any = work) -> int:
+                if given.engine == "spark":
+                    return len(tuned.run(client.sparkContext, work.name, work.argument, given.procs))
                 return sum(len(part) for part in tuned.run(work.name, work.argument, given.procs))
 
             def run_job(path: str = str(ROOT / f"benchmarks/jobs/{name}.py"), work: Any = work) -> int:

@@ -20,19 +20,13 @@ from typing import Any
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import Progress
-from mmgevent.driver.packing import pack_job
-from mmgevent.driver.runners.accounts import Accounts
+from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes
-from mmgevent.driver.runners.refusals import refuse_elsewhere
-from mmgevent.driver.runners.runner import LOOK_S, Runner
-from mmgevent.driver.set_aside import Found, Place
+from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.engine.server.partitioning import choose_partitions
-from mmgevent.engine.start import start_error
 from mmgevent.errors import JobError
 from mmgevent.job.job import Job
-from mmgevent.job.shipping.trial import Trial
 
 #: Map tasks submitted for each slot: one runs, the next ones wait in the engine, so that no slot
 #: waits for the driver.  Each holds a batch of at most 16 MiB in the driver.
@@ -127,7 +121,7 @@ class Futures(ABC):
         """Free what the engine holds of the job, and end its boxes.  Idempotent."""
 
 
-class FuturesRunner(Runner):
+class FuturesRunner(BoxedRunner):
     """One job on an engine of futures."""
 
     def __init__(
@@ -142,22 +136,10 @@ class FuturesRunner(Runner):
 
         `futures` is owned from now on.  Raises UsageError if something is wrong with the job.
         """
-        super().__init__(job, on_progress, on_notice)
         self._futures = futures
-        self._feeder: Feeder | None = None
-        self._check: Trial | None = None
-        left: list[str] = []
-        refuse_elsewhere(job, futures.name)
-        is_local = futures.is_local
-        self._packed = pack_job(job, left.append, self.plain, is_local=is_local, stays_here=is_local)
-        for text in left:
-            self.state.notice(text)
-        self._feeder = Feeder(job, may_restart=False, on_notice=self.state.notice)
-        self._accounts = Accounts(self.state, job.options, self._feeder)
-        try:
-            self._check = Trial(self._packed.code)
-        except OSError as error:
-            raise start_error("the process that tries to load the job's code", error) from error
+        super().__init__(
+            job, futures.name, is_local=futures.is_local, on_progress=on_progress, on_notice=on_notice
+        )
 
     def check(self) -> None:
         """Raise what prevents the job from running on the engine."""
@@ -192,8 +174,6 @@ class FuturesRunner(Runner):
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and stop all tasks. Idempotent."""
         super().cancel()
-        assert self._feeder is not None
-        self._feeder.stop()
         self._futures.cancel()
 
     def leave(self) -> None:
@@ -202,24 +182,8 @@ class FuturesRunner(Runner):
 
     def close(self) -> None:
         """Release what belongs to a job that is over or never ran. Idempotent."""
-        if self._feeder is not None:
-            self._feeder.close()
-        if self._check is not None:
-            self._check.cancel()
+        super().close()
         self._futures.close()
-
-    def read_again(self, places: list[Place]) -> Found:
-        """Read items of the datasource again."""
-        assert self._feeder is not None
-        return self._feeder.read_again(places)
-
-    def _wait_for_check(self) -> None:
-        check = self._check
-        assert check is not None
-        while not check.is_over(LOOK_S):
-            self.state.check_cancelled()
-        self._check = None
-        check.result()
 
     def _map(self, boxed: BoxedJob, code: Token) -> list[Sequence[Token]]:
         """Map all batches; return their pieces in the order of batches."""
@@ -289,18 +253,3 @@ class FuturesRunner(Runner):
             raise
         self.state.check_cancelled()
         return done
-
-    def _tell(self, phase: str, done: int, total: int | None, running: int, slots: int) -> None:
-        self.state.report(
-            Progress(
-                phase=phase,
-                done=done,
-                total=total,
-                waiting=max(0, running - slots),
-                running=min(running, slots),
-                workers=1,
-                slots=slots,
-                bytes=self._accounts.mapped_bytes,
-                skipped=self.state.set_aside.count,
-            )
-        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +101,50 @@ def dask() -> Iterator[Place]:
         yield Place(cluster)
 
 
+@contextlib.contextmanager
+def spark() -> Iterator[Place]:
+    """Spark classic: a JVM with two tasks at a time, and a process for each of their workers."""
+    with mmg.connect("spark-local:2") as cluster:
+        yield Place(cluster)
+
+
+#: A Spark Connect server on a port, until its standard input ends.
+CONNECT_SERVER = """
+import sys
+from mmgevent.driver.runners import spark_sessions
+from pyspark.sql import SparkSession
+settings = {
+    **spark_sessions.LOCAL_SETTINGS,
+    "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+    "spark.connect.grpc.binding.address": "127.0.0.1",
+    "spark.connect.grpc.binding.port": sys.argv[1],
+}
+with spark_sessions.local_environment():
+    session = SparkSession.builder.master("local[2,4]").config(map=settings).getOrCreate()
+print("ready", flush=True)
+sys.stdin.read()
+session.stop()
+spark_sessions.end_jvm()
+"""
+
+
+@contextlib.contextmanager
+def spark_connect() -> Iterator[Place]:
+    """A Spark Connect server in a process of its own, and a session of ours on it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pipe = subprocess.PIPE
+    server = [sys.executable, "-c", CONNECT_SERVER, str(port)]
+    with subprocess.Popen(server, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as standing:
+        wait_for(standing.stdout, "ready")
+        try:
+            with mmg.connect(f"sc://127.0.0.1:{port}") as cluster:
+                yield Place(cluster)
+        finally:
+            standing.stdin.close()
+            standing.wait(30)
+
+
 #: name -> (opens it, the package that it needs or None)
 PLACES = {
     "inline": (inline, None),
@@ -108,10 +154,12 @@ PLACES = {
     "processes": (processes, None),
     "loky": (loky, "loky"),
     "dask": (dask, "distributed"),
+    "spark": (spark, "pyspark"),
+    "spark connect": (spark_connect, "pyspark"),
 }
 
 #: Places whose tests are among the long ones: the rest of `make test` runs our own engine.
-LONG_PLACES = ("local", "server", "processes", "loky", "dask")
+LONG_PLACES = ("local", "server", "processes", "loky", "dask", "spark", "spark connect")
 
 
 def parameters() -> list[Any]:
@@ -121,5 +169,7 @@ def parameters() -> list[Any]:
         marks = [pytest.mark.long] if name in LONG_PLACES else []
         if package is not None and importlib.util.find_spec(package) is None:
             marks.append(pytest.mark.skip(reason=f"the package {package} is not installed"))
+        elif package == "pyspark" and shutil.which("java") is None:
+            marks.append(pytest.mark.skip(reason="Java is not installed"))
         found.append(pytest.param(name, marks=marks))
     return found
