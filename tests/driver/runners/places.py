@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import mmgevent as mmg
+from tests.driver.runners.ray_clusters import ray_session, standing_ray
 from tests.integration.commands import ROOT, wait_for
 
 
@@ -86,6 +87,20 @@ def loky() -> Iterator[Place]:
         yield Place(cluster)
 
 
+@contextlib.contextmanager
+def ray() -> Iterator[Place]:
+    """A session of the program's own: two slots on this machine."""
+    with ray_session() as session, mmg.connect(session) as cluster:
+        yield Place(cluster)
+
+
+@contextlib.contextmanager
+def ray_client() -> Iterator[Place]:
+    """A Ray cluster of other processes, and its client server."""
+    with standing_ray() as (_, client_address), mmg.connect(f"ray://{client_address}") as cluster:
+        yield Place(cluster)
+
+
 #: name -> (opens it, the package that it needs or None)
 PLACES = {
     "inline": (inline, None),
@@ -94,10 +109,12 @@ PLACES = {
     "threads": (threads, None),
     "processes": (processes, None),
     "loky": (loky, "loky"),
+    "ray": (ray, "ray"),
+    "ray client": (ray_client, "ray"),
 }
 
 #: Places whose tests are among the long ones: what they add to `threads` is little.
-LONG_PLACES = ("processes", "loky")
+LONG_PLACES = ("processes", "loky", "ray client")
 
 
 def parameters() -> list[Any]:
