@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ START_S = 60.0
 @contextlib.contextmanager
 def ray_session(**options: object) -> Iterator[ModuleType]:
     """The package `ray` with a session, which has two slots."""
+    _use_token()
     import ray
 
     ray.init(
@@ -44,16 +48,20 @@ def ray_session(**options: object) -> Iterator[ModuleType]:
 @contextlib.contextmanager
 def standing_ray() -> Iterator[tuple[str, str]]:
     """A cluster of other processes: (its own address, the address of its client server)."""
+    _use_token()
     port, client_port = free_port(), free_port()
     ray = str(Path(sys.executable).with_name("ray"))
     options = [
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client_port}",
         f"--num-cpus={SLOTS}", f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false",
-        "--disable-usage-stats",
+        "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
     ]  # fmt: skip
     command = [ray, "start", "--head", "--block", *options]
+    # The client server forks, and the fork handlers of its gRPC abort it now and then.
+    environ = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    null = subprocess.DEVNULL
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=tempfile.gettempdir(), env=environ, stdin=null, stdout=null, stderr=null
     ) as process:
         try:
             for each in (port, client_port):
@@ -61,6 +69,12 @@ def standing_ray() -> Iterator[tuple[str, str]]:
             yield f"127.0.0.1:{port}", f"127.0.0.1:{client_port}"
         finally:
             process.send_signal(signal.SIGTERM)  # it ends what it has started
+
+
+def _use_token() -> None:
+    """Have a token for this process and what it starts: by default Ray writes one to ~/.ray."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _wait_for_port(port: int) -> None:
