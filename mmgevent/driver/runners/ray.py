@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 from mmgevent.box import leased
@@ -131,11 +132,10 @@ class RayFutures(Futures):
 
     def _on_nodes(self, function: Any, but: Iterable[str], *args: Any) -> list[tuple[str, Any]]:
         """Submit a function to each node, beside the tasks that run there: [(node, its ref)]."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+        strategies = import_module("ray.util.scheduling_strategies")
         task = self._ray.remote(function)
         nodes = [each["NodeID"] for each in self._ray.nodes() if each["Alive"] and each["NodeID"] not in but]
-        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        places = [strategies.NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
         options = [{"num_cpus": 0, "max_retries": MAX_RETRIES, "scheduling_strategy": place} for place in places]
         return [(node, task.options(**each).remote(*args)) for node, each in zip(nodes, options, strict=True)]
 

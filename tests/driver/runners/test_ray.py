@@ -101,7 +101,7 @@ def test_a_shuffle_larger_than_the_object_store_is_spilled(cluster):
         yield value % 8, bytes([value % 256]) * size
 
     job = mmg.Job(numbers(count), large, lambda key, values: sum(map(len, values)), partitions=8)
-    assert cluster.run(job) == {key: count // 8 * size for key in range(8)}
+    assert cluster.run(job) == dict.fromkeys(range(8), count // 8 * size)
 
 
 def test_nothing_of_a_job_is_left_and_the_session_of_the_program_stays(session, tmp_path):
