@@ -91,6 +91,8 @@ class Box:
         self._limits = BoxLimits.of(job.options)
         self._worker = worker
         self._is_over = is_over
+        #: says whether the engine still wants the task that runs; None if the engine does not know
+        self.is_wanted: Callable[[], bool] | None = None
         self._code = job.context + code
         self._announcement = control(
             "job",
@@ -170,6 +172,8 @@ class Box:
                 run.take(frame, self._note)
             if self._is_over():
                 raise JobCancelled("the job has ended")
+            if self.is_wanted is not None and not self.is_wanted():
+                raise JobCancelled("the engine no longer wants this task")
             warning = executor.enforce_limits()
             if warning is not None:
                 self._note(f"{self._worker}: {warning}", None)

@@ -47,12 +47,19 @@ class Boxes:
         self._looked_s: dict[str, float] = {}
         self._keeper: threading.Thread | None = None
 
-    def use(self, job: BoxedJob, code: bytes, action: Callable[[Box], T]) -> T:
-        """Return `action(box)` with a box of this job.
+    def use(
+        self,
+        job: BoxedJob,
+        code: bytes,
+        action: Callable[[Box], T],
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> T:
+        """Return `action(box)` with a box of this job, which stops once `is_wanted()` is False.
 
         Raises JobCancelled if the job has ended, StartError, and what `action` raises.
         """
         box = self._take(job, code)
+        box.is_wanted = is_wanted
         try:
             result = action(box)
         except BaseException:
@@ -150,9 +157,11 @@ def _start_anew() -> None:
 os.register_at_fork(after_in_child=_start_anew)
 
 
-def use_box(job: BoxedJob, code: bytes, action: Callable[[Box], T]) -> T:
+def use_box(
+    job: BoxedJob, code: bytes, action: Callable[[Box], T], is_wanted: Callable[[], bool] | None = None
+) -> T:
     """Return `action(box)` with a box of this process, see `Boxes.use`."""
-    return boxes.use(job, code, action)
+    return boxes.use(job, code, action, is_wanted)
 
 
 def end_job(job_id: str) -> None:

@@ -8,7 +8,7 @@ if this machine cannot start processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mmgevent.box.box import BoxedJob
@@ -20,22 +20,27 @@ from mmgevent.wire.frames import Payload
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION, dill_version
 
 
-def map_batch(job: BoxedJob, code: bytes, batch: GuestBatch) -> tuple[Report, *tuple[bytes, ...]]:
+def map_batch(
+    job: BoxedJob, code: bytes, batch: GuestBatch, *, is_wanted: Callable[[], bool] | None = None
+) -> tuple[Report, *tuple[bytes, ...]]:
     """Map a batch.  Returns the report, and a piece for each group of partitions.
 
     A piece is a number of flushes with the segments of that group's partitions.  Pieces are empty
-    unless the task is done.
+    unless the task is done.  `is_wanted()` is asked now and then, in this thread: once it is False,
+    the executor is killed and JobCancelled is raised.
     """
-    report, output = use_box(job, code, lambda box: Trials(box).map(batch))
+    report, output = use_box(job, code, lambda box: Trials(box).map(batch), is_wanted)
     pieces = [bytearray() for _ in range(job.groups)]
     rows = _cut_output(output, job, pieces)
     return (report._replace(rows=bytes(rows)), *map(bytes, pieces))
 
 
-def reduce_group(job: BoxedJob, code: bytes, *pieces: Payload) -> tuple[Report, bytes]:
+def reduce_group(
+    job: BoxedJob, code: bytes, *pieces: Payload, is_wanted: Callable[[], bool] | None = None
+) -> tuple[Report, bytes]:
     """Reduce the partitions of a group.  `pieces`: those of the group, in the order of batches.
 
-    Returns the report, and flushes with the results.
+    Returns the report, and flushes with the results.  `is_wanted`: as above.
     """
     parts: dict[int, list[memoryview]] = {}
     for piece in pieces:
@@ -43,7 +48,7 @@ def reduce_group(job: BoxedJob, code: bytes, *pieces: Payload) -> tuple[Report, 
             parts.setdefault(partition, []).append(segment)
     if not parts:
         return Report(), b""
-    report, output = use_box(job, code, lambda box: Trials(box).reduce(parts))
+    report, output = use_box(job, code, lambda box: Trials(box).reduce(parts), is_wanted)
     return report, output
 
 

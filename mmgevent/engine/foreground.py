@@ -102,6 +102,8 @@ def run_worker(
 
     It ends by a signal or, with `once`, when a server says goodbye.
 
+    `password`: the main password, or a worker password.
+
     Raises AuthenticationError and VersionMismatchError, since trying again would not help.
     """
     set_up_logging(verbose)
@@ -122,7 +124,8 @@ def run_member(
 ) -> int:
     """Be a worker of the server at one of these addresses, or that server, until a signal.
 
-    With `once` it leaves when its first server has ended. Returns the exit code.
+    With a worker password it is a worker only. With `once` it leaves when its first server has
+    ended. Returns the exit code.
 
     Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises
     AuthenticationError and VersionMismatchError, since trying again would not help.
@@ -132,17 +135,20 @@ def run_member(
     raise_descriptor_limit()
     collect_garbage_rarely()
     template = start_template()
-    from mmgevent.access.handshake import derive_key
+    from mmgevent.access.handshake import client_key
     from mmgevent.engine.membership import Membership, Settings
     from mmgevent.engine.net.threads import start_thread_pool
     from mmgevent.engine.worker.forker import Forkers
 
     start_thread_pool()
     stop = _Stop()
+    key = client_key(password)
+    if not isinstance(key, bytes):
+        log.warning("this worker has a worker password, so it joins servers and never becomes one")
     forkers = Forkers(template)
     settings = Settings(
         addresses,
-        derive_key(password),
+        key,
         procs=procs,
         forkers=forkers,
         memory_bytes=default_memory_bytes(),
@@ -195,7 +201,7 @@ class _WorkerLoop:
         once: bool,
         template: TemplateProcess,
     ):
-        from mmgevent.access.handshake import derive_key
+        from mmgevent.access.handshake import client_key
         from mmgevent.engine.net.threads import start_thread_pool
         from mmgevent.engine.worker.forker import Forkers
 
@@ -203,7 +209,7 @@ class _WorkerLoop:
         self._addresses = addresses
         self._procs = procs
         self._once = once
-        self._key = derive_key(password)
+        self._key = client_key(password)
         self._certificates = certificates
         self._forkers = Forkers(template)
         self._stop = _Stop()

@@ -60,8 +60,8 @@ def open_ray(where: str | ModuleType) -> EngineCluster:
 
 def _address_of(where: str) -> Address | None:
     """Return the address of a client server, or None for `ray://auto`.  Raises UsageError."""
-    rest = where.removeprefix(_SCHEME)
-    if rest == where or not rest:
+    rest = where.removeprefix(_SCHEME).rstrip("/")
+    if not where.startswith(_SCHEME) or not rest:
         raise UsageError(f"expected ray://auto or ray://HOST[:{CLIENT_PORT}], got {where!r}")
     if rest == "auto":
         return None

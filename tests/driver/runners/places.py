@@ -101,6 +101,19 @@ def ray_client() -> Iterator[Place]:
         yield Place(cluster)
 
 
+@contextlib.contextmanager
+def dask() -> Iterator[Place]:
+    """A scheduler in this process, and two workers of one thread in processes of their own."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as standing,
+        Client(standing) as client,
+        mmg.connect(client) as cluster,
+    ):
+        yield Place(cluster)
+
+
 #: name -> (opens it, the package that it needs or None)
 PLACES = {
     "inline": (inline, None),
@@ -109,12 +122,13 @@ PLACES = {
     "threads": (threads, None),
     "processes": (processes, None),
     "loky": (loky, "loky"),
+    "dask": (dask, "distributed"),
     "ray": (ray, "ray"),
     "ray client": (ray_client, "ray"),
 }
 
-#: Places whose tests are among the long ones: what they add to `threads` is little.
-LONG_PLACES = ("processes", "loky", "ray client")
+#: Places whose tests are among the long ones: the rest of `make test` runs our own engine.
+LONG_PLACES = ("local", "server", "processes", "loky", "dask", "ray", "ray client")
 
 
 def parameters() -> list[Any]:
