@@ -4,8 +4,6 @@ import glob
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -15,9 +13,10 @@ from mmgevent.driver.runners.ray import MAX_RETRIES
 from tests.driver.runners.ray_clusters import STORE_BYTES, ray_session
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,6 @@ def test_ray_runs_a_task_again_whose_worker_is_killed(cluster, tmp_path, phase):
     assert handle.deaths() == []  # no fault of an item
 
 
-@pytest.mark.long
 def test_a_task_whose_workers_are_always_killed_ends_the_job_and_retries_do_not_multiply(cluster, tmp_path):
     attempts = str(tmp_path)
 
@@ -92,7 +90,6 @@ def test_faults_of_the_users_code_are_retried_by_the_job_alone(cluster, tmp_path
     assert calls.read_text() == "xxx"
 
 
-@pytest.mark.long
 def test_a_shuffle_larger_than_the_object_store_is_spilled(cluster):
     size = 2**20
     count = 2 * STORE_BYTES // size
@@ -120,14 +117,3 @@ def test_nothing_of_a_job_is_left_and_the_session_of_the_program_stays(session, 
     assert session.is_initialized()
     with pytest.raises(mmg.UsageError, match="has a Ray session already"):
         mmg.connect("ray://127.0.0.1:1")
-
-
-def test_a_missing_ray_names_the_extra():
-    program = (
-        "import sys; sys.modules['ray'] = None\n"
-        "from mmgevent.driver.runners.ray_session import open_ray\n"
-        "open_ray('ray://auto')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "pip install 'mmgevent[ray]'" in done.stderr
-    assert "UsageError" in done.stderr

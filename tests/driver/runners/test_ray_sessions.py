@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from tests.driver.runners.ray_clusters import standing_ray
+from tests.driver.runners.test_contract import wait_until
 from tests.integration.commands import ROOT
 from tests.ports import reserved_port
 
@@ -118,3 +120,33 @@ def test_nobody_at_the_address_is_told(driver):
     with reserved_port() as port:
         printed = driver(f"print(outcome('ray://127.0.0.1:{port}'))")
     assert printed.startswith(f"ConnectError: no Ray cluster answers at ray://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_mmg_run_and_the_users_code_on_ray(addresses, tmp_path, number):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    job = tmp_path / "job.py"
+    job.write_text(f"""
+import os, time
+datasource = {{i: i for i in range(4)}}
+def mapfn(key, value):
+    open({str(pids)!r} + f"/{{os.getpid()}}", "w").close()
+    while True:
+        time.sleep(1)
+""")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmgevent", "run", "--on", "ray://auto", str(job)],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": addresses[0]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        wait_until(lambda: list(pids.iterdir()))
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert printed == ""
+    wait_until(lambda: not any(os.path.exists(f"/proc/{path.name}") for path in pids.iterdir()))
