@@ -136,7 +136,9 @@ class RayFutures(Futures):
         task = self._ray.remote(function)
         nodes = [each["NodeID"] for each in self._ray.nodes() if each["Alive"] and each["NodeID"] not in but]
         places = [strategies.NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-        options = [{"num_cpus": 0, "max_retries": MAX_RETRIES, "scheduling_strategy": place} for place in places]
+        options = [
+            {"num_cpus": 0, "max_retries": MAX_RETRIES, "scheduling_strategy": place} for place in places
+        ]
         return [(node, task.options(**each).remote(*args)) for node, each in zip(nodes, options, strict=True)]
 
     def _get(self, ref: Any) -> Any:

@@ -134,7 +134,9 @@ def _init(ray: Any, address: Address | None) -> None:
         )
         raise ConnectError(f"no Ray cluster answers at {where}: {advice} {_TOKEN_ADVICE}") from error
     except RuntimeError as error:  # versions are all that it checks here
-        raise VersionMismatchError(f"Ray refuses a session with {where}: {' '.join(str(error).split())}") from error
+        raise VersionMismatchError(
+            f"Ray refuses a session with {where}: {' '.join(str(error).split())}"
+        ) from error
     except ValueError as error:
         raise UsageError(f"Ray cannot open a session with {where}: {error}") from error
 

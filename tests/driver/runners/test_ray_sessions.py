@@ -75,7 +75,9 @@ def test_a_client_server_is_found_by_host_and_port(driver, addresses):
 
 
 def test_another_version_of_ray_is_refused_with_both_named(driver):
-    printed = driver("import ray; ours = ray.__version__; ray.__version__ = '1.2.3'; print(ours, outcome('ray://auto'))")
+    printed = driver(
+        "import ray; ours = ray.__version__; ray.__version__ = '1.2.3'; print(ours, outcome('ray://auto'))"
+    )
     ours, _, text = printed.partition(" ")
     assert text.startswith("VersionMismatchError: Ray refuses a session with this machine")
     assert ours in text
@@ -90,7 +92,10 @@ def test_a_process_without_token_is_refused(driver, tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "expected"),
     [
-        (None, "UsageError: mmgevent is not installed in the Python of the workers of Ray: pip install mmgevent=="),
+        (
+            None,
+            "UsageError: mmgevent is not installed in the Python of the workers of Ray: pip install mmgevent==",
+        ),
         ("0.0.1", "VersionMismatchError: the workers of Ray have mmgevent 0.0.1, this driver has mmgevent "),
     ],
     ids=["missing", "other version"],
