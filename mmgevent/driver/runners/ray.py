@@ -111,11 +111,15 @@ class RayFutures(Futures):
         if self._ray.is_initialized():
             for ref in list(self._running):
                 self._ray.cancel(ref, force=True)
+        self.close()  # whoever gives a job up after a signal does not wait for its thread
 
     def close(self) -> None:
         job_id, self._job_id = self._job_id, None
         if job_id is None or not self._ray.is_initialized():
             return
+        running = list(self._running)
+        if running:  # a task that begins now would make the lease again
+            self._ray.wait(running, num_returns=len(running), timeout=RELEASE_S)
         released = [ref for _, ref in self._on_nodes(leased.release, (), job_id)]
         self._ray.wait(released, num_returns=len(released), timeout=RELEASE_S)
 

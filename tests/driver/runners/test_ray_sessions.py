@@ -1,10 +1,12 @@
 """Sessions with a Ray cluster that stands by itself: opened, shared, ended, refused."""
 
+import glob
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -155,3 +157,4 @@ def mapfn(key, value):
     assert process.returncode == 128 + number
     assert printed == ""
     wait_until(lambda: not any(os.path.exists(f"/proc/{path.name}") for path in pids.iterdir()))
+    assert glob.glob(os.path.join(tempfile.gettempdir(), "mmgevent-lease-*")) == []
