@@ -55,8 +55,26 @@ def open_spark(procs: int) -> Iterator[Any]:
         spark_sessions.end_jvm()
 
 
+@contextlib.contextmanager
+def open_ray(procs: int) -> Iterator[Any]:
+    import ray
+
+    ray.init(
+        "local",
+        num_cpus=procs,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
 #: engine -> opens its client.  The client is the current one, so the tuned program uses it.
-CLIENTS = {"dask": open_dask, "spark": open_spark}
+CLIENTS = {"dask": open_dask, "ray": open_ray, "spark": open_spark}
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ class BoxedRunner(Runner):
         self._check: Trial | None = None
         left: list[str] = []
         refuse_elsewhere(job, engine)
-        self._packed = pack_job(job, left.append, is_local=is_local, stays_here=is_local)
+        self._packed = pack_job(job, left.append, self.plain, is_local=is_local, stays_here=is_local)
         for text in left:
             self.state.notice(text)
         self._feeder = Feeder(job, may_restart=False, on_notice=self.state.notice)

@@ -35,9 +35,12 @@ def check_versions(theirs: Mapping[str, str], engine: str) -> None:
             )
 
 
-def missing_error(engine: str) -> UsageError:
-    """Return the error for workers that cannot import mmgevent."""
+def missing_error(engine: str, advice: str = "") -> UsageError:
+    """Return the error for workers that cannot import mmgevent.
+
+    `advice`: another way to install it, which this engine has.
+    """
     return UsageError(
         f"mmgevent is not installed in the Python of the workers of {engine}: "
-        f"pip install mmgevent=={versions()['mmgevent']} there"
+        f"pip install mmgevent=={versions()['mmgevent']} there" + (f", {advice}" if advice else "")
     )

@@ -196,7 +196,7 @@ class SparkRunner(BoxedRunner):
                     size = sum(row.batch for row in reports if row.kind == REDUCE_REPORT)
                     for row in self._results(frame.where(f"kind = {DATA}"), size):
                         self.state.before_wait()
-                        yield from decode_segments(row)
+                        yield from decode_segments(row, self.plain)
                     return
             finally:
                 self._run_last(frame.unpersist)

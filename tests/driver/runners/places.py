@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import mmgevent as mmg
+from tests.driver.runners.ray_clusters import ray_session, standing_ray
 from tests.integration.commands import ROOT, wait_for
 
 
@@ -89,6 +90,20 @@ def loky() -> Iterator[Place]:
 
 
 @contextlib.contextmanager
+def ray() -> Iterator[Place]:
+    """A session of the program's own: two slots on this machine."""
+    with ray_session() as session, mmg.connect(session) as cluster:
+        yield Place(cluster)
+
+
+@contextlib.contextmanager
+def ray_client() -> Iterator[Place]:
+    """A Ray cluster of other processes, and its client server."""
+    with standing_ray() as (_, client_address), mmg.connect(f"ray://{client_address}") as cluster:
+        yield Place(cluster)
+
+
+@contextlib.contextmanager
 def dask() -> Iterator[Place]:
     """A scheduler in this process, and two workers of one thread in processes of their own."""
     from distributed import Client, LocalCluster
@@ -154,12 +169,14 @@ PLACES = {
     "processes": (processes, None),
     "loky": (loky, "loky"),
     "dask": (dask, "distributed"),
+    "ray": (ray, "ray"),
+    "ray client": (ray_client, "ray"),
     "spark": (spark, "pyspark"),
     "spark connect": (spark_connect, "pyspark"),
 }
 
 #: Places whose tests are among the long ones: the rest of `make test` runs our own engine.
-LONG_PLACES = ("local", "server", "processes", "loky", "dask", "spark", "spark connect")
+LONG_PLACES = ("local", "server", "processes", "loky", "dask", "ray", "ray client", "spark", "spark connect")
 
 
 def parameters() -> list[Any]:

@@ -5,7 +5,10 @@ import sys
 
 
 def test_the_box_and_the_runners_import_no_gevent():
-    modules = "mmgevent.box.guest, mmgevent.driver.runners.futures, mmgevent.driver.runners.executors"
+    runners = ", ".join(
+        f"mmgevent.driver.runners.{name}" for name in ("futures", "executors", "ray", "ray_session")
+    )
+    modules = f"mmgevent.box.guest, mmgevent.box.leased, {runners}"
     program = f"import sys, {modules}; print([n for n in ('gevent', 'greenlet', 'dask', 'ray') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
