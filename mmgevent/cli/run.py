@@ -19,7 +19,7 @@ from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
 from mmgevent.cli.clusters import open_cluster
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
-from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
+from mmgevent.cli.options import Arguments, Command, Option, parse, positive_number, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import (
@@ -131,6 +131,13 @@ COMMAND = Command(
             "end with exit code 7 if no worker joins in that time (default: wait)",
             seconds,
         ),
+        Option(
+            ("--expect-workers",),
+            "N",
+            "submit the job once N workers have joined, with --listen, --join or --elect; the executors of "
+            "this machine are one of them; --workers-timeout limits the wait",
+            positive_number,
+        ),
         shared.MEMORY,
         shared.PORT,
         shared.PASSWORD,
@@ -181,6 +188,8 @@ def run(argv: Sequence[str]) -> int:
     _warn_of_late_options(arguments)
     if arguments.pdb and not arguments.inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
+    if arguments.expect_workers is not None and not (arguments.given & {"listen", "join", "elect"}):
+        refuse(NAME, "--expect-workers needs --listen, --join or --elect: without them no worker can join")
     results = claim_results(arguments.output)
     if arguments.inline:
         return _run_inline(arguments, results)
@@ -192,6 +201,8 @@ def run(argv: Sequence[str]) -> int:
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
+            if arguments.expect_workers is not None:
+                _await_workers(cluster, job, arguments)
             handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
             with _watching_for_workers(handle, reporter, arguments.workers_timeout):
                 _write(handle.stream(), sink, reporter)
@@ -214,6 +225,18 @@ def _say_how_to_join(cluster: Cluster, arguments: Arguments) -> None:
     if address is not None:
         say(NAME, f"listening on {format_address(address)}")
         say(NAME, shared.how_to_join(address, arguments))
+
+
+def _await_workers(cluster: Cluster, job: Job[Any, Any], arguments: Arguments) -> None:
+    from mmgevent.cli.expected_workers import wait_for_workers
+
+    job.check()  # before anybody waits for a job that cannot run
+
+    def say_unless_quiet(text: str) -> None:
+        if not arguments.quiet:
+            say(NAME, text)
+
+    wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
 
 
 def _load_job(arguments: Arguments) -> Job[Any, Any]:

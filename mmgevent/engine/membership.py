@@ -15,6 +15,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -29,6 +30,7 @@ from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
+from mmgevent.engine.worker.limits import NO_LIMITS, ExecutorLimits
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
 
@@ -80,6 +82,8 @@ class Settings:
     offers: Sequence[str] = field(default_factory=list)
     offering: Offering | None = None  #: runs the offered functions for the worker
     on_tell: Callable[[Frame], None] | None = None  #: takes user messages for this worker
+    name: str | None = None  #: what people see of its worker; None for "host/pid"
+    limits: ExecutorLimits = NO_LIMITS  #: of its executors, whatever their job is
     certificates: Certificates = NO_CERTIFICATES  #: to show, and to require, as client and server
 
 
@@ -104,6 +108,8 @@ class Membership:
         self.presence: Link | None = None
         #: whether it ever had a place; then no refusal is final
         self._had_place = False
+        #: when its last task ended, as far as `busy_until` knows
+        self._busy_until_s = 0.0
         #: state and reason at the last call of `on_change`
         self._told = ("", "")
         self._server: ServerRole | None = None
@@ -152,6 +158,17 @@ class Membership:
                 self._greenlet.kill()
             self._greenlet.join()
         self._change("closed", reason)
+
+    def busy_until(self) -> float:
+        """Return when the last task of its workers ended, by `monotonic`; 0.0 if there was none.
+
+        While a task runs here, or this server has a job, that is now.
+        """
+        if self._server is not None and not self._server.idle.is_set():
+            self._busy_until_s = monotonic()
+        elif self.worker is not None:
+            self._busy_until_s = max(self._busy_until_s, self.worker.busy_until_s)
+        return self._busy_until_s
 
     def open_link(self) -> Link:
         """Return a link for this engine's driver to the server of this place (may block).
@@ -347,7 +364,9 @@ class Membership:
             link,
             slots=settings.procs,
             forkers=settings.forkers,
+            name=settings.name,
             scratch_dir=settings.scratch,
+            limits=settings.limits,
             offers=settings.offers,
             offering=settings.offering,
             is_local=is_local,
@@ -380,6 +399,7 @@ class Membership:
         self._change(state, "")
 
     def _leave(self, reason: str) -> None:
+        self.busy_until()
         was_there, self.address = self.address is not None, None
         self.worker = None
         self.reason = reason

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from mmgevent.engine.server.workers import WorkerRecord
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
+from mmgevent.wire.hello import PYTHON_VERSION, clean_name, dill_version, find_mismatch, hello
 from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.positions import entry_of
@@ -30,9 +29,6 @@ log = logging.getLogger(__name__)
 
 #: Jobs of one driver at once. A driver must not take the server's 10,000 from the others.
 MAX_DRIVER_JOBS = 1000
-
-#: Name of a peer, characters. Longer ones would not fit the lines of logs.
-MAX_NAME_CHARS = 100
 
 #: Workers in one `workers` message. With the longest names they still fit one frame.
 MAX_LISTED_WORKERS = 1000
@@ -101,11 +97,6 @@ class Peer:
         raise NotImplementedError
 
 
-def _clean(name: str) -> str:
-    """Make a name that a peer chose safe for logs and messages."""
-    return re.sub(r"[^\w ./:@+-]", "?", name, flags=re.ASCII)[:MAX_NAME_CHARS]
-
-
 class WorkerPeer(Peer):
     """A worker: slots, and the attempts that they run."""
 
@@ -138,7 +129,7 @@ class WorkerPeer(Peer):
             raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
         self._worker.slots, self._worker.offers = slots, frozenset(offers)
         name = message.get("name") or f"{message['host']}/{message['pid']}"
-        self.link.name = _clean(name)
+        self.link.name = clean_name(name)
         self._conductor.add_worker(self._worker)
 
     def _on_data(self, frame: Frame) -> None:
@@ -246,7 +237,7 @@ class DriverPeer(Peer):
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         if not self.is_local:
-            self.link.name = _clean(f"driver {message['host']}/{message['pid']}")
+            self.link.name = clean_name(f"driver {message['host']}/{message['pid']}")
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
         handler = self._handlers.get(message["type"])

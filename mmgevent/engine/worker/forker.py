@@ -11,6 +11,7 @@ for the executor wait in its socket.
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import logging
 import os
@@ -50,6 +51,9 @@ END_S = 2.0
 #: Time between two looks at whether a template has ended, seconds, on systems that do not report
 #: it. A template ends within some 5 ms.
 END_LOOK_S = 0.01
+
+#: Largest niceness: the lowest priority.
+MAX_NICE = 19
 
 #: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
@@ -243,8 +247,12 @@ class Kind(NamedTuple):
 class Forkers:
     """The forkers of one engine. Each is started when it is needed, and again when it has died."""
 
-    def __init__(self, template: TemplateProcess | None = None):
-        """`template`: one without greenlets that was started already, owned from now on."""
+    def __init__(self, template: TemplateProcess | None = None, nice: int = 0):
+        """`template`: one without greenlets that was started already, owned from now on.
+
+        `nice`: added to the niceness of this process, for templates; executors inherit it.
+        """
+        self._nice = nice
         #: kind -> its forker, the longest unused first
         self._forkers: dict[Kind, Forker] = {}
         self._starts: dict[Kind, deque[float]] = {}
@@ -252,7 +260,7 @@ class Forkers:
         self._ending: set[gevent.Greenlet] = set()
         self._is_closed = False
         if template is not None:
-            self._forkers[self._first] = Forker(template)
+            self._forkers[self._first] = Forker(self._lower_priority(template))
 
     def get(self, greenlets: bool = False, flags: Sequence[str] = ()) -> Forker:
         """Return a live forker of executors with these interpreter flags, started now if need be.
@@ -274,7 +282,7 @@ class Forkers:
                     f"the template process died {MAX_STARTS} times in {monotonic() - starts[0]:.0f} s"
                 )
             self._end_idle()
-            forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
+            forker = Forker(self._lower_priority(start_template(greenlets=greenlets, flags=kind.flags)))
             starts.append(monotonic())
         self._forkers.pop(kind, None)
         self._forkers[kind] = forker  # last, since it was used last
@@ -286,6 +294,13 @@ class Forkers:
         for forker in self._forkers.values():
             forker.close()
         gevent.joinall(list(self._ending))
+
+    def _lower_priority(self, template: TemplateProcess) -> TemplateProcess:
+        if self._nice:
+            nice = min(MAX_NICE, os.getpriority(os.PRIO_PROCESS, 0) + self._nice)
+            with contextlib.suppress(ProcessLookupError):  # it has died: the reader of its socket sees that
+                os.setpriority(os.PRIO_PROCESS, template.process.pid, nice)
+        return template
 
     def _end_idle(self) -> None:
         """End the longest unused templates without executors, to make room for one more."""
