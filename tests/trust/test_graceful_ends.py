@@ -80,6 +80,7 @@ def hanging(cluster, tmp_path):
 
 # Workers
 
+
 def test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest(server, cluster, tmp_path):
     folder = str(tmp_path)
 
@@ -123,7 +124,7 @@ def test_an_executor_that_ignores_everything_holds_up_no_end(server, hanging, tm
 @BOTH
 def test_a_second_signal_ends_a_worker_at_once(server, hanging, tmp_path, number, code):
     """With an hour of grace: whatever ends it, it is not patience."""
-    with running(tmp_path, "--procs", "1", server.where, program=PATIENT_WORKER) as worker:
+    with running_worker(tmp_path, server, "--grace", "3600", procs=1) as worker:
         wait_until(lambda: hanging.hangs() == 1 and hanging.progress().slots == 1)
         worker.send_signal(signal.SIGTERM)
         wait_until(lambda: hanging.progress().slots == 0, "the server knows that it leaves")

@@ -145,7 +145,7 @@ class HeldAttempt:
     def entry_count(self) -> int:
         """The number of entries of its range: items, or files of them; 0 of a reduce attempt."""
         lo, hi, _ = self._items
-        return hi - lo
+        return int(hi - lo)
 
     def take_input(self, frame: Frame) -> None:
         """Pass a frame of its input on, or keep it until the attempt is sent.

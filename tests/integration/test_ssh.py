@@ -1,0 +1,240 @@
+"""Workers that are started over ssh: a real sshd on loopback, and the system's ssh."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+import mmgevent as mmg
+from mmgevent.access.ssh_hosts import check_remote_python, parse_ssh_hosts
+from mmgevent.driver.runners.ssh_cluster import SshCluster
+from mmgevent.errors import ConnectError, UsageError
+from tests.integration.commands import patience_s
+from tests.integration.sshd import running_sshd
+from tests.ports import free_port
+
+WAIT_S = 60.0
+
+
+class Hosts:
+    """Hosts that `ssh` reaches, and what runs there."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def processes(self):
+        """Return the command lines of all processes there."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("MMGEVENT_TESTED_BY") == self.mark:
+                    found.append(process)
+        return found
+
+    def command_lines(self):
+        lines = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                lines.append(" ".join(process.cmdline()))
+        return lines
+
+    def left_behind(self):
+        _, alive = psutil.wait_procs(self.processes(), timeout=3 * patience_s())
+        return alive
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    mark = uuid.uuid4().hex
+    with running_sshd(tmp_path_factory.mktemp("sshd"), mark, free_port(), free_port()) as folder:
+        yield folder, mark
+
+
+@pytest.fixture
+def hosts(sshd, monkeypatch):
+    folder, mark = sshd
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    hosts = Hosts(mark)
+    yield hosts
+    assert not hosts.left_behind()
+
+
+def open_cluster(where, python=sys.executable, **options):
+    return SshCluster(parse_ssh_hosts(where), remote_python=python, remote_procs=1, **options)
+
+
+def where(key, value):
+    import os
+    import time
+
+    time.sleep(0.2)
+    yield os.environ.get("SSH_CONNECTION", "here"), os.getppid()
+
+
+def test_a_job_runs_on_the_hosts_and_nothing_is_left_there(hosts):
+    with open_cluster("ssh://h1,h2") as cluster:
+        handle = cluster.submit(mmg.Job([(n, n) for n in range(12)], where))
+        results = handle.result(WAIT_S)
+        assert "here" not in results
+        assert len(results) == 2  # two connections
+        assert cluster.address[0] == "127.0.0.1"
+        lines = [line for line in hosts.command_lines() if "remote_worker" in line]
+        assert len(lines) >= 4  # ssh here, Python there
+        assert not any(cluster._password in line for line in hosts.command_lines())
+        environs = [process.environ() for process in hosts.processes()]
+        assert environs
+        assert not any(cluster._password in json.dumps(environ) for environ in environs)
+    assert not hosts.left_behind()
+
+
+def test_each_host_that_fails_is_named_with_its_reason_and_the_others_work(hosts):
+    told = []
+    with open_cluster("ssh://nobody,h1,stranger", on_failure=told.append) as cluster:
+        assert cluster.run(mmg.Job([(1, 1)], where))
+        while len(told) < 2:
+            cluster.wait_ready()
+    told.sort()
+    assert told[0].startswith("nobody: ssh failed: ")
+    assert "refused" in told[0]
+    assert told[1].startswith("stranger: ssh failed: ")
+    assert "verification failed" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("python", "reason"),
+    [
+        ("no-such-python", "h1: there is no no-such-python that can be run; name one with --remote-python"),
+        ("/bin/sh", "h1: its worker ended with exit code"),
+        ("{evil}", "h1: its worker ended with exit code 3: ?[31mred? alert"),
+        ("{bare}", "h1: mmgevent is not installed there for"),
+    ],
+)
+def test_when_all_hosts_have_failed_the_job_ends_and_says_why(hosts, tmp_path, python, reason):
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nshift\nunset PYTHONPATH; cd /; exec {sys.executable} -IS -m "$@"\n')
+    evil = tmp_path / "evil"
+    evil.write_text("#!/bin/sh\nprintf '\\033[31mred\\007 alert\\n' >&2\nexit 3\n")
+    for program in (bare, evil):
+        program.chmod(0o755)
+    with open_cluster("ssh://h1", python.format(bare=bare, evil=evil)) as cluster:
+        handle = cluster.submit(mmg.Job([(1, 1)], where))
+        with pytest.raises(ConnectError) as caught:
+            handle.result(WAIT_S)
+        assert "no host of ssh:// is left" in str(caught.value)
+        assert reason in str(caught.value)
+
+
+def hang(key, value):
+    import time
+
+    with open(value, "w"):
+        pass
+    time.sleep(1000)
+    yield 1, 1
+
+
+@pytest.mark.parametrize("way", ["cancel", "SIGKILL"])
+def test_whatever_ends_the_driver_ends_the_hosts(hosts, tmp_path, way):
+    begun = tmp_path / "begun"
+    if way == "cancel":
+        with contextlib.suppress(KeyboardInterrupt), open_cluster("ssh://h1") as cluster:
+            cluster.submit(mmg.Job({1: str(begun)}, hang))
+            wait_for_file(begun)
+            raise KeyboardInterrupt
+    else:
+        program = tmp_path / "program.py"
+        program.write_text(
+            "import sys\nfrom tests.integration.test_ssh import hang, mmg, open_cluster\n"
+            "with open_cluster('ssh://h1') as cluster:\n"
+            "    cluster.run(mmg.Job({1: sys.argv[1]}, hang))\n"
+        )
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        driver = subprocess.Popen([sys.executable, program, begun], env=environ)
+        wait_for_file(begun)
+        driver.kill()
+        driver.wait()
+    assert not hosts.left_behind()
+
+
+def wait_for_file(path):
+    end_s = time.monotonic() + WAIT_S
+    while not path.exists():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+@pytest.mark.long
+def test_a_host_that_is_lost_in_the_middle_is_told_and_its_items_go_elsewhere(hosts, tmp_path):
+    told = []
+    with open_cluster("ssh://h1,h2", on_failure=told.append) as cluster:
+        handle = cluster.submit(mmg.Job([(n, n) for n in range(20)], where, retransmit=0))
+        while len(cluster.workers()) < 2:
+            handle.done()
+        first = cluster._workers[0]
+        first._process.kill()
+        assert sum(map(len, handle.result(WAIT_S).values())) == 20
+        assert [text.partition(":")[0] for text in told] == [str(first.host)]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ssh://h1,h1,user@h2:2222", ["h1", "user@h2:2222"]),
+        ("ssh://[::1]:22,u.x@[fe80::1]", ["[::1]:22", "u.x@[fe80::1]"]),
+        ("ssh://my_host-1.example.org/", ["my_host-1.example.org"]),
+    ],
+)
+def test_hosts_are_read_as_ssh_writes_them(text, shown):
+    assert [str(host) for host in parse_ssh_hosts(text)] == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh://",
+        "ssh://h1,,h2",
+        "h1",
+        "ssh://-oProxyCommand=x",
+        "ssh://-l@h1",
+        "ssh://a@-h1",
+        "ssh://h1;reboot",
+        "ssh://h1 h2",
+        "ssh://$(id)",
+        "ssh://`id`",
+        "ssh://h*",
+        "ssh://h1|x",
+        "ssh://h1\nh2",
+        "ssh://h1:0",
+        "ssh://h1:99999",
+        "ssh://h1:ssh",
+        "ssh://u@v@h1",
+        "ssh://u:secret@h1",
+        "ssh://@h1",
+        "ssh://[::1",
+        "ssh://[::1%eth0]",
+        "ssh://%h",
+        "ssh://h\u00f6st",
+        "ssh://" + "h" * 254,
+        "ssh://" + "u" * 33 + "@h",
+        "ssh://" + ",".join(f"h{n}" for n in range(257)),
+        "ssh://~/x",
+    ],
+)
+def test_what_a_shell_or_ssh_could_read_otherwise_is_no_host(text):
+    with pytest.raises(UsageError):
+        parse_ssh_hosts(text)
+
+
+def test_an_interpreter_is_a_name_or_a_path():
+    for good in ("python3.12", "/opt/py/bin/python3", "~/venv/bin/python", "uv", "./x"):
+        assert check_remote_python(good) == good
+    for bad in ("", "-c", "~root/x", "py thon", "a;b", "$HOME/x", "a'b", "a\n", "x=y", "~", "a~"):
+        with pytest.raises(UsageError):
+            check_remote_python(bad)
