@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmgevent import reducers
     from mmgevent.access.certificates import Certificates
     from mmgevent.driver.cluster import connect
+    from mmgevent.driver.cluster_executor import ClusterExecutor
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.local_cluster import LocalCluster, run
     from mmgevent.driver.node import Node
@@ -54,6 +55,7 @@ if _folders := real_modules.protect_program():
 __all__ = [
     "AuthenticationError",
     "Certificates",
+    "ClusterExecutor",
     "ConnectError",
     "DatasourceError",
     "DuplicateKeyError",
@@ -92,6 +94,7 @@ __all__ = [
 
 _HOMES = {
     "Certificates": "access.certificates",
+    "ClusterExecutor": "driver.cluster_executor",
     "Files": "job.inputs.sources",
     "Job": "job.job",
     "JobHandle": "driver.handle",
