@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
-from mmgevent.cli.clusters import open_cluster
+from mmgevent.cli.clusters import is_inline, open_cluster
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, positive_number, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
@@ -33,7 +33,7 @@ from mmgevent.errors import (
 from mmgevent.machine.resources import start_thread
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import Cluster
+    from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
@@ -64,6 +64,13 @@ COMMAND = Command(
     options=(
         shared.procs_option(
             "executors on this machine (default: one per core of the machine or container; 0 with --join)"
+        ),
+        Option(
+            ("--on",),
+            "WHERE",
+            "run the job there: inline, local, local:N, HOST[:PORT] (an mmg-server), elect:HOST,... or another "
+            "engine, such as dask://HOST:8786",
+            excludes="where",
         ),
         Option(
             ("--listen",),
@@ -186,12 +193,13 @@ def run(argv: Sequence[str]) -> int:
     shared.start_logging(arguments)
     shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
-    if arguments.pdb and not arguments.inline:
+    inline = is_inline(arguments)
+    if arguments.pdb and not inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
     if arguments.expect_workers is not None and not (arguments.given & {"listen", "join", "elect"}):
         refuse(NAME, "--expect-workers needs --listen, --join or --elect: without them no worker can join")
     results = claim_results(arguments.output)
-    if arguments.inline:
+    if inline:
         return _run_inline(arguments, results)
     with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
@@ -220,7 +228,7 @@ def _warn_of_late_options(arguments: Arguments) -> None:
         )
 
 
-def _say_how_to_join(cluster: Cluster, arguments: Arguments) -> None:
+def _say_how_to_join(cluster: BaseCluster, arguments: Arguments) -> None:
     address = cluster.address
     if address is not None:
         say(NAME, f"listening on {format_address(address)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.driver.cluster import Cluster, OnProgress, check_procs, parse_memory
+from mmgevent.driver.base_cluster import OnProgress
+from mmgevent.driver.cluster import Cluster, check_procs, parse_memory
 from mmgevent.engine.configuration import Configuration
 from mmgevent.errors import UsageError
 from mmgevent.machine.resources import count_default_executors

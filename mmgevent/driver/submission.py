@@ -20,6 +20,8 @@ from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.packing import PackedJob
+from mmgevent.driver.runners.decoding import decode_segments
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -29,7 +31,7 @@ from mmgevent.errors import (
 )
 from mmgevent.job.shipping.trial import fingerprint
 from mmgevent.tasks.blame import short_repr
-from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
+from mmgevent.tasks.records import encode_value
 from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
@@ -42,18 +44,6 @@ GATHER_S = 0.001
 
 
 log = logging.getLogger(__name__)
-
-
-class PackedJob(NamedTuple):
-    """What a server and executors need to know of a job; the same in each submission."""
-
-    name: str
-    options: dict[str, Any]
-    code: bytes
-    #: what executors of this machine take over from this process, as JSON; empty if there are none
-    context: bytes
-    #: whether results of one reduce task belong together, whatever their partitions
-    takes_whole_tasks: bool
 
 
 class Part(NamedTuple):
@@ -326,14 +316,7 @@ class Submission:
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
         part = self._parts[0]
-        offset = 0
-        while offset < len(part.data):
-            try:
-                segment = decode_segment(part.data, offset)
-            except SegmentError as error:
-                raise JobError(f"results cannot be read here: {error}", {"kind": "record"}) from error
-            yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
-            offset = segment.end
+        yield from decode_segments(part.data)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
 

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 import gevent
 
 from mmgevent.engine.greenlets import Greenlets
-from mmgevent.engine.worker.forker import Exit, Forkers
+from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.forker import Forkers
 from mmgevent.engine.worker.held import CachedJob, HeldAttempt
 from mmgevent.engine.worker.slot import ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor

@@ -29,6 +29,7 @@ from gevent.event import AsyncResult, Event
 from gevent.hub import get_hub
 
 from mmgevent.engine.start import TemplateProcess, start_template
+from mmgevent.engine.worker.exits import Exit
 from mmgevent.errors import EngineError
 from mmgevent.executor.template import FORK_DESCRIPTORS
 from mmgevent.machine.resources import open_process
@@ -57,36 +58,6 @@ MAX_NICE = 19
 
 #: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
-
-
-class Exit(NamedTuple):
-    """How an executor ended."""
-
-    status: int | None  #: from `os.wait`; None if its template died, or if it was never forked
-    maxrss_kb: int  #: largest resident size, KiB
-    error: str | None = None  #: why it was never forked
-
-    def __str__(self) -> str:
-        if self.status is None:
-            return self.error or "its template process ended"
-        if os.WIFSIGNALED(self.status):
-            number = os.WTERMSIG(self.status)
-            return f"signal {number} ({_name_of_signal(number)})"
-        if os.WIFEXITED(self.status):
-            return f"exit code {os.WEXITSTATUS(self.status)}"
-        return f"wait status {self.status}"
-
-
-def _name_of_signal(number: int) -> str:
-    """Return the name of a signal.
-
-    Most real-time signals are named by their distance from the first.
-    """
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        first = getattr(signal, "SIGRTMIN", None)
-        return "of no known name" if first is None or number < first else f"SIGRTMIN+{number - first}"
 
 
 class Child:

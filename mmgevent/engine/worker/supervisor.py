@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -24,7 +23,9 @@ from gevent import socket
 from gevent.event import Event
 
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.worker.forker import Exit, Forker
+from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.forker import Forker
+from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire.frames import CODE, Frame, split_payload
@@ -33,12 +34,6 @@ from mmgevent.wire.lanes import CODE_WINDOW
 log = logging.getLogger(__name__)
 #: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
 printed = logging.getLogger("mmgevent.printed")
-
-#: Bytes that are kept of what an executor prints.
-RING_BYTES = 64 * 1024
-
-#: Bytes of them in the report of a failure.
-LAST_WORDS_BYTES = 4 * 1024
 
 #: Time to read the link of a dead executor, seconds. It ends at once, unless another process has it
 #: open.
@@ -55,31 +50,6 @@ MAX_LINE_BYTES = 64 * 1024
 
 #: Size of one read of what executors print, bytes.
 _READ_BYTES = 64 * 1024
-
-
-class Ring:
-    """The last RING_BYTES of what was added, and how many bytes were dropped before them."""
-
-    def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        #: bytes that are no longer kept
-        self.dropped_bytes = 0
-
-    def add(self, data: bytes) -> None:
-        """Append. Drops the oldest chunks as long as RING_BYTES are left without them."""
-        self._chunks.append(data)
-        self._held += len(data)
-        while self._held - len(self._chunks[0]) >= RING_BYTES:
-            self.dropped_bytes += len(self._chunks[0])
-            self._held -= len(self._chunks.popleft())
-
-    def tail(self, n_bytes: int) -> str:
-        """Return the last `n_bytes` as text. It says how many bytes are missing before them."""
-        data = b"".join(self._chunks)
-        missing = self.dropped_bytes + max(0, len(data) - n_bytes)
-        text = data[-n_bytes:].decode("utf-8", "replace")
-        return f"... {missing} bytes left out ...\n{text}" if missing else text
 
 
 class Printed:

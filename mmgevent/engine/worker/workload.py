@@ -22,7 +22,8 @@ from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
 from mmgevent.engine.worker.deaths import describe_place, judge_death
-from mmgevent.engine.worker.forker import Exit, Forkers
+from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.forker import Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
