@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mmgevent.errors import NoWorkersError
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import Cluster
+    from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.watching import PeerInfo
 
 #: Time between two looks at whether the cluster still works, and between two lines that say how
@@ -19,7 +19,7 @@ LOOK_S = 1.0
 
 
 def wait_for_workers(
-    cluster: Cluster, expected: int, timeout_s: float | None, say: Callable[[str], None]
+    cluster: BaseCluster, expected: int, timeout_s: float | None, say: Callable[[str], None]
 ) -> None:
     """Return as soon as the cluster has so many workers. `say(text)` tells people how many it has.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
-from mmgevent.cli.clusters import is_inline, open_cluster
+from mmgevent.cli.clusters import can_grow, is_inline, open_cluster
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, positive_number, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
@@ -52,6 +52,12 @@ def _paths(text: str) -> list[str]:
     return [path for path in text.split(",") if path]
 
 
+def _interpreter(text: str) -> str:
+    from mmgevent.access.ssh_hosts import check_remote_python
+
+    return check_remote_python(text)
+
+
 COMMAND = Command(
     name=NAME,
     usage=("[option]... JOB.py [ARG]...", "[option]... -m PACKAGE.JOB [ARG]..."),
@@ -63,14 +69,21 @@ COMMAND = Command(
     ),
     options=(
         shared.procs_option(
-            "executors on this machine (default: one per core of the machine or container; 0 with --join)"
+            "executors on this machine (default: one per core of the machine or container; 0 with --join); of each "
+            "host with --on ssh://"
         ),
         Option(
             ("--on",),
             "WHERE",
-            "run the job there: inline, local, local:N, HOST[:PORT] (an mmg-server), elect:HOST,... or another "
-            "engine, such as dask://HOST:8786",
+            "run the job there: inline, local, local:N, HOST[:PORT] (an mmg-server), elect:HOST,..., ssh://HOST,... "
+            "(workers are started there) or another engine, such as dask://HOST:8786",
             excludes="where",
+        ),
+        Option(
+            ("--remote-python",),
+            "PYTHON",
+            "interpreter on the hosts of --on ssh://, by name or path, or uv (default: python3.X as here)",
+            _interpreter,
         ),
         Option(
             ("--listen",),
@@ -196,7 +209,7 @@ def run(argv: Sequence[str]) -> int:
     inline = is_inline(arguments)
     if arguments.pdb and not inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
-    if arguments.expect_workers is not None and not (arguments.given & {"listen", "join", "elect"}):
+    if arguments.expect_workers is not None and not can_grow(arguments):
         refuse(NAME, "--expect-workers needs --listen, --join or --elect: without them no worker can join")
     results = claim_results(arguments.output)
     if inline:
@@ -235,7 +248,7 @@ def _say_how_to_join(cluster: BaseCluster, arguments: Arguments) -> None:
         say(NAME, shared.how_to_join(address, arguments))
 
 
-def _await_workers(cluster: Cluster, job: Job[Any, Any], arguments: Arguments) -> None:
+def _await_workers(cluster: BaseCluster, job: Job[Any, Any], arguments: Arguments) -> None:
     from mmgevent.cli.expected_workers import wait_for_workers
 
     job.check()  # before anybody waits for a job that cannot run

@@ -183,6 +183,86 @@ def test_a_host_that_is_lost_in_the_middle_is_told_and_its_items_go_elsewhere(ho
         assert [text.partition(":")[0] for text in told] == [str(first.host)]
 
 
+WORDS = """
+import os
+
+datasource = {n: n for n in range(20)}
+
+def mapfn(key, value):
+    yield "SSH_CONNECTION" in os.environ, value
+
+def reducefn(key, values):
+    return sum(values)
+"""
+
+#: stands for uv: says how it was called, and is the interpreter
+UV = """#!/bin/sh
+echo "$@" > {folder}/uv-arguments
+while [ "$1" != python ]; do shift; done
+shift
+exec {python} "$@"
+"""
+
+
+def test_mmg_run_starts_workers_and_ends_them(hosts, commands):
+    environ = {"PATH": os.environ["PATH"]}
+    job = commands.write("words.py", WORDS)
+    python = ("--remote-python", sys.executable)
+    done = commands.run(
+        "run",
+        "--on",
+        "ssh://h1,nobody",
+        *python,
+        "--procs",
+        "1",
+        "--expect-workers",
+        "1",
+        job,
+        environ=environ,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["true", "190"]
+    assert "mmg-run: nobody: ssh failed: " in done.stderr
+    failed = commands.run("run", "--on", "ssh://nobody,stranger", *python, job, environ=environ)
+    assert failed.returncode == 3
+    assert "mmg-run: no host of ssh:// is left:\n  nobody: ssh failed" in failed.stderr
+    assert failed.stdout == ""
+    uv = Path(commands.write("uv", UV.format(folder=commands.folder, python=sys.executable)))
+    uv.chmod(0o755)
+    with_uv = commands.run("run", "--on", "ssh://h1", "--remote-python", str(uv), job, environ=environ)
+    assert with_uv.returncode == 0, with_uv.stderr
+    called = (commands.folder / "uv-arguments").read_text()
+    assert f"--python 3.{sys.version_info[1]} --with mmgevent=={mmg.__version__} python -m" in called
+    assert not commands.left_behind()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (("--on", "ssh://h1;reboot"), "is no host"),
+        (("--on", "ssh://"), "a host is empty"),
+        (("--on", "ssh://h1", "--remote-python", "a b"), "is no interpreter"),
+        (("--remote-python", "python3"), "--remote-python is for --on ssh://"),
+        (("--on", "ssh://h1", "--procs", "0"), "--procs 0 would do no work"),
+        (("--on", "ssh://h1", "--password-file", "x"), "--password-file has no use"),
+        (("--on", "ssh://h1", "--listen", "0"), "exclude one another"),
+        (("--on", "local", "--expect-workers", "2"), "no worker can join"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(commands, options, error):
+    refused = commands.run("run", *options, commands.write("words.py", WORDS))
+    assert refused.returncode == 2
+    assert error in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_connect_takes_ssh_hosts_too(hosts):
+    with mmg.connect("ssh://nobody") as cluster:
+        handle = cluster.submit(mmg.Job([(1, 1)], where))
+        with pytest.raises(ConnectError, match="nobody: ssh failed"):
+            handle.result(WAIT_S)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from mmgevent.access.ssh_hosts import SshHost, check_remote_python
+from mmgevent.access.ssh_hosts import SshHost, check_remote_python, parse_ssh_hosts
 from mmgevent.driver.local_cluster import LocalCluster
 from mmgevent.driver.runners.ssh import END_S, SshWorker
 from mmgevent.errors import ConnectError, MmgeventError, StartError, UsageError
@@ -25,6 +25,14 @@ PASSWORD_BYTES = 16
 
 #: Hosts that a message about the failure of all of them names.
 MAX_NAMED_HOSTS = 10
+
+
+def open_ssh(where: str, verbose: int = 0) -> SshCluster:
+    """Return a cluster on the hosts of "ssh://h1,h2", with all cores of each.
+
+    Raises UsageError for what is no host.
+    """
+    return SshCluster(parse_ssh_hosts(where.strip()), verbose=verbose)
 
 
 class SshCluster(LocalCluster):

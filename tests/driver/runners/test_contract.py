@@ -197,7 +197,6 @@ def test_an_exception_in_reduce_names_the_key(cluster):
 
 def deadly(key, value):
     if value == 13:
-        print("goodbye from", value)
         os.kill(os.getpid(), signal.SIGKILL)
     yield value % 3, value
 
