@@ -56,6 +56,8 @@ class Command(NamedTuple):
     examples: tuple[tuple[str, str], ...]
     #: The text of the help after the options.
     notes: str = ""
+    #: Options of other commands, each with what to do instead.
+    elsewhere: Mapping[str, str] = {}
 
 
 class Arguments:
@@ -250,6 +252,8 @@ def _split_word(command: Command, word: str, table: dict[str, Option]) -> list[t
 def _refuse_unknown(command: Command, name: str, table: dict[str, Option]) -> NoReturn:
     import difflib
 
+    if name in command.elsewhere:
+        refuse(command.name, f"unknown option {name}: {command.elsewhere[name]}")
     nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.6)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     refuse(command.name, f"unknown option {name}{hint}")

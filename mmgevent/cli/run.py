@@ -183,6 +183,7 @@ COMMAND = Command(
             "on the workers of the server that is elected",
         ),
     ),
+    elsewhere=shared.WORKER_PASSWORD_ELSEWHERE,
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 the job or the command line is wrong, nothing ran;\n"
         "3 cannot connect or listen; 4 password or certificate refused; 5 versions do not match; 6 too\n"

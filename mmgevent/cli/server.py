@@ -16,11 +16,11 @@ NAME = "mmg-server"
 
 COMMAND = Command(
     name=NAME,
-    usage=("[option]...", "[option]... password"),
+    usage=("[option]...", "[option]... password", "[option]... worker-password [FILE]"),
     summary=(
         "Run the server that mmg-workers join and that mmg-run --join submits jobs to. It runs no user\n"
         "code. `mmg-server password` prints the password that all of them share, and creates it if there\n"
-        "is none."
+        "is none. `mmg-server worker-password` prints one for mmg-worker, with which nobody can submit."
     ),
     options=(
         Option(
@@ -43,7 +43,9 @@ COMMAND = Command(
         ("mmg-server --listen 127.0.0.1:11235", "for this machine only"),
         ("mmg-server --memory 8GiB", "keep more intermediate data in memory"),
         ("mmg-server password", "print the password"),
+        ("mmg-server worker-password FILE", "write a file for workers, to copy to their machines"),
     ),
+    elsewhere=shared.WORKER_PASSWORD_ELSEWHERE,
     notes=(
         "exit codes: 2 wrong usage or password file; 3 cannot listen; 4 wrong certificates; 70 a fault\n"
         "of mmgevent's own; 129, 130, 143 signals."
@@ -57,15 +59,10 @@ def main() -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Serve until stopped, or print the password; return the exit code."""
+    """Serve until stopped, or print a password; return the exit code."""
     arguments = parse(COMMAND, argv, os.environ)
-    if arguments.rest[:1] == ["password"]:
-        refuse_late_options(COMMAND, arguments.rest, "password")
-        if len(arguments.rest) > 1:
-            refuse(NAME, f"unexpected argument {arguments.rest[1]!r}; nothing may follow `password`")
-        return _print_password(arguments)
     if arguments.rest:
-        refuse(NAME, f"unexpected argument {arguments.rest[0]!r}; only `password` may stand there")
+        return _give_password(arguments, *arguments.rest)
     shared.say_if_slow(NAME, arguments)
     port = shared.default_port(arguments)
     host, port = (ALL_INTERFACES, port) if arguments.listen is None else parse_listen(arguments.listen, port)
@@ -88,7 +85,24 @@ def run(argv: Sequence[str]) -> int:
     )
 
 
-def _print_password(arguments: Arguments) -> int:
+def _give_password(arguments: Arguments, kind: str, *more: str) -> int:
+    """Print the password, or print or write the worker password."""
+    if kind not in ("password", "worker-password"):
+        refuse(NAME, f"unexpected argument {kind!r}; only `password` or `worker-password` may stand there")
+    refuse_late_options(COMMAND, arguments.rest, kind)
+    allowed = 1 if kind == "worker-password" else 0
+    if len(more) > allowed:
+        last = "one FILE" if allowed else "nothing"
+        refuse(NAME, f"unexpected argument {more[allowed]!r}; {last} may follow `{kind}`")
     password = passwords.find_password(arguments.password, arguments.password_file)
+    if kind == "worker-password":
+        from mmgevent.access import worker_password
+
+        password = worker_password.make_worker_password(password)
+        if more:
+            worker_password.write_worker_password_file(more[0], password)
+            if not arguments.quiet:
+                say(NAME, f"wrote {more[0]}; workers take it with --worker-password-file")
+            return 0
     sys.stdout.write(f"{password}\n")
     return 0

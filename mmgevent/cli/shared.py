@@ -25,6 +25,18 @@ PASSWORD_FILE = Option(
     "then ~/.config/mmgevent/password, which is created if there is none",
     reads_variable=False,
 )
+WORKER_PASSWORD_FILE = Option(
+    ("--worker-password-file",),
+    "PATH",
+    "read a worker password (`mmg-server worker-password`), which is enough to work and good for nothing "
+    "else; or MMG_WORKER_PASSWORD, or ~/.config/mmgevent/worker-password",
+    reads_variable=False,
+)
+#: Why commands other than mmg-worker have no such option.
+WORKER_PASSWORD_ELSEWHERE = {
+    "--worker-password-file": "it is for mmg-worker; submitting jobs and serving take the main password, "
+    "--password-file"
+}
 TLS_CERT = Option(
     ("--tls-cert",),
     "PATH",
@@ -62,6 +74,29 @@ def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
     `hosts` are the hosts that it will protect. Raises PasswordError if the password cannot be used.
     """
     password = passwords.find_password(arguments.password, arguments.password_file)
+    _warn_of_password(command, arguments, password, hosts)
+    return password
+
+
+def find_password_of_worker(command: str, arguments: Arguments, hosts: list[str]) -> str:
+    """Return the main password or the worker password that a worker is to prove.
+
+    Otherwise as `find_password`.
+    """
+    from mmgevent.access.worker_password import find_password_of_worker
+
+    password = find_password_of_worker(
+        arguments.password,
+        arguments.password_file,
+        arguments.worker_password_file,
+        prefers_main=bool(arguments.elect),
+    )
+    if not passwords.is_worker_password(password):
+        _warn_of_password(command, arguments, password, hosts)
+    return password
+
+
+def _warn_of_password(command: str, arguments: Arguments, password: str, hosts: list[str]) -> None:
     if arguments.password is not None and not arguments.quiet:
         say(
             command,
@@ -70,7 +105,6 @@ def find_password(command: str, arguments: Arguments, hosts: list[str]) -> str:
     warning = passwords.warn_if_short(password, hosts)
     if warning and not arguments.quiet:
         say(command, f"warning: {warning}")
-    return password
 
 
 def find_certificates(arguments: Arguments) -> Certificates:
@@ -93,15 +127,18 @@ def how_to_join(address: Address, arguments: Arguments) -> str:
         lines.append("with a certificate of the authority: --tls-cert, --tls-key and --tls-ca")
     is_given = arguments.password is not None or arguments.password_file is not None
     if is_given or any(os.environ.get(name) for name in (passwords.VARIABLE, passwords.FILE_VARIABLE)):
-        lines.append("with the same password as here")
+        lines.append("with the same password as here, or what `mmg-server worker-password` makes of it")
     elif is_alone:
         lines.append(f"as this user, whose password it finds in {passwords.default_path()}")
     else:
         import shlex
 
-        copy = "umask 077; mkdir -p ~/.config/mmgevent; cat > ~/.config/mmgevent/password"
+        copy = "umask 077; mkdir -p ~/.config/mmgevent; cat > ~/.config/mmgevent/"
+        path = shlex.quote(passwords.default_path())
         lines.append("once it has the password of this one:")
-        lines.append(f"    ssh MACHINE '{copy}' < {shlex.quote(passwords.default_path())}")
+        lines.append(f"    ssh MACHINE '{copy}password' < {path}")
+        lines.append("or the worker password, with which it can work and not submit jobs:")
+        lines.append(f"    mmg-server worker-password | ssh MACHINE '{copy}worker-password'")
     return "\n".join(lines)
 
 

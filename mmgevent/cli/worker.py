@@ -70,7 +70,8 @@ COMMAND = Command(
         Option(
             ("--elect",),
             "",
-            "if there is no server at HOST, and HOST is this machine, become the server as well",
+            "if there is no server at HOST, and HOST is this machine, become the server as well; takes the "
+            "main password",
         ),
         Option(("--once",), "", "exit with code 0 when the server says goodbye"),
         Option(
@@ -103,6 +104,7 @@ COMMAND = Command(
         shared.PORT,
         shared.PASSWORD,
         shared.PASSWORD_FILE,
+        shared.WORKER_PASSWORD_FILE,
         shared.TLS_CERT,
         shared.TLS_KEY,
         shared.TLS_CA,
@@ -113,6 +115,7 @@ COMMAND = Command(
         ("mmg-worker bighost", "all cores, for the server on bighost, port 11235"),
         ("mmg-worker --procs 4 bighost:5000", "four executors, another port"),
         ("mmg-worker --elect bighost", "the same on every machine; the one on bighost is also the server"),
+        ("mmg-worker --worker-password-file FILE bighost", "with a password that only lends workers"),
         ("mmg-worker --once first,second", "two candidates; exit when the server does"),
         ("mmg-worker --lifetime 3500 --idle-timeout 300 bighost", "in a batch job of an hour"),
     ),
@@ -138,7 +141,7 @@ def run(argv: Sequence[str]) -> int:
         refuse(NAME, "--procs 0 would do no work; give 1 or more, or leave it out for all cores")
     shared.say_if_slow(NAME, arguments)
     addresses = parse_addresses(",".join(arguments.rest), shared.default_port(arguments))
-    password = shared.find_password(NAME, arguments, [host for host, _ in addresses])
+    password = shared.find_password_of_worker(NAME, arguments, [host for host, _ in addresses])
     settings = _settings(arguments, password)
     from mmgevent.engine.foreground import run_member, run_worker
 

@@ -102,7 +102,8 @@ def run_worker(addresses: list[Address], settings: WorkerSettings, verbose: int 
 def run_member(addresses: list[Address], settings: WorkerSettings, verbose: int = 0) -> int:
     """Be a worker of the server at one of these addresses, or that server, until it leaves.
 
-    With `once` it leaves when its first server has ended. Returns the exit code.
+    With a worker password it is a worker only. With `once` it leaves when its first server has
+    ended. Returns the exit code.
 
     Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises
     AuthenticationError and VersionMismatchError, since trying again would not help.
@@ -112,7 +113,7 @@ def run_member(addresses: list[Address], settings: WorkerSettings, verbose: int 
     raise_descriptor_limit()
     collect_garbage_rarely()
     template = start_template()
-    from mmgevent.access.handshake import derive_key
+    from mmgevent.access.handshake import client_key
     from mmgevent.engine.departure import Departure
     from mmgevent.engine.membership import Membership, Settings
     from mmgevent.engine.net.threads import start_thread_pool
@@ -120,11 +121,14 @@ def run_member(addresses: list[Address], settings: WorkerSettings, verbose: int 
 
     start_thread_pool()
     stop = Departure(settings.stay)
+    key = client_key(settings.password)
+    if not isinstance(key, bytes):
+        log.warning("this worker has a worker password, so it joins servers and never becomes one")
     forkers = Forkers(template, settings.nice)
     member = Membership(
         Settings(
             addresses,
-            derive_key(settings.password),
+            key,
             procs=settings.procs,
             forkers=forkers,
             memory_bytes=default_memory_bytes(),
@@ -173,7 +177,7 @@ class _WorkerLoop:
     """Connect, work, and connect again."""
 
     def __init__(self, addresses: list[Address], settings: WorkerSettings, template: TemplateProcess):
-        from mmgevent.access.handshake import derive_key
+        from mmgevent.access.handshake import client_key
         from mmgevent.engine.departure import Departure
         from mmgevent.engine.net.threads import start_thread_pool
         from mmgevent.engine.worker.forker import Forkers
@@ -181,7 +185,7 @@ class _WorkerLoop:
         start_thread_pool()
         self._addresses = addresses
         self._settings = settings
-        self._key = derive_key(settings.password)
+        self._key = client_key(settings.password)
         self._forkers = Forkers(template, settings.nice)
         self._tried: dict[Address, str] = {}
         #: when the last task of an earlier worker ended, by `monotonic`; 0.0 if there was none

@@ -23,6 +23,7 @@ from gevent.event import Event
 
 from mmgevent.access.addresses import Address, format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.access.worker_key import WorkerKey, main_key
 from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
@@ -71,7 +72,7 @@ class Settings:
     """Settings of a member. They do not change."""
 
     addresses: Sequence[Address]
-    key: bytes  #: from `derive_key`
+    key: bytes | WorkerKey  #: from `client_key`; with a WorkerKey it is never the server
     procs: int  #: slots of its worker; 0 for none
     forkers: Forkers
     memory_bytes: int  #: limit on segments in memory, while it is the server
@@ -332,8 +333,8 @@ class Membership:
         Raises NoPlaceError if that is impossible now. The address is free again then.
         """
         try:
-            settings = self._settings
-            return start_listening(server, place.sock, settings.key, self.lose, settings.certificates)
+            key, certificates = main_key(self._settings.key), self._settings.certificates
+            return start_listening(server, place.sock, key, self.lose, certificates)
         except BaseException as error:
             place.sock.close()
             if not isinstance(error, OSError):

@@ -31,6 +31,9 @@ _ENGINE = (
     "from mmgevent.engine.process import main; main(template)"
 )
 
+#: Variables that no child gets: only this process needs the passwords.
+_PASSWORDS = ("MMG_PASSWORD", "MMG_WORKER_PASSWORD")
+
 _TEMPLATE = "from mmgevent.executor.template import main; main()"
 
 
@@ -171,4 +174,4 @@ def start_error(what: str, error: OSError) -> StartError:
 
 def _environ() -> dict[str, str]:
     environ = interpreter.without_flags(os.environ)
-    return {name: value for name, value in environ.items() if name != "MMG_PASSWORD"}
+    return {name: value for name, value in environ.items() if name not in _PASSWORDS}

@@ -43,6 +43,7 @@ class WorkerSettings(NamedTuple):
 
     #: executors, at most that many at once
     procs: int
+    #: the main password, or a worker password
     password: str
     certificates: Certificates = NO_CERTIFICATES
     #: whether it ends when its server says goodbye

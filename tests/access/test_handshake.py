@@ -7,19 +7,24 @@ import hmac
 import inspect
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmgevent.access import handshake
 from mmgevent.access.handshake import (
     CLIENT_HELLO_BYTES,
+    LENDER_REFUSAL,
     PROOF_BYTES,
     REFUSAL,
     SERVER_HELLO_BYTES,
     ClientHandshake,
+    LenderHandshake,
     ServerHandshake,
+    client_key,
     derive_key,
 )
+from mmgevent.access.worker_key import SIGNATURE_BYTES, WorkerKey, server_key
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -40,11 +45,17 @@ def converse(client, server, tamper=lambda n, message: message) -> None:
         n += 1
 
 
-def pair(client_key=KEY, server_key=KEY, client_sees=CERTIFICATE, role="worker"):
-    return ClientHandshake(client_key, client_sees, role), ServerHandshake(server_key, CERTIFICATE)
+def pair(client_has=KEY, server_has=KEY, client_sees=CERTIFICATE, role="worker"):
+    server = ServerHandshake(server_has, CERTIFICATE)
+    if role == "lender":
+        return LenderHandshake(server_key(client_has).worker_key, client_sees), server
+    return ClientHandshake(client_has, client_sees, role), server
 
 
-@pytest.mark.parametrize("role", ["worker", "driver"])
+ROLES = ["worker", "driver", "lender"]
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_both_sides_agree_with_one_password(role):
     client, server = pair(role=role)
     converse(client, server)
@@ -61,22 +72,130 @@ def test_the_proofs_are_computed_as_docs_protocol_says():
         ServerHandshake(KEY, CERTIFICATE, b"m" * 32),
     )
     hello = client.start()
-    assert hello == b"MMGEVENT" + b"\1\2" + b"n" * 32
+    assert hello == b"MMGEVENT" + b"\2\2" + b"n" * 32
     answer = server.feed(hello)
-    assert answer == b"MMGEVENT" + b"\1" + b"m" * 32
+    assert answer == b"MMGEVENT" + b"\2" + b"m" * 32
 
     def prove(label, transcript):
         text = label + hashlib.sha256(transcript).digest() + CERTIFICATE
         return hmac.new(KEY, text, "sha256").digest()
 
     proof = client.feed(answer)
-    assert proof == prove(b"mmgevent/1 client", hello + answer)
-    assert server.feed(proof) == prove(b"mmgevent/1 server", hello + answer + proof)
+    assert proof == prove(b"mmgevent/2 client", hello + answer)
+    assert server.feed(proof) == prove(b"mmgevent/2 server", hello + answer + proof)
     assert len(hello) + len(answer) + len(proof) <= 256
 
 
+def test_the_proofs_of_a_lender_are_computed_as_docs_protocol_says():
+    ours = server_key(KEY)
+    client = LenderHandshake(ours.worker_key, CERTIFICATE, b"n" * 32)
+    server = ServerHandshake(KEY, CERTIFICATE, b"m" * 32)
+    hello = client.start()
+    assert hello == b"MMGEVENT" + b"\2\3" + b"n" * 32
+    answer = server.feed(hello)
+    proof = client.feed(answer)
+    text = b"mmgevent/2 lender" + hashlib.sha256(hello + answer).digest() + CERTIFICATE
+    secret = hmac.new(KEY, b"mmgevent/2 worker secret", "sha256").digest()
+    assert proof == hmac.new(secret, text, "sha256").digest()
+    signature = server.feed(proof)
+    seed = hmac.new(KEY, b"mmgevent/2 worker signing key", "sha256").digest()
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    text = b"mmgevent/2 server to lender" + hashlib.sha256(hello + answer + proof).digest() + CERTIFICATE
+    assert signature == private.sign(text)
+    assert ours.worker_key == WorkerKey(secret, private.public_key().public_bytes_raw())
+
+
+def test_who_has_the_worker_password_only_is_neither_a_driver_nor_a_worker_with_the_main_one():
+    """He may name any role and prove whatever he can: each role is verified with its own key."""
+    secret = server_key(KEY).worker_key.secret
+    labels = (b"mmgevent/2 client", b"mmgevent/2 lender", b"mmgevent/2 server")
+    for role in (1, 2):
+        for label in labels:
+            server = ServerHandshake(KEY, CERTIFICATE)
+            hello = b"MMGEVENT\2" + bytes([role]) + bytes(32)
+            answer = server.feed(hello)
+            text = label + hashlib.sha256(hello + answer).digest() + CERTIFICATE
+            assert server.feed(hmac.digest(secret, text, "sha256")) == REFUSAL
+            assert not server.done
+            assert isinstance(server.error, AuthenticationError)
+
+
+def test_a_lender_with_the_main_secret_is_none():
+    server = ServerHandshake(KEY, CERTIFICATE)
+    posing = LenderHandshake(WorkerKey(KEY, server_key(KEY).worker_key.public), CERTIFICATE)
+    converse(posing, server)
+    assert not server.done
+    assert "another worker password" in str(server.error)
+    assert "the worker password was refused" in str(posing.error)
+
+
+def test_a_thief_of_a_worker_password_who_plays_the_server_is_refused_by_a_lender():
+    """He answers with all that the worker password lets him compute."""
+    stolen = server_key(KEY).worker_key
+
+    class Thief(ServerHandshake):
+        """A server that takes any lender, and signs with a key of his own."""
+
+        answer = b""
+
+        def _on_lender_proof(self, message):
+            self._transcript += message
+            return self.answer
+
+    def hmac_of(thief, label):
+        return hmac.digest(stolen.secret, thief._statement(label), "sha256")
+
+    answers = [
+        lambda thief, proof: proof + proof,
+        lambda thief, proof: hmac_of(thief, b"mmgevent/2 server").ljust(SIGNATURE_BYTES, b"\0"),
+        lambda thief, proof: hmac_of(thief, b"mmgevent/2 server to lender") * 2,
+        lambda thief, proof: server_key(OTHER_KEY).sign(thief._statement(b"mmgevent/2 server to lender")),
+        lambda thief, proof: server_key(stolen.secret).sign(thief._statement(b"mmgevent/2 server to lender")),
+        lambda thief, proof: bytes(SIGNATURE_BYTES),
+    ]
+    for answer in answers:
+        lender, thief = LenderHandshake(stolen, CERTIFICATE), Thief(OTHER_KEY, CERTIFICATE)
+        proof = lender.feed(thief.feed(lender.start()))
+        thief._on_lender_proof(proof)
+        assert lender.feed(answer(thief, proof)) == b""
+        assert not lender.done
+        assert "did not prove that it knows the main password" in str(lender.error)
+
+
+def test_an_unsigned_proof_of_a_server_does_not_do_for_a_lender():
+    """A server that answers as to a worker with the main password proves nothing to a lender."""
+    lender = LenderHandshake(server_key(KEY).worker_key, CERTIFICATE)
+    lender.start()
+    lender.feed(b"MMGEVENT\2" + bytes(32))
+    lender.feed(bytes(PROOF_BYTES))
+    assert not lender.done
+    assert lender.needed == SIGNATURE_BYTES - PROOF_BYTES
+
+
+@pytest.mark.parametrize("role", ["driver", "worker"])
+def test_a_signature_for_a_lender_proves_nothing_to_others(role):
+    client = ClientHandshake(KEY, CERTIFICATE, role)
+    client.start()
+    client.feed(b"MMGEVENT\2" + bytes(32))
+    client.feed(server_key(KEY).sign(client._statement(b"mmgevent/2 server to lender")))
+    assert isinstance(client.error, AuthenticationError)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_proof_of_any_kind_counts_as_a_guess(role):
+    """The listener asks this before each proof, to make those wait who guess."""
+    client, server = pair(client_has=OTHER_KEY, role=role)
+    hello = client.start()
+    assert not server.completes_proof(hello)
+    proof = client.feed(server.feed(hello))
+    assert not server.completes_proof(proof[:-1])
+    assert server.completes_proof(proof)
+    server.feed(proof)
+    assert not server.completes_proof(proof)
+
+
 def test_a_wrong_password_is_told_apart_from_a_lost_connection():
-    client, server = pair(client_key=OTHER_KEY)
+    client, server = pair(client_has=OTHER_KEY)
     converse(client, server)
     assert isinstance(server.error, AuthenticationError)
     assert isinstance(client.error, AuthenticationError)
@@ -88,8 +207,19 @@ def test_a_wrong_password_is_told_apart_from_a_lost_connection():
     assert isinstance(pair()[0].ended(), ConnectError)
 
 
-def test_a_man_in_the_middle_with_his_own_certificate_is_found_by_both():
-    client, server = pair(client_sees=OTHER_CERTIFICATE)
+def test_a_wrong_worker_password_is_told_apart_from_a_lost_connection():
+    client, server = pair(client_has=OTHER_KEY, role="lender")
+    converse(client, server)
+    assert isinstance(server.error, AuthenticationError)
+    assert "another worker password" in str(server.error)
+    assert isinstance(client.error, AuthenticationError)
+    assert "the worker password was refused" in str(client.error)
+    assert "mmg-server worker-password" in str(client.error)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_man_in_the_middle_with_his_own_certificate_is_found_by_both(role):
+    client, server = pair(client_sees=OTHER_CERTIFICATE, role=role)
     converse(client, server)
     assert isinstance(server.error, AuthenticationError)
     assert isinstance(client.error, AuthenticationError)
@@ -119,33 +249,39 @@ def test_a_reflected_hello_is_no_server_hello():
     assert isinstance(client.error, AuthenticationError)
 
 
-def test_a_replayed_client_is_refused():
+@pytest.mark.parametrize("role", ROLES)
+def test_a_replayed_client_is_refused(role):
     said: list[bytes] = []
-    client, server = pair()
+    client, server = pair(role=role)
     converse(client, server, lambda n, message: said.append(message) or message)
     again = ServerHandshake(KEY, CERTIFICATE)
     again.feed(said[0])
-    assert again.feed(said[2]) == REFUSAL
+    assert again.feed(said[2]) == (LENDER_REFUSAL if role == "lender" else REFUSAL)
     assert isinstance(again.error, AuthenticationError)
 
 
-def test_a_replayed_server_is_refused():
+@pytest.mark.parametrize("role", ROLES)
+def test_a_replayed_server_is_refused(role):
     said: list[bytes] = []
-    client, server = pair()
+    client, server = pair(role=role)
     converse(client, server, lambda n, message: said.append(message) or message)
-    again = ClientHandshake(KEY, CERTIFICATE, "worker")
+    again = pair(role=role)[0]
     again.start()
     again.feed(said[1])
     again.feed(said[3])
     assert isinstance(again.error, AuthenticationError)
 
 
-SIZES = [CLIENT_HELLO_BYTES, SERVER_HELLO_BYTES, PROOF_BYTES, PROOF_BYTES]
+SIZES = {
+    "worker": [CLIENT_HELLO_BYTES, SERVER_HELLO_BYTES, PROOF_BYTES, PROOF_BYTES],
+    "lender": [CLIENT_HELLO_BYTES, SERVER_HELLO_BYTES, PROOF_BYTES, SIGNATURE_BYTES],
+}
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_no_changed_byte_goes_unnoticed(step):
-    for position in range(SIZES[step]):
+@pytest.mark.parametrize("role", SIZES)
+def test_no_changed_byte_goes_unnoticed(role, step):
+    for position in range(SIZES[role][step]):
         for bit in (1, 128):
 
             def flip(n, message, position=position, bit=bit):
@@ -155,7 +291,7 @@ def test_no_changed_byte_goes_unnoticed(step):
                 changed[position] ^= bit
                 return bytes(changed)
 
-            client, server = pair()
+            client, server = pair(role=role)
             converse(client, server, flip)
             assert not client.done, position
             assert client.error or server.error
@@ -164,19 +300,21 @@ def test_no_changed_byte_goes_unnoticed(step):
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_a_truncated_handshake_is_never_done(step):
-    for length in range(SIZES[step]):
-        client, server = pair()
+@pytest.mark.parametrize("role", SIZES)
+def test_a_truncated_handshake_is_never_done(role, step):
+    for length in range(SIZES[role][step]):
+        client, server = pair(role=role)
         converse(client, server, lambda n, message, k=length: message[:k] if n == step else message)
         receiver = client if step % 2 else server
         assert not receiver.done
         assert receiver.error is None
-        assert receiver.needed == SIZES[step] - length
+        assert receiver.needed == SIZES[role][step] - length
         assert isinstance(receiver.ended(), ConnectError)
 
 
-def test_it_works_byte_by_byte():
-    client, server = pair()
+@pytest.mark.parametrize("role", ROLES)
+def test_it_works_byte_by_byte(role):
+    client, server = pair(role=role)
     to_server, to_client = client.start(), b""
     while to_server or to_client:
         to_client = b"".join(server.feed(bytes([byte])) for byte in to_server)
@@ -194,9 +332,9 @@ def test_bytes_after_the_last_proof_are_left_over():
     assert server.leftover == b""
 
 
-@given(st.lists(st.binary(max_size=60), max_size=5), st.booleans())
-def test_garbage_never_proves_anything(pieces, is_client):
-    client, server = pair()
+@given(st.lists(st.binary(max_size=60), max_size=5), st.booleans(), st.sampled_from(ROLES))
+def test_garbage_never_proves_anything(pieces, is_client, role):
+    client, server = pair(role=role)
     machine = client if is_client else server
     client.start()
     for piece in pieces:
@@ -226,19 +364,19 @@ def test_strangers_are_known_by_their_first_bytes(said, guess):
 def test_another_version_is_named_on_both_sides(monkeypatch):
     client, server = pair()
     hello = client.start()
-    monkeypatch.setattr(handshake, "VERSION", 2)
+    monkeypatch.setattr(handshake, "VERSION", 3)
     answer = server.feed(hello)
     assert isinstance(server.error, VersionMismatchError)
-    assert "version 1" in str(server.error)
+    assert "version 2" in str(server.error)
     monkeypatch.undo()
     client.feed(answer)
     assert isinstance(client.error, VersionMismatchError)
-    assert "version 2" in str(client.error)
+    assert "version 3" in str(client.error)
 
 
 def test_an_unknown_role_is_refused():
     server = ServerHandshake(KEY, CERTIFICATE)
-    server.feed(b"MMGEVENT\1\x09" + bytes(32))
+    server.feed(b"MMGEVENT\2\x09" + bytes(32))
     assert isinstance(server.error, ProtocolError)
 
 
@@ -263,7 +401,13 @@ def test_the_key_is_derived_once():
     assert derive_key.cache_info().misses == before
 
 
-@pytest.mark.parametrize("password", ["", "\ud800"])
+def test_a_worker_has_the_key_of_either_password():
+    worker_key = server_key(KEY).worker_key
+    assert client_key(worker_key.encode()) == worker_key
+    assert client_key("once") == derive_key("once")
+
+
+@pytest.mark.parametrize("password", ["", "\ud800", server_key(KEY).worker_key.encode()])
 def test_unusable_passwords_are_refused(password):
     with pytest.raises(PasswordError):
         derive_key(password)
@@ -276,4 +420,5 @@ def test_a_password_of_bytes_that_are_no_utf8_is_those_bytes():
 
 def test_proofs_are_compared_in_constant_time():
     source = inspect.getsource(handshake)
-    assert source.count("hmac.compare_digest(message, self._prove(") == 2
+    assert source.count("hmac.compare_digest(message, expected)") == 3
+    assert "message ==" not in source.replace("message == self._refusal", "")

@@ -373,6 +373,7 @@ def test_way_to_join_names_a_host_and_never_the_password(tmp_path, monkeypatch):
         assert "ssh" not in alone  # nobody elsewhere could connect
         assert str(tmp_path / "mmgevent" / "password") in alone
     assert "ssh" in text
+    assert "mmg-server worker-password | ssh" in text
     monkeypatch.setattr("socket.gethostname", lambda: "localhost")
     assert "mmg-worker THISHOST:5000" in shared.how_to_join(("0.0.0.0", 5000), make_arguments())
     assert "--tls-cert" in shared.how_to_join(("0.0.0.0", 5000), make_arguments(tls_ca="ours.pem"))

@@ -119,17 +119,18 @@ def test_a_worker_without_tasks_leaves_and_one_with_a_task_does_not(commands):
     gate = commands.folder / "0.gate"
     gate.touch()
     run = commands.start("run", "--join", where, write_job(commands, 1))
-    worker = join(commands, where, "--idle-timeout", "0.8")
+    wait_for(run.stderr, "there are no workers; the job waits for one")
+    worker = join(commands, where, "--idle-timeout", "1.5")
     wait_until(lambda: len(begun(commands)) == 1)
     began_s = time.monotonic()
-    while time.monotonic() < began_s + 1.6:  # a time in which nothing may happen
+    while time.monotonic() < began_s + 2.5:  # a time in which nothing may happen
         assert worker.poll() is None
         time.sleep(0.05)
     gate.unlink()
     assert commands.finish(run).returncode == 0
     ended = commands.finish(worker)
     assert ended.returncode == 0
-    assert "worker leaves: it had no task for 0.8 s" in ended.stderr
+    assert "worker leaves: it had no task for 1.5 s" in ended.stderr
     alone = commands.run("worker", "--procs", "1", "--idle-timeout", "0.5", "127.0.0.1:9")
     assert alone.returncode == 0  # nobody answers: that is idleness, too
     elected = commands.run("worker", "--idle-timeout", "0.5", "--elect", f"127.0.0.1:{free_port()}")

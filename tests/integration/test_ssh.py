@@ -14,6 +14,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.access.ssh_hosts import check_remote_python, parse_ssh_hosts
+from mmgevent.access.worker_password import make_worker_password
 from mmgevent.driver.runners.ssh_cluster import SshCluster
 from mmgevent.errors import ConnectError, UsageError
 from tests.integration.commands import patience_s
@@ -87,10 +88,11 @@ def test_a_job_runs_on_the_hosts_and_nothing_is_left_there(hosts):
         assert cluster.address[0] == "127.0.0.1"
         lines = [line for line in hosts.command_lines() if "remote_worker" in line]
         assert len(lines) >= 4  # ssh here, Python there
-        assert not any(cluster._password in line for line in hosts.command_lines())
+        secrets = (cluster._password, make_worker_password(cluster._password))
+        assert not any(secret in line for line in hosts.command_lines() for secret in secrets)
         environs = [process.environ() for process in hosts.processes()]
         assert environs
-        assert not any(cluster._password in json.dumps(environ) for environ in environs)
+        assert not any(secret in json.dumps(environ) for environ in environs for secret in secrets)
     assert not hosts.left_behind()
 
 

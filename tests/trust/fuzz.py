@@ -21,13 +21,15 @@ from typing import Any
 from xxhash import xxh3_64_intdigest, xxh64_intdigest
 
 from mmgevent.access.handshake import (
-    CLIENT_HELLO_BYTES,
+    LENDER_REFUSAL,
     PROOF_BYTES,
     REFUSAL,
     SERVER_HELLO_BYTES,
     ClientHandshake,
+    LenderHandshake,
     ServerHandshake,
 )
+from mmgevent.access.worker_key import SIGNATURE_BYTES, server_key
 from mmgevent.engine.server.hosted import read_rules
 from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.held import CachedJob, ReceiveWindow
@@ -71,6 +73,9 @@ from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32
 CLIENT_NONCE, SERVER_NONCE = b"n" * 32, b"m" * 32
+
+#: first bytes from here on: the client of a handshake is a lender
+LENDS = 0x80
 
 
 def cut(data: bytes, step: int) -> Iterator[bytes]:
@@ -221,16 +226,18 @@ def segments(data: bytes) -> None:
 
 
 @functools.cache
-def conversation() -> tuple[bytes, bytes, bytes, bytes]:
+def conversation(lends: bool = False) -> tuple[bytes, bytes, bytes, bytes]:
     """What two sides with the right password say, the nonces being those of the targets."""
-    client, server = new_client(), new_server()
+    client, server = new_client(lends), new_server()
     hello = client.start()
     answer = server.feed(hello)
     proof = client.feed(answer)
     return hello, answer, proof, server.feed(proof)
 
 
-def new_client() -> ClientHandshake:
+def new_client(lends: bool) -> ClientHandshake:
+    if lends:
+        return LenderHandshake(server_key(KEY).worker_key, CERTIFICATE, CLIENT_NONCE)
     return ClientHandshake(KEY, CERTIFICATE, "worker", CLIENT_NONCE)
 
 
@@ -243,7 +250,7 @@ def listen_to(machine: ClientHandshake | ServerHandshake, data: bytes, step: int
     said = b""
     for piece in cut(data, step):
         while piece and machine.needed:
-            assert machine.needed <= CLIENT_HELLO_BYTES, "more than a fixed-size message is waited for"
+            assert machine.needed <= SIGNATURE_BYTES, "more than a fixed-size message is waited for"
             now, piece = piece[: machine.needed], piece[machine.needed :]
             said += machine.feed(now)
         if not machine.needed:
@@ -255,16 +262,18 @@ def listen_to(machine: ClientHandshake | ServerHandshake, data: bytes, step: int
 
 
 def server_handshake(data: bytes) -> None:
-    """What a client may say first; first byte: how it is cut, and whether it begins with a right hello."""
+    """What a client may say first; first byte: how it is cut, a right hello before it, and that of a lender."""
     if not data:
         return
-    hello, answer, proof, last = conversation()
-    said = (hello if data[0] & 1 else b"") + data[1:]
+    said = (conversation(data[0] >= LENDS)[0] if data[0] & 1 else b"") + data[1:]
+    lends = said[9:10] == b"\3"
+    hello, answer, proof, last = conversation(lends)
     server = new_server()
-    told = listen_to(server, said, data[0] >> 1)
+    told = listen_to(server, said, data[0] % LENDS >> 1)
     assert server.done == said.startswith(hello + proof)
-    assert told in (b"", answer, answer + REFUSAL, answer + last) or told.startswith(answer[:9])
-    assert len(told) <= SERVER_HELLO_BYTES + PROOF_BYTES
+    refusal = LENDER_REFUSAL if lends else REFUSAL
+    assert told in (b"", answer, answer + refusal, answer + last) or told.startswith(answer[:9])
+    assert len(told) <= SERVER_HELLO_BYTES + SIGNATURE_BYTES
     assert server.done or last not in told
 
 
@@ -272,20 +281,24 @@ def client_handshake(data: bytes) -> None:
     """What a server may answer; first byte as above."""
     if not data:
         return
-    _, answer, proof, last = conversation()
+    lends = data[0] >= LENDS
+    _, answer, proof, last = conversation(lends)
     said = (answer if data[0] & 1 else b"") + data[1:]
-    client = new_client()
+    client = new_client(lends)
     client.start()
-    told = listen_to(client, said, data[0] >> 1)
+    told = listen_to(client, said, data[0] % LENDS >> 1)
     assert client.done == said.startswith(answer + last)
     assert len(told) in (0, PROOF_BYTES), "the client says more than its proof"
     assert told in (b"", proof) or not said.startswith(answer)
 
 
 def changed_handshake(data: bytes) -> None:
-    """Two sides with the right password, and a middle that changes bytes: (step, position, xor) each."""
+    """Two sides with the right password, and a middle that changes bytes: (step, position, xor) each.
+
+    A byte over: the client is a lender.
+    """
     edits = [data[at : at + 3] for at in range(0, len(data) - 2, 3)]
-    client, server = new_client(), new_server()
+    client, server = new_client(len(data) % 3 == 1), new_server()
     machines, message, step, is_changed = (server, client), client.start(), 0, [False] * 4
     while message and step < 4:
         changed = bytearray(message)
@@ -489,6 +502,7 @@ def planted(data: bytes) -> None:
 def seeds(target: str) -> list[bytes]:
     """Inputs to begin with, one at least of everything the target knows."""
     hello, answer, proof, last = conversation()
+    lender_hello, _, lender_proof, signature = conversation(lends=True)
     flush = records.encode_flush({p: records.encode_segment([p], ["v"]) for p in (0, 3, 4095)})
     header = records.encode_segment([1, 2], [3, 4], grouped=False, hashed=True)[:40]
     fitting = struct.pack("<4sBBHQQQQ", b"MMGS", 1, 1, 0, 2, 11, 0, 0)
@@ -515,14 +529,28 @@ def seeds(target: str) -> list[bytes]:
             b"\3" + flush[:30],
         ],
         "segments": [b"\1" + header, b"\0" + header, b"\1" + fitting, b"\7" + fitting],
-        "server_handshake": [b"\0" + hello + proof, b"\1" + proof, b"\3" + proof, b"\0GET / HTTP/1.1\r\n"],
-        "client_handshake": [b"\0" + answer + last, b"\1" + last, b"\3" + REFUSAL, b"\0SSH-2.0-x\r\n"],
+        "server_handshake": [
+            b"\0" + hello + proof,
+            b"\1" + proof,
+            b"\3" + proof,
+            b"\0GET / HTTP/1.1\r\n",
+            b"\x80" + lender_hello + lender_proof,
+            b"\x81" + proof,
+        ],
+        "client_handshake": [
+            b"\0" + answer + last,
+            b"\1" + last,
+            b"\3" + REFUSAL,
+            b"\0SSH-2.0-x\r\n",
+            b"\x81" + signature,
+            b"\x81" + last,
+        ],
         "peers": [
             WHOLE_JOB,
             WHOLE_JOB_INLINE,
             *(frame_of(who, type_, 1, 1, 1) for type_ in MESSAGES for who in (0, 1)),
         ],
-        "changed_handshake": [b"", b"\0\0\1", b"\1\1\1", b"\2\2\2", b"\3\3\3\3\3\3"],
+        "changed_handshake": [b"", b"\0\0\1", b"\1\1\1", b"\2\2\2", b"\3\3\3\3\3\3", b"\3\3\3\0"],
     }[target]
 
 

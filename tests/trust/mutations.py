@@ -42,7 +42,7 @@ MUTATIONS = [
     Mutation(
         "a proof names the side that gives it",
         HANDSHAKE,
-        '_SERVER_LABEL = b"mmgevent/1 server"',
+        '_SERVER_LABEL = b"mmgevent/2 server"',
         "_SERVER_LABEL = _CLIENT_LABEL",
         ("access/test_handshake.py::test_the_proofs_are_computed_as_docs_protocol_says",),
     ),
@@ -59,8 +59,8 @@ MUTATIONS = [
         "os.urandom(NONCE_BYTES) if nonce is None",
         "bytes(NONCE_BYTES) if nonce is None",
         (
-            "access/test_handshake.py::test_a_replayed_client_is_refused",
-            "access/test_handshake.py::test_a_replayed_server_is_refused",
+            "access/test_handshake.py::test_a_replayed_client_is_refused[worker]",
+            "access/test_handshake.py::test_a_replayed_server_is_refused[worker]",
         ),
     ),
     Mutation(
@@ -68,13 +68,15 @@ MUTATIONS = [
         HANDSHAKE,
         "label + transcript + self._certificate_sha256",
         "label + transcript",
-        ("access/test_handshake.py::test_a_man_in_the_middle_with_his_own_certificate_is_found_by_both",),
+        (
+            "access/test_handshake.py::test_a_man_in_the_middle_with_his_own_certificate_is_found_by_both[worker]",
+        ),
     ),
     Mutation(
         "the client compares the server's proof",
         HANDSHAKE,
-        "if hmac.compare_digest(message, self._prove(_SERVER_LABEL)):",
-        "if message != REFUSAL:",
+        "return hmac.compare_digest(message, expected)",
+        "return message != REFUSAL",
         (
             "access/test_handshake.py::test_a_server_that_does_not_know_the_password_is_found_before_anything_is_sent_to_it",
         ),
@@ -82,7 +84,7 @@ MUTATIONS = [
     Mutation(
         "the client waits for the server's proof before it sends anything",
         HANDSHAKE,
-        "self._await(PROOF_BYTES, self._on_server_proof)",
+        "self._await(self._server_proof_bytes, self._on_server_proof, is_proof=True)",
         "self.done = True",
         (
             "access/test_handshake.py::test_a_server_that_does_not_know_the_password_is_found_before_anything_is_sent_to_it",
@@ -91,14 +93,78 @@ MUTATIONS = [
     Mutation(
         "the server compares the client's proof",
         HANDSHAKE,
-        "if not hmac.compare_digest(message, self._prove(_CLIENT_LABEL)):",
-        "if False:",
+        'if not hmac.compare_digest(message, expected):\n            self._fail(AuthenticationError(f"a {self.role}',
+        'if False:\n            self._fail(AuthenticationError(f"a {self.role}',
         ("access/test_handshake.py::test_a_wrong_password_is_told_apart_from_a_lost_connection",),
+    ),
+    Mutation(
+        "the server compares the proof of a lender",
+        HANDSHAKE,
+        "if not hmac.compare_digest(message, expected):\n            error =",
+        "if False:\n            error =",
+        ("access/test_handshake.py::test_a_wrong_worker_password_is_told_apart_from_a_lost_connection",),
+    ),
+    Mutation(
+        "a role is verified with its own key",
+        HANDSHAKE,
+        'act = self._on_lender_proof if self.role == "lender" else self._on_client_proof',
+        "act = self._on_lender_proof",
+        (
+            "access/test_handshake.py::test_who_has_the_worker_password_only_is_neither_a_driver_nor_a_worker_with_the_main_one",
+        ),
+    ),
+    Mutation(
+        "a lender checks the signature of the server",
+        "access/worker_key.py",
+        "except InvalidSignature:\n            return False",
+        "except InvalidSignature:\n            return True",
+        (
+            "access/test_handshake.py::test_a_thief_of_a_worker_password_who_plays_the_server_is_refused_by_a_lender",
+        ),
+    ),
+    Mutation(
+        "a worker password is no main password",
+        "access/password.py",
+        "    if is_worker_password(password):",
+        "    if False:",
+        ("access/test_worker_password.py::test_a_worker_password_is_never_taken_for_a_main_one",),
+    ),
+    Mutation(
+        "a lender never listens",
+        "engine/net/election.py",
+        "if not may_serve or isinstance(key, WorkerKey):",
+        "if not may_serve:",
+        ("engine/net/test_election.py::test_who_has_a_worker_password_only_is_never_elected",),
+    ),
+    Mutation(
+        "a lender sends no user messages",
+        PEERS,
+        'if message["type"] == "tell":',
+        "if False:",
+        (
+            "trust/test_lenders.py::test_a_lender_who_does_anything_else_loses_its_link_and_learns_nothing[tell drivers]",
+        ),
+    ),
+    Mutation(
+        "a lender offers no functions",
+        PEERS,
+        'if message.get("offers"):',
+        "if False:",
+        ("trust/test_lenders.py::test_a_lender_cannot_begin_as_a_driver_or_offer_functions",),
+        waits=True,
+    ),
+    Mutation(
+        "a link may do what its peer has proved",
+        "engine/server/role.py",
+        '"lender": LenderPeer}',
+        '"lender": DriverPeer}',
+        ("trust/test_lenders.py::test_a_lender_cannot_begin_as_a_driver_or_offer_functions",),
+        waits=True,
     ),
     Mutation(
         "strangers are told by their first bytes",
         HANDSHAKE,
-        "return self._size == PROOF_BYTES or MAGIC.startswith(self._buffer[: len(MAGIC)])",
+        "return self._awaits_proof or MAGIC.startswith(self._buffer[: len(MAGIC)])",
         "return True",
         ("access/test_handshake.py::test_strangers_are_known_by_their_first_bytes",),
     ),

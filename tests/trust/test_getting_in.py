@@ -103,13 +103,13 @@ def impostor():
         (connect_plain, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "does not speak TLS 1.3: HTTP_REQUEST"),
         (connect_plain, b"SSH-2.0-OpenSSH_9.6\r\n", "does not speak TLS 1.3"),
         (connect_plain, b"challenge:6d6d6765\n", "does not speak TLS 1.3"),
-        (connect_plain, b"MMGEVENT\1\1" + bytes(32), "does not speak TLS 1.3"),
+        (connect_plain, b"MMGEVENT\2\1" + bytes(32), "does not speak TLS 1.3"),
         (connect_tls, b"GET / HTTP/1.1\r\n\r\n", "this is HTTP"),
         (connect_tls, b"SSH-2.0-OpenSSH_9.6\r\n", "this is SSH"),
         (connect_tls, b"challenge:6d6d6765\n", "it begins with b'challeng'"),
         (connect_tls, b"\x16\x03\x01\x02\x00\x01", "this is TLS within TLS"),
-        (connect_tls, b"MMGEVENT\1\7" + bytes(32), "the unknown role 7"),
-        (connect_tls, b"MMGEVENT\2\1" + bytes(32), "version 2"),
+        (connect_tls, b"MMGEVENT\2\7" + bytes(32), "the unknown role 7"),
+        (connect_tls, b"MMGEVENT\3\1" + bytes(32), "version 3"),
     ],
     ids=lambda value: value.decode("latin-1")[:12] if isinstance(value, bytes) else None,
 )
@@ -121,7 +121,7 @@ def test_a_stranger_is_sent_away_and_told_nothing_but_our_version(house, connect
         answer = read_to_end(sock)
     assert reason in house.said_of(name)
     if connect is connect_tls:
-        assert answer[:9] in (b"", b"MMGEVENT\1")
+        assert answer[:9] in (b"", b"MMGEVENT\2")
         assert len(answer) <= SERVER_HELLO_BYTES
     else:
         assert len(answer) < 100  # at most a record of TLS that says why
@@ -404,7 +404,7 @@ def say_a_challenge(sock):
 
 def say_hello_and_zeros(sock):
     sock.recv(4096)
-    sock.sendall(b"MMGEVENT\1" + bytes(32) + bytes(PROOF_BYTES))
+    sock.sendall(b"MMGEVENT\2" + bytes(32) + bytes(PROOF_BYTES))
     read_to_end(sock)
 
 
@@ -445,7 +445,7 @@ def test_an_impostor_hears_a_hello_and_a_proof_and_nothing_of_the_job(
         assert reason in ended.stderr
     assert len(heard) == 2
     for said in heard:
-        assert said[:9] == b"MMGEVENT\1"
+        assert said[:9] == b"MMGEVENT\2"
         assert len(said) in (CLIENT_HELLO_BYTES, BEFORE_THE_PROOF)
 
 

@@ -1,6 +1,7 @@
 """Guessing passwords is slow, and slows down nobody else."""
 
 import contextlib
+import hashlib
 import os
 import ssl
 import subprocess
@@ -11,7 +12,14 @@ import time
 import pytest
 
 from mmgevent.access.guesses import FREE_GUESSES, MAX_ADDRESSES, MAX_WAIT_S, PAUSE_S, Guesses
-from mmgevent.access.handshake import REFUSAL, SERVER_HELLO_BYTES, derive_key
+from mmgevent.access.handshake import (
+    LENDER_REFUSAL,
+    REFUSAL,
+    SERVER_HELLO_BYTES,
+    LenderHandshake,
+    derive_key,
+)
+from mmgevent.access.worker_key import server_key
 from mmgevent.errors import ConnectError
 from tests.integration.commands import ROOT
 from tests.trust.strangers import (
@@ -39,10 +47,13 @@ def house(tmp_path):
 WRONG_KEY = derive_key("a guess")
 
 
-def guess(address, source="127.0.0.1"):
-    """Try a password; return what the server answers, after its hello."""
+def guess(address, source="127.0.0.1", lends=False):
+    """Try a password, main or worker; return what the server answers, after its hello."""
     with contextlib.suppress(ConnectionError, ssl.SSLError), connect_tls(address, source=source) as sock:
         machine = client_machine(sock, WRONG_KEY)
+        if lends:
+            digest = hashlib.sha256(sock.getpeercert(True)).digest()
+            machine = LenderHandshake(server_key(WRONG_KEY).worker_key, digest)
         sock.sendall(machine.start())
         sock.sendall(machine.feed(receive(sock, SERVER_HELLO_BYTES)))
         return read_to_end(sock)
@@ -50,9 +61,11 @@ def guess(address, source="127.0.0.1"):
 
 
 def test_guesses_are_free_at_first_and_then_twice_a_second(house):
+    """Of main passwords and of worker passwords together."""
     began = time.monotonic()
-    for _ in range(FREE_GUESSES + 4):
-        assert guess(house.address) == REFUSAL
+    for n in range(FREE_GUESSES + 4):
+        lends = n % 2 == 1
+        assert guess(house.address, lends=lends) == (LENDER_REFUSAL if lends else REFUSAL)
     assert time.monotonic() - began >= 4 * PAUSE_S * 0.99
 
 

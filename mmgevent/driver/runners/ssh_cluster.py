@@ -1,7 +1,8 @@
 """A cluster whose workers are started over `ssh`: `--on ssh://h1,h2`.
 
 The server is in the engine of this process and listens on this machine only. Its password is made
-for this cluster, so nothing of the user's travels.
+for this cluster, so nothing of the user's travels. The hosts get the worker password of it, with
+which nobody can submit jobs.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class SshCluster(LocalCluster):
         self._has_own = procs > 0
         self._on_failure = on_failure
         self._password = secrets.token_hex(PASSWORD_BYTES)
-        self._order = {"password": self._password, "procs": remote_procs, "verbose": min(verbose, 1)}
+        self._order = {"procs": remote_procs, "verbose": min(verbose, 1)}
         self._guard = threading.Lock()  # guards the three below
         self._workers: list[SshWorker] = []
         self._failures: dict[SshHost, str] = {}
@@ -81,11 +82,14 @@ class SshCluster(LocalCluster):
         start_thread(self._starter)
 
     def _start_workers(self) -> None:
+        from mmgevent.access.worker_password import make_worker_password
+
         try:
             address = self.address
         except MmgeventError:
             return  # whoever submits a job gets this error
         assert address is not None
+        order = {**self._order, "password": make_worker_password(self._password)}
         for host in self._hosts:
             with self._guard:
                 if self._is_ending:
@@ -95,7 +99,7 @@ class SshCluster(LocalCluster):
                         host,
                         self._remote_python,
                         port=address[1],
-                        order=self._order,
+                        order=order,
                         on_line=self._on_line,
                         on_end=lambda worker, reason: self._note_failure(worker.host, reason),
                     )

@@ -25,6 +25,7 @@ from gevent import socket
 
 from mmgevent.access.addresses import Address, format_address, is_loopback
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.access.worker_key import WorkerKey
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.listener import open_listener
 from mmgevent.engine.net.listening import choose_address
@@ -96,7 +97,7 @@ class _Pass(Exception):
 
 def bind_or_connect(
     addresses: Sequence[Address],
-    key: bytes,
+    key: bytes | WorkerKey,
     role: str,
     *,
     may_serve: bool,
@@ -106,7 +107,7 @@ def bind_or_connect(
     """Find a place at the first address that has one (blocks).
 
     At each address in order: connect, and finish the handshake as `role`. If nobody listens there,
-    and it is an address of this machine, listen (with `may_serve`).
+    and it is an address of this machine, listen (with `may_serve`, and never with a WorkerKey).
 
     Raises NoPlaceError when all addresses were tried. Raises AuthenticationError if all of them
     refused the password, and VersionMismatchError if the only server speaks another protocol. Then
@@ -135,7 +136,12 @@ def bind_or_connect(
 
 
 def _try_address(
-    address: Address, key: bytes, role: str, may_serve: bool, timeout: float, certificates: Certificates
+    address: Address,
+    key: bytes | WorkerKey,
+    role: str,
+    may_serve: bool,
+    timeout: float,
+    certificates: Certificates,
 ) -> Joined | Elected:
     until = time.monotonic() + CONTEST_S
     while True:
@@ -145,7 +151,7 @@ def _try_address(
                 return Joined(tls.connect(found, key, role, timeout, certificates), address)
             except ConnectError as error:
                 _judge(error)
-                if not may_serve:
+                if not may_serve or isinstance(key, WorkerKey):
                     raise _Pass(str(error), False) from error
                 return Elected(_listen(found, address), address)
         except _Retry as again:
@@ -206,7 +212,7 @@ def find_reach(place: Elected) -> str | None:
 
 def is_reached(
     address: Address,
-    key: bytes,
+    key: bytes | WorkerKey,
     digest: bytes,
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,
@@ -225,7 +231,7 @@ def is_reached(
 
 def find_server(
     addresses: Sequence[Address],
-    key: bytes,
+    key: bytes | WorkerKey,
     digest: bytes,
     timeout: float,
     certificates: Certificates = NO_CERTIFICATES,

@@ -23,6 +23,7 @@ from gevent.event import Event
 from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.guesses import Guesses
+from mmgevent.access.worker_key import server_key
 from mmgevent.engine.net import listening, tls
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.net.tls import HANDSHAKE_S
@@ -81,6 +82,7 @@ class Listener:
         self._on_lost = on_lost
         #: `digest`: SHA-256 of the certificate of this server
         self._context, self.digest = tls.server_context(certificates)
+        server_key(key)  # imports what lenders need; the same reason as below
         dill_version()  # every hello needs it, and later there may be no descriptor to read it
         #: greenlet of a connection in the handshake -> when it entered, oldest first
         self._proving: OrderedDict[gevent.Greenlet, float] = OrderedDict()

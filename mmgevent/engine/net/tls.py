@@ -27,7 +27,8 @@ from gevent import socket, ssl
 
 from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.access.handshake import ClientHandshake, ServerHandshake
+from mmgevent.access.handshake import ClientHandshake, LenderHandshake, ServerHandshake
+from mmgevent.access.worker_key import WorkerKey, main_key
 from mmgevent.engine.net.tls_socket import TLSSocket
 from mmgevent.errors import (
     AuthenticationError,
@@ -130,8 +131,8 @@ def accept(
 ) -> tuple[Any, str, bytes]:
     """Make a proved connection of an accepted gevent socket. Return (TLS socket, role, leftover).
 
-    `context` and `digest` are from `server_context`, `key` from `derive_key`. The role is "worker"
-    or "driver", the leftover what was read beyond the handshake. `before_proof()` is called when
+    `context` and `digest` are from `server_context`, `key` from `derive_key`. The role is "worker",
+    "driver" or "lender", the leftover what was read beyond the handshake. `before_proof()` is called when
     the client's proof has arrived and was not checked yet; it may block.
 
     On any error the socket is closed. Raises ProtocolError for a stranger, AuthenticationError for
@@ -163,14 +164,15 @@ def accept(
 
 def connect(
     address: tuple[str, int],
-    key: bytes,
+    key: bytes | WorkerKey,
     role: str,
     timeout: float = HANDSHAKE_S,
     certificates: Certificates = NO_CERTIFICATES,
 ) -> Any:
     """Connect to a server, and prove the password to one another. Return the TLS socket.
 
-    `role` is "worker" or "driver". All errors name the address:
+    `role` is "worker" or "driver". With a WorkerKey it is "worker", and the server
+    accepts nothing but work from it. All errors name the address:
 
     - ConnectError, from the OSError if there is one (ConnectionRefusedError: nobody listens). There
       is none if the server accepts but does not answer.
@@ -178,7 +180,11 @@ def connect(
     - AuthenticationError: the server has another password, or one side refused the other's
       certificate.
     - VersionMismatchError: the server speaks another version of the protocol.
+
+    PasswordError: a driver has a WorkerKey.
     """
+    if role != "worker":
+        key = main_key(key)
     where = format_address(address)
     context = _context_of(certificates)
     sock = None
@@ -237,14 +243,14 @@ def _connect_plain(address: tuple[str, int], where: str) -> Any:
     return sock
 
 
-def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: Any) -> Any:
+def _prove_as_client(held: _Held, where: str, key: bytes | WorkerKey, role: str, context: Any) -> Any:
     stranger = f"something answers at {where} but it is not an mmgevent server"
     try:
         tls = _wrap(held, context, server_side=False)
         if tls.selected_alpn_protocol() != ALPN:
             raise NotAServerError(f"{stranger}: it speaks TLS, for something else")
         digest = peer_digest(tls)
-        machine = ClientHandshake(key, digest, role)
+        machine = _client_machine(key, digest, role)
         _converse(tls, machine, machine.start())
         return tls
     except LOST as error:
@@ -267,6 +273,12 @@ def _prove_as_client(held: _Held, where: str, key: bytes, role: str, context: An
         if where in str(error):
             raise
         raise type(error)(f"{where}: {error}") from error.__cause__
+
+
+def _client_machine(key: bytes | WorkerKey, digest: bytes, role: str) -> ClientHandshake:
+    if isinstance(key, WorkerKey):
+        return LenderHandshake(key, digest)
+    return ClientHandshake(key, digest, role)
 
 
 def _converse(

@@ -36,6 +36,8 @@ MAX_LISTED_WORKERS = 1000
 #: Time for a refusal to reach the peer before its link closes, seconds.
 REFUSAL_S = 2.0
 
+_WORKER_PASSWORD_ONLY = "the worker password only"
+
 
 class Peer:
     """One link of the server, from its hello to its end."""
@@ -197,6 +199,24 @@ class WorkerPeer(Peer):
             attempt.has_noticed_once = True
             once = shorten(once, MAX_NOTICE_BYTES)
         attempt.job.send("notice", text=shorten(message["text"], MAX_NOTICE_BYTES), once=once)
+
+
+class LenderPeer(WorkerPeer):
+    """A worker that has proved the worker password only.
+
+    It runs tasks. It may not send what reaches drivers otherwise: user messages, and offers of
+    functions, by which it would choose the jobs that it gets.
+    """
+
+    def _on_hello(self, message: dict[str, Any]) -> None:
+        if message.get("offers"):
+            raise ProtocolError(f"a worker with {_WORKER_PASSWORD_ONLY} offers no functions")
+        super()._on_hello(message)
+
+    def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
+        if message["type"] == "tell":
+            raise ProtocolError(f"a worker with {_WORKER_PASSWORD_ONLY} sends no user messages")
+        super()._on_message(frame, message)
 
 
 def _item_of(attempt: HostedAttempt, message: dict[str, Any]) -> int | None:

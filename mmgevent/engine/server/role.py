@@ -22,7 +22,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.engine.server.conductor import Conductor
 from mmgevent.engine.server.jobs import Jobs
-from mmgevent.engine.server.peers import DriverPeer, Peer, WorkerPeer
+from mmgevent.engine.server.peers import DriverPeer, LenderPeer, Peer, WorkerPeer
 from mmgevent.wire.messages import control
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ GOODBYE_S = 1.0
 
 #: Time between two progress messages of a job, seconds. People read no faster.
 PROGRESS_S = 0.25
+
+#: What a link may do, by the role that its peer has proved.
+PEER_CLASSES: dict[str, type[Peer]] = {"worker": WorkerPeer, "driver": DriverPeer, "lender": LenderPeer}
 
 
 def open_server(*, memory_bytes: int, spill_folder: str | None) -> ServerRole:
@@ -61,13 +64,12 @@ class ServerRole:
     def attach(
         self, link: Link, role: str, *, is_local: bool = False, when_closed: Callable[[], None] | None = None
     ) -> None:
-        """Serve a link whose peer proved the password; `role` is "worker" or "driver".
+        """Serve a link whose peer proved a password; `role` is one of PEER_CLASSES.
 
         `is_local`: the peer is a role of this engine or the engine's own driver, so it has our
         version and gets the driver's context.  `when_closed` is called after the link closed.
         """
-        peer_class = WorkerPeer if role == "worker" else DriverPeer
-        peer = peer_class(self.conductor, link, is_local)
+        peer = PEER_CLASSES[role](self.conductor, link, is_local)
         self._peers.add(peer)
 
         def on_close(reason: str) -> None:

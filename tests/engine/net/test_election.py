@@ -23,6 +23,7 @@ import pytest
 from gevent import socket
 
 from mmgevent.access.handshake import derive_key
+from mmgevent.access.worker_key import server_key
 from mmgevent.engine import membership, watchdog
 from mmgevent.engine.membership import Membership, Settings
 from mmgevent.engine.net import election, tls
@@ -30,7 +31,13 @@ from mmgevent.engine.net.election import Elected, Joined, NoPlaceError, bind_or_
 from mmgevent.engine.net.listener import Listener, open_listener
 from mmgevent.engine.server.role import ServerRole
 from mmgevent.engine.worker.forker import Forkers
-from mmgevent.errors import AuthenticationError, ConnectError, ListenError, VersionMismatchError
+from mmgevent.errors import (
+    AuthenticationError,
+    ConnectError,
+    ListenError,
+    PasswordError,
+    VersionMismatchError,
+)
 from mmgevent.wire.messages import control
 from tests.new_objects import only_new_objects
 from tests.ports import free_port, reserved_port
@@ -129,6 +136,20 @@ def held(address, *, reuse=False, listens=False):
 
 def test_where_nobody_is_one_is_elected(here):
     assert_elected(take_place(here), here)
+
+
+def test_who_has_a_worker_password_only_is_never_elected(here):
+    worker_key = server_key(KEY).worker_key
+    with pytest.raises(NoPlaceError, match="refused") as nobody:
+        take_place(here, key=worker_key)
+    assert not nobody.value.is_occupied
+    with listening(here) as came:
+        place = take_place(here, key=worker_key)
+        assert isinstance(place, Joined)
+        place.sock.close()
+        wait_until(lambda: [role for _, role in came] == ["lender"])
+        with pytest.raises(PasswordError, match="takes the main password"):
+            take_place(here, key=worker_key, role="driver")
 
 
 def test_where_a_server_is_one_joins_it_in_the_role_one_wants(here):

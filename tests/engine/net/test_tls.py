@@ -178,14 +178,14 @@ def test_a_man_in_the_middle_with_his_own_certificate_is_refused(listener, conte
 
 
 def test_a_server_of_another_version_is_named(listener, context):
-    def be_version_2(sock):
+    def be_version_3(sock):
         wrapped = context[0].wrap_socket(sock, server_side=True)
         wrapped.recv(CLIENT_HELLO_BYTES)
-        wrapped.sendall(b"MMGEVENT\x02" + bytes(32))
+        wrapped.sendall(b"MMGEVENT\x03" + bytes(32))
         wrapped.close()
 
-    later = answer(listener, be_version_2)
-    with pytest.raises(VersionMismatchError, match="the server speaks version 2"):
+    later = answer(listener, be_version_3)
+    with pytest.raises(VersionMismatchError, match="the server speaks version 3"):
         tls.connect(listener.getsockname(), KEY, "worker")
     later.get()
 
@@ -193,8 +193,8 @@ def test_a_server_of_another_version_is_named(listener, context):
 def test_a_client_of_another_version_learns_ours(listener, context):
     server = serve(listener, context)
     client = tls.client_context().wrap_socket(socket.create_connection(listener.getsockname()))
-    client.sendall(b"MMGEVENT\x02\x01" + bytes(32))
-    assert client.recv(100)[:9] == b"MMGEVENT\x01"
+    client.sendall(b"MMGEVENT\x03\x01" + bytes(32))
+    assert client.recv(100)[:9] == b"MMGEVENT\x02"
     assert client.recv(1) == b""
     client.close()
     assert isinstance(server.get(), VersionMismatchError)
@@ -213,8 +213,8 @@ def is_reset(sock):
 @pytest.mark.parametrize(
     ("hello", "said", "error"),
     [
-        (b"MMGEVENT\x02\x01" + bytes(32), [], VersionMismatchError),
-        (b"MMGEVENT\x01\x01" + bytes(32), [bytes(32)], AuthenticationError),
+        (b"MMGEVENT\x03\x01" + bytes(32), [], VersionMismatchError),
+        (b"MMGEVENT\x02\x01" + bytes(32), [bytes(32)], AuthenticationError),
     ],
     ids=["version", "password"],
 )
@@ -256,16 +256,16 @@ def test_what_a_server_says_before_it_is_lost_is_heard_though_nothing_can_be_sai
             assert is_gone.wait(10.0)
             return super().start()
 
-    def be_version_2_and_crash(sock):
+    def be_version_3_and_crash(sock):
         wrapped = context[0].wrap_socket(sock, server_side=True)
-        wrapped.sendall(b"MMGEVENT\x02" + bytes(32))
+        wrapped.sendall(b"MMGEVENT\x03" + bytes(32))
         wrapped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wrapped.close()
         is_gone.set()
 
     monkeypatch.setattr(tls, "ClientHandshake", LateHandshake)
-    later = answer(listener, be_version_2_and_crash)
-    with pytest.raises(VersionMismatchError, match="the server speaks version 2"):
+    later = answer(listener, be_version_3_and_crash)
+    with pytest.raises(VersionMismatchError, match="the server speaks version 3"):
         tls.connect(listener.getsockname(), KEY, "worker")
     later.get()
 
@@ -441,16 +441,16 @@ def test_a_plain_blocking_client_of_another_implementation_gets_in(listener, con
         settings.set_alpn_protocols(["mmgevent/1"])
         with settings.wrap_socket(plain_socket.create_connection(address)) as sock:
             certificate = hashlib.sha256(sock.getpeercert(True)).digest()
-            said = b"MMGEVENT\x01\x01" + os.urandom(32)
+            said = b"MMGEVENT\x02\x01" + os.urandom(32)
             sock.sendall(said)
             said += sock.recv(41)
             proof = hmac.digest(
-                KEY, b"mmgevent/1 client" + hashlib.sha256(said).digest() + certificate, "sha256"
+                KEY, b"mmgevent/2 client" + hashlib.sha256(said).digest() + certificate, "sha256"
             )
             sock.sendall(proof)
             said += proof
             expected = hmac.digest(
-                KEY, b"mmgevent/1 server" + hashlib.sha256(said).digest() + certificate, "sha256"
+                KEY, b"mmgevent/2 server" + hashlib.sha256(said).digest() + certificate, "sha256"
             )
             result.append(sock.recv(32) == expected)
 
