@@ -199,6 +199,7 @@ def _make_mapfn(
         import traceback
 
         args, kwargs = with_code[number] if packed is None else pickle.loads(packed)
+        outcome: tuple[Any, BaseException | None]
         try:
             outcome = fn(*args, **kwargs), None
         except Exception as error:

@@ -115,7 +115,8 @@ def run_member(addresses: list[Address], settings: WorkerSettings, verbose: int 
     template = start_template()
     from mmgevent.access.handshake import client_key
     from mmgevent.engine.departure import Departure
-    from mmgevent.engine.membership import Membership, Settings
+    from mmgevent.engine.member_settings import Settings
+    from mmgevent.engine.membership import Membership
     from mmgevent.engine.net.threads import start_thread_pool
     from mmgevent.engine.worker.forker import Forkers
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +21,21 @@ import gevent
 from gevent.event import Event
 
 from mmgevent.access.addresses import Address, format_address
-from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.access.worker_key import WorkerKey, main_key
+from mmgevent.access.worker_key import main_key
 from mmgevent.engine.greenlets import Greenlets
+from mmgevent.engine.member_settings import Settings
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
-from mmgevent.engine.worker.limits import NO_LIMITS, ExecutorLimits
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
     from mmgevent.engine.server.role import ServerRole
-    from mmgevent.engine.worker.forker import Forkers
-    from mmgevent.engine.worker.offering import Offering
-    from mmgevent.wire.frames import Frame
 
 log = logging.getLogger(__name__)
 
@@ -65,27 +60,6 @@ MOVE_S = 10.0
 AGAIN_S = 1.0
 
 OnChange = Callable[["Membership"], None]
-
-
-@dataclass
-class Settings:
-    """Settings of a member. They do not change."""
-
-    addresses: Sequence[Address]
-    key: bytes | WorkerKey  #: from `client_key`; with a WorkerKey it is never the server
-    procs: int  #: slots of its worker; 0 for none
-    forkers: Forkers
-    memory_bytes: int  #: limit on segments in memory, while it is the server
-    scratch: str  #: folder for spill files and executors
-    timeout: float = 10.0  #: seconds to connect to one address
-    may_serve: bool = True
-    once: bool = False  #: stay in one place only; fail if there is none
-    offers: Sequence[str] = field(default_factory=list)
-    offering: Offering | None = None  #: runs the offered functions for the worker
-    on_tell: Callable[[Frame], None] | None = None  #: takes user messages for this worker
-    name: str | None = None  #: what people see of its worker; None for "host/pid"
-    limits: ExecutorLimits = NO_LIMITS  #: of its executors, whatever their job is
-    certificates: Certificates = NO_CERTIFICATES  #: to show, and to require, as client and server
 
 
 class Membership:

@@ -140,10 +140,14 @@ def test_the_objects_of_kubernetes_have_the_fields_of_their_kinds_and_fit_togeth
 
 def test_the_containers_of_kubernetes_start_our_commands_with_a_secret_and_time_to_drain():
     page = (ROOT / "docs" / "clusters.md").read_text("utf-8")
-    secret, key = re.search(r"create secret generic (\S+) --from-literal=(\w+)=", page).groups()
+    secret = re.search(r"create secret generic (\S+) ", page)[1]
+    keys = re.findall(r"--from-literal=([\w-]+)=", page)
+    passwords = {"mmg-server": ("MMG_PASSWORD", keys[0]), "mmg-worker": ("MMG_WORKER_PASSWORD", keys[1])}
     for document, container in containers():
         variables = {entry["name"]: entry["valueFrom"] for entry in container["env"]}
-        assert variables["MMG_PASSWORD"] == {"secretKeyRef": {"name": secret, "key": key}}
+        name, key = passwords[container["command"][0]]
+        assert variables[name] == {"secretKeyRef": {"name": secret, "key": key}}
+        assert sum("PASSWORD" in name for name in variables) == 1
         text = json.dumps(container["command"] + container["args"])
         assert set(re.findall(r"\$\((\w+)\)", text)) <= variables.keys()
         words = json.loads(re.sub(r"\$\(\w+\)", "x", text))
