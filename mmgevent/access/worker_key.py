@@ -31,6 +31,9 @@ SIGNATURE_BYTES = 64
 #: Bytes of the text's checksum. One damaged text in 2**32 would pass, and then be refused.
 CHECKSUM_BYTES = 4
 
+#: The alphabet for URLs to the usual one. A text in the usual one is no worker password, either.
+_PLAIN_BASE64 = str.maketrans("-_", "+/")
+
 _SECRET_LABEL = b"mmgevent/2 worker secret"
 _SEED_LABEL = b"mmgevent/2 worker signing key"
 _ONLY_LENDS = "a worker password can only lend workers; everything else takes the main password"
@@ -71,7 +74,8 @@ class WorkerKey(NamedTuple):
                 f"the worker password is not of version {TEXT_VERSION}: install the same mmgevent on both sides"
             )
         try:
-            data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+            padded = encoded.translate(_PLAIN_BASE64) + "=" * (-len(encoded) % 4)
+            data = base64.b64decode(padded, validate=True)
         except ValueError:
             data = b""
         key = cls(data[:SECRET_BYTES], data[SECRET_BYTES : SECRET_BYTES + PUBLIC_BYTES])

@@ -60,6 +60,13 @@ def test_a_lost_or_changed_character_is_noticed(at):
         assert WORKER[18:30] not in str(caught.value)
 
 
+def test_a_worker_password_in_the_other_alphabet_of_base64_is_none():
+    text = WorkerKey(b"\xff" * 32, b"\xff" * 32).encode()
+    assert "_" in text
+    with pytest.raises(PasswordError, match="damaged"):
+        WorkerKey.decode(text.replace("_", "/"))
+
+
 @pytest.mark.parametrize("tail", ["\n", "=", "é", " ", "A", "AAAA", "\0"])
 def test_more_than_a_worker_password_is_none(tail):
     with pytest.raises(PasswordError, match="damaged"):

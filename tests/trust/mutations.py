@@ -141,25 +141,21 @@ MUTATIONS = [
         PEERS,
         'if message["type"] == "tell":',
         "if False:",
-        (
-            "trust/test_lenders.py::test_a_lender_who_does_anything_else_loses_its_link_and_learns_nothing[tell drivers]",
-        ),
+        ("engine/server/test_server.py::test_a_lender_sends_no_user_messages",),
     ),
     Mutation(
         "a lender offers no functions",
         PEERS,
         'if message.get("offers"):',
         "if False:",
-        ("trust/test_lenders.py::test_a_lender_cannot_begin_as_a_driver_or_offer_functions",),
-        waits=True,
+        ("engine/server/test_server.py::test_a_lender_works_and_offers_no_functions",),
     ),
     Mutation(
         "a link may do what its peer has proved",
         "engine/server/role.py",
         '"lender": LenderPeer}',
         '"lender": DriverPeer}',
-        ("trust/test_lenders.py::test_a_lender_cannot_begin_as_a_driver_or_offer_functions",),
-        waits=True,
+        ("engine/server/test_server.py::test_a_lender_is_no_driver_whatever_its_hello_says",),
     ),
     Mutation(
         "strangers are told by their first bytes",

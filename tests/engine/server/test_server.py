@@ -663,3 +663,45 @@ def test_no_event_of_the_scheduler_is_found_by_its_name(package):
         and node.func.id in ("getattr", "setattr", "attrgetter", "methodcaller")
     ]
     assert found == []
+
+
+def lend(server, role, **fields):
+    """Return the played worker of a link whose peer has proved this role."""
+    worker = Peer(server, role, hello=False, is_local=False)
+    versions = {"protocol": PROTOCOL, "python": PYTHON_VERSION, "dill": dill_version(), "version": "1"}
+    worker.say("hello", role="worker", host="h", pid=1, **versions, **{"slots": 1, **fields})
+    return worker
+
+
+def test_a_lender_works_and_offers_no_functions(server):
+    assert lend(server, "worker", offers=["f"]).heard("hello")
+    assert lend(server, "lender").heard("hello")
+    lender = lend(server, "lender", offers=["f"])
+    assert lender.closed
+    assert len(server.conductor.workers) == 2
+
+
+def test_a_lender_sends_no_user_messages(server):
+    driver = Peer(server, "driver")
+    driver.say("watch")
+    lend(server, "worker").say("tell", data="eA==")
+    lender = lend(server, "lender")
+    lender.say("tell", data="eQ==")
+    assert lender.closed
+    assert [message["data"] for _, message in driver.heard("tell")] == ["eA=="]
+
+
+def test_a_lender_is_no_driver_whatever_its_hello_says(server):
+    lender = Peer(server, "lender", hello=False)
+    lender.say(
+        "hello",
+        role="driver",
+        protocol=PROTOCOL,
+        python=PYTHON_VERSION,
+        dill="x",
+        version="1",
+        host="h",
+        pid=1,
+    )
+    assert lender.closed
+    assert not lender.heard("hello")
