@@ -120,8 +120,9 @@ COMMAND = Command(
         ("mmg-worker --lifetime 3500 --idle-timeout 300 bighost", "in a batch job of an hour"),
     ),
     notes=(
-        "exit codes: 0 the server said goodbye (--once), --lifetime or --idle-timeout; 2 usage; 4 password\n"
-        "or certificate refused; 5 versions do not match; 70 a fault of mmgevent's own; 129, 130, 143 signals."
+        "exit codes: 0 the server said goodbye (--once), or the end of --lifetime or --idle-timeout;\n"
+        "2 usage; 4 password or certificate refused; 5 versions do not match; 70 a fault of mmgevent's\n"
+        "own; 129, 130, 143 signals."
     ),
 )
 
