@@ -43,8 +43,8 @@ def connect(
     of another kind of WHERE, ConnectError if nobody answers, AuthenticationError and
     VersionMismatchError.
     """
-    options = {"password": password, "certificates": certificates, "procs": procs}
-    of_executor = {"folder": folder, "slots": slots}
+    options: dict[str, Any] = {"password": password, "certificates": certificates, "procs": procs}
+    of_executor: dict[str, Any] = {"folder": folder, "slots": slots}
     if not isinstance(where, (str, tuple)):
         return _connect_client(where, options, of_executor)
     _refuse(of_executor, "an Executor", str(where))

@@ -96,8 +96,8 @@ PLACES = {
     "loky": (loky, "loky"),
 }
 
-#: Places whose tests are among the long ones: what they add to `threads` is little.
-LONG_PLACES = ("processes", "loky")
+#: Places whose tests are among the long ones: the rest of `make test` runs our own engine.
+LONG_PLACES = ("local", "server", "processes", "loky")
 
 
 def parameters() -> list[Any]:

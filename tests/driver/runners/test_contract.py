@@ -5,6 +5,7 @@ import decimal
 import enum
 import os
 import signal
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -197,6 +198,7 @@ def test_an_exception_in_reduce_names_the_key(cluster):
 
 def deadly(key, value):
     if value == 13:
+        sys.stdout.write("goodbye from 13\n")
         os.kill(os.getpid(), signal.SIGKILL)
     yield value % 3, value
 
@@ -293,7 +295,6 @@ def test_a_setup_that_fails_ends_the_job(executors):
 
 def test_user_code_finds_a_main_of_its_own_and_the_hash_seed_of_all(executors):
     def look(key, value):
-        import sys
 
         yield "main", sys.modules["__main__"].__name__
         yield "seed", hash("mmgevent")
