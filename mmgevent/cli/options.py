@@ -13,9 +13,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from mmgevent.errors import OptionError, UsageError
 
-#: Most digits of a whole number: enough for every counter of 64 bits.
-MAX_DIGITS = 18
-
 
 class Option(NamedTuple):
     """One row of a command's table."""
@@ -147,17 +144,9 @@ def help_text(command: Command) -> str:
 
 def whole_number(text: str) -> int:
     """Convert the value of an option that counts something."""
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
-        raise UsageError(f"expected a whole number, 0 or more, of at most {MAX_DIGITS} digits")
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError("expected a whole number, 0 or more")
     return int(text)
-
-
-def positive_number(text: str) -> int:
-    """Convert the value of an option that counts something, at least one."""
-    number = whole_number(text)
-    if not number:
-        raise UsageError("expected a whole number, 1 or more")
-    return number
 
 
 def seconds(text: str) -> float:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster
+from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
-from mmgevent.cli.options import Arguments, Command, Option, parse, positive_number, refuse, seconds
+from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import (

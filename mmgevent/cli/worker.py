@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmgevent.access.addresses import parse_addresses
 from mmgevent.cli import shared
+from mmgevent.cli.counts import niceness, positive_number
 from mmgevent.cli.exits import leave, run_command
 from mmgevent.cli.options import (
     Arguments,
@@ -15,11 +16,9 @@ from mmgevent.cli.options import (
     Option,
     memory_size,
     parse,
-    positive_number,
     refuse,
     refuse_late_options,
     seconds,
-    whole_number,
 )
 from mmgevent.errors import UsageError
 from mmgevent.machine.resources import count_default_executors
@@ -28,16 +27,6 @@ if TYPE_CHECKING:
     from mmgevent.engine.stay import WorkerSettings
 
 NAME = "mmg-worker"
-
-#: Largest niceness: the lowest priority.
-MAX_NICE = 19
-
-
-def _niceness(text: str) -> int:
-    number = whole_number(text)
-    if number > MAX_NICE:
-        raise UsageError(f"expected a whole number from 0 to {MAX_NICE}")
-    return number
 
 
 def _name(text: str) -> str:
@@ -99,7 +88,7 @@ COMMAND = Command(
             'memory of each executor, such as "2GiB"; the lower of this and the job\'s memory_limit counts',
             _executor_memory,
         ),
-        Option(("--nice",), "N", "run executors at a lower priority, 0 to 19", _niceness),
+        Option(("--nice",), "N", "run executors at a lower priority, 0 to 19", niceness),
         Option(("--name",), "NAME", "name in logs and messages (default: HOST/PID)", _name),
         shared.PORT,
         shared.PASSWORD,

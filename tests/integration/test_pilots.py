@@ -170,7 +170,7 @@ def test_executors_are_replaced_run_at_low_priority_and_within_memory(commands):
         (("--max-items", "0"), "1 or more"),
         (("--max-items", "9" * 5000), "at most 18 digits"),
         (("--nice", "20"), "0 to 19"),
-        (("--nice", "-1"), "whole number"),
+        (("--nice", "-1"), "0 to 19"),
         (("--memory-limit", "1MiB"), "16MiB"),
         (("--name", ""), "ASCII"),
         (("--name", "a\x1b[31mb"), "ASCII"),
