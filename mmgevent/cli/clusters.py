@@ -26,6 +26,10 @@ def open_cluster(command: str, arguments: Arguments) -> BaseCluster:
     if arguments.elect is not None:
         return _elect(command, arguments, arguments.elect, port)
     where = Where("local") if arguments.on is None else parse_where(arguments.on)
+    if arguments.remote_python is not None and where != ("engine", "ssh"):
+        refuse(command, "--remote-python is for --on ssh://HOST,...")
+    if where == ("engine", "ssh"):
+        return _open_ssh(command, arguments, arguments.on)
     if where.kind == "engine":
         return _open_elsewhere(command, arguments, where)
     if where.kind == "join":
@@ -38,6 +42,36 @@ def open_cluster(command: str, arguments: Arguments) -> BaseCluster:
 def is_inline(arguments: Arguments) -> bool:
     """Return whether the job runs in this process. Raises UsageError for a WHERE that is none."""
     return bool(arguments.inline) or (arguments.on is not None and parse_where(arguments.on).kind == "inline")
+
+
+def can_grow(arguments: Arguments) -> bool:
+    """Return whether workers may join the cluster that the options name."""
+    if arguments.on is not None:
+        where = parse_where(arguments.on)
+        return where.kind in ("join", "elect") or where == ("engine", "ssh")
+    return any(option is not None for option in (arguments.listen, arguments.join, arguments.elect))
+
+
+def _open_ssh(command: str, arguments: Arguments, where: str) -> BaseCluster:
+    """Start workers over ssh; say on stderr what fails on which host."""
+    for name in ("password", "password_file", "tls_cert", "tls_key", "tls_ca"):
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            refuse(command, f"{option} has no use with --on ssh://, which makes a password for each run")
+    if arguments.procs == 0:
+        refuse(command, "--procs 0 would do no work on the hosts; give 1 or more, or leave it out")
+    from mmgevent.access.ssh_hosts import parse_ssh_hosts
+    from mmgevent.cli.exits import say
+    from mmgevent.driver.runners.ssh_cluster import SshCluster
+
+    return SshCluster(
+        parse_ssh_hosts(where.strip()),
+        remote_python=arguments.remote_python,
+        remote_procs=arguments.procs or 0,
+        segment_memory=arguments.memory,
+        verbose=arguments.verbose,
+        on_failure=None if arguments.quiet else lambda text: say(command, text),
+    )
 
 
 def _open_elsewhere(command: str, arguments: Arguments, where: Where) -> BaseCluster:

@@ -73,6 +73,10 @@ def _open_other(found: Where, where: str, verbose: int) -> BaseCluster:
         from mmgevent.driver.local_cluster import LocalCluster
 
         return LocalCluster(int(found.rest) if found.rest else None, verbose=verbose)
+    if found.rest == "ssh":
+        from mmgevent.driver.runners.ssh_cluster import open_ssh
+
+        return open_ssh(where, verbose)
     return open_engine(found.rest, where)
 
 

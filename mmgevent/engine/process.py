@@ -198,7 +198,8 @@ class Engine:
 
     def _make_member(self, addresses: list[Address]) -> Membership:
         from mmgevent.access.handshake import derive_key
-        from mmgevent.engine.membership import Membership, Settings
+        from mmgevent.engine.member_settings import Settings
+        from mmgevent.engine.membership import Membership
 
         configuration = self._configuration
         settings = Settings(

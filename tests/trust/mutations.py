@@ -84,6 +84,28 @@ MUTATIONS = [
         "",
         ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
     ),
+    # what others choose
+    Mutation(
+        "the name of a peer is safe for terminals",
+        "wire/hello.py",
+        r're.sub(r"[^\w ./:@+-]", "?", name, flags=re.ASCII)[:MAX_NAME_CHARS]',
+        "name[:MAX_NAME_CHARS]",
+        ("wire/test_hello.py::test_the_name_of_a_peer_is_short_and_safe_for_terminals",),
+    ),
+    Mutation(
+        "a host of ssh:// is nothing that a shell reads otherwise",
+        "access/ssh_hosts.py",
+        "is_host = bool(_WORD.fullmatch(host)) and",
+        "is_host = bool(host) and",
+        ("access/test_ssh_hosts.py::test_what_a_shell_or_ssh_could_read_otherwise_is_no_host",),
+    ),
+    Mutation(
+        "an interpreter on other hosts is nothing that a shell changes",
+        "access/ssh_hosts.py",
+        "if not _PYTHON.fullmatch(text):",
+        "if not text:",
+        ("access/test_ssh_hosts.py::test_an_interpreter_is_a_name_or_a_path",),
+    ),
     # getting in
     Mutation(
         "a proof names the side that gives it",

@@ -141,6 +141,9 @@ class Listener:
         try:
             with gevent.Timeout(HANDSHAKE_S, late):
                 socket.wait_read(sock.fileno())
+                if _has_left(sock):
+                    log.info("connection closed before its first byte: %s", name)  # a health check
+                    return
                 self._enter_handshake()
                 tls_sock, role, leftover = tls.accept(
                     sock,
@@ -186,3 +189,11 @@ class Listener:
                 self._left.clear()
                 self._left.wait(wait_s)
         self._proving[gevent.getcurrent()] = time.monotonic()
+
+
+def _has_left(sock: Any) -> bool:
+    """Return whether the peer of a readable socket has closed it without sending anything."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except ConnectionResetError:
+        return True

@@ -8,7 +8,6 @@ frame that comes too late, about an attempt or job that is over, is ignored.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,16 +20,13 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
+from mmgevent.wire.hello import PYTHON_VERSION, clean_name, dill_version, find_mismatch, hello
 from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.numbers import follows
 from mmgevent.wire.positions import entry_of
 
 log = get_log(__name__)
-
-#: Name of a peer, characters. Longer ones would not fit the lines of logs.
-MAX_NAME_CHARS = 100
 
 #: Workers in one `workers` message. With the longest names and reasons they fit one frame.
 MAX_LISTED_WORKERS = 1000
@@ -105,11 +101,6 @@ class Peer:
         raise NotImplementedError
 
 
-def _clean(name: str) -> str:
-    """Make a name that a peer chose safe for logs and messages."""
-    return re.sub(r"[^\w ./:@+-]", "?", name, flags=re.ASCII)[:MAX_NAME_CHARS]
-
-
 class WorkerPeer(Peer):
     """A worker: slots, and the attempts that they run."""
 
@@ -145,7 +136,7 @@ class WorkerPeer(Peer):
             raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
         self._worker.slots, self._worker.offers = slots, frozenset(offers)
         name = message.get("name") or f"{message['host']}/{message['pid']}"
-        self.link.name = _clean(name)
+        self.link.name = clean_name(name)
         self._conductor.add_worker(self._worker)
 
     def _on_data(self, frame: Frame) -> None:
@@ -282,7 +273,7 @@ class DriverPeer(Peer):
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         if not self.is_local:
-            self.link.name = _clean(f"driver {message['host']}/{message['pid']}")
+            self.link.name = clean_name(f"driver {message['host']}/{message['pid']}")
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
         handler = self._handlers.get(message["type"])

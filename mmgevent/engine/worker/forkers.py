@@ -8,6 +8,8 @@ templates.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +24,9 @@ from mmgevent.errors import EngineError
 #: the next job of its kind begins 0.15 s sooner.
 MAX_IDLE_TEMPLATES = 2
 
+#: Largest niceness, see setpriority(2).
+MAX_NICE = 19
+
 
 class Kind(NamedTuple):
     """What the executors of a template have in common."""
@@ -34,15 +39,19 @@ class Kind(NamedTuple):
 class Forkers:
     """The forkers of one engine. Each is started when it is needed, and again when it has died."""
 
-    def __init__(self, template: TemplateProcess | None = None):
-        """`template`: one without greenlets that was started already, owned from now on."""
+    def __init__(self, template: TemplateProcess | None = None, nice: int = 0):
+        """`template`: one without greenlets that was started already, owned from now on.
+
+        `nice`: added to the niceness of this process, for templates; executors inherit it.
+        """
+        self._nice = nice
         #: kind -> its forker, the longest unused first
         self._forkers: dict[Kind, Forker] = {}
         self._first = Kind(False, template.flags if template is not None else ())
         self._ending: set[gevent.Greenlet] = set()
         self._is_closed = False
         if template is not None:
-            self._forkers[self._first] = Forker(template)
+            self._forkers[self._first] = Forker(self._lower_priority(template))
 
     def get(self, greenlets: bool = False, flags: Sequence[str] = (), owner: object = None) -> Forker:
         """Return a live forker of executors with these interpreter flags, started now if need be.
@@ -59,7 +68,7 @@ class Forkers:
         forker = self._forkers.get(kind)
         if forker is None or not forker.is_alive:
             self._end_idle()
-            forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
+            forker = Forker(self._lower_priority(start_template(greenlets=greenlets, flags=kind.flags)))
         self._forkers.pop(kind, None)
         self._forkers[kind] = forker  # last, since it was used last
         return forker
@@ -71,6 +80,13 @@ class Forkers:
             _, forker = self._forkers.popitem()
             forker.close()
         gevent.joinall(list(self._ending))
+
+    def _lower_priority(self, template: TemplateProcess) -> TemplateProcess:
+        if self._nice:
+            nice = min(MAX_NICE, os.getpriority(os.PRIO_PROCESS, 0) + self._nice)
+            with contextlib.suppress(ProcessLookupError):  # it has died: the reader of its socket sees that
+                os.setpriority(os.PRIO_PROCESS, template.process.pid, nice)
+        return template
 
     def _end_idle(self) -> None:
         """End the longest unused templates without executors, to make room for one more."""

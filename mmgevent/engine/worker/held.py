@@ -145,6 +145,12 @@ class HeldAttempt:
         left = {position_of(entry) for entry in range(lo, hi)}.difference(skip) if self.is_map else set()
         return left.pop() if len(left) == 1 else None
 
+    @property
+    def entry_count(self) -> int:
+        """The number of entries of its range: items, or files of them; 0 of a reduce attempt."""
+        lo, hi, _ = self._items
+        return int(hi - lo)
+
     def take_input(self, frame: Frame) -> None:
         """Pass a frame of its input on, or keep it until the attempt is sent.
 

@@ -23,8 +23,10 @@ IDLE_EXECUTORS = 2
 class ExecutorSlot:
     """Attempts in the order of their arrival, and executors in the order of their use."""
 
-    def __init__(self, index: int):
+    def __init__(self, index: int, *, sends_ahead: bool = True):
+        """`sends_ahead`: executors may get attempts before they are free."""
         self.index = index
+        self._sends_ahead = sends_ahead
         #: attempts that were sent to an executor, oldest first
         self.sent: deque[HeldAttempt] = deque()
         #: attempts that wait behind those, oldest first
@@ -56,7 +58,7 @@ class ExecutorSlot:
         if not self.waiting:
             return None
         attempt = self.waiting[0]
-        if self.sent and not _may_follow(attempt, self.sent[-1], len(self.sent)):
+        if self.sent and not (self._sends_ahead and _may_follow(attempt, self.sent[-1], len(self.sent))):
             return None
         return attempt if attempt.job.is_complete else None
 

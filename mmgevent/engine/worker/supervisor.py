@@ -107,6 +107,8 @@ class Supervisor:
         self.broken_limit: str | None = None
         #: whether it has ever answered for an attempt
         self.has_run = False
+        #: items that it has run, whatever became of them
+        self.item_count = 0
         #: whether the user was warned of its memory
         self.has_warned = False
         #: processes of this control group that the kernel had killed for lack of memory when it

@@ -11,6 +11,7 @@ executor ends. So no method blocks, except `wait_for_running` and `end`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -54,12 +55,16 @@ class Workload:
         slot_count: int,
         *,
         scratch_dir: str | None,
+        max_items: int | None = None,
         offering: Offering | None,
         is_local: bool,
         close: Callable[[str], None],
     ):
-        """`link` leads to the server. `name` is the worker's, `close(reason)` ends it."""
-        self.slots = [ExecutorSlot(index) for index in range(slot_count)]
+        """`link` leads to the server. `name` is the worker's, `close(reason)` ends it.
+
+        `max_items`: items after which an executor is replaced; None for no limit.
+        """
+        self.slots = [ExecutorSlot(index, sends_ahead=max_items is None) for index in range(slot_count)]
         #: whether the worker leaves: nothing new begins
         self.is_leaving = False
         self.crew = Crew(
@@ -70,12 +75,20 @@ class Workload:
         self._greenlets = greenlets
         self._name = name
         self._offering = offering
+        self._max_items = max_items
+        #: when the last attempt ended, by `monotonic`; 0.0 if there was none
+        self._last_end_s = 0.0
         #: attempt number -> the attempt
         self._attempts: dict[int, HeldAttempt] = {}
         #: numbers of attempts whose recall came first, oldest first
         self._early_recalls: dict[int, None] = {}
         #: set when an attempt or an executor has ended
         self._progress = Event()
+
+    @property
+    def busy_until_s(self) -> float:
+        """When the last attempt ended, by `monotonic`: now, if there is one; 0.0 if there was none."""
+        return monotonic() if self._attempts else self._last_end_s
 
     def end(self) -> None:
         """Forget all attempts and end all executors (blocks)."""
@@ -227,6 +240,7 @@ class Workload:
     def _forget(self, attempt: HeldAttempt) -> None:
         del self._attempts[attempt.number]
         self.slots[attempt.slot].remove(attempt)
+        self._last_end_s = monotonic()
         self._progress.set()
 
     def _end_revoked(self, attempt: HeldAttempt) -> None:
@@ -292,7 +306,18 @@ class Workload:
         self._forget(attempt)
         if not attempt.is_revoked:
             self._link.send_in_lane(frame)
+        if isinstance(executor, Supervisor):
+            self._count_items(slot, executor, attempt, message)
         self._advance(slot)
+
+    def _count_items(
+        self, slot: ExecutorSlot, executor: Supervisor, attempt: HeldAttempt, message: dict[str, Any]
+    ) -> None:
+        """Count what an attempt ran. Replace an executor that has run as many items as one may."""
+        executor.item_count += message.get("items", attempt.entry_count) + message.get("skipped", 0)
+        if self._max_items is not None and executor.item_count >= self._max_items:
+            slot.forget_executor(executor)
+            executor.kill("it had run --max-items items")
 
     def _pass_notice(self, attempt: HeldAttempt, executor: Supervisor, message: dict[str, Any]) -> None:
         """Send the user a notice of an executor. Only log it if it is marked quiet."""
