@@ -318,6 +318,16 @@ def test_segments_that_do_not_decode_fail_the_job_cleanly_and_the_next_is_right(
     assert submit(place, gate).result(PATIENCE_S) == EXPECTED
 
 
+def test_no_worker_fails_in_the_name_of_another(place, gate):
+    """Its name is kept whatever else it says: a failure has a limited number of fields."""
+    failure = {**{f"field{n}": n for n in range(20)}, "worker": place.honest.name, "error": "mine"}
+    with RawWorker(place.server.address) as hostile:
+        handle = submit(place, gate, retries=0)
+        hostile.say("failed", *hostile.take()[0].lane, failure=failure, item=0)
+        error = handle.exception(PATIENCE_S)
+    assert error.worker == "raw/1"
+
+
 def test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user(place, gate, monkeypatch):
     monkeypatch.setattr(job_state, "MAX_NOTICES", 20)
     notices = []
