@@ -598,9 +598,31 @@ def package(tmp_path):
 #: Opcodes with their arguments: those of plain data, some more, and lengths that are wrong.
 PROGRAM = [
     *(b"N", b"\x88", b"K\x01", b"M\x01\x02", b"J\x01\0\0\0", b"G" + bytes(8), b"\x8a\x01\x05", b"\x8c\x01a"),
-    *(b"C\x01b", b"\x8b\x01\0\0\0\x05", b"\x8b\xff\xff\xff\xff", b"\x96\x01" + bytes(7) + b"q", b"\x8e" + b"\xff" * 8),
+    *(
+        b"C\x01b",
+        b"\x8b\x01\0\0\0\x05",
+        b"\x8b\xff\xff\xff\xff",
+        b"\x96\x01" + bytes(7) + b"q",
+        b"\x8e" + b"\xff" * 8,
+    ),
     *(b"\x94", b"\x94", b"h\0", b"h\x01", b"h\x05", b"j\x01\0\0\0", b"(", b"(", b")", b"]", b"}", b"\x8f"),
-    *(b"\x85", b"\x86", b"\x87", b"t", b"e", b"u", b"\x90", b"\x91", b"a", b"s", b"\x93", b"R", b"0", b"1", b"2"),
+    *(
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"t",
+        b"e",
+        b"u",
+        b"\x90",
+        b"\x91",
+        b"a",
+        b"s",
+        b"\x93",
+        b"R",
+        b"0",
+        b"1",
+        b"2",
+    ),
     *(b"\x80\x05", b"\x80\x06", b"\x95\x01" + bytes(7), b"\x95" + b"\xff" * 8, b"q\x01", b"c", b"I1\n", b"."),
 ]
 

@@ -617,7 +617,10 @@ EXPANDING = {
         "again and again",
     ),
     "a dtype of dtypes": (made("array", doubled_fields(5), (), "C", b""), "more fields"),
-    "a dtype that takes long to read": (made("array", "<M8[" + "1" * 60 + "s]", (), "C", b""), "impossible type"),
+    "a dtype that takes long to read": (
+        made("array", "<M8[" + "1" * 60 + "s]", (), "C", b""),
+        "impossible type",
+    ),
     "a path of megabytes": (made("path", "PurePosixPath", ("x" * 40_000,)), "too long"),
 }
 
