@@ -6,7 +6,8 @@ the direction of writing, and a megabyte of anything.  `shown` is the only funct
 what of it can be seen.  Logs apply it (`machine.logs`), and so do the errors of `errors` and all
 that commands say (`cli.exits.say`).
 
-Results are the user's own data and are written as they are.
+Results are the user's own data. Files and pipes get them as they are, and terminals get the same
+text by `harmless`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ def shown(text: object, max_lines: int = 1, max_line_chars: int = MAX_LINE_CHARS
         "\t".join(_show_line(part, max_line_chars) for part in line[: max_line_chars + 1].split("\t"))
         for line in lines
     )
+
+
+def harmless(text: str) -> str:
+    """Return a text of lines and tabs with the same characters escaped, and nothing cut."""
+    if text.replace("\t", "").replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in _BLANKS or c in "\t\n" else _escape(c) for c in text)
 
 
 def _show_line(text: str, max_chars: int) -> str:

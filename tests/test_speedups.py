@@ -595,6 +595,61 @@ def package(tmp_path):
     return tmp_path
 
 
+#: Opcodes with their arguments: those of plain data, some more, and lengths that are wrong.
+PROGRAM = [
+    *(b"N", b"\x88", b"K\x01", b"M\x01\x02", b"J\x01\0\0\0", b"G" + bytes(8), b"\x8a\x01\x05", b"\x8c\x01a"),
+    *(
+        b"C\x01b",
+        b"\x8b\x01\0\0\0\x05",
+        b"\x8b\xff\xff\xff\xff",
+        b"\x96\x01" + bytes(7) + b"q",
+        b"\x8e" + b"\xff" * 8,
+    ),
+    *(b"\x94", b"\x94", b"h\0", b"h\x01", b"h\x05", b"j\x01\0\0\0", b"(", b"(", b")", b"]", b"}", b"\x8f"),
+    *(
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"t",
+        b"e",
+        b"u",
+        b"\x90",
+        b"\x91",
+        b"a",
+        b"s",
+        b"\x93",
+        b"R",
+        b"0",
+        b"1",
+        b"2",
+    ),
+    *(b"\x80\x05", b"\x80\x06", b"\x95\x01" + bytes(7), b"\x95" + b"\xff" * 8, b"q\x01", b"c", b"I1\n", b"."),
+]
+
+
+@needs_native
+def test_both_check_pickles_alike():
+    """Programs are kept alive: an opcode that is refused is replaced by another, mostly."""
+    draw = random.Random(7)
+    made = 0
+    for _ in range(1500):
+        program = b""
+        for _ in range(draw.randint(1, 20)):
+            for opcode in draw.sample(PROGRAM, 8):
+                answers = []
+                for twin in (native, _fallback):
+                    try:
+                        answers.append(twin.check_pickle(program + opcode, 6, 30))
+                    except ValueError as error:
+                        answers.append(str(error))
+                assert answers[0] == answers[1], program + opcode
+                made += type(answers[0]) is int
+                if type(answers[0]) is int or "cut short" in answers[0]:
+                    break
+            program += opcode
+    assert made > 30
+
+
 def test_without_the_c_core_the_fallback_serves_unless_it_is_required(package):
     assert run_python(NATIVE_SCRIPT, package).stdout.split()[0] == "False"
     required = run_python(NATIVE_SCRIPT, package, MMGEVENT_REQUIRE_NATIVE="1")

@@ -350,7 +350,7 @@ static PyMethodDef module_methods[] = {
     {"merge_fold", WITH_KEYWORDS(core_merge_fold),
      "merge_fold(table, keys, values, op)\n\nSee _fallback.merge_fold."},
     {"check_pickle", (PyCFunction)(void (*)(void)) core_check_pickle, METH_FASTCALL,
-     "check_pickle(data, max_depth)\n\nSee _opcodes.check_pickle."},
+     "check_pickle(data, max_depth, max_weight)\n\nSee _opcodes.check_pickle."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,18 +8,25 @@
 #include <Python.h>
 #include <stdint.h>
 
-#define OPCODE_KIND_SHIFT 24
-#define OPCODE_DEPTH ((UINT32_C(1) << OPCODE_KIND_SHIFT) - 1)
-#define OPCODE_LIST (UINT32_C(1) << OPCODE_KIND_SHIFT)
-#define OPCODE_DICT (UINT32_C(2) << OPCODE_KIND_SHIFT)
-#define OPCODE_SET (UINT32_C(3) << OPCODE_KIND_SHIFT)
-#define OPCODE_GLOBAL (UINT32_C(4) << OPCODE_KIND_SHIFT)
-#define OPCODE_MARK (UINT32_C(5) << OPCODE_KIND_SHIFT)
+/* A number that stands for an object; see _opcodes.py. */
+#define OPCODE_KIND_SHIFT 60
+#define OPCODE_DEPTH_SHIFT 40
+#define OPCODE_MAX_DEPTH ((UINT64_C(1) << 20) - 1)
+#define OPCODE_WEIGHT ((UINT64_C(1) << OPCODE_DEPTH_SHIFT) - 1)
+#define OPCODE_BELOW_KIND ((UINT64_C(1) << OPCODE_KIND_SHIFT) - 1)
+#define OPCODE_ONE_DEEP (UINT64_C(1) << OPCODE_DEPTH_SHIFT)
+#define OPCODE_LEAF UINT64_C(1)
+#define OPCODE_EMPTY (OPCODE_ONE_DEEP + 1)
+#define OPCODE_LIST (UINT64_C(1) << OPCODE_KIND_SHIFT)
+#define OPCODE_DICT (UINT64_C(2) << OPCODE_KIND_SHIFT)
+#define OPCODE_SET (UINT64_C(3) << OPCODE_KIND_SHIFT)
+#define OPCODE_GLOBAL (UINT64_C(4) << OPCODE_KIND_SHIFT)
+#define OPCODE_MARK (UINT64_C(5) << OPCODE_KIND_SHIFT)
 #define OPCODE_MAX_PROTOCOL 5
 
 /* Numbers that stand for objects. */
 typedef struct {
-    uint32_t *items; /* owned */
+    uint64_t *items; /* owned */
     size_t size;
     size_t room;
 } Pile;
@@ -31,9 +38,13 @@ typedef struct {
     size_t at;    /* of the next byte */
     size_t start; /* of the opcode */
     unsigned op;
-    uint32_t max_depth;
+    uint64_t max_depth;
+    uint64_t max_weight;
+    uint64_t hashed; /* weight of all keys and elements of sets */
+    uint64_t odd;    /* weight of every other object that was removed: of a dict's items, the keys */
     Pile stack;
     Pile memo;
+    Pile containers; /* depth and weight of each list, dict and set */
 } Machine;
 
 /* misuse -- raise ValueError for the current opcode; -1. */
@@ -46,11 +57,11 @@ misuse(const Machine *m)
 }
 
 static int
-pile_push(Pile *pile, uint32_t item)
+pile_push(Pile *pile, uint64_t item)
 {
     if (pile->size == pile->room) {
         const size_t room = pile->room == 0 ? 64 : 2 * pile->room;
-        uint32_t *items = PyMem_Realloc(pile->items, room * sizeof *items); /* owned */
+        uint64_t *items = PyMem_Realloc(pile->items, room * sizeof *items); /* owned */
         if (items == NULL) {
             PyErr_NoMemory();
             return -1;
@@ -99,77 +110,140 @@ push_leaf(Machine *m, size_t size, int is_length)
     if (argument(m, size, &number) < 0 || (is_length && skip(m, number) < 0)) {
         return -1;
     }
-    return pile_push(&m->stack, 0);
+    return pile_push(&m->stack, OPCODE_LEAF);
 }
 
-/* pop_many -- remove objects and set *depth to the largest depth among them. */
-static int
-pop_many(Machine *m, int count, uint32_t *depth)
+/* join -- the larger depth of two, and both weights together. */
+static uint64_t
+join(uint64_t one, uint64_t other)
 {
-    *depth = 0;
+    const uint64_t weight = (one & OPCODE_WEIGHT) + (other & OPCODE_WEIGHT);
+    const uint64_t depth = one >> OPCODE_DEPTH_SHIFT > other >> OPCODE_DEPTH_SHIFT ? one : other;
+
+    return (depth & ~OPCODE_WEIGHT) | (weight > OPCODE_WEIGHT ? OPCODE_WEIGHT : weight);
+}
+
+/* look -- depth and weight of an object.  A list is never hashed, so it weighs 1. */
+static uint64_t
+look(const Machine *m, uint64_t item)
+{
+    const uint64_t kind = item & ~OPCODE_BELOW_KIND;
+
+    if (kind == 0) {
+        return item;
+    }
+    item = m->containers.items[item & OPCODE_BELOW_KIND];
+    return kind == OPCODE_LIST ? (item & ~OPCODE_WEIGHT) | 1 : item;
+}
+
+/* pop_many -- remove objects; *parts is the largest depth among them, and their weight together. */
+static int
+pop_many(Machine *m, int count, uint64_t *parts)
+{
+    *parts = m->odd = 0;
     for (int i = 0; i < count; i++) {
+        uint64_t part = 0;
         if (m->stack.size == 0 || m->stack.items[m->stack.size - 1] >= OPCODE_GLOBAL) {
             return misuse(m);
         }
-        const uint32_t inner = m->stack.items[--m->stack.size] & OPCODE_DEPTH;
-        *depth = inner > *depth ? inner : *depth;
+        part = look(m, m->stack.items[--m->stack.size]);
+        *parts = join(*parts, part);
+        m->odd = i % 2 ? join(m->odd, part & OPCODE_WEIGHT) : m->odd;
     }
     return 0;
 }
 
 /* pop_to_mark -- remove all objects above the last mark, and the mark. */
 static int
-pop_to_mark(Machine *m, uint32_t *depth)
+pop_to_mark(Machine *m, uint64_t *parts)
 {
-    *depth = 0;
-    for (;;) {
+    *parts = m->odd = 0;
+    for (size_t i = 0;; i++) {
+        uint64_t part = 0;
         if (m->stack.size == 0 || m->stack.items[m->stack.size - 1] == OPCODE_GLOBAL) {
             return misuse(m);
         }
-        const uint32_t top = m->stack.items[--m->stack.size];
-        if (top == OPCODE_MARK) {
+        part = m->stack.items[--m->stack.size];
+        if (part == OPCODE_MARK) {
             return 0;
         }
-        *depth = (top & OPCODE_DEPTH) > *depth ? (top & OPCODE_DEPTH) : *depth;
+        part = look(m, part);
+        *parts = join(*parts, part);
+        m->odd = i % 2 ? join(m->odd, part & OPCODE_WEIGHT) : m->odd;
     }
 }
 
-/* nest -- turn the depth of parts into that of the object around them. */
 static int
-nest(const Machine *m, uint32_t *depth)
+check_depth(const Machine *m, uint64_t parts)
 {
-    if (*depth >= m->max_depth) {
+    if (parts >> OPCODE_DEPTH_SHIFT >= m->max_depth) {
         PyErr_Format(
             PyExc_ValueError, "objects are nested more than %u deep at byte %zu", (unsigned)m->max_depth,
             m->start);
         return -1;
     }
-    *depth += 1;
     return 0;
 }
 
-/* add -- put objects of this depth into the container on top, which must be of this kind. */
 static int
-add(Machine *m, uint32_t kind, uint32_t inner)
+weigh(const Machine *m, uint64_t weight)
 {
-    uint32_t *top = NULL;
-
-    if (m->stack.size == 0
-        || m->stack.items[m->stack.size - 1] >> OPCODE_KIND_SHIFT != kind >> OPCODE_KIND_SHIFT) {
-        return misuse(m);
-    }
-    top = &m->stack.items[m->stack.size - 1];
-    if (nest(m, &inner) < 0) {
+    if (weight > m->max_weight) {
+        PyErr_Format(PyExc_ValueError, "keys would take too long to hash at byte %zu", m->start);
         return -1;
     }
-    *top = kind | (inner > (*top & OPCODE_DEPTH) ? inner : *top & OPCODE_DEPTH);
     return 0;
 }
 
+/* hash_weight -- count objects that are hashed when the pickle is read. */
 static int
-push_nested(Machine *m, uint32_t inner)
+hash_weight(Machine *m, uint64_t weight)
 {
-    return nest(m, &inner) < 0 ? -1 : pile_push(&m->stack, inner);
+    m->hashed += weight;
+    return weigh(m, m->hashed);
+}
+
+/* add -- put objects into the container on top, which must be of this kind. */
+static int
+add(Machine *m, uint64_t kind, uint64_t parts)
+{
+    uint64_t *known = NULL;
+
+    if (m->stack.size == 0 || (m->stack.items[m->stack.size - 1] & ~OPCODE_BELOW_KIND) != kind) {
+        return misuse(m);
+    }
+    if (check_depth(m, parts) < 0
+        || (kind != OPCODE_LIST && hash_weight(m, kind == OPCODE_DICT ? m->odd : parts & OPCODE_WEIGHT) < 0)) {
+        return -1;
+    }
+    known = &m->containers.items[m->stack.items[m->stack.size - 1] & OPCODE_BELOW_KIND];
+    *known = join(*known, parts + OPCODE_ONE_DEEP);
+    return 0;
+}
+
+/* push_nested -- push an object around others. */
+static int
+push_nested(Machine *m, uint64_t parts)
+{
+    if (check_depth(m, parts) < 0 || weigh(m, parts & OPCODE_WEIGHT) < 0) {
+        return -1;
+    }
+    return pile_push(&m->stack, join(parts + OPCODE_ONE_DEEP, 1));
+}
+
+static int
+push_frozenset(Machine *m, uint64_t parts)
+{
+    if (push_nested(m, parts) < 0) {
+        return -1;
+    }
+    return hash_weight(m, m->stack.items[m->stack.size - 1] & OPCODE_WEIGHT);
+}
+
+static int
+push_container(Machine *m, uint64_t kind)
+{
+    return pile_push(&m->stack, kind | m->containers.size) < 0 ? -1 : pile_push(&m->containers, OPCODE_EMPTY);
 }
 
 /* get -- push an object of the memo again. */
@@ -196,49 +270,50 @@ memoize(Machine *m)
 static int
 reduce(Machine *m)
 {
-    uint32_t inner = 0;
+    uint64_t parts = 0;
 
-    if (pop_many(m, 1, &inner) < 0) {
+    if (pop_many(m, 1, &parts) < 0) {
         return -1;
     }
     if (m->stack.size == 0 || m->stack.items[--m->stack.size] != OPCODE_GLOBAL) {
         return misuse(m);
     }
-    return push_nested(m, inner);
+    return push_nested(m, parts);
 }
 
 /* build -- carry out an opcode that pops objects; 1 if it is none of them. */
 static int
 build(Machine *m)
 {
-    uint32_t inner = 0;
+    uint64_t parts = 0;
 
     switch (m->op) {
     case 0x85: /* TUPLE1 to TUPLE3 */
     case 0x86:
     case 0x87:
-        return pop_many(m, (int)m->op - 0x84, &inner) < 0 ? -1 : push_nested(m, inner);
+        return pop_many(m, (int)m->op - 0x84, &parts) < 0 ? -1 : push_nested(m, parts);
     case 't':
+        return pop_to_mark(m, &parts) < 0 ? -1 : push_nested(m, parts);
     case 0x91: /* FROZENSET */
-        return pop_to_mark(m, &inner) < 0 ? -1 : push_nested(m, inner);
+        return pop_to_mark(m, &parts) < 0 ? -1 : push_frozenset(m, parts);
     case 'e':
-        return pop_to_mark(m, &inner) < 0 ? -1 : add(m, OPCODE_LIST, inner);
+        return pop_to_mark(m, &parts) < 0 ? -1 : add(m, OPCODE_LIST, parts);
     case 'u':
-        return pop_to_mark(m, &inner) < 0 ? -1 : add(m, OPCODE_DICT, inner);
+        return pop_to_mark(m, &parts) < 0 ? -1 : add(m, OPCODE_DICT, parts);
     case 0x90: /* ADDITEMS */
-        return pop_to_mark(m, &inner) < 0 ? -1 : add(m, OPCODE_SET, inner);
+        return pop_to_mark(m, &parts) < 0 ? -1 : add(m, OPCODE_SET, parts);
     case 'a':
-        return pop_many(m, 1, &inner) < 0 ? -1 : add(m, OPCODE_LIST, inner);
+        return pop_many(m, 1, &parts) < 0 ? -1 : add(m, OPCODE_LIST, parts);
     case 's':
-        return pop_many(m, 2, &inner) < 0 ? -1 : add(m, OPCODE_DICT, inner);
+        return pop_many(m, 2, &parts) < 0 ? -1 : add(m, OPCODE_DICT, parts);
     case 0x93: /* STACK_GLOBAL */
-        return pop_many(m, 2, &inner) < 0 ? -1 : pile_push(&m->stack, OPCODE_GLOBAL);
+        return pop_many(m, 2, &parts) < 0 ? -1 : pile_push(&m->stack, OPCODE_GLOBAL);
     case 'R':
         return reduce(m);
     case '0':
-        return pop_many(m, 1, &inner);
+        return pop_many(m, 1, &parts);
     case '1':
-        return pop_to_mark(m, &inner);
+        return pop_to_mark(m, &parts);
     default:
         return 1;
     }
@@ -254,7 +329,7 @@ push(Machine *m)
     case 'N':
     case 0x88: /* NEWTRUE, NEWFALSE */
     case 0x89:
-        return pile_push(&m->stack, 0);
+        return pile_push(&m->stack, OPCODE_LEAF);
     case 'K':
         return push_leaf(m, 1, 0);
     case 'M':
@@ -284,28 +359,32 @@ push(Machine *m)
     case '(':
         return pile_push(&m->stack, OPCODE_MARK);
     case ')':
-        return pile_push(&m->stack, 1);
+        return pile_push(&m->stack, OPCODE_EMPTY);
     case ']':
-        return pile_push(&m->stack, OPCODE_LIST | 1);
+        return push_container(m, OPCODE_LIST);
     case '}':
-        return pile_push(&m->stack, OPCODE_DICT | 1);
+        return push_container(m, OPCODE_DICT);
     case 0x8f: /* EMPTY_SET */
-        return pile_push(&m->stack, OPCODE_SET | 1);
+        return push_container(m, OPCODE_SET);
     case 0x80: /* PROTO */
         if (argument(m, 1, &number) < 0) {
             return -1;
         }
         return number > OPCODE_MAX_PROTOCOL ? misuse(m) : 0;
     case 0x95: /* FRAME */
-        return argument(m, 8, &number);
+        if (argument(m, 8, &number) < 0) {
+            return -1;
+        }
+        return number > m->length - m->at ? misuse(m) : 0;
     default:
         return 1;
     }
 }
 
-/* play -- carry out all opcodes; -1 with ValueError for one that plain data does not have. */
+/* play -- carry out all opcodes; -1 with ValueError for one that plain data does not have.  *made is
+ * the weight of the object that they make. */
 static int
-play(Machine *m)
+play(Machine *m, uint64_t *made)
 {
     for (;;) {
         uint64_t op = 0;
@@ -317,11 +396,18 @@ play(Machine *m)
         }
         m->op = (unsigned)op;
         if (op == '.') {
-            uint32_t depth = 0;
-            if (pop_many(m, 1, &depth) < 0) {
+            const uint64_t top = m->stack.size == 0 ? OPCODE_MARK : m->stack.items[m->stack.size - 1];
+            if (pop_many(m, 1, made) < 0) {
                 return -1;
             }
-            return m->stack.size != 0 || m->at != m->length ? misuse(m) : 0;
+            if (m->stack.size != 0 || m->at != m->length) {
+                return misuse(m);
+            }
+            if ((top & ~OPCODE_BELOW_KIND) == OPCODE_LIST) {
+                *made = m->containers.items[top & OPCODE_BELOW_KIND];
+            }
+            *made &= OPCODE_WEIGHT;
+            return 0;
         }
         result = push(m);
         if (result > 0) {
@@ -337,26 +423,34 @@ play(Machine *m)
     }
 }
 
-/* check_pickle -- check_pickle(data, max_depth); see _opcodes.check_pickle.  It runs no user code. */
+/* check_pickle -- check_pickle(data, max_depth, max_weight); see _opcodes.check_pickle.  It runs no
+ * user code. */
 static PyObject *
 core_check_pickle(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     Py_buffer view = {0};
     Machine machine = {0};
-    long max_depth = 0;
+    long long max_depth = 0;
+    long long max_weight = 0;
+    uint64_t made = 0;
     int result = -1;
 
     (void)module;
-    if (count != 2) {
-        PyErr_Format(PyExc_TypeError, "check_pickle() takes 2 arguments, got %zd", count);
+    if (count != 3) {
+        PyErr_Format(PyExc_TypeError, "check_pickle() takes 3 arguments, got %zd", count);
         return NULL;
     }
-    max_depth = PyLong_AsLong(args[1]);
+    max_depth = PyLong_AsLongLong(args[1]);
     if (max_depth == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (max_depth < 0 || (unsigned long)max_depth >= OPCODE_DEPTH) {
-        PyErr_Format(PyExc_ValueError, "max_depth is out of range: %ld", max_depth);
+    max_weight = PyLong_AsLongLong(args[2]);
+    if (max_weight == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (max_depth < 0 || (uint64_t)max_depth >= OPCODE_MAX_DEPTH || max_weight < 0
+        || (uint64_t)max_weight >= OPCODE_WEIGHT) {
+        PyErr_Format(PyExc_ValueError, "a limit is out of range: %lld or %lld", max_depth, max_weight);
         return NULL;
     }
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) {
@@ -364,12 +458,14 @@ core_check_pickle(PyObject *module, PyObject *const *args, Py_ssize_t count)
     }
     machine.data = view.buf;
     machine.length = (size_t)view.len;
-    machine.max_depth = (uint32_t)max_depth;
-    result = play(&machine);
+    machine.max_depth = (uint64_t)max_depth;
+    machine.max_weight = (uint64_t)max_weight;
+    result = play(&machine, &made);
     PyMem_Free(machine.stack.items);
     PyMem_Free(machine.memo.items);
+    PyMem_Free(machine.containers.items);
     PyBuffer_Release(&view);
-    return result < 0 ? NULL : Py_NewRef(Py_None);
+    return result < 0 ? NULL : PyLong_FromUnsignedLongLong(made);
 }
 
 #endif

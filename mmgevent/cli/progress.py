@@ -133,6 +133,7 @@ class LineReporter(Reporter):
                 self._line.console.print(
                     f"{self._command}: {shown(text, MAX_LINES)}",
                     markup=False,
+                    emoji=False,
                     highlight=False,
                     soft_wrap=True,
                 )

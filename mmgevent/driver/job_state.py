@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 log = get_log(__name__)
 
+#: Notices of others that a job shows: some pages of a terminal. A worker that returns every attempt,
+#: with a notice, or leaves and joins again, could cause thousands a second.
+MAX_NOTICES = 1000
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -84,6 +88,7 @@ class JobState:
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._noticed: set[str] = set()
+        self._notices_of_others = 0
         self._named = 0  # items set aside that were named in a notice
 
     def cancel(self) -> None:
@@ -108,16 +113,28 @@ class JobState:
         """Call the user's callbacks no more: one of them may not return."""
         self._on_progress, self._on_notice = None, log.debug
 
-    def notice(self, text: str, once: str | None = None) -> None:
-        """Show a text to the user; of several texts with the same `once`, only the first."""
-        if once is not None and once in self._noticed:
-            return
-        if once is not None and len(self._noticed) < MAX_REMEMBERED:
-            self._noticed.add(once)
+    def notice(self, text: str) -> None:
+        """Show a text to the user."""
         if self._on_notice is None:
             log.warning("%s: %s", self.name, text)
         else:
             self._on_notice(text)
+
+    def notice_of_others(self, text: str, once: str | None = None) -> None:
+        """Show a text of the server or a worker, unless there were MAX_NOTICES.
+
+        Of several texts with the same `once`, only the first is shown.
+        """
+        if once is not None and once in self._noticed:
+            return
+        self._notices_of_others += 1
+        if self._notices_of_others > MAX_NOTICES:
+            if self._notices_of_others == MAX_NOTICES + 1:
+                self.notice(f"there were {MAX_NOTICES:,} notices of workers; the next ones are not shown")
+            return
+        if once is not None:
+            self._noticed.add(once)
+        self.notice(text)
 
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
@@ -140,7 +157,7 @@ class JobState:
         self.deaths.append(death)
         text = describe_death(death)
         if text is not None:
-            self.notice(text)
+            self.notice_of_others(text)
 
     @property
     def unnamed_count(self) -> int:

@@ -357,7 +357,9 @@ class Submission:
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
         once = message.get("once")
-        self._state.notice(shown(message["text"]), once and shown(once, max_line_chars=MAX_NAME_CHARS))
+        self._state.notice_of_others(
+            shown(message["text"]), once and shown(once, max_line_chars=MAX_NAME_CHARS)
+        )
 
     def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.add_death(bound(message["failure"]))

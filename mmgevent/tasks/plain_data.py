@@ -25,13 +25,19 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent import _speedups
-from mmgevent.tasks.plain_kinds import Parts, expect, make_known, split_known
+from mmgevent.tasks.plain_kinds import Parts, count_parts, expect, make_known, split_known
 from mmgevent.tasks.plain_rules import PlainRules
 from mmgevent.tasks.unpicklable import PICKLE_PROTOCOL, NotPlainError
 
 #: Most objects within one another. Python hashes tuples of this depth with 2 MiB of stack, of the 8
 #: that a thread usually has.
 MAX_DEPTH = 10_000
+
+#: Objects that all keys and elements of sets in one pickle may be for Python's hash, which visits
+#: those again that occur again. It takes half a second for so many, deaf to Ctrl-C.
+MAX_HASHED = 64 * 1024 * 1024
+#: ... or as many for each byte, whichever is more: the larger a pickle, the more it may repeat.
+MAX_HASHED_PER_BYTE = 64
 
 #: Opcodes looked at to name what a pickle holds that is not plain.
 _MAX_NAMING_OPCODES = 100_000
@@ -81,25 +87,34 @@ def dump_plain(obj: Any, rules: PlainRules) -> bytes:
     return file.getvalue()
 
 
-def load_plain(data: Any, rules: PlainRules) -> Any:
+def load_plain(data: Any, rules: PlainRules, *, has_keys: bool = False) -> Any:
     """Return the object of a pickle that may be anybody's.
+
+    `has_keys`: it is a list of keys, which the caller will hash.
 
     Raise NotPlainError for one that holds anything but plain data, and what the job's own `__eq__`
     and `__hash__` raise.
     """
+    size = len(data)
+    max_hashed = max(MAX_HASHED, MAX_HASHED_PER_BYTE * size)
     try:
-        _speedups.check_pickle(data, MAX_DEPTH)
+        weight = _speedups.check_pickle(data, MAX_DEPTH, max_hashed)
     except ValueError as error:
         raise NotPlainError(f"{_describe_pickle(data)} ({error})") from None
-    return _PlainUnpickler(io.BytesIO(data), rules).load()
+    if has_keys and weight > max_hashed:
+        raise NotPlainError("holds keys that would take too long to hash")
+    return _PlainUnpickler(io.BytesIO(data), rules, size).load()
 
 
 class _PlainUnpickler(pickle.Unpickler):
     """Reads what was checked."""
 
-    def __init__(self, file: Any, rules: PlainRules):
+    def __init__(self, file: Any, rules: PlainRules, size: int):
         super().__init__(file)
         self._rules = rules
+        #: Parts that may still be copied into objects. A pickler writes each part of each object.
+        #: Without this limit a pickle of 200 kB could have one dict copied until memory is full.
+        self._copies = size
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) != (rebuild.__module__, rebuild.__qualname__):
@@ -110,7 +125,13 @@ class _PlainUnpickler(pickle.Unpickler):
         raise NotPlainError("holds a persistent object")
 
     def _rebuild(self, kind: Any, *parts: Any) -> Any:
-        make = _OWN_MAKERS.get(kind) if type(kind) is str else None
+        if type(kind) is not str:  # its repr() could be endless
+            raise NotPlainError(f"holds an object whose kind is a {type(kind).__name__}")
+        make = _OWN_MAKERS.get(kind)
+        if make is not _make_named:
+            self._copies -= count_parts(kind, parts)
+            if self._copies < 0:
+                raise NotPlainError("holds objects that are made of the same parts again and again")
         try:
             return make_known(kind, parts) if make is None else make(self._rules, *parts)
         except (NotPlainError, MemoryError, ImportError):  # numpy, say, is not installed here

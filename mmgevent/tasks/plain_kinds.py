@@ -7,9 +7,10 @@ its own class. Objects come back as they do from the usual pickle: equal, and of
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmgevent.tasks.unpicklable import NotPlainError
@@ -23,13 +24,23 @@ _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 #: Texts that numpy gives for types without objects, such as "<f8" and "<M8[25s]".
 _DTYPE = re.compile(r"[<>|=][?biufcSUVmM]\d+(\[\d*\w+\])?")
 
-#: Deepest array type within array types.
+#: Longest of these texts, characters.
+_MAX_DTYPE_CHARS = 50
+
+#: Deepest array type within array types, and most types within one.
 _MAX_DTYPE_DEPTH = 20
+_MAX_DTYPES = 10_000
+
+#: Longest text of a path, characters. Linux has 4,096.
+_MAX_PATH_CHARS = 32 * 1024
 
 #: Most elements of an array whose elements have no bytes: one made of nothing could be endless.
 MAX_EMPTY = 1_000_000
 
 Parts = tuple[Any, ...]
+
+_COUNTED: frozenset[type] = frozenset({dict, list, tuple, bytes, bytearray})
+_COUNTED_TEXT = _COUNTED | {str}
 
 
 def split_known(cls: type) -> Callable[[Any], Parts] | None:
@@ -47,9 +58,22 @@ def split_known(cls: type) -> Callable[[Any], Parts] | None:
     return None
 
 
-def make_known(kind: Any, parts: Parts) -> Any:
+def count_parts(kind: str, parts: Parts) -> int:
+    """Return how much of its parts an object copies or computes with: items, or bytes.
+
+    Pickled parts of this kind are never shared by two objects. So those of all objects are no more
+    than the bytes of their pickle.
+    """
+    counted = _COUNTED_TEXT if kind == "decimal" else _COUNTED
+    return sum(
+        len(part) if type(part) in counted else part.bit_length() // 8 if type(part) is int else 0
+        for part in parts
+    )
+
+
+def make_known(kind: str, parts: Parts) -> Any:
     """Make an object of the kind that comes first in what was taken apart. Raise NotPlainError."""
-    make = _MAKERS.get(kind) if type(kind) is str else None
+    make = _MAKERS.get(kind)
     if make is None:
         raise NotPlainError(f"holds an object of no known kind: {kind!r:.60}")
     return make(*parts)
@@ -104,7 +128,9 @@ def _make_path(name: Any, parts: Any) -> Any:
 
     if name not in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
         raise NotPlainError("holds a path of no known kind")
-    return getattr(pathlib, name)(*(expect(part, str) for part in expect(parts, tuple)))
+    if sum(len(expect(part, str)) for part in expect(parts, tuple)) > _MAX_PATH_CHARS:
+        raise NotPlainError("holds a path that is too long")
+    return getattr(pathlib, name)(*parts)
 
 
 # -- dates and times
@@ -231,19 +257,21 @@ def _describe_dtype(dtype: Any) -> Any:
 def _dtype(described: Any) -> Any:
     import numpy as np
 
-    _check_described(described, _MAX_DTYPE_DEPTH)
+    _check_described(described, _MAX_DTYPE_DEPTH, itertools.count(1))
     dtype = np.lib.format.descr_to_dtype(described)
     if dtype.hasobject:
         raise NotPlainError("holds a numpy array of objects")
     return dtype
 
 
-def _check_described(described: Any, depth: int) -> None:
+def _check_described(described: Any, depth: int, counter: Iterator[int]) -> None:
+    if next(counter) > _MAX_DTYPES:
+        raise NotPlainError("holds a numpy array of more fields than anybody needs")
     if type(described) is str:
-        if not _DTYPE.fullmatch(described):
+        if len(described) > _MAX_DTYPE_CHARS or not _DTYPE.fullmatch(described):
             raise NotPlainError(f"holds a numpy array of an impossible type: {described!r:.60}")
     elif type(described) is tuple and len(described) == 2 and depth:
-        _check_described(described[0], depth - 1)
+        _check_described(described[0], depth - 1, counter)
         _shape(described[1])
     elif type(described) is list and depth:
         for field in described:
@@ -251,7 +279,7 @@ def _check_described(described: Any, depth: int) -> None:
                 raise NotPlainError("holds a numpy array with an impossible field")
             for name in field[0] if type(field[0]) is tuple else (field[0],):
                 expect(name, str)
-            _check_described(field[1], depth - 1)
+            _check_described(field[1], depth - 1, counter)
             if len(field) == 3:
                 _shape(field[2])
     else:

@@ -229,12 +229,12 @@ def _plain_dumper(plain: PlainRules | None) -> Callable[[Any], object] | None:
     return lambda obj: dump_plain(obj, plain)
 
 
-def _loads(data: Any, plain: PlainRules | None) -> Any:
+def _loads(data: Any, plain: PlainRules | None, *, has_keys: bool = False) -> Any:
     if plain is None:
         return pickle.loads(data)
     from mmgevent.tasks.plain_data import load_plain
 
-    return load_plain(data, plain)
+    return load_plain(data, plain, has_keys=has_keys)
 
 
 class _Bounded(BytesIO):
@@ -368,7 +368,7 @@ def _add_ids(obj: Any, depth: int, ids: list[int]) -> None:
 
 def _unpickle_column(view: memoryview, count: int, name: str, plain: PlainRules | None) -> list[Any]:
     try:
-        column = _loads(view, plain)
+        column = _loads(view, plain, has_keys=name == "keys")
     except MemoryError:
         raise
     except Exception as error:

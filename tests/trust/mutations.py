@@ -737,12 +737,47 @@ MUTATIONS = [
     Mutation(
         "a pickle of others is checked before it is unpickled",
         "tasks/plain_data.py",
-        "        _speedups.check_pickle(data, MAX_DEPTH)\n",
-        "        pass\n",
+        "        weight = _speedups.check_pickle(data, MAX_DEPTH, max_hashed)\n",
+        "        weight = 0\n",
         (
             "tasks/test_plain_data.py::test_an_extension_of_the_process_is_no_way_round",
             "tasks/test_plain_data.py::test_bytes_of_others_make_nothing_but_plain_data",
         ),
+    ),
+    Mutation(
+        "keys that take too long to hash are refused",
+        "tasks/plain_data.py",
+        "check_pickle(data, MAX_DEPTH, max_hashed)",
+        "check_pickle(data, MAX_DEPTH, 1 << 39)",
+        ("tasks/test_plain_data.py::test_few_bytes_do_not_keep_the_reader_busy_or_fill_its_memory",),
+    ),
+    Mutation(
+        "keys of a segment that take too long to hash are refused",
+        "tasks/plain_data.py",
+        "if has_keys and weight > max_hashed:",
+        "if False:",
+        ("tasks/test_plain_data.py::test_keys_that_take_too_long_to_hash_are_refused_in_keys_only",),
+    ),
+    Mutation(
+        "no part is copied into objects again and again",
+        "tasks/plain_data.py",
+        "if self._copies < 0:",
+        "if False:",
+        ("tasks/test_plain_data.py::test_few_bytes_do_not_keep_the_reader_busy_or_fill_its_memory",),
+    ),
+    Mutation(
+        "a kind that is no text is not shown",
+        "tasks/plain_data.py",
+        "if type(kind) is not str:",
+        "if False:",
+        ("tasks/test_plain_data.py::test_few_bytes_do_not_keep_the_reader_busy_or_fill_its_memory",),
+    ),
+    Mutation(
+        "the types in an array type are counted",
+        "tasks/plain_kinds.py",
+        "if next(counter) > _MAX_DTYPES:",
+        "if False:",
+        ("tasks/test_plain_data.py::test_few_bytes_do_not_keep_the_reader_busy_or_fill_its_memory",),
     ),
     Mutation(
         "a class that takes part in pickling is not plain",
@@ -801,6 +836,32 @@ MUTATIONS = [
         'return "plain" if is_shared and of_job is None else of_job',
         "return of_job",
         ("trust/test_plain_results.py::test_the_options_of_mmg_run_decide_where_results_are_plain",),
+    ),
+    # what workers say
+    Mutation(
+        "notices of workers do not flood the user",
+        "driver/job_state.py",
+        "if self._notices_of_others > MAX_NOTICES:",
+        "if False:",
+        (
+            "trust/test_hostile_worker.py::test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user",
+        ),
+    ),
+    Mutation(
+        "a worker fails in its own name",
+        PEERS,
+        'return bound(ours | message["failure"] | ours)',
+        'return bound(message["failure"])',
+        ("trust/test_hostile_worker.py::test_no_worker_fails_in_the_name_of_another",),
+    ),
+    Mutation(
+        "results drive no terminal",
+        "job/outputs/sinks.py",
+        "_for_terminals(encode) if destination.is_terminal else encode",
+        "encode",
+        (
+            "job/outputs/test_sinks.py::TestStreams::test_results_drive_no_terminal_and_are_whole_anywhere_else",
+        ),
     ),
 ]
 

@@ -4,6 +4,7 @@ Each test lets a raw worker take tasks of a real job while the honest worker wai
 then the gate opens. What the honest worker makes of it must be what plain Python makes of it.
 """
 
+import itertools
 import struct
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent._speedups import scatter
+from mmgevent.driver import job_state
 from mmgevent.tasks.records import decode_items, encode_flush, encode_segment
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
@@ -65,7 +67,7 @@ def gate(tmp_path):
     gate.touch()  # also after a test that failed
 
 
-def submit(place, gate, phase="map", **options):
+def submit(place, gate, phase="map", on_notice=None, **options):
     """Hand in a job whose tasks of this phase wait at the gate, and so come to whoever else is there."""
     path = str(gate)
 
@@ -86,7 +88,7 @@ def submit(place, gate, phase="map", **options):
             wait_at_gate()
         return sum(values)
 
-    return place.cluster.submit(mmg.Job(ITEMS, gated_spread, gated_sum, **options))
+    return place.cluster.submit(mmg.Job(ITEMS, gated_spread, gated_sum, **options), on_notice=on_notice)
 
 
 def is_alone(place):
@@ -314,6 +316,31 @@ def test_segments_that_do_not_decode_fail_the_job_cleanly_and_the_next_is_right(
         with pytest.raises(mmg.JobError, match=r"damaged|checksum"):
             handle.result(PATIENCE_S)
     assert submit(place, gate).result(PATIENCE_S) == EXPECTED
+
+
+def test_no_worker_fails_in_the_name_of_another(place, gate):
+    """Its name is kept whatever else it says: a failure has a limited number of fields."""
+    failure = {**{f"field{n}": n for n in range(20)}, "worker": place.honest.name, "error": "mine"}
+    with RawWorker(place.server.address) as hostile:
+        handle = submit(place, gate, retries=0)
+        hostile.say("failed", *hostile.take()[0].lane, failure=failure, item=0)
+        error = handle.exception(PATIENCE_S)
+    assert error.worker == "raw/1"
+
+
+def test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user(place, gate, monkeypatch):
+    monkeypatch.setattr(job_state, "MAX_NOTICES", 20)
+    notices = []
+    with RawWorker(place.server.address, slots=4) as hostile:
+        handle = submit(place, gate, on_notice=notices.append)
+        for frame, _ in itertools.islice(hostile.messages("assign"), 100):
+            hostile.say("notice", *frame.lane, text="wait")
+            hostile.say("returned", *frame.lane)
+        hostile.leave()
+        gate.touch()
+        assert handle.result(PATIENCE_S) == EXPECTED
+    assert notices[:20] == ["wait"] * 20
+    assert notices[20:] == ["there were 20 notices of workers; the next ones are not shown"]
 
 
 def test_segments_shorter_than_a_segment_fail_the_job_cleanly(place, gate):

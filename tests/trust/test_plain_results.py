@@ -12,6 +12,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent.cli.options import parse
 from mmgevent.cli.run import COMMAND, which_results
+from mmgevent.tasks import records
 from mmgevent.tasks.records import encode_flush, encode_segment
 from tests.integration.commands import Commands
 from tests.ports import reserved_port
@@ -94,6 +95,27 @@ def test_map_output_of_a_hostile_worker_runs_nothing_in_reduce_executors(place, 
     assert not harm.exists()
     (other := gate.parent / "other").touch()
     assert submit(place, other, results="plain").result(PATIENCE_S) == EXPECTED
+
+
+def forged_segment(keys, values):
+    """Return a segment of two pickles of lists of one."""
+    header = records._HEADER.pack(b"MMGS", 1, 0, 0, 1, len(keys), len(values))
+    return header + records._CHECKSUM.pack(records._checksum(header, keys + values)) + keys + values
+
+
+@pytest.mark.parametrize("phase", ["map", "reduce"])
+def test_a_key_of_a_few_hundred_bytes_does_not_keep_anybody_busy_for_years(place, gate, phase):  # noqa: F811
+    """Each of these tuples holds the one before it twice, so hash() visits 2**60 objects."""
+    doubled = b")\x94" + b"".join((b"h" + bytes([level])) * 2 + b"\x86\x94" for level in range(60))
+    keys = b"\x80\x04]" + doubled + b"0" * 61 + b"h\x3ca."
+    with RawWorker(place.server.address) as hostile:
+        handle = submit(place, gate, phase, results="plain")
+        assign = hostile.take(phase)
+        partition = assign[1]["parts"][0][0] if phase == "reduce" else 0
+        hostile.finish(assign, encode_flush({partition: forged_segment(keys, pickle.dumps([[1]]))}))
+        hostile.leave()
+        gate.touch()
+    assert "too long to hash" in fail(handle)
 
 
 @pytest.mark.parametrize("part", ["key", "value", "failure", "shape"])

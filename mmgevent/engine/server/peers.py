@@ -165,7 +165,7 @@ class WorkerPeer(Peer):
         self._conductor.report(
             self._conductor.scheduler.attempt_failed,
             attempt.number,
-            bound(message["failure"]),
+            self._failure_of(message),
             _item_of(attempt, message),
             is_spent=message.get("spent", False),
             is_divisible=attempt.is_map and message.get("divisible", False),
@@ -177,14 +177,19 @@ class WorkerPeer(Peer):
     def _on_died(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
         self._conductor.report_death(
             attempt,
-            bound(message["failure"]),
+            self._failure_of(message),
             _item_of(attempt, message),
             is_divisible=attempt.is_map and message.get("divisible", False),
             has_ended_template=message.get("template", False),
         )
 
     def _on_unprepared(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
-        self._conductor.report_unprepared(attempt, bound(message["failure"]), message.get("died", False))
+        self._conductor.report_unprepared(attempt, self._failure_of(message), message.get("died", False))
+
+    def _failure_of(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the failure that a worker reports, in its own name and no other."""
+        ours = {"worker": self.link.name}
+        return bound(ours | message["failure"] | ours)  # first, so that it is kept
 
     def _on_returned(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
         scheduler = self._conductor.scheduler

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO, TextIO
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.destinations import Destination, Stream, open_destination
 from mmgevent.job.outputs.formats import ENCODERS, choose_format
+from mmgevent.shown_text import harmless
+
+Encoder = Callable[[Any, Any], bytes]
 
 #: Bytes collected before a write. Calls are few, and the reader of a pipe notices no delay.
 _BUFFER_BYTES = 256 * 1024
@@ -48,7 +51,17 @@ def open_sink(
     if chosen == "pickle" and destination.is_terminal:
         destination.abort()
         raise OutputError("format pickle is not for terminals; write it to a file with -o PATH")
-    return Sink(ENCODERS[chosen], destination)
+    encode = ENCODERS[chosen]
+    return Sink(_for_terminals(encode) if destination.is_terminal else encode, destination)
+
+
+def _for_terminals(encode: Encoder) -> Encoder:
+    """Return the encoder of text whose results drive no terminal: keys may be file names, say."""
+
+    def encode_harmless(key: Any, value: Any) -> bytes:
+        return harmless(encode(key, value).decode()).encode()
+
+    return encode_harmless
 
 
 def _log_warning(text: str) -> None:
@@ -64,7 +77,7 @@ class Sink:
     file. What a stream has got stays there.
     """
 
-    def __init__(self, encode: Callable[[Any, Any], bytes], destination: Destination) -> None:
+    def __init__(self, encode: Encoder, destination: Destination) -> None:
         self._encode = encode
         self._destination = destination
         self._buffer = bytearray()
