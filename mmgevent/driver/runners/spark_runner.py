@@ -15,7 +15,6 @@ partition runs nothing again.
 from __future__ import annotations
 
 import itertools
-import pickle
 import shutil
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
-from mmgevent.box.reports import Report
+from mmgevent.box.reports import decode_report
 from mmgevent.driver.batching import YOUNG_BATCH_S, Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.job_state import Progress
@@ -223,20 +222,20 @@ class SparkRunner(BoxedRunner):
         return {
             row.batch
             for row in reports
-            if row.kind == spark_tasks.MAP_REPORT and _load(row.data).needs_content
+            if row.kind == spark_tasks.MAP_REPORT and decode_report(row.data).needs_content
         }
 
     def _take_reports(self, batches: dict[int, EncodedBatch], reports: list[Row]) -> None:
         """Enter all reports into the books. Raises JobError if the job has failed."""
         mapped = sorted((row for row in reports if row.kind == spark_tasks.MAP_REPORT), key=lambda r: r.batch)
         for row in mapped:
-            self._accounts.take_map(row.batch, batches[row.batch], _load(row.data))
+            self._accounts.take_map(row.batch, batches[row.batch], decode_report(row.data))
         slots = self._workers.slots
         self._tell("map", self._accounts.items, self._accounts.total, 0, slots)
         self._accounts.end_map()
         reduced = [row for row in reports if row.kind == REDUCE_REPORT]
         for done, row in enumerate(reduced, 1):
-            self._accounts.take_reduce(_load(row.data))
+            self._accounts.take_reduce(decode_report(row.data))
             self._tell("reduce", done, len(reduced), 0, slots)
 
     def _results(self, frame: Any, size: int) -> Iterator[bytes]:
@@ -287,8 +286,3 @@ def _refuse_endless(job: Job[Any, Any]) -> None:
 
 def _fetch(frame: Any) -> list[Row]:
     return list(spark_tasks.read_rows(frame.toArrow()))
-
-
-def _load(data: bytes) -> Report:
-    report: Report = pickle.loads(data)
-    return report

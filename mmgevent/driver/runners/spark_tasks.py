@@ -10,13 +10,12 @@ at most about ROW_BYTES.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
-from mmgevent.box.reports import GuestBatch, Report
+from mmgevent.box.reports import GuestBatch, Report, encode_report
 from mmgevent.tasks.records import decode_flush
 
 #: Weight of a row, bytes. A larger segment has a row of its own.
@@ -147,7 +146,7 @@ def _map_rows(
 
 
 def _rows_of_map(number: int, report: Report, pieces: list[bytes], labels: list[int]) -> Iterator[Row]:
-    yield Row(MAP_REPORT, labels[0], number, 0, pickle.dumps(report))
+    yield Row(MAP_REPORT, labels[0], number, 0, encode_report(report))
     if report.failure is not None or report.needs_content:
         for label in labels:
             yield Row(HALT, label, number)
@@ -173,7 +172,7 @@ def _reduce_rows(job: BoxedJob, code: bytes, batches: Batches) -> Batches:
         return
     report, output = guest.reduce_group(job, code, *pieces.values())
     del pieces
-    yield from _to_batches([Row(REDUCE_REPORT, 0, len(output), 0, pickle.dumps(report))])
+    yield from _to_batches([Row(REDUCE_REPORT, 0, len(output), 0, encode_report(report))])
     yield from _to_batches(_rows_of_results(output))
 
 

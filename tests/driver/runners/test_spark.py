@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -13,8 +14,9 @@ import zlib
 import pytest
 
 import mmgevent as mmg
-from mmgevent.box.reports import Report
+from mmgevent.box.reports import Report, decode_report, encode_report
 from mmgevent.driver.runners import spark_sessions, spark_tasks
+from mmgevent.errors import ProtocolError
 from tests.driver.runners.places import PLACES
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
 
@@ -99,6 +101,31 @@ def test_a_task_that_failed_stops_all_groups():
     assert not [row for row in rows if row.kind == spark_tasks.DATA]
 
 
+def test_a_report_travels_as_plain_data():
+    """A worker of somebody else's must not be able to run code in the driver by what it reports."""
+    report = Report(
+        failure={"kind": "map", "error": "caf\xe9 \ud800", "item": 3},
+        items=5,
+        seconds=0.25,
+        rows=b"\0\n\xff",
+        killers=((2, {"error": "died"}),),
+        deaths=({"worker": "h/1"},),
+        notices=(("said", None), ("once", "key")),
+        worker="h/1",
+    )
+    assert decode_report(encode_report(report)) == report
+    assert decode_report(encode_report(Report())) == Report()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"[]\n", b"{}\n", b'{"killers": 1, "deaths": [], "notices": []}\n', pickle.dumps(Report())],
+)
+def test_what_is_no_report_is_refused(data):
+    with pytest.raises(ProtocolError, match="no report"):
+        decode_report(data)
+
+
 def test_large_pieces_are_cut_into_rows():
     piece = bytes(range(256)) * 10_000
     rows = list(spark_tasks._rows_of_map(1, Report(), [piece, b""], [3, 4]))[1:]
@@ -168,11 +195,11 @@ class TestOnSpark:
                 call()
 
     def test_workers_without_the_files_get_their_contents(self, cluster, tmp_path, monkeypatch):
-        from mmgevent.driver.runners.spark_sessions import Workers
+        from mmgevent.driver.runners.spark_sessions import SparkWorkers
 
         path = tmp_path / "input.txt"
         path.write_text("a b\nc\n")
-        monkeypatch.setattr(cluster._opened, "_workers", Workers(2, False))
+        monkeypatch.setattr(cluster._opened, "_workers", SparkWorkers(2, False))
         moved = tmp_path / "moved.txt"
         real = spark_tasks.map_task
 
