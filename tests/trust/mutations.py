@@ -653,7 +653,7 @@ MUTATIONS = [
     Mutation(
         "an assignment that a worker cannot do fails that attempt",
         "engine/worker/workload.py",
-        "fault = job.fault or self._find_fault(job, message)",
+        "fault = job.fault or job.find_fault(message, has_offering=self._offering is not None)",
         "fault = job.fault",
         ("integration/test_offering.py::test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays",),
         waits=True,
