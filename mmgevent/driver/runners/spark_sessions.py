@@ -67,7 +67,7 @@ LOCAL_SETTINGS = {
 T = TypeVar("T")
 
 
-class Workers(NamedTuple):
+class SparkWorkers(NamedTuple):
     """What is known of the workers of a session."""
 
     #: how many tasks run at the same time
@@ -88,10 +88,10 @@ class OpenSession:
             session = self._own(session)
         session.conf.set(_ROWS_SETTING, spark_tasks.ROWS_AT_A_TIME)
         self.session = session
-        self._workers: Workers | None = None
+        self._workers: SparkWorkers | None = None
         self._lock = threading.Lock()
 
-    def workers(self) -> Workers:
+    def workers(self) -> SparkWorkers:
         """Return what the workers are; they are asked once.
 
         Raises UsageError, VersionMismatchError or ConnectError if jobs cannot run there.
@@ -155,7 +155,7 @@ class OpenSession:
                 with contextlib.suppress(Exception):  # the session may be over, and the query with it
                     self.session.interruptTag(tag)
 
-    def _ask_workers(self) -> Workers:
+    def _ask_workers(self) -> SparkWorkers:
         until_s = time.monotonic() + CHECK_S
 
         def look() -> None:
@@ -176,7 +176,7 @@ class OpenSession:
             if "missing" in each:
                 raise missing_error(ENGINE)
             check_versions(each["versions"], ENGINE)
-        return Workers(len(found), all(each["is_local"] for each in found))
+        return SparkWorkers(len(found), all(each["is_local"] for each in found))
 
 
 def use_session(session: Any) -> OpenSession:

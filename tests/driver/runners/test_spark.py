@@ -99,6 +99,15 @@ def test_a_task_that_failed_stops_all_groups():
     assert not [row for row in rows if row.kind == spark_tasks.DATA]
 
 
+def test_a_report_is_the_same_after_its_way():
+    report = Report(
+        failure={"error": "x\n\udc80"}, items=3, seconds=0.5, rows=b"a\nb", killers=((4, {"key": "4"}),),
+        deaths=({"kind": "timeout"},), notices=(("text", None),), worker="host/1",
+    )  # fmt: skip
+    assert spark_tasks.decode_report(spark_tasks.encode_report(report)) == report
+    assert spark_tasks.decode_report(spark_tasks.encode_report(Report())) == Report()
+
+
 def test_large_pieces_are_cut_into_rows():
     piece = bytes(range(256)) * 10_000
     rows = list(spark_tasks._rows_of_map(1, Report(), [piece, b""], [3, 4]))[1:]
@@ -168,11 +177,11 @@ class TestOnSpark:
                 call()
 
     def test_workers_without_the_files_get_their_contents(self, cluster, tmp_path, monkeypatch):
-        from mmgevent.driver.runners.spark_sessions import Workers
+        from mmgevent.driver.runners.spark_sessions import SparkWorkers
 
         path = tmp_path / "input.txt"
         path.write_text("a b\nc\n")
-        monkeypatch.setattr(cluster._opened, "_workers", Workers(2, False))
+        monkeypatch.setattr(cluster._opened, "_workers", SparkWorkers(2, False))
         moved = tmp_path / "moved.txt"
         real = spark_tasks.map_task
 
