@@ -108,53 +108,50 @@ class _Check:
             elif op in _EMPTY:
                 stack.append(_EMPTY[op] | len(self.containers))
                 self.containers.append(_EMPTY_TUPLE)
-            elif op == ord("."):
-                made = stack[-1] if stack else _MARK
+            elif op in _TUPLES:
+                stack.append(self._nest(self._pop_many(_TUPLES[op], op, start), start))
+            elif op in _ADDING:
+                self._add(self._pop_to_mark(op, start), _ADDING[op], op, start)
+            elif op == ord("a") or op == ord("s"):
+                parts = self._pop_many(1 if op == ord("a") else 2, op, start)
+                self._add(parts, _LIST if op == ord("a") else _DICT, op, start)
+            elif op == ord("t"):
+                stack.append(self._nest(self._pop_to_mark(op, start), start))
+            elif op == 0x91:  # FROZENSET
+                stack.append(self._nest(self._pop_to_mark(op, start), start))
+                self._hash(stack[-1] & _WEIGHT, start)
+            elif op == 0x93:  # STACK_GLOBAL
+                self._pop_many(2, op, start)
+                stack.append(_GLOBAL)
+            elif op == ord("R"):
                 parts = self._pop_many(1, op, start)
-                if stack or self.at != len(data):
+                if not stack or stack.pop() != _GLOBAL:
                     raise _misuse(op, start)
-                if made >> KIND_SHIFT == _LIST >> KIND_SHIFT:
-                    parts = self.containers[made & _BELOW_KIND]
-                return parts & _WEIGHT
+                stack.append(self._nest(parts, start))
+            elif op == ord("0"):
+                self._pop_many(1, op, start)
+            elif op == ord("1"):
+                self._pop_to_mark(op, start)
+            elif op == 0x80:  # PROTO
+                if self._argument(1) > _MAX_PROTOCOL:
+                    raise _misuse(op, start)
+            elif op == 0x95:  # FRAME
+                if self._argument(8) > len(data) - self.at:
+                    raise _misuse(op, start)
+            elif op == ord("."):
+                return self._end(op, start)
             else:
-                self._build(op, start)
+                raise ValueError(f"opcode 0x{op:02x} at byte {start} is not one of plain data")
 
-    def _build(self, op: int, start: int) -> None:
-        """Run an opcode that takes objects from the stack, or takes no part in it."""
-        stack = self.stack
-        if op in _TUPLES:
-            stack.append(self._nest(self._pop_many(_TUPLES[op], op, start), start))
-        elif op in _ADDING:
-            self._add(self._pop_to_mark(op, start), _ADDING[op], op, start)
-        elif op == ord("a") or op == ord("s"):
-            parts = self._pop_many(1 if op == ord("a") else 2, op, start)
-            self._add(parts, _LIST if op == ord("a") else _DICT, op, start)
-        elif op == ord("t"):
-            stack.append(self._nest(self._pop_to_mark(op, start), start))
-        elif op == 0x91:  # FROZENSET
-            made = self._nest(self._pop_to_mark(op, start), start)
-            self._hash(made & _WEIGHT, start)
-            stack.append(made)
-        elif op == 0x93:  # STACK_GLOBAL
-            self._pop_many(2, op, start)
-            stack.append(_GLOBAL)
-        elif op == ord("R"):
-            parts = self._pop_many(1, op, start)
-            if not stack or stack.pop() != _GLOBAL:
-                raise _misuse(op, start)
-            stack.append(self._nest(parts, start))
-        elif op == ord("0"):
-            self._pop_many(1, op, start)
-        elif op == ord("1"):
-            self._pop_to_mark(op, start)
-        elif op == 0x80:  # PROTO
-            if self._argument(1) > _MAX_PROTOCOL:
-                raise _misuse(op, start)
-        elif op == 0x95:  # FRAME
-            if self._argument(8) > len(self.data) - self.at:
-                raise _misuse(op, start)
-        else:
-            raise ValueError(f"opcode 0x{op:02x} at byte {start} is not one of plain data")
+    def _end(self, op: int, start: int) -> int:
+        """Return the weight of the object that is left. That of a list is what is in it."""
+        made = self.stack[-1] if self.stack else _MARK
+        parts = self._pop_many(1, op, start)
+        if self.stack or self.at != len(self.data):
+            raise _misuse(op, start)
+        if made >> KIND_SHIFT == _LIST >> KIND_SHIFT:
+            parts = self.containers[made & _BELOW_KIND]
+        return parts & _WEIGHT
 
     def _argument(self, size: int) -> int:
         at = self.at

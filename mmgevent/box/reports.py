@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
-
-from mmgevent.errors import ProtocolError
 
 
 class GuestBatch(NamedTuple):
@@ -46,23 +43,3 @@ class Report(NamedTuple):
     notices: tuple[tuple[str, str | None], ...] = ()
     #: name of the process that did it, "host/pid"
     worker: str = ""
-
-
-def encode_report(report: Report) -> bytes:
-    """Return a report as bytes: one line of JSON, then its rows."""
-    fields = report._asdict()
-    rows = fields.pop("rows")
-    return json.dumps(fields).encode() + b"\n" + rows
-
-
-def decode_report(data: bytes) -> Report:
-    """Return the report that `encode_report` wrote. Raises ProtocolError for anything else."""
-    line, _, rows = data.partition(b"\n")
-    try:
-        fields = json.loads(line)
-        fields["killers"] = tuple((position, failure) for position, failure in fields["killers"])
-        fields["deaths"] = tuple(fields["deaths"])
-        fields["notices"] = tuple((text, once) for text, once in fields["notices"])
-        return Report(**fields, rows=rows)
-    except (ValueError, TypeError, LookupError):
-        raise ProtocolError(f"a task sent {len(data)} bytes that are no report") from None

@@ -323,6 +323,7 @@ def test_no_worker_fails_in_the_name_of_another(place, gate):
     failure = {**{f"field{n}": n for n in range(20)}, "worker": place.honest.name, "error": "mine"}
     with RawWorker(place.server.address) as hostile:
         handle = submit(place, gate, retries=0)
+        hostile.done(hostile.take(), 0)  # from now on its failures count at once
         hostile.say("failed", *hostile.take()[0].lane, failure=failure, item=0)
         error = handle.exception(PATIENCE_S)
     assert error.worker == "raw/1"
@@ -330,7 +331,7 @@ def test_no_worker_fails_in_the_name_of_another(place, gate):
 
 def test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user(place, gate, monkeypatch):
     monkeypatch.setattr(job_state, "MAX_NOTICES", 20)
-    notices = []
+    notices = []  # but for the server's own: that the worker is set aside
     with RawWorker(place.server.address, slots=4) as hostile:
         handle = submit(place, gate, on_notice=notices.append)
         for frame, _ in itertools.islice(hostile.messages("assign"), 100):
@@ -339,8 +340,10 @@ def test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_us
         hostile.leave()
         gate.touch()
         assert handle.result(PATIENCE_S) == EXPECTED
-    assert notices[:20] == ["wait"] * 20
-    assert notices[20:] == ["there were 20 notices of workers; the next ones are not shown"]
+    notices = [text for text in notices if "set aside" not in text]
+    assert 18 <= notices.count("wait") <= 20
+    assert notices[-1] == "there were 20 notices of workers; the next ones are not shown"
+    assert len(notices) == notices.count("wait") + 1
 
 
 def test_segments_shorter_than_a_segment_fail_the_job_cleanly(place, gate):

@@ -143,7 +143,7 @@ def test_a_worker_that_returns_everything_is_set_aside_told_logged_and_listed(pl
             if any("set aside" in info.name for info in place.cluster.workers()):
                 break
         assert [info.name for info in place.cluster.workers() if "it returned" in info.name]
-        assert "worker set aside for 60 s: raw/1: it returned" in place.server.said
+        assert "worker set aside for 2 s: raw/1: it returned" in place.server.said
     liar.join(PATIENCE_S)
 
 

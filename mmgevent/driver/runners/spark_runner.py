@@ -25,7 +25,6 @@ from typing import Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
-from mmgevent.box.reports import decode_report
 from mmgevent.driver.batching import YOUNG_BATCH_S, Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.job_state import Progress
@@ -33,7 +32,7 @@ from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_segments
 from mmgevent.driver.runners.spark_sessions import ENGINE, OpenSession
-from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, Row
+from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, SparkRow
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError
 from mmgevent.job.job import Job
@@ -208,7 +207,7 @@ class SparkRunner(BoxedRunner):
         code, labels = self._packed.code, spark_tasks.labels_for(boxed.groups)
         with_refs = frozenset(number for number, batch in batches.items() if batch.has_refs)
         table = spark_tasks.to_table(
-            Row(DATA, 0, number, batch.items, batch.data) for number, batch in batches.items()
+            SparkRow(DATA, 0, number, batch.items, batch.data) for number, batch in batches.items()
         )
         tasks = min(len(batches), TASKS_PER_SLOT * self._workers.slots)
         frame = self._opened.session.createDataFrame(table).repartition(tasks)
@@ -217,25 +216,25 @@ class SparkRunner(BoxedRunner):
         frame = frame.mapInArrow(spark_tasks.reduce_task(boxed, code), spark_tasks.COLUMNS)
         return frame.persist(StorageLevel.DISK_ONLY)
 
-    def _lacking(self, reports: list[Row]) -> set[int]:
+    def _lacking(self, reports: list[SparkRow]) -> set[int]:
         """Return the batches whose files the workers do not have."""
         return {
             row.batch
             for row in reports
-            if row.kind == spark_tasks.MAP_REPORT and decode_report(row.data).needs_content
+            if row.kind == spark_tasks.MAP_REPORT and spark_tasks.decode_report(row.data).needs_content
         }
 
-    def _take_reports(self, batches: dict[int, EncodedBatch], reports: list[Row]) -> None:
+    def _take_reports(self, batches: dict[int, EncodedBatch], reports: list[SparkRow]) -> None:
         """Enter all reports into the books. Raises JobError if the job has failed."""
         mapped = sorted((row for row in reports if row.kind == spark_tasks.MAP_REPORT), key=lambda r: r.batch)
         for row in mapped:
-            self._accounts.take_map(row.batch, batches[row.batch], decode_report(row.data))
+            self._accounts.take_map(row.batch, batches[row.batch], spark_tasks.decode_report(row.data))
         slots = self._workers.slots
         self._tell("map", self._accounts.items, self._accounts.total, 0, slots)
         self._accounts.end_map()
         reduced = [row for row in reports if row.kind == REDUCE_REPORT]
         for done, row in enumerate(reduced, 1):
-            self._accounts.take_reduce(decode_report(row.data))
+            self._accounts.take_reduce(spark_tasks.decode_report(row.data))
             self._tell("reduce", done, len(reduced), 0, slots)
 
     def _results(self, frame: Any, size: int) -> Iterator[bytes]:
@@ -284,5 +283,5 @@ def _refuse_endless(job: Job[Any, Any]) -> None:
         )
 
 
-def _fetch(frame: Any) -> list[Row]:
+def _fetch(frame: Any) -> list[SparkRow]:
     return list(spark_tasks.read_rows(frame.toArrow()))

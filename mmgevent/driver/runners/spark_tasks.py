@@ -10,12 +10,13 @@ at most about ROW_BYTES.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
-from mmgevent.box.reports import GuestBatch, Report, encode_report
+from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.tasks.records import decode_flush
 
 #: Weight of a row, bytes. A larger segment has a row of its own.
@@ -36,7 +37,7 @@ _HASH_SEED = 42
 Batches = Iterator[Any]
 
 
-class Row(NamedTuple):
+class SparkRow(NamedTuple):
     """A row of any data frame of a job."""
 
     kind: int
@@ -68,7 +69,7 @@ def make_probe(folder: str, boot_id: str) -> Callable[[Batches], Batches]:
     """
 
     def probe(batches: Any) -> Any:
-        import json
+        import json  # it travels alone
 
         import pyarrow
 
@@ -119,20 +120,36 @@ def reduce_task(job: BoxedJob, code: bytes) -> Any:
     return run
 
 
-def to_table(rows: Iterable[Row]) -> Any:
+def to_table(rows: Iterable[SparkRow]) -> Any:
     """Return rows as a table of Arrow."""
     import pyarrow as pa
 
-    columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
+    columns = list(zip(*rows, strict=True)) or [()] * len(SparkRow._fields)
     types = [pa.int32(), pa.int32(), pa.int64(), pa.int32(), pa.binary()]
     arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-    return pa.table(arrays, list(Row._fields))
+    return pa.table(arrays, list(SparkRow._fields))
 
 
-def read_rows(batch: Any) -> Iterator[Row]:
+def read_rows(batch: Any) -> Iterator[SparkRow]:
     """Yield the rows of a batch or table of Arrow."""
-    columns = [batch.column(name).to_pylist() for name in Row._fields]
-    return map(Row._make, zip(*columns, strict=True))
+    columns = [batch.column(name).to_pylist() for name in SparkRow._fields]
+    return map(SparkRow._make, zip(*columns, strict=True))
+
+
+def encode_report(report: Report) -> bytes:
+    """Return a report as bytes: a line of JSON, then its rows of items that were set aside."""
+    fields = report._replace(rows=b"")._asdict()
+    del fields["rows"]
+    return json.dumps(fields).encode("ascii") + b"\n" + report.rows
+
+
+def decode_report(data: bytes) -> Report:
+    """Return the report in such bytes."""
+    line, _, rows = data.partition(b"\n")
+    fields = json.loads(line)
+    for name in ("killers", "notices"):
+        fields[name] = tuple(map(tuple, fields[name]))
+    return Report(**{**fields, "deaths": tuple(fields["deaths"]), "rows": rows})
 
 
 def _map_rows(
@@ -145,15 +162,15 @@ def _map_rows(
             yield from _to_batches(_rows_of_map(row.batch, report, pieces, labels))
 
 
-def _rows_of_map(number: int, report: Report, pieces: list[bytes], labels: list[int]) -> Iterator[Row]:
-    yield Row(MAP_REPORT, labels[0], number, 0, encode_report(report))
+def _rows_of_map(number: int, report: Report, pieces: list[bytes], labels: list[int]) -> Iterator[SparkRow]:
+    yield SparkRow(MAP_REPORT, labels[0], number, 0, encode_report(report))
     if report.failure is not None or report.needs_content:
         for label in labels:
-            yield Row(HALT, label, number)
+            yield SparkRow(HALT, label, number)
         return
     for label, piece in zip(labels, pieces, strict=True):
         for seq, start in enumerate(range(0, len(piece), ROW_BYTES)):
-            yield Row(DATA, label, number, seq, piece[start : start + ROW_BYTES])
+            yield SparkRow(DATA, label, number, seq, piece[start : start + ROW_BYTES])
 
 
 def _reduce_rows(job: BoxedJob, code: bytes, batches: Batches) -> Batches:
@@ -172,25 +189,25 @@ def _reduce_rows(job: BoxedJob, code: bytes, batches: Batches) -> Batches:
         return
     report, output = guest.reduce_group(job, code, *pieces.values())
     del pieces
-    yield from _to_batches([Row(REDUCE_REPORT, 0, len(output), 0, encode_report(report))])
+    yield from _to_batches([SparkRow(REDUCE_REPORT, 0, len(output), 0, encode_report(report))])
     yield from _to_batches(_rows_of_results(output))
 
 
-def _rows_of_results(output: bytes) -> Iterator[Row]:
+def _rows_of_results(output: bytes) -> Iterator[SparkRow]:
     """Yield the segments of a reduce task's output in rows."""
     segments = bytearray()
     for _, segment in decode_flush(output):
         if segments and len(segments) + len(segment) > ROW_BYTES:
-            yield Row(DATA, data=bytes(segments))
+            yield SparkRow(DATA, data=bytes(segments))
             segments.clear()
         segments += segment
     if segments:
-        yield Row(DATA, data=bytes(segments))
+        yield SparkRow(DATA, data=bytes(segments))
 
 
-def _to_batches(rows: Iterable[Row]) -> Batches:
+def _to_batches(rows: Iterable[SparkRow]) -> Batches:
     """Yield rows as batches of Arrow of about ROW_BYTES, or one row."""
-    held: list[Row] = []
+    held: list[SparkRow] = []
     size = 0
     for row in rows:
         held.append(row)

@@ -35,8 +35,9 @@ MAX_FAILURES = 8
 #: Slots that the limits count. A worker chooses its number of slots.
 MAX_COUNTED_SLOTS = 64
 
-#: Time for which a worker is set aside first, seconds. Honest workers get over what it was.
-ASIDE_S = 60.0
+#: Time for which a worker is set aside first, seconds. One that gave back what it could not use, or
+#: was unlucky, is soon back. One that goes on costs less and less.
+ASIDE_S = 2.0
 
 #: Longest time for which a worker is set aside, seconds.
 MAX_ASIDE_S = 3600.0
@@ -106,6 +107,8 @@ class Standing:
 
     def set_aside(self, reason: str, now: float) -> float:
         """Note that it is set aside; return for how many seconds."""
+        if now - self.aside_until_s > MAX_ASIDE_S:
+            self._last_aside_s = 0.0  # that is long ago
         self._last_aside_s = min(MAX_ASIDE_S, 2 * self._last_aside_s or ASIDE_S)
         self.reason, self.aside_since_s = reason, now
         self.aside_until_s = now + self._last_aside_s
