@@ -721,7 +721,7 @@ MUTATIONS = [
     ),
     Mutation(
         "options of a job fit one message",
-        "driver/job_driver.py",
+        "driver/packing.py",
         "    _check_options(options)\n",
         "",
         ("integration/test_limits.py::test_options_that_are_too_large_are_named",),
@@ -802,9 +802,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the driver reads results by the rules of plain data",
-        "driver/submission.py",
-        "decode_segment(part.data, offset, self._packed.plain)",
-        "decode_segment(part.data, offset)",
+        "driver/runners/decoding.py",
+        "decode_segment(data, offset, plain)",
+        "decode_segment(data, offset)",
         ("trust/test_plain_results.py::test_results_of_a_hostile_worker_run_nothing_in_the_driver",),
     ),
     Mutation(

@@ -39,6 +39,12 @@ def test_each_guard_has_its_row():
     assert [row for row in rows if row not in guards] == []
 
 
+def test_each_guard_is_still_where_its_row_says():
+    """The mutations themselves take long: this says at once that a line was rewritten or has moved."""
+    sources = [(m, (ROOT / "mmgevent" / m.file).read_text("utf-8")) for m in MUTATIONS]
+    assert [(m.file, m.guard) for m, source in sources if source.count(m.old) != 1] == []
+
+
 def describe(node):
     """Return the file of a test without its folder, and its name in words."""
     file, name = re.fullmatch(r"(?:.*/)?(\w+)\.py::(?:Test\w+::)?test_(\w+)(?:\[.*\])?", node).groups()
