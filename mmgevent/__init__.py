@@ -11,7 +11,8 @@ TYPE_CHECKING = False  # not from typing: `import mmgevent` imports only modules
 if TYPE_CHECKING:
     from mmgevent import reducers
     from mmgevent.access.certificates import Certificates
-    from mmgevent.driver.cluster import connect
+    from mmgevent.driver.cluster_executor import ClusterExecutor
+    from mmgevent.driver.connecting import connect
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.local_cluster import LocalCluster, run
     from mmgevent.driver.node import Node
@@ -54,6 +55,7 @@ if _folders := real_modules.protect_program():
 __all__ = [
     "AuthenticationError",
     "Certificates",
+    "ClusterExecutor",
     "ConnectError",
     "DatasourceError",
     "DuplicateKeyError",
@@ -92,6 +94,7 @@ __all__ = [
 
 _HOMES = {
     "Certificates": "access.certificates",
+    "ClusterExecutor": "driver.cluster_executor",
     "Files": "job.inputs.sources",
     "Job": "job.job",
     "JobHandle": "driver.handle",
@@ -99,7 +102,7 @@ _HOMES = {
     "LocalCluster": "driver.local_cluster",
     "Node": "driver.node",
     "NotKept": "driver.set_aside",
-    "connect": "driver.cluster",
+    "connect": "driver.connecting",
     "load": "job.outputs.formats",
     "__version__": "wire.hello",
     "run": "driver.local_cluster",

@@ -113,8 +113,10 @@ class AuditedScheduler:
             for slot in range(slots):
                 for attempt in self.slots.pop((args[0], slot)):
                     self.asked_back.discard(attempt)
-        elif name == "drain_worker" and args[0] in self.workers:
+        elif name in ("drain_worker", "set_worker_aside") and args[0] in self.workers:
             self.leaving.add(args[0])
+        elif name == "readmit_worker":
+            self.leaving.discard(args[0])
         elif name == "add_job":
             self.jobs[args[0]] = Books(args[1])
         elif name == "add_batch" and self._live(args[0]):
@@ -184,7 +186,7 @@ class AuditedScheduler:
             assert not line
             self._check_duplicate(a, others)
         elif not is_exclusive:
-            assigned.append((a, {job: b.held for job, b in self.jobs.items() if b.end is None}))
+            assigned.append((a, self._precedences()))
         if a.phase == "map":
             assert a.batch not in books.released
             assert 0 <= a.lo < a.hi <= books.items[a.batch]
@@ -206,6 +208,16 @@ class AuditedScheduler:
         self.attempts[a.attempt] = a
         self.known_attempts.add(a.attempt)
         books.held += 1
+
+    def _precedences(self) -> dict[int, tuple[int, int, int]]:
+        """Return for every job its owner, what that holds, and what the job holds."""
+        owners = collections.Counter[int]()
+        for books in self.jobs.values():
+            owners[books.rules.owner] += books.held
+        live = {job: books for job, books in self.jobs.items() if books.end is None}
+        return {
+            job: (books.rules.owner, owners[books.rules.owner], books.held) for job, books in live.items()
+        }
 
     def _check_duplicate(self, a: c.Assign, others: list[c.Assign]) -> None:
         rules = self.jobs[a.job].rules
@@ -337,7 +349,15 @@ class AuditedScheduler:
         for a, held in assigned:
             for other in giving:
                 if other in held and self.may_get(a.worker, other):
-                    assert held[a.job] <= held[other], f"{event}: job {a.job} was served before job {other}"
+                    (owner, owned, own), (other_owner, other_owned, others) = held[a.job], held[other]
+                    # ties of owners, and jobs of one owner in different queues, come in any order
+                    if owner != other_owner:
+                        comes_first = owned <= other_owned
+                    else:
+                        comes_first = (
+                            own <= others or self.jobs[a.job].rules.needs != self.jobs[other].rules.needs
+                        )
+                    assert comes_first, f"{event}: job {a.job} was served before job {other}"
         for job, books in self.jobs.items():
             if books.end is None and books.rules.allocation == "continuous":
                 slots = sum(self.workers[w][0] for w in self.workers if self.serves(w, job))

@@ -166,6 +166,7 @@ class Cluster:
         self.worker_numbers = itertools.count(1)
         self.content_at_assign: dict[int, frozenset[int]] = {}
         self.is_unsteady = self.chance(0.7)
+        self.draining: set[int] = set()
         self.seen: set[str] = set()  # names of the events and commands so far
 
     # Time and chance
@@ -235,7 +236,7 @@ class Cluster:
         if not self.is_chaotic:
             return
         self.after(self.random.expovariate(0.5), self.misfortune)
-        kind = self.random.choice(["crash", "crash", "drain", "join", "join", "cancel"])
+        kind = self.random.choice(["crash", "crash", "drain", "join", "join", "aside", "cancel"])
         if kind == "join":
             self.join()
         elif kind == "cancel" and self.chance(0.1) and self.unfinished():
@@ -246,9 +247,17 @@ class Cluster:
             number = self.random.choice(list(self.workers))
             if kind == "crash":
                 self.leave(number)
+            elif kind == "aside":
+                self.event("set_worker_aside", number)
+                self.after(self.random.uniform(0.1, 5), lambda: self.readmit(number))
             elif kind == "drain":
+                self.draining.add(number)
                 self.event("drain_worker", number)
                 self.after(self.random.uniform(0.1, 5), lambda: self.leave(number))
+
+    def readmit(self, number: int) -> None:
+        if number in self.workers and number not in self.draining:
+            self.event("readmit_worker", number)
 
     def leave(self, number: int) -> None:
         worker = self.workers.pop(number, None)
@@ -264,6 +273,7 @@ class Cluster:
             allocation="oneshot" if chance(0.2) else "continuous",
             max_skipped=choice([0, 0, 3, 0.2]),
             needs=frozenset({"stats"}) if chance(0.2) else frozenset(),
+            owner=job % 3,
         )
         one = rules.allocation == "oneshot"
         batches = [1 if one else choice([1, 2, 5, 30]) for _ in range(choice([0, 1, 3, 10, 30]))]

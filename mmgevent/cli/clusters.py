@@ -1,4 +1,4 @@
-"""Open the cluster that the options of mmg-run name: a local one, a server elsewhere, or a node."""
+"""Open the cluster that the options of mmg-run name: local, a server, a node, another engine."""
 
 from __future__ import annotations
 
@@ -7,36 +7,93 @@ from typing import TYPE_CHECKING
 from mmgevent.access.addresses import parse_address, parse_addresses, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.options import Arguments, refuse
+from mmgevent.driver.where import Where, parse_where
 from mmgevent.errors import ConnectError
 from mmgevent.machine.resources import count_default_executors
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import Cluster
+    from mmgevent.driver.base_cluster import BaseCluster
 
 
-def open_cluster(command: str, arguments: Arguments) -> Cluster:
+def open_cluster(command: str, arguments: Arguments) -> BaseCluster:
     """Start the engine and return without waiting for it: it comes up while the job file is loaded.
 
     Raises UsageError for options that do not go together, ConnectError if no server answers.
     """
     port = shared.default_port(arguments)
     if arguments.join is not None:
-        return _join(command, arguments, port)
+        return _join(command, arguments, arguments.join, port)
     if arguments.elect is not None:
-        return _elect(command, arguments, port)
-    return _open_here(command, arguments, port)
+        return _elect(command, arguments, arguments.elect, port)
+    where = Where("local") if arguments.on is None else parse_where(arguments.on)
+    if arguments.remote_python is not None and where != ("engine", "ssh"):
+        refuse(command, "--remote-python is for --on ssh://HOST,...")
+    if where == ("engine", "ssh"):
+        return _open_ssh(command, arguments, arguments.on)
+    if where.kind == "engine":
+        return _open_elsewhere(command, arguments, where)
+    if where.kind == "join":
+        return _join(command, arguments, where.rest, port)
+    if where.kind == "elect":
+        return _elect(command, arguments, where.rest, port)
+    return _open_here(command, arguments, where, port)
 
 
-def _join(command: str, arguments: Arguments, port: int) -> Cluster:
+def is_inline(arguments: Arguments) -> bool:
+    """Return whether the job runs in this process. Raises UsageError for a WHERE that is none."""
+    return bool(arguments.inline) or (arguments.on is not None and parse_where(arguments.on).kind == "inline")
+
+
+def can_grow(arguments: Arguments) -> bool:
+    """Return whether workers may join the cluster that the options name."""
+    if arguments.on is not None:
+        where = parse_where(arguments.on)
+        return where.kind in ("join", "elect") or where == ("engine", "ssh")
+    return any(option is not None for option in (arguments.listen, arguments.join, arguments.elect))
+
+
+def _open_ssh(command: str, arguments: Arguments, where: str) -> BaseCluster:
+    """Start workers over ssh; say on stderr what fails on which host."""
+    for name in ("password", "password_file", "tls_cert", "tls_key", "tls_ca"):
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            refuse(command, f"{option} has no use with --on ssh://, which makes a password for each run")
+    if arguments.procs == 0:
+        refuse(command, "--procs 0 would do no work on the hosts; give 1 or more, or leave it out")
+    from mmgevent.access.ssh_hosts import parse_ssh_hosts
+    from mmgevent.cli.exits import say
+    from mmgevent.driver.runners.ssh_cluster import SshCluster
+
+    return SshCluster(
+        parse_ssh_hosts(where.strip()),
+        remote_python=arguments.remote_python,
+        remote_procs=arguments.procs or 0,
+        segment_memory=arguments.memory,
+        verbose=arguments.verbose,
+        on_failure=None if arguments.quiet else lambda text: say(command, text),
+    )
+
+
+def _open_elsewhere(command: str, arguments: Arguments, where: Where) -> BaseCluster:
+    for name in ("procs", "memory", "workers_timeout"):
+        if name in arguments.given:
+            option = f"--{name.replace('_', '-')}"
+            refuse(command, f"{option} is for an engine of mmgevent, and --on {arguments.on} is another one")
+    from mmgevent.driver.connecting import open_engine
+
+    return open_engine(where.rest, arguments.on)
+
+
+def _join(command: str, arguments: Arguments, address: str, port: int) -> BaseCluster:
     if arguments.memory is not None:
         refuse(command, "--memory is for the server, which is elsewhere: give it to mmg-server")
-    address = parse_address(arguments.join, port)
-    password = shared.find_password(command, arguments, [address[0]])
-    from mmgevent.driver.cluster import connect
+    at = parse_address(address, port)
+    password = shared.find_password(command, arguments, [at[0]])
+    from mmgevent.driver.cluster import connect_to_server
 
     try:
-        return connect(
-            address,
+        return connect_to_server(
+            at,
             password=password,
             certificates=shared.find_certificates(arguments),
             procs=arguments.procs or 0,
@@ -50,8 +107,8 @@ def _join(command: str, arguments: Arguments, port: int) -> Cluster:
         ) from error
 
 
-def _elect(command: str, arguments: Arguments, port: int) -> Cluster:
-    addresses = parse_addresses(arguments.elect, port)
+def _elect(command: str, arguments: Arguments, candidates: str, port: int) -> BaseCluster:
+    addresses = parse_addresses(candidates, port)
     password = shared.find_password(command, arguments, [host for host, _ in addresses])
     from mmgevent.driver.node import Node
 
@@ -66,9 +123,14 @@ def _elect(command: str, arguments: Arguments, port: int) -> Cluster:
     )
 
 
-def _open_here(command: str, arguments: Arguments, port: int) -> Cluster:
+def _open_here(command: str, arguments: Arguments, where: Where, port: int) -> BaseCluster:
+    procs = arguments.procs
+    if where.rest:
+        if procs is not None:
+            refuse(command, f"--on {arguments.on} says how many executors there are: leave out --procs")
+        procs = int(where.rest)
     listen = None if arguments.listen is None else parse_listen(arguments.listen, port)
-    if arguments.procs == 0 and listen is None:
+    if procs == 0 and listen is None:
         refuse(
             command,
             "--procs 0 leaves nobody to run the job; add --listen [HOST:]PORT, --join HOST or --elect HOST",
@@ -77,7 +139,7 @@ def _open_here(command: str, arguments: Arguments, port: int) -> Cluster:
     from mmgevent.driver.local_cluster import LocalCluster
 
     return LocalCluster(
-        arguments.procs,
+        procs,
         listen=listen,
         password=password,
         certificates=None if listen is None else shared.find_certificates(arguments),

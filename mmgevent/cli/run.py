@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
-from mmgevent.cli.clusters import open_cluster
+from mmgevent.cli.clusters import can_grow, is_inline, open_cluster
+from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
@@ -34,7 +35,7 @@ from mmgevent.machine.resources import start_thread
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
-    from mmgevent.driver.cluster import Cluster
+    from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
@@ -53,6 +54,12 @@ def _paths(text: str) -> list[str]:
     return [path for path in text.split(",") if path]
 
 
+def _interpreter(text: str) -> str:
+    from mmgevent.access.ssh_hosts import check_remote_python
+
+    return check_remote_python(text)
+
+
 COMMAND = Command(
     name=NAME,
     usage=("[option]... JOB.py [ARG]...", "[option]... -m PACKAGE.JOB [ARG]..."),
@@ -64,7 +71,21 @@ COMMAND = Command(
     ),
     options=(
         shared.procs_option(
-            "executors on this machine (default: one per core of the machine or container; 0 with --join)"
+            "executors on this machine (default: one per core of the machine or container; 0 with --join); of each "
+            "host with --on ssh://"
+        ),
+        Option(
+            ("--on",),
+            "WHERE",
+            "run the job there: inline, local, local:N, HOST[:PORT] (an mmg-server), elect:HOST,..., ssh://HOST,... "
+            "(workers are started there) or another engine, such as dask://HOST:8786",
+            excludes="where",
+        ),
+        Option(
+            ("--remote-python",),
+            "PYTHON",
+            "interpreter on the hosts of --on ssh://, by name or path, or uv (default: python3.X as here)",
+            _interpreter,
         ),
         Option(
             ("--listen",),
@@ -146,6 +167,13 @@ COMMAND = Command(
             "end with exit code 7 if no worker joins in that time (default: wait)",
             seconds,
         ),
+        Option(
+            ("--expect-workers",),
+            "N",
+            "submit the job once N workers have joined, with --listen, --join or --elect; the executors of "
+            "this machine are one of them; --workers-timeout limits the wait",
+            positive_number,
+        ),
         shared.MEMORY,
         shared.PORT,
         shared.PASSWORD,
@@ -195,10 +223,13 @@ def run(argv: Sequence[str]) -> int:
     shared.start_logging(arguments)
     shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
-    if arguments.pdb and not arguments.inline:
+    inline = is_inline(arguments)
+    if arguments.pdb and not inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
+    if arguments.expect_workers is not None and not can_grow(arguments):
+        refuse(NAME, "--expect-workers needs --listen, --join or --elect: without them no worker can join")
     results = claim_results(arguments.output)
-    if arguments.inline:
+    if inline:
         return _run_inline(arguments, results)
     with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
@@ -208,6 +239,8 @@ def run(argv: Sequence[str]) -> int:
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
+            if arguments.expect_workers is not None:
+                _await_workers(cluster, job, arguments)
             handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
             with _watching_for_workers(handle, reporter, arguments.workers_timeout):
                 _write(handle.stream(), sink, reporter)
@@ -226,11 +259,23 @@ def _warn_of_late_options(arguments: Arguments) -> None:
         )
 
 
-def _say_how_to_join(cluster: Cluster, arguments: Arguments) -> None:
+def _say_how_to_join(cluster: BaseCluster, arguments: Arguments) -> None:
     address = cluster.address
     if address is not None:
         say(NAME, f"listening on {format_address(address)}")
         say(NAME, shared.how_to_join(address, arguments))
+
+
+def _await_workers(cluster: BaseCluster, job: Job[Any, Any], arguments: Arguments) -> None:
+    from mmgevent.cli.expected_workers import wait_for_workers
+
+    job.check()  # before anybody waits for a job that cannot run
+
+    def say_unless_quiet(text: str) -> None:
+        if not arguments.quiet:
+            say(NAME, text)
+
+    wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
 
 
 def _load_job(arguments: Arguments) -> Job[Any, Any]:

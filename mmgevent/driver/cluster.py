@@ -11,31 +11,26 @@ job.
 
 from __future__ import annotations
 
-import itertools
-import os
 import threading
-import weakref
-from collections.abc import Callable
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.driver.arguments import check_procs, check_timeout, check_verbose, parse_pair
+from mmgevent.driver.arguments import check_procs, check_timeout, check_verbose
+from mmgevent.driver.base_cluster import BaseCluster, OnNotice, OnProgress, WorkerInfo
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import EngineError, JobError, ProtocolError, StartError, UsageError
+from mmgevent.errors import EngineError, JobError, ProtocolError, UsageError
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
+from mmgevent.wire.numbers import next_number
 
 if TYPE_CHECKING:
     import socket
 
     from mmgevent.access.addresses import Address
     from mmgevent.driver.engine_link import EngineProcess
-    from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_driver import JobDriver
-    from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell, Watch
-    from mmgevent.job.job import Job, K, V
+    from mmgevent.job.job import Job
     from mmgevent.wire.frames import Frame
 
 #: Time for the engine to start its roles, seconds.  A busy machine takes long to start Python.
@@ -50,73 +45,28 @@ WATCH_END_S = 5.0
 #: meanwhile.
 MAX_ASKS = 5
 
-OnProgress = Callable[["Progress"], None]
-OnNotice = Callable[[str], None]
 
-
-class WorkerInfo(NamedTuple):
-    """A worker that is present."""
-
-    name: str  #: "host/pid"
-    slots: int
-
-
-class Cluster:
-    """Submit and run jobs; made by `LocalCluster` or `connect`."""
+class Cluster(BaseCluster):
+    """A cluster with an engine of ours; made by `LocalCluster` or `connect`."""
 
     #: a socket that listens already, for the first engine; None if there is none
     _listener: socket.socket | None = None
 
     def __init__(self, configuration: Configuration, *, max_resubmits: int | None = None):
+        super().__init__()
         self._configuration = configuration
         self._max_resubmits = max_resubmits
         # Address of the server that replaces ours; None until ours says so.
         self._moved_to: Address | None = None
-        self._numbers = itertools.count(1)
-        self._lock = threading.RLock()  # guards the engine and the handles
-        self._handles: weakref.WeakSet[JobHandle[Any, Any]] = weakref.WeakSet()
+        self._last_job = 0  # number of the job that was submitted last
         self._watch: Watch | None = None
-        self._is_closed = False
         self._retiring: threading.Thread | None = None  # closes the previous engine
         self._was_ready = False  # an engine of this cluster was
-        self._pid = os.getpid()
         self._engine = self._start_engine(configuration)
 
-    def submit(
-        self, job: Job[K, V], *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
-    ) -> JobHandle[K, V]:
-        """Submit a job and return at once; it has a thread of its own.
-
-        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
-
-        Raises UsageError if something is wrong with the job, and StartError if no thread can be
-        started.
-        """
-        from mmgevent.driver.handle import JobHandle
-
-        handle: JobHandle[K, V] = JobHandle(self._make_driver(job, on_progress, on_notice))
-        with self._lock:
-            self._handles.add(handle)
-        try:
-            handle.start()
-        except StartError:
-            self._handles.discard(handle)
-            raise
-        return handle
-
-    def run(
-        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
-    ) -> dict[K, V]:
-        """Run a job to its end and return its results as a dict.
-
-        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
-        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
-        """
-        from mmgevent.driver.results import apply_finish, build_dict
-
-        driver = self._make_driver(job, progress, on_notice)
-        with closing(driver.records()) as records:
-            return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+    def _number_job(self) -> int:
+        self._last_job = next_number(self._last_job, ())
+        return self._last_job
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present now.
@@ -237,37 +187,8 @@ class Cluster:
             handle.join(with_callbacks=not is_callback and not engine.is_reading_thread)
         self._end()
 
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if exc_type is not None and os.getpid() != self._pid:
-            return  # a child leaves its parent's block, perhaps by sys.exit(): this is not its own
-        try:
-            if exc_type is None:
-                self.close()
-                return
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C while this waits for jobs
-            self._give_up()
-            self.close()
-            raise
-        self._give_up()
-        self.close()
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._is_closed else f'engine {self._engine.pid}'}>"
-
-    def _running(self) -> list[JobHandle[Any, Any]]:
-        with self._lock:
-            return [handle for handle in self._handles if not handle.done()]
-
-    def _give_up(self) -> None:
-        """Cancel the running jobs, and end the engine without waiting for them."""
-        for handle in self._running():
-            handle.cancel()
-        self._end()
 
     def _end(self) -> None:
         watch = self._watch
@@ -282,22 +203,16 @@ class Cluster:
         if watch is not None:
             watch.join(WATCH_END_S)
 
-    def _make_driver(
+    def _make_runner(
         self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
-    ) -> JobDriver:
+    ) -> Runner:
         from mmgevent.driver.job_driver import JobDriver
-        from mmgevent.job.job import Job
 
-        self._check_process()
-        if self._is_closed:
-            raise UsageError("this cluster is closed: make another")
-        if not isinstance(job, Job):
-            raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
         is_local = self._configuration.join is None and self._configuration.elect is None
         return JobDriver(
             job,
             self._get_engine,
-            lambda: next(self._numbers),
+            self._number_job,
             is_local=is_local,
             stays_here=is_local and self._configuration.listen is None,
             max_resubmits=self._max_resubmits,
@@ -356,19 +271,13 @@ class Cluster:
         elif self._watch is not None:
             self._watch.on_message(engine, frame, message)
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            from mmgevent.driver.engine_link import forked_error
-
-            raise forked_error()
-
 
 class RemoteCluster(Cluster):
-    """A server that runs elsewhere; made by `connect`."""
+    """A server that runs elsewhere; made by `connect_to_server`."""
 
 
-def connect(
-    address: str | tuple[str, int],
+def connect_to_server(
+    address: tuple[str, int],
     *,
     password: str | None = None,
     certificates: Certificates | None = None,
@@ -376,19 +285,18 @@ def connect(
     procs: int = 0,
     verbose: int = 0,
 ) -> Cluster:
-    """Connect to a running server, "HOST[:PORT]".
+    """Connect to a running server at (host, port).
 
     `procs` executors of this machine join it as a worker, for as long as this is open.
     Raises ConnectError if nobody answers within `timeout` seconds, AuthenticationError and
     VersionMismatchError.
     """
-    from mmgevent.access.addresses import parse_address
     from mmgevent.access.password import find_password
 
     check_procs(procs)
     check_timeout(timeout)
     check_verbose(verbose)
-    host, port = parse_address(address) if isinstance(address, str) else parse_pair(address)
+    host, port = address
     configuration = Configuration(
         procs=procs,
         join=(host, port),

@@ -331,13 +331,20 @@ class EngineProcess:
             reason = f"the engine is lost: {error}"
         except ProtocolError as error:
             reason = f"{self.server} broke the protocol: {error}"
-        except Exception as error:
+        except BaseException as error:  # all jobs wait to be told of the end
             log.exception("engine given up: a fault of our own")
             reason = f"internal error: {type(error).__name__}: {error}"
         is_news = not self._ended.is_set()
-        self._end(explain_end(self._process, reason) if is_news else reason)
+        self._end(self._explain_end(reason) if is_news else reason)
         if (is_news or self.refusal is not None) and self._on_end is not None:
             self._on_end(self, reason)
+
+    def _explain_end(self, reason: str) -> str:
+        try:
+            return explain_end(self._process, reason)
+        except Exception:  # all jobs wait to be told of the end
+            log.exception("the end of an engine cannot be explained: a fault of our own")
+            return reason
 
     def _take_first(self, frame: Frame) -> None:
         answer = json.loads(bytes(frame.payload))

@@ -18,13 +18,14 @@ from typing import Any
 from mmgevent.driver.batching import FULL_BATCH_BYTES, BatchSize, Speed, next_size
 from mmgevent.driver.encoding import EncodedBatch, digest, encode_batch, encode_cut, with_content
 from mmgevent.driver.kept_batches import KeptBatches, not_kept_error, too_large_notice
-from mmgevent.errors import JobCancelled, MmgeventError, ProtocolError
+from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.job.inputs.sources import is_in_memory, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
 from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.blame import blame_driver_code
+from mmgevent.wire.numbers import MAX_NUMBER
 from mmgevent.wire.positions import entry_of, place_of
 
 log = get_log(__name__)
@@ -117,6 +118,10 @@ class Feeder:
             if batch is None:
                 self.has_ended = True
                 return None
+        if self._count >= MAX_NUMBER:  # numbers of batches keep the order of the datasource
+            raise DatasourceError(
+                f"the datasource gave more than {MAX_NUMBER:,} batches; make several jobs of it"
+            )
         self._count += 1
         self._sizes.append(batch.items)
         return self._count, batch

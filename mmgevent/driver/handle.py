@@ -1,6 +1,6 @@
 """A submitted job in its user's program: wait for it, read its results, cancel it.
 
-A job has a native thread of its own.  It runs the driver's generator and finishfn, and puts records
+A job has a native thread of its own.  It runs the runner's generator and finishfn, and puts records
 here in chunks.  They are kept until somebody asks for them: `result` makes a dict of all, `stream`
 yields them once.  A stream keeps at most MAX_UNREAD records, so the job waits for its reader.
 
@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
 from mmgevent.driver.arguments import check_wait
-from mmgevent.driver.job_driver import LOOK_S, JobDriver
+from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.results import apply_finish, build_dict
+from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
@@ -45,9 +46,9 @@ Record = tuple[Any, Any]
 class JobHandle(Generic[K, V]):
     """A submitted job.  Its methods may be called from any thread."""
 
-    def __init__(self, driver: JobDriver):
-        self._driver = driver
-        self._state = driver.state
+    def __init__(self, runner: Runner):
+        self._runner = runner
+        self._state = runner.state
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._chunks: deque[list[Record]] = deque()
@@ -66,7 +67,7 @@ class JobHandle(Generic[K, V]):
         self._state.before_wait = self._flush
         self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # the datasource and finishfn need the context
-        self._thread = threading.Thread(target=run, name=f"mmgevent-{driver.job.name}", daemon=True)
+        self._thread = threading.Thread(target=run, name=f"mmgevent-{runner.job.name}", daemon=True)
 
     @property
     def id(self) -> str | None:
@@ -120,7 +121,7 @@ class JobHandle(Generic[K, V]):
         thread is left behind, and a warning in the log says where it waits.
         """
         self._check_process()
-        self._driver.cancel()
+        self._runner.cancel()
         self._start_ender()
 
     def done(self) -> bool:
@@ -172,7 +173,7 @@ class JobHandle(Generic[K, V]):
         executors, are read again.  If that fails, the value is a `NotKept` that says why.
         """
         self._check_process()
-        return self._driver.skipped_items()
+        return self._runner.skipped_items()
 
     def deaths(self) -> list[dict[str, Any]]:
         """Return the last deaths of executors and workers under this job, 10,000 at most.
@@ -193,7 +194,7 @@ class JobHandle(Generic[K, V]):
         try:
             start_thread(self._thread)
         except StartError:
-            self._driver.abandon()
+            self._runner.close()
             raise
 
     @property
@@ -229,10 +230,10 @@ class JobHandle(Generic[K, V]):
     # What runs in the job's thread.
 
     def _run(self) -> None:
-        job = self._driver.job
+        job = self._runner.job
         error: BaseException | None = None
         try:
-            for record in apply_finish(job.finishfn, job.finish_form, self._driver.records(), job.argv):
+            for record in apply_finish(job.finishfn, job.finish_form, self._runner.records(), job.argv):
                 self._filling.append(record)
                 if len(self._filling) >= _CHUNK_RECORDS:
                     self._flush()
@@ -289,9 +290,9 @@ class JobHandle(Generic[K, V]):
             describe_place(self._thread),
         )
         self._is_left_behind = True
-        self._driver.leave_behind()
+        self._runner.give_up()
         self._finish(self._state.ending_error())
-        self._driver.abandon()  # last: the thread may wait for the very file that this closes
+        self._runner.close()  # last: the thread may wait for the very file that this closes
 
     def _ends_by_itself(self) -> bool:
         """Wait for the end of the job; return whether it has ended GRACE_S later."""
@@ -314,17 +315,16 @@ class JobHandle(Generic[K, V]):
             self._is_over = True
             callbacks, self._callbacks = self._callbacks, []
             self._changed.notify_all()
-        for fn in callbacks:
-            self._call(fn)
-        with self._changed:
-            self._has_called_back = True
-            self._changed.notify_all()
+        try:
+            for fn in callbacks:
+                self._call(fn)
+        finally:
+            with self._changed:
+                self._has_called_back = True
+                self._changed.notify_all()
 
     def _call(self, fn: Callable[[JobHandle[K, V]], None]) -> None:
-        try:
-            fn(self)
-        except Exception:
-            log.exception("a done callback of job %s failed", self._state.name)
+        call_back(f"a done callback of job {self._state.name}", fn, self)
 
     # What runs in the threads of readers.
 

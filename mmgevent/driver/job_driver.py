@@ -7,34 +7,27 @@ driver sends the new server the partitions that were given out, so they are not 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
-from mmgevent.driver.submission import EngineLost, PackedJob, Submission
+from mmgevent.driver.job_state import Progress
+from mmgevent.driver.packing import PackedJob, pack_job
+from mmgevent.driver.runners.runner import LOOK_S, Runner
+from mmgevent.driver.set_aside import Found, Place
+from mmgevent.driver.submission import EngineLost, Submission
 from mmgevent.engine.start import start_error
 from mmgevent.errors import (
     ConnectError,
     EngineError,
-    JobCancelled,
     JobError,
     StartError,
     TooLargeError,
-    UsageError,
 )
 from mmgevent.job.job import Job
-from mmgevent.job.shipping.pack import pack_functions
-from mmgevent.job.shipping.surroundings import read_surroundings
 from mmgevent.job.shipping.trial import Trial
-from mmgevent.machine import environment, interpreter
-from mmgevent.wire.limits import MAX_CONTEXT_BYTES, MAX_OPTIONS_BYTES
-
-if TYPE_CHECKING:
-    from mmgevent.tasks.plain_rules import PlainRules
 
 #: Times a job is submitted again before it is given up.
 MAX_RESUBMITS = 5
@@ -42,12 +35,10 @@ MAX_RESUBMITS = 5
 START_S = 120.0
 #: Time after which a wait for the engine or a server is shown to the user, seconds.
 SILENCE_S = 2.0
-#: Time between two looks at whether the job was cancelled, seconds.  A user does not notice it.
-LOOK_S = 0.25
 
 
-class JobDriver:
-    """The driver's side of one job.
+class JobDriver(Runner):
+    """The runner of our own engine: the driver's side of one job.
 
     Its generator runs in one thread; `cancel` may be called from any.
     """
@@ -72,15 +63,12 @@ class JobDriver:
         `stays_here`: no worker of another machine can join.
         `get_engine(reason)` returns a live engine; `reason`: why the last one was lost, or None.
         """
-        job.check()
-        self.job = job
-        plain = _find_rules(job)
-        self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, plain)
+        super().__init__(job, on_progress, on_notice)
         left: list[str] = []
         # What is too large to be sent fails when the job runs: other jobs of the program go on.
         self._packed: PackedJob | TooLargeError
         try:
-            self._packed = _pack(job, left.append, plain, is_local=is_local, stays_here=stays_here)
+            self._packed = pack_job(job, left.append, self.plain, is_local=is_local, stays_here=stays_here)
         except TooLargeError as error:
             self._packed = error
         self._feeder = Feeder(job, on_notice=self.state.notice)
@@ -90,7 +78,7 @@ class JobDriver:
         self._max_resubmits = MAX_RESUBMITS if max_resubmits is None else max_resubmits
         for text in left:
             self.state.notice(text)
-        # Started last: from here on the owner of this object ends it, by `records` or `abandon`.
+        # Started last: from here on the owner of this object ends it, by `records` or `close`.
         self._check: Trial | None = None
         if isinstance(self._packed, PackedJob):
             try:
@@ -98,26 +86,11 @@ class JobDriver:
             except OSError as error:
                 raise start_error("the process that tries to load the job's code", error) from error
 
-    def records(self) -> Generator[tuple[Any, Any], None, None]:
-        """Run the job and yield its records, before finishfn.
+    def run(self) -> Generator[tuple[Any, Any], None, None]:
+        """Submit the job until it has ended somewhere.
 
         Raises JobError, JobCancelled, ConnectError, EngineError, and errors of code or datasource.
         """
-        try:
-            yield from self._run()
-            self.state.end_progress("done")
-            self.state.notice_skipped_count()
-        except (JobCancelled, GeneratorExit):
-            self.state.end_progress("cancelled")
-            raise
-        except BaseException:
-            self.state.end_progress("failed")
-            raise
-        finally:
-            self.abandon()
-
-    def _run(self) -> Iterator[tuple[Any, Any]]:
-        """Submit the job until it has ended somewhere."""
         if isinstance(self._packed, TooLargeError):
             raise self._packed
         lost: str | None = None
@@ -147,7 +120,7 @@ class JobDriver:
                 lost = str(error)
         raise JobError(f"given up: {lost}, {self._max_resubmits + 1} times", {"kind": "lost"})
 
-    def abandon(self) -> None:
+    def close(self) -> None:
         """Release what belongs to a job that is over or never ran; idempotent."""
         self._feeder.close()
         if self._check is not None:
@@ -156,25 +129,20 @@ class JobDriver:
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon; idempotent.
 
-        If its thread waits in the user's code, that has to return first, see `leave_behind`.
+        If its thread waits in the user's code, that has to return first, see `give_up`.
         """
-        self.state.cancel()
+        super().cancel()
         self._feeder.stop()
 
-    def leave_behind(self) -> None:
-        """End a job that was cancelled or has failed while its thread waits in the user's code.
-
-        Called from another thread.
-        """
-        self.state.drop_callbacks()
+    def leave(self) -> None:
+        """Leave the engine."""
         submission = self._submission
         if submission is not None:
             submission.leave()
-        self.state.end_progress("cancelled" if self.state.is_cancelled else "failed")
 
-    def skipped_items(self) -> Iterator[tuple[Any, Any]]:
-        """Yield (key, value) of the items that were set aside so far."""
-        return self.state.set_aside.items(self._feeder.read_again)
+    def read_again(self, places: list[Place]) -> Found:
+        """Read items of the datasource again."""
+        return self._feeder.read_again(places)
 
     def _wait_for_check(self) -> None:
         """Wait until the code has loaded in a process of its own.
@@ -207,89 +175,3 @@ class JobDriver:
                     self.state.notice(f"waits up to {START_S:g} s: {why}")
         error_class = ConnectError if engine.was_ready else EngineError
         raise error_class(f"the job could not be submitted for {START_S:g} s: {why}")
-
-
-def _find_rules(job: Job[Any, Any]) -> PlainRules | None:
-    if job.options.results != "plain":  # most jobs: they need not import this
-        return None
-    from mmgevent.tasks.plain_rules import find_rules
-
-    return find_rules(job)
-
-
-def _pack(
-    job: Job[Any, Any],
-    on_left: Callable[[str], None],
-    plain: PlainRules | None,
-    *,
-    is_local: bool,
-    stays_here: bool,
-) -> PackedJob:
-    """Return what servers and executors need of a job. `on_left` is called for what stays behind.
-
-    Raises ShippingError and other UsageErrors, and TooLargeError if the code cannot be sent.
-    """
-    functions = job.functions()
-    code = pack_functions(
-        functions,
-        by_value=job.by_value,
-        py_files=job.options.py_files,
-        argv=job.argv,
-        stays_here=stays_here,
-        on_left=on_left,
-    )
-    options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
-    if functions.setupfn is None:
-        del options["setup_timeout"]
-    if flags := interpreter.own_flags():
-        options["flags"] = flags
-    if (offered := functions.describe_offered()) is not None:
-        options["offered"] = offered
-    if plain is not None:
-        options["plain"] = plain.to_wire()
-    _check_options(options)
-    # One call of an iterator-form reducefn gives results that belong together, whatever their
-    # partitions.  The form of an offered reducefn is not known here.
-    takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
-    return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks, plain)
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Raise TooLargeError, naming the largest part, for options that do not fit one message."""
-    sizes = {name: len(json.dumps(value)) for name, value in options.items()}
-    if sum(sizes.values()) <= MAX_OPTIONS_BYTES:
-        return
-    largest = max(sizes, key=sizes.__getitem__)
-    what = _PARTS_OF_OPTIONS.get(largest, f"option {largest}")
-    raise TooLargeError(
-        f"the options of the job have {sum(sizes.values()):,} bytes, at most {MAX_OPTIONS_BYTES:,} can be sent; the "
-        f"largest part is {what} with {sizes[largest]:,}: make it shorter"
-    )
-
-
-#: {part of what is sent as options: what the user calls it}
-_PARTS_OF_OPTIONS = {
-    "needs": "the name of an offered function",
-    "offered": "the name of an offered function",
-    "flags": "the command line of the interpreter (-X, -W)",
-}
-
-
-def _make_context() -> bytes:
-    """Return the surroundings of this process as JSON.
-
-    Raises UsageError if they are too large, which names the large parts.
-    """
-    surroundings = read_surroundings()
-    fault = environment.find_fault(surroundings["environ"])
-    if fault is not None:
-        raise UsageError(f"executors cannot be given the environment of this process: {fault}")
-    context = json.dumps(surroundings).encode("ascii")
-    if len(context) > MAX_CONTEXT_BYTES:
-        sizes = {name: len(json.dumps(part)) for name, part in surroundings.items()}
-        largest = max(sizes, key=sizes.__getitem__)
-        raise UsageError(
-            f"executors cannot be given the surroundings of this process: as JSON they have {len(context):,} bytes, at "
-            f"most {MAX_CONTEXT_BYTES:,} can be sent; the largest part is {largest} with {sizes[largest]:,}"
-        )
-    return context

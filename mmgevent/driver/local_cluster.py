@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.driver.arguments import check_procs, check_verbose, parse_memory, parse_pair
-from mmgevent.driver.cluster import Cluster, OnProgress
+from mmgevent.driver.base_cluster import OnProgress
+from mmgevent.driver.cluster import Cluster
 from mmgevent.engine.configuration import Configuration
 from mmgevent.errors import UsageError
 from mmgevent.machine.resources import count_default_executors

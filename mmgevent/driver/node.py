@@ -26,12 +26,21 @@ from mmgevent.driver.arguments import (
     parse_memory,
     parse_pair,
 )
+from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.cluster import Cluster
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
-from mmgevent.errors import ConnectError, EngineError, MmgeventError, ProtocolError, UsageError
+from mmgevent.errors import (
+    ConnectError,
+    EngineError,
+    MmgeventError,
+    ProtocolError,
+    StartError,
+    UsageError,
+)
 from mmgevent.machine.logs import get_log
+from mmgevent.machine.resources import start_thread
 from mmgevent.shown_text import shown
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import MAX_OFFERS_BYTES
@@ -234,10 +243,7 @@ class Node(Cluster):
             log.warning("a message of a driver is dropped: %s", error)
             return
         if data is not None and self._on_tell is not None:
-            try:
-                self._on_tell(0, data)
-            except Exception:
-                log.exception("on_tell of a node failed")
+            call_back("on_tell of a node", self._on_tell, 0, data)
 
     def _on_engine_end(self, engine: EngineProcess, reason: str) -> None:
         """Start another engine, since this one died (in its reading thread)."""
@@ -262,7 +268,11 @@ class Node(Cluster):
         self._restarter = threading.Thread(
             target=self._restart, args=(reason,), name="mmgevent-node-restart", daemon=True
         )
-        self._restarter.start()
+        try:
+            start_thread(self._restarter)
+        except StartError as error:
+            self._restarter = None
+            self._set("closed", str(error), None, error)
 
     def _restart(self, reason: str) -> None:
         """Start another engine, unless a job has started one."""
@@ -273,6 +283,10 @@ class Node(Cluster):
         except MmgeventError as error:  # closed meanwhile, or no process can be started
             if not self._is_closed:
                 self._set("closed", str(error), None, error)
+        except Exception as error:  # nobody else would end the wait for a place
+            log.exception("node closed by a fault of our own")
+            fault = EngineError(f"internal error: {type(error).__name__}: {error}")
+            self._set("closed", str(fault), None, fault)
 
     def _closed_error(self) -> ConnectError:
         return ConnectError(f"the node is closed: {self._reason}")
@@ -293,10 +307,7 @@ class Node(Cluster):
             self._closed_by = error
             self._changed.notify_all()
         if self._on_state is not None:
-            try:
-                self._on_state(state, reason)
-            except Exception:
-                log.exception("on_state of a node failed")
+            call_back("on_state of a node", self._on_state, state, reason)
 
 
 def _parse(addresses: str | int | Address | Sequence[str | Address]) -> list[Address]:

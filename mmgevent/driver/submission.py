@@ -19,7 +19,8 @@ from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
-from mmgevent.driver.set_aside import unreadable
+from mmgevent.driver.packing import PackedJob
+from mmgevent.driver.runners.decoding import decode_segments
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -31,7 +32,7 @@ from mmgevent.job.shipping.trial import fingerprint
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.tasks.blame import short_repr
-from mmgevent.tasks.records import SegmentError, decode_segment, encode_value
+from mmgevent.tasks.records import encode_value
 from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.failures import bound
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
@@ -40,7 +41,7 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import entry_of
 
 if TYPE_CHECKING:
-    from mmgevent.tasks.plain_rules import PlainRules
+    pass
 
 #: Time to gather batches before they are sent, seconds. Otherwise each tiny batch would cost a
 #: system call.
@@ -48,20 +49,6 @@ GATHER_S = 0.001
 
 
 log = get_log(__name__)
-
-
-class PackedJob(NamedTuple):
-    """What a server and executors need to know of a job; the same in each submission."""
-
-    name: str
-    options: dict[str, Any]
-    code: bytes
-    #: what executors of this machine take over from this process, as JSON; empty if there are none
-    context: bytes
-    #: whether results of one reduce task belong together, whatever their partitions
-    takes_whole_tasks: bool
-    #: the rules for what workers send, if that must be plain data
-    plain: PlainRules | None = None
 
 
 class Part(NamedTuple):
@@ -364,14 +351,7 @@ class Submission:
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
         part = self._parts[0]
-        offset = 0
-        while offset < len(part.data):
-            try:
-                segment = decode_segment(part.data, offset, self._packed.plain)
-            except SegmentError as error:
-                raise unreadable("results cannot be read here", error) from error
-            yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
-            offset = segment.end
+        yield from decode_segments(part.data, self._packed.plain)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.errors import MmgeventError, ProtocolError, UsageError
 from mmgevent.machine.logs import get_log
@@ -158,12 +159,8 @@ class Watch:
             self._call(self._on_tell, number, data)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
-        if self._closing.is_set():
-            return
-        try:
-            callback(*args)
-        except Exception:
-            log.exception("a callback of watch failed: %r", callback)
+        if not self._closing.is_set():
+            call_back("a callback of watch", callback, *args)
 
     def _find(self, number: int) -> tuple[EngineProcess | None, int]:
         """Return the engine of a worker and the server's number of it; (None, 0) if it has left."""

@@ -1,16 +1,15 @@
 """The roles without a driver: what `mmg-server` and `mmg-worker` run.
 
 Both run until a signal, and return an exit code that says why they ended. SIGINT ends them without
-waiting for tasks. SIGTERM and SIGHUP let a worker finish the tasks that it runs, for up to GRACE_S.
-A second signal, other than SIGHUP, ends the process at once.
+waiting for tasks. SIGTERM and SIGHUP let a worker finish the tasks that it runs, for a short grace.
+A second signal, other than SIGHUP, ends the process at once. A worker may also have a lifetime and
+an idle timeout (`departure`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import random
-import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,14 +24,12 @@ from mmgevent.machine.resources import collect_garbage_rarely, find_scratch_fold
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
+    from mmgevent.engine.departure import Departure
     from mmgevent.engine.membership import Membership
+    from mmgevent.engine.stay import WorkerSettings
     from mmgevent.engine.worker.role import WorkerRole
 
 log = get_log("mmgevent")
-
-#: Time for running tasks after SIGTERM, seconds. Most tasks take up to 2 s, and whoever stops a
-#: machine waits for this.
-GRACE_S = 2.0
 
 #: First pause between two rounds over all addresses, seconds. It doubles each time, and up to as
 #: much again is added at random.
@@ -40,9 +37,6 @@ FIRST_PAUSE_S = 0.1
 
 #: Longest such pause, seconds.
 MAX_PAUSE_S = 2.0
-
-#: Exit codes after SIGHUP, SIGINT and SIGTERM, as shells report them.
-HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
 
 
 def run_server(
@@ -66,11 +60,13 @@ def run_server(
     raise_descriptor_limit()
     collect_garbage_rarely()
     from mmgevent.access.handshake import derive_key
+    from mmgevent.engine.departure import Departure
     from mmgevent.engine.net.listener import open_listener
     from mmgevent.engine.net.threads import start_thread_pool
+    from mmgevent.engine.stay import Stay
 
     start_thread_pool()
-    stop = _Stop()
+    stop = Departure(Stay(), "server")
     server = make_server(segment_memory, find_scratch_folder())
     lost: list[str] = []
 
@@ -83,28 +79,18 @@ def run_server(
     log.info("server listens on %s", format_address(listener.address))
     if on_listening is not None:
         on_listening(listener.address)
-    code = stop.wait()
+    is_stopped = stop.wait()
     listener.close()
-    server.stop(lost[0] if lost else "the server was stopped")
-    if lost and not code:  # the end of this process frees the address for the next server
+    server.stop(lost[0] if lost else stop.reason)
+    if lost and not is_stopped:  # the end of this process frees the address for the next server
         raise ListenError(lost[0])
-    return code
+    return stop.code
 
 
-def run_worker(
-    addresses: list[Address],
-    *,
-    procs: int,
-    password: str,
-    certificates: Certificates = NO_CERTIFICATES,
-    once: bool = False,
-    verbose: int = 0,
-) -> int:
+def run_worker(addresses: list[Address], settings: WorkerSettings, verbose: int = 0) -> int:
     """Work for whichever server answers first, again and again. Return the exit code.
 
-    It ends by a signal or, with `once`, when a server says goodbye.
-
-    `password`: the main password, or a worker password.
+    It ends by a signal, after its stay or, with `once`, when a server says goodbye.
 
     Raises AuthenticationError and VersionMismatchError, since trying again would not help.
     """
@@ -112,19 +98,11 @@ def run_worker(
     raise_descriptor_limit()
     collect_garbage_rarely()
     template = start_template()
-    return _WorkerLoop(addresses, procs, password, certificates, once, template).run()
+    return _WorkerLoop(addresses, settings, template).run()
 
 
-def run_member(
-    addresses: list[Address],
-    *,
-    procs: int,
-    password: str,
-    certificates: Certificates = NO_CERTIFICATES,
-    once: bool = False,
-    verbose: int = 0,
-) -> int:
-    """Be a worker of the server at one of these addresses, or that server, until a signal.
+def run_member(addresses: list[Address], settings: WorkerSettings, verbose: int = 0) -> int:
+    """Be a worker of the server at one of these addresses, or that server, until it leaves.
 
     With a worker password it is a worker only. With `once` it leaves when its first server has
     ended. Returns the exit code.
@@ -132,48 +110,55 @@ def run_member(
     Raises ConnectError, with `once`, if there is no server and it cannot be one. Raises
     AuthenticationError and VersionMismatchError, since trying again would not help.
     """
-    certificates.check_for_equals()
+    settings.certificates.check_for_equals()
     set_up_logging(verbose)
     raise_descriptor_limit()
     collect_garbage_rarely()
     template = start_template()
     from mmgevent.access.handshake import client_key
-    from mmgevent.engine.membership import Membership, Settings
+    from mmgevent.engine.departure import Departure
+    from mmgevent.engine.member_settings import Settings
+    from mmgevent.engine.membership import Membership
     from mmgevent.engine.net.threads import start_thread_pool
-    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.forkers import Forkers
 
     start_thread_pool()
-    stop = _Stop()
-    key = client_key(password)
+    stop = Departure(settings.stay)
+    key = client_key(settings.password)
     if not isinstance(key, bytes):
         log.warning("this worker has a worker password, so it joins servers and never becomes one")
-    forkers = Forkers(template)
-    settings = Settings(
-        addresses,
-        key,
-        procs=procs,
-        forkers=forkers,
-        memory_bytes=default_memory_bytes(),
-        scratch=find_scratch_folder(),
-        once=once,
-        certificates=certificates,
+    forkers = Forkers(template, settings.nice)
+    member = Membership(
+        Settings(
+            addresses,
+            key,
+            procs=settings.procs,
+            forkers=forkers,
+            memory_bytes=default_memory_bytes(),
+            scratch=find_scratch_folder(),
+            once=settings.once,
+            certificates=settings.certificates,
+            name=settings.name,
+            limits=settings.limits,
+        ),
+        lambda member: _on_change(member, settings.procs, stop),
     )
-
-    def on_change(member: Membership) -> None:
-        _tell_state(member, procs)
-        if member.state == "closed":
-            stop.event.set()
-
-    member = Membership(settings, on_change)
     try:
         member.start()
-        code = stop.wait()
-        member.stop("the worker was stopped", 0.0 if code == INTERRUPTED else GRACE_S)
+        stop.watch_idleness(member.busy_until)
+        stop.event.wait()
+        member.stop(stop.reason, stop.grace_s)
     finally:
         forkers.close()
     if member.error is not None:
         raise member.error
-    return code
+    return stop.code
+
+
+def _on_change(member: Membership, procs: int, stop: Departure) -> None:
+    _tell_state(member, procs)
+    if member.state == "closed":
+        stop.event.set()
 
 
 def _tell_state(member: Membership, procs: int) -> None:
@@ -194,28 +179,23 @@ def _slots(count: int) -> str:
 class _WorkerLoop:
     """Connect, work, and connect again."""
 
-    def __init__(
-        self,
-        addresses: list[Address],
-        procs: int,
-        password: str,
-        certificates: Certificates,
-        once: bool,
-        template: TemplateProcess,
-    ):
+    def __init__(self, addresses: list[Address], settings: WorkerSettings, template: TemplateProcess):
         from mmgevent.access.handshake import client_key
+        from mmgevent.engine.departure import Departure
         from mmgevent.engine.net.threads import start_thread_pool
-        from mmgevent.engine.worker.forker import Forkers
+        from mmgevent.engine.worker.forkers import Forkers
 
         start_thread_pool()
         self._addresses = addresses
-        self._procs = procs
-        self._once = once
-        self._key = client_key(password)
-        self._certificates = certificates
-        self._forkers = Forkers(template)
-        self._stop = _Stop()
+        self._settings = settings
+        self._key = client_key(settings.password)
+        self._forkers = Forkers(template, settings.nice)
         self._tried: dict[Address, str] = {}
+        #: when the last task of an earlier worker ended, by `monotonic`; 0.0 if there was none
+        self._busy_until_s = 0.0
+        self._worker: WorkerRole | None = None
+        self._stop = Departure(settings.stay)
+        self._stop.watch_idleness(self._busy_until)
 
     def run(self) -> int:
         pause_s = FIRST_PAUSE_S
@@ -224,13 +204,19 @@ class _WorkerLoop:
                 worker = self._connect()
                 if worker is not None:
                     if self._work(worker):
-                        return self._stop.code or 0
+                        return self._stop.code
                     pause_s = FIRST_PAUSE_S
                 if self._stop.wait(pause_s * (1 + random.random())):
                     return self._stop.code
                 pause_s = min(MAX_PAUSE_S, 2 * pause_s)
         finally:
             self._forkers.close()
+
+    def _busy_until(self) -> float:
+        """Return when the last task ended: now, if one runs."""
+        if self._worker is not None:
+            self._busy_until_s = max(self._busy_until_s, self._worker.busy_until_s)
+        return self._busy_until_s
 
     def _connect(self) -> WorkerRole | None:
         """Return the worker of the first address that answers, or None if none does."""
@@ -248,9 +234,13 @@ class _WorkerLoop:
             if sock is None:
                 return None
             self._tried.pop(address, None)
-            link = SocketLink(sock, format_address(address))
             worker = WorkerRole(
-                link, slots=self._procs, forkers=self._forkers, scratch_dir=find_scratch_folder()
+                SocketLink(sock, format_address(address)),
+                slots=self._settings.procs,
+                forkers=self._forkers,
+                name=self._settings.name,
+                scratch_dir=find_scratch_folder(),
+                limits=self._settings.limits,
             )
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
@@ -259,24 +249,23 @@ class _WorkerLoop:
         return None
 
     def _connect_unless_stopped(self, address: Address) -> Any:
-        """Return the TLS socket, or None once there was a signal.
+        """Return the TLS socket, or None once this process is about to leave.
 
-        Otherwise a signal would wait up to 10 s for a server that does not answer.
+        Otherwise that would wait up to 10 s for a server that does not answer.
         """
-        import gevent
-
+        from mmgevent.engine.greenlets import spawn_awaited
         from mmgevent.engine.net import tls
 
         def connect() -> Any:
             try:
-                return tls.connect(address, self._key, "worker", certificates=self._certificates)
+                return tls.connect(address, self._key, "worker", certificates=self._settings.certificates)
             except MmgeventError as error:
                 return error
 
-        trying = gevent.spawn(connect)
+        trying = spawn_awaited(connect)
         self._stop.also(trying)
         self._stop.event.wait()
-        if self._stop.code:
+        if self._stop.is_due:
             trying.kill()
             return None
         self._stop.event.clear()
@@ -286,60 +275,28 @@ class _WorkerLoop:
         return found
 
     def _tell_joined(self, where: str) -> None:
-        log.warning("joined the server at %s with %s", where, _slots(self._procs))
+        log.warning("joined the server at %s with %s", where, _slots(self._settings.procs))
 
     def _work(self, worker: WorkerRole) -> bool:
         """Wait for the end of a worker or of this process.
 
         Return whether that was the last worker.
         """
+        self._worker = worker
         self._stop.also(worker.closed)
         self._stop.event.wait()
-        if self._stop.code:
-            grace_s = 0.0 if self._stop.code == INTERRUPTED else GRACE_S
-            worker.stop("the worker was stopped", grace_s)
+        if self._stop.is_due:
+            worker.stop(self._stop.reason, self._stop.grace_s)
             return True
         self._stop.event.clear()
+        self._busy_until()
+        self._worker = None
         if worker.refusal is not None:
             code, text = worker.refusal
             text = shown(text)
             raise VersionMismatchError(text) if code == "version" else ConnectError(text)
         log.warning("left the server: %s", worker.close_reason)
-        return self._once and worker.has_goodbye
-
-
-class _Stop:
-    """SIGINT, SIGTERM and SIGHUP as an event."""
-
-    def __init__(self) -> None:
-        import gevent
-        from gevent.event import Event
-
-        self.event: Any = Event()
-        #: exit code once a signal came, else 0
-        self.code = 0
-        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
-            gevent.signal_handler(number, self._on_signal, code)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup does that
-            gevent.signal_handler(signal.SIGHUP, self._on_signal, HUNG_UP)
-
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for a signal, or for so long. Return the exit code, or 0 if there was none."""
-        if not self.code:
-            self.event.wait(timeout_s)
-        return self.code
-
-    def also(self, event: Any) -> None:
-        """Set `self.event` also when `event` (a gevent Event or Greenlet) is set or ends."""
-        event.rawlink(lambda _: self.event.set())
-
-    def _on_signal(self, code: int) -> None:
-        if self.code and code == HUNG_UP:
-            return  # kernel and shell both send one when a terminal is closed
-        if self.code:
-            os._exit(code)  # the second signal; children die with this process
-        self.code = code
-        self.event.set()
+        return self._settings.once and worker.has_goodbye
 
 
 def set_up_logging(verbose: int) -> None:

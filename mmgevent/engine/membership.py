@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
 
 from mmgevent.access.addresses import Address, format_address
-from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
-from mmgevent.access.worker_key import WorkerKey, main_key
-from mmgevent.engine.greenlets import Greenlets
+from mmgevent.access.worker_key import main_key
+from mmgevent.engine.greenlets import Greenlets, end_process, spawn
+from mmgevent.engine.member_settings import Settings
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.local_link import local_pair
@@ -30,15 +30,12 @@ from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.place_search import PlaceSearch
 from mmgevent.engine.server_start import make_server, start_listening
 from mmgevent.engine.worker.role import WorkerRole
-from mmgevent.errors import ConnectError, MmgeventError, VersionMismatchError
+from mmgevent.errors import ConnectError, MmgeventError, UsageError, VersionMismatchError
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
     from mmgevent.engine.net.listener import Listener
     from mmgevent.engine.server.role import ServerRole
-    from mmgevent.engine.worker.forker import Forkers
-    from mmgevent.engine.worker.offering import Offering
-    from mmgevent.wire.frames import Frame
 
 log = get_log(__name__)
 
@@ -65,25 +62,6 @@ AGAIN_S = 1.0
 OnChange = Callable[["Membership"], None]
 
 
-@dataclass
-class Settings:
-    """Settings of a member. They do not change."""
-
-    addresses: Sequence[Address]
-    key: bytes | WorkerKey  #: from `client_key`; with a WorkerKey it is never the server
-    procs: int  #: slots of its worker; 0 for none
-    forkers: Forkers
-    memory_bytes: int  #: limit on segments in memory, while it is the server
-    scratch: str  #: folder for spill files and executors
-    timeout: float = 10.0  #: seconds to connect to one address
-    may_serve: bool = True
-    once: bool = False  #: stay in one place only; fail if there is none
-    offers: Sequence[str] = field(default_factory=list)
-    offering: Offering | None = None  #: runs the offered functions for the worker
-    on_tell: Callable[[Frame], None] | None = None  #: takes user messages for this worker
-    certificates: Certificates = NO_CERTIFICATES  #: to show, and to require, as client and server
-
-
 class Membership:
     """One engine's place in the cluster."""
 
@@ -105,6 +83,8 @@ class Membership:
         self.presence: Link | None = None
         #: whether it ever had a place; then no refusal is final
         self._had_place = False
+        #: when its last task ended, as far as `busy_until` knows
+        self._busy_until_s = 0.0
         #: state and reason at the last call of `on_change`
         self._told = ("", "")
         self._server: ServerRole | None = None
@@ -114,7 +94,7 @@ class Membership:
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self.run)
+        self._greenlet = spawn(end_process, self.run)
 
     def run(self) -> None:
         """Be in one place after another, until `stop` or until trying again would not help."""
@@ -153,6 +133,17 @@ class Membership:
                 self._greenlet.kill()
             self._greenlet.join()
         self._change("closed", reason)
+
+    def busy_until(self) -> float:
+        """Return when the last task of its workers ended, by `monotonic`; 0.0 if there was none.
+
+        While a task runs here, or this server has a job, that is now.
+        """
+        if self._server is not None and not self._server.idle.is_set():
+            self._busy_until_s = monotonic()
+        elif self.worker is not None:
+            self._busy_until_s = max(self._busy_until_s, self.worker.busy_until_s)
+        return self._busy_until_s
 
     def open_link(self) -> Link:
         """Return a link for this engine's driver to the server of this place (may block).
@@ -249,7 +240,8 @@ class Membership:
         if worker.refusal is not None:
             code, text = worker.refusal
             text = f"{format_address(place.address)}: {text}"
-            raise VersionMismatchError(text) if code == "version" else election.NoPlaceError([text], True)
+            final = {"version": VersionMismatchError, "slots": UsageError}.get(code)  # refused again
+            raise election.NoPlaceError([text], True) if final is None else final(text)
         if not worker.accepted.is_set() and self._stop_reason is None:
             where = format_address(place.address)
             raise election.LostServerError(f"lost {where} before its hello: {worker.close_reason}")
@@ -348,7 +340,9 @@ class Membership:
             link,
             slots=settings.procs,
             forkers=settings.forkers,
+            name=settings.name,
             scratch_dir=settings.scratch,
+            limits=settings.limits,
             offers=settings.offers,
             offering=settings.offering,
             is_local=is_local,
@@ -381,6 +375,7 @@ class Membership:
         self._change(state, "")
 
     def _leave(self, reason: str) -> None:
+        self.busy_until()
         was_there, self.address = self.address is not None, None
         self.worker = None
         self.reason = reason

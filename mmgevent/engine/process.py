@@ -71,7 +71,7 @@ class Engine:
         """
         from gevent.event import Event
 
-        from mmgevent.engine.worker.forker import Forkers
+        from mmgevent.engine.worker.forkers import Forkers
 
         self._configuration = configuration
         self._forkers = Forkers(template)
@@ -198,7 +198,8 @@ class Engine:
 
     def _make_member(self, addresses: list[Address]) -> Membership:
         from mmgevent.access.handshake import derive_key
-        from mmgevent.engine.membership import Membership, Settings
+        from mmgevent.engine.member_settings import Settings
+        from mmgevent.engine.membership import Membership
 
         configuration = self._configuration
         settings = Settings(
@@ -285,6 +286,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
     logging.basicConfig(level=logging.WARNING, format="mmgevent engine: %(message)s")
     import gevent
 
+    from mmgevent.engine.greenlets import spawn
     from mmgevent.engine.net.receiving import receive_frame
     from mmgevent.engine.parent import watch_parent
 
@@ -297,7 +299,8 @@ def main(template: TemplateProcess | StartError | None) -> None:
         if isinstance(template, StartError):
             raise template
         engine = Engine(configuration, template, *offered, listening_sock=listening_sock)
-        gevent.spawn(watch_parent, parent, engine.ended)
+        ended = engine.ended
+        spawn(lambda greenlet: ended.set(), watch_parent, parent, ended)
         main_greenlet = gevent.getcurrent()
 
         def give_up(_: Any) -> None:

@@ -17,6 +17,7 @@ import gevent
 
 from mmgevent import errors
 from mmgevent.access.addresses import format_address
+from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.tell_relay import MessageRoutes, PeerNews, PeerTells, ProgramInbox
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
@@ -167,7 +168,7 @@ class NodeRelay:
             return
         self._held.append(frame)
         if self._opening is None:
-            self._opening = gevent.spawn(self._open)
+            self._opening = spawn(self._on_fault, self._open)
 
     # -- to the server
 
@@ -193,6 +194,13 @@ class NodeRelay:
         if self._is_cut_off:
             self._is_cut_off = False
             self._driver.send(self._state_frame())
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Report to the driver that its jobs are lost, and try again after a pause."""
+        log.error("no link to the server by a fault of our own", exc_info=greenlet.exc_info)
+        self._cut_off(f"internal error: {type(greenlet.exception).__name__}: {greenlet.exception}")
+        if self._opening is None and self._server is None:
+            self._opening = spawn(self._on_fault, self._open, delay_s=MAX_PAUSE_S)
 
     def _use(self, link: Link) -> None:
         self._server = link
@@ -225,7 +233,8 @@ class NodeRelay:
             if link is self._member.presence:
                 self._member.lose(reason)
             elif self._opening is None:
-                self._opening = gevent.spawn_later(FIRST_PAUSE_S * (1 + random.random()), self._open)
+                pause_s = FIRST_PAUSE_S * (1 + random.random())
+                self._opening = spawn(self._on_fault, self._open, delay_s=pause_s)
 
     def _drop_server(self) -> None:
         """Close the link to a server that is no longer ours."""
@@ -237,7 +246,7 @@ class NodeRelay:
         self._held.clear()
         self._jobs.clear()
         if link is not None and link is not self._member.presence:
-            gevent.spawn(link.close, "the node's server changed", 0.0)
+            link.close_soon("the node's server changed")
 
     def _cut_off(self, reason: str) -> None:
         """Report to the driver that its jobs are lost, although the node still has its place."""

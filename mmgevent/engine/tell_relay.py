@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import gevent
-
 from mmgevent.engine.net.backlog import Backlog, waiting_bytes
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame, Lane
@@ -154,4 +152,4 @@ class PeerTells:
         if self._backlog.exceeds(MAX_SENDER_BYTES):
             self._backlog.drop_all()
             log.warning("link closed: %s: %d bytes of messages wait for it", link.name, MAX_SENDER_BYTES)
-            gevent.spawn(link.close, "this program sends more messages than the server reads")
+            link.close_soon("this program sends more messages than the server reads")

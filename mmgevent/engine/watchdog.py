@@ -14,6 +14,7 @@ import time
 
 import gevent
 
+from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.machine.resources import start_thread
 
 #: Rounds, of a second each, in which the hub may be blocked.
@@ -44,7 +45,7 @@ def start_watchdog() -> None:
             beats[0] += 1
             gevent.sleep(BEAT_S)
 
-    gevent.spawn(beat)
+    spawn(end_process, beat)
     start_thread(threading.Thread(target=_watch, args=(beats,), name="mmgevent-watchdog", daemon=True))
 
 

@@ -1,6 +1,6 @@
 """Run attempts of tasks over a channel: assignment and input in, output and outcome out.
 
-The functions are an argument of `Runner.run`. An executor passes those that were shipped to it. A
+The functions are an argument of `TaskRunner.run`. An executor passes those that were shipped to it. A
 process that offers functions passes its own (`executor.offered`).
 
 Memory is limited. The input of a map task is one batch. The input of a reduce task is read segment
@@ -59,7 +59,7 @@ class AttemptRevoked(MmgeventError):
     """The outcome of the attempt no longer matters."""
 
 
-class Runner:
+class TaskRunner:
     """Runs the attempts of one channel, one at a time."""
 
     def __init__(

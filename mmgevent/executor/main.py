@@ -20,7 +20,7 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
-from mmgevent.executor.attempt import Runner, read_plain_rules, record_memory_bytes
+from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
@@ -70,7 +70,7 @@ class Executor:
     def __init__(self, channel: Channel, page: StatusPage, scratch_dir: str, greenlets: bool, executors: int):
         self._channel = channel
         self._page = page
-        self._runner = Runner(channel, page, scratch_dir, executors=executors)
+        self._runner = TaskRunner(channel, page, scratch_dir, executors=executors)
         self._executor_count = executors
         self._is_patched = greenlets
         self._functions: Functions | None = None

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmgevent.errors import FunctionError, LinkClosed, ProtocolError, StartError
-from mmgevent.executor.attempt import Runner, read_plain_rules
+from mmgevent.executor.attempt import TaskRunner, read_plain_rules
 from mmgevent.executor.channel import Channel
 from mmgevent.job.functions import Functions
 from mmgevent.machine.logs import get_log
@@ -57,7 +57,7 @@ class OfferedFunctions:
         """
         self._functions = dict(functions)
         self._channel = Channel(sock)
-        self._runner = Runner(self._channel, None, None, tunes_gc=False)
+        self._runner = TaskRunner(self._channel, None, None, tunes_gc=False)
         #: the last description, and its functions
         self._known: tuple[Any, Functions] | None = None
         self._thread = threading.Thread(target=self._run, name="mmgevent-offered", daemon=True)

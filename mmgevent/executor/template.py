@@ -7,6 +7,9 @@ items at once. It has no hub: each child makes its own.
 
 It speaks JSON lines with the process that started it, over one end of a socketpair:
 
+    in   {"ping": 1}
+    out  {"pong": 1}
+         at once: a template that does not answer is killed
     in   {"fork": token, "scratch_dir": path or null, "executors": n}
          with four descriptors (SCM_RIGHTS): the executor's socket, stdout, stderr, status page
     out  {"forked": token, "pid": pid} or {"refused": token, "error": text}
@@ -30,6 +33,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -64,9 +68,15 @@ MAX_REQUEST_BYTES = 64 * 1024
 #: ones.
 MAX_STRAY_ROUNDS = 100
 
+#: Exit code of a template whose limits were changed. User code can do that to its parent (prlimit),
+#: and all executors forked later would inherit them.
+LIMITS_CODE = 71
+
 _fork = os.fork
 #: Options of prctl.
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+#: Limits of a process.
+_LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 
 
 def main() -> None:
@@ -81,7 +91,10 @@ def main() -> None:
         from gevent import monkey
 
         monkey.patch_all()
-    Template(sock, greenlets).serve()
+    template = Template(sock, greenlets)
+    template.serve()
+    if template.exit_code:
+        sys.exit(template.exit_code)
 
 
 class Template:
@@ -96,7 +109,10 @@ class Template:
         self._buffer = b""
         self._descriptors: list[int] = []
         self._ended = False
+        #: exit code of the process; not 0 if it ended by itself
+        self.exit_code = 0
         self._preload()
+        self._limits = _read_limits()
 
     def _preload(self) -> None:
         from importlib import import_module
@@ -145,8 +161,15 @@ class Template:
         if not data:
             self._ended = True
             return
+        if _read_limits() != self._limits:
+            self._ended = True
+            self.exit_code = LIMITS_CODE
+            return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
+            if line.startswith(b'{"ping"'):
+                self._answer(pong=1)
+                continue
             descriptors = self._descriptors[:FORK_DESCRIPTORS]
             del self._descriptors[:FORK_DESCRIPTORS]
             self._serve_request(line, descriptors)
@@ -269,6 +292,10 @@ def _restore_signals() -> None:
         _set_handler(number, signal.SIG_DFL)
 
 
+def _read_limits() -> list[tuple[int, int]]:
+    return [resource.getrlimit(number) for number in _LIMITS]
+
+
 def _kill_group(pid: int) -> None:
     """Kill a child that was not reaped yet, and its process group if it has one."""
     for kill in (os.killpg, os.kill):
@@ -308,21 +335,13 @@ def _list_children() -> set[int]:
 
 def _search_children(pid: int) -> set[int]:
     """Return the same from a look at every process, for kernels without a list of children."""
+    from mmgevent.machine.processes import find_parent
+
     try:
         names = os.listdir("/proc") if sys.platform == "linux" else []
     except OSError:
         return set()
-    found = set()
-    for name in names:
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if int(fields[1]) == pid:
-                found.add(int(name))
-    return found
+    return {int(name) for name in names if name.isdigit() and find_parent(int(name)) == pid}
 
 
 def _set_name(name: str) -> None:

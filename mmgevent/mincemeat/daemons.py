@@ -75,7 +75,7 @@ class Mincemeat_daemon(threading.Thread):
         self._state = "processing"
         try:
             self.process(**self._kwargs)
-        except Exception as error:
+        except BaseException as error:  # also sys.exit of a handler, which would end just this thread
             log.exception("%s failed", self.name)
             self._state = f"failed: {error}"
             return

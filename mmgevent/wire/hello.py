@@ -24,6 +24,16 @@ VERSION = "0.1.0"
 #: Version of Python without the last number, which changes no bytecode.
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
+#: Longest name of a worker or driver, characters. It stands in every message about it.
+MAX_NAME_CHARS = 100
+
+
+def clean_name(name: str) -> str:
+    """Return a name that a peer chose, safe for logs and messages."""
+    import re  # here, since commands start without
+
+    return re.sub(r"[^\w ./:@+-]", "?", name, flags=re.ASCII)[:MAX_NAME_CHARS]
+
 
 def hello(role: str, *, dill: str, **fields: Any) -> Frame:
     """Return the first message of either side of a link.

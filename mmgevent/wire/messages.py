@@ -115,7 +115,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         host=STRING,
         pid=COUNT,
     ),
-    "refused": _fields(code=_one_of("version", "busy", "full", "start"), error=STRING),
+    "refused": _fields(code=_one_of("version", "busy", "full", "slots", "start"), error=STRING),
     "goodbye": _fields(reason=STRING),
     "moved": _fields(address=STRING),
     "tell": _fields({"more": FLAG}, data=STRING),
@@ -186,7 +186,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         groups=COUNT,
     ),
     "failed": _fields({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
-    "died": _fields({"item": COUNT, "divisible": FLAG}, failure=OBJECT),
+    "died": _fields({"item": COUNT, "divisible": FLAG, "template": FLAG}, failure=OBJECT),
     "unprepared": _fields({"died": FLAG}, failure=OBJECT),
     "content": _fields(),
 }

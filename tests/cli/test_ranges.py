@@ -36,7 +36,7 @@ ABSURD = [
 
 #: Words for the value of an option: numbers, addresses, and texts that any reader of theirs checks.
 NUMBERS = {"N", "SECONDS", "SIZE", "PORT"}
-ADDRESSES = {"[HOST:]PORT", "HOST[:PORT]", "HOST[:PORT][,...]"}
+ADDRESSES = {"WHERE", "[HOST:]PORT", "HOST[:PORT]", "HOST[:PORT][,...]"}
 TEXTS = {"", "PASSWORD", "PATH", "F", "PATH[,PATH...]"}
 SETTINGS = {"OPTION=VALUE"}
 
@@ -113,7 +113,7 @@ def test_a_flag_of_a_variable_is_a_small_number(capsys, monkeypatch, name, optio
 
 
 #: Options of a job that are no numbers.
-JOB_TEXTS = {"py_files", "allocation", "name"}
+JOB_TEXTS = {"py_files", "allocation", "name", "results", "plain_classes"}
 JOB_NUMBERS = [field.name for field in dataclasses.fields(JobOptions) if field.name not in JOB_TEXTS]
 
 

@@ -119,7 +119,7 @@ def test_a_job_whose_own_code_waits_for_ever_is_cancelled(cluster, blocked, capl
     assert_cancelled_at_once(handle)
     assert ended.get(timeout=SOON_S) is handle
     (warning,) = warnings_of(caplog)
-    assert f"mmgevent-{handle._driver.job.name}" in warning
+    assert f"mmgevent-{handle._runner.job.name}" in warning
     assert "test_blocked.py" in warning
     assert cluster.run(mmg.Job({2: 3}, one)) == {2: [3]}
     cluster.close()

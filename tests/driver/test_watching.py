@@ -527,11 +527,12 @@ def test_a_cluster_sees_its_workers_and_both_tell_each_other_things(cluster, joi
     assert_it_works(cluster)
 
 
-def test_a_callback_that_fails_is_logged_and_harms_nothing_else(cluster, join, caplog):
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt, gevent.GreenletExit])
+def test_a_callback_that_fails_is_logged_and_harms_nothing_else(cluster, join, caplog, error):
     told = []
 
     def fail(*args):
-        raise RuntimeError("of the user")
+        raise error("of the user")
 
     cluster.watch(fail, fail, lambda number, data: told.append(data))
     worker = join(cluster)
@@ -541,6 +542,25 @@ def test_a_callback_that_fails_is_logged_and_harms_nothing_else(cluster, join, c
         gevent.sleep(0.02)
     worker.link.close("gone")
     wait_until(lambda: sum("of the user" in str(r.exc_info) for r in caplog.records) >= 3)  # 2 joined, 1 left
+    assert_it_works(cluster)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_a_done_callback_that_fails_leaves_nobody_waiting(cluster, caplog, error):
+    called = []
+
+    def fail(handle):
+        raise error("of the user")
+
+    handle = cluster.submit(mmg.Job([(1, 1)], lambda key, value: [(key, time.sleep(0.2) or value)]))
+    handle.add_done_callback(fail)
+    handle.add_done_callback(called.append)
+    joiner = threading.Thread(target=handle.join, daemon=True)
+    joiner.start()
+    joiner.join(DEADLINE_S)
+    assert not joiner.is_alive()
+    assert called == [handle]
+    assert "of the user" in caplog.text
     assert_it_works(cluster)
 
 

@@ -85,12 +85,16 @@ def test_a_driver_whose_link_is_refused_is_told_and_gets_the_next_one(make_house
     wait_until(lambda: house.place.heard == [("submit", 2)])
 
 
-def test_after_a_fault_of_our_own_the_next_job_opens_a_link(make_house):
+def test_after_a_fault_of_our_own_the_driver_is_told_and_gets_the_next_link(make_house, monkeypatch):
+    monkeypatch.setattr(relay, "MAX_PAUSE_S", 0.01)
     house = make_house(ZeroDivisionError("of the test"))
     house.submit(1)
-    wait_until(lambda: not house.place._refusals and house.relay._opening is None)
+    wait_until(lambda: house.heard)
+    assert house.heard[0]["state"] == "connecting"
+    assert "ZeroDivisionError" in house.heard[0]["reason"]
+    wait_until(lambda: house.heard[-1]["state"] == "worker")
     house.submit(2)
-    wait_until(lambda: house.place.heard == [("submit", 1), ("submit", 2)])
+    wait_until(lambda: house.place.heard == [("submit", 2)])
 
 
 def test_the_surroundings_of_a_nodes_driver_go_nowhere(make_house):

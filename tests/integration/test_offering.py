@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from mmgevent import reducers
 from mmgevent.engine.net.local_link import local_pair
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.role import WorkerRole
 from mmgevent.executor.offered import OfferedFunctions
@@ -269,16 +269,17 @@ def test_a_failure_names_the_worker(host):
     assert "unsupported operand" in failure["error"] or "not iterable" in failure["error"]
 
 
-def test_a_server_that_wants_what_nobody_offers_is_left(forkers, tmp_path):
+def test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays(forkers, tmp_path):
     ours, theirs = local_pair("local worker")
     server = FakeServer(ours)
     worker = WorkerRole(theirs, slots=1, forkers=forkers, scratch_dir=str(tmp_path), is_local=True)
     worker.start()
     server.submit(1, offered=describe("gate"))
-    server.assign_map([(1, 2)])
-    assert server.closed.wait(WAIT_S)
-    assert worker.closed.wait(WAIT_S)
-    assert "nobody offers" in worker.close_reason
+    outcome = server.wait_for(server.assign_map([(1, 2)]))
+    assert (outcome["type"], outcome["failure"]["kind"]) == ("failed", "options")
+    assert "offers none" in outcome["failure"]["error"]
+    assert not worker.close_reason
+    worker.stop("the test is over")
 
 
 @pytest.mark.parametrize("offered", [5, {}, {"phases": "map"}, {"phases": ["other"]}])

@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import types
@@ -22,13 +23,15 @@ from gevent.socket import socket as GeventSocket
 
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT
-from mmgevent.engine.worker import crew, supervisor, workload
+from mmgevent.engine.worker import crew, forker, supervisor, template_deaths, workload
 from mmgevent.engine.worker.crew import MAX_FORK_FAILURES
-from mmgevent.engine.worker.forker import MAX_IDLE_TEMPLATES, MAX_STARTS, Forkers, Kind
+from mmgevent.engine.worker.forkers import MAX_IDLE_TEMPLATES, Forkers, Kind
 from mmgevent.engine.worker.held import MAX_ATTEMPTS
 from mmgevent.engine.worker.role import WorkerRole
+from mmgevent.engine.worker.silence import MAX_UNANSWERED, Silence
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.pack import pack_functions
+from mmgevent.machine.processes import Look
 from mmgevent.tasks import records
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
@@ -100,6 +103,10 @@ def leave(key, value):
 def close_all(key, value):
     os.closerange(0, 512)
     yield key, 1
+
+def kill_template(key, value):
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
 
 def fork(key, value):
     os.fork()
@@ -813,8 +820,152 @@ def test_a_killed_template_is_replaced(start, gate):
         gate.next()
         os.kill(own.get().pid, signal.SIGKILL)
         died = server.wait_for(attempt)
-        assert (died["type"], died["failure"]["kind"]) == ("died", "lost")
+        assert (died["type"], died["failure"]["kind"], died["template"]) == ("died", "died", True)
+        assert "forks executors ended: signal 9 (SIGKILL)" in died["failure"]["error"]
         assert server.wait_for(server.assign_map([("words", "a")]))["type"] == "done"
+    finally:
+        own.close()
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL], ids=["stop", "term", "kill"]
+)
+def test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own(
+    start, gate, monkeypatch, number
+):
+    monkeypatch.setattr(forker, "PING_S", 0.05)
+    own = Forkers()
+    try:
+        server, _ = start(slots=2, forkers=own)
+        server.submit(1)
+        server.submit(2)
+        attempts = [server.assign_map([(f"gate {job}", gate.path)], job=job, slot=job - 1) for job in (1, 2)]
+        running = [gate.next() for _ in attempts]
+        assert len({psutil.Process(pid).ppid() for pid, _, _ in running}) == 1
+        os.kill(own.get().pid, number)
+        for attempt in attempts:
+            assert server.wait_for(attempt)["type"] == "returned"
+        attempts = [server.assign_map([(f"gate {job}", gate.path)], job=job, slot=job - 1) for job in (1, 2)]
+        running = sorted((gate.next() for _ in attempts), key=lambda item: item[1])
+        first, second = (psutil.Process(pid).parent() for pid, _, _ in running)
+        assert first != second
+        first.send_signal(number)
+        assert server.wait_for(attempts[0])["type"] == "died"
+        running[1][2].set()
+        assert server.wait_for(attempts[1])["type"] == "done"
+    finally:
+        own.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs SCHED_IDLE")
+def test_a_template_that_gets_no_turn_is_not_killed(start, gate, monkeypatch):
+    monkeypatch.setattr(forker, "PING_S", 0.002)
+    seen = []
+    real = Silence.note
+    monkeypatch.setattr(
+        Silence, "note", lambda self, look, **known: seen.append(look.state) or real(self, look, **known)
+    )
+    own = Forkers()
+    hogs = []
+    try:
+        server, _ = start(forkers=own)
+        server.submit(1)
+        attempt = server.assign_map([("gate", gate.path)])
+        _, _, go_on = gate.next()
+        template = own.get()
+        core = {max(os.sched_getaffinity(0))}
+        os.sched_setaffinity(template.pid, core)
+        hogs += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        for hog in hogs:
+            os.sched_setaffinity(hog.pid, core)
+        os.sched_setscheduler(template.pid, os.SCHED_IDLE, os.sched_param(0))
+        wait_until(lambda: seen.count("R") > 10 * MAX_UNANSWERED)
+        go_on.set()
+        assert server.wait_for(attempt)["type"] == "done"
+        assert template.is_alive
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+        own.close()
+
+
+def test_a_template_that_is_ended_for_its_silence_alone_counts_for_no_job(start, gate, monkeypatch):
+    """As on systems that do not tell what a process does."""
+    monkeypatch.setattr(forker, "PING_S", 0.01)
+    stopped = set()
+    monkeypatch.setattr(forker, "look_at", lambda pid: None if pid in stopped else Look("R", 0.0))
+    own = Forkers()
+    try:
+        server, worker = start(forkers=own)
+        server.submit(1)
+        for _ in range(2):
+            attempt = server.assign_map([("gate", gate.path)])
+            pid, _, _ = gate.next()
+            template = psutil.Process(pid).parent()
+            template.suspend()
+            stopped.add(template.pid)
+            assert server.wait_for(attempt)["type"] == "returned"
+        assert not worker.closed.is_set()
+    finally:
+        own.close()
+
+
+def test_a_job_that_ends_its_template_rests_longer_each_time(start, monkeypatch):
+    rests = []
+    real = template_deaths.rest_s
+    monkeypatch.setattr(crew, "rest_s", lambda deaths: rests.append(deaths) or real(deaths) / 100)
+    own = Forkers()
+    try:
+        server, worker = start(slots=2, forkers=own)
+        server.submit(1)
+        for _ in range(4):
+            attempt = server.assign_map([("kill_template", None)])
+            assert server.wait_for(attempt)["template"] is True
+        assert rests == [1, 2, 3, 4]
+        assert [template_deaths.rest_s(n) for n in (1, 2, 3, 100)] == [0.2, 0.4, 0.8, 6.4]
+        assert not worker.closed.is_set()
+    finally:
+        own.close()
+
+
+def test_a_template_that_answers_is_not_killed_however_long_an_item_takes(start, gate, monkeypatch):
+    monkeypatch.setattr(forker, "PING_S", 0.02)
+    own = Forkers()
+    try:
+        server, _ = start(forkers=own)
+        server.submit(1)
+        attempt = server.assign_map([("gate", gate.path)])
+        _, _, go_on = gate.next()
+        pongs = []
+        template = own.get()
+        real = template._take_report
+        monkeypatch.setattr(
+            template, "_take_report", lambda report: real(report) or pongs.append("pong" in report)
+        )
+        wait_until(lambda: sum(pongs) > 3 * MAX_UNANSWERED)
+        go_on.set()
+        assert server.wait_for(attempt)["type"] == "done"
+    finally:
+        own.close()
+
+
+def test_a_fault_of_our_own_with_a_template_counts_for_no_job(start, gate, monkeypatch):
+    monkeypatch.setattr(forker, "PING_S", 0.02)
+    own = Forkers()
+    try:
+        server, worker = start(forkers=own)
+        server.submit(1)
+        attempt = server.assign_map([("gate", gate.path)])
+        gate.next()
+
+        def fail(report):
+            raise ZeroDivisionError("a fault of our own")
+
+        monkeypatch.setattr(own.get(), "_take_report", fail)
+        assert server.wait_for(attempt)["type"] == "returned"
+        assert server.wait_for(server.assign_map([("words", "a")]))["type"] == "done"
+        assert not worker.closed.is_set()
     finally:
         own.close()
 
@@ -866,22 +1017,23 @@ def test_a_worker_that_never_gets_descriptors_gives_up(start, monkeypatch):
     assert "Too many open files" in worker.close_reason
 
 
-def test_a_template_that_always_dies_closes_the_worker(start):
+def test_a_template_that_always_dies_at_its_start_closes_the_worker(start, monkeypatch):
+    monkeypatch.setattr(crew, "FORK_PAUSE_S", 0.0)
+    monkeypatch.setenv("MMG_PYTHON", "/bin/false")
     own = Forkers()
     try:
         server, worker = start(forkers=own)
-        for job in range(1, 10):
+        for job in range(1, 2 * MAX_FORK_FAILURES):
             if worker.closed.is_set():
                 break
-            may_start = len(own._starts.get(PLAIN, ())) < MAX_STARTS
-            forker = own.get() if may_start or own._forkers[PLAIN].is_alive else None
-            if forker is not None:
-                os.kill(forker.pid, signal.SIGKILL)
-                assert forker.dead.wait(WAIT_S)
             server.submit(job)
-            gevent.sleep(0)
+            attempt = server.assign_map([("words", "a")], job=job)
+            with gevent.Timeout(WAIT_S):
+                while not server.outcomes(attempt) and not worker.closed.is_set():
+                    gevent.wait([server._news, worker.closed], count=1)
+                    server._news.clear()
         assert worker.closed.wait(WAIT_S)
-        assert "template process died" in worker.close_reason
+        assert "template process ended at its start: exit code 1" in worker.close_reason
     finally:
         own.close()
 

@@ -30,8 +30,8 @@ from mmgevent.access.handshake import (
     ServerHandshake,
 )
 from mmgevent.access.worker_key import SIGNATURE_BYTES, server_key
-from mmgevent.engine.server.hosted import read_rules
 from mmgevent.engine.server.role import ServerRole
+from mmgevent.engine.server.terms import read_rules
 from mmgevent.engine.worker.held import CachedJob, ReceiveWindow
 from mmgevent.errors import JobError, MmgeventError, OptionError, ProtocolError
 from mmgevent.tasks import records

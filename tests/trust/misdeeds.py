@@ -169,6 +169,57 @@ def loop_deaf_to_everything(value):
             continue
 
 
+# -- the parent, which forks all executors of a worker
+
+
+def kill_the_parent(value):
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def terminate_the_parent(value):
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(1000)
+
+
+def let_the_parent_die_of_a_real_time_signal(value):
+    os.kill(os.getppid(), 40)
+    time.sleep(1000)
+
+
+def kill_the_group_of_the_parent(value):
+    os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def outlive_the_parent(value):
+    ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # PR_SET_PDEATHSIG: no signal when it ends
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def give_the_parent_no_memory(value):
+    import resource
+
+    resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1 << 20, 1 << 20))
+
+
+def stop_the_parent(value):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    time.sleep(1000)
+
+
+def trace_the_parent(value):
+    ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)  # PTRACE_ATTACH stops it
+    time.sleep(1000)
+
+
+def give_the_parent_no_descriptors(value):
+    import resource
+
+    resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))
+
+
 def stop_itself(value):
     os.kill(os.getpid(), signal.SIGSTOP)
 

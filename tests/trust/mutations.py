@@ -38,6 +38,74 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # executors and their template
+    Mutation(
+        "a template that answers nothing is killed",
+        "engine/worker/forker.py",
+        "            elif finding := silence.note(",
+        "            elif finding := False and silence.note(",
+        (
+            "integration/test_worker.py::"
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[stop]",
+        ),
+        waits=True,
+    ),
+    Mutation(
+        "a template that only waits for its turn is left alone",
+        "engine/worker/silence.py",
+        'look.state == "R" and before is not None and look.cpu_s - before.cpu_s >= BUSY_S',
+        'look.state == "R"',
+        ("integration/test_worker.py::test_a_template_that_gets_no_turn_is_not_killed",),
+    ),
+    Mutation(
+        "a guess about a template fails no job",
+        "engine/worker/crew.py",
+        "and end.is_fact",
+        "and True",
+        (
+            "integration/test_worker.py::"
+            "test_a_template_that_is_ended_for_its_silence_alone_counts_for_no_job",
+        ),
+    ),
+    Mutation(
+        "several jobs of one template are not blamed for its end",
+        "engine/worker/template_deaths.py",
+        "if len(jobs) > 1:",
+        "if False:",
+        (
+            "integration/test_worker.py::"
+            "test_of_several_jobs_none_is_blamed_for_their_template_and_each_gets_its_own[kill]",
+        ),
+    ),
+    Mutation(
+        "a job that ended a template rests",
+        "engine/worker/crew.py",
+        "            self._resting.add(job)\n",
+        "",
+        ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
+    ),
+    # what others choose
+    Mutation(
+        "the name of a peer is safe for terminals",
+        "wire/hello.py",
+        r're.sub(r"[^\w ./:@+-]", "?", name, flags=re.ASCII)[:MAX_NAME_CHARS]',
+        "name[:MAX_NAME_CHARS]",
+        ("wire/test_hello.py::test_the_name_of_a_peer_is_short_and_safe_for_terminals",),
+    ),
+    Mutation(
+        "a host of ssh:// is nothing that a shell reads otherwise",
+        "access/ssh_hosts.py",
+        "is_host = bool(_WORD.fullmatch(host)) and",
+        "is_host = bool(host) and",
+        ("access/test_ssh_hosts.py::test_what_a_shell_or_ssh_could_read_otherwise_is_no_host",),
+    ),
+    Mutation(
+        "an interpreter on other hosts is nothing that a shell changes",
+        "access/ssh_hosts.py",
+        "if not _PYTHON.fullmatch(text):",
+        "if not text:",
+        ("access/test_ssh_hosts.py::test_an_interpreter_is_a_name_or_a_path",),
+    ),
     # getting in
     Mutation(
         "a proof names the side that gives it",
@@ -417,7 +485,7 @@ MUTATIONS = [
     Mutation(
         "a job's number is used once",
         PEERS,
-        "if frame.job <= self._last_job:",
+        "if not frame.job or frame.job in self._jobs or not follows(frame.job, self._last_job):",
         "if False:",
         ("engine/server/test_server.py::test_a_job_submitted_twice_closes_its_driver",),
     ),
@@ -528,8 +596,8 @@ MUTATIONS = [
     ),
     Mutation(
         "the number of a live attempt is passed over",
-        "engine/scheduler/dispatcher.py",
-        "while number in self.attempts:",
+        "wire/numbers.py",
+        "while number in used:",
         "while False:",
         (
             "engine/scheduler/test_scheduler.py::test_attempt_numbers_start_again_at_one_and_pass_over_live_ones",
@@ -573,6 +641,45 @@ MUTATIONS = [
         "pass",
         ("driver/test_blocked.py::test_a_job_that_fails_while_its_datasource_waits_says_so",),
         waits=True,
+    ),
+    # a server and those who have the password
+    Mutation(
+        "a job calls only functions that it needs",
+        "engine/server/terms.py",
+        "if missing or not names:",
+        "if not names and missing:",
+        ("trust/test_worst_use.py::test_a_driver_that_does_its_worst_with_it_costs_time_at_most[submit]",),
+    ),
+    Mutation(
+        "an assignment that a worker cannot do fails that attempt",
+        "engine/worker/workload.py",
+        "fault = job.fault or self._find_fault(job, message)",
+        "fault = job.fault",
+        ("integration/test_offering.py::test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays",),
+        waits=True,
+    ),
+    Mutation(
+        "a task that takes workers down fails its job",
+        "engine/scheduler/retries.py",
+        "return [attempt.task for attempt in running if attempt.task.losses >= MAX_LOSSES]",
+        "return []",
+        (
+            "engine/scheduler/test_scheduler.py::test_a_task_that_takes_workers_down_fails_its_job_and_no_other",
+        ),
+    ),
+    Mutation(
+        "links share the slots",
+        "engine/scheduler/ranking.py",
+        "self.held += change",
+        "self.held += 0",
+        ("engine/scheduler/test_scheduler.py::test_owners_share_the_slots_whatever_jobs_they_have",),
+    ),
+    Mutation(
+        "code counts as it arrives",
+        "engine/server/hosted.py",
+        "if len(data) > self._share.room_bytes:",
+        "if False:",
+        ("engine/server/test_server.py::test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays",),
     ),
     # what is shown
     Mutation(

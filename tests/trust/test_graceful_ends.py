@@ -80,12 +80,6 @@ def hanging(cluster, tmp_path):
 
 # Workers
 
-#: with an hour of grace
-PATIENT_WORKER = (
-    "-c",
-    "import mmgevent.engine.foreground as f; f.GRACE_S = 3600.0; from mmgevent.cli.worker import main; main()",
-)
-
 
 def test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest(server, cluster, tmp_path):
     folder = str(tmp_path)
@@ -99,12 +93,8 @@ def test_sigterm_lets_a_worker_finish_what_runs_and_hand_back_the_rest(server, c
         time.sleep(0.2)
         yield value, bytes(MIB)  # which takes a while to send: nothing may overtake it
 
-    patient = {"program": PATIENT_WORKER}  # on a busy machine a task may take longer than GRACE_S
-    with (
-        running(tmp_path, "--procs", "2", server.where, **patient) as first,
-        running_worker(tmp_path, server),
-    ):
-        first.wait_said("joined the server")
+    patient = ("--grace", "3600")  # on a busy machine a task may take longer than the default
+    with running_worker(tmp_path, server, *patient) as first, running_worker(tmp_path, server):
         handle = cluster.submit(mmg.Job([(n, n % 3) for n in range(40)], note, count, retransmit=0))
         wait_until(lambda: len(list(tmp_path.glob("*.began"))) >= 4)
         assert end(first, signal.SIGTERM, PATIENCE_S) == 143
@@ -134,7 +124,7 @@ def test_an_executor_that_ignores_everything_holds_up_no_end(server, hanging, tm
 @BOTH
 def test_a_second_signal_ends_a_worker_at_once(server, hanging, tmp_path, number, code):
     """With an hour of grace: whatever ends it, it is not patience."""
-    with running(tmp_path, "--procs", "1", server.where, program=PATIENT_WORKER) as worker:
+    with running_worker(tmp_path, server, "--grace", "3600", procs=1) as worker:
         wait_until(lambda: hanging.hangs() == 1 and hanging.progress().slots == 1)
         worker.send_signal(signal.SIGTERM)
         wait_until(lambda: hanging.progress().slots == 0, "the server knows that it leaves")

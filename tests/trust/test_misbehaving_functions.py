@@ -3,6 +3,8 @@
 After each, on the same cluster: server and worker live, nothing of the job is left, the next job is right.
 """
 
+import os
+import resource
 import sys
 import time
 
@@ -85,6 +87,68 @@ def test_whatever_kills_the_executor_fails_the_job_by_name(watched, deed, said):
     error = fail(watched, deed)
     assert (error.kind, error.function, error.key) == ("died", "mapfn", "5")
     assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("deed", "said"),
+    [
+        (misdeeds.kill_the_parent, "signal 9 (SIGKILL)"),
+        (misdeeds.outlive_the_parent, "signal 9 (SIGKILL)"),
+        pytest.param(misdeeds.terminate_the_parent, "exit code 0", marks=pytest.mark.long),
+        pytest.param(misdeeds.kill_the_group_of_the_parent, "signal 9 (SIGKILL)", marks=pytest.mark.long),
+        pytest.param(misdeeds.let_the_parent_die_of_a_real_time_signal, "signal 40", marks=pytest.mark.long),
+    ],
+)
+def test_a_job_that_ends_its_template_three_times_fails_by_name_and_the_job_beside_it_is_right(
+    watched, deed, said, tmp_path
+):
+    waits = tmp_path / "waits"
+    waits.touch()
+
+    def innocent(key, value):
+        while key == 0 and os.path.exists(waits):
+            time.sleep(0.01)
+        yield key % 3, value
+
+    beside = watched.submit(ITEMS, innocent, add)
+    error = fail(watched, deed)
+    waits.unlink()
+    assert error.kind == "died"
+    assert "tasks of this job ended the process that forks executors 3 times" in str(error)
+    assert said in str(error)
+    assert beside.result(PATIENCE_S) == RIGHT
+    assert beside.deaths() == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("deed", [misdeeds.stop_the_parent, misdeeds.trace_the_parent])
+def test_a_template_that_is_stopped_is_noticed_and_replaced(watched, deed, tmp_path):
+    done = tmp_path / "done"
+
+    def stop_once(value):
+        if not done.exists():
+            done.touch()
+            deed(value)
+
+    handle = watched.submit(ITEMS, at_bad(stop_once), add)
+    assert handle.result(PATIENCE_S) == RIGHT
+    (death,) = handle.deaths()
+    assert "it did not answer: it was stopped" in death["error"]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit")
+@pytest.mark.parametrize(
+    "deed", [misdeeds.give_the_parent_no_descriptors, misdeeds.give_the_parent_no_memory]
+)
+def test_a_template_whose_limits_were_lowered_is_replaced(watched, deed, tmp_path):
+    done = tmp_path / "done"
+
+    def lower_once(value):
+        if not done.exists():
+            done.touch()
+            deed(value)
+
+    assert watched.submit(ITEMS, at_bad(lower_once), add).result(PATIENCE_S) == RIGHT
 
 
 @pytest.mark.parametrize("deed", [misdeeds.patch_builtins, misdeeds.patch_socket, misdeeds.patch_pickle])

@@ -12,7 +12,7 @@ from mmgevent import _speedups
 from mmgevent.cli.exits import run_command
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import UsageError
-from mmgevent.wire.hello import PYTHON_VERSION, check_gil
+from mmgevent.wire.hello import MAX_NAME_CHARS, PYTHON_VERSION, check_gil, clean_name
 from tests.integration.commands import ROOT
 
 IN_USE = "with the C core" if _speedups.NATIVE else "without the C core"
@@ -104,3 +104,9 @@ def test_the_install_on_a_free_threaded_python_ends_with_the_sentence():
     done = run("-c", program)
     assert done.returncode == 1
     assert "mmgevent needs gevent, which has no release for free-threaded builds" in done.stderr
+
+
+def test_the_name_of_a_peer_is_short_and_safe_for_terminals():
+    assert clean_name("web-1.example.org/4711") == "web-1.example.org/4711"
+    assert clean_name("a\x1b[31mb\nc\u202ed<") == "a??31mb?c?d?"
+    assert len(clean_name("x" * 1000)) == MAX_NAME_CHARS

@@ -9,13 +9,17 @@ reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Generator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.job_state import JobState, Progress
 from mmgevent.driver.results import apply_finish
+from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.runner import Runner
+from mmgevent.driver.set_aside import Found, Place
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import JobError, TooManySkippedError, UsageError
@@ -27,12 +31,14 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.map_task import TaskStats
-from mmgevent.tasks.plain_rules import find_rules
-from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, decode_flush, decode_segment, segment_size
+from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
-from mmgevent.tasks.skipping import MAX_NAMED, SignalTeller, Skipping
+from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
 
@@ -49,6 +55,9 @@ RECORD_BYTES = 256 * 1024 * 1024
 #: container may have 300 MiB in all.
 MEMORY_SHARE = 8
 
+#: Name of the worker in failures of items that were set aside.
+WORKER = "inline"
+
 #: Speed for which batches are cut: at most 8,000 items each.
 _SPEED = Speed(items=4000, seconds=1.0)
 
@@ -60,17 +69,59 @@ def run_inline(job: Job[Any, Any]) -> Iterator[tuple[Any, Any]]:
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
-    job.check()
-    functions = job.functions()
-    if functions.offered_names:
-        name = min(functions.offered_names)
-        raise UsageError(
-            f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
-            f"pass the function itself"
-        )
-    argv = list_to_show(job.argv)
-    records = items_showing(argv, _InlineRun(job, functions).records())
-    return apply_finish(job.finishfn, job.finish_form, records, job.argv)
+    runner = InlineRunner(job, on_notice=_warn)
+    runner.check()
+    return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+
+
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+
+
+class InlineRunner(Runner):
+    """One job in this process, in the thread that reads its records."""
+
+    def __init__(
+        self,
+        job: Job[Any, Any],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ):
+        """Claim the datasource."""
+        super().__init__(job, on_progress, on_notice)
+        self._run: _InlineRun | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for a job with functions that nodes offer."""
+        functions = self.job.functions()
+        if functions.offered_names:
+            name = min(functions.offered_names)
+            raise UsageError(
+                f"the function {name!r} is given by name and offered by nodes, of which an inline run has none; "
+                f"pass the function itself"
+            )
+        self._run = _InlineRun(self.job, functions, self.state, self.plain)
+
+    def run(self) -> Generator[tuple[Any, Any], None, None]:
+        """Run the job here. Cancelling takes effect between two tasks."""
+        assert self._run is not None
+        yield from items_showing(list_to_show(self.job.argv), self._run.records())
+
+    def cancel(self) -> None:
+        """Make `records` raise JobCancelled behind the task that runs now."""
+        super().cancel()
+        if self._run is not None:
+            self._run.feeder.stop()
+
+    def close(self) -> None:
+        """Release what belongs to the job. Idempotent."""
+        if self._run is not None:
+            self._run.close()
+
+    def read_again(self, places: list[Place]) -> Found:
+        """Read items of the datasource again."""
+        assert self._run is not None
+        return self._run.feeder.read_again(places)
 
 
 class _Piece(NamedTuple):
@@ -85,8 +136,9 @@ class _Piece(NamedTuple):
 class _InlineRun:
     """One job from its datasource to its records."""
 
-    def __init__(self, job: Job[Any, Any], functions: Functions):
+    def __init__(self, job: Job[Any, Any], functions: Functions, state: JobState, plain: PlainRules | None):
         self._job = job
+        self._state = state
         self._functions = functions
         self._setupfn = functions.setupfn
         options = job.options
@@ -96,29 +148,43 @@ class _InlineRun:
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
-        self._plain = find_rules(job)
-        self._feeder = Feeder(job, may_restart=False)
+        self._plain = plain
+        self.feeder = Feeder(job, may_restart=False, on_notice=state.notice)
         self._signals = SignalTeller()
         self._attempts = 0
         self._item_count = 0
+        self._record_count = 0
         self._skipped_count = 0
         self._last_skipped: TaskFailure | None = None
 
     def records(self) -> Iterator[tuple[Any, Any]]:
         try:
-            while (numbered := self._feeder.next_batch(_SPEED)) is not None:
+            while (numbered := self.feeder.next_batch(_SPEED)) is not None:
                 self._set_up()
                 self._map_batch(*numbered)
+                self._report("map", self._item_count, None)
                 if self._job.options.allocation == "oneshot":
                     break  # one item for each worker, and this is the only worker
             self._check_skipped()
-            for partition, n_bytes in sorted(self._store.partition_sizes().items()):
-                if partition == self._partitions:  # the items that were set aside
-                    continue
+            sizes = self._store.partition_sizes()
+            sizes.pop(self._partitions, None)  # the items that were set aside
+            for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
+                self._report("reduce", done, len(sizes))
+            self._state.stats = {"results": len(sizes), "records": self._record_count}
         finally:
-            self._feeder.close()
-            self._store.close()
+            self.close()
+
+    def close(self) -> None:
+        """Free memory and disk. Idempotent."""
+        self.feeder.close()
+        self._store.close()
+
+    def _report(self, phase: str, done: int, total: int | None) -> None:
+        self._state.report(
+            Progress(phase, done, total, workers=1, slots=1, skipped=self._state.set_aside.count)
+        )
+        self._state.check_cancelled()
 
     def _set_up(self) -> None:
         """Call setupfn before the first item, as executors do.
@@ -156,7 +222,7 @@ class _InlineRun:
                 try:
                     stats = self._try_map(attempt, batch, piece, skip, skipping)
                 except ContentNeeded:  # a file changed after the driver had looked at it
-                    batch = self._feeder.content_of(number)
+                    batch = self.feeder.content_of(number)
                 except TaskFailure as failure:
                     self._pass_signal(failure)
                     if failure.skipped:
@@ -164,7 +230,7 @@ class _InlineRun:
                     if failure.item is not None:
                         named[failure.item] += 1
                         if failure.is_spent or named[failure.item] > self._job.options.retries:
-                            self._skip(failure)
+                            self._skip(number, failure)
                             skip.add(failure.item)
                         continue
                     unnamed += 1
@@ -173,7 +239,10 @@ class _InlineRun:
                         pieces += reversed(self._halves(piece, failure, batch.has_refs))
                         break
                 else:
-                    self._store.commit_map(attempt, number, piece.lo, piece.part)
+                    output = self._store.commit_map(attempt, number, piece.lo, piece.part)
+                    rows = b"".join(self._store.read_output(output, self._partitions))
+                    for _ in self._state.set_aside.add_rows(number, WORKER, rows):
+                        pass
                     self._item_count += stats.items
                     self._count_skipped(skipping)
                     break
@@ -215,12 +284,18 @@ class _InlineRun:
                 return [_Piece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
         raise _ended(failure, JobError)
 
-    def _skip(self, failure: TaskFailure) -> None:
+    def _skip(self, batch: int, failure: TaskFailure) -> None:
         """Set an item aside, or end the job if none may be."""
         if not self._job.options.max_skipped:
             raise _ended(failure, JobError)
         self._skipped_count += 1
         self._item_count += 1
+        assert failure.item is not None
+        item = None
+        if self.feeder.reads_again_quickly:
+            for _, (key, value) in self.feeder.read_again([(batch, failure.item)]):
+                item = key, encode_value(value, MAX_VALUE_BYTES)
+        self._state.set_aside.add_item(batch, failure.item, failure.failure, item)
         self._note_skipped(failure)
 
     def _count_skipped(self, skipping: Skipping) -> None:
@@ -233,7 +308,7 @@ class _InlineRun:
     def _note_skipped(self, failure: TaskFailure) -> None:
         self._last_skipped = failure
         if self._skipped_count <= MAX_NAMED:
-            log.warning("%s", name_skipped(None, failure.failure))
+            self._state.notice(name_skipped(None, failure.failure))
         allowed = self._job.options.max_skipped
         if isinstance(allowed, int) and self._skipped_count > allowed:
             raise self._too_many(failure)
@@ -251,17 +326,15 @@ class _InlineRun:
         if self._skipped_count > limit:
             assert self._last_skipped is not None
             raise self._too_many(self._last_skipped)
-        if self._skipped_count > MAX_NAMED:
-            log.warning("%d items were set aside in all", self._skipped_count)
 
     # The reduce phase.
 
     def _reduce_partition(self, partition: int, n_bytes: int) -> Iterator[tuple[Any, Any]]:
         flushes = self._with_retries(lambda: self._try_reduce(partition, n_bytes))
         for flush in flushes:
-            for _, data in decode_flush(flush):
-                segment = decode_segment(data, plain=self._plain)
-                yield from zip(segment.keys, segment.values)  # noqa: B905 - a segment's columns are equally long
+            for record in decode_flushes(flush, self._plain):
+                self._record_count += 1
+                yield record
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
         flushes: list[bytes] = []

@@ -12,6 +12,11 @@ from typing import Protocol
 
 import gevent
 
+from mmgevent.engine.greenlets import end_process, spawn
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
+
 #: Longest time without anything sent, seconds. Then a link sends a heartbeat: two in each
 #: SILENCE_S.
 HEARTBEAT_S = 7.0
@@ -29,6 +34,9 @@ class Heartbeating(Protocol):
     def check_heartbeat(self, elapsed_s: float) -> None:
         """Count the time since the last look. Send a heartbeat, or close, if it is due."""
 
+    def close_soon(self, reason: str = "") -> None:
+        """Close without waiting."""
+
 
 class Monitor:
     """One greenlet that looks at every link with heartbeats. It ends when there are none."""
@@ -45,7 +53,7 @@ class Monitor:
         """Look at this link from now on."""
         self._links.add(link)
         if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._run)
+            self._greenlet = spawn(end_process, self._run)
 
     def discard(self, link: Heartbeating) -> None:
         """Look at this link no more. Idempotent."""
@@ -63,7 +71,11 @@ class Monitor:
             elapsed_s = min(now - seen, 2 * SCAN_S)
             seen = now
             for link in list(self._links):
-                link.check_heartbeat(elapsed_s)
+                try:
+                    link.check_heartbeat(elapsed_s)
+                except Exception as error:  # the links behind it are looked at all the same
+                    log.exception("link closed by a fault of our own: %s", link)
+                    link.close_soon(f"internal error: {type(error).__name__}: {error}")
 
 
 #: The monitor of this process's links.

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.errors import LinkClosed, ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import GRANT, HEARTBEAT, Frame, Lane
@@ -50,6 +51,8 @@ class Link:
     def __init__(self, name: str) -> None:
         #: who is at the other end, for logs
         self.name = name
+        #: whether it closes since nothing came from the peer for too long
+        self.is_silent = False
         self._outbox = Outbox()
         #: lane -> events of the greenlets that wait until it has drained
         self._room: dict[Lane, set[Event]] = {}
@@ -73,7 +76,7 @@ class Link:
         if not self._closing:
             self._start()
         elif self._closer is not None and self._closer.dead:
-            gevent.spawn(on_close, self._reason)  # it closed before anybody listened
+            spawn(end_process, on_close, self._reason)  # it closed before anybody listened
 
     def send(self, frame: Frame) -> None:
         """Send a frame before every lane."""
@@ -160,6 +163,10 @@ class Link:
         if closer is not None and gevent.getcurrent() not in (closer, gevent.get_hub()):
             closer.join()
 
+    def close_soon(self, reason: str = "", flush_s: float = 0.0) -> None:
+        """Close the link as `close` does, without waiting."""
+        self._begin_close(reason, flush_s)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' closed' if self._closing else ''}>"
 
@@ -215,11 +222,14 @@ class Link:
             self._drained.set()
             for lane in list(self._room):
                 self._tell_room(lane)
-            self._closer = gevent.spawn(self._end, flush_s)
+            # If `on_close` fails, nobody knows what of the peer is left undone.
+            self._closer = spawn(end_process, self._end, flush_s)
 
     def _end(self, flush_s: float) -> None:
         try:
             self._finish(flush_s)
+        except Exception:
+            log.exception("link not closed in order by a fault of our own: %s", self.name)
         finally:
             self._outbox = Outbox()
             log.debug("link closed: %s: %s", self.name, self._reason or "by this side")

@@ -23,6 +23,7 @@ from mmgevent.access.addresses import format_address
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.guesses import Guesses
 from mmgevent.access.worker_key import server_key
+from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net import listening, tls
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.net.tls import HANDSHAKE_S
@@ -92,8 +93,7 @@ class Listener:
         #: greenlet of an unproved connection -> when it was accepted, oldest first
         self._unproved: OrderedDict[gevent.Greenlet, float] = OrderedDict()
         self.address: tuple[str, int] = sock.getsockname()[:2]
-        self._acceptor = gevent.spawn(self._accept)
-        self._acceptor.link_exception(self._on_fault)
+        self._acceptor = spawn(self._on_fault, self._accept)
 
     def close(self) -> None:
         """Stop listening and close connections whose peers have not proved the password.
@@ -116,7 +116,7 @@ class Listener:
                 continue
             if len(self._unproved) >= MAX_UNPROVED:
                 self._push_out()
-            greenlet = gevent.spawn(self._prove, sock, address)
+            greenlet = spawn(self._on_unproved_fault, self._prove, sock, address)
             self._unproved[greenlet] = time.monotonic()
 
     def _on_fault(self, acceptor: gevent.Greenlet) -> None:
@@ -125,6 +125,10 @@ class Listener:
         log.error("%s", reason)
         if self._on_lost is not None:
             self._on_lost(reason)
+
+    def _on_unproved_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Note a fault in a handshake. `_prove` has closed its connection."""
+        log.error("connection closed by a fault of our own", exc_info=greenlet.exc_info)
 
     def _push_out(self) -> None:
         greenlet, since = next(iter(self._unproved.items()))
@@ -137,6 +141,9 @@ class Listener:
         try:
             with gevent.Timeout(HANDSHAKE_S, late):
                 socket.wait_read(sock.fileno())
+                if _has_left(sock):
+                    log.info("connection closed before its first byte: %s", name)  # a health check
+                    return
                 self._enter_handshake()
                 tls_sock, role, leftover = tls.accept(
                     sock,
@@ -182,3 +189,11 @@ class Listener:
                 self._left.clear()
                 self._left.wait(wait_s)
         self._proving[gevent.getcurrent()] = time.monotonic()
+
+
+def _has_left(sock: Any) -> bool:
+    """Return whether the peer of a readable socket has closed it without sending anything."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except ConnectionResetError:
+        return True

@@ -40,6 +40,12 @@ class LocalLink(Link):
     def _carry(self) -> None:
         """Deliver frames of the peer, up to a limit. Called by the hub."""
         self._is_carry_due = False
+        try:
+            self._carry_burst()
+        except Exception as error:
+            self._begin_close(self._own_fault(error, "reading"))
+
+    def _carry_burst(self) -> None:
         for _ in range(BURST_COUNT):
             if self._closing:
                 self._deaf.set()  # the peer may be closing, too, and wait for it

@@ -13,6 +13,7 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net import heartbeats as beats
 from mmgevent.engine.net.link import BURST_COUNT, Link
 from mmgevent.errors import ProtocolError
@@ -241,7 +242,10 @@ class SocketLink(Link):
         self._unsent = []
         self._flushed.set()
         if self._last_words is None:
-            self._last_words = gevent.spawn(self._hear_last_words, reason)
+            # Its fault closes the link as its end does.
+            self._last_words = spawn(
+                lambda greenlet: self._begin_close(reason), self._hear_last_words, reason
+            )
 
     def _hear_last_words(self, reason: str) -> None:
         self._deaf.wait(_LAST_WORDS_S)
@@ -291,6 +295,7 @@ class SocketLink(Link):
         self._idle_s = 0.0 if self._spoke else self._idle_s + elapsed_s
         self._heard = self._spoke = False
         if self._silent_s >= beats.SILENCE_S:
+            self.is_silent = True
             self._begin_close(f"silent for {beats.SILENCE_S:g} s")
         elif self._idle_s >= beats.HEARTBEAT_S and not self._outbox:
             self._idle_s = 0.0

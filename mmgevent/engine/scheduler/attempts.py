@@ -18,11 +18,11 @@ Invariants:
 from __future__ import annotations
 
 import abc
-import heapq
 from collections import OrderedDict, deque
 
 from mmgevent.engine.scheduler.durations import Durations
 from mmgevent.engine.scheduler.input import Batch
+from mmgevent.engine.scheduler.ranking import Owner, Ranking
 from mmgevent.engine.scheduler.transitions import (
     NEXT_ATTEMPT_STATES,
     NEXT_TASK_STATES,
@@ -33,10 +33,6 @@ from mmgevent.engine.scheduler.transitions import (
 )
 from mmgevent.errors import SchedulerError
 from mmgevent.wire.positions import ALL, Part
-
-#: Outdated entries that a heap may hold, in addition to two for each job. To rebuild a heap costs
-#: more than to keep them.
-_SPARE_ENTRIES = 16
 
 # Looking up a member of an Enum costs as much as a call in C.
 _RUNNING, _KEPT, _BEGAN = AttemptState.RUNNING, AttemptState.KEPT, AttemptEvent.BEGAN
@@ -55,6 +51,7 @@ class Task:
         "is_suspect",
         "job",
         "lo",
+        "losses",
         "number",
         "open_entries",
         "part",
@@ -62,6 +59,7 @@ class Task:
         "skip",
         "state",
         "unprepared",
+        "was_doubted",
     )
 
     def __init__(
@@ -88,9 +86,11 @@ class Task:
         self.state = TaskState.WAITING
         self.attempts: list[Attempt] = []  #: the live ones, at most two
         self.deaths = 0  #: executors that died while running it
+        self.losses = 0  #: workers lost soon after they began it
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
         self.unprepared = 0  #: executors that could not be set up for it
+        self.was_doubted = False  #: it failed on a worker that had never done a task
 
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
         """Change its entries; nothing is left to map of `closed` of them."""
@@ -101,7 +101,7 @@ class Task:
         """Make a task of other entries of its batch, which inherits its deaths and failures."""
         rest = Task(self.job, number, self.batch, lo, hi, is_exclusive=self.is_exclusive)
         rest.deaths, rest.failures, rest.is_suspect = self.deaths, self.failures, self.is_suspect
-        rest.unprepared = self.unprepared
+        rest.unprepared, rest.losses = self.unprepared, self.losses
         return rest
 
     def transition(self, event: TaskEvent) -> None:
@@ -186,7 +186,7 @@ class WorkerPool:
         if len(queues) == 1:
             return queues[0].first()
         firsts = [job for queue in queues if (job := queue.first()) is not None]
-        return min(firsts, key=lambda job: (len(job.live), job.number), default=None)
+        return min(firsts, key=QueuedJob.precedence, default=None)
 
 
 class QueuedJob(abc.ABC):
@@ -201,6 +201,7 @@ class QueuedJob(abc.ABC):
         "lone_kept",
         "lone_running",
         "number",
+        "owner",
         "queue",
         "reserved",
         "waiting",
@@ -208,6 +209,7 @@ class QueuedJob(abc.ABC):
     )
 
     queue: JobQueue  #: set by the queue that it enters
+    owner: Owner  #: set by the roster that it enters
 
     def __init__(self, number: int):
         self.number = number
@@ -224,6 +226,10 @@ class QueuedJob(abc.ABC):
         self.durations = Durations()  #: durations of the tasks of this phase
         #: Workers where the job's setupfn failed, see `avoids`.
         self.avoided: dict[Worker, None] = {}
+
+    def precedence(self) -> tuple[int, int, int]:
+        """Return what orders jobs: that with the smallest gets the next slot."""
+        return self.owner.held, len(self.live), self.number
 
     @property
     def has_tasks_to_give(self) -> bool:
@@ -268,6 +274,7 @@ class QueuedJob(abc.ABC):
         """Count an attempt that was just made, running or queued."""
         attempt.task.attempts.append(attempt)
         self.live[attempt] = None
+        self.owner.hold(1)
         if attempt.state is _RUNNING:
             self.lone_running[attempt] = None
         else:
@@ -295,6 +302,7 @@ class QueuedJob(abc.ABC):
         The slot still refers to the attempt.
         """
         del self.live[attempt]
+        self.owner.hold(-1)
         others = attempt.task.attempts
         others.remove(attempt)
         if attempt.slot.running is not attempt:
@@ -318,12 +326,14 @@ class QueuedJob(abc.ABC):
 
 
 class JobQueue:
-    """The jobs that need the same functions, ranked by the number of attempts that they hold."""
+    """The jobs that need the same functions, ranked by the attempts that they hold.
+
+    The owner that holds the fewest comes first, and of its jobs the one that holds the fewest.
+    """
 
     __slots__ = (
-        "_heap",
         "_only",
-        "_ranks",
+        "_ranking",
         "is_ranked",
         "jobs",
         "needs",
@@ -344,8 +354,7 @@ class JobQueue:
         #: Whether it has several jobs, which need ranks. Most of the time most servers have one.
         self.is_ranked = False
         self._only: QueuedJob | None = None  # the only job, if there is just one
-        self._ranks: dict[int, tuple[int, int, QueuedJob]] = {}  # by job: attempts held, job
-        self._heap: list[tuple[int, int, QueuedJob]] = []  # the ranks, and outdated ones
+        self._ranking = Ranking()
 
     def add(self, job: QueuedJob) -> None:
         """Add a job. The job that was alone before gets its rank now."""
@@ -360,13 +369,14 @@ class JobQueue:
     def remove(self, job: QueuedJob) -> None:
         """Remove a job. If one is left, it needs no rank from now on."""
         del self.jobs[job.number]
-        self._ranks.pop(job.number, None)
         self._only = None
         if len(self.jobs) == 1:
             (self._only,) = self.jobs.values()
             self.is_ranked = False
-            self._ranks.clear()
-            self._heap.clear()
+        if self.is_ranked:
+            self._ranking.discard(job)
+        else:
+            self._ranking.clear()
 
     def idle_count(self) -> int:
         """Return the number of idle slots that serve it."""
@@ -374,27 +384,12 @@ class JobQueue:
 
     def rank(self, job: QueuedJob) -> None:
         """Update the rank of a job after its attempts or waiting tasks changed, if `is_ranked`."""
-        if not job.has_tasks_to_give:
-            self._ranks.pop(job.number, None)
-            return
-        rank = self._ranks.get(job.number)
-        if rank is not None and rank[0] == len(job.live):
-            return
-        rank = self._ranks[job.number] = (len(job.live), job.number, job)
-        heapq.heappush(self._heap, rank)
-        if len(self._heap) > 2 * len(self.jobs) + _SPARE_ENTRIES:
-            self._heap = list(self._ranks.values())
-            heapq.heapify(self._heap)
+        self._ranking.put(job)
 
     def first(self) -> QueuedJob | None:
-        """Return the job with tasks to give that holds the fewest attempts, or None."""
+        """Return the job with tasks to give that comes first, or None."""
         job = self._only
         if job is not None:
             return job if job.waiting and job.is_shared else None
-        heap = self._heap
-        while heap:
-            rank = heap[0]
-            if self._ranks.get(rank[1]) is rank:
-                return rank[2]
-            heapq.heappop(heap)
-        return None
+        found: QueuedJob | None = self._ranking.first()
+        return found

@@ -34,15 +34,13 @@ from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.roster import Roster
 from mmgevent.engine.scheduler.rules import MAP, REDUCE
 from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, TaskEvent
+from mmgevent.wire.numbers import next_number
 
 #: Least duration of a straggler, as a multiple of the median duration of its phase.
 STRAGGLER_MEDIANS = 2.0
 
 #: Least duration of a straggler, seconds. Below it a duplicate costs more than it saves.
 STRAGGLER_S = 1.0
-
-#: Largest attempt number: they are unsigned 32-bit numbers. 0 means none.
-MAX_ATTEMPT = 0xFFFF_FFFF
 
 # Looking up a member of an Enum costs as much as a call in C, and each event does it ten times.
 _RUNNING, _QUEUED, _RECALLED, _KEPT, _CONTESTED = (
@@ -104,7 +102,9 @@ class Dispatcher:
         while roster.reserved_workers:
             worker, _ = roster.reserved_workers.popitem()
             while worker.reserved and (slot := worker.idle_slot()) is not None:
-                self.assign(roster.take_reserved(worker, next(iter(worker.reserved))), slot, now)
+                self.assign(
+                    roster.take_reserved(worker, min(worker.reserved, key=QueuedJob.precedence)), slot, now
+                )
 
     def _assign_short(self, now: float) -> None:
         """Queue more attempts of short tasks than `ATTEMPTS_PER_SLOT`, slot by slot in turn."""
@@ -141,7 +141,7 @@ class Dispatcher:
         Only jobs with at least so many attempts per slot are considered.
         """
         jobs = [job for queue in pool.queues for job in queue.jobs.values() if job.has_tasks_to_give]
-        for job in sorted(jobs, key=lambda job: (len(job.live), job.number)):
+        for job in sorted(jobs, key=QueuedJob.precedence):
             for slot in slots if job.durations.attempts_per_slot >= attempts_per_slot else ():
                 if not job.avoids(slot.worker):
                     return job, slot
@@ -282,8 +282,5 @@ class Dispatcher:
         return None
 
     def _next_attempt(self) -> int:
-        number = self._last_attempt % MAX_ATTEMPT + 1
-        while number in self.attempts:  # live since before the numbers began anew
-            number = number % MAX_ATTEMPT + 1
-        self._last_attempt = number
+        number = self._last_attempt = next_number(self._last_attempt, self.attempts)
         return number

@@ -22,6 +22,7 @@ from mmgevent.engine.scheduler.durations import ATTEMPTS_PER_SLOT, Durations
 from mmgevent.engine.scheduler.input import Batch, InputProgress
 from mmgevent.engine.scheduler.rules import MAP, PLAN, REDUCE, JobRules, JobStatus
 from mmgevent.engine.scheduler.transitions import TaskEvent
+from mmgevent.wire.numbers import MAX_NUMBER
 from mmgevent.wire.positions import WHOLE, entry_of, halves_of, position_of
 
 #: Batches that a driver may always send: enough to be ready when the first workers join.
@@ -58,6 +59,7 @@ class Ledger(QueuedJob):
         "retransmit",
         "retries",
         "rules",
+        "template_deaths",
     )
 
     #: Whether batches that arrive after the end of the input are ignored. Else they are errors.
@@ -78,6 +80,8 @@ class Ledger(QueuedJob):
         self._without_slots_s = now  # since when no slot can serve it
         self._was_warned = False
         self._last_task = 0
+        #: processes that fork executors which its functions have ended
+        self.template_deaths = 0
 
     def status(self) -> JobStatus:
         """Return how far the job is."""
@@ -231,7 +235,7 @@ class Ledger(QueuedJob):
         return [task, rest]
 
     def _next_task(self) -> int:
-        self._last_task += 1
+        self._last_task = self._last_task % MAX_NUMBER + 1  # a task is over long before its twin
         return self._last_task
 
     # Counts

@@ -48,7 +48,7 @@ class JobLifecycle:
         else:
             ledger = Ledger(job, rules, now)
         self.ledgers[job] = ledger
-        self._roster.add_job(ledger, rules.needs)
+        self._roster.add_job(ledger, rules.needs, rules.owner)
         if not ledger.is_shared:
             for worker in self._roster.workers_for(ledger):
                 ledger.worker_joined(worker, now)

@@ -2,10 +2,13 @@
 
 Who is to blame decides:
 
-- a lost worker: nobody. The task waits again.
+- a lost worker: nobody. The task waits again. But a task that `MAX_LOSSES` workers in a row began
+  just before they were lost is to blame, and its job fails. If several are, it is that of the newest
+  job: the workers did the others well before.
 - a user exception: the item, `retries` times; without a known item the task.
 - an executor that died: the item or the task, `MAX_DEATHS` times.
 - a setupfn that failed: the job, `MAX_UNPREPARED` times.
+- functions that ended the process that forks executors: the job, `MAX_TEMPLATE_DEATHS` times.
 
 A job that may set items aside goes on without the culprit. If nobody knows which item that is, the
 task is halved until the culprit is alone.
@@ -21,15 +24,27 @@ from mmgevent.engine.scheduler.dispatcher import Dispatcher
 from mmgevent.engine.scheduler.input import Batch
 from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
-from mmgevent.engine.scheduler.transitions import TaskEvent
+from mmgevent.engine.scheduler.transitions import AttemptEvent, TaskEvent
 from mmgevent.wire.failures import advise_on_reduce
 from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 
 #: Executors that may die running one task before it is given up.
 MAX_DEATHS = 3
 
+#: Workers in a row that may be lost just after they began one task before its job is given up.
+#: Machines that are taken away at random seldom hit the begin of one task even twice.
+MAX_LOSSES = 5
+
+#: Time between the begin of a task and the loss of its worker after which the task is not to blame,
+#: seconds. What kills a worker on purpose or by its size does so at once.
+LOSS_S = 5.0
+
 #: Executors in which the job's setupfn may fail for one task before the job is given up.
 MAX_UNPREPARED = 3
+
+#: Processes that fork executors which a job may end before it is given up. Each costs its worker a
+#: new one, 0.15 s, and a rest of the job.
+MAX_TEMPLATE_DEATHS = 3
 
 
 class Retries:
@@ -45,6 +60,61 @@ class Retries:
         if not task.attempts:
             task.transition(TaskEvent.FREED)
             task.job.enqueue(task, first=True)
+
+    def end_all(self, worker: Worker, event: AttemptEvent, now: float) -> None:
+        """End every attempt of a worker that gets nothing more: LOST or REVOKED."""
+        touched = self._lifecycle.withdraw(worker)
+        for slot in worker.slots:
+            if slot.running is None:
+                continue
+            for attempt in (*reversed(slot.queued), slot.running):
+                task = attempt.task
+                touched[self._lifecycle.ledgers[task.job.number]] = None
+                if event is AttemptEvent.REVOKED:
+                    self._dispatcher.revoke(attempt, now)
+                else:
+                    self._dispatcher.end(attempt, event, now)
+                if task.is_exclusive:
+                    self._lifecycle.drop(task)
+                else:
+                    self.requeue(task)
+        for ledger in touched:
+            self._lifecycle.advance(ledger, now)
+
+    def doubt(self, task: Task, ledger: Ledger, worker: Worker) -> bool:
+        """Let another worker try a task that a worker failed for which nobody vouches.
+
+        Returns False if the failure counts: it was doubted before, or no other worker can try it.
+        """
+        others = ledger.queue.slots - (0 if worker.is_leaving else len(worker.slots))
+        if task.was_doubted or task.is_exclusive or others <= 0:
+            return False
+        task.was_doubted = True
+        ledger.avoided[worker] = None
+        self.requeue(task)
+        return True
+
+    @staticmethod
+    def count_losses(worker: Worker, now: float) -> list[Task]:
+        """Count the loss of a worker for the tasks that it had just begun, and clear the others.
+
+        Returns the tasks that have taken too many workers down.
+        """
+        running = [slot.running for slot in worker.slots if slot.running is not None]
+        for attempt in running:
+            is_new = now - (attempt.started_s or 0.0) <= LOSS_S
+            attempt.task.losses = attempt.task.losses + 1 if is_new else 0
+        return [attempt.task for attempt in running if attempt.task.losses >= MAX_LOSSES]
+
+    def after_losses(self, suspects: list[Task], now: float) -> None:
+        """Fail the newest job whose task has taken too many workers down, if there is one."""
+        task = max(suspects, key=lambda task: task.job.number, default=None)
+        ledger = self._lifecycle.ledgers.get(task.job.number) if task is not None else None
+        if task is None or ledger is None or ledger.is_over:
+            return
+        text = f"{task.losses} workers were lost soon after they began {_name_of(task)}"
+        advice = "find out in the logs of the workers why they ended; no other task did this to them"
+        self._lifecycle.fail(ledger, {"kind": "lost", "error": text, "advice": advice}, "failed", now)
 
     def after_failure(
         self,
@@ -83,6 +153,18 @@ class Retries:
             self._halve(task, ledger, now)
         else:
             self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)
+
+    def after_template_death(self, task: Task, ledger: Ledger, failure: dict[str, Any], now: float) -> None:
+        """Decide after a job ended the process that forks executors: the task is not to blame."""
+        ledger.template_deaths += 1
+        self.requeue(task)
+        if ledger.template_deaths >= MAX_TEMPLATE_DEATHS:
+            error = (
+                f"tasks of this job ended the process that forks executors {MAX_TEMPLATE_DEATHS} times; "
+                f"the last time: {failure.get('error')}"
+            )
+            advice = "its functions must not signal, stop or trace their parent process"
+            self._lifecycle.fail(ledger, {**failure, "error": error, "advice": advice}, "failed", now)
 
     def after_failed_setup(
         self, task: Task, ledger: Ledger, worker: Worker, failure: dict[str, Any], now: float
@@ -151,6 +233,12 @@ class Retries:
         for attempt in task.attempts[:]:
             self._dispatcher.revoke(attempt, now)
         task.transition(TaskEvent.FREED)
+
+
+def _name_of(task: Task) -> str:
+    if task.batch is None:
+        return f"reduce task {task.number}"
+    return f"items {task.lo} to {task.hi - 1} of batch {task.batch.number}"
 
 
 def _find_item(task: Task, item: int | None) -> int | None:

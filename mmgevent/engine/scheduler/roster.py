@@ -17,18 +17,20 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from mmgevent.engine.scheduler.attempts import JobQueue, QueuedJob, Slot, Task, Worker, WorkerPool
+from mmgevent.engine.scheduler.ranking import Owner
 from mmgevent.errors import SchedulerError
 
 
 class Roster:
     """The workers and jobs of one scheduler, in their pools and queues."""
 
-    __slots__ = ("pools", "queues", "reserved_workers", "workers")
+    __slots__ = ("owners", "pools", "queues", "reserved_workers", "workers")
 
     def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
         self.pools: dict[frozenset[str], WorkerPool] = {}  #: those with the fewest offers first
         self.queues: dict[frozenset[str], JobQueue] = {}
+        self.owners: dict[int, Owner] = {}  #: those that have jobs
         #: Workers with a reserved item and perhaps an idle slot.
         self.reserved_workers: dict[Worker, None] = {}
 
@@ -54,6 +56,14 @@ class Roster:
         self._count_slots(worker.pool, -len(worker.slots))
         self.update_slots(worker)
 
+    def readmit(self, worker: Worker) -> None:
+        """Let a worker that got nothing more get tasks again."""
+        if not worker.is_leaving:
+            return
+        worker.is_leaving = False
+        self._count_slots(worker.pool, len(worker.slots))
+        self.update_slots(worker)
+
     def remove_worker(self, worker: Worker) -> None:
         """Remove a worker from its pool."""
         self.retire(worker)
@@ -65,8 +75,10 @@ class Roster:
             for queue in pool.queues:
                 queue.pools.remove(pool)
 
-    def add_job(self, job: QueuedJob, needs: frozenset[str]) -> None:
+    def add_job(self, job: QueuedJob, needs: frozenset[str], owner: int) -> None:
         """Add a job to the queue of its needs."""
+        job.owner = self.owners.setdefault(owner, Owner(owner))
+        job.owner.job_count += 1
         queue = self.queues.get(needs)
         if queue is None:
             queue = self.queues[needs] = JobQueue(needs)
@@ -77,8 +89,11 @@ class Roster:
 
     def remove_job(self, job: QueuedJob) -> None:
         """Remove a job that has neither attempts nor waiting tasks any longer."""
-        queue = job.queue
+        queue, owner = job.queue, job.owner
         queue.remove(job)
+        owner.job_count -= 1
+        if not owner.job_count:
+            del self.owners[owner.number]
         if not queue.jobs:
             del self.queues[queue.needs]
             for pool in queue.pools:

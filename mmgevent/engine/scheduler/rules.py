@@ -20,6 +20,7 @@ class JobRules:
     allocation: str = "continuous"  #: "continuous", or "oneshot": every worker gets one item
     max_skipped: float = 0  #: items that may be set aside; a float below 1 is a share of all items
     needs: frozenset[str] = frozenset()  #: functions that a worker has to offer
+    owner: int = 0  #: who submitted it; owners share the slots evenly
 
     def __post_init__(self) -> None:
         if self.allocation not in ("continuous", "oneshot"):

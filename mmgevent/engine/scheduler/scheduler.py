@@ -82,26 +82,38 @@ class Scheduler:
             self._lifecycle.allow(ledger)
         return self._finish_event(now)
 
-    def remove_worker(self, worker: int, now: float) -> list[Command]:
-        """A worker disconnected. What it held is done again elsewhere, and nobody is blamed."""
+    def remove_worker(self, worker: int, now: float, *, is_silent: bool = False) -> list[Command]:
+        """A worker disconnected. What it held is done again elsewhere.
+
+        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`). For a worker
+        that fell silent nobody is: it may have been gone when it was given its tasks.
+        """
         lost = self._roster.workers.get(worker)
         if lost is None:
             return []
+        is_innocent = is_silent or lost.is_leaving
+        suspects = [] if is_innocent else self._retries.count_losses(lost, now)
         self._roster.remove_worker(lost)
-        touched = self._lifecycle.withdraw(lost)
-        for slot in lost.slots:
-            if slot.running is None:
-                continue
-            for attempt in (*reversed(slot.queued), slot.running):
-                task = attempt.task
-                touched[self._ledgers[task.job.number]] = None
-                self._dispatcher.end(attempt, AttemptEvent.LOST, now)
-                if task.is_exclusive:
-                    self._lifecycle.drop(task)
-                else:
-                    self._retries.requeue(task)
-        for ledger in touched:
-            self._lifecycle.advance(ledger, now)
+        self._retries.end_all(lost, AttemptEvent.LOST, now)
+        self._retries.after_losses(suspects, now)
+        return self._finish_event(now)
+
+    def set_worker_aside(self, worker: int, now: float) -> list[Command]:
+        """A worker does not do its share. Its tasks go elsewhere until `readmit_worker`."""
+        aside = self._roster.workers.get(worker)
+        if aside is None or aside.is_leaving:
+            return []
+        self._roster.retire(aside)
+        self._retries.end_all(aside, AttemptEvent.REVOKED, now)
+        return self._finish_event(now)
+
+    def readmit_worker(self, worker: int, now: float) -> list[Command]:
+        """A worker that was set aside gets tasks again."""
+        aside = self._roster.workers.get(worker)
+        if aside is not None:
+            self._roster.readmit(aside)
+            for job in self._roster.jobs_for(aside):
+                self._lifecycle.allow(self._ledgers[job.number])
         return self._finish_event(now)
 
     def drain_worker(self, worker: int, now: float) -> list[Command]:
@@ -273,6 +285,7 @@ class Scheduler:
         is_spent: bool = False,
         is_divisible: bool = False,
         skipped: int = 0,
+        is_doubted: bool = False,
     ) -> list[Command]:
         """A user exception ended an attempt.
 
@@ -281,6 +294,7 @@ class Scheduler:
             is_spent: the executor has tried that item as often as `retries` allows.
             is_divisible: attempts of some of the items may show which of them fails.
             skipped: items that the attempt had to set aside, if those are too many.
+            is_doubted: nobody vouches for the worker; see `Retries.doubt`.
         """
         failed = self._attempts.get(attempt)
         if failed is None:
@@ -288,6 +302,9 @@ class Scheduler:
         task, ledger = failed.task, self._ledgers[failed.task.job.number]
         self._dispatcher.end(failed, AttemptEvent.FAILED, now)
         ledger.worker_answered(now)
+        if is_doubted and self._retries.doubt(task, ledger, failed.slot.worker):
+            self._lifecycle.advance(ledger, now)
+            return self._finish_event(now)
         if task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
             self._lifecycle.fail(ledger, ledger.input.explain_limit(failure), "skipped", now)
         else:
@@ -305,10 +322,13 @@ class Scheduler:
         now: float,
         *,
         is_divisible: bool = False,
+        is_doubted: bool = False,
+        has_ended_template: bool = False,
     ) -> list[Command]:
         """The executor of an attempt died: a crash, memory, a time limit.
 
-        `item` and `is_divisible` are as in `attempt_failed`.
+        `item`, `is_divisible` and `is_doubted` are as in `attempt_failed`. `has_ended_template`:
+        with the process that forks executors, which the job's functions ended.
         """
         died = self._attempts.get(attempt)
         if died is None:
@@ -316,7 +336,12 @@ class Scheduler:
         task, ledger = died.task, self._ledgers[died.task.job.number]
         self._dispatcher.end(died, AttemptEvent.DIED, now)
         ledger.worker_answered(now)
-        self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
+        if is_doubted and self._retries.doubt(task, ledger, died.slot.worker):
+            pass  # another worker tries it first
+        elif has_ended_template:
+            self._retries.after_template_death(task, ledger, failure, now)
+        else:
+            self._retries.after_death(task, ledger, item, failure, now, is_divisible=is_divisible)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 
@@ -333,6 +358,11 @@ class Scheduler:
         self._retries.after_failed_setup(task, ledger, unprepared.slot.worker, failure, now)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
+
+    def was_recalled(self, attempt: int) -> bool:
+        """Return whether a live attempt was recalled, so that its worker may return it."""
+        recalled = self._attempts.get(attempt)
+        return recalled is not None and recalled.state in (AttemptState.RECALLED, AttemptState.CONTESTED)
 
     def attempt_returned(self, attempt: int, now: float) -> list[Command]:
         """A worker returned an attempt that had not begun."""
@@ -377,9 +407,9 @@ class Scheduler:
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 
-    def tick(self, now: float) -> list[Command]:
-        """Time has passed: warn, duplicate stragglers, end the input of "oneshot" jobs."""
-        for ledger in list(self._ledgers.values()):
+    def tick(self, now: float, only: int | None = None) -> list[Command]:
+        """Time has passed: warn, duplicate stragglers, end oneshot input; of all jobs, or one."""
+        for ledger in [v for number, v in self._ledgers.items() if only is None or number == only]:
             self._lifecycle.warn_without_slots(ledger, now)
             self._lifecycle.advance(ledger, now)
             self._dispatcher.duplicate_stragglers(ledger, now)

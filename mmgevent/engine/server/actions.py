@@ -79,6 +79,7 @@ class Actions:
         lane = (c.job, c.task, c.attempt)
         worker.link.drop_lane(lane)
         worker.link.send(control("revoke", *lane))
+        worker.standing.excuse_returns()  # those behind it in its executor
 
     def _commit(self, c: commands.Commit) -> None:
         attempt = self._attempts.end(c.attempt)

@@ -1,8 +1,8 @@
 """The input of one job on the server: batches from the driver, until they are mapped.
 
 A batch is announced, arrives in chunks, and stays until the scheduler releases it.  The server
-reads nothing in it.  `Intake` limits the bytes of all jobs: over the limit this module grants the
-driver no more credit, except for what a job needs to make progress.
+reads nothing in it.  `Intake` limits the bytes of all jobs and of each link: over a limit this
+module grants the driver no more credit, except for what a job needs to make progress.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class HostedBatch:
         self.is_content = is_content  #: replaces refs by the contents of their files
         self.chunks: list[bytes] = []
         self.received = 0  #: bytes
-        #: Bytes that the intake counts: all that the driver may have sent.
+        #: Bytes that the driver may have sent.
         self.counted = 0
         #: Bytes of credit that wait until the intake has room.
         self.withheld_bytes = 0
@@ -66,6 +66,7 @@ class JobInput:
         self._link = link
         self._driver_job = driver_job
         self._intake = intake
+        self._share = intake.share_of(link)
         self._is_oneshot = is_oneshot
         self.batches: dict[int, HostedBatch] = {}  #: whole batches by number
         self._arriving: dict[int, HostedBatch] = {}
@@ -105,8 +106,8 @@ class JobInput:
         if len(inline) != size:
             raise ProtocolError(f"{len(inline)} bytes came with the announcement of a batch of {size}")
         batch.chunks.append(inline)
-        batch.received = size
-        self._count(batch, size)
+        batch.received = batch.counted = size
+        self._share.arrive(size, promised=False)
         self._keep(number, batch)
         return batch
 
@@ -131,9 +132,11 @@ class JobInput:
         batch.window.received(len(data))
         append_chunk(batch.chunks, data)
         batch.received += len(data)
+        self._share.arrive(len(data))
         batch.withheld_bytes += batch.window.consumed(len(data))
         if batch.is_whole:
             self._keep(number, self._arriving.pop(number))
+            self._share.end_exceeding(batch)
         else:
             self._grant_or_wait(number, batch)
         return batch
@@ -141,7 +144,7 @@ class JobInput:
     def release(self, number: int) -> None:
         """Forget a batch that is mapped or no longer needed."""
         batch = self.batches.pop(number)
-        self._intake.give_back(batch.size)
+        self._share.give_back(batch.size)
 
     def count_mapped(self, number: int, items: int, seconds: float) -> None:
         """Account for `items` entries of a batch that an attempt has mapped in so many seconds."""
@@ -153,26 +156,30 @@ class JobInput:
 
     def close(self) -> None:
         """Forget all batches."""
-        counted = sum(batch.counted for batch in (*self.batches.values(), *self._arriving.values()))
+        arriving = list(self._arriving.values())
+        held = sum(batch.received for batch in (*self.batches.values(), *arriving))
+        promised = sum(batch.counted - batch.received for batch in arriving)
         self.batches.clear()
         self._arriving.clear()
         self._intake.forget(self._grant_waiting)
-        self._intake.give_back(counted)
+        self._share.give_back(held, promised=promised)
+        for batch in arriving:
+            self._share.end_exceeding(batch)
 
     def _keep(self, number: int, batch: HostedBatch) -> None:
         known = self.batches.get(number)
         self.batches[number] = batch
         if known is not None:
-            self._intake.give_back(known.size)
+            self._share.give_back(known.size)
 
     def _count(self, batch: HostedBatch, n_bytes: int) -> None:
         """Count bytes that the driver may send, up to the size of the batch."""
         n_bytes = min(n_bytes, batch.size - batch.counted)
         batch.counted += n_bytes
-        self._intake.take(n_bytes)
+        self._share.promise(n_bytes)
 
     def _grant_or_wait(self, number: int, batch: HostedBatch) -> None:
-        if batch.withheld_bytes and self._intake.is_full:
+        if batch.withheld_bytes and self._share.is_full:
             self._grant_waiting()
         elif batch.withheld_bytes:
             self._grant(number, batch)
@@ -180,14 +187,17 @@ class JobInput:
     def _grant_waiting(self) -> None:
         """Grant withheld credit.
 
-        While the intake is full, only two kinds of batches get credit: the oldest one of a job
-        that has no whole batch, and contents, which tasks of the job may wait for.
+        While the share of the link is full, only two kinds of batches get credit, one at a time:
+        the oldest one of a job that has no whole batch, and contents, which tasks may wait for.
         """
         needs_one = not self.batches
         for number, batch in self._arriving.items():
-            if batch.withheld_bytes and self._intake.is_full and not (needs_one or batch.is_content):
+            may_exceed = (needs_one or batch.is_content) and batch.withheld_bytes
+            if not batch.withheld_bytes:
+                pass
+            elif self._share.is_full and not (may_exceed and self._share.may_exceed(batch)):
                 self._intake.wait(self._grant_waiting)
-            elif batch.withheld_bytes:
+            else:
                 self._grant(number, batch)
             needs_one = False
 

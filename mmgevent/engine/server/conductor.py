@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from mmgevent.engine.net.link import Link
@@ -23,6 +24,7 @@ from mmgevent.engine.server.attempts import Attempts, HostedAttempt
 from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.oversight import Oversight
 from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers
 from mmgevent.engine.server.workers import WorkerRecord, Workers
@@ -45,9 +47,11 @@ class Conductor:
         self.watchers = Watchers(self.workers)
         self.attempts = Attempts(self.workers, self._attempt_stored)
         self.scheduler = Scheduler(random.Random())
+        self.oversight = Oversight(self.workers)
         #: Address of the server that takes jobs in place of this one, or None.
         self.moved_to: str | None = None
         self._on_start = on_start
+        self._last_owner = 0
         self._actions = Actions(self.jobs, self.workers, self.attempts)
         self._handlers: dict[type, Callable[[Any], Iterable[commands.Command] | None]] = {
             **self._actions.handlers,
@@ -103,8 +107,31 @@ class Conductor:
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
 
     def tick(self) -> None:
-        """Let the scheduler act on the time that has passed."""
-        self.run(self.scheduler.tick(time.monotonic()))
+        """Let the scheduler act on the time that has passed.
+
+        A job whose tick fails fails by name. Raises what fails without any job.
+        """
+        now = time.monotonic()
+        for worker in self.oversight.readmit_due(now):
+            self.run(self.scheduler.readmit_worker(worker.number, now))
+        try:
+            made = self.scheduler.tick(now)
+        except Exception:
+            log.exception("a tick of the server failed: each job gets one of its own")
+            self._for_each_job(lambda job: self.run(self.scheduler.tick(time.monotonic(), only=job.number)))
+        else:
+            self.run(made)
+
+    def _for_each_job(self, act: Callable[[HostedJob], None]) -> None:
+        """Do something for every job that is scheduled. A job for which it fails fails by name."""
+        for job in list(self.jobs):
+            if not job.is_scheduled or job not in self.jobs:  # one before it may have ended it
+                continue
+            try:
+                act(job)
+            except Exception as error:
+                log.exception("job failed by an internal error: %s", job.id)
+                self._fail_job(job, internal_failure(error))
 
     # workers
 
@@ -119,6 +146,7 @@ class Conductor:
     def remove_worker(self, worker: WorkerRecord, reason: str) -> None:
         """Forget a worker whose link closed; its attempts are lost."""
         self.workers.remove(worker)
+        self.oversight.forget(worker)
         name = worker.link.name
         log.info("worker left: %s: %s", name, reason)
         self.watchers.left(worker.number, reason)
@@ -126,7 +154,8 @@ class Conductor:
         for number in sorted(worker.attempts):
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
-        made = self.scheduler.remove_worker(worker.number, time.monotonic())
+        is_silent = worker.link.is_silent
+        made = self.scheduler.remove_worker(worker.number, time.monotonic(), is_silent=is_silent)
         error = f"worker {name} was lost ({shorten(reason, MAX_REASON_BYTES)})"
         failure = {"kind": "lost", "worker": name, "error": error}
         for job, attempts in lost.items():
@@ -138,10 +167,30 @@ class Conductor:
         self.workers.retire(worker)
         self.report(self.scheduler.drain_worker, worker.number)
 
+    def set_aside_if_due(self, worker: WorkerRecord) -> None:
+        """Set a worker aside that does not do its share, and say so to the drivers it worked for."""
+        reason = self.oversight.find_fault(worker)
+        if reason is None:
+            return
+        now = time.monotonic()
+        seconds = self.oversight.set_aside(worker, reason, now)
+        text = f"worker {worker.link.name} is set aside for {seconds:.0f} s: {reason}"
+        for job in self.jobs:
+            if job.number in worker.jobs:
+                job.send("notice", text=shorten(text, MAX_NOTICE_BYTES))
+        self.run(self.scheduler.set_worker_aside(worker.number, now))
+
     # attempts
 
     def _attempt_stored(self, attempt: HostedAttempt, done: dict[str, Any]) -> None:
         """Report an attempt that is done and whose output is stored."""
+        worker = self.workers.get(attempt.worker)
+        doubted = None if worker is None else self.oversight.note_done(worker, attempt)
+        self._report_done(attempt, done)
+        if doubted is not None:
+            self.set_aside_if_due(doubted)
+
+    def _report_done(self, attempt: HostedAttempt, done: dict[str, Any]) -> None:
         if not attempt.is_map:
             self.report(self.scheduler.attempt_done, attempt.number)
             return
@@ -156,21 +205,29 @@ class Conductor:
         )
 
     def report_death(
-        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, *, is_divisible: bool
+        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: bool
     ) -> None:
-        """Report an executor that died to the scheduler, and the outcome to the driver."""
+        """Report an executor that died to the scheduler, and the outcome to the driver.
+
+        `facts` are those of `Scheduler.attempt_died`.
+        """
+        worker = self.workers[attempt.worker]
+        worker.standing.excuse_returns()
+        is_doubted = self.oversight.note_failure(worker, attempt)
         made = self._ask(
-            self.scheduler.attempt_died, attempt.number, failure, item, is_divisible=is_divisible
+            self.scheduler.attempt_died, attempt.number, failure, item, is_doubted=is_doubted, **facts
         )
         death = record_death(failure, [attempt], made, self.workers)
         attempt.job.send("died", attempt.task, failure=death, item=item)
         self.run(made)
+        self.set_aside_if_due(worker)
 
     def report_unprepared(self, attempt: HostedAttempt, failure: dict[str, Any], has_died: bool) -> None:
         """Report an executor in which the job's setupfn failed, or which died in it.
 
         The driver gets a notice, unless the failure ends the job.
         """
+        self.workers[attempt.worker].standing.excuse_returns()
         made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
@@ -184,12 +241,21 @@ class Conductor:
 
     # jobs
 
-    def add_job(self, link: Link, driver_job: int, submit: dict[str, Any]) -> HostedJob:
+    def number_owner(self) -> int:
+        """Return a number for a driver, by which its jobs share slots with those of others."""
+        self._last_owner += 1
+        return self._last_owner
+
+    def add_job(self, link: Link, driver_job: int, submit: dict[str, Any], owner: int) -> HostedJob:
         """Take a job from a driver; `start_job` schedules it once its code is here.
+
+        `owner` is the number of the driver.
 
         Raises MmgeventError if the server cannot take the job.
         """
-        return self.jobs.admit(link, driver_job, submit, self._fail_job)
+        job = self.jobs.admit(link, driver_job, submit, self._fail_job)
+        job.rules = replace(job.rules, owner=owner)
+        return job
 
     def start_job(self, job: HostedJob) -> None:
         """Schedule a job, and let its driver send the first batches."""
@@ -237,18 +303,17 @@ class Conductor:
 
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""
-        slots, workers = self.workers.slot_count, len(self.workers)
-        for job in self.jobs:
-            if not job.is_scheduled:
-                continue
-            status = self.scheduler.status(job.number)
-            job.send_progress(
-                status.phase,
-                done=status.done,
-                total=status.total,
-                waiting=status.waiting,
-                running=status.running,
-                workers=workers,
-                slots=slots,
-                bytes=job.input.weight_done,
-            )
+        self._for_each_job(self._send_progress)
+
+    def _send_progress(self, job: HostedJob) -> None:
+        status = self.scheduler.status(job.number)
+        job.send_progress(
+            status.phase,
+            done=status.done,
+            total=status.total,
+            waiting=status.waiting,
+            running=status.running,
+            workers=len(self.workers),
+            slots=self.workers.slot_count,
+            bytes=job.input.weight_done,
+        )

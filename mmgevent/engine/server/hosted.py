@@ -13,18 +13,17 @@ from typing import Any
 
 import gevent
 
+from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.scheduler.rules import JobRules
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
-from mmgevent.engine.server.intake import Intake, append_chunk
+from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.store import JobStore
-from mmgevent.errors import LinkClosed, OptionError, ProtocolError, StoreError
-from mmgevent.job.options import JobOptions
+from mmgevent.engine.server.terms import check_terms
+from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES, check_limit
 from mmgevent.wire.messages import control
 
 log = get_log(__name__)
@@ -38,16 +37,16 @@ class JobCode:
     Surroundings are for executors of the driver's own machine only.
     """
 
-    def __init__(self, submit: dict[str, Any]):
-        """`submit`: the driver's message.  Raises MmgeventError if it announces too much."""
+    def __init__(self, submit: dict[str, Any], share: Share):
+        """`submit`: the driver's message.  `share`: the memory of its link for code."""
+        self._share = share
         self.code_bytes: int = submit["code_bytes"]
         self.context_bytes: int = submit.get("context_bytes", 0)
-        check_limit("code", self.code_bytes, MAX_CODE_BYTES)
-        check_limit("surroundings", self.context_bytes, MAX_CONTEXT_BYTES)
         self.fingerprint: str = submit["fingerprint"]
         self._context: list[bytes] = []
         self._code: list[bytes] = []
         self._received = 0  # bytes
+        self._held = 0  # bytes that count against the share
         self._window = ReceiveWindow(CODE_WINDOW)
 
     @property
@@ -61,12 +60,19 @@ class JobCode:
         return self._received == self.size
 
     def receive(self, data: bytes) -> int:
-        """Take bytes of the context, then of the code; return the credit to grant."""
+        """Take bytes of the context, then of the code; return the credit to grant.
+
+        Raises MmgeventError if the link may hold no more code.
+        """
         self._window.received(len(data))
+        if len(data) > self._share.room_bytes:
+            raise too_much_code(self._share)
         missing = max(0, self.context_bytes - self._received)
         self._received += len(data)
         if self._received > self.size:
             raise ProtocolError(f"more than the announced {self.size} bytes of code came")
+        self._held += len(data)
+        self._share.arrive(len(data), promised=False)
         if missing:
             append_chunk(self._context, data[:missing])
         if len(data) > missing:
@@ -83,6 +89,8 @@ class JobCode:
         """Free the memory."""
         self._context.clear()
         self._code.clear()
+        held, self._held = self._held, 0
+        self._share.give_back(held)
 
 
 class HostedJob:
@@ -97,6 +105,7 @@ class HostedJob:
         submit: dict[str, Any],
         store: JobStore,
         intake: Intake,
+        code_share: Share,
         on_failure: Callable[[HostedJob, dict[str, Any]], None],
     ):
         """`submit`: the driver's message.  `on_failure`: called with a failure that ends the job.
@@ -106,6 +115,7 @@ class HostedJob:
         """
         self.number = number
         self.id = id
+        self.rules = check_terms(submit)
         self.name: str = submit["name"]
         self.options: dict[str, Any] = submit["options"]
         #: Partitions that an earlier server delivered.
@@ -113,8 +123,7 @@ class HostedJob:
         self.link = link
         self.driver_job = driver_job
         self.store = store
-        self.code = JobCode(submit)
-        self.rules = read_rules(self.options)
+        self.code = JobCode(submit, code_share)
         is_oneshot = self.rules.allocation == "oneshot"
         self.input = JobInput(link, driver_job, intake, is_oneshot=is_oneshot)
         self.delivery = Delivery(link, driver_job, store)
@@ -125,6 +134,10 @@ class HostedJob:
         self.partitions = 0
         #: {partition: bytes} to reduce, once the map phase is over.
         self.sizes: dict[int, int] = {}
+        #: The last two workers that did tasks of it.
+        self.done_by: tuple[int, ...] = ()
+        #: {task: the worker that says it fails}, while another tries it
+        self.doubts: dict[int, int] = {}
         self._started_s = time.monotonic()
         self._last_progress: tuple[Any, ...] = ()
         self._greenlets: set[gevent.Greenlet] = set()
@@ -135,7 +148,10 @@ class HostedJob:
     # code
 
     def receive_code(self, data: bytes) -> bool:
-        """Take bytes of the code; return whether the code is whole."""
+        """Take bytes of the code; return whether the code is whole.
+
+        Raises MmgeventError if the server can hold no more code of this driver.
+        """
         granted = self.code.receive(data)
         if granted:
             self.link.send(grant_frame((self.driver_job, 0, 0), granted))
@@ -166,6 +182,11 @@ class HostedJob:
         for chunk in self.code.chunks(with_context=with_context):
             worker.send_in_lane(Frame(CODE, chunk, *lane))
         worker.close_lane(lane)
+
+    def note_done_by(self, worker: int) -> None:
+        """Note that a worker did a task of the job."""
+        if worker not in self.done_by:
+            self.done_by = (*self.done_by[-1:], worker)
 
     # messages to the driver
 
@@ -198,10 +219,15 @@ class HostedJob:
 
     def spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
         """Run a function in a greenlet that ends with the job.  Its errors fail the job."""
-        greenlet = gevent.spawn(self._guard, function, *args)
+        greenlet = spawn(self._on_fault, self._guard, function, *args)
         self._greenlets.add(greenlet)
         greenlet.rawlink(self._greenlets.discard)
         return greenlet
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Fail the job: its failure could not be reported as it should."""
+        log.error("job failed by an internal error: %s", self.id, exc_info=greenlet.exc_info)
+        self._on_failure(self, internal_failure(greenlet.exception))
 
     def _guard(self, function: Callable[..., None], *args: Any) -> None:
         try:
@@ -225,27 +251,14 @@ class HostedJob:
         self.store.close()
 
 
-def internal_failure(error: Exception) -> dict[str, Any]:
+def too_much_code(share: Share) -> MmgeventError:
+    """Return the error of a job whose code the server cannot hold now."""
+    used, ours = share.intake.held_bytes, share.held_bytes
+    return MmgeventError(
+        f"this server has {used} bytes of jobs' code already, {ours} of them this driver's: try again later"
+    )
+
+
+def internal_failure(error: BaseException) -> dict[str, Any]:
     """Return the failure of a job that ends by a bug of mmgevent."""
     return {"kind": "internal", "error": f"internal error: {type(error).__name__}: {error}"}
-
-
-def read_rules(options: dict[str, Any]) -> JobRules:
-    """Return what the server needs of a job's options.
-
-    Raises OptionError if any option makes no sense.
-    """
-    wire = dict(options)
-    needs = wire.pop("needs", [])
-    if not (isinstance(needs, list) and all(isinstance(name, str) for name in needs)):
-        raise OptionError(f"needs must be a list of names, got {type(needs).__name__}")
-    for name in ("offered", "flags", "plain"):  # the workers check them
-        wire.pop(name, None)
-    checked = JobOptions.from_wire(wire)
-    return JobRules(
-        retries=checked.retries,
-        retransmit=checked.retransmit,
-        allocation=checked.allocation,
-        max_skipped=checked.max_skipped,
-        needs=frozenset(needs),
-    )

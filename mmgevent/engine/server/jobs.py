@@ -9,32 +9,42 @@ from gevent.event import Event
 
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.threads import run_in_thread
-from mmgevent.engine.server.hosted import HostedJob
-from mmgevent.engine.server.intake import Intake
+from mmgevent.engine.server.hosted import HostedJob, too_much_code
+from mmgevent.engine.server.intake import SHARE, Intake
 from mmgevent.engine.server.spill import Memory
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import MmgeventError
 from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
+from mmgevent.wire.numbers import next_number
 
 #: Jobs of one server at once. Each one costs some KiB, and progress messages four times a second.
 MAX_JOBS = 10_000
 
+#: Jobs of one driver at once, if there are few others.
+MAX_DRIVER_JOBS = 1000
+
+#: A driver may have one job for so many that the server could still take. So ten drivers with as
+#: many jobs as they may have leave room for the eleventh.
+FREE_JOBS_PER_JOB = 8
+
 
 class Jobs:
-    """The jobs of one server, by number.  A number is used once."""
+    """The jobs of one server, by number."""
 
     def __init__(self, server_name: str, memory_bytes: int, spill_folder: str | None):
         """`memory_bytes` limits the segments of all jobs in memory, and once more their batches."""
         self._server_name = server_name
         self._spill_folder = spill_folder
         self._jobs: dict[int, HostedJob] = {}
-        self._next_number = 1
+        self._last_number = 0
+        self._count = 0  # jobs so far, for their names
         #: Memory of segments.
         self.memory = Memory(memory_bytes)
         #: Memory of batches.
         self.intake = Intake(memory_bytes)
         #: Memory of code. The smallest server takes the largest job.
-        self._code_memory = Memory(max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES))
+        largest = max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES)
+        self._code_intake = Intake(largest * (SHARE + 1) // SHARE)
         #: Set while there are no jobs.
         self.idle = Event()
         self.idle.set()
@@ -52,23 +62,27 @@ class Jobs:
         """
         if len(self._jobs) >= MAX_JOBS:
             raise MmgeventError(f"this server has {MAX_JOBS} jobs already: try again later")
-        number = self._next_number
-        id_ = f"{self._server_name}-{number}"
+        share = self._code_intake.share_of(link)
+        number = next_number(self._last_number, self._jobs)
+        id_ = f"{self._server_name}-{self._count + 1}"
         store = JobStore(self.memory, self._spill_folder, run_in_thread)
-        job = HostedJob(number, id_, link, driver_job, submit, store, self.intake, on_failure)
-        if not self._code_memory.take(job.code.size):
-            used = self._code_memory.used_bytes
-            raise MmgeventError(f"this server has {used} bytes of jobs' code already: try again later")
-        self._next_number += 1
+        job = HostedJob(number, id_, link, driver_job, submit, store, self.intake, share, on_failure)
+        if job.code.size > share.room_bytes:
+            raise too_much_code(share)
+        self._last_number = number
+        self._count += 1
         self._jobs[number] = job
         self.idle.clear()
         return job
+
+    def most_of_one(self) -> int:
+        """Return how many jobs one driver may have now."""
+        return min(MAX_DRIVER_JOBS, max(1, (MAX_JOBS - len(self._jobs)) // FREE_JOBS_PER_JOB))
 
     def remove(self, job: HostedJob) -> None:
         """Forget a job and free what it holds."""
         del self._jobs[job.number]
         job.close()
-        self._code_memory.give_back(job.code.size)
         if not self._jobs:
             self.idle.set()
 

@@ -8,7 +8,6 @@ frame that comes too late, about an attempt or job that is over, is ignored.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,20 +20,15 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
-from mmgevent.wire.hello import PYTHON_VERSION, dill_version, find_mismatch, hello
+from mmgevent.wire.hello import PYTHON_VERSION, clean_name, dill_version, find_mismatch, hello
 from mmgevent.wire.limits import MAX_SLOTS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
+from mmgevent.wire.numbers import follows
 from mmgevent.wire.positions import entry_of
 
 log = get_log(__name__)
 
-#: Jobs of one driver at once. A driver must not take the server's 10,000 from the others.
-MAX_DRIVER_JOBS = 1000
-
-#: Name of a peer, characters. Longer ones would not fit the lines of logs.
-MAX_NAME_CHARS = 100
-
-#: Workers in one `workers` message. With the longest names they still fit one frame.
+#: Workers in one `workers` message. With the longest names and reasons they fit one frame.
 MAX_LISTED_WORKERS = 1000
 
 #: Time for a refusal to reach the peer before its link closes, seconds.
@@ -85,13 +79,17 @@ class Peer:
         }
         mismatch = find_mismatch(ours, message, self.role)
         if mismatch:
-            log.warning("refused: %s: %s", self.link.name, mismatch)
-            self.link.send(control("refused", code="version", error=mismatch))
-            self.link.close(mismatch, REFUSAL_S)
+            self._refuse("version", mismatch)
             return
         self._has_hello = True
         self.link.send(hello("server", dill=ours["dill"]))
         self._on_hello(message)
+
+    def _refuse(self, code: str, error: str) -> None:
+        """Say why this peer cannot be served, and close its link."""
+        log.warning("refused: %s: %s", self.link.name, error)
+        self.link.send(control("refused", code=code, error=error))
+        self.link.close(error, REFUSAL_S)
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         raise NotImplementedError
@@ -101,11 +99,6 @@ class Peer:
 
     def _on_data(self, frame: Frame) -> None:
         raise NotImplementedError
-
-
-def _clean(name: str) -> str:
-    """Make a name that a peer chose safe for logs and messages."""
-    return re.sub(r"[^\w ./:@+-]", "?", name, flags=re.ASCII)[:MAX_NAME_CHARS]
 
 
 class WorkerPeer(Peer):
@@ -134,13 +127,16 @@ class WorkerPeer(Peer):
     def _on_hello(self, message: dict[str, Any]) -> None:
         slots = message.get("slots", 0)
         if not 1 <= slots <= MAX_SLOTS:
-            raise ProtocolError(f"a worker has 1 to {MAX_SLOTS} slots, not {slots}")
+            self._refuse(
+                "slots", f"a worker has 1 to {MAX_SLOTS} slots, not {slots}: start it with fewer (--procs)"
+            )
+            return
         offers = message.get("offers", [])
         if len(json.dumps(offers)) > MAX_OFFERS_BYTES:
             raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
         self._worker.slots, self._worker.offers = slots, frozenset(offers)
         name = message.get("name") or f"{message['host']}/{message['pid']}"
-        self.link.name = _clean(name)
+        self.link.name = clean_name(name)
         self._conductor.add_worker(self._worker)
 
     def _on_data(self, frame: Frame) -> None:
@@ -174,7 +170,9 @@ class WorkerPeer(Peer):
             is_spent=message.get("spent", False),
             is_divisible=attempt.is_map and message.get("divisible", False),
             skipped=message.get("skipped", 0),
+            is_doubted=self._conductor.oversight.note_failure(self._worker, attempt),
         )
+        self._conductor.set_aside_if_due(self._worker)
 
     def _on_died(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
         self._conductor.report_death(
@@ -182,6 +180,7 @@ class WorkerPeer(Peer):
             self._failure_of(message),
             _item_of(attempt, message),
             is_divisible=attempt.is_map and message.get("divisible", False),
+            has_ended_template=message.get("template", False),
         )
 
     def _on_unprepared(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
@@ -193,12 +192,18 @@ class WorkerPeer(Peer):
         return bound(ours | message["failure"] | ours)  # first, so that it is kept
 
     def _on_returned(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
-        self._conductor.report(self._conductor.scheduler.attempt_returned, attempt.number)
+        scheduler = self._conductor.scheduler
+        if not (self._worker.is_leaving or scheduler.was_recalled(attempt.number)):
+            self._worker.standing.note_return()
+        self._conductor.report(scheduler.attempt_returned, attempt.number)
+        self._conductor.set_aside_if_due(self._worker)
 
     def _on_kept(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
         self._conductor.report(self._conductor.scheduler.attempt_kept, attempt.number)
 
     def _on_content(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
+        if attempt.is_map and not attempt.job.input.batches[attempt.batch].has_refs:
+            raise ProtocolError(f"contents of batch {attempt.batch} were asked for, which has no files")
         self._conductor.report(self._conductor.scheduler.attempt_needs_content, attempt.number)
 
     @staticmethod
@@ -249,7 +254,9 @@ class DriverPeer(Peer):
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
         self._jobs: dict[int, HostedJob] = {}  # by the driver's number
-        self._last_job = 0  # the highest number so far
+        self._owner = conductor.number_owner()
+        self._last_job = 0  # the last number so far
+        self._has_begun_anew = False  # its numbers have begun anew, so that any may be of an old job
         self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
             "submit": self._on_submit,
             "list_workers": self._on_list_workers,
@@ -271,7 +278,7 @@ class DriverPeer(Peer):
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         if not self.is_local:
-            self.link.name = _clean(f"driver {message['host']}/{message['pid']}")
+            self.link.name = clean_name(f"driver {message['host']}/{message['pid']}")
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
         handler = self._handlers.get(message["type"])
@@ -290,7 +297,15 @@ class DriverPeer(Peer):
         if job is None:
             return
         if frame.kind == CODE:
-            if job.receive_code(bytes(frame.payload)):
+            try:
+                is_whole = job.receive_code(bytes(frame.payload))
+            except ProtocolError:
+                raise
+            except MmgeventError as error:
+                self.link.send(control("rejected", frame.job, error=str(error)))
+                self._conductor.cancel(job)
+                return
+            if is_whole:
                 self._conductor.start_job(job)
         elif frame.kind == BATCH:
             if job.input.receive(frame.task, bytes(frame.payload)).is_whole:
@@ -301,7 +316,7 @@ class DriverPeer(Peer):
     def _find_job(self, frame: Frame) -> HostedJob | None:
         """Return the job of a frame, or None if it is over."""
         job = self._jobs.get(frame.job)
-        if job is None and not 1 <= frame.job <= self._last_job:
+        if job is None and not (1 <= frame.job <= self._last_job or (frame.job and self._has_begun_anew)):
             raise ProtocolError(f"{frame!r} is about a job that was never submitted")
         if job is not None and job not in self._conductor.jobs:
             del self._jobs[frame.job]
@@ -311,8 +326,9 @@ class DriverPeer(Peer):
     # jobs
 
     def _on_submit(self, frame: Frame, message: dict[str, Any]) -> None:
-        if frame.job <= self._last_job:
+        if not frame.job or frame.job in self._jobs or not follows(frame.job, self._last_job):
             raise ProtocolError(f"job {frame.job} was submitted already")
+        self._has_begun_anew = self._has_begun_anew or frame.job < self._last_job
         self._last_job = frame.job
         conductor = self._conductor
         if conductor.moved_to is not None:
@@ -320,11 +336,11 @@ class DriverPeer(Peer):
             return
         self._jobs = {number: job for number, job in self._jobs.items() if job in conductor.jobs}
         try:
-            if len(self._jobs) >= MAX_DRIVER_JOBS:
-                raise MmgeventError(f"this driver has {MAX_DRIVER_JOBS} jobs already: wait for some to end")
+            if len(self._jobs) >= conductor.jobs.most_of_one():
+                raise MmgeventError(f"this driver has {len(self._jobs)} jobs already: wait for some to end")
             if message.get("context_bytes") and not self.is_local:
                 raise MmgeventError("surroundings travel to executors of the driver's own engine only")
-            job = conductor.add_job(self.link, frame.job, message)
+            job = conductor.add_job(self.link, frame.job, message, self._owner)
         except ProtocolError:
             raise
         except MmgeventError as error:
@@ -357,7 +373,7 @@ class DriverPeer(Peer):
 
     def _on_list_workers(self, frame: Frame, message: dict[str, Any]) -> None:
         listed = list(self._conductor.workers)[:MAX_LISTED_WORKERS]
-        names, slots = [w.link.name for w in listed], [w.slots for w in listed]
+        names, slots = [w.name for w in listed], [w.slots for w in listed]
         self.link.send(control("workers", names=names, slots=slots))
 
     def _on_watch(self, frame: Frame, message: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.engine.server.conductor import Conductor
@@ -29,6 +30,9 @@ log = get_log(__name__)
 
 #: Time for goodbyes to reach peers when the server ends, seconds.
 GOODBYE_S = 1.0
+
+#: Ticks that fail in a row, for no job alone, before the process ends: those of 1 s.
+MAX_TICK_FAULTS = 10
 
 #: Time between two progress messages of a job, seconds. People read no faster.
 PROGRESS_S = 0.25
@@ -94,17 +98,24 @@ class ServerRole:
         peers = list(self._peers)
         for peer in peers:
             peer.link.send(control("goodbye", reason=reason))
-        gevent.joinall([gevent.spawn(peer.link.close, reason, GOODBYE_S) for peer in peers])
+            peer.link.close_soon(reason, GOODBYE_S)
+        for peer in peers:
+            peer.link.close(reason)  # waits
         if self._ticker is not None:
             self._ticker.kill()
 
     def _start_ticking(self) -> None:
         if self._ticker is None:
-            self._ticker = gevent.spawn(self._tick)
+            self._ticker = spawn(end_process, self._tick)
 
     def _tick(self) -> None:
-        """Call the scheduler and send progress while there are jobs."""
+        """Call the scheduler and send progress while there are jobs.
+
+        What fails for one job ends that job (see `Conductor.tick`). What fails for all ends the
+        process, if it comes again and again: no job could be trusted to end.
+        """
         progress_due_s = 0.0
+        faults = 0
         while True:
             gevent.sleep(TICK_S)
             if not self.conductor.jobs:
@@ -115,5 +126,9 @@ class ServerRole:
                 if time.monotonic() >= progress_due_s:
                     progress_due_s = time.monotonic() + PROGRESS_S
                     self.conductor.send_progress()
+                faults = 0
             except Exception:
+                faults += 1
+                if faults == MAX_TICK_FAULTS:
+                    raise
                 log.exception("a tick of the server failed")

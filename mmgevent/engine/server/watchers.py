@@ -19,10 +19,7 @@ in `wire.user_messages`):
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
-
-import gevent
 
 from mmgevent.engine.net.backlog import Backlog
 from mmgevent.engine.net.link import Link
@@ -31,6 +28,7 @@ from mmgevent.machine.logs import get_log
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.frames import CONTROL, Frame, Lane
 from mmgevent.wire.messages import control
+from mmgevent.wire.numbers import next_number
 from mmgevent.wire.user_messages import (
     MAX_RECEIVER_BYTES,
     MAX_SENDER_BYTES,
@@ -103,7 +101,7 @@ class Watchers:
         self._workers = workers
         self._watchers: dict[Link, _Watcher] = {}
         self._senders: dict[Link, _Sender] = {}
-        self._sender_numbers = itertools.count(1)
+        self._last_sender = 0
 
     # drivers
 
@@ -135,7 +133,9 @@ class Watchers:
         number = frame.task
         sender = self._senders.get(driver)
         if sender is None:
-            sender = self._senders[driver] = _Sender(next(self._sender_numbers))
+            used = {each.number for each in self._senders.values()}
+            self._last_sender = next_number(self._last_sender, used)
+            sender = self._senders[driver] = _Sender(self._last_sender)
         if sender.is_cut_off:
             return
         length = sender.begun.get(number) or MessageLength()
@@ -223,14 +223,14 @@ def say_goodbye(link: Link, reason: str) -> None:
     """Say goodbye and close a link; does not block."""
     log.warning("link closed: %s: %s", link.name, reason)
     link.send(control("goodbye", reason=reason))
-    gevent.spawn(link.close, reason, GOODBYE_S)
+    link.close_soon(reason, GOODBYE_S)
 
 
 def _describe(worker: WorkerRecord) -> Frame:
     return control(
         "joined",
         task=worker.number,
-        name=worker.link.name,
+        name=worker.name,
         address=worker.address,
         slots=worker.slots,
         offers=sorted(worker.offers),

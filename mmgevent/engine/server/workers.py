@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmgevent.engine.net.link import Link
+from mmgevent.engine.server.standing import Standing
 from mmgevent.wire.failures import shorten
+from mmgevent.wire.numbers import next_number
 from mmgevent.wire.user_messages import MessageLength
 
 
@@ -23,6 +25,7 @@ class WorkerRecord:
         "number",
         "offers",
         "slots",
+        "standing",
     )
 
     def __init__(self, link: Link, *, is_local: bool):
@@ -43,21 +46,29 @@ class WorkerRecord:
         self.attempts: set[int] = set()
         #: The worker said that it is about to leave: it gets no more attempts.
         self.is_leaving = False
+        #: Whether it does its share.
+        self.standing = Standing(0)
+
+    @property
+    def name(self) -> str:
+        """Return its name as listings show it: with the reason if it is set aside."""
+        reason = self.standing.reason
+        return f"{self.link.name} (set aside: {reason})" if reason else self.link.name
 
 
 class Workers:
-    """The workers of one server, by number.  A number is used once."""
+    """The workers of one server, by number."""
 
     def __init__(self) -> None:
         self._records: dict[int, WorkerRecord] = {}
-        self._next_number = 1
-        #: Slots of all workers that are not about to leave.
+        self._last_number = 0
+        #: Slots of all workers that get tasks: they are neither about to leave nor set aside.
         self.slot_count = 0
 
     def add(self, worker: WorkerRecord) -> None:
         """Give a worker that joined its number."""
-        worker.number = self._next_number
-        self._next_number += 1
+        worker.number = self._last_number = next_number(self._last_number, self._records)
+        worker.standing = Standing(worker.slots)
         self._records[worker.number] = worker
         self.slot_count += worker.slots
 
@@ -70,7 +81,20 @@ class Workers:
         """Note that a worker is about to leave."""
         if not worker.is_leaving:
             worker.is_leaving = True
+            if not worker.standing.reason:
+                self.slot_count -= worker.slots
+
+    def set_aside(self, worker: WorkerRecord, reason: str, now: float) -> float:
+        """Note that a worker is set aside; return for how many seconds."""
+        if not worker.is_leaving and not worker.standing.reason:
             self.slot_count -= worker.slots
+        return worker.standing.set_aside(reason, now)
+
+    def readmit(self, worker: WorkerRecord) -> None:
+        """Note that a worker that was set aside gets tasks again."""
+        worker.standing.readmit()
+        if not worker.is_leaving:
+            self.slot_count += worker.slots
 
     def get(self, number: int) -> WorkerRecord | None:
         """Return the worker of a number, or None if it left."""

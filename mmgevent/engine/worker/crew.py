@@ -4,19 +4,23 @@ A fork may fail because descriptors, processes or memory are short; others may f
 nothing is forked for a while, and the attempts that needed the executor are returned to the server.
 The pause doubles with each failure in a row. The worker closes when too many forks in a row have
 failed and no executor is left.
+
+A job whose executors lost their template rests before it gets others (see `template_deaths`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import gevent
 
 from mmgevent.engine.greenlets import Greenlets
-from mmgevent.engine.worker.forker import Exit, Forkers
+from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob, HeldAttempt
-from mmgevent.engine.worker.slot import ExecutorSlot
+from mmgevent.engine.worker.slot import ExecutorSlot, Post
 from mmgevent.engine.worker.supervisor import Supervisor
+from mmgevent.engine.worker.template_deaths import TemplateDeaths, rest_s
 from mmgevent.errors import EngineError, StartError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame
@@ -45,6 +49,11 @@ class Employer(Protocol):
     def on_death(self, executor: Supervisor, slot: ExecutorSlot, end: Exit) -> None:
         """Act on the end of an executor, after its last frame."""
 
+    def on_template_death(
+        self, executor: Supervisor, slot: ExecutorSlot, end: Exit, *, is_blamed: bool
+    ) -> None:
+        """Act on the end of an executor that died with its template, maybe because of its job."""
+
     def on_near_limit(self, executor: Supervisor, slot: ExecutorSlot, warning: str) -> None:
         """Warn the user of an executor that is about to exceed a limit of its job."""
 
@@ -53,13 +62,6 @@ class Employer(Protocol):
 
     def on_hopeless(self, reason: str) -> None:
         """Close the worker: it will have no executors."""
-
-
-class Post(NamedTuple):
-    """What an executor was forked for."""
-
-    slot: ExecutorSlot
-    job: CachedJob
 
 
 class Crew:
@@ -98,6 +100,13 @@ class Crew:
         self._has_warned = False
         #: pauses that have not ended; nothing is forked while there are any
         self._pauses = 0
+        #: jobs that rest: none of their executors is forked
+        self._resting: set[CachedJob] = set()
+        #: job -> its template deaths at its last rest: executors of one template may end far apart
+        self._rested: dict[CachedJob, int] = {}
+        #: jobs that may have templates of their own
+        self._owners: set[CachedJob] = set()
+        self._template_deaths = TemplateDeaths()
         self._watcher: gevent.Greenlet | None = None
 
     def __bool__(self) -> bool:
@@ -109,16 +118,17 @@ class Crew:
 
         `wanted_by`: the attempts that it is for, which are returned if it cannot be had.
         """
-        if self._pauses:
+        if self._pauses or job in self._resting:
             return None
         try:
             executor = Supervisor(
-                self._forkers.get(job.greenlets, job.flags),
+                self._forkers.get(job.greenlets, job.flags, job if job.template_deaths else None),
                 f"{self._name} slot {slot.index} job {job.number}",
                 self._scratch_dir,
                 self._employer.on_frame,
                 self._on_death,
                 executors=self._size,
+                on_fault=self._greenlets.on_fault,
             )
         except (OSError, StartError) as error:  # others may give back what is missing
             self.pause(wanted_by, f"no executor can be started: {error}")
@@ -150,6 +160,10 @@ class Crew:
             if post.job is job:
                 post.slot.forget_executor(executor)
                 executor.kill("its job ended")
+        self._rested.pop(job, None)
+        if job.template_deaths:
+            self._forkers.release(job)
+            self._owners.discard(job)
 
     def note_answer(self) -> None:
         """Note that an executor answered for an attempt: executors work here."""
@@ -181,15 +195,35 @@ class Crew:
             executor.kill("the worker leaves")
         for executor in executors:
             executor.join()
+        for owner in self._owners:
+            self._forkers.release(owner)
 
     def _end_pause(self, wanted_by: list[HeldAttempt]) -> None:
         self._pauses -= 1
         self._employer.on_pause_end(wanted_by)
 
     def _on_death(self, executor: Supervisor, end: Exit) -> None:
-        slot = self._posts.pop(executor).slot
+        slot, job = self._posts[executor]
         slot.forget_executor(executor)
-        self._employer.on_death(executor, slot, end)
+        is_blamed = (
+            end.template is not None
+            and self._template_deaths.judge(executor, self._posts)
+            and end.is_fact  # a guess may slow a job down, but not fail it
+        )
+        del self._posts[executor]
+        if end.template is None:
+            self._employer.on_death(executor, slot, end)
+            return
+        if job not in self._resting and self._rested.get(job) != job.template_deaths:
+            self._rested[job] = job.template_deaths
+            self._resting.add(job)
+            self._owners.add(job)
+            self._greenlets.spawn(self._end_rest, job, delay_s=rest_s(job.template_deaths))
+        self._employer.on_template_death(executor, slot, end, is_blamed=is_blamed)
+
+    def _end_rest(self, job: CachedJob) -> None:
+        self._resting.discard(job)
+        self._employer.on_pause_end([])
 
     def _watch(self) -> None:
         """Kill executors that exceed a limit of their job, and warn of those near it.

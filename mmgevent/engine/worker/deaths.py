@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mmgevent import real_modules
+from mmgevent.engine.worker.exits import Exit
 from mmgevent.executor.status_page import Position
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire import failures
 from mmgevent.wire.positions import entry_of
-
-if TYPE_CHECKING:
-    from mmgevent.engine.worker.forker import Exit
-    from mmgevent.engine.worker.held import HeldAttempt
-    from mmgevent.engine.worker.supervisor import Supervisor
 
 #: Share of its memory limit at which an unexplained death counts as out of memory.
 OUT_OF_MEMORY_SHARE = 0.9
@@ -42,8 +38,55 @@ _LEFT_ADVICE = (
 )
 
 
+class LimitedJob(Protocol):
+    """What the report needs of the job: its limits, None where it has none."""
+
+    @property
+    def task_timeout_s(self) -> float | None: ...
+
+    @property
+    def memory_limit_bytes(self) -> int | None: ...
+
+    @property
+    def setup_timeout_s(self) -> float | None: ...
+
+
+class RunAttempt(Protocol):
+    """What the report needs of the attempt that ran."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def is_map(self) -> bool: ...
+
+    @property
+    def job(self) -> LimitedJob: ...
+
+    @property
+    def only_item(self) -> int | None:
+        """The position of the only item of a map attempt, or None if it has several."""
+
+
+class DeadExecutor(Protocol):
+    """What the report needs of the executor. Our worker and the box (`box.boxed`) have such."""
+
+    #: "timeout" or "memory" if it was killed for a limit of its job
+    broken_limit: str | None
+    #: why it was killed; None if it was not
+    kill_cause: str | None
+    #: processes that the kernel had killed for lack of memory when it started
+    memory_kills_before: int
+
+    def position(self) -> Position:
+        """Return where it was when it died."""
+
+    def last_words(self) -> str:
+        """Return the end of what it printed."""
+
+
 def judge_death(
-    executor: Supervisor, exit_: Exit, attempt: HeldAttempt, worker: str
+    executor: DeadExecutor, exit_: Exit, attempt: RunAttempt, worker: str
 ) -> tuple[dict[str, Any], int | None, bool]:
     """Return (failure record, item, is divisible) for a death under `attempt`.
 
@@ -88,7 +131,7 @@ def is_of_several(position: Position) -> bool:
     return position.is_of_several or (position.item is not None and not position.is_alone)
 
 
-def describe_place(executor: Supervisor, attempt: HeldAttempt, worker: str) -> str:
+def describe_place(executor: DeadExecutor, attempt: RunAttempt, worker: str) -> str:
     """Return in words where an executor is now, as far as that is known."""
     function = "mapfn" if attempt.is_map else "reducefn"
     position = executor.position()
@@ -102,7 +145,7 @@ def _drop_our_frames(text: str) -> str:
     return "".join(line for line in lines if not line.startswith(_OUR_FRAMES))
 
 
-def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tuple[str, str, str | None]:
+def _find_cause(executor: DeadExecutor, exit_: Exit, attempt: RunAttempt) -> tuple[str, str, str | None]:
     """Return kind, error and advice of a death."""
     job = attempt.job
     limit = job.memory_limit_bytes
@@ -125,6 +168,8 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
             f"out of memory: it had used {used} of memory_limit, {(limit or 0) >> 20} MiB ({exit_})",
             None,
         )
+    if exit_.template is not None:
+        return "died", f"the process that forks executors ended: {exit_.template}", None
     if exit_.status is None:
         return "lost", f"the executor was lost: {exit_}", None
     if executor.kill_cause is not None:
@@ -152,5 +197,5 @@ def _find_cause(executor: Supervisor, exit_: Exit, attempt: HeldAttempt) -> tupl
     return "died", f"the executor died: {exit_}", advice
 
 
-def _unit(attempt: HeldAttempt) -> str:
+def _unit(attempt: RunAttempt) -> str:
     return "item" if attempt.is_map else "key"

@@ -1,8 +1,8 @@
-"""The engine's side of template processes: ask for executors, and learn how they ended.
+"""The engine's side of one template process: ask for executors, and learn how they ended.
 
-A `Forker` is one template process. `Forkers` has one for each kind of executors, and starts another
-when one has died. A kind is monkey-patched or not, and has certain interpreter flags. Each link has
-a new worker; all workers of an engine use the same forkers.
+User code can kill or stop the template, its parent. The end of its socket tells of a death. A
+template that is stopped, or hangs, does not answer the engine's pings and is killed (see
+`silence`). Its executors die with it, whoever ends it.
 
 `fork` never blocks. Greenlets of the forker send the request and read the answer. Meanwhile frames
 for the executor wait in its socket.
@@ -17,32 +17,27 @@ import signal
 import socket as plain_socket
 import subprocess
 from collections import deque
-from collections.abc import Sequence
-from time import monotonic
-from typing import Any, NamedTuple
+from select import POLLIN, poll
+from typing import Any
 
 import gevent
 from gevent import socket
 from gevent.event import AsyncResult, Event
 from gevent.hub import get_hub
 
-from mmgevent.engine.start import TemplateProcess, start_template
-from mmgevent.errors import EngineError
-from mmgevent.executor.template import FORK_DESCRIPTORS
+from mmgevent.engine.greenlets import end_process, spawn
+from mmgevent.engine.start import TemplateProcess
+from mmgevent.engine.worker.exits import Exit, describe_return_code
+from mmgevent.engine.worker.silence import Finding, Silence
+from mmgevent.executor.template import FORK_DESCRIPTORS, LIMITS_CODE
 from mmgevent.machine.logs import get_log
+from mmgevent.machine.processes import look_at
 from mmgevent.machine.resources import open_process
 
 log = get_log(__name__)
 
-#: Most templates of one kind that are started within RESTART_PERIOD_S. More would not work either.
-MAX_STARTS = 5
-
-#: Period of MAX_STARTS, seconds.
-RESTART_PERIOD_S = 60.0
-
-#: Templates without executors that are kept besides the first one. Each takes 12 MiB of memory, and
-#: the next job of its kind begins 0.15 s sooner.
-MAX_IDLE_TEMPLATES = 2
+#: Time between two pings of a template that has executors, seconds. It answers in 1 ms.
+PING_S = 5.0
 
 #: Time for a template to end by itself once its socket is closed, seconds.
 END_S = 2.0
@@ -54,35 +49,10 @@ END_LOOK_S = 0.01
 #: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
 
+_LIMITS_CHANGED = "another process changed its limits (prlimit)"
 
-class Exit(NamedTuple):
-    """How an executor ended."""
-
-    status: int | None  #: from `os.wait`; None if its template died, or if it was never forked
-    maxrss_kb: int  #: largest resident size, KiB
-    error: str | None = None  #: why it was never forked
-
-    def __str__(self) -> str:
-        if self.status is None:
-            return self.error or "its template process ended"
-        if os.WIFSIGNALED(self.status):
-            number = os.WTERMSIG(self.status)
-            return f"signal {number} ({_name_of_signal(number)})"
-        if os.WIFEXITED(self.status):
-            return f"exit code {os.WEXITSTATUS(self.status)}"
-        return f"wait status {self.status}"
-
-
-def _name_of_signal(number: int) -> str:
-    """Return the name of a signal.
-
-    Most real-time signals are named by their distance from the first.
-    """
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        first = getattr(signal, "SIGRTMIN", None)
-        return "of no known name" if first is None or number < first else f"SIGRTMIN+{number - first}"
+#: Request that the template answers at once.
+_PING = b'{"ping": 1}\n'
 
 
 class Child:
@@ -126,11 +96,17 @@ class Forker:
         self._tokens: dict[int, int] = {}
         self._last_token = 0
         self._is_closing = False
+        #: whether it ever forked an executor
+        self.has_forked = False
+        #: whether it answered anything, and whether it did since the last ping
+        self._has_answered = self._is_heard = False
+        #: why the engine killed it; None if it did not
+        self._kill_finding: Finding | None = None
         #: set when the template and all its executors have ended
         self.dead = Event()
-        self._writer = gevent.spawn(self._write)
-        self._writer.link_exception(lambda writer: self._process.kill())  # gevent has logged why
-        self._reader = gevent.spawn(self._read)
+        self._writer = spawn(self._on_fault, self._write)
+        self._reader = spawn(end_process, self._read)
+        self._pinger = spawn(self._on_fault, self._ping)
 
     @property
     def pid(self) -> int:
@@ -157,7 +133,7 @@ class Forker:
         child = Child()
         if not self.is_alive:
             _close(descriptors)
-            child.exited.set(Exit(None, 0))
+            child.exited.set(Exit(None, 0, error="the template process ends"))
             return child
         self._last_token += 1
         self._children[self._last_token] = child
@@ -173,7 +149,39 @@ class Forker:
         if not self.dead.wait(END_S):
             self._process.kill()
         self.dead.wait()
-        gevent.joinall([self._reader, self._writer])
+        gevent.joinall([self._reader, self._writer, self._pinger])
+
+    def _on_fault(self, greenlet: gevent.Greenlet) -> None:
+        """Kill the template: without this greenlet it is of no use. The reader sees the end."""
+        self._kill(_own_fault(greenlet.exception))
+
+    def _kill(self, finding: Finding) -> None:
+        log.error("template killed: %s: %s", self.pid, finding.cause)
+        self._kill_finding = self._kill_finding or finding
+        self._process.kill()
+
+    def _ping(self) -> None:
+        """Kill the template when it has executors and will never answer: it is stopped, or hangs."""
+        silence = Silence()
+        was_asked = False
+        while not self.dead.wait(PING_S) and not self._is_closing:
+            look = look_at(self.pid)  # first: it may answer after it
+            if not was_asked or self._is_heard or self._has_unread():
+                silence.end()
+            elif finding := silence.note(look, has_answered=self._has_answered):
+                self._kill(finding)
+                return
+            self._is_heard = False
+            was_asked = not self.is_idle
+            if was_asked and not self._requests:  # else it has enough to answer
+                self._requests.append((_PING, []))
+                self._wakeup.set()
+
+    def _has_unread(self) -> bool:
+        """Return whether the template has sent something that was not read yet."""
+        waiting = poll()
+        waiting.register(self._sock.fileno(), POLLIN)
+        return bool(waiting.poll(0))
 
     def _write(self) -> None:
         try:
@@ -181,7 +189,7 @@ class Forker:
                 while self._requests:
                     request, descriptors = self._requests[0]
                     rights = (plain_socket.SOL_SOCKET, plain_socket.SCM_RIGHTS, array.array("i", descriptors))
-                    sent = self._sock.sendmsg([request], [rights])
+                    sent = self._sock.sendmsg([request], [rights] if descriptors else [])
                     self._requests.popleft()
                     _close(descriptors)
                     self._sock.sendall(request[sent:])
@@ -198,13 +206,20 @@ class Forker:
                 *lines, buffer = (buffer + data).split(b"\n")
                 for line in lines:
                     self._take_report(json.loads(line))
-        except Exception:
+        except ConnectionError as error:
+            log.debug("template lost while reading: %s", error)
+        except Exception as error:
             log.exception("template abandoned: %s", self.pid)
+            self._kill(_own_fault(error))
         finally:
             self._end()
 
     def _take_report(self, report: dict[str, Any]) -> None:
+        self._has_answered = self._is_heard = True
+        if "pong" in report:
+            return
         if "forked" in report:
+            self.has_forked = True
             self._tokens[report["pid"]] = report["forked"]
             self._children[report["forked"]]._forked(report["pid"])
         elif "refused" in report:
@@ -215,9 +230,7 @@ class Forker:
 
     def _end(self) -> None:
         """Remove what is left of the template, which has ended or is about to end."""
-        if not self._is_closing:
-            log.warning("template died: %s", self.pid)
-        self._is_closing = True
+        was_closing, self._is_closing = self._is_closing, True
         self._wakeup.set()
         self._sock.close()
         for _, descriptors in self._requests:
@@ -226,75 +239,25 @@ class Forker:
         if not wait_for_process(self._process, END_S):
             self._process.kill()
             wait_for_process(self._process, None)
+        code = self._process.poll()
+        how = _LIMITS_CHANGED if code == LIMITS_CODE else describe_return_code(code)
+        if self._kill_finding is not None:
+            how = self._kill_finding.cause
+        if not was_closing:
+            log.warning("template died: %s: %s", self.pid, how)
+        # One that never forked fails by itself: no job can have ended it.
+        end = Exit(None, 0, template=how, is_fact=self._kill_finding is None or self._kill_finding.is_fact)
+        if not self.has_forked:
+            end = Exit(None, 0, error=f"the template process ended at its start: {how}")
         for child in self._children.values():
             child.kill()  # the kernel killed it with the template, but not its process group
-            child.exited.set(Exit(None, 0))
+            child.exited.set(end)
         self._children.clear()
         self.dead.set()
 
 
-class Kind(NamedTuple):
-    """What the executors of a template have in common."""
-
-    greenlets: bool  #: whether they are monkey-patched, to run items in greenlets
-    flags: tuple[str, ...]  #: interpreter flags, see `interpreter.GROUPS`
-
-
-class Forkers:
-    """The forkers of one engine. Each is started when it is needed, and again when it has died."""
-
-    def __init__(self, template: TemplateProcess | None = None):
-        """`template`: one without greenlets that was started already, owned from now on."""
-        #: kind -> its forker, the longest unused first
-        self._forkers: dict[Kind, Forker] = {}
-        self._starts: dict[Kind, deque[float]] = {}
-        self._first = Kind(False, template.flags if template is not None else ())
-        self._ending: set[gevent.Greenlet] = set()
-        self._is_closed = False
-        if template is not None:
-            self._forkers[self._first] = Forker(template)
-
-    def get(self, greenlets: bool = False, flags: Sequence[str] = ()) -> Forker:
-        """Return a live forker of executors with these interpreter flags, started now if need be.
-
-        `greenlets`: the executors run items in greenlets. Call `fork` at once: a forker without
-        executors may be ended when another one is started.
-
-        Raises EngineError if it has died too often, or after `close`, and StartError if it cannot
-        be started.
-        """
-        if self._is_closed:
-            raise EngineError("the engine is closing: it starts no more executors")
-        kind = Kind(greenlets, tuple(flags))
-        forker = self._forkers.get(kind)
-        if forker is None or not forker.is_alive:
-            starts = self._starts.setdefault(kind, deque(maxlen=MAX_STARTS))
-            if len(starts) == MAX_STARTS and monotonic() - starts[0] < RESTART_PERIOD_S:
-                raise EngineError(
-                    f"the template process died {MAX_STARTS} times in {monotonic() - starts[0]:.0f} s"
-                )
-            self._end_idle()
-            forker = Forker(start_template(greenlets=greenlets, flags=kind.flags))
-            starts.append(monotonic())
-        self._forkers.pop(kind, None)
-        self._forkers[kind] = forker  # last, since it was used last
-        return forker
-
-    def close(self) -> None:
-        """End all templates with their executors. Idempotent."""
-        self._is_closed = True
-        for forker in self._forkers.values():
-            forker.close()
-        gevent.joinall(list(self._ending))
-
-    def _end_idle(self) -> None:
-        """End the longest unused templates without executors, to make room for one more."""
-        idle = [kind for kind, forker in self._forkers.items() if forker.is_idle and kind != self._first]
-        for kind in idle[: max(0, len(idle) - MAX_IDLE_TEMPLATES + 1)]:
-            del self._starts[kind]  # it did not die
-            greenlet = gevent.spawn(self._forkers.pop(kind).close)
-            self._ending.add(greenlet)
-            greenlet.link(self._ending.discard)
+def _own_fault(error: BaseException | None) -> Finding:
+    return Finding(f"internal error: {type(error).__name__}: {error}", is_fact=False)
 
 
 def wait_for_process(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:

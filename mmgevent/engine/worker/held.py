@@ -83,6 +83,8 @@ class CachedJob:
         self.code = bytearray()
         #: credit of the lane in which the code arrives
         self.window = window
+        #: templates that ended while it had executors of them, on this worker
+        self.template_deaths = 0
         #: {whether tasks are map tasks: their recent duration, seconds}; empty until one is done
         self._recent_s: dict[bool, float] = {}
 
@@ -142,6 +144,12 @@ class HeldAttempt:
         lo, hi, skip = self._items
         left = {position_of(entry) for entry in range(lo, hi)}.difference(skip) if self.is_map else set()
         return left.pop() if len(left) == 1 else None
+
+    @property
+    def entry_count(self) -> int:
+        """The number of entries of its range: items, or files of them; 0 of a reduce attempt."""
+        lo, hi, _ = self._items
+        return int(hi - lo)
 
     def take_input(self, frame: Frame) -> None:
         """Pass a frame of its input on, or keep it until the attempt is sent.

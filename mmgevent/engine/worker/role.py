@@ -16,10 +16,11 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from mmgevent.engine.greenlets import Greenlets
+from mmgevent.engine.greenlets import Greenlets, end_process, spawn
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob
+from mmgevent.engine.worker.limits import NO_LIMITS, ExecutorLimits
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.workload import Workload
 from mmgevent.errors import ProtocolError
@@ -52,6 +53,7 @@ class WorkerRole:
         forkers: Forkers,
         name: str | None = None,
         scratch_dir: str | None = None,
+        limits: ExecutorLimits = NO_LIMITS,
         offers: Sequence[str] = (),
         offering: Offering | None = None,
         is_local: bool = False,
@@ -80,6 +82,7 @@ class WorkerRole:
         self._offers = list(offers)
         self._offering = offering
         self._is_local = is_local
+        self._limits = limits
         self._on_tell = on_tell
         #: job number -> the job
         self._jobs: dict[int, CachedJob] = {}
@@ -91,6 +94,7 @@ class WorkerRole:
             self.name,
             slots,
             scratch_dir=scratch_dir,
+            max_items=limits.max_items,
             offering=offering,
             is_local=is_local,
             close=self._shut,
@@ -117,6 +121,11 @@ class WorkerRole:
     def has_run(self) -> bool:
         """Whether an executor ever answered for an attempt."""
         return self._workload.crew.has_run
+
+    @property
+    def busy_until_s(self) -> float:
+        """When its last task ended, by `monotonic`: now, if one runs; 0.0 if there was none."""
+        return self._workload.busy_until_s
 
     @property
     def is_short(self) -> bool:
@@ -167,14 +176,16 @@ class WorkerRole:
         if self._closer is None:
             self.close_reason = failures.shorten(reason, MAX_REASON_BYTES)
             self._workload.is_leaving = True
-            self._closer = gevent.spawn(self._end)
+            self._closer = spawn(end_process, self._end)
 
     def _end(self) -> None:
-        self.link.close(self.close_reason, 0.0)
-        self._greenlets.kill()
-        self._workload.end()
-        self._jobs.clear()
-        self.closed.set()
+        try:
+            self.link.close(self.close_reason, 0.0)
+            self._greenlets.kill()
+            self._workload.end()
+            self._jobs.clear()
+        finally:
+            self.closed.set()
 
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
         log.error("worker closed by a fault of our own: %s", self.name, exc_info=greenlet.exc_info)
@@ -225,6 +236,11 @@ class WorkerRole:
         for name, limit in (("code_bytes", MAX_CODE_BYTES), ("context_bytes", MAX_CONTEXT_BYTES)):
             if message.get(name, 0) > limit:
                 raise ProtocolError(f"{name} is {message[name]}, at most {limit} are taken")
+        options = self._limits.apply(message["options"])
+        if options is not message["options"]:
+            fields = {name: value for name, value in message.items() if name != "type"}
+            frame = control("job", frame.job, **{**fields, "options": options})
+            message = message_of(frame)
         job = self._jobs[frame.job] = CachedJob(frame, message, ReceiveWindow(CODE_WINDOW))
         self._workload.prepare(job)
 

@@ -8,7 +8,7 @@ executor would idle between them, some of its attempts are sent ahead.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmgevent.engine.worker.held import MAX_ATTEMPTS, AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.errors import ProtocolError
@@ -23,8 +23,10 @@ IDLE_EXECUTORS = 2
 class ExecutorSlot:
     """Attempts in the order of their arrival, and executors in the order of their use."""
 
-    def __init__(self, index: int):
+    def __init__(self, index: int, *, sends_ahead: bool = True):
+        """`sends_ahead`: executors may get attempts before they are free."""
         self.index = index
+        self._sends_ahead = sends_ahead
         #: attempts that were sent to an executor, oldest first
         self.sent: deque[HeldAttempt] = deque()
         #: attempts that wait behind those, oldest first
@@ -56,7 +58,7 @@ class ExecutorSlot:
         if not self.waiting:
             return None
         attempt = self.waiting[0]
-        if self.sent and not _may_follow(attempt, self.sent[-1], len(self.sent)):
+        if self.sent and not (self._sends_ahead and _may_follow(attempt, self.sent[-1], len(self.sent))):
             return None
         return attempt if attempt.job.is_complete else None
 
@@ -94,6 +96,13 @@ class ExecutorSlot:
         busy = {attempt.executor for attempt in self.sent}
         idle = [executor for executor in self.executors.values() if executor not in busy]
         return idle[: max(0, len(self.executors) - IDLE_EXECUTORS - 1)]
+
+
+class Post(NamedTuple):
+    """What an executor was forked for."""
+
+    slot: ExecutorSlot
+    job: CachedJob
 
 
 def _may_follow(attempt: HeldAttempt, last: HeldAttempt, sent_count: int) -> bool:

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import gevent
 from gevent import os as gevent_os
 from gevent import socket
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import OnFault, end_process, spawn
 from mmgevent.engine.net.socket_link import SocketLink
-from mmgevent.engine.worker.forker import Exit, Forker
+from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.forker import Forker
+from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import find_control_groups
@@ -35,12 +36,6 @@ from mmgevent.wire.lanes import CODE_WINDOW
 log = get_log(__name__)
 #: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
 printed = logging.getLogger("mmgevent.printed")
-
-#: Bytes that are kept of what an executor prints.
-RING_BYTES = 64 * 1024
-
-#: Bytes of them in the report of a failure.
-LAST_WORDS_BYTES = 4 * 1024
 
 #: Time to read the link of a dead executor, seconds. It ends at once, unless another process has it
 #: open.
@@ -57,31 +52,6 @@ MAX_LINE_BYTES = 64 * 1024
 
 #: Size of one read of what executors print, bytes.
 _READ_BYTES = 64 * 1024
-
-
-class Ring:
-    """The last RING_BYTES of what was added, and how many bytes were dropped before them."""
-
-    def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        #: bytes that are no longer kept
-        self.dropped_bytes = 0
-
-    def add(self, data: bytes) -> None:
-        """Append. Drops the oldest chunks as long as RING_BYTES are left without them."""
-        self._chunks.append(data)
-        self._held += len(data)
-        while self._held - len(self._chunks[0]) >= RING_BYTES:
-            self.dropped_bytes += len(self._chunks[0])
-            self._held -= len(self._chunks.popleft())
-
-    def tail(self, n_bytes: int) -> str:
-        """Return the last `n_bytes` as text. It says how many bytes are missing before them."""
-        data = b"".join(self._chunks)
-        missing = self.dropped_bytes + max(0, len(data) - n_bytes)
-        text = data[-n_bytes:].decode("utf-8", "replace")
-        return f"... {missing} bytes left out ...\n{text}" if missing else text
 
 
 class Printed:
@@ -112,8 +82,11 @@ class Supervisor:
         on_death: Callable[[Supervisor, Exit], None],
         *,
         executors: int = 1,
+        on_fault: OnFault = end_process,
     ):
         """`executors`: how many its worker has.
+
+        `on_fault(greenlet)` is called if its end cannot be reported, by a fault of our own.
 
         The hub calls `on_frame`, which must not block. A greenlet calls `on_death`, after the last
         frame.
@@ -134,6 +107,8 @@ class Supervisor:
         self.broken_limit: str | None = None
         #: whether it has ever answered for an attempt
         self.has_run = False
+        #: items that it has run, whatever became of them
+        self.item_count = 0
         #: whether the user was warned of its memory
         self.has_warned = False
         #: processes of this control group that the kernel had killed for lack of memory when it
@@ -151,12 +126,12 @@ class Supervisor:
             opened.pop_all()
         self.link = SocketLink(ours, name, heartbeats=False)
         descriptors = [theirs.detach(), child_stdout, child_stderr, page_fd]
+        self.forker = forker
         self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
-        self._watcher: gevent.Greenlet | None = None
-        self._drains = [(fd, self._spawn(self._drain, fd)) for fd in (stdout, stderr)]
+        self._drains = [(fd, spawn(self._on_fault, self._drain, fd)) for fd in (stdout, stderr)]
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
-        self._watch_greenlet = self._spawn(self._watch)
+        self._watch_greenlet = spawn(on_fault, self._watch)
 
     def enforce(
         self, item_limit_s: float | None, memory_limit_bytes: int | None, setup_limit_s: float | None = None
@@ -228,14 +203,9 @@ class Supervisor:
         """Wait until it is dead and `on_death` has returned."""
         self._watch_greenlet.join()
 
-    def _spawn(self, function: Callable[..., None], *args: Any) -> gevent.Greenlet:
-        greenlet = gevent.spawn(function, *args)
-        greenlet.link_exception(self._on_fault)
-        return greenlet
-
     def _on_fault(self, greenlet: gevent.Greenlet) -> None:
-        log.error("executor lost by a fault of our own: %s", self.link.name, exc_info=greenlet.exception)
-        self.kill("internal error")
+        log.error("executor lost by a fault of our own: %s", self.link.name, exc_info=greenlet.exc_info)
+        self.kill("internal error")  # `_watch` then reports its end
 
     def _on_link_close(self, reason: str) -> None:
         self._link_closed.set()

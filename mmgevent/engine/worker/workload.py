@@ -11,6 +11,7 @@ executor ends. So no method blocks, except `wait_for_running` and `end`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -20,7 +21,8 @@ from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
 from mmgevent.engine.worker.deaths import describe_place, judge_death
-from mmgevent.engine.worker.forker import Exit, Forkers
+from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
@@ -53,12 +55,16 @@ class Workload:
         slot_count: int,
         *,
         scratch_dir: str | None,
+        max_items: int | None = None,
         offering: Offering | None,
         is_local: bool,
         close: Callable[[str], None],
     ):
-        """`link` leads to the server. `name` is the worker's, `close(reason)` ends it."""
-        self.slots = [ExecutorSlot(index) for index in range(slot_count)]
+        """`link` leads to the server. `name` is the worker's, `close(reason)` ends it.
+
+        `max_items`: items after which an executor is replaced; None for no limit.
+        """
+        self.slots = [ExecutorSlot(index, sends_ahead=max_items is None) for index in range(slot_count)]
         #: whether the worker leaves: nothing new begins
         self.is_leaving = False
         self.crew = Crew(
@@ -69,12 +75,20 @@ class Workload:
         self._greenlets = greenlets
         self._name = name
         self._offering = offering
+        self._max_items = max_items
+        #: when the last attempt ended, by `monotonic`; 0.0 if there was none
+        self._last_end_s = 0.0
         #: attempt number -> the attempt
         self._attempts: dict[int, HeldAttempt] = {}
         #: numbers of attempts whose recall came first, oldest first
         self._early_recalls: dict[int, None] = {}
         #: set when an attempt or an executor has ended
         self._progress = Event()
+
+    @property
+    def busy_until_s(self) -> float:
+        """When the last attempt ended, by `monotonic`: now, if there is one; 0.0 if there was none."""
+        return monotonic() if self._attempts else self._last_end_s
 
     def end(self) -> None:
         """Forget all attempts and end all executors (blocks)."""
@@ -117,17 +131,24 @@ class Workload:
             return
         if message["slot"] >= len(self.slots) or frame.attempt in self._attempts:
             raise ProtocolError(f"attempt {frame.attempt} cannot be on slot {message['slot']}")
-        if job.fault is not None:
-            failure = {"kind": "options", "error": job.fault, "worker": self._name}
+        fault = job.fault or self._find_fault(job, message)
+        if fault is not None:
+            failure = {"kind": "options", "error": fault, "worker": self._name}
             self._link.send_in_lane(control("failed", *frame.lane, failure=failures.bound(failure)))
             return
         attempt = HeldAttempt(job, frame, message)
-        if attempt.is_offered and self._offering is None:
-            raise ProtocolError(f"attempt {frame.attempt} is of functions that nobody offers here")
         slot = self.slots[attempt.slot]
         slot.add(attempt)
         self._attempts[attempt.number] = attempt
         self._advance(slot)
+
+    def _find_fault(self, job: CachedJob, message: dict[str, Any]) -> str | None:
+        """Return why an assignment of a job cannot be done here, or None if it can."""
+        if message["phase"] in job.offered_phases and self._offering is None:
+            return "the job calls functions that a worker offers, and this worker offers none"
+        if message["phase"] == "map" and not message.get("lo", 0) < message.get("hi", 0):
+            return "the assignment is of no items"
+        return None
 
     def take_data(self, frame: Frame) -> None:
         """Pass on a frame of an attempt: input, or credit for output."""
@@ -219,6 +240,7 @@ class Workload:
     def _forget(self, attempt: HeldAttempt) -> None:
         del self._attempts[attempt.number]
         self.slots[attempt.slot].remove(attempt)
+        self._last_end_s = monotonic()
         self._progress.set()
 
     def _end_revoked(self, attempt: HeldAttempt) -> None:
@@ -284,7 +306,18 @@ class Workload:
         self._forget(attempt)
         if not attempt.is_revoked:
             self._link.send_in_lane(frame)
+        if isinstance(executor, Supervisor):
+            self._count_items(slot, executor, attempt, message)
         self._advance(slot)
+
+    def _count_items(
+        self, slot: ExecutorSlot, executor: Supervisor, attempt: HeldAttempt, message: dict[str, Any]
+    ) -> None:
+        """Count what an attempt ran. Replace an executor that has run as many items as one may."""
+        executor.item_count += message.get("items", attempt.entry_count) + message.get("skipped", 0)
+        if self._max_items is not None and executor.item_count >= self._max_items:
+            slot.forget_executor(executor)
+            executor.kill("it had run --max-items items")
 
     def _pass_notice(self, attempt: HeldAttempt, executor: Supervisor, message: dict[str, Any]) -> None:
         """Send the user a notice of an executor. Only log it if it is marked quiet."""
@@ -314,16 +347,36 @@ class Workload:
                 self._report_death(attempt, executor, end)
         self._advance(slot)
 
+    def on_template_death(
+        self, executor: Supervisor, slot: ExecutorSlot, end: Exit, *, is_blamed: bool
+    ) -> None:
+        """Report one attempt of the job that ended a template, and return all others.
+
+        The server counts for the job, and not for the task: others may have done it.
+        """
+        self._progress.set()
+        sent = slot.attempts_of(executor)
+        at = executor.position().attempt
+        culprit = next((a for a in sent if a.number == at), sent[0]) if is_blamed and sent else None
+        for attempt in sent:
+            if attempt is culprit and not attempt.is_revoked:
+                self._forget(attempt)
+                self._report_death(attempt, executor, end)
+            else:
+                self._return(attempt)
+        self._advance(slot)
+
     def _report_death(self, attempt: HeldAttempt, executor: Supervisor, end: Exit) -> None:
         """Report to the server that an executor died during an attempt, and why."""
         failure, item, is_divisible = judge_death(executor, end, attempt, self._name)
         log.info("executor died: %s: %s, attempt %s", executor.link.name, end, attempt.number)
-        if executor.position().is_setup:
+        if end.template is not None:
+            self._link.send_in_lane(control("died", *attempt.lane, failure=failure, template=True))
+        elif executor.position().is_setup:
             self._report_unprepared(attempt, executor, failure, has_died=True)
-            return
-        self._link.send_in_lane(
-            control("died", *attempt.lane, failure=failure, item=item, divisible=is_divisible or None)
-        )
+        else:
+            fields: dict[str, Any] = {"item": item, "divisible": is_divisible or None}
+            self._link.send_in_lane(control("died", *attempt.lane, failure=failure, **fields))
 
     def _report_unprepared(
         self, attempt: HeldAttempt, executor: Supervisor, failure: dict[str, Any], *, has_died: bool = False

@@ -18,6 +18,7 @@ _CATEGORIES = ("LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE", "LC_MONETARY",
 #: Locales of LC_CTYPE that mean text as UTF-8, and nothing else.
 _UTF8_CTYPES = ("C.UTF-8", "C.utf8", "UTF-8")
 
+#: A year on average, seconds: for days spread over many years.
 _YEAR_S = 365.25 * 86400
 #: A winter and a summer day of every third year since 1970, seconds. Zones that agree on all of
 #: them are taken for the same one.

@@ -11,6 +11,7 @@ import sys
 
 #: What a fresh interpreter has.
 RECURSION_LIMIT = 1000
+#: Time between two switches of threads, seconds, of a fresh interpreter.
 SWITCH_INTERVAL_S = 0.005
 
 #: Stack that systems give a main thread, bytes. A program has asked for more if it has more.

@@ -25,12 +25,13 @@ from gevent import socket
 from mmgevent.access.handshake import derive_key
 from mmgevent.access.worker_key import server_key
 from mmgevent.engine import membership, watchdog
-from mmgevent.engine.membership import Membership, Settings
+from mmgevent.engine.member_settings import Settings
+from mmgevent.engine.membership import Membership
 from mmgevent.engine.net import election, tls
 from mmgevent.engine.net.election import Elected, Joined, NoPlaceError, bind_or_connect, canonical
 from mmgevent.engine.net.listener import Listener, open_listener
 from mmgevent.engine.server.role import ServerRole
-from mmgevent.engine.worker.forker import Forkers
+from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,

@@ -17,7 +17,7 @@ from mmgevent.engine.scheduler import commands as c
 from mmgevent.engine.scheduler.attempts import Attempt, Task
 from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
 from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT, SAMPLE_SIZE, Durations
-from mmgevent.engine.scheduler.retries import MAX_DEATHS, MAX_UNPREPARED
+from mmgevent.engine.scheduler.retries import LOSS_S, MAX_DEATHS, MAX_LOSSES, MAX_UNPREPARED
 from mmgevent.engine.scheduler.rules import JobRules
 from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.engine.scheduler.transitions import (
@@ -419,10 +419,66 @@ def test_an_empty_batch_is_released_at_once():
 def test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed():
     scheduler, _ = cluster(1, batches=[1, 1])
     for worker in range(2, 9):
-        commands = scheduler.remove_worker(worker - 1, 1.0)
+        commands = scheduler.remove_worker(worker - 1, (worker - 1) * (LOSS_S + 1))
         assert len(only(commands, c.Discard)) == 2
-        commands = scheduler.add_worker(worker, 1, NONE, 1.0)
+        commands = scheduler.add_worker(worker, 1, NONE, (worker - 1) * (LOSS_S + 1))
         assert [a.batch for a in only(commands, c.Assign)] == [1, 2]
+
+
+def lose_workers(count, is_silent=False, after_s=0.5):
+    """Lose workers one by one, each with one task of two jobs; return what was commanded at the end."""
+    scheduler = AuditedScheduler()
+    scheduler.add_job(1, JobRules(), 0.0)
+    scheduler.add_job(2, JobRules(), 0.0)
+    for job in (1, 2):
+        scheduler.add_batch(job, 1, 1, 0.0)
+    for worker in range(1, count + 1):
+        scheduler.add_worker(worker, 2, NONE, 10.0 * worker)
+        commands = scheduler.remove_worker(worker, 10.0 * worker + after_s, is_silent=is_silent)
+    return scheduler, commands
+
+
+def test_a_task_that_takes_workers_down_fails_its_job_and_no_other():
+    scheduler, commands = lose_workers(MAX_LOSSES)
+    (failed,) = only(commands, c.FailJob)
+    assert (failed.job, failed.failure["kind"]) == (2, "lost")
+    assert f"{MAX_LOSSES} workers were lost" in failed.failure["error"]
+    assert scheduler.status(1).waiting == 1
+
+
+def test_tasks_are_not_to_blame_for_workers_that_fell_silent_or_were_lost_later():
+    for how in ({"is_silent": True}, {"after_s": LOSS_S + 0.1}):
+        _, commands = lose_workers(MAX_LOSSES + 1, **how)
+        assert not only(commands, c.FailJob)
+
+
+def test_losses_that_make_a_task_suspect_come_in_a_row():
+    scheduler, _ = cluster(1, batches=[1])
+    for worker in range(1, 3 * MAX_LOSSES):
+        late_s = LOSS_S + 1 if worker % MAX_LOSSES == 0 else 0.5
+        commands = scheduler.remove_worker(worker, 10.0 * worker + late_s)
+        commands += scheduler.add_worker(worker + 1, 1, NONE, 10.0 * (worker + 1))
+        assert not only(commands, c.FailJob)
+
+
+def test_a_doubted_failure_is_tried_on_another_worker_first():
+    scheduler, _ = cluster(1, 1, batches=[5])
+    commands = scheduler.attempt_failed(1, BOOM, 0, 1.0, is_doubted=True)
+    (again,) = only(commands, c.Assign)
+    assert again.worker == 2
+    (failed,) = only(scheduler.attempt_failed(again.attempt, BOOM, 0, 1.0, is_doubted=True), c.FailJob)
+    assert failed.failure["error"] == BOOM["error"]
+
+
+def test_owners_share_the_slots_whatever_jobs_they_have():
+    scheduler = AuditedScheduler()
+    for job in range(1, 11):
+        scheduler.add_job(job, JobRules(owner=1 if job < 10 else 2), 0.0)
+        for batch in range(1, 5):
+            scheduler.add_batch(job, batch, 1, 0.0)
+    commands = scheduler.add_worker(1, 4, NONE, 0.0)
+    jobs = [a.job for a in only(commands, c.Assign)]
+    assert jobs.count(10) == len(jobs) // 2 == 4
 
 
 def test_a_cancelled_or_failed_job_leaves_nothing_and_late_messages_are_ignored():
@@ -1126,3 +1182,17 @@ TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = hypothesis.settings(
     max_examples=300, stateful_step_count=50, deadline=None, derandomize=True, database=None
 )
+
+
+def test_an_owner_that_comes_again_is_ranked_though_its_former_rank_is_remembered():
+    scheduler = AuditedScheduler()
+    scheduler.add_worker(1, 1, NONE, 0.0)
+    for job in (1, 2):
+        scheduler.add_job(job, JobRules(owner=job), 0.0)
+        scheduler.add_batch(job, 1, 1, 0.0)
+    for job in range(3, 60):  # the owner leaves with its only job, and is back with the next one
+        scheduler.cancel_job(job - 1, float(job))
+        scheduler.add_job(job, JobRules(owner=2), float(job))
+        for batch in (1, 2, 3):
+            scheduler.add_batch(job, batch, 1, float(job))
+    assert scheduler.status(1) is not None

@@ -32,7 +32,11 @@ def test_everything_that_can_happen_does_in_the_first_thousand_seeds():
         cluster.run()
         seen.update(cluster.seen)
     events = {name for name, value in vars(Scheduler).items() if callable(value) and name[0] != "_"}
-    names = (events | {kind.__name__ for kind in typing.get_args(c.Command)}) - {"status", "fail_job"}
+    names = (events | {kind.__name__ for kind in typing.get_args(c.Command)}) - {
+        "status",
+        "fail_job",
+        "was_recalled",
+    }
     assert min(seen[name] for name in names) >= 10, seen
 
 

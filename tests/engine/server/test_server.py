@@ -11,7 +11,7 @@ import mmgevent
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.scheduler import commands
 from mmgevent.engine.server.partitioning import cut_partitions
-from mmgevent.engine.server.role import ServerRole
+from mmgevent.engine.server.role import MAX_TICK_FAULTS, ServerRole
 from mmgevent.tasks.records import encode_flush, encode_items, encode_segment
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, split_payload
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
@@ -116,7 +116,7 @@ def test_a_job_goes_from_batch_to_results(server):
 
 def test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again(server):
     worker, driver = Peer(server, "worker"), Peer(server, "driver")
-    driver.submit(delivered=[3])
+    driver.submit(delivered=[3], partitions=32)
     driver.send_batch(1)
     driver.say("input_end", 1, batches=1)
     segment = encode_segment(["k"], [1])
@@ -141,6 +141,59 @@ def test_a_command_that_cannot_be_carried_out_breaks_its_own_job_only(server, co
     driver.send_batch(1, job=2)
     assert worker.heard("assign")
     assert (worker.closed, driver.closed) == (None, None)
+
+
+@pytest.mark.parametrize("faulty", ["Dispatcher.duplicate_stragglers", "Lifecycle.advance", "status"])
+def test_a_tick_that_fails_for_one_job_fails_that_job_by_name_and_no_other(server, monkeypatch, faulty):
+    monkeypatch.setattr("mmgevent.engine.server.role.TICK_S", 0.001)
+    monkeypatch.setattr("mmgevent.engine.server.role.PROGRESS_S", 0.001)
+    scheduler = server.conductor.scheduler
+    owner, name = {
+        "Dispatcher.duplicate_stragglers": (scheduler._dispatcher, "duplicate_stragglers"),
+        "Lifecycle.advance": (scheduler._lifecycle, "advance"),
+        "status": (scheduler, "status"),
+    }[faulty]
+    real = getattr(owner, name)
+
+    def fail(of, *args):
+        if getattr(of, "number", of) == 1:
+            raise ZeroDivisionError("a fault of our own")
+        return real(of, *args)
+
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit(1)
+    driver.submit(2)
+    monkeypatch.setattr(owner, name, fail)
+    with gevent.Timeout(10):
+        while not driver.heard("job_failed"):
+            gevent.sleep(0.001)
+    monkeypatch.undo()
+    ((frame, failed),) = driver.heard("job_failed")
+    assert (frame.job, failed["failure"]["kind"]) == (1, "internal")
+    assert "ZeroDivisionError" in failed["failure"]["error"]
+    driver.send_batch(1, job=2)
+    assert worker.heard("assign")
+    assert not server._ticker.dead
+    assert (worker.closed, driver.closed) == (None, None)
+
+
+def test_ticks_that_fail_for_no_job_alone_end_the_process(server, monkeypatch):
+    monkeypatch.setattr("mmgevent.engine.server.role.TICK_S", 0.001)
+    ended = []
+    monkeypatch.setattr("mmgevent.engine.server.role.end_process", ended.append)
+    ticks = []
+
+    def fail():
+        ticks.append(1)
+        raise ZeroDivisionError("a fault of our own")
+
+    monkeypatch.setattr(server.conductor, "tick", fail)
+    Peer(server, "driver").submit(1)
+    with pytest.raises(ZeroDivisionError):
+        server._ticker.get(timeout=10)
+    settle()
+    assert ended == [server._ticker]
+    assert len(ticks) == MAX_TICK_FAULTS
 
 
 def test_a_server_without_jobs_wakes_for_nothing(server, monkeypatch):
@@ -203,7 +256,7 @@ def test_options_that_make_no_sense_are_rejected_before_a_worker_sees_them(serve
 def test_contents_that_come_again_take_the_batchs_place_only_when_whole(server):
     driver = Peer(server, "driver")
     driver.submit()
-    driver.send_batch(1, items=2, data=b"r" * 100)
+    driver.send_batch(1, items=2, data=b"r" * 100, refs=True)
     driver.say("input_end", 1, batches=1)
     worker = Peer(server, "worker", slots=2)
     settle()
@@ -233,6 +286,39 @@ def test_batches_that_cannot_be_close_their_driver_only(server, items, size, num
     other.send_batch(1)
     assert worker.heard("assign")
     assert worker.closed is None
+
+
+def test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays(server):
+    server.conductor.jobs._code_intake.limit_bytes = 100  # of which one link gets four fifths
+    driver, other = Peer(server, "driver"), Peer(server, "driver")
+    driver.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=81)
+    assert "bytes of jobs' code already" in driver.heard("rejected")[0][1]["error"]
+    for job in (2, 3):
+        driver.say("submit", job, name="t", options={}, fingerprint="f", code_bytes=60)  # each alone fits
+    for job in (2, 3):
+        driver.send(Frame(CODE, b"c" * 50, job))
+    assert [frame.job for frame, _ in driver.heard("rejected")] == [1, 3]
+    other.say("submit", 1, name="t", options={}, fingerprint="f", code_bytes=20)
+    other.send(Frame(CODE, b"c" * 20, 1))
+    assert other.heard("accepted")
+    driver.send(Frame(CODE, b"c" * 10, 2))
+    assert driver.heard("accepted")
+    assert server.conductor.jobs._code_intake.held_bytes == 80
+
+
+def test_numbers_of_jobs_and_workers_begin_anew_and_pass_over_those_in_use(server):
+    driver = Peer(server, "driver")
+    first = Peer(server, "worker")
+    driver.submit(1)
+    server.conductor.jobs._last_number = server.conductor.workers._last_number = 0xFFFF_FFFE
+    workers = [Peer(server, "worker") for _ in range(2)]
+    for job in (2, 3):
+        driver.submit(job)
+        driver.send_batch(1, job=job)
+    assert sorted(job.number for job in server.conductor.jobs) == [1, 2, 0xFFFF_FFFF]
+    assert sorted(worker.number for worker in server.conductor.workers) == [1, 2, 0xFFFF_FFFF]
+    assigned = {frame.job for peer in (first, *workers) for frame, _ in peer.heard("assign")}
+    assert assigned == {2, 0xFFFF_FFFF}
 
 
 TOO_LARGE = {"code_bytes": MAX_CODE_BYTES, "context_bytes": MAX_CONTEXT_BYTES}

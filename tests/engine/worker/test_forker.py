@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from mmgevent.engine.worker.forker import Exit
+from mmgevent.engine.worker.exits import Exit
 
 
 @pytest.mark.parametrize("high", range(256))

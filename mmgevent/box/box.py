@@ -1,0 +1,258 @@
+"""The box: our template and executor of one job, driven by a plain thread of another engine's process.
+
+The box keeps what an executor of ours has: its own `__main__` and modules, one hash seed, limits,
+kills that do not hurt the host, the status page, last words.  It touches nothing of its host.
+
+A box runs one task at a time.  When its executor dies it forks another, which takes 2 ms.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from mmgevent.box.boxed import BoxedExecutor, BoxLimits
+from mmgevent.box.templates import start_lasting_template
+from mmgevent.engine.worker.deaths import judge_death
+from mmgevent.errors import EngineError, JobCancelled, ProtocolError
+from mmgevent.job.shipping.trial import fingerprint
+from mmgevent.wire import failures
+from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Payload, join_payloads, split_payload
+from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
+from mmgevent.wire.messages import control, message_of
+from mmgevent.wire.positions import position_of
+
+#: Number that the executor knows its job by.
+_JOB = 1
+
+#: Executors in a row that may die before they begin an attempt and after they have run others.
+MAX_IDLE_DEATHS = 3
+
+#: Time for a template to end by itself once its socket is closed, seconds.
+END_S = 2.0
+
+
+class BoxedJob(NamedTuple):
+    """A job as a box needs it.  It travels by pickle, so its fields are plain."""
+
+    #: name of the job that no other job anywhere has
+    id: str
+    #: options as they are sent to executors, see `driver.packing.PackedJob`
+    options: dict[str, Any]
+    #: number of partitions
+    partitions: int
+    #: number of groups that partitions are put into: partition p is in group p % groups
+    groups: int
+    #: surroundings of the driver (JSON), if executors run on its machine; else empty
+    context: bytes = b""
+    #: a path that exists as long as the job runs; None if its engine can end boxes
+    lease: str | None = None
+
+
+class Outcome(NamedTuple):
+    """How one run of a task in a box ended."""
+
+    #: "done", "failed", "content", "died" or "unprepared"
+    type: str
+    #: fields of the message of that type, see `wire.messages`
+    message: dict[str, Any]
+
+
+class BoxAttempt(NamedTuple):
+    """One run of a task, as `engine.worker.deaths` needs it."""
+
+    number: int
+    is_map: bool
+    job: BoxLimits
+    #: the first entry, one behind the last, and positions to leave out
+    lo: int
+    hi: int
+    skip: Iterable[int]
+
+    @property
+    def only_item(self) -> int | None:
+        """The position of the only item of a map attempt, or None if it has several."""
+        if not self.is_map:
+            return None
+        left = set(map(position_of, range(self.lo, self.hi))).difference(self.skip)
+        return left.pop() if len(left) == 1 else None
+
+
+class Box:
+    """One template with one executor of one job.  One thread uses it at a time."""
+
+    def __init__(self, job: BoxedJob, code: bytes, worker: str, is_over: Callable[[], bool]):
+        """Start the template.  Raises StartError.
+
+        `worker`: name of the host process in reports.  `is_over()` says whether the job has ended.
+        """
+        self.job = job
+        self._limits = BoxLimits.of(job.options)
+        self._worker = worker
+        self._is_over = is_over
+        #: says whether the engine still wants the task that runs; None if the engine does not know
+        self.is_wanted: Callable[[], bool] | None = None
+        self._code = job.context + code
+        self._announcement = control(
+            "job",
+            _JOB,
+            options=job.options,
+            code_bytes=len(code),
+            fingerprint=fingerprint(code),
+            context_bytes=len(job.context) or None,
+        )
+        self._template = start_lasting_template(
+            greenlets=(job.options.get("greenlets") or 0) > 1, flags=job.options.get("flags") or ()
+        )
+        self._said = bytearray()
+        self._executor: BoxedExecutor | None = None
+        self._attempt = 0
+        #: texts for the user: [(text, once)]
+        self.notices: list[tuple[str, str | None]] = []
+
+    def run(
+        self, phase: str, pieces: Iterable[Payload], size: int, emit: Callable[[bytes], None], **fields: Any
+    ) -> Outcome:
+        """Run one task on these bytes of input, `size` in all.
+
+        `emit(bytes)` receives its output, whose cuts have no meaning.  It counts only if the
+        outcome is "done".  `fields` are those of the message `assign`.
+
+        Raises JobCancelled if the job ends meanwhile, and EngineError.  Then close the box.
+        """
+        payloads = list(join_payloads(pieces))
+        for _ in range(MAX_IDLE_DEATHS):
+            executor = self._executor
+            if executor is None:
+                executor = self._executor = BoxedExecutor(self._template, self._limits, self._said)
+                executor.send_job(self._announcement, self._code)
+            run = _Run(executor, self._next_attempt(phase, fields), emit)
+            run.assign(payloads, size, phase=phase, partitions=self.job.partitions, **fields)
+            outcome = self._finish(executor, run)
+            if outcome is not None:
+                return outcome
+        raise EngineError(f"{MAX_IDLE_DEATHS} executors in a row died between two tasks")
+
+    def close(self) -> None:
+        """Kill the executor and end the template. Idempotent."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+        self._template.sock.close()
+        from subprocess import TimeoutExpired
+
+        try:
+            self._template.process.wait(END_S)
+        except TimeoutExpired:
+            self._template.process.kill()
+            self._template.process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child of the host: close the descriptors, so that only the host keeps it."""
+        if self._executor is not None:
+            self._executor.abandon()
+        self._template.sock.close()
+
+    def _next_attempt(self, phase: str, fields: dict[str, Any]) -> BoxAttempt:
+        self._attempt += 1
+        return BoxAttempt(
+            self._attempt,
+            phase == "map",
+            self._limits,
+            fields.get("lo", 0),
+            fields.get("hi", 0),
+            fields.get("skip", ()),
+        )
+
+    def _finish(self, executor: BoxedExecutor, run: _Run) -> Outcome | None:
+        """Wait for the outcome.  Returns None if the executor had died before the task began."""
+        while run.outcome is None and executor.exit is None:
+            for frame in executor.step():
+                run.take(frame, self._note)
+            if self._is_over():
+                raise JobCancelled("the job has ended")
+            if self.is_wanted is not None and not self.is_wanted():
+                raise JobCancelled("the engine no longer wants this task")
+            warning = executor.enforce_limits()
+            if warning is not None:
+                self._note(f"{self._worker}: {warning}", None)
+        if run.outcome is not None:
+            executor.has_run = True
+            if run.outcome.type == "unprepared":
+                self._drop_executor()
+            return self._named(run.outcome)
+        assert executor.exit is not None
+        position = executor.position()
+        if position.attempt != run.attempt.number and not position.is_setup and executor.has_run:
+            self._drop_executor()
+            return None
+        failure, item, is_divisible = judge_death(executor, executor.exit, run.attempt, self._worker)
+        self._drop_executor()
+        if position.is_setup:
+            return Outcome("unprepared", {"failure": failure, "died": True})
+        return Outcome("died", {"failure": failure, "item": item, "divisible": is_divisible})
+
+    def _drop_executor(self) -> None:
+        assert self._executor is not None
+        self._executor.close()
+        self._executor = None
+
+    def _named(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with the name of this worker in its failure."""
+        failure = outcome.message.get("failure")
+        if failure is not None:
+            outcome.message["failure"] = failures.bound({**failure, "worker": self._worker})
+        return outcome
+
+    def _note(self, text: str, once: str | None) -> None:
+        self.notices.append((text, once))
+
+
+class _Run:
+    """The frames of one attempt."""
+
+    def __init__(self, executor: BoxedExecutor, attempt: BoxAttempt, emit: Callable[[bytes], None]):
+        self.attempt = attempt
+        self.outcome: Outcome | None = None
+        self._executor = executor
+        self._emit = emit
+        self._lane = (_JOB, 1, attempt.number)
+        self._window = ReceiveWindow(OUTPUT_WINDOW)
+
+    def assign(self, payloads: list[Payload], size: int, **fields: Any) -> None:
+        """Send the assignment and queue the input."""
+        link = self._executor.link
+        link.open_lane(self._lane, INPUT_WINDOW)
+        link.send_in_lane(control("assign", *self._lane, slot=0, size=size, **fields))
+        for payload in payloads:
+            for frame in split_payload(INPUT, payload, *self._lane):
+                link.send_in_lane(frame)
+
+    def take(self, frame: Frame, note: Callable[[str, str | None], None]) -> None:
+        """Act on a frame of the executor."""
+        if frame.lane != self._lane:
+            raise ProtocolError(f"an executor sent {frame!r} about {self._lane}")
+        link = self._executor.link
+        if frame.kind == OUTPUT:
+            n_bytes = len(frame.payload)
+            self._window.received(n_bytes)
+            self._emit(bytes(frame.payload))
+            granted = self._window.consumed(n_bytes)
+            if granted:
+                link.send_first(grant_frame(self._lane, granted))
+        elif frame.kind == CONTROL:
+            message = message_of(frame)
+            if message["type"] == "notice":
+                if not message.get("quiet"):
+                    note(message["text"], message.get("once"))
+                return
+            if message.get("inline"):
+                self._emit(message["inline"])
+            self.outcome = Outcome(message["type"], dict(message))
+            link.drop_lane(self._lane)
+
+
+def worker_name() -> str:
+    """Return the name of this process in reports, "host/pid"."""
+    return f"{os.uname().nodename}/{os.getpid()}"

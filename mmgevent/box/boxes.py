@@ -1,0 +1,169 @@
+"""The boxes of this process: one for each job and slot, reused from task to task.
+
+A box ends with its job.  There are four ways to learn of that, and an engine uses those it has:
+
+- `end_job(id)` is called in this process;
+- the job's lease, a path, no longer exists;
+- the box was idle for IDLE_S;
+- this process ends, however that happens.
+
+A task that runs when its job ends raises JobCancelled, and its executor is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+from typing import TypeVar
+
+from mmgevent.box.box import Box, BoxedJob, worker_name
+from mmgevent.errors import JobCancelled
+
+#: Time after which an idle box is ended, seconds. The next task of its job starts another in 0.1 s.
+IDLE_S = 30.0
+
+#: Time between two looks at idle boxes and at the leases of jobs that run, seconds.
+LEASE_LOOK_S = 0.5
+
+#: Ended jobs that are remembered, so that a task of one that arrives late does not run.
+MAX_ENDED = 1000
+
+T = TypeVar("T")
+
+
+class Boxes:
+    """Every box of this process.  Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: {job: idle boxes with the time since when}
+        self._idle: dict[str, list[tuple[Box, float]]] = {}
+        self._busy: set[Box] = set()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        #: {job: when its lease was looked at last}
+        self._looked_s: dict[str, float] = {}
+        self._keeper: threading.Thread | None = None
+
+    def use(
+        self,
+        job: BoxedJob,
+        code: bytes,
+        action: Callable[[Box], T],
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> T:
+        """Return `action(box)` with a box of this job, which stops once `is_wanted()` is False.
+
+        Raises JobCancelled if the job has ended, StartError, and what `action` raises.
+        """
+        box = self._take(job, code)
+        box.is_wanted = is_wanted
+        try:
+            result = action(box)
+        except BaseException:
+            self._busy.discard(box)
+            box.close()
+            raise
+        self._put_back(box)
+        return result
+
+    def end_job(self, job_id: str) -> None:
+        """End the idle boxes of a job now, and those of running tasks within `boxed.LOOK_S`."""
+        with self._lock:
+            self._ended[job_id] = None
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
+            idle = self._idle.pop(job_id, [])
+            self._looked_s.pop(job_id, None)
+        for box, _ in idle:
+            box.close()
+
+    def is_over(self, job: BoxedJob) -> bool:
+        """Return whether a job has ended, as far as this process knows."""
+        if job.id in self._ended:
+            return True
+        now = monotonic()
+        if job.lease is None or now - self._looked_s.get(job.id, 0.0) < LEASE_LOOK_S:
+            return False
+        self._looked_s[job.id] = now
+        if os.path.exists(job.lease):
+            return False
+        self.end_job(job.id)
+        return True
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptors of all boxes, which stay the parent's."""
+        for box in [*self._busy, *(box for idle in self._idle.values() for box, _ in idle)]:
+            box.abandon()
+
+    def _take(self, job: BoxedJob, code: bytes) -> Box:
+        if self.is_over(job):
+            raise JobCancelled("the job has ended")
+        with self._lock:
+            idle = self._idle.get(job.id)
+            box = idle.pop()[0] if idle else None
+        if box is None:
+            box = Box(job, code, worker_name(), lambda: self.is_over(job))
+        self._busy.add(box)
+        return box
+
+    def _put_back(self, box: Box) -> None:
+        self._busy.discard(box)
+        if self.is_over(box.job):
+            box.close()
+            return
+        with self._lock:
+            self._idle.setdefault(box.job.id, []).append((box, monotonic()))
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep, name="mmgevent-boxes", daemon=True)
+                self._keeper.start()
+
+    def _keep(self) -> None:
+        """End idle boxes whose time is over, until there are none."""
+        pause = threading.Event()
+        while True:
+            pause.wait(LEASE_LOOK_S)
+            for job in {
+                box.job.id: box.job for idle in list(self._idle.values()) for box, _ in idle
+            }.values():
+                self.is_over(job)
+            old: list[Box] = []
+            with self._lock:
+                for job_id, idle in list(self._idle.items()):
+                    old += [box for box, since_s in idle if monotonic() - since_s > IDLE_S]
+                    self._idle[job_id] = [pair for pair in idle if pair[0] not in old]
+                    if not self._idle[job_id]:
+                        del self._idle[job_id]
+                if not self._idle:
+                    self._keeper = None
+            for box in old:
+                box.close()
+            if self._keeper is None:
+                return
+
+
+#: The boxes of this process.
+boxes = Boxes()
+
+
+def _start_anew() -> None:
+    global boxes
+    parents, boxes = boxes, Boxes()
+    parents.abandon()
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
+def use_box(
+    job: BoxedJob, code: bytes, action: Callable[[Box], T], is_wanted: Callable[[], bool] | None = None
+) -> T:
+    """Return `action(box)` with a box of this process, see `Boxes.use`."""
+    return boxes.use(job, code, action, is_wanted)
+
+
+def end_job(job_id: str) -> None:
+    """End the boxes of a job in this process, see `Boxes.end_job`."""
+    boxes.end_job(job_id)

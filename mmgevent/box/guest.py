@@ -1,0 +1,82 @@
+"""What runs on another engine: one map task, one reduce task, on bytes.
+
+The engine imports these functions by name in its workers.  They never raise for a fault of the
+user's code: what became of the task is in its `Report`.  So the retries of the engine do not
+multiply those of the job.  They raise JobCancelled if the job has ended meanwhile, and EngineError
+if this machine cannot start processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mmgevent.box.box import BoxedJob
+from mmgevent.box.boxes import use_box
+from mmgevent.box.reports import GuestBatch, Report
+from mmgevent.box.trials import Trials
+from mmgevent.tasks.records import decode_flush, encode_flush
+from mmgevent.wire.frames import Payload
+from mmgevent.wire.hello import PYTHON_VERSION, VERSION, dill_version
+
+
+def map_batch(
+    job: BoxedJob, code: bytes, batch: GuestBatch, *, is_wanted: Callable[[], bool] | None = None
+) -> tuple[Report, *tuple[bytes, ...]]:
+    """Map a batch.  Returns the report, and a piece for each group of partitions.
+
+    A piece is a number of flushes with the segments of that group's partitions.  Pieces are empty
+    unless the task is done.  `is_wanted()` is asked now and then, in this thread: once it is False,
+    the executor is killed and JobCancelled is raised.
+    """
+    report, output = use_box(job, code, lambda box: Trials(box).map(batch), is_wanted)
+    pieces = [bytearray() for _ in range(job.groups)]
+    rows = _cut_output(output, job, pieces)
+    return (report._replace(rows=bytes(rows)), *map(bytes, pieces))
+
+
+def reduce_group(
+    job: BoxedJob, code: bytes, *pieces: Payload, is_wanted: Callable[[], bool] | None = None
+) -> tuple[Report, bytes]:
+    """Reduce the partitions of a group.  `pieces`: those of the group, in the order of batches.
+
+    Returns the report, and flushes with the results.  `is_wanted`: as above.
+    """
+    parts: dict[int, list[memoryview]] = {}
+    for piece in pieces:
+        for partition, segment in decode_flush(piece):
+            parts.setdefault(partition, []).append(segment)
+    if not parts:
+        return Report(), b""
+    report, output = use_box(job, code, lambda box: Trials(box).reduce(parts), is_wanted)
+    return report, output
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be the same in driver and workers."""
+    return {"mmgevent": VERSION, "Python": PYTHON_VERSION, "dill": dill_version()}
+
+
+def _cut_output(outputs: Iterable[bytes], job: BoxedJob, pieces: list[bytearray]) -> bytearray:
+    """Put the segments of flushes into the pieces of their groups.  Return the rows set aside."""
+    rows = bytearray()
+    groups: list[dict[int, Any]] = [{} for _ in pieces]
+    for output in outputs:
+        last = -1
+        for partition, segment in decode_flush(output):
+            if partition <= last:  # the next flush begins
+                _take_flush(groups, pieces)
+            last = partition
+            if partition == job.partitions:
+                rows += segment
+            else:
+                groups[partition % job.groups][partition] = segment
+        _take_flush(groups, pieces)
+    return rows
+
+
+def _take_flush(groups: list[dict[int, Any]], pieces: list[bytearray]) -> None:
+    for group, piece in zip(groups, pieces, strict=True):
+        if group:
+            piece += encode_flush(group)
+            group.clear()

@@ -1,0 +1,173 @@
+"""What every cluster does, whatever engine is behind it: submit jobs, run them, close.
+
+Imports wait for their turn, to save start-up time: our own engine starts before the rest is
+imported.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from mmgevent.errors import StartError, UsageError
+
+if TYPE_CHECKING:
+    from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.runners.runner import Runner
+    from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
+    from mmgevent.job.job import Job, K, V
+
+
+class WorkerInfo(NamedTuple):
+    """A worker that is present."""
+
+    name: str  #: "host/pid"
+    slots: int
+
+
+OnProgress = Callable[["Progress"], None]
+OnNotice = Callable[[str], None]
+
+
+class BaseCluster(ABC):
+    """Submit and run jobs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards the handles and what is behind the cluster
+        self._handles: weakref.WeakSet[JobHandle[Any, Any]] = weakref.WeakSet()
+        self._is_closed = False
+        self._pid = os.getpid()
+
+    def submit(
+        self, job: Job[K, V], *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> JobHandle[K, V]:
+        """Submit a job and return at once; it has a thread of its own.
+
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+
+        Raises UsageError if something is wrong with the job, and StartError if no thread can be
+        started.
+        """
+        from mmgevent.driver.handle import JobHandle
+
+        handle: JobHandle[K, V] = JobHandle(self._checked_runner(job, on_progress, on_notice))
+        with self._lock:
+            self._handles.add(handle)
+        try:
+            handle.start()
+        except StartError:
+            self._handles.discard(handle)
+            raise
+        return handle
+
+    def run(
+        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+    ) -> dict[K, V]:
+        """Run a job to its end and return its results as a dict.
+
+        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
+        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
+        """
+        from mmgevent.driver.results import apply_finish, build_dict
+
+        runner = self._checked_runner(job, progress, on_notice)
+        with closing(runner.records()) as records:
+            return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+
+    @property
+    @abstractmethod
+    def address(self) -> tuple[str, int] | None:
+        """(host, port) where mmg-workers may join; None if there is no port."""
+
+    @abstractmethod
+    def wait_ready(self) -> None:
+        """Wait until jobs can run, or raise what prevents it."""
+
+    @abstractmethod
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are present now."""
+
+    @abstractmethod
+    def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
+        """See workers join and leave, and receive their messages, until this cluster is closed."""
+
+    @abstractmethod
+    def tell(self, number: int, data: bytes) -> None:
+        """Send bytes to the program of a worker."""
+
+    @abstractmethod
+    def dismiss(self, number: int, reason: str) -> None:
+        """Close the link to a worker."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for running jobs and their callbacks, then end what is behind this. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is not None and os.getpid() != self._pid:
+            return  # a child leaves its parent's block, perhaps by sys.exit(): this is not its own
+        try:
+            if exc_type is None:
+                self.close()
+                return
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C while this waits for jobs
+            self._give_up()
+            self.close()
+            raise
+        self._give_up()
+        self.close()
+
+    def _running(self) -> list[JobHandle[Any, Any]]:
+        with self._lock:
+            return [handle for handle in self._handles if not handle.done()]
+
+    def _give_up(self) -> None:
+        """Cancel the running jobs, and end the engine without waiting for them."""
+        for handle in self._running():
+            handle.cancel()
+        self._end()
+
+    @abstractmethod
+    def _end(self) -> None:
+        """End what is behind this, without waiting for jobs. Idempotent."""
+
+    @abstractmethod
+    def _make_runner(
+        self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> Runner:
+        """Return a new runner for a job. Raises UsageError if something is wrong with the job."""
+
+    def _checked_runner(
+        self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> Runner:
+        from mmgevent.job.job import Job
+
+        self._check_process()
+        if self._is_closed:
+            raise UsageError("this cluster is closed: make another")
+        if not isinstance(job, Job):
+            raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
+        runner = self._make_runner(job, on_progress, on_notice)
+        try:
+            runner.check()
+        except BaseException:
+            runner.close()
+            raise
+        return runner
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            from mmgevent.driver.engine_link import forked_error
+
+            raise forked_error()

@@ -1,0 +1,255 @@
+"""Run a job on an engine of futures: Dask, Ray, any `concurrent.futures.Executor`.
+
+`Futures` is what such an engine has to offer: it calls functions of `box.guest` in its workers,
+keeps their outputs, and passes them on by name.  `FuturesRunner` does the rest: it reads the
+datasource, submits a map task for each batch and a reduce task for each group of partitions, and
+keeps the books of the job.
+
+The shuffle is the engine's own.  A map task gives one *piece* for each group of partitions.  A
+reduce task gets the pieces of its group, in the order of batches.  The driver sees neither.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from mmgevent.box.box import BoxedJob
+from mmgevent.box.reports import GuestBatch, Report
+from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.job_state import Progress
+from mmgevent.driver.runners.boxed_runner import BoxedRunner
+from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.runner import LOOK_S
+from mmgevent.engine.server.partitioning import choose_partitions
+from mmgevent.errors import JobError
+from mmgevent.job.job import Job
+
+#: Map tasks submitted for each slot: one runs, the next ones wait in the engine, so that no slot
+#: waits for the driver.  Each holds a batch of at most 16 MiB in the driver.
+AHEAD = 3
+
+#: Groups of partitions for each slot.  While one slot reduces a large group, others reduce the rest.
+GROUPS_PER_SLOT = 2
+
+#: What an engine knows a running task by.  The driver keeps them in dicts.
+Future = Any
+#: What an engine knows bytes by: the pieces of a map task, the results of a reduce task, the code.
+Token = Any
+
+
+class Futures(ABC):
+    """One job's share of an engine of futures.  It is made for one job and closed with it.
+
+    One thread calls its methods, but for `cancel` and `close`, which any thread may call at any
+    time, also twice.
+
+    The engine's failures (a worker lost for good, no memory, a broken pool) are raised as JobError
+    with the kind "lost" and one sentence that names the engine.
+    """
+
+    #: name of the engine in messages, such as "Dask"
+    name: str
+    #: whether all tasks run on this machine: then executors get this process's surroundings
+    is_local = False
+    #: whether `cancel` reaches running boxes; else a `lease` is needed
+    lease: str | None = None
+
+    @property
+    @abstractmethod
+    def slots(self) -> int:
+        """How many tasks run at the same time, at least 1.  It may change while the job runs."""
+
+    def groups(self, partitions: int) -> int:
+        """Return into how many groups to put so many partitions; asked once, at the start."""
+        return min(partitions, GROUPS_PER_SLOT * self.slots)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise what prevents jobs from running there, see `Runner.check`.
+
+        `refusals.check_versions` compares what `box.guest.versions` returns in a worker.
+        """
+
+    @abstractmethod
+    def put(self, data: bytes) -> Token:
+        """Make bytes available to every task: the code.  Called once, before `map`."""
+
+    @abstractmethod
+    def map(self, job: BoxedJob, code: Token, batch: GuestBatch) -> tuple[Future, Sequence[Token]]:
+        """Submit `guest.map_batch(job, code, batch)`, with the code's bytes in place of its token.
+
+        Returns the future of its report, and `job.groups` tokens of its pieces, in order.  A task
+        that an engine runs twice has the same result.
+        """
+
+    @abstractmethod
+    def reduce(self, job: BoxedJob, code: Token, pieces: Sequence[Token]) -> tuple[Future, Token]:
+        """Submit `guest.reduce_group(job, code, *pieces)`, with bytes in place of tokens.
+
+        Returns the future of its report, and the token of its results.
+        """
+
+    @abstractmethod
+    def wait(self, futures: Sequence[Future], timeout_s: float) -> list[tuple[Future, Report]]:
+        """Wait until one of the futures is done, at most `timeout_s`.
+
+        Returns those that are done, with their reports; an empty list if none is.  Raises JobError
+        for a task that the engine has lost for good, and JobCancelled after `cancel`.
+        """
+
+    @abstractmethod
+    def get(self, token: Token) -> Any:
+        """Return the bytes of a reduce task that is done.  They are asked for once."""
+
+    def forget(self, tokens: Sequence[Token]) -> None:
+        """Let the engine free pieces: every reduce task is done.  The default keeps them."""
+        return
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Stop every task of the job now, the user's code in it, too, and submit no more.
+
+        Any thread may call this.  Idempotent.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the engine holds of the job, and end its boxes.  Idempotent."""
+
+
+class FuturesRunner(BoxedRunner):
+    """One job on an engine of futures."""
+
+    def __init__(
+        self,
+        job: Job[Any, Any],
+        futures: Futures,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ):
+        """Pack the job's functions and claim its datasource.
+
+        `futures` is owned from now on.  Raises UsageError if something is wrong with the job.
+        """
+        self._futures = futures
+        super().__init__(
+            job, futures.name, is_local=futures.is_local, on_progress=on_progress, on_notice=on_notice
+        )
+
+    def check(self) -> None:
+        """Raise what prevents the job from running on the engine."""
+        self._futures.check()
+
+    def run(self) -> Generator[tuple[Any, Any], None, None]:
+        """Map, then reduce.  See `Runner.run`."""
+        began_s = time.monotonic()
+        self._wait_for_check()
+        slots = self._futures.slots
+        partitions = self.job.options.partitions or choose_partitions(slots)
+        self.state.partitions = partitions
+        boxed = BoxedJob(
+            f"{self.job.name}-{uuid.uuid4().hex}",
+            self._packed.options,
+            partitions,
+            self._futures.groups(partitions),
+            self._packed.context,
+            self._futures.lease,
+        )
+        self.state.id = boxed.id
+        try:
+            code = self._futures.put(self._packed.code)
+            pieces = self._map(boxed, code)
+            self._accounts.end_map()
+            yield from self._reduce(boxed, code, pieces)
+            self.state.stats = self._accounts.stats(time.monotonic() - began_s)
+        except BaseException:
+            self._futures.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Make `records` raise JobCancelled soon, and stop all tasks. Idempotent."""
+        super().cancel()
+        self._futures.cancel()
+
+    def leave(self) -> None:
+        """Stop all tasks."""
+        self._futures.cancel()
+
+    def close(self) -> None:
+        """Release what belongs to a job that is over or never ran. Idempotent."""
+        super().close()
+        self._futures.close()
+
+    def _map(self, boxed: BoxedJob, code: Token) -> list[Sequence[Token]]:
+        """Map all batches; return their pieces in the order of batches."""
+        feeder, futures, accounts = self._feeder, self._futures, self._accounts
+        assert feeder is not None
+        running: dict[Future, tuple[int, EncodedBatch, Sequence[Token]]] = {}
+        outputs: dict[int, Sequence[Token]] = {}
+
+        def submit(number: int, batch: EncodedBatch) -> None:
+            guest_batch = GuestBatch(number, batch.items, batch.data, batch.has_refs)
+            future, pieces = futures.map(boxed, code, guest_batch)
+            running[future] = number, batch, pieces
+
+        while True:
+            slots = max(1, futures.slots)
+            while not feeder.has_ended and len(running) < AHEAD * slots:
+                numbered = feeder.next_batch(accounts.speed(slots))
+                self.state.check_cancelled()
+                if numbered is None:
+                    break
+                accounts.add_batch(numbered[1])
+                submit(*numbered)
+                if running and not feeder.never_waits:
+                    break  # reports come in while a slow datasource makes the next item
+            if not running:
+                if feeder.has_ended:
+                    return [outputs[number] for number in sorted(outputs)]
+                continue
+            is_full = feeder.has_ended or len(running) >= AHEAD * slots
+            for future, report in self._wait(running, LOOK_S if is_full else 0.0):
+                number, batch, pieces = running.pop(future)
+                if report.needs_content:
+                    submit(number, feeder.content_of(number))
+                    continue
+                accounts.take_map(number, batch, report)
+                outputs[number] = pieces
+            self._tell("map", accounts.items, accounts.total, len(running), slots)
+
+    def _reduce(
+        self, boxed: BoxedJob, code: Token, outputs: list[Sequence[Token]]
+    ) -> Iterator[tuple[Any, Any]]:
+        futures, accounts = self._futures, self._accounts
+        if not outputs:
+            return
+        running: dict[Future, Token] = {}
+        for group in range(boxed.groups):
+            future, data = futures.reduce(boxed, code, [pieces[group] for pieces in outputs])
+            running[future] = data
+        done = 0
+        while running:
+            for future, report in self._wait(running, LOOK_S):
+                data = running.pop(future)
+                accounts.take_reduce(report)
+                done += 1
+                self._tell("reduce", done, boxed.groups, len(running), max(1, futures.slots))
+                if report.records:
+                    yield from decode_flushes(futures.get(data), self.plain)
+        futures.forget([token for pieces in outputs for token in pieces])
+
+    def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
+        self.state.check_cancelled()
+        self.state.before_wait()
+        try:
+            done = self._futures.wait(list(running), timeout_s)
+        except JobError:
+            self.state.check_cancelled()  # what follows from the end is no news
+            raise
+        self.state.check_cancelled()
+        return done

@@ -1,0 +1,130 @@
+"""The seam: what runs one job somewhere.
+
+`inline`, our own engine and every other engine are runners.  A `JobHandle` reads the records of
+one in a thread of its own.  It learns the rest (progress, deaths, items set aside, the server's
+figures) from the runner's `JobState`, so all of that is the same wherever the job runs.
+
+Who adds an engine writes two things, and most engines need neither, since `futures` has both:
+
+- a `Runner`, made for each job by the engine's cluster (see `driver.base_cluster`);
+- an entry point of the group `mmgevent.runners` (see `driver.runners.engines`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.set_aside import Found, Place
+from mmgevent.errors import JobCancelled
+from mmgevent.job.job import Job
+
+if TYPE_CHECKING:
+    from mmgevent.tasks.plain_rules import PlainRules
+
+#: Time between two looks at whether the job was cancelled, seconds.  A user does not notice it.
+LOOK_S = 0.25
+
+Record = tuple[Any, Any]
+
+
+class Runner(ABC):
+    """Runs one job.
+
+    The order of calls: `check`, then `records` in one thread, then `close`.  `cancel`, `give_up`
+    and `close` may be called from any thread, at any time, also twice.
+
+    A runner writes what it learns into `state`: `report`, `notice`, `add_death`, `set_aside` with
+    `notice_skipped`, `stats`.  It looks at `state.is_cancelled` (or calls `check_cancelled`) every
+    LOOK_S while it waits, and calls `state.before_wait()` before it waits, so that readers get the
+    records that were yielded so far.
+    """
+
+    def __init__(
+        self,
+        job: Job[Any, Any],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ):
+        """Raises UsageError if something is wrong with the job."""
+        job.check()
+        self.job = job
+        #: the rules for what executors send, if that must be plain data
+        self.plain = _find_rules(job)
+        #: what is known of the job; also written by the thread that cancels
+        self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, self.plain)
+
+    def check(self) -> None:
+        """Raise what prevents the job from running here, before anything of it runs.
+
+        One sentence each: the engine is missing, versions differ, mmgevent is not installed there,
+        the job needs something that this engine does not have.  The default is that nothing does.
+        """
+        return
+
+    def records(self) -> Generator[Record, None, None]:
+        """Run the job and yield its records before finishfn, as partitions finish.
+
+        Raises JobError, JobCancelled, and errors of the engine, of code or datasource.
+        """
+        try:
+            with closing(self.run()) as records:
+                yield from records
+            self.state.end_progress("done")
+            self.state.notice_skipped_count()
+        except (JobCancelled, GeneratorExit):
+            self.state.end_progress("cancelled")
+            raise
+        except BaseException:
+            self.state.end_progress("failed")
+            raise
+        finally:
+            self.close()
+
+    @abstractmethod
+    def run(self) -> Generator[Record, None, None]:
+        """Do the work of `records`: a generator, whose end leaves nothing running anywhere."""
+
+    def cancel(self) -> None:
+        """Make `records` raise JobCancelled soon, and stop the user's code wherever it runs.
+
+        Extend this.  If the job's thread waits in the user's code here, that has to return first,
+        see `give_up`.
+        """
+        self.state.cancel()
+
+    def give_up(self) -> None:
+        """End a job that was cancelled or has failed while its thread waits in the user's code.
+
+        Called from another thread.
+        """
+        self.state.drop_callbacks()
+        self.leave()
+        self.state.end_progress("cancelled" if self.state.is_cancelled else "failed")
+
+    def leave(self) -> None:
+        """End what runs of this job elsewhere, without its thread.  Extend this."""
+        return
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what belongs to a job that is over or never ran.  Idempotent."""
+
+    def read_again(self, places: list[Place]) -> Found:
+        """Read items of the datasource again, see `SetAside.items`. The default is: none can be."""
+        return iter(())
+
+    def skipped_items(self) -> Iterator[Record]:
+        """Yield (key, value) of the items that were set aside so far."""
+        return self.state.set_aside.items(self.read_again)
+
+
+def _find_rules(job: Job[Any, Any]) -> PlainRules | None:
+    if job.options.results != "plain":  # most jobs: they need not import this
+        return None
+    from mmgevent.tasks.plain_rules import find_rules
+
+    return find_rules(job)

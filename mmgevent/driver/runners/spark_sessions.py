@@ -1,0 +1,375 @@
+"""A Spark session, classic or Connect: found or started, asked what its workers have, ended.
+
+A session that is started here ends with its cluster.  A session of the user's stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from mmgevent.driver.runners import spark_tasks
+from mmgevent.driver.runners.engines import require
+from mmgevent.driver.runners.refusals import check_versions, missing_error
+from mmgevent.driver.runners.runner import LOOK_S
+from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError, VersionMismatchError
+
+ENGINE = "Spark"
+
+#: Time for a connection to be made, seconds. Spark itself tries for minutes.
+CONNECT_S = 5.0
+
+#: Time for workers to answer the first question, seconds: executors may have to start.
+CHECK_S = 120.0
+
+#: Time for Spark to end a cancelled query, seconds. It kills a busy Python worker after 2 to 4.
+INTERRUPT_S = 20.0
+
+#: Time for our JVM to end by itself, seconds. Then it is killed.
+JVM_END_S = 10.0
+
+#: Attempts at a task in `spark-local`, as on a cluster: else one dead Python worker ends the job.
+TASK_ATTEMPTS = 4
+
+#: First version whose data frames take tables of Arrow, and whose queries have tags.
+MIN_VERSION = (4, 0)
+
+#: Largest part of a message of Spark that is shown, characters. Java's stack traces follow.
+MAX_MESSAGE = 400
+
+#: Ports that Spark listens on, where an address names none.
+_PORTS = {"spark": 7077, "sc": 15002}
+
+_ROWS_SETTING = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+#: Settings of a session that is on this machine only.
+LOCAL_SETTINGS = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+}
+
+T = TypeVar("T")
+
+
+class Workers(NamedTuple):
+    """What is known of the workers of a session."""
+
+    #: how many tasks run at the same time
+    slots: int
+    #: whether all of them are on this machine
+    are_local: bool
+
+
+class OpenSession:
+    """A session that jobs run on.  Any thread may use it."""
+
+    def __init__(self, session: Any, end: Callable[[], None] | None = None):
+        """`session`: a SparkSession. `end()` ends it, if it is ours."""
+        self.is_connect = type(session).__module__.startswith("pyspark.sql.connect")
+        self._end = end
+        self._restore: Callable[[], None] | None = None
+        if end is None:
+            session = self._own(session)
+        session.conf.set(_ROWS_SETTING, spark_tasks.ROWS_AT_A_TIME)
+        self.session = session
+        self._workers: Workers | None = None
+        self._lock = threading.Lock()
+
+    def workers(self) -> Workers:
+        """Return what the workers are; they are asked once.
+
+        Raises UsageError, VersionMismatchError or ConnectError if jobs cannot run there.
+        """
+        with self._lock:
+            if self._workers is None:
+                self._workers = self._ask_workers()
+            return self._workers
+
+    def run(self, action: Callable[[], T], look: Callable[[], None]) -> T:
+        """Return `action()`, which runs a query in a thread of its own.
+
+        `look()` is called every LOOK_S meanwhile.  If it raises, the query is interrupted.  Raises
+        JobError (kind "lost") if the query fails.
+        """
+        tag = f"mmgevent-{uuid.uuid4().hex}"
+        answer: Future[T] = Future()
+        thread = threading.Thread(target=self._act, args=(tag, action, answer), daemon=True, name=tag)
+        thread.start()
+        try:
+            while True:
+                look()
+                with contextlib.suppress(TimeoutError):
+                    answer.exception(LOOK_S)
+                    return answer.result()
+        except MmgeventError:
+            raise
+        except Exception as error:
+            raise JobError(f"{ENGINE} failed: {explain(error)}", {"kind": "lost"}) from error
+        finally:
+            self._interrupt(tag, thread)
+
+    def close(self) -> None:
+        """End the session if it is ours; else give it back as it was."""
+        if self._restore is not None:
+            self._restore()
+        if self._end is not None:
+            self._end()
+
+    def _own(self, session: Any) -> Any:
+        """Return a session with settings of its own, or note how to restore those of this one."""
+        if not self.is_connect:
+            return session.newSession()
+        before = session.conf.get(_ROWS_SETTING)
+        self._restore = lambda: session.conf.set(_ROWS_SETTING, before)
+        return session
+
+    def _act(self, tag: str, action: Callable[[], T], answer: Future[T]) -> None:
+        try:
+            self.session.addTag(tag)  # of this thread
+            answer.set_result(action())
+        except BaseException as error:  # raised in the thread that waits
+            answer.set_exception(error)
+
+    def _interrupt(self, tag: str, thread: threading.Thread) -> None:
+        """End the query: again and again, since it may not have begun at the first time."""
+        until_s = time.monotonic() + INTERRUPT_S
+        while thread.is_alive() and time.monotonic() < until_s:
+            thread.join(LOOK_S)
+            if thread.is_alive():
+                with contextlib.suppress(Exception):  # the session may be over, and the query with it
+                    self.session.interruptTag(tag)
+
+    def _ask_workers(self) -> Workers:
+        until_s = time.monotonic() + CHECK_S
+
+        def look() -> None:
+            if time.monotonic() > until_s:
+                raise ConnectError(f"no worker of {ENGINE} took a task for {CHECK_S:g} s: are there any?")
+
+        folder = tempfile.mkdtemp(prefix="mmgevent-look-")
+        try:
+            probe = spark_tasks.make_probe(folder, spark_tasks.read_boot_id())
+            frame = self.session.range(0, 1000).mapInArrow(probe, "data binary")
+            rows = self.run(lambda: frame.toArrow().column("data").to_pylist(), look)
+        except JobError as error:
+            raise _unusable(error) from error
+        finally:
+            os.rmdir(folder)
+        found = [json.loads(row) for row in rows]
+        for each in found:
+            if "missing" in each:
+                raise missing_error(ENGINE)
+            check_versions(each["versions"], ENGINE)
+        return Workers(len(found), all(each["is_local"] for each in found))
+
+
+def use_session(session: Any) -> OpenSession:
+    """Return a session of the user's for jobs. Raises UsageError if it is none, or too old."""
+    _require_packages()
+    if not hasattr(session, "createDataFrame") or not hasattr(session, "interruptTag"):
+        raise UsageError(f"connect() takes a SparkSession, got {type(session).__name__} of pyspark")
+    return OpenSession(session)
+
+
+def start_session(where: str) -> OpenSession:
+    """Start a session at `spark://HOST:PORT`, `sc://HOST[:PORT]` or `spark-local[:N]`.
+
+    Raises UsageError if something is missing here, ConnectError if nobody answers.
+    """
+    _require_packages()
+    scheme = where.partition(":")[0]
+    if scheme == "sc":
+        _reach(where)
+        return _start(where, lambda builder: builder.remote(where).create())
+    if scheme == "spark":
+        _reach(where)
+        master, settings = where, {"spark.ui.showConsoleProgress": "false"}
+    else:
+        master, settings = f"local[{_parse_local(where)},{TASK_ATTEMPTS}]", LOCAL_SETTINGS
+    _require_java()
+    _refuse_second(where)
+    return _start(where, lambda builder: _build_classic(builder, master, settings))
+
+
+def explain(error: BaseException) -> str:
+    """Return the line of an error of Spark that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    chosen = lines[0]
+    if "Traceback" in str(error):  # of Python, in front of Java's
+        ends = [at for at, line in enumerate(lines) if line.startswith("at ")]
+        told = lines[: ends[0]] if ends else lines
+        chosen = next(
+            (line for line in reversed(told) if line.partition(":")[0].endswith(("Error", "Exception"))),
+            chosen,
+        )
+    return chosen[:MAX_MESSAGE]
+
+
+def _unusable(error: JobError) -> MmgeventError:
+    """Return what an error of the first query means."""
+    text = str(error.__cause__ or error)
+    if "PYTHON_VERSION_MISMATCH" in text:
+        return VersionMismatchError(
+            f"the workers of {ENGINE} have another Python than this driver, which has "
+            f"{'.'.join(map(str, sys.version_info[:3]))}: set PYSPARK_PYTHON to the same version there ({explain(error)})"
+        )
+    if "No module named 'pyarrow'" in text or "PACKAGE_NOT_INSTALLED" in text:
+        return UsageError(
+            f"pyarrow is not installed in the Python of the workers of {ENGINE}: pip install pyarrow there"
+        )
+    return ConnectError(f"the workers of {ENGINE} cannot run jobs: {explain(error.__cause__ or error)}")
+
+
+def _require_packages() -> None:
+    pyspark = require("pyspark", ENGINE, "spark")
+    require("pyarrow", ENGINE, "spark")
+    version = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
+    if version < MIN_VERSION:
+        raise UsageError(
+            f"{ENGINE} needs pyspark {'.'.join(map(str, MIN_VERSION))} or later, this Python has {pyspark.__version__}: "
+            f"pip install 'mmgevent[spark]'"
+        )
+
+
+def _require_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which(os.path.join(home, "bin", "java") if home else "java") is None:
+        raise UsageError(
+            f"{ENGINE} needs Java 17 or later, and there is no "
+            f"{os.path.join(home, 'bin', 'java') if home else 'java on the PATH'}: install it, or set JAVA_HOME"
+        )
+
+
+def _refuse_second(where: str) -> None:
+    """Raise UsageError if this process has a classic session: there can be only one."""
+    from pyspark import SparkContext
+
+    context = SparkContext._active_spark_context
+    if context is not None:
+        raise UsageError(
+            f"this process has a Spark session already, at {context.master}, so {where} cannot be opened: "
+            f"pass that session, mmgevent.connect(spark), or stop it"
+        )
+
+
+def _parse_local(where: str) -> int:
+    _, _, count = where.partition(":")
+    if not count:
+        return os.cpu_count() or 1
+    if not (count.isascii() and count.isdigit() and int(count)):
+        raise UsageError(f"expected spark-local:N with N tasks at a time, 1 or more, got {where!r}")
+    return int(count)
+
+
+def _reach(where: str) -> None:
+    """Raise ConnectError unless somebody listens at one of the addresses."""
+    problems = []
+    for each in urlsplit(where).netloc.split(","):
+        host, _, port = each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "")
+        if port and not (port.isascii() and port.isdigit()):
+            raise UsageError(f"the port of {where} is no number: expected HOST:PORT, got {each!r}")
+        if not host:
+            raise UsageError(f"{where} names no host: expected sc://HOST[:PORT] or spark://HOST:PORT")
+        number = int(port) if port else _PORTS[where.partition(":")[0]]
+        try:
+            socket.create_connection((host.strip("[]"), number), CONNECT_S).close()
+            return
+        except (OSError, OverflowError) as error:
+            problems.append(f"{host}:{number}: {getattr(error, 'strerror', None) or error}")
+    raise ConnectError(f"nobody answers at {where} ({'; '.join(problems)})")
+
+
+def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | Any]) -> OpenSession:
+    from pyspark.sql import SparkSession
+
+    try:
+        built = build(SparkSession.builder.appName("mmgevent"))
+    except Exception as error:
+        raise ConnectError(f"no {ENGINE} session can be opened at {where}: {explain(error)}") from error
+    session, end = built if isinstance(built, tuple) else (built, built.stop)
+    try:
+        return OpenSession(session, end)
+    except BaseException:
+        end()
+        raise
+
+
+def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:
+    """Start a classic session: a JVM, and a context in it. Returns it with what ends both."""
+    from pyspark import SparkContext
+
+    had_jvm = SparkContext._gateway is not None
+    is_local = settings is LOCAL_SETTINGS
+    is_main = threading.current_thread() is threading.main_thread()
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    builder = builder.master(master)
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    try:
+        with local_environment() if is_local else contextlib.nullcontext():
+            session = builder.getOrCreate()
+    except BaseException:
+        if not had_jvm:
+            end_jvm()
+        raise
+    finally:
+        if is_main:  # Spark's handler cancels jobs of others, too
+            signal.signal(signal.SIGINT, on_interrupt)
+
+    def end() -> None:
+        session.stop()
+        if not had_jvm:
+            end_jvm()
+
+    return session, end
+
+
+@contextlib.contextmanager
+def local_environment() -> Iterator[None]:
+    """Let a Spark of this machine use only loopback, and the Python of this process, unless set."""
+    wanted = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def end_jvm() -> None:
+    """End the JVM that this process started. Spark itself leaves it until the process ends."""
+    from subprocess import TimeoutExpired
+
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    if gateway is None:
+        return
+    SparkContext._gateway = SparkContext._jvm = None
+    gateway.shutdown()
+    process = gateway.proc
+    process.stdin.close()  # it ends when this does
+    try:
+        process.wait(JVM_END_S)
+    except TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,208 @@
+"""One worker on another machine, started over the system's `ssh`.
+
+`ssh` carries a port there back to the server here (-R), so no firewall needs an opening, and the
+server listens on this machine only. The password goes to the worker's standard input. When that
+ends, the worker ends: so closing it, or the death of this process, leaves nothing behind there.
+
+Whatever arrives from there is text of a peer: it is shortened, and made safe for terminals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from mmgevent.access.ssh_hosts import SshHost
+from mmgevent.errors import StartError
+from mmgevent.machine.resources import start_thread
+from mmgevent.wire.failures import shorten
+from mmgevent.wire.hello import PYTHON_VERSION, VERSION
+
+#: Time for `ssh` to connect, seconds.
+CONNECT_S = 15
+
+#: Time between two signs of life of a host, and how many may be missed. A host that has been
+#: silent for 45 s is lost.
+ALIVE_S, ALIVE_COUNT = 15, 3
+
+#: Time for a worker to end once its standard input has ended, seconds. It stops what runs first.
+END_S = 5.0
+
+#: Lines of a host's stderr that are kept for the report of a failure.
+KEPT_LINES = 20
+
+#: Longest such line, bytes.
+MAX_LINE_BYTES = 4096
+
+#: Text of a host in one message, bytes.
+MAX_TEXT_BYTES = 500
+
+#: Module that is run on the host.
+MODULE = "mmgevent.cli.remote_worker"
+
+#: Name that stands for `uv run` with our version of Python.
+UV = "uv"
+
+#: Exit codes: `ssh` itself failed, and a shell that found no such program, or could not run it.
+SSH_FAILED, NOT_FOUND, NOT_EXECUTABLE = 255, 127, 126
+
+#: Exit code of our commands when versions do not match.
+VERSIONS_DIFFER = 5
+
+#: What nothing in the configuration of `ssh` may change.
+_OPTIONS = (
+    "BatchMode=yes",  # there is nobody to answer its questions
+    "ExitOnForwardFailure=yes",
+    "LogLevel=INFO",  # else it does not say which port it got
+    f"ConnectTimeout={CONNECT_S}",
+    f"ServerAliveInterval={ALIVE_S}",
+    f"ServerAliveCountMax={ALIVE_COUNT}",
+    "ControlMaster=no",  # a shared connection would outlive this one, with the port
+    "ControlPath=none",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+    "RequestTTY=no",
+)
+
+_ALLOCATED = re.compile(rb"Allocated port (\d{1,5}) for remote forward to ")
+
+
+class SshWorker:
+    """The worker on one host."""
+
+    def __init__(
+        self,
+        host: SshHost,
+        python: str | None,
+        *,
+        port: int,
+        order: dict[str, Any],
+        on_line: Callable[[SshWorker, str], None],
+        on_end: Callable[[SshWorker, str], None],
+    ):
+        """Start `ssh`. `port` is that of the server here.
+
+        `order` is the worker's first line, but for its port. A thread of this worker calls
+        `on_line(self, text)` with what it logs, and `on_end(self, reason)` once it has ended
+        although nobody closed it.
+
+        Raises StartError if `ssh` or a thread cannot be started.
+        """
+        self.host = host
+        self._python = python or f"python{PYTHON_VERSION}"
+        self._order = order
+        self._on_line = on_line
+        self._on_end = on_end
+        self._is_closing = False
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._process = _start(_command_line(host, self._python, port))
+        self._reader = threading.Thread(target=self._read, name=f"mmgevent-ssh-{host}", daemon=True)
+        try:
+            start_thread(self._reader)
+        except StartError:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def close(self) -> None:
+        """Let the worker end. Does not wait for it. Idempotent."""
+        self._is_closing = True
+        with contextlib.suppress(OSError):  # it has ended already
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+
+    def join(self, deadline_s: float) -> None:
+        """Wait for the end until this time, by `monotonic`. Then kill `ssh`."""
+        try:
+            self._process.wait(max(0.0, deadline_s - monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._reader is not threading.current_thread():
+            self._reader.join()
+
+    def _read(self) -> None:
+        stderr = self._process.stderr
+        assert stderr is not None
+        with stderr:
+            while line := stderr.readline(MAX_LINE_BYTES):
+                if found := _ALLOCATED.match(line):
+                    self._send_order(int(found[1]))
+                    continue
+                text = _clean(line)
+                self._lines.append(text)
+                self._on_line(self, text)
+        code = self._process.wait()
+        if not self._is_closing:
+            self._on_end(self, self._explain(code))
+
+    def _send_order(self, port: int) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # ended or closed: its end is reported
+            stdin.write(json.dumps({**self._order, "port": port}).encode() + b"\n")
+            stdin.flush()
+
+    def _explain(self, code: int) -> str:
+        """Return in one sentence why the worker has ended."""
+        last = next((line for line in reversed(self._lines) if line.strip()), "")
+        said = f": {last}" if last else ""
+        if code == SSH_FAILED:
+            return f"ssh failed{said}"
+        if code in (NOT_FOUND, NOT_EXECUTABLE):
+            return f"there is no {self._python} that can be run; name one with --remote-python{said}"
+        if "No module named" in last and "mmgevent" in last:
+            return f"mmgevent is not installed there for {self._python}; install it, or use --remote-python"
+        if code == VERSIONS_DIFFER:
+            return f"versions differ{said}; name another interpreter with --remote-python"
+        if code == 0:
+            return "its worker ended"
+        return f"its worker ended with exit code {code}{said}"
+
+
+def _command_line(host: SshHost, python: str, port: int) -> list[str]:
+    ssh = shutil.which("ssh")
+    if ssh is None:
+        raise StartError("there is no ssh on this machine; install OpenSSH's client")
+    command = [ssh, "-T", "-a", "-x"]
+    for option in _OPTIONS:
+        command += ["-o", option]
+    command += ["-R", f"127.0.0.1:0:127.0.0.1:{port}"]
+    if host.port is not None:
+        command += ["-p", str(host.port)]
+    if host.user is not None:
+        command += ["-l", host.user]
+    if python == UV or python.endswith(f"/{UV}"):
+        run = [python, "run", "--no-project", "--python", PYTHON_VERSION, "--with", f"mmgevent=={VERSION}"]
+        return [*command, "--", host.host, "exec", *run, "python", "-m", MODULE]
+    return [*command, "--", host.host, "exec", python, "-m", MODULE]
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MMG_")}
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environ,  # a configuration with SendEnv could send a password of ours
+            start_new_session=True,  # Ctrl-C is for this process, which ends the workers in order
+        )
+    except OSError as error:
+        raise StartError(f"ssh cannot be started: {error}") from error
+
+
+def _clean(line: bytes) -> str:
+    """Return a line of a host, safe for terminals and logs."""
+    text = line.decode("utf-8", "replace").rstrip("\r\n")
+    return shorten("".join(c if c.isprintable() else "?" for c in text), MAX_TEXT_BYTES)

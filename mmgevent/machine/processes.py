@@ -1,0 +1,39 @@
+"""What another process does now, as Linux tells it in /proc."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+# Positions in /proc/PID/stat, counted from the state, which follows the name (proc(5)).
+_STATE, _PARENT, _USER_TICKS, _SYSTEM_TICKS = 0, 1, 11, 12
+
+
+class Look(NamedTuple):
+    """What a process did at one moment."""
+
+    state: str  #: letter of proc(5), such as R, S, D, T
+    cpu_s: float  #: CPU time that it has used, seconds, in steps of 10 ms
+
+
+def look_at(pid: int) -> Look | None:
+    """Return what a process does; None if it has ended, or if the system does not say."""
+    fields = _read_stat(pid)
+    if fields is None:
+        return None
+    ticks = int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])
+    return Look(fields[_STATE].decode("ascii"), ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def find_parent(pid: int) -> int | None:
+    """Return the parent of a process; None if it has ended, or if the system does not say."""
+    fields = _read_stat(pid)
+    return None if fields is None else int(fields[_PARENT])
+
+
+def _read_stat(pid: int) -> list[bytes] | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()  # the name may contain anything, even ")"
+    except OSError:
+        return None

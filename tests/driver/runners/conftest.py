@@ -1,0 +1,23 @@
+import pytest
+
+from tests.driver.runners.places import PLACES, parameters
+
+
+@pytest.fixture(scope="module", params=parameters())
+def place(request):
+    """Every place where a job can run, in turn; one cluster for all tests of a module."""
+    with PLACES[request.param][0]() as place:
+        yield place
+
+
+@pytest.fixture
+def cluster(place):
+    return place.cluster
+
+
+@pytest.fixture
+def executors(place):
+    """The same, but where executors may die: not inline."""
+    if not place.has_executors:
+        pytest.skip("inline has no executors")
+    return place.cluster

@@ -1,0 +1,341 @@
+"""The contract of runners: the same job gives the same on every engine, whatever goes wrong in it."""
+
+import datetime
+import decimal
+import enum
+import os
+import signal
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+import mmgevent as mmg
+from mmgevent import reducers
+from tests.oracle import plain_mapreduce
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+def numbers(count):
+    return {i: i for i in range(count)}
+
+
+def by_three(key, value):
+    yield value % 3, value
+
+
+def add(key, values):
+    return sum(values)
+
+
+def add_all(groups):
+    for key, values in groups:
+        yield key, sum(values)
+
+
+def double(key, value):
+    return value * 2
+
+
+def double_all(records):
+    for key, value in records:
+        yield key, value * 2
+
+
+EXPECTED = plain_mapreduce(numbers(100).items(), by_three, add)
+
+FORMS = {
+    "functions": ({"mapfn": by_three, "reducefn": add}, EXPECTED),
+    "iterator": ({"mapfn": by_three, "reducefn": add_all}, EXPECTED),
+    "collect": ({"mapfn": by_three, "collectfn": add, "reducefn": add}, EXPECTED),
+    "finish": (
+        {"mapfn": by_three, "reducefn": add, "finishfn": double},
+        {k: 2 * v for k, v in EXPECTED.items()},
+    ),
+    "finish iterator": (
+        {"mapfn": by_three, "reducefn": add, "finishfn": double_all},
+        {k: 2 * v for k, v in EXPECTED.items()},
+    ),
+    "known reducer": ({"mapfn": by_three, "reducefn": reducers.sum_values}, EXPECTED),
+    "counted": ({"mapfn": by_three, "reducefn": reducers.count_values}, {0: 34, 1: 33, 2: 33}),
+    "no mapfn": ({"reducefn": add}, numbers(100)),
+    "no reducefn": ({"mapfn": by_three}, plain_mapreduce(numbers(100).items(), by_three)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_function(cluster, form):
+    functions, expected = FORMS[form]
+    assert cluster.run(mmg.Job(numbers(100), **functions)) == expected
+
+
+def test_values_come_in_datasource_order(cluster):
+    job = mmg.Job([(i, i) for i in range(3000)], by_three, partitions=4)
+    assert cluster.run(job) == plain_mapreduce([(i, i) for i in range(3000)], by_three)
+
+
+def test_files_lines_and_iterables_are_read(cluster, tmp_path):
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for number, path in enumerate(paths):
+        path.write_text("".join(f"{number} {i}\n" for i in range(50)))
+    whole = mmg.Job(mmg.Files(tmp_path / "*.txt"), lambda path, text: [(Path(path).name, len(text))], add)
+    assert cluster.run(whole) == {path.name: path.stat().st_size for path in paths}
+    lines = mmg.Job(mmg.Lines(paths), lambda place, line: [(line.split()[0], 1)], add)
+    assert cluster.run(lines) == {"0": 50, "1": 50}
+    assert cluster.run(mmg.Job(iter(numbers(9).items()), by_three, add)) == {0: 9, 1: 12, 2: 15}
+    assert cluster.run(mmg.Job([], by_three, add)) == {}
+
+
+def test_keys_of_every_kind(cluster):
+    keys = [
+        None, True, 2, -(2**70), 2.5, 3 + 4j, "a", "\udc80", b"b", ("t", 1), frozenset({1, 2}), Colour.RED,
+        decimal.Decimal("1.5"), datetime.date(2026, 1, 1), uuid.UUID(int=7), Path("x"), (), ("n", (None, b""))
+    ]  # fmt: skip
+    job = mmg.Job([(i, i % len(keys)) for i in range(4 * len(keys))], lambda i, at: [(keys[at], i)], add)
+    expected = plain_mapreduce(
+        [(i, i % len(keys)) for i in range(4 * len(keys))], lambda i, at: [(keys[at], i)], add
+    )
+    assert cluster.run(job) == expected
+
+
+def test_a_job_has_its_setup_and_its_arguments(cluster):
+    state = []
+
+    def setup():
+        state.append("ready")
+
+    job = mmg.Job(numbers(5), lambda k, v: [(len(state), v)], add, setupfn=setup)
+    assert cluster.run(job) == {1: 10}
+
+
+def test_results_are_streamed_and_progress_is_told(cluster):
+    seen = []
+    handle = cluster.submit(mmg.Job(numbers(100), by_three, add), on_progress=seen.append)
+    assert dict(handle.stream()) == EXPECTED
+    assert handle.done()
+    assert handle.progress().phase == "done"
+    assert handle.stats()["records"] == 3
+    assert {"map", "reduce"} >= {progress.phase for progress in seen} - {"starting", "plan"}
+
+
+def poison(key, value):
+    if value in (7, 50):
+        raise ValueError(f"{value} is poison")
+    yield value % 3, value
+
+
+def good(*bad):
+    items = {k: v for k, v in numbers(100).items() if v not in bad}
+    return plain_mapreduce(items.items(), by_three, add)
+
+
+def test_poison_items_are_set_aside_and_named(cluster):
+    notices = []
+    handle = cluster.submit(
+        mmg.Job(numbers(100), poison, add, max_skipped=2, retries=1), on_notice=notices.append
+    )
+    assert handle.result() == good(7, 50)
+    assert sorted(handle.skipped_items()) == [(7, 7), (50, 50)]
+    assert sorted(failure["item_key"] for failure in handle.skipped()) == [7, 50]
+    assert {failure["error_text"] for failure in handle.skipped()} == {"7 is poison", "50 is poison"}
+    assert sum("item set aside" in text for text in notices) == 2
+
+
+def test_a_poison_item_ends_a_job_that_may_skip_none_and_is_named(cluster):
+    with pytest.raises(mmg.JobError, match=r"7 is poison") as caught:
+        cluster.run(mmg.Job(numbers(20), poison, add))
+    assert caught.value.key == "7"
+    assert caught.value.function == "mapfn"
+
+
+@pytest.mark.parametrize("max_skipped", [1, 0.01])
+def test_too_many_poison_items_end_the_job(cluster, max_skipped):
+    with pytest.raises(mmg.TooManySkippedError, match="more"):
+        cluster.run(mmg.Job(numbers(100), poison, add, max_skipped=max_skipped))
+
+
+def test_a_share_of_items_may_fail(cluster):
+    assert cluster.run(mmg.Job(numbers(100), poison, add, max_skipped=0.02)) == good(7, 50)
+
+
+def test_what_fails_once_is_tried_again(cluster, tmp_path):
+    marks = str(tmp_path)
+
+    def fails_once(key, value):
+        mark = os.path.join(marks, str(value))
+        if value in (3, 4) and not os.path.exists(mark):
+            open(mark, "w").close()
+            raise ValueError("once")
+        yield value % 3, value
+
+    def add_once(key, values):
+        mark = os.path.join(marks, f"reduce-{key}")
+        if key == 1 and not os.path.exists(mark):
+            open(mark, "w").close()
+            raise ValueError("once")
+        return sum(values)
+
+    assert cluster.run(mmg.Job(numbers(100), fails_once, add_once, retries=1)) == EXPECTED
+
+
+def test_an_exception_in_reduce_names_the_key(cluster):
+    def fails(key, values):
+        if key == 2:
+            raise ValueError("two is poison")
+        return sum(values)
+
+    with pytest.raises(mmg.JobError, match="two is poison") as caught:
+        cluster.run(mmg.Job(numbers(20), by_three, fails, max_skipped=5))
+    assert caught.value.key == "2"
+    assert caught.value.function == "reducefn"
+
+
+def deadly(key, value):
+    if value == 13:
+        sys.stdout.write("goodbye from 13\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield value % 3, value
+
+
+def test_an_item_that_kills_its_executor_is_set_aside_and_its_last_words_are_told(executors):
+    handle = executors.submit(mmg.Job(numbers(100), deadly, add, max_skipped=1), on_notice=lambda text: None)
+    assert handle.result() == good(13)
+    assert list(handle.skipped_items()) == [(13, 13)]
+    deaths = handle.deaths()
+    assert [death["outcome"] for death in deaths] == ["retried", "retried", "set aside"]
+    assert {death["key"] for death in deaths} == {"13"}
+    assert {death["exit"] for death in deaths} == {"signal 9 (SIGKILL)"}
+    assert "goodbye from 13" in deaths[0]["last_words"]
+
+
+def test_an_item_that_kills_its_executor_ends_a_job_that_may_skip_none(executors):
+    with pytest.raises(mmg.JobError, match="the executor died") as caught:
+        executors.run(mmg.Job(numbers(30), deadly, add), on_notice=lambda text: None)
+    assert caught.value.key == "13"
+
+
+class Bomb:
+    """A value that kills whoever pickles it, which happens for many items together."""
+
+    def __reduce__(self):
+        os._exit(3)
+
+
+def test_a_death_between_items_is_found_by_halving(executors):
+    def armed(key, value):
+        yield value % 3, Bomb() if value == 13 else value
+
+    handle = executors.submit(mmg.Job(numbers(40), armed, add, max_skipped=1), on_notice=lambda text: None)
+    expected = plain_mapreduce(((i, i) for i in range(40) if i != 13), by_three, add)
+    assert handle.result() == expected
+    assert list(handle.skipped_items()) == [(13, 13)]
+
+
+def test_a_death_in_reduce_ends_the_job_and_names_the_key(executors):
+    def dies(key, values):
+        if key == 2:
+            os._exit(5)
+        return sum(values)
+
+    with pytest.raises(mmg.JobError, match="exit code 5") as caught:
+        executors.run(mmg.Job(numbers(20), by_three, dies), on_notice=lambda text: None)
+    assert caught.value.key == "2"
+
+
+def test_an_item_over_its_time_is_killed_and_set_aside(executors):
+    def slow(key, value):
+        if value == 13:
+            while True:
+                pass
+        yield value % 3, value
+
+    job = mmg.Job(numbers(30), slow, add, task_timeout=0.2, max_skipped=1)
+    handle = executors.submit(job, on_notice=lambda text: None)
+    expected = plain_mapreduce(((i, i) for i in range(30) if i != 13), by_three, add)
+    assert handle.result() == expected
+    assert {death["kind"] for death in handle.deaths()} == {"timeout"}
+
+
+def test_an_item_over_the_memory_limit_is_set_aside(executors):
+    def hungry(key, value):
+        data = bytearray(2**30 if value == 13 else 1)
+        yield value % 3, value + len(data) * 0
+
+    job = mmg.Job(numbers(30), hungry, add, memory_limit="256MiB", max_skipped=1)
+    handle = executors.submit(job, on_notice=lambda text: None)
+    expected = plain_mapreduce(((i, i) for i in range(30) if i != 13), by_three, add)
+    assert handle.result() == expected
+    assert list(handle.skipped_items()) == [(13, 13)]
+
+
+def test_greenlets_wait_together(executors):
+    def waits(key, value):
+        time.sleep(0.2)
+        yield value % 3, value
+
+    began_s = time.monotonic()
+    assert executors.run(mmg.Job(numbers(100), waits, add, greenlets=100)) == EXPECTED
+    assert time.monotonic() - began_s < 100 * 0.2  # one after another would take that long
+
+
+def test_a_setup_that_fails_ends_the_job(executors):
+    def setup():
+        raise RuntimeError("no model here")
+
+    with pytest.raises(mmg.JobError, match="no model here") as caught:
+        executors.run(mmg.Job(numbers(5), by_three, add, setupfn=setup))
+    assert caught.value.function == "setupfn"
+
+
+def test_user_code_finds_a_main_of_its_own_and_the_hash_seed_of_all(executors):
+    def look(key, value):
+
+        yield "main", sys.modules["__main__"].__name__
+        yield "seed", hash("mmgevent")
+        yield "gevent", "gevent" in sys.modules
+
+    found = executors.run(mmg.Job(numbers(20), look, lambda key, values: set(values)))
+    assert {name: len(values) for name, values in found.items()} == {"main": 1, "seed": 1, "gevent": 1}
+    assert found["gevent"] == {False}
+
+
+@pytest.mark.parametrize("phase", ["map", "reduce"])
+def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
+    pids = str(tmp_path)
+
+    def hang():
+        with open(os.path.join(pids, str(os.getpid())), "w"):
+            pass
+        while True:
+            time.sleep(1)
+
+    def map_hangs(key, value):
+        if phase == "map":
+            hang()
+        yield value, value
+
+    def reduce_hangs(key, values):
+        hang()
+
+    handle = executors.submit(mmg.Job(numbers(4), map_hangs, reduce_hangs))
+    wait_until(lambda: os.listdir(pids))
+    handle.cancel()
+    with pytest.raises(mmg.JobCancelled):
+        handle.result(timeout=30)
+    assert handle.progress().phase == "cancelled"
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
+    assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED  # the next job finds all in order
+
+
+def wait_until(condition, timeout_s=30.0):
+    """Look until a condition of another process is true: no event of it reaches this one."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)

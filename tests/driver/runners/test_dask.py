@@ -1,0 +1,181 @@
+"""What Dask adds to the contract: its own failures, its address, and nothing left running there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import mmgevent as mmg
+from tests.driver.runners.places import dask
+from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
+from tests.integration.commands import ROOT
+
+distributed = pytest.importorskip("distributed", reason="the package distributed is not installed")
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def place():
+    with dask() as place:
+        yield place
+
+
+@pytest.fixture
+def client(place):
+    return distributed.Client.current()
+
+
+@pytest.fixture
+def cluster(place):
+    return place.cluster
+
+
+def boxes_of(client):
+    """Return the pids of all processes that the workers have started."""
+
+    def children():
+        import psutil
+
+        return [
+            child.pid
+            for child in psutil.Process().children(recursive=True)
+            if child.status() != psutil.STATUS_ZOMBIE and "mmgevent" in " ".join(child.cmdline())
+        ]
+
+    return [pid for pids in client.run(children).values() for pid in pids]
+
+
+def kill_a_worker(client):
+    """Kill the process of a worker, whose nanny starts another, and wait until Dask has noticed."""
+    address, pid = next(iter(client.run(os.getpid).items()))
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: address not in client.scheduler_info()["workers"])
+
+
+@pytest.mark.parametrize("phase", ["map", "between", "reduce"])
+def test_a_workers_death_costs_time_only(client, cluster, tmp_path, phase):
+    client.wait_for_workers(2, timeout=60)
+    gate, marks = tmp_path / "gate", tmp_path / "marks"
+    marks.mkdir()
+
+    def pass_gate(name):
+        (marks / name).touch()
+        while not gate.exists():
+            time.sleep(0.01)
+
+    def map_waits(key, value):
+        if phase == "map" or (phase == "between" and value == 99):
+            pass_gate(str(value))
+        yield value % 3, value
+
+    def reduce_waits(key, values):
+        if phase == "reduce":
+            pass_gate(f"key {key}")
+        return sum(values)
+
+    job = mmg.Job([(i, i) for i in range(100)], map_waits, reduce_waits, partitions=8, retries=0)
+    handle = cluster.submit(job)
+    wait_until(lambda: any(marks.iterdir()))
+    kill_a_worker(client)
+    gate.touch()
+    assert handle.result(timeout=60) == EXPECTED
+    assert handle.deaths() == []
+
+
+def test_a_job_whose_driver_is_killed_leaves_nothing_running(client, cluster, tmp_path):
+    program = tmp_path / "job.py"
+    program.write_text(
+        "import os, time\n"
+        "datasource = {i: i for i in range(4)}\n"
+        "def mapfn(k, v):\n"
+        f"    open(os.path.join({str(tmp_path)!r}, f'pid {{os.getpid()}}'), 'w').close()\n"
+        "    while True: time.sleep(1)\n"
+        "def reducefn(k, values): return sum(values)\n"
+    )
+    address = client.scheduler.address.replace("tcp://", "dask://")
+    command = [sys.executable, "-m", "mmgevent", "run", "--on", address, str(program)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:
+        wait_until(lambda: len(list(tmp_path.glob("pid *"))) == 2)
+        run.kill()
+    pids = [path.name.partition(" ")[2] for path in tmp_path.glob("pid *")]
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    assert cluster.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED
+
+
+def test_nothing_is_left_when_a_job_has_ended(client, cluster, tmp_path):
+    def waits(key, values):
+        while not (tmp_path / "gate").exists():
+            time.sleep(0.01)
+        return sum(values)
+
+    handle = cluster.submit(mmg.Job(numbers(100), by_three, waits))
+    wait_until(lambda: boxes_of(client) and any(client.has_what().values()))
+    (tmp_path / "gate").touch()
+    assert handle.result(timeout=60) == EXPECTED
+    wait_until(lambda: boxes_of(client) == [])
+    wait_until(lambda: not any(client.has_what().values()))
+
+
+def test_nobody_at_the_address_is_one_sentence():
+    with pytest.raises(
+        mmg.ConnectError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 "
+    ) as caught:
+        mmg.connect("dask://127.0.0.1:9")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_asynchronous_client_is_refused(place):
+    class Asynchronous(distributed.Client):
+        asynchronous = True
+
+        def __init__(self):
+            pass
+
+        def __del__(self):
+            pass
+
+    with pytest.raises(mmg.UsageError, match="asynchronous"):
+        mmg.connect(Asynchronous())
+
+
+def test_workers_of_other_versions_are_refused(client, cluster):
+    def pretend(version):
+        from mmgevent.box import guest
+
+        found, guest.VERSION = guest.VERSION, version
+        return found
+
+    version = client.run(pretend, "9.9")
+    with pytest.raises(mmg.VersionMismatchError, match=r"mmgevent 9\.9, this driver has mmgevent"):
+        cluster.run(mmg.Job(numbers(3), by_three, add))
+    client.run(pretend, next(iter(version.values())))
+    assert cluster.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED
+
+
+def test_workers_without_mmgevent_are_told_how_to_get_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nsys.path[:] = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'mmgevent'))]\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0") as standing,
+        distributed.Client(standing) as client,
+    ):
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard", "--no-nanny"]
+        worker = subprocess.Popen(
+            [*command, standing.scheduler_address], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            client.wait_for_workers(1, timeout=30)
+            with (
+                mmg.connect(client) as cluster,
+                pytest.raises(mmg.UsageError, match=r"pip install mmgevent==.*PipInstall.*1 of 1"),
+            ):
+                cluster.run(mmg.Job(numbers(3), by_three, add))
+        finally:
+            worker.kill()
+            worker.wait()
