@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Callable
@@ -16,8 +15,9 @@ import gevent
 from gevent.event import Event
 
 from mmgevent.engine.stay import Stay
+from mmgevent.machine.logs import get_log
 
-log = logging.getLogger("mmgevent")
+log = get_log("mmgevent")
 
 #: Exit codes after SIGHUP, SIGINT and SIGTERM, as shells report them.
 HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143

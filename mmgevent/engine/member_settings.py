@@ -12,7 +12,7 @@ from mmgevent.engine.worker.limits import NO_LIMITS, ExecutorLimits
 
 if TYPE_CHECKING:
     from mmgevent.access.worker_key import WorkerKey
-    from mmgevent.engine.worker.forker import Forkers
+    from mmgevent.engine.worker.forkers import Forkers
     from mmgevent.engine.worker.offering import Offering
     from mmgevent.wire.frames import Frame
 

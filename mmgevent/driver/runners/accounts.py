@@ -102,7 +102,7 @@ class Accounts:
 
     def _take(self, report: Report) -> None:
         for text, once in report.notices:
-            self._state.notice(text, once)
+            self._state.notice_of_others(text, once)
         for death in report.deaths:
             self._state.add_death(death)
         if report.failure is None:

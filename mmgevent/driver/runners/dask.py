@@ -10,7 +10,6 @@ Dask cannot compute scattered data again.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import uuid
@@ -29,8 +28,9 @@ from mmgevent.driver.runners.engines import require
 from mmgevent.driver.runners.futures import Futures
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.errors import ConnectError, JobCancelled, JobError, UsageError
+from mmgevent.machine.logs import get_log
 
-logger = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Name of the engine in messages.
 NAME = "Dask"
@@ -261,7 +261,7 @@ class DaskFutures(Futures):
         try:
             action()
         except Exception as error:
-            logger.info("%s does not answer at the end of a job: %r", NAME, error)
+            log.info("%s does not answer at the end of a job: %r", NAME, error)
 
     def _call(self, action: Callable[[], Any]) -> Any:
         """Return what a call of the client returns; raise what means that Dask is lost as JobError."""

@@ -15,7 +15,6 @@ partition runs nothing again.
 from __future__ import annotations
 
 import itertools
-import logging
 import pickle
 import shutil
 import tempfile
@@ -39,8 +38,9 @@ from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, Row
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Map tasks for each slot: while one slot works on a slow one, others do the rest.
 TASKS_PER_SLOT = 8

@@ -24,6 +24,7 @@ from typing import Any
 from mmgevent.access.ssh_hosts import SshHost
 from mmgevent.errors import StartError
 from mmgevent.machine.resources import start_thread
+from mmgevent.shown_text import shown
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION
 
@@ -204,5 +205,4 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
 
 def _clean(line: bytes) -> str:
     """Return a line of a host, safe for terminals and logs."""
-    text = line.decode("utf-8", "replace").rstrip("\r\n")
-    return shorten("".join(c if c.isprintable() else "?" for c in text), MAX_TEXT_BYTES)
+    return shown(shorten(line.decode("utf-8", "replace").rstrip("\r\n"), MAX_TEXT_BYTES))

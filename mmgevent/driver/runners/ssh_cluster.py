@@ -7,7 +7,6 @@ which nobody can submit jobs.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ from mmgevent.access.ssh_hosts import SshHost, check_remote_python, parse_ssh_ho
 from mmgevent.driver.local_cluster import LocalCluster
 from mmgevent.driver.runners.ssh import END_S, SshWorker
 from mmgevent.errors import ConnectError, MmgeventError, StartError, UsageError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 #: Length of the password of one cluster, bytes.
 PASSWORD_BYTES = 16
