@@ -118,9 +118,8 @@ class _Check:
             elif op == ord("t"):
                 stack.append(self._nest(self._pop_to_mark(op, start), start))
             elif op == 0x91:  # FROZENSET
-                made = self._nest(self._pop_to_mark(op, start), start)
-                self._hash(made & _WEIGHT, start)
-                stack.append(made)
+                stack.append(self._nest(self._pop_to_mark(op, start), start))
+                self._hash(stack[-1] & _WEIGHT, start)
             elif op == 0x93:  # STACK_GLOBAL
                 self._pop_many(2, op, start)
                 stack.append(_GLOBAL)
@@ -140,15 +139,19 @@ class _Check:
                 if self._argument(8) > len(data) - self.at:
                     raise _misuse(op, start)
             elif op == ord("."):
-                made = stack[-1] if stack else _MARK
-                parts = self._pop_many(1, op, start)
-                if stack or self.at != len(data):
-                    raise _misuse(op, start)
-                if made >> KIND_SHIFT == _LIST >> KIND_SHIFT:
-                    parts = self.containers[made & _BELOW_KIND]
-                return parts & _WEIGHT
+                return self._end(op, start)
             else:
                 raise ValueError(f"opcode 0x{op:02x} at byte {start} is not one of plain data")
+
+    def _end(self, op: int, start: int) -> int:
+        """Return the weight of the object that is left. That of a list is what is in it."""
+        made = self.stack[-1] if self.stack else _MARK
+        parts = self._pop_many(1, op, start)
+        if self.stack or self.at != len(self.data):
+            raise _misuse(op, start)
+        if made >> KIND_SHIFT == _LIST >> KIND_SHIFT:
+            parts = self.containers[made & _BELOW_KIND]
+        return parts & _WEIGHT
 
     def _argument(self, size: int) -> int:
         at = self.at

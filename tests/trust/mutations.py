@@ -859,9 +859,7 @@ MUTATIONS = [
         "job/outputs/sinks.py",
         "_for_terminals(encode) if destination.is_terminal else encode",
         "encode",
-        (
-            "job/outputs/test_sinks.py::TestStreams::test_results_drive_no_terminal_and_are_whole_anywhere_else",
-        ),
+        ("job/outputs/test_sinks.py::test_results_drive_no_terminal_and_are_whole_anywhere_else",),
     ),
 ]
 

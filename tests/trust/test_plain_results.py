@@ -112,7 +112,9 @@ def test_a_place_that_no_batch_has_is_not_looked_up(place, gate, is_kept):  # no
         output = encode_flush({4: encode_segment(["a", "b"], rows)})
         hostile.put_out(assign, output)
         count = assign[1]["hi"] - assign[1]["lo"]
-        hostile.done(assign, len(output), items=max(0, count - 2), records=0, groups=0, skipped=2, failure=failure)
+        hostile.done(
+            assign, len(output), items=max(0, count - 2), records=0, groups=0, skipped=2, failure=failure
+        )
         hostile.leave()
         gate.touch()
         assert handle.exception(PATIENCE_S) is None

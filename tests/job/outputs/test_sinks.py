@@ -336,23 +336,6 @@ class TestStreams:
             sink.write("longer than three", 1)
         assert out.taken == b"longer than three\t1\n"
 
-    @pytest.mark.parametrize("format", ["tsv", "jsonl"])
-    def test_results_drive_no_terminal_and_are_whole_anywhere_else(self, format):
-        evil = "\x1b]0;title\x07\x9b31m\u202e grüße \U0001f600" + "x" * 3000
-        master, slave = os.openpty()
-        with os.fdopen(slave, "w") as terminal, os.fdopen(master, "rb", buffering=0) as shown:
-            with open_sink(None, format, terminal) as sink:
-                sink.write(evil, (evil, 1))
-                sink.write("end", 0)
-            seen = b""
-            while b"end" not in seen:
-                seen += shown.read(65536)
-        text = seen.decode().replace("\r\n", "\n")
-        assert text.replace("\t", "").replace("\n", "").isprintable()
-        assert r"\x9b31m\u202e grüße " in text
-        assert text.count("x" * 3000) == 2
-        assert "\x9b31m\u202e grüße \U0001f600" in text_of(format, (evil, 1))
-
     def test_pickles_do_not_go_to_a_terminal(self):
         master, slave = os.openpty()
         try:
@@ -360,3 +343,21 @@ class TestStreams:
                 open_sink(None, "pickle", terminal)
         finally:
             os.close(master)
+
+
+@pytest.mark.parametrize("format", ["tsv", "jsonl"])
+def test_results_drive_no_terminal_and_are_whole_anywhere_else(format):
+    evil = "\x1b]0;title\x07\x9b31m\u202e grüße \U0001f600" + "x" * 3000
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal, os.fdopen(master, "rb", buffering=0) as shown:
+        with open_sink(None, format, terminal) as sink:
+            sink.write(evil, (evil, 1))
+            sink.write("end", 0)
+        seen = b""
+        while b"end" not in seen:
+            seen += shown.read(65536)
+    text = seen.decode().replace("\r\n", "\n")
+    assert text.replace("\t", "").replace("\n", "").isprintable()
+    assert r"\x9b31m\u202e grüße " in text
+    assert text.count("x" * 3000) == 2
+    assert "\x9b31m\u202e grüße \U0001f600" in text_of(format, (evil, 1))
