@@ -653,7 +653,7 @@ MUTATIONS = [
     Mutation(
         "an assignment that a worker cannot do fails that attempt",
         "engine/worker/workload.py",
-        "fault = job.fault or self._find_fault(job, message)",
+        "fault = job.fault or job.find_fault(message, has_offering=self._offering is not None)",
         "fault = job.fault",
         ("integration/test_offering.py::test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays",),
         waits=True,
@@ -721,7 +721,7 @@ MUTATIONS = [
     ),
     Mutation(
         "options of a job fit one message",
-        "driver/job_driver.py",
+        "driver/packing.py",
         "    _check_options(options)\n",
         "",
         ("integration/test_limits.py::test_options_that_are_too_large_are_named",),
@@ -802,9 +802,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the driver reads results by the rules of plain data",
-        "driver/submission.py",
-        "decode_segment(part.data, offset, self._packed.plain)",
-        "decode_segment(part.data, offset)",
+        "driver/runners/decoding.py",
+        "decode_segment(data, offset, plain)",
+        "decode_segment(data, offset)",
         ("trust/test_plain_results.py::test_results_of_a_hostile_worker_run_nothing_in_the_driver",),
     ),
     Mutation(
