@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from mmgevent.errors import UsageError
 
-#: Most digits of a count: enough for every counter of 64 bits. Python refuses to convert thousands.
+#: Most digits of a count: every such number fits 64 bits. Python refuses to convert thousands.
 MAX_DIGITS = 18
+
+#: Largest count: of so many digits.
+MAX_COUNT = 10**MAX_DIGITS - 1
 
 #: Largest niceness: the lowest priority.
 MAX_NICE = 19
@@ -15,7 +18,7 @@ def positive_number(text: str) -> int:
     """Convert the value of an option that counts something, at least one."""
     number = _whole_number(text)
     if not number:
-        raise UsageError(f"expected a whole number, 1 or more, of at most {MAX_DIGITS} digits")
+        raise UsageError(f"expected a whole number from 1 to {MAX_COUNT}")
     return number
 
 
@@ -28,7 +31,8 @@ def niceness(text: str) -> int:
 
 
 def _whole_number(text: str) -> int | None:
-    """Return a number of few digits, or None if the text is none."""
+    """Return a number of few digits, blanks around it or not, or None if the text is none."""
+    text = text.strip()
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
         return None
     return int(text)

@@ -833,7 +833,7 @@ MUTATIONS = [
     Mutation(
         "results are plain where others take part",
         "cli/run.py",
-        'return "plain" if is_shared and of_job is None else of_job',
+        'return "plain" if of_job is None and others_take_part(arguments) else of_job',
         "return of_job",
         ("trust/test_plain_results.py::test_the_options_of_mmg_run_decide_where_results_are_plain",),
     ),
