@@ -609,6 +609,13 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "no task is to blame for a worker that was sent away",
+        "engine/server/watchers.py",
+        "worker.is_dismissed = True",
+        "pass",
+        ("trust/test_worst_use.py::test_a_worker_that_is_sent_away_again_and_again_makes_no_task_suspect",),
+    ),
+    Mutation(
         "tiny chunks of output are joined",
         "engine/server/store.py",
         "if output._join(data, counted=counted):",

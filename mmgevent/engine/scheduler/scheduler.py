@@ -85,19 +85,22 @@ class Scheduler:
         return self._finish_event(now)
 
     def remove_worker(
-        self, worker: int, now: float, *, is_silent: bool = False, is_doubted: bool = False
+        self, worker: int, now: float, *, is_innocent: bool = False, is_doubted: bool = False
     ) -> list[Command]:
         """A worker disconnected. What it held is done again elsewhere.
 
-        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`). For a worker
-        that fell silent nobody is: it may have been gone when it was given its tasks. `is_doubted` is
-        as in `attempt_failed`.
+        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`). If the loss
+        `is_innocent` nobody is: a driver sent the worker away, or it fell silent, so that it may have
+        been gone when it was given its tasks. `is_doubted` is as in `attempt_failed`.
         """
         lost = self._roster.workers.get(worker)
         if lost is None:
             return []
-        is_innocent = is_silent or lost.is_leaving
-        suspects = [] if is_innocent else self._retries.count_losses(lost, now, is_doubted=is_doubted)
+        suspects = (
+            []
+            if is_innocent or lost.is_leaving
+            else self._retries.count_losses(lost, now, is_doubted=is_doubted)
+        )
         self._roster.remove_worker(lost)
         self._retries.end_all(lost, AttemptEvent.LOST, now)
         for job in self._roster.jobs_for(lost):

@@ -135,10 +135,10 @@ class Conductor:
         for number in sorted(worker.attempts):
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
-        is_silent = worker.link.is_silent
+        is_innocent = worker.link.is_silent or worker.is_dismissed
         is_doubted = self.oversight.doubts(worker)
         made = self.scheduler.remove_worker(
-            worker.number, time.monotonic(), is_silent=is_silent, is_doubted=is_doubted
+            worker.number, time.monotonic(), is_innocent=is_innocent, is_doubted=is_doubted
         )
         error = f"worker {name} was lost ({shorten(reason, MAX_REASON_BYTES)})"
         failure = {"kind": "lost", "worker": name, "error": error}
@@ -215,9 +215,7 @@ class Conductor:
         worker = self.workers[attempt.worker]
         worker.standing.excuse_returns()
         is_doubted = self.oversight.doubts(worker)
-        made = self._ask(
-            self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted
-        )
+        made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:

@@ -30,7 +30,6 @@ from mmgevent.errors import ProtocolError, StoreError
 from mmgevent.wire.flushes import FlushReader
 from mmgevent.wire.positions import ALL, Part, start_of
 
-
 #: Rows of flush tables that are indexed at once. More take over 10 ms, so `run` does it.
 MAX_BLOCKING_ROWS = 20_000
 

@@ -425,7 +425,7 @@ def test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed():
         assert [a.batch for a in only(commands, c.Assign)] == [1, 2]
 
 
-def lose_workers(count, is_silent=False, after_s=0.5):
+def lose_workers(count, is_innocent=False, after_s=0.5):
     """Lose workers one by one, each with one task of two jobs; return what was commanded at the end."""
     scheduler = AuditedScheduler()
     scheduler.add_job(1, JobRules(), 0.0)
@@ -434,7 +434,7 @@ def lose_workers(count, is_silent=False, after_s=0.5):
         scheduler.add_batch(job, 1, 1, 0.0)
     for worker in range(1, count + 1):
         scheduler.add_worker(worker, 2, NONE, 10.0 * worker)
-        commands = scheduler.remove_worker(worker, 10.0 * worker + after_s, is_silent=is_silent)
+        commands = scheduler.remove_worker(worker, 10.0 * worker + after_s, is_innocent=is_innocent)
     return scheduler, commands
 
 
@@ -447,7 +447,7 @@ def test_a_task_that_takes_workers_down_fails_its_job_and_no_other():
 
 
 def test_tasks_are_not_to_blame_for_workers_that_fell_silent_or_were_lost_later():
-    for how in ({"is_silent": True}, {"after_s": LOSS_S + 0.1}):
+    for how in ({"is_innocent": True}, {"after_s": LOSS_S + 0.1}):
         _, commands = lose_workers(MAX_LOSSES + 1, **how)
         assert not only(commands, c.FailJob)
 

@@ -247,7 +247,7 @@ def test_the_index_of_many_segments_is_made_where_blocking_is_allowed(monkeypatc
     monkeypatch.setattr("mmgevent.engine.server.store.MAX_BLOCKING_ROWS", 3)
     ran = []
     store = JobStore(Memory(10**9), run=lambda function, *args: ran.append(function) or function(*args))
-    stage_all(store, 1, flush({p: b"x" for p in range(4)}))
+    stage_all(store, 1, flush(dict.fromkeys(range(4), b"x")))
     store.commit_map(1, 1, 0)
     assert read(store, 3) == b"x"
     assert len(ran) == 1
