@@ -24,8 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmgevent.engine.server.intake import JOINED_BYTES
-from mmgevent.engine.server.spill import BLOCK_BYTES, Memory, SpillFile
+from mmgevent.engine.server.spill import BLOCK_BYTES, JOINED_BYTES, Memory, SpillFile
 from mmgevent.errors import ProtocolError, StoreError
 from mmgevent.wire.flushes import FlushReader
 from mmgevent.wire.positions import ALL, Part, start_of

@@ -539,7 +539,7 @@ def test_a_setup_that_fails_is_told_and_a_death_in_it_is_a_death(server):
         worker.say("unprepared", *lane, failure=failure, died=has_died)
         worker.say("unprepared", *lane, failure=failure, died=has_died)  # late: it is over
     ((_, notice),) = driver.heard("notice")
-    assert notice["text"].startswith("setupfn on w: OSError: no; tried again on ")
+    assert notice["text"].startswith("setupfn on h/1: OSError: no; tried again on ")
     ((_, death),) = driver.heard("died")
     assert (death["failure"]["outcome"], "task" in death["failure"]) == ("retried", False)
     ((_, end),) = driver.heard("job_failed")
