@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mmgevent.errors import UsageError
+from mmgevent.wire.limits import MAX_COUNT
 
-#: Most digits of a count: enough for every counter of 64 bits. Python refuses to convert thousands.
+#: Most digits of a number that is converted. Python refuses to convert thousands of them.
 MAX_DIGITS = 18
 
 #: Largest niceness: the lowest priority.
@@ -13,22 +14,17 @@ MAX_NICE = 19
 
 def positive_number(text: str) -> int:
     """Convert the value of an option that counts something, at least one."""
-    number = _whole_number(text)
-    if not number:
-        raise UsageError(f"expected a whole number, 1 or more, of at most {MAX_DIGITS} digits")
-    return number
+    return _whole_number(text, 1, MAX_COUNT)
 
 
 def niceness(text: str) -> int:
     """Convert the value of --nice."""
-    number = _whole_number(text)
-    if number is None or number > MAX_NICE:
-        raise UsageError(f"expected a whole number from 0 to {MAX_NICE}")
-    return number
+    return _whole_number(text, 0, MAX_NICE)
 
 
-def _whole_number(text: str) -> int | None:
-    """Return a number of few digits, or None if the text is none."""
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
-        return None
-    return int(text)
+def _whole_number(text: str, least: int, most: int) -> int:
+    """Convert a number in a range. Raises UsageError, with the range, for any other text."""
+    digits = text.strip()
+    if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS and least <= int(digits) <= most:
+        return int(digits)
+    raise UsageError(f"expected a whole number from {least} to {most}")
