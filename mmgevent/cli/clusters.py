@@ -52,6 +52,13 @@ def can_grow(arguments: Arguments) -> bool:
     return any(option is not None for option in (arguments.listen, arguments.join, arguments.elect))
 
 
+def others_take_part(arguments: Arguments) -> bool:
+    """Return whether executors may take part that are not this command's own children."""
+    if arguments.on is not None:
+        return parse_where(arguments.on).kind not in ("inline", "local")
+    return any(option is not None for option in (arguments.listen, arguments.join, arguments.elect))
+
+
 def _open_ssh(command: str, arguments: Arguments, where: str) -> BaseCluster:
     """Start workers over ssh; say on stderr what fails on which host."""
     for name in ("password", "password_file", "tls_cert", "tls_key", "tls_ca"):

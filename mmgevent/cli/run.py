@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
 from mmgevent.cli import shared
-from mmgevent.cli.clusters import can_grow, is_inline, open_cluster
+from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
@@ -146,15 +146,14 @@ COMMAND = Command(
         Option(
             ("--plain-results",),
             "",
-            "accept only plain data from workers, which cannot run code here; always so with --listen, --join "
-            "and --elect",
+            "accept only plain data from workers, which cannot run code here; the default with --listen, --join, "
+            "--elect, and --on anywhere but inline and local",
             excludes="trust",
         ),
         Option(
             ("--trust-workers",),
             "",
-            "accept any objects from workers, also with --listen, --join and --elect: whoever runs a worker can "
-            "then run code here",
+            "accept any objects from workers, wherever they run: whoever runs a worker can then run code here",
             excludes="trust",
         ),
         Option(
@@ -318,8 +317,7 @@ def which_results(arguments: Arguments, of_job: str | None) -> str | None:
     """
     if arguments.plain_results or arguments.trust_workers:
         return "plain" if arguments.plain_results else "trusted"
-    is_shared = any(place is not None for place in (arguments.listen, arguments.join, arguments.elect))
-    return "plain" if is_shared and of_job is None else of_job
+    return "plain" if of_job is None and others_take_part(arguments) else of_job
 
 
 def _open_sink(arguments: Arguments, results: Results) -> Sink:

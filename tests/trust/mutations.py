@@ -531,7 +531,7 @@ MUTATIONS = [
     Mutation(
         "what a driver has got is not reduced again",
         "engine/server/conductor.py",
-        "sizes.items() if p not in job.delivered}",
+        "sizes.items() if p not in delivered}",
         "sizes.items()}",
         ("engine/server/test_server.py::test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again",),
     ),
@@ -657,6 +657,38 @@ MUTATIONS = [
         "fault = job.fault",
         ("integration/test_offering.py::test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays",),
         waits=True,
+    ),
+    Mutation(
+        "strangers get none of a job's tasks while one of them is doubted",
+        "engine/scheduler/retries.py",
+        "ledger.avoid_strangers(w for w in workers if not w.has_worked)",
+        "",
+        (
+            "engine/scheduler/test_scheduler.py::test_strangers_that_fail_a_task_one_after_another_do_not_fail_its_job[attempt_failed]",
+        ),
+    ),
+    Mutation(
+        "strangers that join get none either",
+        "engine/scheduler/scheduler.py",
+        "ledger.avoid_strangers([joined])",
+        "pass",
+        (
+            "engine/scheduler/test_scheduler.py::test_strangers_that_fail_a_task_one_after_another_do_not_fail_its_job[attempt_died]",
+        ),
+    ),
+    Mutation(
+        "no task is to blame for a worker that was sent away",
+        "engine/server/watchers.py",
+        "worker.is_dismissed = True",
+        "pass",
+        ("trust/test_worst_use.py::test_a_worker_that_is_sent_away_again_and_again_makes_no_task_suspect",),
+    ),
+    Mutation(
+        "tiny chunks of output are joined",
+        "engine/server/store.py",
+        "if output._join(data, counted=counted):",
+        "if False:",
+        ("engine/server/test_store.py::test_tiny_chunks_that_wait_for_the_disk_are_written_together",),
     ),
     Mutation(
         "a task that takes workers down fails its job",
@@ -833,7 +865,7 @@ MUTATIONS = [
     Mutation(
         "results are plain where others take part",
         "cli/run.py",
-        'return "plain" if is_shared and of_job is None else of_job',
+        'return "plain" if of_job is None and others_take_part(arguments) else of_job',
         "return of_job",
         ("trust/test_plain_results.py::test_the_options_of_mmg_run_decide_where_results_are_plain",),
     ),
