@@ -155,6 +155,12 @@ class ConnectError(MmgeventError):
     max_lines = 1
 
 
+class NoHostLeftError(ConnectError):
+    """Every host of `ssh://` has failed: the text has a line for each."""
+
+    max_lines = MAX_LINES
+
+
 class ListenError(MmgeventError):
     """The server cannot listen on the address."""
 

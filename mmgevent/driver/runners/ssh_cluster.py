@@ -15,9 +15,10 @@ from time import monotonic
 from mmgevent.access.ssh_hosts import SshHost, check_remote_python, parse_ssh_hosts
 from mmgevent.driver.local_cluster import LocalCluster
 from mmgevent.driver.runners.ssh import END_S, SshWorker
-from mmgevent.errors import ConnectError, MmgeventError, StartError, UsageError
+from mmgevent.errors import MmgeventError, NoHostLeftError, StartError, UsageError
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
+from mmgevent.shown_text import shown
 
 log = get_log(__name__)
 
@@ -55,7 +56,7 @@ class SshCluster(LocalCluster):
         `remote_python`: interpreter on the hosts, or "uv"; None for python3.X as here.
         `remote_procs`: executors of each host; 0 for one a core. `procs`: executors here.
         `on_failure(text)` is called, in another thread, with what failed on which host. The cluster
-        gives up, with a ConnectError that names all, once all hosts have failed and `procs` is 0.
+        gives up, with a NoHostLeftError that names all, once all hosts have failed and `procs` is 0.
 
         Raises UsageError for an interpreter that a shell would change.
         """
@@ -128,10 +129,10 @@ class SshCluster(LocalCluster):
 
     def _fail(self) -> None:
         """Fail all jobs of this cluster, running and later ones: no host is left."""
-        named = [f"  {host}: {reason}" for host, reason in self._failures.items()][:MAX_NAMED_HOSTS]
+        named = [f"  {host}: {shown(reason)}" for host, reason in self._failures.items()][:MAX_NAMED_HOSTS]
         more = len(self._failures) - len(named)
         engine = self._engine
-        engine.refusal = ConnectError(
+        engine.refusal = NoHostLeftError(
             "\n".join(["no host of ssh:// is left:", *named, *[f"  and {more} more"] * bool(more)])
         )
         engine.end_process()
