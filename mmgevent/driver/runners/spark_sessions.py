@@ -29,6 +29,9 @@ from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError, V
 
 ENGINE = "Spark"
 
+#: Variable by which pyspark knows that a process uses Connect.
+_CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
+
 #: Time for a connection to be made, seconds. Spark itself tries for minutes.
 CONNECT_S = 5.0
 
@@ -196,7 +199,7 @@ def start_session(where: str) -> OpenSession:
     scheme = where.partition(":")[0]
     if scheme == "sc":
         _reach(where)
-        return _start(where, lambda builder: builder.remote(where).create())
+        return _start(where, lambda builder: _build_connect(builder, where))
     if scheme == "spark":
         _reach(where)
         master, settings = where, {"spark.ui.showConsoleProgress": "false"}
@@ -310,6 +313,30 @@ def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | A
     except BaseException:
         end()
         raise
+
+
+def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
+    """Open a session of Connect. Returns it with what ends it.
+
+    pyspark notes in the environment that the process uses Connect, and then refuses classic sessions.
+    """
+    was_connect = _CONNECT_MODE in os.environ
+
+    def forget_connect() -> None:
+        if not was_connect:
+            os.environ.pop(_CONNECT_MODE, None)
+
+    try:
+        session = builder.remote(where).create()
+    except BaseException:
+        forget_connect()
+        raise
+
+    def end() -> None:
+        session.stop()
+        forget_connect()
+
+    return session, end
 
 
 def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:
