@@ -30,6 +30,9 @@ from tests.audit import AuditedScheduler
 CHAOS_S = 20.0
 HORIZON_S = 5_000.0
 
+#: Events that a server may doubt.
+DOUBTED = ("attempt_failed", "attempt_died", "attempt_unprepared", "remove_worker")
+
 
 @dataclasses.dataclass
 class Driver:
@@ -314,7 +317,8 @@ class Cluster:
 
     def event(self, name: str, *args: Any) -> None:
         self.seen.add(name)
-        for command in getattr(self.audit, name)(*args, self.now):
+        facts = {"is_doubted": self.chance(0.3)} if name in DOUBTED else {}
+        for command in getattr(self.audit, name)(*args, self.now, **facts):
             self.carry_out(command)
 
     def carry_out(self, command: Any) -> None:

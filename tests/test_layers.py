@@ -62,6 +62,7 @@ _ONE_NOUN = "one noun, little over"
 LARGE_MODULES = {
     "driver.engine_link": _ONE_NOUN,
     "driver.submission": _ONE_NOUN,
+    "engine.scheduler.attempts": _ONE_NOUN,
     "engine.scheduler.scheduler": _ONE_NOUN,
 }
 #: Longer functions, each with a reason.

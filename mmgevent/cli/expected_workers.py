@@ -1,16 +1,19 @@
-"""mmg-run --expect-workers: wait until so many workers have joined."""
+"""Workers that mmg-run waits for: --expect-workers, and --workers-timeout while a job runs."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mmgevent.errors import NoWorkersError
+from mmgevent.errors import JobCancelled, NoWorkersError
+from mmgevent.machine.resources import start_thread
 
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
+    from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.watching import PeerInfo
 
 #: Time between two looks at whether the cluster still works, and between two lines that say how
@@ -44,6 +47,37 @@ def wait_for_workers(
             said = count
             say(f"waiting for {_workers(expected)}: {count} so far")
         cluster.wait_ready()
+
+
+@contextlib.contextmanager
+def watching_for_workers(
+    handle: JobHandle[Any, Any], most_workers: Callable[[], int], timeout_s: float
+) -> Iterator[None]:
+    """Cancel the job and raise NoWorkersError if no worker joins in `timeout_s`.
+
+    `most_workers()` returns how many workers the job has had at once, at most.
+    """
+    is_late = threading.Event()
+
+    def check() -> None:
+        if not most_workers():
+            is_late.set()
+            handle.cancel()
+
+    timer = threading.Timer(timeout_s, check)
+    timer.daemon = True
+    start_thread(timer)
+    try:
+        yield
+    except JobCancelled:
+        if is_late.is_set():
+            raise NoWorkersError(
+                f"no worker joined in {timeout_s:g} s; start one with mmg-worker, "
+                f"or wait longer with --workers-timeout"
+            ) from None
+        raise
+    finally:
+        timer.cancel()
 
 
 class _Presence:

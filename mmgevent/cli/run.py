@@ -11,7 +11,6 @@ import functools
 import gc
 import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +23,11 @@ from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seco
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import (
-    JobCancelled,
     JobError,
     MmgeventError,
-    NoWorkersError,
     OutputError,
     UsageError,
 )
-from mmgevent.machine.resources import start_thread
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
@@ -201,9 +197,9 @@ COMMAND = Command(
     elsewhere=shared.WORKER_PASSWORD_ELSEWHERE,
     notes=(
         "exit codes: 0 done; 1 the job failed; 2 the job or the command line is wrong, nothing ran;\n"
-        "3 cannot connect or listen; 4 password or certificate refused; 5 versions do not match; 6 too\n"
-        "many items skipped; 7 no workers in time; 70 a fault of mmgevent's own; 129, 130, 143 signals;\n"
-        "141 the reader of the results closed its end."
+        "3 cannot connect or listen, or the engine was lost; 4 password or certificate refused; 5\n"
+        "versions do not match; 6 too many items skipped; 7 no workers in time; 70 a fault of mmgevent's\n"
+        "own; 129, 130, 143 signals; 141 the reader of the results closed its end."
     ),
 )
 
@@ -241,7 +237,7 @@ def run(argv: Sequence[str]) -> int:
             if arguments.expect_workers is not None:
                 _await_workers(cluster, job, arguments)
             handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
-            with _watching_for_workers(handle, reporter, arguments.workers_timeout):
+            with _watching_for_workers(handle, reporter, arguments):
                 _write(handle.stream(), sink, reporter)
     return 0
 
@@ -275,6 +271,16 @@ def _await_workers(cluster: BaseCluster, job: Job[Any, Any], arguments: Argument
             say(NAME, text)
 
     wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
+
+
+def _watching_for_workers(
+    handle: JobHandle[Any, Any], reporter: Reporter, arguments: Arguments
+) -> contextlib.AbstractContextManager[None]:
+    if arguments.workers_timeout is None:
+        return contextlib.nullcontext()
+    from mmgevent.cli.expected_workers import watching_for_workers
+
+    return watching_for_workers(handle, lambda: reporter.most_workers, arguments.workers_timeout)
 
 
 def _load_job(arguments: Arguments) -> Job[Any, Any]:
@@ -384,34 +390,3 @@ def _translated_errors() -> Iterator[None]:
         raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
     except OutputError as error:  # the job ran, so it is no longer a usage error
         raise JobError(str(error), {"kind": "output"}) from error
-
-
-@contextlib.contextmanager
-def _watching_for_workers(
-    handle: JobHandle[Any, Any], reporter: Reporter, timeout_s: float | None
-) -> Iterator[None]:
-    """Cancel the job and raise NoWorkersError if no worker joins in `timeout_s`."""
-    if timeout_s is None:
-        yield
-        return
-    is_late = threading.Event()
-
-    def check() -> None:
-        if not reporter.most_workers:
-            is_late.set()
-            handle.cancel()
-
-    timer = threading.Timer(timeout_s, check)
-    timer.daemon = True
-    start_thread(timer)
-    try:
-        yield
-    except JobCancelled:
-        if is_late.is_set():
-            raise NoWorkersError(
-                f"no worker joined in {timeout_s:g} s; start one with mmg-worker, "
-                f"or wait longer with --workers-timeout"
-            ) from None
-        raise
-    finally:
-        timer.cancel()

@@ -140,8 +140,13 @@ class Feeder:
         """Yield (place, (key, value)) of the items at these ascending (batch, position).
 
         Items that can no longer be read are left out: those of files that have changed, and of
-        one-shot datasources of jobs that are over.
+        one-shot datasources of jobs that are over. So are places that no batch has: they are from
+        workers.
         """
+        sizes = self._sizes
+        places = [
+            place for place in places if place[0] <= len(sizes) and entry_of(place[1]) < sizes[place[0] - 1]
+        ]
         if self._kept is not None:
             return self._kept.read_again(places)
         if self._refs:

@@ -165,6 +165,7 @@ def _is_row(row: Any) -> bool:
     position, value, type_, text, failure = row
     return (
         type(position) is int
+        and position >= 0
         and (value is None or type(value) is bytes)
         and (type_ is None or type(type_) is str)
         and type(text) is str
@@ -188,7 +189,7 @@ def _without_values(segment: bytes, plain: PlainRules | None) -> bytes:
     keys, rows, *_ = decode_segment(segment, plain=plain)
     if not all(map(_is_row, rows)):
         raise SegmentError("what should be rows of items are others")
-    return encode_segment(keys, [(position, None, *rest) for position, _, *rest in rows])
+    return encode_segment(keys, [(position, None, *rest) for position, _, *rest in rows], plain=plain)
 
 
 _CANNOT_READ = "items set aside cannot be read here"

@@ -14,6 +14,7 @@ from typing import Protocol
 import gevent
 from gevent.event import Event
 
+from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.stay import Stay
 from mmgevent.machine.logs import get_log
 
@@ -50,7 +51,7 @@ class Departure:
             gevent.signal_handler(signal.SIGHUP, self._on_signal, HUNG_UP)
         if stay.lifetime_s is not None:
             reason = f"its lifetime of {stay.lifetime_s:g} s is over"
-            gevent.spawn_later(stay.lifetime_s - stay.end_grace_s, self._leave, reason)
+            spawn(end_process, self._leave, reason, delay_s=max(0.0, stay.lifetime_s - stay.end_grace_s))
 
     @property
     def grace_s(self) -> float:
@@ -64,7 +65,7 @@ class Departure:
         there was none.
         """
         if self._stay.idle_timeout_s is not None:
-            gevent.spawn(self._watch_idleness, busy_until, self._stay.idle_timeout_s)
+            spawn(end_process, self._watch_idleness, busy_until, self._stay.idle_timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the process is about to leave, or for so long. Return whether it is."""

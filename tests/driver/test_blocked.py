@@ -54,9 +54,10 @@ class Blocked:
 @pytest.fixture
 def blocked():
     blocked = Blocked()
+    before = set(threading.enumerate())  # those of boxes stay as long as the process
     yield blocked
     blocked.may_go.set()
-    for thread in threading.enumerate():  # let go, it ends by itself
+    for thread in set(threading.enumerate()) - before:  # let go, it ends by itself
         if thread.name.startswith("mmgevent-") and thread.name != "mmgevent-engine-reader":
             thread.join(SOON_S)
             assert not thread.is_alive(), thread.name

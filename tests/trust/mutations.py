@@ -531,7 +531,7 @@ MUTATIONS = [
     Mutation(
         "what a driver has got is not reduced again",
         "engine/server/conductor.py",
-        "sizes.items() if p not in job.delivered}",
+        "sizes.items() if p not in delivered}",
         "sizes.items()}",
         ("engine/server/test_server.py::test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again",),
     ),
@@ -653,10 +653,42 @@ MUTATIONS = [
     Mutation(
         "an assignment that a worker cannot do fails that attempt",
         "engine/worker/workload.py",
-        "fault = job.fault or self._find_fault(job, message)",
+        "fault = job.fault or job.find_fault(message, has_offering=self._offering is not None)",
         "fault = job.fault",
         ("integration/test_offering.py::test_an_attempt_of_what_nobody_offers_fails_and_the_worker_stays",),
         waits=True,
+    ),
+    Mutation(
+        "strangers get none of a job's tasks while one of them is doubted",
+        "engine/scheduler/retries.py",
+        "ledger.avoid_strangers(w for w in workers if not w.has_worked)",
+        "",
+        (
+            "engine/scheduler/test_scheduler.py::test_strangers_that_fail_a_task_one_after_another_do_not_fail_its_job[attempt_failed]",
+        ),
+    ),
+    Mutation(
+        "strangers that join get none either",
+        "engine/scheduler/scheduler.py",
+        "ledger.avoid_strangers([joined])",
+        "pass",
+        (
+            "engine/scheduler/test_scheduler.py::test_strangers_that_fail_a_task_one_after_another_do_not_fail_its_job[attempt_died]",
+        ),
+    ),
+    Mutation(
+        "no task is to blame for a worker that was sent away",
+        "engine/server/watchers.py",
+        "worker.is_dismissed = True",
+        "pass",
+        ("trust/test_worst_use.py::test_a_worker_that_is_sent_away_again_and_again_makes_no_task_suspect",),
+    ),
+    Mutation(
+        "tiny chunks of output are joined",
+        "engine/server/store.py",
+        "if output._join(data, counted=counted):",
+        "if False:",
+        ("engine/server/test_store.py::test_tiny_chunks_that_wait_for_the_disk_are_written_together",),
     ),
     Mutation(
         "a task that takes workers down fails its job",
@@ -721,7 +753,7 @@ MUTATIONS = [
     ),
     Mutation(
         "options of a job fit one message",
-        "driver/job_driver.py",
+        "driver/packing.py",
         "    _check_options(options)\n",
         "",
         ("integration/test_limits.py::test_options_that_are_too_large_are_named",),
@@ -802,9 +834,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the driver reads results by the rules of plain data",
-        "driver/submission.py",
-        "decode_segment(part.data, offset, self._packed.plain)",
-        "decode_segment(part.data, offset)",
+        "driver/runners/decoding.py",
+        "decode_segment(data, offset, plain)",
+        "decode_segment(data, offset)",
         ("trust/test_plain_results.py::test_results_of_a_hostile_worker_run_nothing_in_the_driver",),
     ),
     Mutation(

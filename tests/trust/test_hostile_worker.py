@@ -67,7 +67,7 @@ def gate(tmp_path):
     gate.touch()  # also after a test that failed
 
 
-def submit(place, gate, phase="map", on_notice=None, **options):
+def submit(place, gate, phase="map", on_notice=None, items=ITEMS, **options):
     """Hand in a job whose tasks of this phase wait at the gate, and so come to whoever else is there."""
     path = str(gate)
 
@@ -88,7 +88,7 @@ def submit(place, gate, phase="map", on_notice=None, **options):
             wait_at_gate()
         return sum(values)
 
-    return place.cluster.submit(mmg.Job(ITEMS, gated_spread, gated_sum, **options), on_notice=on_notice)
+    return place.cluster.submit(mmg.Job(items, gated_spread, gated_sum, **options), on_notice=on_notice)
 
 
 def is_alone(place):

@@ -28,7 +28,7 @@ def test_each_test_that_is_named_is_there(page, count):
     named = set(re.findall(r"`(test_\w+)(?:\.py)?`", PAGES[page]))
     files = list((ROOT / "tests").rglob("test_*.py"))
     written = "".join(path.read_text("utf-8") for path in files)
-    there = {path.stem for path in files} | set(re.findall(r"^def (test_\w+)\(", written, re.MULTILINE))
+    there = {path.stem for path in files} | set(re.findall(r"^ *def (test_\w+)\(", written, re.MULTILINE))
     assert len(named) > count
     assert named - there == set()
 
@@ -39,7 +39,13 @@ def test_each_guard_has_its_row():
     assert [row for row in rows if row not in guards] == []
 
 
+def test_each_guard_is_still_where_its_row_says():
+    """The mutations themselves take long: this says at once that a line was rewritten or has moved."""
+    sources = [(m, (ROOT / "mmgevent" / m.file).read_text("utf-8")) for m in MUTATIONS]
+    assert [(m.file, m.guard) for m, source in sources if source.count(m.old) != 1] == []
+
+
 def describe(node):
     """Return the file of a test without its folder, and its name in words."""
-    file, name = re.fullmatch(r"(?:.*/)?(\w+)\.py::test_(\w+)(?:\[.*\])?", node).groups()
+    file, name = re.fullmatch(r"(?:.*/)?(\w+)\.py::(?:Test\w+::)?test_(\w+)(?:\[.*\])?", node).groups()
     return f"`{file}`: {name.replace('_', ' ')}"

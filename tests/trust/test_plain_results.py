@@ -3,6 +3,7 @@
 The hostile worker is a raw one that proved the password. What it sends is intact and well formed, and would run code.
 """
 
+import datetime
 import os
 import pickle
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ import pytest
 import mmgevent as mmg
 from mmgevent.cli.options import parse
 from mmgevent.cli.run import COMMAND, which_results
+from mmgevent.driver import set_aside
 from mmgevent.tasks import records
+from mmgevent.tasks.plain_rules import PlainRules
 from mmgevent.tasks.records import encode_flush, encode_segment
 from tests.integration.commands import Commands
 from tests.ports import reserved_port
 from tests.trust.raw_peer import PATIENCE_S, RawWorker, connected, running_server, running_worker
-from tests.trust.test_hostile_worker import EXPECTED, gate, submit  # noqa: F401
+from tests.trust.test_hostile_worker import EXPECTED, ITEMS, gate, submit  # noqa: F401
 
 ADVICE = "--trust-workers"
 
@@ -95,6 +98,40 @@ def test_map_output_of_a_hostile_worker_runs_nothing_in_reduce_executors(place, 
     assert not harm.exists()
     (other := gate.parent / "other").touch()
     assert submit(place, other, results="plain").result(PATIENCE_S) == EXPECTED
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["read again", "kept"])
+def test_a_place_that_no_batch_has_is_not_looked_up(place, gate, is_kept):  # noqa: F811
+    failure = {"error": "E", "key": "k", "kind": "exception"}
+    positions = [5000 << 32, 10**30]
+    rows = [(position, None, "E", "text", failure) for position in positions]
+    with RawWorker(place.server.address) as hostile:
+        items = iter(ITEMS) if is_kept else ITEMS
+        handle = submit(place, gate, items=items, results="plain", max_skipped=5, partitions=4)
+        assign = hostile.take()
+        output = encode_flush({4: encode_segment(["a", "b"], rows)})
+        hostile.put_out(assign, output)
+        count = assign[1]["hi"] - assign[1]["lo"]
+        hostile.done(
+            assign, len(output), items=max(0, count - 2), records=0, groups=0, skipped=2, failure=failure
+        )
+        hostile.leave()
+        gate.touch()
+        assert handle.exception(PATIENCE_S) is None
+    found = list(handle.skipped_items())
+    assert [key for key, _ in found] == ["a", "b"]
+    assert all("not kept" in repr(value) for _, value in found)
+
+
+def test_rows_over_the_limit_of_values_stay_plain(monkeypatch):
+    monkeypatch.setattr(set_aside, "MAX_VALUES_BYTES", 0)
+    kept = set_aside.SetAside(PlainRules({__name__}))
+    key = datetime.date(2020, 1, 1)
+    row = (0, None, "E", "text", {"error": "E"})
+    for batch in (1, 2):
+        rows = encode_segment([key], [row], plain=PlainRules({__name__}))
+        assert [failure["item_key"] for failure in kept.add_rows(batch, "w", rows)] == [key]
+    assert [failure["item_key"] for failure in kept.failures()] == [key, key]
 
 
 def forged_segment(keys, values):

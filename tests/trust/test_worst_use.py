@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import mmgevent as mmg
+from mmgevent.engine.scheduler.retries import MAX_LOSSES
 from mmgevent.wire import messages
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_SLOTS
 from mmgevent.wire.messages import MAX_OFFERS_BYTES, MESSAGES
@@ -43,6 +44,13 @@ def spread(key, value):
 
 def add(digit, values):
     return sum(values)
+
+
+def take_a_while(key, value):
+    import time
+
+    time.sleep(0.4)
+    yield 0, value
 
 
 EXPECTED = plain_mapreduce(ITEMS, spread, add)
@@ -125,6 +133,52 @@ def test_a_worker_that_says_it_of_everything_costs_time_at_most(place, type_):
         for _ in range(2):
             run_honest(place)
     liar.join(PATIENCE_S)
+
+
+def lose(hostile, frame):
+    hostile.reset()
+
+
+def fail_and_leave(type_):
+    def do(hostile, frame):
+        hostile.say(type_, *frame.lane, **WORKER_SAYS[type_])
+        hostile.leave()
+
+    return do
+
+
+COMES_AGAIN = [lose, *map(fail_and_leave, ("failed", "died", "unprepared", "goodbye"))]
+
+
+def test_ten_workers_that_fail_a_task_and_come_again_fail_no_job(place):
+    """However often they come, and however they fail: they never did a task, and the honest worker has."""
+    over, taken, peers = threading.Event(), [], []
+
+    def come_again(fail):
+        while not over.is_set():
+            with (
+                contextlib.suppress(OSError, AssertionError, ValueError),  # it left, or the test is over
+                RawWorker(place.server.address) as hostile,
+            ):
+                peers.append(hostile.sock)
+                frame, _ = hostile.wait_for("assign")
+                taken.append(frame)
+                fail(hostile, frame)
+
+    threads = [threading.Thread(target=come_again, args=(fail,), daemon=True) for fail in 2 * COMES_AGAIN]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(place.cluster.workers()) > 5, "the hostile workers")
+        run_honest(place)
+    finally:
+        over.set()
+        for sock in peers:
+            with contextlib.suppress(OSError):  # it left
+                sock.shutdown(2)
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert len(taken) > len(threads)
 
 
 def test_a_worker_that_returns_everything_is_set_aside_told_logged_and_listed(place):
@@ -255,6 +309,27 @@ def tell_without_end(hostile):
     frame, _ = hostile.wait_for("joined")
     for _ in range(8):
         hostile.say("tell", task=frame.task, data="QUJD" * 30_000, more=True)
+
+
+def dismiss_without_end(hostile):
+    """Every worker, more often than would make a task suspect."""
+    hostile.say("watch")
+    seen: dict[int, None] = {}
+    for frame, message in hostile.messages("joined"):
+        if message["slots"] == 2:  # the honest one
+            hostile.say("dismiss", task=frame.task, reason="x")
+            hostile.say("dismiss", task=frame.task, reason="x")
+            seen[frame.task] = None
+        if len(seen) > 3 * MAX_LOSSES:
+            return
+
+
+@pytest.mark.long
+def test_a_worker_that_is_sent_away_again_and_again_makes_no_task_suspect(place):
+    with RawDriver(place.server.address) as hostile:
+        handle = place.cluster.submit(mmg.Job([(n, n) for n in range(4)], take_a_while, add))
+        dismiss_without_end(hostile)
+        assert handle.result(PATIENCE_S) == {0: 6}
 
 
 DRIVER_DOES = {

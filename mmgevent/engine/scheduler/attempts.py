@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import abc
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from mmgevent.engine.scheduler.durations import Durations
 from mmgevent.engine.scheduler.input import Batch
@@ -59,7 +60,6 @@ class Task:
         "skip",
         "state",
         "unprepared",
-        "was_doubted",
     )
 
     def __init__(
@@ -90,7 +90,6 @@ class Task:
         self.failures = 0  #: user exceptions that named no item
         self.is_suspect = False  #: made to find a culprit: its first death or failure counts
         self.unprepared = 0  #: executors that could not be set up for it
-        self.was_doubted = False  #: it failed on a worker that had never done a task
 
     def set_range(self, lo: int, hi: int, skip: tuple[int, ...], closed: int) -> None:
         """Change its entries; nothing is left to map of `closed` of them."""
@@ -150,13 +149,14 @@ class Slot:
 class Worker:
     """One link to a worker."""
 
-    __slots__ = ("is_leaving", "number", "pool", "reserved", "slots")
+    __slots__ = ("has_worked", "is_leaving", "number", "pool", "reserved", "slots")
 
     def __init__(self, number: int, slots: int, pool: WorkerPool):
         self.number = number
         self.pool = pool
         self.slots = [Slot(self, index) for index in range(slots)]
         self.is_leaving = False
+        self.has_worked = False  #: it has done a task, at any time
         #: Items that wait until one of its slots is idle, by "oneshot" job. Meanwhile nothing is
         #: queued on this worker.
         self.reserved: dict[QueuedJob, Task] = {}
@@ -194,6 +194,7 @@ class QueuedJob(abc.ABC):
 
     __slots__ = (
         "avoided",
+        "doubted",
         "duplicates",
         "durations",
         "is_shared",
@@ -204,6 +205,7 @@ class QueuedJob(abc.ABC):
         "owner",
         "queue",
         "reserved",
+        "strangers",
         "waiting",
         "waiting_entries",
     )
@@ -224,8 +226,13 @@ class QueuedJob(abc.ABC):
         self.lone_kept: OrderedDict[Attempt, None] = OrderedDict()
         self.duplicates = 0  #: tasks with two live attempts
         self.durations = Durations()  #: durations of the tasks of this phase
-        #: Workers where the job's setupfn failed, see `avoids`.
+        #: Workers that get no task of this job, see `avoided_now`: those where its setupfn failed, and
+        #: those that are doubted.
         self.avoided: dict[Worker, None] = {}
+        #: Tasks of which nobody knows whether they fail: a worker that never did a task says so.
+        self.doubted: dict[Task, None] = {}
+        #: Avoided workers that never did a task, until no task is doubted any longer.
+        self.strangers: dict[Worker, None] = {}
 
     def precedence(self) -> tuple[int, int, int]:
         """Return what orders jobs: that with the smallest gets the next slot."""
@@ -258,17 +265,42 @@ class QueuedJob(abc.ABC):
     def dequeue_for_idle_slot(self) -> Task:
         """Take the first waiting task, or a piece of it if the rest can occupy other idle slots."""
 
-    def avoids(self, worker: Worker) -> bool:
-        """Return whether a worker gets no task of this job, because setupfn failed there.
+    def avoided_now(self) -> dict[Worker, None]:
+        """Return the workers that get no task of this job.
 
-        If setupfn has failed on every worker, the job avoids none of them.
+        A job that would avoid every worker avoids none of them.
         """
-        if worker not in self.avoided:
-            return False
-        if sum(len(each.slots) for each in self.avoided if not each.is_leaving) < self.queue.slots:
-            return True
-        self.avoided.clear()
-        return False
+        avoided = self.avoided
+        if avoided and sum(len(w.slots) for w in avoided if not w.is_leaving) >= self.queue.slots:
+            avoided.clear()
+            self.strangers.clear()
+            self.doubted.clear()
+        return avoided
+
+    def avoids(self, worker: Worker) -> bool:
+        """Return whether a worker gets no task of this job."""
+        return worker in self.avoided and worker in self.avoided_now()
+
+    def avoid_strangers(self, workers: Iterable[Worker]) -> None:
+        """Give workers that never did a task none of this job, as long as one of its tasks is doubted."""
+        for worker in workers:
+            if worker not in self.avoided:
+                self.avoided[worker] = self.strangers[worker] = None
+
+    def settle(self, task: Task) -> None:
+        """Note that a worker that has done tasks has told what becomes of a task."""
+        if task not in self.doubted:
+            return
+        del self.doubted[task]
+        if not self.doubted:
+            for worker in self.strangers:
+                self.avoided.pop(worker, None)
+            self.strangers.clear()
+
+    def forget_worker(self, worker: Worker) -> None:
+        """Forget a worker that left."""
+        self.avoided.pop(worker, None)
+        self.strangers.pop(worker, None)
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Count an attempt that was just made, running or queued."""

@@ -142,20 +142,24 @@ class Dispatcher:
         """
         jobs = [job for queue in pool.queues for job in queue.jobs.values() if job.has_tasks_to_give]
         for job in sorted(jobs, key=QueuedJob.precedence):
+            avoided = job.avoided_now()
             for slot in slots if job.durations.attempts_per_slot >= attempts_per_slot else ():
-                if not job.avoids(slot.worker):
+                if slot.worker not in avoided:
                     return job, slot
         return None
 
     @staticmethod
     def _next_to_recall(queue: JobQueue) -> Attempt | None:
         """Return the oldest queued attempt that an idle slot may take, or None."""
+        vain: set[QueuedJob] = set()
         for attempt in queue.recallable:
             job = attempt.task.job
-            if not job.avoided:
+            if job in vain:
+                continue
+            avoided = job.avoided_now()
+            if not avoided or any(slot.worker not in avoided for pool in queue.pools for slot in pool.idle):
                 return attempt
-            if any(not job.avoids(slot.worker) for pool in queue.pools for slot in pool.idle):
-                return attempt
+            vain.add(job)
         return None
 
     def assign(self, task: Task, slot: Slot, now: float) -> None:
@@ -273,9 +277,10 @@ class Dispatcher:
         An attempt that runs already gets none on the same worker: it would run no faster there.
         """
         job = attempt.task.job
+        avoided = job.avoided_now()
         for pool in job.queue.pools:
             for slot in pool.idle:
-                if job.avoided and job.avoids(slot.worker):
+                if slot.worker in avoided:
                     continue
                 if attempt.state is _KEPT or slot.worker is not attempt.slot.worker:
                     return slot

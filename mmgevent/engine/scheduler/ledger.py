@@ -296,10 +296,11 @@ class Ledger(QueuedJob):
     def retry_setup(self, task: Task, worker: Worker) -> None:
         """Note that setupfn failed on a worker. Others will try the task, if there are any."""
         self.avoided[worker] = None
+        self.strangers.pop(worker, None)
 
     def stop_avoiding(self, worker: Worker) -> None:
         """Note that an executor of a worker was set up, so that setupfn works there."""
-        self.avoided.pop(worker, None)
+        self.forget_worker(worker)
 
     def should_warn(self, now: float) -> bool:
         """Return whether to warn the user now: no slot could serve the job for `NO_WORKERS_S`."""

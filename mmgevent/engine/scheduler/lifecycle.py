@@ -8,6 +8,7 @@ exactly one `FinishJob` or one `FailJob`. After that the scheduler no longer kno
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmgevent.engine.scheduler.attempts import Task, Worker
@@ -96,6 +97,10 @@ class JobLifecycle:
         if not ledger.is_over and ledger.input.exceeds_limit():
             failure = ledger.input.explain_limit(ledger.input.last_failure)
             self.fail(ledger, failure, "skipped", now)
+
+    def workers_for(self, ledger: Ledger) -> Iterator[Worker]:
+        """Yield the workers that may get tasks of a job, and do not leave."""
+        return (worker for worker in self._roster.workers_for(ledger) if not worker.is_leaving)
 
     def withdraw(self, worker: Worker) -> dict[Ledger, None]:
         """Take back items that were meant for a worker that leaves; return the jobs concerned."""

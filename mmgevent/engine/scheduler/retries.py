@@ -81,29 +81,45 @@ class Retries:
         for ledger in touched:
             self._lifecycle.advance(ledger, now)
 
-    def doubt(self, task: Task, ledger: Ledger, worker: Worker) -> bool:
-        """Let another worker try a task that a worker failed for which nobody vouches.
+    def doubt(self, task: Task, ledger: Ledger, worker: Worker, is_doubted: bool) -> bool:
+        """Let a worker that has done tasks try a task that failed, if that `is_doubted`.
 
-        Returns False if the failure counts: it was doubted before, or no other worker can try it.
+        Until it has, the job gives nothing to workers that never did a task. So it does not matter
+        how many of those fail it, or how often one of them comes again.
+
+        Returns False if the failure counts: no worker that has done tasks can try the task.
         """
-        others = ledger.queue.slots - (0 if worker.is_leaving else len(worker.slots))
-        if task.was_doubted or task.is_exclusive or others <= 0:
+        is_doubted = is_doubted and self._distrust(task, ledger, worker)
+        if is_doubted:
+            self.requeue(task)
+        else:
+            ledger.settle(task)
+        return is_doubted
+
+    def _distrust(self, task: Task, ledger: Ledger, worker: Worker) -> bool:
+        """Note that nobody vouches for what a worker says of a task, if another one can try it."""
+        workers = list(self._lifecycle.workers_for(ledger))
+        avoided = ledger.avoided_now()
+        if task.is_exclusive or not any(w.has_worked and w not in avoided for w in workers):
             return False
-        task.was_doubted = True
-        ledger.avoided[worker] = None
-        self.requeue(task)
+        ledger.doubted[task] = None
+        ledger.avoid_strangers(w for w in workers if not w.has_worked)
+        ledger.retry_setup(task, worker)
         return True
 
-    @staticmethod
-    def count_losses(worker: Worker, now: float) -> list[Task]:
+    def count_losses(self, worker: Worker, now: float, *, is_doubted: bool) -> list[Task]:
         """Count the loss of a worker for the tasks that it had just begun, and clear the others.
 
+        The loss of a worker for which nobody vouches does not count if another one can try the task.
         Returns the tasks that have taken too many workers down.
         """
         running = [slot.running for slot in worker.slots if slot.running is not None]
         for attempt in running:
-            is_new = now - (attempt.started_s or 0.0) <= LOSS_S
-            attempt.task.losses = attempt.task.losses + 1 if is_new else 0
+            task = attempt.task
+            if now - (attempt.started_s or 0.0) > LOSS_S:
+                task.losses = 0
+            elif not (is_doubted and self._distrust(task, self._lifecycle.ledgers[task.job.number], worker)):
+                task.losses += 1
         return [attempt.task for attempt in running if attempt.task.losses >= MAX_LOSSES]
 
     def after_losses(self, suspects: list[Task], now: float) -> None:

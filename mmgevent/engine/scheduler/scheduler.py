@@ -79,22 +79,32 @@ class Scheduler:
         for job in self._roster.jobs_for(joined):
             ledger = self._ledgers[job.number]
             ledger.worker_joined(joined, now)
+            if ledger.doubted:
+                ledger.avoid_strangers([joined])
             self._lifecycle.allow(ledger)
         return self._finish_event(now)
 
-    def remove_worker(self, worker: int, now: float, *, is_silent: bool = False) -> list[Command]:
+    def remove_worker(
+        self, worker: int, now: float, *, is_innocent: bool = False, is_doubted: bool = False
+    ) -> list[Command]:
         """A worker disconnected. What it held is done again elsewhere.
 
-        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`). For a worker
-        that fell silent nobody is: it may have been gone when it was given its tasks.
+        Nobody is blamed, unless a task has taken MAX_LOSSES workers down (see `retries`). If the loss
+        `is_innocent` nobody is: a driver sent the worker away, or it fell silent, so that it may have
+        been gone when it was given its tasks. `is_doubted` is as in `attempt_failed`.
         """
         lost = self._roster.workers.get(worker)
         if lost is None:
             return []
-        is_innocent = is_silent or lost.is_leaving
-        suspects = [] if is_innocent else self._retries.count_losses(lost, now)
+        suspects = (
+            []
+            if is_innocent or lost.is_leaving
+            else self._retries.count_losses(lost, now, is_doubted=is_doubted)
+        )
         self._roster.remove_worker(lost)
         self._retries.end_all(lost, AttemptEvent.LOST, now)
+        for job in self._roster.jobs_for(lost):
+            job.forget_worker(lost)
         self._retries.after_losses(suspects, now)
         return self._finish_event(now)
 
@@ -246,10 +256,12 @@ class Scheduler:
         done = self._attempts.get(attempt)
         if done is None:
             return []
-        task = done.task
+        task, worker = done.task, done.slot.worker
         ledger, batch = self._ledgers[task.job.number], task.batch
+        worker.has_worked = True
         if ledger.avoided:
-            ledger.stop_avoiding(done.slot.worker)
+            ledger.settle(task)
+            ledger.stop_avoiding(worker)
         phase, batch_number = (REDUCE, 0) if batch is None else (MAP, batch.number)
         self._commands.append(
             Commit(ledger.number, task.number, attempt, phase, batch_number, task.lo, task.part)
@@ -302,10 +314,9 @@ class Scheduler:
         task, ledger = failed.task, self._ledgers[failed.task.job.number]
         self._dispatcher.end(failed, AttemptEvent.FAILED, now)
         ledger.worker_answered(now)
-        if is_doubted and self._retries.doubt(task, ledger, failed.slot.worker):
-            self._lifecycle.advance(ledger, now)
-            return self._finish_event(now)
-        if task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
+        if self._retries.doubt(task, ledger, failed.slot.worker, is_doubted):
+            pass
+        elif task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
             self._lifecycle.fail(ledger, ledger.input.explain_limit(failure), "skipped", now)
         else:
             self._retries.after_failure(
@@ -336,7 +347,7 @@ class Scheduler:
         task, ledger = died.task, self._ledgers[died.task.job.number]
         self._dispatcher.end(died, AttemptEvent.DIED, now)
         ledger.worker_answered(now)
-        if is_doubted and self._retries.doubt(task, ledger, died.slot.worker):
+        if self._retries.doubt(task, ledger, died.slot.worker, is_doubted):
             pass  # another worker tries it first
         elif has_ended_template:
             self._retries.after_template_death(task, ledger, failure, now)
@@ -345,17 +356,22 @@ class Scheduler:
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 
-    def attempt_unprepared(self, attempt: int, failure: dict[str, Any], now: float) -> list[Command]:
+    def attempt_unprepared(
+        self, attempt: int, failure: dict[str, Any], now: float, *, is_doubted: bool = False
+    ) -> list[Command]:
         """The job's setupfn failed in the executor of an attempt, or killed it.
 
-        The task is tried in other executors, on other workers if there are any.
+        The task is tried in other executors, on other workers if there are any. `is_doubted` is as
+        in `attempt_failed`.
         """
         unprepared = self._attempts.get(attempt)
         if unprepared is None:
             return []
         task, ledger = unprepared.task, self._ledgers[unprepared.task.job.number]
         self._dispatcher.end(unprepared, AttemptEvent.UNPREPARED, now)
-        self._retries.after_failed_setup(task, ledger, unprepared.slot.worker, failure, now)
+        worker = unprepared.slot.worker
+        if not self._retries.doubt(task, ledger, worker, is_doubted):
+            self._retries.after_failed_setup(task, ledger, worker, failure, now)
         self._lifecycle.advance(ledger, now)
         return self._finish_event(now)
 

@@ -102,7 +102,8 @@ class Conductor:
         job = self.jobs[c.job]
         sizes = job.store.partition_sizes()
         sizes.pop(job.partitions, None)  # items that were set aside
-        job.sizes = {p: n for p, n in sizes.items() if p not in job.delivered}
+        delivered = frozenset(job.delivered)
+        job.sizes = {p: n for p, n in sizes.items() if p not in delivered}
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
 
@@ -154,8 +155,11 @@ class Conductor:
         for number in sorted(worker.attempts):
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
-        is_silent = worker.link.is_silent
-        made = self.scheduler.remove_worker(worker.number, time.monotonic(), is_silent=is_silent)
+        is_innocent = worker.link.is_silent or worker.is_dismissed
+        is_doubted = self.oversight.doubts(worker)
+        made = self.scheduler.remove_worker(
+            worker.number, time.monotonic(), is_innocent=is_innocent, is_doubted=is_doubted
+        )
         error = f"worker {name} was lost ({shorten(reason, MAX_REASON_BYTES)})"
         failure = {"kind": "lost", "worker": name, "error": error}
         for job, attempts in lost.items():
@@ -227,8 +231,10 @@ class Conductor:
 
         The driver gets a notice, unless the failure ends the job.
         """
-        self.workers[attempt.worker].standing.excuse_returns()
-        made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure)
+        worker = self.workers[attempt.worker]
+        worker.standing.excuse_returns()
+        is_doubted = self.oversight.doubts(worker)
+        made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:

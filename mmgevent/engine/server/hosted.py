@@ -7,7 +7,9 @@ results are segments.
 
 from __future__ import annotations
 
+import json
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,13 +73,17 @@ class JobCode:
         self._received += len(data)
         if self._received > self.size:
             raise ProtocolError(f"more than the announced {self.size} bytes of code came")
-        self._held += len(data)
-        self._share.arrive(len(data), promised=False)
+        self.hold(len(data))
         if missing:
             append_chunk(self._context, data[:missing])
         if len(data) > missing:
             append_chunk(self._code, data[missing:])
         return self._window.consumed(len(data))
+
+    def hold(self, n_bytes: int) -> None:
+        """Count bytes against the share, until `close`."""
+        self._held += n_bytes
+        self._share.arrive(n_bytes, promised=False)
 
     def chunks(self, *, with_context: bool) -> Iterator[bytes]:
         """Yield all bytes, without the context unless asked for."""
@@ -117,9 +123,10 @@ class HostedJob:
         self.id = id
         self.rules = check_terms(submit)
         self.name: str = submit["name"]
-        self.options: dict[str, Any] = submit["options"]
-        #: Partitions that an earlier server delivered.
-        self.delivered = frozenset(submit.get("skip", ()))
+        # Decoded they could take twenty times as much memory.
+        self._options = json.dumps(submit["options"]).encode("ascii")
+        #: Partitions that an earlier server delivered, ascending.
+        self.delivered = array("H", sorted(set(submit.get("skip", ()))))
         self.link = link
         self.driver_job = driver_job
         self.store = store
@@ -144,6 +151,13 @@ class HostedJob:
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
         self.spilling: gevent.Greenlet | None = None
         self.announcement(with_context=True)  # raises if it does not fit a frame
+        self.code.hold(len(self._options))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the options that the driver sent."""
+        options: dict[str, Any] = json.loads(self._options)
+        return options
 
     # code
 

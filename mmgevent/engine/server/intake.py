@@ -18,11 +18,8 @@ import weakref
 from collections.abc import Callable
 
 from mmgevent.engine.net.link import Link
+from mmgevent.engine.server.spill import JOINED_BYTES
 from mmgevent.wire.limits import MAX_BATCH_BYTES
-
-#: Two chunks of this length in all are joined, bytes. Objects of many tiny chunks would take more
-#: memory than the intake counts.
-JOINED_BYTES = 4096
 
 #: What one link may hold, as a multiple of what is free. One link alone then gets 4/5 of all.
 SHARE = 4

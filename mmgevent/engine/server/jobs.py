@@ -14,7 +14,7 @@ from mmgevent.engine.server.intake import SHARE, Intake
 from mmgevent.engine.server.spill import Memory
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import MmgeventError
-from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES
+from mmgevent.wire.limits import MAX_CODE_BYTES, MAX_CONTEXT_BYTES, MAX_OPTIONS_BYTES
 from mmgevent.wire.numbers import next_number
 
 #: Jobs of one server at once. Each one costs some KiB, and progress messages four times a second.
@@ -42,8 +42,8 @@ class Jobs:
         self.memory = Memory(memory_bytes)
         #: Memory of batches.
         self.intake = Intake(memory_bytes)
-        #: Memory of code. The smallest server takes the largest job.
-        largest = max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES)
+        #: Memory of code and options. The smallest server takes the largest job.
+        largest = max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES + MAX_OPTIONS_BYTES)
         self._code_intake = Intake(largest * (SHARE + 1) // SHARE)
         #: Set while there are no jobs.
         self.idle = Event()
@@ -68,6 +68,7 @@ class Jobs:
         store = JobStore(self.memory, self._spill_folder, run_in_thread)
         job = HostedJob(number, id_, link, driver_job, submit, store, self.intake, share, on_failure)
         if job.code.size > share.room_bytes:
+            job.code.close()
             raise too_much_code(share)
         self._last_number = number
         self._count += 1

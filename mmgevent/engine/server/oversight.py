@@ -51,10 +51,14 @@ class Oversight:
         job = attempt.job
         if any(number != worker.number for number in job.done_by):
             worker.standing.note_failure((job.number, attempt.task))
-        is_doubted = bool(self._vouched) and not worker.standing.has_worked and not worker.is_local
+        is_doubted = self.doubts(worker)
         if is_doubted and len(job.doubts) < MAX_DOUBTS:
             job.doubts[attempt.task] = worker.number
         return is_doubted
+
+    def doubts(self, worker: WorkerRecord) -> bool:
+        """Return whether nobody vouches for what a worker says of tasks, while others have done some."""
+        return bool(self._vouched) and not worker.standing.has_worked and not worker.is_local
 
     def find_fault(self, worker: WorkerRecord) -> str | None:
         """Return why a worker is to be set aside now, or None."""

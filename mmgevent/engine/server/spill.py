@@ -16,6 +16,10 @@ from contextlib import contextmanager
 from mmgevent.errors import StoreError
 from mmgevent.wire.frames import MAX_PAYLOAD
 
+#: Two chunks of this length in all are joined, bytes. Objects of many tiny chunks would take more
+#: memory than the intake counts.
+JOINED_BYTES = 4096
+
 #: One block of a spill file, bytes. It holds what one frame carries.
 BLOCK_BYTES = MAX_PAYLOAD
 

@@ -24,22 +24,26 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmgevent.engine.server.spill import BLOCK_BYTES, Memory, SpillFile
+from mmgevent.engine.server.spill import BLOCK_BYTES, JOINED_BYTES, Memory, SpillFile
 from mmgevent.errors import ProtocolError, StoreError
 from mmgevent.wire.flushes import FlushReader
 from mmgevent.wire.positions import ALL, Part, start_of
+
+#: Rows of flush tables that are indexed at once. More take over 10 ms, so `run` does it.
+MAX_BLOCKING_ROWS = 20_000
 
 
 class _Chunk:
     """One chunk: its bytes while in memory or pending, or the number of its block."""
 
-    __slots__ = ("block", "counted", "data", "size")
+    __slots__ = ("block", "counted", "data", "is_open", "size")
 
     def __init__(self, data: bytes, counted: bool):
         self.data: bytes | None = data
         self.block = -1
         self.size = len(data)
         self.counted = counted  # counts against Memory
+        self.is_open = True  # in memory, and not yet on its way to the disk
 
 
 class Output:
@@ -69,6 +73,21 @@ class Output:
             for each, records in zip(flushes.partitions, flushes.records, strict=True)
             if each == partition
         )
+
+    def _join(self, data: bytes, *, counted: bool) -> bool:
+        """Append a short chunk to the last one, if both are alike; return whether that was done.
+
+        A chunk costs some 140 bytes beside its data, which Memory does not count.
+        """
+        last = self._chunks[-1] if self._chunks else None
+        if last is None or last.data is None or not last.is_open or last.counted is not counted:
+            return False
+        if last.size + len(data) > JOINED_BYTES:
+            return False
+        last.data += data
+        last.size += len(data)
+        self.size += len(data)
+        return True
 
     def _add(self, chunk: _Chunk) -> None:
         self._starts.append(self.size)
@@ -155,11 +174,14 @@ class JobStore:
         if output is None:
             output = self._staged[attempt] = Output()
         output.flushes.feed(data)
-        chunk = _Chunk(data, self._memory.take(len(data)))
+        counted = self._memory.take(len(data))
+        if output._join(data, counted=counted):
+            return counted
+        chunk = _Chunk(data, counted)
         output._add(chunk)
-        if not chunk.counted:
+        if not counted:
             self._writes.append((attempt, chunk))
-        return chunk.counted
+        return counted
 
     def has_pending(self) -> bool:
         """Return whether chunks wait for `write_pending`."""
@@ -176,6 +198,7 @@ class JobStore:
             data = chunk.data
             if data is None:  # its attempt was discarded meanwhile
                 continue
+            chunk.is_open = False
             if self._memory.take(chunk.size):  # others freed memory: spare the disk, which may be full
                 chunk.counted = True
                 return attempt, chunk.size
@@ -246,9 +269,14 @@ class JobStore:
 
     def read_partition(self, partition: int) -> Iterator[bytes | memoryview]:
         """Yield a partition's segments in (task, flush) order, in pieces (blocks on the disk)."""
-        if self._index is None:
-            self._index = _Index([self._committed[key] for key in sorted(self._committed)])
-        for output, entry in self._index.entries(partition):
+        index = self._index
+        if index is None:
+            outputs = [self._committed[key] for key in sorted(self._committed)]
+            # Nothing is committed meanwhile: every map task is done. A second reader may make a second
+            # index; they are the same.
+            is_large = sum(len(output.flushes.partitions) for output in outputs) > MAX_BLOCKING_ROWS
+            index = self._index = self._run(_Index, outputs) if is_large else _Index(outputs)
+        for output, entry in index.entries(partition):
             yield from self._read_range(output, output.flushes.offsets[entry], output.flushes.lengths[entry])
 
     def read_output(self, output: Output, partition: int) -> Iterator[bytes | memoryview]:

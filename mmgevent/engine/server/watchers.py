@@ -182,7 +182,8 @@ class Watchers:
             return
         if worker.is_local:
             log.warning("not dismissed, since it is the server's own: %s", worker.link.name)
-        else:
+        elif not worker.is_dismissed:
+            worker.is_dismissed = True
             say_goodbye(worker.link, shorten(reason, MAX_REASON_BYTES))
 
     # workers

@@ -17,6 +17,7 @@ class WorkerRecord:
     __slots__ = (
         "address",
         "attempts",
+        "is_dismissed",
         "is_leaving",
         "is_local",
         "jobs",
@@ -46,6 +47,8 @@ class WorkerRecord:
         self.attempts: set[int] = set()
         #: The worker said that it is about to leave: it gets no more attempts.
         self.is_leaving = False
+        #: A driver sent it away: no task is to blame for its loss.
+        self.is_dismissed = False
         #: Whether it does its share.
         self.standing = Standing(0)
 

@@ -29,6 +29,10 @@ MAX_ATTEMPTS = 64
 #: before it is free, so that it does not idle between them.
 SHORT_TASK_S = 0.05
 
+#: Most recalls per slot that are remembered because they arrived before their attempt. Messages
+#: outside of lanes can overtake those in lanes.
+MAX_EARLY_RECALLS = 64
+
 #: Longest value of an option in the error about it, bytes.
 MAX_VALUE_BYTES = 200
 
@@ -104,6 +108,17 @@ class CachedJob:
         """Whether tasks of one of its phases were short lately."""
         return max(self.most_sent(True), self.most_sent(False)) > 1
 
+    def find_fault(self, assignment: dict[str, Any], *, has_offering: bool) -> str | None:
+        """Return why an assignment cannot be done here, or None if it can.
+
+        `has_offering`: whether this worker offers functions.
+        """
+        if assignment["phase"] in self.offered_phases and not has_offering:
+            return "the job calls functions that a worker offers, and this worker offers none"
+        if assignment["phase"] == "map" and not assignment.get("lo", 0) < assignment.get("hi", 0):
+            return "the assignment is of no items"
+        return None
+
     def most_sent(self, is_map: bool) -> int:
         """Return how many attempts an executor may have at once, by recent durations."""
         recent_s = self._recent_s.get(is_map, math.inf)
@@ -170,6 +185,23 @@ class HeldAttempt:
         for frame in self._frames:
             executor.link.send_in_lane(frame)
         self._frames = []
+
+
+class EarlyRecalls:
+    """Numbers of attempts whose recall came before them."""
+
+    def __init__(self, slot_count: int):
+        self._limit = MAX_EARLY_RECALLS * slot_count
+        self._numbers: dict[int, None] = {}  # oldest first
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._numbers
+
+    def add(self, number: int) -> None:
+        """Remember one, and forget the oldest if there are too many."""
+        self._numbers[number] = None
+        if len(self._numbers) > self._limit:
+            del self._numbers[next(iter(self._numbers))]
 
 
 def _find_fault(options: dict[str, Any]) -> str | None:

@@ -23,7 +23,7 @@ from mmgevent.engine.worker.crew import Crew
 from mmgevent.engine.worker.deaths import describe_place, judge_death
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forkers import Forkers
-from mmgevent.engine.worker.held import AttemptRunner, CachedJob, HeldAttempt
+from mmgevent.engine.worker.held import AttemptRunner, CachedJob, EarlyRecalls, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor
@@ -37,10 +37,6 @@ log = get_log(__name__)
 
 #: Time for a revoked attempt to end by itself, seconds. If it does, its executor is not killed.
 REVOKE_S = 0.1
-
-#: Most recalls per slot that are remembered because they arrived before their attempt. Messages
-#: outside of lanes can overtake those in lanes.
-MAX_EARLY_RECALLS = 64
 
 
 class Workload:
@@ -80,8 +76,7 @@ class Workload:
         self._last_end_s = 0.0
         #: attempt number -> the attempt
         self._attempts: dict[int, HeldAttempt] = {}
-        #: numbers of attempts whose recall came first, oldest first
-        self._early_recalls: dict[int, None] = {}
+        self._early_recalls = EarlyRecalls(slot_count)
         #: set when an attempt or an executor has ended
         self._progress = Event()
 
@@ -131,7 +126,7 @@ class Workload:
             return
         if message["slot"] >= len(self.slots) or frame.attempt in self._attempts:
             raise ProtocolError(f"attempt {frame.attempt} cannot be on slot {message['slot']}")
-        fault = job.fault or self._find_fault(job, message)
+        fault = job.fault or job.find_fault(message, has_offering=self._offering is not None)
         if fault is not None:
             failure = {"kind": "options", "error": fault, "worker": self._name}
             self._link.send_in_lane(control("failed", *frame.lane, failure=failures.bound(failure)))
@@ -141,14 +136,6 @@ class Workload:
         slot.add(attempt)
         self._attempts[attempt.number] = attempt
         self._advance(slot)
-
-    def _find_fault(self, job: CachedJob, message: dict[str, Any]) -> str | None:
-        """Return why an assignment of a job cannot be done here, or None if it can."""
-        if message["phase"] in job.offered_phases and self._offering is None:
-            return "the job calls functions that a worker offers, and this worker offers none"
-        if message["phase"] == "map" and not message.get("lo", 0) < message.get("hi", 0):
-            return "the assignment is of no items"
-        return None
 
     def take_data(self, frame: Frame) -> None:
         """Pass on a frame of an attempt: input, or credit for output."""
@@ -164,9 +151,7 @@ class Workload:
         """Return an attempt that has not begun, or say that it is kept."""
         attempt = self._attempts.get(number)
         if attempt is None:
-            self._early_recalls[number] = None
-            if len(self._early_recalls) > MAX_EARLY_RECALLS * len(self.slots):
-                del self._early_recalls[next(iter(self._early_recalls))]
+            self._early_recalls.add(number)
         elif attempt.executor is None:
             self._return(attempt)
         else:

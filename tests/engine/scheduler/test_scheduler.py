@@ -425,7 +425,7 @@ def test_what_a_lost_worker_held_is_done_elsewhere_and_nobody_is_blamed():
         assert [a.batch for a in only(commands, c.Assign)] == [1, 2]
 
 
-def lose_workers(count, is_silent=False, after_s=0.5):
+def lose_workers(count, is_innocent=False, after_s=0.5):
     """Lose workers one by one, each with one task of two jobs; return what was commanded at the end."""
     scheduler = AuditedScheduler()
     scheduler.add_job(1, JobRules(), 0.0)
@@ -434,7 +434,7 @@ def lose_workers(count, is_silent=False, after_s=0.5):
         scheduler.add_batch(job, 1, 1, 0.0)
     for worker in range(1, count + 1):
         scheduler.add_worker(worker, 2, NONE, 10.0 * worker)
-        commands = scheduler.remove_worker(worker, 10.0 * worker + after_s, is_silent=is_silent)
+        commands = scheduler.remove_worker(worker, 10.0 * worker + after_s, is_innocent=is_innocent)
     return scheduler, commands
 
 
@@ -447,7 +447,7 @@ def test_a_task_that_takes_workers_down_fails_its_job_and_no_other():
 
 
 def test_tasks_are_not_to_blame_for_workers_that_fell_silent_or_were_lost_later():
-    for how in ({"is_silent": True}, {"after_s": LOSS_S + 0.1}):
+    for how in ({"is_innocent": True}, {"after_s": LOSS_S + 0.1}):
         _, commands = lose_workers(MAX_LOSSES + 1, **how)
         assert not only(commands, c.FailJob)
 
@@ -461,13 +461,77 @@ def test_losses_that_make_a_task_suspect_come_in_a_row():
         assert not only(commands, c.FailJob)
 
 
-def test_a_doubted_failure_is_tried_on_another_worker_first():
-    scheduler, _ = cluster(1, 1, batches=[5])
-    commands = scheduler.attempt_failed(1, BOOM, 0, 1.0, is_doubted=True)
-    (again,) = only(commands, c.Assign)
-    assert again.worker == 2
-    (failed,) = only(scheduler.attempt_failed(again.attempt, BOOM, 0, 1.0, is_doubted=True), c.FailJob)
-    assert failed.failure["error"] == BOOM["error"]
+def end_attempt(scheduler, how, attempt, worker, now, **facts):
+    """Let an attempt of a worker end without success; return what is commanded."""
+    arguments = {
+        "attempt_failed": (attempt, BOOM, 0),
+        "attempt_died": (attempt, DEAD, 0),
+        "attempt_unprepared": (attempt, NO_MODEL),
+        "remove_worker": (worker,),
+    }
+    return getattr(scheduler, how)(*arguments[how], now, **facts)
+
+
+ENDS = ["attempt_failed", "attempt_died", "attempt_unprepared", "remove_worker"]
+
+
+def doubting(*slots):
+    """Return a scheduler whose worker 1 has done a task and is busy, and the attempt of worker 2."""
+    scheduler, _ = cluster(1, batches=[1, 1, 1])
+    scheduler.attempt_done(1, 0.5, items=1)
+    scheduler.add_batch(1, 4, 1, 0.6)
+    (given,) = only(scheduler.add_worker(2, 1, NONE, 1.0), c.Assign)
+    return scheduler, given
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_strangers_that_fail_a_task_one_after_another_do_not_fail_its_job(how):
+    scheduler, given = doubting()
+    commands = end_attempt(scheduler, how, given.attempt, 2, 1.5, is_doubted=True)
+    for worker in range(3, 20):  # one that comes again, or as many as one likes
+        commands += scheduler.add_worker(worker, 1, NONE, float(worker))
+    assert not only(commands, c.FailJob)
+    assert {a.worker for a in only(commands, c.Assign)} <= {1}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_strangers_get_tasks_again_once_a_worker_that_did_tasks_has_tried_the_doubted_one(how):
+    scheduler, given = doubting()
+    commands = end_attempt(scheduler, how, given.attempt, 2, 1.5, is_doubted=True)
+    commands += scheduler.add_worker(3, 1, NONE, 1.6)
+    now = 2.0
+    while not any(a.worker == 3 for a in only(commands, c.Assign)):
+        running = next(a for a in scheduler.scheduler._attempts.values() if a.slot.worker.number == 1)
+        commands += scheduler.add_batch(1, int(now) + 3, 1, now)
+        commands += scheduler.attempt_done(running.number, now, items=1)
+        now += 1.0
+        assert now < 8.0
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_strangers_are_believed_if_no_worker_is_left_that_did_tasks(how):
+    scheduler, given = doubting()
+    end_attempt(scheduler, how, given.attempt, 2, 1.5, is_doubted=True)
+    scheduler.remove_worker(1, 50.0)
+    for worker in range(3, 3 + 2 * MAX_LOSSES):
+        commands = scheduler.add_worker(worker, 1, NONE, 50.0 + worker)
+        while scheduler.scheduler._attempts and not only(commands, c.FailJob):
+            attempt = next(iter(scheduler.scheduler._attempts))
+            commands += end_attempt(scheduler, how, attempt, worker, 50.5 + worker)
+            if how in ("remove_worker", "attempt_unprepared"):
+                break
+        if only(commands, c.FailJob):
+            return
+    raise AssertionError("nobody was believed")
+
+
+def test_a_job_forgets_workers_that_left():
+    scheduler, given = doubting()
+    scheduler.attempt_failed(given.attempt, BOOM, 0, 1.5, is_doubted=True)
+    for worker in range(3, 50):
+        scheduler.add_worker(worker, 1, NONE, float(worker))
+        scheduler.remove_worker(worker, float(worker))
+    assert len(scheduler.scheduler._ledgers[1].avoided) == 1
 
 
 def test_owners_share_the_slots_whatever_jobs_they_have():

@@ -303,7 +303,7 @@ def test_a_job_whose_code_has_no_room_is_rejected_and_the_link_stays(server):
     assert other.heard("accepted")
     driver.send(Frame(CODE, b"c" * 10, 2))
     assert driver.heard("accepted")
-    assert server.conductor.jobs._code_intake.held_bytes == 80
+    assert server.conductor.jobs._code_intake.held_bytes == 80 + 2 * len("{}")  # code and options
 
 
 def test_numbers_of_jobs_and_workers_begin_anew_and_pass_over_those_in_use(server):
@@ -539,7 +539,7 @@ def test_a_setup_that_fails_is_told_and_a_death_in_it_is_a_death(server):
         worker.say("unprepared", *lane, failure=failure, died=has_died)
         worker.say("unprepared", *lane, failure=failure, died=has_died)  # late: it is over
     ((_, notice),) = driver.heard("notice")
-    assert notice["text"].startswith("setupfn on w: OSError: no; tried again on ")
+    assert notice["text"].startswith("setupfn on h/1: OSError: no; tried again on ")
     ((_, death),) = driver.heard("died")
     assert (death["failure"]["outcome"], "task" in death["failure"]) == ("retried", False)
     ((_, end),) = driver.heard("job_failed")

@@ -208,6 +208,52 @@ def test_a_segment_longer_than_one_read_of_the_system_comes_back_whole(monkeypat
     pieces.close()
 
 
+def test_tiny_chunks_take_little_memory_and_few_blocks(store):
+    data = flush({0: b"x" * 20_000, 1: b"y"})
+    stage_all(store, 1, data, chunk_bytes=1)
+    output = store.commit_map(1, 1, 0)
+    assert len(output._chunks) <= 2 + len(data) / 1000 or store._memory.limit_bytes <= 1000
+    assert (read(store, 0), read(store, 1)) == (b"x" * 20_000, b"y")
+
+
+def test_tiny_chunks_that_wait_for_the_disk_are_written_together():
+    store, data = JobStore(Memory(0)), flush({0: b"x" * 3000})
+    for at in range(len(data)):
+        assert not store.stage(1, data[at : at + 1])
+    assert store.write_pending() == (1, len(data))
+    assert store.write_pending() is None
+    store.commit_map(1, 1, 0)
+    assert read(store, 0) == b"x" * 3000
+    store.close()
+
+
+def test_a_chunk_that_is_being_written_gets_no_more_bytes():
+    data, calls = flush({0: b"xyz"}), []
+
+    def run(function, *args):
+        if not calls:
+            calls.append(store.stage(1, data[5:]))
+        return function(*args)
+
+    store = JobStore(Memory(0), run=run)
+    store.stage(1, data[:5])
+    assert [store.write_pending() for _ in range(3)] == [(1, 5), (1, len(data) - 5), None]
+    store.commit_map(1, 1, 0)
+    assert read(store, 0) == b"xyz"
+    store.close()
+
+
+def test_the_index_of_many_segments_is_made_where_blocking_is_allowed(monkeypatch):
+    monkeypatch.setattr("mmgevent.engine.server.store.MAX_BLOCKING_ROWS", 3)
+    ran = []
+    store = JobStore(Memory(10**9), run=lambda function, *args: ran.append(function) or function(*args))
+    stage_all(store, 1, flush(dict.fromkeys(range(4), b"x")))
+    store.commit_map(1, 1, 0)
+    assert read(store, 3) == b"x"
+    assert len(ran) == 1
+    store.close()
+
+
 def test_empty_chunks_leave_nothing():
     store = JobStore(Memory(0))
     assert store.stage(1, b"")

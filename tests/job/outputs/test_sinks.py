@@ -346,7 +346,7 @@ class TestStreams:
 
 
 @pytest.mark.parametrize("format", ["tsv", "jsonl"])
-def test_results_drive_no_terminal_and_are_whole_anywhere_else(self, format):
+def test_results_drive_no_terminal_and_are_whole_anywhere_else(format):
     evil = "\x1b]0;title\x07\x9b31m\u202e grüße \U0001f600" + "x" * 3000
     master, slave = os.openpty()
     with os.fdopen(slave, "w") as terminal, os.fdopen(master, "rb", buffering=0) as shown:
