@@ -316,21 +316,17 @@ def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | A
 
 
 def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
-    """Open a session of Connect. Returns it with what ends it.
-
-    pyspark notes in the environment that the process uses Connect, and then refuses classic sessions.
-    """
+    """Open a session of Connect. Returns it with what ends it, and lets pyspark open classic ones again."""
     was_connect = _CONNECT_MODE in os.environ
 
     def forget_connect() -> None:
         if not was_connect:
             os.environ.pop(_CONNECT_MODE, None)
 
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(forget_connect)
         session = builder.remote(where).create()
-    except BaseException:
-        forget_connect()
-        raise
+        undo.pop_all()
 
     def end() -> None:
         session.stop()
