@@ -89,7 +89,7 @@ class JobOptions:
     #: "plain": workers may give plain data only, of which nothing can run code here; "trusted":
     #: anything; None: mmg-run decides, and a program trusts them. Stays with the driver
     results: str | None = None
-    #: classes that plain results may hold, besides those of the job's own module: classes, or names
+    #: classes that plain results may hold, besides those of the program's own modules: classes, or names
     #: such as "module.Class"; stays with the driver
     plain_classes: tuple[str | type, ...] = ()
     #: what logs call the job; "" until the job chooses one

@@ -2,7 +2,7 @@
 
 Plain data are the builtin types and those of `plain_kinds`, and instances of:
 
-- dataclasses, namedtuples and Enums that the job's own module defines, unless they take part in
+- dataclasses, namedtuples and Enums that the program's own modules define, unless they take part in
   pickling or in attribute access by methods of their own;
 - classes that the job names in its option `plain_classes`. Those are pickled as usual.
 
@@ -184,12 +184,17 @@ def find_rules(job: Job[Any, Any]) -> PlainRules | None:
     from mmgevent.job.shipping.module_source import MAIN_NAMES
 
     own = {*job.by_value, *MAIN_NAMES}
-    for function in (job.mapfn, job.collectfn, job.reducefn):
-        module = getattr(function, "__module__", None)
-        is_ours = isinstance(module, str) and module.partition(".")[0] == "mmgevent"
-        if isinstance(module, str) and module in sys.modules and not is_ours and not is_installed(module):
-            own.add(module)
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != "mmgevent" and _defines_classes(name, module) and not is_installed(name):
+            own.add(name)
     return PlainRules(own, (_name_of(each) for each in job.options.plain_classes))
+
+
+def _defines_classes(name: str, module: Any) -> bool:
+    """Return whether a module is from a file and has a class of its own."""
+    if not isinstance(module, types.ModuleType) or not isinstance(getattr(module, "__file__", None), str):
+        return False
+    return any(isinstance(each, type) and each.__module__ == name for each in list(vars(module).values()))
 
 
 def _name_of(named: type | str) -> tuple[str, str]:

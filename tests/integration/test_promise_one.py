@@ -121,8 +121,7 @@ def test_a_job_gives_the_same_wherever_it_runs(commands, cluster, monkeypatch, s
         for way, options in {
             "inline": ["--inline"],
             "embedded": ["--procs", "2"],
-            # the class of the helper is the only one that plain results do not know by themselves
-            "joined": ["--join", cluster.address, "--set", f"plain_classes={drawn.helper}.Tag"],
+            "joined": ["--join", cluster.address],
         }.items()
     }
     kill_who_comes_to_the_gate(cluster, *runs["joined"])
