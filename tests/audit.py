@@ -81,6 +81,9 @@ class AuditedScheduler:
     def status(self, job: int) -> JobStatus:
         return self.scheduler.status(job)
 
+    def was_recalled(self, attempt: int) -> bool:
+        return self.scheduler.was_recalled(attempt)
+
     def __getattr__(self, name: str) -> Any:
         event = getattr(self.scheduler, name)
 

@@ -47,7 +47,7 @@ def holdings(server: ServerRole) -> dict[str, int]:
         "slots": conductor.workers.slot_count,
         "segment bytes": jobs.memory.used_bytes,
         "batch bytes": jobs.intake.held_bytes,
-        "code bytes": jobs._code_memory.used_bytes,
+        "code bytes": jobs._code_intake.held_bytes,
     }
 
 
