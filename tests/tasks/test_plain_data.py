@@ -3,6 +3,7 @@
 import collections
 import copyreg
 import datetime as dt
+import importlib
 import os
 import pathlib
 import pickle
@@ -313,6 +314,21 @@ def test_named_classes_travel_by_their_own_pickling(core):
         dump_plain(Ordinary(Elsewhere()), NAMING)
 
 
+def test_classes_of_any_module_of_the_program_are_plain(monkeypatch, tmp_path):
+    """Also of a module that no function of the job is from."""
+    text = "import dataclasses\n@dataclasses.dataclass\nclass Tag:\n    n: int\n"
+    (tmp_path / "plain_helper.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "plain_helper", None)  # so that it is forgotten at the end
+    del sys.modules["plain_helper"]
+    helper = importlib.import_module("plain_helper")
+    rules = find_rules(mmg.Job([], len, results="plain"))
+    assert "plain_helper" in rules.modules
+    plain, usual = both_ways(helper.Tag(3), rules)
+    assert type(plain) is type(usual) is helper.Tag
+    assert plain == usual
+
+
 def test_rules_of_a_job_know_its_modules_and_the_names_it_gives():
     job = mmg.Job(
         [], len, results="plain", plain_classes=[Elsewhere, "collections.deque", f"{JOB}.Derived.Inner"]
@@ -320,7 +336,6 @@ def test_rules_of_a_job_know_its_modules_and_the_names_it_gives():
     rules = find_rules(job)
     assert rules.classes == {(__name__, "Elsewhere"), ("collections", "deque"), (JOB, "Derived.Inner")}
     assert "__main__" in rules.modules
-    assert JOB in rules.modules  # one of the program's, though no function of the job is from it
     assert not {"builtins", "collections", "pytest", "mmgevent.errors"} & rules.modules
     again = PlainRules.from_wire(rules.to_wire())
     assert (again.modules, again.classes) == (rules.modules, rules.classes)
