@@ -224,8 +224,11 @@ def test_a_worker_without_disk_ends_the_job_that_needs_it_and_no_other(machines,
 #: its datasource can be read once, so the driver keeps a copy on its disk until the job is over
 ONE_SHOT = """
 import os, sys, tempfile
-if "remove" in sys.argv:
-    os.rmdir(tempfile.gettempdir())
+while "remove" in sys.argv and os.path.exists(tempfile.gettempdir()):
+    try:
+        os.rmdir(tempfile.gettempdir())
+    except OSError:
+        pass  # for a moment the engine, which starts, has a file there to see whether it can
 datasource = ((n, os.urandom(1 << 20)) for n in range(40))
 def mapfn(key, value):
     yield key % 2, len(value)
