@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import mmgevent as mmg
 from tests.integration.commands import Commands, read_tsv
 
 COMMANDS = ["run", "server", "worker"]
@@ -224,8 +225,16 @@ def may_mount():
         return False
 
 
+#: What must stay in sight: the interpreter and the code.
+IN_SIGHT = (sys.executable, sys.prefix, mmg.__file__)
+
+
 @pytest.mark.long
 @pytest.mark.skipif(not may_mount(), reason="this user may not mount in a namespace")
+@pytest.mark.skipif(
+    any(os.path.abspath(path).startswith(("/tmp/", "/var/tmp/", "/dev/shm/")) for path in IN_SIGHT),
+    reason="the checkout is in a folder for temporary files",
+)
 @pytest.mark.parametrize("source", ["{n: n for n in range(5)}", "iter([(n, n) for n in range(5)])"])
 def test_without_any_folder_for_temporary_files_a_job_runs_or_says_why_not_in_a_sentence(
     commands, tmp_path, source

@@ -966,7 +966,7 @@ CROWD = """
 import os, signal, sys
 from mmgevent.engine import membership
 from mmgevent.engine.net import election, listener
-from mmgevent.engine.worker import forker
+from mmgevent.engine.worker import forkers
 from mmgevent.access.handshake import derive_key
 from mmgevent.wire.messages import control
 
@@ -979,7 +979,7 @@ def be_member():
     os.read(reader, 1)  # all begin when the last one is here
     member = membership.Membership(
         membership.Settings(
-            [("127.0.0.1", port)], key, procs=1, forkers=forker.Forkers(None), memory_bytes=1 << 20,
+            [("127.0.0.1", port)], key, procs=1, forkers=forkers.Forkers(None), memory_bytes=1 << 20,
             scratch="/tmp", timeout=60.0,
         ),
         lambda member: os.write(1, f"{os.getpid()} {member.state}\\n".encode()),
