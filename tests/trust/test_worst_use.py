@@ -46,10 +46,10 @@ def add(digit, values):
     return sum(values)
 
 
-def take_a_while(key, value):
+def take_a_second(key, value):
     import time
 
-    time.sleep(0.4)
+    time.sleep(1)
     yield 0, value
 
 
@@ -161,6 +161,8 @@ def test_ten_workers_that_fail_a_task_and_come_again_fail_no_job(place):
                 RawWorker(place.server.address) as hostile,
             ):
                 peers.append(hostile.sock)
+                if over.is_set():  # too late to be cut off below
+                    return
                 frame, _ = hostile.wait_for("assign")
                 taken.append(frame)
                 fail(hostile, frame)
@@ -312,7 +314,7 @@ def tell_without_end(hostile):
 
 
 def dismiss_without_end(hostile):
-    """Every worker, more often than would make a task suspect."""
+    """Every worker, as often as makes a task suspect, and once more."""
     hostile.say("watch")
     seen: dict[int, None] = {}
     for frame, message in hostile.messages("joined"):
@@ -320,16 +322,17 @@ def dismiss_without_end(hostile):
             hostile.say("dismiss", task=frame.task, reason="x")
             hostile.say("dismiss", task=frame.task, reason="x")
             seen[frame.task] = None
-        if len(seen) > 3 * MAX_LOSSES:
+        if len(seen) > MAX_LOSSES:
             return
 
 
 @pytest.mark.long
 def test_a_worker_that_is_sent_away_again_and_again_makes_no_task_suspect(place):
     with RawDriver(place.server.address) as hostile:
-        handle = place.cluster.submit(mmg.Job([(n, n) for n in range(4)], take_a_while, add))
+        handle = place.cluster.submit(mmg.Job([(1, 1)], take_a_second, add))
+        wait_until(lambda: handle.progress().running, "the only task")
         dismiss_without_end(hostile)
-        assert handle.result(PATIENCE_S) == {0: 6}
+        assert handle.result(PATIENCE_S) == {0: 1}
 
 
 DRIVER_DOES = {

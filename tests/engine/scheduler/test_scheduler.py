@@ -475,7 +475,7 @@ def end_attempt(scheduler, how, attempt, worker, now, **facts):
 ENDS = ["attempt_failed", "attempt_died", "attempt_unprepared", "remove_worker"]
 
 
-def doubting(*slots):
+def doubting():
     """Return a scheduler whose worker 1 has done a task and is busy, and the attempt of worker 2."""
     scheduler, _ = cluster(1, batches=[1, 1, 1])
     scheduler.attempt_done(1, 0.5, items=1)
@@ -487,8 +487,9 @@ def doubting(*slots):
 @pytest.mark.parametrize("how", ENDS)
 def test_strangers_that_fail_a_task_one_after_another_do_not_fail_its_job(how):
     scheduler, given = doubting()
+    assert not only(scheduler.add_worker(3, 1, NONE, 1.2), c.Assign)  # idle, and a stranger as well
     commands = end_attempt(scheduler, how, given.attempt, 2, 1.5, is_doubted=True)
-    for worker in range(3, 20):  # one that comes again, or as many as one likes
+    for worker in range(4, 20):  # one that comes again, or as many as one likes
         commands += scheduler.add_worker(worker, 1, NONE, float(worker))
     assert not only(commands, c.FailJob)
     assert {a.worker for a in only(commands, c.Assign)} <= {1}
