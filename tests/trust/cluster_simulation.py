@@ -260,8 +260,10 @@ class SimulatedDriver(Peer):
         self.outbox.drop_lane(lane)
         self.outbox.open_lane(lane, self.cluster.window_bytes)
         inline = data if self.cluster.may_inline(data) else None
+        refs = None if content else True  # so that workers may ask for contents
+        size = len(data)
         self.say_in_lane(
-            "batch", *lane, items=len(items), weight=len(data), size=len(data), content=content, inline=inline
+            "batch", *lane, items=len(items), weight=size, size=size, content=content, refs=refs, inline=inline
         )
         if inline is None:
             self.send(BATCH, data, self.cluster.window_bytes, lane)

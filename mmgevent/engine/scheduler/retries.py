@@ -33,7 +33,7 @@ MAX_DEATHS = 3
 
 #: Workers in a row that may be lost just after they began one task before its job is given up.
 #: Machines that are taken away at random seldom hit the begin of one task even twice.
-MAX_LOSSES = 5
+MAX_LOSSES = 10
 
 #: Time between the begin of a task and the loss of its worker after which the task is not to blame,
 #: seconds. What kills a worker on purpose or by its size does so at once.
