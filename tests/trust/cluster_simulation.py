@@ -263,7 +263,14 @@ class SimulatedDriver(Peer):
         refs = None if content else True  # so that workers may ask for contents
         size = len(data)
         self.say_in_lane(
-            "batch", *lane, items=len(items), weight=size, size=size, content=content, refs=refs, inline=inline
+            "batch",
+            *lane,
+            items=len(items),
+            weight=size,
+            size=size,
+            content=content,
+            refs=refs,
+            inline=inline,
         )
         if inline is None:
             self.send(BATCH, data, self.cluster.window_bytes, lane)
