@@ -293,7 +293,11 @@ def _restore_signals() -> None:
 
 
 def _read_limits() -> list[tuple[int, int]]:
-    return [resource.getrlimit(number) for number in _LIMITS]
+    """Return the limits of this process that matter, or none if a sandbox forbids to read them."""
+    try:
+        return [resource.getrlimit(number) for number in _LIMITS]
+    except OSError:
+        return []
 
 
 def _kill_group(pid: int) -> None:

@@ -80,8 +80,8 @@ MUTATIONS = [
     Mutation(
         "a job that ended a template rests",
         "engine/worker/crew.py",
-        "            self._resting.add(job)\n",
-        "",
+        "delay_s=rest_s(job.template_deaths)",
+        "delay_s=0.0",
         ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
     ),
     # what others choose
