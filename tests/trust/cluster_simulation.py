@@ -260,7 +260,7 @@ class SimulatedDriver(Peer):
         self.outbox.drop_lane(lane)
         self.outbox.open_lane(lane, self.cluster.window_bytes)
         inline = data if self.cluster.may_inline(data) else None
-        refs = None if content else True  # so that workers may ask for contents
+        refs = True if self.job.has_files and not content else None
         size = len(data)
         self.say_in_lane(
             "batch",
@@ -321,6 +321,14 @@ class Job:
     """A job as its user knows it, whoever the server is."""
 
     functions = FUNCTIONS
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its items count as files, whose contents workers may ask for.
+
+        Each stands for one item here, which only matters to a job that may set items aside.
+        """
+        return not self.options.get("max_skipped")
 
     def __init__(self, cluster: Cluster):
         choice, rng = cluster.random.choice, cluster.random
@@ -467,7 +475,8 @@ class SimulatedWorker(Peer):
             return  # its driver is gone, and job_end is on the way
         self.outbox.open_lane(lane, self.cluster.window_bytes)
         is_chaotic = self.cluster.is_chaotic
-        if message["phase"] == "map" and is_chaotic and not self.has_files and not self.cluster.chance(0.5):
+        may_ask = message["phase"] == "map" and is_chaotic and job.has_files
+        if may_ask and not self.has_files and not self.cluster.chance(0.5):
             self.has_files = True  # asked once, so that it is not an attempt that was sent them
             self.say_in_lane("content", *lane)
         elif is_chaotic and job.deaths and self.cluster.chance(0.1):

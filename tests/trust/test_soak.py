@@ -15,7 +15,12 @@ QUIET = Figures(
 )
 
 
+#: Time for what is not the soak itself: to start, to end all that came, and to look, seconds.
+AROUND_S = 180
+
+
 @pytest.mark.long
+@pytest.mark.timeout(SOAK_S + AROUND_S)
 def test_nothing_is_left_of_those_who_came_and_went():
     done, _ = soak(SOAK_S, seed=int(SOAK_S))
     assert done.counts["jobs of drivers that were left alone"] > 0
