@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.box.boxed import BoxedExecutor, BoxLimits
-from mmgevent.box.templates import start_lasting_template
+from mmgevent.box.spares import leave_template, take_template
 from mmgevent.engine.worker.deaths import judge_death
 from mmgevent.errors import EngineError, JobCancelled, ProtocolError
 from mmgevent.job.shipping.trial import fingerprint
@@ -28,9 +28,6 @@ _JOB = 1
 
 #: Executors in a row that may die before they begin an attempt and after they have run others.
 MAX_IDLE_DEATHS = 3
-
-#: Time for a template to end by itself once its socket is closed, seconds.
-END_S = 2.0
 
 
 class BoxedJob(NamedTuple):
@@ -102,10 +99,10 @@ class Box:
             fingerprint=fingerprint(code),
             context_bytes=len(job.context) or None,
         )
-        self._template = start_lasting_template(
+        self._template = take_template(
             greenlets=(job.options.get("greenlets") or 0) > 1, flags=job.options.get("flags") or ()
         )
-        self._said = bytearray()
+        self._is_closed = False
         self._executor: BoxedExecutor | None = None
         self._attempt = 0
         #: texts for the user: [(text, once)]
@@ -125,7 +122,9 @@ class Box:
         for _ in range(MAX_IDLE_DEATHS):
             executor = self._executor
             if executor is None:
-                executor = self._executor = BoxedExecutor(self._template, self._limits, self._said)
+                executor = self._executor = BoxedExecutor(
+                    self._template.process, self._limits, self._template.said
+                )
                 executor.send_job(self._announcement, self._code)
             run = _Run(executor, self._next_attempt(phase, fields), emit)
             run.assign(payloads, size, phase=phase, partitions=self.job.partitions, **fields)
@@ -135,24 +134,19 @@ class Box:
         raise EngineError(f"{MAX_IDLE_DEATHS} executors in a row died between two tasks")
 
     def close(self) -> None:
-        """Kill the executor and end the template. Idempotent."""
+        """Kill the executor, and leave the template to the next box. Idempotent."""
         if self._executor is not None:
             self._executor.close()
             self._executor = None
-        self._template.sock.close()
-        from subprocess import TimeoutExpired
-
-        try:
-            self._template.process.wait(END_S)
-        except TimeoutExpired:
-            self._template.process.kill()
-            self._template.process.wait()
+        if not self._is_closed:
+            self._is_closed = True
+            leave_template(self._template)
 
     def abandon(self) -> None:
         """In a forked child of the host: close the descriptors, so that only the host keeps it."""
         if self._executor is not None:
             self._executor.abandon()
-        self._template.sock.close()
+        self._template.process.sock.close()
 
     def _next_attempt(self, phase: str, fields: dict[str, Any]) -> BoxAttempt:
         self._attempt += 1
