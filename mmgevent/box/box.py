@@ -45,6 +45,8 @@ class BoxedJob(NamedTuple):
     context: bytes = b""
     #: a path that exists as long as the job runs; None if its engine can end boxes
     lease: str | None = None
+    #: most bytes of a task's output that travel in its report
+    carried_bytes: int = 0
 
 
 class Outcome(NamedTuple):

@@ -32,6 +32,9 @@ MAX_BATCH_ITEMS = 1_000_000
 GROWTH = 4
 #: Weight of a first batch, bytes.  A slow function maps so much in well under a second.
 FIRST_BATCH_BYTES = 256 * 1024
+#: Largest number of items in a first batch whose task gives back what it does not map in time.  It
+#: leaves some for the other slots if the job has few.
+FIRST_BATCH_ITEMS = 4096
 
 
 @dataclass
@@ -42,6 +45,11 @@ class Speed:
     weight: int = 0  #: bytes
     seconds: float = 0.0  #: time of executors
     slots: int = 1
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any item was mapped."""
+        return self.items > 0 and self.seconds > 0
 
 
 class BatchSize:
@@ -58,13 +66,14 @@ class BatchSize:
         return items >= self.max_items or weight >= self.max_weight
 
 
-def next_size(speed: Speed, at_least: int = 1) -> BatchSize:
+def next_size(speed: Speed, at_least: int = 1, first_items: int = 1) -> BatchSize:
     """Return the limits of the next batch.
 
-    `at_least` items fit, whatever their cost (for greenlets).
+    `at_least` items fit, whatever their cost (for greenlets).  While the cost is not known, a batch
+    has at most `first_items`.
     """
-    if not speed.items or speed.seconds <= 0:
-        return BatchSize(max(1, at_least), FIRST_BATCH_BYTES)
+    if not speed.is_known:
+        return BatchSize(max(first_items, at_least), FIRST_BATCH_BYTES)
     slots = max(1, speed.slots)
     target_s = min(BATCH_S, max(YOUNG_BATCH_S, SHARE * speed.seconds / slots))
     items = target_s * speed.items / speed.seconds

@@ -15,8 +15,21 @@ from contextlib import contextmanager, suppress
 from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
-from mmgevent.driver.batching import FULL_BATCH_BYTES, BatchSize, Speed, next_size
-from mmgevent.driver.encoding import EncodedBatch, digest, encode_batch, encode_cut, with_content
+from mmgevent.driver.batching import (
+    FIRST_BATCH_ITEMS,
+    FULL_BATCH_BYTES,
+    BatchSize,
+    Speed,
+    next_size,
+)
+from mmgevent.driver.encoding import (
+    EncodedBatch,
+    digest,
+    encode_batch,
+    encode_cut,
+    encoded_bytes,
+    with_content,
+)
 from mmgevent.driver.kept_batches import KeptBatches, not_kept_error, too_large_notice
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref, Unreadable
@@ -32,6 +45,8 @@ log = get_log(__name__)
 
 #: Time after which a batch of a slow datasource is sent, even if it is not full, seconds.
 PATIENCE_S = 0.25
+#: The same for a first batch that would be large, seconds: nothing runs before it is there.
+FIRST_PATIENCE_S = 0.01
 #: Assumed weight of an item that has no length, before it is encoded, bytes.
 SMALL_ITEM_BYTES = 64
 
@@ -105,8 +120,11 @@ class Feeder:
         with _blaming_datasource():
             self._items = self._job.walk(self._job.reopen_datasource())
 
-    def next_batch(self, speed: Speed) -> tuple[int, EncodedBatch] | None:
+    def next_batch(self, speed: Speed, *, is_given_back: bool = False) -> tuple[int, EncodedBatch] | None:
         """Return (number, batch), or None at the end of the datasource.
+
+        `is_given_back`: whether tasks give back what they do not map in time.  So the first batches
+        may be large.
 
         Raises JobError (kind "datasource") for an exception of the user's own iterator. Raises
         DatasourceError for an item that is no pair, cannot be pickled or is too large, and for a
@@ -114,7 +132,7 @@ class Feeder:
         """
         batch = next(self._replay, None)
         if batch is None:
-            batch = self._cut.popleft() if self._cut else self._read_batch(speed)
+            batch = self._cut.popleft() if self._cut else self._read_batch(speed, is_given_back)
             if batch is None:
                 self.has_ended = True
                 return None
@@ -183,9 +201,9 @@ class Feeder:
         if self._kept is not None:
             self._kept.close()
 
-    def _read_batch(self, speed: Speed) -> EncodedBatch | None:
+    def _read_batch(self, speed: Speed, is_given_back: bool) -> EncodedBatch | None:
         """Read items and encode them; what does not fit into one batch waits in `_cut`."""
-        items, weight = self._pull(speed)
+        items, weight = self._pull(speed, is_large_first=is_given_back and not speed.is_known)
         if self._is_stopped:
             raise JobCancelled(f"job {self._job.name} was cancelled")
         if not items:
@@ -204,19 +222,29 @@ class Feeder:
         self._cut.extend(batches[1:])
         return batches[0]
 
-    def _pull(self, speed: Speed) -> tuple[list[tuple[Any, Any]], int]:
-        """Read items for one batch; return them with their total weight."""
-        size = self._size = self._next_size(speed)
+    def _pull(self, speed: Speed, is_large_first: bool) -> tuple[list[tuple[Any, Any]], int]:
+        """Read items for one batch; return them with their total weight.
+
+        In a large first batch each 64th item is weighed that has no length: it may be an array.
+        """
+        size = self._size = self._next_size(speed, FIRST_BATCH_ITEMS if is_large_first else 1)
         if self._is_stopped:
             return [], 0
         items: list[tuple[Any, Any]] = []
         total = 0
-        until = self._clock() + PATIENCE_S
+        until = self._clock() + (FIRST_PATIENCE_S if is_large_first else PATIENCE_S)
+        small_bytes = SMALL_ITEM_BYTES
         is_at_end = True
         with _blaming_datasource():
             for item in self._items if self._held is None else chain([self._take_held()], self._items):
                 key, value, weight = item
-                weight = weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
+                if not weight:
+                    if type(value) in (str, bytes):
+                        weight = len(value)
+                    else:
+                        if is_large_first and len(items) % 64 == 0:
+                            small_bytes = max(SMALL_ITEM_BYTES, encoded_bytes((key, value)))
+                        weight = small_bytes
                 if items and weight > FULL_BATCH_BYTES:  # it goes alone, in the next batch
                     self._held, is_at_end = item, False
                     break
@@ -228,11 +256,11 @@ class Feeder:
             self._note_items(items, is_at_end)
         return items, total
 
-    def _next_size(self, speed: Speed) -> BatchSize:
+    def _next_size(self, speed: Speed, first_items: int) -> BatchSize:
         options = self._job.options
         if options.allocation == "oneshot":
             return BatchSize(1, 0)
-        size = next_size(speed, at_least=options.greenlets)
+        size = next_size(speed, at_least=options.greenlets, first_items=first_items)
         if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
             size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
         return size
