@@ -232,7 +232,8 @@ class Feeder:
             return [], 0
         items: list[tuple[Any, Any]] = []
         total = 0
-        until = self._clock() + (FIRST_PATIENCE_S if is_large_first else PATIENCE_S)
+        is_hasty = is_large_first and not self.never_waits
+        until = self._clock() + (FIRST_PATIENCE_S if is_hasty else PATIENCE_S)
         small_bytes = SMALL_ITEM_BYTES
         is_at_end = True
         with _blaming_datasource():
