@@ -16,10 +16,10 @@ from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
 from mmgevent.driver.batching import (
-    FIRST_BATCH_ITEMS,
     FULL_BATCH_BYTES,
     BatchSize,
     Speed,
+    large_first_size,
     next_size,
 )
 from mmgevent.driver.encoding import (
@@ -227,7 +227,7 @@ class Feeder:
 
         In a large first batch each 64th item is weighed that has no length: it may be an array.
         """
-        size = self._size = self._next_size(speed, FIRST_BATCH_ITEMS if is_large_first else 1)
+        size = self._size = self._next_size(speed, is_large_first)
         if self._is_stopped:
             return [], 0
         items: list[tuple[Any, Any]] = []
@@ -257,11 +257,15 @@ class Feeder:
             self._note_items(items, is_at_end)
         return items, total
 
-    def _next_size(self, speed: Speed, first_items: int) -> BatchSize:
+    def _next_size(self, speed: Speed, is_large_first: bool) -> BatchSize:
         options = self._job.options
         if options.allocation == "oneshot":
             return BatchSize(1, 0)
-        size = next_size(speed, at_least=options.greenlets, first_items=first_items)
+        if is_large_first:
+            total = len(self._job.datasource) if self.never_waits else None
+            size = large_first_size(speed.slots, total, options.greenlets)
+        else:
+            size = next_size(speed, at_least=options.greenlets)
         if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
             size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
         return size
