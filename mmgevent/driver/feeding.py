@@ -49,6 +49,8 @@ PATIENCE_S = 0.25
 FIRST_PATIENCE_S = 0.01
 #: Assumed weight of an item that has no length, before it is encoded, bytes.
 SMALL_ITEM_BYTES = 64
+#: Items of a large first batch of which at least one is weighed. Weighing one takes 10 µs.
+SAMPLE_ITEMS = 256
 
 Item = tuple[Any, Any, int]
 
@@ -225,7 +227,7 @@ class Feeder:
     def _pull(self, speed: Speed, is_large_first: bool) -> tuple[list[tuple[Any, Any]], int]:
         """Read items for one batch; return them with their total weight.
 
-        In a large first batch each 64th item is weighed that has no length: it may be an array.
+        In a large first batch some of the items without a length are weighed: they may be arrays.
         """
         size = self._size = self._next_size(speed, is_large_first)
         if self._is_stopped:
@@ -239,13 +241,11 @@ class Feeder:
         with _blaming_datasource():
             for item in self._items if self._held is None else chain([self._take_held()], self._items):
                 key, value, weight = item
-                if not weight:
-                    if type(value) in (str, bytes):
-                        weight = len(value)
-                    else:
-                        if is_large_first and len(items) % 64 == 0:
-                            small_bytes = max(SMALL_ITEM_BYTES, encoded_bytes((key, value)))
-                        weight = small_bytes
+                if not weight and type(value) in (str, bytes):
+                    weight = len(value)
+                elif not weight and is_large_first and _is_sampled(len(items)):
+                    small_bytes = max(SMALL_ITEM_BYTES, encoded_bytes((key, value)))
+                weight = weight or small_bytes
                 if items and weight > FULL_BATCH_BYTES:  # it goes alone, in the next batch
                     self._held, is_at_end = item, False
                     break
@@ -307,6 +307,11 @@ class Feeder:
         self._kept.close()
         self._kept = None
         self._on_notice(too_large_notice())
+
+
+def _is_sampled(index: int) -> bool:
+    """Return whether to weigh an item: at 0, 1, 2, 4, 8..., and each SAMPLE_ITEMS."""
+    return not index & (index - 1) or index % SAMPLE_ITEMS == 0
 
 
 @contextmanager

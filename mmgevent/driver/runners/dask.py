@@ -16,6 +16,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -73,7 +74,8 @@ def open_dask(where: Any) -> EngineCluster:
             raise UsageError(
                 "connect() needs a Client that is not asynchronous: Client(...) without asynchronous=True"
             )
-        return EngineCluster(NAME, lambda: DaskFutures(where))
+        known: set[str] = set()
+        return EngineCluster(NAME, lambda: DaskFutures(where, known))
     from mmgevent.access.addresses import parse_address
 
     host, port = parse_address(where.partition("://")[2].rstrip("/"), DEFAULT_PORT)
@@ -86,7 +88,8 @@ def open_dask(where: Any) -> EngineCluster:
             f"no Dask scheduler answers at {address} ({_first_line(error)}): start `dask scheduler` there, or give "
             f"another address"
         ) from error
-    return EngineCluster(NAME, lambda: DaskFutures(client), client.close)
+    checked: set[str] = set()
+    return EngineCluster(NAME, lambda: DaskFutures(client, checked), client.close)
 
 
 class DaskFutures(Futures):
@@ -94,9 +97,11 @@ class DaskFutures(Futures):
 
     name = NAME
 
-    def __init__(self, client: Any):
+    def __init__(self, client: Any, checked: set[str]):
+        """`checked`: addresses of workers that were asked already."""
         from distributed import LocalCluster, as_completed
 
+        self._checked = checked
         self._client = client
         self.is_local = isinstance(client.cluster, LocalCluster)
         self._id = uuid.uuid4().hex
@@ -119,15 +124,18 @@ class DaskFutures(Futures):
     @property
     def slots(self) -> int:
         if monotonic() >= self._slots_due_s:
-            self._slots = max(1, sum(self._call(self._client.nthreads).values()))
-            self._slots_due_s = monotonic() + SLOTS_S
+            self._look_at_workers()
         return self._slots
 
     def check(self) -> None:
-        """Ask all workers for their versions.  Wait for the first one if there is none."""
-        if not self._call(self._client.nthreads):
+        """Ask all workers for their versions, once a cluster.  Wait for the first if there is none."""
+        if not (workers := self._look_at_workers()):
             self._wait_for_worker()
-        run = self._client.run
+            workers = self._look_at_workers()
+        new = [address for address in workers if address not in self._checked]
+        if not new:
+            return
+        run = partial(self._client.run, workers=new)
         found = self._call(lambda: run(eval, _IS_INSTALLED, callback_timeout=WORKERS_S))
         if not all(found.values()):
             raise UsageError(
@@ -137,6 +145,7 @@ class DaskFutures(Futures):
         answers = self._call(lambda: run(guest.versions, callback_timeout=WORKERS_S))
         for theirs in answers.values():
             check_versions(theirs, NAME)
+        self._checked.update(answers)
 
     def put(self, data: bytes) -> Any:
         if len(data) <= INLINE_CODE_BYTES:
@@ -268,6 +277,13 @@ class DaskFutures(Futures):
             self._futures.difference_update(futures)
         for future in futures:
             future.release()
+
+    def _look_at_workers(self) -> list[str]:
+        """Count slots.  Return the addresses of the workers, which no two workers share."""
+        threads = self._call(self._client.nthreads)
+        self._slots = max(1, sum(threads.values()))
+        self._slots_due_s = monotonic() + SLOTS_S
+        return list(threads)
 
     def _wait_for_worker(self) -> None:
         """Give Dask a task, so that an adaptive cluster starts a worker, and wait for that."""
