@@ -12,17 +12,14 @@ pristine as those of the first.  A fork takes 2 ms, a new template 0.1 s and mor
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import subprocess
 import threading
 from collections.abc import Sequence
 from time import monotonic
 from typing import NamedTuple
 
+from mmgevent.box.template_link import TemplateLink
 from mmgevent.box.templates import call_later, start_lasting_template
-from mmgevent.engine.start import TemplateProcess
 
 #: Most templates that wait.  Each has about 12 MiB.  A process with more slots starts the rest anew.
 MAX_SPARES = 8
@@ -30,17 +27,9 @@ MAX_SPARES = 8
 #: Time for which a template waits for another box, seconds.
 SPARE_S = 30.0
 
-#: Time for a template that waits to answer, seconds.  It answers in 1 ms.
-ANSWER_S = 0.5
-
-#: Time for a template to end by itself once its socket is closed, seconds.
-END_S = 2.0
-
-#: Request that a template answers at once.
-_PING = b'{"ping": 1}\n'
-
-#: Size of one read from a template, bytes.
-_READ_BYTES = 64 * 1024
+#: Time for a template to answer before and after it waits, seconds.  It answers in 1 ms, on a busy
+#: machine later.  A new one takes 0.1 s, which is what this may cost.
+ANSWER_S = 1.0
 
 
 class Origin(NamedTuple):
@@ -65,9 +54,7 @@ class LastingTemplate(NamedTuple):
     """A template, for one box at a time."""
 
     origin: Origin
-    process: TemplateProcess
-    #: the beginning of a line that it is saying
-    said: bytearray
+    link: TemplateLink
 
 
 class Spares:
@@ -82,31 +69,40 @@ class Spares:
         """Return a template that waits, or start one. Raises StartError."""
         origin = Origin.of_now(greenlets, flags)
         while (spare := self._pop(origin)) is not None:
-            if _answers(spare):
+            if spare.link.answers(ANSWER_S):
                 return spare
-            end_template(spare)
-        return LastingTemplate(
-            origin, start_lasting_template(greenlets=greenlets, flags=flags), bytearray()
-        )
+            spare.link.close()
+        started = start_lasting_template(greenlets=greenlets, flags=flags)
+        return LastingTemplate(origin, TemplateLink(started))
 
     def leave(self, template: LastingTemplate) -> None:
         """Keep a template whose executors were killed, or end it."""
-        try:
-            template.process.sock.setblocking(False)
-            template.process.sock.sendall(_PING)
-        except OSError:  # it has ended, or does not read
-            end_template(template)
+        if not template.link.answers(ANSWER_S):
+            template.link.close()
             return
         with self._lock:
             self._waiting.append((template, monotonic()))
             surplus = [self._waiting.pop(0)[0]] if len(self._waiting) > MAX_SPARES else []
         for spare in surplus:
-            end_template(spare)
+            spare.link.close()
         call_later(SPARE_S, self._end_old)
 
     def end_all(self) -> None:
         """End all templates that wait."""
         self._end_since(monotonic())
+
+    def abandon(self) -> None:
+        """In a forked child: close the sockets of templates, which stay the parent's."""
+        for spare, _ in self._waiting:
+            spare.link.abandon()
+
+    def _pop(self, origin: Origin) -> LastingTemplate | None:
+        """Take the youngest that waits and is of this origin."""
+        with self._lock:
+            for index in range(len(self._waiting) - 1, -1, -1):
+                if self._waiting[index][0].origin == origin:
+                    return self._waiting.pop(index)[0]
+        return None
 
     def _end_old(self) -> None:
         self._end_since(monotonic() - SPARE_S)
@@ -121,51 +117,7 @@ class Spares:
             old = [spare for spare, since_s in self._waiting if since_s <= until_s]
             self._waiting = [pair for pair in self._waiting if pair[1] > until_s]
         for spare in old:
-            end_template(spare)
-
-    def abandon(self) -> None:
-        """In a forked child: close the sockets of templates, which stay the parent's."""
-        for spare, _ in self._waiting:
-            spare.process.sock.close()
-
-    def _pop(self, origin: Origin) -> LastingTemplate | None:
-        """Take the youngest that waits and is of this origin."""
-        with self._lock:
-            for index in range(len(self._waiting) - 1, -1, -1):
-                if self._waiting[index][0].origin == origin:
-                    return self._waiting.pop(index)[0]
-        return None
-
-
-def end_template(template: LastingTemplate) -> None:
-    """End a template, and with it its executors."""
-    template.process.sock.close()
-    process = template.process.process
-    try:
-        process.wait(END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _answers(spare: LastingTemplate) -> bool:
-    """Return whether it has answered the ping, or does so within ANSWER_S."""
-    sock = spare.process.sock
-    waiting = select.poll()
-    waiting.register(sock, select.POLLIN)
-    until_s = monotonic() + ANSWER_S
-    while waiting.poll(max(0.0, until_s - monotonic()) * 1000):
-        try:
-            data = sock.recv(_READ_BYTES)
-        except ConnectionError:
-            return False
-        if not data:
-            return False
-        *lines, rest = (bytes(spare.said) + data).split(b"\n")
-        spare.said[:] = rest
-        if any("pong" in json.loads(line) for line in lines):  # the others are of executors that are over
-            return True
-    return False
+            spare.link.close()
 
 
 #: The templates that wait in this process.
@@ -189,3 +141,8 @@ def take_template(*, greenlets: bool, flags: Sequence[str]) -> LastingTemplate:
 def leave_template(template: LastingTemplate) -> None:
     """Keep a template for the next box, or end it."""
     spares.leave(template)
+
+
+def end_spares() -> None:
+    """End all templates that wait in this process."""
+    spares.end_all()

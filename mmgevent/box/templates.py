@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from mmgevent.engine.start import TemplateProcess, start_template
+from mmgevent.machine.resources import start_thread
 
 _Answer = SimpleQueue["TemplateProcess | BaseException"]
 
@@ -25,7 +26,7 @@ class _Starter:
         self._requests: SimpleQueue[tuple[bool, Sequence[str], _Answer] | None] = SimpleQueue()
         #: action -> when it is due
         self._later: dict[Callable[[], None], float] = {}
-        threading.Thread(target=self._serve, name="mmgevent-templates", daemon=True).start()
+        start_thread(threading.Thread(target=self._serve, name="mmgevent-templates", daemon=True))
 
     def start(self, *, greenlets: bool, flags: Sequence[str]) -> TemplateProcess:
         answer: _Answer = SimpleQueue()
