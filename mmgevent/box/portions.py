@@ -38,7 +38,7 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
     first = max(1, box.job.options.get("greenlets") or 0)
     done: Mapped | None = None
     position = batch.lo
-    until_s = monotonic() + batch.budget_s
+    until_s = 0.0
     while position < batch.end:
         count = first if done is None else _next_count(position - batch.lo, done[0], until_s - monotonic())
         if count < first:
@@ -48,12 +48,15 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
         if done is not None and report.needs_content:
             break
         both = (report, output) if done is None else (_add(done[0], report), done[1] + output)
-        has_ended = report.failure is not None or report.needs_content
+        if report.failure is not None:
+            return both[0], []
         is_large = sum(map(len, both[1])) > box.job.carried_bytes
-        if done is not None and is_large and not has_ended:
+        if done is not None and is_large:
             break
+        if done is None:  # only now: before it an executor was started
+            until_s = monotonic() + batch.budget_s - report.seconds
         done, position = both, portion.end
-        if has_ended or is_large:
+        if is_large or report.needs_content:
             break
     assert done is not None, "a batch has an entry"
     report, output = done

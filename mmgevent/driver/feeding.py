@@ -251,7 +251,8 @@ class Feeder:
                     break
                 items.append((key, value))
                 total += weight
-                if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
+                is_late = (is_hasty or len(items) % 64 == 1) and self._clock() > until
+                if is_late or size.is_reached(len(items), total):
                     is_at_end = False
                     break
             self._note_items(items, is_at_end)
