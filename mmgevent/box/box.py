@@ -151,9 +151,7 @@ class Box:
 
     def _take_template(self) -> LastingTemplate:
         options = self.job.options
-        return take_template(
-            greenlets=(options.get("greenlets") or 0) > 1, flags=options.get("flags") or ()
-        )
+        return take_template(greenlets=(options.get("greenlets") or 0) > 1, flags=options.get("flags") or ())
 
     def _ready_executor(self) -> BoxedExecutor:
         """Return an executor that has the job. What died while no task ran is replaced."""

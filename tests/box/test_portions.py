@@ -48,7 +48,15 @@ def run():
 
     def run(mapfn, budget_s=60.0, lo=0, hi=COUNT, **options):
         packed = pack_job(Job([], mapfn, **options), used.append, None, is_local=True, stays_here=True)
-        job = BoxedJob(f"portions-{len(used)}-{uuid.uuid4().hex}", packed.options, 4, 2, packed.context, None, CARRIED_BYTES)
+        job = BoxedJob(
+            f"portions-{len(used)}-{uuid.uuid4().hex}",
+            packed.options,
+            4,
+            2,
+            packed.context,
+            None,
+            CARRIED_BYTES,
+        )
         used.append(job.id)
         data = encode_items([(number, number) for number in range(COUNT)])
         return guest.map_batch(job, packed.code, GuestBatch(1, COUNT, data, False, lo, hi, budget_s))

@@ -257,9 +257,7 @@ class DaskFutures(Futures):
     def _pick(self, whole: Any, places: Sequence[int]) -> list[Any]:
         keys = [f"{whole.key}-{place}" for place in places]
         return self._own(
-            self._call(
-                lambda: self._client.map(dask_tasks.pick, [whole] * len(places), places, key=keys)
-            )
+            self._call(lambda: self._client.map(dask_tasks.pick, [whole] * len(places), places, key=keys))
         )
 
     def _own(self, futures: list[Any]) -> list[Any]:

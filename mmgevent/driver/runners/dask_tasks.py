@@ -15,9 +15,7 @@ def keep(data: bytes) -> bytes:
     return data
 
 
-def map_batch(
-    job: BoxedJob, code: bytes, batch: GuestBatch
-) -> Report | tuple[Report, *tuple[bytes, ...]]:
+def map_batch(job: BoxedJob, code: bytes, batch: GuestBatch) -> Report | tuple[Report, *tuple[bytes, ...]]:
     """Map a batch, until Dask no longer wants it. See `guest.map_batch`.
 
     Returns the report alone if it carries the pieces.

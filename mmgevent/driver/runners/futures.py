@@ -245,9 +245,7 @@ class FuturesRunner(BoxedRunner):
                 accounts.take_map(task.number, task.share, report)
                 if report.carried:
                     futures.forget(pieces)
-                outputs.add(
-                    task, report.carried or futures.keep(pieces), is_carried=bool(report.carried)
-                )
+                outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
             self._tell("map", accounts.items, accounts.total, len(running), slots)
 
     def _next_task(self, rests: deque[MapTask], slots: int) -> MapTask | None:

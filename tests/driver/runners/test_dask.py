@@ -41,7 +41,9 @@ def boxes_of(client):
     def children():
         import psutil
 
-        templates = [child for child in psutil.Process().children() if "mmgevent" in " ".join(child.cmdline())]
+        templates = [
+            child for child in psutil.Process().children() if "mmgevent" in " ".join(child.cmdline())
+        ]
         assert len(templates) <= 1, "a worker has one slot"
         return [
             child.pid
@@ -124,8 +126,14 @@ def test_a_tiny_job_costs_a_task_for_each_slot_and_phase(client, cluster, monkey
     for _ in range(2):  # the first job may find a worker that was not asked yet
         keys.clear(), calls.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(client, "submit", lambda *args, **more: keys.append(more["key"]) or submit(*args, **more))
-            patched.setattr(client, "run", lambda function, *args, **more: calls.append(function) or run(function, *args, **more))
+            patched.setattr(
+                client, "submit", lambda *args, **more: keys.append(more["key"]) or submit(*args, **more)
+            )
+            patched.setattr(
+                client,
+                "run",
+                lambda function, *args, **more: calls.append(function) or run(function, *args, **more),
+            )
             patched.setattr(client, "map", None)
             assert cluster.run(mmg.Job(items, by_two, reducers.count_values)) == expected
     assert sorted(key.split("-")[1] for key in keys) == ["map", "map", "reduce", "reduce"]

@@ -53,7 +53,9 @@ def test_items_that_are_given_back_are_mapped_once_and_stay_in_order(cluster, ta
 
 
 def test_a_few_tiny_items_are_a_task_for_each_slot(cluster, tasks):
-    job = mmg.Job([(number, number) for number in range(10_000)], lambda key, value: [(value % 3, 1)], sum_all)
+    job = mmg.Job(
+        [(number, number) for number in range(10_000)], lambda key, value: [(value % 3, 1)], sum_all
+    )
     assert cluster.run(job) == {0: 3334, 1: 3333, 2: 3333}
     assert [(batch.lo, batch.hi, report.mapped_to) for batch, report in tasks] == [(0, 5000, None)] * 2
 
@@ -73,7 +75,9 @@ def test_large_output_goes_through_the_engine(cluster, tasks):
 
 def test_a_driver_keeps_little_carried_output(cluster, tasks, monkeypatch):
     monkeypatch.setattr("mmgevent.driver.runners.futures.MAX_CARRIED_BYTES", 0)
-    found = cluster.run(mmg.Job([(number, 1) for number in range(20)], lambda key, value: [(0, value)], sum_all))
+    found = cluster.run(
+        mmg.Job([(number, 1) for number in range(20)], lambda key, value: [(0, value)], sum_all)
+    )
     assert found == {0: 20}
     assert not any(report.carried for _, report in tasks)
 
