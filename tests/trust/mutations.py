@@ -103,6 +103,20 @@ MUTATIONS = [
         waits=True,
     ),
     Mutation(
+        "a template that waited is used only if it was started as one would be now",
+        "box/spares.py",
+        "if self._waiting[index][0].origin == origin:",
+        "if True:",
+        ("box/test_spares.py::test_executors_have_the_environment_and_folder_of_their_host_now",),
+    ),
+    Mutation(
+        "what a first task maps in its time is carried whole",
+        "box/portions.py",
+        "if done is not None and is_large:",
+        "if False:",
+        ("box/test_portions.py::test_what_depends_on_time_is_carried_whole",),
+    ),
+    Mutation(
         "a box that is put back after the end of its job ends",
         "box/boxes.py",
         "if box.job.id in self._ended:",

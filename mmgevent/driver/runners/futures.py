@@ -33,7 +33,7 @@ from mmgevent.driver.runners.map_tasks import (
     BUDGET_S,
     CARRIED_BYTES,
     MAX_CARRIED_BYTES,
-    MapTask,
+    MapRange,
     Outputs,
 )
 from mmgevent.driver.runners.runner import LOOK_S
@@ -208,11 +208,11 @@ class FuturesRunner(BoxedRunner):
         """Map all batches; return their pieces."""
         feeder, futures, accounts = self._feeder, self._futures, self._accounts
         assert feeder is not None
-        running: dict[Future, tuple[MapTask, Sequence[Token]]] = {}
-        rests: deque[MapTask] = deque()
+        running: dict[Future, tuple[MapRange, Sequence[Token]]] = {}
+        rests: deque[MapRange] = deque()
         outputs = Outputs()
 
-        def submit(task: MapTask) -> None:
+        def submit(task: MapRange) -> None:
             is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
             sent = boxed if is_carried else boxed._replace(carried_bytes=0)
             is_known = accounts.speed(slots).is_known
@@ -248,7 +248,7 @@ class FuturesRunner(BoxedRunner):
                 outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
             self._tell("map", accounts.items, accounts.total, len(running), slots)
 
-    def _next_task(self, rests: deque[MapTask], slots: int) -> MapTask | None:
+    def _next_task(self, rests: deque[MapRange], slots: int) -> MapRange | None:
         """Return the next task: of what was given back, or of the datasource.  None at its end."""
         assert self._feeder is not None
         speed = self._accounts.speed(slots)
@@ -263,7 +263,7 @@ class FuturesRunner(BoxedRunner):
             return None
         number, batch = numbered
         self._accounts.add_batch(batch)
-        return MapTask(number, batch, 0, batch.items)
+        return MapRange(number, batch, 0, batch.items)
 
     def _reduce(self, boxed: BoxedJob, code: Token, outputs: Outputs) -> Iterator[tuple[Any, Any]]:
         futures, accounts = self._futures, self._accounts

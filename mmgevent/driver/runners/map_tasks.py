@@ -26,7 +26,7 @@ SMALL_BYTES = 1024 * 1024
 Pieces = Sequence[Any]
 
 
-class MapTask(NamedTuple):
+class MapRange(NamedTuple):
     """Entries of a batch that one task maps."""
 
     number: int
@@ -39,13 +39,13 @@ class MapTask(NamedTuple):
         batch = self.batch
         return GuestBatch(self.number, batch.items, batch.data, batch.has_refs, self.lo, self.hi, budget_s)
 
-    def cut(self, size: BatchSize) -> tuple[MapTask, MapTask | None]:
+    def cut(self, size: BatchSize) -> tuple[MapRange, MapRange | None]:
         """Return a task of at most this size, and the rest or None."""
         weight = max(1, self.batch.weight // max(1, self.batch.items))
         at = self.lo + max(1, min(size.max_items, size.max_weight // weight))
         return self.split(at) if at < self.hi else (self, None)
 
-    def split(self, at: int) -> tuple[MapTask, MapTask]:
+    def split(self, at: int) -> tuple[MapRange, MapRange]:
         """Return the entries before `at`, and the others."""
         return self._replace(hi=at), self._replace(lo=at)
 
@@ -65,7 +65,7 @@ class Outputs:
         self.carried_bytes = 0
         self._are_all_carried = True
 
-    def add(self, task: MapTask, pieces: Pieces, *, is_carried: bool) -> None:
+    def add(self, task: MapRange, pieces: Pieces, *, is_carried: bool) -> None:
         """Add the pieces of a task, one for each group."""
         self._pieces[task.number, task.lo] = pieces
         if is_carried:

@@ -136,7 +136,8 @@ def test_a_tiny_job_costs_a_task_for_each_slot_and_phase(client, cluster, monkey
             )
             patched.setattr(client, "map", None)
             assert cluster.run(mmg.Job(items, by_two, reducers.count_values)) == expected
-    assert sorted(key.split("-")[1] for key in keys) == ["map", "map", "reduce", "reduce"]
+    phases = sorted(key.split("-")[1] for key in keys)
+    assert [phase for phase in phases if phase != "code"] == ["map", "map", "reduce", "reduce"]
     assert [function.__name__ for function in calls] == ["end_job"]
 
 

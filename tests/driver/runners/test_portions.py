@@ -11,7 +11,7 @@ from mmgevent.driver.batching import BatchSize, Speed, large_first_size
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.runners import executors, map_tasks
-from mmgevent.driver.runners.map_tasks import MapTask, Outputs
+from mmgevent.driver.runners.map_tasks import MapRange, Outputs
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_first_batches_leave_a_share_to_each_slot():
 
 
 def test_a_rest_is_cut_to_size():
-    task = MapTask(7, EncodedBatch(100, 6400, b"...", False), 40, 100)
+    task = MapRange(7, EncodedBatch(100, 6400, b"...", False), 40, 100)
     first, rest = task.cut(BatchSize(10, 1_000_000))
     assert (first.lo, first.hi, rest.lo, rest.hi) == (40, 50, 50, 100)
     first, rest = task.cut(BatchSize(10, 64))
@@ -122,11 +122,11 @@ def test_a_rest_is_cut_to_size():
 def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none():
     batch = EncodedBatch(100, 6400, b"...", False)
     outputs = Outputs()
-    outputs.add(MapTask(2, batch, 0, 100), [b"a2", b"", b"c2", b""], is_carried=True)
-    outputs.add(MapTask(1, batch, 50, 100), [b"a1+", b"", b"", b""], is_carried=True)
-    outputs.add(MapTask(1, batch, 0, 50), [b"a1", b"", b"c1", b""], is_carried=True)
+    outputs.add(MapRange(2, batch, 0, 100), [b"a2", b"", b"c2", b""], is_carried=True)
+    outputs.add(MapRange(1, batch, 50, 100), [b"a1+", b"", b"", b""], is_carried=True)
+    outputs.add(MapRange(1, batch, 0, 50), [b"a1", b"", b"c1", b""], is_carried=True)
     assert list(outputs.group(4, 2)) == [[b"a1", b"c1", b"a1+", b"a2", b"c2"]]
-    outputs.add(MapTask(3, batch, 0, 100), ["A3", "B3", "C3", "D3"], is_carried=False)
+    outputs.add(MapRange(3, batch, 0, 100), ["A3", "B3", "C3", "D3"], is_carried=False)
     large = [[b"a1", b"a1+", b"a2", "A3"], ["B3"], [b"c1", b"c2", "C3"], ["D3"]]
     assert list(outputs.group(4, 2)) == large
     assert outputs.tokens() == ["A3", "B3", "C3", "D3"]
