@@ -87,7 +87,7 @@ MUTATIONS = [
     Mutation(
         "a box whose template has ended starts another",
         "box/box.py",
-        "if self._template.end is not None:",
+        "if self._template.link.end is not None:",
         "if False:",
         ("box/test_box.py::test_a_template_that_dies_between_two_tasks_is_replaced_and_no_death",),
     ),
