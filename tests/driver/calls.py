@@ -31,6 +31,10 @@ def power(base, *, exponent=2):
     return base**exponent
 
 
+def where(n):
+    return n, os.getpid()
+
+
 def adder(offset):
     return lambda n: n + offset
 
