@@ -75,9 +75,14 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs is None or n_jobs < 0:
+        if n_jobs is not None and n_jobs > 0:
+            return n_jobs
+        is_open = self._cluster is not None
+        try:
             return max(2, self._count_slots() + 1 + (-1 if n_jobs is None else n_jobs))
-        return n_jobs
+        finally:
+            if not is_open:
+                self._leave()
 
     def configure(
         self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, require: Any = None, **options: Any
@@ -86,8 +91,13 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         if n_jobs == 1:
             raise joblib.parallel.FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        count = self.effective_n_jobs(n_jobs)
-        self._executor = ClusterExecutor(self._open(), max_workers=count)
+        cluster = self._open()
+        try:
+            count = self.effective_n_jobs(n_jobs)
+            self._executor = ClusterExecutor(cluster, max_workers=count)
+        except BaseException:
+            self._leave()
+            raise
         return count
 
     def submit(self, func: Any, callback: Callable[[Future[Any]], Any] | None = None) -> Future[Any]:
@@ -101,7 +111,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         if runner is None:
             future = self._executor.submit(run_batch, items)
         else:
-            future = self._executor.submit(runner, [arguments for _, *arguments in items])
+            future = self._executor.submit(runner, [(args, kwargs) for _, args, kwargs in items])
         if callback is not None:
             future.add_done_callback(callback)
         return future
@@ -133,6 +143,9 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
         if executor is not None:
             executor.abort()
             executor.shutdown()
+        self._leave()
+
+    def _leave(self) -> None:
         cluster, self._cluster = self._cluster, None
         if cluster is not None and cluster is not self._given:
             cluster.close()
@@ -153,7 +166,7 @@ class ClusterBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def _count_slots(self) -> int:
         cluster = self._open()
-        slots = sum(worker.slots for worker in cluster.workers())
+        slots: int = sum(worker.slots for worker in cluster.workers())
         if slots == 0:
             with ClusterExecutor(cluster) as executor:
                 asked = executor.submit(os.getpid)

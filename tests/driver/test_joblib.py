@@ -109,7 +109,7 @@ def test_memory_mapped_arrays_travel_as_values(backend, tmp_path):
                 raise AssertionError("it is mapped here")
         return int(array.sum())
 
-    calls = [joblib.delayed(total)(array, os.path.basename(array.filename)) for array in (small, large) * 2]
+    calls = [joblib.delayed(total)(array, str(array.filename)) for array in (small, large) * 2]
     for one, other in (calls[0:2], calls[2:4]):
         assert joblib.Parallel(n_jobs=2)([one, other]) == [20, 900_000]
 
@@ -118,6 +118,7 @@ PROGRAM = """
 import joblib, mmgevent.joblib, psutil
 mmgevent.joblib.register()
 with joblib.parallel_config("mmgevent", cluster="local:2"):
+    print(joblib.effective_n_jobs(-1), psutil.Process().children())
     print(joblib.Parallel()(joblib.delayed(pow)(n, 2) for n in range(5)))
 print(psutil.Process().children(recursive=True))
 """
@@ -125,7 +126,7 @@ print(psutil.Process().children(recursive=True))
 
 def test_a_cluster_that_the_backend_opened_ends_with_the_parallel():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[0, 1, 4, 9, 16]\n[]\n", done.stderr
+    assert done.stdout == "2 []\n[0, 1, 4, 9, 16]\n[]\n", done.stderr
 
 
 def test_what_is_no_cluster_is_said(cluster):
