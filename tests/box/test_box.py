@@ -25,6 +25,7 @@ from mmgevent.tasks.records import encode_items
 from mmgevent.wire.frames import OUTPUT, Frame
 from tests.box.conftest import children
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
+from tests.waiting import wait_until
 
 WAIT_S = 60.0
 
@@ -171,16 +172,8 @@ def test_all_processes_of_a_box_end_when_their_host_is_killed(tmp_path):
     program = tmp_path / "host.py"
     program.write_text(HOST)
     with subprocess.Popen([sys.executable, str(program), str(pids)]) as host:
-        wait_until(pids.exists)
+        wait_until(pids.exists, WAIT_S)
         found = [psutil.Process(int(pid)) for pid in pids.read_text().split()]
         host.kill()
     _, left = psutil.wait_procs(found, timeout=WAIT_S)
     assert not left
-
-
-def wait_until(condition):
-    """Look until a condition of another process is true: no event of it reaches this one."""
-    until_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)

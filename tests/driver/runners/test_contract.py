@@ -15,6 +15,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent import reducers
 from tests.oracle import plain_mapreduce
+from tests.waiting import wait_until
 
 
 class Colour(enum.Enum):
@@ -372,11 +373,3 @@ def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
     assert handle.progress().phase == "cancelled"
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
     assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED  # the next job finds all in order
-
-
-def wait_until(condition, timeout_s=30.0):
-    """Look until a condition of another process is true: no event of it reaches this one."""
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
