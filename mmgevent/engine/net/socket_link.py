@@ -34,7 +34,7 @@ _BURST_BYTES = 256 * 1024
 
 #: Time for the frames of one burst, seconds. Those that are left wait until the other links had
 #: their turn: thousands of short frames fit in one read, and some cost their receiver 0.2 ms.
-_BURST_S = 0.002
+_BURST_S = 0.001
 
 #: Most that one read of TLS returns, bytes: a record.
 _TLS_RECORD_BYTES = 16 * 1024
