@@ -84,6 +84,31 @@ MUTATIONS = [
         "delay_s=0.0",
         ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
     ),
+    Mutation(
+        "a box whose template has ended starts another",
+        "box/box.py",
+        "if self._template.end is not None:",
+        "if False:",
+        ("box/test_box.py::test_a_template_that_dies_between_two_tasks_is_replaced_and_no_death",),
+    ),
+    Mutation(
+        "a job that ends a box's template again and again fails",
+        "box/trials.py",
+        "is_last = self._box.template_deaths >= MAX_TEMPLATE_DEATHS",
+        "is_last = False",
+        (
+            "driver/runners/test_contract.py::"
+            "test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped[threads]",
+        ),
+        waits=True,
+    ),
+    Mutation(
+        "a box that is put back after the end of its job ends",
+        "box/boxes.py",
+        "if box.job.id in self._ended:",
+        "if False:",
+        ("box/test_box.py::test_a_job_that_ends_while_its_box_is_put_back_leaves_no_box",),
+    ),
     # what others choose
     Mutation(
         "the name of a peer is safe for terminals",
