@@ -228,7 +228,13 @@ def test_job_file_with_a_name_that_will_not_do(commands, name, expected):
         (["-o", "no/out.tsv"], "no does not exist; make it first"),
         (["-o", "."], "it is a folder; name a file in it"),
         (["-o", "out.xyz"], "the suffix of out.xyz does not say which format it is"),
-        (["--format", "xyz"], "unknown format 'xyz'; there are tsv, jsonl, pickle"),
+        (["--format", "xyz"], "unknown format 'xyz'; there are tsv, jsonl, csv, pickle"),
+        (
+            ["-o", "out.tsv.gz", "--format", "tsv.xz"],
+            "the format tsv.xz is not what the suffix of out.tsv.gz says",
+        ),
+        (["-o", "out.tsv", "--columns", "a,b"], "the format tsv has no columns to name"),
+        (["-o", "out.csv", "--columns", "a,a"], "two columns have the name 'a'"),
     ],
 )
 def test_command_line_that_will_not_do(fails, options, expected):

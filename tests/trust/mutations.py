@@ -889,8 +889,8 @@ MUTATIONS = [
     Mutation(
         "results drive no terminal",
         "job/outputs/sinks.py",
-        "_for_terminals(encode) if destination.is_terminal else encode",
-        "encode",
+        "encode, header = _for_terminals(encode), harmless(header.decode()).encode()",
+        "pass",
         ("job/outputs/test_sinks.py::test_results_drive_no_terminal_and_are_whole_anywhere_else",),
     ),
 ]

@@ -1,0 +1,79 @@
+"""The output side of mmg-run: its options, and what writes the results."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from mmgevent.cli.exits import StdoutClosed, say
+from mmgevent.cli.options import Arguments, Option
+from mmgevent.cli.progress import Reporter
+from mmgevent.cli.streams import Results
+from mmgevent.errors import JobError, OutputError
+from mmgevent.shown_text import shown
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.sinks import Sink
+
+OUTPUT = Option(
+    ("-o", "--output"),
+    "PATH",
+    "write results to a file, which appears only if the job succeeds; a FIFO, a device or /dev/fd/N "
+    "receives results one by one; - is stdout, the default",
+)
+FORMAT = Option(
+    ("--format",),
+    "F",
+    "tsv, jsonl, csv or pickle, and .gz, .bz2, .xz or .zst after it to compress, as in tsv.gz (default: by "
+    "the suffixes of PATH, else tsv)",
+)
+COLUMNS = Option(
+    ("--columns",),
+    "NAME[,NAME...]",
+    "names of the columns of csv, for its first line; a tuple is as many columns as it is long",
+)
+
+
+def open_sink(command: str, arguments: Arguments, results: Results) -> Sink:
+    """Open what the results are written to. Raise OutputError for a path or format that is wrong."""
+    from mmgevent.job.outputs import sinks
+
+    return sinks.open_sink(
+        results.current_path(),
+        arguments.format,
+        results.stream,
+        columns=arguments.columns,
+        warn=functools.partial(_warn, command, arguments),
+    )
+
+
+def write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
+    """Write the records and make the output final. Raise StdoutClosed if its reader closed it."""
+    clears_line = reporter is not None and sink.is_terminal
+    for key, value in records:
+        if clears_line and reporter is not None:
+            reporter.close()  # otherwise results would be written into the progress line
+            clears_line = False
+        with _translated_errors():
+            sink.write(key, value)
+    with _translated_errors():
+        sink.commit()
+
+
+def _warn(command: str, arguments: Arguments, text: str) -> None:
+    if not arguments.quiet:
+        say(command, f"warning: {shown(text)}")
+
+
+@contextlib.contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
+    except OSError as error:
+        raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
+    except OutputError as error:  # the job ran, so it is no longer a usage error
+        raise JobError(str(error), {"kind": "output"}) from error
