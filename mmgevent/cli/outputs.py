@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import StdoutClosed, say
 from mmgevent.cli.options import Arguments, Option
 from mmgevent.cli.progress import Reporter
@@ -16,6 +17,13 @@ from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.sinks import Sink
+
+
+def _order(text: str) -> str:
+    from mmgevent.job.outputs.order import check_order  # rarely needed
+
+    return check_order(text)
+
 
 OUTPUT = Option(
     ("-o", "--output"),
@@ -34,6 +42,20 @@ COLUMNS = Option(
     "NAME[,NAME...]",
     "names of the columns of csv, for its first line; a tuple is as many columns as it is long",
 )
+SORT = Option(
+    ("--sort",),
+    "ORDER",
+    "sort the results by key, -key, value or -value, where - is for the largest first",
+    _order,
+)
+TOP = Option(
+    ("--top",),
+    "N",
+    "keep the first N results of that order only, without --sort those of the largest values",
+    positive_number,
+)
+#: In the order of the help.
+OPTIONS = (OUTPUT, FORMAT, COLUMNS, SORT, TOP)
 
 
 def open_sink(command: str, arguments: Arguments, results: Results) -> Sink:
@@ -47,6 +69,17 @@ def open_sink(command: str, arguments: Arguments, results: Results) -> Sink:
         columns=arguments.columns,
         warn=functools.partial(_warn, command, arguments),
     )
+
+
+def in_order(arguments: Arguments, records: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+    """Return the records in the order that the options ask for."""
+    if arguments.sort is None and arguments.top is None:
+        return records
+    from mmgevent.job.outputs.order import choose_order, put_in_order
+
+    order = choose_order(arguments.sort, arguments.top)
+    assert order is not None
+    return _with_output_errors(put_in_order(records, order))
 
 
 def write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
@@ -67,6 +100,18 @@ def _warn(command: str, arguments: Arguments, text: str) -> None:
         say(command, f"warning: {shown(text)}")
 
 
+def _with_output_errors(records: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    try:
+        yield from records
+    except OutputError as error:
+        raise _job_error(error) from error
+
+
+def _job_error(error: OutputError) -> JobError:
+    """Return the error of a job that ran: it is no longer a usage error."""
+    return JobError(str(error), {"kind": "output"})
+
+
 @contextlib.contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
@@ -75,5 +120,5 @@ def _translated_errors() -> Iterator[None]:
         raise StdoutClosed from None
     except OSError as error:
         raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
-    except OutputError as error:  # the job ran, so it is no longer a usage error
-        raise JobError(str(error), {"kind": "output"}) from error
+    except OutputError as error:
+        raise _job_error(error) from error

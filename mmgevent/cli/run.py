@@ -105,14 +105,12 @@ COMMAND = Command(
             "",
             "with --inline: when the job fails, stop in pdb where your code raised the exception",
         ),
-        outputs.OUTPUT,
+        *outputs.OPTIONS,
         Option(
             ("-m", "--module"),
             "",
             "JOB.py is the name of a module, such as package.job, as for python -m, and not a path",
         ),
-        outputs.FORMAT,
-        outputs.COLUMNS,
         Option(
             ("--set",),
             "OPTION=VALUE",
@@ -223,7 +221,7 @@ def run(argv: Sequence[str]) -> int:
                 _await_workers(cluster, job, arguments)
             handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
             with _watching_for_workers(handle, reporter, arguments):
-                outputs.write(handle.stream(), sink, reporter)
+                outputs.write(outputs.in_order(arguments, handle.stream()), sink, reporter)
     return 0
 
 
@@ -312,7 +310,7 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         with outputs.open_sink(NAME, arguments, results) as sink:
-            outputs.write(run_inline(job), sink, None)
+            outputs.write(outputs.in_order(arguments, run_inline(job)), sink, None)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise

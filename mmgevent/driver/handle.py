@@ -17,11 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Generic
+from typing import Any
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.job_state import Progress
+from mmgevent.driver.readable import Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
@@ -43,7 +44,7 @@ _CHUNK_RECORDS = 1000
 Record = tuple[Any, Any]
 
 
-class JobHandle(Generic[K, V]):
+class JobHandle(Readable[K, V]):
     """A submitted job.  Its methods may be called from any thread."""
 
     def __init__(self, runner: Runner):

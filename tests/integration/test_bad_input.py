@@ -234,6 +234,8 @@ def test_job_file_with_a_name_that_will_not_do(commands, name, expected):
             "the format tsv.xz is not what the suffix of out.tsv.gz says",
         ),
         (["-o", "out.tsv", "--columns", "a,b"], "the format tsv has no columns to name"),
+        (["--sort", "size"], "--sort 'size': expected key, -key, value or -value"),
+        (["--top", "0"], "--top '0': expected a whole number from 1 to"),
         (["-o", "out.csv", "--columns", "a,a"], "two columns have the name 'a'"),
     ],
 )

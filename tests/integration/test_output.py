@@ -45,6 +45,8 @@ def finishfn(records):
 
 PLAIN = "datasource = {1: 1}\ndef mapfn(key, value):\n    yield key, value\n"
 
+SQUARES = "datasource = {i: i * i for i in range(10)}\ndef mapfn(key, value):\n    yield key, value\n"
+
 #: a job whose finishfn says through a pipe that it runs, and then does nothing for ever
 BLOCKS_AT_THE_END = """
 import sys, threading
@@ -335,3 +337,26 @@ def test_a_server_or_worker_whose_terminal_is_closed_says_goodbye(commands, role
     ended = commands.finish(process)
     assert ended.returncode == exits.HUNG_UP, ended
     assert "Traceback" not in ended.stderr
+
+
+# order
+
+
+def test_results_are_sorted_and_the_best_are_kept(commands):
+    job = commands.write("squares.py", SQUARES)
+    ended = commands.run("run", "--inline", "--top", "2", job)
+    assert (ended.returncode, ended.stdout) == (0, "9\t[81]\n8\t[64]\n")
+    ended = commands.run("run", "--procs", "1", "--sort", "-key", "--top=2", "--format", "csv", job)
+    assert (ended.returncode, ended.stdout) == (0, "9,[81]\n8,[64]\n")
+    ended = commands.run("run", "--inline", "--sort", "value", "-o", "out.tsv", job)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert (commands.folder / "out.tsv").read_text() == "".join(f"{i}\t[{i * i}]\n" for i in range(10))
+
+
+def test_what_has_no_order_fails_the_job_by_name(commands):
+    job = commands.write("mixed.py", SQUARES + "    yield 'text', value\n")
+    ended = commands.run("run", "--inline", "--sort", "key", "-o", "out.tsv", job)
+    assert ended.returncode == 1
+    assert "cannot sort by key: a" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (commands.folder / "out.tsv").exists()

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import enum
+import gzip
 import os
 import signal
 import sys
@@ -122,6 +123,13 @@ def test_results_are_streamed_and_progress_is_told(cluster):
     assert handle.progress().phase == "done"
     assert handle.stats()["records"] == 3
     assert {"map", "reduce"} >= {progress.phase for progress in seen} - {"starting", "plan"}
+
+
+def test_results_are_written_in_order(cluster, tmp_path):
+    handle = cluster.submit(mmg.Job(numbers(100), by_three, add))
+    assert handle.write(tmp_path / "out.csv.gz", columns="rest,total", sort="-value", top=2) == 2
+    with gzip.open(tmp_path / "out.csv.gz", "rt") as file:
+        assert file.read() == "rest,total\n0,1683\n2,1650\n"
 
 
 def poison(key, value):

@@ -1,0 +1,56 @@
+"""What a program can do with the results of a job, beside reading them one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any, Generic
+
+from mmgevent.job.job import K, V
+
+
+class Readable(Generic[K, V]):
+    """The results of a job, for everything that takes all of them."""
+
+    def stream(self) -> Iterator[tuple[K, V]]:
+        """Return an iterator over the records."""
+        raise NotImplementedError
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        columns: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        top: int | None = None,
+    ) -> int:
+        """Wait for the job, write its results to a file, and return their number.
+
+        The file replaces another one when all is written, as that of `mmg-run -o`. The results are
+        given out by this, as by `stream`.
+
+        `format`: "tsv", "jsonl", "csv", "pickle", with ".gz", ".bz2", ".xz" or ".zst" behind it to
+        compress. By default the suffixes of `path` decide.
+        `columns`: names for the columns of csv.
+        `sort`: "key", "-key", "value", "-value", where - is for the largest first.
+        `top`: how many records to keep; those of the largest values, unless `sort` is given.
+
+        Raises:
+
+        - OutputError or UsageError for what is wrong with the arguments, at once; the job goes on;
+        - OutputError for a record that cannot be written or ordered; the job is cancelled;
+        - the errors of `result`.
+        """
+        from mmgevent.job.outputs.order import choose_order, put_in_order  # rarely needed
+        from mmgevent.job.outputs.sinks import open_sink
+
+        order = choose_order(sort, top)
+        count = 0
+        with open_sink(path, format, columns=columns) as sink, closing(self.stream()) as records:  # type: ignore[type-var] # it is a generator
+            ordered: Iterable[tuple[Any, Any]] = records if order is None else put_in_order(records, order)
+            for key, value in ordered:
+                sink.write(key, value)
+                count += 1
+        return count
