@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import StdoutClosed, say
-from mmgevent.cli.options import Arguments, Option
+from mmgevent.cli.options import Arguments, Option, memory_size
 from mmgevent.cli.progress import Reporter
 from mmgevent.cli.streams import Results
 from mmgevent.errors import JobError, OutputError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
+    from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
 
 
@@ -29,7 +30,8 @@ OUTPUT = Option(
     ("-o", "--output"),
     "PATH",
     "write results to a file, which appears only if the job succeeds; a FIFO, a device or /dev/fd/N "
-    "receives results one by one; - is stdout, the default",
+    "receives results one by one; - is stdout, the default; FOLDER/, with the / at its end, receives part "
+    "files, and _SUCCESS when the job has succeeded",
 )
 FORMAT = Option(
     ("--format",),
@@ -54,19 +56,33 @@ TOP = Option(
     "keep the first N results of that order only, without --sort those of the largest values",
     positive_number,
 )
+OVERWRITE = Option(
+    ("--overwrite",),
+    "",
+    "with -o FOLDER/: replace the results that are in the folder; other files in it stay",
+)
+PART_SIZE = Option(
+    ("--part-size",),
+    "SIZE",
+    'with -o FOLDER/: size of a part before compression, such as "64MiB" (default: 128MiB)',
+    memory_size,
+)
 #: In the order of the help.
-OPTIONS = (OUTPUT, FORMAT, COLUMNS, SORT, TOP)
+OPTIONS = (OUTPUT, FORMAT, COLUMNS, SORT, TOP, OVERWRITE, PART_SIZE)
 
 
-def open_sink(command: str, arguments: Arguments, results: Results) -> Sink:
+def open_sink(command: str, arguments: Arguments, results: Results, job: Job[Any, Any]) -> Sink:
     """Open what the results are written to. Raise OutputError for a path or format that is wrong."""
-    from mmgevent.job.outputs import sinks
+    from mmgevent.job.outputs.opening import describe_job, open_output
 
-    return sinks.open_sink(
+    return open_output(
         results.current_path(),
         arguments.format,
         results.stream,
         columns=arguments.columns,
+        overwrite=bool(arguments.overwrite),
+        part_bytes=arguments.part_size,
+        about=describe_job(job, arguments.sort, arguments.top),
         warn=functools.partial(_warn, command, arguments),
     )
 

@@ -213,7 +213,7 @@ def run(argv: Sequence[str]) -> int:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
-        with outputs.open_sink(NAME, arguments, results) as sink, contextlib.closing(reporter):
+        with outputs.open_sink(NAME, arguments, results, job) as sink, contextlib.closing(reporter):
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
@@ -273,7 +273,7 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     from mmgevent.driver.runners import inline  # noqa: F401
     from mmgevent.job.job import Job
     from mmgevent.job.options import parse_option
-    from mmgevent.job.outputs import sinks  # noqa: F401
+    from mmgevent.job.outputs import opening  # noqa: F401
     from mmgevent.job.shipping.pack import preload
 
     preload()
@@ -309,7 +309,7 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
     try:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
-        with outputs.open_sink(NAME, arguments, results) as sink:
+        with outputs.open_sink(NAME, arguments, results, job) as sink:
             outputs.write(outputs.in_order(arguments, run_inline(job)), sink, None)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:

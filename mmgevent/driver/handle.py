@@ -26,7 +26,7 @@ from mmgevent.driver.readable import Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
-from mmgevent.job.job import K, V
+from mmgevent.job.job import Job, K, V
 from mmgevent.job.shipping import settings
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
@@ -69,6 +69,9 @@ class JobHandle(Readable[K, V]):
         self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # the datasource and finishfn need the context
         self._thread = threading.Thread(target=run, name=f"mmgevent-{runner.job.name}", daemon=True)
+
+    def _job(self) -> Job[K, V]:
+        return self._runner.job
 
     @property
     def id(self) -> str | None:

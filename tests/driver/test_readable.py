@@ -1,5 +1,6 @@
 """What a program does with all results of a job, inline: files, and later tables and asyncio."""
 
+import json
 import os
 
 import pytest
@@ -44,6 +45,7 @@ class TestWrite:
         "wrong",
         [
             {"format": "xml"}, {"columns": ["a"]}, {"sort": "size"}, {"top": 0}, {"top": "3"},
+            {"overwrite": True}, {"part_size": 5}, {"path": "out/", "part_size": "many"},
             {"path": "no/folder/out.tsv"}, {"path": ""}, {"path": "."},
         ],
     )  # fmt: skip
@@ -70,6 +72,14 @@ class TestWrite:
         with pytest.raises(mmg.JobError, match="ZeroDivisionError"):
             handle.write(tmp_path / "out.tsv")
         assert os.listdir(tmp_path) == []
+
+    def test_success_says_what_made_the_parts(self, cluster, tmp_path):
+        assert submit(cluster, retries=3, name="words").write(f"{tmp_path}/", top=2) == 2
+        told = json.loads((tmp_path / "_SUCCESS").read_text())
+        assert (told["job"], told["options"]["retries"], told["top"]) == ("words", 3, 2)
+        with pytest.raises(mmg.OutputError, match="not empty"):
+            submit(cluster).write(f"{tmp_path}/")
+        assert submit(cluster).write(f"{tmp_path}/", overwrite=True) == len(COUNTS)
 
     def test_results_are_given_out_once(self, cluster, tmp_path):
         handle = submit(cluster)

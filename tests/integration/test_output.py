@@ -360,3 +360,47 @@ def test_what_has_no_order_fails_the_job_by_name(commands):
     assert "cannot sort by key: a" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert not (commands.folder / "out.tsv").exists()
+
+
+# folders
+
+
+def test_parts_are_ordered_one_after_another(commands):
+    job = commands.write("squares.py", SQUARES)
+    environ = {"MMG_PART_SIZE": "10"}
+    ended = commands.run("run", "--procs", "1", "--sort", "-key", "-o", "out/", job, environ=environ)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    names = sorted(os.listdir(commands.folder / "out"))
+    assert names[0] == "_SUCCESS"
+    text = "".join((commands.folder / "out" / name).read_text() for name in names[1:])
+    assert text == "".join(f"{i}\t[{i * i}]\n" for i in reversed(range(10)))
+    ended = commands.run("run", "--inline", "-o", "out/", job)
+    assert ended.returncode == 2
+    assert "the folder is not empty ('_SUCCESS')" in ended.stderr
+    ended = commands.run("run", "--inline", "-o", "out/", "--overwrite", "--format=csv", job)
+    assert ended.returncode == 0, ended
+    assert sorted(os.listdir(commands.folder / "out")) == ["_SUCCESS", "part-00000.csv"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+)
+def test_a_folder_of_a_command_that_was_ended_is_not_complete(commands, number, code):
+    job = commands.write("blocks.py", BLOCKS_AT_THE_END)
+    pipe = commands.folder / "pipe"
+    os.mkfifo(pipe)
+    (commands.folder / "out").mkdir()
+    (commands.folder / "out" / "_SUCCESS").write_text("old")
+    options = ["-o", "out/", "--part-size", "20", "--overwrite"]
+    process = commands.start("run", "--inline", *options, job, pipe)
+    assert pipe.read_text() == "runs"
+    assert not (commands.folder / "out" / "_SUCCESS").exists()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    left = set(os.listdir(commands.folder / "out"))
+    parts = {name for name in left if name.startswith("part-")}
+    assert parts
+    assert left - parts == ({".mmg-lock"} if number == signal.SIGKILL else set())
+    assert ("is not complete" in said) == (number != signal.SIGKILL)

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmgevent.errors import UsageError
 from mmgevent.job.outputs.formats import short
-from mmgevent.job.outputs.ranking import Order, ResultRanking, Record
+from mmgevent.job.outputs.ranking import Order, Record, ResultRanking
 from mmgevent.job.outputs.runs import Extent, RunFile, estimate_record
 
 #: Estimated memory of the records that are sorted at once, bytes. Ten times more makes sorting

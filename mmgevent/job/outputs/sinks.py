@@ -45,10 +45,8 @@ def open_sink(
     name = None if path is None else os.fspath(path)
     chosen = choose_format(name, format)
     encode, header = make_encoder(chosen, columns)
-    if chosen.compression:
-        open_compressor(chosen.compression)  # before a file is opened: its module may be missing
     if name is not None and stream is None:
-        destination = open_destination(name, warn or _log_warning)
+        destination = open_destination(name, warn or log_warning)
     else:
         out: Any = sys.stdout if stream is None else stream
         out.flush()
@@ -69,8 +67,11 @@ def open_sink(
 def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> tuple[Encoder, bytes]:
     """Return the function that encodes one record, and what a file begins with.
 
-    Raise OutputError for wrong names of columns, or if the format has no columns.
+    Raise OutputError for wrong names of columns, if the format has no columns, or if this Python
+    cannot compress so.
     """
+    if chosen.compression:
+        open_compressor(chosen.compression)  # its module may be missing
     if columns is not None and chosen.name not in ROW_FORMATS:
         raise OutputError(
             f"the format {chosen.name} has no columns to name; write {' or '.join(ROW_FORMATS)}, or leave the "
@@ -93,7 +94,8 @@ def _for_terminals(encode: Encoder) -> Encoder:
     return encode_harmless
 
 
-def _log_warning(text: str) -> None:
+def log_warning(text: str) -> None:
+    """Log a warning of an output."""
     from mmgevent.machine.logs import get_log  # rarely needed
 
     get_log(__name__).warning("%s", text)
@@ -123,7 +125,11 @@ class Sink:
         An OSError becomes an OutputError that names the path. Two kinds pass unchanged: those of
         stdout, and BrokenPipeError, which means that the reader of the results closed its end.
         """
-        self._buffer += self._encode(key, value)
+        self.write_encoded(self._encode(key, value))
+
+    def write_encoded(self, data: bytes) -> None:
+        """Write what the encoder made of a record."""
+        self._buffer += data
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
 
