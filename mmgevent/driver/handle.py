@@ -25,8 +25,8 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.driver.readable import Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
-from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
-from mmgevent.job.job import Job, K, V
+from mmgevent.errors import JobCancelled, StartError, UsageError
+from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
@@ -65,13 +65,11 @@ class JobHandle(Readable[K, V]):
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
         self._callbacks: list[Callable[[JobHandle[K, V]], None]] = []
+        self._wakes: list[Callable[[], None]] = []  # of coroutines that wait for records
         self._state.before_wait = self._flush
         self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # the datasource and finishfn need the context
         self._thread = threading.Thread(target=run, name=f"mmgevent-{runner.job.name}", daemon=True)
-
-    def _job(self) -> Job[K, V]:
-        return self._runner.job
 
     @property
     def id(self) -> str | None:
@@ -89,8 +87,7 @@ class JobHandle(Readable[K, V]):
         - UsageError if `stream` was called before.
         """
         with self._changed:
-            if self._is_streaming:
-                raise UsageError("the results of this job are streamed: read them from the stream")
+            self._check_not_streamed()
             self._wait_until_over(timeout)
             if self._error is not None:
                 raise self._error
@@ -106,12 +103,7 @@ class JobHandle(Readable[K, V]):
 
         It raises the errors of `result`.  Closing it before its end cancels the job.
         """
-        self._check_process()
-        with self._changed:
-            if self._is_streaming or self._result is not None:
-                raise UsageError("the results of this job were given out already")
-            self._is_streaming = True
-            self._reader = threading.get_ident()
+        self._begin_stream()
         records = self._stream()
         next(records)  # begun, so that closing or forgetting it cancels the job
         return records
@@ -264,7 +256,14 @@ class JobHandle(Readable[K, V]):
             self._is_held_up = False
             self._chunks.append(chunk)
             self._unread += len(chunk)
-            self._changed.notify_all()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake all that wait for a change, also in event loops. The lock is held."""
+        self._changed.notify_all()
+        wakes, self._wakes = self._wakes, []
+        for wake in wakes:
+            wake()
 
     # What ends a job that was cancelled or has failed, in a thread of its own.
 
@@ -318,7 +317,7 @@ class JobHandle(Readable[K, V]):
             self._error = error
             self._is_over = True
             callbacks, self._callbacks = self._callbacks, []
-            self._changed.notify_all()
+            self._notify()
         try:
             for fn in callbacks:
                 self._call(fn)
@@ -343,17 +342,33 @@ class JobHandle(Readable[K, V]):
         if self._error is not None:
             raise self._error
 
+    def _begin_stream(self) -> None:
+        self._check_process()
+        with self._changed:
+            if self._is_streaming or self._result is not None:
+                raise UsageError("the results of this job were given out already")
+            self._is_streaming = True
+            self._reader = threading.get_ident()
+
     def _next_chunk(self) -> list[Record] | None:
         with self._changed:
-            self._reader = threading.get_ident()
-            while not self._chunks and not self._is_over:
+            while (chunk := self._take_chunk(None)) == []:
                 self._changed.wait(SIGNAL_LOOK_S)
-            if not self._chunks:
-                return None
-            chunk = self._chunks.popleft()
-            self._unread -= len(chunk)
-            self._changed.notify_all()
             return chunk
+
+    def _take_chunk(self, wake: Callable[[], None] | None) -> list[Record] | None:
+        with self._changed:
+            self._reader = threading.get_ident()
+            if self._chunks:
+                chunk = self._chunks.popleft()
+                self._unread -= len(chunk)
+                self._changed.notify_all()
+                return chunk
+            if self._is_over:
+                return None
+            if wake is not None:
+                self._wakes.append(wake)
+            return []
 
     def _wait_until_over(self, timeout: float | None) -> None:
         self._check_process()
@@ -364,7 +379,3 @@ class JobHandle(Readable[K, V]):
             if left is not None and left <= 0:
                 raise TimeoutError(f"job {self._state.name} was not done in {timeout:g} s; it goes on")
             self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError("this job was submitted by the parent of this process: ask for it there")

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Generic
 
-from mmgevent.job.job import Job, K, V
+from mmgevent.driver.runners.runner import Runner
+from mmgevent.errors import ForkedError, UsageError
+from mmgevent.job.job import K, V
 
 
 class Readable(Generic[K, V]):
     """The results of a job, for everything that takes all of them."""
 
+    _runner: Runner
+    _pid: int
+    _is_streaming: bool
+
     def stream(self) -> Iterator[tuple[K, V]]:
         """Return an iterator over the records."""
         raise NotImplementedError
 
-    def _job(self) -> Job[K, V]:
-        """Return the job."""
+    def result(self, timeout: float | None = None) -> dict[K, V]:
+        """Wait for the job and return its results."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Return whether the job is over."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """End the job."""
+        raise NotImplementedError
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job and return its error, or None."""
+        raise NotImplementedError
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Call a function with the handle once the job is over, in any thread."""
+        raise NotImplementedError
+
+    def _begin_stream(self) -> None:
+        """Note that the results are streamed. Raise UsageError if they were given out already."""
+        raise NotImplementedError
+
+    def _take_chunk(self, wake: Callable[[], None]) -> list[tuple[K, V]] | None:
+        """Return the next records, an empty list if there are none yet, or None behind the last ones.
+
+        If there are none yet, `wake` is called once when that changes, in any thread.
+        """
         raise NotImplementedError
 
     def write(
@@ -63,7 +97,7 @@ class Readable(Generic[K, V]):
             columns=columns,
             overwrite=overwrite,
             part_bytes=parse_memory(part_size),
-            about=describe_job(self._job(), sort, top),
+            about=describe_job(self._runner.job, sort, top),
         )
         count = 0
         with output as sink, closing(self.stream()) as records:  # type: ignore[type-var] # it is a generator
@@ -72,3 +106,95 @@ class Readable(Generic[K, V]):
                 sink.write(key, value)
                 count += 1
         return count
+
+    def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:
+        """Wait for the job and return its results as a DataFrame of pandas.
+
+        Keys and values are columns; a tuple is as many columns as it is long. `columns`: their
+        names; by default key and value, with _0, _1 or the names of a namedtuple behind them.
+
+        Raises OutputError at once if pandas is not installed or names are wrong, and for a record
+        that does not fit; and the errors of `result`. The results are given out by this.
+        """
+        return self._to_table("pandas", columns)
+
+    def to_polars(self, columns: str | Iterable[str] | None = None) -> Any:
+        """Return the results as a DataFrame of polars; otherwise as `to_pandas`."""
+        return self._to_table("polars", columns)
+
+    def to_arrow(self, columns: str | Iterable[str] | None = None) -> Any:
+        """Return the results as a Table of pyarrow; otherwise as `to_pandas`."""
+        return self._to_table("pyarrow", columns)
+
+    def __await__(self) -> Generator[Any, None, dict[K, V]]:
+        """Wait for the job in a coroutine: `await handle` is `handle.result()`.
+
+        If the task that awaits is cancelled, or its time is over, the job goes on.
+        """
+        return self._await_result().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[K, V]]:
+        """Read the records in a coroutine: `async for key, value in handle`, as `stream`.
+
+        If the loop ends before they do, or its task is cancelled, the job is cancelled.
+        """
+        import asyncio  # other programs need not import it
+
+        self._begin_stream()
+        try:
+            while True:
+                changed = asyncio.Event()
+                chunk = self._take_chunk(_in_this_loop(changed.set))
+                if chunk is None:
+                    break
+                for record in chunk:
+                    yield record
+                if chunk:
+                    await asyncio.sleep(0)  # others have their turn, even if records keep coming
+                else:
+                    await changed.wait()
+        finally:
+            if not self.done():
+                self.cancel()
+        error = self.exception()
+        if error is not None:
+            raise error
+
+    async def _await_result(self) -> dict[K, V]:
+        import asyncio
+
+        over = asyncio.Event()
+        wake = _in_this_loop(over.set)
+        self._check_process()
+        self._check_not_streamed()
+        self.add_done_callback(lambda handle: wake())
+        await over.wait()
+        return await asyncio.to_thread(self.result)  # a large dict takes a while
+
+    def _to_table(self, library: str, columns: str | Iterable[str] | None) -> Any:
+        from mmgevent.job.outputs.tables import TableMaker  # rarely needed
+
+        maker = TableMaker(library, columns)
+        with closing(self.stream()) as records:  # type: ignore[type-var] # it is a generator
+            return maker.make(records)
+
+    def _check_not_streamed(self) -> None:
+        if self._is_streaming:
+            raise UsageError("the results of this job are streamed: read them from the stream")
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError("this job was submitted by the parent of this process: ask for it there")
+
+
+def _in_this_loop(act: Callable[[], None]) -> Callable[[], None]:
+    """Return a function for any thread, which calls another one in the event loop that runs here."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def call() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
+            loop.call_soon_threadsafe(act)
+
+    return call

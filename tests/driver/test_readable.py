@@ -1,7 +1,11 @@
 """What a program does with all results of a job, inline: files, and later tables and asyncio."""
 
+import asyncio
+import collections
 import json
 import os
+import sys
+import threading
 
 import pytest
 
@@ -87,3 +91,181 @@ class TestWrite:
         with pytest.raises(mmg.UsageError, match="given out already"):
             handle.write(tmp_path / "again.tsv")
         assert os.listdir(tmp_path) == ["out.tsv"]
+
+
+Sum = collections.namedtuple("Sum", "count length")
+
+
+def sums(key, values):
+    return Sum(len(values), len(key) * len(values))
+
+
+def to_rows(library, table):
+    if library == "pandas":
+        return list(table.columns), [tuple(row) for row in table.itertuples(index=False)]
+    if library == "polars":
+        return table.columns, table.rows()
+    return table.column_names, [tuple(row.values()) for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("library", "method"), [("pandas", "to_pandas"), ("polars", "to_polars"), ("pyarrow", "to_arrow")]
+)
+class TestTables:
+    def test_tuples_are_columns(self, cluster, library, method):
+        pytest.importorskip(library, reason="a table of that library needs it")
+        handle = cluster.submit(mmg.Job(TEXT, words, sums))
+        names, rows = to_rows(library, getattr(handle, method)())
+        assert names == ["key", "value_count", "value_length"]
+        assert sorted(rows) == sorted((word, n, len(word) * n) for word, n in COUNTS.items())
+        names, rows = to_rows(library, getattr(submit(cluster), method)("word,n"))
+        assert (names, dict(rows)) == (["word", "n"], COUNTS)
+        names, rows = to_rows(library, getattr(cluster.submit(mmg.Job([], words, count)), method)())
+        assert (names, rows) == (["key", "value"], [])
+
+    def test_a_record_that_does_not_fit_is_named(self, cluster, library, method):
+        pytest.importorskip(library, reason="a table of that library needs it")
+        with pytest.raises(mmg.OutputError, match="there are names for 3"):
+            getattr(submit(cluster), method)(["a", "b", "c"])
+        if library != "pandas":  # which has a type for any object
+            handle = submit(cluster, finishfn=lambda key, value: "one" if key == "or" else value)
+            with pytest.raises(mmg.OutputError, match="has no type for the column 'value': the record of '"):
+                getattr(handle, method)()
+
+    def test_wrong_names_are_refused_at_once(self, cluster, library, method):
+        pytest.importorskip(library, reason="a table of that library needs it")
+        handle = submit(cluster)
+        with pytest.raises(mmg.OutputError, match="two columns have the name 'a'"):
+            getattr(handle, method)("a,a")
+        assert handle.result() == COUNTS
+
+    def test_a_missing_library_is_one_sentence_and_the_results_stay(
+        self, cluster, library, method, monkeypatch
+    ):
+        monkeypatch.setitem(sys.modules, library, None)
+        handle = submit(cluster)
+        with pytest.raises(mmg.OutputError, match=f"needs the package {library}, .*: pip install {library}"):
+            getattr(handle, method)()
+        assert handle.result() == COUNTS
+
+
+class TestAsyncio:
+    def test_await_is_result(self, cluster):
+        async def main():
+            handle = submit(cluster)
+            return await handle, await handle, handle.result()
+
+        assert asyncio.run(main()) == (COUNTS, COUNTS, COUNTS)
+
+    def test_errors_are_raised_where_they_are_awaited(self, cluster):
+        async def main(reads):
+            handle = submit(cluster, finishfn=lambda key, value: 1 / 0)
+            with pytest.raises(mmg.JobError, match="ZeroDivisionError"):
+                await reads(handle)
+            streamed = submit(cluster)
+            streamed.stream()
+            with pytest.raises(mmg.UsageError, match="streamed"):
+                await streamed
+
+        async def wait(handle):
+            return await handle
+
+        async def read(handle):
+            return [record async for record in handle]
+
+        asyncio.run(main(wait))
+        asyncio.run(main(read))
+
+    def test_the_loop_goes_on_while_jobs_run(self, cluster):
+        """Each job waits for something that only the loop can do, and there are more of them than threads."""
+        count_jobs = 40
+
+        async def main():
+            gate = threading.Event()
+
+            def wait(records):
+                assert gate.wait(30)
+                yield from records
+
+            handles = [submit(cluster, finishfn=wait) for _ in range(count_jobs)]
+
+            async def read(handle):
+                return {key: value async for key, value in handle}
+
+            reading = [asyncio.ensure_future(read(handle)) for handle in handles[::2]]
+            waiting = [asyncio.ensure_future(awaited(handle)) for handle in handles[1::2]]
+            asyncio.get_running_loop().call_later(0, gate.set)
+            return await asyncio.gather(*reading, *waiting)
+
+        async def awaited(handle):
+            return await handle
+
+        assert asyncio.run(main()) == [COUNTS] * count_jobs
+
+    def test_a_cancelled_wait_leaves_the_job_and_a_cancelled_loop_ends_it(self, cluster):
+        async def main(reads, *, goes_on):
+            gate, started = threading.Event(), asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def block(records):
+                yield from records
+                loop.call_soon_threadsafe(started.set)
+                gate.wait(30)
+
+            handle = submit(cluster, finishfn=block)
+            task = asyncio.ensure_future(reads(handle))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            if goes_on:
+                gate.set()
+            error = await asyncio.to_thread(handle.exception, 30)
+            gate.set()
+            assert isinstance(error, mmg.JobCancelled) != goes_on
+            return handle
+
+        async def wait(handle):
+            return await handle
+
+        async def read(handle):
+            return [record async for record in handle]
+
+        assert asyncio.run(main(wait, goes_on=True)).result() == COUNTS
+        asyncio.run(main(read, goes_on=False))
+
+    def test_a_loop_that_is_left_cancels_the_job(self, cluster):
+        async def main():
+            gate = threading.Event()
+
+            def some(records):
+                for _ in range(3000):  # several chunks
+                    yield "a", 1
+                gate.wait(30)
+
+            handle = submit(cluster, finishfn=some)
+            records = aiter(handle)
+            assert await anext(records) == ("a", 1)
+            await records.aclose()
+            error = await asyncio.to_thread(handle.exception, 30)
+            gate.set()
+            return error
+
+        assert isinstance(asyncio.run(main()), mmg.JobCancelled)
+
+    def test_a_loop_that_is_closed_meanwhile_harms_nobody(self, cluster):
+        gate = threading.Event()
+
+        def block(records):
+            gate.wait(30)
+            yield from records
+
+        handle = submit(cluster, finishfn=block)
+
+        async def main():
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(handle, 0.01)
+
+        asyncio.run(main())
+        gate.set()
+        assert handle.result() == COUNTS

@@ -202,7 +202,7 @@ def check_after_a_kill(path):
             assert (path / name).read_text().endswith("\n")
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [6, pytest.param(60, marks=pytest.mark.long)])
 def test_a_writer_that_is_killed_at_any_moment_leaves_nothing_that_looks_complete(count, tmp_path):
     draw = random.Random(count)
     path = tmp_path / "out"
