@@ -899,7 +899,9 @@ MUTATIONS = [
         "job/outputs/folder.py",
         "os.unlink(os.path.join(self._folder, SUCCESS))",
         "pass",
-        ("job/outputs/test_folder.py::test_old_results_stay_whole_until_the_first_new_part_is",),
+        (
+            "job/outputs/test_folder.py::test_a_run_that_ends_between_two_removals_leaves_nothing_that_looks_complete",
+        ),
     ),
     Mutation(
         "one run writes into a folder",

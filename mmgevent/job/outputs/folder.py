@@ -80,7 +80,7 @@ class FolderSink(Sink):
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
         self._parts: list[dict[str, Any]] = []
-        self._old: list[str] = []  # results that were there, and what killed runs left
+        self._old: list[str] = []  # parts that were there, and what killed runs left
         self._is_over = False
         with self._explained():
             self._is_new = _make_folder(self._folder)
@@ -195,7 +195,7 @@ class FolderSink(Sink):
                 f"cannot write {self._name}: the folder is not empty ({short(found[0])}); name another, or overwrite "
                 f"the results in it: --overwrite, overwrite=True"
             )
-        self._old = [name for name in sorted(names) if _is_ours(name) and name != LOCK]
+        self._old = [name for name in sorted(names) if _is_ours(name) and name not in (LOCK, SUCCESS)]
 
     def _clear(self) -> None:
         """Remove the results that were there, first of all what makes them look complete."""

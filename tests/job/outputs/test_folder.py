@@ -115,6 +115,21 @@ def test_old_results_stay_whole_until_the_first_new_part_is(tmp_path):
         sink.abort()
 
 
+def test_a_run_that_ends_between_two_removals_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
+    write(tmp_path, [(i, "old") for i in range(5)], part_bytes=1)
+    unlink = os.unlink
+
+    def end_at_a_part(path):
+        if os.path.basename(path) == "part-00002.tsv":
+            raise KeyboardInterrupt
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", end_at_a_part)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, [(1, "new")], overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["part-00002.tsv", "part-00003.tsv", "part-00004.tsv"]
+
+
 def test_a_failure_leaves_whole_parts_without_success_and_says_so(tmp_path):
     said = []
 
