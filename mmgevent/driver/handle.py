@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from mmgevent.driver.arguments import check_wait
@@ -103,10 +103,7 @@ class JobHandle(Readable[K, V]):
 
         It raises the errors of `result`.  Closing it before its end cancels the job.
         """
-        self._begin_stream()
-        records = self._stream()
-        next(records)  # begun, so that closing or forgetting it cancels the job
-        return records
+        return self._stream_now()
 
     def cancel(self) -> None:
         """End the job.
@@ -331,10 +328,21 @@ class JobHandle(Readable[K, V]):
 
     # What runs in the threads of readers.
 
-    def _stream(self) -> Iterator[Any]:
+    def _stream_now(self) -> Generator[tuple[K, V], None, None]:
+        self._begin_stream()
+        records = self._stream()
+        next(records)  # begun, so that closing or forgetting it cancels the job
+        return records
+
+    def _stream(self) -> Generator[Any, None, None]:
         try:
             yield None
-            while (chunk := self._next_chunk()) is not None:
+            while True:
+                with self._changed:
+                    while (chunk := self._take_chunk(None)) == []:
+                        self._changed.wait(SIGNAL_LOOK_S)
+                if chunk is None:
+                    break
                 yield from chunk
         finally:
             if not self._is_over:
@@ -349,12 +357,6 @@ class JobHandle(Readable[K, V]):
                 raise UsageError("the results of this job were given out already")
             self._is_streaming = True
             self._reader = threading.get_ident()
-
-    def _next_chunk(self) -> list[Record] | None:
-        with self._changed:
-            while (chunk := self._take_chunk(None)) == []:
-                self._changed.wait(SIGNAL_LOOK_S)
-            return chunk
 
     def _take_chunk(self, wake: Callable[[], None] | None) -> list[Record] | None:
         with self._changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import closing
 from typing import Any, Generic
 
@@ -19,9 +19,10 @@ class Readable(Generic[K, V]):
     _runner: Runner
     _pid: int
     _is_streaming: bool
+    _result: dict[Any, Any] | None
 
-    def stream(self) -> Iterator[tuple[K, V]]:
-        """Return an iterator over the records."""
+    def _stream_now(self) -> Generator[tuple[K, V], None, None]:
+        """Return an iterator over the records. Raise UsageError if they were given out already."""
         raise NotImplementedError
 
     def result(self, timeout: float | None = None) -> dict[K, V]:
@@ -70,7 +71,7 @@ class Readable(Generic[K, V]):
 
         A file replaces another one when all is written. A path that ends in / is a folder of parts,
         whose `_SUCCESS` is written last: both as `mmg-run -o` does. The results are given out by
-        this, as by `stream`.
+        this, as by `stream`; after `result` they can be written again and again.
 
         `format`: "tsv", "jsonl", "csv", "pickle", with ".gz", ".bz2", ".xz" or ".zst" behind it to
         compress. By default the suffixes of `path` decide.
@@ -100,7 +101,7 @@ class Readable(Generic[K, V]):
             about=describe_job(self._runner.job, sort, top),
         )
         count = 0
-        with output as sink, closing(self.stream()) as records:  # type: ignore[type-var] # it is a generator
+        with output as sink, closing(self._records()) as records:
             ordered: Iterable[tuple[Any, Any]] = records if order is None else put_in_order(records, order)
             for key, value in ordered:
                 sink.write(key, value)
@@ -114,7 +115,7 @@ class Readable(Generic[K, V]):
         names; by default key and value, with _0, _1 or the names of a namedtuple behind them.
 
         Raises OutputError at once if pandas is not installed or names are wrong, and for a record
-        that does not fit; and the errors of `result`. The results are given out by this.
+        that does not fit; and the errors of `result`. Results are given out as by `write`.
         """
         return self._to_table("pandas", columns)
 
@@ -175,8 +176,14 @@ class Readable(Generic[K, V]):
         from mmgevent.job.outputs.tables import TableMaker  # rarely needed
 
         maker = TableMaker(library, columns)
-        with closing(self.stream()) as records:  # type: ignore[type-var] # it is a generator
+        with closing(self._records()) as records:
             return maker.make(records)
+
+    def _records(self) -> Generator[tuple[K, V], None, None]:
+        """Return an iterator over the records, whose end before theirs cancels the job."""
+        if self._result is not None:
+            return (record for record in self._result.items())
+        return self._stream_now()
 
     def _check_not_streamed(self) -> None:
         if self._is_streaming:

@@ -92,6 +92,14 @@ class TestWrite:
             handle.write(tmp_path / "again.tsv")
         assert os.listdir(tmp_path) == ["out.tsv"]
 
+    def test_after_result_they_can_be_written_again_and_again(self, cluster, tmp_path):
+        handle = submit(cluster)
+        assert handle.result() == COUNTS
+        for name in ("a.tsv", "b.tsv"):
+            assert handle.write(tmp_path / name, sort="key") == len(COUNTS)
+        assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+        assert handle.result() == COUNTS
+
 
 Sum = collections.namedtuple("Sum", "count length")
 
