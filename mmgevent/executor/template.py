@@ -48,7 +48,14 @@ from typing import Any, NoReturn
 from mmgevent.machine.resources import descriptor_limit, find_control_groups, shortage_error
 
 #: Modules that every executor needs, and would import late.
-PRELOADED = ("xxhash", "mmgevent._speedups", "mmgevent.job.inputs.refs", "faulthandler", "random")
+PRELOADED = (
+    "xxhash",
+    "mmgevent._speedups",
+    "mmgevent.job.inputs.files",
+    "mmgevent.job.inputs.lines",
+    "faulthandler",
+    "random",
+)
 
 #: Descriptors that come with a request.
 FORK_DESCRIPTORS = 4
