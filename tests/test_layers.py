@@ -338,6 +338,7 @@ def test_one_module_pickles_data_and_one_ships_code():
     assert users("dill") == {"job.shipping.dill_library"}
     assert users("pickle") <= {
         "mincemeat.commands",  # what scripts send one another; encoded and decoded in their processes only
+        "job.outputs.runs",  # results on their way to and from a file of this process
         "driver.cluster_executor",  # large arguments of calls, which the caller sends to its own functions
         "tasks.records",
         "tasks.plain_data",  # that of workers that are not trusted

@@ -7,34 +7,27 @@ same time.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
-from mmgevent.cli import shared
+from mmgevent.cli import outputs, shared
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
-from mmgevent.cli.exits import FAULT, StdoutClosed, leave, run_command, say
+from mmgevent.cli.exits import FAULT, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import Results, claim_results
-from mmgevent.errors import (
-    JobError,
-    MmgeventError,
-    OutputError,
-    UsageError,
-)
+from mmgevent.errors import JobError, MmgeventError, UsageError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
     from mmgevent.job.job import Job
-    from mmgevent.job.outputs.sinks import Sink
 
 NAME = "mmg-run"
 
@@ -112,21 +105,11 @@ COMMAND = Command(
             "",
             "with --inline: when the job fails, stop in pdb where your code raised the exception",
         ),
-        Option(
-            ("-o", "--output"),
-            "PATH",
-            "write results to a file, which appears only if the job succeeds; a FIFO, a device or /dev/fd/N "
-            "receives results one by one; - is stdout, the default",
-        ),
+        *outputs.OPTIONS,
         Option(
             ("-m", "--module"),
             "",
             "JOB.py is the name of a module, such as package.job, as for python -m, and not a path",
-        ),
-        Option(
-            ("--format",),
-            "F",
-            "tsv, jsonl or pickle (default: by the suffix of PATH, else tsv)",
         ),
         Option(
             ("--set",),
@@ -230,7 +213,7 @@ def run(argv: Sequence[str]) -> int:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
-        with _open_sink(arguments, results) as sink, contextlib.closing(reporter):
+        with outputs.open_sink(NAME, arguments, results, job) as sink, contextlib.closing(reporter):
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
@@ -238,7 +221,7 @@ def run(argv: Sequence[str]) -> int:
                 _await_workers(cluster, job, arguments)
             handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
             with _watching_for_workers(handle, reporter, arguments):
-                _write(handle.stream(), sink, reporter)
+                outputs.write(outputs.in_order(arguments, handle.stream()), sink, reporter)
     return 0
 
 
@@ -290,7 +273,7 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     from mmgevent.driver.runners import inline  # noqa: F401
     from mmgevent.job.job import Job
     from mmgevent.job.options import parse_option
-    from mmgevent.job.outputs import sinks  # noqa: F401
+    from mmgevent.job.outputs import opening  # noqa: F401
     from mmgevent.job.shipping.pack import preload
 
     preload()
@@ -320,27 +303,14 @@ def which_results(arguments: Arguments, of_job: str | None) -> str | None:
     return "plain" if of_job is None and others_take_part(arguments) else of_job
 
 
-def _open_sink(arguments: Arguments, results: Results) -> Sink:
-    from mmgevent.job.outputs.sinks import open_sink
-
-    return open_sink(
-        results.current_path(), arguments.format, results.stream, warn=functools.partial(_warn, arguments)
-    )
-
-
-def _warn(arguments: Arguments, text: str) -> None:
-    if not arguments.quiet:
-        say(NAME, f"warning: {shown(text)}")
-
-
 def _run_inline(arguments: Arguments, results: Results) -> int:
     from mmgevent.driver.runners.inline import run_inline
 
     try:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
-        with _open_sink(arguments, results) as sink:
-            _write(run_inline(job), sink, None)
+        with outputs.open_sink(NAME, arguments, results, job) as sink:
+            outputs.write(outputs.in_order(arguments, run_inline(job)), sink, None)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise
@@ -365,28 +335,3 @@ def _debug(error: MmgeventError) -> int:
     else:
         debugging.stop_at(trace)
     return error.exit_code
-
-
-def _write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
-    """Write the records and make the output final. Raise StdoutClosed if its reader closed it."""
-    clears_line = reporter is not None and sink.is_terminal
-    for key, value in records:
-        if clears_line and reporter is not None:
-            reporter.close()  # otherwise results would be written into the progress line
-            clears_line = False
-        with _translated_errors():
-            sink.write(key, value)
-    with _translated_errors():
-        sink.commit()
-
-
-@contextlib.contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise StdoutClosed from None
-    except OSError as error:
-        raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
-    except OutputError as error:  # the job ran, so it is no longer a usage error
-        raise JobError(str(error), {"kind": "output"}) from error

@@ -16,15 +16,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Generic
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.job_state import Progress
+from mmgevent.driver.readable import Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
-from mmgevent.errors import ForkedError, JobCancelled, StartError, UsageError
+from mmgevent.errors import JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
 from mmgevent.machine.logs import get_log
@@ -43,7 +44,7 @@ _CHUNK_RECORDS = 1000
 Record = tuple[Any, Any]
 
 
-class JobHandle(Generic[K, V]):
+class JobHandle(Readable[K, V]):
     """A submitted job.  Its methods may be called from any thread."""
 
     def __init__(self, runner: Runner):
@@ -64,6 +65,7 @@ class JobHandle(Generic[K, V]):
         self._error: BaseException | None = None
         self._result: dict[Any, Any] | None = None
         self._callbacks: list[Callable[[JobHandle[K, V]], None]] = []
+        self._wakes: list[Callable[[], None]] = []  # of coroutines that wait for records
         self._state.before_wait = self._flush
         self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # the datasource and finishfn need the context
@@ -85,8 +87,7 @@ class JobHandle(Generic[K, V]):
         - UsageError if `stream` was called before.
         """
         with self._changed:
-            if self._is_streaming:
-                raise UsageError("the results of this job are streamed: read them from the stream")
+            self._check_not_streamed()
             self._wait_until_over(timeout)
             if self._error is not None:
                 raise self._error
@@ -102,15 +103,7 @@ class JobHandle(Generic[K, V]):
 
         It raises the errors of `result`.  Closing it before its end cancels the job.
         """
-        self._check_process()
-        with self._changed:
-            if self._is_streaming or self._result is not None:
-                raise UsageError("the results of this job were given out already")
-            self._is_streaming = True
-            self._reader = threading.get_ident()
-        records = self._stream()
-        next(records)  # begun, so that closing or forgetting it cancels the job
-        return records
+        return self._stream_now()
 
     def cancel(self) -> None:
         """End the job.
@@ -260,7 +253,14 @@ class JobHandle(Generic[K, V]):
             self._is_held_up = False
             self._chunks.append(chunk)
             self._unread += len(chunk)
-            self._changed.notify_all()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake all that wait for a change, also in event loops. The lock is held."""
+        self._changed.notify_all()
+        wakes, self._wakes = self._wakes, []
+        for wake in wakes:
+            wake()
 
     # What ends a job that was cancelled or has failed, in a thread of its own.
 
@@ -314,7 +314,7 @@ class JobHandle(Generic[K, V]):
             self._error = error
             self._is_over = True
             callbacks, self._callbacks = self._callbacks, []
-            self._changed.notify_all()
+            self._notify()
         try:
             for fn in callbacks:
                 self._call(fn)
@@ -328,10 +328,21 @@ class JobHandle(Generic[K, V]):
 
     # What runs in the threads of readers.
 
-    def _stream(self) -> Iterator[Any]:
+    def _stream_now(self) -> Generator[tuple[K, V], None, None]:
+        self._begin_stream()
+        records = self._stream()
+        next(records)  # begun, so that closing or forgetting it cancels the job
+        return records
+
+    def _stream(self) -> Generator[Any, None, None]:
         try:
             yield None
-            while (chunk := self._next_chunk()) is not None:
+            while True:
+                with self._changed:
+                    while (chunk := self._take_chunk(None)) == []:
+                        self._changed.wait(SIGNAL_LOOK_S)
+                if chunk is None:
+                    break
                 yield from chunk
         finally:
             if not self._is_over:
@@ -339,17 +350,27 @@ class JobHandle(Generic[K, V]):
         if self._error is not None:
             raise self._error
 
-    def _next_chunk(self) -> list[Record] | None:
+    def _begin_stream(self) -> None:
+        self._check_process()
+        with self._changed:
+            if self._is_streaming or self._result is not None:
+                raise UsageError("the results of this job were given out already")
+            self._is_streaming = True
+            self._reader = threading.get_ident()
+
+    def _take_chunk(self, wake: Callable[[], None] | None) -> list[Record] | None:
         with self._changed:
             self._reader = threading.get_ident()
-            while not self._chunks and not self._is_over:
-                self._changed.wait(SIGNAL_LOOK_S)
-            if not self._chunks:
+            if self._chunks:
+                chunk = self._chunks.popleft()
+                self._unread -= len(chunk)
+                self._changed.notify_all()
+                return chunk
+            if self._is_over:
                 return None
-            chunk = self._chunks.popleft()
-            self._unread -= len(chunk)
-            self._changed.notify_all()
-            return chunk
+            if wake is not None:
+                self._wakes.append(wake)
+            return []
 
     def _wait_until_over(self, timeout: float | None) -> None:
         self._check_process()
@@ -360,7 +381,3 @@ class JobHandle(Generic[K, V]):
             if left is not None and left <= 0:
                 raise TimeoutError(f"job {self._state.name} was not done in {timeout:g} s; it goes on")
             self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError("this job was submitted by the parent of this process: ask for it there")

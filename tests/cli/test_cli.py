@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmgevent.cli import progress, run, server, shared, worker
+from mmgevent.cli import outputs, progress, run, server, shared, worker
 from mmgevent.cli.exits import StdoutClosed, run_command
 from mmgevent.cli.options import HelpAsked, parse
 from mmgevent.driver.job_state import Progress
@@ -96,7 +96,7 @@ def test_option_then_variable_then_default():
 def test_every_option_has_a_variable_that_is_read():
     values = {"procs": "2", "set": "retries=1", "workers_timeout": "3", "memory": "1GiB", "port": "5"}
     values |= {"lifetime": "9", "idle_timeout": "3", "grace": "3", "max_items": "2", "memory_limit": "1GiB"}
-    values |= {"nice": "3", "expect_workers": "2"}
+    values |= {"nice": "3", "expect_workers": "2", "sort": "key", "top": "3", "part_size": "1MiB"}
     for command in COMMANDS:
         for option in command.options:
             if option.reads_variable:
@@ -245,18 +245,18 @@ def test_reader_that_went_away_is_told_from_other_errors():
 
     program = textwrap.dedent(
         """
-        from mmgevent.cli import exits, run
+        from mmgevent.cli import exits, outputs
         class Gone:
             def write(self, key, value):
                 raise BrokenPipeError
-        exits.leave(exits.run_command("mmg-test", lambda argv: run._write([(1, 2)], Gone(), None), []))
+        exits.leave(exits.run_command("mmg-test", lambda argv: outputs.write([(1, 2)], Gone(), None), []))
         """
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (141, b"")
     assert issubclass(StdoutClosed, BaseException)
     with pytest.raises(JobError, match="No space left"):
-        run._write([(1, 2)], Full(), None)
+        outputs.write([(1, 2)], Full(), None)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,21 @@ def test_job_file_with_a_name_that_will_not_do(commands, name, expected):
         (["-o", "no/out.tsv"], "no does not exist; make it first"),
         (["-o", "."], "it is a folder; name a file in it"),
         (["-o", "out.xyz"], "the suffix of out.xyz does not say which format it is"),
-        (["--format", "xyz"], "unknown format 'xyz'; there are tsv, jsonl, pickle"),
+        (["--format", "xyz"], "unknown format 'xyz'; there are tsv, jsonl, csv, pickle"),
+        (
+            ["-o", "out.tsv.gz", "--format", "tsv.xz"],
+            "the format tsv.xz is not what the suffix of out.tsv.gz says",
+        ),
+        (["-o", "out.tsv", "--columns", "a,b"], "the format tsv has no columns to name"),
+        (["-o", "out.tsv", "--overwrite"], "overwriting is for folders, whose path ends in /"),
+        (["--part-size", "1MiB"], "the size of parts is for folders"),
+        (["--part-size", "0"], "--part-size: expected a size above 0"),
+        (["-o", "./"], "cannot write ./: the folder is not empty"),
+        (["-o", "no/out/"], "no does not exist; make it first"),
+        (["-o", "out/", "--format", "csv.zip"], "unknown format 'csv.zip'"),
+        (["--sort", "size"], "--sort 'size': expected key, -key, value or -value"),
+        (["--top", "0"], "--top '0': expected a whole number from 1 to"),
+        (["-o", "out.csv", "--columns", "a,a"], "two columns have the name 'a'"),
     ],
 )
 def test_command_line_that_will_not_do(fails, options, expected):

@@ -45,6 +45,8 @@ def finishfn(records):
 
 PLAIN = "datasource = {1: 1}\ndef mapfn(key, value):\n    yield key, value\n"
 
+SQUARES = "datasource = {i: i * i for i in range(10)}\ndef mapfn(key, value):\n    yield key, value\n"
+
 #: a job whose finishfn says through a pipe that it runs, and then does nothing for ever
 BLOCKS_AT_THE_END = """
 import sys, threading
@@ -335,3 +337,70 @@ def test_a_server_or_worker_whose_terminal_is_closed_says_goodbye(commands, role
     ended = commands.finish(process)
     assert ended.returncode == exits.HUNG_UP, ended
     assert "Traceback" not in ended.stderr
+
+
+# order
+
+
+def test_results_are_sorted_and_the_best_are_kept(commands):
+    job = commands.write("squares.py", SQUARES)
+    ended = commands.run("run", "--inline", "--top", "2", job)
+    assert (ended.returncode, ended.stdout) == (0, "9\t[81]\n8\t[64]\n")
+    ended = commands.run("run", "--procs", "1", "--sort", "-key", "--top=2", "--format", "csv", job)
+    assert (ended.returncode, ended.stdout) == (0, "9,[81]\n8,[64]\n")
+    ended = commands.run("run", "--inline", "--sort", "value", "-o", "out.tsv", job)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert (commands.folder / "out.tsv").read_text() == "".join(f"{i}\t[{i * i}]\n" for i in range(10))
+
+
+def test_what_has_no_order_fails_the_job_by_name(commands):
+    job = commands.write("mixed.py", SQUARES + "    yield 'text', value\n")
+    ended = commands.run("run", "--inline", "--sort", "key", "-o", "out.tsv", job)
+    assert ended.returncode == 1
+    assert "cannot sort by key: a" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (commands.folder / "out.tsv").exists()
+
+
+# folders
+
+
+def test_parts_are_ordered_one_after_another(commands):
+    job = commands.write("squares.py", SQUARES)
+    environ = {"MMG_PART_SIZE": "10"}
+    ended = commands.run("run", "--procs", "1", "--sort", "-key", "-o", "out/", job, environ=environ)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    names = sorted(os.listdir(commands.folder / "out"))
+    assert names[0] == "_SUCCESS"
+    text = "".join((commands.folder / "out" / name).read_text() for name in names[1:])
+    assert text == "".join(f"{i}\t[{i * i}]\n" for i in reversed(range(10)))
+    ended = commands.run("run", "--inline", "-o", "out/", job)
+    assert ended.returncode == 2
+    assert "the folder is not empty ('_SUCCESS')" in ended.stderr
+    ended = commands.run("run", "--inline", "-o", "out/", "--overwrite", "--format=csv", job)
+    assert ended.returncode == 0, ended
+    assert sorted(os.listdir(commands.folder / "out")) == ["_SUCCESS", "part-00000.csv"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+)
+def test_a_folder_of_a_command_that_was_ended_is_not_complete(commands, number, code):
+    job = commands.write("blocks.py", BLOCKS_AT_THE_END)
+    pipe = commands.folder / "pipe"
+    os.mkfifo(pipe)
+    (commands.folder / "out").mkdir()
+    (commands.folder / "out" / "_SUCCESS").write_text("old")
+    options = ["-o", "out/", "--part-size", "20", "--overwrite"]
+    process = commands.start("run", "--inline", *options, job, pipe)
+    assert pipe.read_text() == "runs"
+    assert not (commands.folder / "out" / "_SUCCESS").exists()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    left = set(os.listdir(commands.folder / "out"))
+    parts = {name for name in left if name.startswith("part-")}
+    assert parts
+    assert left - parts == ({".mmg-lock"} if number == signal.SIGKILL else set())
+    assert ("is not complete" in said) == (number != signal.SIGKILL)

@@ -104,6 +104,7 @@ RUN_SHELL = "import os, sys; os.execvp('sh', ['sh', '-e', *sys.argv[1:]])"
 
 def read_results(line, folder, stdout):
     """Return the results of a command, from wherever it says that they go, as a dict."""
+    import csv
     import gzip
 
     import mmgevent
@@ -115,6 +116,10 @@ def read_results(line, folder, stdout):
     if path.suffix == ".pickle":
         return dict(mmgevent.load(path))
     text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    if ".csv" in path.name:
+        names, *rows = csv.reader(text.splitlines())
+        assert names == ["word", "count"]
+        return {word: int(count) for word, count in rows}
     if ".jsonl" in path.name:
         return dict(map(json.loads, text.splitlines()))
     return read_tsv(text)

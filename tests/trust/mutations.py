@@ -971,9 +971,47 @@ MUTATIONS = [
     Mutation(
         "results drive no terminal",
         "job/outputs/sinks.py",
-        "_for_terminals(encode) if destination.is_terminal else encode",
-        "encode",
+        "encode, header = _for_terminals(encode), harmless(header.decode()).encode()",
+        "pass",
         ("job/outputs/test_sinks.py::test_results_drive_no_terminal_and_are_whole_anywhere_else",),
+    ),
+    # results
+    Mutation(
+        "a folder stops looking complete before its parts are replaced",
+        "job/outputs/folder.py",
+        "os.unlink(os.path.join(self._folder, SUCCESS))",
+        "pass",
+        (
+            "job/outputs/test_folder.py::test_a_run_that_ends_between_two_removals_leaves_nothing_that_looks_complete",
+        ),
+    ),
+    Mutation(
+        "one run writes into a folder",
+        "job/outputs/folder.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        ("job/outputs/test_folder.py::test_two_runs_at_once_are_one_too_many",),
+    ),
+    Mutation(
+        "a folder that is not empty is not written into",
+        "job/outputs/folder.py",
+        "if found and not overwrite:",
+        "if False:",
+        ("job/outputs/test_folder.py::test_a_folder_that_is_not_empty_is_refused_by_name",),
+    ),
+    Mutation(
+        "rows have one number of columns",
+        "job/outputs/rows.py",
+        "if len(fields) != self._width:",
+        "if self._width is None:",
+        ("job/outputs/test_rows.py::test_a_record_that_does_not_fit_is_named",),
+    ),
+    Mutation(
+        "sorting holds no more than its memory",
+        "job/outputs/order.py",
+        "if self._used_bytes > self._memory_bytes:",
+        "if False:",
+        ("job/outputs/test_order.py::test_memory_is_bounded_whatever_the_number_of_results",),
     ),
 ]
 

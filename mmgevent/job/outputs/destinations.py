@@ -102,13 +102,18 @@ class Replacement:
 
     is_terminal = False
 
-    def __init__(self, name: str, target: str, warn: Callable[[str], None]):
-        """Create it. Raise OSError if that fails, OutputError if `target` cannot be replaced."""
+    def __init__(self, name: str, target: str, warn: Callable[[str], None], *, is_new: bool = False):
+        """Create it. Raise OSError if that fails, OutputError if `target` cannot be replaced.
+
+        `is_new`: the caller removes what is there before `commit`, which then also waits until the
+        data is on the disk.
+        """
         self.name: str | None = name
         self._target = target
         self._folder = os.path.dirname(target)
         self._warn = warn
-        self._before = _stat_or_none(target)
+        self._is_new = is_new
+        self._before = None if is_new else _stat_or_none(target)
         if self._before is not None:
             _check_replaceable(name, target, self._before)
         # Until then, nobody may read the results who could not read the old file.
@@ -134,6 +139,8 @@ class Replacement:
         with contextlib.suppress(OSError):  # it has been removed since
             self._before = os.stat(self._target)
         lost = [] if self._before is None else take_over(self._file.fileno(), self._target, self._before)
+        if self._is_new:
+            os.fsync(self._file.fileno())
         if self._temporary is None:
             self._temporary = _link(self._file, self._folder)
         file, self._file = self._file, None
@@ -174,7 +181,9 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
         target = os.path.realpath(path)  # a link stays a link; its target is written
         folder = os.path.dirname(target)
         if os.path.isdir(target) or path.endswith(os.sep):
-            raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
+            raise OutputError(
+                f"cannot write {path}: it is a folder; name a file in it, or end it with / for parts"
+            )
         if not os.path.isdir(folder):
             raise OutputError(f"cannot write {path}: the folder {folder} does not exist; make it first")
         if _is_special(target):

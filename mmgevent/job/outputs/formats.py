@@ -1,9 +1,12 @@
-"""Encode records as lines of text or as a stream of pickles.
+"""Choose the format of results, and encode records as lines of text or as a stream of pickles.
 
 - tsv: `key TAB value` in a line. A str stands as it is, with `\\\\ \\t \\n \\r` escaped. Everything
   else is JSON, or `repr()` if JSON has no such value.
 - jsonl: `[key, value]` in a line. A value that JSON does not have is an OutputError.
+- csv: see `rows`.
 - pickle: one `(key, value)` after another, for `load`.
+
+The files of every format may be compressed, see `compression`.
 
 In JSON a tuple is an array and a set is a sorted array. Text is UTF-8 whatever the locale. UTF-8
 has no surrogates, so one is written as `\\udc80`: JSON reads it back, and no escaped str looks like
@@ -21,15 +24,23 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmgevent.errors import DatasourceError, OutputError
+from mmgevent.job.outputs.compression import SUFFIXES, open_to_read, split_suffix
+
+#: Names of the formats.
+FORMATS = ("tsv", "jsonl", "csv", "pickle")
+
+#: Formats whose records are rows, so that their columns can have names.
+ROW_FORMATS = ("csv",)
 
 _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
     ".txt": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".csv": "csv",
     ".pkl": "pickle",
     ".pickle": "pickle",
 }
@@ -47,64 +58,100 @@ class _NotJson(Exception):
     """JSON has no such value; the text says which part of it."""
 
 
+class OutputFormat(NamedTuple):
+    """How records become bytes."""
+
+    #: one of FORMATS
+    name: str
+    #: one of SUFFIXES, or None
+    compression: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Return the suffix of files in this format: `.tsv.gz`."""
+        name = "pkl" if self.name == "pickle" else self.name
+        return f".{name}.{self.compression}" if self.compression else f".{name}"
+
+
 def load(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
-    """Read the `(key, value)` records of a file in format pickle.
+    """Read the `(key, value)` records of a file in format pickle, compressed or not.
 
     Load only files you trust: pickles can run code. Raise OSError if the file cannot be opened.
     Raise DatasourceError if it ends inside a record or has another format.
     """
-    with open(path, "rb") as file:
-        while file.peek(1):
+    file, damages = open_to_read(path)
+    damages = (EOFError, pickle.UnpicklingError, *damages)
+    with file:
+        while True:
             try:
+                if not file.peek(1):
+                    return
                 record = pickle.load(file)
-            except (EOFError, pickle.UnpicklingError) as error:
+            except damages as error:
                 raise DatasourceError(f"{os.fspath(path)} is damaged or no pickle stream: {error}") from error
             if not isinstance(record, tuple) or len(record) != 2:
                 raise DatasourceError(f"{os.fspath(path)} holds a {type(record).__name__}, not (key, value)")
             yield record
 
 
-def choose_format(path: str | None, format: str | None) -> str:
-    """Return the name of the format; the suffix of the path decides if none is given, and then tsv.
+def choose_format(path: str | None, format: str | None) -> OutputFormat:
+    """Return the format; the suffixes of the path say what is not given, and the default is tsv.
 
-    Raise OutputError for an unknown format or suffix.
+    `format` is a name, or a name with a compression: "tsv.gz".
+
+    Raise OutputError for an unknown format or suffix, or if the two name different compressions.
     """
+    stem, of_path = split_suffix(path or "")
     if format is not None:
-        if format not in ENCODERS:
-            raise OutputError(f"unknown format {format!r}; there are {', '.join(ENCODERS)}")
-        return format
-    suffix = os.path.splitext(path or "")[1].lower()
+        name, of_format = split_suffix(format)
+        if name not in FORMATS:
+            raise OutputError(
+                f"unknown format {format!r}; there are {', '.join(FORMATS)}, and each with "
+                f"{', '.join(f'.{suffix}' for suffix in SUFFIXES)}"
+            )
+        if of_format and of_path and of_format != of_path:
+            raise OutputError(f"the format {format} is not what the suffix of {path} says; make them equal")
+        return OutputFormat(name, of_format or of_path)
+    suffix = os.path.splitext(stem)[1].lower()
     if not suffix:
-        return "tsv"
+        return OutputFormat("tsv", of_path)
     if suffix not in _FORMAT_OF_SUFFIX:
         raise OutputError(
             f"the suffix of {path} does not say which format it is; "
-            f"end it with one of {', '.join(_FORMAT_OF_SUFFIX)}, or pass --format {'|'.join(ENCODERS)}"
+            f"end it with one of {', '.join(_FORMAT_OF_SUFFIX)}, or pass --format {'|'.join(FORMATS)}"
         )
-    return _FORMAT_OF_SUFFIX[suffix]
+    return OutputFormat(_FORMAT_OF_SUFFIX[suffix], of_path)
 
 
 def _encode_tsv(key: Any, value: Any) -> bytes:
     try:
         line = f"{_tsv_field(key)}\t{_tsv_field(value)}\n"
     except Exception as error:
-        raise OutputError(f"cannot write the record of {_short(key)}: {error!r}") from error
+        raise OutputError(f"cannot write the record of {short(key)}: {error!r}") from error
     return line.encode("utf-8", "backslashreplace")
 
 
 def _tsv_field(value: Any) -> str:
     if type(value) is str:
         return value.translate(_ESCAPES)
+    return as_text(value, _ESCAPES)
+
+
+def as_text(value: Any, escapes: dict[int, str] | None = None) -> str:
+    """Return a str as it is, and anything else as JSON, or as `repr()` if JSON has no such value.
+
+    `escapes`: what to replace in a str and in a repr; JSON has escapes of its own.
+    """
     if type(value) is int:
         return str(value)
     while _is_numpy(value):
         value = _python_of(value)
     if isinstance(value, str):
-        return str.__str__(value).translate(_ESCAPES)
+        return str.__str__(value).translate(escapes or {})
     try:
         return _to_json(_plain(value))
     except (_NotJson, RecursionError):
-        return repr(_without_numpy(value)).translate(_ESCAPES)
+        return repr(_without_numpy(value)).translate(escapes or {})
 
 
 def _encode_jsonl(key: Any, value: Any) -> bytes:
@@ -112,11 +159,11 @@ def _encode_jsonl(key: Any, value: Any) -> bytes:
         line = _to_json([_plain(key), _plain(value)]) + "\n"
     except _NotJson as error:
         raise OutputError(
-            f"jsonl cannot say the record of {_short(key)}: {error}; change it in finishfn, "
+            f"jsonl cannot say the record of {short(key)}: {error}; change it in finishfn, "
             f"or write tsv or pickle"
         ) from None
     except Exception as error:  # elements of a set that cannot be compared, impossible text of numpy
-        raise OutputError(f"jsonl cannot say the record of {_short(key)}: {error!r}") from error
+        raise OutputError(f"jsonl cannot say the record of {short(key)}: {error!r}") from error
     return line.encode("utf-8", "backslashreplace")
 
 
@@ -124,10 +171,10 @@ def _encode_pickle(key: Any, value: Any) -> bytes:
     try:
         return pickle.dumps((key, value), protocol=pickle.HIGHEST_PROTOCOL)
     except Exception as error:
-        raise OutputError(f"cannot pickle the record of {_short(key)}: {error}") from error
+        raise OutputError(f"cannot pickle the record of {short(key)}: {error}") from error
 
 
-#: {name of a format: function that encodes one record}
+#: {name of a format: function that encodes one record}; csv is a `rows.CsvEncoder`
 ENCODERS: dict[str, Callable[[Any, Any], bytes]] = {
     "tsv": _encode_tsv,
     "jsonl": _encode_jsonl,
@@ -150,7 +197,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise _NotJson(f"JSON has no dict with the key {_short(key)}, only with str keys")
+                raise _NotJson(f"JSON has no dict with the key {short(key)}, only with str keys")
         return {str.__str__(key): _plain(element) for key, element in value.items()}
     if isinstance(value, (set, frozenset)):
         return _sorted_elements(value)
@@ -230,7 +277,8 @@ def _replace_numpy(value: Any) -> Any:
     return value
 
 
-def _short(key: Any) -> str:
+def short(key: Any) -> str:
+    """Return a key as an error shows it."""
     try:
         text = repr(key)
     except Exception as error:

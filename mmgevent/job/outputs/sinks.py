@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, BinaryIO, TextIO
 
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs.compression import Compressed, open_compressor
 from mmgevent.job.outputs.destinations import Destination, Stream, open_destination
-from mmgevent.job.outputs.formats import ENCODERS, choose_format
+from mmgevent.job.outputs.formats import ENCODERS, ROW_FORMATS, OutputFormat, choose_format
 from mmgevent.shown_text import harmless
 
 Encoder = Callable[[Any, Any], bytes]
@@ -28,31 +29,60 @@ def open_sink(
     format: str | None = None,
     stream: TextIO | BinaryIO | io.RawIOBase | None = None,
     *,
+    columns: str | Iterable[str] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Sink:
     """Check where and how results are to be written, and return the sink for them.
 
     Results go to `stream` if one is given, else to `path`, else to stdout. Without a `format` the
-    suffix of `path` decides, and without a suffix the format is tsv. `warn` gets a sentence about
-    what a file could not take over from the one it replaced; None logs it.
+    suffix of `path` decides, and without a suffix the format is tsv. `columns`: names for csv.
+    `warn` gets a sentence about what a file could not take over from the one it replaced; None logs
+    it.
 
-    Raise OutputError for an unknown format or suffix, a missing folder, a path that is a folder or
-    cannot be written, and for pickles on a terminal.
+    Raise OutputError for an unknown format or suffix, wrong columns, a missing folder, a path that
+    is a folder or cannot be written, and for pickles or compressed results on a terminal.
     """
     name = None if path is None else os.fspath(path)
     chosen = choose_format(name, format)
+    encode, header = make_encoder(chosen, columns)
     if name is not None and stream is None:
-        destination = open_destination(name, warn or _log_warning)
+        destination = open_destination(name, warn or log_warning)
     else:
         out: Any = sys.stdout if stream is None else stream
         out.flush()
         # Closing a raw stream is up to us: some file systems report a full disk only then.
         destination = Stream(getattr(out, "buffer", out), name, closes=isinstance(out, io.RawIOBase))
-    if chosen == "pickle" and destination.is_terminal:
-        destination.abort()
-        raise OutputError("format pickle is not for terminals; write it to a file with -o PATH")
-    encode = ENCODERS[chosen]
-    return Sink(_for_terminals(encode) if destination.is_terminal else encode, destination)
+    if destination.is_terminal:
+        is_text = chosen.name != "pickle" and not chosen.compression
+        if not is_text:
+            destination.abort()
+            what = "compressed results are" if chosen.compression else "format pickle is"
+            raise OutputError(f"{what} not for terminals; write to a file with -o PATH")
+        encode, header = _for_terminals(encode), harmless(header.decode()).encode()
+    elif chosen.compression:
+        destination = Compressed(destination, chosen.compression)
+    return Sink(encode, destination, header)
+
+
+def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> tuple[Encoder, bytes]:
+    """Return the function that encodes one record, and what a file begins with.
+
+    Raise OutputError for wrong names of columns, if the format has no columns, or if this Python
+    cannot compress so.
+    """
+    if chosen.compression:
+        open_compressor(chosen.compression)  # its module may be missing
+    if columns is not None and chosen.name not in ROW_FORMATS:
+        raise OutputError(
+            f"the format {chosen.name} has no columns to name; write {' or '.join(ROW_FORMATS)}, or leave the "
+            f"names away"
+        )
+    if chosen.name not in ROW_FORMATS:
+        return ENCODERS[chosen.name], b""
+    from mmgevent.job.outputs.rows import CsvEncoder, Rows, check_columns  # rarely needed
+
+    encoder = CsvEncoder(Rows(None if columns is None else check_columns(columns)))
+    return encoder, encoder.header
 
 
 def _for_terminals(encode: Encoder) -> Encoder:
@@ -64,7 +94,8 @@ def _for_terminals(encode: Encoder) -> Encoder:
     return encode_harmless
 
 
-def _log_warning(text: str) -> None:
+def log_warning(text: str) -> None:
+    """Log a warning of an output."""
     from mmgevent.machine.logs import get_log  # rarely needed
 
     get_log(__name__).warning("%s", text)
@@ -77,10 +108,11 @@ class Sink:
     file. What a stream has got stays there.
     """
 
-    def __init__(self, encode: Encoder, destination: Destination) -> None:
+    def __init__(self, encode: Encoder, destination: Destination, header: bytes = b"") -> None:
+        """`header`: what the output begins with."""
         self._encode = encode
         self._destination = destination
-        self._buffer = bytearray()
+        self._buffer = bytearray(header)
 
     @property
     def is_terminal(self) -> bool:
@@ -93,7 +125,11 @@ class Sink:
         An OSError becomes an OutputError that names the path. Two kinds pass unchanged: those of
         stdout, and BrokenPipeError, which means that the reader of the results closed its end.
         """
-        self._buffer += self._encode(key, value)
+        self.write_encoded(self._encode(key, value))
+
+    def write_encoded(self, data: bytes) -> None:
+        """Write what the encoder made of a record."""
+        self._buffer += data
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
 

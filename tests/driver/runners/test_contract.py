@@ -3,6 +3,8 @@
 import datetime
 import decimal
 import enum
+import gzip
+import json
 import os
 import signal
 import sys
@@ -123,6 +125,23 @@ def test_results_are_streamed_and_progress_is_told(cluster):
     assert handle.progress().phase == "done"
     assert handle.stats()["records"] == 3
     assert {"map", "reduce"} >= {progress.phase for progress in seen} - {"starting", "plan"}
+
+
+def test_results_are_written_in_order(cluster, tmp_path):
+    handle = cluster.submit(mmg.Job(numbers(100), by_three, add))
+    assert handle.write(tmp_path / "out.csv.gz", columns="rest,total", sort="-value", top=2) == 2
+    with gzip.open(tmp_path / "out.csv.gz", "rt") as file:
+        assert file.read() == "rest,total\n0,1683\n2,1650\n"
+
+
+def test_results_are_written_into_parts(cluster, tmp_path):
+    handle = cluster.submit(mmg.Job(numbers(100), by_three, add))
+    assert handle.write(f"{tmp_path}/out/", "jsonl", sort="key", part_size=1) == 3
+    names = [f"part-{i:05}.jsonl" for i in range(3)]
+    assert sorted(os.listdir(tmp_path / "out")) == ["_SUCCESS", *names]
+    parts = [json.loads((tmp_path / "out" / name).read_text()) for name in names]
+    assert dict(parts) == EXPECTED
+    assert json.loads((tmp_path / "out" / "_SUCCESS").read_text())["records"] == 3
 
 
 def poison(key, value):

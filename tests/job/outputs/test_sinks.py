@@ -290,7 +290,7 @@ class TestFiles:
             sink.write(1, 2)
         assert (tmp_path / "out.csv").read_text() == "[1, 2]\n"
 
-    @pytest.mark.parametrize("name", ["out.csv", "nowhere/out.tsv", ".", "folder", "new/"])
+    @pytest.mark.parametrize("name", ["out.xml", "out.xml.gz", "nowhere/out.tsv", ".", "folder", "new/"])
     def test_a_path_that_cannot_be_is_refused_up_front(self, name, tmp_path):
         (tmp_path / "folder").mkdir()
         with pytest.raises(OutputError):
@@ -304,7 +304,7 @@ class TestFiles:
             open_sink(tmp_path / "out.tsv")
 
     def test_an_unknown_format_is_refused(self):
-        with pytest.raises(OutputError, match="tsv, jsonl, pickle"):
+        with pytest.raises(OutputError, match="tsv, jsonl, csv, pickle"):
             open_sink(None, "xml")
 
 
@@ -350,14 +350,15 @@ class TestStreams:
             os.close(master)
 
 
-@pytest.mark.parametrize("format", ["tsv", "jsonl"])
+@pytest.mark.parametrize("format", ["tsv", "jsonl", "csv"])
 def test_results_drive_no_terminal_and_are_whole_anywhere_else(format):
     evil = "\x1b]0;title\x07\x9b31m\u202e grüße \U0001f600" + "x" * 3000
     master, slave = os.openpty()
     with os.fdopen(slave, "w") as terminal, os.fdopen(master, "rb", buffering=0) as shown:
-        with open_sink(None, format, terminal) as sink:
+        columns = ["\x1b[31m", "b", "c"] if format == "csv" else None
+        with open_sink(None, format, terminal, columns=columns) as sink:
             sink.write(evil, (evil, 1))
-            sink.write("end", 0)
+            sink.write("end", (0, 0))
         seen = b""
         while b"end" not in seen:
             seen += shown.read(65536)

@@ -1,0 +1,207 @@
+"""What a program can do with the results of a job, beside reading them one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from contextlib import closing
+from typing import Any, Generic
+
+from mmgevent.driver.runners.runner import Runner
+from mmgevent.errors import ForkedError, UsageError
+from mmgevent.job.job import K, V
+
+
+class Readable(Generic[K, V]):
+    """The results of a job, for everything that takes all of them."""
+
+    _runner: Runner
+    _pid: int
+    _is_streaming: bool
+    _result: dict[Any, Any] | None
+
+    def _stream_now(self) -> Generator[tuple[K, V], None, None]:
+        """Return an iterator over the records. Raise UsageError if they were given out already."""
+        raise NotImplementedError
+
+    def result(self, timeout: float | None = None) -> dict[K, V]:
+        """Wait for the job and return its results."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Return whether the job is over."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """End the job."""
+        raise NotImplementedError
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job and return its error, or None."""
+        raise NotImplementedError
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Call a function with the handle once the job is over, in any thread."""
+        raise NotImplementedError
+
+    def _begin_stream(self) -> None:
+        """Note that the results are streamed. Raise UsageError if they were given out already."""
+        raise NotImplementedError
+
+    def _take_chunk(self, wake: Callable[[], None]) -> list[tuple[K, V]] | None:
+        """Return the next records, an empty list if there are none yet, or None behind the last ones.
+
+        If there are none yet, `wake` is called once when that changes, in any thread.
+        """
+        raise NotImplementedError
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        columns: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        top: int | None = None,
+        overwrite: bool = False,
+        part_size: int | str | None = None,
+    ) -> int:
+        """Wait for the job, write its results to a file or folder, and return their number.
+
+        A file replaces another one when all is written. A path that ends in / is a folder of parts,
+        whose `_SUCCESS` is written last: both as `mmg-run -o` does. The results are given out by
+        this, as by `stream`; after `result` they can be written again and again.
+
+        `format`: "tsv", "jsonl", "csv", "pickle", with ".gz", ".bz2", ".xz" or ".zst" behind it to
+        compress. By default the suffixes of `path` decide.
+        `columns`: names for the columns of csv.
+        `sort`: "key", "-key", "value", "-value", where - is for the largest first.
+        `top`: how many records to keep; those of the largest values, unless `sort` is given.
+        `overwrite`: replace the results in a folder; otherwise one that is not empty is refused.
+        `part_size`: size of the parts of a folder before compression, such as "64MiB".
+
+        Raises:
+
+        - OutputError or UsageError for what is wrong with the arguments, at once; the job goes on;
+        - OutputError for a record that cannot be written or ordered; the job is cancelled;
+        - the errors of `result`.
+        """
+        from mmgevent.job.options import parse_memory
+        from mmgevent.job.outputs.opening import describe_job, open_output  # rarely needed
+        from mmgevent.job.outputs.order import choose_order, put_in_order
+
+        order = choose_order(sort, top)
+        output = open_output(
+            path,
+            format,
+            columns=columns,
+            overwrite=overwrite,
+            part_bytes=parse_memory(part_size),
+            about=describe_job(self._runner.job, sort, top),
+        )
+        count = 0
+        with output as sink, closing(self._records()) as records:
+            ordered: Iterable[tuple[Any, Any]] = records if order is None else put_in_order(records, order)
+            for key, value in ordered:
+                sink.write(key, value)
+                count += 1
+        return count
+
+    def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:
+        """Wait for the job and return its results as a DataFrame of pandas.
+
+        Keys and values are columns; a tuple is as many columns as it is long. `columns`: their
+        names; by default key and value, with _0, _1 or the names of a namedtuple behind them.
+
+        Raises OutputError at once if pandas is not installed or names are wrong, and for a record
+        that does not fit; and the errors of `result`. Results are given out as by `write`.
+        """
+        return self._to_table("pandas", columns)
+
+    def to_polars(self, columns: str | Iterable[str] | None = None) -> Any:
+        """Return the results as a DataFrame of polars; otherwise as `to_pandas`."""
+        return self._to_table("polars", columns)
+
+    def to_arrow(self, columns: str | Iterable[str] | None = None) -> Any:
+        """Return the results as a Table of pyarrow; otherwise as `to_pandas`."""
+        return self._to_table("pyarrow", columns)
+
+    def __await__(self) -> Generator[Any, None, dict[K, V]]:
+        """Wait for the job in a coroutine: `await handle` is `handle.result()`.
+
+        If the task that awaits is cancelled, or its time is over, the job goes on.
+        """
+        return self._await_result().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[K, V]]:
+        """Read the records in a coroutine: `async for key, value in handle`, as `stream`.
+
+        If the loop ends before they do, or its task is cancelled, the job is cancelled.
+        """
+        import asyncio  # other programs need not import it
+
+        self._begin_stream()
+        try:
+            while True:
+                changed = asyncio.Event()
+                chunk = self._take_chunk(_in_this_loop(changed.set))
+                if chunk is None:
+                    break
+                for record in chunk:
+                    yield record
+                if chunk:
+                    await asyncio.sleep(0)  # others have their turn, even if records keep coming
+                else:
+                    await changed.wait()
+        finally:
+            if not self.done():
+                self.cancel()
+        error = self.exception()
+        if error is not None:
+            raise error
+
+    async def _await_result(self) -> dict[K, V]:
+        import asyncio
+
+        over = asyncio.Event()
+        wake = _in_this_loop(over.set)
+        self._check_process()
+        self._check_not_streamed()
+        self.add_done_callback(lambda handle: wake())
+        await over.wait()
+        return await asyncio.to_thread(self.result)  # a large dict takes a while
+
+    def _to_table(self, library: str, columns: str | Iterable[str] | None) -> Any:
+        from mmgevent.job.outputs.tables import TableMaker  # rarely needed
+
+        maker = TableMaker(library, columns)
+        with closing(self._records()) as records:
+            return maker.make(records)
+
+    def _records(self) -> Generator[tuple[K, V], None, None]:
+        """Return an iterator over the records, whose end before theirs cancels the job."""
+        if self._result is not None:
+            return (record for record in self._result.items())
+        return self._stream_now()
+
+    def _check_not_streamed(self) -> None:
+        if self._is_streaming:
+            raise UsageError("the results of this job are streamed: read them from the stream")
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError("this job was submitted by the parent of this process: ask for it there")
+
+
+def _in_this_loop(act: Callable[[], None]) -> Callable[[], None]:
+    """Return a function for any thread, which calls another one in the event loop that runs here."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def call() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
+            loop.call_soon_threadsafe(act)
+
+    return call
