@@ -909,6 +909,9 @@ def copy_package(to: Path) -> None:
             shutil.copytree(source, to / name, ignore=unneeded)
         else:
             shutil.copy2(source, to / name)
+    # A copy of the copy has this byte code too, and by its hash that of the mutated module does not count.
+    options = ("-q", "--invalidation-mode", "checked-hash")
+    subprocess.run([sys.executable, "-m", "compileall", *options, to / "mmgevent"], check=True)
 
 
 def mutate(folder: Path, mutation: Mutation) -> None:
