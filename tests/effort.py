@@ -23,6 +23,10 @@ if not SOAK_S > 0:
     raise ValueError(f"MMGEVENT_TEST_SOAK_S is a number of seconds above 0, not {SOAK_S:g}")
 
 
+#: the test that takes longest: it begins first, since it would run alone at the end of tests side by side
+LONGEST = "trust/test_soak.py", "test_nothing_is_left_of_those_who_came_and_went"
+
+
 def share_of(count: int) -> int:
     """Return how many of so many random trials to make, at least one."""
     return max(1, round(count * SHARE))
