@@ -39,13 +39,13 @@ demo: $(INSTALLED)  ## install into .venv, and count the words of Python's own l
 	@echo
 	@echo 'now try: $(VENV)/bin/mmg-run examples/humpty.py, or read README.md'
 
-test: $(TOOLS)  ## run the tests but the long ones (five minutes at most)
+test: $(TOOLS)  ## run the tests but the long ones (some four minutes)
 	$(RUN) -m pytest $(SIDE_BY_SIDE) -m 'not long'
 
 test-long: $(TOOLS)  ## run the long ones; MMGEVENT_TEST_SEEDS=0.1 tries a tenth of what is drawn at random
 	$(RUN) -m pytest $(SIDE_BY_SIDE) -m long
 
-test-all: $(TOOLS)  ## run all tests, with all seeds (some seventy minutes)
+test-all: $(TOOLS)  ## run all tests, with all seeds (most of an hour)
 	$(RUN) -m pytest $(SIDE_BY_SIDE)
 
 pure: $(TOOLS)  ## run the tests but the long ones without the C core
