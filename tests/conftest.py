@@ -44,7 +44,9 @@ _MOST_SIDE_BY_SIDE = 8
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """Return in how many processes `pytest -n auto` runs tests side by side."""
-    return min(len(os.sched_getaffinity(0)) + _MORE_THAN_CORES, _MOST_SIDE_BY_SIDE)
+    from mmgevent.machine.resources import count_cores  # not in the folder where sanitizers run tests
+
+    return min(count_cores() + _MORE_THAN_CORES, _MOST_SIDE_BY_SIDE)
 
 
 def pytest_collection_modifyitems(items):
