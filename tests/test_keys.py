@@ -49,7 +49,9 @@ KEYS_PAGE = ROOT / "docs" / "keys.md"
 def shown(value):
     """Return the name of a case, the same in every process: no addresses, and sets in order."""
     without_addresses = re.sub(r" at 0x[0-9a-f]+", "", ascii(value))
-    return re.sub(r"(?<={)[^{}]*", lambda found: ", ".join(sorted(found[0].split(", "))), without_addresses)[:40]
+    return re.sub(r"(?<={)[^{}]*", lambda found: ", ".join(sorted(found[0].split(", "))), without_addresses)[
+        :40
+    ]
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

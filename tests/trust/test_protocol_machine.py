@@ -24,6 +24,10 @@ STEPS = 8
 MAX_GROWTH_MIB = 30.0
 #: Sequences before its memory is looked at first.
 WARM_UP = 20
+#: Longest time of a sequence where much else is at work, seconds: eight times that on a quiet machine.
+LONGEST_S = 0.5
+#: Time to start and to look, seconds.
+AROUND_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,7 @@ def test_an_honest_pair_does_its_job_beside_whoever_says_anything(place, machine
 
 
 @pytest.mark.long
+@pytest.mark.timeout(share_of(LONG) * LONGEST_S + AROUND_S)
 @pytest.mark.parametrize("machine", [PlaysWorker, PlaysDriver])
 def test_thousands_of_sequences_leave_the_server_as_it_was(place, machine):
     play(machine, place, WARM_UP)
@@ -73,5 +78,5 @@ def test_thousands_of_sequences_leave_the_server_as_it_was(place, machine):
     play(machine, place, share_of(LONG))
     after = probed_server.ask(place.probe, thoroughly=True)
     for what in ("greenlets", "threads", "descriptors", "files"):
-        assert after[what] <= before[what], (before, after)
+        assert after[what] <= before[what], (what, before, after)
     assert after["resident MiB"] - before["resident MiB"] < MAX_GROWTH_MIB, (before, after)
