@@ -5,6 +5,7 @@ A failure prints the steps of the shortest sequence that fails.
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,8 @@ from tests.effort import share_of
 from tests.trust import probed_server
 from tests.trust.protocol_machine import PlaysDriver, PlaysWorker
 from tests.trust.raw_peer import connected, running_server, running_worker, wait_until
+
+log = logging.getLogger(__name__)
 
 #: Sequences of each of the two: `make test` plays some, `make test-all` ten thousand in all. One takes 0.05 s.
 SHORT, LONG = 25, 5_000
@@ -85,5 +88,5 @@ def find_more(place, before):
     more = {what: after[what] - before[what] for what in ("greenlets", "threads", "descriptors", "files")}
     more["resident MiB"] = after["resident MiB"] - before["resident MiB"] - MAX_GROWTH_MIB
     more = {what: count for what, count in more.items() if count > 0}
-    print(more)  # pytest shows it when they never end
+    log.info("the server has more than before: %s", more)  # pytest shows it when that never ends
     return more
