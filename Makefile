@@ -8,9 +8,18 @@ CODE = mmgevent tests examples benchmarks setup.py
 
 # Tests that do not depend on the core; `make pure` leaves them out. The tests of trust run a cluster of
 # workers with and without it.
-COREFREE = engine/net/test_election.py test_benchmarks.py engine/scheduler/test_simulation.py integration/test_nodes.py \
-	integration/test_node_examples.py integration/test_mincemeat.py integration/test_offering.py \
-	integration/test_bad_input.py test_packaging.py test_types.py trust
+COREFREE = access cli engine driver/test_blocked.py driver/test_watching.py test_benchmarks.py test_docs.py \
+	integration/test_bad_input.py integration/test_cluster_files.py integration/test_debugging.py \
+	integration/test_mincemeat.py integration/test_node_examples.py integration/test_nodes.py \
+	integration/test_offering.py integration/test_output.py integration/test_pilots.py integration/test_ssh.py \
+	test_effort.py test_packaging.py test_types.py trust
+
+# Tests run side by side in several processes, since most of them wait (tests/conftest.py says in how many).
+# `make test SIDE_BY_SIDE=` runs them one after another, which is easier to read and to debug.
+SIDE_BY_SIDE = -n auto --dist worksteal
+
+# Byte code is kept, whatever the environment says: without it a process that a test starts takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The editable install is a line in a .pth file ("compat"): the usual import hook costs 8 ms per process.
 # These files record what pip has installed, so that it runs once.
@@ -18,7 +27,7 @@ INSTALLED = $(VENV)/.installed
 TOOLS = $(VENV)/.tools
 SOURCES = pyproject.toml setup.py $(wildcard mmgevent/_speedups/*.[ch])
 
-.PHONY: help demo test test-long test-all pure lint format types bench fuzz soak clean
+.PHONY: help demo test test-long test-all pure sanitize lint format types bench fuzz soak clean
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -30,17 +39,20 @@ demo: $(INSTALLED)  ## install into .venv, and count the words of Python's own l
 	@echo
 	@echo 'now try: $(VENV)/bin/mmg-run examples/humpty.py, or read README.md'
 
-test: $(TOOLS)  ## run the tests but the long ones (five minutes at most)
-	$(RUN) -m pytest -m 'not long'
+test: $(TOOLS)  ## run the tests but the long ones (some four minutes)
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m 'not long'
 
 test-long: $(TOOLS)  ## run the long ones; MMGEVENT_TEST_SEEDS=0.1 tries a tenth of what is drawn at random
-	$(RUN) -m pytest -m long
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m long
 
-test-all: $(TOOLS)  ## run all tests, with all seeds (some seventy minutes)
-	$(RUN) -m pytest
+test-all: $(TOOLS)  ## run all tests, with all seeds (most of an hour)
+	$(RUN) -m pytest $(SIDE_BY_SIDE)
 
 pure: $(TOOLS)  ## run the tests but the long ones without the C core
-	MMGEVENT_PURE=1 $(RUN) -m pytest -m 'not long' $(addprefix --ignore=tests/,$(COREFREE))
+	MMGEVENT_PURE=1 $(RUN) -m pytest $(SIDE_BY_SIDE) -m 'not long' $(addprefix --ignore=tests/,$(COREFREE))
+
+sanitize: $(TOOLS)  ## run the tests of the C core with sanitizers of addresses and of undefined behaviour
+	sh tests/sanitize.sh "$(abspath $(RUN))"
 
 lint: $(TOOLS)  ## check style and format
 	$(VENV)/bin/ruff check $(CODE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.effort import LONG, SAMPLED
+from tests.effort import LONG, LONGEST, SAMPLED
 
 # A slow machine fails no test (no deadline, no check of speed), and a run fails on nothing that the run before it
 # could not have failed on (no chance in the examples).  To look for new ones: pytest --hypothesis-profile=explore
@@ -35,8 +35,22 @@ for _number, _handler in (
 _TESTS = Path(__file__).parent
 
 
+#: More processes that run tests side by side than there are cores, since half the time of a test is waiting.
+_MORE_THAN_CORES = 1
+#: Most processes that run tests side by side. More would wait for the longest test most of the time.
+_MOST_SIDE_BY_SIDE = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Return in how many processes `pytest -n auto` runs tests side by side."""
+    from mmgevent.machine.resources import count_cores  # not in the folder where sanitizers run tests
+
+    return min(count_cores() + _MORE_THAN_CORES, _MOST_SIDE_BY_SIDE)
+
+
 def pytest_collection_modifyitems(items):
-    """Mark what is long by the tables of `tests.effort`."""
+    """Mark what is long by the tables of `tests.effort`, and begin with the longest."""
     seen = collections.Counter()
     for item in items:
         if not item.path.is_relative_to(_TESTS):
@@ -46,3 +60,9 @@ def pytest_collection_modifyitems(items):
         seen[file, name] += 1
         if name in LONG.get(file, "").split() or number % SAMPLED.get(file, {}).get(name, 1):
             item.add_marker(pytest.mark.long)
+    items.sort(key=lambda item: not is_longest(item))
+
+
+def is_longest(item):
+    file, name = LONGEST
+    return item.name == name and item.path == _TESTS / file

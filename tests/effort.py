@@ -1,7 +1,8 @@
-"""How much of the suite runs: what `make test` leaves out what is marked `long`, `make test-all` leaves out nothing. MMGEVENT_TEST_SEEDS=0.1 tries
-each tenth seed of all that is drawn at random, and MMGEVENT_TEST_SOAK_S=180 soaks for three minutes (`.ci/run`
-sets both). Long is a test that takes seconds on a quiet machine, or the cases of a test beyond the first few where
-all take the same way. Each area keeps something short.
+"""How much of the suite runs: what `make test` leaves out is marked `long`, `make test-all` leaves out nothing.
+
+MMGEVENT_TEST_SEEDS=0.1 tries each tenth seed of all that is drawn at random, and MMGEVENT_TEST_SOAK_S=180 soaks for
+three minutes (`.ci/run` sets both). Long is a test that takes seconds on a quiet machine, or the cases of a test
+beyond the first few where all take the same way. Each area keeps something short.
 
 Mark a test of your own with `@pytest.mark.long`, or write it into one of the tables below.
 """
@@ -21,6 +22,10 @@ if not 0 < SHARE <= 1:
 SOAK_S = float(os.environ.get("MMGEVENT_TEST_SOAK_S", "600"))
 if not SOAK_S > 0:
     raise ValueError(f"MMGEVENT_TEST_SOAK_S is a number of seconds above 0, not {SOAK_S:g}")
+
+
+#: the test that takes longest: it begins first, since it would run alone at the end of tests side by side
+LONGEST = "trust/test_soak.py", "test_nothing_is_left_of_those_who_came_and_went"
 
 
 def share_of(count: int) -> int:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests import effort
-from tests.effort import LONG, SAMPLED, share_of, some_of
+from tests.effort import LONG, LONGEST, SAMPLED, share_of, some_of
 from tests.integration.commands import ROOT
 
 TABLES = [
@@ -14,6 +14,7 @@ TABLES = [
     for file, names in table.items()
     for name in (names.split() if isinstance(names, str) else names)
 ]
+TABLES.append(LONGEST)
 
 
 @pytest.mark.parametrize(("file", "name"), TABLES)
