@@ -15,6 +15,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from mmgevent.box.box import BoxedJob
@@ -23,10 +24,14 @@ from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.lookout import Lookout
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.engine.server.partitioning import choose_partitions
-from mmgevent.errors import JobError
+from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
 
 #: Map tasks submitted for each slot: one runs, the next ones wait in the engine, so that no slot
 #: waits for the driver.  Each holds a batch of at most 16 MiB in the driver.
@@ -44,8 +49,8 @@ Token = Any
 class Futures(ABC):
     """One job's share of an engine of futures.  It is made for one job and closed with it.
 
-    One thread calls its methods, but for `cancel` and `close`, which any thread may call at any
-    time, also twice.
+    One thread at a time calls its methods, but for `cancel` and `close`, which any thread may call
+    at any time, also twice.
 
     The engine's failures (a worker lost for good, no memory, a broken pool) are raised as JobError
     with the kind "lost" and one sentence that names the engine.
@@ -168,22 +173,22 @@ class FuturesRunner(BoxedRunner):
             yield from self._reduce(boxed, code, pieces)
             self.state.stats = self._accounts.stats(time.monotonic() - began_s)
         except BaseException:
-            self._futures.cancel()
+            self.leave()
             raise
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and stop all tasks. Idempotent."""
         super().cancel()
-        self._futures.cancel()
+        self.leave()
 
     def leave(self) -> None:
         """Stop all tasks."""
-        self._futures.cancel()
+        self._end(self._futures.cancel)
 
     def close(self) -> None:
         """Release what belongs to a job that is over or never ran. Idempotent."""
         super().close()
-        self._futures.close()
+        self._end(self._futures.close)
 
     def _map(self, boxed: BoxedJob, code: Token) -> list[Sequence[Token]]:
         """Map all batches; return their pieces in the order of batches."""
@@ -191,36 +196,51 @@ class FuturesRunner(BoxedRunner):
         assert feeder is not None
         running: dict[Future, tuple[int, EncodedBatch, Sequence[Token]]] = {}
         outputs: dict[int, Sequence[Token]] = {}
+        lacking: list[int] = []  # batches whose files the workers do not have
 
         def submit(number: int, batch: EncodedBatch) -> None:
             guest_batch = GuestBatch(number, batch.items, batch.data, batch.has_refs)
             future, pieces = futures.map(boxed, code, guest_batch)
             running[future] = number, batch, pieces
 
-        while True:
-            slots = max(1, futures.slots)
-            while not feeder.has_ended and len(running) < AHEAD * slots:
-                numbered = feeder.next_batch(accounts.speed(slots))
-                self.state.check_cancelled()
-                if numbered is None:
-                    break
-                accounts.add_batch(numbered[1])
-                submit(*numbered)
-                if running and not feeder.never_waits:
-                    break  # reports come in while a slow datasource makes the next item
-            if not running:
-                if feeder.has_ended:
-                    return [outputs[number] for number in sorted(outputs)]
-                continue
-            is_full = feeder.has_ended or len(running) >= AHEAD * slots
-            for future, report in self._wait(running, LOOK_S if is_full else 0.0):
+        def take(timeout_s: float) -> None:
+            for future, report in self._wait(running, timeout_s):
                 number, batch, pieces = running.pop(future)
                 if report.needs_content:
-                    submit(number, feeder.content_of(number))
+                    lacking.append(number)
                     continue
                 accounts.take_map(number, batch, report)
                 outputs[number] = pieces
-            self._tell("map", accounts.items, accounts.total, len(running), slots)
+
+        def look() -> None:
+            with self.state.holding_notices():
+                take(0.0)
+
+        with Lookout(look, self._fail) as lookout:
+            while True:
+                slots = max(1, futures.slots)
+                while not feeder.has_ended and len(running) < AHEAD * slots:
+                    read = partial(feeder.next_batch, accounts.speed(slots))
+                    numbered = read() if feeder.never_waits else lookout.call(read)
+                    self.state.check_cancelled()
+                    if numbered is None:
+                        break
+                    accounts.add_batch(numbered[1])
+                    submit(*numbered)
+                    if running and not feeder.never_waits:
+                        break  # reports come in while a slow datasource makes the next item
+                self.state.show_held_notices()
+                while lacking:
+                    number = lacking.pop()
+                    submit(number, feeder.content_of(number))
+                if not running:
+                    if feeder.has_ended:
+                        return [outputs[number] for number in sorted(outputs)]
+                    continue
+                self.state.before_wait()
+                is_full = feeder.has_ended or len(running) >= AHEAD * slots
+                take(LOOK_S if is_full else 0.0)
+                self._tell("map", accounts.items, accounts.total, len(running), slots)
 
     def _reduce(
         self, boxed: BoxedJob, code: Token, outputs: list[Sequence[Token]]
@@ -234,6 +254,7 @@ class FuturesRunner(BoxedRunner):
             running[future] = data
         done = 0
         while running:
+            self.state.before_wait()
             for future, report in self._wait(running, LOOK_S):
                 data = running.pop(future)
                 accounts.take_reduce(report)
@@ -245,7 +266,8 @@ class FuturesRunner(BoxedRunner):
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
         self.state.check_cancelled()
-        self.state.before_wait()
+        if not running:
+            return []
         try:
             done = self._futures.wait(list(running), timeout_s)
         except JobError:
@@ -253,3 +275,19 @@ class FuturesRunner(BoxedRunner):
             raise
         self.state.check_cancelled()
         return done
+
+    def _fail(self, error: Exception) -> None:
+        """End the job, whose thread waits in the datasource (in another thread)."""
+        if isinstance(error, JobCancelled):
+            return  # whoever has cancelled it sees to its end
+        self.state.failure = error
+        assert self._feeder is not None
+        self._feeder.end_batch()
+        self.state.on_failure()
+
+    def _end(self, action: Callable[[], None]) -> None:
+        """Let the engine end something.  If it fails, how the job itself has ended matters more."""
+        try:
+            action()
+        except Exception as error:
+            log.warning("%s does not answer at the end of a job: %r", self._futures.name, error)

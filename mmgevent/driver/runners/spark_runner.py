@@ -238,19 +238,18 @@ class SparkRunner(BoxedRunner):
             self._tell("reduce", done, len(reduced), 0, slots)
 
     def _results(self, frame: Any, size: int) -> Iterator[bytes]:
-        """Yield the results row by row."""
+        """Yield the results row by row.  Spark runs queries until the last one has come."""
         if size <= AT_ONCE_BYTES:
             for row in self._run(partial(_fetch, frame)):
                 yield row.data
             return
-        rows = frame.select("data").toLocalIterator(prefetchPartitions=True)
-        for row in rows:
-            self.state.check_cancelled()
+        rows = self._run(partial(frame.select("data").toLocalIterator, prefetchPartitions=True))
+        while (row := self._run(partial(next, rows, None))) is not None:
             yield bytes(row.data)
 
     def _run(self, action: Callable[[], Any]) -> Any:
         try:
-            return self._opened.run(action, self._look)
+            return self._opened.run(action, self._look, f"mmgevent-{self._job_id}")
         except JobError:
             self.state.check_cancelled()  # what follows from the end is no news
             raise

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,6 +37,9 @@ CONNECT_S = 5.0
 
 #: Time for workers to answer the first question, seconds: executors may have to start.
 CHECK_S = 120.0
+
+#: Rows of the first question: no cluster has more tasks at a time.
+PROBE_ROWS = 100_000
 
 #: Time for Spark to end a cancelled query, seconds. It kills a busy Python worker after 2 to 4.
 INTERRUPT_S = 20.0
@@ -73,9 +76,9 @@ T = TypeVar("T")
 class SparkWorkers(NamedTuple):
     """What is known of the workers of a session."""
 
-    #: how many tasks run at the same time
+    #: how many tasks run at the same time, as far as Spark knows now
     slots: int
-    #: whether all of them are on this machine
+    #: whether all of them are on this machine, and no others can come
     are_local: bool
 
 
@@ -91,34 +94,38 @@ class OpenSession:
             session = self._own(session)
         session.conf.set(_ROWS_SETTING, spark_tasks.ROWS_AT_A_TIME)
         self.session = session
-        self._workers: SparkWorkers | None = None
+        self._asked_slots = 0
+        self._are_local = False
         self._lock = threading.Lock()
 
     def workers(self) -> SparkWorkers:
-        """Return what the workers are; they are asked once.
+        """Return what the workers are now.  They are asked for their versions when there are more.
+
+        A standing cluster may grow, and at first its executors have not all come.
 
         Raises UsageError, VersionMismatchError or ConnectError if jobs cannot run there.
         """
         with self._lock:
-            if self._workers is None:
-                self._workers = self._ask_workers()
-            return self._workers
+            slots = self._count_slots()
+            if slots > self._asked_slots:
+                self._asked_slots, self._are_local = self._ask_workers()
+                slots = self._count_slots()  # more may have come meanwhile
+            return SparkWorkers(slots, self._are_local)
 
-    def run(self, action: Callable[[], T], look: Callable[[], None]) -> T:
+    def run(self, action: Callable[[], T], look: Callable[[], None], tag: str | None = None) -> T:
         """Return `action()`, which runs a query in a thread of its own.
 
-        `look()` is called every LOOK_S meanwhile.  If it raises, the query is interrupted.  Raises
-        JobError (kind "lost") if the query fails.
+        `look()` is called every LOOK_S meanwhile.  If it raises, the queries with this tag are
+        interrupted; by default that is this one.  Raises JobError (kind "lost") if the query fails.
         """
-        tag = f"mmgevent-{uuid.uuid4().hex}"
+        tag = tag or f"mmgevent-{uuid.uuid4().hex}"
         answer: Future[T] = Future()
         thread = threading.Thread(target=self._act, args=(tag, action, answer), daemon=True, name=tag)
         thread.start()
         try:
             while True:
                 look()
-                with contextlib.suppress(TimeoutError):
-                    answer.exception(LOOK_S)
+                if wait([answer], LOOK_S).done:
                     return answer.result()
         except MmgeventError:
             raise
@@ -158,20 +165,20 @@ class OpenSession:
                 with contextlib.suppress(Exception):  # the session may be over, and the query with it
                     self.session.interruptTag(tag)
 
+    def _count_slots(self) -> int:
+        """Return how many tasks run at the same time: the parts that Spark makes of a range."""
+        if not self.is_connect:
+            return max(1, int(self._ask(lambda: self.session.sparkContext.defaultParallelism)))
+        parts = self.session.range(0, PROBE_ROWS).selectExpr("spark_partition_id() AS part").distinct()
+        return max(1, int(self._ask(parts.count)))
+
     def _ask_workers(self) -> SparkWorkers:
-        until_s = time.monotonic() + CHECK_S
-
-        def look() -> None:
-            if time.monotonic() > until_s:
-                raise ConnectError(f"no worker of {ENGINE} took a task for {CHECK_S:g} s: are there any?")
-
         folder = tempfile.mkdtemp(prefix="mmgevent-look-")
         try:
             probe = spark_tasks.make_probe(folder, spark_tasks.read_boot_id())
-            frame = self.session.range(0, 1000).mapInArrow(probe, "data binary")
-            rows = self.run(lambda: frame.toArrow().column("data").to_pylist(), look)
-        except JobError as error:
-            raise _unusable(error) from error
+            frame = self.session.range(0, PROBE_ROWS).mapInArrow(probe, "data binary")
+            rows = self._ask(lambda: frame.toArrow().column("data").to_pylist())
+            master = str(self._ask(lambda: self.session.conf.get("spark.master", "")))
         finally:
             os.rmdir(folder)
         found = [json.loads(row) for row in rows]
@@ -179,7 +186,21 @@ class OpenSession:
             if "missing" in each:
                 raise missing_error(ENGINE)
             check_versions(each["versions"], ENGINE)
-        return SparkWorkers(len(found), all(each["is_local"] for each in found))
+        is_fixed = master == "local" or master.startswith("local[")  # others may come to a cluster
+        return SparkWorkers(len(found), is_fixed and all(each["is_local"] for each in found))
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        """Return `action()`.  Raises what prevents jobs from running there."""
+        until_s = time.monotonic() + CHECK_S
+
+        def look() -> None:
+            if time.monotonic() > until_s:
+                raise ConnectError(f"no worker of {ENGINE} took a task for {CHECK_S:g} s: are there any?")
+
+        try:
+            return self.run(action, look)
+        except JobError as error:
+            raise _unusable(error) from error
 
 
 def use_session(session: Any) -> OpenSession:

@@ -98,9 +98,12 @@ def test_a_job_whose_driver_is_killed_leaves_nothing_running(client, cluster, tm
     )
     address = client.scheduler.address.replace("tcp://", "dask://")
     command = [sys.executable, "-m", "mmgevent", "run", "--on", address, str(program)]
+    client.wait_for_workers(2, timeout=60)  # an earlier test may have killed one
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:
-        wait_until(lambda: len(list(tmp_path.glob("pid *"))) == 2)
-        run.kill()
+        try:
+            wait_until(lambda: len(list(tmp_path.glob("pid *"))) == 2)
+        finally:
+            run.kill()
     pids = [path.name.partition(" ")[2] for path in tmp_path.glob("pid *")]
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     assert cluster.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED
