@@ -59,14 +59,13 @@ def test_a_job_that_cannot_be_cancelled_does_not_keep_others_from_it(cluster, mo
     def raises():
         raise RuntimeError("not this one")
 
+    handles = [cluster.submit(mmg.Job(items(), by_three, add)) for _ in range(3)]
+    for _ in handles:
+        assert begun.acquire(timeout=30)
+    spared = cluster._running()[0]  # the first of them to be cancelled
+    monkeypatch.setattr(spared, "cancel", raises)
+    threading.Timer(0.1, may_go.set).start()
     with pytest.raises(KeyboardInterrupt), cluster:
-        handles = [cluster.submit(mmg.Job(items(), by_three, add)) for _ in range(3)]
-        for _ in handles:
-            assert begun.acquire(timeout=30)
-        for handle in cluster._running()[:1]:
-            monkeypatch.setattr(handle, "cancel", raises)
-            spared = handle
-            threading.Timer(0.1, may_go.set).start()
         raise KeyboardInterrupt
     others = [handle for handle in handles if handle is not spared]
     assert [type(handle.exception(timeout=30)) for handle in others] == [mmg.JobCancelled] * 2
