@@ -310,7 +310,7 @@ def _reach(where: str) -> None:
         host, _, port = each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "")
         if port and not (port.isascii() and port.isdigit()):
             raise UsageError(f"the port of {where} is no number: expected HOST:PORT, got {each!r}")
-        if not host:
+        if not host or (":" in host and not host.startswith("[")):
             raise UsageError(f"{where} names no host: expected sc://HOST[:PORT] or spark://HOST:PORT")
         number = int(port) if port else _PORTS[where.partition(":")[0]]
         try:

@@ -78,7 +78,8 @@ def test_nobody_at_the_address(scheme):
 
 @needs_java
 @pytest.mark.parametrize(
-    "where", ["spark-local:0", "spark-local:x", "spark://", "sc://127.0.0.1:x", "spark://:7077"]
+    "where",
+    ["spark-local:0", "spark-local:x", "spark://", "sc://127.0.0.1:x", "spark://:7077", "spark://h:70:80"],
 )
 def test_a_where_that_is_none(where):
     with pytest.raises(mmg.UsageError, match=r"spark-local:N|names no host|no number"):
