@@ -31,7 +31,8 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_segments
-from mmgevent.driver.runners.spark_sessions import ENGINE, OpenSession
+from mmgevent.driver.runners.spark_errors import ENGINE
+from mmgevent.driver.runners.spark_sessions import OpenSession
 from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, SparkRow
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError

@@ -25,9 +25,8 @@ from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.engines import require
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.driver.runners.runner import LOOK_S
-from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError, VersionMismatchError
-
-ENGINE = "Spark"
+from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
+from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
 
 #: Variable by which pyspark knows that a process uses Connect.
 _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
@@ -52,9 +51,6 @@ TASK_ATTEMPTS = 4
 
 #: First version whose data frames take tables of Arrow, and whose queries have tags.
 MIN_VERSION = (4, 0)
-
-#: Largest part of a message of Spark that is shown, characters. Java's stack traces follow.
-MAX_MESSAGE = 400
 
 #: Ports that Spark listens on, where an address names none.
 _PORTS = {"spark": 7077, "sc": 15002}
@@ -200,7 +196,7 @@ class OpenSession:
         try:
             return self.run(action, look)
         except JobError as error:
-            raise _unusable(error) from error
+            raise unusable(error) from error
 
 
 def use_session(session: Any) -> OpenSession:
@@ -229,37 +225,6 @@ def start_session(where: str) -> OpenSession:
     _require_java()
     _refuse_second(where)
     return _start(where, lambda builder: _build_classic(builder, master, settings))
-
-
-def explain(error: BaseException) -> str:
-    """Return the line of an error of Spark that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    chosen = lines[0]
-    if "Traceback" in str(error):  # of Python, in front of Java's
-        ends = [at for at, line in enumerate(lines) if line.startswith("at ")]
-        told = lines[: ends[0]] if ends else lines
-        chosen = next(
-            (line for line in reversed(told) if line.partition(":")[0].endswith(("Error", "Exception"))),
-            chosen,
-        )
-    return chosen[:MAX_MESSAGE]
-
-
-def _unusable(error: JobError) -> MmgeventError:
-    """Return what an error of the first query means."""
-    text = str(error.__cause__ or error)
-    if "PYTHON_VERSION_MISMATCH" in text:
-        return VersionMismatchError(
-            f"the workers of {ENGINE} have another Python than this driver, which has "
-            f"{'.'.join(map(str, sys.version_info[:3]))}: set PYSPARK_PYTHON to the same version there ({explain(error)})"
-        )
-    if "No module named 'pyarrow'" in text or "PACKAGE_NOT_INSTALLED" in text:
-        return UsageError(
-            f"pyarrow is not installed in the Python of the workers of {ENGINE}: pip install pyarrow there"
-        )
-    return ConnectError(f"the workers of {ENGINE} cannot run jobs: {explain(error.__cause__ or error)}")
 
 
 def _require_packages() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.box.reports import Report
-from mmgevent.driver.runners import spark_sessions, spark_tasks
+from mmgevent.driver.runners import spark_errors, spark_tasks
 from tests.driver.runners.places import PLACES
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
 from tests.integration import commands
@@ -92,9 +92,9 @@ def test_the_line_of_an_error_that_says_what_happened():
         '  File "a.py", line 1\nModuleNotFoundError: no such module\n\n\tat org.apache.spark.X(Y.scala:1)\n'
         "java.lang.IllegalStateException: later\n"
     )
-    assert spark_sessions.explain(RuntimeError(text)) == "ModuleNotFoundError: no such module"
-    assert spark_sessions.explain(RuntimeError("first\n\tat X")) == "first"
-    assert spark_sessions.explain(RuntimeError()) == "RuntimeError"
+    assert spark_errors.explain(RuntimeError(text)) == "ModuleNotFoundError: no such module"
+    assert spark_errors.explain(RuntimeError("first\n\tat X")) == "first"
+    assert spark_errors.explain(RuntimeError()) == "RuntimeError"
 
 
 def test_a_task_that_failed_stops_all_groups():
