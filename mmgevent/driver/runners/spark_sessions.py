@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,11 +35,11 @@ _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
 #: Time for a connection to be made, seconds. Spark itself tries for minutes.
 CONNECT_S = 5.0
 
+#: Time for a Connect server to say that it is one, seconds.
+ANSWER_S = 15.0
+
 #: Time for workers to answer the first question, seconds: executors may have to start.
 CHECK_S = 120.0
-
-#: Rows of the first question: no cluster has more tasks at a time.
-PROBE_ROWS = 100_000
 
 #: Time for Spark to end a cancelled query, seconds. It kills a busy Python worker after 2 to 4.
 INTERRUPT_S = 20.0
@@ -165,14 +166,18 @@ class OpenSession:
         """Return how many tasks run at the same time: the parts that Spark makes of a range."""
         if not self.is_connect:
             return max(1, int(self._ask(lambda: self.session.sparkContext.defaultParallelism)))
-        parts = self.session.range(0, PROBE_ROWS).selectExpr("spark_partition_id() AS part").distinct()
+        parts = (
+            self.session.range(0, spark_tasks.PROBE_ROWS)
+            .selectExpr("spark_partition_id() AS part")
+            .distinct()
+        )
         return max(1, int(self._ask(parts.count)))
 
     def _ask_workers(self) -> SparkWorkers:
         folder = tempfile.mkdtemp(prefix="mmgevent-look-")
         try:
             probe = spark_tasks.make_probe(folder, spark_tasks.read_boot_id())
-            frame = self.session.range(0, PROBE_ROWS).mapInArrow(probe, "data binary")
+            frame = self.session.range(0, spark_tasks.PROBE_ROWS).mapInArrow(probe, "data binary")
             rows = self._ask(lambda: frame.toArrow().column("data").to_pylist())
             master = str(self._ask(lambda: self.session.conf.get("spark.master", "")))
         finally:
@@ -303,6 +308,7 @@ def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | A
 
 def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
     """Open a session of Connect. Returns it with what ends it, and lets pyspark open classic ones again."""
+    _await_answer(where)
     was_connect = _CONNECT_MODE in os.environ
 
     def forget_connect() -> None:
@@ -319,6 +325,18 @@ def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
         forget_connect()
 
     return session, end
+
+
+def _await_answer(where: str) -> None:
+    """Raise ConnectError unless a gRPC server answers: pyspark itself tries a silent one for minutes."""
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    grpc = import_module("grpc")
+    with DefaultChannelBuilder(where).toChannel() as channel:
+        try:
+            grpc.channel_ready_future(channel).result(ANSWER_S)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectError(f"no answer came for {ANSWER_S:g} s: is Spark Connect there?") from error
 
 
 def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:

@@ -76,6 +76,17 @@ def test_nobody_at_the_address(scheme):
         mmg.connect(f"{scheme}://127.0.0.1:{port}")
 
 
+@needs_spark
+@pytest.mark.long
+def test_what_is_no_connect_server_is_told_in_time(monkeypatch):
+    """Pyspark itself would try again and again."""
+    monkeypatch.setattr("mmgevent.driver.runners.spark_sessions.ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"sc://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(mmg.ConnectError, match=f"no Spark session can be opened at {where}: .*no answer"):
+            mmg.connect(where)
+
+
 @needs_java
 @pytest.mark.parametrize(
     "where",
