@@ -27,6 +27,7 @@ from mmgevent.driver.runners.engines import require
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
+from mmgevent.driver.runners.spark_jvm import end_jvm
 from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
 
 #: Variable by which pyspark knows that a process uses Connect.
@@ -43,9 +44,6 @@ CHECK_S = 120.0
 
 #: Time for Spark to end a cancelled query, seconds. It kills a busy Python worker after 2 to 4.
 INTERRUPT_S = 20.0
-
-#: Time for our JVM to end by itself, seconds. Then it is killed.
-JVM_END_S = 10.0
 
 #: Attempts at a task in `spark-local`, as on a cluster: else one dead Python worker ends the job.
 TASK_ATTEMPTS = 4
@@ -380,23 +378,3 @@ def local_environment() -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
-
-
-def end_jvm() -> None:
-    """End the JVM that this process started. Spark itself leaves it until the process ends."""
-    from subprocess import TimeoutExpired
-
-    from pyspark import SparkContext
-
-    gateway = SparkContext._gateway
-    if gateway is None:
-        return
-    SparkContext._gateway = SparkContext._jvm = None
-    gateway.shutdown()
-    process = gateway.proc
-    process.stdin.close()  # it ends when this does
-    try:
-        process.wait(JVM_END_S)
-    except TimeoutExpired:
-        process.kill()
-        process.wait()

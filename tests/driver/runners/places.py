@@ -128,7 +128,7 @@ def spark() -> Iterator[Place]:
 #: A Spark Connect server on a port, until its standard input ends.
 CONNECT_SERVER = """
 import sys
-from mmgevent.driver.runners import spark_sessions
+from mmgevent.driver.runners import spark_jvm, spark_sessions
 from pyspark.sql import SparkSession
 settings = {
     **spark_sessions.LOCAL_SETTINGS,
@@ -141,7 +141,7 @@ with spark_sessions.local_environment():
 print("ready", flush=True)
 sys.stdin.read()
 session.stop()
-spark_sessions.end_jvm()
+spark_jvm.end_jvm()
 """
 
 
