@@ -42,7 +42,8 @@ if TYPE_CHECKING:
         UsageError,
         VersionMismatchError,
     )
-    from mmgevent.job.inputs.sources import Files, Lines
+    from mmgevent.job.inputs.files import Files
+    from mmgevent.job.inputs.lines import Lines
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.formats import load
     from mmgevent.wire.hello import VERSION as __version__
@@ -95,10 +96,10 @@ __all__ = [
 _HOMES = {
     "Certificates": "access.certificates",
     "ClusterExecutor": "driver.cluster_executor",
-    "Files": "job.inputs.sources",
+    "Files": "job.inputs.files",
     "Job": "job.job",
     "JobHandle": "driver.handle",
-    "Lines": "job.inputs.sources",
+    "Lines": "job.inputs.lines",
     "LocalCluster": "driver.local_cluster",
     "Node": "driver.node",
     "NotKept": "driver.set_aside",

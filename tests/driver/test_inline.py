@@ -24,7 +24,8 @@ from mmgevent.errors import (
     TooManySkippedError,
     UsageError,
 )
-from mmgevent.job.inputs.sources import Files, Lines
+from mmgevent.job.inputs.files import Files
+from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.job import Job
 from tests.oracle import plain_mapreduce
 

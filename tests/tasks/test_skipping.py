@@ -12,7 +12,8 @@ import mmgevent as mmg
 from mmgevent import _speedups
 from mmgevent.cli.exits import Terminated
 from mmgevent.job.functions import Functions
-from mmgevent.job.inputs.sources import Files, Lines
+from mmgevent.job.inputs.files import Files
+from mmgevent.job.inputs.lines import Lines
 from mmgevent.reducers import count_values, max_value, sum_values
 from mmgevent.tasks import mapping, skipping
 from mmgevent.tasks.blame import TaskFailure

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from mmgevent import _speedups, reducers
 from mmgevent._speedups import _fallback
 from mmgevent.job.functions import Functions
+from mmgevent.job.inputs.files import Files
+from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.refs import ContentNeeded
-from mmgevent.job.inputs.sources import Files, Lines
 from mmgevent.tasks import map_task, reduce_task, scratch
 from mmgevent.tasks.blame import TaskFailure, blame_exception, short_repr
 from mmgevent.tasks.map_task import TaskStats

@@ -1,24 +1,19 @@
-"""Stand for the content of a file, or of a split of one, until it is needed.
+"""Stand for the content of a file, or of a part of one, until it is needed.
 
 A driver sends refs instead of contents. A worker that expands a ref must see the file that the
 driver saw: of the same size, with the same hash of its first 64 KiB. Times differ between copies,
 so they do not count. If the worker sees another file, `ContentNeeded` asks the driver for
 `with_content()`, the same ref with the bytes inside.
-
-A split of lines `(start, end)` begins after the first line end at or after byte `start`, or at byte
-0. Its last line is the one that contains or begins at byte `end`. So nobody has to read the file to
-cut it, and every line belongs to exactly one split.
 """
 
 from __future__ import annotations
 
-import codecs
 import errno
 import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
@@ -31,12 +26,6 @@ HEAD_BYTES = 64 * 1024
 #: Largest content of a file whose size does not say how much there is, bytes. The driver reads it,
 #: and it travels with its ref.
 MAX_UNSIZED_BYTES = 16 * 1024 * 1024
-
-#: Bytes read at once while looking for the end of a line that begins in another split.
-SKIP_BYTES = 1024 * 1024
-
-#: Encodings, as users write them, in which ASCII bytes are ASCII text, one byte a character.
-_ASCII_SUPERSETS = frozenset({"utf-8", "utf8", "UTF-8", "ascii", "latin-1", "latin1", "cp1252"})
 
 
 class ContentNeeded(MmgeventError):
@@ -57,7 +46,7 @@ class Unreadable:
         self.error = error
 
 
-class _Changed(Exception):
+class Changed(Exception):
     """The file has changed since its ref was made."""
 
 
@@ -116,14 +105,14 @@ class Ref:
     def _check_stat(self, file: BinaryIO, *, at_driver: bool) -> None:
         stat = os.fstat(file.fileno())
         if stat.st_size != self.size and not (at_driver and stat.st_size > self.size):
-            raise _Changed(f"it had {self.size} bytes and now has {stat.st_size}")
+            raise Changed(f"it had {self.size} bytes and now has {stat.st_size}")
         rewritten = stat.st_size == self.size > HEAD_BYTES and stat.st_mtime_ns != self.mtime_ns
         if at_driver and rewritten:
-            raise _Changed("it was written to")
+            raise Changed("it was written to")
 
     def _check_head(self, head: bytes | memoryview) -> None:
         if xxhash.xxh3_64_intdigest(head) != self.head_hash:
-            raise _Changed("its first bytes are not what they were")
+            raise Changed("its first bytes are not what they were")
 
     def _content_needed(self, error: Exception) -> ContentNeeded:
         return ContentNeeded(f"{self.location} is not the driver's: {_reason(error)}")
@@ -142,155 +131,6 @@ class Ref:
                 f"{self.path}: byte {offset + error.start} is not {self.encoding} ({error.reason}); "
                 f'pass the right encoding=..., errors="replace"{advice}'
             ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class FileRef(Ref):
-    """A whole file: one item `(path, text)`, or `(path, bytes)` if binary."""
-
-    binary: bool = False
-    content: bytes | None = None
-
-    @property
-    def key(self) -> str:
-        return self.path
-
-    @property
-    def weight(self) -> int:
-        return self.size
-
-    def units(self) -> Iterator[tuple[str, Any]]:
-        data = self.content
-        if data is None:
-            try:
-                data = self._read(at_driver=False)
-            except (OSError, _Changed) as error:
-                raise self._content_needed(error) from error
-        if self.binary:
-            yield self.path, data
-            return
-        try:
-            text = self._decode(data, 0, ", or binary=True")
-        except DecodeError as error:
-            yield self.path, Unreadable(error)
-            return
-        if "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
-        yield self.path, text
-
-    def with_content(self) -> FileRef:
-        if self.content is not None:
-            return self
-        try:
-            return replace(self, content=self._read(at_driver=True))
-        except (OSError, _Changed) as error:
-            raise self._content_lost(error) from error
-
-    def _read(self, *, at_driver: bool) -> bytes:
-        with open(self.location, "rb", buffering=0) as file:
-            self._check_stat(file, at_driver=at_driver)
-            data = _read_exactly(file, self.size)
-        self._check_head(memoryview(data)[:HEAD_BYTES])
-        return data
-
-
-@dataclass(frozen=True, slots=True)
-class LinesRef(Ref):
-    """A split of a file: items `((path, byte offset), line without its line end)`."""
-
-    start: int = 0
-    end: int = 0
-    #: the bytes of this split's lines; None while they are in the file
-    content: bytes | None = None
-    #: where in the file `content` begins
-    content_offset: int = 0
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.path, self.start
-
-    @property
-    def weight(self) -> int:
-        return self.end - self.start
-
-    def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
-        if self.content is not None:
-            return self._lines(self.content_offset, self.content)
-        try:
-            offset, data = self._read(at_driver=False)
-        except (OSError, _Changed) as error:
-            raise self._content_needed(error) from error
-        return self._lines(offset, data)
-
-    def with_content(self) -> LinesRef:
-        if self.content is not None:
-            return self
-        try:
-            offset, data = self._read(at_driver=True)
-        except (OSError, _Changed) as error:
-            raise self._content_lost(error) from error
-        return replace(self, content=data, content_offset=offset)
-
-    def _lines(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], Any]]:
-        path, encoding, errors = self.path, self.encoding, self.errors
-        bom_bytes = 0
-        if _is_utf8_sig(encoding):
-            encoding = "utf-8"
-            if offset == 0 and data.startswith(codecs.BOM_UTF8):
-                bom_bytes = len(codecs.BOM_UTF8)
-        if encoding in _ASCII_SUPERSETS and data.isascii() and b"\r" not in data:
-            # One decode instead of one for each line takes half the time.
-            for text in data.decode("ascii").removesuffix("\n").split("\n") if data else ():
-                yield (path, offset), text
-                offset += len(text) + 1
-            return
-        lines = data[bom_bytes:].split(b"\n")
-        del data
-        if not lines[-1]:
-            lines.pop()
-        for line in lines:
-            n_bytes = len(line) + 1 + bom_bytes
-            bom_bytes = 0
-            if line.endswith(b"\r"):
-                line = line[:-1]
-            value: Any
-            try:
-                value = line.decode(encoding, errors)
-            except UnicodeDecodeError:
-                value = self._decode_broken(line, offset)
-            yield (path, offset), value
-            offset += n_bytes
-
-    def _decode_broken(self, line: bytes, offset: int) -> Unreadable | str:
-        """Return what is wrong with a line, or its text if `_decode` can make it."""
-        try:
-            return self._decode(line, offset, "")
-        except DecodeError as error:
-            return Unreadable(error)
-
-    def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
-        """Read the lines of this split; return the offset of the first one, and their bytes."""
-        with open(self.location, "rb") as file:
-            self._check_stat(file, at_driver=at_driver)
-            self._check_head(_read_exactly(file, min(HEAD_BYTES, self.size)))
-            first = self._find_first_line(file)
-            if first > self.end or first >= self.size:
-                return first, b""
-            file.seek(first)
-            data = _read_exactly(file, self.end - first)
-            return first, data + file.readline(self.size - self.end)
-
-    def _find_first_line(self, file: BinaryIO) -> int:
-        position = self.start
-        if position == 0:
-            return 0
-        file.seek(position)
-        while position <= self.end:
-            skipped = file.readline(min(SKIP_BYTES, self.size - position))
-            position += len(skipped)
-            if not skipped or skipped.endswith(b"\n"):
-                break
-        return position
 
 
 class Identity(NamedTuple):
@@ -318,11 +158,11 @@ def identify(path: str) -> tuple[Identity, bytes | None]:
         with open(location, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             expected = min(HEAD_BYTES, status.st_size)
-            head = _read_up_to(file, expected or HEAD_BYTES, HEAD_BYTES)
+            head = read_up_to(file, expected or HEAD_BYTES, HEAD_BYTES)
             if len(head) == expected:
                 digest = xxhash.xxh3_64_intdigest(head)
                 return Identity(location, status.st_size, status.st_mtime_ns, digest), None
-            content = head + _read_up_to(file, MAX_UNSIZED_BYTES, HEAD_BYTES)
+            content = head + read_up_to(file, MAX_UNSIZED_BYTES, HEAD_BYTES)
     except OSError as error:
         raise DatasourceError(f"cannot read {path}: {error.strerror or error}") from error
     if len(content) > MAX_UNSIZED_BYTES:
@@ -338,14 +178,15 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _read_exactly(file: Any, n_bytes: int) -> bytes:
-    data = _read_up_to(file, n_bytes)
+def read_exactly(file: Any, n_bytes: int) -> bytes:
+    """Read `n_bytes`. Raise Changed if the file ends before."""
+    data = read_up_to(file, n_bytes)
     if len(data) < n_bytes:
-        raise _Changed(f"it ended after {len(data)} of {n_bytes} bytes")
+        raise Changed(f"it ended after {len(data)} of {n_bytes} bytes")
     return data
 
 
-def _read_up_to(file: Any, n_bytes: int, at_once: int = sys.maxsize) -> bytes:
+def read_up_to(file: Any, n_bytes: int, at_once: int = sys.maxsize) -> bytes:
     """Read `n_bytes`, or all there is. One unbuffered read may return less, and 2 GiB at most.
 
     at_once: most bytes of one read. Files of /proc/sys give all or nothing on the first read, and
@@ -367,10 +208,6 @@ def _read_some(file: Any, n_bytes: int) -> bytes:
     if data is None:  # /proc/kmsg and the like
         raise BlockingIOError(errno.EAGAIN, "it has no end: more may come at any time")
     return data
-
-
-def _is_utf8_sig(encoding: str) -> bool:
-    return encoding.lower().replace("_", "-") in ("utf-8-sig", "utf8-sig")
 
 
 def _reason(error: Exception) -> str:

@@ -7,142 +7,15 @@ disk when it is checked or walked, never when it is made. Workers read the conte
 
 from __future__ import annotations
 
-import codecs
 import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
-from mmgevent.job.inputs.refs import FileRef, LinesRef, Ref, identify
+from mmgevent.job.inputs.source import Source
 from mmgevent.job.inputs.walks import claim as _claim
 from mmgevent.job.inputs.walks import is_iterator, is_repeatable
-
-#: Size of a split of Lines, bytes: some tenths of a second of work. One file feeds many executors.
-LINES_SPLIT_BYTES = 4 * 1024 * 1024
-
-
-class Source:
-    """Items that stay where they are until an executor reads them.
-
-    `a + b` gives the items of `a`, then those of `b`. Iteration yields the loaded `(key, value)`
-    items, as mapfn sees them.
-    """
-
-    def refs(self) -> Iterator[Ref]:
-        """Yield a ref for each file or split, in order.
-
-        Raise DatasourceError for one that cannot be read.
-        """
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """Raise DatasourceError for whatever can be found wrong without reading contents."""
-        raise NotImplementedError
-
-    def __add__(self, other: Any) -> Source:
-        if not isinstance(other, Source):
-            return NotImplemented
-        return _Sum(_parts(self) + _parts(other))
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for ref in self.refs():
-            yield from ref.items()
-
-
-class Files(Source):
-    """One item `(path, text)` for each file, or `(path, bytes)` if `binary`.
-
-    A path is a str or PathLike, or a list of them. It names a file, a glob (`**` crosses folders)
-    or a folder, which stands for all files in it and below. Files of globs and folders are sorted
-    by path. Hidden names in folders are left out, and those in globs unless the glob names them. A
-    file that is named twice counts twice.
-
-    Missing input is an error: a link that leads nowhere, a folder that cannot be listed. A warning
-    counts and names what else is left out: links to folders in folders, pipes, sockets and devices.
-    The driver reads files whose size does not say how much there is, such as those of /proc.
-
-    Text is what `open(path, encoding=encoding, errors=errors).read()` returns. A file that is not
-    text in that encoding raises DecodeError when it is mapped. A whole file is in memory while it
-    is mapped; use `Lines` for large ones.
-    """
-
-    def __init__(
-        self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict", binary: bool = False
-    ) -> None:
-        self.paths = flatten(paths)
-        self.encoding = encoding
-        self.errors = errors
-        self.binary = binary
-
-    def refs(self) -> Iterator[FileRef]:
-        for path in find_files(self.paths):
-            identity, content = identify(path)
-            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content=content)
-
-    def check(self) -> None:
-        if not self.binary:
-            _check_codec(self.encoding, self.errors)
-        check_paths(self.paths)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
-
-
-class Lines(Source):
-    """One item `((path, byte offset), line)` for each line, without its line end.
-
-    Paths are those of `Files`. A line ends at ``\\n``; one ``\\r`` before it belongs to the line
-    end. Files are read in splits of LINES_SPLIT_BYTES, cut at line ends, so one large file keeps
-    every core busy. A split and its longest line must fit into memory.
-    """
-
-    def __init__(self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict") -> None:
-        self.paths = flatten(paths)
-        self.encoding = encoding
-        self.errors = errors
-
-    def refs(self) -> Iterator[LinesRef]:
-        for path in find_files(self.paths):
-            identity, content = identify(path)
-            size = identity.size
-            if content is not None:  # it has been read: one split, whatever its length
-                yield LinesRef(path, *identity, self.encoding, self.errors, end=size, content=content)
-                continue
-            for start in range(0, size, LINES_SPLIT_BYTES):
-                end = min(start + LINES_SPLIT_BYTES, size)
-                yield LinesRef(path, *identity, self.encoding, self.errors, start, end)
-
-    def check(self) -> None:
-        _check_codec(self.encoding, self.errors)
-        if "\n".encode(self.encoding) not in (b"\n", codecs.BOM_UTF8 + b"\n"):
-            raise DatasourceError(
-                f"Lines cannot cut {self.encoding} at line ends, which are not the byte 0x0A there; "
-                f"use Files(..., encoding={self.encoding!r})"
-            )
-        check_paths(self.paths)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
-
-
-class _Sum(Source):
-    """The items of several sources, one after another."""
-
-    def __init__(self, parts: tuple[Source, ...]) -> None:
-        self.parts = parts
-
-    def refs(self) -> Iterator[Ref]:
-        for part in self.parts:
-            yield from part.refs()
-
-    def check(self) -> None:
-        for part in self.parts:
-            part.check()
-
-    def __repr__(self) -> str:
-        return " + ".join(map(repr, self.parts))
 
 
 def iterate(datasource: Any) -> Iterator[tuple[Any, Any, int]]:
@@ -181,7 +54,7 @@ def is_one_shot(datasource: Any) -> bool:
 
 def is_safe_to_repeat(opened: Any) -> bool:
     """Return whether what `open_datasource` returned surely gives the same items again."""
-    return type(opened) in (Files, Lines, _Sum) or is_repeatable(opened)
+    return opened.is_safe_to_repeat() if isinstance(opened, Source) else is_repeatable(opened)
 
 
 def claim(datasource: Any) -> None:
@@ -307,19 +180,3 @@ def _describe(thing: Any) -> str:
 
 def _name(function: Any) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
-
-
-def _parts(source: Source) -> tuple[Source, ...]:
-    return source.parts if isinstance(source, _Sum) else (source,)
-
-
-def _check_codec(encoding: str, errors: str) -> None:
-    try:
-        codec = codecs.lookup(encoding)
-        codecs.lookup_error(errors)
-    except (LookupError, TypeError) as error:
-        raise DatasourceError(f"encoding={encoding!r}, errors={errors!r}: {error}") from error
-    if not codec._is_text_encoding:
-        raise DatasourceError(
-            f"encoding={encoding!r} does not make text of bytes; use binary=True and codecs.decode"
-        )

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs import sources
+from mmgevent.job.inputs import lines, sources
+from mmgevent.job.inputs.files import Files
+from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.refs import HEAD_BYTES, ContentNeeded, DecodeError
-from mmgevent.job.inputs.sources import Files, Lines, claim, is_one_shot, iterate
+from mmgevent.job.inputs.sources import claim, is_one_shot, iterate
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -202,21 +204,21 @@ class TestLines:
     @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\n\n\n"])
     @pytest.mark.parametrize("last", [b"ascii", b"\xc3\xa4\xc3\xb6"])
     def test_every_line_belongs_to_one_split_wherever_they_are_cut(self, ending, last, tmp_path, monkeypatch):
-        lines = [b"", b"a", b"bb", b"", b"a long line, longer than splits", b"c", last]
-        data = b"\n".join(lines) + ending
+        texts = [b"", b"a", b"bb", b"", b"a long line, longer than splits", b"c", last]
+        data = b"\n".join(texts) + ending
         path = str(write(tmp_path / "f", data))
         whole = list(Lines(path))
         assert [text.encode() for _, text in whole] == [line.rstrip(b"\r") for line in data.splitlines()]
         assert [offset for (_, offset), _ in whole][:3] == [0, 1, 3]
         for split_bytes in range(1, len(data) + 1):
-            monkeypatch.setattr(sources, "LINES_SPLIT_BYTES", split_bytes)
+            monkeypatch.setattr(lines, "LINES_SPLIT_BYTES", split_bytes)
             refs = list(Lines(path).refs())
             assert sum(ref.weight for ref in refs) == len(data)
             assert [item for ref in refs for item in ref.items()] == whole
             assert [item for ref in refs for item in ref.with_content().items()] == whole
 
     def test_a_split_carries_only_its_own_bytes(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sources, "LINES_SPLIT_BYTES", 1000)
+        monkeypatch.setattr(lines, "LINES_SPLIT_BYTES", 1000)
         path = write(tmp_path / "f", b"twelve bytes\n" * 1000)
         refs = [ref.with_content() for ref in Lines(path).refs()]
         assert len(refs) == 13
