@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
 
 
+#: Options that protect links between processes of mmgevent.
+_SECRETS = ("password", "password_file", "tls_cert", "tls_key", "tls_ca")
+
+
 def open_cluster(command: str, arguments: Arguments) -> BaseCluster:
     """Start the engine and return without waiting for it: it comes up while the job file is loaded.
 
@@ -59,12 +63,17 @@ def others_take_part(arguments: Arguments) -> bool:
     return any(option is not None for option in (arguments.listen, arguments.join, arguments.elect))
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _open_ssh(command: str, arguments: Arguments, where: str) -> BaseCluster:
     """Start workers over ssh; say on stderr what fails on which host."""
-    for name in ("password", "password_file", "tls_cert", "tls_key", "tls_ca"):
+    for name in _SECRETS:
         if getattr(arguments, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            refuse(command, f"{option} has no use with --on ssh://, which makes a password for each run")
+            refuse(
+                command, f"{_option(name)} has no use with --on ssh://, which makes a password for each run"
+            )
     if arguments.procs == 0:
         refuse(command, "--procs 0 would do no work on the hosts; give 1 or more, or leave it out")
     from mmgevent.access.ssh_hosts import parse_ssh_hosts
@@ -82,10 +91,19 @@ def _open_ssh(command: str, arguments: Arguments, where: str) -> BaseCluster:
 
 
 def _open_elsewhere(command: str, arguments: Arguments, where: Where) -> BaseCluster:
-    for name in ("procs", "memory", "workers_timeout"):
+    for name in ("procs", "memory", "workers_timeout", "port"):
         if name in arguments.given:
-            option = f"--{name.replace('_', '-')}"
-            refuse(command, f"{option} is for an engine of mmgevent, and --on {arguments.on} is another one")
+            refuse(
+                command,
+                f"{_option(name)} is for an engine of mmgevent, and --on {arguments.on} is another one",
+            )
+    for name in _SECRETS:
+        if name in arguments.given:
+            refuse(
+                command,
+                f"{_option(name)} is for links between processes of mmgevent, and --on {arguments.on} has none: "
+                f"what protects that engine is set there, or in a client of it that a program gives to mmgevent.connect()",
+            )
     from mmgevent.driver.connecting import open_engine
 
     return open_engine(where.rest, arguments.on)

@@ -130,7 +130,8 @@ COMMAND = Command(
             ("--plain-results",),
             "",
             "accept only plain data from workers, which cannot run code here; the default with --listen, --join, "
-            "--elect, and --on anywhere but inline and local",
+            "--elect, and --on anywhere but inline and local. On Dask, Ray, Spark and the like that keeps nobody "
+            "out: their own clients run what their workers send",
             excludes="trust",
         ),
         Option(
@@ -148,8 +149,9 @@ COMMAND = Command(
         Option(
             ("--expect-workers",),
             "N",
-            "submit the job once N workers have joined, with --listen, --join or --elect; the executors of "
-            "this machine are one of them; --workers-timeout limits the wait",
+            "submit the job once N workers have joined, with --listen, --join or --elect, and with --on HOST, "
+            "elect:HOST,... and ssh://HOST,...; the executors of this machine are one of them; --workers-timeout "
+            "limits the wait",
             positive_number,
         ),
         shared.MEMORY,
@@ -205,7 +207,11 @@ def run(argv: Sequence[str]) -> int:
     if arguments.pdb and not inline:
         refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
     if arguments.expect_workers is not None and not can_grow(arguments):
-        refuse(NAME, "--expect-workers needs --listen, --join or --elect: without them no worker can join")
+        refuse(
+            NAME,
+            "--expect-workers needs --listen, --join or --elect, or --on HOST, elect:HOST,... or ssh://HOST,...: "
+            "without them no worker can join",
+        )
     results = claim_results(arguments.output)
     if inline:
         return _run_inline(arguments, results)

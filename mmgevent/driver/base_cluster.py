@@ -135,7 +135,12 @@ class BaseCluster(ABC):
     def _give_up(self) -> None:
         """Cancel the running jobs, and end the engine without waiting for them."""
         for handle in self._running():
-            handle.cancel()
+            try:
+                handle.cancel()
+            except Exception:  # the others and the engine are to end all the same
+                from mmgevent.machine.logs import get_log
+
+                get_log(__name__).exception("%r cannot be cancelled", handle)
         self._end()
 
     @abstractmethod

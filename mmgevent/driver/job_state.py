@@ -6,14 +6,16 @@ A job is submitted again when its server or engine is lost.  Each `Submission` w
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.set_aside import SetAside
-from mmgevent.errors import JobCancelled, JobError, MmgeventError
+from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
 from mmgevent.wire.deaths import MAX_REMEMBERED, describe_death
@@ -79,9 +81,9 @@ class JobState:
         #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
-        #: the error with which the server has ended the job; its thread may not have read it yet
-        self.failure: JobError | None = None
-        #: called when `failure` is set, in the engine's reading thread
+        #: the error that has ended the job; its thread may not know yet
+        self.failure: Exception | None = None
+        #: called when `failure` is set, in another thread than the job's
         self.on_failure: Callable[[], None] = _do_nothing
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
@@ -90,6 +92,8 @@ class JobState:
         self._noticed: set[str] = set()
         self._notices_of_others = 0
         self._named = 0  # items set aside that were named in a notice
+        self._held: list[str] = []  # notices for the job's thread to show
+        self._holder: int | None = None  # the thread whose notices are held
 
     def cancel(self) -> None:
         """Make the job's thread raise JobCancelled soon; idempotent."""
@@ -105,7 +109,7 @@ class JobState:
         """Return the error of a job that was cancelled."""
         return JobCancelled(f"job {self.name} was cancelled")
 
-    def ending_error(self) -> MmgeventError:
+    def ending_error(self) -> Exception:
         """Return the error of a job that has ended without its thread."""
         return self.cancelled_error() if self.is_cancelled or self.failure is None else self.failure
 
@@ -115,10 +119,27 @@ class JobState:
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
-        if self._on_notice is None:
+        if self._holder == threading.get_ident():
+            self._held.append(text)
+        elif self._on_notice is None:
             log.warning("%s: %s", self.name, text)
         else:
             self._on_notice(text)
+
+    @contextmanager
+    def holding_notices(self) -> Iterator[None]:
+        """Keep notices of this thread, which is not the job's: callbacks are called in that one."""
+        self._holder = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = None
+
+    def show_held_notices(self) -> None:
+        """Show what another thread has kept; called by the job's thread when no other keeps notices."""
+        held, self._held = self._held, []
+        for text in held:
+            self.notice(text)
 
     def notice_of_others(self, text: str, once: str | None = None) -> None:
         """Show a text of the server or a worker, unless there were MAX_NOTICES.

@@ -6,6 +6,7 @@
 | `local`, `local:N` | on this machine, with one executor per core, or N |
 | `HOST[:PORT]` | on the workers of an mmg-server |
 | `elect:HOST[:PORT],...` | on the workers of the server that is elected |
+| `ssh://HOST,...` | on workers that are started there over ssh |
 | `SCHEME://...`, `spark-local:N` | on another engine, see `runners.engines` |
 
 The words `inline` and `local` win over hosts of that name.

@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import mmgevent as mmg
+from mmgevent.cli.clusters import open_cluster
+from mmgevent.cli.options import parse
+from mmgevent.cli.run import COMMAND
 from mmgevent.driver.where import LIST, Where, parse_where
 
 
@@ -131,6 +134,7 @@ def test_mmg_run_on(tmp_path, where):
         (["--on", "local", "--join", "x"], "--on and --join exclude one another"),
         (["--on", "local:2", "--procs", "2"], "leave out --procs"),
         (["--on", "nosuch://x"], "'nosuch'"),
+        (["--on", "local", "--expect-workers", "2"], "or --on HOST, elect:HOST,... or ssh://HOST,..."),
     ],
 )
 def test_mmg_run_on_refuses_with_2(tmp_path, options, part):
@@ -138,3 +142,23 @@ def test_mmg_run_on_refuses_with_2(tmp_path, options, part):
     assert done.returncode == 2
     assert part in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("where", ["dask://127.0.0.1:9", "ray://auto", "spark-local:2", "sc://127.0.0.1:9"])
+def test_options_of_our_own_links_are_refused_on_another_engine(where):
+    """Nothing of the engine is imported for that, and nothing is asked of it."""
+    options = [
+        "--password",
+        "--password-file",
+        "--tls-cert",
+        "--tls-key",
+        "--tls-ca",
+        "--port",
+        "--memory",
+        "--procs",
+    ]
+    for option in options:
+        value = {"--port": "7", "--memory": "1GiB", "--procs": "2"}.get(option, "x")
+        arguments = parse(COMMAND, ["--on", where, option, value, "job.py"], {})
+        with pytest.raises(mmg.UsageError, match=f"{option} is for .*{where}"):
+            open_cluster("mmg-run", arguments)

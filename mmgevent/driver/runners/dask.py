@@ -13,6 +13,7 @@ Dask cannot compute scattered data again.
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -42,6 +43,12 @@ DEFAULT_PORT = 8786
 
 #: Time for a scheduler to answer at first, seconds.
 CONNECT_S = 10.0
+
+#: Largest greeting of a scheduler, bytes.  That of version 2026.8 has some 100.
+MAX_GREETING_BYTES = 1024 * 1024
+
+#: A length on Dask's wire, in front of what it sends.
+_LENGTH = struct.Struct("<Q")
 
 #: Time for the first worker to come, seconds: an adaptive cluster has none until somebody asks.
 WORKERS_S = 60.0
@@ -78,10 +85,13 @@ def open_dask(where: Any) -> EngineCluster:
         return EngineCluster(NAME, lambda: DaskFutures(where, known))
     from mmgevent.access.addresses import parse_address
 
-    host, port = parse_address(where.partition("://")[2].rstrip("/"), DEFAULT_PORT)
+    try:
+        host, port = parse_address(where.partition("://")[2].rstrip("/"), DEFAULT_PORT)
+    except UsageError as error:
+        raise UsageError(f"expected dask://HOST[:{DEFAULT_PORT}], got {where!r}: {error}") from error
     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     try:
-        socket.create_connection((host, port), CONNECT_S).close()  # Dask tries a closed port for long
+        _knock(host, port)
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False, name="mmgevent")
     except OSError as error:
         raise ConnectError(
@@ -90,6 +100,20 @@ def open_dask(where: Any) -> EngineCluster:
         ) from error
     checked: set[str] = set()
     return EngineCluster(NAME, lambda: DaskFutures(client, checked), client.close)
+
+
+def _knock(host: str, port: int) -> None:
+    """Raise OSError unless a scheduler answers: Dask tries a closed port for long, and a silent one for ever.
+
+    A scheduler speaks first: the length of its greeting as a number of 8 bytes.
+    """
+    with socket.create_connection((host, port), CONNECT_S) as link:
+        try:
+            head = link.recv(_LENGTH.size, socket.MSG_WAITALL)
+        except TimeoutError:
+            raise OSError(f"it said nothing for {CONNECT_S:g} s: it is none, or wants TLS") from None
+    if len(head) < _LENGTH.size or _LENGTH.unpack(head)[0] > MAX_GREETING_BYTES:
+        raise OSError("what listens there is none")
 
 
 class DaskFutures(Futures):

@@ -21,6 +21,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from mmgevent.box.box import BoxedJob
@@ -29,6 +30,7 @@ from mmgevent.driver.batching import next_size
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.lookout import Lookout
 from mmgevent.driver.runners.map_tasks import (
     BUDGET_S,
     CARRIED_BYTES,
@@ -38,8 +40,11 @@ from mmgevent.driver.runners.map_tasks import (
 )
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.engine.server.partitioning import choose_partitions
-from mmgevent.errors import JobError
+from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
 
 #: Map tasks submitted for each slot: one runs, the next ones wait in the engine, so that no slot
 #: waits for the driver.  Each holds a batch of at most 16 MiB in the driver.
@@ -57,8 +62,8 @@ Token = Any
 class Futures(ABC):
     """One job's share of an engine of futures.  It is made for one job and closed with it.
 
-    One thread calls its methods, but for `cancel` and `close`, which any thread may call at any
-    time, also twice.
+    One thread at a time calls its methods, but for `cancel` and `close`, which any thread may call
+    at any time, also twice.
 
     The engine's failures (a worker lost for good, no memory, a broken pool) are raised as JobError
     with the kind "lost" and one sentence that names the engine.
@@ -187,22 +192,22 @@ class FuturesRunner(BoxedRunner):
             yield from self._reduce(boxed, code, outputs)
             self.state.stats = self._accounts.stats(time.monotonic() - began_s)
         except BaseException:
-            self._futures.cancel()
+            self.leave()
             raise
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and stop all tasks. Idempotent."""
         super().cancel()
-        self._futures.cancel()
+        self.leave()
 
     def leave(self) -> None:
         """Stop all tasks."""
-        self._futures.cancel()
+        self._end(self._futures.cancel)
 
     def close(self) -> None:
         """Release what belongs to a job that is over or never ran. Idempotent."""
         super().close()
-        self._futures.close()
+        self._end(self._futures.close)
 
     def _map(self, boxed: BoxedJob, code: Token) -> Outputs:
         """Map all batches; return their pieces."""
@@ -210,34 +215,22 @@ class FuturesRunner(BoxedRunner):
         assert feeder is not None
         running: dict[Future, tuple[MapRange, Sequence[Token]]] = {}
         rests: deque[MapRange] = deque()
+        lacking: list[MapRange] = []  # tasks whose files the workers do not have
         outputs = Outputs()
 
         def submit(task: MapRange) -> None:
             is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
             sent = boxed if is_carried else boxed._replace(carried_bytes=0)
-            is_known = accounts.speed(slots).is_known
-            future, pieces = futures.map(sent, code, task.for_guest(None if is_known else BUDGET_S))
+            # What is given back would wait with the datasource.
+            is_whole = accounts.speed(slots).is_known or not feeder.never_waits
+            future, pieces = futures.map(sent, code, task.for_guest(None if is_whole else BUDGET_S))
             running[future] = task, pieces
 
-        while True:
-            slots = max(1, futures.slots)
-            while (rests or not feeder.has_ended) and len(running) < AHEAD * slots:
-                task = self._next_task(rests, slots)
-                self.state.check_cancelled()
-                if task is None:
-                    break
-                submit(task)
-                if running and not feeder.never_waits:
-                    break  # reports come in while a slow datasource makes the next item
-            if not running:
-                if feeder.has_ended and not rests:
-                    return outputs
-                continue
-            is_full = (feeder.has_ended and not rests) or len(running) >= AHEAD * slots
-            for future, report in self._wait(running, LOOK_S if is_full else 0.0):
+        def take(timeout_s: float) -> None:
+            for future, report in self._wait(running, timeout_s):
                 task, pieces = running.pop(future)
                 if report.needs_content:
-                    submit(task._replace(batch=feeder.content_of(task.number)))
+                    lacking.append(task)
                     continue
                 if report.mapped_to is not None:
                     task, rest = task.split(report.mapped_to)
@@ -246,11 +239,39 @@ class FuturesRunner(BoxedRunner):
                 if report.carried:
                     futures.forget(pieces)
                 outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
-            self._tell("map", accounts.items, accounts.total, len(running), slots)
 
-    def _next_task(self, rests: deque[MapRange], slots: int) -> MapRange | None:
+        def look() -> None:
+            with self.state.holding_notices():
+                take(0.0)
+
+        with Lookout(look, self._fail) as lookout:
+            while True:
+                slots = max(1, futures.slots)
+                while (rests or not feeder.has_ended) and len(running) < AHEAD * slots:
+                    task = self._next_task(rests, slots, lookout)
+                    self.state.check_cancelled()
+                    if task is None:
+                        break
+                    submit(task)
+                    if running and not feeder.never_waits:
+                        break  # reports come in while a slow datasource makes the next item
+                self.state.show_held_notices()
+                while lacking:
+                    task = lacking.pop()
+                    submit(task._replace(batch=feeder.content_of(task.number)))
+                if not running:
+                    if feeder.has_ended and not rests:
+                        return outputs
+                    continue
+                self.state.before_wait()
+                is_full = (feeder.has_ended and not rests) or len(running) >= AHEAD * slots
+                take(LOOK_S if is_full else 0.0)
+                self._tell("map", accounts.items, accounts.total, len(running), slots)
+
+    def _next_task(self, rests: deque[MapRange], slots: int, lookout: Lookout) -> MapRange | None:
         """Return the next task: of what was given back, or of the datasource.  None at its end."""
-        assert self._feeder is not None
+        feeder = self._feeder
+        assert feeder is not None
         speed = self._accounts.speed(slots)
         if rests:
             size = next_size(speed, at_least=self.job.options.greenlets)
@@ -258,7 +279,8 @@ class FuturesRunner(BoxedRunner):
             if rest is not None:
                 rests.appendleft(rest)
             return task
-        numbered = self._feeder.next_batch(speed, is_given_back=True)
+        read = partial(feeder.next_batch, speed, is_given_back=feeder.never_waits)
+        numbered = read() if feeder.never_waits else lookout.call(read)
         if numbered is None:
             return None
         number, batch = numbered
@@ -273,6 +295,7 @@ class FuturesRunner(BoxedRunner):
             running[future] = data
         done, total = 0, len(running)
         while running:
+            self.state.before_wait()
             for future, report in self._wait(running, LOOK_S):
                 data = running.pop(future)
                 accounts.take_reduce(report)
@@ -287,7 +310,8 @@ class FuturesRunner(BoxedRunner):
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
         self.state.check_cancelled()
-        self.state.before_wait()
+        if not running:
+            return []
         try:
             done = self._futures.wait(list(running), timeout_s)
         except JobError:
@@ -295,3 +319,19 @@ class FuturesRunner(BoxedRunner):
             raise
         self.state.check_cancelled()
         return done
+
+    def _fail(self, error: Exception) -> None:
+        """End the job, whose thread waits in the datasource (in another thread)."""
+        if isinstance(error, JobCancelled):
+            return  # whoever has cancelled it sees to its end
+        self.state.failure = error
+        assert self._feeder is not None
+        self._feeder.end_batch()
+        self.state.on_failure()
+
+    def _end(self, action: Callable[[], None]) -> None:
+        """Let the engine end something.  If it fails, how the job itself has ended matters more."""
+        try:
+            action()
+        except Exception as error:
+            log.warning("%s does not answer at the end of a job: %r", self._futures.name, error)

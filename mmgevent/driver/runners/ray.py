@@ -12,7 +12,8 @@ reduce tasks, spills them to disk, and runs a map task again whose objects are l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,9 @@ from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.runners.futures import Futures
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.errors import JobCancelled, JobError, MmgeventError
+from mmgevent.machine.logs import get_log
+
+log = get_log(__name__)
 
 #: Times that Ray runs a task again whose worker process died.
 MAX_RETRIES = 3
@@ -60,7 +64,7 @@ class RayFutures(Futures):
     def slots(self) -> int:
         if time.monotonic() >= self._slots_due_s:
             self._check_session()
-            self._slots = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+            self._slots = max(1, int(self._call(self._ray.cluster_resources).get("CPU", 1)))
             self._slots_due_s = time.monotonic() + SLOTS_S
         return self._slots
 
@@ -68,13 +72,13 @@ class RayFutures(Futures):
         """Ask each node for its versions, once a cluster."""
         ray = self._ray
         self._check_session()
-        asked = {ref: node for node, ref in self._on_nodes(_make_look(), self._checked)}
-        done, late = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_S) if asked else ([], [])
+        asked = {ref: node for node, ref in self._call(lambda: self._on_nodes(_make_look(), self._checked))}
+        refs = list(asked)
+        done, late = (
+            self._call(lambda: ray.wait(refs, num_returns=len(refs), timeout=CHECK_S)) if refs else ([], [])
+        )
         for ref in done:
-            try:
-                is_there, found = ray.get(ref)
-            except ray.exceptions.RayError as error:
-                raise self._lost(error) from error
+            is_there, found = self._get(ref)
             if not is_there:
                 raise missing_error(self.name, f"{_ADVICE} ({found})")
             check_versions(found, self.name)
@@ -84,7 +88,7 @@ class RayFutures(Futures):
 
     def put(self, data: bytes) -> Any:
         self._check_session()
-        return self._ray.put(data)
+        return self._call(lambda: self._ray.put(data))
 
     def map(self, job: BoxedJob, code: Any, batch: GuestBatch) -> tuple[Any, Sequence[Any]]:
         report, *pieces = self._submit(self._map, job.groups + 1, job, code, batch)
@@ -97,9 +101,9 @@ class RayFutures(Futures):
     def wait(self, futures: Sequence[Any], timeout_s: float) -> list[tuple[Any, Report]]:
         self._check_session()
         refs = list(futures)
-        done, _ = self._ray.wait(refs, timeout=timeout_s)
+        done, _ = self._call(lambda: self._ray.wait(refs, timeout=timeout_s))
         if done:
-            done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+            done, _ = self._call(lambda: self._ray.wait(refs, num_returns=len(refs), timeout=0))
         self._running.difference_update(done)
         return [(ref, self._get(ref)) for ref in done]
 
@@ -108,15 +112,16 @@ class RayFutures(Futures):
 
     def cancel(self) -> None:
         self._is_cancelled = True
-        if self._ray.is_initialized():
-            for ref in list(self._running):
-                self._ray.cancel(ref, force=True)
+        for ref in list(self._running):
+            self._leave(partial(self._ray.cancel, ref, force=True))
         self.close()  # whoever gives a job up after a signal does not wait for its thread
 
     def close(self) -> None:
         job_id, self._job_id = self._job_id, None
-        if job_id is None or not self._ray.is_initialized():
-            return
+        if job_id is not None:
+            self._leave(lambda: self._release(job_id))
+
+    def _release(self, job_id: str) -> None:
         running = list(self._running)
         if running:  # a task that begins now would make the lease again
             self._ray.wait(running, num_returns=len(running), timeout=RELEASE_S)
@@ -128,7 +133,8 @@ class RayFutures(Futures):
         if self._is_cancelled:
             raise JobCancelled("the job was cancelled")
         self._job_id = job.id
-        refs = task.options(num_returns=num_returns, max_retries=MAX_RETRIES).remote(job, *args)
+        options = task.options(num_returns=num_returns, max_retries=MAX_RETRIES)
+        refs = self._call(lambda: options.remote(job, *args))
         self._running.add(refs[0])
         if self._is_cancelled:  # meanwhile
             self.cancel()
@@ -159,15 +165,40 @@ class RayFutures(Futures):
             raise self._lost(error) from error
         except errors.RayError as error:
             raise self._lost(error) from error
+        except Exception as error:  # of the client's connection
+            raise self._unusable(error) from error
 
     def _check_session(self) -> None:
         """Raise JobError if the session has ended: the next call would start a cluster on this machine."""
         if not self._ray.is_initialized():
             raise JobError("the session with Ray has ended", {"kind": "lost"})
 
+    def _call(self, action: Callable[[], Any]) -> Any:
+        """Return what a call of Ray returns; raise what means that Ray is lost as JobError."""
+        try:
+            return action()
+        except Exception as error:
+            raise self._unusable(error) from error
+
+    def _leave(self, action: Callable[[], Any]) -> None:
+        """Tell Ray to end something.  If it cannot be reached, nothing of the job can."""
+        try:
+            if self._ray.is_initialized():
+                action()
+        except Exception as error:
+            log.info("Ray does not answer at the end of a job: %r", error)
+
     def _lost(self, error: BaseException) -> JobError:
-        text = str(error).strip().partition("\n")[0] or type(error).__name__
-        return JobError(f"Ray has lost a task: {text}", {"kind": "lost"})
+        return JobError(f"Ray has lost a task: {_first_line(error)}", {"kind": "lost"})
+
+    def _unusable(self, error: BaseException) -> JobError | JobCancelled:
+        if self._is_cancelled:
+            return JobCancelled("the job was cancelled")
+        return JobError(f"Ray cannot run the job: {_first_line(error)}", {"kind": "lost"})
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _make_look() -> Any:

@@ -65,7 +65,12 @@ def _address_of(where: str) -> Address | None:
         raise UsageError(f"expected ray://auto or ray://HOST[:{CLIENT_PORT}], got {where!r}")
     if rest == "auto":
         return None
-    return parse_address(rest, CLIENT_PORT)
+    try:
+        return parse_address(rest, CLIENT_PORT)
+    except UsageError as error:
+        raise UsageError(
+            f"expected ray://auto or ray://HOST[:{CLIENT_PORT}], got {where!r}: {error}"
+        ) from error
 
 
 class _Sessions:

@@ -15,8 +15,9 @@ from typing import Any
 from mmgevent.driver.base_cluster import OnNotice, OnProgress
 from mmgevent.driver.runners.elsewhere import ForeignCluster
 from mmgevent.driver.runners.runner import Runner
+from mmgevent.driver.runners.spark_errors import ENGINE
 from mmgevent.driver.runners.spark_runner import SparkRunner
-from mmgevent.driver.runners.spark_sessions import ENGINE, OpenSession, start_session, use_session
+from mmgevent.driver.runners.spark_sessions import OpenSession, start_session, use_session
 from mmgevent.job.job import Job
 
 

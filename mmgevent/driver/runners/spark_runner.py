@@ -31,7 +31,8 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_segments
-from mmgevent.driver.runners.spark_sessions import ENGINE, OpenSession
+from mmgevent.driver.runners.spark_errors import ENGINE
+from mmgevent.driver.runners.spark_sessions import OpenSession
 from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, SparkRow
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError
@@ -238,19 +239,18 @@ class SparkRunner(BoxedRunner):
             self._tell("reduce", done, len(reduced), 0, slots)
 
     def _results(self, frame: Any, size: int) -> Iterator[bytes]:
-        """Yield the results row by row."""
+        """Yield the results row by row.  Spark runs queries until the last one has come."""
         if size <= AT_ONCE_BYTES:
             for row in self._run(partial(_fetch, frame)):
                 yield row.data
             return
-        rows = frame.select("data").toLocalIterator(prefetchPartitions=True)
-        for row in rows:
-            self.state.check_cancelled()
+        rows = self._run(partial(frame.select("data").toLocalIterator, prefetchPartitions=True))
+        while (row := self._run(partial(next, rows, None))) is not None:
             yield bytes(row.data)
 
     def _run(self, action: Callable[[], Any]) -> Any:
         try:
-            return self._opened.run(action, self._look)
+            return self._opened.run(action, self._look, f"mmgevent-{self._job_id}")
         except JobError:
             self.state.check_cancelled()  # what follows from the end is no news
             raise

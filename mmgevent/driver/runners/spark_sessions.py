@@ -17,7 +17,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,9 +26,9 @@ from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.engines import require
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.driver.runners.runner import LOOK_S
-from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError, VersionMismatchError
-
-ENGINE = "Spark"
+from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
+from mmgevent.driver.runners.spark_jvm import end_jvm
+from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
 
 #: Variable by which pyspark knows that a process uses Connect.
 _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
@@ -35,23 +36,20 @@ _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
 #: Time for a connection to be made, seconds. Spark itself tries for minutes.
 CONNECT_S = 5.0
 
+#: Time for a Connect server to say that it is one, seconds.
+ANSWER_S = 15.0
+
 #: Time for workers to answer the first question, seconds: executors may have to start.
 CHECK_S = 120.0
 
 #: Time for Spark to end a cancelled query, seconds. It kills a busy Python worker after 2 to 4.
 INTERRUPT_S = 20.0
 
-#: Time for our JVM to end by itself, seconds. Then it is killed.
-JVM_END_S = 10.0
-
 #: Attempts at a task in `spark-local`, as on a cluster: else one dead Python worker ends the job.
 TASK_ATTEMPTS = 4
 
 #: First version whose data frames take tables of Arrow, and whose queries have tags.
 MIN_VERSION = (4, 0)
-
-#: Largest part of a message of Spark that is shown, characters. Java's stack traces follow.
-MAX_MESSAGE = 400
 
 #: Ports that Spark listens on, where an address names none.
 _PORTS = {"spark": 7077, "sc": 15002}
@@ -73,9 +71,9 @@ T = TypeVar("T")
 class SparkWorkers(NamedTuple):
     """What is known of the workers of a session."""
 
-    #: how many tasks run at the same time
+    #: how many tasks run at the same time, as far as Spark knows now
     slots: int
-    #: whether all of them are on this machine
+    #: whether all of them are on this machine, and no others can come
     are_local: bool
 
 
@@ -91,34 +89,38 @@ class OpenSession:
             session = self._own(session)
         session.conf.set(_ROWS_SETTING, spark_tasks.ROWS_AT_A_TIME)
         self.session = session
-        self._workers: SparkWorkers | None = None
+        self._asked_slots = 0
+        self._are_local = False
         self._lock = threading.Lock()
 
     def workers(self) -> SparkWorkers:
-        """Return what the workers are; they are asked once.
+        """Return what the workers are now.  They are asked for their versions when there are more.
+
+        A standing cluster may grow, and at first its executors have not all come.
 
         Raises UsageError, VersionMismatchError or ConnectError if jobs cannot run there.
         """
         with self._lock:
-            if self._workers is None:
-                self._workers = self._ask_workers()
-            return self._workers
+            slots = self._count_slots()
+            if slots > self._asked_slots:
+                self._asked_slots, self._are_local = self._ask_workers()
+                slots = self._count_slots()  # more may have come meanwhile
+            return SparkWorkers(slots, self._are_local)
 
-    def run(self, action: Callable[[], T], look: Callable[[], None]) -> T:
+    def run(self, action: Callable[[], T], look: Callable[[], None], tag: str | None = None) -> T:
         """Return `action()`, which runs a query in a thread of its own.
 
-        `look()` is called every LOOK_S meanwhile.  If it raises, the query is interrupted.  Raises
-        JobError (kind "lost") if the query fails.
+        `look()` is called every LOOK_S meanwhile.  If it raises, the queries with this tag are
+        interrupted; by default that is this one.  Raises JobError (kind "lost") if the query fails.
         """
-        tag = f"mmgevent-{uuid.uuid4().hex}"
+        tag = tag or f"mmgevent-{uuid.uuid4().hex}"
         answer: Future[T] = Future()
         thread = threading.Thread(target=self._act, args=(tag, action, answer), daemon=True, name=tag)
         thread.start()
         try:
             while True:
                 look()
-                with contextlib.suppress(TimeoutError):
-                    answer.exception(LOOK_S)
+                if wait([answer], LOOK_S).done:
                     return answer.result()
         except MmgeventError:
             raise
@@ -158,20 +160,24 @@ class OpenSession:
                 with contextlib.suppress(Exception):  # the session may be over, and the query with it
                     self.session.interruptTag(tag)
 
+    def _count_slots(self) -> int:
+        """Return how many tasks run at the same time: the parts that Spark makes of a range."""
+        if not self.is_connect:
+            return max(1, int(self._ask(lambda: self.session.sparkContext.defaultParallelism)))
+        parts = (
+            self.session.range(0, spark_tasks.PROBE_ROWS)
+            .selectExpr("spark_partition_id() AS part")
+            .distinct()
+        )
+        return max(1, int(self._ask(parts.count)))
+
     def _ask_workers(self) -> SparkWorkers:
-        until_s = time.monotonic() + CHECK_S
-
-        def look() -> None:
-            if time.monotonic() > until_s:
-                raise ConnectError(f"no worker of {ENGINE} took a task for {CHECK_S:g} s: are there any?")
-
         folder = tempfile.mkdtemp(prefix="mmgevent-look-")
         try:
             probe = spark_tasks.make_probe(folder, spark_tasks.read_boot_id())
-            frame = self.session.range(0, 1000).mapInArrow(probe, "data binary")
-            rows = self.run(lambda: frame.toArrow().column("data").to_pylist(), look)
-        except JobError as error:
-            raise _unusable(error) from error
+            frame = self.session.range(0, spark_tasks.PROBE_ROWS).mapInArrow(probe, "data binary")
+            rows = self._ask(lambda: frame.toArrow().column("data").to_pylist())
+            master = str(self._ask(lambda: self.session.conf.get("spark.master", "")))
         finally:
             os.rmdir(folder)
         found = [json.loads(row) for row in rows]
@@ -179,7 +185,21 @@ class OpenSession:
             if "missing" in each:
                 raise missing_error(ENGINE)
             check_versions(each["versions"], ENGINE)
-        return SparkWorkers(len(found), all(each["is_local"] for each in found))
+        is_fixed = master == "local" or master.startswith("local[")  # others may come to a cluster
+        return SparkWorkers(len(found), is_fixed and all(each["is_local"] for each in found))
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        """Return `action()`.  Raises what prevents jobs from running there."""
+        until_s = time.monotonic() + CHECK_S
+
+        def look() -> None:
+            if time.monotonic() > until_s:
+                raise ConnectError(f"no worker of {ENGINE} took a task for {CHECK_S:g} s: are there any?")
+
+        try:
+            return self.run(action, look)
+        except JobError as error:
+            raise unusable(error) from error
 
 
 def use_session(session: Any) -> OpenSession:
@@ -208,37 +228,6 @@ def start_session(where: str) -> OpenSession:
     _require_java()
     _refuse_second(where)
     return _start(where, lambda builder: _build_classic(builder, master, settings))
-
-
-def explain(error: BaseException) -> str:
-    """Return the line of an error of Spark that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    chosen = lines[0]
-    if "Traceback" in str(error):  # of Python, in front of Java's
-        ends = [at for at, line in enumerate(lines) if line.startswith("at ")]
-        told = lines[: ends[0]] if ends else lines
-        chosen = next(
-            (line for line in reversed(told) if line.partition(":")[0].endswith(("Error", "Exception"))),
-            chosen,
-        )
-    return chosen[:MAX_MESSAGE]
-
-
-def _unusable(error: JobError) -> MmgeventError:
-    """Return what an error of the first query means."""
-    text = str(error.__cause__ or error)
-    if "PYTHON_VERSION_MISMATCH" in text:
-        return VersionMismatchError(
-            f"the workers of {ENGINE} have another Python than this driver, which has "
-            f"{'.'.join(map(str, sys.version_info[:3]))}: set PYSPARK_PYTHON to the same version there ({explain(error)})"
-        )
-    if "No module named 'pyarrow'" in text or "PACKAGE_NOT_INSTALLED" in text:
-        return UsageError(
-            f"pyarrow is not installed in the Python of the workers of {ENGINE}: pip install pyarrow there"
-        )
-    return ConnectError(f"the workers of {ENGINE} cannot run jobs: {explain(error.__cause__ or error)}")
 
 
 def _require_packages() -> None:
@@ -289,7 +278,7 @@ def _reach(where: str) -> None:
         host, _, port = each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "")
         if port and not (port.isascii() and port.isdigit()):
             raise UsageError(f"the port of {where} is no number: expected HOST:PORT, got {each!r}")
-        if not host:
+        if not host or (":" in host and not host.startswith("[")):
             raise UsageError(f"{where} names no host: expected sc://HOST[:PORT] or spark://HOST:PORT")
         number = int(port) if port else _PORTS[where.partition(":")[0]]
         try:
@@ -317,6 +306,7 @@ def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | A
 
 def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
     """Open a session of Connect. Returns it with what ends it, and lets pyspark open classic ones again."""
+    _await_answer(where)
     was_connect = _CONNECT_MODE in os.environ
 
     def forget_connect() -> None:
@@ -333,6 +323,18 @@ def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
         forget_connect()
 
     return session, end
+
+
+def _await_answer(where: str) -> None:
+    """Raise ConnectError unless a gRPC server answers: pyspark itself tries a silent one for minutes."""
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    grpc = import_module("grpc")
+    with DefaultChannelBuilder(where).toChannel() as channel:
+        try:
+            grpc.channel_ready_future(channel).result(ANSWER_S)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectError(f"no answer came for {ANSWER_S:g} s: is Spark Connect there?") from error
 
 
 def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:
@@ -376,23 +378,3 @@ def local_environment() -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
-
-
-def end_jvm() -> None:
-    """End the JVM that this process started. Spark itself leaves it until the process ends."""
-    from subprocess import TimeoutExpired
-
-    from pyspark import SparkContext
-
-    gateway = SparkContext._gateway
-    if gateway is None:
-        return
-    SparkContext._gateway = SparkContext._jvm = None
-    gateway.shutdown()
-    process = gateway.proc
-    process.stdin.close()  # it ends when this does
-    try:
-        process.wait(JVM_END_S)
-    except TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -25,6 +25,9 @@ ROW_BYTES = 1024 * 1024
 #: Rows that Spark passes to Python at a time. With Spark's own 10,000, 10 GB could meet in memory.
 ROWS_AT_A_TIME = 32
 
+#: Rows of the first question: no cluster has more tasks at a time.
+PROBE_ROWS = 100_000
+
 #: Kinds of rows, in the order in which a reduce task reads them.
 HALT, MAP_REPORT, REDUCE_REPORT, DATA = range(4)
 

@@ -26,6 +26,8 @@ class Place(NamedTuple):
     cluster: Any
     #: whether user code runs in processes that may die, with limits
     has_executors: bool = True
+    #: whether items are mapped while the datasource is read
+    maps_early: bool = True
 
 
 @contextlib.contextmanager
@@ -120,13 +122,13 @@ def dask() -> Iterator[Place]:
 def spark() -> Iterator[Place]:
     """Spark classic: a JVM with two tasks at a time, and a process for each of their workers."""
     with mmg.connect("spark-local:2") as cluster:
-        yield Place(cluster)
+        yield Place(cluster, maps_early=False)
 
 
 #: A Spark Connect server on a port, until its standard input ends.
 CONNECT_SERVER = """
 import sys
-from mmgevent.driver.runners import spark_sessions
+from mmgevent.driver.runners import spark_jvm, spark_sessions
 from pyspark.sql import SparkSession
 settings = {
     **spark_sessions.LOCAL_SETTINGS,
@@ -139,7 +141,7 @@ with spark_sessions.local_environment():
 print("ready", flush=True)
 sys.stdin.read()
 session.stop()
-spark_sessions.end_jvm()
+spark_jvm.end_jvm()
 """
 
 
@@ -154,7 +156,7 @@ def spark_connect() -> Iterator[Place]:
         wait_for(standing.stdout, "ready")
         try:
             with mmg.connect(f"sc://127.0.0.1:{port}") as cluster:
-                yield Place(cluster)
+                yield Place(cluster, maps_early=False)
         finally:
             standing.stdin.close()
             standing.wait(30)

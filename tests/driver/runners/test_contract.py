@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -392,3 +393,32 @@ def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
     assert handle.progress().phase == "cancelled"
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
     assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED  # the next job finds all in order
+
+
+def test_a_job_that_fails_while_its_datasource_waits_ends_at_once(place, executors, caplog):
+    if not place.maps_early:
+        pytest.skip("the whole datasource is read before the first item is mapped")
+    may_go, callers = threading.Event(), []
+
+    def items():
+        yield from numbers(5).items()
+        may_go.wait()
+
+    def fails(key, value):
+        raise ValueError(f"{key} is poison")
+
+    handle = executors.submit(
+        mmg.Job(items(), fails, add, max_skipped=2),
+        on_notice=lambda text: callers.append(threading.current_thread()),
+    )
+    try:
+        with pytest.raises(mmg.TooManySkippedError, match="is poison"):
+            handle.result(timeout=30)
+        assert not may_go.is_set()
+        assert "is left behind: it waits in" in caplog.text
+        assert "test_contract.py" in caplog.text
+    finally:
+        may_go.set()
+    handle._thread.join(30)
+    assert not handle._thread.is_alive()
+    assert set(callers) <= {handle._thread}  # callbacks are called in that one

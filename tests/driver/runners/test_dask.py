@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -108,9 +110,12 @@ def test_a_job_whose_driver_is_killed_leaves_nothing_running(client, cluster, tm
     )
     address = client.scheduler.address.replace("tcp://", "dask://")
     command = [sys.executable, "-m", "mmgevent", "run", "--on", address, str(program)]
+    client.wait_for_workers(2, timeout=60)  # an earlier test may have killed one
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as run:
-        wait_until(lambda: len(list(tmp_path.glob("pid *"))) == 2)
-        run.kill()
+        try:
+            wait_until(lambda: len(list(tmp_path.glob("pid *"))) == 2)
+        finally:
+            run.kill()
     pids = [path.name.partition(" ")[2] for path in tmp_path.glob("pid *")]
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     assert cluster.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED
@@ -161,6 +166,29 @@ def test_nobody_at_the_address_is_one_sentence():
     ) as caught:
         mmg.connect("dask://127.0.0.1:9")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2"])
+def test_what_is_no_scheduler_is_told_in_time(greeting, monkeypatch):
+    """Dask itself would wait for ever."""
+    monkeypatch.setattr("mmgevent.driver.runners.dask.CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answer = threading.Thread(target=lambda: held.append(server.accept()[0]) or held[0].send(greeting))
+        held = []
+        answer.start()
+        port = server.getsockname()[1]
+        with pytest.raises(
+            mmg.ConnectError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} "
+        ):
+            mmg.connect(f"dask://127.0.0.1:{port}")
+        answer.join(30)
+        held[0].close()
+
+
+@pytest.mark.parametrize("where", ["dask://", "dask://h:x", "dask://me@h", "dask://h:1/path"])
+def test_an_address_that_is_none_is_named_as_it_was_given(where):
+    with pytest.raises(mmg.UsageError, match=rf"expected dask://HOST\[:8786\], got '{where}'"):
+        mmg.connect(where)
 
 
 def test_an_asynchronous_client_is_refused(place):

@@ -158,3 +158,41 @@ def mapfn(key, value):
     assert printed == ""
     wait_until(lambda: not any(os.path.exists(f"/proc/{path.name}") for path in pids.iterdir()))
     assert glob.glob(os.path.join(tempfile.gettempdir(), "mmgevent-lease-*")) == []
+
+
+@pytest.mark.parametrize("phase", ["map", "reading"])
+def test_a_cluster_that_is_lost_is_one_sentence(tmp_path, phase):
+    begun = tmp_path / "begun"
+    job = tmp_path / "job.py"
+    job.write_text(f"""
+import threading, time
+def datasource():
+    yield 1, 1
+    if {phase == "reading"}:
+        threading.Event().wait()
+def mapfn(key, value):
+    open({str(begun)!r}, "w").close()
+    time.sleep(3600)
+""")
+    with standing_ray() as (_, address):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mmgevent", "run", "--on", f"ray://{address}", str(job)],
+            cwd=ROOT,
+            env={**os.environ, "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_until(begun.exists, 60)
+        except BaseException:
+            process.kill()
+            raise
+    with process:
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 1, said
+    assert "mmg-run: Ray cannot run the job: " in said
+    assert "Traceback" not in said

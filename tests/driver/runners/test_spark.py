@@ -1,5 +1,6 @@
 """Spark: what is refused, what is missing, workers that die, sessions that end and that stay."""
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -14,9 +15,11 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.box.reports import Report
-from mmgevent.driver.runners import spark_sessions, spark_tasks
+from mmgevent.driver.runners import spark_errors, spark_tasks
 from tests.driver.runners.places import PLACES
-from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
+from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
+from tests.integration import commands
+from tests.ports import free_port
 
 HAS_SPARK = (
     importlib.util.find_spec("pyspark") is not None and importlib.util.find_spec("pyarrow") is not None
@@ -73,9 +76,21 @@ def test_nobody_at_the_address(scheme):
         mmg.connect(f"{scheme}://127.0.0.1:{port}")
 
 
+@needs_spark
+@pytest.mark.long
+def test_what_is_no_connect_server_is_told_in_time(monkeypatch):
+    """Pyspark itself would try again and again."""
+    monkeypatch.setattr("mmgevent.driver.runners.spark_sessions.ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"sc://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(mmg.ConnectError, match=f"no Spark session can be opened at {where}: .*no answer"):
+            mmg.connect(where)
+
+
 @needs_java
 @pytest.mark.parametrize(
-    "where", ["spark-local:0", "spark-local:x", "spark://", "sc://127.0.0.1:x", "spark://:7077"]
+    "where",
+    ["spark-local:0", "spark-local:x", "spark://", "sc://127.0.0.1:x", "spark://:7077", "spark://h:70:80"],
 )
 def test_a_where_that_is_none(where):
     with pytest.raises(mmg.UsageError, match=r"spark-local:N|names no host|no number"):
@@ -88,9 +103,9 @@ def test_the_line_of_an_error_that_says_what_happened():
         '  File "a.py", line 1\nModuleNotFoundError: no such module\n\n\tat org.apache.spark.X(Y.scala:1)\n'
         "java.lang.IllegalStateException: later\n"
     )
-    assert spark_sessions.explain(RuntimeError(text)) == "ModuleNotFoundError: no such module"
-    assert spark_sessions.explain(RuntimeError("first\n\tat X")) == "first"
-    assert spark_sessions.explain(RuntimeError()) == "RuntimeError"
+    assert spark_errors.explain(RuntimeError(text)) == "ModuleNotFoundError: no such module"
+    assert spark_errors.explain(RuntimeError("first\n\tat X")) == "first"
+    assert spark_errors.explain(RuntimeError()) == "RuntimeError"
 
 
 def test_a_task_that_failed_stops_all_groups():
@@ -181,7 +196,7 @@ class TestOnSpark:
 
         path = tmp_path / "input.txt"
         path.write_text("a b\nc\n")
-        monkeypatch.setattr(cluster._opened, "_workers", SparkWorkers(2, False))
+        monkeypatch.setattr(cluster._opened, "workers", lambda: SparkWorkers(2, False))
         moved = tmp_path / "moved.txt"
         real = spark_tasks.map_task
 
@@ -229,6 +244,20 @@ class TestOnSpark:
         assert cluster.run(mmg.Job(numbers(100), mapfn, reducefn)) == EXPECTED
         assert os.path.exists(mark)
 
+    def test_an_action_that_raises_a_timeout_of_its_own_fails_at_once(self, cluster):
+        looks = []
+
+        def look():
+            looks.append(1)
+            if len(looks) > 100:
+                raise AssertionError("it does not wait between looks")
+
+        def raises():
+            raise TimeoutError("of the action")
+
+        with pytest.raises(mmg.JobError, match="Spark failed: of the action"):
+            cluster._opened.run(raises, look)
+
     def test_results_larger_than_are_fetched_at_once(self, cluster):
         job = mmg.Job(
             numbers(40), lambda key, value: [(value, os.urandom(1) * 2**20)], lambda key, values: values[0]
@@ -236,6 +265,83 @@ class TestOnSpark:
         found = cluster.run(job)
         assert {key: len(value) for key, value in found.items()} == dict.fromkeys(range(40), 2**20)
         assert all(zlib.crc32(value) == zlib.crc32(value[:1] * 2**20) for value in found.values())
+
+
+#: Runs a job each time a line comes, and prints how many tasks run at a time.
+PROGRAM_FOR_MANY_JOBS = """
+import sys, mmgevent as mmg
+if __name__ == "__main__":
+    with mmg.connect(sys.argv[1]) as cluster:
+        print("open", flush=True)
+        for line in sys.stdin:
+            seen = []
+            job = mmg.Job({i: i for i in range(9)}, lambda k, v: [(v % 3, v)], lambda k, vs: sum(vs))
+            assert cluster.run(job, progress=seen.append) == {0: 9, 1: 12, 2: 15}
+            print("slots", seen[-1].slots, "local", cluster._opened.workers().are_local, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def spark_daemon(folder, name, *arguments):
+    """A master or worker of standalone Spark. Yields what it writes."""
+    pyspark = importlib.util.find_spec("pyspark").submodule_search_locations[0]
+    environ = {
+        **on_loopback(),
+        "SPARK_WORKER_DIR": str(folder),
+        "SPARK_LOCAL_DIRS": str(folder),
+        "SPARK_DAEMON_JAVA_OPTS": "-Dspark.master.rest.enabled=false",  # it has a port of its own
+    }
+    command = [f"{pyspark}/bin/spark-class", f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1"]
+    with subprocess.Popen(
+        [*command, "--webui-port", "0", *arguments], env=environ, stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        try:
+            yield daemon.stderr
+        finally:
+            daemon.terminate()
+
+
+def on_loopback():
+    return {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+
+
+@needs_java
+@pytest.mark.long
+@pytest.mark.timeout(300)  # it starts seven processes with a JVM or a Python of their own
+def test_a_standing_cluster_is_not_this_machine_and_may_grow(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM_FOR_MANY_JOBS)
+    address = f"127.0.0.1:{free_port()}"
+    with contextlib.ExitStack() as stack:
+
+        def start(name, *arguments):
+            return stack.enter_context(spark_daemon(tmp_path, name, *arguments))
+
+        def start_worker(cores):
+            output = start("worker.Worker", "--cores", str(cores), "--memory", "1g", f"spark://{address}")
+            commands.wait_for(output, "Successfully registered with master")
+
+        master = start("master.Master", "--port", address.partition(":")[2])
+        commands.wait_for(master, "New state: ALIVE")
+        driver = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, program, f"spark://{address}"],
+                env=on_loopback(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+        stack.callback(driver.kill)
+
+        def run_a_job():
+            print("run", file=driver.stdin, flush=True)
+            return driver.stdout.readline()
+
+        assert driver.stdout.readline() == "open\n"
+        start_worker(3)  # it has none yet, and Spark says 2 then
+        assert run_a_job() == "slots 3 local False\n"
+        start_worker(2)
+        wait_until(lambda: run_a_job() == "slots 5 local False\n")
+        driver.stdin.close()
+        assert driver.wait(60) == 0
 
 
 PROGRAM = """
