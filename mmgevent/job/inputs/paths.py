@@ -47,13 +47,20 @@ def flatten(paths: Iterable[Any]) -> tuple[str, ...]:
     return tuple(flat)
 
 
-def check_paths(paths: tuple[str, ...]) -> None:
-    """Raise DatasourceError unless there are paths, and each stands for at least one file."""
+def check_paths(paths: tuple[str, ...]) -> list[str]:
+    """Return a file for each path.
+
+    Raise DatasourceError unless there are paths, and each stands for at least one file.
+    """
     if not paths:
         raise DatasourceError("no input files: no path was given; name a file, glob or folder")
+    files: list[str] = []
     for path in paths:
-        if next(_expand(path, _LeftOut()), None) is None:
+        file = next(_expand(path, _LeftOut()), None)
+        if file is None:
             raise _no_match(path)
+        files.append(file)
+    return files
 
 
 def find_files(paths: tuple[str, ...]) -> Iterator[str]:

@@ -6,11 +6,17 @@ A source touches the disk when it is checked or walked, never when it is made.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
-from typing import Any
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.refs import Ref
+from mmgevent.job.inputs.compressed import check_compression, is_to_decompress
+from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
+from mmgevent.job.inputs.refs import Identity, Ref, identify
+
+#: Names of files that are looked at before the job runs: whether this Python can read them.
+ZSTD_SUFFIXES = (".zst", ".zstd")
 
 
 class Source:
@@ -43,6 +49,49 @@ class Source:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for ref in self.refs():
             yield from ref.items()
+
+
+class Found(NamedTuple):
+    """A file of a source, as the driver sees it."""
+
+    path: str
+    identity: Identity
+    #: the bytes that the driver has read already, or None
+    content: bytes | None
+    #: whether its bytes are read as they are, even if they are compressed
+    raw: bool
+
+
+class FileSource(Source):
+    """A source whose items are read from files."""
+
+    def __init__(self, paths: Iterable[Paths], encoding: str, errors: str, compression: str | None) -> None:
+        self.paths = flatten(paths)
+        self.encoding = encoding
+        self.errors = errors
+        self.compression = compression
+
+    def find(self, *, binary: bool = False) -> Iterator[Found]:
+        """Yield the files. Raise DatasourceError for one that cannot be read as it is meant to be."""
+        for path in find_files(self.paths):
+            yield self._look_at(path, binary=binary)
+
+    def check_input(self, *, binary: bool = False) -> None:
+        """Raise DatasourceError for whatever can be found wrong without looking at all files."""
+        if not binary:
+            check_codec(self.encoding, self.errors)
+        check_compression(self.compression)
+        for path in check_paths(self.paths):
+            if path.endswith(ZSTD_SUFFIXES) and os.path.isfile(path):
+                self._look_at(path, binary=binary)
+
+    def _look_at(self, path: str, *, binary: bool) -> Found:
+        identity, content = identify(path)
+        decompress = is_to_decompress(path, identity.kind, identity.size, self.compression, binary=binary)
+        return Found(path, identity, content, not decompress)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
 
 
 class _Sum(Source):
