@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
-from mmgevent.job.inputs.refs import HEAD_BYTES, Changed, Ref, Unreadable, identify, read_exactly
-from mmgevent.job.inputs.source import Source
+from mmgevent.job.inputs.paths import Paths
+from mmgevent.job.inputs.refs import Ref, Unreadable
+from mmgevent.job.inputs.source import FileSource
+from mmgevent.job.inputs.window import Changed, Window
 
 #: Size of a split, bytes, more or less. One file feeds many executors.
 BYTES_SPLIT_BYTES = 4 * 1024 * 1024
@@ -99,30 +100,27 @@ class BytesRef(Ref):
 
     def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
         """Read the records of this split; return the offset of the first one, and their bytes."""
-        with open(self.location, "rb", buffering=0) as file:
-            self._check_stat(file, at_driver=at_driver)
-            self._check_head(read_exactly(file, min(HEAD_BYTES, self.size)))
+        with self._open(at_driver=at_driver) as window:
             first, last = self.start, self.end
             if self.delimiter:
-                first = self._after_delimiter(file, first, self.size)
+                first = self._after_delimiter(window, first)
                 if self.start and first - len(self.delimiter) >= last:  # it ends a record of a later split
                     return first, b""
-                last = self._after_delimiter(file, last, self.size)
-            file.seek(first)
-            return first, read_exactly(file, last - first)
+                last = self._after_delimiter(window, last)
+            return first, window.read(first, last - first)
 
-    def _after_delimiter(self, file: BinaryIO, position: int, size: int) -> int:
-        """Return the end of the first sure delimiter at or after a position; 0 at 0, or `size`."""
+    def _after_delimiter(self, window: Window, position: int) -> int:
+        """Return the end of the first sure delimiter at or after a position; 0 at 0, or the size."""
+        size = window.size
         if position in (0, size):
             return position
         delimiter = self.delimiter
         n_bytes = len(delimiter)
         offset = max(0, position - n_bytes + 1)
-        file.seek(offset)
         data = b""
         at = position
         while offset + len(data) < size:
-            data += read_exactly(file, min(SEEK_BYTES, size - offset - len(data)))
+            data += window.read(offset + len(data), SEEK_BYTES)
             while (found := data.find(delimiter, at - offset)) >= 0:
                 if data.find(delimiter, max(0, found - n_bytes + 1)) == found:
                     return offset + found + n_bytes
@@ -134,7 +132,7 @@ class BytesRef(Ref):
         return size
 
 
-class Bytes(Source):
+class Bytes(FileSource):
     """One item `((path, byte offset), bytes)` for each record of binary files.
 
     Pass either `record_bytes`, the size of every record, or `delimiter`, the bytes that end each
@@ -146,23 +144,24 @@ class Bytes(Source):
     which `max_skipped` sets aside.
     """
 
-    def __init__(self, *paths: Paths, record_bytes: int | None = None, delimiter: bytes | None = None) -> None:
-        self.paths = flatten(paths)
+    def __init__(
+        self, *paths: Paths, record_bytes: int | None = None, delimiter: bytes | None = None
+    ) -> None:
+        super().__init__(paths, "", "", None)
         self.record_bytes = record_bytes
         self.delimiter = delimiter
 
     def refs(self) -> Iterator[BytesRef]:
         n_bytes, delimiter = self.record_bytes or 0, bytes(self.delimiter or b"")
         step = max(1, BYTES_SPLIT_BYTES // n_bytes) * n_bytes if n_bytes else BYTES_SPLIT_BYTES
-        for path in find_files(self.paths):
-            identity, content = identify(path)
-            size = identity.size
-            if content is not None:  # it has been read: one split, whatever its length
-                yield BytesRef(path, *identity, "", "", n_bytes, delimiter, end=size, content=content)
+        for found in self.find(binary=True):
+            size = found.identity.size
+            whole = BytesRef(found.path, *found.identity, "", "", n_bytes, delimiter, 0, size, raw=True)
+            if found.content is not None:  # it has been read: one split, whatever its length
+                yield replace(whole, content=found.content)
                 continue
             for start in range(0, size, step):
-                end = min(start + step, size)
-                yield BytesRef(path, *identity, "", "", n_bytes, delimiter, start, end)
+                yield replace(whole, start=start, end=min(start + step, size))
 
     def check(self) -> None:
         n_bytes, delimiter = self.record_bytes, self.delimiter
@@ -182,10 +181,7 @@ class Bytes(Source):
             raise DatasourceError(
                 f"delimiter={delimiter!r:.60}: it is bytes, such as b'\\0', 1 to {MAX_DELIMITER_BYTES:,} of them"
             )
-        check_paths(self.paths)
+        self.check_input(binary=True)
 
     def is_safe_to_repeat(self) -> bool:
         return type(self) is Bytes  # subclasses may give other items
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"

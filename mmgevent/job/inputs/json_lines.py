@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -70,7 +69,7 @@ class JsonLinesRef(LinesRef):
         more = "..." if len(line) > SHOWN_CHARS else ""
         return Unreadable(
             DatasourceError(
-                f"{self.path}: the line at byte {offset} is not JSON: {wrong}; it begins {line[:SHOWN_CHARS]!r}{more}; mend "
+                f"{self.path}: the line at {self._place_of(offset, 0)} is not JSON: {wrong}; it begins {line[:SHOWN_CHARS]!r}{more}; mend "
                 f"it, or set max_skipped to set it aside"
             )
         )
@@ -86,9 +85,6 @@ class JsonLines(Lines):
     A line that is not JSON, or not text in `encoding`, is a failed item, which `max_skipped` sets
     aside. DatasourceError names path, offset, what is wrong, and the start of the line.
     """
-
-    def __init__(self, *paths: Any, encoding: str = "utf-8", errors: str = "strict") -> None:
-        super().__init__(*paths, encoding=encoding, errors=errors)
 
     def refs(self) -> Iterator[JsonLinesRef]:
         names = [field.name for field in fields(LinesRef)]

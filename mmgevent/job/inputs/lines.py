@@ -238,7 +238,7 @@ class Lines(FileSource):
         self.check_input()
         if "\n".encode(self.encoding) not in (b"\n", codecs.BOM_UTF8 + b"\n"):
             raise DatasourceError(
-                f"Lines cannot cut {self.encoding} at line ends, which are not the byte 0x0A there; "
+                f"{type(self).__name__} cannot cut {self.encoding} at line ends, which are not the byte 0x0A there; "
                 f"use Files(..., encoding={self.encoding!r})"
             )
 

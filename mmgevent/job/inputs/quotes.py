@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mmgevent.job.inputs.refs import Changed, read_exactly
+from mmgevent.job.inputs.window import Window
 
 #: Bytes read at once while looking for the end of the row in which a split ends. Most are short.
 _PIECE_BYTES = 64 * 1024
@@ -54,9 +54,7 @@ class Quotes:
             self._closing = re.compile(inside)
             self._rest_of_field = re.compile(b"[^" + ends + b"]*+")
             self._fields = re.compile(b"(?:[^" + quote + b"]*+" + well + b")*+")
-            self._row = re.compile(
-                b"(?:[^" + quote + rb"\r\n]*+" + well + b")*+[^" + quote + rb"\r\n]*+"
-            )
+            self._row = re.compile(b"(?:[^" + quote + rb"\r\n]*+" + well + b")*+[^" + quote + rb"\r\n]*+")
 
     def follow(self, data: bytes, position: int = 0, *, is_inside: bool = False) -> Place:
         """Return the place at the end of `data`, found by following the quotes from a place on.
@@ -96,39 +94,33 @@ class Quotes:
         position = self._fields.match(data).end()  # type: ignore[union-attr]
         return max(0, data.find(self._quote, position))
 
-    def cut(self, file: Any, size: int, split_bytes: int) -> Iterator[tuple[int, int]]:
+    def cut(self, window: Window, split_bytes: int) -> Iterator[tuple[int, int]]:
         """Yield (start, end) of splits that begin and end where rows do, so far as quotes show.
 
-        file: unbuffered; it is read up to `size`.
-
         A split has at least `split_bytes`, except for the last, and ends with the row that is there.
-        Raise Changed if the file is shorter than `size`.
+        Raises what reading the window raises.
         """
         start = 0
-        while size - start > split_bytes:
-            end = self.find_cut(file, start, start + split_bytes, size)
+        while window.size - start > split_bytes:
+            end = self.find_cut(window, start, start + split_bytes)
             yield start, end
             start = end
-        if start < size:
-            yield start, size
+        if start < window.size:
+            yield start, window.size
 
-    def find_cut(self, file: Any, start: int, target: int, size: int) -> int:
+    def find_cut(self, window: Window, start: int, target: int) -> int:
         """Return where the first row ends that ends at `target` or after it."""
-        is_inside, last = False, b""
+        is_inside = False
         if self._quote:
-            data = self._read(file, start, target, size)
+            data = self._read(window, start, target - start)
             target = start + len(data)
-            if self._follows:
-                is_inside = self.follow(data).is_inside
-            else:
-                is_inside = data.count(self._quote) % 2 == 1
+            is_inside = self.follow(data).is_inside if self._follows else data.count(self._quote) % 2 == 1
             last = data[-1:]
         else:
-            file.seek(target - 1)  # the target may be behind a line end, of which it is a part
-            last = read_exactly(file, 1)
-        while target < size:
-            data = last + self._read(file, target, target + _PIECE_BYTES, size)
-            find = self.find_row_end if self._follows or not self._quote else self._count_to_row_end
+            last = window.read(target - 1, 1)  # perhaps the first byte of a line end that ends behind
+        find = self.find_row_end if self._follows or not self._quote else self._count_to_row_end
+        while target < window.size:
+            data = last + self._read(window, target, _PIECE_BYTES)
             place = find(data, 1, is_inside=is_inside)
             target += place.position - 1
             if not place.is_inside and data[place.position - 1] in b"\r\n":
@@ -136,15 +128,14 @@ class Quotes:
             is_inside, last = place.is_inside, data[-1:]
         return target
 
-    def _read(self, file: Any, start: int, end: int, size: int) -> bytes:
+    def _read(self, window: Window, start: int, n_bytes: int) -> bytes:
         """Return bytes of a file, a few more than asked for if the end is ambiguous.
 
         Doubled quotes and the two bytes of a line end must not be torn apart.
         """
-        file.seek(start)
-        data = read_exactly(file, min(end, size) - start)
-        while data[-1:] in (self._quote, b"\r") and start + len(data) < size:
-            data += read_exactly(file, min(_MORE_BYTES, size - start - len(data)))
+        data = window.read(start, n_bytes)
+        while data[-1:] in (self._quote, b"\r") and start + len(data) < window.size:
+            data += window.read(start + len(data), _MORE_BYTES)
         return data
 
     def _count_to_row_end(self, data: bytes, position: int, *, is_inside: bool) -> Place:
