@@ -38,6 +38,7 @@ TESTED = {
     "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
     "masterless.py": "test_node_examples:test_masterless_processes_count_for_one_another",
     "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
+    "sales_csv.py": "test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside",
     "stats.py": "test_stats_hears_of_every_worker_once",
     "topk.py": "test_topk_is_the_top_of_all_counts",
     "topwords.py": "test_topwords_is_the_top_of_all_counts",
@@ -133,6 +134,23 @@ def test_topk_sends_no_more_than_k_words_a_share_home(commands, corpus):
     counts = count_words(corpus)
     assert 7 <= len(candidates) <= 4 * 7 < len(counts)
     assert find_top(candidates, 7) == find_top(counts, 7)
+
+
+def test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside(commands, tmp_path):
+    one = tmp_path / "one.csv"
+    two = tmp_path / "two.csv"
+    one.write_text(
+        "date,region,amount,note\n" + '2026-01-02,north,1.10,"a,\nb"\n' * 200 + "2026-01-03,north\n"
+    )
+    two.write_text("amount,region,date\n" + "2.00,north,2026-01-31\n0.50,south,2026-02-01\n" * 10 + "x,y,z\n")
+    ended = commands.run("run", "--procs", "2", EXAMPLES / "sales_csv.py", one, two)
+    assert ended.returncode == 0, ended
+    assert read_tsv(ended.stdout) == {
+        '["north","2026-01"]': "240.00",
+        '["south","2026-02"]': "5.00",
+    }
+    assert f"{one}: the row at byte" in ended.stderr
+    assert "has 2 fields, and the header 4" in ended.stderr
 
 
 def test_join_pairs_the_lines_of_equal_keys(commands, tmp_path):

@@ -92,6 +92,26 @@ def test_files_lines_and_iterables_are_read(cluster, tmp_path):
     assert cluster.run(mmg.Job([], by_three, add)) == {}
 
 
+def test_records_of_files_are_read_and_broken_ones_set_aside(cluster, tmp_path):
+    rows, objects, packed = (tmp_path / name for name in ("a.csv", "a.jsonl", "a.bin"))
+    rows.write_text("region,note\n" + 'north,"a ""note""\nof two lines"\n' * 30 + "broken\n")
+    objects.write_text('{"n": 1}\n' * 40 + "{broken\n")
+    packed.write_bytes(b"abcd" * 50 + b"ab")
+    sources = mmg.Csv(rows) + mmg.JsonLines(objects)
+    sources += mmg.Bytes(packed, record_bytes=4) + mmg.Bytes(packed, delimiter=b"bc")
+    handle = cluster.submit(mmg.Job(sources, lambda place, record: [(str(record), 1)], add, max_skipped=3))
+    assert handle.result() == {
+        str({"region": "north", "note": 'a "note"\nof two lines'}): 30,
+        str({"n": 1}): 40,
+        str(b"abcd"): 50,
+        str(b"a"): 1,
+        str(b"da"): 49,
+        str(b"dab"): 1,
+    }
+    broken = {(str(rows), rows.stat().st_size - 7), (str(objects), 360), (str(packed), 200)}
+    assert {failure["item_key"] for failure in handle.skipped()} == broken
+
+
 def test_keys_of_every_kind(cluster):
     keys = [
         None, True, 2, -(2**70), 2.5, 3 + 4j, "a", "\udc80", b"b", ("t", 1), frozenset({1, 2}), Colour.RED,
