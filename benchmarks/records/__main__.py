@@ -138,7 +138,7 @@ def run_kind(kind: str, given: argparse.Namespace) -> list[list[str]]:
         "mmgevent, 16 files": [*ours, str(HERE / "job.py"), kind, str(many)],
         "mmgevent, one file": [*ours, str(HERE / "job.py"), kind, str(one)],
     }
-    taken: dict[str, list[float]] = {name: [] for name in commands}
+    taken: dict[str, list[measure.Measurement]] = {name: [] for name in commands}
     answers = set()
     for _ in range(given.rounds):
         for name, command in commands.items():
@@ -146,7 +146,7 @@ def run_kind(kind: str, given: argparse.Namespace) -> list[list[str]]:
             if run.error:
                 raise SystemExit(f"{kind}, {name}: {run.error}")
             answers.add(tuple(sorted(output.read_text(encoding="utf-8").splitlines())))
-            taken[name].append(run.wall_s)
+            taken[name].append(run)
     output.unlink()
     if len(answers) > 1:
         raise SystemExit(f"{kind}: the programs give different answers")
@@ -156,11 +156,12 @@ def run_kind(kind: str, given: argparse.Namespace) -> list[list[str]]:
         [
             kind,
             name,
-            describe(walls),
-            f"{mb / statistics.median(walls):.0f}",
-            describe([wall / base for wall, base in zip(walls, hand, strict=True)]),
+            describe([run.wall_s for run in runs]),
+            describe([run.cpu_s for run in runs]),
+            f"{mb / statistics.median(run.wall_s for run in runs):.0f}",
+            describe([run.wall_s / base.wall_s for run, base in zip(runs, hand, strict=True)]),
         ]
-        for name, walls in taken.items()
+        for name, runs in taken.items()
     ]
 
 
@@ -177,7 +178,7 @@ def main() -> int:
     known = facts.gather_facts()
     print("\n".join(f"- {name}: {text}" for name, text in known.items() if text) + "\n", flush=True)
     body = [line for kind in given.kinds.split(",") for line in run_kind(kind, given)]
-    print("\n".join(format_table(["records", "program", "wall s", "MB/s", "ratio"], body)))
+    print("\n".join(format_table(["records", "program", "wall s", "CPU s", "MB/s", "ratio"], body)))
     return 0
 
 

@@ -145,10 +145,10 @@ def test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside(commands,
     two.write_text("amount,region,date\n" + "2.00,north,2026-01-31\n0.50,south,2026-02-01\n" * 10 + "x,y,z\n")
     ended = commands.run("run", "--procs", "2", EXAMPLES / "sales_csv.py", one, two)
     assert ended.returncode == 0, ended
-    assert read_tsv(ended.stdout) == {
-        '["north","2026-01"]': "240.00",
-        '["south","2026-02"]': "5.00",
-    }
+    assert sorted(ended.stdout.splitlines()) == [
+        '["north", "2026-01"]\t240.00',
+        '["south", "2026-02"]\t5.00',
+    ]
     assert f"{one}: the row at byte" in ended.stderr
     assert "has 2 fields, and the header 4" in ended.stderr
 
