@@ -19,7 +19,7 @@ _SPACE = " \t\r"
 
 #: Reads a value at a place of a text: returns (value, place after it). Raises StopIteration if there
 #: is none. It is what `json.loads` calls.
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,21 @@ import codecs
 import csv
 import io
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import accumulate, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.quotes import Quotes
+from mmgevent.job.inputs.dialects import (
+    SHOWN_BYTES,
+    Dialect,
+    has_bom,
+    make_quotes,
+    quotes_of,
+    shown_bytes,
+    too_long_a_field,
+)
 from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable
 from mmgevent.job.inputs.window import Changed, Window
 
@@ -30,29 +37,7 @@ CSV_SPLIT_BYTES = 4 * 1024 * 1024
 #: Largest row that is surely read, bytes. A quote that never ends must not fill the memory.
 MAX_ROW_BYTES = 16 * 1024 * 1024
 
-#: Bytes of a row that an error shows.
-SHOWN_BYTES = 60
-
 Item = tuple[tuple[str, int], Any]
-
-
-class Dialect(NamedTuple):
-    """How the rows of a file are written, and what becomes of them."""
-
-    delimiter: str
-    #: None: quotes are text
-    quotechar: str | None
-    has_header: bool
-    #: names of the columns; None: those of the header, or none
-    columns: tuple[str, ...] | None
-    #: whether quotes may stand inside of fields that are not quoted
-    stray_quotes: bool
-
-    def reader(self, lines: Iterable[str], *, strict: bool) -> Any:
-        """Return a csv.reader."""
-        if self.quotechar is None:
-            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
-        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quotechar, strict=strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +134,7 @@ class CsvRef(Ref):
                     rest, offset = data[after - offset :], after
                     if len(rest) > MAX_ROW_BYTES:
                         raise DatasourceError(
-                            f"{self._row_at(offset)} has more than {MAX_ROW_BYTES:,} bytes; it begins {_shown(rest, 0)}"
+                            f"{self._row_at(offset)} has more than {MAX_ROW_BYTES:,} bytes; it begins {shown_bytes(rest, 0)}"
                         )
         except (OSError, Changed) as error:
             raise self._content_needed(error) from error
@@ -159,7 +144,7 @@ class CsvRef(Ref):
 
     def _find_header(self, data: bytes) -> tuple[int, int]:
         """Return where the header begins, and its end; the end of all if it is not whole there."""
-        start = len(codecs.BOM_UTF8) if _has_bom(data, self.encoding) else 0
+        start = len(codecs.BOM_UTF8) if has_bom(data, self.encoding) else 0
         while start < len(data):
             place = quotes_of(self.dialect).find_row_end(data, start)
             if place.is_inside:
@@ -175,12 +160,12 @@ class CsvRef(Ref):
         data: the file, or the start of it. Raise DatasourceError if the header has no end in it.
         """
         if not self.dialect.has_header:
-            return codecs.BOM_UTF8 if _has_bom(data, self.encoding) else b""
+            return codecs.BOM_UTF8 if has_bom(data, self.encoding) else b""
         start, end = self._find_header(data)
         is_open = quotes_of(self.dialect).find_row_end(data, start).is_inside
         if end == len(data) and (is_open or not is_all):
             raise DatasourceError(
-                f"{self.path}: the header, which begins at {self._place_of(start, 0)}, has no end: {_shown(data, start)}; "
+                f"{self.path}: the header, which begins at {self._place_of(start, 0)}, has no end: {shown_bytes(data, start)}; "
                 f"close its quote, or pass quotechar=None if quotes are text"
             )
         return data[:end]
@@ -189,13 +174,13 @@ class CsvRef(Ref):
         """Return the names of the columns, or None if rows are tuples."""
         if self.dialect.columns is not None or not self.dialect.has_header:
             return self.dialect.columns
-        bom_bytes = len(codecs.BOM_UTF8) if _has_bom(head, self.encoding) else 0
+        bom_bytes = len(codecs.BOM_UTF8) if has_bom(head, self.encoding) else 0
         text = self._decode(head[bom_bytes:], bom_bytes, "")
         rows = self.dialect.reader(io.StringIO(text, newline=""), strict=False)
         try:
-            names = next((row for row in rows if row), [])
+            names: list[str] = next((row for row in rows if row), [])
         except csv.Error as error:
-            raise DatasourceError(_too_long_a_field(f"{self.path}: the header")) from error
+            raise DatasourceError(too_long_a_field(f"{self.path}: the header")) from error
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DatasourceError(
@@ -206,10 +191,41 @@ class CsvRef(Ref):
     def _rows(
         self, names: tuple[str, ...] | None, data: bytes, offset: int, *, is_last: bool
     ) -> Generator[Item, None, int]:
-        """Yield the items of bytes that begin with a row; return where the first one begins that is not whole.
+        """Yield the items of bytes that begin with a row.
 
-        is_last: whether all rows must be whole. Raise ContentNeeded if they were cut wrongly.
+        Return where the first row begins that is not whole, or the end. Raise ContentNeeded if the
+        split was cut wrongly.
+
+        is_last: whether all rows must be whole.
         """
+        if not self._is_cut_off and data.isascii() and self._is_like_ascii():
+            # Places in the text are those in the file, so nobody has to add up lengths of lines.
+            path, at = self.path, offset
+            width = -1 if names is None else len(names)
+            text = io.StringIO(data.decode("ascii"), newline="")
+            place = text.tell
+            try:
+                for row in self.dialect.reader(text, strict=True):
+                    if len(row) == width:
+                        yield (path, at), dict(zip(names, row))  # type: ignore[arg-type] # noqa: B905 - equally many
+                    elif row and names is None:
+                        yield (path, at), tuple(row)
+                    elif row:
+                        yield (path, at), self._wrong_width(len(row), width, data, at, offset)
+                    at = offset + place()
+                return at
+            except csv.Error:
+                data, offset = data[at - offset :], at
+            del text
+        return (yield from self._rows_by_line(names, data, offset, is_last=is_last))
+
+    def _is_like_ascii(self) -> bool:
+        return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii", "iso8859-1", "cp1252")
+
+    def _rows_by_line(
+        self, names: tuple[str, ...] | None, data: bytes, offset: int, *, is_last: bool
+    ) -> Generator[Item, None, int]:
+        """Yield the items of bytes as `_rows` does, whatever is in them."""
         path = self.path
         lines, starts, broken = self._lines(data, offset)
         line, n_lines = 0, len(lines)
@@ -239,7 +255,7 @@ class CsvRef(Ref):
                 after, found = self._read_carefully(lines, starts, line, data, is_last=is_last)
                 if found is None:
                     return at
-                if type(found) is Unreadable:
+                if isinstance(found, Unreadable):
                     value = found
                 elif names is None:
                     value = tuple(found)
@@ -260,9 +276,6 @@ class CsvRef(Ref):
         """
         encoding = "utf-8" if self.encoding.lower().replace("_", "-") == "utf-8-sig" else self.encoding
         broken: dict[int, Unreadable] = {}
-        if data.isascii() and codecs.lookup(encoding).name in ("utf-8", "ascii", "iso8859-1", "cp1252"):
-            lines = list(io.StringIO(data.decode("ascii"), newline=""))
-            return lines, list(accumulate(map(len, lines), initial=offset)), broken
         raw = data.splitlines(keepends=True)
         starts = list(accumulate(map(len, raw), initial=offset))
         try:
@@ -290,7 +303,7 @@ class CsvRef(Ref):
         try:
             (row,) = self.dialect.reader(lines[line:after], strict=False)
         except csv.Error:
-            text = f"{_too_long_a_field(self._row_at(at))}; it begins {_shown(data, at - offset)}"
+            text = f"{too_long_a_field(self._row_at(at))}; it begins {shown_bytes(data, at - offset)}"
             return after, Unreadable(DatasourceError(text))
         return after, row
 
@@ -303,7 +316,7 @@ class CsvRef(Ref):
         return Unreadable(
             DatasourceError(
                 f"{self._row_at(at)} has {n_fields} fields, and {source} {width}; it begins "
-                f"{_shown(data, at - offset)}; mend it, or set max_skipped to set it aside"
+                f"{shown_bytes(data, at - offset)}; mend it, or set max_skipped to set it aside"
             )
         )
 
@@ -327,7 +340,7 @@ class CsvRef(Ref):
         return Unreadable(
             DatasourceError(
                 f"{self._row_at(at)} has no end: its quote at byte {at + quote} does not end before {read}; it begins "
-                f"{_shown(data, at - offset)}; close the quote, or pass quotechar=None if quotes are text"
+                f"{shown_bytes(data, at - offset)}; close the quote, or pass quotechar=None if quotes are text"
             )
         )
 
@@ -343,7 +356,7 @@ class CsvRef(Ref):
             stray = self.start + quotes.find_stray_quote(data)
             raise DatasourceError(
                 f"{self.path}: the quote at byte {stray} neither begins nor ends a field, or never ends, so the file was "
-                f"cut in the wrong places: {_shown(data, max(0, stray - self.start - SHOWN_BYTES // 2))}; pass "
+                f"cut in the wrong places: {shown_bytes(data, max(0, stray - self.start - SHOWN_BYTES // 2))}; pass "
                 f"stray_quotes=True, or quotechar=None if quotes are text"
             )
 
@@ -377,30 +390,3 @@ def _blocks(pieces: Iterator[bytes], n_bytes: int) -> Iterator[tuple[bytes, bool
             yield data[:end], False
         rest, parts, size = data[end:], [], 0
     yield rest + b"".join(parts), True
-
-
-def quotes_of(dialect: Dialect) -> Quotes:
-    """Return what follows the quotes of a dialect."""
-    return make_quotes(dialect.delimiter, dialect.quotechar, follows=True)
-
-
-@cache
-def make_quotes(delimiter: str, quotechar: str | None, *, follows: bool) -> Quotes:
-    return Quotes(delimiter, quotechar, follows=follows)
-
-
-def _has_bom(data: bytes, encoding: str) -> bool:
-    return data.startswith(codecs.BOM_UTF8) and codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-
-
-def _shown(data: bytes, position: int) -> str:
-    """Return the start of a row, for an error."""
-    part = data[position : position + SHOWN_BYTES].decode("utf-8", "replace")
-    return repr(part) + ("..." if len(data) > position + SHOWN_BYTES else "")
-
-
-def _too_long_a_field(what: str) -> str:
-    return (
-        f"{what} has a field of more than csv.field_size_limit() = {csv.field_size_limit():,} characters; "
-        f"raise that in your program, before the job"
-    )

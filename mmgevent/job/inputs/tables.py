@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.dialects import Dialect
 from mmgevent.job.inputs.paths import Paths
-from mmgevent.job.inputs.rows import CsvRef, Dialect, cut_rows
+from mmgevent.job.inputs.rows import CsvRef, cut_rows
 from mmgevent.job.inputs.source import FileSource, check_codec
 
 #: Encodings in which some characters have several bytes, and no byte of these is below 128.

@@ -10,7 +10,7 @@ from mmgevent.job.inputs import binary
 from mmgevent.job.inputs.refs import Unreadable
 
 FIXTURES = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )
 SOUP = st.text(alphabet="ab\n", max_size=50).map(str.encode)
 

@@ -19,7 +19,7 @@ SOUP = st.text(alphabet='",\r\na\u00e9 ', max_size=60)
 FIELD = st.text(alphabet='",;\r\nab\u00e9 \u2028\x85', max_size=8)
 ROWS = st.lists(st.lists(FIELD, min_size=1, max_size=4), max_size=12)
 FIXTURES = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )
 
 
