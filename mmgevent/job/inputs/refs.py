@@ -69,6 +69,11 @@ class Ref:
     raw: bool = field(default=False, kw_only=True)
 
     @property
+    def is_of_stream(self) -> bool:
+        """Return whether its content was read from what can be read only once."""
+        return not self.location
+
+    @property
     def is_decompressed(self) -> bool:
         """Return whether the items are made of what the file contains, not of its bytes."""
         return not self.raw and self.kind in FORMATS
