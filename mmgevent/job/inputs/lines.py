@@ -17,7 +17,7 @@ from mmgevent.job.inputs.paths import Paths
 from mmgevent.job.inputs.pieces import Piece, whole_lines
 from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, read_exactly
 from mmgevent.job.inputs.source import FileSource, Found
-from mmgevent.job.inputs.streams import Stream, name_of
+from mmgevent.job.inputs.streams import InputStream, name_of
 from mmgevent.job.inputs.window import Changed, Window
 
 #: Most names in the warning about files that cannot be cut.
@@ -238,7 +238,7 @@ class Lines(FileSource):
             if n_splits == 1 and size > LINES_SPLIT_BYTES:
                 whole.append(ref.path)
 
-    def _read(self, found: Found, stream: Stream) -> Iterator[LinesRef]:
+    def _read(self, found: Found, stream: InputStream) -> Iterator[LinesRef]:
         """Yield the lines of a stream, which travel with their refs."""
         with stream:
             pieces = stream.bytes_as_they_are()

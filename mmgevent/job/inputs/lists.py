@@ -6,7 +6,7 @@ import os
 import stat
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.streams import STDIN, Stream, is_stream, name_of
+from mmgevent.job.inputs.streams import STDIN, InputStream, is_stream, name_of
 from mmgevent.machine import working_directory
 
 #: Largest list, bytes: some ten million paths.
@@ -57,7 +57,7 @@ class PathList:
         if self._text is not None:
             return self._text
         if is_stream(self.source):
-            with Stream(self.source) as stream:
+            with InputStream(self.source) as stream:
                 self._text = stream.read_all(MAX_LIST_BYTES)
             return self._text
         try:

@@ -15,7 +15,7 @@ from mmgevent.job.inputs.compressed import check_compression, find_kind, is_to_d
 from mmgevent.job.inputs.lists import PathList
 from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
 from mmgevent.job.inputs.refs import Identity, Ref, identify
-from mmgevent.job.inputs.streams import Stream, check_streams, is_stream
+from mmgevent.job.inputs.streams import InputStream, check_streams, is_stream
 
 #: Names of files that are looked at before the job runs: whether this Python can read them.
 ZSTD_SUFFIXES = (".zst", ".zstd")
@@ -67,7 +67,7 @@ class Found(NamedTuple):
     #: whether its bytes are read as they are, even if they are compressed
     raw: bool
     #: if it can be read only once, from where; the size is not known then
-    stream: Stream | None = None
+    stream: InputStream | None = None
 
 
 class FileSource(Source):
@@ -115,7 +115,7 @@ class FileSource(Source):
         return self.paths if self._list is None else self._list.paths()
 
     def _look_at(self, path: str, *, binary: bool) -> Found:
-        stream = Stream(path) if is_stream(path) else None
+        stream = InputStream(path) if is_stream(path) else None
         if stream is None:
             identity, content = identify(path)
             size = identity.size

@@ -78,7 +78,7 @@ def used_up(path: str) -> DatasourceError:
     )
 
 
-class Stream(Window):
+class InputStream(Window):
     """A stream, as a window that only goes forward. It keeps what it read last."""
 
     def __init__(self, path: str):
@@ -88,6 +88,7 @@ class Stream(Window):
         identity = _identity_of(path)
         descriptor = _descriptor_of(path)
         self._is_open = True
+        self._is_over = False
         self._kept = bytearray()
         self._kept_offset = 0
         try:
@@ -162,15 +163,18 @@ class Stream(Window):
             os.close(self._descriptor)
 
     def _read_some(self) -> bytes:
-        while True:
+        while not self._is_over:
             try:
-                return os.read(self._descriptor, READ_BYTES)
+                data = os.read(self._descriptor, READ_BYTES)
+                self._is_over = not data  # a terminal would go on after its end
+                return data
             except BlockingIOError:  # somebody made it so, for all who share it
                 import select
 
                 select.select([self._descriptor], [], [])
             except OSError as error:
                 raise _cannot_read(self.path, error) from error
+        return b""
 
 
 def _located(pieces: Iterator[bytes]) -> Iterator[Piece]:
