@@ -73,10 +73,9 @@ class Block:
                 piece = decompressor.decompress(data, _PIECE_BYTES)
                 if not piece:
                     continue
-                yield piece
-                while not decompressor.needs_input:
-                    if piece := decompressor.decompress(b"", _PIECE_BYTES):
-                        yield piece
+                while piece:  # `needs_input` says nothing about content that is still to come
+                    yield piece
+                    piece = decompressor.decompress(b"", _PIECE_BYTES)
             except (OSError, ValueError) as error:
                 raise NoBlockError(str(error)) from error
             self.end = mark

@@ -169,6 +169,24 @@ def test_blocks_without_line_ends_and_files_without_content(compress, data, tmp_
         assert [text for _, text in Lines(path)] == expected_lines(data)
 
 
+@pytest.mark.parametrize("name", ["gzip", "bz2", "xz", "bgzf", *(["zstd"] if ZSTD else [])])
+def test_blocks_of_the_usual_size_are_whole(name, tmp_path, cuts):
+    """What tools write: blocks and members that are larger than all that is read at once."""
+    hard = random.Random(2).randbytes(1_000_000).hex().encode()
+    data = b"\n".join(
+        [b"x" * 3_000_000, *(hard[i : i + 80] for i in range(0, len(hard), 80)), b"y" * 2_000_000]
+    )
+    if name == "zstd":
+        packed = zstd_frames(data, 1_500_000, sized=False)
+    else:
+        packed = bgzf(data) if name == "bgzf" else compressing.COMPRESS[name](data)
+    path = write(tmp_path / "f", packed)
+    assert next(iter(Files(path)))[1].encode() == data
+    for split_bytes in (60_000, 10**7):
+        cuts(split_bytes)
+        assert [text.encode() for _, text in Lines(path)] == data.split(b"\n")
+
+
 def test_an_empty_file_is_no_compressed_file(tmp_path):
     path = write(tmp_path / "a.gz", b"")
     assert list(Lines(path)) == []
