@@ -107,9 +107,9 @@ def items_at(
         return
     wanted = {place_of(position): (batch, position) for batch, position in places}
     with suppress(MmgeventError):
-        for place, (item_key, item) in enumerate(value.units()):
-            if place in wanted and not isinstance(item, Unreadable):
-                yield wanted[place], (item_key, item)
+        for index, (item_key, item) in enumerate(value.units()):
+            if index in wanted and not isinstance(item, Unreadable):
+                yield wanted[index], (item_key, item)
 
 
 def too_large_notice() -> str:

@@ -110,8 +110,8 @@ class Files(FileSource):
         for found in self.find(binary=self.binary):
             identity, content = found.identity, found.content
             if found.stream is not None:
-                with found.stream as stream:
-                    content = stream.read_all(MAX_BATCH_BYTES - ROOM_BYTES)
+                with found.stream:
+                    content = found.stream.read_all(MAX_BATCH_BYTES - ROOM_BYTES)
                 identity = identity._replace(size=len(content))
             yield FileRef(
                 found.path,

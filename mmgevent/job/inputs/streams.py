@@ -31,7 +31,7 @@ LINES_BYTES = 1024 * 1024
 PATIENCE_S = 0.25
 
 #: Bytes that are kept of what was read. Readers of compressed data go back by less.
-_KEPT_BYTES = 8 * 1024 * 1024
+KEPT_BYTES = 8 * 1024 * 1024
 
 #: Bytes from which the kind of a stream is known.
 _HEAD_BYTES = 64
@@ -114,8 +114,8 @@ class InputStream(Window):
                 self.size = self._kept_offset + len(self._kept)
                 break
             self._kept += data
-            surplus = min(len(self._kept) - _KEPT_BYTES, offset - self._kept_offset)
-            if surplus > _KEPT_BYTES:
+            surplus = min(len(self._kept) - KEPT_BYTES, offset - self._kept_offset)
+            if surplus > KEPT_BYTES:
                 del self._kept[:surplus]
                 self._kept_offset += surplus
         start = offset - self._kept_offset
