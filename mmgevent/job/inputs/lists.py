@@ -57,7 +57,8 @@ class PathList:
         if self._text is not None:
             return self._text
         if is_stream(self.source):
-            with InputStream(self.source) as stream:
+            stream = InputStream(self.source)
+            with stream:
                 self._text = stream.read_all(MAX_LIST_BYTES)
             return self._text
         try:
