@@ -28,6 +28,7 @@ ROOMS = {
     "driver": "driver",
     "cli": "cli",
     "mincemeat": "mincemeat",
+    "joblib": "joblib",
     "front": "__init__ __main__",
 }
 ORDER = {top: number for number, tops in enumerate(ROOMS.values()) for top in tops.split()}

@@ -3,7 +3,8 @@
 The box keeps what an executor of ours has: its own `__main__` and modules, one hash seed, limits,
 kills that do not hurt the host, the status page, last words.  It touches nothing of its host.
 
-A box runs one task at a time.  When its executor dies it forks another, which takes 2 ms.
+A box runs one task at a time.  When its executor dies it forks another, which takes 2 ms.  When its
+template dies it starts another, which takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.box.boxed import BoxedExecutor, BoxLimits
+from mmgevent.box.template_link import TemplateLink
 from mmgevent.box.templates import start_lasting_template
 from mmgevent.engine.worker.deaths import judge_death
+from mmgevent.engine.worker.exits import Exit
 from mmgevent.errors import EngineError, JobCancelled, ProtocolError
 from mmgevent.job.shipping.trial import fingerprint
 from mmgevent.wire import failures
@@ -26,11 +29,8 @@ from mmgevent.wire.positions import position_of
 #: Number that the executor knows its job by.
 _JOB = 1
 
-#: Executors in a row that may die before they begin an attempt and after they have run others.
+#: Executors in a row that may be lost before they begin an attempt, by no fault of the attempt.
 MAX_IDLE_DEATHS = 3
-
-#: Time for a template to end by itself once its socket is closed, seconds.
-END_S = 2.0
 
 
 class BoxedJob(NamedTuple):
@@ -53,7 +53,7 @@ class BoxedJob(NamedTuple):
 class Outcome(NamedTuple):
     """How one run of a task in a box ended."""
 
-    #: "done", "failed", "content", "died" or "unprepared"
+    #: "done", "failed", "content", "died", "unprepared", or "forkless" if its template died
     type: str
     #: fields of the message of that type, see `wire.messages`
     message: dict[str, Any]
@@ -102,10 +102,9 @@ class Box:
             fingerprint=fingerprint(code),
             context_bytes=len(job.context) or None,
         )
-        self._template = start_lasting_template(
-            greenlets=(job.options.get("greenlets") or 0) > 1, flags=job.options.get("flags") or ()
-        )
-        self._said = bytearray()
+        #: templates that ended while one of its tasks ran
+        self.template_deaths = 0
+        self._template = self._start_template()
         self._executor: BoxedExecutor | None = None
         self._attempt = 0
         #: texts for the user: [(text, once)]
@@ -119,40 +118,53 @@ class Box:
         `emit(bytes)` receives its output, whose cuts have no meaning.  It counts only if the
         outcome is "done".  `fields` are those of the message `assign`.
 
-        Raises JobCancelled if the job ends meanwhile, and EngineError.  Then close the box.
+        Raises JobCancelled if the job ends meanwhile, EngineError and StartError.  Then close the
+        box.
         """
         payloads = list(join_payloads(pieces))
+        reason = None
         for _ in range(MAX_IDLE_DEATHS):
-            executor = self._executor
-            if executor is None:
-                executor = self._executor = BoxedExecutor(self._template, self._limits, self._said)
-                executor.send_job(self._announcement, self._code)
+            executor = self._ready_executor()
             run = _Run(executor, self._next_attempt(phase, fields), emit)
             run.assign(payloads, size, phase=phase, partitions=self.job.partitions, **fields)
             outcome = self._finish(executor, run)
             if outcome is not None:
                 return outcome
-        raise EngineError(f"{MAX_IDLE_DEATHS} executors in a row died between two tasks")
+            reason = executor.exit
+        raise EngineError(f"{MAX_IDLE_DEATHS} executors in a row were lost between two tasks: {reason}")
 
     def close(self) -> None:
         """Kill the executor and end the template. Idempotent."""
         if self._executor is not None:
-            self._executor.close()
-            self._executor = None
-        self._template.sock.close()
-        from subprocess import TimeoutExpired
-
-        try:
-            self._template.process.wait(END_S)
-        except TimeoutExpired:
-            self._template.process.kill()
-            self._template.process.wait()
+            self._drop_executor()
+        self._template.close()
 
     def abandon(self) -> None:
         """In a forked child of the host: close the descriptors, so that only the host keeps it."""
         if self._executor is not None:
             self._executor.abandon()
-        self._template.sock.close()
+        self._template.abandon()
+
+    def _start_template(self) -> TemplateLink:
+        options = self.job.options
+        return TemplateLink(
+            start_lasting_template(
+                greenlets=(options.get("greenlets") or 0) > 1, flags=options.get("flags") or ()
+            )
+        )
+
+    def _ready_executor(self) -> BoxedExecutor:
+        """Return an executor that has the job. What died while no task ran is replaced."""
+        self._template.receive()
+        if self._executor is not None and self._executor.exit is not None:
+            self._drop_executor()
+        if self._template.end is not None:
+            self._template.close()
+            self._template = self._start_template()
+        if self._executor is None:
+            self._executor = BoxedExecutor(self._template, self._limits)
+            self._executor.send_job(self._announcement, self._code)
+        return self._executor
 
     def _next_attempt(self, phase: str, fields: dict[str, Any]) -> BoxAttempt:
         self._attempt += 1
@@ -183,12 +195,24 @@ class Box:
                 self._drop_executor()
             return self._named(run.outcome)
         assert executor.exit is not None
-        position = executor.position()
-        if position.attempt != run.attempt.number and not position.is_setup and executor.has_run:
+        try:
+            return self._judge(executor, executor.exit, run.attempt)
+        finally:
             self._drop_executor()
+
+    def _judge(self, executor: BoxedExecutor, end: Exit, attempt: BoxAttempt) -> Outcome | None:
+        """Return what a dead executor means for its task, None if nothing."""
+        if end.error is not None:
+            raise EngineError(f"no executor can be started: {end}")
+        position = executor.position()
+        if position.attempt != attempt.number and not position.is_setup and executor.has_run:
             return None
-        failure, item, is_divisible = judge_death(executor, executor.exit, run.attempt, self._worker)
-        self._drop_executor()
+        failure, item, is_divisible = judge_death(executor, end, attempt, self._worker)
+        if end.template is not None:
+            if not end.is_fact:
+                return None  # a guess may cost time, but fail nothing
+            self.template_deaths += 1
+            return Outcome("forkless", {"failure": failure})
         if position.is_setup:
             return Outcome("unprepared", {"failure": failure, "died": True})
         return Outcome("died", {"failure": failure, "item": item, "divisible": is_divisible})

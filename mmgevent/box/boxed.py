@@ -6,21 +6,18 @@ This does with a plain thread what `engine.worker.supervisor` does with gevent. 
 
 from __future__ import annotations
 
-import array
-import json
 import os
 import select
-import signal
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any, NamedTuple
 
 from mmgevent.box.frames_link import FramesLink
-from mmgevent.engine.start import TemplateProcess
+from mmgevent.box.template_link import TemplateLink
 from mmgevent.engine.worker.exits import Exit
-from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, Ring
-from mmgevent.errors import EngineError
+from mmgevent.engine.worker.job_limits import find_excess
+from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire.frames import CODE, Frame, split_payload
@@ -32,14 +29,11 @@ LOOK_S = 0.1
 #: Time for an executor that has closed its link to end by itself, seconds. Then it is killed.
 LINGER_S = 1.0
 
-#: Time for the template to answer, seconds. It forks in 2 ms, and a busy machine is slower.
-TEMPLATE_S = 60.0
-
-#: Share of the memory limit at which the user is warned, once.
-WARN_SHARE = 0.9
-
 #: Size of one read of what executors print, bytes.
 _READ_BYTES = 64 * 1024
+
+#: Most reads in a row of what an executor prints. It may print faster than this process reads.
+_MAX_READS = RING_BYTES // _READ_BYTES + 1
 
 
 class BoxLimits(NamedTuple):
@@ -64,16 +58,14 @@ class BoxLimits(NamedTuple):
 class BoxedExecutor:
     """One executor, forked by a template of this process."""
 
-    def __init__(self, template: TemplateProcess, limits: BoxLimits, said: bytearray):
-        """Have it forked. Raises OSError if descriptors are short, EngineError if that fails.
-
-        `said`: the beginning of a line of the template, which is read by one executor after another.
-        """
+    def __init__(self, template: TemplateLink, limits: BoxLimits):
+        """Ask for it. Raises OSError if descriptors are short."""
         self._template = template
-        self._said = said
         self._limits = limits
         self._ring = Ring()
         self._look_due_s = 0.0
+        #: when it is killed, if its link has ended and it has not
+        self._linger_until_s: float | None = None
         #: see `engine.worker.deaths.DeadExecutor`
         self.broken_limit: str | None = None
         self.kill_cause: str | None = None
@@ -82,9 +74,6 @@ class BoxedExecutor:
         self.has_run = False
         self._has_warned = False
         self._last_position: Position | None = None
-        self._pid: int | None = None
-        #: how it ended; None while it runs
-        self.exit: Exit | None = None
         with ExitStack() as opened:  # closed again unless all can be opened
             self._page, page_fd = StatusPage.create()
             opened.callback(self._page.close)
@@ -95,13 +84,18 @@ class BoxedExecutor:
             os.set_blocking(self._printed, False)
             descriptors = [theirs.fileno(), written, os.dup(written), page_fd]
             try:
-                self._request(descriptors)
+                self._fork = template.fork(descriptors)
             finally:
                 theirs.close()
                 for fd in descriptors[1:]:
                     os.close(fd)
             opened.pop_all()
         self.link = FramesLink(ours)
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        return self._fork.exit
 
     def send_job(self, frame: Frame, code: bytes) -> None:
         """Send its job: the message, then the code as fast as it takes that."""
@@ -111,24 +105,27 @@ class BoxedExecutor:
             self.link.send_in_lane(part)
 
     def step(self) -> list[Frame]:
-        """Wait until something happens, for at most LOOK_S. Return the frames that it sent."""
+        """Wait until something happens, for at most LOOK_S. Return the frames that it sent.
+
+        An executor whose link has ended is killed if it lives on for LINGER_S.
+        """
         self.link.flush()
-        if self.link.has_ended:
-            self._wait_for_end()
-            return list(self.link.receive_rest())
         waiting = select.poll()  # `select.select` fails where the host has a thousand files open
-        waiting.register(self.link, select.POLLIN | (select.POLLOUT if self.link.wants_to_write else 0))
-        waiting.register(self._template.sock, select.POLLIN)
+        waiting.register(self._template, select.POLLIN)
+        if not self.link.has_ended:
+            waiting.register(self.link, select.POLLIN | (select.POLLOUT if self.link.wants_to_write else 0))
         if self._printed >= 0:
             waiting.register(self._printed, select.POLLIN)
         ready = {fd for fd, events in waiting.poll(LOOK_S * 1000) if events != select.POLLOUT}
         frames = list(self.link.receive()) if self.link.fileno() in ready else []
         if self._printed in ready:
             self._read_printed()
-        if self._template.sock.fileno() in ready:
-            self._read_reports()
-            if self.exit is not None:
-                frames += self.link.receive_rest()
+        self._template.receive()
+        self._template.look()
+        if self.exit is not None:
+            return [*frames, *self.link.receive_rest()]
+        if self.link.has_ended:
+            self._end_lingering()
         self.link.flush()
         return frames
 
@@ -138,31 +135,23 @@ class BoxedExecutor:
             return None
         self._look_due_s = monotonic() + LOOK_S
         position = self._page.read()
-        limit_s = self._limits.setup_timeout_s if position.is_setup else self._limits.task_timeout_s
-        memory_bytes = self._limits.memory_limit_bytes
-        if limit_s is not None and position.running_s > limit_s:
-            self.broken_limit = "timeout"
+        excess = find_excess(self._limits, position, self._resident_bytes)
+        if excess is None:
+            return None
+        if excess.limit is None:
+            has_warned, self._has_warned = self._has_warned, True
+            return None if has_warned else excess.text
+        self.broken_limit = excess.limit
+        if excess.limit == "timeout":
             self._last_position = position  # the next item is not to blame
-            self.kill("its setupfn took too long" if position.is_setup else "an item took too long")
-        elif memory_bytes is not None:
-            used = self._resident_bytes()
-            if used > memory_bytes:
-                self.broken_limit = "memory"
-                self.kill("it had grown too large")
-            elif used > WARN_SHARE * memory_bytes and not self._has_warned:
-                self._has_warned = True
-                return f"it uses {used >> 20} MiB of memory_limit, {memory_bytes >> 20} MiB"
+        self.kill(excess.text)
         return None
 
     def kill(self, cause: str) -> None:
         """Kill it and its process group. The first cause counts."""
         if self.kill_cause is None:
             self.kill_cause = cause
-        if self._pid is None or self.exit is not None:
-            return
-        for kill in (os.killpg, os.kill):
-            with suppress(ProcessLookupError):  # it has no process group yet, or is being reaped
-                kill(self._pid, signal.SIGKILL)
+        self._fork.kill()
 
     def position(self) -> Position:
         """Return where it is now, or was when it was killed."""
@@ -185,64 +174,15 @@ class BoxedExecutor:
         self._page.close()
         self._close_printed()
 
-    def _request(self, descriptors: list[int]) -> None:
-        sock = self._template.sock
-        sock.settimeout(TEMPLATE_S)
-        request = json.dumps({"fork": 1, "scratch_dir": None, "executors": 1}).encode() + b"\n"
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-        try:
-            sent = sock.sendmsg([request], [rights])
-            sock.sendall(request[sent:])
-            while self._pid is None:
-                self._read_reports()
-                if self.exit is not None:
-                    raise EngineError(f"no executor can be started: {self.exit}")
-        except TimeoutError as error:
-            raise EngineError(
-                f"no executor can be started: its template did not answer for {TEMPLATE_S:g} s"
-            ) from error
-        except OSError as error:
-            raise EngineError("no executor can be started: its template process ended") from error
-
-    def _read_reports(self) -> None:
-        """Read what the template says (blocks if it says nothing). The first child that ends is ours.
-
-        A child before this one may be reported first: its number tells.
-        """
-        try:
-            data = self._template.sock.recv(_READ_BYTES)
-        except (ConnectionResetError, BrokenPipeError):
-            data = b""
-        if not data:
-            self.exit = Exit(None, 0)
-            return
-        *lines, rest = (self._said + data).split(b"\n")
-        self._said[:] = rest
-        for line in map(json.loads, lines):
-            if "forked" in line:
-                self._pid = line["pid"]
-            elif "refused" in line:
-                self.exit = Exit(None, 0, line["error"])
-            elif line["exited"] == self._pid:
-                self.exit = Exit(line["status"], line["maxrss_kb"])
-
-    def _wait_for_end(self) -> None:
-        """Wait until it is reaped: it has closed its link.  Kill it if it lives on."""
-        until_s = monotonic() + LINGER_S
-        while self.exit is None:
-            left_s = until_s - monotonic()
-            if left_s <= 0:
-                self.kill("it closed its link")
-                left_s = TEMPLATE_S
-                until_s = monotonic() + TEMPLATE_S
-            waiting = select.poll()
-            waiting.register(self._template.sock, select.POLLIN)
-            if waiting.poll(left_s * 1000):
-                self._read_reports()
+    def _end_lingering(self) -> None:
+        if self._linger_until_s is None:
+            self._linger_until_s = monotonic() + LINGER_S
+        elif monotonic() > self._linger_until_s:
+            self.kill("it closed its link")
 
     def _read_printed(self) -> None:
         """Read what it printed.  At the end of the pipe, which user code may close, close it, too."""
-        while self._printed >= 0:
+        for _ in range(_MAX_READS if self._printed >= 0 else 0):
             try:
                 data = os.read(self._printed, _READ_BYTES)
             except BlockingIOError:
@@ -260,8 +200,10 @@ class BoxedExecutor:
     def _resident_bytes(self) -> int:
         import psutil  # only for jobs with a memory_limit
 
+        if self._fork.pid is None:
+            return 0
         try:
-            resident: int = psutil.Process(self._pid).memory_info().rss
+            resident: int = psutil.Process(self._fork.pid).memory_info().rss
             return resident
         except psutil.NoSuchProcess:
             return 0

@@ -20,7 +20,8 @@ from time import monotonic
 from typing import TypeVar
 
 from mmgevent.box.box import Box, BoxedJob, worker_name
-from mmgevent.errors import JobCancelled
+from mmgevent.errors import JobCancelled, StartError
+from mmgevent.machine.resources import start_thread
 
 #: Time after which an idle box is ended, seconds. The next task of its job starts another in 0.1 s.
 IDLE_S = 30.0
@@ -59,14 +60,16 @@ class Boxes:
         Raises JobCancelled if the job has ended, StartError, and what `action` raises.
         """
         box = self._take(job, code)
-        box.is_wanted = is_wanted
         try:
+            box.is_wanted = is_wanted
             result = action(box)
+            is_kept = self._put_back(box)
         except BaseException:
             self._busy.discard(box)
             box.close()
             raise
-        self._put_back(box)
+        if not is_kept:
+            box.close()
         return result
 
     def end_job(self, job_id: str) -> None:
@@ -109,25 +112,33 @@ class Boxes:
         self._busy.add(box)
         return box
 
-    def _put_back(self, box: Box) -> None:
+    def _put_back(self, box: Box) -> bool:
+        """Keep a box for the next task. Return False if there is none, since its job has ended."""
         self._busy.discard(box)
         if self.is_over(box.job):
-            box.close()
-            return
+            return False
         with self._lock:
+            if box.job.id in self._ended:  # since the line above: nobody would end it
+                return False
+            if self._keeper is None:  # first: it ends boxes that are left idle
+                keeper = threading.Thread(target=self._keep, name="mmgevent-boxes", daemon=True)
+                try:
+                    start_thread(keeper)
+                except StartError:
+                    return False  # the next task starts another box
+                self._keeper = keeper
             self._idle.setdefault(box.job.id, []).append((box, monotonic()))
-            if self._keeper is None:
-                self._keeper = threading.Thread(target=self._keep, name="mmgevent-boxes", daemon=True)
-                self._keeper.start()
+        return True
 
     def _keep(self) -> None:
         """End idle boxes whose time is over, until there are none."""
         pause = threading.Event()
-        while True:
+        is_needed = True
+        while is_needed:
             pause.wait(LEASE_LOOK_S)
-            for job in {
-                box.job.id: box.job for idle in list(self._idle.values()) for box, _ in idle
-            }.values():
+            with self._lock:
+                jobs = [idle[0][0].job for idle in self._idle.values() if idle]
+            for job in jobs:
                 self.is_over(job)
             old: list[Box] = []
             with self._lock:
@@ -136,12 +147,12 @@ class Boxes:
                     self._idle[job_id] = [pair for pair in idle if pair[0] not in old]
                     if not self._idle[job_id]:
                         del self._idle[job_id]
-                if not self._idle:
+                        self._looked_s.pop(job_id, None)
+                is_needed = bool(self._idle)
+                if not is_needed:
                     self._keeper = None
             for box in old:
                 box.close()
-            if self._keeper is None:
-                return
 
 
 #: The boxes of this process.

@@ -16,6 +16,9 @@ from mmgevent.wire.lanes import Outbox, granted_bytes
 #: Size of one read, bytes. A frame of the largest size needs two.
 READ_BYTES = 256 * 1024
 
+#: Most reads of what a dead process has left. A socket holds less than one, by default.
+MAX_REST_READS = 16
+
 #: Most buffers of one write, far below IOV_MAX.
 WRITE_BUFFERS = 64
 
@@ -80,30 +83,38 @@ class FramesLink:
 
         Raises ProtocolError.
         """
+        self._read()
+        yield from self._whole_frames()
+
+    def receive_rest(self) -> Iterator[Frame]:
+        """Yield what is left in the socket of a process that has died.
+
+        Another process may have it open, and go on writing: MAX_REST_READS limits that.
+        """
+        self.has_ended = False
+        for _ in range(MAX_REST_READS):
+            if not self._read():
+                return
+            yield from self._whole_frames()
+
+    def _read(self) -> bool:
+        """Read once. Return whether there was something."""
         try:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
-        if not data:
-            self.has_ended = True
-            return
+        self.has_ended = not data
         self._decoder.feed(data)
+        return bool(data)
+
+    def _whole_frames(self) -> Iterator[Frame]:
         while (frame := self._decoder.next_frame()) is not None:
             if frame.kind == GRANT:
                 self._outbox.grant(frame.lane, granted_bytes(frame))
             else:
                 yield frame
-
-    def receive_rest(self) -> Iterator[Frame]:
-        """Yield what is left in the socket of a process that has died."""
-        self.has_ended = False
-        while not self.has_ended:
-            frames = list(self.receive())
-            yield from frames
-            if not frames:
-                return
 
     def close(self) -> None:
         """Close the socket. Idempotent."""

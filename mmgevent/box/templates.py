@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 from mmgevent.engine.start import TemplateProcess, start_template
+from mmgevent.machine.resources import start_thread
 
 _Answer = SimpleQueue["TemplateProcess | BaseException"]
 
@@ -22,7 +23,7 @@ class _Starter:
 
     def __init__(self) -> None:
         self._requests: SimpleQueue[tuple[bool, Sequence[str], _Answer]] = SimpleQueue()
-        threading.Thread(target=self._serve, name="mmgevent-templates", daemon=True).start()
+        start_thread(threading.Thread(target=self._serve, name="mmgevent-templates", daemon=True))
 
     def start(self, *, greenlets: bool, flags: Sequence[str]) -> TemplateProcess:
         answer: _Answer = SimpleQueue()

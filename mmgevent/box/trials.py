@@ -13,7 +13,12 @@ from typing import Any
 
 from mmgevent.box.box import Box, Outcome, worker_name
 from mmgevent.box.reports import GuestBatch, Report
-from mmgevent.engine.scheduler.retries import MAX_DEATHS, MAX_UNPREPARED
+from mmgevent.engine.scheduler.retries import (
+    MAX_DEATHS,
+    MAX_TEMPLATE_DEATHS,
+    MAX_UNPREPARED,
+    blame_for_templates,
+)
 from mmgevent.wire.failures import advise_on_reduce
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
 
@@ -96,6 +101,8 @@ class Trials:
                 failure = outcome.message["failure"]
                 if outcome.type == "unprepared":
                     self._after_failed_setup(outcome, task)
+                elif outcome.type == "forkless":
+                    self._after_template_death(failure, task)
                 elif outcome.type == "died":
                     deaths += 1
                     self._note_death(failure, task, "failed" if deaths >= MAX_DEATHS else "retried")
@@ -145,6 +152,9 @@ class Trials:
         if outcome.type == "unprepared":
             self._after_failed_setup(outcome, task)
             return []
+        if outcome.type == "forkless":
+            self._after_template_death(failure, task)
+            return []
         if message.get("skipped"):
             raise _GivenUp(failure, is_over_limit=True)
         item = _find_item(share, message.get("item"))
@@ -175,6 +185,13 @@ class Trials:
                 f"it failed in {self._unprepared} executors, and nothing of the job can run before it has run"
             )
             raise _GivenUp({"advice": advice, **failure})
+
+    def _after_template_death(self, failure: dict[str, Any], task: str) -> None:
+        """Decide after the job ended its template: neither items nor the task are to blame."""
+        is_last = self._box.template_deaths >= MAX_TEMPLATE_DEATHS
+        self._note_death(failure, task, "failed" if is_last else "retried")
+        if is_last:
+            raise _GivenUp(blame_for_templates(failure))
 
     def _count_failure(self, share: _Share, item: int | None) -> int:
         if item is not None:

@@ -104,9 +104,9 @@ def _connect_client(client: Any, options: dict[str, Any], of_executor: dict[str,
     _refuse({**options, **of_executor}, "a server or an Executor", f"a {type(client).__name__}")
     cluster = open_client(client)
     if cluster is None:
+        advice = "; it is no concurrent.futures.Executor, though it has submit()" * hasattr(client, "submit")
         raise UsageError(
-            f"connect() takes an address, another WHERE or a client of an engine, got {type(client).__name__}: "
-            f"{client!r:.80}"
+            f"connect() takes an address, another WHERE or a client of an engine, got {type(client).__name__}: {client!r:.80}{advice}"
         )
     return cluster
 

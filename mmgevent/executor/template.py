@@ -45,6 +45,7 @@ from signal import signal as _set_handler
 from socket import socket as _PlainSocket
 from typing import Any, NoReturn
 
+from mmgevent.executor.exit_codes import LIMITS_CODE
 from mmgevent.machine.resources import descriptor_limit, find_control_groups, shortage_error
 
 #: Modules that every executor needs, and would import late.
@@ -74,10 +75,6 @@ MAX_REQUEST_BYTES = 64 * 1024
 #: Rounds in which a template that ends kills what dead executors left. Each round may find new
 #: ones.
 MAX_STRAY_ROUNDS = 100
-
-#: Exit code of a template whose limits were changed. User code can do that to its parent (prlimit),
-#: and all executors forked later would inherit them.
-LIMITS_CODE = 71
 
 _fork = os.fork
 #: Options of prctl.

@@ -2,12 +2,18 @@
 
 import concurrent.futures
 import os
-import time
+import subprocess
+import sys
+import threading
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 
 import pytest
 
 import mmgevent as mmg
+from mmgevent.driver import cluster_executor
+from mmgevent.errors import StartError
 from tests.driver.calls import adder, apply, fail, is_reversed, power, wait
+from tests.waiting import wait_until
 
 WAIT_S = 60.0
 
@@ -66,8 +72,7 @@ def test_calls_that_wait_can_be_cancelled_and_a_shut_executor_takes_none(cluster
 
     executor = mmg.ClusterExecutor(cluster)
     running = executor.submit(wait, str(gate))
-    while not running.running():
-        time.sleep(0.01)
+    wait_until(running.running)
     waiting = [executor.submit(wait, str(gate)) for _ in range(40)]
     assert waiting[-1].cancel()
     executor.shutdown(wait=False, cancel_futures=True)
@@ -79,6 +84,183 @@ def test_calls_that_wait_can_be_cancelled_and_a_shut_executor_takes_none(cluster
     cancelled = [future for future in waiting if future.cancelled()]
     assert len(cancelled) >= 30
     assert all(future.done() for future in waiting)
+
+
+def test_a_value_that_cannot_be_sent_fails_its_own_call_only(cluster):
+    """As a result, and as an argument: also among many that share a job."""
+    how = {10: "lock", 20: "there", 30: (n for n in ()), 40: "exit"}
+    executor = mmg.ClusterExecutor(cluster)
+    futures = [executor.submit(fail, how.get(n, n)) for n in range(60)]
+    with pytest.raises(Exception, match="lock"):
+        futures[10].result(WAIT_S)
+    with pytest.raises(LookupError, match="stays where it is"):
+        futures[20].result(WAIT_S)
+    with pytest.raises(mmg.UsageError):
+        futures[30].result(WAIT_S)
+    with pytest.raises(SystemExit):
+        futures[40].result(WAIT_S)
+    assert [f.result(WAIT_S) for n, f in enumerate(futures) if n not in how] == [
+        n for n in range(60) if n not in how
+    ]
+    executor.shutdown()
+
+
+def test_waits_timeouts_and_the_order_of_completion(executor, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow, fast = executor.submit(wait, str(gate)), executor.submit(power, 2)
+    assert concurrent.futures.wait([slow, fast], WAIT_S, FIRST_COMPLETED).done == {fast}
+    assert next(concurrent.futures.as_completed([slow, fast], WAIT_S)) is fast
+    with pytest.raises(TimeoutError):
+        slow.result(0.01)
+    with pytest.raises(TimeoutError):
+        slow.exception(0.01)
+    assert slow.running()
+    assert not slow.cancel()
+    assert not slow.done()
+    broken = executor.submit(fail, "plain")
+    done, _ = concurrent.futures.wait([slow, broken], WAIT_S, FIRST_EXCEPTION)
+    assert done == {broken}
+    assert isinstance(broken.exception(), ValueError)
+    with pytest.raises(TimeoutError):
+        list(executor.map(wait, [str(gate)] * 2, timeout=0.01))
+    gate.unlink()
+    assert concurrent.futures.wait([slow, fast, broken], WAIT_S).not_done == set()
+
+
+def test_map_raises_where_a_call_failed(executor):
+    results = executor.map(fail, ["a", "b", "plain", "c"])
+    assert [next(results), next(results)] == ["a", "b"]
+    with pytest.raises(ValueError, match="no such thing"):
+        next(results)
+    assert list(executor.map(power, [])) == []
+
+
+def test_callbacks_are_called_in_order_and_what_they_raise_hurts_no_other_call(executor):
+    called = []
+    has_ended = threading.Event()
+
+    def exit_thread(future):
+        called.append("exit")
+        raise SystemExit
+
+    first, *others = [executor.submit(power, n) for n in range(100)]
+    first.add_done_callback(lambda future: called.append("first"))
+    first.add_done_callback(exit_thread)
+    for future in others:
+        future.add_done_callback(exit_thread)
+    assert [future.result(WAIT_S) for future in others] == [n**2 for n in range(1, 100)]
+    others[-1].add_done_callback(lambda future: has_ended.set())
+    assert has_ended.wait(WAIT_S)
+    assert called.index("first") < called.index("exit") or called[0] == "exit"
+
+
+def test_shutdown_in_a_callback_does_not_wait_for_itself(cluster):
+    executor = mmg.ClusterExecutor(cluster)
+    returned = threading.Event()
+
+    def end(future):
+        executor.shutdown()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(power, 1)
+        returned.set()
+
+    executor.submit(power, 3).add_done_callback(end)
+    assert returned.wait(WAIT_S)
+    executor.shutdown()
+    executor.shutdown(wait=False, cancel_futures=True)  # again
+
+
+def test_leaving_the_block_waits_for_all_calls_and_their_callbacks(cluster):
+    called = []
+    with mmg.ClusterExecutor(cluster) as executor:
+        futures = [executor.submit(power, n) for n in range(30)]
+        for future in futures:
+            future.add_done_callback(called.append)
+    assert all(future.done() for future in futures)
+    assert len(called) == 30
+
+
+@pytest.mark.long
+def test_very_many_calls(executor):
+    assert sum(executor.map(power, range(5_000), timeout=WAIT_S)) == sum(n**2 for n in range(5_000))
+
+
+def test_no_more_run_at_once_than_max_workers(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    with mmg.ClusterExecutor(cluster, max_workers=1) as executor:
+        futures = [executor.submit(wait, str(gate)) for _ in range(3)]
+        wait_until(futures[0].running)
+        assert [future.running() for future in futures] == [True, False, False]
+        assert futures[2].cancel()
+        gate.unlink()
+        assert futures[1].result(WAIT_S) == "done"
+    with pytest.raises(mmg.UsageError, match="max_workers"):
+        mmg.ClusterExecutor(cluster, max_workers=0)
+
+
+def test_abort_ends_what_waits_and_what_runs(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    executor = mmg.ClusterExecutor(cluster, max_workers=1)
+    futures = [executor.submit(wait, str(gate)) for _ in range(3)]
+    wait_until(futures[0].running)
+    executor.abort()
+    for future in futures:
+        with pytest.raises((mmg.JobCancelled, CancelledError)):
+            future.result(WAIT_S)
+    assert executor.submit(power, 2).result(WAIT_S) == 4
+    executor.shutdown()
+
+
+def test_a_call_for_which_there_is_no_thread_is_refused_and_the_next_one_runs(cluster, monkeypatch):
+    def refuse(thread):
+        raise StartError("a thread cannot be started: none left")
+
+    with mmg.ClusterExecutor(cluster) as executor:
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster_executor, "start_thread", refuse)
+            with pytest.raises(StartError):
+                executor.submit(power, 2)
+        assert executor.submit(power, 2).result(WAIT_S) == 4
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer"), OSError("gone")])
+def test_workers_that_cannot_be_counted_are_no_reason_to_hang(cluster, monkeypatch, error):
+    def workers():
+        raise error
+
+    monkeypatch.setattr(cluster, "workers", workers)
+    with mmg.ClusterExecutor(cluster) as executor:
+        assert executor.submit(power, 2).result(WAIT_S) == 4
+
+
+def test_a_fault_of_our_own_ends_the_futures(cluster, monkeypatch):
+    def take_calls(executor, limit):
+        raise ZeroDivisionError("a fault")
+
+    with mmg.ClusterExecutor(cluster) as executor:
+        with monkeypatch.context() as patched:
+            patched.setattr(mmg.ClusterExecutor, "_take_calls", take_calls)
+            with pytest.raises(ZeroDivisionError):
+                executor.submit(power, 2).result(WAIT_S)
+        assert executor.submit(power, 2).result(WAIT_S) == 4
+
+
+PROGRAM = """
+import mmgevent as mmg
+from tests.driver.calls import power
+
+cluster = mmg.LocalCluster(1)
+executor = mmg.ClusterExecutor(cluster)
+executor.submit(power, 3).add_done_callback(lambda future: print(future.result(), flush=True))
+"""
+
+
+def test_a_program_does_not_end_before_its_calls_and_ends_after_them():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=WAIT_S)
+    assert done.stdout == "9\n"
 
 
 def test_a_closed_cluster_is_said_by_the_future():

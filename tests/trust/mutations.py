@@ -84,6 +84,31 @@ MUTATIONS = [
         "delay_s=0.0",
         ("integration/test_worker.py::test_a_job_that_ends_its_template_rests_longer_each_time",),
     ),
+    Mutation(
+        "a box whose template has ended starts another",
+        "box/box.py",
+        "if self._template.end is not None:",
+        "if False:",
+        ("box/test_box.py::test_a_template_that_dies_between_two_tasks_is_replaced_and_no_death",),
+    ),
+    Mutation(
+        "a job that ends a box's template again and again fails",
+        "box/trials.py",
+        "is_last = self._box.template_deaths >= MAX_TEMPLATE_DEATHS",
+        "is_last = False",
+        (
+            "driver/runners/test_contract.py::"
+            "test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped[threads]",
+        ),
+        waits=True,
+    ),
+    Mutation(
+        "a box that is put back after the end of its job ends",
+        "box/boxes.py",
+        "if box.job.id in self._ended:",
+        "if False:",
+        ("box/test_box.py::test_a_job_that_ends_while_its_box_is_put_back_leaves_no_box",),
+    ),
     # what others choose
     Mutation(
         "the name of a peer is safe for terminals",
@@ -537,9 +562,52 @@ MUTATIONS = [
     ),
     # the scheduler
     Mutation(
+        "a link delivers frames for a moment before the others have their turn",
+        "engine/net/socket_link.py",
+        "if time.monotonic() >= until:",
+        "if False:",
+        ("engine/net/test_link.py::test_a_flood_of_short_frames_holds_up_no_other_link",),
+    ),
+    Mutation(
+        "tasks of which nobody knows the duration get duplicates",
+        "engine/scheduler/dispatcher.py",
+        "if median_s is None:",
+        "if median_s is None:\n            return\n        if median_s is None:",
+        (
+            "engine/scheduler/test_scheduler.py::test_a_worker_that_holds_every_task_of_a_phase_holds_up_its_job_for_seconds",
+        ),
+    ),
+    Mutation(
+        "a slot that did a duplicate takes the next at once",
+        "engine/scheduler/scheduler.py",
+        "if was_slow and not ledger.is_over:",
+        "if False:",
+        (
+            "engine/scheduler/test_scheduler.py::test_a_worker_that_holds_every_task_of_a_phase_holds_up_its_job_for_seconds",
+        ),
+    ),
+    Mutation(
+        "a duplicate that takes long itself goes to a third worker",
+        "engine/scheduler/dispatcher.py",
+        "if ledger.pairs and self._replace_duplicates(ledger, least_s, now):",
+        "if False:",
+        (
+            "engine/scheduler/test_scheduler.py::test_two_workers_that_hold_a_task_for_ever_do_not_hold_up_its_job_for_ever",
+        ),
+    ),
+    Mutation(
+        "tiny frames of a batch are joined",
+        "engine/server/batches.py",
+        "batch.chunks = [bytes(chunk) for chunk in join_payloads(batch.chunks)]",
+        "pass",
+        (
+            "trust/test_worst_use.py::test_a_batch_in_tiny_frames_for_thousands_of_slots_costs_the_server_little",
+        ),
+    ),
+    Mutation(
         "the duplicates of a done attempt are revoked",
         "engine/scheduler/scheduler.py",
-        "if task.attempts:\n            (duplicate,) = task.attempts\n            self._dispatcher.revoke(duplicate, now)\n"
+        "if was_slow:\n            (duplicate,) = task.attempts\n            self._dispatcher.revoke(duplicate, now)\n"
         "        task.transition(_COMMITTED)",
         "task.transition(_COMMITTED)",
         (

@@ -15,6 +15,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent.engine.scheduler.retries import MAX_LOSSES
 from mmgevent.wire import messages
+from mmgevent.wire.frames import BATCH, Frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_SLOTS
 from mmgevent.wire.messages import MAX_OFFERS_BYTES, MESSAGES
 from tests.oracle import plain_mapreduce
@@ -181,6 +182,40 @@ def test_ten_workers_that_fail_a_task_and_come_again_fail_no_job(place):
         for thread in threads:
             thread.join(PATIENCE_S)
     assert len(taken) > len(threads)
+
+
+@pytest.mark.long
+def test_a_worker_of_many_slots_that_holds_every_task_holds_up_no_job_for_long(place):
+    """It is given every reduce task, so that nobody knows how long they take. It lives, and reads."""
+    with RawWorker(place.server.address, slots=200) as hostile:
+        hostile.stay()
+        reader = threading.Thread(target=hostile.wait_closed, daemon=True)
+        reader.start()
+        wait_until(lambda: len(place.cluster.workers()) > 1, "the hostile worker")
+        run_honest(place)
+        hostile.reset()
+    reader.join(PATIENCE_S)
+
+
+@pytest.mark.long
+def test_a_batch_in_tiny_frames_for_thousands_of_slots_costs_the_server_little(tmp_path):
+    """Each attempt is sent the whole batch. A worker that does not read has 4,096 of them."""
+    size, items = 512 * 1024, 8192
+    with running_server(tmp_path) as server, RawDriver(server.address) as driver:
+        driver.submit(partitions=1)
+        driver.wait_for("accepted")
+        driver.announce(1, size, items=items)
+        for start in range(0, size, 2049):  # two of these are not joined when they arrive
+            driver.send(Frame(BATCH, bytes(min(2049, size - start)), 1, 1))
+        driver.say("input_end", 1, batches=1)
+        before = server.psutil.memory_info().rss
+        with RawWorker(server.address, slots=MAX_SLOTS, receive_bytes=4096) as worker:
+            worker.stay()
+            wait_until(lambda: "worker joined" in server.said, "the worker")
+            driver.say("list_workers")  # answered behind what the worker was given
+            driver.wait_for("workers")
+            assert server.psutil.memory_info().rss - before < 60 * 1024 * 1024
+            worker.reset()
 
 
 def test_a_worker_that_returns_everything_is_set_aside_told_logged_and_listed(place):

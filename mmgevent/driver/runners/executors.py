@@ -1,4 +1,4 @@
-"""Run jobs on any `concurrent.futures.Executor`: of the standard library, loky, mpi4py, Parsl, submitit.
+"""Run jobs on any `concurrent.futures.Executor`: of the standard library, loky, mpi4py, Parsl.
 
 An executor carries only small results, so pieces go through a folder that driver and workers share:
 one that is given, or a temporary one of this machine.  A map task writes its pieces into one file,
@@ -6,6 +6,9 @@ with a table in front.  A reduce task reads its part of each.
 
 The folder is also the lease of the job's boxes.  When the job ends it is deleted, and the boxes end
 with it, whatever process they are in.
+
+Executors fail in ways of their own, and raise whatever they like. Every error that is none of ours
+becomes one sentence that names the executor.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import struct
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
@@ -27,9 +30,20 @@ from mmgevent.driver.runners.elsewhere import EngineCluster
 from mmgevent.driver.runners.futures import Futures
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.errors import JobCancelled, JobError, MmgeventError, StoreError, UsageError
+from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import shown
+from mmgevent.wire.failures import shorten
+
+log = get_log(__name__)
 
 #: Time for a worker of the executor to answer the first question, seconds: it may have to start.
 CHECK_S = 120.0
+
+#: Groups of partitions for each slot. More make the slots end together, and cost little here.
+GROUPS_PER_SLOT = 4
+
+#: Text of an executor's error in a message, bytes.
+MAX_ERROR_BYTES = 500
 
 #: Number of an entry in the table in front of pieces: where one begins. The last says where all end.
 _OFFSET = struct.Struct("<Q")
@@ -38,6 +52,7 @@ _OFFSET = struct.Struct("<Q")
 _LOCAL_PACKAGES = ("concurrent", "loky", "joblib")
 
 PieceToken = tuple[str, int]
+T = TypeVar("T")
 
 
 def open_executor(
@@ -89,21 +104,15 @@ class ExecutorFutures(Futures):
         return self._slots
 
     def groups(self, partitions: int) -> int:
-        """Return the number of partitions: a piece in a file costs 8 bytes, so tasks can be small."""
-        return min(partitions, 4 * self._slots)
+        """Return at most GROUPS_PER_SLOT groups a slot: a piece costs 8 bytes in a file."""
+        return min(partitions, GROUPS_PER_SLOT * self._slots)
 
     def check(self) -> None:
         """Ask a worker for its versions, and whether it sees the folder."""
-        try:
-            theirs, sees_folder = self._submit(_look, self._folder).result(CHECK_S)
-        except ModuleNotFoundError as error:
-            raise missing_error(self.name) from error
-        except TimeoutError as error:
-            raise JobError(
-                f"no worker of {self.name} answered for {CHECK_S:g} s", {"kind": "lost"}
-            ) from error
-        except (BrokenExecutor, CancelledError) as error:
-            raise self._lost(error) from error
+        question = self._submit(_look, self._folder)
+        if not wait([question], CHECK_S).done:
+            raise JobError(f"no worker of {self.name} answered for {CHECK_S:g} s", {"kind": "lost"})
+        theirs, sees_folder = self._result(question)
         check_versions(theirs, self.name)
         if not sees_folder:
             raise UsageError(
@@ -140,7 +149,7 @@ class ExecutorFutures(Futures):
     def cancel(self) -> None:
         self._is_cancelled = True
         for future in list(self._running):
-            future.cancel()
+            self._cancel(future)
         self.close()
 
     def close(self) -> None:
@@ -159,30 +168,50 @@ class ExecutorFutures(Futures):
             raise self._lost(error) from error
         except RuntimeError as error:  # it was shut down
             raise UsageError(f"{self.name} takes no more tasks: {error}") from error
+        except Exception as error:
+            raise JobError(f"{self.name} takes no task: {_in_words(error)}", {"kind": "lost"}) from error
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         if self._is_cancelled:
-            future.cancel()
+            self._cancel(future)
         return future
 
-    def _result(self, future: Future[Report]) -> Report:
+    def _cancel(self, future: Future[Any]) -> None:
         try:
+            future.cancel()
+        except Exception as error:  # its box ends with the folder
+            log.debug("task not cancelled: %s: %s", self.name, _in_words(error))
+
+    def _result(self, future: Future[T]) -> T:
+        """Return the result of a task that has ended."""
+        try:
+            error = future.exception()
+        except (CancelledError, Exception) as raised:
+            error = raised
+        if error is None:
             return future.result()
-        except (JobCancelled, CancelledError) as error:
+        if self._is_cancelled or isinstance(error, JobCancelled | CancelledError):
             raise JobCancelled("the job was cancelled") from error
-        except BrokenExecutor as error:
+        if isinstance(error, BrokenExecutor):
             raise self._lost(error) from error
-        except MmgeventError as error:
-            raise JobError(f"a task failed on {self.name}: {error}", {"kind": "lost"}) from error
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "mmgevent":
+            raise missing_error(self.name) from error
+        words = str(error) if isinstance(error, MmgeventError) else _in_words(error)
+        raise JobError(f"a task failed on {self.name}: {words}", {"kind": "lost"}) from error
 
     def _lost(self, error: BaseException) -> JobError:
-        return JobError(
-            f"{self.name} has lost its workers: {str(error) or type(error).__name__}", {"kind": "lost"}
-        )
+        return JobError(f"{self.name} has lost its workers: {_in_words(error)}", {"kind": "lost"})
 
     def _next_path(self) -> str:
         self._count += 1
         return os.path.join(self._folder, str(self._count))
+
+
+def _in_words(error: BaseException) -> str:
+    """Return an error of the executor in one line."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    kind = type(error).__name__
+    return shorten(shown(f"{kind}: {first}" if first else kind), MAX_ERROR_BYTES)
 
 
 # What runs in the executor's workers.

@@ -13,23 +13,37 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 from mmgevent.access.ssh_hosts import SshHost
 from mmgevent.errors import StartError
-from mmgevent.machine.resources import start_thread
+from mmgevent.machine.logs import get_log
+from mmgevent.machine.resources import open_process, start_thread
 from mmgevent.shown_text import shown
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION
 
+log = get_log(__name__)
+
 #: Time for `ssh` to connect, seconds.
 CONNECT_S = 15
+
+#: Time for a process that was killed to end, seconds. One that waits for a disk may not.
+KILL_S = 5.0
+
+#: Time between two looks at whether `ssh` has ended, seconds, on systems that do not report it.
+END_LOOK_S = 0.5
+
+#: Size of one read of a host's stderr, bytes, and most reads once `ssh` has ended: a pipe holds one.
+READ_BYTES, MAX_LAST_READS = 64 * 1024, 2
 
 #: Time between two signs of life of a host, and how many may be missed. A host that has been
 #: silent for 45 s is lost.
@@ -105,12 +119,13 @@ class SshWorker:
         self._on_end = on_end
         self._is_closing = False
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._guard = threading.Lock()  # held while the process is killed, or reaped
         self._process = _start(_command_line(host, self._python, port))
         self._reader = threading.Thread(target=self._read, name=f"mmgevent-ssh-{host}", daemon=True)
         try:
             start_thread(self._reader)
         except StartError:
-            self._process.kill()
+            self._kill()
             self._process.wait()
             raise
 
@@ -122,27 +137,40 @@ class SshWorker:
                 self._process.stdin.close()
 
     def join(self, deadline_s: float) -> None:
-        """Wait for the end until this time, by `monotonic`. Then kill `ssh`."""
-        try:
-            self._process.wait(max(0.0, deadline_s - monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._reader is not threading.current_thread():
-            self._reader.join()
+        """Wait for the end until this time, by `monotonic`. Then kill `ssh` and what it started."""
+        if self._reader is threading.current_thread():
+            return
+        self._reader.join(max(0.0, deadline_s - monotonic()))
+        if self._reader.is_alive():
+            self._kill()
+            self._reader.join(KILL_S)
+        if self._reader.is_alive():
+            log.warning(
+                "ssh left behind: %s: process %s does not end though it was killed",
+                self.host,
+                self._process.pid,
+            )
+
+    def _kill(self) -> None:
+        """Kill `ssh` and its group, such as a ProxyCommand."""
+        with self._guard:
+            if self._process.returncode is None:  # else the number may be another's
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read(self) -> None:
-        stderr = self._process.stderr
-        assert stderr is not None
-        with stderr:
-            while line := stderr.readline(MAX_LINE_BYTES):
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            for line in _read_lines(self._process, stderr.fileno()):
                 if found := _ALLOCATED.match(line):
                     self._send_order(int(found[1]))
                     continue
                 text = _clean(line)
                 self._lines.append(text)
                 self._on_line(self, text)
-        code = self._process.wait()
+        self._kill()  # what it has left, before its number is free
+        with self._guard:
+            code = self._process.wait()
         if not self._is_closing:
             self._on_end(self, self._explain(code))
 
@@ -201,6 +229,60 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise StartError(f"ssh cannot be started: {error}") from error
+
+
+def _read_lines(process: subprocess.Popen[bytes], fd: int) -> Iterator[bytes]:
+    """Yield the lines of a process's stderr until it has ended. It is not reaped.
+
+    Others may have the pipe open, and hold it after that end, or go on writing.
+    """
+    os.set_blocking(fd, False)
+    look_ms = None if (end_fd := open_process(process.pid)) is not None else END_LOOK_S * 1000
+    try:
+        waiting = select.poll()
+        for each in (fd,) if end_fd is None else (fd, end_fd):
+            waiting.register(each, select.POLLIN)
+        buffer, last_reads, is_open = b"", MAX_LAST_READS, True
+        while last_reads:
+            waiting.poll(look_ms)
+            if has_ended := _has_ended(process):  # first: what it said last is read then
+                last_reads -= 1
+            data = _read_some(fd) if is_open else None
+            if data == b"":
+                waiting.unregister(fd)
+                is_open = False
+            buffer += data or b""
+            while (line := buffer[: buffer.find(b"\n", 0, MAX_LINE_BYTES) + 1]) or len(
+                buffer
+            ) > MAX_LINE_BYTES:
+                line = line or buffer[:MAX_LINE_BYTES]
+                buffer = buffer[len(line) :]
+                yield line
+            if has_ended and not data:
+                break
+        if buffer:
+            yield buffer
+    finally:
+        if end_fd is not None:
+            os.close(end_fd)
+
+
+def _read_some(fd: int) -> bytes | None:
+    """Return what is there; None if that is nothing now, b"" if there will be nothing more."""
+    try:
+        return os.read(fd, READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether a process has ended, and leave it to be reaped where the system can do that."""
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # this program reaps all children
+        return True
 
 
 def _clean(line: bytes) -> str:

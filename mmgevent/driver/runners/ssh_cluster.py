@@ -80,7 +80,11 @@ class SshCluster(LocalCluster):
             verbose=verbose,
         )
         self._starter = threading.Thread(target=self._start_workers, name="mmgevent-ssh", daemon=True)
-        start_thread(self._starter)
+        try:
+            start_thread(self._starter)
+        except StartError:
+            self._end()  # the engine runs already
+            raise
 
     def _start_workers(self) -> None:
         from mmgevent.access.worker_password import make_worker_password

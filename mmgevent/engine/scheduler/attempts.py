@@ -149,7 +149,7 @@ class Slot:
 class Worker:
     """One link to a worker."""
 
-    __slots__ = ("has_worked", "is_leaving", "number", "pool", "reserved", "slots")
+    __slots__ = ("has_worked", "is_leaving", "number", "overdue", "pool", "reserved", "slots")
 
     def __init__(self, number: int, slots: int, pool: WorkerPool):
         self.number = number
@@ -157,6 +157,7 @@ class Worker:
         self.slots = [Slot(self, index) for index in range(slots)]
         self.is_leaving = False
         self.has_worked = False  #: it has done a task, at any time
+        self.overdue = 0  #: duplicates taken from it since it did a task, for they took too long
         #: Items that wait until one of its slots is idle, by "oneshot" job. Meanwhile nothing is
         #: queued on this worker.
         self.reserved: dict[QueuedJob, Task] = {}
@@ -195,7 +196,6 @@ class QueuedJob(abc.ABC):
     __slots__ = (
         "avoided",
         "doubted",
-        "duplicates",
         "durations",
         "is_shared",
         "live",
@@ -203,6 +203,7 @@ class QueuedJob(abc.ABC):
         "lone_running",
         "number",
         "owner",
+        "pairs",
         "queue",
         "reserved",
         "strangers",
@@ -224,7 +225,7 @@ class QueuedJob(abc.ABC):
         self.lone_running: OrderedDict[Attempt, None] = OrderedDict()
         #: Kept attempts without a duplicate, those kept longest first.
         self.lone_kept: OrderedDict[Attempt, None] = OrderedDict()
-        self.duplicates = 0  #: tasks with two live attempts
+        self.pairs: dict[Task, None] = {}  #: tasks with two live attempts, in the order of the second
         self.durations = Durations()  #: durations of the tasks of this phase
         #: Workers that get no task of this job, see `avoided_now`: those where its setupfn failed, and
         #: those that are doubted.
@@ -344,14 +345,14 @@ class QueuedJob(abc.ABC):
             del self.lone_running[attempt]
         if not others:
             return
-        self.duplicates -= 1
+        self.pairs.pop(attempt.task, None)
         lone = self.lone_kept if others[0].state is _KEPT else self.lone_running
         lone[others[0]] = None
         lone.move_to_end(others[0], last=False)
 
     def pair_attempts(self, task: Task) -> None:
         """Note that a task has a duplicate now: neither of its two attempts gets another one."""
-        self.duplicates += 1
+        self.pairs[task] = None
         for attempt in task.attempts:
             lone = self.lone_kept if attempt.state is _KEPT else self.lone_running
             del lone[attempt]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import OrderedDict
 from collections.abc import Iterable
 
 from mmgevent.engine.scheduler.attempts import (
@@ -26,6 +25,7 @@ from mmgevent.engine.scheduler.attempts import (
     QueuedJob,
     Slot,
     Task,
+    Worker,
     WorkerPool,
 )
 from mmgevent.engine.scheduler.commands import Assign, Command, Discard, Recall, Revoke
@@ -41,6 +41,16 @@ STRAGGLER_MEDIANS = 2.0
 
 #: Least duration of a straggler, seconds. Below it a duplicate costs more than it saves.
 STRAGGLER_S = 1.0
+
+#: Time after which an attempt is a straggler if no task of its phase is done, so that nobody knows
+#: how long they take, seconds. A worker that holds all of them must not hold up the job for ever.
+UNKNOWN_STRAGGLER_S = 60.0
+
+#: The same if its worker never did a task, and one that did some idles, seconds.
+UNPROVED_STRAGGLER_S = 3.0
+
+#: Tasks looked at for duplicates that take too long themselves, at one time.
+_MAX_REPLACED = 8
 
 # Looking up a member of an Enum costs as much as a call in C, and each event does it ten times.
 _RUNNING, _QUEUED, _RECALLED, _KEPT, _CONTESTED = (
@@ -247,44 +257,89 @@ class Dispatcher:
         """
         if ledger.waiting or not ledger.input.has_ended or not ledger.retransmit:
             return
+        queue = ledger.queue
+        if not queue.idle_count():
+            return
         median_s = ledger.durations.median_s()
         if median_s is None:
-            return
-        late_s = now - max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S)
-        queue = ledger.queue
-        self._duplicate(ledger, ledger.lone_kept, queue.idle_count(), late_s, now)
-        room = math.ceil(ledger.retransmit * queue.slots) - ledger.duplicates
-        self._duplicate(ledger, ledger.lone_running, min(room, queue.idle_count()), late_s, now)
-
-    def _duplicate(
-        self, job: QueuedJob, attempts: OrderedDict[Attempt, None], room: int, late_s: float, now: float
-    ) -> None:
-        """Start at most `room` duplicates of the first attempts that began before `late_s`."""
-        for attempt in list(itertools.islice(attempts, max(0, room))):
-            assert attempt.started_s is not None
-            if attempt.started_s >= late_s:
-                return
-            slot = self._idle_slot_for(attempt)
-            if slot is None:
-                continue
-            self.assign(attempt.task, slot, now)
-            job.pair_attempts(attempt.task)
+            self._duplicate(ledger, ledger.lone_running, self._room(ledger), UNKNOWN_STRAGGLER_S, now)
+            unproved = [a for a in ledger.lone_running if not a.slot.worker.has_worked]
+            if unproved and any(w.has_worked for w in self._idle_slots(ledger)):
+                self._duplicate(ledger, unproved, self._room(ledger), UNPROVED_STRAGGLER_S, now)
+            least_s = UNPROVED_STRAGGLER_S
+        else:
+            least_s = max(STRAGGLER_MEDIANS * median_s, STRAGGLER_S)
+            self._duplicate(ledger, ledger.lone_kept, queue.idle_count(), least_s, now)
+            self._duplicate(ledger, ledger.lone_running, self._room(ledger), least_s, now)
+        if ledger.pairs and self._replace_duplicates(ledger, least_s, now):
+            self._duplicate(ledger, ledger.lone_running, self._room(ledger), least_s, now)
 
     @staticmethod
-    def _idle_slot_for(attempt: Attempt) -> Slot | None:
-        """Return an idle slot for a duplicate, or None.
+    def _room(ledger: Ledger) -> int:
+        """Return how many running attempts of a job may get duplicates now."""
+        room = math.ceil(ledger.retransmit * ledger.queue.slots) - len(ledger.pairs)
+        return max(0, min(room, ledger.queue.idle_count()))
+
+    def _duplicate(
+        self, job: QueuedJob, attempts: Iterable[Attempt], room: int, least_s: float, now: float
+    ) -> None:
+        """Start at most `room` duplicates of the first attempts that take `least_s` or longer."""
+        first = [a for a in itertools.islice(attempts, max(0, room)) if (a.started_s or 0.0) < now - least_s]
+        idle = self._idle_slots(job) if first else {}
+        for attempt in first:
+            slot = self._take_slot(idle, attempt)
+            if slot is not None:
+                self.assign(attempt.task, slot, now)
+                job.pair_attempts(attempt.task)
+
+    def _replace_duplicates(self, job: QueuedJob, least_s: float, now: float) -> bool:
+        """Take away duplicates that take long themselves, where a third worker idles.
+
+        A duplicate gets as long as its task had been running before it. So one that has work to do
+        can end it, and two workers that hold a task for ever do not hold up its job for ever.
+        """
+        idle = set(self._idle_slots(job))
+        has_replaced = False
+        for task in list(itertools.islice(job.pairs, _MAX_REPLACED)):
+            older, younger = task.attempts
+            if younger.started_s is None or not idle - {older.slot.worker, younger.slot.worker}:
+                continue
+            had_s = younger.started_s - (older.started_s or 0.0)
+            if now - younger.started_s > max(had_s, least_s):
+                younger.slot.worker.overdue += 1
+                self.revoke(younger, now)
+                has_replaced = True
+        return has_replaced
+
+    @staticmethod
+    def _idle_slots(job: QueuedJob) -> dict[Worker, list[Slot]]:
+        """Return the idle slots for duplicates of a job, by worker, the best workers first.
+
+        Those that have done tasks come first, and last those that kept other duplicates too long.
+        """
+        avoided = job.avoided_now()
+        found: dict[Worker, list[Slot]] = {}
+        for pool in job.queue.pools:
+            for slot in pool.idle:
+                if slot.worker not in avoided:
+                    found.setdefault(slot.worker, []).append(slot)
+        best_first = sorted(found, key=lambda worker: (worker.overdue, not worker.has_worked))
+        return {worker: found[worker] for worker in best_first}
+
+    @staticmethod
+    def _take_slot(idle: dict[Worker, list[Slot]], attempt: Attempt) -> Slot | None:
+        """Take an idle slot for a duplicate, or return None.
 
         An attempt that runs already gets none on the same worker: it would run no faster there.
         """
-        job = attempt.task.job
-        avoided = job.avoided_now()
-        for pool in job.queue.pools:
-            for slot in pool.idle:
-                if slot.worker in avoided:
-                    continue
-                if attempt.state is _KEPT or slot.worker is not attempt.slot.worker:
-                    return slot
-        return None
+        own = attempt.slot.worker
+        worker = next((w for w in idle if attempt.state is _KEPT or w is not own), None)
+        if worker is None:
+            return None
+        slot = idle[worker].pop(0)
+        if not idle[worker]:
+            del idle[worker]
+        return slot
 
     def _next_attempt(self) -> int:
         number = self._last_attempt = next_number(self._last_attempt, self.attempts)

@@ -175,12 +175,7 @@ class Retries:
         ledger.template_deaths += 1
         self.requeue(task)
         if ledger.template_deaths >= MAX_TEMPLATE_DEATHS:
-            error = (
-                f"tasks of this job ended the process that forks executors {MAX_TEMPLATE_DEATHS} times; "
-                f"the last time: {failure.get('error')}"
-            )
-            advice = "its functions must not signal, stop or trace their parent process"
-            self._lifecycle.fail(ledger, {**failure, "error": error, "advice": advice}, "failed", now)
+            self._lifecycle.fail(ledger, blame_for_templates(failure), "failed", now)
 
     def after_failed_setup(
         self, task: Task, ledger: Ledger, worker: Worker, failure: dict[str, Any], now: float
@@ -249,6 +244,19 @@ class Retries:
         for attempt in task.attempts[:]:
             self._dispatcher.revoke(attempt, now)
         task.transition(TaskEvent.FREED)
+
+
+def blame_for_templates(failure: dict[str, Any]) -> dict[str, Any]:
+    """Return the failure of a job that ended too many templates, from that of the last one."""
+    error = (
+        f"tasks of this job ended the process that forks executors {MAX_TEMPLATE_DEATHS} times; "
+        f"the last time: {failure.get('error')}"
+    )
+    return {
+        **failure,
+        "error": error,
+        "advice": "its functions must not signal, stop or trace their parent process",
+    }
 
 
 def _name_of(task: Task) -> str:

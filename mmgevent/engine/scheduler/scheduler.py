@@ -259,6 +259,7 @@ class Scheduler:
         task, worker = done.task, done.slot.worker
         ledger, batch = self._ledgers[task.job.number], task.batch
         worker.has_worked = True
+        worker.overdue = 0
         if ledger.avoided:
             ledger.settle(task)
             ledger.stop_avoiding(worker)
@@ -267,7 +268,8 @@ class Scheduler:
             Commit(ledger.number, task.number, attempt, phase, batch_number, task.lo, task.part)
         )
         self._dispatcher.end(done, _SUCCEEDED, now)
-        if task.attempts:
+        was_slow = bool(task.attempts)
+        if was_slow:
             (duplicate,) = task.attempts
             self._dispatcher.revoke(duplicate, now)
         task.transition(_COMMITTED)
@@ -285,6 +287,9 @@ class Scheduler:
         if counts.set_aside:
             self._lifecycle.fail_if_limit_exceeded(ledger, now)
         self._lifecycle.advance(ledger, now)
+        if was_slow and not ledger.is_over:  # the slot that did it takes the next one at once
+            self._dispatcher.fill_slots(now)
+            self._dispatcher.duplicate_stragglers(ledger, now)
         return self._finish_event(now)
 
     def attempt_failed(

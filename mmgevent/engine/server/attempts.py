@@ -7,7 +7,7 @@ of its output is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -17,12 +17,16 @@ from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import Workers
 from mmgevent.errors import ProtocolError
 from mmgevent.machine.logs import get_log
-from mmgevent.wire.frames import INPUT, Frame, Lane, join_payloads
+from mmgevent.wire.frames import INPUT, Frame, Lane, Payload, join_payloads
 from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control
 from mmgevent.wire.positions import ALL, Part
 
 log = get_log(__name__)
+
+#: Largest batch whose frames are all queued when it is assigned, bytes: more than batches of
+#: several items have. A frame takes 150 bytes beside its payload, which attempts share.
+QUEUED_BATCH_BYTES = 32 * 1024 * 1024
 
 
 class HostedAttempt:
@@ -99,14 +103,20 @@ class HostedAttempt:
             inline = batch.chunks[0] if len(batch.chunks) == 1 else b"".join(batch.chunks)
             worker.send_in_lane(control("assign", *lane, size=batch.size, inline=inline, **fields))
             return
-        needs_credit = batch.size > INPUT_WINDOW
-        if needs_credit:
-            worker.open_lane(lane, INPUT_WINDOW)
+        if batch.size <= INPUT_WINDOW:
+            worker.send_in_lane(control("assign", *lane, size=batch.size, **fields))
+            for chunk in batch.chunks:
+                worker.send_in_lane(Frame(INPUT, chunk, *lane))
+            return
+        worker.open_lane(lane, INPUT_WINDOW)
         worker.send_in_lane(control("assign", *lane, size=batch.size, **fields))
-        for chunk in batch.chunks:
+        chunks = batch.chunks
+        if batch.size > QUEUED_BATCH_BYTES:  # frames of all that a worker holds could fill the memory
+            self.feeder = self.job.spawn(self._feed, worker, lambda: iter(chunks))
+            return
+        for chunk in chunks:
             worker.send_in_lane(Frame(INPUT, chunk, *lane))
-        if needs_credit:
-            worker.close_lane(lane)
+        worker.close_lane(lane)
 
     def send_partitions(self, worker: Link, fields: dict[str, Any]) -> None:
         """Send a reduce attempt; a greenlet sends the segments of its partitions."""
@@ -115,30 +125,34 @@ class HostedAttempt:
         size = sum(n_bytes for _, n_bytes in parts)
         worker.open_lane(self.lane, INPUT_WINDOW)
         worker.send_in_lane(control("assign", *self.lane, size=size, parts=parts, **fields))
-        self.feeder = self.job.spawn(self._feed, worker)
+        self.feeder = self.job.spawn(self._feed, worker, self._segments)
 
-    def _feed(self, worker: Link) -> None:
+    def _segments(self) -> Iterator[Payload]:
+        store = self.job.store
+        for partition in self.partitions:
+            yield from join_payloads(store.read_partition(partition))
+
+    def _feed(self, worker: Link, read: Callable[[], Iterator[Payload]]) -> None:
         try:
-            self._send_segments(worker)
+            self._send_input(worker, read())
         except Exception as error:
             if not self.is_over:
                 raise
             log.debug("attempt %d ended while it was fed: %s", self.number, error)
 
-    def _send_segments(self, worker: Link) -> None:
-        """Send the segments, and read more as they go out (blocks).
+    def _send_input(self, worker: Link, pieces: Iterator[Payload]) -> None:
+        """Send the input, and read more as it goes out (blocks).
 
         Raises LinkClosed and StoreError.
         """
-        lane, store = self.lane, self.job.store
-        for partition in self.partitions:
-            for data in join_payloads(store.read_partition(partition)):
-                if self.is_over:
-                    return
-                worker.send_in_lane(Frame(INPUT, data, *lane))
-                worker.wait_for_room(lane, INPUT_WINDOW)
-                if self.is_over:
-                    return
+        lane = self.lane
+        for data in pieces:
+            if self.is_over:
+                return
+            worker.send_in_lane(Frame(INPUT, data, *lane))
+            worker.wait_for_room(lane, INPUT_WINDOW)
+            if self.is_over:
+                return
         worker.close_lane(lane)
 
 

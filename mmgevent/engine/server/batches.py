@@ -12,6 +12,7 @@ from typing import Any
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.intake import Intake, append_chunk
 from mmgevent.errors import ProtocolError
+from mmgevent.wire.frames import join_payloads
 from mmgevent.wire.lanes import BATCH_WINDOW, FIRST_BATCH_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, check_limit
 
@@ -168,6 +169,8 @@ class JobInput:
 
     def _keep(self, number: int, batch: HostedBatch) -> None:
         known = self.batches.get(number)
+        # Every attempt sends these as frames, so tiny ones would cost it far more than their bytes.
+        batch.chunks = [bytes(chunk) for chunk in join_payloads(batch.chunks)]
         self.batches[number] = batch
         if known is not None:
             self._share.give_back(known.size)

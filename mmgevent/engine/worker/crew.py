@@ -233,7 +233,7 @@ class Crew:
         while any(post.job.has_limits for post in self._posts.values()):
             gevent.sleep(WATCH_S)
             for executor, (slot, job) in list(self._posts.items()):
-                warning = executor.enforce(job.task_timeout_s, job.memory_limit_bytes, job.setup_timeout_s)
+                warning = executor.enforce(job)
                 if warning is not None:
                     self._employer.on_near_limit(executor, slot, warning)
         self._watcher = None

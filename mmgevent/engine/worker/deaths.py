@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from mmgevent import real_modules
 from mmgevent.engine.worker.exits import Exit
+from mmgevent.engine.worker.job_limits import LimitedJob
 from mmgevent.executor.status_page import Position
 from mmgevent.machine.resources import find_control_groups
 from mmgevent.wire import failures
@@ -36,19 +37,6 @@ _CONTAINER_ADVICE = (
 _LEFT_ADVICE = (
     "It left by os._exit(0), or it closed descriptors that are not its own, and so its link to the worker."
 )
-
-
-class LimitedJob(Protocol):
-    """What the report needs of the job: its limits, None where it has none."""
-
-    @property
-    def task_timeout_s(self) -> float | None: ...
-
-    @property
-    def memory_limit_bytes(self) -> int | None: ...
-
-    @property
-    def setup_timeout_s(self) -> float | None: ...
 
 
 class RunAttempt(Protocol):

@@ -6,6 +6,11 @@ import os
 import signal
 from typing import NamedTuple
 
+from mmgevent.executor.exit_codes import LIMITS_CODE
+
+#: How a template ended by itself: user code of its executors can change the limits of their parent.
+LIMITS_CHANGED = "another process changed its limits (prlimit)"
+
 
 class Exit(NamedTuple):
     """How an executor ended."""
@@ -37,6 +42,11 @@ def describe_return_code(code: int | None) -> str:
     if code is None:
         return "it has not ended"
     return f"signal {-code} ({_name_of_signal(-code)})" if code < 0 else f"exit code {code}"
+
+
+def describe_template_end(code: int | None) -> str:
+    """Return in words how a template ended, from its return code of `subprocess`."""
+    return LIMITS_CHANGED if code == LIMITS_CODE else describe_return_code(code)
 
 
 def _name_of_signal(number: int) -> str:

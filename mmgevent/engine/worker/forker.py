@@ -27,9 +27,9 @@ from gevent.hub import get_hub
 
 from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.start import TemplateProcess
-from mmgevent.engine.worker.exits import Exit, describe_return_code
+from mmgevent.engine.worker.exits import Exit, describe_template_end
 from mmgevent.engine.worker.silence import Finding, Silence
-from mmgevent.executor.template import FORK_DESCRIPTORS, LIMITS_CODE
+from mmgevent.executor.template import FORK_DESCRIPTORS
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.processes import look_at
 from mmgevent.machine.resources import open_process
@@ -48,8 +48,6 @@ END_LOOK_S = 0.01
 
 #: Size of one read from a template, bytes.
 READ_BYTES = 64 * 1024
-
-_LIMITS_CHANGED = "another process changed its limits (prlimit)"
 
 #: Request that the template answers at once.
 _PING = b'{"ping": 1}\n'
@@ -239,8 +237,7 @@ class Forker:
         if not wait_for_process(self._process, END_S):
             self._process.kill()
             wait_for_process(self._process, None)
-        code = self._process.poll()
-        how = _LIMITS_CHANGED if code == LIMITS_CODE else describe_return_code(code)
+        how = describe_template_end(self._process.poll())
         if self._kill_finding is not None:
             how = self._kill_finding.cause
         if not was_closing:

@@ -25,6 +25,7 @@ from mmgevent.engine.greenlets import OnFault, end_process, spawn
 from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forker import Forker
+from mmgevent.engine.worker.job_limits import LimitedJob, find_excess
 from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.logs import get_log
@@ -43,9 +44,6 @@ DRAIN_S = 0.5
 
 #: Time for an executor that has closed its link to end by itself, seconds. Then it is killed.
 LINGER_S = 1.0
-
-#: Share of the memory limit at which the user is warned, once.
-WARN_SHARE = 0.9
 
 #: Longest printed line that is shown in one piece, bytes.
 MAX_LINE_BYTES = 64 * 1024
@@ -133,10 +131,8 @@ class Supervisor:
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = spawn(on_fault, self._watch)
 
-    def enforce(
-        self, item_limit_s: float | None, memory_limit_bytes: int | None, setup_limit_s: float | None = None
-    ) -> str | None:
-        """Kill it if its item or its setupfn takes too long, or if it has too much memory.
+    def enforce(self, job: LimitedJob) -> str | None:
+        """Kill it if it exceeds a limit of its job.
 
         Returns a warning while it is near its memory limit, else None. Set `has_warned` once it was
         shown.
@@ -144,18 +140,13 @@ class Supervisor:
         if self.is_doomed:
             return None
         position = self._page.read()
-        limit_s = setup_limit_s if position.is_setup else item_limit_s
-        if limit_s is not None and position.running_s > limit_s:
-            self.broken_limit = "timeout"
+        excess = find_excess(job, position, self.resident_bytes)
+        if excess is None or excess.limit is None:
+            return excess.text if excess is not None and not self.has_warned else None
+        self.broken_limit = excess.limit
+        if excess.limit == "timeout":
             self.last_position = position  # the next item is not to blame
-            self.kill("its setupfn took too long" if position.is_setup else "an item took too long")
-        elif memory_limit_bytes is not None:
-            used = self.resident_bytes()
-            if used > memory_limit_bytes:
-                self.broken_limit = "memory"
-                self.kill("it had grown too large")
-            elif used > WARN_SHARE * memory_limit_bytes and not self.has_warned:
-                return f"it uses {used >> 20} MiB of memory_limit, {memory_limit_bytes >> 20} MiB"
+        self.kill(excess.text)
         return None
 
     def send_job(self, frame: Frame, code: bytes | bytearray) -> None:

@@ -115,8 +115,8 @@ def _encode_jsonl(key: Any, value: Any) -> bytes:
             f"jsonl cannot say the record of {_short(key)}: {error}; change it in finishfn, "
             f"or write tsv or pickle"
         ) from None
-    except (RecursionError, ValueError) as error:
-        raise OutputError(f"jsonl cannot say the record of {_short(key)}: {error}") from error
+    except Exception as error:  # elements of a set that cannot be compared, impossible text of numpy
+        raise OutputError(f"jsonl cannot say the record of {_short(key)}: {error!r}") from error
     return line.encode("utf-8", "backslashreplace")
 
 

@@ -19,6 +19,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent import reducers
 from tests.oracle import plain_mapreduce
+from tests.waiting import wait_until
 
 
 class Colour(enum.Enum):
@@ -334,6 +335,47 @@ def test_user_code_finds_a_main_of_its_own_and_the_hash_seed_of_all(executors):
 
 
 @pytest.mark.parametrize("phase", ["map", "reduce"])
+def test_what_ends_the_process_that_forks_executors_once_costs_time_only(executors, tmp_path, phase):
+    mark = str(tmp_path / "done")
+
+    def end_template():
+        if not os.path.exists(mark):
+            open(mark, "w").close()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(100)
+
+    def mapper(key, value):
+        if phase == "map" and value == 7:
+            end_template()
+        yield value % 3, value
+
+    def reducer(key, values):
+        if phase == "reduce" and key == 1:
+            end_template()
+        return sum(values)
+
+    handle = executors.submit(mmg.Job(numbers(100), mapper, reducer), on_notice=lambda text: None)
+    assert handle.result() == EXPECTED
+    assert {death["outcome"] for death in handle.deaths()} <= {"retried"}
+
+
+def test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped(executors):
+    def hostile(key, value):
+        if value == 7:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(100)
+        yield value % 3, value
+
+    handle = executors.submit(mmg.Job(numbers(20), hostile, add, max_skipped=5), on_notice=lambda text: None)
+    with pytest.raises(
+        mmg.JobError, match=r"ended the process that forks executors 3 times; .*SIGKILL"
+    ) as caught:
+        handle.result()
+    assert caught.value.kind == "died"
+    assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED
+
+
+@pytest.mark.parametrize("phase", ["map", "reduce"])
 def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
     pids = str(tmp_path)
 
@@ -359,11 +401,3 @@ def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
     assert handle.progress().phase == "cancelled"
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
     assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED  # the next job finds all in order
-
-
-def wait_until(condition, timeout_s=30.0):
-    """Look until a condition of another process is true: no event of it reaches this one."""
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)

@@ -375,6 +375,34 @@ def test_a_connection_cut_within_a_frame_says_so():
     assert end.wait_for_end() == "the peer closed the connection in the middle of a frame"
 
 
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair], ids=["socketpair", "tls"])
+def test_a_flood_of_short_frames_holds_up_no_other_link(make_pair):
+    """Each frame costs its link 1 ms here. Thousands of them are read at once, and many wait in TLS."""
+    taken = []
+
+    def take_a_millisecond(frame):
+        taken.append(frame)
+        until = time.perf_counter() + 0.001
+        while time.perf_counter() < until:
+            pass
+
+    here, there = make_pair("flood")
+    flooded, flooding = End(here, take_a_millisecond), End(there)
+    one, other = map(End, plain_pair("good"))
+    for _ in range(4000):
+        flooding.link.send(control("enough"))
+    most = 0
+    for _ in range(30):
+        before = len(taken)
+        one.link.send(control("enough"))
+        other.get()
+        most = max(most, len(taken) - before)
+    assert taken
+    assert most < 200, f"{most} frames of one link came before the first of another"
+    for end in (flooded, flooding, one, other):
+        end.link.close()
+
+
 def test_bytes_read_before_the_link_got_the_socket_are_not_lost():
     sock, raw = socket.socketpair()
     whole = control("enough", job=1).encode() + control("enough", job=2).encode()

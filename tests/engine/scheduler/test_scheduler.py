@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mmgevent.engine.scheduler import commands as c
 from mmgevent.engine.scheduler.attempts import Attempt, Task
-from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S
+from mmgevent.engine.scheduler.dispatcher import STRAGGLER_S, UNKNOWN_STRAGGLER_S, UNPROVED_STRAGGLER_S
 from mmgevent.engine.scheduler.durations import MAX_ATTEMPTS_PER_SLOT, SAMPLE_SIZE, Durations
 from mmgevent.engine.scheduler.retries import LOSS_S, MAX_DEATHS, MAX_LOSSES, MAX_UNPREPARED
 from mmgevent.engine.scheduler.rules import JobRules
@@ -256,10 +256,12 @@ def test_what_a_worker_keeps_behind_a_task_that_proves_long_gets_duplicates():
     doubled = []
     now = runner.now + STRAGGLER_S + 0.1
     assert only(runner.scheduler.tick(runner.now + STRAGGLER_S - 0.1), c.Assign) == []
-    while assigned := only(runner.scheduler.tick(now), c.Assign):
+    assigned = only(runner.scheduler.tick(now), c.Assign)
+    while assigned := assigned or only(runner.scheduler.tick(now), c.Assign):
         assert [a.worker for a in assigned] == [2]
         commands = runner.scheduler.attempt_done(assigned[0].attempt, now)
         doubled += [r.attempt for r in only(commands, c.Revoke)]
+        assigned = only(commands, c.Assign)
         now += STRAGGLER_S + 0.1
     assert sorted(doubled) == list(runner.live)
     assert doubled[0] != runner.live[0], "those that have not begun come first"
@@ -777,11 +779,11 @@ def test_a_straggler_gets_one_duplicate_on_another_worker_and_the_first_to_end_c
         (duplicate,) = scheduler.tick(6.1)
         assert (duplicate.task, duplicate.attempt) == (3, 4)
         assert duplicate.worker != 3
-        assert scheduler.tick(99.0) == []
-        commands = scheduler.attempt_done(winner, 99.0)
+        assert scheduler.tick(12.0) == []
+        commands = scheduler.attempt_done(winner, 12.0)
         assert commands[0].attempt == winner
         assert only(commands, c.Revoke)[0].attempt == only(commands, c.Discard)[0].attempt == loser
-        assert scheduler.attempt_done(loser, 99.0) == []
+        assert scheduler.attempt_done(loser, 12.0) == []
 
 
 def test_a_duplicate_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_lost_goes_on():
@@ -809,8 +811,51 @@ def test_no_more_duplicates_run_at_once_than_the_share_of_slots():
     duplicates = scheduler.tick(10.0)
     assert [a.task for a in duplicates] == [6, 7]
     assert scheduler.tick(11.0) == []
-    scheduler.attempt_done(duplicates[0].attempt, 12.0)
-    assert len(scheduler.tick(13.0)) == 1
+    assert len(only(scheduler.attempt_done(duplicates[0].attempt, 12.0), c.Assign)) == 1
+    assert scheduler.tick(12.1) == []
+
+
+def test_a_worker_that_holds_every_task_of_a_phase_holds_up_its_job_for_seconds():
+    """Nobody knows how long they take. It never did a task, and one that did some idles."""
+    scheduler, _ = cluster(1, batches=[1], end=True)
+    scheduler.add_worker(2, 40, NONE, 0.2)
+    scheduler.attempt_done(1, now := 0.3)
+    plan = [(number,) for number in range(30)]
+    assert {a.worker for a in only(scheduler.plan_reduce(1, plan, now), c.Assign)} == {2}
+    assert only(scheduler.tick(now + UNPROVED_STRAGGLER_S - 0.1), c.Assign) == []
+    now += UNPROVED_STRAGGLER_S + 0.1
+    assigned = only(scheduler.tick(now), c.Assign)
+    for number in range(30):  # and not one each tick: the slot that did one takes the next at once
+        assert [a.worker for a in assigned] == [1], number
+        commands = scheduler.attempt_done(assigned[0].attempt, now)
+        assigned = only(commands, c.Assign)
+    assert only(commands, c.FinishJob)
+
+
+def test_the_same_with_a_worker_that_did_tasks_before_takes_a_minute():
+    scheduler, _ = cluster(1, 1, batches=[1, 1], end=True)
+    for attempt in (1, 2):
+        scheduler.attempt_done(attempt, 0.1)
+    (reduce,) = only(scheduler.plan_reduce(1, [(0,)], 1.0), c.Assign)
+    assert only(scheduler.tick(UNKNOWN_STRAGGLER_S), c.Assign) == []
+    (duplicate,) = only(scheduler.tick(UNKNOWN_STRAGGLER_S + 1.1), c.Assign)
+    assert duplicate.task == reduce.task
+    assert duplicate.worker != reduce.worker
+
+
+def test_two_workers_that_hold_a_task_for_ever_do_not_hold_up_its_job_for_ever():
+    """The second gets as long as the first had. Then a third tries it, and not one that never did a task."""
+    scheduler = straggling()
+    (duplicate,) = scheduler.tick(6.1)
+    scheduler.add_worker(9, 1, NONE, 6.1)
+    assert scheduler.tick(12.1) == []
+    revoke, discard, second = scheduler.tick(12.3)
+    assert revoke.attempt == discard.attempt == duplicate.attempt
+    assert second.task == duplicate.task
+    assert second.worker == 3 - duplicate.worker
+    assert scheduler.tick(24.5) == []
+    assert only(scheduler.tick(24.7), c.Assign)[0].worker == 9
+    assert only(scheduler.attempt_done(3, 30.0), c.Commit), "the first one goes on all the time"
 
 
 def test_the_median_comes_from_a_bounded_sample():

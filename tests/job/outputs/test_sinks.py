@@ -95,6 +95,11 @@ class TestJsonl:
         (line,) = text_of("jsonl", (value, value)).splitlines()
         assert json.loads(line) == [read, read]
 
+    def test_a_set_whose_elements_cannot_be_compared_fails_with_the_key(self):
+        """A worker with plain results may send one, and so may a function."""
+        with pytest.raises(OutputError, match="record of 'the key'"):
+            text_of("jsonl", ("the key", {decimal.Decimal("NaN"), decimal.Decimal(1)}))
+
     @pytest.mark.parametrize("value", [b"x", {1: 2}, [float("nan")], {"a": {None: 1}}, object(), 1j])
     def test_what_json_cannot_say_fails_with_the_key(self, value):
         with pytest.raises(OutputError, match=r"record of 'the key'.*JSON has no"):
