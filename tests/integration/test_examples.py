@@ -28,6 +28,7 @@ EXAMPLES = ROOT / "examples"
 
 #: each example -> the test that runs it, with the module where that is another one
 TESTED = {
+    "access_log.py": "test_access_log_counts_answers_and_bad_lines",
     "convert.py": "test_convert_writes_each_file_whole",
     "crawl.py": "test_crawl_fetches_many_pages_at_once",
     "daemon.py": "test_node_examples:test_daemon_reads_on_while_jobs_run_and_waits_for_them_at_the_end",
@@ -112,6 +113,24 @@ def test_inverted_index_lists_files_in_their_order(commands, corpus):
         for word in set(find_words(path)):
             expected.setdefault(word, []).append(str(path))
     assert read_tsv(run_example(commands, "inverted_index.py", *backwards)) == expected
+
+
+def test_access_log_counts_answers_and_bad_lines(commands, tmp_path):
+    random_ = random.Random(3)
+    lines, expected = [], collections.Counter()
+    for _ in range(2000):
+        hour, status = random_.randrange(24), random_.choice([200, 200, 404, 500])
+        address = f"203.0.113.{random_.randrange(256)} - - [27/Nov/2026:{hour:02}:04:35 +0000]"
+        lines.append(f'{address} "GET /\\"x HTTP/1.1" {status} 512 "-" "curl"')
+        expected[json.dumps([str(status), f"27/Nov/2026:{hour:02}"])] += 1
+    lines[100:100] = ["", "\x16\x03\x01 no answer", '203.0.113.1 - - [27/Nov/2026:01:00:00 +0000] "GET']
+    expected.update({"blank lines": 1, "bad lines": 2})
+    text = "".join(f"{line}\n" for line in lines).encode()
+    cut = text.index(b"\n", len(text) // 2) + 1
+    (tmp_path / "access.log").write_bytes(text[:cut])
+    (tmp_path / "access.log.1.gz").write_bytes(gzip.compress(text[cut:]))
+    counted = read_tsv(run_example(commands, "access_log.py", *sorted(tmp_path.glob("access.log*"))))
+    assert {key: int(value) for key, value in counted.items()} == expected
 
 
 def test_topwords_is_the_top_of_all_counts(commands, corpus):

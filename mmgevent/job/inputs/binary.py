@@ -181,6 +181,7 @@ class Bytes(FileSource):
             raise DatasourceError(
                 f"delimiter={delimiter!r:.60}: it is bytes, such as b'\\0', 1 to {MAX_DELIMITER_BYTES:,} of them"
             )
+        self.refuse_streams()
         self.check_input(binary=True)
 
     def is_safe_to_repeat(self) -> bool:

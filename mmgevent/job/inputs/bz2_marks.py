@@ -48,13 +48,27 @@ class Block:
         self.bit = bit
         #: where the block ends; None until all pieces were read
         self.end: Mark | None = None
+        #: all pieces, after `read`
+        self._read: list[bytes] | None = None
 
     @property
     def crc(self) -> int:
         """Return the checksum that the block states."""
         return read_bits(self._window, self.bit + MARK_BITS, CRC_BITS)
 
+    def read(self) -> bool:
+        """Read the content, and keep it. Return whether there is a whole block."""
+        try:
+            self._read = list(self._decompress())
+        except NoBlockError:
+            return False
+        return True
+
     def pieces(self) -> Iterator[bytes]:
+        """Yield the content. Raise NoBlockError as soon as it is known to be none."""
+        return self._decompress() if self._read is None else iter(self._read)
+
+    def _decompress(self) -> Iterator[bytes]:
         """Yield the content. Raise NoBlockError if there is none, or at its end if it is damaged.
 
         The bits up to the next mark are read. If that is no complete block, the mark was inside it,
@@ -73,10 +87,9 @@ class Block:
                 piece = decompressor.decompress(data, _PIECE_BYTES)
                 if not piece:
                     continue
-                yield piece
-                while not decompressor.needs_input:
-                    if piece := decompressor.decompress(b"", _PIECE_BYTES):
-                        yield piece
+                while piece:  # `needs_input` says nothing about content that is still to come
+                    yield piece
+                    piece = decompressor.decompress(b"", _PIECE_BYTES)
             except (OSError, ValueError) as error:
                 raise NoBlockError(str(error)) from error
             self.end = mark
@@ -94,12 +107,7 @@ def find_block(window: Window, bit: int) -> int | None:
 
 def is_block(window: Window, bit: int) -> bool:
     """Return whether a whole block begins at a bit."""
-    try:
-        for _ in Block(window, bit).pieces():
-            pass
-    except NoBlockError:
-        return False
-    return True
+    return Block(window, bit).read()
 
 
 def find_marks(window: Window, bit: int) -> Iterator[Mark]:

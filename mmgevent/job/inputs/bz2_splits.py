@@ -49,14 +49,18 @@ def offset_of(bit: int) -> int:
     return bit // 8 << POSITION_BITS
 
 
-def first_block(window: Window, path: str, start: int) -> int | None:
-    """Return the bit where the first block at or after byte `start` begins, or None.
+def first_block(window: Window, path: str, start: int) -> Block | None:
+    """Return the first block that begins at or after byte `start`, or None.
 
     It may be damaged. Raise DamagedError if it cannot be told.
     """
     for mark in find_marks(window, 8 * start):
         if not mark.is_end:
-            return mark.bit if is_block(window, mark.bit) else _first_after_others(window, path, start)
+            block = Block(window, mark.bit)
+            if not block.read():
+                bit = _first_after_others(window, path, start)
+                return None if bit is None else Block(window, bit)
+            return block
     return None
 
 
@@ -69,11 +73,14 @@ def split_pieces(
 
     Raise DamagedError for what cannot be read, and as Window.read does.
     """
-    if start and first_bit is None:
-        first_bit = first_block(window, path, start)
-        if first_bit is None:
+    first: Block | None = None
+    if first_bit is not None:
+        first = Block(window, first_bit)
+    elif start:
+        first = first_block(window, path, start)
+        if first is None:
             return
-    yield from _Sequence(window, path, 8 * end).pieces(first_bit)
+    yield from _Sequence(window, path, 8 * end).pieces(first)
 
 
 class _Sequence:
@@ -88,10 +95,10 @@ class _Sequence:
         #: checksum of all blocks of the stream so far; None if its first block was not seen
         self._crc: int | None = None
 
-    def pieces(self, bit: int | None) -> Iterator[Piece]:
-        """Yield the content from a block on, or from the header of the file on if `bit` is None."""
+    def pieces(self, first: Block | None) -> Iterator[Piece]:
+        """Yield the content from a block on, or from the header of the file on if that is None."""
         is_own = True
-        mark: Mark | None = Mark(bit, False) if bit is not None else self._open_stream(0)
+        mark: Mark | None = Mark(first.bit, False) if first is not None else self._open_stream(0)
         while mark is not None:
             if mark.is_end:
                 at = self._end_stream(mark)
@@ -101,7 +108,8 @@ class _Sequence:
                 continue
             is_own = mark.bit < self._end_bit
             self.bit = mark.bit
-            block = Block(self._window, mark.bit)
+            block = Block(self._window, mark.bit) if first is None else first
+            first = None
             offset = offset_of(mark.bit)
             try:
                 for piece in block.pieces():
@@ -197,7 +205,7 @@ def _first_following(window: Window, path: str, start: int, bit: int | None) -> 
     """Return where the first block at or after byte `start` begins, given an earlier block."""
     sequence = _Sequence(window, path, 8 * start)
     try:
-        for piece in sequence.pieces(bit):
+        for piece in sequence.pieces(None if bit is None else Block(window, bit)):
             if not piece.is_own:
                 return sequence.bit
     except DamagedError:

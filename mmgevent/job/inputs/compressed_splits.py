@@ -16,9 +16,13 @@ from mmgevent.job.inputs.members import Members
 from mmgevent.job.inputs.pieces import Piece
 from mmgevent.job.inputs.window import Changed, Window
 
-#: Size of a split of bz2, bytes: some blocks, a second of work. The first block of the next split
+#: Largest size of a split of bz2, bytes: some blocks, a second of work. The first block of the next split
 #: is read too, for its first line, so small splits would be wasteful.
 BZ2_SPLIT_BYTES = 2 * 1024 * 1024
+
+#: The number of splits of bz2 is a multiple of this, and they are of one size. So two or four
+#: executors end at one time.
+EVEN_SPLITS = 4
 
 #: Largest compressed size of a split of gzip or zstd, if that can be had, bytes. Its content may be
 #: as large as a split of text.
@@ -42,8 +46,10 @@ def cut(location: str, path: str, kind: str, size: int, content_bytes: int) -> I
     Raise DatasourceError if the file cannot be read.
     """
     if kind == "bz2" and size > BZ2_SPLIT_BYTES:
-        for start in range(0, size, BZ2_SPLIT_BYTES):
-            yield start, min(start + BZ2_SPLIT_BYTES, size), bz2_splits.offset_of(8 * start)
+        n_splits = -(-size // (BZ2_SPLIT_BYTES * EVEN_SPLITS)) * EVEN_SPLITS
+        split_bytes = -(-size // n_splits)
+        for start in range(0, size, split_bytes):
+            yield start, min(start + split_bytes, size), bz2_splits.offset_of(8 * start)
         return
     if kind not in _WALKS or size <= SPLIT_BYTES:
         yield 0, size, 0
@@ -96,10 +102,10 @@ def find_range(window: Window, path: str, kind: str, start: int, end: int) -> tu
     if not is_bz2 or not start:
         return start, end, None
     try:
-        bit = bz2_splits.first_block(window, path, start)
+        first = bz2_splits.first_block(window, path, start)
     except DamagedError:
-        bit = None
-    return (start if bit is None else bit // 8), end, bit
+        first = None
+    return (start, end, None) if first is None else (first.bit // 8, end, first.bit)
 
 
 def _walk_bgzf(window: Window) -> Iterator[tuple[int, int]]:

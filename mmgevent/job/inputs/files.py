@@ -10,6 +10,10 @@ from mmgevent.job.inputs.paths import Paths
 from mmgevent.job.inputs.refs import DecodeError, Ref, Unreadable
 from mmgevent.job.inputs.source import FileSource
 from mmgevent.job.inputs.window import Changed, Window
+from mmgevent.wire.limits import MAX_BATCH_BYTES
+
+#: Bytes of a message that are not content: paths, and names of classes.
+ROOM_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +108,18 @@ class Files(FileSource):
 
     def refs(self) -> Iterator[FileRef]:
         for found in self.find(binary=self.binary):
+            identity, content = found.identity, found.content
+            if found.stream is not None:
+                with found.stream:
+                    content = found.stream.read_all(MAX_BATCH_BYTES - ROOM_BYTES)
+                identity = identity._replace(size=len(content))
             yield FileRef(
                 found.path,
-                *found.identity,
+                *identity,
                 self.encoding,
                 self.errors,
                 self.binary,
-                content=found.content,
+                content=content,
                 raw=found.raw,
             )
 
@@ -118,4 +127,4 @@ class Files(FileSource):
         self.check_input(binary=self.binary)
 
     def is_safe_to_repeat(self) -> bool:
-        return type(self) is Files  # subclasses may give other items
+        return type(self) is Files and not self.streams()  # subclasses may give other items

@@ -92,4 +92,4 @@ class JsonLines(Lines):
             yield JsonLinesRef(**{name: getattr(ref, name) for name in names})
 
     def is_safe_to_repeat(self) -> bool:
-        return type(self) is JsonLines  # subclasses may give other items
+        return type(self) is JsonLines and not self.streams()  # subclasses may give other items

@@ -17,6 +17,7 @@ from mmgevent.job.inputs.paths import Paths
 from mmgevent.job.inputs.pieces import Piece, whole_lines
 from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, read_exactly
 from mmgevent.job.inputs.source import FileSource, Found
+from mmgevent.job.inputs.streams import InputStream, name_of
 from mmgevent.job.inputs.window import Changed, Window
 
 #: Most names in the warning about files that cannot be cut.
@@ -209,6 +210,9 @@ class Lines(FileSource):
 
     def _cut(self, found: Found, whole: list[str]) -> Iterator[LinesRef]:
         """Yield the splits of a file. Note it if it cannot be cut."""
+        if found.stream is not None:
+            yield from self._read(found, found.stream)
+            return
         size = found.identity.size
         ref = LinesRef(
             found.path,
@@ -234,6 +238,28 @@ class Lines(FileSource):
             if n_splits == 1 and size > LINES_SPLIT_BYTES:
                 whole.append(ref.path)
 
+    def _read(self, found: Found, stream: InputStream) -> Iterator[LinesRef]:
+        """Yield the lines of a stream, which travel with their refs."""
+        with stream:
+            pieces = stream.bytes_as_they_are()
+            if not found.raw:
+                from mmgevent.job.inputs.members import Members
+
+                name, kind = name_of(found.path), found.identity.kind
+                pieces = (piece for _, piece in Members(stream, name, kind).pieces())
+            for offset, data in stream.lines(pieces):
+                yield LinesRef(
+                    found.path,
+                    *found.identity,
+                    self.encoding,
+                    self.errors,
+                    offset,
+                    offset + len(data),
+                    data,
+                    offset,
+                    raw=True,
+                )
+
     def check(self) -> None:
         self.check_input()
         if "\n".encode(self.encoding) not in (b"\n", codecs.BOM_UTF8 + b"\n"):
@@ -243,7 +269,7 @@ class Lines(FileSource):
             )
 
     def is_safe_to_repeat(self) -> bool:
-        return type(self) is Lines  # subclasses may give other items
+        return type(self) is Lines and not self.streams()  # subclasses may give other items
 
 
 def _warn_about_whole(paths: list[str]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.streams import STDIN
 from mmgevent.machine import working_directory
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -108,6 +109,9 @@ class _LeftOut:
 
 def _expand(path: str, left_out: _LeftOut) -> Iterator[str]:
     """Yield the files that a path stands for, in any order; none if nothing matches."""
+    if path == STDIN:
+        yield path
+        return
     if _exists(path):
         if stat.S_ISDIR(_look_at(path).st_mode):
             yield from _files_below(path, left_out)

@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -69,6 +70,11 @@ class Ref:
     raw: bool = field(default=False, kw_only=True)
 
     @property
+    def is_of_stream(self) -> bool:
+        """Return whether its content was read from what can be read only once."""
+        return not self.location
+
+    @property
     def is_decompressed(self) -> bool:
         """Return whether the items are made of what the file contains, not of its bytes."""
         return not self.raw and self.kind in FORMATS
@@ -123,14 +129,12 @@ class Ref:
 
     def _open(self, *, at_driver: bool) -> Window:
         """Return a window into the file. Raise OSError or Changed if it is not the driver's."""
-        file = open(self.location, "rb", buffering=0)  # noqa: SIM115 - the window closes it
-        window = Window(self.size, file)
-        try:
+        with ExitStack() as opened:
+            file = opened.enter_context(open(self.location, "rb", buffering=0))
+            window = Window(self.size, file)
             self._check_stat(file, at_driver=at_driver)
             self._check_head(window.read(0, HEAD_BYTES))
-        except BaseException:
-            window.close()
-            raise
+            opened.pop_all()  # the window closes it
         return window
 
     def _content_needed(self, error: Exception) -> ContentNeeded:

@@ -81,6 +81,7 @@ class Csv(FileSource):
 
     def check(self) -> None:
         self._check_columns()
+        self.refuse_streams()
         special = {"delimiter": self.delimiter}
         if self.quotechar is not None:
             special["quotechar"] = self.quotechar

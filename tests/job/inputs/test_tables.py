@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmgevent import Csv, Files, Job, JobError
+from mmgevent import Bytes, Csv, Files, Job, JobError
 from mmgevent.driver.runners.inline import run_inline
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import quotes
@@ -303,3 +303,9 @@ def test_a_folder_is_not_read_before_its_first_row_is_mapped(tmp_path, monkeypat
     refs = Csv(tmp_path).refs()
     assert next(refs).path == paths[0]
     assert looked_at == [0]
+
+
+@pytest.mark.parametrize("source", [Csv("-"), Bytes("-", record_bytes=4), Csv("/dev/fd/0")])
+def test_a_stream_is_refused_before_the_job(source):
+    with pytest.raises(DatasourceError, match="is a stream, which can be read only once"):
+        source.check()
