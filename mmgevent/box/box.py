@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.box.boxed import BoxedExecutor, BoxLimits
-from mmgevent.box.template_link import TemplateLink
-from mmgevent.box.templates import start_lasting_template
+from mmgevent.box.spares import LastingTemplate, leave_template, take_template
 from mmgevent.engine.worker.deaths import judge_death
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.errors import EngineError, JobCancelled, ProtocolError
@@ -48,6 +47,8 @@ class BoxedJob(NamedTuple):
     context: bytes = b""
     #: a path that exists as long as the job runs; None if its engine can end boxes
     lease: str | None = None
+    #: most bytes of a task's output that travel in its report
+    carried_bytes: int = 0
 
 
 class Outcome(NamedTuple):
@@ -104,7 +105,8 @@ class Box:
         )
         #: templates that ended while one of its tasks ran
         self.template_deaths = 0
-        self._template = self._start_template()
+        self._template = self._take_template()
+        self._is_closed = False
         self._executor: BoxedExecutor | None = None
         self._attempt = 0
         #: texts for the user: [(text, once)]
@@ -134,35 +136,33 @@ class Box:
         raise EngineError(f"{MAX_IDLE_DEATHS} executors in a row were lost between two tasks: {reason}")
 
     def close(self) -> None:
-        """Kill the executor and end the template. Idempotent."""
+        """Kill the executor, and leave the template to the next box. Idempotent."""
         if self._executor is not None:
             self._drop_executor()
-        self._template.close()
+        if not self._is_closed:
+            self._is_closed = True
+            leave_template(self._template)
 
     def abandon(self) -> None:
         """In a forked child of the host: close the descriptors, so that only the host keeps it."""
         if self._executor is not None:
             self._executor.abandon()
-        self._template.abandon()
+        self._template.link.abandon()
 
-    def _start_template(self) -> TemplateLink:
+    def _take_template(self) -> LastingTemplate:
         options = self.job.options
-        return TemplateLink(
-            start_lasting_template(
-                greenlets=(options.get("greenlets") or 0) > 1, flags=options.get("flags") or ()
-            )
-        )
+        return take_template(greenlets=(options.get("greenlets") or 0) > 1, flags=options.get("flags") or ())
 
     def _ready_executor(self) -> BoxedExecutor:
         """Return an executor that has the job. What died while no task ran is replaced."""
-        self._template.receive()
+        self._template.link.receive()
         if self._executor is not None and self._executor.exit is not None:
             self._drop_executor()
-        if self._template.end is not None:
-            self._template.close()
-            self._template = self._start_template()
+        if self._template.link.end is not None:
+            self._template.link.close()
+            self._template = self._take_template()
         if self._executor is None:
-            self._executor = BoxedExecutor(self._template, self._limits)
+            self._executor = BoxedExecutor(self._template.link, self._limits)
             self._executor.send_job(self._announcement, self._code)
         return self._executor
 

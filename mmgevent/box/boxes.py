@@ -83,12 +83,15 @@ class Boxes:
         for box, _ in idle:
             box.close()
 
-    def is_over(self, job: BoxedJob) -> bool:
-        """Return whether a job has ended, as far as this process knows."""
+    def is_over(self, job: BoxedJob, look_s: float = LEASE_LOOK_S) -> bool:
+        """Return whether a job has ended, as far as this process knows.
+
+        `look_s`: how old the last look at its lease may be.
+        """
         if job.id in self._ended:
             return True
         now = monotonic()
-        if job.lease is None or now - self._looked_s.get(job.id, 0.0) < LEASE_LOOK_S:
+        if job.lease is None or now - self._looked_s.get(job.id, 0.0) < look_s:
             return False
         self._looked_s[job.id] = now
         if os.path.exists(job.lease):
@@ -108,9 +111,17 @@ class Boxes:
             idle = self._idle.get(job.id)
             box = idle.pop()[0] if idle else None
         if box is None:
+            self._end_others()  # of jobs that are over: they leave their templates
             box = Box(job, code, worker_name(), lambda: self.is_over(job))
         self._busy.add(box)
         return box
+
+    def _end_others(self) -> None:
+        """End the idle boxes of jobs whose leases have just ended."""
+        with self._lock:
+            jobs = [idle[0][0].job for idle in self._idle.values() if idle]
+        for job in jobs:
+            self.is_over(job, 0.0)
 
     def _put_back(self, box: Box) -> bool:
         """Keep a box for the next task. Return False if there is none, since its job has ended."""

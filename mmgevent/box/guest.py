@@ -13,6 +13,7 @@ from typing import Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import use_box
+from mmgevent.box.portions import map_portions
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.box.trials import Trials
 from mmgevent.tasks.records import decode_flush, encode_flush
@@ -26,13 +27,17 @@ def map_batch(
     """Map a batch.  Returns the report, and a piece for each group of partitions.
 
     A piece is a number of flushes with the segments of that group's partitions.  Pieces are empty
-    unless the task is done.  `is_wanted()` is asked now and then, in this thread: once it is False,
-    the executor is killed and JobCancelled is raised.
+    unless the task is done, and if the report carries them.  `is_wanted()` is asked now and then, in
+    this thread: once it is False, the executor is killed and JobCancelled is raised.
     """
-    report, output = use_box(job, code, lambda box: Trials(box).map(batch), is_wanted)
+    report, output = use_box(job, code, lambda box: map_portions(box, batch), is_wanted)
+    is_small = bool(output) and sum(map(len, output)) <= job.carried_bytes
     pieces = [bytearray() for _ in range(job.groups)]
     rows = _cut_output(output, job, pieces)
-    return (report._replace(rows=bytes(rows)), *map(bytes, pieces))
+    report = report._replace(rows=bytes(rows))
+    if is_small:
+        return (report._replace(carried=tuple(map(bytes, pieces))), *([b""] * job.groups))
+    return (report, *map(bytes, pieces))
 
 
 def reduce_group(
@@ -40,7 +45,8 @@ def reduce_group(
 ) -> tuple[Report, bytes]:
     """Reduce the partitions of a group.  `pieces`: those of the group, in the order of batches.
 
-    Returns the report, and flushes with the results.  `is_wanted`: as above.
+    Returns the report, and flushes with the results, which are empty if the report carries them.
+    `is_wanted`: as above.
     """
     parts: dict[int, list[memoryview]] = {}
     for piece in pieces:
@@ -49,6 +55,8 @@ def reduce_group(
     if not parts:
         return Report(), b""
     report, output = use_box(job, code, lambda box: Trials(box).reduce(parts), is_wanted)
+    if len(output) <= job.carried_bytes:
+        return report._replace(carried=(output,)), b""
     return report, output
 
 

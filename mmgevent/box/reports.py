@@ -15,6 +15,17 @@ class GuestBatch(NamedTuple):
     data: bytes
     #: whether its entries are refs: files, or parts of files
     has_refs: bool
+    #: the first entry to map
+    lo: int = 0
+    #: one behind the last entry to map; None for the end of the batch
+    hi: int | None = None
+    #: seconds after which entries are given back; None to map all. See `box.portions`.
+    budget_s: float | None = None
+
+    @property
+    def end(self) -> int:
+        """One behind the last entry to map."""
+        return self.items if self.hi is None else self.hi
 
 
 class Report(NamedTuple):
@@ -26,6 +37,8 @@ class Report(NamedTuple):
     is_over_limit: bool = False
     #: whether the files of the batch are not here as they were: send it again with contents
     needs_content: bool = False
+    #: one behind the last entry that was mapped, if the task gives the others back; else None
+    mapped_to: int | None = None
     #: items that were mapped, without those set aside
     items: int = 0
     #: records of the output
@@ -43,3 +56,6 @@ class Report(NamedTuple):
     notices: tuple[tuple[str, str | None], ...] = ()
     #: name of the process that did it, "host/pid"
     worker: str = ""
+    #: its output, if that is small: the pieces of a map task, or the results of a reduce task.  Else
+    #: it is empty, and so is the output if this is not.
+    carried: tuple[bytes, ...] = ()

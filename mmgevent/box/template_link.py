@@ -13,6 +13,7 @@ import array
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -76,6 +77,8 @@ class TemplateLink:
         #: whether it ever forked an executor, answered anything, and answered since the last ping
         self._has_forked = self._has_answered = self._is_heard = False
         self._is_asked = False
+        #: pings that it was sent, and those that it answered
+        self._pings = self._pongs = 0
         self._look_due_s = 0.0
         self._silence = Silence()
         self._finding: Finding | None = None
@@ -129,7 +132,25 @@ class TemplateLink:
             self._finding = finding
             self._note_end()
         self._is_heard, self._is_asked = False, True
-        self._send(_PING, [])
+        self._ping()
+
+    def answers(self, timeout_s: float) -> bool:
+        """Return whether it answers a ping within this time.
+
+        If so, executors that it was to fork are forked, and killed if nobody wants them.
+        """
+        self._ping()
+        until_s = monotonic() + timeout_s
+        waiting = select.poll()
+        waiting.register(self._sock, select.POLLIN)
+        self.receive()
+        while self.end is None and self._pongs < self._pings:
+            left_s = until_s - monotonic()
+            if left_s <= 0:
+                return False
+            waiting.poll(left_s * 1000)
+            self.receive()
+        return self.end is None
 
     def close(self) -> None:
         """End it and its executors. Idempotent."""
@@ -141,6 +162,10 @@ class TemplateLink:
     def abandon(self) -> None:
         """In a forked child of the host: close the descriptor, and touch nothing else."""
         self._sock.close()
+
+    def _ping(self) -> None:
+        self._pings += 1
+        self._send(_PING, [])
 
     def _send(self, data: bytes, ancillary: list[Any]) -> None:
         """Send a short request. A template with thousands of unread ones gets no more pings."""
@@ -156,7 +181,9 @@ class TemplateLink:
 
     def _take_report(self, report: dict[str, Any]) -> None:
         self._has_answered = self._is_heard = True
-        if "forked" in report:
+        if "pong" in report:
+            self._pongs += 1
+        elif "forked" in report:
             self._has_forked = True
             self._forks[report["forked"]]._forked(report["pid"])
         elif "refused" in report:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from time import monotonic
 
 from mmgevent.engine.start import TemplateProcess, start_template
 from mmgevent.machine.resources import start_thread
@@ -22,7 +23,9 @@ class _Starter:
     """The thread, and what it is asked for.  It is made anew in a forked child."""
 
     def __init__(self) -> None:
-        self._requests: SimpleQueue[tuple[bool, Sequence[str], _Answer]] = SimpleQueue()
+        self._requests: SimpleQueue[tuple[bool, Sequence[str], _Answer] | None] = SimpleQueue()
+        #: action -> when it is due
+        self._later: dict[Callable[[], None], float] = {}
         start_thread(threading.Thread(target=self._serve, name="mmgevent-templates", daemon=True))
 
     def start(self, *, greenlets: bool, flags: Sequence[str]) -> TemplateProcess:
@@ -33,13 +36,31 @@ class _Starter:
             raise started
         return started
 
+    def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._later.setdefault(action, monotonic() + delay_s)
+        self._requests.put(None)  # it may wait for a request without end
+
     def _serve(self) -> None:
         while True:
-            greenlets, flags, answer = self._requests.get()
+            due_s = min(self._later.values(), default=None)
+            try:
+                request = self._requests.get(timeout=None if due_s is None else max(0.0, due_s - monotonic()))
+            except Empty:
+                self._call_due()
+                continue
+            if request is None:
+                continue
+            greenlets, flags, answer = request
             try:
                 answer.put(start_template(greenlets=greenlets, flags=flags))
             except BaseException as error:  # raised in the thread that asked
                 answer.put(error)
+
+    def _call_due(self) -> None:
+        now = monotonic()
+        for action in [action for action, due_s in list(self._later.items()) if due_s <= now]:
+            del self._later[action]
+            action()
 
 
 _starter: _Starter | None = None
@@ -48,12 +69,20 @@ _lock = threading.Lock()
 
 def start_lasting_template(*, greenlets: bool, flags: Sequence[str]) -> TemplateProcess:
     """Start a template that ends with its socket or with this process. Raises StartError."""
+    return _the_starter().start(greenlets=greenlets, flags=flags)
+
+
+def call_later(delay_s: float, action: Callable[[], None]) -> None:
+    """Call a function, which raises nothing, after this time. The first call for it counts."""
+    _the_starter().call_later(delay_s, action)
+
+
+def _the_starter() -> _Starter:
     global _starter
     with _lock:
         if _starter is None:
             _starter = _Starter()
-        starter = _starter
-    return starter.start(greenlets=greenlets, flags=flags)
+        return _starter
 
 
 def _forget() -> None:

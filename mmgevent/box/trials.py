@@ -74,7 +74,7 @@ class Trials:
     def map(self, batch: GuestBatch) -> tuple[Report, list[bytes]]:
         """Map a batch.  Returns the report, and the output in datasource order: whole flushes."""
         try:
-            shares = [_Share(0, batch.items)]
+            shares = [_Share(batch.lo, batch.end)]
             while shares:
                 shares += reversed(self._map_share(batch, shares.pop()))
         except _NeedsContent:

@@ -32,6 +32,11 @@ MAX_BATCH_ITEMS = 1_000_000
 GROWTH = 4
 #: Weight of a first batch, bytes.  A slow function maps so much in well under a second.
 FIRST_BATCH_BYTES = 256 * 1024
+#: Largest number of items in a first batch whose task gives back what it does not map in time, and
+#: largest weight of all first batches, bytes.  A batch travels again with each part of it.
+LARGE_FIRST_ITEMS, LARGE_FIRST_BYTES = 16_384, 4 * 1024 * 1024
+#: The same number if the job may have fewer items than slots times this.
+SHARED_FIRST_ITEMS = 4096
 
 
 @dataclass
@@ -42,6 +47,11 @@ class Speed:
     weight: int = 0  #: bytes
     seconds: float = 0.0  #: time of executors
     slots: int = 1
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any item was mapped."""
+        return self.items > 0 and self.seconds > 0
 
 
 class BatchSize:
@@ -58,12 +68,22 @@ class BatchSize:
         return items >= self.max_items or weight >= self.max_weight
 
 
+def large_first_size(slots: int, total: int | None, at_least: int = 1) -> BatchSize:
+    """Return the limits of a first batch, of which its task gives back what it does not map in time.
+
+    `total`: the number of items of the job, or None if it is not known.
+    """
+    slots = max(1, slots)
+    share = SHARED_FIRST_ITEMS if total is None else min(LARGE_FIRST_ITEMS, -(-total // slots))
+    return BatchSize(max(1, share, at_least), min(4 * FIRST_BATCH_BYTES, LARGE_FIRST_BYTES // slots))
+
+
 def next_size(speed: Speed, at_least: int = 1) -> BatchSize:
     """Return the limits of the next batch.
 
     `at_least` items fit, whatever their cost (for greenlets).
     """
-    if not speed.items or speed.seconds <= 0:
+    if not speed.is_known:
         return BatchSize(max(1, at_least), FIRST_BATCH_BYTES)
     slots = max(1, speed.slots)
     target_s = min(BATCH_S, max(YOUNG_BATCH_S, SHARE * speed.seconds / slots))

@@ -68,6 +68,11 @@ def _encode_items(items: list[tuple[Any, Any]]) -> bytes:
         raise DatasourceError(f"an item of the datasource cannot travel: {error}") from error
 
 
+def encoded_bytes(item: tuple[Any, Any]) -> int:
+    """Return the size of an item that is encoded alone. Raises DatasourceError if it cannot be."""
+    return len(_encode_items([item]))
+
+
 def digest(item: tuple[Any, Any]) -> int:
     """Return a number by which an item can be recognized."""
     from xxhash import xxh3_64_intdigest

@@ -15,8 +15,21 @@ from contextlib import contextmanager
 from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
-from mmgevent.driver.batching import FULL_BATCH_BYTES, BatchSize, Speed, next_size
-from mmgevent.driver.encoding import EncodedBatch, digest, encode_batch, encode_cut, with_content
+from mmgevent.driver.batching import (
+    FULL_BATCH_BYTES,
+    BatchSize,
+    Speed,
+    large_first_size,
+    next_size,
+)
+from mmgevent.driver.encoding import (
+    EncodedBatch,
+    digest,
+    encode_batch,
+    encode_cut,
+    encoded_bytes,
+    with_content,
+)
 from mmgevent.driver.kept_batches import KeptBatches, items_at, not_kept_error, too_large_notice
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref
@@ -33,8 +46,12 @@ log = get_log(__name__)
 
 #: Time after which a batch of a slow datasource is sent, even if it is not full, seconds.
 PATIENCE_S = 0.25
+#: The same for a first batch that would be large, seconds: nothing runs before it is there.
+FIRST_PATIENCE_S = 0.01
 #: Assumed weight of an item that has no length, before it is encoded, bytes.
 SMALL_ITEM_BYTES = 64
+#: Items of a large first batch of which at least one is weighed. Weighing one takes 10 µs.
+SAMPLE_ITEMS = 256
 
 Item = tuple[Any, Any, int]
 
@@ -107,8 +124,11 @@ class Feeder:
         with _blaming_datasource():
             self._items = self._job.walk(self._job.reopen_datasource())
 
-    def next_batch(self, speed: Speed) -> tuple[int, EncodedBatch] | None:
+    def next_batch(self, speed: Speed, *, is_given_back: bool = False) -> tuple[int, EncodedBatch] | None:
         """Return (number, batch), or None at the end of the datasource.
+
+        `is_given_back`: whether tasks give back what they do not map in time.  So the first batches
+        may be large.
 
         Raises JobError (kind "datasource") for an exception of the user's own iterator. Raises
         DatasourceError for an item that is no pair, cannot be pickled or is too large, and for a
@@ -116,7 +136,7 @@ class Feeder:
         """
         batch = next(self._replay, None)
         if batch is None:
-            batch = self._cut.popleft() if self._cut else self._read_batch(speed)
+            batch = self._cut.popleft() if self._cut else self._read_batch(speed, is_given_back)
             if batch is None:
                 self.has_ended = True
                 return None
@@ -185,9 +205,9 @@ class Feeder:
         if self._kept is not None:
             self._kept.close()
 
-    def _read_batch(self, speed: Speed) -> EncodedBatch | None:
+    def _read_batch(self, speed: Speed, is_given_back: bool) -> EncodedBatch | None:
         """Read items and encode them; what does not fit into one batch waits in `_cut`."""
-        items, weight = self._pull(speed)
+        items, weight = self._pull(speed, is_large_first=is_given_back and not speed.is_known)
         if self._is_stopped:
             raise JobCancelled(f"job {self._job.name} was cancelled")
         if not items:
@@ -208,35 +228,49 @@ class Feeder:
         self._cut.extend(batches[1:])
         return batches[0]
 
-    def _pull(self, speed: Speed) -> tuple[list[tuple[Any, Any]], int]:
-        """Read items for one batch; return them with their total weight."""
-        size = self._size = self._next_size(speed)
+    def _pull(self, speed: Speed, is_large_first: bool) -> tuple[list[tuple[Any, Any]], int]:
+        """Read items for one batch; return them with their total weight.
+
+        In a large first batch some of the items without a length are weighed: they may be arrays.
+        """
+        size = self._size = self._next_size(speed, is_large_first)
         if self._is_stopped:
             return [], 0
         items: list[tuple[Any, Any]] = []
         total = 0
-        until = self._clock() + PATIENCE_S
+        is_hasty = is_large_first and not self.never_waits
+        until = self._clock() + (FIRST_PATIENCE_S if is_hasty else PATIENCE_S)
+        small_bytes = SMALL_ITEM_BYTES
         is_at_end = True
         with _blaming_datasource():
             for item in self._items if self._held is None else chain([self._take_held()], self._items):
                 key, value, weight = item
-                weight = weight or (len(value) if type(value) in (str, bytes) else SMALL_ITEM_BYTES)
+                if not weight and type(value) in (str, bytes):
+                    weight = len(value)
+                elif not weight and is_large_first and _is_sampled(len(items)):
+                    small_bytes = max(SMALL_ITEM_BYTES, encoded_bytes((key, value)))
+                weight = weight or small_bytes
                 if items and weight > FULL_BATCH_BYTES:  # it goes alone, in the next batch
                     self._held, is_at_end = item, False
                     break
                 items.append((key, value))
                 total += weight
-                if size.is_reached(len(items), total) or (len(items) % 64 == 1 and self._clock() > until):
+                is_late = (is_hasty or len(items) % 64 == 1) and self._clock() > until
+                if is_late or size.is_reached(len(items), total):
                     is_at_end = False
                     break
             self._note_items(items, is_at_end)
         return items, total
 
-    def _next_size(self, speed: Speed) -> BatchSize:
+    def _next_size(self, speed: Speed, is_large_first: bool) -> BatchSize:
         options = self._job.options
         if options.allocation == "oneshot":
             return BatchSize(1, 0)
-        size = next_size(speed, at_least=options.greenlets)
+        if is_large_first:
+            total = len(self._job.datasource) if self.never_waits else None
+            size = large_first_size(speed.slots, total, options.greenlets)
+        else:
+            size = next_size(speed, at_least=options.greenlets)
         if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
             size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
         return size
@@ -278,6 +312,11 @@ class Feeder:
         self._kept.close()
         self._kept = None
         self._on_notice(too_large_notice())
+
+
+def _is_sampled(index: int) -> bool:
+    """Return whether to weigh an item: at 0, 1, 2, 4, 8..., and each SAMPLE_ITEMS."""
+    return not index & (index - 1) or index % SAMPLE_ITEMS == 0
 
 
 @contextmanager

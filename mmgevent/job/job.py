@@ -301,7 +301,10 @@ class Job(Generic[K, V]):
 
     def walk(self, opened: Any) -> Iterator[tuple[Any, Any, int]]:
         """Walk through what was opened: yield `(key, value, weight)`, as `sources.walk` does."""
-        return items_showing(list_to_show(self.argv), sources.walk(opened))
+        items = sources.walk(opened)
+        if sources.is_in_memory(opened):  # none of the user's code runs
+            return items
+        return items_showing(list_to_show(self.argv), items)
 
 
 def _make_job(loaded: JobFile) -> Job[Any, Any]:

@@ -5,6 +5,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
+from mmgevent.box.spares import end_spares
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +17,10 @@ def cluster():
 
 @pytest.fixture(autouse=True)
 def _nothing_left():
-    """No process of a box outlives its job."""
+    """No process of a box outlives its job, but templates that wait for the next one."""
     before = children()
     yield
+    end_spares()
     _, left = psutil.wait_procs(children() - before, timeout=10)
     assert not left
 

@@ -16,6 +16,7 @@ from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxed import BoxedExecutor
 from mmgevent.box.boxes import Boxes
 from mmgevent.box.reports import GuestBatch
+from mmgevent.box.spares import end_spares
 from mmgevent.box.trials import Trials
 from mmgevent.driver.packing import pack_job
 from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, Ring
@@ -141,6 +142,7 @@ def test_a_job_that_ends_while_its_box_is_put_back_leaves_no_box(monkeypatch):
     monkeypatch.setattr(host.boxes, "is_over", end_after_question)
     monkeypatch.setattr(host.boxes, "_take", lambda job, code: box)
     assert host.map().items == 30
+    end_spares()  # among them the template of the box, unless the box is still there
     assert not template.is_running()
     with pytest.raises(JobCancelled):
         Boxes._take(host.boxes, host.job, host.code)

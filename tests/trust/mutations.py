@@ -87,7 +87,7 @@ MUTATIONS = [
     Mutation(
         "a box whose template has ended starts another",
         "box/box.py",
-        "if self._template.end is not None:",
+        "if self._template.link.end is not None:",
         "if False:",
         ("box/test_box.py::test_a_template_that_dies_between_two_tasks_is_replaced_and_no_death",),
     ),
@@ -101,6 +101,20 @@ MUTATIONS = [
             "test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped[threads]",
         ),
         waits=True,
+    ),
+    Mutation(
+        "a template that waited is used only if it was started as one would be now",
+        "box/spares.py",
+        "if self._waiting[index][0].origin == origin:",
+        "if True:",
+        ("box/test_spares.py::test_executors_have_the_environment_and_folder_of_their_host_now",),
+    ),
+    Mutation(
+        "what a first task maps in its time is carried whole",
+        "box/portions.py",
+        "if done is not None and is_large:",
+        "if False:",
+        ("box/test_portions.py::test_what_depends_on_time_is_carried_whole",),
     ),
     Mutation(
         "a box that is put back after the end of its job ends",

@@ -1,8 +1,10 @@
 """Run jobs on Dask (`distributed`): `connect("dask://HOST:8786")`, `connect(client)`.
 
-A Dask worker sends whole keys only.  So a map task has one key for all that it returns, and each
-piece of it has a key of its own, which picks the piece on the same worker.  Dask keeps these keys,
-spills them, sends them from worker to worker, and computes them again when a worker is lost.
+A Dask worker sends whole keys only.  So a task has one key for all that it returns.  If that is only
+a report, which carries the output, the driver gets it at once: a finished key's type is known here.
+Else the report has a key of its own, which picks it on the same worker, and so has each piece.  Dask
+keeps these keys, spills them, sends them from worker to worker, and computes them again when a
+worker is lost.
 
 Everything that a task needs travels in the task or is a task itself.  Nothing is scattered, since
 Dask cannot compute scattered data again.
@@ -14,7 +16,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from operator import getitem
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -72,7 +74,8 @@ def open_dask(where: Any) -> EngineCluster:
             raise UsageError(
                 "connect() needs a Client that is not asynchronous: Client(...) without asynchronous=True"
             )
-        return EngineCluster(NAME, lambda: DaskFutures(where))
+        known: set[str] = set()
+        return EngineCluster(NAME, lambda: DaskFutures(where, known))
     from mmgevent.access.addresses import parse_address
 
     host, port = parse_address(where.partition("://")[2].rstrip("/"), DEFAULT_PORT)
@@ -85,7 +88,8 @@ def open_dask(where: Any) -> EngineCluster:
             f"no Dask scheduler answers at {address} ({_first_line(error)}): start `dask scheduler` there, or give "
             f"another address"
         ) from error
-    return EngineCluster(NAME, lambda: DaskFutures(client), client.close)
+    checked: set[str] = set()
+    return EngineCluster(NAME, lambda: DaskFutures(client, checked), client.close)
 
 
 class DaskFutures(Futures):
@@ -93,9 +97,11 @@ class DaskFutures(Futures):
 
     name = NAME
 
-    def __init__(self, client: Any):
+    def __init__(self, client: Any, checked: set[str]):
+        """`checked`: addresses of workers that were asked already."""
         from distributed import LocalCluster, as_completed
 
+        self._checked = checked
         self._client = client
         self.is_local = isinstance(client.cluster, LocalCluster)
         self._id = uuid.uuid4().hex
@@ -108,23 +114,28 @@ class DaskFutures(Futures):
         self._count = 0
         self._slots = 1
         self._slots_due_s = 0.0
+        self._finished = as_completed(loop=client.loop)
         self._completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+        self._finished.thread_condition = self._completed.thread_condition
         self._watched: set[Any] = set()
-        #: future of a report -> the task that makes it
+        #: future of a report -> the task that makes it, which may be the same
         self._tasks: dict[Any, Any] = {}
 
     @property
     def slots(self) -> int:
         if monotonic() >= self._slots_due_s:
-            self._slots = max(1, sum(self._call(self._client.nthreads).values()))
-            self._slots_due_s = monotonic() + SLOTS_S
+            self._look_at_workers()
         return self._slots
 
     def check(self) -> None:
-        """Ask all workers for their versions.  Wait for the first one if there is none."""
-        if not self._call(self._client.nthreads):
+        """Ask all workers for their versions, once a cluster.  Wait for the first if there is none."""
+        if not (workers := self._look_at_workers()):
             self._wait_for_worker()
-        run = self._client.run
+            workers = self._look_at_workers()
+        new = [address for address in workers if address not in self._checked]
+        if not new:
+            return
+        run = partial(self._client.run, workers=new)
         found = self._call(lambda: run(eval, _IS_INSTALLED, callback_timeout=WORKERS_S))
         if not all(found.values()):
             raise UsageError(
@@ -134,6 +145,7 @@ class DaskFutures(Futures):
         answers = self._call(lambda: run(guest.versions, callback_timeout=WORKERS_S))
         for theirs in answers.values():
             check_versions(theirs, NAME)
+        self._checked.update(answers)
 
     def put(self, data: bytes) -> Any:
         if len(data) <= INLINE_CODE_BYTES:
@@ -143,44 +155,64 @@ class DaskFutures(Futures):
     def map(self, job: BoxedJob, code: Any, batch: GuestBatch) -> tuple[Any, Sequence[Any]]:
         self._job_id = job.id
         whole = self._submit("map", dask_tasks.map_batch, job, code, batch)
-        report, *pieces = self._pick(whole, job.groups + 1)
-        return report, pieces
+        return whole, [(whole, job.groups)]
+
+    def keep(self, tokens: Sequence[Any]) -> Sequence[Any]:
+        """Pick the pieces on the worker that has them, and free the key of all."""
+        whole, groups = tokens[0]
+        pieces = self._pick(whole, range(1, groups + 1))
+        self._free([whole])
+        return pieces
+
+    def forget(self, tokens: Sequence[Any]) -> None:
+        """Free tasks whose reports carried all.  Pieces were freed by `reduce`."""
+        self._free([token[0] for token in tokens if isinstance(token, tuple)])
 
     def reduce(self, job: BoxedJob, code: Any, pieces: Sequence[Any]) -> tuple[Any, Any]:
         self._job_id = job.id
         whole = self._submit("reduce", dask_tasks.reduce_group, job, code, *pieces)
-        self._free(pieces)  # Dask keeps them until the task has them, and knows how to make them again
-        report, results = self._pick(whole, 2)
-        return report, results
+        # Dask keeps them until the task has them, and knows how to make them again.
+        self._free([piece for piece in pieces if not isinstance(piece, bytes)])
+        return whole, (whole, 1)
 
     def wait(self, futures: Sequence[Any], timeout_s: float) -> list[tuple[Any, Report]]:
         new = [future for future in futures if future not in self._watched]
         self._watched.update(new)
-        self._completed.update(new)
+        self._finished.update(new)
+        until_s = monotonic() + timeout_s
         ready = self._completed.thread_condition
-        with ready:
-            if not self._completed.has_ready() and timeout_s > 0:
-                ready.wait(timeout_s)
+        while True:
+            for future in self._finished.next_batch(block=False):
+                self._ask_for_report(future)
+            with ready:
+                left_s = until_s - monotonic()
+                if self._completed.has_ready() or left_s <= 0:
+                    break
+                if not self._finished.has_ready():
+                    ready.wait(left_s)
         done = []
         for future, result in self._completed.next_batch(block=False):
-            self._watched.discard(future)
+            whole = self._tasks.pop(future)
+            self._watched.discard(whole)
             if not isinstance(result, Report):
                 if self._is_to_repeat(result):
                     self._client.retry([future])
                     continue
                 raise self._lost(result)
-            self._free([future, self._tasks.pop(future)])
-            done.append((future, result))
+            if future is not whole:
+                self._free([future])
+            done.append((whole, result))
         return done
 
     def get(self, token: Any) -> bytes:
+        whole, _ = token
         try:
-            data: bytes = token.result()
+            data: bytes = whole.result()[1]
         except BaseException as error:
             if not isinstance(error, Exception):
                 raise
             raise self._lost(error) from error
-        self._free([token])
+        self._free([whole])
         return data
 
     def cancel(self) -> None:
@@ -203,6 +235,7 @@ class DaskFutures(Futures):
             self._end_boxes()
         for future in futures:
             future.release()
+        self._finished.clear()
         self._completed.clear()
 
     def _submit(self, phase: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -214,14 +247,18 @@ class DaskFutures(Futures):
             future = self._call(lambda: self._client.submit(function, *args, key=key, pure=False))
         return self._own([future])[0]
 
-    def _pick(self, whole: Any, count: int) -> list[Any]:
-        picked = self._call(
-            lambda: self._client.map(
-                getitem, [whole] * count, range(count), key=[f"{whole.key}-{index}" for index in range(count)]
-            )
+    def _ask_for_report(self, whole: Any) -> None:
+        """Ask for the report of a task that has ended, unless it is all that the task gave."""
+        is_all = whole.status != "finished" or whole.type is Report
+        report = whole if is_all else self._pick(whole, [0])[0]
+        self._tasks[report] = whole
+        self._completed.add(report)
+
+    def _pick(self, whole: Any, places: Sequence[int]) -> list[Any]:
+        keys = [f"{whole.key}-{place}" for place in places]
+        return self._own(
+            self._call(lambda: self._client.map(dask_tasks.pick, [whole] * len(places), places, key=keys))
         )
-        self._tasks[picked[0]] = whole
-        return self._own(picked)
 
     def _own(self, futures: list[Any]) -> list[Any]:
         """Note futures of the job. Raises JobCancelled, and frees them, if it has ended."""
@@ -238,6 +275,13 @@ class DaskFutures(Futures):
             self._futures.difference_update(futures)
         for future in futures:
             future.release()
+
+    def _look_at_workers(self) -> list[str]:
+        """Count slots.  Return the addresses of the workers, which no two workers share."""
+        threads = self._call(self._client.nthreads)
+        self._slots = max(1, sum(threads.values()))
+        self._slots_due_s = monotonic() + SLOTS_S
+        return list(threads)
 
     def _wait_for_worker(self) -> None:
         """Give Dask a task, so that an adaptive cluster starts a worker, and wait for that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
@@ -14,14 +15,27 @@ def keep(data: bytes) -> bytes:
     return data
 
 
-def map_batch(job: BoxedJob, code: bytes, batch: GuestBatch) -> tuple[Report, *tuple[bytes, ...]]:
-    """Map a batch, until Dask no longer wants it. See `guest.map_batch`."""
-    return guest.map_batch(job, code, batch, is_wanted=_current_task())
+def map_batch(job: BoxedJob, code: bytes, batch: GuestBatch) -> Report | tuple[Report, *tuple[bytes, ...]]:
+    """Map a batch, until Dask no longer wants it. See `guest.map_batch`.
+
+    Returns the report alone if it carries the pieces.
+    """
+    answer = guest.map_batch(job, code, batch, is_wanted=_current_task())
+    return answer[0] if answer[0].carried else answer
 
 
-def reduce_group(job: BoxedJob, code: bytes, *pieces: bytes) -> tuple[Report, bytes]:
-    """Reduce a group, until Dask no longer wants it. See `guest.reduce_group`."""
-    return guest.reduce_group(job, code, *pieces, is_wanted=_current_task())
+def reduce_group(job: BoxedJob, code: bytes, *pieces: bytes) -> Report | tuple[Report, bytes]:
+    """Reduce a group, until Dask no longer wants it. See `guest.reduce_group`.
+
+    Returns the report alone if it carries the results.
+    """
+    answer = guest.reduce_group(job, code, *pieces, is_wanted=_current_task())
+    return answer[0] if answer[0].carried else answer
+
+
+def pick(answer: Any, place: int) -> Any:
+    """Return the report of a task (place 0), or a piece of its output."""
+    return answer if isinstance(answer, Report) else answer[place]
 
 
 def _current_task() -> Callable[[], bool]:

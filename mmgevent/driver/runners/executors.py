@@ -26,6 +26,7 @@ from mmgevent.box import guest
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
 from mmgevent.box.reports import GuestBatch, Report
+from mmgevent.box.spares import end_spares  # of workers that are threads of this process
 from mmgevent.driver.runners.elsewhere import EngineCluster
 from mmgevent.driver.runners.futures import Futures
 from mmgevent.driver.runners.refusals import check_versions, missing_error
@@ -71,7 +72,8 @@ def open_executor(
         )
     if folder is not None and not os.path.isdir(folder):
         raise UsageError(f"folder {folder!r} is no folder: give one that the workers of the executor share")
-    return EngineCluster(type(executor).__name__, lambda: ExecutorFutures(executor, found, folder))
+    name = type(executor).__name__
+    return EngineCluster(name, lambda: ExecutorFutures(executor, found, folder), end_spares)
 
 
 def _slots_of(executor: Executor) -> Any:
@@ -131,7 +133,9 @@ class ExecutorFutures(Futures):
         future = self._submit(_map, path, job, code, batch)
         return future, [(path, group) for group in range(job.groups)]
 
-    def reduce(self, job: BoxedJob, code: str, pieces: Sequence[PieceToken]) -> tuple[Future[Report], str]:
+    def reduce(
+        self, job: BoxedJob, code: str, pieces: Sequence[PieceToken | bytes]
+    ) -> tuple[Future[Report], str]:
         path = self._next_path()
         return self._submit(_reduce, path, job, code, list(pieces)), path
 
@@ -223,15 +227,18 @@ def _look(folder: str) -> tuple[dict[str, str], bool]:
 
 def _map(path: str, job: BoxedJob, code: str, batch: GuestBatch) -> Report:
     report, *pieces = guest.map_batch(job, _read(code), batch)
+    if report.carried:
+        return report
     offset = _OFFSET.size * (len(pieces) + 1)
     table = [offset, *(offset := offset + len(piece) for piece in pieces)]
     _write(path, [b"".join(map(_OFFSET.pack, table)), *pieces])
     return report
 
 
-def _reduce(path: str, job: BoxedJob, code: str, pieces: list[PieceToken]) -> Report:
+def _reduce(path: str, job: BoxedJob, code: str, pieces: list[PieceToken | bytes]) -> Report:
     report, results = guest.reduce_group(job, _read(code), *map(_read_piece, pieces))
-    _write(path, [results])
+    if not report.carried:
+        _write(path, [results])
     return report
 
 
@@ -240,7 +247,9 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _read_piece(token: PieceToken) -> bytes:
+def _read_piece(token: PieceToken | bytes) -> bytes:
+    if isinstance(token, bytes):  # it was carried
+        return token
     path, group = token
     with _blaming_folder(path), open(path, "rb") as file:
         file.seek(_OFFSET.size * group)

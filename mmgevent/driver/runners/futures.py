@@ -7,6 +7,11 @@ keeps the books of the job.
 
 The shuffle is the engine's own.  A map task gives one *piece* for each group of partitions.  A
 reduce task gets the pieces of its group, in the order of batches.  The driver sees neither.
+
+What is small takes a shorter way: a report *carries* it.  So tiny items cost few round trips.  The
+driver passes carried pieces on in reduce tasks.
+
+The first tasks get many items, and give back what they do not map in time: see `box.portions`.
 """
 
 from __future__ import annotations
@@ -14,15 +19,23 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
-from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.batching import next_size
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.map_tasks import (
+    BUDGET_S,
+    CARRIED_BYTES,
+    MAX_CARRIED_BYTES,
+    MapRange,
+    Outputs,
+)
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError
@@ -90,7 +103,8 @@ class Futures(ABC):
     def reduce(self, job: BoxedJob, code: Token, pieces: Sequence[Token]) -> tuple[Future, Token]:
         """Submit `guest.reduce_group(job, code, *pieces)`, with bytes in place of tokens.
 
-        Returns the future of its report, and the token of its results.
+        Pieces that were carried are bytes already.  Returns the future of its report, and the token
+        of its results.
         """
 
     @abstractmethod
@@ -105,8 +119,12 @@ class Futures(ABC):
     def get(self, token: Token) -> Any:
         """Return the bytes of a reduce task that is done.  They are asked for once."""
 
+    def keep(self, tokens: Sequence[Token]) -> Sequence[Token]:
+        """Return the tokens of the pieces of a map task that is done and whose report carries none."""
+        return tokens
+
     def forget(self, tokens: Sequence[Token]) -> None:
-        """Let the engine free pieces: every reduce task is done.  The default keeps them."""
+        """Let the engine free pieces or results: nobody asks for them.  The default keeps them."""
         return
 
     @abstractmethod
@@ -159,13 +177,14 @@ class FuturesRunner(BoxedRunner):
             self._futures.groups(partitions),
             self._packed.context,
             self._futures.lease,
+            CARRIED_BYTES,
         )
         self.state.id = boxed.id
         try:
             code = self._futures.put(self._packed.code)
-            pieces = self._map(boxed, code)
+            outputs = self._map(boxed, code)
             self._accounts.end_map()
-            yield from self._reduce(boxed, code, pieces)
+            yield from self._reduce(boxed, code, outputs)
             self.state.stats = self._accounts.stats(time.monotonic() - began_s)
         except BaseException:
             self._futures.cancel()
@@ -185,63 +204,86 @@ class FuturesRunner(BoxedRunner):
         super().close()
         self._futures.close()
 
-    def _map(self, boxed: BoxedJob, code: Token) -> list[Sequence[Token]]:
-        """Map all batches; return their pieces in the order of batches."""
+    def _map(self, boxed: BoxedJob, code: Token) -> Outputs:
+        """Map all batches; return their pieces."""
         feeder, futures, accounts = self._feeder, self._futures, self._accounts
         assert feeder is not None
-        running: dict[Future, tuple[int, EncodedBatch, Sequence[Token]]] = {}
-        outputs: dict[int, Sequence[Token]] = {}
+        running: dict[Future, tuple[MapRange, Sequence[Token]]] = {}
+        rests: deque[MapRange] = deque()
+        outputs = Outputs()
 
-        def submit(number: int, batch: EncodedBatch) -> None:
-            guest_batch = GuestBatch(number, batch.items, batch.data, batch.has_refs)
-            future, pieces = futures.map(boxed, code, guest_batch)
-            running[future] = number, batch, pieces
+        def submit(task: MapRange) -> None:
+            is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
+            sent = boxed if is_carried else boxed._replace(carried_bytes=0)
+            is_known = accounts.speed(slots).is_known
+            future, pieces = futures.map(sent, code, task.for_guest(None if is_known else BUDGET_S))
+            running[future] = task, pieces
 
         while True:
             slots = max(1, futures.slots)
-            while not feeder.has_ended and len(running) < AHEAD * slots:
-                numbered = feeder.next_batch(accounts.speed(slots))
+            while (rests or not feeder.has_ended) and len(running) < AHEAD * slots:
+                task = self._next_task(rests, slots)
                 self.state.check_cancelled()
-                if numbered is None:
+                if task is None:
                     break
-                accounts.add_batch(numbered[1])
-                submit(*numbered)
+                submit(task)
                 if running and not feeder.never_waits:
                     break  # reports come in while a slow datasource makes the next item
             if not running:
-                if feeder.has_ended:
-                    return [outputs[number] for number in sorted(outputs)]
+                if feeder.has_ended and not rests:
+                    return outputs
                 continue
-            is_full = feeder.has_ended or len(running) >= AHEAD * slots
+            is_full = (feeder.has_ended and not rests) or len(running) >= AHEAD * slots
             for future, report in self._wait(running, LOOK_S if is_full else 0.0):
-                number, batch, pieces = running.pop(future)
+                task, pieces = running.pop(future)
                 if report.needs_content:
-                    submit(number, feeder.content_of(number))
+                    submit(task._replace(batch=feeder.content_of(task.number)))
                     continue
-                accounts.take_map(number, batch, report)
-                outputs[number] = pieces
+                if report.mapped_to is not None:
+                    task, rest = task.split(report.mapped_to)
+                    rests.append(rest)
+                accounts.take_map(task.number, task.share, report)
+                if report.carried:
+                    futures.forget(pieces)
+                outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
             self._tell("map", accounts.items, accounts.total, len(running), slots)
 
-    def _reduce(
-        self, boxed: BoxedJob, code: Token, outputs: list[Sequence[Token]]
-    ) -> Iterator[tuple[Any, Any]]:
+    def _next_task(self, rests: deque[MapRange], slots: int) -> MapRange | None:
+        """Return the next task: of what was given back, or of the datasource.  None at its end."""
+        assert self._feeder is not None
+        speed = self._accounts.speed(slots)
+        if rests:
+            size = next_size(speed, at_least=self.job.options.greenlets)
+            task, rest = rests.popleft().cut(size)
+            if rest is not None:
+                rests.appendleft(rest)
+            return task
+        numbered = self._feeder.next_batch(speed, is_given_back=True)
+        if numbered is None:
+            return None
+        number, batch = numbered
+        self._accounts.add_batch(batch)
+        return MapRange(number, batch, 0, batch.items)
+
+    def _reduce(self, boxed: BoxedJob, code: Token, outputs: Outputs) -> Iterator[tuple[Any, Any]]:
         futures, accounts = self._futures, self._accounts
-        if not outputs:
-            return
         running: dict[Future, Token] = {}
-        for group in range(boxed.groups):
-            future, data = futures.reduce(boxed, code, [pieces[group] for pieces in outputs])
+        for pieces in outputs.group(boxed.groups, max(1, futures.slots)):
+            future, data = futures.reduce(boxed, code, pieces)
             running[future] = data
-        done = 0
+        done, total = 0, len(running)
         while running:
             for future, report in self._wait(running, LOOK_S):
                 data = running.pop(future)
                 accounts.take_reduce(report)
                 done += 1
-                self._tell("reduce", done, boxed.groups, len(running), max(1, futures.slots))
+                self._tell("reduce", done, total, len(running), max(1, futures.slots))
+                if report.carried or not report.records:
+                    futures.forget([data])
                 if report.records:
-                    yield from decode_flushes(futures.get(data), self.plain)
-        futures.forget([token for pieces in outputs for token in pieces])
+                    results = report.carried[0] if report.carried else futures.get(data)
+                    yield from decode_flushes(results, self.plain)
+        futures.forget(outputs.tokens())
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
         self.state.check_cancelled()

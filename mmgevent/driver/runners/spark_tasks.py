@@ -138,8 +138,8 @@ def read_rows(batch: Any) -> Iterator[SparkRow]:
 
 def encode_report(report: Report) -> bytes:
     """Return a report as bytes: a line of JSON, then its rows of items that were set aside."""
-    fields = report._replace(rows=b"")._asdict()
-    del fields["rows"]
+    fields = report._asdict()
+    del fields["rows"], fields["carried"]  # nothing is carried: `BoxedJob.carried_bytes` is 0
     return json.dumps(fields).encode("ascii") + b"\n" + report.rows
 
 

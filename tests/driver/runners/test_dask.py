@@ -9,6 +9,7 @@ import time
 import pytest
 
 import mmgevent as mmg
+from mmgevent import reducers
 from tests.driver.runners.places import dask
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
 from tests.integration.commands import ROOT
@@ -35,15 +36,20 @@ def cluster(place):
 
 
 def boxes_of(client):
-    """Return the pids of all processes that the workers have started."""
+    """Return the pids of all executors of the workers. Their templates wait for the next job."""
 
     def children():
         import psutil
 
+        templates = [
+            child for child in psutil.Process().children() if "mmgevent" in " ".join(child.cmdline())
+        ]
+        assert len(templates) <= 1, "a worker has one slot"
         return [
             child.pid
-            for child in psutil.Process().children(recursive=True)
-            if child.status() != psutil.STATUS_ZOMBIE and "mmgevent" in " ".join(child.cmdline())
+            for template in templates
+            for child in template.children(recursive=True)
+            if child.status() != psutil.STATUS_ZOMBIE
         ]
 
     return [pid for pids in client.run(children).values() for pid in pids]
@@ -54,6 +60,10 @@ def kill_a_worker(client):
     address, pid = next(iter(client.run(os.getpid).items()))
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: address not in client.scheduler_info()["workers"])
+
+
+def by_two(key, value):
+    yield key % 2, 1
 
 
 @pytest.mark.parametrize("phase", ["map", "between", "reduce"])
@@ -104,6 +114,31 @@ def test_a_job_whose_driver_is_killed_leaves_nothing_running(client, cluster, tm
     pids = [path.name.partition(" ")[2] for path in tmp_path.glob("pid *")]
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     assert cluster.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED
+
+
+def test_a_tiny_job_costs_a_task_for_each_slot_and_phase(client, cluster, monkeypatch):
+    """Nothing is picked, nothing has a second round, and the workers are asked nothing again."""
+    items = [(number, None) for number in range(20_000)]
+    expected = {0: 10_000, 1: 10_000}
+    keys, calls = [], []
+    submit, run = client.submit, client.run
+    client.wait_for_workers(2, timeout=60)
+    for _ in range(2):  # the first job may find a worker that was not asked yet
+        keys.clear(), calls.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                client, "submit", lambda *args, **more: keys.append(more["key"]) or submit(*args, **more)
+            )
+            patched.setattr(
+                client,
+                "run",
+                lambda function, *args, **more: calls.append(function) or run(function, *args, **more),
+            )
+            patched.setattr(client, "map", None)
+            assert cluster.run(mmg.Job(items, by_two, reducers.count_values)) == expected
+    phases = sorted(key.split("-")[1] for key in keys)
+    assert [phase for phase in phases if phase != "code"] == ["map", "map", "reduce", "reduce"]
+    assert [function.__name__ for function in calls] == ["end_job"]
 
 
 def test_nothing_is_left_when_a_job_has_ended(client, cluster, tmp_path):

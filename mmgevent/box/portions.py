@@ -1,0 +1,81 @@
+"""Map as much of a batch as fits into a short time, and give the rest back.
+
+Nobody knows beforehand what an item costs.  Batches that start with one item and grow would cost a
+round trip through the engine for each step.  So the first batches of a job are large, and their
+tasks have a budget: a task maps portions, each sized by the speed of those before, and ends when
+the budget is used up.  The driver then knows the speed, and submits the rest in tasks of that size.
+
+An engine may run a task twice, and must get the same output, whatever the time.  So what depends on
+time is only in reports that carry all of the output: the driver has it, and nothing is computed
+again.  A portion whose output would be too much for that is given back.  The first portion always
+counts.  If it alone is too much, the task ends with it, however fast it was.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from mmgevent.box.box import Box
+from mmgevent.box.reports import GuestBatch, Report
+from mmgevent.box.trials import Trials
+
+#: Largest ratio of the entries of a portion to those mapped before.
+GROWTH = 64
+
+#: Least time that a portion is taken to need, seconds.  Clocks are not finer.
+MIN_S = 1e-6
+
+Mapped = tuple[Report, list[bytes]]
+
+
+def map_portions(box: Box, batch: GuestBatch) -> Mapped:
+    """Map a batch.  Returns the report, and the output in datasource order: whole flushes.
+
+    With a budget, `mapped_to` in the report says how far it came.
+    """
+    if batch.budget_s is None:
+        return Trials(box).map(batch)
+    first = max(1, box.job.options.get("greenlets") or 0)
+    done: Mapped | None = None
+    position = batch.lo
+    until_s = 0.0
+    while position < batch.end:
+        count = first if done is None else _next_count(position - batch.lo, done[0], until_s - monotonic())
+        if count < first:
+            break
+        portion = batch._replace(lo=position, hi=min(position + count, batch.end))
+        report, output = Trials(box).map(portion)
+        if done is not None and report.needs_content:
+            break
+        both = (report, output) if done is None else (_add(done[0], report), done[1] + output)
+        if report.failure is not None:
+            return both[0], []
+        is_large = sum(map(len, both[1])) > box.job.carried_bytes
+        if done is not None and is_large:
+            break
+        if done is None:  # only now: before it an executor was started
+            until_s = monotonic() + batch.budget_s - report.seconds
+        done, position = both, portion.end
+        if is_large or report.needs_content:
+            break
+    assert done is not None, "a batch has an entry"
+    report, output = done
+    return report._replace(mapped_to=position if position < batch.end else None), output
+
+
+def _next_count(mapped: int, report: Report, left_s: float) -> int:
+    """Return how many entries probably fit into this time, after so many."""
+    likely = max(0.0, left_s) * mapped / max(report.seconds, MIN_S)
+    return int(min(GROWTH * mapped, likely))
+
+
+def _add(before: Report, last: Report) -> Report:
+    """Return the report of both portions."""
+    return last._replace(
+        items=before.items + last.items,
+        records=before.records + last.records,
+        seconds=before.seconds + last.seconds,
+        killers=before.killers + last.killers,
+        deaths=before.deaths + last.deaths,
+        notices=before.notices + last.notices,
+    )

@@ -1,0 +1,89 @@
+"""What a map task on an engine of futures is of: a range of a batch, and its shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mmgevent.box.reports import GuestBatch
+from mmgevent.driver.batching import YOUNG_BATCH_S, BatchSize
+from mmgevent.driver.encoding import EncodedBatch
+
+#: Time after which a task of unknown cost gives the rest back, seconds.
+BUDGET_S = YOUNG_BATCH_S
+
+#: Most bytes of output that a report carries to the driver.  It saves the engine the round trips for
+#: output that is smaller than what the engine itself says of it.
+CARRIED_BYTES = 64 * 1024
+
+#: Most bytes of carried output of map tasks that a driver keeps.  The output of later tasks stays in
+#: the engine.
+MAX_CARRIED_BYTES = 8 * 1024 * 1024
+
+#: Output of all map tasks that is so little that each slot gets one reduce task, bytes.
+SMALL_BYTES = 1024 * 1024
+
+Pieces = Sequence[Any]
+
+
+class MapRange(NamedTuple):
+    """Entries of a batch that one task maps."""
+
+    number: int
+    batch: EncodedBatch
+    lo: int
+    hi: int
+
+    def for_guest(self, budget_s: float | None) -> GuestBatch:
+        """Return it as the engine's worker needs it."""
+        batch = self.batch
+        return GuestBatch(self.number, batch.items, batch.data, batch.has_refs, self.lo, self.hi, budget_s)
+
+    def cut(self, size: BatchSize) -> tuple[MapRange, MapRange | None]:
+        """Return a task of at most this size, and the rest or None."""
+        weight = max(1, self.batch.weight // max(1, self.batch.items))
+        at = self.lo + max(1, min(size.max_items, size.max_weight // weight))
+        return self.split(at) if at < self.hi else (self, None)
+
+    def split(self, at: int) -> tuple[MapRange, MapRange]:
+        """Return the entries before `at`, and the others."""
+        return self._replace(hi=at), self._replace(lo=at)
+
+    @property
+    def share(self) -> EncodedBatch:
+        """What it is of its batch, for the books: items and weight."""
+        items, batch = self.hi - self.lo, self.batch
+        return EncodedBatch(items, batch.weight * items // max(1, batch.items), b"", batch.has_refs)
+
+
+class Outputs:
+    """The pieces of the map tasks that are done: what the engine knows them by, or carried bytes."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[tuple[int, int], Pieces] = {}
+        #: bytes that are carried
+        self.carried_bytes = 0
+        self._are_all_carried = True
+
+    def add(self, task: MapRange, pieces: Pieces, *, is_carried: bool) -> None:
+        """Add the pieces of a task, one for each group."""
+        self._pieces[task.number, task.lo] = pieces
+        if is_carried:
+            self.carried_bytes += sum(map(len, pieces))
+        else:
+            self._are_all_carried = False
+
+    def group(self, groups: int, slots: int) -> Iterator[list[Any]]:
+        """Yield the pieces for each reduce task, in datasource order."""
+        outputs = [self._pieces[place] for place in sorted(self._pieces)]
+        tasks = groups
+        if self._are_all_carried and self.carried_bytes <= SMALL_BYTES:
+            tasks = min(slots, groups)
+        for task in range(tasks):
+            pieces = [pieces[group] for pieces in outputs for group in range(task, groups, tasks)]
+            if wanted := [piece for piece in pieces if not isinstance(piece, bytes) or piece]:
+                yield wanted
+
+    def tokens(self) -> list[Any]:
+        """Return what the engine knows pieces by."""
+        return [piece for pieces in self._pieces.values() for piece in pieces if not isinstance(piece, bytes)]

@@ -1,0 +1,132 @@
+"""Jobs on an engine whose first tasks give items back: everything is mapped once, in order."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import mmgevent as mmg
+from mmgevent.box import guest
+from mmgevent.driver.batching import BatchSize, Speed, large_first_size
+from mmgevent.driver.encoding import EncodedBatch
+from mmgevent.driver.feeding import Feeder
+from mmgevent.driver.runners import executors, map_tasks
+from mmgevent.driver.runners.map_tasks import MapRange, Outputs
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ThreadPoolExecutor(2) as executor, mmg.connect(executor) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """What map tasks were asked for and told: [(batch, report)]."""
+    seen = []
+    map_batch = guest.map_batch
+
+    def noted(job, code, batch):
+        answer = map_batch(job, code, batch)
+        seen.append((batch, answer[0]))
+        return answer
+
+    monkeypatch.setattr(executors.guest, "map_batch", noted)
+    return seen
+
+
+def test_items_that_are_given_back_are_mapped_once_and_stay_in_order(cluster, tasks):
+    def slow(key, value):
+        time.sleep(0.005)
+        if value == 150:
+            raise ValueError("not this one")
+        yield value % 3, value
+
+    job = mmg.Job([(number, number) for number in range(300)], slow, partitions=4, max_skipped=1)
+    handle = cluster.submit(job)
+    expected = {rest: [n for n in range(300) if n % 3 == rest and n != 150] for rest in range(3)}
+    assert handle.result(timeout=60) == expected
+    assert [key for key, _ in handle.skipped_items()] == [150]
+    assert any(report.mapped_to is not None for _, report in tasks)
+    assert sum(report.items for _, report in tasks) == 299
+    assert len(tasks) > 3  # the rest was not one task
+
+
+def test_a_few_tiny_items_are_a_task_for_each_slot(cluster, tasks):
+    job = mmg.Job(
+        [(number, number) for number in range(10_000)], lambda key, value: [(value % 3, 1)], sum_all
+    )
+    assert cluster.run(job) == {0: 3334, 1: 3333, 2: 3333}
+    assert [(batch.lo, batch.hi, report.mapped_to) for batch, report in tasks] == [(0, 5000, None)] * 2
+
+
+def sum_all(key, values):
+    return sum(values)
+
+
+def test_large_output_goes_through_the_engine(cluster, tasks):
+    def wide(key, value):
+        yield key, bytes(map_tasks.CARRIED_BYTES)
+
+    found = cluster.run(mmg.Job([(number, None) for number in range(20)], wide))
+    assert found == {number: [bytes(map_tasks.CARRIED_BYTES)] for number in range(20)}
+    assert not any(report.carried for _, report in tasks)
+
+
+def test_a_driver_keeps_little_carried_output(cluster, tasks, monkeypatch):
+    monkeypatch.setattr("mmgevent.driver.runners.futures.MAX_CARRIED_BYTES", 0)
+    found = cluster.run(
+        mmg.Job([(number, 1) for number in range(20)], lambda key, value: [(0, value)], sum_all)
+    )
+    assert found == {0: 20}
+    assert not any(report.carried for _, report in tasks)
+
+
+def test_arrays_do_not_meet_in_one_first_batch(monkeypatch):
+    job = mmg.Job([(number, [0.5] * 10_000) for number in range(300)], lambda key, value: [])
+    feeder = Feeder(job, may_restart=False)
+    _, batch = feeder.next_batch(Speed(slots=1), is_given_back=True)
+    assert len(batch.data) < 2 * 1024 * 1024  # all are 27 MB
+
+
+def test_a_slow_datasource_is_not_waited_for():
+    def trickle():
+        yield 0, 0
+        time.sleep(0.1)
+        yield 1, 1
+        pytest.fail("it was read further")
+
+    feeder = Feeder(mmg.Job(trickle(), lambda key, value: []), may_restart=False)
+    _, batch = feeder.next_batch(Speed(slots=1), is_given_back=True)
+    assert batch.items <= 2
+
+
+def test_first_batches_leave_a_share_to_each_slot():
+    assert large_first_size(2, 20_000).max_items == 10_000
+    assert large_first_size(3, 10).max_items == 4
+    assert large_first_size(3, 0).max_items == 1
+    assert large_first_size(3, 10, at_least=20).max_items == 20
+    assert large_first_size(1000, None).max_weight * 1000 <= 4 * 1024 * 1024
+
+
+def test_a_rest_is_cut_to_size():
+    task = MapRange(7, EncodedBatch(100, 6400, b"...", False), 40, 100)
+    first, rest = task.cut(BatchSize(10, 1_000_000))
+    assert (first.lo, first.hi, rest.lo, rest.hi) == (40, 50, 50, 100)
+    first, rest = task.cut(BatchSize(10, 64))
+    assert (first.lo, first.hi) == (40, 41)
+    assert task.cut(BatchSize(60, 1_000_000)) == (task, None)
+    assert (task.share.items, task.share.weight) == (60, 3840)
+
+
+def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none():
+    batch = EncodedBatch(100, 6400, b"...", False)
+    outputs = Outputs()
+    outputs.add(MapRange(2, batch, 0, 100), [b"a2", b"", b"c2", b""], is_carried=True)
+    outputs.add(MapRange(1, batch, 50, 100), [b"a1+", b"", b"", b""], is_carried=True)
+    outputs.add(MapRange(1, batch, 0, 50), [b"a1", b"", b"c1", b""], is_carried=True)
+    assert list(outputs.group(4, 2)) == [[b"a1", b"c1", b"a1+", b"a2", b"c2"]]
+    outputs.add(MapRange(3, batch, 0, 100), ["A3", "B3", "C3", "D3"], is_carried=False)
+    large = [[b"a1", b"a1+", b"a2", "A3"], ["B3"], [b"c1", b"c2", "C3"], ["D3"]]
+    assert list(outputs.group(4, 2)) == large
+    assert outputs.tokens() == ["A3", "B3", "C3", "D3"]
