@@ -42,8 +42,11 @@ if TYPE_CHECKING:
         UsageError,
         VersionMismatchError,
     )
+    from mmgevent.job.inputs.binary import Bytes
     from mmgevent.job.inputs.files import Files
+    from mmgevent.job.inputs.json_lines import JsonLines
     from mmgevent.job.inputs.lines import Lines
+    from mmgevent.job.inputs.tables import Csv
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.formats import load
     from mmgevent.wire.hello import VERSION as __version__
@@ -55,9 +58,11 @@ if _folders := real_modules.protect_program():
 
 __all__ = [
     "AuthenticationError",
+    "Bytes",
     "Certificates",
     "ClusterExecutor",
     "ConnectError",
+    "Csv",
     "DatasourceError",
     "DuplicateKeyError",
     "EngineError",
@@ -69,6 +74,7 @@ __all__ = [
     "JobError",
     "JobFileError",
     "JobHandle",
+    "JsonLines",
     "Lines",
     "ListenError",
     "LocalCluster",
@@ -94,11 +100,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Bytes": "job.inputs.binary",
     "Certificates": "access.certificates",
     "ClusterExecutor": "driver.cluster_executor",
+    "Csv": "job.inputs.tables",
     "Files": "job.inputs.files",
     "Job": "job.job",
     "JobHandle": "driver.handle",
+    "JsonLines": "job.inputs.json_lines",
     "Lines": "job.inputs.lines",
     "LocalCluster": "driver.local_cluster",
     "Node": "driver.node",

@@ -11,7 +11,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
@@ -30,16 +30,17 @@ from mmgevent.driver.encoding import (
     encoded_bytes,
     with_content,
 )
-from mmgevent.driver.kept_batches import KeptBatches, not_kept_error, too_large_notice
+from mmgevent.driver.kept_batches import KeptBatches, items_at, not_kept_error, too_large_notice
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
-from mmgevent.job.inputs.refs import Ref, Unreadable
+from mmgevent.job.inputs.refs import Ref
+from mmgevent.job.inputs.source import Source
 from mmgevent.job.inputs.sources import is_in_memory, is_one_shot, is_safe_to_repeat
 from mmgevent.job.inputs.walks import Repetition, Walk, note_call
 from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.blame import blame_driver_code
 from mmgevent.wire.numbers import MAX_NUMBER
-from mmgevent.wire.positions import entry_of, place_of
+from mmgevent.wire.positions import entry_of
 
 log = get_log(__name__)
 
@@ -80,7 +81,8 @@ class Feeder:
         #: whether `next_batch` never waits
         self.never_waits = is_in_memory(job.datasource)
         self._is_made = opened is not job.datasource
-        self._may_read_again = is_safe_to_repeat(opened) or (self._is_made and is_one_shot(opened))
+        is_new = self._is_made and is_one_shot(opened) and not isinstance(opened, Source)
+        self._may_read_again = is_safe_to_repeat(opened) or is_new
         #: earlier walks through the same datasource; None if they do not matter
         self._walk = None if self._may_read_again or is_one_shot(opened) else Walk(opened)
         self._kept: KeptBatches | None = None
@@ -217,7 +219,9 @@ class Feeder:
         if refs is not None:
             starts = accumulate((batch.items for batch in batches), initial=0)
             for number, (start, batch) in enumerate(zip(starts, batches, strict=False), self._count + 1):
-                self._refs[number] = refs[start : start + batch.items]
+                these = refs[start : start + batch.items]
+                if not all(ref.is_of_stream for _, ref in these):  # whose content nobody lacks
+                    self._refs[number] = these
         self._hidden_bytes = (sum(len(batch.data) for batch in batches) - weight) // len(items)
         for batch in batches:
             self._keep(batch)
@@ -330,12 +334,8 @@ def _read_refs_again(
     refs: dict[int, list[tuple[Any, Ref]]], places: list[tuple[int, int]]
 ) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
     for entry, group in groupby(places, lambda place: (place[0], entry_of(place[1]))):
-        wanted = {place_of(position): (batch, position) for batch, position in group}
-        _, ref = refs[entry[0]][entry[1]]
-        with suppress(MmgeventError):  # it has changed or cannot be read: it is left out
-            for place, (key, value) in enumerate(ref.units()):
-                if place in wanted and not isinstance(value, Unreadable):
-                    yield wanted[place], (key, value)
+        key, ref = refs[entry[0]][entry[1]]
+        yield from items_at(key, ref, group)
 
 
 _EMPTY_NOW = (

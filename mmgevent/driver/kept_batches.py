@@ -7,16 +7,17 @@ are read from there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate, groupby
 from typing import Any
 
 from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.errors import JobError
+from mmgevent.errors import JobError, MmgeventError
+from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.records import decode_items
-from mmgevent.wire.positions import entry_of
+from mmgevent.wire.positions import entry_of, place_of
 
 #: Disk that the kept batches of one job may take, bytes.  A larger copy would endanger the machine
 #: for the sake of a rare loss, so such a job goes on without one.
@@ -37,7 +38,7 @@ class KeptBatches:
         except OSError as error:
             raise _cannot_keep(error) from error
         self._lock = threading.Lock()  # guards the file and its position
-        self._rows: list[tuple[int, int, int]] = []  # items, weight, bytes
+        self._rows: list[tuple[int, int, int, bool]] = []  # items, weight, bytes, has refs
         #: bytes of all batches in the file
         self.n_bytes = 0
 
@@ -54,30 +55,30 @@ class KeptBatches:
                 self._file.flush()
         except OSError as error:
             raise _cannot_keep(error) from error
-        self._rows.append((batch.items, batch.weight, len(batch.data)))
+        self._rows.append((batch.items, batch.weight, len(batch.data), batch.has_refs))
         self.n_bytes += len(batch.data)
 
     def read(self) -> Iterator[EncodedBatch]:
         """Yield the batches that are in the file now."""
         at = 0
-        for items, weight, n_bytes in list(self._rows):
+        for items, weight, n_bytes, has_refs in list(self._rows):
             data = self._read(at, n_bytes)
             assert data is not None  # only the reader of this closes the file
-            yield EncodedBatch(items, weight, data)
+            yield EncodedBatch(items, weight, data, has_refs)
             at += n_bytes
 
     def read_again(self, places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
         """Do as `Feeder.read_again`; yield nothing more when the file is closed."""
         rows = list(self._rows)
-        ends = list(accumulate(n_bytes for _, _, n_bytes in rows))
+        ends = list(accumulate(n_bytes for _, _, n_bytes, _ in rows))
         for number, group in groupby(places, lambda place: place[0]):
             n_bytes = rows[number - 1][2]
             data = self._read(ends[number - 1] - n_bytes, n_bytes)
             if data is None:
                 return
             items = decode_items(data)
-            for place in group:
-                yield place, items[entry_of(place[1])]
+            for entry, these in groupby(group, lambda place: entry_of(place[1])):
+                yield from items_at(*items[entry], these)
 
     def close(self) -> None:
         with self._lock, suppress(OSError):  # it tries once more to write what had no room
@@ -91,6 +92,24 @@ class KeptBatches:
             self._file.seek(at)
             data: bytes = self._file.read(n_bytes)
         return data
+
+
+def items_at(
+    key: Any, value: Any, places: Iterable[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
+    """Yield (place, (key, value)) of the items of one entry of a batch.
+
+    What can no longer be read is left out.
+    """
+    if not isinstance(value, Ref):
+        for place in places:
+            yield place, (key, value)
+        return
+    wanted = {place_of(position): (batch, position) for batch, position in places}
+    with suppress(MmgeventError):
+        for index, (item_key, item) in enumerate(value.units()):
+            if index in wanted and not isinstance(item, Unreadable):
+                yield wanted[index], (item_key, item)
 
 
 def too_large_notice() -> str:

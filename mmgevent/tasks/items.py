@@ -7,6 +7,7 @@ parts, only the items of one part are given.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from mmgevent.job.inputs.refs import ContentNeeded, Ref, Unreadable
@@ -72,10 +73,10 @@ class TaskItems:
         position = position_of(entry)
         units = self._units(whole, key, ref)
         if self._part != ALL:
-            in_all = list(units)
-            low, high = range_of(self._part, len(in_all))
+            # Counted first: a compressed file may have more items than memory has room for.
+            low, high = range_of(self._part, sum(1 for _ in units))
             position += low
-            units = iter(in_all[low:high])
+            units = islice(self._units(whole, key, ref), low, high)
         self.key = key
         count = self.count
         for item_key, value in units:

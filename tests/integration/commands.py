@@ -35,12 +35,12 @@ class Commands:
         path.write_text(text)
         return str(path)
 
-    def start(self, *argv, environ=None, program=("-m", "mmgevent"), **kwargs):
+    def start(self, *argv, environ=None, program=("-m", "mmgevent"), stdin=subprocess.DEVNULL, **kwargs):
         process = subprocess.Popen(
             [sys.executable, *program, *map(str, argv)],
             cwd=self.folder,
             env={**self.environ, **(environ or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -28,6 +28,7 @@ EXAMPLES = ROOT / "examples"
 
 #: each example -> the test that runs it, with the module where that is another one
 TESTED = {
+    "access_log.py": "test_access_log_counts_answers_and_bad_lines",
     "convert.py": "test_convert_writes_each_file_whole",
     "crawl.py": "test_crawl_fetches_many_pages_at_once",
     "daemon.py": "test_node_examples:test_daemon_reads_on_while_jobs_run_and_waits_for_them_at_the_end",
@@ -38,6 +39,7 @@ TESTED = {
     "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
     "masterless.py": "test_node_examples:test_masterless_processes_count_for_one_another",
     "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
+    "sales_csv.py": "test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside",
     "stats.py": "test_stats_hears_of_every_worker_once",
     "topk.py": "test_topk_is_the_top_of_all_counts",
     "topwords.py": "test_topwords_is_the_top_of_all_counts",
@@ -113,6 +115,24 @@ def test_inverted_index_lists_files_in_their_order(commands, corpus):
     assert read_tsv(run_example(commands, "inverted_index.py", *backwards)) == expected
 
 
+def test_access_log_counts_answers_and_bad_lines(commands, tmp_path):
+    random_ = random.Random(3)
+    lines, expected = [], collections.Counter()
+    for _ in range(2000):
+        hour, status = random_.randrange(24), random_.choice([200, 200, 404, 500])
+        address = f"203.0.113.{random_.randrange(256)} - - [27/Nov/2026:{hour:02}:04:35 +0000]"
+        lines.append(f'{address} "GET /\\"x HTTP/1.1" {status} 512 "-" "curl"')
+        expected[json.dumps([str(status), f"27/Nov/2026:{hour:02}"])] += 1
+    lines[100:100] = ["", "\x16\x03\x01 no answer", '203.0.113.1 - - [27/Nov/2026:01:00:00 +0000] "GET']
+    expected.update({"blank lines": 1, "bad lines": 2})
+    text = "".join(f"{line}\n" for line in lines).encode()
+    cut = text.index(b"\n", len(text) // 2) + 1
+    (tmp_path / "access.log").write_bytes(text[:cut])
+    (tmp_path / "access.log.1.gz").write_bytes(gzip.compress(text[cut:]))
+    counted = read_tsv(run_example(commands, "access_log.py", *sorted(tmp_path.glob("access.log*"))))
+    assert {key: int(value) for key, value in counted.items()} == expected
+
+
 def test_topwords_is_the_top_of_all_counts(commands, corpus):
     top = read_tsv(run_example(commands, "topwords.py", *corpus))
     assert list(top.items()) == find_top(count_words(corpus), 20)
@@ -133,6 +153,23 @@ def test_topk_sends_no_more_than_k_words_a_share_home(commands, corpus):
     counts = count_words(corpus)
     assert 7 <= len(candidates) <= 4 * 7 < len(counts)
     assert find_top(candidates, 7) == find_top(counts, 7)
+
+
+def test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside(commands, tmp_path):
+    one = tmp_path / "one.csv"
+    two = tmp_path / "two.csv"
+    one.write_text(
+        "date,region,amount,note\n" + '2026-01-02,north,1.10,"a,\nb"\n' * 200 + "2026-01-03,north\n"
+    )
+    two.write_text("amount,region,date\n" + "2.00,north,2026-01-31\n0.50,south,2026-02-01\n" * 10 + "x,y,z\n")
+    ended = commands.run("run", "--procs", "2", EXAMPLES / "sales_csv.py", one, two)
+    assert ended.returncode == 0, ended
+    assert sorted(ended.stdout.splitlines()) == [
+        '["north", "2026-01"]\t240.00',
+        '["south", "2026-02"]\t5.00',
+    ]
+    assert f"{one}: the row at byte" in ended.stderr
+    assert "has 2 fields, and the header 4" in ended.stderr
 
 
 def test_join_pairs_the_lines_of_equal_keys(commands, tmp_path):

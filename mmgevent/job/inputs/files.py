@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
-from mmgevent.job.inputs.refs import (
-    HEAD_BYTES,
-    Changed,
-    DecodeError,
-    Ref,
-    Unreadable,
-    identify,
-    read_exactly,
-)
-from mmgevent.job.inputs.source import Source, check_codec
+from mmgevent.job.inputs.paths import Paths
+from mmgevent.job.inputs.refs import DecodeError, Ref, Unreadable
+from mmgevent.job.inputs.source import FileSource
+from mmgevent.job.inputs.window import Changed, Window
+from mmgevent.wire.limits import MAX_BATCH_BYTES
+
+#: Bytes of a message that are not content: paths, and names of classes.
+ROOM_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,8 @@ class FileRef(Ref):
                 data = self._read(at_driver=False)
             except (OSError, Changed) as error:
                 raise self._content_needed(error) from error
+        elif self.is_decompressed:
+            data = self._content_of(Window(self.size, content=data))
         if self.binary:
             yield self.path, data
             return
@@ -57,19 +56,24 @@ class FileRef(Ref):
         if self.content is not None:
             return self
         try:
-            return replace(self, content=self._read(at_driver=True))
+            with self._open(at_driver=True) as window:
+                return replace(self, content=window.read(0, self.size))
         except (OSError, Changed) as error:
             raise self._content_lost(error) from error
 
     def _read(self, *, at_driver: bool) -> bytes:
-        with open(self.location, "rb", buffering=0) as file:
-            self._check_stat(file, at_driver=at_driver)
-            data = read_exactly(file, self.size)
-        self._check_head(memoryview(data)[:HEAD_BYTES])
-        return data
+        with self._open(at_driver=at_driver) as window:
+            if self.is_decompressed:
+                return self._content_of(window)
+            return window.read(0, self.size)
+
+    def _content_of(self, window: Window) -> bytes:
+        from mmgevent.job.inputs.members import Members
+
+        return b"".join(piece for _, piece in Members(window, self.path, self.kind).pieces())
 
 
-class Files(Source):
+class Files(FileSource):
     """One item `(path, text)` for each file, or `(path, bytes)` if `binary`.
 
     A path is a str or PathLike, or a list of them. It names a file, a glob (`**` crosses folders)
@@ -84,28 +88,43 @@ class Files(Source):
     Text is what `open(path, encoding=encoding, errors=errors).read()` returns. A file that is not
     text in that encoding raises DecodeError when it is mapped. A whole file is in memory while it
     is mapped; use `Lines` for large ones.
+
+    compression: "infer" decompresses what is gzip, bz2, xz or zstd by its first bytes, whatever its
+        name is, if text is wanted. With `binary` it gives the bytes of the file as they are. "any"
+        decompresses these too. None decompresses nothing. "gzip", "bz2", "xz" or "zstd" insists: a
+        file that is something else is an error.
     """
 
     def __init__(
-        self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict", binary: bool = False
+        self,
+        *paths: Paths,
+        encoding: str = "utf-8",
+        errors: str = "strict",
+        binary: bool = False,
+        compression: str | None = "infer",
     ) -> None:
-        self.paths = flatten(paths)
-        self.encoding = encoding
-        self.errors = errors
+        super().__init__(paths, encoding, errors, compression)
         self.binary = binary
 
     def refs(self) -> Iterator[FileRef]:
-        for path in find_files(self.paths):
-            identity, content = identify(path)
-            yield FileRef(path, *identity, self.encoding, self.errors, self.binary, content=content)
+        for found in self.find(binary=self.binary):
+            identity, content = found.identity, found.content
+            if found.stream is not None:
+                with found.stream:
+                    content = found.stream.read_all(MAX_BATCH_BYTES - ROOM_BYTES)
+                identity = identity._replace(size=len(content))
+            yield FileRef(
+                found.path,
+                *identity,
+                self.encoding,
+                self.errors,
+                self.binary,
+                content=content,
+                raw=found.raw,
+            )
 
     def check(self) -> None:
-        if not self.binary:
-            check_codec(self.encoding, self.errors)
-        check_paths(self.paths)
+        self.check_input(binary=self.binary)
 
     def is_safe_to_repeat(self) -> bool:
-        return type(self) is Files  # subclasses may give other items
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
+        return type(self) is Files and not self.streams()  # subclasses may give other items

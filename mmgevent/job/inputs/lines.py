@@ -13,17 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
-from mmgevent.job.inputs.refs import (
-    HEAD_BYTES,
-    Changed,
-    DecodeError,
-    Ref,
-    Unreadable,
-    identify,
-    read_exactly,
-)
-from mmgevent.job.inputs.source import Source, check_codec
+from mmgevent.job.inputs.paths import Paths
+from mmgevent.job.inputs.pieces import Piece, whole_lines
+from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, read_exactly
+from mmgevent.job.inputs.source import FileSource, Found
+from mmgevent.job.inputs.streams import InputStream, name_of
+from mmgevent.job.inputs.window import Changed, Window
+
+#: Most names in the warning about files that cannot be cut.
+_SHOWN_NAMES = 3
 
 #: Size of a split of Lines, bytes: some tenths of a second of work. One file feeds many executors.
 LINES_SPLIT_BYTES = 4 * 1024 * 1024
@@ -45,16 +43,22 @@ class LinesRef(Ref):
     content: bytes | None = None
     #: where in the file `content` begins
     content_offset: int = 0
+    #: if the file is compressed, the offset of the first byte that the split contains
+    base: int = 0
+    #: if `content` is blocks of bz2, the bit of the file where the first one begins
+    first_bit: int | None = None
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.path, self.start
+        return self.path, self.base if self.is_decompressed else self.start
 
     @property
     def weight(self) -> int:
         return self.end - self.start
 
     def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
+        if self.is_decompressed:
+            return self._units_of_content()
         if self.content is not None:
             return self._lines(self.content_offset, self.content)
         try:
@@ -67,10 +71,43 @@ class LinesRef(Ref):
         if self.content is not None:
             return self
         try:
+            if self.is_decompressed:
+                return self._with_compressed()
             offset, data = self._read(at_driver=True)
         except (OSError, Changed) as error:
             raise self._content_lost(error) from error
         return replace(self, content=data, content_offset=offset)
+
+    def _units_of_content(self) -> Iterator[tuple[tuple[str, int], Any]]:
+        for offset, data in self._blocks():
+            yield from self._lines(offset, data)
+
+    def _blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, whole lines) of a split of a compressed file."""
+        try:
+            with self._window() as window:
+                yield from whole_lines(self._pieces(window, self.start, self.end), is_first=not self.start)
+        except (OSError, Changed) as error:
+            raise self._content_needed(error) from error
+
+    def _window(self) -> Window:
+        if self.content is None:
+            return self._open(at_driver=False)
+        return Window(self.size, content=self.content, offset=self.content_offset)
+
+    def _pieces(self, window: Window, start: int, end: int) -> Iterator[Piece]:
+        from mmgevent.job.inputs.compressed_splits import pieces_of
+
+        return pieces_of(window, self.path, self.kind, start, end, self.base, self.first_bit)
+
+    def _with_compressed(self) -> LinesRef:
+        """Return this ref with the compressed bytes that its lines need."""
+        from mmgevent.job.inputs.compressed_splits import find_range
+
+        with self._open(at_driver=True) as window:
+            low, high, bit = find_range(window, self.path, self.kind, self.start, self.end)
+            content = window.read(low, high - low)
+        return replace(self, content=content, content_offset=low, first_bit=bit)
 
     def _lines(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], Any]]:
         path, encoding, errors = self.path, self.encoding, self.errors
@@ -101,6 +138,14 @@ class LinesRef(Ref):
                 value = self._decode_broken(line, offset)
             yield (path, offset), value
             offset += n_bytes
+
+    def _place_of(self, offset: int, index: int) -> str:
+        if not self.is_decompressed or self.kind != "bz2" or (self.start, self.end) == (0, self.size):
+            return super(LinesRef, self)._place_of(offset, index)
+        from mmgevent.job.inputs.bz2_splits import POSITION_BITS
+
+        block, position = divmod(offset, 1 << POSITION_BITS)
+        return f"byte {position + index} of the block at byte {block}"
 
     def _decode_broken(self, line: bytes, offset: int) -> Unreadable | str:
         """Return what is wrong with a line, or its text if `_decode` can make it."""
@@ -134,44 +179,110 @@ class LinesRef(Ref):
         return position
 
 
-class Lines(Source):
+class Lines(FileSource):
     """One item `((path, byte offset), line)` for each line, without its line end.
 
     Paths are those of `Files`. A line ends at ``\\n``; one ``\\r`` before it belongs to the line
     end. Files are read in splits of LINES_SPLIT_BYTES, cut at line ends, so one large file keeps
     every core busy. A split and its longest line must fit into memory.
+
+    compression: as for `Files`. Files of bz2 with several blocks, of zstd with several frames, and
+        of gzip as bgzip writes it are cut as well. Others are read by one executor each, in pieces.
+        The offset of a line is its position in the content, where that is known without reading
+        what comes before; docs/inputs.md says what it is elsewhere. It is unique and ascends.
     """
 
-    def __init__(self, *paths: Paths, encoding: str = "utf-8", errors: str = "strict") -> None:
-        self.paths = flatten(paths)
-        self.encoding = encoding
-        self.errors = errors
+    def __init__(
+        self,
+        *paths: Paths,
+        encoding: str = "utf-8",
+        errors: str = "strict",
+        compression: str | None = "infer",
+    ) -> None:
+        super().__init__(paths, encoding, errors, compression)
 
     def refs(self) -> Iterator[LinesRef]:
-        for path in find_files(self.paths):
-            identity, content = identify(path)
-            size = identity.size
-            if content is not None:  # it has been read: one split, whatever its length
-                yield LinesRef(path, *identity, self.encoding, self.errors, end=size, content=content)
-                continue
+        whole: list[str] = []
+        for found in self.find():
+            yield from self._cut(found, whole)
+        if whole:
+            _warn_about_whole(whole)
+
+    def _cut(self, found: Found, whole: list[str]) -> Iterator[LinesRef]:
+        """Yield the splits of a file. Note it if it cannot be cut."""
+        if found.stream is not None:
+            yield from self._read(found, found.stream)
+            return
+        size = found.identity.size
+        ref = LinesRef(
+            found.path,
+            *found.identity,
+            self.encoding,
+            self.errors,
+            end=size,
+            raw=found.raw,
+            content=found.content,
+        )
+        if found.content is not None:  # it has been read: one split, whatever its length
+            yield ref
+        elif not ref.is_decompressed:
             for start in range(0, size, LINES_SPLIT_BYTES):
-                end = min(start + LINES_SPLIT_BYTES, size)
-                yield LinesRef(path, *identity, self.encoding, self.errors, start, end)
+                yield replace(ref, start=start, end=min(start + LINES_SPLIT_BYTES, size))
+        else:
+            from mmgevent.job.inputs.compressed_splits import cut
+
+            n_splits = 0
+            for start, end, base in cut(ref.location, ref.path, ref.kind, size, LINES_SPLIT_BYTES):
+                yield replace(ref, start=start, end=end, base=base)
+                n_splits += 1
+            if n_splits == 1 and size > LINES_SPLIT_BYTES:
+                whole.append(ref.path)
+
+    def _read(self, found: Found, stream: InputStream) -> Iterator[LinesRef]:
+        """Yield the lines of a stream, which travel with their refs."""
+        with stream:
+            pieces = stream.bytes_as_they_are()
+            if not found.raw:
+                from mmgevent.job.inputs.members import Members
+
+                name, kind = name_of(found.path), found.identity.kind
+                pieces = (piece for _, piece in Members(stream, name, kind).pieces())
+            for offset, data in stream.lines(pieces):
+                yield LinesRef(
+                    found.path,
+                    *found.identity,
+                    self.encoding,
+                    self.errors,
+                    offset,
+                    offset + len(data),
+                    data,
+                    offset,
+                    raw=True,
+                )
 
     def check(self) -> None:
-        check_codec(self.encoding, self.errors)
+        self.check_input()
         if "\n".encode(self.encoding) not in (b"\n", codecs.BOM_UTF8 + b"\n"):
             raise DatasourceError(
-                f"Lines cannot cut {self.encoding} at line ends, which are not the byte 0x0A there; "
+                f"{type(self).__name__} cannot cut {self.encoding} at line ends, which are not the byte 0x0A there; "
                 f"use Files(..., encoding={self.encoding!r})"
             )
-        check_paths(self.paths)
 
     def is_safe_to_repeat(self) -> bool:
-        return type(self) is Lines  # subclasses may give other items
+        return type(self) is Lines and not self.streams()  # subclasses may give other items
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
+
+def _warn_about_whole(paths: list[str]) -> None:
+    from mmgevent.machine.logs import get_log
+
+    more = f" and {len(paths) - _SHOWN_NAMES} more" if len(paths) > _SHOWN_NAMES else ""
+    get_log(__name__).warning(
+        "compressed in one piece, so one executor reads each of these files (%d): %s%s; bgzip, bzip2 and pzstd write "
+        "files that can be cut",
+        len(paths),
+        ", ".join(paths[:_SHOWN_NAMES]),
+        more,
+    )
 
 
 def _is_utf8_sig(encoding: str) -> bool:

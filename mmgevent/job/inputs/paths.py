@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.streams import STDIN
 from mmgevent.machine import working_directory
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -47,13 +48,20 @@ def flatten(paths: Iterable[Any]) -> tuple[str, ...]:
     return tuple(flat)
 
 
-def check_paths(paths: tuple[str, ...]) -> None:
-    """Raise DatasourceError unless there are paths, and each stands for at least one file."""
+def check_paths(paths: tuple[str, ...]) -> list[str]:
+    """Return a file for each path.
+
+    Raise DatasourceError unless there are paths, and each stands for at least one file.
+    """
     if not paths:
         raise DatasourceError("no input files: no path was given; name a file, glob or folder")
+    files: list[str] = []
     for path in paths:
-        if next(_expand(path, _LeftOut()), None) is None:
+        file = next(_expand(path, _LeftOut()), None)
+        if file is None:
             raise _no_match(path)
+        files.append(file)
+    return files
 
 
 def find_files(paths: tuple[str, ...]) -> Iterator[str]:
@@ -101,6 +109,9 @@ class _LeftOut:
 
 def _expand(path: str, left_out: _LeftOut) -> Iterator[str]:
     """Yield the files that a path stands for, in any order; none if nothing matches."""
+    if path == STDIN:
+        yield path
+        return
     if _exists(path):
         if stat.S_ISDIR(_look_at(path).st_mode):
             yield from _files_below(path, left_out)

@@ -13,12 +13,15 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import xxhash
 
 from mmgevent.errors import DatasourceError, MmgeventError
+from mmgevent.job.inputs.compressed import FORMATS, advice_for, find_kind
+from mmgevent.job.inputs.window import Changed, Window
 
 #: Hashed start of a file, bytes. Different files mostly differ there, and one read gets it.
 HEAD_BYTES = 64 * 1024
@@ -46,10 +49,6 @@ class Unreadable:
         self.error = error
 
 
-class Changed(Exception):
-    """The file has changed since its ref was made."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ref:
     """What all refs know about their file."""
@@ -63,8 +62,22 @@ class Ref:
     mtime_ns: int
     #: xxh3_64 of the first HEAD_BYTES
     head_hash: int
+    #: what its first bytes say it is, as `compressed.find_kind` names it
+    kind: str
     encoding: str
     errors: str
+    #: whether the bytes are read as they are, even if they are compressed
+    raw: bool = field(default=False, kw_only=True)
+
+    @property
+    def is_of_stream(self) -> bool:
+        """Return whether its content was read from what can be read only once."""
+        return not self.location
+
+    @property
+    def is_decompressed(self) -> bool:
+        """Return whether the items are made of what the file contains, not of its bytes."""
+        return not self.raw and self.kind in FORMATS
 
     @property
     def key(self) -> Any:
@@ -102,7 +115,7 @@ class Ref:
         """
         raise NotImplementedError
 
-    def _check_stat(self, file: BinaryIO, *, at_driver: bool) -> None:
+    def _check_stat(self, file: Any, *, at_driver: bool) -> None:
         stat = os.fstat(file.fileno())
         if stat.st_size != self.size and not (at_driver and stat.st_size > self.size):
             raise Changed(f"it had {self.size} bytes and now has {stat.st_size}")
@@ -113,6 +126,16 @@ class Ref:
     def _check_head(self, head: bytes | memoryview) -> None:
         if xxhash.xxh3_64_intdigest(head) != self.head_hash:
             raise Changed("its first bytes are not what they were")
+
+    def _open(self, *, at_driver: bool) -> Window:
+        """Return a window into the file. Raise OSError or Changed if it is not the driver's."""
+        with ExitStack() as opened:
+            file = opened.enter_context(open(self.location, "rb", buffering=0))
+            window = Window(self.size, file)
+            self._check_stat(file, at_driver=at_driver)
+            self._check_head(window.read(0, HEAD_BYTES))
+            opened.pop_all()  # the window closes it
+        return window
 
     def _content_needed(self, error: Exception) -> ContentNeeded:
         return ContentNeeded(f"{self.location} is not the driver's: {_reason(error)}")
@@ -127,10 +150,16 @@ class Ref:
         try:
             return data.decode(self.encoding, self.errors)
         except UnicodeDecodeError as error:
+            place = self._place_of(offset, error.start)
+            hint = "" if self.is_decompressed else advice_for(self.kind)
             raise DecodeError(
-                f"{self.path}: byte {offset + error.start} is not {self.encoding} ({error.reason}); "
-                f'pass the right encoding=..., errors="replace"{advice}'
+                f"{self.path}: {place} is not {self.encoding} ({error.reason}); "
+                + (hint or f'pass the right encoding=..., errors="replace"{advice}')
             ) from error
+
+    def _place_of(self, offset: int, index: int) -> str:
+        """Return what to call the byte `index` bytes after an offset."""
+        return f"byte {offset + index}" + (" of its content" if self.is_decompressed else "")
 
 
 class Identity(NamedTuple):
@@ -140,6 +169,7 @@ class Identity(NamedTuple):
     size: int
     mtime_ns: int
     head_hash: int
+    kind: str
 
 
 def identify(path: str) -> tuple[Identity, bytes | None]:
@@ -161,7 +191,8 @@ def identify(path: str) -> tuple[Identity, bytes | None]:
             head = read_up_to(file, expected or HEAD_BYTES, HEAD_BYTES)
             if len(head) == expected:
                 digest = xxhash.xxh3_64_intdigest(head)
-                return Identity(location, status.st_size, status.st_mtime_ns, digest), None
+                kind = find_kind(head)
+                return Identity(location, status.st_size, status.st_mtime_ns, digest, kind), None
             content = head + read_up_to(file, MAX_UNSIZED_BYTES, HEAD_BYTES)
     except OSError as error:
         raise DatasourceError(f"cannot read {path}: {error.strerror or error}") from error
@@ -171,7 +202,7 @@ def identify(path: str) -> tuple[Identity, bytes | None]:
             f"program, and pass its items as the datasource"
         )
     digest = xxhash.xxh3_64_intdigest(content[:HEAD_BYTES])
-    return Identity(location, len(content), status.st_mtime_ns, digest), content
+    return Identity(location, len(content), status.st_mtime_ns, digest, find_kind(content)), content
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -6,11 +6,19 @@ A source touches the disk when it is checked or walked, never when it is made.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
-from typing import Any
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Self
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.refs import Ref
+from mmgevent.job.inputs.compressed import check_compression, find_kind, is_to_decompress
+from mmgevent.job.inputs.lists import PathList
+from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
+from mmgevent.job.inputs.refs import Identity, Ref, identify
+from mmgevent.job.inputs.streams import InputStream, check_streams, is_stream
+
+#: Names of files that are looked at before the job runs: whether this Python can read them.
+ZSTD_SUFFIXES = (".zst", ".zstd")
 
 
 class Source:
@@ -35,6 +43,10 @@ class Source:
         """Return whether each walk surely gives the same items."""
         return False
 
+    def streams(self) -> list[str]:
+        """Return the paths that can be read only once."""
+        return []
+
     def __add__(self, other: Any) -> Source:
         if not isinstance(other, Source):
             return NotImplemented
@@ -43,6 +55,88 @@ class Source:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for ref in self.refs():
             yield from ref.items()
+
+
+class Found(NamedTuple):
+    """A file of a source, as the driver sees it."""
+
+    path: str
+    identity: Identity
+    #: the bytes that the driver has read already, or None
+    content: bytes | None
+    #: whether its bytes are read as they are, even if they are compressed
+    raw: bool
+    #: if it can be read only once, from where; the size is not known then
+    stream: InputStream | None = None
+
+
+class FileSource(Source):
+    """A source whose items are read from files."""
+
+    def __init__(self, paths: Iterable[Paths], encoding: str, errors: str, compression: str | None) -> None:
+        self.paths = flatten(paths)
+        self.encoding = encoding
+        self.errors = errors
+        self.compression = compression
+        self._list: PathList | None = None
+
+    @classmethod
+    def listed(cls, names: str | os.PathLike[str], **options: Any) -> Self:
+        """Return a source of the files whose paths stand in a file, or on standard input ("-").
+
+        One path a line, or one before each NUL, as `find -print0` writes them; relative to the
+        working directory; blank lines do not count. The list is read when the job is submitted. A
+        path that names no file is an error with its line. `options` are those of the class.
+        """
+        source = cls(**options)
+        source._list = PathList(names)
+        return source
+
+    def find(self, *, binary: bool = False) -> Iterator[Found]:
+        """Yield the files. Raise DatasourceError for one that cannot be read as it is meant to be."""
+        for path in find_files(self._all_paths()):
+            yield self._look_at(path, binary=binary)
+
+    def check_input(self, *, binary: bool = False) -> None:
+        """Raise DatasourceError for whatever can be found wrong without looking at all files."""
+        if not binary:
+            check_codec(self.encoding, self.errors)
+        check_compression(self.compression)
+        if self._list is None:  # or it is found wrong when it is read
+            check_streams(self.streams())
+        for path in check_paths(self._all_paths()):
+            if path.endswith(ZSTD_SUFFIXES) and os.path.isfile(path):
+                self._look_at(path, binary=binary)
+
+    def refuse_streams(self) -> None:
+        """Raise DatasourceError if a path is a stream, for sources that cut files."""
+        if streams := self.streams():
+            raise DatasourceError(
+                f"{type(self).__name__} reads files, and {streams[0]} is a stream, which can be read only once; save it to "
+                f"a file, and name that"
+            )
+
+    def streams(self) -> list[str]:
+        return [path for path in self.paths if is_stream(path)]
+
+    def _all_paths(self) -> tuple[str, ...]:
+        return self.paths if self._list is None else self._list.paths()
+
+    def _look_at(self, path: str, *, binary: bool) -> Found:
+        stream = InputStream(path) if is_stream(path) else None
+        if stream is None:
+            identity, content = identify(path)
+            size = identity.size
+        else:
+            identity, content = Identity("", 0, 0, 0, find_kind(stream.head)), None
+            size = len(stream.head)
+        decompress = is_to_decompress(path, identity.kind, size, self.compression, binary=binary)
+        return Found(path, identity, content, not decompress, stream)
+
+    def __repr__(self) -> str:
+        if self._list is not None:
+            return f"{type(self).__name__}.listed({self._list.source!r})"
+        return f"{type(self).__name__}({', '.join(map(repr, self.paths))})"
 
 
 class _Sum(Source):
@@ -61,6 +155,9 @@ class _Sum(Source):
 
     def is_safe_to_repeat(self) -> bool:
         return all(part.is_safe_to_repeat() for part in self.parts)
+
+    def streams(self) -> list[str]:
+        return [path for part in self.parts for path in part.streams()]
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))

@@ -14,6 +14,8 @@ from typing import Any
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.source import Source
+from mmgevent.job.inputs.streams import check_streams
+from mmgevent.job.inputs.streams import used_up as stream_used_up
 from mmgevent.job.inputs.walks import claim as _claim
 from mmgevent.job.inputs.walks import is_iterator, is_repeatable
 
@@ -35,7 +37,7 @@ def check_datasource(datasource: Any) -> None:
     Calls no function and takes nothing from iterators.
     """
     if isinstance(datasource, Source):
-        datasource.check()
+        _check_source(datasource)
     elif not _is_mapping(datasource) and not _is_iterable(datasource):
         if not callable(datasource):
             raise _no_datasource(datasource)
@@ -49,7 +51,9 @@ def is_in_memory(datasource: Any) -> bool:
 
 def is_one_shot(datasource: Any) -> bool:
     """Return whether a walk through `datasource` uses it up, as with a generator."""
-    return not isinstance(datasource, Source) and not _is_mapping(datasource) and is_iterator(datasource)
+    if isinstance(datasource, Source):
+        return bool(datasource.streams())
+    return not _is_mapping(datasource) and is_iterator(datasource)
 
 
 def is_safe_to_repeat(opened: Any) -> bool:
@@ -68,6 +72,8 @@ def claim(datasource: Any) -> None:
 
 def used_up(datasource: Any) -> DatasourceError:
     """Return the error for a second submit of a one-shot datasource."""
+    if isinstance(datasource, Source):
+        return stream_used_up(datasource.streams()[0])
     return DatasourceError(
         f"the datasource is a {type(datasource).__name__} that an earlier submit used up; pass a "
         f"function that makes a new one each time: Job(lambda: ..., ...)"
@@ -85,7 +91,7 @@ def open_datasource(datasource: Any) -> Any:
         return datasource
     made = datasource()
     if isinstance(made, Source):
-        made.check()
+        _check_source(made)
     elif not _is_mapping(made) and not _is_iterable(made):
         raise DatasourceError(
             f"the datasource function {_name(datasource)} returned {_describe(made)}; "
@@ -109,6 +115,11 @@ def walk(opened: Any) -> Iterator[tuple[Any, Any, int]]:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise _no_pair(index, pair)
             yield pair[0], pair[1], 0
+
+
+def _check_source(source: Source) -> None:
+    check_streams(source.streams())
+    source.check()
 
 
 def _is_mapping(datasource: Any) -> bool:

@@ -1,11 +1,14 @@
 """The contract of runners: the same job gives the same on every engine, whatever goes wrong in it."""
 
+import bz2
 import datetime
 import decimal
 import enum
 import gzip
 import json
+import lzma
 import os
+import random
 import signal
 import sys
 import threading
@@ -94,6 +97,50 @@ def test_files_lines_and_iterables_are_read(cluster, tmp_path):
     assert cluster.run(lines) == {"0": 50, "1": 50}
     assert cluster.run(mmg.Job(iter(numbers(9).items()), by_three, add)) == {0: 9, 1: 12, 2: 15}
     assert cluster.run(mmg.Job([], by_three, add)) == {}
+
+
+def test_records_of_files_are_read_and_broken_ones_set_aside(cluster, tmp_path):
+    rows, objects, packed = (tmp_path / name for name in ("a.csv", "a.jsonl", "a.bin"))
+    rows.write_text("region,note\n" + 'north,"a ""note""\nof two lines"\n' * 30 + "broken\n")
+    objects.write_text('{"n": 1}\n' * 40 + "{broken\n")
+    packed.write_bytes(b"abcd" * 50 + b"ab")
+    sources = mmg.Csv(rows) + mmg.JsonLines(objects)
+    sources += mmg.Bytes(packed, record_bytes=4) + mmg.Bytes(packed, delimiter=b"bc")
+    handle = cluster.submit(mmg.Job(sources, lambda place, record: [(str(record), 1)], add, max_skipped=3))
+    assert handle.result() == {
+        str({"region": "north", "note": 'a "note"\nof two lines'}): 30,
+        str({"n": 1}): 40,
+        str(b"abcd"): 50,
+        str(b"a"): 1,
+        str(b"da"): 49,
+        str(b"dab"): 1,
+    }
+    broken = {(str(rows), rows.stat().st_size - 7), (str(objects), 360), (str(packed), 200)}
+    assert {failure["item_key"] for failure in handle.skipped()} == broken
+
+
+def test_compressed_files_and_streams_are_read(cluster, tmp_path):
+    """Those of one member, those that are cut, and what the driver alone can read."""
+    text = "".join(f"{i % 7} {i}\n" for i in range(2000)).encode()
+    for name, packed in {
+        "a.gz": gzip.compress(text),
+        "b": bz2.compress(text),
+        "c.xz": lzma.compress(text),
+    }.items():
+        (tmp_path / name).write_bytes(packed)
+    (tmp_path / "cut").write_bytes(
+        bz2.compress(random.Random(1).randbytes(3_000_000).replace(b"\n", b" ") + b"\n" + text)
+    )
+    read, write = os.pipe()
+    os.write(write, text)
+    os.close(write)
+    files = mmg.Lines(tmp_path, errors="replace")
+    job = mmg.Job(files + mmg.Lines(f"/dev/fd/{read}"), lambda place, line: [(line[:1], 1)], add)
+    counted = cluster.run(job)
+    os.close(read)
+    assert {key: counted[str(key)] for key in range(7)} == {
+        key: 5 * len(range(key, 2000, 7)) for key in range(7)
+    }
 
 
 def test_keys_of_every_kind(cluster):

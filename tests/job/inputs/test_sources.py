@@ -73,10 +73,6 @@ class TestPaths:
             Files(path).check()
         assert path in str(caught.value)
 
-    def test_what_is_no_regular_file_cannot_be_named(self, books):
-        with pytest.raises(DatasourceError, match="not a regular file"):
-            list(Files(books / "pipe").refs())
-
     @pytest.mark.parametrize("path", [b"x", None, 3, "", ["a", [4]]])
     def test_what_is_no_path_is_refused_at_once(self, path):
         with pytest.raises(DatasourceError, match="a path is"):

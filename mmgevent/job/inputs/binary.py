@@ -1,0 +1,188 @@
+"""Bytes: one item for each record of binary files.
+
+Records have one size, or a delimiter ends each. A split `(start, end)` has the records that begin
+after the first sure delimiter at or after `start`, up to the first at or after `end`. So nobody has
+to read the file to cut it.
+
+A delimiter is sure if none begins in the bytes before it that reach into it. Of others it depends
+on the bytes further before which of them count: in `b"aaa"`, the delimiter `b"aa"` occurs twice, and
+`bytes.split` takes the first. It takes each sure one, wherever it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.paths import Paths
+from mmgevent.job.inputs.refs import Ref, Unreadable
+from mmgevent.job.inputs.source import FileSource
+from mmgevent.job.inputs.window import Changed, Window
+
+#: Size of a split, bytes, more or less. One file feeds many executors.
+BYTES_SPLIT_BYTES = 4 * 1024 * 1024
+
+#: Bytes read at once while looking for a delimiter.
+SEEK_BYTES = 256 * 1024
+
+#: Largest record or delimiter that can be asked for, bytes. A record is in memory as a whole.
+MAX_RECORD_BYTES = 256 * 1024 * 1024
+MAX_DELIMITER_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BytesRef(Ref):
+    """A split of a file: items `((path, byte offset), bytes)`."""
+
+    #: 0 if there is a delimiter
+    record_bytes: int
+    delimiter: bytes
+    start: int = 0
+    end: int = 0
+    #: the records of this split; None while they are in the file
+    content: bytes | None = None
+    #: where in the file `content` begins
+    content_offset: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.path, self.start
+
+    @property
+    def weight(self) -> int:
+        return self.end - self.start
+
+    def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
+        if self.content is not None:
+            return self._records(self.content_offset, self.content)
+        try:
+            offset, data = self._read(at_driver=False)
+        except (OSError, Changed) as error:
+            raise self._content_needed(error) from error
+        return self._records(offset, data)
+
+    def with_content(self) -> BytesRef:
+        if self.content is not None:
+            return self
+        try:
+            offset, data = self._read(at_driver=True)
+        except (OSError, Changed) as error:
+            raise self._content_lost(error) from error
+        return replace(self, content=data, content_offset=offset)
+
+    def _records(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], Any]]:
+        path = self.path
+        if self.delimiter:
+            beyond = len(self.delimiter)
+            records = data.split(self.delimiter)
+            del data
+            if not records[-1]:
+                records.pop()
+            for record in records:
+                yield (path, offset), record
+                offset += len(record) + beyond
+            return
+        n_bytes = self.record_bytes
+        whole = len(data) - len(data) % n_bytes
+        for place in range(0, whole, n_bytes):
+            yield (path, offset + place), data[place : place + n_bytes]
+        if whole < len(data):
+            yield (path, offset + whole), Unreadable(self._too_short(len(data) - whole, offset + whole))
+
+    def _too_short(self, n_bytes: int, offset: int) -> DatasourceError:
+        return DatasourceError(
+            f"{self.path}: its size, {self.size} bytes, is no multiple of record_bytes={self.record_bytes}: the last "
+            f"record, at byte {offset}, has only {n_bytes}; check record_bytes, get the file again if it is cut off, or "
+            f"set max_skipped to set this record aside"
+        )
+
+    def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
+        """Read the records of this split; return the offset of the first one, and their bytes."""
+        with self._open(at_driver=at_driver) as window:
+            first, last = self.start, self.end
+            if self.delimiter:
+                first = self._after_delimiter(window, first)
+                if self.start and first - len(self.delimiter) >= last:  # it ends a record of a later split
+                    return first, b""
+                last = self._after_delimiter(window, last)
+            return first, window.read(first, last - first)
+
+    def _after_delimiter(self, window: Window, position: int) -> int:
+        """Return the end of the first sure delimiter at or after a position; 0 at 0, or the size."""
+        size = window.size
+        if position in (0, size):
+            return position
+        delimiter = self.delimiter
+        n_bytes = len(delimiter)
+        offset = max(0, position - n_bytes + 1)
+        data = b""
+        at = position
+        while offset + len(data) < size:
+            data += window.read(offset + len(data), SEEK_BYTES)
+            while (found := data.find(delimiter, at - offset)) >= 0:
+                if data.find(delimiter, max(0, found - n_bytes + 1)) == found:
+                    return offset + found + n_bytes
+                at = offset + found + 1
+            # What may belong to a delimiter, or decides whether one is sure, stays.
+            at = max(at, offset + len(data) - n_bytes + 1)
+            kept = max(0, at - offset - n_bytes + 1)
+            data, offset = data[kept:], offset + kept
+        return size
+
+
+class Bytes(FileSource):
+    """One item `((path, byte offset), bytes)` for each record of binary files.
+
+    Pass either `record_bytes`, the size of every record, or `delimiter`, the bytes that end each
+    record and belong to none. Delimiters count as in `bytes.split`; one at the end of a file begins
+    no record. Paths are those of `Files`.
+
+    Files are read in splits of BYTES_SPLIT_BYTES. A split and its longest record must fit into
+    memory. If the size of a file is no multiple of `record_bytes`, its last bytes are a failed item,
+    which `max_skipped` sets aside.
+    """
+
+    def __init__(
+        self, *paths: Paths, record_bytes: int | None = None, delimiter: bytes | None = None
+    ) -> None:
+        super().__init__(paths, "", "", None)
+        self.record_bytes = record_bytes
+        self.delimiter = delimiter
+
+    def refs(self) -> Iterator[BytesRef]:
+        n_bytes, delimiter = self.record_bytes or 0, bytes(self.delimiter or b"")
+        step = max(1, BYTES_SPLIT_BYTES // n_bytes) * n_bytes if n_bytes else BYTES_SPLIT_BYTES
+        for found in self.find(binary=True):
+            size = found.identity.size
+            whole = BytesRef(found.path, *found.identity, "", "", n_bytes, delimiter, 0, size, raw=True)
+            if found.content is not None:  # it has been read: one split, whatever its length
+                yield replace(whole, content=found.content)
+                continue
+            for start in range(0, size, step):
+                yield replace(whole, start=start, end=min(start + step, size))
+
+    def check(self) -> None:
+        n_bytes, delimiter = self.record_bytes, self.delimiter
+        if (n_bytes is None) == (delimiter is None):
+            raise DatasourceError(
+                "Bytes needs to know where records end: pass either record_bytes=N or delimiter=b'...'"
+            )
+        if n_bytes is not None and (
+            not isinstance(n_bytes, int) or isinstance(n_bytes, bool) or not 1 <= n_bytes <= MAX_RECORD_BYTES
+        ):
+            raise DatasourceError(
+                f"record_bytes={n_bytes!r}: it is a number of bytes from 1 to {MAX_RECORD_BYTES:,}"
+            )
+        if delimiter is not None and (
+            not isinstance(delimiter, (bytes, bytearray)) or not 1 <= len(delimiter) <= MAX_DELIMITER_BYTES
+        ):
+            raise DatasourceError(
+                f"delimiter={delimiter!r:.60}: it is bytes, such as b'\\0', 1 to {MAX_DELIMITER_BYTES:,} of them"
+            )
+        self.refuse_streams()
+        self.check_input(binary=True)
+
+    def is_safe_to_repeat(self) -> bool:
+        return type(self) is Bytes  # subclasses may give other items
