@@ -212,7 +212,9 @@ class TaskManager:
     def _end_if_over(self) -> None:
         with self._lock:
             is_idle = self._current is None and not self.deque
-            if not is_idle or not self.server._is_open() or not self._is_over():
+            # Who closes the Server may have had the last results before this thread is done with them.
+            may_end = self.server._is_open() or (self.server.shutdown and self._has_delivered)
+            if not is_idle or not may_end or not self._is_over():
                 return
             self._is_finished = True
         log.info("%s is finished", self.server.name())

@@ -544,6 +544,26 @@ def test_scheduled_events_and_a_tidy_end(serve, join):
     assert not server.endpoint.taskmanager.channels
 
 
+def test_who_has_the_last_results_may_close_the_server_at_once(serve, join):
+    has_results, closed = threading.Event(), threading.Event()
+
+    class Slow(mincemeat.Server):
+        def resultfn(self, txn, results):
+            has_results.set()
+            assert closed.wait(DEADLINE_S)
+
+    server = serve(
+        Slow, datasource=dict(enumerate(LINES)), mapfn=count_words, reducefn=add, cycle=TaskManager.PERMANENT
+    )
+    join(server)
+    assert has_results.wait(DEADLINE_S)
+    server.endpoint.taskmanager.defaults["cycle"] = TaskManager.SINGLEUSE
+    server.endpoint.handle_close()
+    closed.set()
+    server.join(DEADLINE_S)
+    assert server.state() == "success"
+
+
 def test_constructors_do_not_wait_for_their_engines(started):
     """Each is the quickest of some: others may have the cores just then."""
     took = collections.defaultdict(list)
