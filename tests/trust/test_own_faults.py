@@ -59,7 +59,7 @@ SERVED = [
     ("engine.worker.template_deaths", "TemplateDeaths", "judge"),
     ("engine.worker.workload", "Workload", "on_death"),
     ("engine.server.hosted", "HostedJob", "_guard"),
-    ("engine.server.attempts", "HostedAttempt", "_send_segments"),
+    ("engine.server.attempts", "HostedAttempt", "_send_input"),
     ("engine.server.delivery", "Delivery", "send_all"),
     ("engine.server.role", "ServerRole", "_tick"),
     ("engine.net.link", "Link", "_deliver"),

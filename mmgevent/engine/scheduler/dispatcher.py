@@ -293,22 +293,31 @@ class Dispatcher:
                 job.pair_attempts(attempt.task)
 
     def _replace_duplicates(self, job: QueuedJob, least_s: float, now: float) -> bool:
-        """Take away duplicates that take long themselves, where a third worker idles.
+        """Take away attempts that take long beside another one, where a third worker idles.
 
-        A duplicate gets as long as its task had been running before it. So one that has work to do
-        can end it, and two workers that hold a task for ever do not hold up its job for ever.
+        The one that began last gets as long as its task had been running before. So one that has
+        work to do can end it, and two workers that hold a task for ever do not hold up its job for
+        ever. If the other one has not begun, nothing else does the work: it gets UNKNOWN_STRAGGLER_S.
         """
-        idle = set(self._idle_slots(job))
+        idle = self._idle_slots(job)
         has_replaced = False
         for task in list(itertools.islice(job.pairs, _MAX_REPLACED)):
-            older, younger = task.attempts
-            if younger.started_s is None or not idle - {older.slot.worker, younger.slot.worker}:
+            older, younger = sorted(task.attempts, key=lambda attempt: attempt.started_s or 0.0)
+            if younger.state is not _RUNNING or younger.started_s is None:
                 continue
             had_s = younger.started_s - (older.started_s or 0.0)
-            if now - younger.started_s > max(had_s, least_s):
-                younger.slot.worker.overdue += 1
-                self.revoke(younger, now)
-                has_replaced = True
+            patience_s = max(had_s, least_s if older.state is _RUNNING else UNKNOWN_STRAGGLER_S)
+            if now - younger.started_s <= patience_s:
+                continue
+            third = next((w for w in idle if w not in (older.slot.worker, younger.slot.worker)), None)
+            if third is None:
+                continue
+            idle[third].pop()
+            if not idle[third]:
+                del idle[third]
+            younger.slot.worker.overdue += 1
+            self.revoke(younger, now)
+            has_replaced = True
         return has_replaced
 
     @staticmethod

@@ -299,6 +299,35 @@ def test_a_kept_attempt_that_has_a_duplicate_may_still_begin_and_win():
     assert [r.attempt for r in only(commands, c.Revoke)] == [duplicate.attempt]
 
 
+def test_the_duplicate_of_what_has_not_begun_has_a_minute_for_nobody_else_does_its_work():
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    runner.run_dry()
+    keep_all(runner)
+    scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
+    scheduler.add_worker(3, 40, NONE, now)  # slots enough for all, and for more
+    duplicates = {a.attempt for a in only(scheduler.tick(now), c.Assign)}
+    assert duplicates
+    assert only(scheduler.tick(now + UNKNOWN_STRAGGLER_S - 0.1), c.Revoke) == []
+    revoked = only(scheduler.tick(now + UNKNOWN_STRAGGLER_S + 0.1), c.Revoke)
+    assert {r.attempt for r in revoked} <= duplicates
+    assert revoked
+
+
+def test_an_attempt_that_begins_beside_its_duplicate_does_not_end_that():
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    runner.run_dry()
+    keep_all(runner)
+    scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
+    (duplicate,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
+    running = runner.live[0]
+    scheduler.add_worker(3, 40, NONE, now)
+    commands = scheduler.attempt_done(running, now + 58.0)
+    commands += scheduler.tick(now + 58.1)
+    assert duplicate.attempt not in {r.attempt for r in only(commands, c.Revoke)}
+
+
 def test_short_maps_do_not_make_reduces_go_deep():
     runner = Runner(*cluster(2))
     runner.run(100)
@@ -794,6 +823,15 @@ def test_a_duplicate_that_is_lost_is_replaced_and_a_task_whose_first_attempt_is_
     assert second.task == 3
     assert only(scheduler.remove_worker(3, 10.0), c.Assign) == []
     assert only(scheduler.attempt_done(second.attempt, 11.0), c.Commit)
+
+
+def test_one_idle_slot_ends_one_duplicate_that_takes_too_long():
+    rules = JobRules(retransmit=1.0)
+    scheduler, _ = cluster(1, 1, 1, 1, 1, rules=rules, batches=[1, 1, 1, 1], end=True)
+    for attempt in (1, 2):
+        scheduler.attempt_done(attempt, 3.0)
+    assert len(only(scheduler.tick(7.0), c.Assign)) == 2
+    assert len(only(scheduler.tick(20.0), c.Revoke)) == 1
 
 
 @pytest.mark.parametrize("rules", [{"retransmit": 0}, {"retransmit": 0.05, "allocation": "oneshot"}])
