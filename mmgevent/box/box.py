@@ -137,6 +137,8 @@ class Box:
 
     def close(self) -> None:
         """Kill the executor, and leave the template to the next box. Idempotent."""
+        if not self._is_closed:
+            self._template.link.receive()  # the executor may have ended: its pid may be another's
         if self._executor is not None:
             self._drop_executor()
         if not self._is_closed:

@@ -31,7 +31,8 @@ def map_batch(
     this thread: once it is False, the executor is killed and JobCancelled is raised.
     """
     report, output = use_box(job, code, lambda box: map_portions(box, batch), is_wanted)
-    is_small = bool(output) and sum(map(len, output)) <= job.carried_bytes
+    is_done = report.failure is None and not report.needs_content
+    is_small = is_done and sum(map(len, output)) <= job.carried_bytes
     pieces = [bytearray() for _ in range(job.groups)]
     rows = _cut_output(output, job, pieces)
     report = report._replace(rows=bytes(rows))

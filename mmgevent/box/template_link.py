@@ -54,7 +54,7 @@ class Fork:
         if self.pid is None or self.exit is not None:
             return
         for kill in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError):  # it has no group yet, or is being reaped
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # no group yet, or it is gone
                 kill(self.pid, signal.SIGKILL)
 
     def _forked(self, pid: int) -> None:
@@ -139,6 +139,8 @@ class TemplateLink:
 
         If so, executors that it was to fork are forked, and killed if nobody wants them.
         """
+        if self.end is not None:
+            return False
         self._ping()
         until_s = monotonic() + timeout_s
         waiting = select.poll()
@@ -154,6 +156,8 @@ class TemplateLink:
 
     def close(self) -> None:
         """End it and its executors. Idempotent."""
+        if self._sock.fileno() >= 0:
+            self.receive()  # an executor that has ended is no longer there: its pid may be another's
         for fork in self._forks.values():
             fork.kill()
         self._sock.close()

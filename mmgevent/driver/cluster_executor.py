@@ -35,6 +35,9 @@ T = TypeVar("T")
 #: Jobs at once for each slot: one runs, and one is ready to follow.
 JOBS_PER_SLOT = 2
 
+#: Time after which slots are counted again while calls wait, seconds.
+RECOUNT_S = 1.0
+
 #: Most jobs at once. Each has a thread here.
 MAX_JOBS = 64
 
@@ -64,7 +67,8 @@ _Outcome = tuple[Any, BaseException | None]
 class ClusterExecutor(Executor):
     """An Executor whose calls run in the executors of a cluster. Any thread may use it.
 
-    Its thread lives while calls wait or run. The program does not end before they are done.
+    Its thread lives while calls wait or run. The program does not end before they are done. (Python
+    3.12 starts no thread once the main thread has ended: calls that wait then fail. Use `with`.)
     """
 
     def __init__(self, cluster: Cluster, max_workers: int | None = None):
@@ -162,16 +166,19 @@ class ClusterExecutor(Executor):
 
     def _next_calls(self) -> list[_Call]:
         """Wait for calls that may become a job now. Return none once nothing waits or runs."""
-        limit = self._most_jobs()
-        with self._changed:
-            while not (self._waiting and len(self._jobs) < limit):
-                if not self._waiting and not self._jobs:
-                    self._thread = None
-                    self._changed.notify_all()
-                    return []
-                self._changed.wait()
-            self._aborts_before_job = self._aborts
-            return self._take_calls(limit)
+        while True:
+            limit = self._most_jobs()
+            with self._changed:
+                while not (self._waiting and len(self._jobs) < limit):
+                    if not self._waiting and not self._jobs:
+                        self._thread = None
+                        self._changed.notify_all()
+                        return []
+                    if not self._changed.wait(RECOUNT_S):
+                        break  # workers may have joined
+                else:
+                    self._aborts_before_job = self._aborts
+                    return self._take_calls(limit)
 
     def _most_jobs(self) -> int:
         if self._max_workers is not None:

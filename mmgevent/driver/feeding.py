@@ -334,6 +334,8 @@ def _read_refs_again(
     refs: dict[int, list[tuple[Any, Ref]]], places: list[tuple[int, int]]
 ) -> Iterator[tuple[tuple[int, int], tuple[Any, Any]]]:
     for entry, group in groupby(places, lambda place: (place[0], entry_of(place[1]))):
+        if entry[0] not in refs:  # a batch of a stream
+            continue
         key, ref = refs[entry[0]][entry[1]]
         yield from items_at(key, ref, group)
 

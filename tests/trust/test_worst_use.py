@@ -208,6 +208,8 @@ def test_a_batch_in_tiny_frames_for_thousands_of_slots_costs_the_server_little(t
         for start in range(0, size, 2049):  # two of these are not joined when they arrive
             driver.send(Frame(BATCH, bytes(min(2049, size - start)), 1, 1))
         driver.say("input_end", 1, batches=1)
+        driver.say("list_workers")  # answered behind the batch, which must be whole before the worker comes
+        driver.wait_for("workers")
         before = server.psutil.memory_info().rss
         with RawWorker(server.address, slots=MAX_SLOTS, receive_bytes=4096) as worker:
             worker.stay()

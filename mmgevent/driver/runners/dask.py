@@ -218,6 +218,8 @@ class DaskFutures(Futures):
         for future, result in self._completed.next_batch(block=False):
             whole = self._tasks.pop(future)
             self._watched.discard(whole)
+            if isinstance(result, tuple) and result and isinstance(result[0], Report):
+                result = result[0]  # it was lost when its report was asked for, and is made again
             if not isinstance(result, Report):
                 if self._is_to_repeat(result):
                     self._client.retry([future])

@@ -187,7 +187,10 @@ class FuturesRunner(BoxedRunner):
         self.state.id = boxed.id
         try:
             code = self._futures.put(self._packed.code)
-            outputs = self._map(boxed, code)
+            try:
+                outputs = self._map(boxed, code)
+            finally:
+                self.state.show_held_notices()
             self._accounts.end_map()
             yield from self._reduce(boxed, code, outputs)
             self.state.stats = self._accounts.stats(time.monotonic() - began_s)

@@ -49,6 +49,10 @@ def offset_of(bit: int) -> int:
     return bit // 8 << POSITION_BITS
 
 
+#: Offset of the first byte of a file that is cut.
+FIRST_OFFSET = offset_of(_HEADER_BITS)
+
+
 def first_block(window: Window, path: str, start: int) -> Block | None:
     """Return the first block that begins at or after byte `start`, or None.
 
@@ -186,6 +190,11 @@ class _Sequence:
 
 def _first_after_others(window: Window, path: str, start: int) -> int | None:
     """Do as `first_block`, where a mark was no block: read the blocks before it."""
+    if not window.has_all:  # the driver could not tell, either
+        raise DamagedError(
+            f"{path}: its bz2 data after byte {start:,} is damaged; get the file again, leave it out, or set "
+            f"max_skipped to set it aside"
+        )
     low = start
     while low > 0:
         low = max(0, low - _LOOK_BACK_BYTES)

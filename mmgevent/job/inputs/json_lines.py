@@ -41,7 +41,7 @@ class JsonLinesRef(LinesRef):
             if type(line) is Unreadable:
                 yield key, line
                 continue
-            if key[1] == 0:
+            if self._is_first(key[1]):
                 line = line.removeprefix("\ufeff")
             if line.strip(_SPACE):
                 yield key, self._parse(line, key[1])

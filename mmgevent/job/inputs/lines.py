@@ -114,7 +114,7 @@ class LinesRef(Ref):
         bom_bytes = 0
         if _is_utf8_sig(encoding):
             encoding = "utf-8"
-            if offset == 0 and data.startswith(codecs.BOM_UTF8):
+            if self._is_first(offset) and data.startswith(codecs.BOM_UTF8):
                 bom_bytes = len(codecs.BOM_UTF8)
         if encoding in _ASCII_SUPERSETS and data.isascii() and b"\r" not in data:
             # One decode instead of one for each line takes half the time.
@@ -139,8 +139,20 @@ class LinesRef(Ref):
             yield (path, offset), value
             offset += n_bytes
 
+    @property
+    def _is_cut_bz2(self) -> bool:
+        return self.is_decompressed and self.kind == "bz2" and (self.start, self.end) != (0, self.size)
+
+    def _is_first(self, offset: int) -> bool:
+        """Return whether a line at this offset is the first of the file."""
+        if not self._is_cut_bz2:
+            return offset == 0
+        from mmgevent.job.inputs.bz2_splits import FIRST_OFFSET
+
+        return offset == FIRST_OFFSET
+
     def _place_of(self, offset: int, index: int) -> str:
-        if not self.is_decompressed or self.kind != "bz2" or (self.start, self.end) == (0, self.size):
+        if not self._is_cut_bz2:
             return super(LinesRef, self)._place_of(offset, index)
         from mmgevent.job.inputs.bz2_splits import POSITION_BITS
 

@@ -50,6 +50,10 @@ class PathList:
             raise DatasourceError(
                 f"{place}: cannot read {path}: {reason} (looked in {working_directory.describe()})"
             ) from error
+        if path != STDIN and is_stream(path):
+            raise DatasourceError(
+                f"{place}: {path} is a stream, which can be read only once; pass it to the source itself"
+            )
         if stat.S_ISDIR(status.st_mode):
             raise DatasourceError(f"{place}: {path} is a folder; list the files in it (find -type f)")
 

@@ -134,8 +134,10 @@ class Quotes:
         Doubled quotes and the two bytes of a line end must not be torn apart.
         """
         data = window.read(start, n_bytes)
+        more = _MORE_BYTES
         while data[-1:] in (self._quote, b"\r") and start + len(data) < window.size:
-            data += window.read(start + len(data), _MORE_BYTES)
+            data += window.read(start + len(data), more)
+            more *= 2
         return data
 
     def _count_to_row_end(self, data: bytes, position: int, *, is_inside: bool) -> Place:

@@ -13,6 +13,7 @@ from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import bz2_marks, compressed, compressed_splits, lines, members
 from mmgevent.job.inputs.compressed import DamagedError
 from mmgevent.job.inputs.files import Files
+from mmgevent.job.inputs.json_lines import JsonLines
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.refs import ContentNeeded, DecodeError
 from tests.job.inputs import compressing
@@ -335,6 +336,13 @@ class TestTheParameter:
         cuts(10)
         with pytest.raises(DecodeError, match=r"f: byte 2 of the block at byte \d+ is not utf-8"):
             list(Lines(path))
+
+    def test_a_byte_order_mark_is_ignored_where_the_file_is_cut(self, tmp_path, cuts):
+        blocks = [bz2_block(b"\xef\xbb\xbf[1]\n[2]\n"), bz2_block('["ü"]\n'.encode())]
+        path = write(tmp_path / "f", bz2_stream(blocks))
+        cuts(10)
+        assert [text for _, text in Lines(path, encoding="utf-8-sig")] == ["[1]", "[2]", '["ü"]']
+        assert [value for _, value in JsonLines(path)] == [[1], [2], ["ü"]]
 
     def test_text_that_begins_like_bz2_is_text(self, tmp_path):
         path = write(tmp_path / "f", b"BZh9 is how bz2 begins\n")

@@ -251,6 +251,13 @@ class TestLists:
         with pytest.raises(DatasourceError, match=message):
             check_datasource(Files.listed("names"))
 
+    def test_a_stream_in_a_list_is_refused(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "names").write_text(f"{tmp_path / 'pipe'}\n")
+        for source in (Lines, Files):
+            with pytest.raises(DatasourceError, match=r"names, line 1: .*pipe is a stream"):
+                check_datasource(source.listed(tmp_path / "names"))
+
     def test_a_list_that_is_missing_is_named(self):
         with pytest.raises(DatasourceError, match="cannot read the list nowhere: No such file"):
             check_datasource(Lines.listed("nowhere"))
