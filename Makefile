@@ -39,7 +39,7 @@ demo: $(INSTALLED)  ## install into .venv, and count the words of Python's own l
 	@echo
 	@echo 'now try: $(VENV)/bin/mmg-run examples/humpty.py, or read README.md'
 
-test: $(TOOLS)  ## run the tests but the long ones (some four minutes)
+test: $(TOOLS)  ## run the tests but the long ones (some five minutes)
 	$(RUN) -m pytest $(SIDE_BY_SIDE) -m 'not long'
 
 test-long: $(TOOLS)  ## run the long ones; MMGEVENT_TEST_SEEDS=0.1 tries a tenth of what is drawn at random
