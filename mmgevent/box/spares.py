@@ -62,7 +62,7 @@ class Spares:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: with the time since when each waits
+        #: templates, and since when each waits
         self._waiting: list[tuple[LastingTemplate, float]] = []
 
     def take(self, *, greenlets: bool, flags: Sequence[str]) -> LastingTemplate:

@@ -102,17 +102,27 @@ class Replacement:
 
     is_terminal = False
 
-    def __init__(self, name: str, target: str, warn: Callable[[str], None], *, is_new: bool = False):
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        warn: Callable[[str], None],
+        *,
+        is_new: bool = False,
+        before_naming: Callable[[], None] | None = None,
+    ):
         """Create it. Raise OSError if that fails, OutputError if `target` cannot be replaced.
 
-        `is_new`: the caller removes what is there before `commit`, which then also waits until the
-        data is on the disk.
+        `is_new`: it takes nothing over from what is there, and `commit` waits until the data is on
+        the disk.
+        `before_naming`: called by `commit` when all is written, before the file gets its name.
         """
         self.name: str | None = name
         self._target = target
         self._folder = os.path.dirname(target)
         self._warn = warn
         self._is_new = is_new
+        self._before_naming = before_naming
         self._before = None if is_new else _stat_or_none(target)
         if self._before is not None:
             _check_replaceable(name, target, self._before)
@@ -136,8 +146,9 @@ class Replacement:
         """
         if self._file is None:
             return
-        with contextlib.suppress(OSError):  # it has been removed since
-            self._before = os.stat(self._target)
+        if not self._is_new:
+            with contextlib.suppress(OSError):  # it has been removed since
+                self._before = os.stat(self._target)
         lost = [] if self._before is None else take_over(self._file.fileno(), self._target, self._before)
         if self._is_new:
             os.fsync(self._file.fileno())
@@ -145,6 +156,8 @@ class Replacement:
             self._temporary = _link(self._file, self._folder)
         file, self._file = self._file, None
         file.close()  # some file systems report a full disk only here
+        if self._before_naming is not None:
+            self._before_naming()
         try:
             os.replace(self._temporary, self._target)
         except OSError as error:

@@ -147,24 +147,24 @@ class FolderSink(Sink):
                 f"cannot write {self._name}: the results need more than {MAX_PARTS} parts; choose a larger part size"
             )
         with self._explained():
-            destination = self._open_file(f"part-{number:05}{self._chosen.suffix}")
+            destination = self._open_file(
+                f"part-{number:05}{self._chosen.suffix}", None if self._parts else self._clear
+            )
         if self._chosen.compression:
             destination = Compressed(destination, self._chosen.compression)
         return Sink(self._encode, destination, self._header)
 
     def _finish_part(self) -> None:
         assert self._part is not None
-        if not self._parts:
-            with self._explained():
-                self._clear()
         self._part.commit()
         name = f"part-{len(self._parts):05}{self._chosen.suffix}"
         n_bytes = os.path.getsize(os.path.join(self._folder, name))
         self._parts.append({"name": name, "records": self._records, "bytes": n_bytes})
         self._part, self._records, self._written_bytes = None, 0, 0
 
-    def _open_file(self, name: str) -> Destination:
-        return Replacement(f"{self._name}{name}", os.path.join(self._folder, name), self._warn, is_new=True)
+    def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Destination:
+        path = os.path.join(self._folder, name)
+        return Replacement(f"{self._name}{name}", path, self._warn, is_new=True, before_naming=before_naming)
 
     def _describe(self) -> bytes:
         """Return the text of `_SUCCESS`."""

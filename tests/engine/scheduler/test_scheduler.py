@@ -248,6 +248,17 @@ def keep_all(runner):
         recalled = only(runner.scheduler.attempt_kept(recalled[0].attempt, runner.now), c.Recall)
 
 
+def keeping():
+    """Return a runner whose worker keeps tasks behind one that proves long, its scheduler, and the
+    time when those need duplicates.
+    """
+    runner = Runner(*cluster(1))
+    runner.run(60)
+    runner.run_dry()
+    keep_all(runner)
+    return runner, runner.scheduler, runner.now + STRAGGLER_S + 0.1
+
+
 def test_what_a_worker_keeps_behind_a_task_that_proves_long_gets_duplicates():
     runner = Runner(*cluster(1))
     runner.run(60)
@@ -287,11 +298,7 @@ def test_what_a_worker_keeps_gets_its_duplicate_on_another_slot_of_that_worker_t
 
 
 def test_a_kept_attempt_that_has_a_duplicate_may_still_begin_and_win():
-    runner = Runner(*cluster(1))
-    runner.run(60)
-    runner.run_dry()
-    keep_all(runner)
-    scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
+    runner, scheduler, now = keeping()
     (duplicate,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
     commands = []
     for attempt in list(runner.live)[:2]:
@@ -300,11 +307,7 @@ def test_a_kept_attempt_that_has_a_duplicate_may_still_begin_and_win():
 
 
 def test_the_duplicate_of_what_has_not_begun_has_a_minute_for_nobody_else_does_its_work():
-    runner = Runner(*cluster(1))
-    runner.run(60)
-    runner.run_dry()
-    keep_all(runner)
-    scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
+    _, scheduler, now = keeping()
     scheduler.add_worker(3, 40, NONE, now)  # slots enough for all, and for more
     duplicates = {a.attempt for a in only(scheduler.tick(now), c.Assign)}
     assert duplicates
@@ -315,11 +318,7 @@ def test_the_duplicate_of_what_has_not_begun_has_a_minute_for_nobody_else_does_i
 
 
 def test_an_attempt_that_begins_beside_its_duplicate_does_not_end_that():
-    runner = Runner(*cluster(1))
-    runner.run(60)
-    runner.run_dry()
-    keep_all(runner)
-    scheduler, now = runner.scheduler, runner.now + STRAGGLER_S + 0.1
+    runner, scheduler, now = keeping()
     (duplicate,) = only(scheduler.tick(now), c.Assign)  # of the first behind the running one
     running = runner.live[0]
     scheduler.add_worker(3, 40, NONE, now)

@@ -115,6 +115,19 @@ def test_old_results_stay_whole_until_the_first_new_part_is(tmp_path):
         sink.abort()
 
 
+def test_a_disk_that_is_full_at_the_end_of_the_first_part_leaves_the_old_results(tmp_path):
+    write(tmp_path / "out/", [("old", 1)])
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            write(tmp_path / "out/", [("new", n) for n in range(1000)], overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    check_complete(tmp_path / "out")
+    assert read(tmp_path / "out") == ["old\t1"]
+
+
 def test_a_run_that_ends_between_two_removals_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
     write(tmp_path, [(i, "old") for i in range(5)], part_bytes=1)
     unlink = os.unlink
