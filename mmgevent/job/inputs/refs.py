@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import xxhash
@@ -95,6 +96,15 @@ class Ref:
         Raise ContentNeeded if the file cannot be read or is another one.
         """
         raise NotImplementedError
+
+    @property
+    def unit_count(self) -> int | None:
+        """Return the number of units, or None if it is not known before they are read."""
+        return None
+
+    def units_between(self, low: int, high: int) -> Iterator[tuple[Any, Any]]:
+        """Yield the units from number `low` on, and before number `high`. Raise as `units` does."""
+        return islice(self.units(), low, high)
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Read the file and yield its `(key, value)` items.
