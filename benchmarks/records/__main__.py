@@ -177,7 +177,11 @@ def run_kind(kind: str, given: argparse.Namespace) -> list[list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.records", description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="64MB", type=parse_size, help="of each kind (default 64MB)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"which; {', '.join(MORE_KINDS)} need pyarrow (default %(default)s)")
+    parser.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        help=f"which; {', '.join(MORE_KINDS)} need pyarrow (default %(default)s)",
+    )
     parser.add_argument("--rounds", default=5, type=int, help="runs of each program (%(default)s)")
     parser.add_argument("--procs", default=2, type=int, help="processes that map (%(default)s)")
     given = parser.parse_args()

@@ -7,7 +7,13 @@ import json
 import multiprocessing
 import sys
 
-from benchmarks.records.maps import RECORD_BYTES, amount_of_bytes, amount_of_dict, amount_of_table, amount_of_tuple
+from benchmarks.records.maps import (
+    RECORD_BYTES,
+    amount_of_bytes,
+    amount_of_dict,
+    amount_of_table,
+    amount_of_tuple,
+)
 from benchmarks.works import paths_of
 
 

@@ -2,7 +2,13 @@
 
 import sys
 
-from benchmarks.records.maps import RECORD_BYTES, amount_of_bytes, amount_of_dict, amount_of_table, amount_of_tuple
+from benchmarks.records.maps import (
+    RECORD_BYTES,
+    amount_of_bytes,
+    amount_of_dict,
+    amount_of_table,
+    amount_of_tuple,
+)
 from mmgevent import Bytes, Csv, JsonLines, Parquet
 from mmgevent.reducers import sum_values
 

@@ -30,7 +30,9 @@ def write_files(many: Path, one: Path, count: int, size_bytes: int, source):
 def read_rows(path):
     """Yield rows as dicts."""
     number = 0
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(columns=["region", "amount"], use_threads=False):
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(
+        columns=["region", "amount"], use_threads=False
+    ):
         for row in batch.to_pylist():
             yield (path, number), row
             number += 1

@@ -148,10 +148,7 @@ class ParquetRef(Ref):
 
     def _check_rows(self, file: ParquetFile) -> None:
         metadata = file.metadata
-        if (
-            self.group >= metadata.num_row_groups
-            or metadata.row_group(self.group).num_rows != self.n_rows
-        ):
+        if self.group >= metadata.num_row_groups or metadata.row_group(self.group).num_rows != self.n_rows:
             raise Changed("its row groups are not what they were")
 
 
@@ -201,14 +198,12 @@ class Parquet(FileSource):
     def refs(self) -> Iterator[Ref]:
         columns: Any = self.columns
         n_files = 0
-        has_sound = False
         for found in self.find(binary=True):
             n_files += 1
             whole = self._whole(found)
             try:
                 with whole.file() as file:
                     names = file.column_names(columns, all_differ=self.as_ == "rows")
-                    has_sound = True
                     refs = list(self._cut(whole, file, names))
             except ParquetError as error:
                 yield UnreadableRef(found.path, *found.identity, "", "", str(error))
@@ -225,7 +220,9 @@ class Parquet(FileSource):
         if columns is not None and (
             isinstance(columns, str) or not columns or not all(isinstance(name, str) for name in columns)
         ):
-            raise DatasourceError(f"columns={columns!r}: it is a list of names of columns, such as ['id', 'name']")
+            raise DatasourceError(
+                f"columns={columns!r}: it is a list of names of columns, such as ['id', 'name']"
+            )
         if columns is not None and len(set(columns)) < len(columns):
             raise DatasourceError(f"columns={list(columns)!r} names a column twice; name each once")
         if self.as_ not in FORMS:
