@@ -150,8 +150,8 @@ class ParquetFile:
             wanted.append((start, start + chunk.total_compressed_size + _UNCOUNTED_BYTES))
         return tuple((low, window.read(low, high - low)) for low, high in _merged(wanted, window.size))
 
-    def _explained(self, what: str) -> _Explained:
-        return _Explained(self._file, f"{self.path}: {what}")
+    def _explained(self, what: str) -> _Blaming:
+        return _Blaming(self._file, f"{self.path}: {what}")
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -176,7 +176,7 @@ class Ranges(Window):
         raise Changed(f"its bytes from {offset} to {offset + n_bytes} were not sent")
 
 
-class _Explained:
+class _Blaming:
     """Turns what pyarrow raises into ParquetError, unless the window is to blame."""
 
     def __init__(self, file: _WindowFile, what: str):
