@@ -163,7 +163,12 @@ class BaseCluster(ABC):
             raise UsageError("this cluster is closed: make another")
         if not isinstance(job, Job):
             raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
-        runner = self._make_runner(job, on_progress, on_notice)
+        if job.previous is None:
+            runner = self._make_runner(job, on_progress, on_notice)
+        else:
+            from mmgevent.driver.runners.chained import ChainRunner
+
+            runner = ChainRunner(job, self._make_runner, on_progress, on_notice)
         try:
             runner.check()
         except BaseException:

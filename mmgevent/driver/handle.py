@@ -146,18 +146,23 @@ class JobHandle(Readable[K, V]):
         return self._state.progress
 
     def stats(self) -> dict[str, Any]:
-        """Return the server's figures of a job that is done: seconds, records, spilled_bytes."""
+        """Return the server's figures of a job that is done: seconds, records, spilled_bytes.
+
+        Those of a chain are of the last stage, but for sums such as the seconds; "stages" lists the
+        figures of each, with the number of items that were "skipped".
+        """
         return dict(self._state.stats)
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.
 
         Each has "key" and "error" in words.  If they are known, it also has the key itself as
-        "item_key", and "error_type" and "error_text" of the exception.
+        "item_key", and "error_type" and "error_text" of the exception. In a chain it has the
+        number of its "stage".
 
         Raises JobError (kind "record") for a key that cannot be unpickled here.
         """
-        return self._state.set_aside.failures()
+        return self._runner.skipped()
 
     def skipped_items(self) -> Iterator[Record]:
         """Return an iterator over (key, value) of all items that were set aside so far.

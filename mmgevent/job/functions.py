@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mmgevent import reducers
-from mmgevent.errors import FunctionError
+from mmgevent.errors import FunctionError, OptionError
 
 Form = Literal["pair", "iterator"]
 
@@ -347,3 +347,12 @@ def _example(role: str, name: str) -> str:
     if role == "mapfn":
         return f"a function of two parameters, e.g. lambda key, value: [(key, {name}(value))]"
     return f"a function of two parameters, e.g. lambda key, values: {name}(values)"
+
+
+def check_py_file(path: str) -> None:
+    """Raise OptionError for what is neither a module nor a package folder."""
+    is_module = path.endswith(".py") and os.path.isfile(path)
+    if is_module or os.path.isdir(path):
+        return
+    what = "is not a .py file or a package folder" if os.path.exists(path) else "does not exist"
+    raise OptionError(f"option py_files: {path} {what}")

@@ -69,7 +69,13 @@ def run_inline(job: Job[Any, Any]) -> Iterator[tuple[Any, Any]]:
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
-    runner = InlineRunner(job, on_notice=_warn)
+    runner: Runner
+    if job.previous is None:
+        runner = InlineRunner(job, on_notice=_warn)
+    else:
+        from mmgevent.driver.runners.chained import ChainRunner
+
+        runner = ChainRunner(job, InlineRunner, on_notice=_warn)
     runner.check()
     return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
 

@@ -51,5 +51,11 @@ def open_output(
 
 def describe_job(job: Job[Any, Any], sort: str | None, top: int | None) -> dict[str, Any]:
     """Return what `_SUCCESS` says of a job."""
-    options = {field.name: getattr(job.options, field.name) for field in dataclasses.fields(job.options)}
-    return {"job": job.name, "options": options, "sort": sort, "top": top}
+    about = {"job": job.name, "options": _options_of(job), "sort": sort, "top": top}
+    if job.previous is not None:
+        about["stages"] = [_options_of(stage) for stage in job.stages]
+    return about
+
+
+def _options_of(job: Job[Any, Any]) -> dict[str, Any]:
+    return {field.name: getattr(job.options, field.name) for field in dataclasses.fields(job.options)}
