@@ -153,6 +153,14 @@ class BaseCluster(ABC):
     ) -> Runner:
         """Return a new runner for a job. Raises UsageError if something is wrong with the job."""
 
+    def _make_chain(
+        self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> Runner:
+        """Return a new runner for a job of several stages. Raises UsageError as `_make_runner`."""
+        from mmgevent.driver.runners.chained import ChainRunner
+
+        return ChainRunner(job, self._make_runner, on_progress, on_notice)
+
     def _checked_runner(
         self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
     ) -> Runner:
@@ -166,9 +174,7 @@ class BaseCluster(ABC):
         if job.previous is None:
             runner = self._make_runner(job, on_progress, on_notice)
         else:
-            from mmgevent.driver.runners.chained import ChainRunner
-
-            runner = ChainRunner(job, self._make_runner, on_progress, on_notice)
+            runner = self._make_chain(job, on_progress, on_notice)
         try:
             runner.check()
         except BaseException:

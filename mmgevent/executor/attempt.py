@@ -155,9 +155,13 @@ class TaskRunner:
                 plain=self.plain,
             )
         data = attempt.read_all()
-        items = read_batch(data)
+        is_results = message.get("results", False)
+        items = read_batch(data, is_results=is_results, plain=self.plain)
         lo, hi = message["lo"], message["hi"]
-        decode = (lambda: read_batch(data)[lo:hi]) if skipping.is_needed else None
+
+        def decode() -> list[tuple[Any, Any]]:
+            return read_batch(data, is_results=is_results, plain=self.plain)[lo:hi]
+
         return run_map(
             functions,
             items[lo:hi],
@@ -169,7 +173,7 @@ class TaskRunner:
             skip=message.get("skip", ()),
             part=tuple(message.get("part", ALL)),
             skipping=skipping,
-            decode=decode,
+            decode=decode if skipping.is_needed else None,
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,

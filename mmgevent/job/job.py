@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from mmgevent import reducers
 from mmgevent.errors import FunctionError, UsageError
-from mmgevent.job import chain
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, check_py_file, form_of
 from mmgevent.job.inputs import sources
@@ -241,6 +240,8 @@ class Job(Generic[K, V]):
         Raise OptionError for an option of the whole job, and UsageError if this job has a finishfn,
         which only the last stage may have.
         """
+        from mmgevent.job import chain
+
         chain.check_no_finish(self.finishfn)
         chain.check_stage_count(len(self.stages) + 1)
         checked = JobOptions.of(chain.options_after(self.options, options))

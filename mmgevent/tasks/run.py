@@ -22,7 +22,7 @@ from mmgevent.tasks.blame import blame_exception, blame_segment
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Decode, Emit, MapTask, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
-from mmgevent.tasks.records import SegmentError, decode_items
+from mmgevent.tasks.records import SegmentError, decode_items, decode_results
 from mmgevent.tasks.reduce_task import ReducePart, ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
@@ -145,14 +145,19 @@ def run_reduce(
         raise blame_exception(error, None) from error
 
 
-def read_batch(data: Any) -> list[tuple[Any, Any]]:
+def read_batch(
+    data: Any, *, is_results: bool = False, plain: PlainRules | None = None
+) -> list[tuple[Any, Any]]:
     """Decode the items of a batch.
+
+    is_results: whether it is results of reduce tasks, with `plain` as their rules, rather than
+        items of a driver.
 
     Raise TaskFailure if they cannot be unpickled here, since a class or module is missing. Raise
     SegmentError for damaged bytes.
     """
     try:
-        return decode_items(data)
+        return decode_results(data, plain) if is_results else decode_items(data)
     except SegmentError as error:
         if error.__cause__ is None:
             raise

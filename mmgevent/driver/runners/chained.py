@@ -45,8 +45,7 @@ class ChainRunner(Runner):
         super().__init__(job, on_progress, on_notice)
         stages = job.stages
         self._count = len(stages)
-        self._number = 1  # the stage that runs
-        self._results = [StageResults() for _ in stages[1:]]  # of each stage but the last
+        self._results: list[StageResults] = []  # of each stage but the last
         self._runners: list[Runner] = []
         try:
             for number, stage in enumerate(stages, 1):
@@ -57,7 +56,7 @@ class ChainRunner(Runner):
             raise
 
     def _add_runner(self, number: int, stage: Job[Any, Any], make_runner: MakeRunner) -> None:
-        datasource = None if number == 1 else self._results[number - 2]
+        datasource = None if number == 1 else self._items_for(number)
 
         def pass_progress(progress: Progress) -> None:
             self._pass_progress(number, progress)
@@ -71,6 +70,11 @@ class ChainRunner(Runner):
         runner.state.before_wait = lambda: self.state.before_wait()
         runner.state.on_failure = lambda: self._pass_failure(number)
 
+    def _items_for(self, number: int) -> Any:
+        """Return the datasource of a stage behind the first."""
+        self._results.append(StageResults())
+        return self._results[-1]
+
     def check(self) -> None:
         """Raise what prevents a stage from running here."""
         for number, runner in enumerate(self._runners, 1):
@@ -80,8 +84,7 @@ class ChainRunner(Runner):
     def run(self) -> Generator[Record, None, None]:
         """Run the stages; yield the records of the last one. See `Runner.run`."""
         for number, runner in enumerate(self._runners, 1):
-            self._number = number
-            self.state.check_cancelled()
+            self._begin(number)
             with self._naming(number), closing(runner.records()) as records:
                 if number == self._count:
                     yield from records
@@ -123,6 +126,11 @@ class ChainRunner(Runner):
         for runner in self._runners:
             yield from runner.skipped_items()
 
+    def _begin(self, number: int) -> None:
+        """Note that a stage begins. Raises JobCancelled."""
+        self.state.check_cancelled()
+        self.state.progress = replace(self.state.progress, stage=number, stages=self._count)
+
     def _pass_progress(self, number: int, progress: Progress) -> None:
         skipped = self.state.set_aside.count = sum(runner.state.set_aside.count for runner in self._runners)
         self.state.id = self._runners[number - 1].state.id
@@ -132,7 +140,7 @@ class ChainRunner(Runner):
         """Note a failure that a stage learned of in another thread than the job's."""
         failure = self._runners[number - 1].state.failure
         if isinstance(failure, MmgeventError):
-            failure.name_stage(number, self._count)
+            self._name(failure, number)
         self.state.failure = failure
         self.state.on_failure()
 
@@ -143,15 +151,24 @@ class ChainRunner(Runner):
             yield
         except DatasourceError as error:
             if number == 1:
-                error.name_stage(number, self._count)
+                self._name(error, number)
                 raise
             # The items are results of the stage before: that job ran.
             failed = JobError(str(error), {"kind": "record"})
-            failed.name_stage(number, self._count)
+            self._name(failed, number)
             raise failed from error
         except MmgeventError as error:
-            error.name_stage(number, self._count)
+            self._name(error, number)
             raise
+
+    def _name(self, error: MmgeventError, number: int) -> None:
+        """Let an error name the stage, and say whose result the item at fault is."""
+        if error.stage is not None:
+            return
+        error.name_stage(number, self._count)
+        if number > 1 and isinstance(error, JobError) and error.function == "mapfn" and error.key:
+            text = f"{error.args[0]}\nthe item is the result of stage {number - 1} for the key {error.key}"
+            error.args = (text, *error.args[1:])
 
     def _stats(self) -> dict[str, Any]:
         """Return the figures of the last stage, with sums, and those of each stage."""

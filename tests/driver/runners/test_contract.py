@@ -82,6 +82,43 @@ def test_every_form_of_function(cluster, form):
     assert cluster.run(mmg.Job(numbers(100), **functions)) == expected
 
 
+def by_parity(key, total):
+    yield total % 2, (key, total)
+
+
+def refuses_ones(key, total):
+    if key == 1:
+        raise ValueError("no ones")
+    yield key, total
+
+
+def test_a_chain_maps_the_results_of_each_stage_in_the_next(cluster):
+    job = mmg.Job(numbers(100), by_three, add, partitions=4)
+    job = job.then(by_parity, partitions=2).then(lambda parity, pairs: sorted(pairs), add)
+    assert job.name == "by_three"
+    expected = plain_mapreduce(EXPECTED.items(), by_parity)
+    expected = plain_mapreduce(expected.items(), lambda parity, pairs: sorted(pairs), add)
+    assert cluster.run(job) == expected
+    assert cluster.run(mmg.Job([], by_three, add).then(by_parity)) == {}
+
+
+def test_a_chain_says_which_stage_failed_and_counts_what_each_sets_aside(cluster):
+    seen = []
+    first = mmg.Job(numbers(100), by_three, add)
+    handle = cluster.submit(first.then(refuses_ones, add, max_skipped=1), on_progress=seen.append)
+    assert handle.result() == {0: EXPECTED[0], 2: EXPECTED[2]}
+    assert [(each["stage"], each["item_key"]) for each in handle.skipped()] == [(2, 1)]
+    assert list(handle.skipped_items()) == [(1, EXPECTED[1])]
+    assert [stage["skipped"] for stage in handle.stats()["stages"]] == [0, 1]
+    assert {each.stages for each in seen} <= {2}
+    assert handle.progress().stage == 2
+    with pytest.raises(mmg.JobError, match="stage 2 of 2: mapfn at 1(.|\\n)*stage 1 for the key 1$") as failed:
+        cluster.run(first.then(refuses_ones, add))
+    assert (failed.value.stage, failed.value.key) == (2, "1")
+    with pytest.raises(mmg.JobError, match="^stage 1 of 2: reducefn at 0 ?(.|\\n)*ZeroDivisionError"):
+        cluster.run(mmg.Job(numbers(3), by_three, lambda key, values: 1 // key).then(by_parity))
+
+
 def test_values_come_in_datasource_order(cluster):
     job = mmg.Job([(i, i) for i in range(3000)], by_three, partitions=4)
     assert cluster.run(job) == plain_mapreduce([(i, i) for i in range(3000)], by_three)
