@@ -15,7 +15,7 @@ from typing import Any
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.stage_results import StageResults
-from mmgevent.errors import DatasourceError, JobError, MmgeventError
+from mmgevent.errors import DatasourceError, JobCancelled, JobError, MmgeventError
 from mmgevent.job.job import Job
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
@@ -149,6 +149,9 @@ class ChainRunner(Runner):
         """Let errors name the stage."""
         try:
             yield
+        except JobCancelled:
+            self.state.check_cancelled()  # the job was, not one stage of it
+            raise
         except DatasourceError as error:
             if number == 1:
                 self._name(error, number)
