@@ -36,12 +36,17 @@ def options_after(earlier: JobOptions, options: Mapping[str, Any]) -> dict[str, 
             raise OptionError(
                 f"option {name} is of the whole job, not of one stage: give it to Job(..., {name}=...)"
             )
-    if options.get("allocation") == "oneshot":
+    check_follows(options.get("allocation"))
+    return {name: getattr(earlier, name) for name in WHOLE_JOB} | dict(options)
+
+
+def check_follows(allocation: str | None) -> None:
+    """Raise OptionError if a stage with this allocation cannot follow another."""
+    if allocation == "oneshot":
         raise OptionError(
             'allocation="oneshot" gives each worker one item and drops the others; it cannot be the '
             "option of a stage that gets the results of another"
         )
-    return {name: getattr(earlier, name) for name in WHOLE_JOB} | dict(options)
 
 
 def check_stage_count(count: int) -> None:

@@ -102,6 +102,18 @@ class JobFile:
             raise JobFileError(f"job file {shown(self.path)}: {error}") from None
         return [{"datasource": self._read_datasource(), **first}, *others]
 
+    def add_stages(self, job: Any, stages: list[dict[str, Any]]) -> Any:
+        """Return the job with further stages, of which `read_stages` gave the arguments.
+
+        Raise JobFileError for one that cannot follow.
+        """
+        for number, stage in enumerate(stages, 2):
+            try:
+                job = job.then(**stage)
+            except UsageError as error:
+                raise JobFileError(f"job file {shown(self.path)}: step {number}: {error}") from None
+        return job
+
     def _read_datasource(self) -> Any:
         if "datasource" not in self._bound:
             near = [name for name in vars(self._module) if _is_near(name, "datasource")]

@@ -349,6 +349,10 @@ class Job(Generic[K, V]):
         sources.check_datasource(self.datasource)
 
     def _check_functions(self) -> None:
+        if self.previous is not None:
+            from mmgevent.job.chain import check_follows
+
+            check_follows(self.options.allocation)
         functions = self.functions()
         if functions.offered_names:
             self.options.check_for_offered(min(functions.offered_names))
@@ -389,6 +393,5 @@ def _make_job(loaded: JobFile) -> Job[Any, Any]:
     else:
         first, *others = loaded.read_stages()
         job = Job(**first)
-        for stage in others:
-            job = job.then(**stage)
+        job = loaded.add_stages(job, others)
     return job.with_module(loaded.module_name).with_argv(loaded.argv)
