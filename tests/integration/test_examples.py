@@ -38,6 +38,7 @@ TESTED = {
     "join.py": "test_join_pairs_the_lines_of_equal_keys",
     "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
     "masterless.py": "test_node_examples:test_masterless_processes_count_for_one_another",
+    "pagerank.py": "test_pagerank_ranks_pages_as_a_plain_loop_does",
     "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
     "sales_csv.py": "test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside",
     "stats.py": "test_stats_hears_of_every_worker_once",
@@ -131,6 +132,19 @@ def test_access_log_counts_answers_and_bad_lines(commands, tmp_path):
     (tmp_path / "access.log.1.gz").write_bytes(gzip.compress(text[cut:]))
     counted = read_tsv(run_example(commands, "access_log.py", *sorted(tmp_path.glob("access.log*"))))
     assert {key: int(value) for key, value in counted.items()} == expected
+
+
+def test_pagerank_ranks_pages_as_a_plain_loop_does(commands, tmp_path):
+    links = {"a": {"b", "c"}, "b": {"c"}, "c": {"a"}, "d": {"c"}, "e": set()}
+    (tmp_path / "links.txt").write_text("a b c\nb c\nc a\nd c\nd e\n")
+    links["d"].add("e")
+    links["e"].add("e")  # it links nowhere, and keeps its share
+    ranks = dict.fromkeys(links, 1.0)
+    for _ in range(10):
+        shares = [(to, ranks[page] / len(those)) for page, those in links.items() for to in those]
+        ranks = {page: 0.15 + 0.85 * sum(each for to, each in shares if to == page) for page in links}
+    found = read_tsv(run_example(commands, "pagerank.py", tmp_path / "links.txt"))
+    assert {page: float(rank) for page, rank in found.items()} == pytest.approx(ranks, abs=1e-5)
 
 
 def test_topwords_is_the_top_of_all_counts(commands, corpus):

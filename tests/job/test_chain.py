@@ -50,7 +50,7 @@ def test_options_of_the_whole_job_hold_for_every_stage_and_are_refused_in_one():
 
 
 def test_a_chain_of_which_all_stages_become_oneshot_is_refused():
-    with pytest.raises(OptionError, match="^stage 2 of 2: .*oneshot"):
+    with pytest.raises(OptionError, match=r"^stage 2 of 2: .*oneshot"):
         mmg.Job([], mapfn).then(mapfn).with_options(allocation="oneshot").check()
 
 
@@ -68,10 +68,10 @@ def test_only_the_last_stage_has_a_finishfn():
 
 
 def test_a_stage_that_is_wrong_is_named_before_anything_runs():
-    with pytest.raises(FunctionError, match="^stage 2 of 3: the job has neither") as refused:
+    with pytest.raises(FunctionError, match=r"^stage 2 of 3: the job has neither") as refused:
         chain().with_options(retries=0).stages[0].then().then(mapfn).check()
     assert refused.value.stage == 2
-    with pytest.raises(OptionError, match="^stage 2 of 2: option memory_limit cannot go with the function"):
+    with pytest.raises(OptionError, match=r"^stage 2 of 2: option memory_limit cannot go with the function"):
         mmg.Job([], mapfn).then("offered", memory_limit="1GiB").check()
 
 
