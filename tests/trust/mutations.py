@@ -571,6 +571,23 @@ MUTATIONS = [
         ("engine/server/test_store.py::test_partitions_come_back_in_task_and_flush_order",),
     ),
     Mutation(
+        "an attempt that is too slow does not fail a job by reading results that were freed",
+        "engine/server/kept_results.py",
+        "            if not self.is_released:",
+        "            if True:",
+        (
+            "engine/server/test_kept_results.py::"
+            "test_outputs_are_freed_with_their_last_batch_and_all_of_them_at_the_end[in memory]",
+        ),
+    ),
+    Mutation(
+        "kept results are the input of one job",
+        PEERS,
+        "source is None or source.kept is None or not source.kept.is_free:",
+        "source is None or source.kept is None:",
+        ("trust/test_hostile_driver.py::test_results_that_are_kept_are_taken_once_and_only_whole",),
+    ),
+    Mutation(
         "what a driver has got is not reduced again",
         "engine/server/conductor.py",
         "sizes.items() if p not in delivered}",

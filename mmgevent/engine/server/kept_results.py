@@ -139,6 +139,11 @@ class StageInput(JobInput):
         self._has_ended = self._has_ended or is_now
         return is_now
 
+    @property
+    def is_complete(self) -> bool:
+        """Return False: the driver does not end this input, whatever it says."""
+        return False
+
     def announce(self, number: int, message: dict[str, Any]) -> NoReturn:
         """Refuse a batch of the driver."""
         raise ProtocolError("a batch came for a job whose input is the results of another")
