@@ -247,7 +247,9 @@ class Submission:
 
     def _check_batch(self, number: int) -> None:
         """Raise ProtocolError for a batch that the server cannot have."""
-        if not 1 <= number <= self._sent and self._source is None:
+        if self._source is not None:
+            return  # the server has made it of results
+        if not 1 <= number <= self._sent:
             raise ProtocolError(f"batch {number} was never sent to this server")
 
     def _on_lost(self, reason: str) -> None:

@@ -51,7 +51,7 @@ def open_output(
 
 def describe_job(job: Job[Any, Any], sort: str | None, top: int | None) -> dict[str, Any]:
     """Return what `_SUCCESS` says of a job."""
-    about = {"job": job.name, "options": _options_of(job), "sort": sort, "top": top}
+    about: dict[str, Any] = {"job": job.name, "options": _options_of(job), "sort": sort, "top": top}
     if job.previous is not None:
         about["stages"] = [_options_of(stage) for stage in job.stages]
     return about
