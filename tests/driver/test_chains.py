@@ -10,7 +10,9 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import reducers
+from mmgevent.cli.progress import describe
 from mmgevent.driver import stage_results
+from mmgevent.driver.job_state import Progress
 from mmgevent.driver.stage_results import StageResults
 from mmgevent.driver.submission import Submission
 from mmgevent.errors import JobCancelled, JobError, OptionError
@@ -189,3 +191,10 @@ def test_no_part_of_a_chain_runs_if_a_stage_cannot(cluster, tmp_path):
         cluster.submit(mmg.Job(ITEMS, note).then("offered", memory_limit="1GiB"))
     assert not (tmp_path / "ran").exists()
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_the_progress_line_names_the_stage():
+    progress = Progress("map", 3, workers=1, slots=2, stage=2, stages=3)
+    assert describe(progress, None) == "stage 2 of 3: map 3 items, 1 worker with 2 slots"
+    assert describe(Progress(stage=2, stages=3), None) == "stage 2 of 3: starting: waiting for workers"
+    assert describe(Progress("map", 3, workers=1, slots=2), None).startswith("map 3 items")
