@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import bz2_splits
-from mmgevent.job.inputs.compressed import GZIP, ZSTD, DamagedError, is_skippable
+from mmgevent.job.inputs.compressed import GZIP, ZSTD, DamagedError, is_skippable, reading_module
 from mmgevent.job.inputs.members import Members
 from mmgevent.job.inputs.pieces import Piece
 from mmgevent.job.inputs.window import Changed, Window
@@ -71,8 +71,9 @@ def pieces_of(
 ) -> Iterator[Piece]:
     """Yield what a split contains, then what comes after it.
 
-    Raise DamagedError for what cannot be read, and as Window.read does.
+    Raise DamagedError for what cannot be read, CannotReadError, and as Window.read does.
     """
+    reading_module(kind, path)
     if kind == "bz2" and (start, end) != (0, window.size):
         yield from bz2_splits.split_pieces(window, path, start, end, first_bit)
         return

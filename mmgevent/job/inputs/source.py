@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.compression_modules import module_of
 from mmgevent.job.inputs.compressed import check_compression, find_kind, is_to_decompress
 from mmgevent.job.inputs.lists import PathList
 from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
 from mmgevent.job.inputs.refs import Identity, Ref, identify
 from mmgevent.job.inputs.streams import InputStream, check_streams, is_stream
 
-#: Names of files that are looked at before the job runs: whether this Python can read them.
-ZSTD_SUFFIXES = (".zst", ".zstd")
+#: Ends of names of files that are looked at before the job runs if this Python lacks what reads them.
+_KINDS_BY_SUFFIX = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 
 
 class Source:
@@ -105,7 +106,8 @@ class FileSource(Source):
         if self._list is None:  # or it is found wrong when it is read
             check_streams(self.streams())
         for path in check_paths(self._all_paths()):
-            if path.endswith(ZSTD_SUFFIXES) and os.path.isfile(path):
+            kind = _KINDS_BY_SUFFIX.get(os.path.splitext(path)[1])
+            if kind and module_of(kind) is None and os.path.isfile(path):
                 self._look_at(path, binary=binary)
 
     def refuse_streams(self) -> None:
