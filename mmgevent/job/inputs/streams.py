@@ -131,12 +131,22 @@ class InputStream(Window):
             )
         return data
 
-    def lines(self, pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, whole lines), of LINES_BYTES or what came in PATIENCE_S, if not more."""
+    def lines(self, pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (offset, whole lines), of LINES_BYTES or what came in PATIENCE_S, if not more.
+
+        (offset, None) stands for one line that is too long, as for `whole_lines`.
+        """
         blocks: list[bytes] = []
         n_bytes = first = 0
         since = time.monotonic()
         for offset, data in whole_lines(_located(pieces), is_first=True):
+            if data is None:
+                if blocks:
+                    yield first, b"".join(blocks)
+                yield offset, None
+                blocks.clear()
+                n_bytes, since = 0, time.monotonic()
+                continue
             if not blocks:
                 first = offset
             blocks.append(data)
