@@ -57,6 +57,16 @@ def find_kind(head: bytes) -> str:
     return ""
 
 
+def is_undecided(head: bytes) -> bool:
+    """Return whether bytes after these may change what `find_kind` says of them."""
+    if any(len(head) < len(magic) and magic.startswith(head) for magic in (GZIP, XZ, ZSTD, *OTHERS)):
+        return True
+    if len(head) < 4:
+        is_bz2, is_skipped = b"BZh".startswith(head), head[0] & 0xF0 == 0x50
+        return is_bz2 or (is_skipped and _SKIPPABLE_END.startswith(head[1:]))
+    return is_skippable(head) or (find_kind(head) == "bz2" and len(head) < 10)
+
+
 def check_compression(compression: Any) -> None:
     """Raise DatasourceError unless this is a value of the parameter `compression`."""
     if compression is not None and compression not in ("infer", "any", *FORMATS):

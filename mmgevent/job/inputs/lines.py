@@ -278,16 +278,16 @@ class Lines(FileSource):
     def _read(self, found: Found, stream: InputStream) -> Iterator[LinesRef]:
         """Yield the lines of a stream, which travel with their refs."""
         with stream:
-            pieces = stream.bytes_as_they_are()
+            pieces, identity = stream.bytes_as_they_are(), found.identity
             if not found.raw:
                 from mmgevent.job.inputs.members import Members
 
-                name, kind = name_of(found.path), found.identity.kind
-                pieces = (piece for _, piece in Members(stream, name, kind).pieces())
-            for offset, data in stream.lines(pieces):
+                members = Members(stream, name_of(found.path), identity.kind)
+                pieces, identity = (piece for _, piece in members.pieces()), identity._replace(kind="")
+            for offset, data in stream.lines(pieces, are_decompressed=not found.raw):
                 yield LinesRef(
                     found.path,
-                    *found.identity,
+                    *identity,
                     self.encoding,
                     self.errors,
                     offset,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple, Self
 
 from mmgevent.errors import DatasourceError
@@ -125,15 +126,21 @@ class FileSource(Source):
         return self.paths if self._list is None else self._list.paths()
 
     def _look_at(self, path: str, *, binary: bool) -> Found:
-        stream = InputStream(path) if is_stream(path) else None
-        if stream is None:
-            identity, content = identify(path)
-            size = identity.size
-        else:
-            identity, content = Identity("", 0, 0, 0, find_kind(stream.head)), None
-            size = len(stream.head)
-        decompress = is_to_decompress(path, identity.kind, size, self.compression, binary=binary)
-        return Found(path, identity, content, not decompress, stream)
+        if is_stream(path):
+            return self._look_at_stream(InputStream(path), binary=binary)
+        identity, content = identify(path)
+        decompress = is_to_decompress(path, identity.kind, identity.size, self.compression, binary=binary)
+        return Found(path, identity, content, not decompress)
+
+    def _look_at_stream(self, stream: InputStream, *, binary: bool) -> Found:
+        identity = Identity("", 0, 0, 0, find_kind(stream.head))
+        with ExitStack() as opened:
+            opened.enter_context(stream)
+            decompress = is_to_decompress(
+                stream.path, identity.kind, len(stream.head), self.compression, binary=binary
+            )
+            opened.pop_all()  # who reads it closes it
+        return Found(stream.path, identity, None, not decompress, stream)
 
     def __repr__(self) -> str:
         if self._list is not None:
