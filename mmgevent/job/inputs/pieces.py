@@ -1,4 +1,4 @@
-"""Pieces of content, and the whole lines in them."""
+"""Pieces of content, and the whole lines and rows in them."""
 
 from __future__ import annotations
 
@@ -67,3 +67,27 @@ def whole_lines(pieces: Iterable[Piece], *, is_first: bool) -> Iterator[tuple[in
             is_inside = False
     if rest:
         yield rest_offset, b"".join(rest)
+
+
+def row_blocks(pieces: Iterable[bytes], n_bytes: int, max_row_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield (bytes, whether they are the last) of about `n_bytes`, which end at a line end.
+
+    More than `max_row_bytes` without a line end are yielded as well.
+    """
+    rest: list[bytes] = []
+    parts, size = [], 0
+    for piece in pieces:
+        parts.append(piece)
+        size += len(piece)
+        if size < n_bytes:
+            continue
+        data = b"".join(parts)
+        end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
+        if not end and sum(map(len, rest)) + size > max_row_bytes:
+            end = size
+        rest.append(data[:end] if end else data)
+        if end:
+            yield b"".join(rest), False
+            rest = [data[end:]]
+        parts, size = [], 0
+    yield b"".join([*rest, *parts]), True

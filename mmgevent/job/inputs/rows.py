@@ -28,6 +28,7 @@ from mmgevent.job.inputs.dialects import (
     shown_bytes,
     too_long_a_field,
 )
+from mmgevent.job.inputs.pieces import row_blocks
 from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable
 from mmgevent.job.inputs.window import Changed, Window
 
@@ -124,7 +125,7 @@ class CsvRef(Ref):
             )
             with window:
                 pieces = (piece for _, piece in Members(window, self.path, self.kind).pieces())
-                for data, is_last in _blocks(pieces, CSV_SPLIT_BYTES):
+                for data, is_last in row_blocks(pieces, CSV_SPLIT_BYTES, MAX_ROW_BYTES):
                     if not is_last and data[-1] not in b"\r\n":
                         raise self._endless_row(offset + len(rest), data)
                     data = rest + data
@@ -379,27 +380,3 @@ def cut_rows(whole: CsvRef) -> Iterator[CsvRef]:
                 yield replace(whole, start=start, end=end)
     except (OSError, Changed) as error:
         raise whole._content_lost(error) from error
-
-
-def _blocks(pieces: Iterator[bytes], n_bytes: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield (bytes, whether they are the last) of about `n_bytes`, which end at a line end.
-
-    More than MAX_ROW_BYTES without a line end are yielded as well.
-    """
-    rest: list[bytes] = []
-    parts, size = [], 0
-    for piece in pieces:
-        parts.append(piece)
-        size += len(piece)
-        if size < n_bytes:
-            continue
-        data = b"".join(parts)
-        end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
-        if not end and sum(map(len, rest)) + size > MAX_ROW_BYTES:
-            end = size
-        rest.append(data[:end] if end else data)
-        if end:
-            yield b"".join(rest), False
-            rest = [data[end:]]
-        parts, size = [], 0
-    yield b"".join([*rest, *parts]), True
