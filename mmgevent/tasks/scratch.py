@@ -53,6 +53,7 @@ class PieceFile:
     """
 
     def __init__(self, folder: str | None, count: int, seed: int):
+        folder = folder or find_scratch_folder()
         self._file = tempfile.TemporaryFile(prefix="mmgevent-pieces-", dir=folder, buffering=0)  # noqa: SIM115
         self._extents: list[list[tuple[int, int]]] = [[] for _ in range(count)]
         self._end = 0
