@@ -131,6 +131,8 @@ class Replacement:
         descriptor = _create_unnamed(self._folder, mode)
         #: its name in the folder, or None while it has none
         self._temporary: str | None = None
+        #: its bytes, once all is written
+        self.size = 0
         if descriptor is None:
             self._temporary, descriptor = _create_named(self._folder, mode)
         self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
@@ -154,6 +156,7 @@ class Replacement:
             os.fsync(self._file.fileno())
         if self._temporary is None:
             self._temporary = _link(self._file, self._folder)
+        self.size = os.fstat(self._file.fileno()).st_size
         file, self._file = self._file, None
         file.close()  # some file systems report a full disk only here
         if self._before_naming is not None:
