@@ -327,6 +327,9 @@ class FolderSink(Sink):
             self._check_complete()
             self.is_complete = True
             self.made_records = _count_records(self._parts)
+            for name in names:
+                if name == RECORD or _LEFTOVER.fullmatch(name):
+                    os.unlink(os.path.join(self._folder, name))
             return
         record = read_record(self._folder) if RECORD in names else None
         if record is None and any(map(_PART.fullmatch, names)):
