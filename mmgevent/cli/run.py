@@ -220,14 +220,18 @@ def run(argv: Sequence[str]) -> int:
         shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
         with outputs.open_sink(NAME, arguments, results, job) as sink, contextlib.closing(reporter):
+            if sink.is_complete:
+                return 0
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
             if arguments.expect_workers is not None:
                 _await_workers(cluster, job, arguments)
-            handle = cluster.submit(job, on_progress=reporter.update, on_notice=reporter.notice)
+            handle = cluster.submit(
+                job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
+            )
             with _watching_for_workers(handle, reporter, arguments):
-                outputs.write(outputs.in_order(arguments, handle.stream()), sink, reporter)
+                outputs.write(outputs.in_order(arguments, handle.stream_to(sink)), sink, reporter)
     return 0
 
 
@@ -316,7 +320,8 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         with outputs.open_sink(NAME, arguments, results, job) as sink:
-            outputs.write(outputs.in_order(arguments, run_inline(job)), sink, None)
+            if not sink.is_complete:
+                outputs.write(outputs.in_order(arguments, run_inline(job, sink)), sink, None)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise

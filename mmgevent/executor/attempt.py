@@ -90,6 +90,8 @@ class TaskRunner:
         self.max_skipped: int | float = 0
         #: the rules of the job for its records, if they must be plain data
         self.plain: PlainRules | None = None
+        #: partitions of the job whose records a map task drops
+        self.unwanted: frozenset[int] = frozenset()
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -174,6 +176,7 @@ class TaskRunner:
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
             plain=self.plain,
+            unwanted=self.unwanted,
         )
 
 

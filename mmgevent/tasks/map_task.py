@@ -16,7 +16,7 @@ Every value passes through the combining function exactly once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ class MapTask:
         skipping: Skipping | None = None,
         decode: Decode | None = None,
         plain: PlainRules | None = None,
+        unwanted: Container[int] = (),
     ):
         self._has_mapfn = functions.mapfn is not None
         self._collectfn: Any = functions.collectfn
@@ -94,6 +95,7 @@ class MapTask:
         self._combiner = combiner_of(functions.reducefn) if combines else None
         self._partitions = partitions
         self._plain = plain
+        self._unwanted = unwanted
         self._budget = group_budget(memory_bytes)
         self._emit_bytes = emit
         self._mark_flush = mark_flush
@@ -239,6 +241,8 @@ class MapTask:
             if part is None:
                 continue
             parts[partition] = None  # frees memory
+            if partition in self._unwanted:
+                continue
             keys, values = part
             try:
                 segment = encode_segment(keys, values, grouped=grouped, hashed=hashed, plain=self._plain)

@@ -14,7 +14,7 @@ promise:
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.job.functions import Functions
@@ -58,6 +58,7 @@ def run_map(
     decode: Decode | None = None,
     tunes_gc: bool = True,
     plain: PlainRules | None = None,
+    unwanted: Container[int] = (),
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
@@ -80,6 +81,7 @@ def run_map(
     decode: returns `items` again, for another try of one that a function has changed.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain: the rules for records, if they must be plain data.
+    unwanted: partitions whose records are dropped: their results are there already.
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.
@@ -99,6 +101,7 @@ def run_map(
         skipping=skipping,
         decode=decode,
         plain=plain,
+        unwanted=unwanted,
     )
     return _run(task, tunes_gc)
 

@@ -38,6 +38,7 @@ from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipp
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.sinks import Sink
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -62,14 +63,21 @@ WORKER = "inline"
 _SPEED = Speed(items=4000, seconds=1.0)
 
 
-def run_inline(job: Job[Any, Any]) -> Iterator[tuple[Any, Any]]:
+def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
+
+    `sink`: what they are written to one by one; it learns where partitions end.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
     runner = InlineRunner(job, on_notice=_warn)
+    if sink is not None:
+        if sink.made is not None:
+            runner.leave_out(sink.made)
+        if job.finish_form != "iterator":
+            runner.state.on_partitions = sink.note_partitions
     runner.check()
     return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
 
@@ -142,7 +150,7 @@ class _InlineRun:
         self._functions = functions
         self._setupfn = functions.setupfn
         options = job.options
-        self._partitions = options.partitions or PARTITIONS
+        self._partitions = state.partitions = state.partitions or PARTITIONS
         share_bytes = total_memory_bytes() // MEMORY_SHARE
         self._record_bytes = min(RECORD_BYTES, share_bytes)
         if options.memory_limit is not None:
@@ -168,8 +176,12 @@ class _InlineRun:
             self._check_skipped()
             sizes = self._store.partition_sizes()
             sizes.pop(self._partitions, None)  # the items that were set aside
+            made = frozenset(self._state.delivered)
+            sizes = {partition: n_bytes for partition, n_bytes in sizes.items() if partition not in made}
             for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
+                self._state.delivered.add(partition)
+                self._state.end_partitions((partition,))
                 self._report("reduce", done, len(sizes))
             self._state.stats = {"results": len(sizes), "records": self._record_count}
         finally:
@@ -263,6 +275,7 @@ class _InlineRun:
             skipping=skipping,
             decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
             plain=self._plain,
+            unwanted=self._state.delivered,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:

@@ -52,7 +52,7 @@ class Source:
     def __add__(self, other: Any) -> Source:
         if not isinstance(other, Source):
             return NotImplemented
-        return _Sum(_parts(self) + _parts(other))
+        return _Sum(parts_of(self) + parts_of(other))
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for ref in self.refs():
@@ -122,6 +122,10 @@ class FileSource(Source):
     def streams(self) -> list[str]:
         return [path for path in self.paths if is_stream(path)]
 
+    def find_paths(self) -> Iterator[str]:
+        """Yield the paths of all files, without a look at them."""
+        return find_files(self._all_paths(), warns=False)
+
     def _all_paths(self) -> tuple[str, ...]:
         return self.paths if self._list is None else self._list.paths()
 
@@ -172,7 +176,8 @@ class _Sum(Source):
         return " + ".join(map(repr, self.parts))
 
 
-def _parts(source: Source) -> tuple[Source, ...]:
+def parts_of(source: Source) -> tuple[Source, ...]:
+    """Return the sources of which a sum consists, in order; the source itself if it is none."""
     return source.parts if isinstance(source, _Sum) else (source,)
 
 
