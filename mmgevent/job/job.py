@@ -272,6 +272,10 @@ class Job(Generic[K, V]):
         functions = self.functions()
         if functions.offered_names:
             self.options.check_for_offered(min(functions.offered_names))
+        if self.mapfn is None and self.options.items_per_call is not None:
+            raise OptionError(
+                "items_per_call is about the calls of mapfn, and the job has none; leave it out"
+            )
         _ = self.finish_form
         for path in self.options.py_files:
             _check_py_file(path)

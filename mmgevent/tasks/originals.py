@@ -25,16 +25,20 @@ _FIXED = frozenset({str, bytes, int, float, complex, bool, type(None)})
 class Originals:
     """Gives the items of a task again."""
 
-    def __init__(self, decode: Callable[[], Sequence[Item]] | None, first_entry: int):
-        """decode: returns the task's entries again, from `first_entry` on; None if never needed."""
+    def __init__(self, decode: Callable[[], Sequence[Item]] | None, first_entry: int, remembered: int = 1):
+        """decode: returns the task's entries again, from `first_entry` on; None if never needed.
+
+        remembered: how many items that were read again are kept, in case they fail again.
+        """
         self._decode = decode
         self._first_entry = first_entry
         #: never given to a function
         self._entries: Sequence[Item] | None = None
         #: what is read again of a file: entry, place of the next item, items from there on
         self._reading: tuple[int, int, Iterator[Item]] = (-1, 0, iter(()))
-        #: position of the item that was read last, and the item, which no function was given
-        self._last: tuple[int, Item] | None = None
+        self._remembered = remembered
+        #: position -> item that was read again, and that no function was given; oldest first
+        self._recent: dict[int, Item] = {}
 
     def item(self, position: int, key: Any, value: Any) -> Item:
         """Return an item as it was. `key` and `value` are those that the function was given.
@@ -55,16 +59,15 @@ class Originals:
             return self._decode()[index]
 
     def _item_of_ref(self, position: int, ref: Ref) -> Item:
-        if self._last is not None and self._last[0] == position:
-            item = self._last[1]
-        else:
-            item = self._read(position, ref)
-            self._last = (position, item)
+        item = self._recent.get(position)
+        if item is None:
+            item = self._recent[position] = self._read(position, ref)
+            if len(self._recent) > self._remembered:
+                del self._recent[next(iter(self._recent))]
         try:
             return _copied(item)
-        except (RecordError, SegmentError):
-            self._last = None  # the function gets it, and it is read again the next time
-            return item
+        except (RecordError, SegmentError):  # the function gets it, and it is read again the next time
+            return self._recent.pop(position)
 
     def _read(self, position: int, ref: Ref) -> Item:
         """Read an item again. Items that are asked for in order are found in one pass."""

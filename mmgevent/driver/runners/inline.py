@@ -30,6 +30,7 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
+from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
@@ -148,6 +149,9 @@ class _InlineRun:
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
+        self._calls = (
+            None if options.items_per_call is None else CallRules(options.items_per_call, _mark_nothing)
+        )
         self._plain = plain
         self.feeder = Feeder(job, may_restart=False, on_notice=state.notice)
         self._signals = SignalTeller()
@@ -263,6 +267,7 @@ class _InlineRun:
             skipping=skipping,
             decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
             plain=self._plain,
+            calls=self._calls,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:
