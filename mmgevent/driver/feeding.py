@@ -274,7 +274,8 @@ class Feeder:
         else:
             size = next_size(speed, at_least=options.greenlets, multiple=options.items_per_call or 1)
         if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
-            size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
+            most = max(1, FULL_BATCH_BYTES // self._hidden_bytes)
+            size.max_items, size.multiple = min(size.max_items, most), min(size.multiple, most)
         return size
 
     def _take_held(self) -> Item:
