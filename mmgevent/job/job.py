@@ -231,6 +231,12 @@ class Job(Generic[K, V]):
         """Return the same job, whose functions see this `sys.argv` wherever they run."""
         return self._replaced(argv=tuple(map(str, argv)))
 
+    def for_trial(
+        self, items: list[tuple[Any, Any]], mapfn: _MapFunction, setupfn: Callable[[], Any] | None
+    ) -> Job[K, V]:
+        """Return the same job, on some items, with functions in place of its own."""
+        return self._replaced(datasource=items, mapfn=mapfn, setupfn=setupfn, _is_used=[False])
+
     def _replaced(self, **changes: Any) -> Job[K, V]:
         job: Job[K, V] = object.__new__(Job)
         job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)

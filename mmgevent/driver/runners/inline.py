@@ -119,6 +119,11 @@ class InlineRunner(Runner):
         if self._run is not None:
             self._run.close()
 
+    @property
+    def shuffle_bytes(self) -> int:
+        """Return the bytes of all records between map and reduce."""
+        return 0 if self._run is None else self._run.shuffle_bytes
+
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""
         assert self._run is not None
@@ -155,6 +160,8 @@ class _InlineRun:
         self._plain = plain
         self.feeder = Feeder(job, may_restart=False, on_notice=state.notice)
         self._signals = SignalTeller()
+        #: bytes of all records between map and reduce
+        self.shuffle_bytes = 0
         self._attempts = 0
         self._item_count = 0
         self._record_count = 0
@@ -172,6 +179,7 @@ class _InlineRun:
             self._check_skipped()
             sizes = self._store.partition_sizes()
             sizes.pop(self._partitions, None)  # the items that were set aside
+            self.shuffle_bytes = sum(sizes.values())
             for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
                 self._report("reduce", done, len(sizes))
