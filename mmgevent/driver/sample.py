@@ -74,7 +74,7 @@ def draw_sample(job: Job[Any, Any], count: int) -> Sample:
         items = [(key, value) for key, value, _ in islice(job.walk(opened), count + 1)]
     except MmgeventError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise blame_driver_code(error, "datasource", "the datasource") from error
     total = len(items) if len(items) <= count else None
     how = (
@@ -143,7 +143,7 @@ def _of_stream(source: Source, count: int, name: str) -> Sample:
             break
     bad = tuple(str(value.error) for _, value in units if type(value) is Unreadable)
     shown = "standard input" if name == "-" else name
-    how = f"the first ones: {shown} can be read only once, and was read no further than needed"
+    how = f"the first ones: {shown} can be read only once, and what was read of it is gone"
     return Sample([unit for unit in units if type(unit[1]) is not Unreadable], how, None, unreadable=bad)
 
 
