@@ -430,7 +430,8 @@ def test_what_ends_the_process_that_forks_executors_once_costs_time_only(executo
 
     handle = executors.submit(mmg.Job(numbers(100), mapper, reducer), on_notice=lambda text: None)
     assert handle.result() == EXPECTED
-    assert {death["outcome"] for death in handle.deaths()} <= {"retried"}
+    # "retried", "cut" into parts, or "waits" for a slot: each is only a matter of time.
+    assert not {death["outcome"] for death in handle.deaths()} & {"failed", "set aside"}
 
 
 def test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped(executors):
