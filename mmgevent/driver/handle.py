@@ -84,11 +84,11 @@ class JobHandle(Readable[K, V]):
         - JobError if the job failed, JobCancelled if it was cancelled;
         - TimeoutError after `timeout` seconds; the job goes on;
         - DuplicateKeyError if a dict would lose a record;
-        - UsageError if `stream` was called before.
+        - UsageError if `stream` was called before, or is called meanwhile by another thread.
         """
         with self._changed:
             self._check_not_streamed()
-            self._wait_until_over(timeout)
+            self._wait_until_over(timeout, self._check_not_streamed)
             if self._error is not None:
                 raise self._error
             if self._result is None:
@@ -357,6 +357,7 @@ class JobHandle(Readable[K, V]):
                 raise UsageError("the results of this job were given out already")
             self._is_streaming = True
             self._reader = threading.get_ident()
+            self._changed.notify_all()  # who waits in `result` gets none of them
 
     def _take_chunk(self, wake: Callable[[], None] | None) -> list[Record] | None:
         with self._changed:
@@ -372,7 +373,8 @@ class JobHandle(Readable[K, V]):
                 self._wakes.append(wake)
             return []
 
-    def _wait_until_over(self, timeout: float | None) -> None:
+    def _wait_until_over(self, timeout: float | None, check: Callable[[], None] | None = None) -> None:
+        """Wait with the lock held; call `check` after each wait, when others may have had the lock."""
         self._check_process()
         check_wait(timeout)
         until = None if timeout is None else time.monotonic() + timeout
@@ -381,3 +383,5 @@ class JobHandle(Readable[K, V]):
             if left is not None and left <= 0:
                 raise TimeoutError(f"job {self._state.name} was not done in {timeout:g} s; it goes on")
             self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
+            if check is not None:
+                check()

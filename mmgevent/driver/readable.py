@@ -181,9 +181,13 @@ class Readable(Generic[K, V]):
 
     def _records(self) -> Generator[tuple[K, V], None, None]:
         """Return an iterator over the records, whose end before theirs cancels the job."""
-        if self._result is not None:
-            return (record for record in self._result.items())
-        return self._stream_now()
+        if self._result is None:
+            try:
+                return self._stream_now()
+            except UsageError:
+                if self._result is None:  # otherwise another thread has just made it
+                    raise
+        return (record for record in self._result.items())
 
     def _check_not_streamed(self) -> None:
         if self._is_streaming:

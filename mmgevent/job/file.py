@@ -27,7 +27,7 @@ from mmgevent.machine import working_directory
 from mmgevent.shown_text import shown
 
 FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
-NAMES = ("datasource", *FUNCTION_NAMES, "options")
+NAMES = ("datasource", *FUNCTION_NAMES, "sort_values", "options")
 
 #: Modules that our own processes import. A job file must not hide one.
 OWN_MODULES = frozenset(
@@ -89,7 +89,13 @@ class JobFile:
                 f"job file {shown(self.path)} binds no datasource; {advice} (key, value) pairs, a mapping, or "
                 f"datasource = Files(sys.argv[1:])"
             )
-        return {"datasource": self._bound["datasource"], **functions, **self._read_options()}
+        sort_values = self._bound.get("sort_values")
+        return {
+            "datasource": self._bound["datasource"],
+            **functions,
+            "sort_values": sort_values,
+            **self._read_options(),
+        }
 
     def _read_options(self) -> dict[str, Any]:
         options = self._bound.get("options", {})

@@ -18,6 +18,7 @@ from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, form_of
 from mmgevent.job.inputs import sources
 from mmgevent.job.options import MAX_JOB_NAME_CHARS, JobOptions, OptionKeywords
+from mmgevent.job.value_sorting import SortValues, check_sort_values
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -57,6 +58,10 @@ class Job(Generic[K, V]):
     reduce. Without reducefn, results map each key to the list of its values. A str names a function
     that workers offer.
 
+    `sort_values`: True to give reducefn the values of each key in order, or a function of a value
+    that returns what to compare it by. Values that memory does not hold are a sequence on disk
+    instead of a list. Without it they are in datasource order.
+
     Options are those of `JobOptions`. Raise OptionError for an unknown one or a value out of range.
     Everything else is checked when the job is submitted. `Job[K, V]` has results `{K: V}`.
     """
@@ -73,6 +78,7 @@ class Job(Generic[K, V]):
         "options",
         "reducefn",
         "setupfn",
+        "sort_values",
     )
 
     datasource: Any
@@ -81,6 +87,7 @@ class Job(Generic[K, V]):
     reducefn: _Function
     finishfn: Callable[..., Any] | None
     setupfn: Callable[[], Any] | None
+    sort_values: SortValues
     options: JobOptions
     #: names of modules besides `__main__` that travel by value, such as that of the job file
     by_value: frozenset[str]
@@ -102,6 +109,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -115,6 +123,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -128,6 +137,7 @@ class Job(Generic[K, V]):
         collectfn: None = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -141,6 +151,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -153,6 +164,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Any,
     ) -> None:
         checked = JobOptions.of(options)
@@ -166,6 +178,7 @@ class Job(Generic[K, V]):
             reducefn=reducefn,
             finishfn=finishfn,
             setupfn=setupfn,
+            sort_values=sort_values,
             options=checked,
             by_value=frozenset(),
             argv=None,
@@ -251,9 +264,10 @@ class Job(Generic[K, V]):
         """
         if self.mapfn is None and self.reducefn is None:
             raise FunctionError("the job has neither mapfn nor reducefn; pass one of them at least")
+        check_sort_values(self.sort_values, (self.mapfn, self.collectfn, self.reducefn))
         reducers.check_collectfn(self.collectfn, self.reducefn)
         collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
-        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn)
+        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn, self.sort_values)
 
     @property
     def finish_form(self) -> Form | None:

@@ -9,7 +9,7 @@ What happens to the groups of a flush:
     reducefn has a combiner, no collectfn    combined key by key; GROUPED
     collectfn in pair form                   called key by key; FLAT, or GROUPED if it returns lists
     collectfn in iterator form               called once a flush, then grouped again; GROUPED
-    none of these                            GROUPED, or FLAT if every key occurs once
+    none of these, or sort_values            GROUPED, or FLAT if every key occurs once
 
 Every value passes through the combining function exactly once.
 """
@@ -89,9 +89,11 @@ class MapTask:
         self._has_mapfn = functions.mapfn is not None
         self._collectfn: Any = functions.collectfn
         self._collect_form = functions.collect_form
-        fold = None if functions.collectfn is not None else fold_of(functions.reducefn)
+        # Values to be sorted arrive one by one where they are reduced.
+        combines = functions.collectfn is None and not functions.sort_values
+        fold = fold_of(functions.reducefn) if combines else None
         self._fold_op = None if fold is None else FOLD_OPS[fold]
-        self._combiner = None if functions.collectfn is not None else combiner_of(functions.reducefn)
+        self._combiner = combiner_of(functions.reducefn) if combines else None
         self._partitions = partitions
         self._plain = plain
         self._budget = group_budget(memory_bytes)

@@ -44,7 +44,9 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 #: Names of files that a run leaves or may have left.
 _PART = re.compile(r"part-\d{5}\.(tsv|jsonl|csv|pkl|parquet)(\.(gz|bz2|xz|zst))?", re.ASCII)
-_LEFTOVER = re.compile(r"\.mmg-[0-9a-f]{16}\.tmp", re.ASCII)
+#: Of temporary files of folders alone. A run that writes a single file into the folder has others.
+_TEMPORARY_PREFIX = ".mmg-part-"
+_LEFTOVER = re.compile(r"\.mmg-part-[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 class FolderSink(Sink):
@@ -164,7 +166,14 @@ class FolderSink(Sink):
 
     def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Destination:
         path = os.path.join(self._folder, name)
-        return Replacement(f"{self._name}{name}", path, self._warn, is_new=True, before_naming=before_naming)
+        return Replacement(
+            f"{self._name}{name}",
+            path,
+            self._warn,
+            is_new=True,
+            before_naming=before_naming,
+            temporary_prefix=_TEMPORARY_PREFIX,
+        )
 
     def _describe(self) -> bytes:
         """Return the text of `_SUCCESS`."""
