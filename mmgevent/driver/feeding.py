@@ -253,6 +253,8 @@ class Feeder:
         with _blaming_datasource():
             for item in left if self._held is None else chain([self._take_held()], left):
                 key, value, weight = item
+                if size.multiple > 1 and isinstance(value, Ref):  # it stands for any number of items
+                    size.multiple = 1
                 if not weight and type(value) in (str, bytes):
                     weight = len(value)
                 elif not weight and is_large_first and _is_sampled(len(items)):
@@ -276,11 +278,12 @@ class Feeder:
             return BatchSize(1, 0)
         if is_large_first:
             total = len(self._job.datasource) if self.never_waits else None
-            size = large_first_size(speed.slots, total, options.greenlets)
+            size = large_first_size(speed.slots, total, options.greenlets, options.items_per_call or 1)
         else:
-            size = next_size(speed, at_least=options.greenlets)
+            size = next_size(speed, at_least=options.greenlets, multiple=options.items_per_call or 1)
         if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
-            size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
+            most = max(1, FULL_BATCH_BYTES // self._hidden_bytes)
+            size.max_items, size.multiple = min(size.max_items, most), min(size.multiple, most)
         return size
 
     def _take_held(self) -> Item:

@@ -670,9 +670,37 @@ MUTATIONS = [
     Mutation(
         "an item that fails leaves no record behind",
         "tasks/map_task.py",
-        "if self._skipping is None:\n            self._mapping",
-        "if True:\n            self._mapping",
+        "if skipping is None:\n            return StreamedMapping",
+        "if True:\n            return StreamedMapping",
         ("tasks/test_skipping.py::test_nothing_of_an_item_that_fails_counts_and_everything_of_the_others",),
+    ),
+    Mutation(
+        "a call of many items that fails is halved",
+        "tasks/calls.py",
+        "if len(part) > 1:\n                        middle",
+        "if False:\n                        middle",
+        ("tasks/test_calls.py::test_halving_finds_exactly_the_items_that_fail_and_nothing_counts_twice",),
+    ),
+    Mutation(
+        "a call of many items that fails leaves no record behind",
+        "tasks/calls.py",
+        "                table: Groups = {}\n",
+        "                table: Groups = self._groups\n",
+        ("tasks/test_calls.py::test_halving_finds_exactly_the_items_that_fail_and_nothing_counts_twice",),
+    ),
+    Mutation(
+        "a file that is read is not blamed while other items of its call are held",
+        "tasks/calls.py",
+        "if not self._held:",
+        "if True:",
+        ("tasks/test_calls.py::test_a_file_that_is_read_is_not_blamed_while_others_are_held",),
+    ),
+    Mutation(
+        "a row of a file that a function has changed is read again",
+        "tasks/originals.py",
+        "if isinstance(entry[1], Ref):",
+        "if False:",
+        ("tasks/test_skipping.py::test_a_row_of_a_file_that_a_function_has_changed_is_read_again",),
     ),
     Mutation(
         "an item that a function has changed is tried again as it came",
@@ -1041,7 +1069,9 @@ MUTATIONS = [
         "job/inputs/members.py",
         "        if not data:\n            raise self._damaged(",
         "        if not data:\n            raise StopIteration(",
-        ("job/inputs/test_compressed.py::TestDamage::test_a_file_that_was_cut_off_is_named_with_where_it_ends[gzip]",),
+        (
+            "job/inputs/test_compressed.py::TestDamage::test_a_file_that_was_cut_off_is_named_with_where_it_ends[gzip]",
+        ),
     ),
     Mutation(
         "a generator is not closed while another thread runs it",

@@ -281,7 +281,8 @@ class FuturesRunner(BoxedRunner):
         assert feeder is not None
         speed = self._accounts.speed(slots)
         if rests:
-            size = next_size(speed, at_least=self.job.options.greenlets)
+            options = self.job.options
+            size = next_size(speed, at_least=options.greenlets, multiple=options.items_per_call or 1)
             task, rest = rests.popleft().cut(size)
             if rest is not None:
                 rests.appendleft(rest)

@@ -153,9 +153,7 @@ class InputStream(Window):
             )
         return data
 
-    def lines(
-        self, pieces: Iterator[bytes], *, are_decompressed: bool
-    ) -> Iterator[tuple[int, bytes | None]]:
+    def lines(self, pieces: Iterator[bytes], *, are_decompressed: bool) -> Iterator[tuple[int, bytes | None]]:
         """Yield (offset, whole lines), of LINES_BYTES or what came in PATIENCE_S, if not more.
 
         (offset, None) stands for one line that is too long, as for `whole_lines`.
