@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmgevent.errors import OptionError, UsageError
+from mmgevent.errors import JobFileError, OptionError, UsageError
 from mmgevent.job.options import JobOptions, check_name
 from mmgevent.shown_text import shown
 
@@ -20,7 +20,7 @@ MAX_STAGES = 100
 WHOLE_JOB = ("name", "results", "plain_classes", "py_files")
 
 #: What a step of a job file may hold, beside its options.
-STEP_FUNCTIONS = ("mapfn", "collectfn", "reducefn", "setupfn", "finishfn")
+STEP_FUNCTIONS = ("mapfn", "collectfn", "reducefn", "setupfn", "finishfn", "sort_values")
 
 _FINISH_LAST = "finishfn runs at the end of the whole job, so it is an argument of the last stage"
 
@@ -83,6 +83,19 @@ def read_steps(steps: Any, options: Mapping[str, Any]) -> list[dict[str, Any]]:
         except UsageError as error:
             raise UsageError(f"step {number}: {error}") from None
     return arguments
+
+
+def add_stages(job: Any, stages: Iterable[dict[str, Any]], path: str) -> Any:
+    """Return the job of a job file with its further stages, of which `read_stages` gave the arguments.
+
+    Raise JobFileError for one that cannot follow.
+    """
+    for number, stage in enumerate(stages, 2):
+        try:
+            job = job.then(**stage)
+        except UsageError as error:
+            raise JobFileError(f"job file {shown(path)}: step {number}: {error}") from None
+    return job
 
 
 def _read_step(step: Any, options: Mapping[str, Any], *, is_first: bool, is_last: bool) -> dict[str, Any]:

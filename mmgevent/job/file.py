@@ -27,7 +27,7 @@ from mmgevent.machine import working_directory
 from mmgevent.shown_text import shown
 
 FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
-NAMES = ("datasource", *FUNCTION_NAMES, "options", "steps")
+NAMES = ("datasource", *FUNCTION_NAMES, "sort_values", "options", "steps")
 
 #: Modules that our own processes import. A job file must not hide one.
 OWN_MODULES = frozenset(
@@ -84,12 +84,13 @@ class JobFile:
                 f"job file {shown(self.path)} binds neither mapfn nor reducefn, nor job{hint}; "
                 f"{_nearest_function(self._module)}define def mapfn(key, value): ..."
             )
-        return [{"datasource": self._read_datasource(), **functions, **self._read_options()}]
+        values = {**functions, "sort_values": self._bound.get("sort_values")}
+        return [{"datasource": self._read_datasource(), **values, **self._read_options()}]
 
     def _read_steps(self) -> list[dict[str, Any]]:
         from mmgevent.job.chain import read_steps
 
-        beside = [name for name in FUNCTION_NAMES if name in self._bound]
+        beside = [name for name in (*FUNCTION_NAMES, "sort_values") if name in self._bound]
         if beside:
             raise JobFileError(
                 f"job file {shown(self.path)} binds both steps and {', '.join(beside)}; put the functions into the steps: "
@@ -101,18 +102,6 @@ class JobFile:
         except UsageError as error:
             raise JobFileError(f"job file {shown(self.path)}: {error}") from None
         return [{"datasource": self._read_datasource(), **first}, *others]
-
-    def add_stages(self, job: Any, stages: list[dict[str, Any]]) -> Any:
-        """Return the job with further stages, of which `read_stages` gave the arguments.
-
-        Raise JobFileError for one that cannot follow.
-        """
-        for number, stage in enumerate(stages, 2):
-            try:
-                job = job.then(**stage)
-            except UsageError as error:
-                raise JobFileError(f"job file {shown(self.path)}: step {number}: {error}") from None
-        return job
 
     def _read_datasource(self) -> Any:
         if "datasource" not in self._bound:

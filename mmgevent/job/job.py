@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from mmgevent import reducers
-from mmgevent.errors import FunctionError, UsageError
+from mmgevent.errors import FunctionError, OptionError, UsageError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, check_py_file, form_of
 from mmgevent.job.inputs import sources
 from mmgevent.job.names import name_after, name_of_stage
 from mmgevent.job.options import JobOptions, OptionKeywords
+from mmgevent.job.value_sorting import SortValues, check_sort_values
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -57,6 +58,10 @@ class Job(Generic[K, V]):
     reduce. Without reducefn, results map each key to the list of its values. A str names a function
     that workers offer.
 
+    `sort_values`: True to give reducefn the values of each key in order, or a function of a value
+    that returns what to compare it by. Values that memory does not hold are a sequence on disk
+    instead of a list. Without it they are in datasource order.
+
     `then` adds a stage, whose items are the results of this job.
 
     Options are those of `JobOptions`. Raise OptionError for an unknown one or a value out of range.
@@ -76,6 +81,7 @@ class Job(Generic[K, V]):
         "previous",
         "reducefn",
         "setupfn",
+        "sort_values",
     )
 
     datasource: Any
@@ -84,6 +90,7 @@ class Job(Generic[K, V]):
     reducefn: _Function
     finishfn: Callable[..., Any] | None
     setupfn: Callable[[], Any] | None
+    sort_values: SortValues
     options: JobOptions
     #: the job whose results are the items of this one's functions, or None; see `then`
     previous: Job[Any, Any] | None
@@ -107,6 +114,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -120,6 +128,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -133,6 +142,7 @@ class Job(Generic[K, V]):
         collectfn: None = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -146,6 +156,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -158,6 +169,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Any,
     ) -> None:
         checked = JobOptions.of(options)
@@ -171,6 +183,7 @@ class Job(Generic[K, V]):
             reducefn=reducefn,
             finishfn=finishfn,
             setupfn=setupfn,
+            sort_values=sort_values,
             options=checked,
             previous=None,
             by_value=frozenset(),
@@ -229,6 +242,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> Job[Any, Any]:
         """Return a job with one more stage: it maps the results of this one.
@@ -251,6 +265,7 @@ class Job(Generic[K, V]):
             reducefn=reducefn,
             finishfn=finishfn,
             setupfn=setupfn,
+            sort_values=sort_values,
             options=checked,
             previous=self,
         )
@@ -296,6 +311,12 @@ class Job(Generic[K, V]):
         previous = self.previous and self.previous.with_argv(argv)
         return self._replaced(argv=tuple(map(str, argv)), previous=previous)
 
+    def for_trial(
+        self, items: list[tuple[Any, Any]], mapfn: _MapFunction, setupfn: Callable[[], Any] | None
+    ) -> Job[K, V]:
+        """Return the same job, on some items, with functions in place of its own."""
+        return self._replaced(datasource=items, mapfn=mapfn, setupfn=setupfn, _is_used=[False])
+
     def _replaced(self, **changes: Any) -> Job[K, V]:
         job: Job[K, V] = object.__new__(Job)
         job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)
@@ -310,9 +331,10 @@ class Job(Generic[K, V]):
         """
         if self.mapfn is None and self.reducefn is None:
             raise FunctionError("the job has neither mapfn nor reducefn; pass one of them at least")
+        check_sort_values(self.sort_values, (self.mapfn, self.collectfn, self.reducefn))
         reducers.check_collectfn(self.collectfn, self.reducefn)
         collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
-        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn)
+        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn, self.sort_values)
 
     @property
     def finish_form(self) -> Form | None:
@@ -356,6 +378,10 @@ class Job(Generic[K, V]):
         functions = self.functions()
         if functions.offered_names:
             self.options.check_for_offered(min(functions.offered_names))
+        if self.mapfn is None and self.options.items_per_call is not None:
+            raise OptionError(
+                "items_per_call is about the calls of mapfn, and the job has none; leave it out"
+            )
 
     def claim_datasource(self) -> None:
         """Note that a submit walks through the datasource now.
@@ -393,5 +419,8 @@ def _make_job(loaded: JobFile) -> Job[Any, Any]:
     else:
         first, *others = loaded.read_stages()
         job = Job(**first)
-        job = loaded.add_stages(job, others)
+        if others:
+            from mmgevent.job.chain import add_stages
+
+            job = add_stages(job, others, loaded.path)
     return job.with_module(loaded.module_name).with_argv(loaded.argv)

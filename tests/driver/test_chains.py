@@ -12,10 +12,14 @@ import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.cli.progress import describe
 from mmgevent.driver import stage_results
+from mmgevent.driver.glance import take_glance
 from mmgevent.driver.job_state import Progress
+from mmgevent.driver.runners.chained import ChainRunner
+from mmgevent.driver.runners.inline import InlineRunner
 from mmgevent.driver.stage_results import StageResults
 from mmgevent.driver.submission import Submission
 from mmgevent.errors import JobCancelled, JobError, OptionError
+from mmgevent.job.outputs.opening import open_output
 from tests.waiting import wait_until
 
 ITEMS = {n: n for n in range(50)}
@@ -198,3 +202,24 @@ def test_the_progress_line_names_the_stage():
     assert describe(progress, None) == "stage 2 of 3: map 3 items, 1 worker with 2 slots"
     assert describe(Progress(stage=2, stages=3), None) == "stage 2 of 3: starting: waiting for workers"
     assert describe(Progress("map", 3, workers=1, slots=2), None).startswith("map 3 items")
+
+
+def test_what_a_chain_cannot_do_is_refused_by_name(tmp_path):
+    job = mmg.Job(ITEMS, spread, add).then(by_digit)
+    with pytest.raises(mmg.UsageError, match="a job of several stages"):
+        take_glance(job, 3, print)
+    with pytest.raises(mmg.OutputError, match="it is a job of several stages"):
+        open_output(f"{tmp_path}/out/", resume=True, job=job)
+    with pytest.raises(mmg.UsageError, match="has 2 stages, and such a job cannot continue"):
+        ChainRunner(job, InlineRunner).leave_out(None)
+
+
+def test_a_stage_has_its_values_sorted_and_its_items_in_calls_of_many():
+    def many(keys, totals):
+        for key, total in zip(keys, totals, strict=True):
+            yield total % 3, key
+
+    job = mmg.Job(ITEMS, spread, add).then(
+        many, lambda key, values: list(values), sort_values=True, items_per_call=4
+    )
+    assert mmg.run(job, inline=True) == EXPECTED

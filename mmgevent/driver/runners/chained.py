@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.stage_results import StageResults
-from mmgevent.errors import DatasourceError, JobCancelled, JobError, MmgeventError
+from mmgevent.errors import DatasourceError, JobCancelled, JobError, MmgeventError, UsageError
 from mmgevent.job.job import Job
 from mmgevent.wire.deaths import MAX_REMEMBERED
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.record import Made
 
 #: Makes the runner of one stage.
 MakeRunner = Callable[
@@ -80,6 +83,12 @@ class ChainRunner(Runner):
         for number, runner in enumerate(self._runners, 1):
             with self._naming(number):
                 runner.check()
+
+    def leave_out(self, made: Made) -> None:
+        """Refuse: results of an earlier run say nothing of the stages before the last."""
+        raise UsageError(
+            f"job {self.job.name} has {self._count} stages, and such a job cannot continue an earlier run: begin anew"
+        )
 
     def run(self) -> Generator[Record, None, None]:
         """Run the stages; yield the records of the last one. See `Runner.run`."""

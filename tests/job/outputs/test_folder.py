@@ -15,6 +15,7 @@ import time
 import pytest
 
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs import destinations
 from mmgevent.job.outputs import folder as folders
 from mmgevent.job.outputs.opening import open_output
 from tests.effort import share_of
@@ -95,10 +96,22 @@ def test_overwriting_removes_what_is_ours_and_nothing_else(tmp_path):
     foreign = ["notes.txt", "part-1.tsv", "part-00000.tsv.bak", "part-00000.xml", "_success", ".mmg-lock2"]
     for name in foreign:
         (tmp_path / name).write_text("mine")
-    (tmp_path / ".mmg-0123456789abcdef.tmp").write_text("left by a killed run")
+    (tmp_path / ".mmg-part-0123456789abcdef.tmp").write_text("left by a killed run")
     write(tmp_path, [("new", 1)], format="jsonl", overwrite=True)
     assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "_SUCCESS", "part-00000.jsonl"])
     assert {(tmp_path / name).read_text() for name in foreign} == {"mine"}
+
+
+def test_the_temporary_file_of_another_run_that_writes_a_file_there_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(destinations, "_create_unnamed", lambda folder, mode: None)
+    with open_output(tmp_path / "single.tsv") as single:
+        single.write("key", 1)
+        (temporary,) = os.listdir(tmp_path)
+        with pytest.raises(OutputError, match="the folder is not empty"):
+            open_output(f"{tmp_path}/")
+        write(tmp_path, [(1, "part")], overwrite=True)
+        assert sorted(os.listdir(tmp_path)) == [temporary, "_SUCCESS", "part-00000.tsv"]
+    assert (tmp_path / "single.tsv").read_text() == "key\t1\n"
 
 
 def test_old_results_stay_whole_until_the_first_new_part_is(tmp_path):
