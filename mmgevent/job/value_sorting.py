@@ -14,7 +14,9 @@ from mmgevent.shown_text import shown
 SortValues = Callable[[Any], Any] | bool | None
 
 
-def check_sort_values(sort_values: Any, functions: tuple[Any, Any, Any]) -> Callable[[Any], Any] | bool | None:
+def check_sort_values(
+    sort_values: Any, functions: tuple[Any, Any, Any]
+) -> Callable[[Any], Any] | bool | None:
     """Return `sort_values` as executors get it: True, a key function, or None.
 
     `functions`: mapfn, collectfn and reducefn of the job. Raise FunctionError for anything else, and

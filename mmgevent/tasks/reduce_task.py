@@ -25,9 +25,9 @@ from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Emit, TaskStats
+from mmgevent.tasks.ordered_values import OrderedValues
 from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
-from mmgevent.tasks.ordered_values import OrderedValues
 from mmgevent.tasks.scratch import Merger
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmgevent.job.natural_order import Explained, NoOrder, has_plain_order, rank
-from mmgevent.tasks.blame import TaskFailure, blame_exception, describe_error, make_failure, short_repr
+from mmgevent.tasks.blame import TaskFailure, blame_exception, describe_error, short_repr
 from mmgevent.wire.failures import bound
 
 #: What failures call the key function, and the sorting itself.

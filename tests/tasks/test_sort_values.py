@@ -73,9 +73,7 @@ def test_values_come_as_sorted_has_them_however_little_memory_there_is(core, key
     expected = as_sorted(records, None if sort_values is True else sort_values)
     assert dict(run(records, lambda k, values: list(values), sort_values)) == expected
     for reducefn in (lambda k, values: list(values), lambda groups: ((k, list(v)) for k, v in groups), None):
-        results = run(
-            records, reducefn, sort_values, memory=LITTLE, flush=LITTLE, scratch_dir=str(tmp_path)
-        )
+        results = run(records, reducefn, sort_values, memory=LITTLE, flush=LITTLE, scratch_dir=str(tmp_path))
         assert len(results) == len(expected)
         assert dict(results) == expected
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +130,7 @@ def test_values_on_disk_are_a_sequence():
         ]
         assert list(on_disk[10:-10:7]) == expected[10:-10:7]
         assert list(reversed(on_disk)) == expected[::-1]
-        assert [b - a for a, b in zip(on_disk, on_disk[1:], strict=False)] == [
+        assert [b - a for a, b in zip(on_disk, on_disk[1:], strict=False)] == [  # noqa: RUF007 - it slices
             b - a for a, b in itertools.pairwise(expected)
         ]
         assert on_disk.index(14) == expected.index(14)
@@ -142,7 +140,9 @@ def test_values_on_disk_are_a_sequence():
         assert copy.deepcopy(on_disk) == expected
         with pytest.raises(IndexError):
             on_disk[3000]
-        with pytest.raises(AttributeError, match=r"3000 values of key 'a' do not fit into memory.*no sort\(\)"):
+        with pytest.raises(
+            AttributeError, match=r"3000 values of key 'a' do not fit into memory.*no sort\(\)"
+        ):
             on_disk.sort()
         assert not hasattr(on_disk, "anything")
         return len(on_disk)
@@ -233,9 +233,7 @@ def test_what_has_no_order_is_named_with_its_types_and_the_key(one, other, types
             wrapped = [(key, wrap(value)) for key, value in records]
             if len({repr(v) for v in values}) == 1:
                 continue
-            failure = failure_of(
-                run, wrapped, emit_each, sort_values, memory=memory, flush=LITTLE
-            ).failure
+            failure = failure_of(run, wrapped, emit_each, sort_values, memory=memory, flush=LITTLE).failure
             assert failure["function"] == "sort_values"
             assert failure["key"] == "'culprit'"
             assert "'culprit' cannot be sorted" in failure["error"]
