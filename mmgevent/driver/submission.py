@@ -38,6 +38,7 @@ from mmgevent.wire.failures import bound
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.partition_sets import encode_partitions
 from mmgevent.wire.positions import entry_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Part(NamedTuple):
 
     partition: int
     data: bytes
+    #: the partitions whose results have all been received with this part
+    ends: tuple[int, ...] = ()
 
 
 class EngineLost(Exception):
@@ -165,6 +168,8 @@ class Submission:
         options = packed.options
         if state.partitions is not None:
             options = {**options, "partitions": state.partitions}  # chosen by the first server
+        if state.delivered:
+            options = {**options, "unwanted": encode_partitions(state.delivered)}
         self._engine.send(
             control(
                 "submit",
@@ -336,8 +341,11 @@ class Submission:
     def _collect(self, task: int, incoming: _Incoming) -> None:
         if incoming.batch is not None:
             self._take_set_aside(incoming)
-        elif incoming.is_complete or not self._packed.takes_whole_tasks:
-            self._parts.extend(incoming.take_whole())
+        elif not self._packed.takes_whole_tasks:
+            self._parts.extend(part._replace(ends=(part.partition,)) for part in incoming.take_whole())
+        elif incoming.is_complete and (parts := incoming.take_whole()):
+            parts[-1] = parts[-1]._replace(ends=tuple(part.partition for part in parts))
+            self._parts.extend(parts)
         if incoming.is_complete:
             del self._incoming[task]
             self._received_tasks += 1
@@ -354,6 +362,7 @@ class Submission:
         yield from decode_segments(part.data, self._packed.plain)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
+        self._state.end_partitions(part.ends)
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
         once = message.get("once")

@@ -244,6 +244,12 @@ class Job(Generic[K, V]):
         """Return the same job, whose functions see this `sys.argv` wherever they run."""
         return self._replaced(argv=tuple(map(str, argv)))
 
+    def for_trial(
+        self, items: list[tuple[Any, Any]], mapfn: _MapFunction, setupfn: Callable[[], Any] | None
+    ) -> Job[K, V]:
+        """Return the same job, on some items, with functions in place of its own."""
+        return self._replaced(datasource=items, mapfn=mapfn, setupfn=setupfn, _is_used=[False])
+
     def _replaced(self, **changes: Any) -> Job[K, V]:
         job: Job[K, V] = object.__new__(Job)
         job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)
@@ -286,6 +292,10 @@ class Job(Generic[K, V]):
         functions = self.functions()
         if functions.offered_names:
             self.options.check_for_offered(min(functions.offered_names))
+        if self.mapfn is None and self.options.items_per_call is not None:
+            raise OptionError(
+                "items_per_call is about the calls of mapfn, and the job has none; leave it out"
+            )
         _ = self.finish_form
         for path in self.options.py_files:
             _check_py_file(path)

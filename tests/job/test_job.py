@@ -61,7 +61,9 @@ class TestJob:
         with pytest.raises(FunctionError):
             job.check()
 
-    @pytest.mark.parametrize("option", [{"task_timeout": 1.0}, {"memory_limit": "1GiB"}, {"greenlets": 2}])
+    @pytest.mark.parametrize(
+        "option", [{"task_timeout": 1.0}, {"memory_limit": "1GiB"}, {"greenlets": 2}, {"items_per_call": 2}]
+    )
     @pytest.mark.parametrize("functions", [{"mapfn": "stats"}, {"mapfn": mapfn, "reducefn": "total"}])
     def test_what_a_thread_cannot_do_is_refused_with_offered_functions(self, functions, option):
         job = Job([], **functions, **option)
@@ -136,6 +138,12 @@ class TestOptions:
             ("partitions", 0),
             ("partitions", 5000),
             ("greenlets", -1),
+            ("items_per_call", 0),
+            ("items_per_call", -1),
+            ("items_per_call", True),
+            ("items_per_call", "x"),
+            ("items_per_call", 2.0),
+            ("items_per_call", 1_000_001),
             ("allocation", "sometimes"),
             ("retransmit", 1.5),
             ("py_files", 3),
@@ -148,6 +156,17 @@ class TestOptions:
         with pytest.raises(OptionError, match=rf"option {name} must be .* got "):
             Job([], mapfn, **{name: value})
 
+    @pytest.mark.parametrize("other", [{"greenlets": 2}, {"allocation": "oneshot"}])
+    def test_calls_of_many_items_go_with_neither_greenlets_nor_oneshot(self, other):
+        with pytest.raises(OptionError, match=f"items_per_call cannot go with {next(iter(other))}"):
+            Job([], mapfn, items_per_call=2, **other)
+
+    def test_calls_of_many_items_need_a_mapfn(self):
+        with pytest.raises(
+            OptionError, match="items_per_call is about the calls of mapfn, and the job has none"
+        ):
+            Job([], None, reducers.sum_values, items_per_call=2).check()
+
     def test_an_unknown_option_names_the_nearest(self):
         with pytest.raises(OptionError, match=r"unknown option 'retires'; did you mean retries\?"):
             Job([], mapfn, retires=2)
@@ -159,6 +178,7 @@ class TestOptions:
         [
             ("greenlets", 100_001),
             ("greenlets", None),
+            ("items_per_call", 0),
             ("task_timeout", 0),
             ("setup_timeout", [1]),
             ("memory_limit", "2GiB"),

@@ -103,6 +103,12 @@ def claim(iterator: Any, used_up: Callable[[], DatasourceError]) -> None:
         raise used_up()
 
 
+def release_dropped() -> None:
+    """Forget things that only we hold, so that they end."""
+    with _lock:
+        _release_dropped()
+
+
 class Walk:
     """One walk through a thing that may or may not allow another."""
 

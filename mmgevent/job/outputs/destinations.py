@@ -137,6 +137,8 @@ class Replacement:
         descriptor = _create_unnamed(self._folder, mode)
         #: its name in the folder, or None while it has none
         self._temporary: str | None = None
+        #: its bytes, once all is written
+        self.size = 0
         if descriptor is None:
             self._temporary, descriptor = _create_named(self._folder, mode, temporary_prefix)
         self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
@@ -160,6 +162,7 @@ class Replacement:
             os.fsync(self._file.fileno())
         if self._temporary is None:
             self._temporary = _link(self._file, self._folder, self._temporary_prefix)
+        self.size = os.fstat(self._file.fileno()).st_size
         file, self._file = self._file, None
         file.close()  # some file systems report a full disk only here
         if self._before_naming is not None:

@@ -228,12 +228,12 @@ def test_a_full_disk_leaves_no_success_and_no_half_part(tmp_path):
     assert "_SUCCESS" not in os.listdir(tmp_path / "more")
 
 
-def kill_at_random(path, draw, value):
-    """Kill a writer at a random moment; return whether it was killed."""
+def kill_at_random(path, draw, value, within_s):
+    """Kill a writer at a random moment within a time; return whether it was killed before its end."""
     arguments = [sys.executable, "-c", WRITER, f"{path}/", str(RECORDS), value]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        time.sleep(draw.random() * 0.12)  # the moment is what is drawn; nothing waits for it
+        time.sleep(draw.random() * within_s)  # the moment is what is drawn; nothing waits for it
         process.kill()
     return process.returncode == -signal.SIGKILL
 
@@ -256,11 +256,14 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_nothing_that_looks_complet
     draw = random.Random(count)
     path = tmp_path / "out"
     write(path, [(i, "first") for i in range(RECORDS)], part_bytes=100)
-    killed = 0
-    for turn in range(max(6, share_of(count))):
-        killed += kill_at_random(path, draw, f"turn {turn}")
+    turns = max(6, share_of(count))
+    killed, within_s = 0, 0.12
+    while killed < turns:
+        if kill_at_random(path, draw, f"kill {killed}", within_s):
+            killed += 1
+        else:  # it ended first, so the next moments are drawn earlier
+            within_s *= 0.9
         check_after_a_kill(path)
-    assert killed
     subprocess.run(
         [sys.executable, "-c", WRITER, f"{path}/", str(RECORDS), "last"],
         check=True,
