@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
 
     offset: int
     size: int
-    count: int
+    value_count: int
 
 
 class ValueRuns:
@@ -93,7 +93,7 @@ class ValueRuns:
 
     def count(self, key: Any) -> int:
         """Return the number of values of a key."""
-        return sum(chunk.count for run in self._runs(key) for chunk in run)
+        return sum(chunk.value_count for run in self._runs(key) for chunk in run)
 
     def single_run(self, key: Any) -> list[Chunk]:
         """Make one run of all of a key, and return its chunks."""
@@ -198,9 +198,9 @@ class OrderedValues(Sequence[Any]):
         """Return the value at a place of all values."""
         if not self._chunks:
             self._chunks = self._runs.single_run(self._key)
-            self._ends = list(itertools.accumulate(chunk.count for chunk in self._chunks))
+            self._ends = list(itertools.accumulate(chunk.value_count for chunk in self._chunks))
         at = bisect.bisect_right(self._ends, place)
         if self._read is None or self._read[0] != at:
             self._read = at, self._runs.read_chunk(self._chunks[at])
         chunk = self._chunks[at]
-        return self._read[1][place - self._ends[at] + chunk.count]
+        return self._read[1][place - self._ends[at] + chunk.value_count]

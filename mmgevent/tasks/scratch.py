@@ -99,7 +99,7 @@ class Merger:
         plain: PlainRules | None = None,
         order: ValueOrder | None = None,
         on_failure: Callable[[BaseException], None] = lambda _: None,
-        note_key: Callable[[Any], None] = lambda _: None,
+        note_key: Callable[[Any], object] = lambda _: None,
     ):
         """`plain`: rules for the segments of others, if they must be plain data.
 

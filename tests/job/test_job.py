@@ -340,6 +340,13 @@ class TestJobFile:
         job = load("datasource = []\ndef mapfn(k, v): return {}\ndef setupfn(): pass\n")
         assert job.functions().setupfn is sys.modules["myjob"].setupfn
 
+    def test_it_may_bind_sort_values(self, load):
+        job = load("datasource = []\ndef mapfn(k, v): return {}\nsort_values = True\n")
+        assert job.functions().sort_values is True
+        job = load("datasource = []\ndef mapfn(k, v): return {}\ndef sort_values(v): return v\n")
+        assert job.with_options(retries=1).functions().sort_values is sys.modules["myjob"].sort_values
+        assert load("datasource = []\ndef mapfn(k, v): return {}\n").functions().sort_values is None
+
     def test_tracebacks_and_inspect_see_its_source(self, load, tmp_path):
         job = load(WORDCOUNT)
         assert inspect.getsource(job.reducefn).startswith("def reducefn(word, counts):")
@@ -408,6 +415,14 @@ class TestJobFile:
             ("datasource = []\ndef mapfn(k, v): pass\ncombinefn = lambda k, v: 1\n", "did you mean "),
             ("datasource = []\ndef mapfn(k, v): pass\ndef setup_fn(): pass\n", "did you mean setupfn"),
             ("import mmgevent\njob = mmgevent.Job([], max)\ndef setupfn(): pass\n", "both job and setupfn"),
+            (
+                "import mmgevent\njob = mmgevent.Job([], max)\nsort_values = True\n",
+                "both job and sort_values",
+            ),
+            (
+                "datasource = []\ndef mapfn(k, v): pass\noptions = {'sort_values': True}\n",
+                "sort_values is not an option; bind it in the file itself",
+            ),
             ("from os.path import join as mappfn\n", "did you mean mapfn"),
         ],
     )

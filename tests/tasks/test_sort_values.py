@@ -130,7 +130,7 @@ def test_values_on_disk_are_a_sequence():
         ]
         assert list(on_disk[10:-10:7]) == expected[10:-10:7]
         assert list(reversed(on_disk)) == expected[::-1]
-        assert [b - a for a, b in zip(on_disk, on_disk[1:], strict=False)] == [
+        assert [b - a for a, b in zip(on_disk, on_disk[1:], strict=False)] == [  # noqa: RUF007 - it slices
             b - a for a, b in itertools.pairwise(expected)
         ]
         assert on_disk.index(14) == expected.index(14)

@@ -43,6 +43,21 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # sorted values
+    Mutation(
+        "values to be sorted are not combined before",
+        "tasks/map_task.py",
+        "functions.collectfn is None and not functions.sort_values",
+        "functions.collectfn is None",
+        ("tasks/test_sort_values.py::test_known_reducers_get_the_values_in_order",),
+    ),
+    Mutation(
+        "a failure while sorted values are read is no fault of the function, which may swallow it",
+        "tasks/reduce_task.py",
+        "        if self._input_error is not None:  # the function may have swallowed it",
+        "        if False:",
+        ("tasks/test_sort_values.py::test_a_failure_while_the_function_reads_is_no_fault_of_the_function",),
+    ),
     # executors and their template
     Mutation(
         "a template that answers nothing is killed",

@@ -126,6 +126,24 @@ def test_values_come_in_datasource_order(cluster):
     assert cluster.run(job) == plain_mapreduce([(i, i) for i in range(3000)], by_three)
 
 
+def test_values_are_sorted_before_they_are_reduced(cluster):
+    items = [(i, (i * 7919 % 3000, i)) for i in range(3000)]
+
+    def by_rest(key, value):
+        yield value[1] % 3, value
+
+    def as_they_come(key, values):
+        return [value[0] for value in values]
+
+    job = mmg.Job(items, by_rest, as_they_come, sort_values=lambda value: -value[0], partitions=4)
+    results = cluster.run(job)
+    assert {k: sorted(values, reverse=True) for k, values in results.items()} == results
+    assert sorted(value for values in results.values() for value in values) == list(range(3000))
+    mixed = mmg.Job([(0, (1, 0)), (1, ("x", 0))], by_rest, as_they_come, sort_values=True)
+    with pytest.raises(mmg.JobError, match="cannot be sorted: an? (int|str) and an? (int|str) have no order"):
+        cluster.run(mixed)
+
+
 def test_files_lines_and_iterables_are_read(cluster, tmp_path):
     paths = [tmp_path / name for name in ("a.txt", "b.txt")]
     for number, path in enumerate(paths):

@@ -18,6 +18,7 @@ from mmgevent.errors import OutputError
 from mmgevent.job.outputs import destinations
 from mmgevent.job.outputs import folder as folders
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.outputs.order import choose_order, put_in_order
 from tests.effort import share_of
 
 #: Writes so many records into parts of a few records each, and prints once it has begun.
@@ -100,6 +101,13 @@ def test_overwriting_removes_what_is_ours_and_nothing_else(tmp_path):
     write(tmp_path, [("new", 1)], format="jsonl", overwrite=True)
     assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "_SUCCESS", "part-00000.jsonl"])
     assert {(tmp_path / name).read_text() for name in foreign} == {"mine"}
+
+
+def test_parts_of_sorted_results_that_exceed_memory_are_in_order_one_after_another(tmp_path):
+    records = [(i * 7919 % 5000, "x" * 20) for i in range(5000)]
+    write(tmp_path, put_in_order(records, choose_order("key", None), 40_000), part_bytes=5000)
+    assert len(check_complete(tmp_path)["parts"]) > 20
+    assert [int(line.partition("\t")[0]) for line in read(tmp_path)] == list(range(5000))
 
 
 def test_the_temporary_file_of_another_run_that_writes_a_file_there_is_left_alone(tmp_path, monkeypatch):
