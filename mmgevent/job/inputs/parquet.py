@@ -94,6 +94,15 @@ class ParquetRef(Ref):
             yield row, table
             row += table.num_rows
 
+    @property
+    def joins_values(self) -> bool:
+        return bool(self.table_rows)
+
+    def join_values(self, values: list[Any]) -> Any:
+        from pyarrow import concat_tables
+
+        return concat_tables(values)
+
     def with_content(self) -> ParquetRef:
         if self.content is not None:
             return self

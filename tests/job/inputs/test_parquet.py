@@ -273,3 +273,15 @@ def test_memory_does_not_grow_with_a_row_group(tmp_path):
             if as_ == "arrow" or number % 8192 == 0:
                 most = max(most, pyarrow.total_allocated_bytes() - before)
         assert most < total * 0.9
+
+
+def test_a_call_of_many_items_gets_one_table_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_TABLE_ROWS", 10)
+    path = write(tmp_path / "t.parquet", rows_of(45))
+
+    def add_up(keys, table):
+        yield (len(keys), table.num_rows), sum(table["id"].to_pylist())
+
+    job = mmg.Job(mmg.Parquet(path, as_="arrow"), add_up, items_per_call=2)
+    expected = {(2, 20): [sum(range(20)), sum(range(20, 40))], (1, 5): [sum(range(40, 45))]}
+    assert mmg.run(job, inline=True) == expected
