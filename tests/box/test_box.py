@@ -168,8 +168,9 @@ def test_a_box_that_cannot_be_closed_keeps_no_other_from_its_end(monkeypatch, ca
     assert closed == ["a", "b"]
     for name in "cd":  # one keeper each, which begins when the one before has ended
         assert host._put_back(Stubborn(name, "another job"))
-        wait_until(lambda: host._keeper is None and closed[-1] == name)
-    assert [record.exc_info[0] for record in caplog.records] == [OSError] * 4
+        wait_until(lambda: host._keeper is None and not host._idle)
+    wait_until(lambda: closed == ["a", "b", "c", "d"])
+    wait_until(lambda: [record.exc_info[0] for record in caplog.records] == [OSError] * 4)
 
 
 HOST = """

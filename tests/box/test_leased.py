@@ -24,7 +24,7 @@ sys.stdin.read()
 def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

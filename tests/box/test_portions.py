@@ -127,12 +127,16 @@ def test_a_portion_that_needs_content_is_given_back_if_others_were_mapped(monkey
 
 
 @pytest.mark.parametrize(
-    "dropped", [(Report(needs_content=True), []), (Report(), [b"x" * 2 * CARRIED_BYTES])], ids=["content", "size"]
+    "dropped",
+    [(Report(needs_content=True), []), (Report(), [b"x" * 2 * CARRIED_BYTES])],
+    ids=["content", "size"],
 )
 def test_a_portion_that_is_dropped_leaves_its_notices_and_deaths(monkeypatch, dropped):
     """An executor says a notice once, and one that has died was not alive: neither comes again."""
     report, output = dropped
-    report = report._replace(notices=(("said", "once"),), deaths=({"kind": "died"},), killers=((5, {}),), items=9)
+    report = report._replace(
+        notices=(("said", "once"),), deaths=({"kind": "died"},), killers=((5, {}),), items=9
+    )
     answers = iter([(Report(items=1, seconds=1e-3, notices=(("first", None),)), [b"x"]), (report, output)])
     monkeypatch.setattr("mmgevent.box.portions.Trials.map", lambda self, batch: next(answers))
     job = BoxedJob("a job", {}, 4, 2, b"", None, CARRIED_BYTES)

@@ -1,7 +1,6 @@
 """Templates that outlive their job: the next job starts none, and finds nothing of the one before."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -102,7 +101,11 @@ with executor, mmg.connect(executor) as cluster:
 @pytest.mark.parametrize(
     ("change", "look", "expected"),
     [
-        ("resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))", "resource.getrlimit(resource.RLIMIT_NOFILE)[0]", "300"),
+        (
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))",
+            "resource.getrlimit(resource.RLIMIT_NOFILE)[0]",
+            "300",
+        ),
         ("os.umask(0o27)", "umask", str(0o27)),
         ("os.nice(3)", "os.getpriority(os.PRIO_PROCESS, 0) >= 3", "True"),
         ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "len(os.sched_getaffinity(0))", "1"),
@@ -115,7 +118,9 @@ def test_executors_have_what_the_thread_of_their_host_has_now(change, look, expe
     if "groups" in change and os.geteuid() != 0:
         pytest.skip("only root changes its groups")
     program = HOST_IS_CHANGED.format(change=change, look=look)
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     before, after = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
     assert after[0] == expected

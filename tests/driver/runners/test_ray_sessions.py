@@ -197,4 +197,6 @@ def mapfn(key, value):
             _, said = driver.communicate(timeout=60)
             assert driver.returncode == 1, said
             assert "mmg-run: Ray cannot run the job: " in said
-            assert f"{ROOT}{os.sep}mmgevent{os.sep}" not in said  # a thread of Ray may print a traceback of its own
+            assert (
+                f"{ROOT}{os.sep}mmgevent{os.sep}" not in said
+            )  # a thread of Ray may print a traceback of its own

@@ -18,7 +18,7 @@ import mmgevent as mmg
 from mmgevent.box.reports import Report
 from mmgevent.driver.runners import spark_errors, spark_tasks
 from tests.driver.runners.places import PLACES
-from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
+from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
 from tests.integration import commands
 from tests.ports import free_port
 
@@ -98,7 +98,9 @@ def test_what_is_no_master_is_told_in_time(greeting, monkeypatch):
         answer = threading.Thread(target=lambda: held.append(server.accept()[0]) or held[0].send(greeting))
         answer.start()
         port = server.getsockname()[1]
-        with pytest.raises(mmg.ConnectError, match=rf"nobody answers at spark://127\.0\.0\.1:{port} .*Spark master"):
+        with pytest.raises(
+            mmg.ConnectError, match=rf"nobody answers at spark://127\.0\.0\.1:{port} .*Spark master"
+        ):
             mmg.connect(f"spark://127.0.0.1:{port}")
         answer.join(30)
         held[0].close()
