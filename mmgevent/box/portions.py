@@ -48,12 +48,14 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
         portion = batch._replace(lo=position, hi=min(position + count, batch.end))
         report, output = Trials(box).map(portion)
         if done is not None and report.needs_content:
+            done = _note(done[0], report), done[1]
             break
         both = (report, output) if done is None else (_add(done[0], report), done[1] + output)
         if report.failure is not None:
             return both[0], []
         is_large = sum(map(len, both[1])) > box.job.carried_bytes
         if done is not None and is_large:
+            done = _note(done[0], report), done[1]
             break
         if done is None:  # only now: before it an executor was started
             until_s = monotonic() + batch.budget_s - report.seconds
@@ -69,6 +71,14 @@ def _next_count(mapped: int, report: Report, left_s: float) -> int:
     """Return how many entries probably fit into this time, after so many."""
     likely = max(0.0, left_s) * mapped / max(report.seconds, MIN_S)
     return int(min(GROWTH * mapped, likely))
+
+
+def _note(kept: Report, dropped: Report) -> Report:
+    """Return the report of the portions before one that is mapped again elsewhere.
+
+    What that one said and which executors died in it is true, and is not told again.
+    """
+    return kept._replace(notices=kept.notices + dropped.notices, deaths=kept.deaths + dropped.deaths)
 
 
 def _add(before: Report, last: Report) -> Report:

@@ -118,9 +118,9 @@ class TestWrite:
         handle = submit(cluster)
         begin = handle._begin_stream
 
-        def begin_late():
+        def begin_late(*args):
             assert handle.result() == COUNTS
-            begin()
+            begin(*args)
 
         handle._begin_stream = begin_late
         assert handle.write(tmp_path / "out.tsv") == len(COUNTS)

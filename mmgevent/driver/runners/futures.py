@@ -237,6 +237,7 @@ class FuturesRunner(BoxedRunner):
             for future, report in self._wait(running, timeout_s):
                 task, pieces = running.pop(future)
                 if report.needs_content:
+                    accounts.take_repeated(report)
                     lacking.append(task)
                     continue
                 if report.mapped_to is not None:

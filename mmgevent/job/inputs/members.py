@@ -179,14 +179,15 @@ class _Inflate:
         inflate = self._inflate
         if inflate.unconsumed_tail:
             data = inflate.unconsumed_tail + data
-        content = inflate.decompress(data, max_length)
+        content: bytes = inflate.decompress(data, max_length)
         self.needs_input = not inflate.unconsumed_tail and len(content) < max_length
         return content
 
     @property
     def eof(self) -> bool:
-        return self._inflate.eof
+        return bool(self._inflate.eof)
 
     @property
     def unused_data(self) -> bytes:
-        return self._inflate.unused_data
+        unused: bytes = self._inflate.unused_data
+        return unused

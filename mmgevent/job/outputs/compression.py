@@ -39,7 +39,7 @@ class Compressed:
         """Raise OutputError if this Python cannot compress so."""
         self.name = inner.name
         self._inner = inner
-        self._compressor = open_compressor(compression, inner.name)
+        self._compressor = open_compressor(compression, inner.name or "results")
         self._is_over = False
 
     def write(self, data: memoryview) -> None:

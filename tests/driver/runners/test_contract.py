@@ -140,7 +140,9 @@ def test_values_are_sorted_before_they_are_reduced(cluster):
     assert {k: sorted(values, reverse=True) for k, values in results.items()} == results
     assert sorted(value for values in results.values() for value in values) == list(range(3000))
     mixed = mmg.Job([(0, (1, 0)), (1, ("x", 0))], by_rest, as_they_come, sort_values=True)
-    with pytest.raises(mmg.JobError, match="cannot be sorted: an? (int|str) and an? (int|str) have no order"):
+    with pytest.raises(
+        mmg.JobError, match=r"cannot be sorted: an? (int|str) and an? (int|str) have no order"
+    ):
         cluster.run(mixed)
 
 

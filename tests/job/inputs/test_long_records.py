@@ -81,7 +81,7 @@ def test_a_line_that_is_too_long_is_a_failed_item_and_all_others_count(
     wanted, long = expected(text)
     assert [value for _, value, _ in found] == wanted
     broken = [(key, value) for key, shown, value in found if shown is None]
-    for (name, offset), value in broken:
+    for (name, _), value in broken:
         assert type(value.error) is DatasourceError
         assert f"{path}: the line at " in str(value.error)
         assert "has more than 1,000 bytes" in str(value.error)
