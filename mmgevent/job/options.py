@@ -38,6 +38,9 @@ MAX_JOB_NAME_CHARS = 200
 #: Longest text of a value in an error about it, characters.
 _MAX_SHOWN_CHARS = 200
 
+#: Options that stay with the driver.
+DRIVER_OPTIONS = ("py_files", "results", "plain_classes", "pass_env")
+
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -59,6 +62,7 @@ class OptionKeywords(TypedDict, total=False):
     py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     results: Literal["plain", "trusted"] | None
     plain_classes: str | type | Iterable[str | type]
+    pass_env: str | Iterable[str]
     name: str
 
 
@@ -92,6 +96,8 @@ class JobOptions:
     #: classes that plain results may hold, besides those of the program's own modules: classes, or names
     #: such as "module.Class"; stays with the driver
     plain_classes: tuple[str | type, ...] = ()
+    #: names of environment variables of the driver that executors of this job get; stays with the driver
+    pass_env: tuple[str, ...] = ()
     #: what logs call the job; "" until the job chooses one
     name: str = ""
 
@@ -100,6 +106,8 @@ class JobOptions:
             given = getattr(self, name)
             value = _NORMAL_FORMS[name](given) if name in _NORMAL_FORMS else given
             if not is_in_range(value):
+                if name == "pass_env":
+                    raise OptionError(f"option {name} must be {expected}")  # nobody may see a value
                 raise _out_of_range(name, given, expected)
             object.__setattr__(self, name, value)
         if self.allocation == "oneshot" and self.retries:
@@ -136,7 +144,7 @@ class JobOptions:
         Those that stay with the driver are left out.
         """
         wire = asdict(self)
-        for name in ("py_files", "results", "plain_classes"):
+        for name in DRIVER_OPTIONS:
             del wire[name]
         return wire
 
@@ -184,7 +192,7 @@ def parse_option(name: str, text: str) -> Any:
         value = _parse_number(name, text, float)
     elif name == "max_skipped":
         value = _parse_number(name, text, int if text.lstrip("+-").isdecimal() else float)
-    elif name in ("py_files", "plain_classes"):
+    elif name in ("py_files", "plain_classes", "pass_env"):
         value = tuple(part for part in text.split(",") if part)
     return getattr(JobOptions(**{name: value}), name)
 
@@ -315,6 +323,12 @@ def _are_classes(value: Any) -> bool:
     )
 
 
+def _are_variables(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(name, str) and name and not set(name) & set("=\0") for name in value
+    )
+
+
 def _is_job_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
@@ -338,6 +352,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "py_files": (_are_paths, "a path or a list of paths"),
     "results": (_is_results, '"plain", "trusted" or None'),
     "plain_classes": (_are_classes, 'a list of classes, or of their names such as "module.Class"'),
+    "pass_env": (_are_variables, "names of environment variables, not their values"),
     "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
@@ -366,11 +381,13 @@ _NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {
     "memory_limit": _normal_size,
     "py_files": _normal_paths,
     "plain_classes": _normal_classes,
+    "pass_env": _normal_classes,
 }
 
 #: {option that needs an executor of its own: what to do instead}
 _NOT_OFFERED = {
     "task_timeout": "a thread cannot be ended, so let the function watch the time",
     "memory_limit": "a thread has no memory of its own, so let the function hold less",
+    "pass_env": "its process has an environment of its own, so set them there",
     "greenlets": "one item runs there at a time, so let the function do several things at once",
 }

@@ -78,8 +78,9 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         raise _wrong("flags", f"a list of at most one of each of {words}, in that order", flags)
     if plain is not None and type(plain) is not dict:  # the workers check what is in it
         raise _wrong("plain", "an object, or null", plain)
-    if "py_files" in wire:
-        raise OptionError("option py_files stays with the driver")
+    for name in ("py_files", "pass_env"):
+        if name in wire:
+            raise OptionError(f"option {name} stays with the driver")
     checked = JobOptions.from_wire(wire)
     if offered is not None:
         _check_offered(offered, needs, checked)
