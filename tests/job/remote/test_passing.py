@@ -12,7 +12,8 @@ from mmgevent.job.options import JobOptions, parse_option
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.pack import pack_functions
 
-SECRET = "s3cret-value"
+#: Its text is in no source, since sources travel.
+SECRET = "-".join(["s3cret", "value"])
 
 
 def read_variable(key, value):
@@ -33,17 +34,17 @@ def test_a_variable_arrives_where_the_environment_does_not(monkeypatch):
 
 
 def test_values_are_with_the_code_and_nowhere_else(monkeypatch):
-    monkeypatch.setenv("A_TOKEN", SECRET)
-    job = Job([], read_variable, first, pass_env=["A_TOKEN"])
+    monkeypatch.setenv("MMG_A_TOKEN", SECRET)
+    job = Job([], read_variable, first, pass_env=["MMG_A_TOKEN"])
     packed = pack_job(job, print, None, is_local=False, stays_here=False)
     assert SECRET.encode() in packed.code
     assert SECRET not in repr(packed._replace(code=b"")) + repr(job) + repr(job.options)
-    assert pickle.loads(packed.code)["environ"] == {"A_TOKEN": SECRET}
+    assert pickle.loads(packed.code)["environ"] == {"MMG_A_TOKEN": SECRET}
     assert "pass_env" not in packed.options
 
 
 def test_nothing_is_passed_unless_it_is_named(monkeypatch):
-    monkeypatch.setenv("A_TOKEN", SECRET)
+    monkeypatch.setenv("MMG_A_TOKEN", SECRET)
     assert SECRET.encode() not in pack_functions(Job([], read_variable, first).functions())
 
 

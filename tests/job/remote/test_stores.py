@@ -1,7 +1,6 @@
-"""Objects of an S3 server, and files of an ssh server, on loopback."""
+"""Objects of an S3 server on loopback."""
 
 import contextlib
-import getpass
 import logging
 
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from mmgevent import Files, Lines
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import lines
-from tests.integration.sshd import running_sshd
-from tests.ports import free_port
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -31,6 +28,7 @@ def running_s3():
         server.stop()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of the libraries that serve
 def test_objects_of_s3_are_found_cut_and_refused_by_name(monkeypatch):
     s3fs = pytest.importorskip("s3fs")
@@ -61,32 +59,3 @@ def test_objects_of_s3_are_found_cut_and_refused_by_name(monkeypatch):
                 Lines(lost).check()
             assert lost in str(caught.value)
             assert "\n" not in str(caught.value)
-
-
-def test_files_of_an_ssh_server_are_read(tmp_path, monkeypatch):
-    pytest.importorskip("paramiko")
-    port = free_port()
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "a.txt").write_bytes(LINES)
-    (data / "b.txt").write_bytes(b"x\n")
-    sshd = tmp_path / "sshd"
-    sshd.mkdir()
-    import tests.integration.sshd as servers
-
-    monkeypatch.setattr(servers, "SERVER", servers.SERVER + "Subsystem sftp internal-sftp\n")
-    with running_sshd(sshd, "none", port, free_port()):
-        options = {"key_filename": str(sshd / "user_key"), "look_for_keys": False, "allow_agent": False}
-        monkeypatch.setitem(fsspec.config.conf, "sftp", options)
-        place = f"sftp://{getpass.getuser()}@127.0.0.1:{port}{data}"
-        monkeypatch.setattr(lines, "LINES_SPLIT_BYTES", 40_000)
-        refs = list(Lines(f"{place}/a.txt").refs())
-        assert len(refs) == -(-len(LINES) // 40_000)
-        assert [line for ref in refs for _, line in ref.items()] == LINES.decode().splitlines()
-        assert [key for key, _ in Files(place)] == [f"{place}/a.txt", f"{place}/b.txt"]
-        assert [text for _, text in Files(f"{place}/b*")] == ["x\n"]
-        with pytest.raises(DatasourceError, match="lost: it does not exist"):
-            Lines(f"{place}/lost").check()
-        monkeypatch.setitem(fsspec.config.conf, "sftp", {**options, "key_filename": str(sshd / "host_key")})
-        with pytest.raises(DatasourceError, match="no access"):
-            Lines(f"sftp://nobody@127.0.0.1:{port}/a").check()
