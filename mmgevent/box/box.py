@@ -10,7 +10,7 @@ template dies it starts another, which takes 0.1 s.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.box.boxed import BoxedExecutor, BoxLimits
@@ -49,6 +49,10 @@ class BoxedJob(NamedTuple):
     lease: str | None = None
     #: most bytes of a task's output that travel in its report
     carried_bytes: int = 0
+
+    def partitions_of(self, groups: Container[int]) -> tuple[int, ...]:
+        """Return the partitions that are in these groups."""
+        return tuple(p for p in range(self.partitions) if p % self.groups in groups)
 
 
 class Outcome(NamedTuple):

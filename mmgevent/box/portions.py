@@ -35,12 +35,14 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
     """
     if batch.budget_s is None:
         return Trials(box).map(batch)
-    first = max(1, box.job.options.get("greenlets") or 0)
+    call = 1 if batch.has_refs else box.job.options.get("items_per_call") or 1  # refs are any number of items
+    first = max(call, box.job.options.get("greenlets") or 0)
     done: Mapped | None = None
     position = batch.lo
     until_s = 0.0
     while position < batch.end:
         count = first if done is None else _next_count(position - batch.lo, done[0], until_s - monotonic())
+        count -= count % call
         if count < first:
             break
         portion = batch._replace(lo=position, hi=min(position + count, batch.end))

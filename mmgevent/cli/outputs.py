@@ -61,6 +61,12 @@ OVERWRITE = Option(
     "",
     "with -o FOLDER/: replace the results that are in the folder; other files in it stay",
 )
+RESUME = Option(
+    ("--resume",),
+    "",
+    "with -o FOLDER/: go on where an earlier run of the same job ended, whatever ended it; parts that it "
+    "finished stay, and the rest is made",
+)
 PART_SIZE = Option(
     ("--part-size",),
     "SIZE",
@@ -68,23 +74,40 @@ PART_SIZE = Option(
     memory_size,
 )
 #: In the order of the help.
-OPTIONS = (OUTPUT, FORMAT, COLUMNS, SORT, TOP, OVERWRITE, PART_SIZE)
+OPTIONS = (OUTPUT, FORMAT, COLUMNS, SORT, TOP, OVERWRITE, RESUME, PART_SIZE)
 
 
 def open_sink(command: str, arguments: Arguments, results: Results, job: Job[Any, Any]) -> Sink:
     """Open what the results are written to. Raise OutputError for a path or format that is wrong."""
-    from mmgevent.job.outputs.opening import describe_job, open_output
+    from mmgevent.job.outputs.opening import open_output
 
-    return open_output(
+    sink = open_output(
         results.current_path(),
         arguments.format,
         results.stream,
         columns=arguments.columns,
         overwrite=bool(arguments.overwrite),
+        resume=bool(arguments.resume),
         part_bytes=arguments.part_size,
-        about=describe_job(job, arguments.sort, arguments.top),
+        job=job,
+        sort=arguments.sort,
+        top=arguments.top,
         warn=functools.partial(_warn, command, arguments),
     )
+    if not arguments.quiet:
+        _say_what_is_there(command, results, sink)
+    return sink
+
+
+def _say_what_is_there(command: str, results: Results, sink: Sink) -> None:
+    path, made = results.current_path(), sink.made
+    if sink.is_complete:
+        say(command, f"{shown(str(path))} is complete: nothing is left to do")
+    elif made is not None:
+        say(
+            command,
+            f"{shown(str(path))} has {len(made.partitions)} of at most {made.of} partitions: the rest is made",
+        )
 
 
 def in_order(arguments: Arguments, records: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
+    from mmgevent.job.outputs.record import Made
 
 
 class WorkerInfo(NamedTuple):
@@ -45,18 +46,28 @@ class BaseCluster(ABC):
         self._pid = os.getpid()
 
     def submit(
-        self, job: Job[K, V], *, on_progress: OnProgress | None = None, on_notice: OnNotice | None = None
+        self,
+        job: Job[K, V],
+        *,
+        on_progress: OnProgress | None = None,
+        on_notice: OnNotice | None = None,
+        resume: str | os.PathLike[str] | Made | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
         `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+        `resume`: a folder in which an earlier run of the job has written parts. They are not made
+        again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
+        same job.
 
         Raises UsageError if something is wrong with the job, and StartError if no thread can be
         started.
         """
         from mmgevent.driver.handle import JobHandle
 
-        handle: JobHandle[K, V] = JobHandle(self._checked_runner(job, on_progress, on_notice))
+        handle: JobHandle[K, V] = JobHandle(
+            self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
+        )
         with self._lock:
             self._handles.add(handle)
         try:
@@ -153,8 +164,20 @@ class BaseCluster(ABC):
     ) -> Runner:
         """Return a new runner for a job. Raises UsageError if something is wrong with the job."""
 
-    def _checked_runner(
+    def _make_chain(
         self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> Runner:
+        """Return a new runner for a job of several stages. Raises UsageError as `_make_runner`."""
+        from mmgevent.driver.runners.chained import ChainRunner
+
+        return ChainRunner(job, self._make_runner, on_progress, on_notice)
+
+    def _checked_runner(
+        self,
+        job: Job[Any, Any],
+        on_progress: OnProgress | None,
+        on_notice: OnNotice | None,
+        made: Made | None = None,
     ) -> Runner:
         from mmgevent.job.job import Job
 
@@ -163,8 +186,13 @@ class BaseCluster(ABC):
             raise UsageError("this cluster is closed: make another")
         if not isinstance(job, Job):
             raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
-        runner = self._make_runner(job, on_progress, on_notice)
+        if job.previous is None:
+            runner = self._make_runner(job, on_progress, on_notice)
+        else:
+            runner = self._make_chain(job, on_progress, on_notice)
         try:
+            if made is not None:
+                runner.leave_out(made)
             runner.check()
         except BaseException:
             runner.close()
@@ -176,3 +204,9 @@ class BaseCluster(ABC):
             from mmgevent.driver.engine_link import forked_error
 
             raise forked_error()
+
+
+def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:
+    from mmgevent.job.outputs.record import Made, find_made  # rarely needed
+
+    return resume if isinstance(resume, Made) else find_made(resume)

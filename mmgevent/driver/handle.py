@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
@@ -30,6 +30,9 @@ from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.sinks import Sink
 
 log = get_log(__name__)
 
@@ -44,6 +47,14 @@ _CHUNK_RECORDS = 1000
 Record = tuple[Any, Any]
 
 
+class EndedPartitions(NamedTuple):
+    """Stands between chunks: every record of these partitions was before it."""
+
+    partitions: tuple[int, ...]
+    #: number of all partitions of the job
+    of: int
+
+
 class JobHandle(Readable[K, V]):
     """A submitted job.  Its methods may be called from any thread."""
 
@@ -52,7 +63,7 @@ class JobHandle(Readable[K, V]):
         self._state = runner.state
         self._pid = os.getpid()
         self._changed = threading.Condition()
-        self._chunks: deque[list[Record]] = deque()
+        self._chunks: deque[list[Record] | EndedPartitions] = deque()
         self._filling: list[Record] = []  # used by the job's thread only
         self._unread = 0
         self._is_streaming = False
@@ -67,6 +78,8 @@ class JobHandle(Readable[K, V]):
         self._callbacks: list[Callable[[JobHandle[K, V]], None]] = []
         self._wakes: list[Callable[[], None]] = []  # of coroutines that wait for records
         self._state.before_wait = self._flush
+        if runner.job.finish_form != "iterator":  # one call of it has records of any partition
+            self._state.on_partitions = self._end_partitions
         self._state.on_failure = self._start_ender
         run = settings.in_same_context(self._run)  # the datasource and finishfn need the context
         self._thread = threading.Thread(target=run, name=f"mmgevent-{runner.job.name}", daemon=True)
@@ -84,15 +97,17 @@ class JobHandle(Readable[K, V]):
         - JobError if the job failed, JobCancelled if it was cancelled;
         - TimeoutError after `timeout` seconds; the job goes on;
         - DuplicateKeyError if a dict would lose a record;
-        - UsageError if `stream` was called before.
+        - UsageError if `stream` was called before, or is called meanwhile by another thread.
         """
         with self._changed:
             self._check_not_streamed()
-            self._wait_until_over(timeout)
+            self._check_goes_on_in(None)
+            self._wait_until_over(timeout, self._check_not_streamed)
             if self._error is not None:
                 raise self._error
             if self._result is None:
-                self._result = build_dict(record for chunk in self._chunks for record in chunk)
+                chunks = (chunk for chunk in self._chunks if not isinstance(chunk, EndedPartitions))
+                self._result = build_dict(record for chunk in chunks for record in chunk)
                 self._chunks.clear()
             return self._result
 
@@ -146,18 +161,23 @@ class JobHandle(Readable[K, V]):
         return self._state.progress
 
     def stats(self) -> dict[str, Any]:
-        """Return the server's figures of a job that is done: seconds, records, spilled_bytes."""
+        """Return the server's figures of a job that is done: seconds, records, spilled_bytes.
+
+        Those of a chain are of the last stage, but for sums such as the seconds; "stages" lists the
+        figures of each, with the number of items that were "skipped".
+        """
         return dict(self._state.stats)
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.
 
         Each has "key" and "error" in words.  If they are known, it also has the key itself as
-        "item_key", and "error_type" and "error_text" of the exception.
+        "item_key", and "error_type" and "error_text" of the exception. In a chain it has the
+        number of its "stage".
 
         Raises JobError (kind "record") for a key that cannot be unpickled here.
         """
-        return self._state.set_aside.failures()
+        return self._runner.skipped()
 
     def skipped_items(self) -> Iterator[Record]:
         """Return an iterator over (key, value) of all items that were set aside so far.
@@ -255,6 +275,13 @@ class JobHandle(Readable[K, V]):
             self._unread += len(chunk)
             self._notify()
 
+    def _end_partitions(self, partitions: tuple[int, ...], of: int) -> None:
+        """Pass gathered records on, and that these partitions end behind them."""
+        self._flush()
+        with self._changed:
+            self._chunks.append(EndedPartitions(partitions, of))
+            self._notify()
+
     def _notify(self) -> None:
         """Wake all that wait for a change, also in event loops. The lock is held."""
         self._changed.notify_all()
@@ -328,41 +355,62 @@ class JobHandle(Readable[K, V]):
 
     # What runs in the threads of readers.
 
-    def _stream_now(self) -> Generator[tuple[K, V], None, None]:
-        self._begin_stream()
-        records = self._stream()
+    def stream_to(self, sink: Sink) -> Iterator[tuple[K, V]]:
+        """Return an iterator as `stream` does, for what is written to a sink.
+
+        The sink learns where partitions end, between two records.
+        """
+        return self._stream_now(sink)
+
+    def _stream_now(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
+        self._begin_stream(sink)
+        records = self._stream(sink)
         next(records)  # begun, so that closing or forgetting it cancels the job
         return records
 
-    def _stream(self) -> Generator[Any, None, None]:
+    def _stream(self, sink: Sink | None) -> Generator[Any, None, None]:
         try:
             yield None
-            while True:
-                with self._changed:
-                    while (chunk := self._take_chunk(None)) == []:
-                        self._changed.wait(SIGNAL_LOOK_S)
-                if chunk is None:
-                    break
-                yield from chunk
+            while (chunk := self._next_chunk()) is not None:
+                if not isinstance(chunk, EndedPartitions):
+                    yield from chunk
+                    if not chunk and sink is not None:
+                        sink.note_pause()
+                elif sink is not None:
+                    sink.note_partitions(*chunk)
         finally:
             if not self._is_over:
                 self.cancel()
         if self._error is not None:
             raise self._error
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, sink: Sink | None = None) -> None:
         self._check_process()
+        self._check_goes_on_in(sink)
         with self._changed:
             if self._is_streaming or self._result is not None:
                 raise UsageError("the results of this job were given out already")
             self._is_streaming = True
             self._reader = threading.get_ident()
+            self._changed.notify_all()  # who waits in `result` gets none of them
+
+    def _next_chunk(self) -> list[Record] | EndedPartitions | None:
+        """Return what is next; an empty list if there was nothing for a while; None at the end."""
+        with self._changed:
+            self._reader = threading.get_ident()
+            if not self._chunks and not self._is_over:
+                self._changed.wait(SIGNAL_LOOK_S)
+            if self._chunks and isinstance(self._chunks[0], EndedPartitions):
+                return self._chunks.popleft()
+            return self._take_chunk(None)
 
     def _take_chunk(self, wake: Callable[[], None] | None) -> list[Record] | None:
         with self._changed:
             self._reader = threading.get_ident()
-            if self._chunks:
+            while self._chunks:
                 chunk = self._chunks.popleft()
+                if isinstance(chunk, EndedPartitions):
+                    continue
                 self._unread -= len(chunk)
                 self._changed.notify_all()
                 return chunk
@@ -372,7 +420,8 @@ class JobHandle(Readable[K, V]):
                 self._wakes.append(wake)
             return []
 
-    def _wait_until_over(self, timeout: float | None) -> None:
+    def _wait_until_over(self, timeout: float | None, check: Callable[[], None] | None = None) -> None:
+        """Wait with the lock held; call `check` after each wait, when others may have had the lock."""
         self._check_process()
         check_wait(timeout)
         until = None if timeout is None else time.monotonic() + timeout
@@ -381,3 +430,5 @@ class JobHandle(Readable[K, V]):
             if left is not None and left <= 0:
                 raise TimeoutError(f"job {self._state.name} was not done in {timeout:g} s; it goes on")
             self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
+            if check is not None:
+                check()

@@ -50,6 +50,9 @@ class Progress:
     bytes: int = 0
     #: items that were set aside
     skipped: int = 0
+    #: the stage of a chain that runs, from 1, and their number
+    stage: int = 1
+    stages: int = 1
 
 
 class JobState:
@@ -85,6 +88,8 @@ class JobState:
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's
         self.on_failure: Callable[[], None] = _do_nothing
+        #: called with partitions, and the number of all, once every record of theirs was given out
+        self.on_partitions: Callable[[tuple[int, ...], int], None] = _ignore_partitions
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
         self._on_progress = on_progress
@@ -196,6 +201,11 @@ class JobState:
         if self.set_aside.count > MAX_NAMED:
             self.notice(f"{self.set_aside.count} items were set aside in all")
 
+    def end_partitions(self, partitions: tuple[int, ...]) -> None:
+        """Note that every record of these partitions was given out."""
+        if partitions:
+            self.on_partitions(partitions, self.partitions or 0)
+
     def restart(self) -> None:
         """Forget what belongs to the submission that was lost: its items are mapped again."""
         self.set_aside.clear()
@@ -203,4 +213,8 @@ class JobState:
 
 
 def _do_nothing() -> None:
+    pass
+
+
+def _ignore_partitions(partitions: tuple[int, ...], of: int) -> None:
     pass

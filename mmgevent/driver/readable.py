@@ -6,11 +6,14 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import closing
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from mmgevent.driver.runners.runner import Runner
 from mmgevent.errors import ForkedError, UsageError
 from mmgevent.job.job import K, V
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.sinks import Sink
 
 
 class Readable(Generic[K, V]):
@@ -21,8 +24,11 @@ class Readable(Generic[K, V]):
     _is_streaming: bool
     _result: dict[Any, Any] | None
 
-    def _stream_now(self) -> Generator[tuple[K, V], None, None]:
-        """Return an iterator over the records. Raise UsageError if they were given out already."""
+    def _stream_now(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
+        """Return an iterator over the records. Raise UsageError if they were given out already.
+
+        `sink`: learns where partitions end.
+        """
         raise NotImplementedError
 
     def result(self, timeout: float | None = None) -> dict[K, V]:
@@ -65,6 +71,7 @@ class Readable(Generic[K, V]):
         sort: str | None = None,
         top: int | None = None,
         overwrite: bool = False,
+        resume: bool = False,
         part_size: int | str | None = None,
     ) -> int:
         """Wait for the job, write its results to a file or folder, and return their number.
@@ -79,6 +86,8 @@ class Readable(Generic[K, V]):
         `sort`: "key", "-key", "value", "-value", where - is for the largest first.
         `top`: how many records to keep; those of the largest values, unless `sort` is given.
         `overwrite`: replace the results in a folder; otherwise one that is not empty is refused.
+        `resume`: keep what the same job has written to a folder. If there is something, the job must
+        have been submitted with `resume=path`, too. The number returned includes what was there.
         `part_size`: size of the parts of a folder before compression, such as "64MiB".
 
         Raises:
@@ -88,7 +97,7 @@ class Readable(Generic[K, V]):
         - the errors of `result`.
         """
         from mmgevent.job.options import parse_memory
-        from mmgevent.job.outputs.opening import describe_job, open_output  # rarely needed
+        from mmgevent.job.outputs.opening import open_output  # rarely needed
         from mmgevent.job.outputs.order import choose_order, put_in_order
 
         order = choose_order(sort, top)
@@ -97,11 +106,17 @@ class Readable(Generic[K, V]):
             format,
             columns=columns,
             overwrite=overwrite,
+            resume=resume,
             part_bytes=parse_memory(part_size),
-            about=describe_job(self._runner.job, sort, top),
+            job=self._runner.job,
+            sort=sort,
+            top=top,
         )
-        count = 0
-        with output as sink, closing(self._records()) as records:
+        count = output.made_records
+        if output.is_complete:
+            self.cancel()
+            return count
+        with output as sink, closing(self._records(sink)) as records:
             ordered: Iterable[tuple[Any, Any]] = records if order is None else put_in_order(records, order)
             for key, value in ordered:
                 sink.write(key, value)
@@ -179,11 +194,30 @@ class Readable(Generic[K, V]):
         with closing(self._records()) as records:
             return maker.make(records)
 
-    def _records(self) -> Generator[tuple[K, V], None, None]:
+    def _records(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
         """Return an iterator over the records, whose end before theirs cancels the job."""
-        if self._result is not None:
-            return (record for record in self._result.items())
-        return self._stream_now()
+        self._check_goes_on_in(sink)
+        if self._result is None:
+            try:
+                return self._stream_now(sink)
+            except UsageError:
+                if self._result is None:  # otherwise another thread has just made it
+                    raise
+        return (record for record in self._result.items())
+
+    def _check_goes_on_in(self, sink: Sink | None) -> None:
+        """Raise UsageError if the results and what is in a sink already are not all results."""
+        left_out, there = self._runner.made, None if sink is None else sink.made
+        if left_out is not None and left_out.partitions and left_out != there:
+            raise UsageError(
+                "the job was submitted with resume=FOLDER and makes only what is not in that folder as it was then: "
+                "call handle.write(FOLDER, resume=True)"
+            )
+        if there is not None and there.partitions and left_out is None:
+            raise UsageError(
+                "the folder has results already, and the job was submitted to make all: submit it with "
+                "cluster.submit(job, resume=FOLDER)"
+            )
 
     def _check_not_streamed(self) -> None:
         if self._is_streaming:

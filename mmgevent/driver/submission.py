@@ -38,6 +38,7 @@ from mmgevent.wire.failures import bound
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.partition_sets import encode_partitions
 from mmgevent.wire.positions import entry_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Part(NamedTuple):
 
     partition: int
     data: bytes
+    #: the partitions whose results have all been received with this part
+    ends: tuple[int, ...] = ()
 
 
 class EngineLost(Exception):
@@ -65,7 +68,17 @@ class EngineLost(Exception):
 class Submission:
     """One job on one engine."""
 
-    def __init__(self, state: JobState, packed: PackedJob, feeder: Feeder, engine: EngineProcess):
+    def __init__(
+        self,
+        state: JobState,
+        packed: PackedJob,
+        feeder: Feeder,
+        engine: EngineProcess,
+        *,
+        keeps: bool = False,
+        source: int | None = None,
+    ):
+        """`keeps`: the results stay on the server. `source`: number of a job whose results are the input."""
         self._state = state
         self._packed = packed
         self._feeder = feeder
@@ -78,7 +91,9 @@ class Submission:
         self._speed = Speed()
         self._allowed = 0  # batches that the server accepts, in all
         self._sent = 0
-        self._input_ended = False
+        self._keeps = keeps
+        self._source = source
+        self._input_ended = source is not None
         self._incoming: dict[int, _Incoming] = {}  # by reduce task
         self._received_tasks = 0
         self._parts: deque[Part] = deque()
@@ -95,7 +110,7 @@ class Submission:
             "notice": self._on_notice,
             "skipped": self._on_skipped,
             "died": self._on_died,
-            "job_done": self._on_done,
+            "stage_done" if keeps else "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
             "node": self._on_node,
@@ -112,6 +127,11 @@ class Submission:
         frames = [frame for part in parts for frame in split_payload(CODE, part, self._number)]
         self._engine.put_in_lane(frames, CODE_WINDOW)
         self._engine.flush()
+
+    @property
+    def number(self) -> int:
+        """Return the number of the job in its cluster, 0 before it is open."""
+        return self._number
 
     def records(self) -> Iterator[tuple[Any, Any]]:
         """Send the input and yield the results.
@@ -165,6 +185,8 @@ class Submission:
         options = packed.options
         if state.partitions is not None:
             options = {**options, "partitions": state.partitions}  # chosen by the first server
+        if state.delivered:
+            options = {**options, "unwanted": encode_partitions(state.delivered)}
         self._engine.send(
             control(
                 "submit",
@@ -175,6 +197,8 @@ class Submission:
                 fingerprint=fingerprint(packed.code),
                 skip=sorted(state.delivered) or None,
                 context_bytes=len(packed.context) or None,
+                keep=self._keeps or None,
+                source=self._source,
             )
         )
 
@@ -228,6 +252,8 @@ class Submission:
 
     def _check_batch(self, number: int) -> None:
         """Raise ProtocolError for a batch that the server cannot have."""
+        if self._source is not None:
+            return  # the server has made it of results
         if not 1 <= number <= self._sent:
             raise ProtocolError(f"batch {number} was never sent to this server")
 
@@ -297,6 +323,8 @@ class Submission:
         self._allowed = message["batches"]
 
     def _on_rejected(self, frame: Frame, message: dict[str, Any]) -> None:
+        if message.get("again") and self._source is not None:
+            raise EngineLost(shown(message["error"]))
         raise JobError(shown(message["error"]), {"kind": "rejected"})
 
     def _on_refused(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -336,8 +364,11 @@ class Submission:
     def _collect(self, task: int, incoming: _Incoming) -> None:
         if incoming.batch is not None:
             self._take_set_aside(incoming)
-        elif incoming.is_complete or not self._packed.takes_whole_tasks:
-            self._parts.extend(incoming.take_whole())
+        elif not self._packed.takes_whole_tasks:
+            self._parts.extend(part._replace(ends=(part.partition,)) for part in incoming.take_whole())
+        elif incoming.is_complete and (parts := incoming.take_whole()):
+            parts[-1] = parts[-1]._replace(ends=tuple(part.partition for part in parts))
+            self._parts.extend(parts)
         if incoming.is_complete:
             del self._incoming[task]
             self._received_tasks += 1
@@ -354,6 +385,7 @@ class Submission:
         yield from decode_segments(part.data, self._packed.plain)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
+        self._state.end_partitions(part.ends)
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
         once = message.get("once")

@@ -29,10 +29,12 @@ from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import blame_exception, describe_error
+from mmgevent.tasks.calls import CallRules
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.partition_sets import decode_partitions
 
 
 def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool, executors: int = 1) -> None:
@@ -119,6 +121,10 @@ class Executor:
             self._runner.retries = options.get("retries", 0)
             self._runner.max_skipped = options.get("max_skipped", 0)
             self._runner.plain = read_plain_rules(options)
+            if unwanted := options.get("unwanted"):
+                self._runner.unwanted = decode_partitions(unwanted)
+            if options.get("items_per_call") is not None:
+                self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
             if self._is_patched and options.get("greenlets", 0) > 1:
                 from mmgevent.executor.pool import ItemPool
 

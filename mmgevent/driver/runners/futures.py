@@ -43,6 +43,7 @@ from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
+from mmgevent.wire.partition_sets import encode_partitions
 
 log = get_log(__name__)
 
@@ -173,11 +174,14 @@ class FuturesRunner(BoxedRunner):
         began_s = time.monotonic()
         self._wait_for_check()
         slots = self._futures.slots
-        partitions = self.job.options.partitions or choose_partitions(slots)
+        partitions = self.state.partitions or choose_partitions(slots)
         self.state.partitions = partitions
+        options = self._packed.options
+        if self.state.delivered:
+            options = {**options, "unwanted": encode_partitions(self.state.delivered)}
         boxed = BoxedJob(
             f"{self.job.name}-{uuid.uuid4().hex}",
-            self._packed.options,
+            options,
             partitions,
             self._futures.groups(partitions),
             self._packed.context,
@@ -277,7 +281,8 @@ class FuturesRunner(BoxedRunner):
         assert feeder is not None
         speed = self._accounts.speed(slots)
         if rests:
-            size = next_size(speed, at_least=self.job.options.greenlets)
+            options = self.job.options
+            size = next_size(speed, at_least=options.greenlets, multiple=options.items_per_call or 1)
             task, rest = rests.popleft().cut(size)
             if rest is not None:
                 rests.appendleft(rest)
@@ -292,15 +297,15 @@ class FuturesRunner(BoxedRunner):
 
     def _reduce(self, boxed: BoxedJob, code: Token, outputs: Outputs) -> Iterator[tuple[Any, Any]]:
         futures, accounts = self._futures, self._accounts
-        running: dict[Future, Token] = {}
-        for pieces in outputs.group(boxed.groups, max(1, futures.slots)):
+        running: dict[Future, tuple[Token, tuple[int, ...]]] = {}
+        for groups, pieces in outputs.group(boxed.groups, max(1, futures.slots)):
             future, data = futures.reduce(boxed, code, pieces)
-            running[future] = data
+            running[future] = data, boxed.partitions_of(groups)
         done, total = 0, len(running)
         while running:
             self.state.before_wait()
             for future, report in self._wait(running, LOOK_S):
-                data = running.pop(future)
+                data, made = running.pop(future)
                 accounts.take_reduce(report)
                 done += 1
                 self._tell("reduce", done, total, len(running), max(1, futures.slots))
@@ -309,6 +314,8 @@ class FuturesRunner(BoxedRunner):
                 if report.records:
                     results = report.carried[0] if report.carried else futures.get(data)
                     yield from decode_flushes(results, self.plain)
+                self.state.delivered.update(made)
+                self.state.end_partitions(made)
         futures.forget(outputs.tokens())
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:

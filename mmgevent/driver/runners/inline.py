@@ -30,6 +30,7 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
+from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
@@ -38,6 +39,7 @@ from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipp
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.sinks import Sink
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -62,14 +64,27 @@ WORKER = "inline"
 _SPEED = Speed(items=4000, seconds=1.0)
 
 
-def run_inline(job: Job[Any, Any]) -> Iterator[tuple[Any, Any]]:
+def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
+
+    `sink`: what they are written to one by one; it learns where partitions end.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
-    runner = InlineRunner(job, on_notice=_warn)
+    runner: Runner
+    if job.previous is None:
+        runner = InlineRunner(job, on_notice=_warn)
+    else:
+        from mmgevent.driver.runners.chained import ChainRunner
+
+        runner = ChainRunner(job, InlineRunner, on_notice=_warn)
+    if sink is not None:
+        if sink.made is not None:
+            runner.leave_out(sink.made)
+        if job.finish_form != "iterator":
+            runner.state.on_partitions = sink.note_partitions
     runner.check()
     return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
 
@@ -118,6 +133,11 @@ class InlineRunner(Runner):
         if self._run is not None:
             self._run.close()
 
+    @property
+    def shuffle_bytes(self) -> int:
+        """Return the bytes of all records between map and reduce."""
+        return 0 if self._run is None else self._run.shuffle_bytes
+
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""
         assert self._run is not None
@@ -142,15 +162,20 @@ class _InlineRun:
         self._functions = functions
         self._setupfn = functions.setupfn
         options = job.options
-        self._partitions = options.partitions or PARTITIONS
+        self._partitions = state.partitions = state.partitions or PARTITIONS
         share_bytes = total_memory_bytes() // MEMORY_SHARE
         self._record_bytes = min(RECORD_BYTES, share_bytes)
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
+        self._calls = (
+            None if options.items_per_call is None else CallRules(options.items_per_call, _mark_nothing)
+        )
         self._plain = plain
         self.feeder = Feeder(job, may_restart=False, on_notice=state.notice)
         self._signals = SignalTeller()
+        #: bytes of all records between map and reduce
+        self.shuffle_bytes = 0
         self._attempts = 0
         self._item_count = 0
         self._record_count = 0
@@ -168,8 +193,13 @@ class _InlineRun:
             self._check_skipped()
             sizes = self._store.partition_sizes()
             sizes.pop(self._partitions, None)  # the items that were set aside
+            made = frozenset(self._state.delivered)
+            sizes = {partition: n_bytes for partition, n_bytes in sizes.items() if partition not in made}
+            self.shuffle_bytes = sum(sizes.values())
             for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
+                self._state.delivered.add(partition)
+                self._state.end_partitions((partition,))
                 self._report("reduce", done, len(sizes))
             self._state.stats = {"results": len(sizes), "records": self._record_count}
         finally:
@@ -263,6 +293,8 @@ class _InlineRun:
             skipping=skipping,
             decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
             plain=self._plain,
+            unwanted=self._state.delivered,
+            calls=self._calls,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:

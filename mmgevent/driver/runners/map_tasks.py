@@ -42,7 +42,8 @@ class MapRange(NamedTuple):
     def cut(self, size: BatchSize) -> tuple[MapRange, MapRange | None]:
         """Return a task of at most this size, and the rest or None."""
         weight = max(1, self.batch.weight // max(1, self.batch.items))
-        at = self.lo + max(1, min(size.max_items, size.max_weight // weight))
+        count = max(1, min(size.max_items, size.max_weight // weight))
+        at = self.lo + (count if self.batch.has_refs else size.round_up(count))
         return self.split(at) if at < self.hi else (self, None)
 
     def split(self, at: int) -> tuple[MapRange, MapRange]:
@@ -73,8 +74,8 @@ class Outputs:
         else:
             self._are_all_carried = False
 
-    def group(self, groups: int, slots: int) -> Iterator[list[Any]]:
-        """Yield the pieces for each reduce task, in datasource order."""
+    def group(self, groups: int, slots: int) -> Iterator[tuple[range, list[Any]]]:
+        """Yield the groups of each reduce task, and their pieces in datasource order."""
         outputs = [self._pieces[place] for place in sorted(self._pieces)]
         tasks = groups
         if self._are_all_carried and self.carried_bytes <= SMALL_BYTES:
@@ -82,7 +83,7 @@ class Outputs:
         for task in range(tasks):
             pieces = [pieces[group] for pieces in outputs for group in range(task, groups, tasks)]
             if wanted := [piece for piece in pieces if not isinstance(piece, bytes) or piece]:
-                yield wanted
+                yield range(task, groups, tasks), wanted
 
     def tokens(self) -> list[Any]:
         """Return what the engine knows pieces by."""

@@ -23,6 +23,7 @@ from mmgevent.errors import JobCancelled
 from mmgevent.job.job import Job
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.record import Made
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Time between two looks at whether the job was cancelled, seconds.  A user does not notice it.
@@ -41,6 +42,9 @@ class Runner(ABC):
     `notice_skipped`, `stats`.  It looks at `state.is_cancelled` (or calls `check_cancelled`) every
     LOOK_S while it waits, and calls `state.before_wait()` before it waits, so that readers get the
     records that were yielded so far.
+
+    It calls `state.end_partitions` behind the last record of partitions, if it knows where that is,
+    and makes none of `state.delivered`.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Runner(ABC):
         self.job = job
         #: the rules for what executors send, if that must be plain data
         self.plain = _find_rules(job)
+        #: what an earlier run has made, and this one leaves out; None if it makes everything
+        self.made: Made | None = None
         #: what is known of the job; also written by the thread that cancels
         self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, self.plain)
 
@@ -64,6 +70,15 @@ class Runner(ABC):
         the job needs something that this engine does not have.  The default is that nothing does.
         """
         return
+
+    def leave_out(self, made: Made) -> None:
+        """Leave out the partitions that an earlier run of the job has made; called before `check`.
+
+        A runner that cannot raises UsageError.
+        """
+        self.made = made
+        self.state.partitions = made.of
+        self.state.delivered = set(made.partitions)
 
     def records(self) -> Generator[Record, None, None]:
         """Run the job and yield its records before finishfn, as partitions finish.
@@ -116,6 +131,10 @@ class Runner(ABC):
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again, see `SetAside.items`. The default is: none can be."""
         return iter(())
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """Return why items were set aside so far, see `SetAside.failures`."""
+        return self.state.set_aside.failures()
 
     def skipped_items(self) -> Iterator[Record]:
         """Yield (key, value) of the items that were set aside so far."""

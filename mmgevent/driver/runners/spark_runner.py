@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
@@ -38,6 +38,9 @@ from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError
 from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.record import Made
 
 log = get_log(__name__)
 
@@ -82,6 +85,13 @@ class SparkRunner(BoxedRunner):
         self._job_id = f"{job.name}-{uuid.uuid4().hex}"
         super().__init__(
             job, ENGINE, is_local=self._workers.are_local, on_progress=on_progress, on_notice=on_notice
+        )
+
+    def leave_out(self, made: Made) -> None:
+        """Raise UsageError: all results are there before the first is read."""
+        raise UsageError(
+            f"{ENGINE} gives no results before all are made, so there is nothing to resume; leave --resume away, and "
+            f"begin anew with --overwrite"
         )
 
     def run(self) -> Generator[tuple[Any, Any], None, None]:

@@ -22,6 +22,7 @@ from mmgevent.wire.limits import (
     MAX_PARTITIONS,
     check_limit,
 )
+from mmgevent.wire.partition_sets import is_partition_set
 
 #: Name of a job in its `submit`, characters: the stem of the longest file name, and more.
 MAX_NAME_CHARS = 300
@@ -70,7 +71,9 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     """
     wire = dict(options)
     needs = wire.pop("needs", [])
-    offered, flags, plain = (wire.pop(name, None) for name in ("offered", "flags", "plain"))
+    offered, flags, plain, unwanted = (
+        wire.pop(name, None) for name in ("offered", "flags", "plain", "unwanted")
+    )
     if not (isinstance(needs, list) and len(needs) <= MAX_NEEDS and all(map(_is_name, needs))):
         raise _wrong("needs", f"a list of at most {MAX_NEEDS} names of functions", needs)
     if flags is not None and not are_flags(flags):
@@ -78,6 +81,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         raise _wrong("flags", f"a list of at most one of each of {words}, in that order", flags)
     if plain is not None and type(plain) is not dict:  # the workers check what is in it
         raise _wrong("plain", "an object, or null", plain)
+    if unwanted is not None and not is_partition_set(unwanted):
+        raise _wrong("unwanted", "a set of partitions in hexadecimal, or null", unwanted)
     for name in ("py_files", "pass_env"):
         if name in wire:
             raise OptionError(f"option {name} stays with the driver")
@@ -89,6 +94,7 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         retransmit=checked.retransmit,
         allocation=checked.allocation,
         max_skipped=checked.max_skipped,
+        items_per_call=checked.items_per_call or 1,
         needs=frozenset(needs),
     )
 

@@ -16,6 +16,7 @@ from mmgevent.wire import failures
 from mmgevent.wire.frames import MAX_PAYLOAD, Frame
 from mmgevent.wire.lanes import INPUT_WINDOW, ReceiveWindow
 from mmgevent.wire.limits import SHORT_WORK_S
+from mmgevent.wire.partition_sets import is_partition_set
 from mmgevent.wire.positions import position_of
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         'an object of "modules", a list of names, and "classes", a list of pairs of names, or null',
     ),
+    "unwanted": (is_partition_set, "a set of partitions in hexadecimal, or null"),
 }
 
 

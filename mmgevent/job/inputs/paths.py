@@ -64,11 +64,11 @@ def check_paths(paths: tuple[str, ...]) -> list[str]:
     return files
 
 
-def find_files(paths: tuple[str, ...]) -> Iterator[str]:
+def find_files(paths: tuple[str, ...], *, warns: bool = True) -> Iterator[str]:
     """Yield the files of each path in turn; those of a glob or folder are sorted.
 
     Raise DatasourceError as `check_paths` does, and for a file or folder whose status cannot be
-    read. Log a warning about what is left out.
+    read. Log a warning about what is left out, if `warns`.
     """
     check_paths(paths)
     left_out = _LeftOut()
@@ -77,7 +77,8 @@ def find_files(paths: tuple[str, ...]) -> Iterator[str]:
         if not found:  # it was removed since the check
             raise _no_match(path)
         yield from found
-    left_out.warn()
+    if warns:
+        left_out.warn()
 
 
 class _LeftOut:

@@ -8,16 +8,12 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs.compressed import (
-    FORMATS,
-    check_compression,
-    find_kind,
-    is_to_decompress,
-    zstd_module,
-)
+from mmgevent.job.compression_modules import module_of
+from mmgevent.job.inputs.compressed import FORMATS, check_compression, find_kind, is_to_decompress
 from mmgevent.job.inputs.lists import PathList
 from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
 from mmgevent.job.inputs.refs import Identity, Ref, identify
@@ -27,8 +23,8 @@ from mmgevent.job.remote.urls import is_remote
 if TYPE_CHECKING:
     from mmgevent.job.inputs.remote_files import RemoteFiles
 
-#: Names of files that are looked at before the job runs: whether this Python can read them.
-ZSTD_SUFFIXES = (".zst", ".zstd")
+#: Ends of names of files that are looked at before the job runs if this Python lacks what reads them.
+_KINDS_BY_SUFFIX = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 
 
 class Source:
@@ -60,7 +56,7 @@ class Source:
     def __add__(self, other: Any) -> Source:
         if not isinstance(other, Source):
             return NotImplemented
-        return _Sum(_parts(self) + _parts(other))
+        return _Sum(parts_of(self) + parts_of(other))
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for ref in self.refs():
@@ -152,11 +148,13 @@ class FileSource(Source):
 
             self._remote = RemoteFiles(self._list)
             for url in self._remote.check(remote):
-                if url.endswith(ZSTD_SUFFIXES) and self.compression is not None and not binary:
-                    zstd_module(url)
+                kind = _KINDS_BY_SUFFIX.get(os.path.splitext(url)[1])
+                if kind and module_of(kind) is None:
+                    is_to_decompress(url, kind, 1, self.compression, binary=binary)
         local = tuple(path for path in paths if not is_remote(path)) if remote else paths
         for path in check_paths(local) if local or not remote else ():
-            if path.endswith(ZSTD_SUFFIXES) and os.path.isfile(path):
+            kind = _KINDS_BY_SUFFIX.get(os.path.splitext(path)[1])
+            if kind and module_of(kind) is None and os.path.isfile(path):
                 self._look_at(path, binary=binary)
 
     def refuse_streams(self) -> None:
@@ -170,19 +168,39 @@ class FileSource(Source):
     def streams(self) -> list[str]:
         return [path for path in self.paths if not is_remote(path) and is_stream(path)]
 
+    def find_paths(self) -> Iterator[str]:
+        """Yield the paths of all files, without a look at them."""
+        paths = self._all_paths()
+        if not any(map(is_remote, paths)):
+            yield from find_files(paths, warns=False)
+            return
+        from mmgevent.job.inputs.remote_files import RemoteFiles
+
+        for path in paths:
+            if is_remote(path):
+                yield from RemoteFiles(self._list).check([path])
+            else:
+                yield from find_files((path,), warns=False)
+
     def _all_paths(self) -> tuple[str, ...]:
         return self.paths if self._list is None else self._list.paths()
 
     def _look_at(self, path: str, *, binary: bool) -> Found:
-        stream = InputStream(path) if is_stream(path) else None
-        if stream is None:
-            identity, content = identify(path)
-            size = identity.size
-        else:
-            identity, content = Identity("", 0, 0, 0, find_kind(stream.head)), None
-            size = len(stream.head)
-        decompress = is_to_decompress(path, identity.kind, size, self.compression, binary=binary)
-        return Found(path, identity, content, not decompress, stream)
+        if is_stream(path):
+            return self._look_at_stream(InputStream(path), binary=binary)
+        identity, content = identify(path)
+        decompress = is_to_decompress(path, identity.kind, identity.size, self.compression, binary=binary)
+        return Found(path, identity, content, not decompress)
+
+    def _look_at_stream(self, stream: InputStream, *, binary: bool) -> Found:
+        identity = Identity("", 0, 0, 0, find_kind(stream.head))
+        with ExitStack() as opened:
+            opened.enter_context(stream)
+            decompress = is_to_decompress(
+                stream.path, identity.kind, len(stream.head), self.compression, binary=binary
+            )
+            opened.pop_all()  # who reads it closes it
+        return Found(stream.path, identity, None, not decompress, stream)
 
     def __repr__(self) -> str:
         if self._list is not None:
@@ -214,7 +232,8 @@ class _Sum(Source):
         return " + ".join(map(repr, self.parts))
 
 
-def _parts(source: Source) -> tuple[Source, ...]:
+def parts_of(source: Source) -> tuple[Source, ...]:
+    """Return the sources of which a sum consists, in order; the source itself if it is none."""
     return source.parts if isinstance(source, _Sum) else (source,)
 
 

@@ -7,6 +7,8 @@
    is removed first. Only parts, `_SUCCESS` and leftovers of this module are ever removed.
 4. A lock on `.mmg-lock` keeps other runs away. It ends with its process, however that ends.
 5. Parts reach the disk before `_SUCCESS` does, so that no power cut leaves `_SUCCESS` alone.
+6. If it is known where partitions end, parts are cut there, and a record says which partitions they
+   hold (see `record`). So another run can make the others only.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +28,17 @@ from mmgevent.errors import OutputError
 from mmgevent.job.outputs.compression import Compressed
 from mmgevent.job.outputs.destinations import Destination, Replacement
 from mmgevent.job.outputs.formats import OutputFormat, short
+from mmgevent.job.outputs.record import (
+    RECORD,
+    About,
+    FolderRecord,
+    Unit,
+    append_unit,
+    are_there,
+    find_difference,
+    is_about,
+    read_record,
+)
 from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning
 
 SUCCESS = "_SUCCESS"
@@ -36,15 +50,25 @@ PART_BYTES = 128 * 1024 * 1024
 #: Most parts: their numbers have five digits, and sort as their names do.
 MAX_PARTS = 100_000
 
+#: Age of a part at which it ends with the next partition: this share of the time since the folder
+#: was opened. So a kill costs no more than that, and a long job has some hundred parts more.
+AGE_SHARE = 0.05
+#: The least such age, seconds. A part costs up to 30 ms, for it waits for the disk.
+MIN_AGE_S = 0.25
+
 #: Times that a lock is tried again because its file was removed meanwhile.
 _MAX_LOCK_TRIES = 100
 
 #: Error numbers of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
+_OVERWRITE = "--overwrite, overwrite=True"
+
 #: Names of files that a run leaves or may have left.
 _PART = re.compile(r"part-\d{5}\.(tsv|jsonl|csv|pkl|parquet)(\.(gz|bz2|xz|zst))?", re.ASCII)
-_LEFTOVER = re.compile(r"\.mmg-[0-9a-f]{16}\.tmp", re.ASCII)
+#: Of temporary files of folders alone. A run that writes a single file into the folder has others.
+_TEMPORARY_PREFIX = ".mmg-part-"
+_LEFTOVER = re.compile(r"\.mmg-part-[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 class FolderSink(Sink):
@@ -59,14 +83,19 @@ class FolderSink(Sink):
         *,
         part_bytes: int = PART_BYTES,
         overwrite: bool = False,
+        resume: bool = False,
         about: Mapping[str, Any] | None = None,
+        fingerprint: About | None = None,
         warn: Callable[[str], None] | None = None,
     ):
         """Make the folder if it is not there, and lock it.
 
         `name`: the folder as the user wrote it, with a / at its end. `about`: more for `_SUCCESS`.
+        `fingerprint`: what makes the results; None if that is not known, so that nothing is
+        recorded. `resume`: keep the partitions that the same job has made: see `made`.
 
-        Raise OutputError for a folder that is not empty, is in use or cannot be written to.
+        Raise OutputError for a folder that is not empty, is in use or cannot be written to, or that
+        another job has made.
         """
         self._name = name
         self._folder = os.path.realpath(name)
@@ -76,21 +105,41 @@ class FolderSink(Sink):
         self._part_bytes = part_bytes
         self._about = about or {}
         self._warn = warn or log_warning
+        self._fingerprint = fingerprint
         self._part: Sink | None = None
+        self._file: Replacement | None = None  # that the part is written to
+        self._opened_s = self._part_opened_s = time.monotonic()
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
         self._parts: list[dict[str, Any]] = []
+        self._number = 0  # of the next part
         self._old: list[str] = []  # parts that were there, and what killed runs left
+        self._has_cleared = False
+        self._is_recorded = False  # there is a record of this run, or of the one that it continues
+        self._unit: list[dict[str, Any]] = []  # parts whose last partition goes on in the next one
+        self._partitions: list[int] = []  # that have ended since the last unit
+        self._of = 0  # number of all partitions
+        self._ends_unit = False  # the part that gets its name now
+        self._is_between = False  # two partitions
+        self._partition_bytes = 0  # of the partition that is being written
+        self._largest_bytes = 0  # of a partition
         self._is_over = False
         with self._explained():
             self._is_new = _make_folder(self._folder)
             self._lock = _lock(self._folder, name, self._warn)
         try:
             with self._explained():
-                self._check_contents(overwrite)
+                names = self._list_contents()
+                if resume:
+                    self._continue(names)
+                else:
+                    self._check_contents(names, overwrite)
         except BaseException:
             self._release()
             raise
+        if self.is_complete:
+            self._is_over = True
+            self._release()
 
     @property
     def is_terminal(self) -> bool:
@@ -107,14 +156,38 @@ class FolderSink(Sink):
         self._part.write_encoded(data)
         self._records += 1
         self._written_bytes += len(data)
+        self._partition_bytes += len(data)
+        self._is_between = False
+
+    def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
+        """Note that every record of these partitions was written. End the part if that is due."""
+        if self._fingerprint is None:
+            return
+        self._partitions += partitions
+        self._of = of
+        self._is_between = True
+        self._largest_bytes = max(self._largest_bytes, self._partition_bytes)
+        self._partition_bytes = 0
+        is_full = self._written_bytes + self._largest_bytes > self._part_bytes
+        if is_full or self._unit or self._is_old():
+            self._finish_unit()
+
+    def note_pause(self) -> None:
+        """End the part if that is due: nobody knows when the next partition comes."""
+        if self._is_between and self._is_old():
+            self._finish_unit()
 
     def commit(self) -> None:
         """Finish the last part, and write `_SUCCESS`. A folder without results has one empty part."""
         if self._is_over:
             return
-        if self._part is not None or not self._parts:
-            self._part = self._part or self._open_part()
-            self._finish_part()
+        if self._part is None and not self._parts:
+            self._part = self._open_part()
+        if self._part is not None:
+            if self._is_between:
+                self._finish_unit()
+            else:
+                self._finish_part()
         with self._explained(SUCCESS):
             _sync_folder(self._folder)
             success = self._open_file(SUCCESS)
@@ -124,6 +197,8 @@ class FolderSink(Sink):
             finally:
                 success.abort()
             _sync_folder(self._folder)
+            if self._is_recorded:
+                os.unlink(os.path.join(self._folder, RECORD))
         self._is_over = True
         self._release()
 
@@ -136,66 +211,178 @@ class FolderSink(Sink):
             self._part.abort()
         self._release()
         if self._parts:
-            self._warn(f"{self._name} is not complete: it has {len(self._parts)} parts, and no {SUCCESS}")
+            advice = "; --resume makes the rest" if self._is_recorded else ""
+            self._warn(
+                f"{self._name} is not complete: it has {len(self._parts)} parts, and no {SUCCESS}{advice}"
+            )
 
     # parts
 
     def _open_part(self) -> Sink:
-        number = len(self._parts)
-        if number >= MAX_PARTS:
+        if self._number >= MAX_PARTS:
             raise OutputError(
                 f"cannot write {self._name}: the results need more than {MAX_PARTS} parts; choose a larger part size"
             )
         with self._explained():
-            destination = self._open_file(
-                f"part-{number:05}{self._chosen.suffix}", None if self._parts else self._clear
-            )
+            destination: Destination = self._open_file(self._part_name(), self._prepare)
+        self._part_opened_s = time.monotonic()
         if self._chosen.compression:
             destination = Compressed(destination, self._chosen.compression)
         return Sink(self._encode, destination, self._header)
 
+    def _part_name(self) -> str:
+        return f"part-{self._number:05}{self._chosen.suffix}"
+
     def _finish_part(self) -> None:
         assert self._part is not None
         self._part.commit()
-        name = f"part-{len(self._parts):05}{self._chosen.suffix}"
-        n_bytes = os.path.getsize(os.path.join(self._folder, name))
-        self._parts.append({"name": name, "records": self._records, "bytes": n_bytes})
+        self._parts.append(self._describe_part())
+        if self._fingerprint is not None:
+            self._unit.append(self._parts[-1])
+        self._number += 1
         self._part, self._records, self._written_bytes = None, 0, 0
 
-    def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Destination:
+    def _finish_unit(self) -> None:
+        """Finish the part: its last partition ends with it."""
+        if self._part is not None:  # or none of the partitions has a record
+            self._ends_unit = True
+            self._finish_part()
+            self._ends_unit = False
+            self._unit, self._partitions = [], []
+
+    def _describe_part(self) -> dict[str, Any]:
+        assert self._file is not None
+        return {"name": self._part_name(), "records": self._records, "bytes": self._file.size}
+
+    def _prepare(self) -> None:
+        """Do what must be on the disk before a part has its name."""
+        if not self._has_cleared:
+            self._clear()
+            self._has_cleared = True
+        if not self._ends_unit:
+            return
+        if not self._is_recorded:
+            assert self._fingerprint is not None
+            self._write_record(FolderRecord(self._fingerprint, self._of, []))
+        append_unit(self._folder, Unit([*self._unit, self._describe_part()], self._partitions))
+
+    def _write_record(self, record: FolderRecord) -> None:
+        """Write a whole record in place of the one that is there."""
+        file = self._open_file(RECORD)
+        try:
+            file.write(memoryview(record.encode()))
+            file.commit()
+        finally:
+            file.abort()
+        self._is_recorded = True
+
+    def _is_old(self) -> bool:
+        now_s = time.monotonic()
+        return now_s - self._part_opened_s > max(MIN_AGE_S, AGE_SHARE * (now_s - self._opened_s))
+
+    def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Replacement:
         path = os.path.join(self._folder, name)
-        return Replacement(f"{self._name}{name}", path, self._warn, is_new=True, before_naming=before_naming)
+        file = Replacement(
+            f"{self._name}{name}",
+            path,
+            self._warn,
+            is_new=True,
+            before_naming=before_naming,
+            temporary_prefix=_TEMPORARY_PREFIX,
+        )
+        if before_naming is not None:
+            self._file = file
+        return file
 
     def _describe(self) -> bytes:
         """Return the text of `_SUCCESS`."""
         from mmgevent.wire.hello import VERSION, describe_python  # not needed before
 
         told = {
-            "records": sum(part["records"] for part in self._parts),
+            "records": _count_records(self._parts),
             "parts": self._parts,
             "format": self._chosen.suffix[1:],
             "mmgevent": VERSION,
             "python": describe_python(),
             **self._about,
         }
+        if self._fingerprint is not None:
+            told["fingerprint"] = self._fingerprint
         return (json.dumps(told, indent=1, default=repr) + "\n").encode()
 
     # the folder
 
-    def _check_contents(self, overwrite: bool) -> None:
-        """Raise OutputError if something is there that may not be removed."""
+    def _list_contents(self) -> list[str]:
+        """Return all names. Raise OutputError if a folder has one of ours."""
         with os.scandir(self._folder) as entries:
             names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
         for name in sorted(names):
             if _is_ours(name) and names[name]:
                 raise OutputError(f"cannot write {self._name}: {name} in it is a folder; remove it first")
-        found = [name for name in sorted(names) if name != LOCK and not _LEFTOVER.fullmatch(name)]
+        return sorted(names)
+
+    def _check_contents(self, names: list[str], overwrite: bool) -> None:
+        """Raise OutputError if something is there that may not be removed."""
+        found = [name for name in names if name not in (LOCK, RECORD) and not _LEFTOVER.fullmatch(name)]
         if found and not overwrite:
+            advice = " or finish what an earlier run began: --resume;" if RECORD in names else ""
             raise OutputError(
-                f"cannot write {self._name}: the folder is not empty ({short(found[0])}); name another, or overwrite "
-                f"the results in it: --overwrite, overwrite=True"
+                f"cannot write {self._name}: the folder is not empty ({short(found[0])}); name another,{advice} or "
+                f"overwrite the results in it: {_OVERWRITE}"
             )
-        self._old = [name for name in sorted(names) if _is_ours(name) and name not in (LOCK, SUCCESS)]
+        self._old = [name for name in names if _is_ours(name) and name not in (LOCK, SUCCESS)]
+
+    def _continue(self, names: list[str]) -> None:
+        """Keep what the same job has made; remove what is not whole. Raise OutputError for another job."""
+        if SUCCESS in names:
+            self._check_complete()
+            self.is_complete = True
+            self.made_records = _count_records(self._parts)
+            for name in names:
+                if name == RECORD or _LEFTOVER.fullmatch(name):
+                    os.unlink(os.path.join(self._folder, name))
+            return
+        record = read_record(self._folder) if RECORD in names else None
+        if record is None and any(map(_PART.fullmatch, names)):
+            raise self._refusal("its parts have no record of what made them")
+        if record is not None:
+            self._check_same(record.about)
+            record = record.without_lost(self._folder)
+            self._write_record(record)  # before a part can have the name of one that is lost
+            self._parts = [part for unit in record.units for part in unit.parts]
+            self.made = record.made
+        self.made_records = _count_records(self._parts)
+        kept = {part["name"] for part in self._parts}
+        for name in names:
+            if name not in kept and (_PART.fullmatch(name) or _LEFTOVER.fullmatch(name)):
+                os.unlink(os.path.join(self._folder, name))
+        self._number = 1 + max((int(name[5:10]) for name in kept), default=-1)
+        self._has_cleared = True
+
+    def _check_complete(self) -> None:
+        """Raise OutputError unless the folder is complete, and this job has made it."""
+        with open(os.path.join(self._folder, SUCCESS), "rb") as file:
+            try:
+                told = json.load(file)
+                about, self._parts = told["fingerprint"], told["parts"]
+            except (ValueError, KeyError, TypeError):
+                about = None
+        if not is_about(about):
+            raise self._refusal(f"its {SUCCESS} does not say what made it")
+        self._check_same(about)
+        if not are_there(self._folder, self._parts):
+            raise self._refusal(f"its {SUCCESS} names a part that is lost or has changed")
+
+    def _check_same(self, before: About) -> None:
+        assert self._fingerprint is not None
+        difference = find_difference(before, self._fingerprint)
+        if difference is not None:
+            raise self._refusal(f"another job made what is there: {difference}")
+
+    def _refusal(self, why: str) -> OutputError:
+        return OutputError(
+            f"cannot resume {self._name}: {why}; name another folder, or begin anew: {_OVERWRITE}"
+        )
 
     def _clear(self) -> None:
         """Remove the results that were there, first of all what makes them look complete."""
@@ -225,8 +412,12 @@ class FolderSink(Sink):
             raise OutputError(f"cannot write {self._name}{file}: {error.strerror or error}") from error
 
 
+def _count_records(parts: list[dict[str, Any]]) -> int:
+    return sum(part["records"] for part in parts)
+
+
 def _is_ours(name: str) -> bool:
-    return name in (SUCCESS, LOCK) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))
+    return name in (SUCCESS, LOCK, RECORD) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))
 
 
 def _make_folder(folder: str) -> bool:

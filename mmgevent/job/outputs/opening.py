@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-from mmgevent.errors import OutputError
+from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.job import Job
-from mmgevent.job.outputs.formats import choose_format
+from mmgevent.job.outputs.formats import OutputFormat, choose_format
+from mmgevent.job.outputs.record import About
 from mmgevent.job.outputs.sinks import Sink, make_encoder, open_sink
 
 
@@ -20,36 +21,90 @@ def open_output(
     *,
     columns: str | Iterable[str] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     part_bytes: int | None = None,
+    job: Job[Any, Any] | None = None,
+    sort: str | None = None,
+    top: int | None = None,
     about: dict[str, Any] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Sink:
     """Return the sink for a path; one that ends in / is a folder of parts.
 
-    `overwrite`: replace the results in the folder. `part_bytes`: size of its parts. `about`: what
-    its `_SUCCESS` says beside counts and versions. See `open_sink` for the rest.
+    `overwrite`: replace the results in the folder. `resume`: keep what the same job has made there.
+    `part_bytes`: size of its parts. `job`, `sort` and `top`: what is written, and in which order.
+    `about`: what its `_SUCCESS` says beside counts and versions. See `open_sink` for the rest.
 
     Raise OutputError for whatever is wrong.
     """
     name = None if path is None else os.fspath(path)
     if name is None or stream is not None or not name.endswith(os.sep):
-        if overwrite or part_bytes is not None:
+        if overwrite or resume or part_bytes is not None:
+            what = "overwriting" if overwrite else "resuming" if resume else "the size of parts"
             raise OutputError(
-                f"{'overwriting' if overwrite else 'the size of parts'} is for folders, whose path ends in /: "
-                f"-o FOLDER/; a file is replaced in any case"
+                f"{what} is for folders, whose path ends in /: -o FOLDER/; a file is replaced in any case"
             )
         return open_sink(name, format, stream, columns=columns, warn=warn)
     from mmgevent.job.outputs.folder import PART_BYTES, FolderSink  # rarely needed
 
+    if overwrite and resume:
+        raise OutputError("--resume keeps what is in the folder, and --overwrite does not: leave one away")
     chosen = choose_format(None, format)
     encode, header = make_encoder(chosen, columns)
+    if job is not None:
+        about = {**(about or {}), **describe_job(job, sort, top)}
     return FolderSink(
         name, chosen, encode, header,
-        part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, about=about, warn=warn,
+        part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
+        fingerprint=_fingerprint(name, job, chosen, header, is_ordered=(sort, top) != (None, None), needed=resume),
     )  # fmt: skip
+
+
+def _fingerprint(
+    name: str,
+    job: Job[Any, Any] | None,
+    chosen: OutputFormat,
+    header: bytes,
+    *,
+    is_ordered: bool,
+    needed: bool,
+) -> About | None:
+    """Return what a run must share with an earlier one to continue it, None if no run can.
+
+    `needed`: raise UsageError instead of None, in one sentence.
+    """
+    from mmgevent.job.fingerprint import make_fingerprint
+
+    try:
+        if job is None:
+            raise OutputError("it is not known which job the results are of")
+        if job.previous is not None:
+            raise OutputError("it is a job of several stages, which begins anew with its first one")
+        if is_ordered:
+            raise OutputError("results in order are written at the end, so no part of them is there before")
+        if needed:
+            job.check()
+        if job.finish_form == "iterator":
+            raise OutputError("finishfn is called once, with all results")
+        return make_fingerprint(job, format=chosen.suffix[1:], columns=header.decode().strip())
+    except OutputError as error:
+        if needed:
+            raise OutputError(
+                f"cannot resume {name}: {error}; leave --resume away, and begin anew with --overwrite"
+            ) from error
+    except UsageError:  # raised when the job is submitted
+        if needed:
+            raise
+    return None
 
 
 def describe_job(job: Job[Any, Any], sort: str | None, top: int | None) -> dict[str, Any]:
     """Return what `_SUCCESS` says of a job."""
-    options = {field.name: getattr(job.options, field.name) for field in dataclasses.fields(job.options)}
-    return {"job": job.name, "options": options, "sort": sort, "top": top}
+    about: dict[str, Any] = {"job": job.name, "options": _options_of(job), "sort": sort, "top": top}
+    if job.previous is not None:
+        about["stages"] = [_options_of(stage) for stage in job.stages]
+    return about
+
+
+def _options_of(job: Job[Any, Any]) -> dict[str, Any]:
+    return {field.name: getattr(job.options, field.name) for field in dataclasses.fields(job.options)}

@@ -10,13 +10,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.compression import Compressed, open_compressor
 from mmgevent.job.outputs.destinations import Destination, Stream, open_destination
 from mmgevent.job.outputs.formats import ENCODERS, ROW_FORMATS, OutputFormat, choose_format
 from mmgevent.shown_text import harmless
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.record import Made
 
 Encoder = Callable[[Any, Any], bytes]
 
@@ -108,6 +111,13 @@ class Sink:
     file. What a stream has got stays there.
     """
 
+    #: the partitions that are there already, None if this is no resumed output
+    made: Made | None = None
+    #: records that were there already
+    made_records = 0
+    #: whether all results were there already
+    is_complete = False
+
     def __init__(self, encode: Encoder, destination: Destination, header: bytes = b"") -> None:
         """`header`: what the output begins with."""
         self._encode = encode
@@ -132,6 +142,12 @@ class Sink:
         self._buffer += data
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
+
+    def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
+        """Learn that every record of these partitions, `of` all, was written. Folders use that."""
+
+    def note_pause(self) -> None:
+        """Learn that there are no records at the moment."""
 
     def commit(self) -> None:
         """Write what is left, and give a file its name."""

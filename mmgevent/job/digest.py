@@ -1,0 +1,290 @@
+"""Digests of objects that are the same in each run of the same program.
+
+Pickles are not: they depend on the order of sets, on which objects are one and which are equal, on
+line numbers. A digest depends on what an object means:
+
+1. Plain values, lists, tuples, dicts and sets count by what they hold; dicts and sets without their
+   order.
+2. What is installed counts by its name.
+3. Functions and classes of the job count by byte code, constants, defaults, closures and members.
+   The globals that they use have digests of their own (`Digests.about`), so that a message can say
+   which one has changed.
+4. Other modules of the user's count by their source, and so do those that they import.
+5. Any other object counts by what it would be pickled as.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import marshal
+import sys
+import types
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import xxhash
+
+from mmgevent.errors import OutputError
+from mmgevent.job.shipping import definitions, lookups
+from mmgevent.job.shipping.installed import find_spec, is_installed
+from mmgevent.job.shipping.module_source import MAIN_NAMES, source_text
+from mmgevent.job.shipping.modules import SourceTree
+
+#: Types whose values `marshal` writes in one way only, in this version of its format.
+_PLAIN = frozenset((int, str, float, bytes, bool, type(None), complex))
+_MARSHAL_VERSION = 0
+
+#: Members of a class that say nothing of what it does, or differ from run to run.
+_NOT_COMPARED = frozenset(
+    (
+        "__dict__",
+        "__weakref__",
+        "__module__",
+        "__doc__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__annotations__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "__classdictcell__",
+        "_abc_impl",
+    )
+)
+
+#: What of a code object decides what it does, besides constants.
+_OF_CODE = (
+    "co_code",
+    "co_exceptiontable",
+    "co_name",
+    "co_names",
+    "co_varnames",
+    "co_freevars",
+    "co_cellvars",
+    "co_flags",
+    "co_argcount",
+    "co_posonlyargcount",
+    "co_kwonlyargcount",
+)
+
+
+class Digests:
+    """Digests of what one job uses."""
+
+    def __init__(self, by_value: Collection[str]):
+        """by_value: names of modules, besides `__main__`, whose definitions travel."""
+        self._by_value = frozenset(by_value) | MAIN_NAMES
+        #: {what is used: its digest}
+        self.about: dict[str, str] = {}
+        self.tree = SourceTree(self._by_value)
+        self._agenda: list[tuple[str, Any]] = []
+        self._noted: dict[tuple[int, str], Any] = {}  # holds the objects, so that ids stay theirs
+        self._done: dict[int, tuple[Any, bytes]] = {}
+        self._begun: dict[int, int] = {}
+
+    def add(self, label: str, value: Any) -> None:
+        """Add an object under a label, and then all globals that it uses.
+
+        Raise OutputError for an object that has no digest, and ShippingError for a module of the
+        user's that has no source.
+        """
+        self._agenda.append((label, value))
+        while self._agenda:
+            label, value = self._agenda.pop(0)
+            try:
+                digest = self._digest(value)
+            except RecursionError:
+                raise OutputError(
+                    f"{label} is nested too deeply to be compared with an earlier run's"
+                ) from None
+            except _NoDigestError as error:
+                raise OutputError(
+                    f"{label} cannot be compared with that of an earlier run: {error}"
+                ) from None
+            before = self.about.get(label)  # two namespaces may have the same name
+            self.about[label] = digest.hex() if before is None else _hash((before.encode(), digest)).hex()
+
+    def add_modules(self) -> None:
+        """Add the modules of the user's that were used so far."""
+        for name, source in sorted(self.tree.sources.items()):
+            self.about[f"module {name}"] = _hash((source.text.encode(), source.code)).hex()
+
+    # -- one object
+
+    def _digest(self, value: Any) -> bytes:
+        kind = type(value)
+        if kind in _PLAIN:
+            return _hash((b"plain", marshal.dumps(value, _MARSHAL_VERSION)))
+        if kind is tuple and all(type(part) in _PLAIN for part in value):  # most items of a datasource
+            return _hash((b"plain", marshal.dumps(value, _MARSHAL_VERSION)))
+        known = self._done.get(id(value))
+        if known is not None:
+            return known[1]
+        depth = self._begun.get(id(value))
+        if depth is not None:
+            return _hash((b"again", str(len(self._begun) - depth).encode()))
+        self._begun[id(value)] = len(self._begun)
+        try:
+            digest = _hash((_KIND_NAMES.get(kind, b"object"), *self._parts(kind, value)))
+        finally:
+            del self._begun[id(value)]
+        if kind not in _CONTAINERS:  # a datasource may have millions
+            self._done[id(value)] = value, digest
+        return digest
+
+    def _parts(self, kind: type, value: Any) -> Iterable[bytes]:
+        if kind is tuple or kind is list:
+            return map(self._digest, value)
+        if kind is set or kind is frozenset:
+            return sorted(map(self._digest, value))
+        if kind is dict or kind is types.MappingProxyType:
+            return sorted(self._digest(key) + self._digest(each) for key, each in value.items())
+        if kind is types.CodeType:
+            return [
+                self._digest(part) for part in (*(getattr(value, name) for name in _OF_CODE), value.co_consts)
+            ]
+        if kind is types.FunctionType:
+            return self._parts_of_function(value)
+        if kind is types.ModuleType:
+            self._use_module(value.__name__)
+            return [value.__name__.encode()]
+        if kind is types.CellType:
+            return [self._digest(value.cell_contents)] if _is_filled(value) else [b""]
+        if kind is staticmethod or kind is classmethod:
+            return [self._digest(value.__func__)]
+        if kind is property:
+            return map(self._digest, (value.fget, value.fset, value.fdel))
+        if kind is types.MethodType:
+            return map(self._digest, (value.__func__, value.__self__))
+        if isinstance(value, type):
+            return self._parts_of_class(value)
+        return self._parts_of_object(value)
+
+    def _parts_of_function(self, function: types.FunctionType) -> Iterable[bytes]:
+        named = self._name_of(function)
+        if named is not None:
+            return named
+        if self._is_of_job(function.__module__):
+            self._use_globals(function)
+        parts = (
+            function.__code__,
+            function.__defaults__,
+            function.__kwdefaults__,
+            function.__closure__,
+            vars(function),
+        )
+        return map(self._digest, parts)
+
+    def _parts_of_class(self, cls: type) -> Iterable[bytes]:
+        named = self._name_of(cls)
+        if named is not None:
+            return named
+        members = {name: member for name, member in vars(cls).items() if name not in _NOT_COMPARED}
+        return map(self._digest, (cls.__qualname__, type(cls), cls.__bases__, members))
+
+    def _parts_of_object(self, value: Any) -> Iterable[bytes]:
+        reduce = copyreg.dispatch_table.get(type(value))
+        try:
+            reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        except Exception as error:
+            raise _NoDigestError(f"an object of type {type(value).__name__} cannot be pickled") from error
+        if isinstance(reduced, str):
+            wrapped = getattr(value, "__wrapped__", None)  # of functools.lru_cache
+            if wrapped is not None:
+                return [self._digest(wrapped)]
+            return [str(getattr(value, "__module__", None)).encode(), reduced.encode()]
+        parts = [
+            list(part) if index in (3, 4) and part is not None else part for index, part in enumerate(reduced)
+        ]
+        return map(self._digest, parts)
+
+    # -- names
+
+    def _is_of_job(self, module: Any) -> bool:
+        """Return whether the definitions of a module travel by value."""
+        return module in self._by_value or (module not in sys.modules and not _is_installed(str(module)))
+
+    def _name_of(self, definition: Any) -> list[bytes] | None:
+        """Return module and name of a function or class that stands for itself, else None."""
+        module, name = definition.__module__, definition.__qualname__
+        if module in self._by_value:
+            return None
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is not definition:
+            return None
+        self._use_module(module)
+        return [str(module).encode(), name.encode()]
+
+    def _use_module(self, name: str) -> None:
+        if name not in self._by_value and not _is_installed(name):
+            self.tree.add(name)
+
+    def _use_globals(self, function: types.FunctionType) -> None:
+        code, namespace = function.__code__, function.__globals__
+        for module, level, names in definitions.imports(code):
+            self.tree.add_import(module, level, names, namespace.get("__package__") or "")
+        for name in definitions.global_names(code):
+            if name in namespace and name not in ("__builtins__", "__name__", "__file__"):
+                self._note(name, namespace[name])
+        if lookups.looks_up(code, namespace, self._by_value):  # it may use any of them
+            spec = find_spec(function.__module__) if function.__module__ in sys.modules else None
+            self._note("the text of the job's file", spec and source_text(spec))
+
+    def _note(self, name: str, value: Any) -> None:
+        if isinstance(value, types.FunctionType):
+            label = f"function {name}"
+        else:
+            label = f"class {name}" if isinstance(value, type) else f"global {name}"
+        if (id(value), label) not in self._noted:
+            self._noted[id(value), label] = value
+            self._agenda.append((label, value))
+
+
+class _NoDigestError(Exception):
+    """An object has no digest."""
+
+
+_CONTAINERS = frozenset((tuple, list, set, frozenset, dict))
+
+#: What makes digests of different kinds differ, for kinds whose name says all.
+_KIND_NAMES = {
+    kind: kind.__name__.encode()
+    for kind in (
+        tuple,
+        list,
+        set,
+        frozenset,
+        dict,
+        types.CodeType,
+        types.FunctionType,
+        types.ModuleType,
+        types.CellType,
+    )
+}
+
+
+def _hash(parts: Iterable[bytes]) -> bytes:
+    hashed = xxhash.xxh3_128()
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part)
+    return hashed.digest()
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed(name: str) -> bool:
+    try:
+        return is_installed(name)
+    except (ImportError, ValueError):  # no module that can be found
+        return False

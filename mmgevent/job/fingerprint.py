@@ -1,0 +1,125 @@
+"""The fingerprint of a job: what its results depend on, in comparable texts.
+
+Two runs of the same job with the same inputs have the same fingerprint, also under other hash
+seeds. Options that change when and where something runs, not what comes of it, do not count: a job
+that ran out of memory or time may be resumed with more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from mmgevent.errors import OutputError
+from mmgevent.job.digest import Digests
+from mmgevent.job.functions import FUNCTION_FIELDS
+from mmgevent.job.inputs.source import FileSource, Source, parts_of
+from mmgevent.job.inputs.walks import is_repeatable
+from mmgevent.job.job import Job
+from mmgevent.job.outputs.record import HASHED, About
+from mmgevent.wire.hello import PYTHON_VERSION, VERSION
+
+#: Most input files that have a line of their own. Of more, only the first that differs could be
+#: named, and the record would be long.
+MAX_LISTED = 100
+
+#: Options that do not change results.
+_NOT_COMPARED = frozenset(
+    (
+        "retries",
+        "task_timeout",
+        "setup_timeout",
+        "memory_limit",
+        "greenlets",
+        "retransmit",
+        "py_files",
+        "results",
+        "plain_classes",
+        "name",
+    )
+)
+
+#: Types of option values that a message can show.
+_SHOWN = (int, float, str, bool, type(None))
+
+
+def make_fingerprint(job: Job[Any, Any], **output: str) -> About:
+    """Return the fingerprint of a job. `output`: what its output depends on besides.
+
+    Calls nothing of the user's. Looks at the input files. Raise OutputError for a job that has
+    none, in one sentence, and other UsageErrors for what is wrong with the job.
+    """
+    functions = job.functions()
+    if functions.offered_names:
+        raise OutputError(
+            f"the code of the function {min(functions.offered_names)!r}, which workers offer, is not known here"
+        )
+    if job.options.allocation == "oneshot":
+        raise OutputError('with allocation="oneshot" each run maps other items')
+    about = {"Python": PYTHON_VERSION, "mmgevent": VERSION, **output}
+    digests = Digests(job.by_value)
+    for field in dataclasses.fields(job.options):
+        value = getattr(job.options, field.name)
+        if field.name in _NOT_COMPARED:
+            continue
+        if isinstance(value, _SHOWN):
+            about[f"option {field.name}"] = repr(value)
+        else:
+            digests.add(f"option {field.name}", value)
+    if job.argv is not None:
+        about["arguments of the job"] = repr(list(job.argv[1:]))
+    for path in job.options.py_files:
+        digests.tree.add_py_file(path)
+    for role in FUNCTION_FIELDS:
+        if (function := getattr(functions, role)) is not None:
+            digests.add(role, function)
+    if job.finishfn is not None:
+        digests.add("finishfn", job.finishfn)
+    _add_source(digests, job.datasource)
+    files = _list_files(job.datasource)
+    digests.add_modules()
+    return {**about, **{label: HASHED + text for label, text in {**digests.about, **files}.items()}}
+
+
+def _add_source(digests: Digests, datasource: Any) -> None:
+    """Add what is known of a datasource but for its files. Raise OutputError if it has no fingerprint."""
+    if isinstance(datasource, Source):
+        for part in parts_of(datasource):
+            if streams := part.streams():
+                raise OutputError(
+                    f"the input {streams[0]} can be read only once; save it to a file, and name that"
+                )
+            if not isinstance(part, FileSource):
+                raise OutputError(f"the datasource {part!r} does not say what it depends on")
+            known = {name: value for name, value in vars(part).items() if name not in ("paths", "_list")}
+            digests.add("the datasource", (type(part), known))
+        return
+    if not is_repeatable(datasource):
+        what = "a function" if callable(datasource) else f"a {type(datasource).__name__}"
+        raise OutputError(
+            f"the datasource is {what}, whose items nobody can compare with those of an earlier run; pass Files, Lines "
+            f"or the like, a list or a dict"
+        )
+    items = datasource if isinstance(datasource, dict) else list(datasource)
+    digests.add("the datasource", items)
+
+
+def _list_files(datasource: Any) -> dict[str, str]:
+    """Return size and time of each file, or one digest of many."""
+    if not isinstance(datasource, Source):
+        return {}
+    files: dict[str, str] = {}
+    for part in parts_of(datasource):
+        assert isinstance(part, FileSource)
+        for path in part.find_paths():
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+            files[f"input {path}"] = f"{status.st_size} {status.st_mtime_ns}"
+    if len(files) <= MAX_LISTED:
+        return files
+    digests = Digests(())
+    digests.add(f"one of {len(files)} input files", files)
+    return digests.about

@@ -1,0 +1,175 @@
+"""Record in a folder which partitions its parts hold, so that a later run makes the others only.
+
+The record is a file of lines. The first says what made the parts (`about`), and how many partitions
+there are. Each further line is a *unit*: parts, and the partitions whose results they hold, whole.
+
+1. The line of a unit is on the disk before its last part has its name. So a part that is there
+   under its name is in the record, except if its unit goes on in later parts.
+2. A unit counts if all of its parts are there with the bytes that its line says. What a kill has cut
+   off, a line or a part, does not count.
+3. The record never makes a folder look complete. `_SUCCESS` does, and it is written before the
+   record is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmgevent.errors import OutputError
+from mmgevent.job.outputs.formats import short
+
+RECORD = ".mmg-parts"
+
+#: Version of the record. Another one is not understood.
+_VERSION = 1
+
+#: What the value of a fingerprint begins with if nobody could read it.
+HASHED = "#"
+
+About = dict[str, str]
+
+
+class Made(NamedTuple):
+    """The partitions that an earlier run of a job has made."""
+
+    partitions: frozenset[int]
+    #: number of all partitions of the job
+    of: int
+
+
+class Unit(NamedTuple):
+    """Parts that hold whole partitions together."""
+
+    #: name, records and bytes of each
+    parts: list[dict[str, Any]]
+    partitions: list[int]
+
+
+class FolderRecord(NamedTuple):
+    """What a run has recorded."""
+
+    about: About
+    of: int
+    units: list[Unit]
+
+    def encode(self) -> bytes:
+        """Return the text of the file."""
+        head = {"version": _VERSION, "partitions": self.of, "about": self.about}
+        return (json.dumps(head) + "\n").encode() + b"".join(map(encode_unit, self.units))
+
+    @property
+    def made(self) -> Made:
+        """Return which partitions its units hold."""
+        return Made(frozenset(partition for unit in self.units for partition in unit.partitions), self.of)
+
+    def without_lost(self, folder: str) -> FolderRecord:
+        """Return the record without the units of which a part is lost or has changed."""
+        return self._replace(units=[unit for unit in self.units if are_there(folder, unit.parts)])
+
+
+def encode_unit(unit: Unit) -> bytes:
+    """Return the line of a unit."""
+    return (json.dumps(unit._asdict()) + "\n").encode()
+
+
+def append_unit(folder: str, unit: Unit) -> None:
+    """Add a unit to the record that is there, and wait until it is on the disk. Raise OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(os.path.join(folder, RECORD), flags), "wb", buffering=0) as file:
+        line = memoryview(encode_unit(unit))
+        while line:
+            line = line[file.write(line) :]
+        os.fsync(file.fileno())
+
+
+def read_record(folder: str) -> FolderRecord | None:
+    """Return the record of a folder, None if there is none that can be understood. Raise OSError."""
+    try:
+        with open(os.path.join(folder, RECORD), "rb", opener=_open_no_link) as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    head = _parse(lines[0])
+    about, of = head.get("about"), head.get("partitions")
+    if head.get("version") != _VERSION or not is_about(about) or type(of) is not int:
+        return None
+    return FolderRecord(about, of, [unit for line in lines[1:-1] if (unit := _read_unit(line)) is not None])
+
+
+def find_made(folder: str | os.PathLike[str]) -> Made | None:
+    """Return which partitions are in a folder, None if that is not recorded. Raise OutputError."""
+    try:
+        record = read_record(os.fspath(folder))
+    except OSError as error:
+        raise OutputError(f"cannot read {os.fspath(folder)}: {error.strerror or error}") from error
+    return None if record is None else record.without_lost(os.fspath(folder)).made
+
+
+def are_there(folder: str, parts: list[dict[str, Any]]) -> bool:
+    """Return whether all parts are there, as long as they were."""
+    for part in parts:
+        try:
+            status = os.stat(os.path.join(folder, part["name"]), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(status.st_mode) or status.st_size != part["bytes"]:
+            return False
+    return True
+
+
+def is_about(value: Any) -> bool:
+    """Return whether a value that was read is what a record says of its job."""
+    return type(value) is dict and all(type(text) is str for text in value.values())
+
+
+def find_difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Return in words what differs first between two runs; None if nothing does."""
+    for label in [*now, *(label for label in before if label not in now)]:
+        old, new = before.get(label), now.get(label)
+        if old == new:
+            continue
+        if old is None:
+            return f"{label} is new"
+        if new is None:
+            return f"{label} is no longer part of the job"
+        if old.startswith(HASHED) or new.startswith(HASHED):
+            return f"{label} has changed"
+        return f"{label} was {short(old)} and is {short(new)}"
+    return None
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Return the object in a line; an empty one if a kill or a power cut has spoiled it."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if type(value) is dict else {}
+
+
+def _read_unit(line: bytes) -> Unit | None:
+    parsed = _parse(line)
+    parts, partitions = parsed.get("parts"), parsed.get("partitions")
+    if type(parts) is not list or type(partitions) is not list:
+        return None
+    if not all(map(_is_part, parts)) or not all(type(partition) is int for partition in partitions):
+        return None
+    return Unit(parts, partitions)
+
+
+def _is_part(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and type(value.get("name")) is str
+        and os.sep not in value["name"]
+        and type(value.get("records")) is int
+        and type(value.get("bytes")) is int
+    )
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
