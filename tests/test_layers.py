@@ -64,7 +64,6 @@ LARGE_MODULES = {
     "driver.engine_link": _ONE_NOUN,
     "driver.submission": _ONE_NOUN,
     "engine.scheduler.attempts": _ONE_NOUN,
-    "job.options": _ONE_NOUN,
     "engine.scheduler.scheduler": _ONE_NOUN,
     "job.job": _ONE_NOUN,
 }

@@ -41,9 +41,6 @@ MAX_JOB_NAME_CHARS = 200
 #: Longest text of a value in an error about it, characters.
 _MAX_SHOWN_CHARS = 200
 
-#: Options that stay with the driver.
-DRIVER_OPTIONS = ("py_files", "results", "plain_classes", "pass_env")
-
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -113,9 +110,7 @@ class JobOptions:
             given = getattr(self, name)
             value = _NORMAL_FORMS[name](given) if name in _NORMAL_FORMS else given
             if not is_in_range(value):
-                if name == "pass_env":
-                    raise OptionError(f"option {name} must be {expected}")  # nobody may see a value
-                raise _out_of_range(name, given, expected)
+                raise _out_of_range(name, "its value" if name == "pass_env" else given, expected)
             object.__setattr__(self, name, value)
         if self.allocation == "oneshot" and self.retries:
             raise OptionError(
@@ -156,7 +151,7 @@ class JobOptions:
         Those that stay with the driver are left out.
         """
         wire = asdict(self)
-        for name in DRIVER_OPTIONS:
+        for name in ("py_files", "results", "plain_classes", "pass_env"):
             del wire[name]
         return wire
 
@@ -336,9 +331,7 @@ def _are_classes(value: Any) -> bool:
 
 
 def _are_variables(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        isinstance(name, str) and name and not set(name) & set("=\0") for name in value
-    )
+    return _are_paths(value) and not set("".join(value)) & set("=\0")
 
 
 def _is_job_name(value: Any) -> bool:
