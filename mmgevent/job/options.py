@@ -330,10 +330,6 @@ def _are_classes(value: Any) -> bool:
     )
 
 
-def _are_variables(value: Any) -> bool:
-    return _are_paths(value) and not set("".join(value)) & set("=\0")
-
-
 def _is_job_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
@@ -361,7 +357,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "py_files": (_are_paths, "a path or a list of paths"),
     "results": (_is_results, '"plain", "trusted" or None'),
     "plain_classes": (_are_classes, 'a list of classes, or of their names such as "module.Class"'),
-    "pass_env": (_are_variables, "names of environment variables, not their values"),
+    "pass_env": (
+        lambda value: _are_paths(value) and "=" not in "".join(value),
+        "names of environment variables, not their values",
+    ),
     "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
