@@ -104,7 +104,10 @@ def _say_what_is_there(command: str, results: Results, sink: Sink) -> None:
     if sink.is_complete:
         say(command, f"{shown(str(path))} is complete: nothing is left to do")
     elif made is not None:
-        say(command, f"{shown(str(path))} has {len(made.partitions)} of at most {made.of} partitions: the rest is made")
+        say(
+            command,
+            f"{shown(str(path))} has {len(made.partitions)} of at most {made.of} partitions: the rest is made",
+        )
 
 
 def in_order(arguments: Arguments, records: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:

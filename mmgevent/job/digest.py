@@ -95,9 +95,13 @@ class Digests:
             try:
                 digest = self._digest(value)
             except RecursionError:
-                raise OutputError(f"{label} is nested too deeply to be compared with an earlier run's") from None
+                raise OutputError(
+                    f"{label} is nested too deeply to be compared with an earlier run's"
+                ) from None
             except _NoDigestError as error:
-                raise OutputError(f"{label} cannot be compared with that of an earlier run: {error}") from None
+                raise OutputError(
+                    f"{label} cannot be compared with that of an earlier run: {error}"
+                ) from None
             before = self.about.get(label)  # two namespaces may have the same name
             self.about[label] = digest.hex() if before is None else _hash((before.encode(), digest)).hex()
 
@@ -137,7 +141,9 @@ class Digests:
         if kind is dict or kind is types.MappingProxyType:
             return sorted(self._digest(key) + self._digest(each) for key, each in value.items())
         if kind is types.CodeType:
-            return [self._digest(part) for part in (*(getattr(value, name) for name in _OF_CODE), value.co_consts)]
+            return [
+                self._digest(part) for part in (*(getattr(value, name) for name in _OF_CODE), value.co_consts)
+            ]
         if kind is types.FunctionType:
             return self._parts_of_function(value)
         if kind is types.ModuleType:
@@ -161,7 +167,13 @@ class Digests:
             return named
         if self._is_of_job(function.__module__):
             self._use_globals(function)
-        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, function.__closure__, vars(function))
+        parts = (
+            function.__code__,
+            function.__defaults__,
+            function.__kwdefaults__,
+            function.__closure__,
+            vars(function),
+        )
         return map(self._digest, parts)
 
     def _parts_of_class(self, cls: type) -> Iterable[bytes]:
@@ -182,7 +194,9 @@ class Digests:
             if wrapped is not None:
                 return [self._digest(wrapped)]
             return [str(getattr(value, "__module__", None)).encode(), reduced.encode()]
-        parts = [list(part) if index in (3, 4) and part is not None else part for index, part in enumerate(reduced)]
+        parts = [
+            list(part) if index in (3, 4) and part is not None else part for index, part in enumerate(reduced)
+        ]
         return map(self._digest, parts)
 
     # -- names
@@ -238,7 +252,17 @@ _CONTAINERS = frozenset((tuple, list, set, frozenset, dict))
 #: What makes digests of different kinds differ, for kinds whose name says all.
 _KIND_NAMES = {
     kind: kind.__name__.encode()
-    for kind in (tuple, list, set, frozenset, dict, types.CodeType, types.FunctionType, types.ModuleType, types.CellType)
+    for kind in (
+        tuple,
+        list,
+        set,
+        frozenset,
+        dict,
+        types.CodeType,
+        types.FunctionType,
+        types.ModuleType,
+        types.CellType,
+    )
 }
 
 

@@ -87,7 +87,9 @@ def _add_source(digests: Digests, datasource: Any) -> None:
     if isinstance(datasource, Source):
         for part in parts_of(datasource):
             if streams := part.streams():
-                raise OutputError(f"the input {streams[0]} can be read only once; save it to a file, and name that")
+                raise OutputError(
+                    f"the input {streams[0]} can be read only once; save it to a file, and name that"
+                )
             if not isinstance(part, FileSource):
                 raise OutputError(f"the datasource {part!r} does not say what it depends on")
             known = {name: value for name, value in vars(part).items() if name not in ("paths", "_list")}

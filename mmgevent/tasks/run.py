@@ -74,14 +74,13 @@ def run_map(
     map_items: called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each
         triple, perhaps to several at once, and returns an iterator over the results in order. It
         must raise what `fn` raises, and it calls `mark` itself.
-    mark_flush: called with None before a flush of several items' records, and with the position of
-        the last item when that continues.
+    mark_flush: called with None before a flush of several items, and with the position after it.
     part: which part of a single entry to map.
     skipping: what to do about items that fail. None: a failure ends the task.
     decode: returns `items` again, for another try of one that a function has changed.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain: the rules for records, if they must be plain data.
-    unwanted: partitions whose records are dropped: their results are there already.
+    unwanted: partitions whose records are dropped.
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.

@@ -990,7 +990,7 @@ MUTATIONS = [
     ),
     Mutation(
         "one run writes into a folder",
-        "job/outputs/folder.py",
+        "job/outputs/folder_lock.py",
         "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
         ("job/outputs/test_folder.py::test_two_runs_at_once_are_one_too_many",),

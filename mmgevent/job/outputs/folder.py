@@ -14,12 +14,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,6 +24,7 @@ from typing import Any
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.compression import Compressed
 from mmgevent.job.outputs.destinations import Destination, Replacement
+from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
 from mmgevent.job.outputs.formats import OutputFormat, short
 from mmgevent.job.outputs.record import (
     RECORD,
@@ -42,7 +40,6 @@ from mmgevent.job.outputs.record import (
 from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning
 
 SUCCESS = "_SUCCESS"
-LOCK = ".mmg-lock"
 
 #: Size of a part before it is compressed, bytes. Tools that read parts in parallel like such sizes.
 PART_BYTES = 128 * 1024 * 1024
@@ -55,12 +52,6 @@ MAX_PARTS = 100_000
 AGE_SHARE = 0.05
 #: The least such age, seconds. A part costs up to 30 ms, for it waits for the disk.
 MIN_AGE_S = 0.25
-
-#: Times that a lock is tried again because its file was removed meanwhile.
-_MAX_LOCK_TRIES = 100
-
-#: Error numbers of file systems without locks.
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _OVERWRITE = "--overwrite, overwrite=True"
 
@@ -123,8 +114,8 @@ class FolderSink(Sink):
         self._largest_bytes = 0  # of a partition
         self._is_over = False
         with self._explained():
-            self._is_new = _make_folder(self._folder)
-            self._lock = _lock(self._folder, name, self._warn)
+            self._is_new = make_folder(self._folder)
+            self._lock = lock_folder(self._folder, name, self._warn)
         try:
             with self._explained():
                 names = self._list_contents()
@@ -187,14 +178,14 @@ class FolderSink(Sink):
             else:
                 self._finish_part()
         with self._explained(SUCCESS):
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             success = self._open_file(SUCCESS)
             try:
                 success.write(memoryview(self._describe()))
                 success.commit()
             finally:
                 success.abort()
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             if self._is_recorded:
                 os.unlink(os.path.join(self._folder, RECORD))
         self._is_over = True
@@ -210,7 +201,9 @@ class FolderSink(Sink):
         self._release()
         if self._parts:
             advice = "; --resume makes the rest" if self._is_recorded else ""
-            self._warn(f"{self._name} is not complete: it has {len(self._parts)} parts, and no {SUCCESS}{advice}")
+            self._warn(
+                f"{self._name} is not complete: it has {len(self._parts)} parts, and no {SUCCESS}{advice}"
+            )
 
     # parts
 
@@ -377,7 +370,7 @@ class FolderSink(Sink):
         """Remove the results that were there, first of all what makes them look complete."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._folder, SUCCESS))
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         for name in self._old:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._folder, name))
@@ -407,65 +400,3 @@ def _count_records(parts: list[dict[str, Any]]) -> int:
 
 def _is_ours(name: str) -> bool:
     return name in (SUCCESS, LOCK, RECORD) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))
-
-
-def _make_folder(folder: str) -> bool:
-    """Make a folder unless it is there; return whether it is new."""
-    if os.path.isdir(folder):
-        return False
-    if os.path.exists(folder):
-        raise OSError(
-            errno.ENOTDIR, "it is a file, not a folder; remove it, or leave the / away to replace it"
-        )
-    if not os.path.isdir(os.path.dirname(folder)):
-        raise OSError(errno.ENOENT, f"the folder {os.path.dirname(folder)} does not exist; make it first")
-    try:
-        os.mkdir(folder)
-    except FileExistsError:  # another run was faster
-        return False
-    return True
-
-
-def _lock(folder: str, name: str, warn: Callable[[str], None]) -> int | None:
-    """Return the descriptor that holds the lock, or None where there are no locks."""
-    path = os.path.join(folder, LOCK)
-    for _ in range(_MAX_LOCK_TRIES):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-                return descriptor
-            os.close(descriptor)  # its holder has removed it since
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "another process"
-            os.close(descriptor)
-            raise OutputError(
-                f"cannot write {name}: {holder} writes results there; wait for it, or name another folder"
-            ) from None
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in _NO_LOCKS:
-                raise
-            os.unlink(path)
-            warn(f"{name} cannot be locked ({error.strerror}): make sure that no other run writes there")
-            return None
-    raise OSError(errno.EBUSY, "its lock changes hands all the time; try again")
-
-
-def _is_same(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
-def _sync_folder(folder: str) -> None:
-    """Write the names in a folder to the disk, if the file system does that."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some have nothing to write
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

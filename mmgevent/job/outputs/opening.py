@@ -61,7 +61,13 @@ def open_output(
 
 
 def _fingerprint(
-    name: str, job: Job[Any, Any] | None, chosen: OutputFormat, header: bytes, *, is_ordered: bool, needed: bool
+    name: str,
+    job: Job[Any, Any] | None,
+    chosen: OutputFormat,
+    header: bytes,
+    *,
+    is_ordered: bool,
+    needed: bool,
 ) -> About | None:
     """Return what a run must share with an earlier one to continue it, None if no run can.
 

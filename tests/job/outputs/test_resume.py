@@ -145,7 +145,7 @@ def test_what_is_not_as_it_was_is_made_again_or_refused(harm, tmp_path):
         expected = {0, 1}
     else:
         record.unlink()
-        with pytest.raises(OutputError, match="its parts have no record of what made them; .*--overwrite"):
+        with pytest.raises(OutputError, match=r"its parts have no record of what made them; .*--overwrite"):
             open_output(f"{tmp_path}/", job=JOB, resume=True)
         return
     with open_output(f"{tmp_path}/", job=JOB, resume=True, warn=lambda text: None) as sink:
@@ -160,7 +160,11 @@ def test_what_is_not_as_it_was_is_made_again_or_refused(harm, tmp_path):
     [
         (Job(ITEMS, other_mapfn, sum_values, partitions=8), {}, "mapfn has changed"),
         (Job(ITEMS, mapfn, sum_values, partitions=9), {}, "option partitions was '8' and is '9'"),
-        (Job(ITEMS, mapfn, sum_values, partitions=8, max_skipped=1), {}, "option max_skipped was '0' and is '1'"),
+        (
+            Job(ITEMS, mapfn, sum_values, partitions=8, max_skipped=1),
+            {},
+            "option max_skipped was '0' and is '1'",
+        ),
         (Job({**ITEMS, 1: 2}, mapfn, sum_values, partitions=8), {}, "the datasource has changed"),
         (Job(ITEMS, mapfn, partitions=8), {}, "reducefn is no longer part of the job"),
         (Job(ITEMS, mapfn, sum_values, partitions=8, setupfn=print), {}, "setupfn is new"),
@@ -310,9 +314,11 @@ def write_until(path, kill_at, part_bytes):
 
         return call
 
-    sink, locks, lock = None, [], folders._lock
+    sink, locks, lock = None, [], folders.lock_folder
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(folders, "_lock", lambda *arguments: locks.append(lock(*arguments)) or locks[-1])
+        patches.setattr(
+            folders, "lock_folder", lambda *arguments: locks.append(lock(*arguments)) or locks[-1]
+        )
         patches.setattr(os, "fsync", counted("fsync", lambda descriptor: None))  # which takes long
         for name in ("replace", "unlink", "link"):
             patches.setattr(os, name, counted(name, getattr(os, name)))
@@ -372,7 +378,9 @@ def test_a_writer_that_is_killed_at_any_moment_and_resumed_gives_what_one_run_gi
         env=ENVIRON,
     )
     check_complete(path)
-    assert read(path) == sorted(f"{k}\t{v}" for partition in range(PARTITIONS) for k, v in records_of(partition))
+    assert read(path) == sorted(
+        f"{k}\t{v}" for partition in range(PARTITIONS) for k, v in records_of(partition)
+    )
 
 
 def recorded_parts(path):
