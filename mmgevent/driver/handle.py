@@ -25,11 +25,14 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
-from mmgevent.errors import JobCancelled, StartError
+from mmgevent.errors import JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.sinks import Sink
 
 if TYPE_CHECKING:
     pass

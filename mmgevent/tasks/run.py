@@ -79,8 +79,7 @@ def run_map(
     skipping: what to do about items that fail. None: a failure ends the task.
     decode: returns `items` again, for another try of one that a function has changed.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
-    plain: the rules for records, if they must be plain data.
-    unwanted: partitions whose records are dropped.
+    plain, unwanted: the rules for records that must be plain data; partitions to drop.
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,14 +29,13 @@ from mmgevent.job.outputs.record import (
     RECORD,
     About,
     FolderRecord,
-    Unit,
-    append_unit,
     are_there,
     find_difference,
     is_about,
     read_record,
 )
 from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning
+from mmgevent.job.outputs.units import Units
 
 SUCCESS = "_SUCCESS"
 
@@ -46,12 +44,6 @@ PART_BYTES = 128 * 1024 * 1024
 
 #: Most parts: their numbers have five digits, and sort as their names do.
 MAX_PARTS = 100_000
-
-#: Age of a part at which it ends with the next partition: this share of the time since the folder
-#: was opened. So a kill costs no more than that, and a long job has some hundred parts more.
-AGE_SHARE = 0.05
-#: The least such age, seconds. A part costs up to 30 ms, for it waits for the disk.
-MIN_AGE_S = 0.25
 
 _OVERWRITE = "--overwrite, overwrite=True"
 
@@ -94,25 +86,17 @@ class FolderSink(Sink):
         self._part_bytes = part_bytes
         self._about = about or {}
         self._warn = warn or log_warning
-        self._fingerprint = fingerprint
         self._part: Sink | None = None
         self._file: Replacement | None = None  # that the part is written to
-        self._opened_s = self._part_opened_s = time.monotonic()
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
         self._parts: list[dict[str, Any]] = []
         self._number = 0  # of the next part
         self._old: list[str] = []  # parts that were there, and what killed runs left
         self._has_cleared = False
-        self._is_recorded = False  # there is a record of this run, or of the one that it continues
-        self._unit: list[dict[str, Any]] = []  # parts whose last partition goes on in the next one
-        self._partitions: list[int] = []  # that have ended since the last unit
-        self._of = 0  # number of all partitions
-        self._ends_unit = False  # the part that gets its name now
-        self._is_between = False  # two partitions
-        self._partition_bytes = 0  # of the partition that is being written
-        self._largest_bytes = 0  # of a partition
         self._is_over = False
+        #: None if nothing is recorded
+        self._units = None if fingerprint is None else Units(self._folder, fingerprint, self._write_record)
         with self._explained():
             self._is_new = make_folder(self._folder)
             self._lock = lock_folder(self._folder, name, self._warn)
@@ -145,25 +129,19 @@ class FolderSink(Sink):
         self._part.write_encoded(data)
         self._records += 1
         self._written_bytes += len(data)
-        self._partition_bytes += len(data)
-        self._is_between = False
+        if self._units is not None:
+            self._units.add_bytes(len(data))
 
     def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
         """Note that every record of these partitions was written. End the part if that is due."""
-        if self._fingerprint is None:
-            return
-        self._partitions += partitions
-        self._of = of
-        self._is_between = True
-        self._largest_bytes = max(self._largest_bytes, self._partition_bytes)
-        self._partition_bytes = 0
-        is_full = self._written_bytes + self._largest_bytes > self._part_bytes
-        if is_full or self._unit or self._is_old():
-            self._finish_unit()
+        if self._units is not None:
+            self._units.add_partitions(partitions, of)
+            if self._units.is_due(self._part_bytes - self._written_bytes):
+                self._finish_unit()
 
     def note_pause(self) -> None:
         """End the part if that is due: nobody knows when the next partition comes."""
-        if self._is_between and self._is_old():
+        if self._units is not None and self._units.is_between and self._units.is_old():
             self._finish_unit()
 
     def commit(self) -> None:
@@ -173,7 +151,7 @@ class FolderSink(Sink):
         if self._part is None and not self._parts:
             self._part = self._open_part()
         if self._part is not None:
-            if self._is_between:
+            if self._units is not None and self._units.is_between:
                 self._finish_unit()
             else:
                 self._finish_part()
@@ -214,7 +192,8 @@ class FolderSink(Sink):
             )
         with self._explained():
             destination: Destination = self._open_file(self._part_name(), self._prepare)
-        self._part_opened_s = time.monotonic()
+        if self._units is not None:
+            self._units.begin_part()
         if self._chosen.compression:
             destination = Compressed(destination, self._chosen.compression)
         return Sink(self._encode, destination, self._header)
@@ -226,18 +205,16 @@ class FolderSink(Sink):
         assert self._part is not None
         self._part.commit()
         self._parts.append(self._describe_part())
-        if self._fingerprint is not None:
-            self._unit.append(self._parts[-1])
+        if self._units is not None:
+            self._units.add_part(self._parts[-1])
         self._number += 1
         self._part, self._records, self._written_bytes = None, 0, 0
 
     def _finish_unit(self) -> None:
         """Finish the part: its last partition ends with it."""
-        if self._part is not None:  # or none of the partitions has a record
-            self._ends_unit = True
+        if self._part is not None and self._units is not None:  # or the partitions have no records
+            self._units.end()
             self._finish_part()
-            self._ends_unit = False
-            self._unit, self._partitions = [], []
 
     def _describe_part(self) -> dict[str, Any]:
         assert self._file is not None
@@ -248,12 +225,12 @@ class FolderSink(Sink):
         if not self._has_cleared:
             self._clear()
             self._has_cleared = True
-        if not self._ends_unit:
-            return
-        if not self._is_recorded:
-            assert self._fingerprint is not None
-            self._write_record(FolderRecord(self._fingerprint, self._of, []))
-        append_unit(self._folder, Unit([*self._unit, self._describe_part()], self._partitions))
+        if self._units is not None:
+            self._units.record_end(self._describe_part())
+
+    @property
+    def _is_recorded(self) -> bool:
+        return self._units is not None and self._units.is_recorded
 
     def _write_record(self, record: FolderRecord) -> None:
         """Write a whole record in place of the one that is there."""
@@ -263,11 +240,6 @@ class FolderSink(Sink):
             file.commit()
         finally:
             file.abort()
-        self._is_recorded = True
-
-    def _is_old(self) -> bool:
-        now_s = time.monotonic()
-        return now_s - self._part_opened_s > max(MIN_AGE_S, AGE_SHARE * (now_s - self._opened_s))
 
     def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Replacement:
         path = os.path.join(self._folder, name)
@@ -288,8 +260,8 @@ class FolderSink(Sink):
             "python": describe_python(),
             **self._about,
         }
-        if self._fingerprint is not None:
-            told["fingerprint"] = self._fingerprint
+        if self._units is not None:
+            told["fingerprint"] = self._units.about
         return (json.dumps(told, indent=1, default=repr) + "\n").encode()
 
     # the folder
@@ -324,13 +296,14 @@ class FolderSink(Sink):
                 if name == RECORD or _LEFTOVER.fullmatch(name):
                     os.unlink(os.path.join(self._folder, name))
             return
+        assert self._units is not None
         record = read_record(self._folder) if RECORD in names else None
         if record is None and any(map(_PART.fullmatch, names)):
             raise self._refusal("its parts have no record of what made them")
         if record is not None:
             self._check_same(record.about)
             record = record.without_lost(self._folder)
-            self._write_record(record)  # before a part can have the name of one that is lost
+            self._units.keep(record)  # before a part can have the name of one that is lost
             self._parts = [part for unit in record.units for part in unit.parts]
             self.made = record.made
         self.made_records = _count_records(self._parts)
@@ -356,8 +329,8 @@ class FolderSink(Sink):
             raise self._refusal(f"its {SUCCESS} names a part that is lost or has changed")
 
     def _check_same(self, before: About) -> None:
-        assert self._fingerprint is not None
-        difference = find_difference(before, self._fingerprint)
+        assert self._units is not None
+        difference = find_difference(before, self._units.about)
         if difference is not None:
             raise self._refusal(f"another job made what is there: {difference}")
 

@@ -14,6 +14,7 @@ import pytest
 from mmgevent import Files, Job, Lines, LocalCluster
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.outputs import folder as folders
+from mmgevent.job.outputs import units
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.record import RECORD, Made
 from mmgevent.reducers import sum_values
@@ -36,10 +37,10 @@ JOB = Job(ITEMS, mapfn, sum_values, partitions=8)
 WRITER = """
 import sys
 from mmgevent import Job
-from mmgevent.job.outputs import folder
+from mmgevent.job.outputs import units
 from mmgevent.job.outputs.opening import open_output
 from tests.job.outputs.test_resume import JOB, PARTITIONS, records_of
-folder.MIN_AGE_S = folder.AGE_SHARE = 0.0
+units.MIN_AGE_S = units.AGE_SHARE = 0.0
 with open_output(sys.argv[1], resume=True, part_bytes=int(sys.argv[2]), job=JOB) as sink:
     print("begins", flush=True)
     if not sink.is_complete:
@@ -77,8 +78,8 @@ def check_complete(path):
 
 @pytest.fixture
 def each_partition_ends_a_part(monkeypatch):
-    monkeypatch.setattr(folders, "MIN_AGE_S", 0.0)
-    monkeypatch.setattr(folders, "AGE_SHARE", 0.0)
+    monkeypatch.setattr(units, "MIN_AGE_S", 0.0)
+    monkeypatch.setattr(units, "AGE_SHARE", 0.0)
 
 
 def leave_half(path, job=JOB, **options):
