@@ -32,9 +32,6 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 
 if TYPE_CHECKING:
-    from mmgevent.job.outputs.sinks import Sink
-
-if TYPE_CHECKING:
     pass
 
 log = get_log(__name__)
