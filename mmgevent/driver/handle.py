@@ -32,7 +32,7 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 
 if TYPE_CHECKING:
-    pass
+    from mmgevent.job.outputs.sinks import Sink
 
 log = get_log(__name__)
 
