@@ -28,9 +28,18 @@ class MmgeventError(Exception):
     exit_code = 70
     #: Most lines of the text. With 1, the newline of a file's name is shown as an escape.
     max_lines = MAX_LINES
+    #: The stage of a chain that it is about, from 1. None: it is about no single one.
+    stage: int | None = None
 
     def __init__(self, *args: Any):
         super().__init__(*(shown(arg, self.max_lines) if isinstance(arg, str) else arg for arg in args))
+
+    def name_stage(self, number: int, count: int) -> None:
+        """Let the text name a stage of the job. In a job of one stage, and again, nothing changes."""
+        if self.stage is None and count > 1:
+            self.stage = number
+            first, *others = self.args or ("failed",)
+            self.args = (f"stage {number} of {count}: {first}", *others)
 
 
 class SignalReceived(BaseException):

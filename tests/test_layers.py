@@ -65,6 +65,7 @@ LARGE_MODULES = {
     "driver.submission": _ONE_NOUN,
     "engine.scheduler.attempts": _ONE_NOUN,
     "engine.scheduler.scheduler": _ONE_NOUN,
+    "job.job": _ONE_NOUN,
 }
 #: Longer functions, each with a reason.
 LONG_FUNCTIONS: dict[str, str] = {}

@@ -21,7 +21,10 @@ from typing import TypeVar
 
 from mmgevent.box.box import Box, BoxedJob, worker_name
 from mmgevent.errors import JobCancelled, StartError
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
+
+log = get_log(__name__)
 
 #: Time after which an idle box is ended, seconds. The next task of its job starts another in 0.1 s.
 IDLE_S = 30.0
@@ -66,10 +69,10 @@ class Boxes:
             is_kept = self._put_back(box)
         except BaseException:
             self._busy.discard(box)
-            box.close()
+            _close(box)
             raise
         if not is_kept:
-            box.close()
+            _close(box)
         return result
 
     def end_job(self, job_id: str) -> None:
@@ -81,7 +84,7 @@ class Boxes:
             idle = self._idle.pop(job_id, [])
             self._looked_s.pop(job_id, None)
         for box, _ in idle:
-            box.close()
+            _close(box)
 
     def is_over(self, job: BoxedJob, look_s: float = LEASE_LOOK_S) -> bool:
         """Return whether a job has ended, as far as this process knows.
@@ -163,7 +166,15 @@ class Boxes:
                 if not is_needed:
                     self._keeper = None
             for box in old:
-                box.close()
+                _close(box)
+
+
+def _close(box: Box) -> None:
+    """Close a box.  If that fails, other boxes are closed all the same, and a result is no worse."""
+    try:
+        box.close()
+    except Exception:
+        log.exception("a box cannot be closed: %s", box.job.id)
 
 
 #: The boxes of this process.

@@ -35,23 +35,27 @@ def map_portions(box: Box, batch: GuestBatch) -> Mapped:
     """
     if batch.budget_s is None:
         return Trials(box).map(batch)
-    first = max(1, box.job.options.get("greenlets") or 0)
+    call = 1 if batch.has_refs else box.job.options.get("items_per_call") or 1  # refs are any number of items
+    first = max(call, box.job.options.get("greenlets") or 0)
     done: Mapped | None = None
     position = batch.lo
     until_s = 0.0
     while position < batch.end:
         count = first if done is None else _next_count(position - batch.lo, done[0], until_s - monotonic())
+        count -= count % call
         if count < first:
             break
         portion = batch._replace(lo=position, hi=min(position + count, batch.end))
         report, output = Trials(box).map(portion)
         if done is not None and report.needs_content:
+            done = _note(done[0], report), done[1]
             break
         both = (report, output) if done is None else (_add(done[0], report), done[1] + output)
         if report.failure is not None:
             return both[0], []
         is_large = sum(map(len, both[1])) > box.job.carried_bytes
         if done is not None and is_large:
+            done = _note(done[0], report), done[1]
             break
         if done is None:  # only now: before it an executor was started
             until_s = monotonic() + batch.budget_s - report.seconds
@@ -67,6 +71,14 @@ def _next_count(mapped: int, report: Report, left_s: float) -> int:
     """Return how many entries probably fit into this time, after so many."""
     likely = max(0.0, left_s) * mapped / max(report.seconds, MIN_S)
     return int(min(GROWTH * mapped, likely))
+
+
+def _note(kept: Report, dropped: Report) -> Report:
+    """Return the report of the portions before one that is mapped again elsewhere.
+
+    What that one said and which executors died in it is true, and is not told again.
+    """
+    return kept._replace(notices=kept.notices + dropped.notices, deaths=kept.deaths + dropped.deaths)
 
 
 def _add(before: Report, last: Report) -> Report:

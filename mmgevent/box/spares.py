@@ -6,8 +6,9 @@ pristine as those of the first.  A fork takes 2 ms, a new template 0.1 s and mor
 - At most MAX_SPARES wait in a process, each for SPARE_S.  They end with the process.
 - A template is used again only if it answers: user code can stop or end its parent.  One whose
   resource limits were changed ends by itself.
-- Executors inherit environment and working directory of this process through their template.  If
-  these have changed since the template started, another one is started.
+- Executors inherit from this process through their template: environment, working directory, limits,
+  cores, and all else in `Inherited`.  If that has changed since the template started, another one is
+  started.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from mmgevent.box.template_link import TemplateLink
 from mmgevent.box.templates import call_later, start_lasting_template
+from mmgevent.machine.inherited import Inherited
 
 #: Most templates that wait.  Each has about 12 MiB.  A process with more slots starts the rest anew.
 MAX_SPARES = 8
@@ -33,21 +35,11 @@ ANSWER_S = 1.0
 
 
 class Origin(NamedTuple):
-    """What a template has from whoever started it."""
+    """What a template was started with."""
 
     greenlets: bool
     flags: tuple[str, ...]
-    environ: tuple[tuple[str, str], ...]
-    folder: str | None
-
-    @classmethod
-    def of_now(cls, greenlets: bool, flags: Sequence[str]) -> Origin:
-        """Return what a template would have that was started now."""
-        try:
-            folder = os.getcwd()
-        except OSError:  # it was deleted
-            folder = None
-        return cls(greenlets, tuple(flags), tuple(os.environ.items()), folder)
+    inherited: Inherited
 
 
 class LastingTemplate(NamedTuple):
@@ -67,12 +59,14 @@ class Spares:
 
     def take(self, *, greenlets: bool, flags: Sequence[str]) -> LastingTemplate:
         """Return a template that waits, or start one. Raises StartError."""
-        origin = Origin.of_now(greenlets, flags)
+        inherited = Inherited.of_now()
+        origin = Origin(greenlets, tuple(flags), inherited)
         while (spare := self._pop(origin)) is not None:
             if spare.link.answers(ANSWER_S):
                 return spare
             spare.link.close()
         started = start_lasting_template(greenlets=greenlets, flags=flags)
+        inherited.pass_on(started.process.pid)
         return LastingTemplate(origin, TemplateLink(started))
 
     def leave(self, template: LastingTemplate) -> None:

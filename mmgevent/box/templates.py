@@ -14,7 +14,10 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from mmgevent.engine.start import TemplateProcess, start_template
+from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread
+
+log = get_log(__name__)
 
 _Answer = SimpleQueue["TemplateProcess | BaseException"]
 
@@ -60,7 +63,10 @@ class _Starter:
         now = monotonic()
         for action in [action for action, due_s in list(self._later.items()) if due_s <= now]:
             del self._later[action]
-            action()
+            try:
+                action()
+            except Exception:  # else no template could be started any more, and their boxes would wait
+                log.exception("an action of the thread that starts templates failed: %r", action)
 
 
 _starter: _Starter | None = None
@@ -73,7 +79,7 @@ def start_lasting_template(*, greenlets: bool, flags: Sequence[str]) -> Template
 
 
 def call_later(delay_s: float, action: Callable[[], None]) -> None:
-    """Call a function, which raises nothing, after this time. The first call for it counts."""
+    """Call a function after this time. The first call for it counts. What it raises is logged."""
     _the_starter().call_later(delay_s, action)
 
 

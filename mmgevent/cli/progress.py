@@ -44,9 +44,11 @@ def describe(progress: Progress, map_s: float | None) -> str:
 
     `map_s` is the time since mapping began, or None if that is not known.
     """
-    if not progress.workers:
-        return f"{shown(progress.phase, max_line_chars=MAX_NAME_CHARS)}: waiting for workers"
     phase = shown(progress.phase, max_line_chars=MAX_NAME_CHARS)
+    if progress.stages > 1:
+        phase = f"stage {progress.stage} of {progress.stages}: {phase}"
+    if not progress.workers:
+        return f"{phase}: waiting for workers"
     of_total = f"/{progress.total}" if progress.total else ""
     parts = [f"{phase} {progress.done}{of_total} {'items' if progress.phase == 'map' else 'tasks'}"]
     if progress.bytes:
@@ -68,6 +70,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
         self._map_started_s: float | None = None
+        self._stage = 1
         self._is_closed = False
         #: The largest number of workers that there were at one time.
         self.most_workers = 0
@@ -76,6 +79,8 @@ class Reporter:
         """Note the progress of the job, and show it if it is time."""
         with self._lock:
             self.most_workers = max(self.most_workers, progress.workers)
+            if progress.stage != self._stage:
+                self._stage, self._map_started_s = progress.stage, None
             if progress.phase == "map" and progress.workers and self._map_started_s is None:
                 self._map_started_s = time.monotonic()
             if not self._is_closed:

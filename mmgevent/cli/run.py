@@ -43,6 +43,12 @@ def _paths(text: str) -> list[str]:
     return [path for path in text.split(",") if path]
 
 
+def _items_to_try(text: str) -> int:
+    from mmgevent.cli.glance import item_count  # rarely needed
+
+    return item_count(text)
+
+
 def _interpreter(text: str) -> str:
     from mmgevent.access.ssh_hosts import check_remote_python
 
@@ -101,6 +107,14 @@ COMMAND = Command(
             excludes="where",
         ),
         Option(
+            ("--try",),
+            "N",
+            "run N items of the input in this process, through all functions, and say what came out and what the "
+            "whole job will take; nothing is written",
+            _items_to_try,
+            excludes="where",
+        ),
+        Option(
             ("--pdb",),
             "",
             "with --inline: when the job fails, stop in pdb where your code raised the exception",
@@ -115,7 +129,7 @@ COMMAND = Command(
             ("--set",),
             "OPTION=VALUE",
             "set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, "
-            "partitions, greenlets, allocation, retransmit, results, plain_classes, name; may be repeated",
+            "partitions, greenlets, items_per_call, allocation, retransmit, results, plain_classes, name; may be repeated",
             _assignment,
             repeats=True,
         ),
@@ -170,6 +184,7 @@ COMMAND = Command(
             "mmg-run -o counts.jsonl wordcount.py books/*.txt",
             "results to a file, in the format that its suffix names",
         ),
+        ("mmg-run --try 20 wordcount.py books/*.txt", "20 items here, and a forecast for all"),
         ("mmg-run --inline wordcount.py one.txt", "in this process, for breakpoint() and print()"),
         ("mmg-run --inline --pdb wordcount.py one.txt", "the same, and stop in pdb where it fails"),
         ("mmg-run --listen 11235 wordcount.py books/*.txt", "other machines may help: mmg-worker THISHOST"),
@@ -212,6 +227,9 @@ def run(argv: Sequence[str]) -> int:
             "--expect-workers needs --listen, --join or --elect, or --on HOST, elect:HOST,... or ssh://HOST,...: "
             "without them no worker can join",
         )
+    to_try = getattr(arguments, "try")
+    if to_try is not None:
+        return _try(arguments, to_try)
     results = claim_results(arguments.output)
     if inline:
         return _run_inline(arguments, results)
@@ -326,6 +344,22 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
         if not arguments.pdb or error.exit_code == FAULT:
             raise
         return _debug(error)
+    return 0
+
+
+def _try(arguments: Arguments, count: int) -> int:
+    """Run some items, and print what came out on stdout. Nothing is written anywhere else."""
+    from mmgevent.cli.glance import write_report
+
+    def say_unless_quiet(text: str) -> None:
+        if not arguments.quiet:
+            say(NAME, text)
+
+    results = claim_results(None)
+    assert results.stream is not None
+    job = _load_job(arguments)
+    shared.show_users_logging(arguments)
+    write_report(job, count, arguments, results.stream, say_unless_quiet)
     return 0
 
 

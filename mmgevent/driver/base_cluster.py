@@ -164,6 +164,14 @@ class BaseCluster(ABC):
     ) -> Runner:
         """Return a new runner for a job. Raises UsageError if something is wrong with the job."""
 
+    def _make_chain(
+        self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> Runner:
+        """Return a new runner for a job of several stages. Raises UsageError as `_make_runner`."""
+        from mmgevent.driver.runners.chained import ChainRunner
+
+        return ChainRunner(job, self._make_runner, on_progress, on_notice)
+
     def _checked_runner(
         self,
         job: Job[Any, Any],
@@ -178,7 +186,10 @@ class BaseCluster(ABC):
             raise UsageError("this cluster is closed: make another")
         if not isinstance(job, Job):
             raise UsageError(f"expected a Job, got {type(job).__name__}: make one with mmgevent.Job(...)")
-        runner = self._make_runner(job, on_progress, on_notice)
+        if job.previous is None:
+            runner = self._make_runner(job, on_progress, on_notice)
+        else:
+            runner = self._make_chain(job, on_progress, on_notice)
         try:
             if made is not None:
                 runner.leave_out(made)

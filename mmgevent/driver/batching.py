@@ -57,34 +57,43 @@ class Speed:
 class BatchSize:
     """The limits of the next batch."""
 
-    __slots__ = ("max_items", "max_weight")
+    __slots__ = ("max_items", "max_weight", "multiple")
 
-    def __init__(self, max_items: int, max_weight: int):
+    def __init__(self, max_items: int, max_weight: int, multiple: int = 1):
+        """multiple: items of one call of mapfn. A batch should hold whole calls."""
         self.max_items = max_items
         self.max_weight = max_weight
+        self.multiple = multiple
 
     def is_reached(self, items: int, weight: int) -> bool:
         """Return whether a batch of so many items and bytes is full."""
-        return items >= self.max_items or weight >= self.max_weight
+        if items < self.max_items and weight < self.max_weight:
+            return False
+        return not items % self.multiple or weight >= FULL_BATCH_BYTES or not self.max_items
+
+    def round_up(self, items: int) -> int:
+        """Return a number of items, at least as large, that makes whole calls."""
+        return -(-items // self.multiple) * self.multiple
 
 
-def large_first_size(slots: int, total: int | None, at_least: int = 1) -> BatchSize:
+def large_first_size(slots: int, total: int | None, at_least: int = 1, multiple: int = 1) -> BatchSize:
     """Return the limits of a first batch, of which its task gives back what it does not map in time.
 
     `total`: the number of items of the job, or None if it is not known.
     """
     slots = max(1, slots)
     share = SHARED_FIRST_ITEMS if total is None else min(LARGE_FIRST_ITEMS, -(-total // slots))
-    return BatchSize(max(1, share, at_least), min(4 * FIRST_BATCH_BYTES, LARGE_FIRST_BYTES // slots))
+    max_weight = min(4 * FIRST_BATCH_BYTES, LARGE_FIRST_BYTES // slots)
+    return BatchSize(max(1, share, at_least), max_weight, multiple)
 
 
-def next_size(speed: Speed, at_least: int = 1) -> BatchSize:
+def next_size(speed: Speed, at_least: int = 1, multiple: int = 1) -> BatchSize:
     """Return the limits of the next batch.
 
-    `at_least` items fit, whatever their cost (for greenlets).
+    `at_least` items fit, whatever their cost (for greenlets). `multiple`: see BatchSize.
     """
     if not speed.is_known:
-        return BatchSize(max(1, at_least), FIRST_BATCH_BYTES)
+        return BatchSize(max(1, at_least), FIRST_BATCH_BYTES, multiple)
     slots = max(1, speed.slots)
     target_s = min(BATCH_S, max(YOUNG_BATCH_S, SHARE * speed.seconds / slots))
     items = target_s * speed.items / speed.seconds
@@ -93,4 +102,4 @@ def next_size(speed: Speed, at_least: int = 1) -> BatchSize:
     grown_weight = FIRST_BATCH_BYTES + GROWTH * speed.weight / slots
     max_items = int(min(items, grown_items, MAX_BATCH_ITEMS))
     max_weight = int(min(weight, grown_weight, FULL_BATCH_BYTES))
-    return BatchSize(max(1, at_least, max_items), max(1, max_weight))
+    return BatchSize(max(1, at_least, max_items), max(1, max_weight), multiple)

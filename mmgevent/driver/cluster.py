@@ -220,6 +220,13 @@ class Cluster(BaseCluster):
             on_notice=on_notice,
         )
 
+    def _make_chain(
+        self, job: Job[Any, Any], on_progress: OnProgress | None, on_notice: OnNotice | None
+    ) -> Runner:
+        from mmgevent.driver.chain_driver import ChainDriver
+
+        return ChainDriver(job, self._make_runner, on_progress, on_notice)
+
     def _get_engine(self, lost: str | None) -> EngineProcess:
         """Return the engine, which may not be ready yet; start another if it has ended."""
         self._check_process()

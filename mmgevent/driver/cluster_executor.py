@@ -86,7 +86,7 @@ class ClusterExecutor(Executor):
         self._jobs: set[JobHandle[Any, Any]] = set()
         self._is_shut = False
         self._thread: threading.Thread | None = None  # None if nothing waits or runs
-        self._aborts = self._aborts_before_job = 0
+        self._aborts = self._aborts_before_job = 0  # the latter: when the last calls were taken
         self._delivering: set[int] = set()  # threads that call done callbacks now
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -205,6 +205,7 @@ class ClusterExecutor(Executor):
     def _submit_job(self, calls: list[_Call]) -> None:
         from mmgevent.job.job import Job
 
+        aborts = self._aborts_before_job
         name = getattr(calls[0].fn, "__name__", type(calls[0].fn).__name__)
         with_code = {n: call.arguments for n, call in enumerate(calls) if call.packed is None}
         try:
@@ -218,36 +219,41 @@ class ClusterExecutor(Executor):
             )
             handle = self._cluster.submit(job)
         except BaseException as error:
-            self._on_failure(calls, error)
+            self._on_failure(calls, error, aborts)
             return
         with self._changed:
             self._jobs.add(handle)
-            is_aborted = self._aborts_before_job != self._aborts
+            is_aborted = self._aborts != aborts
         if is_aborted:
             handle.cancel()
-        handle.add_done_callback(lambda handle: self._on_done(handle, calls))
+        handle.add_done_callback(lambda handle: self._on_done(handle, calls, aborts))
 
-    def _on_done(self, handle: JobHandle[Any, Any], calls: list[_Call]) -> None:
+    def _on_done(self, handle: JobHandle[Any, Any], calls: list[_Call], aborts: int) -> None:
         try:
             error = handle.exception()
             if error is None:
                 self._deliver(zip(calls, _outcomes(handle, len(calls)), strict=True))
             else:
-                self._on_failure(calls, error)
+                self._on_failure(calls, error, aborts)
         finally:
             with self._changed:
                 self._jobs.discard(handle)
                 self._changed.notify_all()
 
-    def _on_failure(self, calls: list[_Call], error: BaseException) -> None:
-        """Act on a job that cannot be submitted, or has failed. One call may be to blame."""
+    def _on_failure(self, calls: list[_Call], error: BaseException, aborts: int) -> None:
+        """Act on a job that cannot be submitted, or has failed. One call may be to blame.
+
+        `aborts`: how often `abort` had been called when the calls were taken.
+        """
         is_of_calls = isinstance(error, Exception) and not isinstance(error, JobCancelled)
         if len(calls) > 1 and is_of_calls and getattr(error, "kind", None) != "lost":
             with self._changed:
-                self._waiting.extendleft(call._replace(is_alone=True) for call in reversed(calls))
-                self._changed.notify_all()
-        else:
-            self._deliver((call, (None, error)) for call in calls)
+                if self._aborts == aborts:
+                    self._waiting.extendleft(call._replace(is_alone=True) for call in reversed(calls))
+                    self._changed.notify_all()
+                    return
+            error = JobCancelled("the call was cancelled")
+        self._deliver((call, (None, error)) for call in calls)
 
     def _deliver(self, ended: Iterable[tuple[_Call, _Outcome]]) -> None:
         """Give calls their outcomes. Whatever a done callback raises concerns no other call."""

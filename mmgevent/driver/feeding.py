@@ -31,6 +31,7 @@ from mmgevent.driver.encoding import (
     with_content,
 )
 from mmgevent.driver.kept_batches import KeptBatches, items_at, not_kept_error, too_large_notice
+from mmgevent.driver.open_walk import Item, OpenWalk
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref
 from mmgevent.job.inputs.source import Source
@@ -52,8 +53,6 @@ FIRST_PATIENCE_S = 0.01
 SMALL_ITEM_BYTES = 64
 #: Items of a large first batch of which at least one is weighed. Weighing one takes 10 µs.
 SAMPLE_ITEMS = 256
-
-Item = tuple[Any, Any, int]
 
 
 class Feeder:
@@ -77,7 +76,7 @@ class Feeder:
         self._on_notice = on_notice
         with _blaming_datasource():
             opened = job.open_datasource()
-        self._items: Iterator[Item] = job.walk(opened)
+        self._items = OpenWalk(job, opened)
         #: whether `next_batch` never waits
         self.never_waits = is_in_memory(job.datasource)
         self._is_made = opened is not job.datasource
@@ -121,8 +120,9 @@ class Feeder:
         self._repetition.restart()
         self._held = None
         self._refs.clear()
+        self._items.close()
         with _blaming_datasource():
-            self._items = self._job.walk(self._job.reopen_datasource())
+            self._items = OpenWalk(self._job, self._job.reopen_datasource())
 
     def next_batch(self, speed: Speed, *, is_given_back: bool = False) -> tuple[int, EncodedBatch] | None:
         """Return (number, batch), or None at the end of the datasource.
@@ -201,15 +201,22 @@ class Feeder:
         self._size.max_items = 0
 
     def close(self) -> None:
-        """Delete the copy of the datasource, if there is one. Idempotent."""
+        """Delete the copy of the datasource, if there is one, and end the walk through it. Idempotent.
+
+        See `OpenWalk.close` for what happens if another thread calls this.
+        """
+        self._items.close()
         if self._kept is not None:
             self._kept.close()
+
+    def _cancelled(self) -> JobCancelled:
+        return JobCancelled(f"job {self._job.name} was cancelled")
 
     def _read_batch(self, speed: Speed, is_given_back: bool) -> EncodedBatch | None:
         """Read items and encode them; what does not fit into one batch waits in `_cut`."""
         items, weight = self._pull(speed, is_large_first=is_given_back and not speed.is_known)
         if self._is_stopped:
-            raise JobCancelled(f"job {self._job.name} was cancelled")
+            raise self._cancelled()
         if not items:
             return None
         refs = items if isinstance(items[0][1], Ref) else None
@@ -234,8 +241,9 @@ class Feeder:
         In a large first batch some of the items without a length are weighed: they may be arrays.
         """
         size = self._size = self._next_size(speed, is_large_first)
-        if self._is_stopped:
-            return [], 0
+        left = self._items.items()
+        if self._is_stopped or left is None:
+            raise self._cancelled()
         items: list[tuple[Any, Any]] = []
         total = 0
         is_hasty = is_large_first and not self.never_waits
@@ -243,8 +251,10 @@ class Feeder:
         small_bytes = SMALL_ITEM_BYTES
         is_at_end = True
         with _blaming_datasource():
-            for item in self._items if self._held is None else chain([self._take_held()], self._items):
+            for item in left if self._held is None else chain([self._take_held()], left):
                 key, value, weight = item
+                if size.multiple > 1 and isinstance(value, Ref):  # it stands for any number of items
+                    size.multiple = 1
                 if not weight and type(value) in (str, bytes):
                     weight = len(value)
                 elif not weight and is_large_first and _is_sampled(len(items)):
@@ -268,11 +278,12 @@ class Feeder:
             return BatchSize(1, 0)
         if is_large_first:
             total = len(self._job.datasource) if self.never_waits else None
-            size = large_first_size(speed.slots, total, options.greenlets)
+            size = large_first_size(speed.slots, total, options.greenlets, options.items_per_call or 1)
         else:
-            size = next_size(speed, at_least=options.greenlets)
+            size = next_size(speed, at_least=options.greenlets, multiple=options.items_per_call or 1)
         if self._hidden_bytes > SMALL_ITEM_BYTES:  # lists or arrays, whose weight is unknown
-            size.max_items = max(1, min(size.max_items, FULL_BATCH_BYTES // self._hidden_bytes))
+            most = max(1, FULL_BATCH_BYTES // self._hidden_bytes)
+            size.max_items, size.multiple = min(size.max_items, most), min(size.multiple, most)
         return size
 
     def _take_held(self) -> Item:

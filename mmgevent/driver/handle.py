@@ -89,12 +89,12 @@ class JobHandle(Readable[K, V]):
         - JobError if the job failed, JobCancelled if it was cancelled;
         - TimeoutError after `timeout` seconds; the job goes on;
         - DuplicateKeyError if a dict would lose a record;
-        - UsageError if `stream` was called before.
+        - UsageError if `stream` was called before, or is called meanwhile by another thread.
         """
         with self._changed:
             self._check_not_streamed()
             self._check_goes_on_in(None)
-            self._wait_until_over(timeout)
+            self._wait_until_over(timeout, self._check_not_streamed)
             if self._error is not None:
                 raise self._error
             if self._result is None:
@@ -153,18 +153,23 @@ class JobHandle(Readable[K, V]):
         return self._state.progress
 
     def stats(self) -> dict[str, Any]:
-        """Return the server's figures of a job that is done: seconds, records, spilled_bytes."""
+        """Return the server's figures of a job that is done: seconds, records, spilled_bytes.
+
+        Those of a chain are of the last stage, but for sums such as the seconds; "stages" lists the
+        figures of each, with the number of items that were "skipped".
+        """
         return dict(self._state.stats)
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.
 
         Each has "key" and "error" in words.  If they are known, it also has the key itself as
-        "item_key", and "error_type" and "error_text" of the exception.
+        "item_key", and "error_type" and "error_text" of the exception. In a chain it has the
+        number of its "stage".
 
         Raises JobError (kind "record") for a key that cannot be unpickled here.
         """
-        return self._state.set_aside.failures()
+        return self._runner.skipped()
 
     def skipped_items(self) -> Iterator[Record]:
         """Return an iterator over (key, value) of all items that were set aside so far.
@@ -350,6 +355,7 @@ class JobHandle(Readable[K, V]):
                 raise UsageError("the results of this job were given out already")
             self._is_streaming = True
             self._reader = threading.get_ident()
+            self._changed.notify_all()  # who waits in `result` gets none of them
 
     def _next_chunk(self) -> list[Record] | EndedPartitions | None:
         """Return what is next; an empty list if there was nothing for a while; None at the end."""
@@ -377,7 +383,8 @@ class JobHandle(Readable[K, V]):
                 self._wakes.append(wake)
             return []
 
-    def _wait_until_over(self, timeout: float | None) -> None:
+    def _wait_until_over(self, timeout: float | None, check: Callable[[], None] | None = None) -> None:
+        """Wait with the lock held; call `check` after each wait, when others may have had the lock."""
         self._check_process()
         check_wait(timeout)
         until = None if timeout is None else time.monotonic() + timeout
@@ -386,3 +393,5 @@ class JobHandle(Readable[K, V]):
             if left is not None and left <= 0:
                 raise TimeoutError(f"job {self._state.name} was not done in {timeout:g} s; it goes on")
             self._changed.wait(SIGNAL_LOOK_S if left is None else min(left, SIGNAL_LOOK_S))
+            if check is not None:
+                check()

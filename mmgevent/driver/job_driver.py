@@ -13,9 +13,9 @@ from typing import Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.job_state import JobState, Progress
 from mmgevent.driver.packing import PackedJob, pack_job
-from mmgevent.driver.runners.runner import LOOK_S, Runner
+from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.driver.submission import EngineLost, Submission
 from mmgevent.engine.start import start_error
@@ -91,14 +91,28 @@ class JobDriver(Runner):
 
         Raises JobError, JobCancelled, ConnectError, EngineError, and errors of code or datasource.
         """
-        if isinstance(self._packed, TooLargeError):
-            raise self._packed
+        yield from self.resubmit(self.run_on, self.restart, self.state)
+
+    def restart(self) -> None:
+        """Begin anew, for a server that has seen nothing yet."""
+        self._feeder.restart()
+        self.state.restart()
+
+    def resubmit(
+        self,
+        run_on: Callable[[EngineProcess], Generator[Record, None, None]],
+        restart: Callable[[], None],
+        state: JobState,
+    ) -> Generator[Record, None, None]:
+        """Yield the records of `run_on(engine)`; call `restart`, and it again, when an engine is lost.
+
+        `state`: that of the whole job, which may have several stages.
+        """
         lost: str | None = None
         for _ in range(1 + self._max_resubmits):
             if lost is not None:
-                self.state.notice(f"{lost}; the job is resubmitted")
-                self._feeder.restart()
-                self.state.restart()
+                state.notice(f"{lost}; the job is resubmitted")
+                restart()
             engine = self._get_engine(lost)
             try:
                 self._wait_ready(engine)
@@ -108,17 +122,36 @@ class JobDriver(Runner):
                     raise
                 lost = str(error)  # it ended as the one before it did, or was killed
                 continue
-            self.state.check_cancelled()
-            self._submission = Submission(self.state, self._packed, self._feeder, engine)
+            state.check_cancelled()
             try:
-                with closing(self._submission) as submission:
-                    submission.open(self._next_number)
-                    self._wait_for_check()  # meanwhile the code is sent; items are not
-                    yield from submission.records()
+                yield from run_on(engine)
                 return
             except EngineLost as error:
                 lost = str(error)
         raise JobError(f"given up: {lost}, {self._max_resubmits + 1} times", {"kind": "lost"})
+
+    def run_on(
+        self, engine: EngineProcess, *, keeps: bool = False, source: int | None = None
+    ) -> Generator[Record, None, None]:
+        """Run the job on an engine; yield its records.
+
+        `keeps`: they stay on the server instead. `source`: number of the job that kept the input.
+
+        Raises EngineLost, and the errors of `run`.
+        """
+        if isinstance(self._packed, TooLargeError):
+            raise self._packed
+        packed, state, feeder = self._packed, self.state, self._feeder
+        self._submission = Submission(state, packed, feeder, engine, keeps=keeps, source=source)
+        with closing(self._submission) as submission:
+            submission.open(self._next_number)
+            self._wait_for_check()  # meanwhile the code is sent; items are not
+            yield from submission.records()
+
+    @property
+    def number(self) -> int:
+        """Return the number that the job was submitted under last, 0 before."""
+        return 0 if self._submission is None else self._submission.number
 
     def close(self) -> None:
         """Release what belongs to a job that is over or never ran; idempotent."""

@@ -50,6 +50,9 @@ class Progress:
     bytes: int = 0
     #: items that were set aside
     skipped: int = 0
+    #: the stage of a chain that runs, from 1, and their number
+    stage: int = 1
+    stages: int = 1
 
 
 class JobState:

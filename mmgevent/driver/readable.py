@@ -233,9 +233,13 @@ class Readable(Generic[K, V]):
     def _records(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
         """Return an iterator over the records, whose end before theirs cancels the job."""
         self._check_goes_on_in(sink)
-        if self._result is not None:
-            return (record for record in self._result.items())
-        return self._stream_now(sink)
+        if self._result is None:
+            try:
+                return self._stream_now(sink)
+            except UsageError:
+                if self._result is None:  # otherwise another thread has just made it
+                    raise
+        return (record for record in self._result.items())
 
     def _check_goes_on_in(self, sink: Sink | None) -> None:
         """Raise UsageError if the results and what is in a sink already are not all results."""

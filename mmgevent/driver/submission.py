@@ -68,7 +68,17 @@ class EngineLost(Exception):
 class Submission:
     """One job on one engine."""
 
-    def __init__(self, state: JobState, packed: PackedJob, feeder: Feeder, engine: EngineProcess):
+    def __init__(
+        self,
+        state: JobState,
+        packed: PackedJob,
+        feeder: Feeder,
+        engine: EngineProcess,
+        *,
+        keeps: bool = False,
+        source: int | None = None,
+    ):
+        """`keeps`: the results stay on the server. `source`: number of a job whose results are the input."""
         self._state = state
         self._packed = packed
         self._feeder = feeder
@@ -81,7 +91,9 @@ class Submission:
         self._speed = Speed()
         self._allowed = 0  # batches that the server accepts, in all
         self._sent = 0
-        self._input_ended = False
+        self._keeps = keeps
+        self._source = source
+        self._input_ended = source is not None
         self._incoming: dict[int, _Incoming] = {}  # by reduce task
         self._received_tasks = 0
         self._parts: deque[Part] = deque()
@@ -98,7 +110,7 @@ class Submission:
             "notice": self._on_notice,
             "skipped": self._on_skipped,
             "died": self._on_died,
-            "job_done": self._on_done,
+            "stage_done" if keeps else "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
             "node": self._on_node,
@@ -115,6 +127,11 @@ class Submission:
         frames = [frame for part in parts for frame in split_payload(CODE, part, self._number)]
         self._engine.put_in_lane(frames, CODE_WINDOW)
         self._engine.flush()
+
+    @property
+    def number(self) -> int:
+        """Return the number of the job in its cluster, 0 before it is open."""
+        return self._number
 
     def records(self) -> Iterator[tuple[Any, Any]]:
         """Send the input and yield the results.
@@ -180,6 +197,8 @@ class Submission:
                 fingerprint=fingerprint(packed.code),
                 skip=sorted(state.delivered) or None,
                 context_bytes=len(packed.context) or None,
+                keep=self._keeps or None,
+                source=self._source,
             )
         )
 
@@ -233,6 +252,8 @@ class Submission:
 
     def _check_batch(self, number: int) -> None:
         """Raise ProtocolError for a batch that the server cannot have."""
+        if self._source is not None:
+            return  # the server has made it of results
         if not 1 <= number <= self._sent:
             raise ProtocolError(f"batch {number} was never sent to this server")
 
@@ -302,6 +323,8 @@ class Submission:
         self._allowed = message["batches"]
 
     def _on_rejected(self, frame: Frame, message: dict[str, Any]) -> None:
+        if message.get("again") and self._source is not None:
+            raise EngineLost(shown(message["error"]))
         raise JobError(shown(message["error"]), {"kind": "rejected"})
 
     def _on_refused(self, frame: Frame, message: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from mmgevent.machine.resources import (
 )
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
+from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
@@ -88,6 +89,8 @@ class TaskRunner:
         #: options of the job: how often an item is tried again, how many may be set aside
         self.retries = 0
         self.max_skipped: int | float = 0
+        #: how mapfn gets many items at once; None if it gets one
+        self.calls: CallRules | None = None
         #: the rules of the job for its records, if they must be plain data
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
@@ -157,9 +160,13 @@ class TaskRunner:
                 plain=self.plain,
             )
         data = attempt.read_all()
-        items = read_batch(data)
+        is_results = message.get("results", False)
+        items = read_batch(data, is_results=is_results, plain=self.plain)
         lo, hi = message["lo"], message["hi"]
-        decode = (lambda: read_batch(data)[lo:hi]) if skipping.is_needed else None
+
+        def decode() -> list[tuple[Any, Any]]:
+            return read_batch(data, is_results=is_results, plain=self.plain)[lo:hi]
+
         return run_map(
             functions,
             items[lo:hi],
@@ -171,12 +178,13 @@ class TaskRunner:
             skip=message.get("skip", ()),
             part=tuple(message.get("part", ALL)),
             skipping=skipping,
-            decode=decode,
+            decode=decode if skipping.is_needed or self.calls else None,
             map_items=self.map_items,
             mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
             tunes_gc=self._tunes_gc,
             plain=self.plain,
             unwanted=self.unwanted,
+            calls=self.calls,
         )
 
 

@@ -29,6 +29,7 @@ from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import blame_exception, describe_error
+from mmgevent.tasks.calls import CallRules
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
@@ -122,6 +123,8 @@ class Executor:
             self._runner.plain = read_plain_rules(options)
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
+            if options.get("items_per_call") is not None:
+                self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
             if self._is_patched and options.get("greenlets", 0) > 1:
                 from mmgevent.executor.pool import ItemPool
 

@@ -9,12 +9,14 @@ Layout, little-endian:
     offset  size  field
          0     8  u64: attempt; 0 for none, SETUP for the job's setupfn
          8     8  u64: position of the item (see `positions`); NO_ITEM before the first one,
-                  SEVERAL for several items
+                  SEVERAL for several items, CALL for a call of several items, whose first key
+                  follows
         16     8  f64: time at which the item began (CLOCK_MONOTONIC, which all processes of a
                   machine share); infinity while the clock is stopped
         24     1  u8: how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE
         25   120  the key, as a Pascal string of at most 119 bytes
-       145   110  zeros
+       145     4  u32: items of the call, if there is one
+       149   106  zeros
        255     1  u8: 1 while several items run at once
 
 Writing must be cheap, since it happens once for each item: it is one `pack_into`. A str, an int and
@@ -43,6 +45,9 @@ NO_ITEM = 2**64 - 1
 #: Item number that means: on several items together, such as those of a flush.
 SEVERAL = 2**64 - 2
 
+#: Item number that means: in one call of several items.
+CALL = 2**64 - 3
+
 #: Attempt number that means: in the job's setupfn. Attempts have numbers of 32 bits.
 SETUP = 2**64 - 1
 
@@ -70,6 +75,7 @@ _ITEM = struct.Struct("<QdB120p")
 _BEGAN = struct.Struct("<d")
 _NUMBER = struct.Struct("<Q")
 _ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
+_CALL_OFFSET, _CALL_COUNT = 145, struct.Struct("<I")
 _CROWD_OFFSET = PAGE_BYTES - 1
 #: Types whose repr runs no code of the user, and stays short if the value is.
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
@@ -84,6 +90,7 @@ class Position(NamedTuple):
     key: str | None  #: the key as written in Python, shortened
     is_alone: bool = True  #: whether no other item runs at the same time; else this is the oldest
     is_of_several: bool = False  #: whether the executor is on several items together
+    call: str | None = None  #: which call of several items runs, in words
 
     @property
     def is_setup(self) -> bool:
@@ -171,6 +178,17 @@ class StatusPage:
         """Say that several items run (None), or this one again. The clock goes on."""
         _NUMBER.pack_into(self._map, _ITEM_OFFSET, SEVERAL if item is None else item)
 
+    def mark_call(self, count: int, key: Any) -> None:
+        """Say that a call of `count` items begins now, the first of which has this key.
+
+        0 says that the items of a call are read.
+        """
+        if not count:
+            _ITEM.pack_into(self._map, _ITEM_OFFSET, SEVERAL, monotonic(), KEY_TYPE_ONLY, b"")
+            return
+        _CALL_COUNT.pack_into(self._map, _CALL_OFFSET, count)
+        self.show(CALL, key, monotonic())
+
     def show(self, item: int, key: Any, began_s: float, *, is_alone: bool = True) -> None:
         """Do what `mark` does, for an item that began at `began_s`. The key is always rendered."""
         self._map[_CROWD_OFFSET] = not is_alone
@@ -205,7 +223,7 @@ class StatusPage:
         """
         attempt, item, began_s, how, raw = _WHOLE.unpack_from(self._map, 0)
         running_s = max(0.0, monotonic() - began_s)
-        if attempt == 0 or item >= SEVERAL:
+        if attempt == 0 or item > CALL:
             return Position(attempt, None, running_s, None, is_of_several=attempt != 0 and item == SEVERAL)
         key = raw.decode("utf-8", "ignore")  # the last character may be cut
         if how == KEY_STR:
@@ -215,6 +233,10 @@ class StatusPage:
             key = f"({path!r}, {at})"
         elif how == KEY_TYPE_ONLY:
             key = f"a key of type {key}"
+        if item == CALL:
+            count = _CALL_COUNT.unpack_from(self._map, _CALL_OFFSET)[0]
+            call = f"a call of {count} items, from {key} on"
+            return Position(attempt, None, running_s, None, is_of_several=True, call=call)
         return Position(attempt, item, running_s, key, not self._map[_CROWD_OFFSET])
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from mmgevent.machine import working_directory
 from mmgevent.shown_text import shown
 
 FUNCTION_NAMES = ("mapfn", "collectfn", "reducefn", "finishfn", "setupfn")
-NAMES = ("datasource", *FUNCTION_NAMES, "options")
+NAMES = ("datasource", *FUNCTION_NAMES, "sort_values", "options", "steps")
 
 #: Modules that our own processes import. A job file must not hide one.
 OWN_MODULES = frozenset(
@@ -69,11 +69,13 @@ class JobFile:
                 f"pass them to Job(...), or leave job out"
             )
 
-    def read_parts(self) -> dict[str, Any]:
-        """Return what the file binds as the arguments of `Job`: datasource, functions and options.
+    def read_stages(self) -> list[dict[str, Any]]:
+        """Return what the file binds: the arguments of `Job`, and of `then` for each further stage.
 
         Raise JobFileError if anything is missing or wrong.
         """
+        if "steps" in self._bound:
+            return self._read_steps()
         functions = {name: self._bound.get(name) for name in FUNCTION_NAMES}
         if functions["mapfn"] is None and functions["reducefn"] is None:
             kind = type(self.job).__name__
@@ -82,6 +84,26 @@ class JobFile:
                 f"job file {shown(self.path)} binds neither mapfn nor reducefn, nor job{hint}; "
                 f"{_nearest_function(self._module)}define def mapfn(key, value): ..."
             )
+        values = {**functions, "sort_values": self._bound.get("sort_values")}
+        return [{"datasource": self._read_datasource(), **values, **self._read_options()}]
+
+    def _read_steps(self) -> list[dict[str, Any]]:
+        from mmgevent.job.chain import read_steps
+
+        beside = [name for name in (*FUNCTION_NAMES, "sort_values") if name in self._bound]
+        if beside:
+            raise JobFileError(
+                f"job file {shown(self.path)} binds both steps and {', '.join(beside)}; put the functions into the steps: "
+                f'steps = [{{"mapfn": ..., "reducefn": ...}}, ...]'
+            )
+        options = self._read_options()
+        try:
+            first, *others = read_steps(self._bound["steps"], options)
+        except UsageError as error:
+            raise JobFileError(f"job file {shown(self.path)}: {error}") from None
+        return [{"datasource": self._read_datasource(), **first}, *others]
+
+    def _read_datasource(self) -> Any:
         if "datasource" not in self._bound:
             near = [name for name in vars(self._module) if _is_near(name, "datasource")]
             advice = f"did you mean it by {near[0]}? If not, bind" if near else "bind"
@@ -89,7 +111,7 @@ class JobFile:
                 f"job file {shown(self.path)} binds no datasource; {advice} (key, value) pairs, a mapping, or "
                 f"datasource = Files(sys.argv[1:])"
             )
-        return {"datasource": self._bound["datasource"], **functions, **self._read_options()}
+        return self._bound["datasource"]
 
     def _read_options(self) -> dict[str, Any]:
         options = self._bound.get("options", {})

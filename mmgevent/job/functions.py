@@ -21,7 +21,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mmgevent import reducers
-from mmgevent.errors import FunctionError
+from mmgevent.errors import FunctionError, OptionError
+from mmgevent.job.value_sorting import SortValues, check_sort_values
 
 Form = Literal["pair", "iterator"]
 
@@ -54,10 +55,17 @@ class Functions:
     reduce_form: Form | None = None
     #: called once in each executor, before any other; never with a name among the others
     setupfn: Callable[[], Any] | None = None
+    #: whether a key's values are sorted before reducefn: True, what they are compared by, or None
+    sort_values: SortValues = None
 
     @classmethod
     def of(
-        cls, mapfn: Any = None, collectfn: Any = None, reducefn: Any = None, setupfn: Any = None
+        cls,
+        mapfn: Any = None,
+        collectfn: Any = None,
+        reducefn: Any = None,
+        setupfn: Any = None,
+        sort_values: Any = None,
     ) -> Functions:
         """Check the functions and decide their forms.
 
@@ -65,7 +73,7 @@ class Functions:
 
         - for a function that cannot be called, and a name that is no name;
         - if mapfn and collectfn, which run in one process, would be in two;
-        - for a setupfn beside a name.
+        - for a setupfn or `sort_values` beside a name, and for what `check_sort_values` refuses.
         """
         if setupfn is not None:
             check_setupfn(setupfn, (mapfn, collectfn, reducefn))
@@ -94,6 +102,7 @@ class Functions:
             reducefn,
             _form_or_none(reducefn, "reducefn"),
             setupfn,
+            check_sort_values(sort_values, (mapfn, collectfn, reducefn)),
         )
 
     @property
@@ -347,3 +356,12 @@ def _example(role: str, name: str) -> str:
     if role == "mapfn":
         return f"a function of two parameters, e.g. lambda key, value: [(key, {name}(value))]"
     return f"a function of two parameters, e.g. lambda key, values: {name}(values)"
+
+
+def check_py_file(path: str) -> None:
+    """Raise OptionError for what is neither a module nor a package folder."""
+    is_module = path.endswith(".py") and os.path.isfile(path)
+    if is_module or os.path.isdir(path):
+        return
+    what = "is not a .py file or a package folder" if os.path.exists(path) else "does not exist"
+    raise OptionError(f"option py_files: {path} {what}")

@@ -7,17 +7,18 @@ user's. Whoever submits a job calls it.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from mmgevent import reducers
-from mmgevent.errors import FunctionError, OptionError
+from mmgevent.errors import FunctionError, OptionError, UsageError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
-from mmgevent.job.functions import Form, Functions, form_of
+from mmgevent.job.functions import Form, Functions, check_py_file, form_of
 from mmgevent.job.inputs import sources
-from mmgevent.job.options import MAX_JOB_NAME_CHARS, JobOptions, OptionKeywords
+from mmgevent.job.names import name_after, name_of_stage
+from mmgevent.job.options import JobOptions, OptionKeywords
+from mmgevent.job.value_sorting import SortValues, check_sort_values
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -57,6 +58,12 @@ class Job(Generic[K, V]):
     reduce. Without reducefn, results map each key to the list of its values. A str names a function
     that workers offer.
 
+    `sort_values`: True to give reducefn the values of each key in order, or a function of a value
+    that returns what to compare it by. Values that memory does not hold are a sequence on disk
+    instead of a list. Without it they are in datasource order.
+
+    `then` adds a stage, whose items are the results of this job.
+
     Options are those of `JobOptions`. Raise OptionError for an unknown one or a value out of range.
     Everything else is checked when the job is submitted. `Job[K, V]` has results `{K: V}`.
     """
@@ -71,8 +78,10 @@ class Job(Generic[K, V]):
         "is_named",
         "mapfn",
         "options",
+        "previous",
         "reducefn",
         "setupfn",
+        "sort_values",
     )
 
     datasource: Any
@@ -81,7 +90,10 @@ class Job(Generic[K, V]):
     reducefn: _Function
     finishfn: Callable[..., Any] | None
     setupfn: Callable[[], Any] | None
+    sort_values: SortValues
     options: JobOptions
+    #: the job whose results are the items of this one's functions, or None; see `then`
+    previous: Job[Any, Any] | None
     #: names of modules besides `__main__` that travel by value, such as that of the job file
     by_value: frozenset[str]
     #: `sys.argv` as the job's functions see it, or None for that of this process
@@ -102,6 +114,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -115,6 +128,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -128,6 +142,7 @@ class Job(Generic[K, V]):
         collectfn: None = None,
         finishfn: None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -141,6 +156,7 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Unpack[OptionKeywords],
     ) -> None: ...
 
@@ -153,12 +169,13 @@ class Job(Generic[K, V]):
         collectfn: _Function = None,
         finishfn: Callable[..., Any] | None = None,
         setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
         **options: Any,
     ) -> None:
         checked = JobOptions.of(options)
         is_named = bool(checked.name)
         if not is_named:
-            checked = checked.with_options(name=_name_after(mapfn, reducefn))
+            checked = checked.with_options(name=name_after(mapfn, reducefn))
         self._bind(
             datasource=datasource,
             mapfn=mapfn,
@@ -166,7 +183,9 @@ class Job(Generic[K, V]):
             reducefn=reducefn,
             finishfn=finishfn,
             setupfn=setupfn,
+            sort_values=sort_values,
             options=checked,
+            previous=None,
             by_value=frozenset(),
             argv=None,
             is_named=is_named,
@@ -215,21 +234,88 @@ class Job(Generic[K, V]):
         """Return what logs call this job."""
         return self.options.name
 
+    def then(
+        self,
+        mapfn: _MapFunction = None,
+        reducefn: _Function = None,
+        *,
+        collectfn: _Function = None,
+        finishfn: Callable[..., Any] | None = None,
+        setupfn: Callable[[], Any] | None = None,
+        sort_values: SortValues = None,
+        **options: Unpack[OptionKeywords],
+    ) -> Job[Any, Any]:
+        """Return a job with one more stage: it maps the results of this one.
+
+        Each result is one item `(key, value)` of the new stage. Their order is unspecified.
+        Functions and options are those of the new stage alone, as if it were a job of its own.
+        `name`, `results`, `plain_classes` and `py_files` are of the whole job, see `Job`.
+
+        Raise OptionError for an option of the whole job, and UsageError if this job has a finishfn,
+        which only the last stage may have.
+        """
+        from mmgevent.job import chain
+
+        chain.check_no_finish(self.finishfn)
+        chain.check_stage_count(len(self.stages) + 1)
+        checked = JobOptions.of(chain.options_after(self.options, options))
+        return self._replaced(
+            mapfn=mapfn,
+            collectfn=collectfn,
+            reducefn=reducefn,
+            finishfn=finishfn,
+            setupfn=setupfn,
+            sort_values=sort_values,
+            options=checked,
+            previous=self,
+        )
+
+    @property
+    def stages(self) -> tuple[Job[Any, Any], ...]:
+        """Return the jobs that end with each stage in turn, this one last."""
+        return (*(self.previous.stages if self.previous is not None else ()), self)
+
+    def as_stage(self, number: int, count: int, datasource: Any) -> Job[Any, Any]:
+        """Return the last stage as a job of its own: number `number` of `count`.
+
+        The first one has the datasource of the chain, the others have this one. It has no finishfn.
+        """
+        changes: dict[str, Any] = {"previous": None, "finishfn": None}
+        if self.previous is not None:
+            changes |= {"datasource": datasource, "_is_used": [False]}
+        name = name_of_stage(self.name, number, count)
+        return self._replaced(options=self.options.with_options(name=name), **changes)
+
     def with_options(self, **changes: Unpack[OptionKeywords]) -> Job[K, V]:
         """Return the same job with some options changed; raise OptionError as making one does.
 
-        Both share a one-shot datasource, which still serves one submit.
+        Both share a one-shot datasource, which still serves one submit. In a chain the options of
+        every stage change.
         """
+        if self.previous is not None:
+            previous = self.previous.with_options(**changes)
+            return self._with_own_options(**changes)._replaced(previous=previous)
+        return self._with_own_options(**changes)
+
+    def _with_own_options(self, **changes: Unpack[OptionKeywords]) -> Job[K, V]:
         options = self.options.with_options(**changes)
         return self._replaced(options=options, is_named=self.is_named or "name" in changes)
 
     def with_module(self, module_name: str) -> Job[K, V]:
         """Return the same job; what that module defines then travels by value."""
-        return self._replaced(by_value=self.by_value | {module_name})
+        previous = self.previous and self.previous.with_module(module_name)
+        return self._replaced(by_value=self.by_value | {module_name}, previous=previous)
 
     def with_argv(self, argv: Sequence[str]) -> Job[K, V]:
         """Return the same job, whose functions see this `sys.argv` wherever they run."""
-        return self._replaced(argv=tuple(map(str, argv)))
+        previous = self.previous and self.previous.with_argv(argv)
+        return self._replaced(argv=tuple(map(str, argv)), previous=previous)
+
+    def for_trial(
+        self, items: list[tuple[Any, Any]], mapfn: _MapFunction, setupfn: Callable[[], Any] | None
+    ) -> Job[K, V]:
+        """Return the same job, on some items, with functions in place of its own."""
+        return self._replaced(datasource=items, mapfn=mapfn, setupfn=setupfn, _is_used=[False])
 
     def _replaced(self, **changes: Any) -> Job[K, V]:
         job: Job[K, V] = object.__new__(Job)
@@ -245,9 +331,10 @@ class Job(Generic[K, V]):
         """
         if self.mapfn is None and self.reducefn is None:
             raise FunctionError("the job has neither mapfn nor reducefn; pass one of them at least")
+        check_sort_values(self.sort_values, (self.mapfn, self.collectfn, self.reducefn))
         reducers.check_collectfn(self.collectfn, self.reducefn)
         collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
-        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn)
+        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn, self.sort_values)
 
     @property
     def finish_form(self) -> Form | None:
@@ -269,15 +356,32 @@ class Job(Generic[K, V]):
         Looks at the disk (files of Files and Lines, py_files). Calls nothing, and takes nothing
         from iterators.
         """
-        functions = self.functions()
-        if functions.offered_names:
-            self.options.check_for_offered(min(functions.offered_names))
+        stages = self.stages
+        for number, stage in enumerate(stages, 1):
+            try:
+                stage._check_functions()
+            except UsageError as error:
+                error.name_stage(number, len(stages))
+                raise
         _ = self.finish_form
         for path in self.options.py_files:
-            _check_py_file(path)
+            check_py_file(path)
         if self._is_used[0]:
             raise sources.used_up(self.datasource)
         sources.check_datasource(self.datasource)
+
+    def _check_functions(self) -> None:
+        if self.previous is not None:
+            from mmgevent.job.chain import check_follows
+
+            check_follows(self.options.allocation)
+        functions = self.functions()
+        if functions.offered_names:
+            self.options.check_for_offered(min(functions.offered_names))
+        if self.mapfn is None and self.options.items_per_call is not None:
+            raise OptionError(
+                "items_per_call is about the calls of mapfn, and the job has none; leave it out"
+            )
 
     def claim_datasource(self) -> None:
         """Note that a submit walks through the datasource now.
@@ -313,24 +417,10 @@ def _make_job(loaded: JobFile) -> Job[Any, Any]:
         loaded.check_job_alone()
         job = loaded.job if loaded.job.is_named else loaded.job.with_options(name=loaded.job_name)
     else:
-        job = Job(**loaded.read_parts())
+        first, *others = loaded.read_stages()
+        job = Job(**first)
+        if others:
+            from mmgevent.job.chain import add_stages
+
+            job = add_stages(job, others, loaded.path)
     return job.with_module(loaded.module_name).with_argv(loaded.argv)
-
-
-def _name_after(*functions: Any) -> str:
-    """Name a job after the first of its functions that has a name."""
-    for fn in functions:
-        while isinstance(fn, functools.partial):
-            fn = fn.func
-        name = fn if isinstance(fn, str) else getattr(fn, "__name__", None)
-        if isinstance(name, str) and name.isidentifier():
-            return name[:MAX_JOB_NAME_CHARS]
-    return "job"
-
-
-def _check_py_file(path: str) -> None:
-    is_module = path.endswith(".py") and os.path.isfile(path)
-    if is_module or os.path.isdir(path):
-        return
-    what = "is not a .py file or a package folder" if os.path.exists(path) else "does not exist"
-    raise OptionError(f"option py_files: {path} {what}")

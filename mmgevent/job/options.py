@@ -32,6 +32,9 @@ SETUP_TIMEOUT_S = 300.0
 #: Most items at once in one executor. One process is slow long before that.
 MAX_GREENLETS = 100_000
 
+#: Most items of one call of mapfn. No batch of a datasource has more.
+MAX_ITEMS_PER_CALL = 1_000_000
+
 #: Longest name of a job, characters. A longer one would not fit the lines of logs and dashboards.
 MAX_JOB_NAME_CHARS = 200
 
@@ -54,6 +57,7 @@ class OptionKeywords(TypedDict, total=False):
     max_skipped: float
     partitions: int | None
     greenlets: int
+    items_per_call: int | None
     allocation: Literal["continuous", "oneshot"]
     retransmit: float
     py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -80,6 +84,9 @@ class JobOptions:
     partitions: int | None = None
     #: items at once in one executor, for a mapfn that waits; 0: one after the other
     greenlets: int = 0
+    #: most items of one call of mapfn, which gets a list of keys and a list of values, >= 1; None:
+    #: it gets one key and one value
+    items_per_call: int | None = None
     #: "continuous" or "oneshot"
     allocation: str = "continuous"
     #: share of the slots, 0 to 1, that may run duplicates of slow tasks once no other work is left
@@ -106,6 +113,11 @@ class JobOptions:
             raise OptionError(
                 'retries cannot go with allocation="oneshot", where an item runs once or not at all; '
                 "leave one of them out"
+            )
+        if self.items_per_call is not None and (self.greenlets or self.allocation == "oneshot"):
+            other = "greenlets" if self.greenlets else 'allocation="oneshot"'
+            raise OptionError(
+                f"items_per_call cannot go with {other}, where mapfn gets one item; leave one of them out"
             )
 
     @classmethod
@@ -158,6 +170,11 @@ def check_name(name: str) -> None:
     raise OptionError(f"unknown option {name!r}; {hint}")
 
 
+_NULLABLE = frozenset(
+    ("task_timeout", "setup_timeout", "memory_limit", "partitions", "items_per_call", "results")
+)
+
+
 def parse_option(name: str, text: str) -> Any:
     """Turn the text of `--set NAME=TEXT` into the option's value.
 
@@ -167,18 +184,9 @@ def parse_option(name: str, text: str) -> Any:
     check_name(name)
     text = text.strip()
     value: Any = text
-    if name in (
-        "task_timeout",
-        "setup_timeout",
-        "memory_limit",
-        "partitions",
-        "results",
-    ) and text.lower() in (
-        "",
-        "none",
-    ):
+    if name in _NULLABLE and text.lower() in ("", "none"):
         value = None
-    elif name in ("retries", "partitions", "greenlets"):
+    elif name in ("retries", "partitions", "greenlets", "items_per_call"):
         value = _parse_number(name, text, int)
     elif name in ("task_timeout", "setup_timeout", "retransmit"):
         value = _parse_number(name, text, float)
@@ -293,6 +301,10 @@ def _is_greenlet_count(value: Any) -> bool:
     return _is_int(value) and 0 <= value <= MAX_GREENLETS
 
 
+def _is_call_size(value: Any) -> bool:
+    return value is None or (_is_int(value) and 1 <= value <= MAX_ITEMS_PER_CALL)
+
+
 def _is_allocation(value: Any) -> bool:
     return isinstance(value, str) and value in ("continuous", "oneshot")
 
@@ -333,6 +345,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "partitions": (_is_partition_count, f"an int from 1 to {MAX_PARTITIONS}, or None"),
     "greenlets": (_is_greenlet_count, f"an int from 0 to {MAX_GREENLETS}"),
+    "items_per_call": (
+        _is_call_size,
+        f"a number of items for one call of mapfn (int, 1 to {MAX_ITEMS_PER_CALL}), or None",
+    ),
     "allocation": (_is_allocation, '"continuous" or "oneshot"'),
     "retransmit": (_is_share, "a share of the slots, 0 to 1"),
     "py_files": (_are_paths, "a path or a list of paths"),
@@ -373,4 +389,5 @@ _NOT_OFFERED = {
     "task_timeout": "a thread cannot be ended, so let the function watch the time",
     "memory_limit": "a thread has no memory of its own, so let the function hold less",
     "greenlets": "one item runs there at a time, so let the function do several things at once",
+    "items_per_call": "a call that ends its process is halved, and a thread cannot end alone, so give it lists as items",
 }

@@ -42,19 +42,23 @@ class TaskItems:
         self._first_entry = first_entry
         self._skip = frozenset(skip)
         self._part = part
-        self._mark = mark
+        self.mark = mark
         self.on_unreadable: Callable[[int, Any, TaskFailure], None] = _raise_failure
         #: number of items given so far
         self.count = 0
         #: position and key of the item that was given last
         self.position: int | None = None
         self.key: Any = NO_KEY
+        #: the ref whose items are given now; None between refs
+        self.ref: Ref | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Any, Any]]:
         skip = self._skip
         for entry, (key, value) in enumerate(self._entries, self._first_entry):
             if isinstance(value, Ref):
+                self.ref = value
                 yield from self._expanded(entry, key, value)
+                self.ref = None
                 continue
             position = position_of(entry)
             if position in skip or (self._part != ALL and range_of(self._part, 1) == (0, 0)):
@@ -69,7 +73,7 @@ class TaskItems:
         skip = self._skip
         if skip and whole in skip:
             return
-        self._mark(whole, key)  # until its first item is read
+        self.mark(whole, key)  # until its first item is read
         position = position_of(entry)
         units = self._units(whole, key, ref)
         if self._part != ALL:

@@ -9,7 +9,7 @@ What happens to the groups of a flush:
     reducefn has a combiner, no collectfn    combined key by key; GROUPED
     collectfn in pair form                   called key by key; FLAT, or GROUPED if it returns lists
     collectfn in iterator form               called once a flush, then grouped again; GROUPED
-    none of these                            GROUPED, or FLAT if every key occurs once
+    none of these, or sort_values            GROUPED, or FLAT if every key occurs once
 
 Every value passes through the combining function exactly once.
 """
@@ -24,6 +24,7 @@ from mmgevent import _speedups
 from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
+from mmgevent.tasks.calls import CallMapping, CallRules
 from mmgevent.tasks.grouping import Grouping
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
@@ -84,13 +85,16 @@ class MapTask:
         decode: Decode | None = None,
         plain: PlainRules | None = None,
         unwanted: Container[int] = (),
+        calls: CallRules | None = None,
     ):
         self._has_mapfn = functions.mapfn is not None
         self._collectfn: Any = functions.collectfn
         self._collect_form = functions.collect_form
-        fold = None if functions.collectfn is not None else fold_of(functions.reducefn)
+        # Values to be sorted arrive one by one where they are reduced.
+        combines = functions.collectfn is None and not functions.sort_values
+        fold = fold_of(functions.reducefn) if combines else None
         self._fold_op = None if fold is None else FOLD_OPS[fold]
-        self._combiner = None if functions.collectfn is not None else combiner_of(functions.reducefn)
+        self._combiner = combiner_of(functions.reducefn) if combines else None
         self._partitions = partitions
         self._plain = plain
         self._unwanted = unwanted
@@ -101,26 +105,33 @@ class MapTask:
             mark = _mark_nothing
         self._items = TaskItems(items, first_entry=first_index, skip=skip, part=part, mark=mark)
         self._skipping = skipping if skipping is not None and skipping.is_needed else None
-        grouping = Grouping(self._fold_op)
-        self._mapping: StreamedMapping | CarefulMapping
-        if self._skipping is None:
-            self._mapping = StreamedMapping(
-                functions.mapfn, self._items, grouping, self._budget, mark, map_items
-            )
-        else:
-            self._mapping = CarefulMapping(
-                functions.mapfn,
-                self._items,
-                grouping,
-                self._budget,
-                mark,
-                map_items,
-                self._skipping,
-                self._emit_set_aside,
-                Originals(decode, first_index),
-            )
+        self._mapping = self._make_mapping(functions.mapfn, mark, map_items, calls, decode, first_index)
         self._flushed_items = 0  # items that were done before the last flush ended
         self.stats = TaskStats()
+
+    def _make_mapping(
+        self,
+        mapfn: Any,
+        mark: Mark,
+        map_items: MapItems | None,
+        calls: CallRules | None,
+        decode: Decode | None,
+        first_index: int,
+    ) -> StreamedMapping | CarefulMapping | CallMapping:
+        grouping = Grouping(self._fold_op)
+        items, budget, skipping = self._items, self._budget, self._skipping
+        if calls is not None:
+            originals = Originals(decode, first_index, calls.size)
+            rules = skipping or Skipping()
+            return CallMapping(
+                mapfn, items, grouping, budget, mark, calls, rules, self._emit_set_aside, originals
+            )
+        if skipping is None:
+            return StreamedMapping(mapfn, items, grouping, budget, mark, map_items)
+        originals = Originals(decode, first_index)
+        return CarefulMapping(
+            mapfn, items, grouping, budget, mark, map_items, skipping, self._emit_set_aside, originals
+        )
 
     def run(self) -> TaskStats:
         """Run the task. Raises as `tasks.run_map` says."""
@@ -138,7 +149,7 @@ class MapTask:
     def _flush_blaming(self, groups: dict[Any, Any], records: int) -> None:
         """Flush groups. Blame an item for what goes wrong only if no other item can be at fault."""
         begun = self._items.count
-        is_of_one = begun - self._flushed_items <= 1
+        is_of_one = begun - self._flushed_items <= 1 and self._items.position is not None
         self._flushed_items = begun - 1
         if is_of_one:
             self._flush(groups, records, self._items.position)

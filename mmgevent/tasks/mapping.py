@@ -42,7 +42,8 @@ WHOLE_RECORDS = 1000
 #: Records that `take` may return if there is no limit.
 _NO_LIMIT = sys.maxsize
 
-#: (fn, iterator of (position, key, value)) -> iterator of fn's results, in order
+#: Called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each triple, perhaps to
+#: several at once, and returns an iterator over the results in order. It must raise what `fn` raises.
 MapItems = Callable[
     [Callable[[int, Any, Any], list[Any]], Iterable[tuple[int, Any, Any]]], Iterable[list[Any]]
 ]

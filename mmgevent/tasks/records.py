@@ -192,6 +192,19 @@ def decode_items(data: Any) -> list[tuple[Any, Any]]:
     return list(zip(segment.keys, segment.values))  # noqa: B905 - decode_segment holds them equal; strict= costs
 
 
+def decode_results(data: Any, plain: PlainRules | None = None) -> list[tuple[Any, Any]]:
+    """Decode results of reduce tasks: FLAT segments that follow one another. Raise SegmentError."""
+    items: list[tuple[Any, Any]] = []
+    offset = 0
+    while offset < len(data):
+        segment = decode_segment(data, offset, plain)
+        if segment.grouped:
+            raise SegmentError("results are grouped, which no reduce task gives")
+        items += zip(segment.keys, segment.values, strict=True)
+        offset = segment.end
+    return items
+
+
 def encode_value(value: Any, limit_bytes: int, plain: PlainRules | None = None) -> bytes | None:
     """Encode one value by itself. Return None if that takes more than `limit_bytes` or fails."""
     if isinstance(value, (str, bytes)):

@@ -3,6 +3,7 @@
 A partition is merged into groups, on disk if it is larger than memory (`scratch`), and reduced
 group by group:
 
+    sort_values                         the values of each group are sorted first; nothing is folded
     reducefn is a fold, no collectfn    the merged groups are the results
     no reducefn, or list_values         the merged groups are the results: lists of values
     pair form                           called key by key
@@ -24,12 +25,14 @@ from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Emit, TaskStats
+from mmgevent.tasks.ordered_values import OrderedValues
 from mmgevent.tasks.records import encode_flush, encode_segment
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
+    from mmgevent.tasks.value_order import ValueOrder
 
 #: Size of a segment of results to aim at, bytes. It is cheap to handle, and small beside an
 #: executor.
@@ -104,9 +107,11 @@ class ReduceTask:
         scratch_dir: str | None = None,
         plain: PlainRules | None = None,
     ):
-        fold = None if functions.collectfn is not None else fold_of(functions.reducefn)
+        order = _order_of(functions.sort_values)
+        fold = None if functions.collectfn is not None or order is not None else fold_of(functions.reducefn)
         self._reducefn: Any = functions.reducefn
         self._is_merged = fold is not None or functions.reducefn in (None, list_values)
+        self._order = order
         self._is_iterator_form = functions.reduce_form == "iterator"
         self._parts = iter(parts)
         self._mark = mark
@@ -116,6 +121,9 @@ class ReduceTask:
             fold_op=None if fold is None else FOLD_OPS[fold],
             scratch_dir=scratch_dir,
             plain=plain,
+            order=order,
+            on_failure=self._note_failure,
+            note_key=lambda key: mark(self._index, key),
         )
         self._index = 0  # index of the current key, from 0
         self._key: Any = NO_KEY
@@ -148,8 +156,22 @@ class ReduceTask:
             keys, values = iter(groups), iter(groups.values())
             while chunk := list(islice(keys, self._writer.chunk)):
                 self._mark(self._index, chunk[0])
+                results = list(islice(values, len(chunk)))
+                if self._order is not None:
+                    for i, key in enumerate(chunk):
+                        self._mark(self._index + i, key)
+                        results[i] = _in_memory(self._in_order(key, results[i]))
                 self._index += len(chunk)
-                self._writer.write(self._partition, chunk, list(islice(values, len(chunk))), function)
+                self._writer.write(self._partition, chunk, results, function)
+
+    def _in_order(self, key: Any, values: Any) -> Any:
+        """Return the values of a key as the job wants them. Those on disk are in order already."""
+        if self._order is not None and type(values) is list:
+            self._order.sort(key, values)
+        return values
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._input_error = error
 
     # -- pair form
 
@@ -163,7 +185,7 @@ class ReduceTask:
                 self._writer.write(self._partition, keys, values, "reducefn")
 
     def _reduce_some(self, groups: Iterator[tuple[Any, list[Any]]]) -> tuple[list[Any], list[Any]]:
-        reducefn, mark, index = self._reducefn, self._mark, self._index
+        reducefn, mark, index, order = self._reducefn, self._mark, self._index, self._order
         keys: list[Any] = []
         results: list[Any] = []
         key: Any = NO_KEY
@@ -171,10 +193,18 @@ class ReduceTask:
             for key, values in groups:
                 mark(index, key)
                 index += 1
-                results.append(reducefn(key, values))
+                if order is None:
+                    results.append(reducefn(key, values))
+                else:
+                    results.append(_in_memory(reducefn(key, self._in_order(key, values))))
                 keys.append(key)
+        except TaskFailure:
+            raise
         except BaseException as error:
-            raise blame_exception(error, "reducefn", key) from error
+            if self._input_error is None:
+                raise blame_exception(error, "reducefn", key) from error
+        if self._input_error is not None:  # the function may have swallowed it
+            raise self._input_error
         self._index = index
         return keys, results
 
@@ -205,7 +235,7 @@ class ReduceTask:
                     self._key = key
                     self._mark(self._index, key)
                     self._index += 1
-                    yield key, values
+                    yield key, self._in_order(key, values)
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -223,6 +253,20 @@ class ReduceTask:
         if self._input_error is not None:  # the function swallowed it
             raise self._input_error
         return result
+
+
+def _order_of(sort_values: Any) -> ValueOrder | None:
+    """Return the order that a job wants for the values of a key, or None."""
+    if not sort_values:
+        return None
+    from mmgevent.tasks.value_order import ValueOrder  # few jobs need it
+
+    return ValueOrder(None if sort_values is True else sort_values)
+
+
+def _in_memory(result: Any) -> Any:
+    """Return a result, as a list if it is the values on disk themselves."""
+    return list(result) if isinstance(result, OrderedValues) else result
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import blame_exception, blame_segment
+from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Decode, Emit, MapTask, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
-from mmgevent.tasks.records import SegmentError, decode_items
+from mmgevent.tasks.records import SegmentError, decode_items, decode_results
 from mmgevent.tasks.reduce_task import ReducePart, ReduceTask
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
@@ -59,11 +60,11 @@ def run_map(
     tunes_gc: bool = True,
     plain: PlainRules | None = None,
     unwanted: Container[int] = (),
+    calls: CallRules | None = None,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
-    items: entries `(key, value)` of a batch. A value that is a `refs.Ref` is expanded into the
-        items of its file.
+    items: entries `(key, value)` of a batch. A value that is a Ref stands for items of its file.
     partitions: number of partitions of the job.
     memory_bytes: most records that the task may hold at once, bytes, as the core estimates them.
         The encoded copy of a flush, the input and the functions' own objects come on top.
@@ -71,14 +72,26 @@ def run_map(
     mark: called as `mark(position, key)` before each item.
     first_index: index of the first entry, from which positions count.
     skip: positions of items to leave out.
+<<<<<<< HEAD
     map_items: called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each
         triple, perhaps to several at once, and returns an iterator over the results in order. It
         must raise what `fn` raises, and it calls `mark` itself.
     mark_flush: called with None before a flush of several items, and with the position after it.
+=======
+    map_items: see `mapping.MapItems`; maps several items at once, and calls `mark` itself.
+    mark_flush: called with None before a flush of several items' records, and with the position of
+        the last item when that continues, or None for a call of several.
+>>>>>>> main
     part: which part of a single entry to map.
     skipping, decode: what to do about items that fail (None: the task ends), `items` once more.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
+<<<<<<< HEAD
     plain, unwanted: the rules for records that must be plain data; partitions to drop.
+=======
+    plain: the rules for records, if they must be plain data.
+    unwanted: partitions whose records are dropped: their results are there already.
+    calls: how mapfn gets many items at once; None if it gets one. Not with `map_items`.
+>>>>>>> main
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.
@@ -99,6 +112,7 @@ def run_map(
         decode=decode,
         plain=plain,
         unwanted=unwanted,
+        calls=calls,
     )
     return _run(task, tunes_gc)
 
@@ -145,14 +159,19 @@ def run_reduce(
         raise blame_exception(error, None) from error
 
 
-def read_batch(data: Any) -> list[tuple[Any, Any]]:
+def read_batch(
+    data: Any, *, is_results: bool = False, plain: PlainRules | None = None
+) -> list[tuple[Any, Any]]:
     """Decode the items of a batch.
+
+    is_results: whether it is results of reduce tasks, with `plain` as their rules, rather than
+        items of a driver.
 
     Raise TaskFailure if they cannot be unpickled here, since a class or module is missing. Raise
     SegmentError for damaged bytes.
     """
     try:
-        return decode_items(data)
+        return decode_results(data, plain) if is_results else decode_items(data)
     except SegmentError as error:
         if error.__cause__ is None:
             raise

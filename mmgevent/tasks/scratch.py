@@ -7,24 +7,26 @@ follows the same way. Then each piece is a smaller partition, and is merged like
 MAX_SPLITS deep.
 
 All values of one key are in one piece. So a piece of a single key is never split: it is merged in
-memory. If it does not fit, the job fails.
+memory. If it does not fit, the job fails. But if the job wants the values in order, they are kept
+on disk in sorted runs (`ordered_values`), and so are those of a piece that was split MAX_SPLITS
+times.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmgevent import _speedups
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
+from mmgevent.tasks.ordered_values import OrderedValues, ValueRuns
 from mmgevent.tasks.records import Segment, SegmentError, decode_segment, encode_segment
+from mmgevent.tasks.scratch_file import ScratchFile
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
+    from mmgevent.tasks.value_order import ValueOrder
 
 #: Most splits of one partition, one inside another. Four splits into 4 to 32 pieces each are enough
 #: for 256 to a million times the memory.
@@ -33,6 +35,10 @@ MAX_SPLITS = 4
 #: Pieces of one split. With fewer they are split again at once, with more their segments are tiny.
 MIN_PIECES = 4
 MAX_PIECES = 32
+
+#: Share of the limit for values that are to be sorted. What they are compared by, and their places,
+#: need as much again.
+SORTED_SHARE = 0.5
 
 #: Bytes of groups for each byte of segments, as the C core estimates them. Measured: 2 for long str
 #: values, 5 for floats, 13 for shared strs, 16 for small tuples under short keys. It decides the
@@ -47,15 +53,12 @@ MAX_SHARE = 256 * 1024
 class PieceFile:
     """The pieces of one split: runs of segments in one unlinked file.
 
-    The file vanishes when it is closed.
-
     Every method that touches the disk may raise OSError.
     """
 
     def __init__(self, folder: str | None, count: int, seed: int):
-        self._file = tempfile.TemporaryFile(prefix="mmgevent-pieces-", dir=folder, buffering=0)  # noqa: SIM115
+        self._file = ScratchFile(folder, "pieces")
         self._extents: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-        self._end = 0
         #: the seed under which keys are hashed to pieces
         self.seed = seed
 
@@ -67,12 +70,7 @@ class PieceFile:
 
     def append(self, piece: int, segment: bytes) -> None:
         """Append a segment to a piece."""
-        view = memoryview(segment)
-        while view:
-            written = os.pwrite(self._file.fileno(), view, self._end + len(segment) - len(view))
-            view = view[written:]
-        self._extents[piece].append((self._end, len(segment)))
-        self._end += len(segment)
+        self._extents[piece].append(self._file.append(segment))
 
     def size(self, piece: int) -> int:
         """Return the bytes of a piece."""
@@ -81,17 +79,7 @@ class PieceFile:
     def segments(self, piece: int) -> Iterator[bytes]:
         """Yield the segments of a piece in the order they were appended."""
         for offset, n_bytes in self._extents[piece]:
-            yield self._read(offset, n_bytes)
-
-    def _read(self, offset: int, n_bytes: int) -> bytes:
-        parts = []
-        while n_bytes:  # Linux reads at most 0x7ffff000 bytes at once
-            part = os.pread(self._file.fileno(), n_bytes, offset)
-            if not part:
-                raise OSError(errno.EIO, "the file of pieces is shorter than what was written")
-            parts.append(part)
-            offset, n_bytes = offset + len(part), n_bytes - len(part)
-        return b"".join(parts)
+            yield self._file.read(offset, n_bytes)
 
 
 class Merger:
@@ -109,11 +97,22 @@ class Merger:
         fold_op: int | None,
         scratch_dir: str | None,
         plain: PlainRules | None = None,
+        order: ValueOrder | None = None,
+        on_failure: Callable[[BaseException], None] = lambda _: None,
+        note_key: Callable[[Any], object] = lambda _: None,
     ):
-        """`plain`: rules for the segments of others, if they must be plain data."""
+        """`plain`: rules for the segments of others, if they must be plain data.
+
+        `order`: that of values which do not fit into memory; None if they must. A list that fits is
+        not sorted here. `on_failure`: as for `ValueRuns`. `note_key`: called before the values of a key
+        are sorted here.
+        """
         self._plain = plain
         self._partitions = partitions
-        self._bound_bytes = bound_bytes
+        self._bound_bytes = bound_bytes if order is None else max(1, int(bound_bytes * SORTED_SHARE))
+        self._order = order
+        self._on_failure = on_failure
+        self._note_key = note_key
         self._fold_op = fold_op
         self._scratch_dir = scratch_dir
 
@@ -130,19 +129,28 @@ class Merger:
         groups: dict[Any, Any] = {}
         used = 0
         pieces: PieceFile | None = None
+        runs: ValueRuns | None = None
         try:
             for segment in self._held(segments, groups):
                 used += self._add(groups, segment)
-                too_large = used > self._bound_bytes and depth < MAX_SPLITS
-                if too_large and (pieces is not None or len(groups) > 1):
+                if used <= self._bound_bytes:
+                    continue
+                if depth < MAX_SPLITS and (pieces is not None or len(groups) > 1):
                     if pieces is None:
                         pieces = self._on_disk(
                             PieceFile, self._scratch_dir, self._piece_count(n_bytes), depth + 1
                         )
-                    self._scatter(groups, pieces)
+                    self._scatter(groups, pieces, runs)
                     used = 0
+                elif self._order is not None:
+                    runs = runs or self._open_runs(self._order)
+                    self._add_runs(groups, list(groups), runs)
+                    used = 0
+            if runs is not None:
+                yield self._take_ordered(groups, runs)
             if pieces is None:
-                yield groups
+                if groups:
+                    yield groups
                 return
             self._scatter(groups, pieces)
             for piece in range(len(pieces)):
@@ -152,6 +160,27 @@ class Merger:
         finally:
             if pieces is not None:
                 pieces.close()
+            if runs is not None:
+                runs.close()
+
+    def _add_runs(self, groups: dict[Any, Any], keys: list[Any], runs: ValueRuns) -> None:
+        """Move the values of some keys to their runs. The keys stay: later segments have equal ones."""
+        for key in keys:
+            if groups[key]:
+                self._note_key(key)
+                runs.add(key, groups[key])
+                groups[key] = []
+
+    def _take_ordered(self, groups: dict[Any, Any], runs: ValueRuns) -> dict[Any, Any]:
+        """Take the keys that have runs out of the groups; return them with their values in order."""
+        keys = runs.keys()
+        self._add_runs(groups, keys, runs)
+        for key in keys:
+            del groups[key]
+        return {key: OrderedValues(runs, key) for key in keys}
+
+    def _open_runs(self, order: ValueOrder) -> ValueRuns:
+        return ValueRuns(self._scratch_dir, order, self._bound_bytes, self._on_disk, self._on_failure)
 
     def _checked(self, partition: int, segments: Iterator[Any]) -> Iterator[Segment]:
         """Decode segments; check keys whose hash came from a class of the user's."""
@@ -236,8 +265,13 @@ class Merger:
         wanted = 2 * n_bytes * EXPANSION // max(self._bound_bytes, 1)
         return min(max(wanted, MIN_PIECES), MAX_PIECES)
 
-    def _scatter(self, groups: dict[Any, Any], pieces: PieceFile) -> None:
-        """Move the groups to the ends of their pieces."""
+    def _scatter(self, groups: dict[Any, Any], pieces: PieceFile, runs: ValueRuns | None = None) -> None:
+        """Move the groups to the ends of their pieces, or of their runs if they have some."""
+        in_runs = [] if runs is None else runs.keys()
+        if runs is not None:
+            self._add_runs(groups, in_runs, runs)
+            for key in in_runs:
+                del groups[key]
         try:
             parts, _ = _speedups.scatter(groups, len(pieces), pieces.seed)
         except BaseException as error:
@@ -252,6 +286,7 @@ class Merger:
                     except BaseException as error:
                         raise blame_exception(error, "reducefn") from error
                     self._on_disk(pieces.append, piece, segment)
+        groups.update((key, []) for key in in_runs)
 
     def _shares(self, keys: list[Any], values: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
         """Cut what goes to one piece into shares of at most MAX_SHARE values of a key.

@@ -121,7 +121,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "tell": _fields({"more": FLAG}, data=STRING),
     # driver -> server
     "submit": _fields(
-        {"skip": COUNTS, "context_bytes": COUNT},
+        {"skip": COUNTS, "context_bytes": COUNT, "keep": FLAG, "source": COUNT},
         name=STRING,
         options=OBJECT,
         code_bytes=COUNT,
@@ -140,7 +140,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "joined": _fields(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
     "left": _fields(reason=STRING),
     "accepted": _fields(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
-    "rejected": _fields(error=STRING),
+    "rejected": _fields({"again": FLAG}, error=STRING),
     "allow": _fields(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
     "enough": _fields(),
     "need_content": _fields(),
@@ -158,6 +158,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
+    "stage_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING}, failure=OBJECT),
     # engine -> its own driver
     "node": _fields({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
@@ -165,7 +166,15 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "job": _fields({"context_bytes": COUNT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
     "job_end": _fields(),
     "assign": _fields(
-        {"lo": COUNT, "hi": COUNT, "part": COUNTS, "skip": COUNTS, "parts": PAIRS, "inline": INLINE},
+        {
+            "lo": COUNT,
+            "hi": COUNT,
+            "part": COUNTS,
+            "skip": COUNTS,
+            "parts": PAIRS,
+            "results": FLAG,
+            "inline": INLINE,
+        },
         phase=PHASE,
         slot=COUNT,
         size=COUNT,

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
-from mmgevent.box import frames_link, template_link
+from mmgevent.box import boxes, frames_link, template_link
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxed import BoxedExecutor
 from mmgevent.box.boxes import Boxes
@@ -146,6 +146,31 @@ def test_a_job_that_ends_while_its_box_is_put_back_leaves_no_box(monkeypatch):
     assert not template.is_running()
     with pytest.raises(JobCancelled):
         Boxes._take(host.boxes, host.job, host.code)
+
+
+def test_a_box_that_cannot_be_closed_keeps_no_other_from_its_end(monkeypatch, caplog):
+    """Neither where a job ends, nor in the thread that ends idle boxes."""
+    monkeypatch.setattr(boxes, "IDLE_S", 0.0)
+    monkeypatch.setattr(boxes, "LEASE_LOOK_S", 0.01)
+    closed = []
+
+    class Stubborn:
+        def __init__(self, name, job_id):
+            self.name, self.job = name, BoxedJob(job_id, {}, 4, 2)
+
+        def close(self):
+            closed.append(self.name)
+            raise OSError("it cannot be closed")
+
+    host = Boxes()
+    host._idle = {"a job": [(Stubborn(name, "a job"), 0.0) for name in "ab"]}
+    host.end_job("a job")
+    assert closed == ["a", "b"]
+    for name in "cd":  # one keeper each, which begins when the one before has ended
+        assert host._put_back(Stubborn(name, "another job"))
+        wait_until(lambda: host._keeper is None and not host._idle)
+    wait_until(lambda: closed == ["a", "b", "c", "d"])
+    wait_until(lambda: [record.exc_info[0] for record in caplog.records] == [OSError] * 4)
 
 
 HOST = """

@@ -124,3 +124,25 @@ def test_a_portion_that_needs_content_is_given_back_if_others_were_mapped(monkey
     box = type("Box", (), {"job": job})()
     report, output = map_portions(box, GuestBatch(1, 10, b"", True, 0, 10, 60.0))
     assert (report.mapped_to, report.needs_content, output) == (1, False, [b"x"])
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [(Report(needs_content=True), []), (Report(), [b"x" * 2 * CARRIED_BYTES])],
+    ids=["content", "size"],
+)
+def test_a_portion_that_is_dropped_leaves_its_notices_and_deaths(monkeypatch, dropped):
+    """An executor says a notice once, and one that has died was not alive: neither comes again."""
+    report, output = dropped
+    report = report._replace(
+        notices=(("said", "once"),), deaths=({"kind": "died"},), killers=((5, {}),), items=9
+    )
+    answers = iter([(Report(items=1, seconds=1e-3, notices=(("first", None),)), [b"x"]), (report, output)])
+    monkeypatch.setattr("mmgevent.box.portions.Trials.map", lambda self, batch: next(answers))
+    job = BoxedJob("a job", {}, 4, 2, b"", None, CARRIED_BYTES)
+    box = type("Box", (), {"job": job})()
+    found, kept = map_portions(box, GuestBatch(1, 10, b"", True, 0, 10, 60.0))
+    assert (found.mapped_to, found.items, kept) == (1, 1, [b"x"])
+    assert found.notices == (("first", None), ("said", "once"))
+    assert found.deaths == ({"kind": "died"},)
+    assert found.killers == ()  # they are set aside where they are mapped

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 import mmgevent as mmg
-from mmgevent.box import spares
+from mmgevent.box import spares, templates
 from tests.box.conftest import children
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
 from tests.integration.commands import ROOT
@@ -73,6 +74,72 @@ def test_executors_have_the_environment_and_folder_of_their_host_now(cluster, mo
     assert before[0] is None
     assert after[:2] == ("now", str(tmp_path))
     assert after[2] != before[2]
+
+
+HOST_IS_CHANGED = """
+import os, resource, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import mmgevent as mmg
+
+def change():
+    {change}
+
+def told(key, value):
+    import os, resource
+    umask = os.umask(0)
+    os.umask(umask)
+    yield key, (({look}), os.getppid())
+
+executor = ThreadPoolExecutor(1)
+with executor, mmg.connect(executor) as cluster:
+    for _ in range(2):
+        print(*cluster.run(mmg.Job([(0, 0)], told))[0][0], flush=True)
+        executor.submit(change).result()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "look", "expected"),
+    [
+        (
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))",
+            "resource.getrlimit(resource.RLIMIT_NOFILE)[0]",
+            "300",
+        ),
+        ("os.umask(0o27)", "umask", str(0o27)),
+        ("os.nice(3)", "os.getpriority(os.PRIO_PROCESS, 0) >= 3", "True"),
+        ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "len(os.sched_getaffinity(0))", "1"),
+        ("os.setgroups([os.getgid(), 54321])", "54321 in os.getgroups()", "True"),
+    ],
+    ids=["limits", "umask", "niceness", "cpus", "groups"],
+)
+def test_executors_have_what_the_thread_of_their_host_has_now(change, look, expected):
+    """In a process of its own, since most of it cannot be taken back."""
+    if "groups" in change and os.geteuid() != 0:
+        pytest.skip("only root changes its groups")
+    program = HOST_IS_CHANGED.format(change=change, look=look)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    assert after[0] == expected
+    assert after[1] != before[1]
+
+
+def test_an_action_that_fails_is_logged_and_the_thread_goes_on(caplog):
+    """Else no template could be started in this process any more, and every job would hang."""
+    called = threading.Event()
+
+    def fails():
+        raise OSError("no such thing")
+
+    templates.call_later(0.0, fails)
+    templates.call_later(0.0, called.set)
+    assert called.wait(WAIT_S)
+    assert "no such thing" in caplog.text
+    pool = spares.Spares()
+    take(pool).link.close()
 
 
 def take(pool, flags=()):

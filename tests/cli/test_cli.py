@@ -96,7 +96,7 @@ def test_option_then_variable_then_default():
 def test_every_option_has_a_variable_that_is_read():
     values = {"procs": "2", "set": "retries=1", "workers_timeout": "3", "memory": "1GiB", "port": "5"}
     values |= {"lifetime": "9", "idle_timeout": "3", "grace": "3", "max_items": "2", "memory_limit": "1GiB"}
-    values |= {"nice": "3", "expect_workers": "2", "sort": "key", "top": "3", "part_size": "1MiB"}
+    values |= {"nice": "3", "expect_workers": "2", "sort": "key", "top": "3", "part_size": "1MiB", "try": "3"}
     for command in COMMANDS:
         for option in command.options:
             if option.reads_variable:

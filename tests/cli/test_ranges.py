@@ -118,13 +118,14 @@ def test_a_flag_of_a_variable_is_a_small_number(capsys, monkeypatch, name, optio
 
 #: Options of a job that are no numbers.
 JOB_TEXTS = {"py_files", "allocation", "name", "results", "plain_classes"}
+NULLABLE = {"task_timeout", "setup_timeout", "memory_limit", "partitions", "items_per_call"}
 JOB_NUMBERS = [field.name for field in dataclasses.fields(JobOptions) if field.name not in JOB_TEXTS]
 
 
 @pytest.mark.parametrize("name", JOB_NUMBERS)
 def test_an_absurd_number_of_a_job_option_is_refused_with_the_range(name):
     for text in ABSURD:
-        if name in ("task_timeout", "setup_timeout", "memory_limit", "partitions") and not text.strip():
+        if name in NULLABLE and not text.strip():
             assert parse_option(name, text) is None
             continue
         if name == "max_skipped" and text == "many":

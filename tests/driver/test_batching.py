@@ -13,6 +13,15 @@ def test_greenlets_get_at_least_as_many_items_as_they_can_run():
     assert not next_size(Speed(100, 0, 50.0, 1), at_least=100).is_reached(99, 0)
 
 
+def test_batches_hold_whole_calls_unless_those_are_too_large():
+    size = next_size(Speed(), multiple=64)
+    assert [n for n in range(1, 130) if size.is_reached(n, n)] == [64, 128]
+    assert size.is_reached(10, FULL_BATCH_BYTES)
+    assert (size.round_up(1), size.round_up(64), size.round_up(65)) == (64, 64, 128)
+    size.max_items = 0  # the batch is ended from elsewhere
+    assert size.is_reached(1, 0)
+
+
 def test_batches_are_a_twentieth_of_the_work_so_far_from_a_quarter_of_a_second_to_two():
     assert next_size(Speed(items=1000, weight=0, seconds=1.0, slots=2)).max_items == 250
     assert next_size(Speed(items=40_000, weight=0, seconds=40.0, slots=2)).max_items == 1000

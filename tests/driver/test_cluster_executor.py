@@ -214,6 +214,28 @@ def test_abort_ends_what_waits_and_what_runs(cluster, tmp_path):
     executor.shutdown()
 
 
+def test_calls_of_a_job_that_fails_are_not_made_again_after_abort(cluster, monkeypatch):
+    """Their job was to be made again of each call, and was no job yet that `abort` could cancel."""
+    made = []
+
+    def submit(job):
+        made.append(job)
+        if len(made) == 1:
+            executor.abort()
+        raise mmg.JobError("one of the calls is to blame")
+
+    executor = mmg.ClusterExecutor(cluster)
+    monkeypatch.setattr(cluster, "submit", submit)
+    monkeypatch.setattr(executor, "_most_jobs", lambda: 1)
+    with executor._changed:  # the thread takes them together
+        futures = [executor.submit(power, n) for n in range(3)]
+    for future in futures:
+        with pytest.raises((mmg.JobCancelled, CancelledError)):
+            future.result(WAIT_S)
+    executor.shutdown()
+    assert len(made) == 1
+
+
 def test_a_call_for_which_there_is_no_thread_is_refused_and_the_next_one_runs(cluster, monkeypatch):
     def refuse(thread):
         raise StartError("a thread cannot be started: none left")

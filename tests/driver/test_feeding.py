@@ -1,15 +1,17 @@
 """feeding: every item leaves in order, once; a restart gives them all again."""
 
+import contextlib
+import os
 import tempfile
 import threading
 
 import pytest
 
-from mmgevent import Files, Job, Lines
+from mmgevent import Files, Job, Lines, run
 from mmgevent.driver import encoding, kept_batches
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.feeding import Feeder
-from mmgevent.errors import DatasourceError, JobError
+from mmgevent.errors import DatasourceError, JobCancelled, JobError
 from mmgevent.job.inputs.refs import Ref
 from mmgevent.tasks.records import decode_items
 from mmgevent.wire.positions import position_of
@@ -280,3 +282,113 @@ def test_batches_are_read_again_by_any_thread_while_more_are_kept():
     assert [key for key, _ in items_of(drain(feeder))] == list(range(n_items))
     feeder.close()
     assert list(feeder.read_again([(1, 0)])) == []
+
+
+class TestEnds:
+    """What a generator of the user's has opened is closed at the end of the job, by its own thread."""
+
+    @pytest.fixture
+    def ends(self):
+        return []
+
+    @staticmethod
+    def source(ends, wait=None, begun=None, fails=False):
+        try:
+            for number in range(10_000):
+                if number == 1 and wait is not None:
+                    begun.set()
+                    wait.wait(60)
+                yield number, number
+        finally:
+            ends.append(threading.current_thread().name)
+            if fails:
+                raise ValueError("no end")
+
+    @pytest.mark.parametrize("how", ["a function", "a generator", "an iterator without weak references"])
+    def test_a_walk_that_was_left_is_ended(self, how, ends):
+        kept = self.source(ends)
+        make = {
+            "a function": lambda: self.source(ends),
+            "a generator": kept,
+            "an iterator without weak references": lambda: zip(self.source(ends), range(10_000), strict=True),
+        }[how]
+        job = Job(make, mapfn)
+        feeder = Feeder(job)
+        assert feeder.next_batch(FAST) is not None
+        assert not ends
+        feeder.close()
+        feeder.close()
+        assert ends == [threading.current_thread().name]
+        with pytest.raises(JobCancelled):
+            feeder.next_batch(FAST)
+        kept.close()
+
+    def test_a_restart_ends_the_walk_before(self, ends):
+        feeder = Feeder(Job(lambda: self.source(ends), mapfn))
+        feeder.next_batch(FAST)
+        feeder.restart()
+        assert len(ends) == 1
+        assert len(items_of(drain(feeder))) == 10_000
+        feeder.close()
+        assert len(ends) == 2
+
+    def test_it_is_not_closed_while_it_runs_and_nobody_waits_for_it(self, ends):
+        wait, begun = threading.Event(), threading.Event()
+        feeder = Feeder(Job(lambda: self.source(ends, wait, begun), mapfn))
+        raised = []
+
+        def read():
+            try:
+                feeder.next_batch(FAST)
+            except JobCancelled as error:
+                raised.append(error)
+            feeder.close()
+
+        reader = threading.Thread(target=read, name="reader")
+        reader.start()
+        try:
+            assert begun.wait(60)
+            feeder.stop()
+            feeder.close()
+            assert not ends
+        finally:
+            wait.set()
+            reader.join()
+        assert ends == ["reader"]
+        assert len(raised) == 1
+
+    def test_an_exception_at_the_end_is_said_and_harms_nothing(self, ends, caplog):
+        feeder = Feeder(Job(lambda: self.source(ends, fails=True), mapfn, name="one"))
+        feeder.next_batch(FAST)
+        feeder.close()
+        assert ends
+        [record] = caplog.records
+        assert record.getMessage() == "the datasource of job one raised ValueError when it was closed: no end"
+
+    def test_a_fifo_is_closed(self, tmp_path):
+        path = tmp_path / "fifo"
+        os.mkfifo(path)
+        writer = os.open(path, os.O_RDWR)
+        try:
+            os.write(writer, b"a\n")
+            feeder = Feeder(Job(Lines(path), mapfn))
+            assert feeder.next_batch(FAST) is not None
+            assert count(writer) == 2
+            feeder.close()
+            assert count(writer) == 1
+        finally:
+            os.close(writer)
+
+    def test_a_failed_job_ends_its_datasource(self, ends):
+        with pytest.raises(JobError):
+            run(Job(lambda: self.source(ends), lambda key, value: 1 / 0), inline=True)
+        assert len(ends) == 1
+
+
+def count(descriptor):
+    """Return how many descriptors of this process name the same file."""
+    wanted, found = os.fstat(descriptor), 0
+    for other in range(256):
+        with contextlib.suppress(OSError):
+            found += os.path.samestat(os.fstat(other), wanted)
+    return found

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import concurrent.futures
 import json
 import os
 import sys
@@ -91,6 +92,38 @@ class TestWrite:
         with pytest.raises(mmg.UsageError, match="given out already"):
             handle.write(tmp_path / "again.tsv")
         assert os.listdir(tmp_path) == ["out.tsv"]
+
+    def test_a_stream_that_begins_while_result_waits_has_all_records(self, cluster):
+        waits, goes_on = threading.Event(), threading.Event()
+
+        def source():
+            assert goes_on.wait(60)
+            yield from TEXT.items()
+
+        handle = cluster.submit(mmg.Job(source, words, count))
+        check = handle._check_not_streamed
+        handle._check_not_streamed = lambda: (check(), waits.set())
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            try:
+                result = pool.submit(handle.result)
+                assert waits.wait(60)
+                records = handle.stream()
+                with pytest.raises(mmg.UsageError, match="read them from the stream"):
+                    result.result(30)  # while the job still waits
+            finally:
+                goes_on.set()
+            assert dict(records) == COUNTS
+
+    def test_a_result_that_is_made_while_they_are_about_to_be_written_is_written(self, cluster, tmp_path):
+        handle = submit(cluster)
+        begin = handle._begin_stream
+
+        def begin_late(*args):
+            assert handle.result() == COUNTS
+            begin(*args)
+
+        handle._begin_stream = begin_late
+        assert handle.write(tmp_path / "out.tsv") == len(COUNTS)
 
     def test_after_result_they_can_be_written_again_and_again(self, cluster, tmp_path):
         handle = submit(cluster)

@@ -376,6 +376,16 @@ def test_a_page_tells_attempt_item_and_key():
         position = reader.read()
         assert (position.attempt, position.item, position.key) == (7, 3, shown)
         assert 0.0 <= position.running_s < WAIT_S
+    page.mark_call(0, None)  # the items of a call are read
+    position = reader.read()
+    assert (position.item, position.key, position.is_of_several, position.call) == (None, None, True, None)
+    page.mark_call(256, "a")
+    position = reader.read()
+    assert (position.item, position.key, position.is_of_several) == (None, None, True)
+    assert position.call == "a call of 256 items, from 'a' on"
+    assert 0.0 <= position.running_s < WAIT_S
+    page.set_item(None)
+    assert reader.read().call is None
     page.end()
     assert reader.read().attempt == 0
     page.close()

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 #: a line that mmg-run writes after 5 s, so on a slow machine only
 PROGRESS = re.compile(
-    r"^mmg-run: \w+(: waiting for workers| \d+(/\d+)? (items|tasks), .* slots.*)\n", re.MULTILINE
+    r"^mmg-run: (stage \d+ of \d+: )?\w+(: waiting for workers| \d+(/\d+)? (items|tasks), .* slots.*)\n",
+    re.MULTILINE,
 )
 
 

@@ -38,8 +38,10 @@ TESTED = {
     "join.py": "test_join_pairs_the_lines_of_equal_keys",
     "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
     "masterless.py": "test_node_examples:test_masterless_processes_count_for_one_another",
+    "pagerank.py": "test_pagerank_ranks_pages_as_a_plain_loop_does",
     "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
     "sales_csv.py": "test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside",
+    "sessions.py": "test_sessions_are_cut_in_the_order_of_time",
     "stats.py": "test_stats_hears_of_every_worker_once",
     "topk.py": "test_topk_is_the_top_of_all_counts",
     "topwords.py": "test_topwords_is_the_top_of_all_counts",
@@ -133,6 +135,19 @@ def test_access_log_counts_answers_and_bad_lines(commands, tmp_path):
     assert {key: int(value) for key, value in counted.items()} == expected
 
 
+def test_pagerank_ranks_pages_as_a_plain_loop_does(commands, tmp_path):
+    links = {"a": {"b", "c"}, "b": {"c"}, "c": {"a"}, "d": {"c"}, "e": set()}
+    (tmp_path / "links.txt").write_text("a b c\nb c\nc a\nd c\nd e\n")
+    links["d"].add("e")
+    links["e"].add("e")  # it links nowhere, and keeps its share
+    ranks = dict.fromkeys(links, 1.0)
+    for _ in range(10):
+        shares = [(to, ranks[page] / len(those)) for page, those in links.items() for to in those]
+        ranks = {page: 0.15 + 0.85 * sum(each for to, each in shares if to == page) for page in links}
+    found = read_tsv(run_example(commands, "pagerank.py", tmp_path / "links.txt"))
+    assert {page: float(rank) for page, rank in found.items()} == pytest.approx(ranks, abs=1e-5)
+
+
 def test_topwords_is_the_top_of_all_counts(commands, corpus):
     top = read_tsv(run_example(commands, "topwords.py", *corpus))
     assert list(top.items()) == find_top(count_words(corpus), 20)
@@ -170,6 +185,32 @@ def test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside(commands,
     ]
     assert f"{one}: the row at byte" in ended.stderr
     assert "has 2 fields, and the header 4" in ended.stderr
+
+
+def test_sessions_are_cut_in_the_order_of_time(commands, tmp_path):
+    visits = [
+        (user, f"2026-03-01T{8 + minutes // 60:02}:{minutes % 60:02}:00", f"page {minutes}")
+        for user, every in (("ann", 7), ("bob", 31))
+        for minutes in range(0, 200, every)
+    ]
+    random.Random(5).shuffle(visits)
+    for path, rows in ((tmp_path / "a.csv", visits[::2]), (tmp_path / "b.csv", visits[1::2])):
+        path.write_text("user,time,page\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    ended = commands.run(
+        "run",
+        "--procs",
+        "2",
+        "--format",
+        "jsonl",
+        EXAMPLES / "sessions.py",
+        tmp_path / "a.csv",
+        tmp_path / "b.csv",
+    )
+    assert ended.returncode == 0, ended
+    assert dict(map(json.loads, ended.stdout.splitlines())) == {
+        "ann": [[f"page {minutes}" for minutes in range(0, 200, 7)]],
+        "bob": [[f"page {minutes}"] for minutes in range(0, 200, 31)],
+    }
 
 
 def test_join_pairs_the_lines_of_equal_keys(commands, tmp_path):

@@ -101,8 +101,11 @@ def server():
 
 def executors_of(worker):
     """The processes that run user code: grandchildren, children of the template."""
-    template = psutil.Process(worker.process.pid).children()
-    return [child for parent in template for child in parent.children()]
+    found = []
+    for template in psutil.Process(worker.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+            found += template.children()
+    return found
 
 
 @pytest.mark.timeout(120)

@@ -8,6 +8,7 @@ import pytest
 from mmgevent import reducers
 from mmgevent.errors import FunctionError
 from mmgevent.job.functions import Functions, check_mapfn, form_of
+from mmgevent.job.job import Job
 
 
 def pair(key, values):
@@ -233,3 +234,41 @@ def test_what_cannot_be_called_so_or_not_in_executors_is_refused(setupfn, others
     others = (*others, None, None)[:3]
     with pytest.raises(FunctionError, match=words):
         Functions.of(*others, setupfn)
+
+
+@pytest.mark.parametrize(
+    "sort_values", [len, str, operator.itemgetter(0), lambda v: v, lambda v, n=1: v, max]
+)
+def test_values_may_be_sorted_by_whatever_can_be_called_with_one(sort_values):
+    assert Functions.of(pair, None, pair, None, sort_values).sort_values is sort_values
+    assert Functions.of(pair, None, pair, None, False).sort_values is None
+
+
+@pytest.mark.parametrize(
+    ("sort_values", "words"),
+    [
+        (1, r"sort_values must be True, or a function of a value .*; got 1"),
+        ("time", r"sort_values must be True, or a function"),
+        (lambda a, b: 0, r"is called with one value, and requires a, b"),
+        (lambda: 0, r"is called with one value, and requires none"),
+        (lambda v, *, at: 0, r"requires v, at"),
+        (prepare_later, r"is async"),
+        (lambda v: (yield), r"sort_values yields"),
+    ],
+)
+def test_what_cannot_sort_values_is_refused(sort_values, words):
+    with pytest.raises(FunctionError, match=words):
+        Functions.of(pair, None, pair, None, sort_values)
+
+
+@pytest.mark.parametrize("others", [("stats",), (pair, None, "stats")])
+def test_values_are_not_sorted_for_offered_functions(others):
+    with pytest.raises(FunctionError, match="sort_values cannot go with the function 'stats'"):
+        Functions.of(*(*others, None, None)[:3], None, True)
+
+
+def test_one_function_cannot_combine_unsorted_and_reduce_sorted_values():
+    with pytest.raises(FunctionError, match="collectfn and reducefn are one function, but sort_values"):
+        Job([], pair, pair, collectfn=pair, sort_values=True).functions()
+    known = Job([], pair, reducers.sum_values, collectfn=reducers.sum_values, sort_values=True).functions()
+    assert known.collectfn is None

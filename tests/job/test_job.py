@@ -61,7 +61,9 @@ class TestJob:
         with pytest.raises(FunctionError):
             job.check()
 
-    @pytest.mark.parametrize("option", [{"task_timeout": 1.0}, {"memory_limit": "1GiB"}, {"greenlets": 2}])
+    @pytest.mark.parametrize(
+        "option", [{"task_timeout": 1.0}, {"memory_limit": "1GiB"}, {"greenlets": 2}, {"items_per_call": 2}]
+    )
     @pytest.mark.parametrize("functions", [{"mapfn": "stats"}, {"mapfn": mapfn, "reducefn": "total"}])
     def test_what_a_thread_cannot_do_is_refused_with_offered_functions(self, functions, option):
         job = Job([], **functions, **option)
@@ -136,6 +138,12 @@ class TestOptions:
             ("partitions", 0),
             ("partitions", 5000),
             ("greenlets", -1),
+            ("items_per_call", 0),
+            ("items_per_call", -1),
+            ("items_per_call", True),
+            ("items_per_call", "x"),
+            ("items_per_call", 2.0),
+            ("items_per_call", 1_000_001),
             ("allocation", "sometimes"),
             ("retransmit", 1.5),
             ("py_files", 3),
@@ -148,6 +156,17 @@ class TestOptions:
         with pytest.raises(OptionError, match=rf"option {name} must be .* got "):
             Job([], mapfn, **{name: value})
 
+    @pytest.mark.parametrize("other", [{"greenlets": 2}, {"allocation": "oneshot"}])
+    def test_calls_of_many_items_go_with_neither_greenlets_nor_oneshot(self, other):
+        with pytest.raises(OptionError, match=f"items_per_call cannot go with {next(iter(other))}"):
+            Job([], mapfn, items_per_call=2, **other)
+
+    def test_calls_of_many_items_need_a_mapfn(self):
+        with pytest.raises(
+            OptionError, match="items_per_call is about the calls of mapfn, and the job has none"
+        ):
+            Job([], None, reducers.sum_values, items_per_call=2).check()
+
     def test_an_unknown_option_names_the_nearest(self):
         with pytest.raises(OptionError, match=r"unknown option 'retires'; did you mean retries\?"):
             Job([], mapfn, retires=2)
@@ -159,6 +178,7 @@ class TestOptions:
         [
             ("greenlets", 100_001),
             ("greenlets", None),
+            ("items_per_call", 0),
             ("task_timeout", 0),
             ("setup_timeout", [1]),
             ("memory_limit", "2GiB"),
@@ -320,6 +340,13 @@ class TestJobFile:
         job = load("datasource = []\ndef mapfn(k, v): return {}\ndef setupfn(): pass\n")
         assert job.functions().setupfn is sys.modules["myjob"].setupfn
 
+    def test_it_may_bind_sort_values(self, load):
+        job = load("datasource = []\ndef mapfn(k, v): return {}\nsort_values = True\n")
+        assert job.functions().sort_values is True
+        job = load("datasource = []\ndef mapfn(k, v): return {}\ndef sort_values(v): return v\n")
+        assert job.with_options(retries=1).functions().sort_values is sys.modules["myjob"].sort_values
+        assert load("datasource = []\ndef mapfn(k, v): return {}\n").functions().sort_values is None
+
     def test_tracebacks_and_inspect_see_its_source(self, load, tmp_path):
         job = load(WORDCOUNT)
         assert inspect.getsource(job.reducefn).startswith("def reducefn(word, counts):")
@@ -388,6 +415,14 @@ class TestJobFile:
             ("datasource = []\ndef mapfn(k, v): pass\ncombinefn = lambda k, v: 1\n", "did you mean "),
             ("datasource = []\ndef mapfn(k, v): pass\ndef setup_fn(): pass\n", "did you mean setupfn"),
             ("import mmgevent\njob = mmgevent.Job([], max)\ndef setupfn(): pass\n", "both job and setupfn"),
+            (
+                "import mmgevent\njob = mmgevent.Job([], max)\nsort_values = True\n",
+                "both job and sort_values",
+            ),
+            (
+                "datasource = []\ndef mapfn(k, v): pass\noptions = {'sort_values': True}\n",
+                "sort_values is not an option; bind it in the file itself",
+            ),
             ("from os.path import join as mappfn\n", "did you mean mapfn"),
         ],
     )

@@ -13,6 +13,7 @@ from mmgevent import _speedups
 from mmgevent.cli.exits import Terminated
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.files import Files
+from mmgevent.job.inputs.json_lines import JsonLines
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.reducers import count_values, max_value, sum_values
 from mmgevent.tasks import mapping, skipping
@@ -352,6 +353,28 @@ def test_a_function_that_has_changed_its_item_gets_it_again_as_it_came(value, is
     ((position, kept, *_),) = (row for _, row in run.rows)
     assert position == position_of(1)
     assert kept == encode_value(value, MAX_VALUE_BYTES)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_row_of_a_file_that_a_function_has_changed_is_read_again(tmp_path, is_large):
+    (tmp_path / "a").write_text('{"n": 1}\n{"n": "x"}\n{"n": 3}\n')
+    (tmp_path / "b").write_text('{"n": 4}\n\n{"n": "y"}\n{"n": "z"}\n')
+    seen = []
+
+    def mapfn(place, row):
+        if is_large:
+            yield from (("n", 0) for _ in range(mapping.WHOLE_RECORDS))
+        seen.append(dict(row))
+        yield "n", row.pop("n") + 0
+
+    items = [(ref.key, ref) for ref in JsonLines(tmp_path).refs()]
+    run = Run(mapfn, items, sum_values, rules=Skipping(retries=2, max_skipped=3))
+    assert run.results == {"n": 8}
+    assert [row["n"] for row in seen] == [1, "x", "x", "x", 3, 4, "y", "y", "y", "z", "z", "z"]
+    assert [(key, row[1]) for key, row in run.rows] == [
+        ((str(tmp_path / name), offset), encode_value({"n": text}, MAX_VALUE_BYTES))
+        for name, offset, text in (("a", 9, "x"), ("b", 10, "y"), ("b", 21, "z"))
+    ]
 
 
 def test_rows_that_cannot_be_sent_are_nobodys_failure():

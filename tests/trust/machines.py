@@ -59,11 +59,12 @@ def ancestors_of(pid):
 
 
 def temporary_files_of(pid):
-    """What a process has open that has no name in any folder, such as a spill file."""
+    """What a process has open that has no name in any folder, such as a spill file; nothing when it is gone."""
     found = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # it was closed just now
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ended just now
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # it was closed just now
+                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return [path for path in found if path.endswith(" (deleted)") and not path.startswith("/memfd:")]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.threadpool
 import greenlet
 import psutil
 from gevent import socket
@@ -58,21 +59,36 @@ def give_back_free_memory() -> None:
         trim(0)
 
 
+def describe(thing: greenlet.greenlet) -> str:
+    """Return where a greenlet waits, innermost function first."""
+    frame, functions = thing.gr_frame, []
+    while frame is not None:
+        functions.append(frame.f_code.co_qualname)
+        frame = frame.f_back
+    return f"{type(thing).__name__}: {' < '.join(functions)}"
+
+
 def thorough() -> dict[str, Any]:
     """Return what a process has too much of when something is not let go; takes 0.1 s."""
     gc.collect()
     give_back_free_memory()
     objects = gc.get_objects()
     types = collections.Counter(type(thing).__name__ for thing in objects)
+    greenlets = [thing for thing in objects if isinstance(thing, greenlet.greenlet) and not thing.dead]
+    pooled = [thing for thing in greenlets if isinstance(thing, gevent.threadpool._WorkerGreenlet)]
+    of_pool = {id(each) for thing in pooled for each in (thing, thing.parent)}
+    greenlets = [thing for thing in greenlets if id(thing) not in of_pool]
     process = psutil.Process()
     return {
         "objects": len(objects),
-        "greenlets": sum(isinstance(thing, greenlet.greenlet) and not thing.dead for thing in objects),
+        "greenlets": len(greenlets),
+        "pool threads": len(pooled),  # begun one by one as they are needed, up to a bound of gevent's own
         "threads": threading.active_count(),
         "descriptors": process.num_fds(),
         "files": sum(bool(each.path) for each in process.open_files()),
         "resident MiB": round(process.memory_info().rss / 2**20, 1),
         "types": dict(types.most_common(MOST_TYPES)),
+        "where greenlets wait": dict(collections.Counter(map(describe, greenlets))),
     }
 
 

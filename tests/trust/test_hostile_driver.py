@@ -223,6 +223,46 @@ def test_what_is_too_large_ends_its_own_job_and_no_other_of_its_driver(place):
     assert place.cluster.run(mmg.Job(ITEMS, spread, add)) == EXPECTED
 
 
+def test_results_that_are_kept_are_taken_once_and_only_whole(place):
+    code = code_of(mmg.Job(ITEMS, spread, add))
+
+    def follow(hostile, number, source):
+        fields = {"name": "raw", "options": {"partitions": 8}, "code_bytes": len(code), "fingerprint": "f"}
+        hostile.say("submit", number, source=source, **fields)
+        hostile.send(*cut(CODE, code, number))
+
+    with RawDriver(place.server.address) as hostile:
+        follow(hostile, 1, 7)
+        _, message = hostile.wait_for("rejected", "accepted")
+        assert message["again"]
+        keep = {"name": "raw", "options": {"partitions": 8}, "code_bytes": len(code), "fingerprint": "f"}
+        hostile.say("submit", 2, keep=True, **keep)
+        follow(hostile, 3, 2)  # not whole
+        frame, message = hostile.wait_for("rejected")
+        assert (frame.job, message["again"]) == (3, True)
+        hostile.send(*cut(CODE, code, 2))
+        hostile.wait_for("accepted")
+        hostile.send_batch(1, encode_items([("x", 11)]), 2)
+        hostile.say("input_end", 2, batches=1)
+        assert hostile.wait_for("stage_done")[1]["stats"]["records"] == 1
+        follow(hostile, 4, 2)
+        follow(hostile, 5, 2)  # taken
+        frame, message = hostile.wait_for("rejected")
+        assert (frame.job, message["again"]) == (5, True)
+        hostile.say("input_end", 4, batches=9)  # it is not the driver's to end
+        assert hostile.read_results()["records"] == 1
+    with RawDriver(place.server.address) as hostile:
+        hostile.say("submit", 1, keep=True, **keep)
+        hostile.send(*cut(CODE, code, 1))
+        hostile.wait_for("accepted")
+        hostile.say("input_end", 1, batches=0)
+        hostile.wait_for("stage_done")
+        follow(hostile, 2, 1)
+        hostile.announce(1, 10, job=2)
+        hostile.wait_closed()
+    assert place.cluster.run(mmg.Job(ITEMS, spread, add)) == EXPECTED
+
+
 def test_a_job_that_was_cancelled_takes_what_is_late(place):
     with RawDriver(place.server.address) as hostile:
         hostile.submit(needs=["nothing that there is"])

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from tests.trust.mutations import (
+    ALL_S,
     IN_VAIN_S,
     MUTATIONS,
     PATIENCE_S,
@@ -29,13 +30,15 @@ def original(tmp_path_factory):
     return folder
 
 
+@pytest.mark.timeout(ALL_S + PATIENCE_S)
 def test_the_named_tests_import_the_copy_and_pass_on_it(original):
     assert where_is_the_package(original) == str(original / "mmgevent" / "_speedups" / "__init__.py")
     named = sorted({test for mutation in MUTATIONS for test in mutation.tests})
-    done = run_tests(original, named)
+    done = run_tests(original, named, all_s=ALL_S)
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.timeout(2 * PATIENCE_S)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: re.sub(r"\W+", "-", m.guard))
 def test_a_guard_that_is_gone_is_missed(mutation, original, tmp_path):
     folder = tmp_path / "mutated"

@@ -79,6 +79,16 @@ class Accounts:
         if isinstance(self._max_skipped, int):
             self._check_limit(self._max_skipped)
 
+    def take_repeated(self, report: Report) -> None:
+        """Take the report of a map task that is done again from the beginning, with contents.
+
+        What was said and which executors died in it is true, and is not told again.
+        """
+        for text, once in report.notices:
+            self._state.notice_of_others(text, once)
+        for death in report.deaths:
+            self._state.add_death(death)
+
     def end_map(self) -> None:
         """Note that every batch was mapped. Raises TooManySkippedError."""
         limit = self._max_skipped
@@ -101,10 +111,7 @@ class Accounts:
         }
 
     def _take(self, report: Report) -> None:
-        for text, once in report.notices:
-            self._state.notice_of_others(text, once)
-        for death in report.deaths:
-            self._state.add_death(death)
+        self.take_repeated(report)
         if report.failure is None:
             return
         if report.is_over_limit:

@@ -237,6 +237,7 @@ class FuturesRunner(BoxedRunner):
             for future, report in self._wait(running, timeout_s):
                 task, pieces = running.pop(future)
                 if report.needs_content:
+                    accounts.take_repeated(report)
                     lacking.append(task)
                     continue
                 if report.mapped_to is not None:
@@ -281,7 +282,8 @@ class FuturesRunner(BoxedRunner):
         assert feeder is not None
         speed = self._accounts.speed(slots)
         if rests:
-            size = next_size(speed, at_least=self.job.options.greenlets)
+            options = self.job.options
+            size = next_size(speed, at_least=options.greenlets, multiple=options.items_per_call or 1)
             task, rest = rests.popleft().cut(size)
             if rest is not None:
                 rests.appendleft(rest)

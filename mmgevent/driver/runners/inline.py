@@ -30,6 +30,7 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
+from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
@@ -72,7 +73,13 @@ def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[A
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
-    runner = InlineRunner(job, on_notice=_warn)
+    runner: Runner
+    if job.previous is None:
+        runner = InlineRunner(job, on_notice=_warn)
+    else:
+        from mmgevent.driver.runners.chained import ChainRunner
+
+        runner = ChainRunner(job, InlineRunner, on_notice=_warn)
     if sink is not None:
         if sink.made is not None:
             runner.leave_out(sink.made)
@@ -126,6 +133,11 @@ class InlineRunner(Runner):
         if self._run is not None:
             self._run.close()
 
+    @property
+    def shuffle_bytes(self) -> int:
+        """Return the bytes of all records between map and reduce."""
+        return 0 if self._run is None else self._run.shuffle_bytes
+
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""
         assert self._run is not None
@@ -156,9 +168,14 @@ class _InlineRun:
         if options.memory_limit is not None:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
+        self._calls = (
+            None if options.items_per_call is None else CallRules(options.items_per_call, _mark_nothing)
+        )
         self._plain = plain
         self.feeder = Feeder(job, may_restart=False, on_notice=state.notice)
         self._signals = SignalTeller()
+        #: bytes of all records between map and reduce
+        self.shuffle_bytes = 0
         self._attempts = 0
         self._item_count = 0
         self._record_count = 0
@@ -178,6 +195,7 @@ class _InlineRun:
             sizes.pop(self._partitions, None)  # the items that were set aside
             made = frozenset(self._state.delivered)
             sizes = {partition: n_bytes for partition, n_bytes in sizes.items() if partition not in made}
+            self.shuffle_bytes = sum(sizes.values())
             for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
                 self._state.delivered.add(partition)
@@ -276,6 +294,7 @@ class _InlineRun:
             decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
             plain=self._plain,
             unwanted=self._state.delivered,
+            calls=self._calls,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:

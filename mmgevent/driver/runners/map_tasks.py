@@ -42,7 +42,8 @@ class MapRange(NamedTuple):
     def cut(self, size: BatchSize) -> tuple[MapRange, MapRange | None]:
         """Return a task of at most this size, and the rest or None."""
         weight = max(1, self.batch.weight // max(1, self.batch.items))
-        at = self.lo + max(1, min(size.max_items, size.max_weight // weight))
+        count = max(1, min(size.max_items, size.max_weight // weight))
+        at = self.lo + (count if self.batch.has_refs else size.round_up(count))
         return self.split(at) if at < self.hi else (self, None)
 
     def split(self, at: int) -> tuple[MapRange, MapRange]:

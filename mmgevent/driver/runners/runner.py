@@ -132,6 +132,10 @@ class Runner(ABC):
         """Read items of the datasource again, see `SetAside.items`. The default is: none can be."""
         return iter(())
 
+    def skipped(self) -> list[dict[str, Any]]:
+        """Return why items were set aside so far, see `SetAside.failures`."""
+        return self.state.set_aside.failures()
+
     def skipped_items(self) -> Iterator[Record]:
         """Yield (key, value) of the items that were set aside so far."""
         return self.state.set_aside.items(self.read_again)

@@ -15,11 +15,12 @@ MAX_MESSAGE = 400
 
 def explain(error: BaseException) -> str:
     """Return the line of an error of Spark that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = text_of(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     chosen = lines[0]
-    if "Traceback" in str(error):  # of Python, in front of Java's
+    if "Traceback" in text:  # of Python, in front of Java's
         ends = [at for at, line in enumerate(lines) if line.startswith("at ")]
         told = lines[: ends[0]] if ends else lines
         chosen = next(
@@ -29,9 +30,17 @@ def explain(error: BaseException) -> str:
     return chosen[:MAX_MESSAGE]
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an error says.  An error of Java asks its JVM for that, which may have ended."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, and the JVM of {ENGINE} has ended"
+
+
 def unusable(error: JobError) -> MmgeventError:
     """Return what an error of the first query means."""
-    text = str(error.__cause__ or error)
+    text = text_of(error.__cause__ or error)
     if "PYTHON_VERSION_MISMATCH" in text:
         return VersionMismatchError(
             f"the workers of {ENGINE} have another Python than this driver, which has "

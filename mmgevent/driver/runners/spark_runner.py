@@ -209,6 +209,8 @@ class SparkRunner(BoxedRunner):
                     return
             finally:
                 self._run_last(frame.unpersist)
+            for row in reports:
+                self._accounts.take_repeated(spark_tasks.decode_report(row.data))
             batches = self._with_contents(batches, lacking)
 
     def _make_frame(self, boxed: BoxedJob, batches: dict[int, EncodedBatch]) -> Any:

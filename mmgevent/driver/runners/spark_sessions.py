@@ -28,6 +28,7 @@ from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
 from mmgevent.driver.runners.spark_jvm import end_jvm
+from mmgevent.driver.runners.spark_knock import knock
 from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
 
 #: Variable by which pyspark knows that a process uses Connect.
@@ -282,7 +283,9 @@ def _reach(where: str) -> None:
             raise UsageError(f"{where} names no host: expected sc://HOST[:PORT] or spark://HOST:PORT")
         number = int(port) if port else _PORTS[where.partition(":")[0]]
         try:
-            socket.create_connection((host.strip("[]"), number), CONNECT_S).close()
+            with socket.create_connection((host.strip("[]"), number), CONNECT_S) as link:
+                if where.startswith("spark:"):
+                    knock(link)
             return
         except (OSError, OverflowError) as error:
             problems.append(f"{host}:{number}: {getattr(error, 'strerror', None) or error}")
@@ -351,6 +354,11 @@ def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple
     try:
         with local_environment() if is_local else contextlib.nullcontext():
             session = builder.getOrCreate()
+    except Exception as error:
+        told = explain(error)  # the JVM has to say it
+        if not had_jvm:
+            end_jvm()
+        raise ConnectError(told) from error
     except BaseException:
         if not had_jvm:
             end_jvm()

@@ -154,7 +154,11 @@ class SocketLink(Link):
             self._read()
 
     def _read_again(self) -> None:
-        """Go on with reading, after the other links had their turn."""
+        """Go on with reading, after other links.
+
+        The hub runs ten callbacks or so before it looks at sockets again. So links with frames left
+        delay all others by some milliseconds, however many they are.
+        """
         if not self._is_read_due:
             self._is_read_due = True
             self._loop.run_callback(self._go_on)
@@ -320,7 +324,9 @@ class SocketLink(Link):
 
     def check_heartbeat(self, elapsed_s: float) -> None:
         """Close if the peer was silent for too long. Send a heartbeat if nothing else was sent."""
-        self._silent_s = 0.0 if self._heard else self._silent_s + elapsed_s
+        # A link that waits for its turn has not looked at its socket since.
+        has_heard = self._heard or self._is_read_due
+        self._silent_s = 0.0 if has_heard else self._silent_s + elapsed_s
         self._idle_s = 0.0 if self._spoke else self._idle_s + elapsed_s
         self._heard = self._spoke = False
         if self._silent_s >= beats.SILENCE_S:

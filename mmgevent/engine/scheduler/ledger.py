@@ -187,10 +187,11 @@ class Ledger(QueuedJob):
             idle = queue.idle_count()
             if idle > queue.waiting:
                 spare = idle - (queue.waiting - len(self.waiting))
-                pieces = min(task.open_entries, spare * task.open_entries // self.waiting_entries)
+                call = _entries_of_call(task, self.rules)
+                pieces = min(task.open_entries // call, spare * task.open_entries // self.waiting_entries)
                 if pieces > 1:
                     self.dequeue()
-                    for piece in reversed(self._cut(task, pieces)):
+                    for piece in reversed(self._cut(task, pieces, call)):
                         self.enqueue(piece, first=True)
         return self.dequeue()
 
@@ -203,14 +204,16 @@ class Ledger(QueuedJob):
         """Cut a task in two: its entries, or its only entry. It must not wait or have attempts."""
         return self._cut(task, 2) if task.open_entries > 1 else self._cut_entry(task)
 
-    def _cut(self, task: Task, pieces: int) -> list[Task]:
+    def _cut(self, task: Task, pieces: int, multiple: int = 1) -> list[Task]:
         """Cut a task into `pieces` ranges, without those that have no open items.
+
+        Their lengths are multiples of `multiple`, but for the last one.
 
         The first range stays with the task itself.
         """
         assert task.batch is not None
         lo, width, skip = task.lo, task.hi - task.lo, task.skip
-        bounds = [lo + width * i // pieces for i in range(pieces + 1)]
+        bounds = [lo + width * i // pieces // multiple * multiple for i in range(pieces)] + [task.hi]
         cuts: list[Task] = []
         for start, end in itertools.pairwise(bounds):
             skipped = tuple(i for i in skip if start <= entry_of(i) < end)
@@ -311,3 +314,10 @@ class Ledger(QueuedJob):
             self._was_warned = True
             return True
         return False
+
+
+def _entries_of_call(task: Task, rules: JobRules) -> int:
+    """Return how many entries a piece of a task needs at least: those of one call of mapfn."""
+    if task.batch is None or task.batch.has_refs:  # refs stand for any number of items
+        return 1
+    return rules.items_per_call

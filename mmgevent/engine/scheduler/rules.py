@@ -19,6 +19,7 @@ class JobRules:
     retransmit: float = 0.05  #: share of slots that may run duplicates of slow tasks; 0: none
     allocation: str = "continuous"  #: "continuous", or "oneshot": every worker gets one item
     max_skipped: float = 0  #: items that may be set aside; a float below 1 is a share of all items
+    items_per_call: int = 1  #: items that mapfn gets at once
     needs: frozenset[str] = frozenset()  #: functions that a worker has to offer
     owner: int = 0  #: who submitted it; owners share the slots evenly
 

@@ -37,7 +37,6 @@ class Actions:
             commands.Discard: self._discard,
             commands.ReleaseBatch: self._release_batch,
             commands.NeedContent: self._need_content,
-            commands.Allow: self._allow,
             commands.EnoughInput: self._enough_input,
             commands.FinishJob: self._finish_job,
             commands.FailJob: self.fail_job,
@@ -89,6 +88,8 @@ class Actions:
             if attempt.done is not None and "skipped" in attempt.done:
                 worker = self._workers.name_of(attempt.worker)
                 job.delivery.add_set_aside(c.task, job.partitions, output, c.batch, worker)
+        elif job.kept is not None:
+            job.kept.add(c.task, job.store.commit_reduce(c.attempt))
         else:
             job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt))
 
@@ -107,7 +108,8 @@ class Actions:
     def _need_content(self, c: commands.NeedContent) -> None:
         self._jobs[c.job].send("need_content", task=c.batch)
 
-    def _allow(self, c: commands.Allow) -> None:
+    def allow(self, c: commands.Allow) -> None:
+        """Let the driver of a job send more batches, and say how fast the job is."""
         job = self._jobs[c.job]
         job.input.allowed = c.batches
         job.send(
@@ -146,10 +148,14 @@ class Actions:
         self._jobs[c.job].send("notice", text=c.text)
 
     def deliver(self, job: HostedJob) -> None:
-        """Send the driver all results of a job, then forget the job (blocks)."""
+        """Send the driver all results of a job, then forget the job (blocks).
+
+        A job whose results are kept stays until another takes them, or its driver cancels it.
+        """
         job.send_results()
         log.info("job done: %s", job.id)
-        self.drop_job(job)
+        if job.kept is None:
+            self.drop_job(job)
 
     def drop_job(self, job: HostedJob) -> None:
         """Forget a job, here and at workers; a job that is over stays as it is."""

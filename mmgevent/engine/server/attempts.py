@@ -14,6 +14,7 @@ import gevent
 
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.hosted import HostedJob
+from mmgevent.engine.server.kept_results import StageBatch
 from mmgevent.engine.server.workers import Workers
 from mmgevent.errors import ProtocolError
 from mmgevent.machine.logs import get_log
@@ -99,6 +100,11 @@ class HostedAttempt:
         The chunks of the batch are not copied.
         """
         lane, batch = self.lane, self.job.input.batches[self.batch]
+        if isinstance(batch, StageBatch):
+            worker.open_lane(lane, INPUT_WINDOW)
+            worker.send_in_lane(control("assign", *lane, size=batch.size, results=True, **fields))
+            self.feeder = self.job.spawn(self._feed, worker, lambda: join_payloads(batch.read()))
+            return
         if batch.size <= MAX_INLINE_BYTES:
             inline = batch.chunks[0] if len(batch.chunks) == 1 else b"".join(batch.chunks)
             worker.send_in_lane(control("assign", *lane, size=batch.size, inline=inline, **fields))
@@ -224,6 +230,8 @@ class Attempts:
             raise ProtocolError(f"attempt {attempt.number} is done, but its output did not arrive whole")
         if not attempt.may_put_out(store.staged_partitions(attempt.number)):
             raise ProtocolError(f"attempt {attempt.number} put out partitions that are not its own")
+        if attempt.job.kept is not None and not store.has_possible_counts(attempt.number):
+            raise ProtocolError(f"attempt {attempt.number} put out more records than its bytes can hold")
         attempt.done = message
         if not attempt.pending_bytes:
             self._on_stored(attempt, message)

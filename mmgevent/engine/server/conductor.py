@@ -24,6 +24,7 @@ from mmgevent.engine.server.attempts import Attempts, HostedAttempt
 from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.kept_results import StageInput
 from mmgevent.engine.server.oversight import Oversight
 from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers
@@ -56,6 +57,7 @@ class Conductor:
         self._handlers: dict[type, Callable[[Any], Iterable[commands.Command] | None]] = {
             **self._actions.handlers,
             commands.PlanReduce: self._plan_reduce,
+            commands.Allow: self._allow,
         }
 
     # scheduler
@@ -106,6 +108,26 @@ class Conductor:
         job.sizes = {p: n for p, n in sizes.items() if p not in delivered}
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
+
+    def _allow(self, c: commands.Allow) -> list[commands.Command]:
+        self._actions.allow(c)
+        return self._feed_stage(self.jobs[c.job])
+
+    def _feed_stage(self, job: HostedJob) -> list[commands.Command]:
+        """Give a job whose input is results of another as many batches as it may have now."""
+        if not isinstance(job.input, StageInput):
+            return []
+        made: list[commands.Command] = []
+        now = time.monotonic()
+        try:
+            batches = list(job.input.next_batches())
+        except MmgeventError as error:
+            return self.scheduler.fail_job(job.number, {"kind": "record", "error": str(error)}, now)
+        for number, batch in batches:
+            made += self.scheduler.add_batch(job.number, number, batch.items, now)
+        if job.input.ends_now():
+            made += self.scheduler.end_input(job.number, now)
+        return made
 
     def tick(self) -> None:
         """Let the scheduler act on the time that has passed.
@@ -252,15 +274,24 @@ class Conductor:
         self._last_owner += 1
         return self._last_owner
 
-    def add_job(self, link: Link, driver_job: int, submit: dict[str, Any], owner: int) -> HostedJob:
+    def add_job(
+        self,
+        link: Link,
+        driver_job: int,
+        submit: dict[str, Any],
+        owner: int,
+        source: HostedJob | None = None,
+    ) -> HostedJob:
         """Take a job from a driver; `start_job` schedules it once its code is here.
 
-        `owner` is the number of the driver.
+        `owner` is the number of the driver. `source`: a job whose kept results are the input.
 
         Raises MmgeventError if the server cannot take the job.
         """
         job = self.jobs.admit(link, driver_job, submit, self._fail_job)
         job.rules = replace(job.rules, owner=owner)
+        if source is not None:
+            self.jobs.take_kept(job, source, self.workers.slot_count)
         return job
 
     def start_job(self, job: HostedJob) -> None:
@@ -276,6 +307,8 @@ class Conductor:
         job.send("accepted", id=job.id, slots=slots, partitions=job.partitions, batches=allowed)
         log.info("job accepted: %s %s", job.id, job.name)
         self.run(made)
+        if job in self.jobs:
+            self.run(self._feed_stage(job))  # of no results, there is nothing to allow
 
     def take_batch(self, job: HostedJob, number: int) -> None:
         """Report a batch that arrived whole."""

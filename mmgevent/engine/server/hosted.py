@@ -20,6 +20,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
+from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
@@ -132,8 +133,10 @@ class HostedJob:
         self.store = store
         self.code = JobCode(submit, code_share)
         is_oneshot = self.rules.allocation == "oneshot"
-        self.input = JobInput(link, driver_job, intake, is_oneshot=is_oneshot)
+        self.input: JobInput = JobInput(link, driver_job, intake, is_oneshot=is_oneshot)
         self.delivery = Delivery(link, driver_job, store)
+        #: Results that stay here, as the input of a job to come. None: they go to the driver.
+        self.kept = KeptResults(store) if submit.get("keep") else None
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -216,13 +219,20 @@ class HostedJob:
             self.send("progress", phase=phase, **numbers)
 
     def send_results(self) -> None:
-        """Send the driver all results and then the end of the job (blocks)."""
+        """Send the driver all results and then the end of the job (blocks).
+
+        Results that are kept stay here.
+        """
         self.delivery.send_all()
+        kept = self.kept
+        if kept is not None:
+            self.code.close()  # nothing of it runs any more
+            kept.is_whole = True
         self.send(
-            "job_done",
+            "job_done" if kept is None else "stage_done",
             stats={
                 "results": self.delivery.result_tasks,
-                "records": self.delivery.records_out,
+                "records": self.delivery.records_out if kept is None else kept.records,
                 "seconds": time.monotonic() - self._started_s,
                 "map_seconds": self.input.seconds_done,
                 "spilled_bytes": self.store.spilled_bytes,

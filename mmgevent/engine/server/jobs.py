@@ -87,6 +87,17 @@ class Jobs:
         if not self._jobs:
             self.idle.set()
 
+    def take_kept(self, job: HostedJob, source: HostedJob, slots: int) -> None:
+        """Give a job the kept results of another one as its input. They are freed with either."""
+        assert source.kept is not None
+        job.input.close()
+
+        def release() -> None:
+            if source in self:
+                self.remove(source)
+
+        job.input = source.kept.take(job.link, job.driver_job, self.intake, slots, release)
+
     def get(self, number: int) -> HostedJob | None:
         """Return the job of a number, or None if it is over."""
         return self._jobs.get(number)

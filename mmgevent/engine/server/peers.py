@@ -340,7 +340,14 @@ class DriverPeer(Peer):
                 raise MmgeventError(f"this driver has {len(self._jobs)} jobs already: wait for some to end")
             if message.get("context_bytes") and not self.is_local:
                 raise MmgeventError("surroundings travel to executors of the driver's own engine only")
-            job = conductor.add_job(self.link, frame.job, message, self._owner)
+            source = None
+            if "source" in message:
+                source = self._jobs.get(message["source"])
+                if source is None or source.kept is None or not source.kept.is_free:
+                    error = "the results of the stage before are not on this server"
+                    self.link.send(control("rejected", frame.job, error=error, again=True))
+                    return
+            job = conductor.add_job(self.link, frame.job, message, self._owner, source)
         except ProtocolError:
             raise
         except MmgeventError as error:

@@ -18,6 +18,7 @@ thread, so the spill file closes itself after the last call.
 
 from __future__ import annotations
 
+import operator
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
@@ -263,6 +264,14 @@ class JobStore:
         output = self._staged.get(attempt)
         return set() if output is None else set(output.flushes.partitions)
 
+    def has_possible_counts(self, attempt: int) -> bool:
+        """Return whether each staged segment of an attempt has at most a record for each byte."""
+        output = self._staged.get(attempt)
+        if output is None:
+            return True
+        flushes = output.flushes
+        return all(map(operator.le, flushes.records, flushes.lengths))
+
     def partition_sizes(self) -> dict[int, int]:
         """Return {partition: committed bytes} without the empty partitions."""
         return dict(self._sizes)
@@ -277,12 +286,12 @@ class JobStore:
             is_large = sum(len(output.flushes.partitions) for output in outputs) > MAX_BLOCKING_ROWS
             index = self._index = self._run(_Index, outputs) if is_large else _Index(outputs)
         for output, entry in index.entries(partition):
-            yield from self._read_range(output, output.flushes.offsets[entry], output.flushes.lengths[entry])
+            yield from self.read_range(output, output.flushes.offsets[entry], output.flushes.lengths[entry])
 
     def read_output(self, output: Output, partition: int) -> Iterator[bytes | memoryview]:
         """Yield the segments of one partition in one attempt's output (blocks on the disk)."""
         for offset, n_bytes in output.segments(partition):
-            yield from self._read_range(output, offset, n_bytes)
+            yield from self.read_range(output, offset, n_bytes)
 
     def free_committed(self) -> None:
         """Free the committed map output, once every reduce task is done."""
@@ -333,7 +342,8 @@ class JobStore:
             raise ProtocolError("an attempt's output ends in the middle of a flush")
         return output
 
-    def _read_range(self, output: Output, offset: int, n_bytes: int) -> Iterator[bytes | memoryview]:
+    def read_range(self, output: Output, offset: int, n_bytes: int) -> Iterator[bytes | memoryview]:
+        """Yield bytes of an output, in pieces (blocks on the disk)."""
         if not output._chunks:
             raise StoreError("the segments were freed while they were being read")
         for chunk, start, count in output._slices(offset, n_bytes):

@@ -93,6 +93,7 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         retransmit=checked.retransmit,
         allocation=checked.allocation,
         max_skipped=checked.max_skipped,
+        items_per_call=checked.items_per_call or 1,
         needs=frozenset(needs),
     )
 

@@ -39,6 +39,9 @@ _LEFT_ADVICE = (
 )
 
 
+_CALL_ADVICE = "If no item is at fault: a call of fewer items (items_per_call) takes less time and memory."
+
+
 class RunAttempt(Protocol):
     """What the report needs of the attempt that ran."""
 
@@ -94,7 +97,9 @@ def judge_death(
     elif not has_begun:
         error += ", while it loaded the job's functions"
     elif attempt.is_map and item is None:
-        error += ", while it was on several items" if position.item is not None else ", between items"
+        error += _describe_unknown(position, kind)
+        if position.call is not None and advice is None:
+            advice = _CALL_ADVICE
     is_divisible = has_begun and attempt.is_map and item is None and is_of_several(position)
     if item is None and has_begun and not is_divisible:
         item = attempt.only_item
@@ -112,6 +117,13 @@ def judge_death(
     }
     failure = {name: value for name, value in failure.items() if value is not None}
     return failures.bound(failure), item, is_divisible
+
+
+def _describe_unknown(position: Position, kind: str) -> str:
+    """Return where an executor was whose item is not known, as the end of a sentence."""
+    if position.call is not None:
+        return f": {position.call}" if kind == "timeout" else f", in {position.call}"
+    return ", while it was on several items" if position.item is not None else ", between items"
 
 
 def is_of_several(position: Position) -> bool:
@@ -143,7 +155,7 @@ def _find_cause(executor: DeadExecutor, exit_: Exit, attempt: RunAttempt) -> tup
     if executor.broken_limit == "timeout":
         return (
             "timeout",
-            f"one {_unit(attempt)} took longer than task_timeout, {job.task_timeout_s:g} s",
+            f"one {_unit(executor, attempt)} took longer than task_timeout, {job.task_timeout_s:g} s",
             None,
         )
     if executor.broken_limit == "memory" or (
@@ -185,5 +197,7 @@ def _find_cause(executor: DeadExecutor, exit_: Exit, attempt: RunAttempt) -> tup
     return "died", f"the executor died: {exit_}", advice
 
 
-def _unit(attempt: RunAttempt) -> str:
-    return "item" if attempt.is_map else "key"
+def _unit(executor: DeadExecutor, attempt: RunAttempt) -> str:
+    if not attempt.is_map:
+        return "key"
+    return "item" if executor.position().call is None else "call"

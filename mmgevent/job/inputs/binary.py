@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from mmgevent.errors import DatasourceError
@@ -27,7 +28,7 @@ BYTES_SPLIT_BYTES = 4 * 1024 * 1024
 #: Bytes read at once while looking for a delimiter.
 SEEK_BYTES = 256 * 1024
 
-#: Largest record or delimiter that can be asked for, bytes. A record is in memory as a whole.
+#: Largest record, and largest delimiter that can be asked for, bytes. A record is in memory as a whole.
 MAX_RECORD_BYTES = 256 * 1024 * 1024
 MAX_DELIMITER_BYTES = 1024
 
@@ -45,6 +46,8 @@ class BytesRef(Ref):
     content: bytes | None = None
     #: where in the file `content` begins
     content_offset: int = 0
+    #: where a record begins, after those in `content`, that is too long to be read
+    long_record: int | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -56,21 +59,32 @@ class BytesRef(Ref):
 
     def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
         if self.content is not None:
-            return self._records(self.content_offset, self.content)
+            return self._read_records(self.content_offset, self.content, self.long_record)
         try:
-            offset, data = self._read(at_driver=False)
+            return self._read_records(*self._read(at_driver=False))
         except (OSError, Changed) as error:
             raise self._content_needed(error) from error
-        return self._records(offset, data)
 
     def with_content(self) -> BytesRef:
         if self.content is not None:
             return self
         try:
-            offset, data = self._read(at_driver=True)
+            offset, data, long_record = self._read(at_driver=True)
         except (OSError, Changed) as error:
             raise self._content_lost(error) from error
-        return replace(self, content=data, content_offset=offset)
+        return replace(self, content=data, content_offset=offset, long_record=long_record)
+
+    def _read_records(
+        self, offset: int, data: bytes, long_record: int | None
+    ) -> Iterator[tuple[tuple[str, int], Any]]:
+        records = self._records(offset, data)
+        if long_record is None:
+            return records
+        error = DatasourceError(
+            f"{self.path}: the record at byte {long_record} has more than {MAX_RECORD_BYTES:,} bytes; check "
+            f"delimiter={self.delimiter!r:.60}, or set max_skipped to set the record aside"
+        )
+        return chain(records, [((self.path, long_record), Unreadable(error))])
 
     def _records(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], Any]]:
         path = self.path
@@ -98,19 +112,32 @@ class BytesRef(Ref):
             f"set max_skipped to set this record aside"
         )
 
-    def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
-        """Read the records of this split; return the offset of the first one, and their bytes."""
+    def _read(self, *, at_driver: bool) -> tuple[int, bytes, int | None]:
+        """Read the records of this split.
+
+        Return the offset of the first one, their bytes, and where a record begins after them that
+        is too long, or None.
+        """
         with self._open(at_driver=at_driver) as window:
             first, last = self.start, self.end
-            if self.delimiter:
-                first = self._after_delimiter(window, first)
-                if self.start and first - len(self.delimiter) >= last:  # it ends a record of a later split
-                    return first, b""
-                last = self._after_delimiter(window, last)
-            return first, window.read(first, last - first)
+            if not self.delimiter:
+                return first, window.read(first, last - first), None
+            first_end = self._after_delimiter(window, first, last)
+            if first_end is None:  # the next one ends a record of a later split
+                return last, b"", None
+            last_end = self._after_delimiter(window, last, last + MAX_RECORD_BYTES)
+            if last_end is not None:
+                return first_end, window.read(first_end, last_end - first_end), None
+            # One that begins in this split may end behind it.
+            data = window.read(first_end, last - first_end + len(self.delimiter) - 1)
+            kept = len(data) - len(data.split(self.delimiter)[-1])
+            return first_end, data[:kept], first_end + kept
 
-    def _after_delimiter(self, window: Window, position: int) -> int:
-        """Return the end of the first sure delimiter at or after a position; 0 at 0, or the size."""
+    def _after_delimiter(self, window: Window, position: int, last: int) -> int | None:
+        """Return the end of the first sure delimiter at or after a position; 0 at 0, or the size.
+
+        Return None if none begins before `last`.
+        """
         size = window.size
         if position in (0, size):
             return position
@@ -119,9 +146,11 @@ class BytesRef(Ref):
         offset = max(0, position - n_bytes + 1)
         data = b""
         at = position
-        while offset + len(data) < size:
+        while offset + len(data) < size and at < last:
             data += window.read(offset + len(data), SEEK_BYTES)
             while (found := data.find(delimiter, at - offset)) >= 0:
+                if offset + found >= last:
+                    return None
                 if data.find(delimiter, max(0, found - n_bytes + 1)) == found:
                     return offset + found + n_bytes
                 at = offset + found + 1
@@ -129,7 +158,7 @@ class BytesRef(Ref):
             at = max(at, offset + len(data) - n_bytes + 1)
             kept = max(0, at - offset - n_bytes + 1)
             data, offset = data[kept:], offset + kept
-        return size
+        return size if at < last or last >= size else None
 
 
 class Bytes(FileSource):
@@ -140,7 +169,7 @@ class Bytes(FileSource):
     no record. Paths are those of `Files`.
 
     Files are read in splits of BYTES_SPLIT_BYTES. A split and its longest record must fit into
-    memory. If the size of a file is no multiple of `record_bytes`, its last bytes are a failed item,
+    memory. With a delimiter, a record of more than MAX_RECORD_BYTES is a failed item. If the size of a file is no multiple of `record_bytes`, its last bytes are a failed item,
     which `max_skipped` sets aside.
     """
 

@@ -8,7 +8,6 @@ has the checksum that the block states.
 
 from __future__ import annotations
 
-import bz2
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -74,6 +73,8 @@ class Block:
         The bits up to the next mark are read. If that is no complete block, the mark was inside it,
         and more is read.
         """
+        import bz2
+
         decompressor = bz2.BZ2Decompressor()
         decompressor.decompress(b"BZh9")
         done = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.compression_modules import how_to_get, module_of
 
 #: Kinds of compressed files that are read.
 FORMATS = ("gzip", "bz2", "xz", "zstd")
@@ -34,8 +35,8 @@ class DamagedError(DatasourceError):
     """A compressed file is truncated, or is not what it says it is."""
 
 
-class ZstdMissingError(DatasourceError):
-    """A file is zstd, which this Python cannot read."""
+class CannotReadError(DatasourceError):
+    """A file is compressed in a way that this Python cannot read."""
 
 
 def find_kind(head: bytes) -> str:
@@ -56,6 +57,16 @@ def find_kind(head: bytes) -> str:
     return ""
 
 
+def is_undecided(head: bytes) -> bool:
+    """Return whether bytes after these may change what `find_kind` says of them."""
+    if any(len(head) < len(magic) and magic.startswith(head) for magic in (GZIP, XZ, ZSTD, *OTHERS)):
+        return True
+    if len(head) < 4:
+        is_bz2, is_skipped = b"BZh".startswith(head), head[0] & 0xF0 == 0x50
+        return is_bz2 or (is_skipped and _SKIPPABLE_END.startswith(head[1:]))
+    return is_skippable(head) or (find_kind(head) == "bz2" and len(head) < 10)
+
+
 def check_compression(compression: Any) -> None:
     """Raise DatasourceError unless this is a value of the parameter `compression`."""
     if compression is not None and compression not in ("infer", "any", *FORMATS):
@@ -67,7 +78,7 @@ def check_compression(compression: Any) -> None:
 def is_to_decompress(path: str, kind: str, size: int, compression: str | None, *, binary: bool) -> bool:
     """Return whether the content of a file is wanted, and not its bytes as they are.
 
-    Raise DatasourceError for a file that is not of the kind that `compression` names, and for zstd
+    Raise DatasourceError for a file that is not of the kind that `compression` names, and for one
     that this Python cannot read.
     """
     if compression is None or (compression == "infer" and binary):
@@ -78,9 +89,10 @@ def is_to_decompress(path: str, kind: str, size: int, compression: str | None, *
             f"{path} is not {compression}, as compression={compression!r} says: {found}; leave out "
             f"compression=..., and each file is read as what it is"
         )
-    if kind == "zstd":
-        zstd_module(path)
-    return kind in FORMATS
+    if kind not in FORMATS:
+        return False
+    reading_module(kind, path)
+    return True
 
 
 def advice_for(kind: str) -> str:
@@ -90,19 +102,14 @@ def advice_for(kind: str) -> str:
     return f"it is {kind}; unpack it first" if kind else ""
 
 
-def zstd_module(path: str) -> Any:
-    """Return the module that reads zstd. Raise ZstdMissingError if there is none."""
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore] # from Python 3.14 on
-    except ImportError:
-        try:
-            from backports import zstd  # type: ignore[import-not-found, unused-ignore, no-redef]
-        except ImportError as error:
-            raise ZstdMissingError(
-                f"{path} is zstd, which this Python cannot read; install mmgevent[zstd] (the package "
-                f"backports.zstd), here and on all workers"
-            ) from error
-    return zstd
+def reading_module(kind: str, path: str) -> Any:
+    """Return the module that reads a kind of file. Raise CannotReadError if there is none."""
+    module = module_of(kind)
+    if module is None:
+        raise CannotReadError(
+            f"{path} is {kind}, which this Python cannot read: {how_to_get(kind)}, here and on all workers"
+        )
+    return module
 
 
 def is_skippable(head: bytes) -> bool:

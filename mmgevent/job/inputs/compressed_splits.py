@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import bz2_splits
-from mmgevent.job.inputs.compressed import GZIP, ZSTD, DamagedError, is_skippable
+from mmgevent.job.inputs.compressed import GZIP, ZSTD, DamagedError, is_skippable, reading_module
 from mmgevent.job.inputs.members import Members
-from mmgevent.job.inputs.pieces import Piece
+from mmgevent.job.inputs.pieces import MAX_LINE_BYTES, Piece
 from mmgevent.job.inputs.window import Changed, Window
 
 #: Largest size of a split of bz2, bytes: some blocks, a second of work. The first block of the next split
@@ -71,8 +71,9 @@ def pieces_of(
 ) -> Iterator[Piece]:
     """Yield what a split contains, then what comes after it.
 
-    Raise DamagedError for what cannot be read, and as Window.read does.
+    Raise DamagedError for what cannot be read, CannotReadError, and as Window.read does.
     """
+    reading_module(kind, path)
     if kind == "bz2" and (start, end) != (0, window.size):
         yield from bz2_splits.split_pieces(window, path, start, end, first_bit)
         return
@@ -85,7 +86,7 @@ def pieces_of(
 def find_range(window: Window, path: str, kind: str, start: int, end: int) -> tuple[int, int, int | None]:
     """Return (low, high, first bit): the bytes of the file that a split needs.
 
-    They reach to the end of its last line. The bit is that of the first block of bz2; None if that
+    They reach to the end of its last line, or show that it is too long. The bit is that of the first block of bz2; None if that
     is not known.
     """
     size = window.size
@@ -93,8 +94,10 @@ def find_range(window: Window, path: str, kind: str, start: int, end: int) -> tu
     if end < size:
         try:
             window.reached = end
+            n_bytes = 0
             for piece in pieces_of(window, path, kind, end, end, 0, None):
-                if b"\n" in piece.data:
+                n_bytes += len(piece.data)
+                if b"\n" in piece.data or n_bytes > MAX_LINE_BYTES:
                     break
             end = window.reached
         except DamagedError:  # who reads the split finds out

@@ -10,11 +10,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, BinaryIO
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.paths import Paths
-from mmgevent.job.inputs.pieces import Piece, whole_lines
+from mmgevent.job.inputs.pieces import MAX_LINE_BYTES, Piece, whole_lines
 from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, read_exactly
 from mmgevent.job.inputs.source import FileSource, Found
 from mmgevent.job.inputs.streams import InputStream, name_of
@@ -47,6 +48,8 @@ class LinesRef(Ref):
     base: int = 0
     #: if `content` is blocks of bz2, the bit of the file where the first one begins
     first_bit: int | None = None
+    #: where a line begins, after those in `content`, that is too long to be read
+    long_line: int | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -60,12 +63,11 @@ class LinesRef(Ref):
         if self.is_decompressed:
             return self._units_of_content()
         if self.content is not None:
-            return self._lines(self.content_offset, self.content)
+            return self._read_lines(self.content_offset, self.content, self.long_line)
         try:
-            offset, data = self._read(at_driver=False)
+            return self._read_lines(*self._read(at_driver=False))
         except (OSError, Changed) as error:
             raise self._content_needed(error) from error
-        return self._lines(offset, data)
 
     def with_content(self) -> LinesRef:
         if self.content is not None:
@@ -73,17 +75,30 @@ class LinesRef(Ref):
         try:
             if self.is_decompressed:
                 return self._with_compressed()
-            offset, data = self._read(at_driver=True)
+            offset, data, long_line = self._read(at_driver=True)
         except (OSError, Changed) as error:
             raise self._content_lost(error) from error
-        return replace(self, content=data, content_offset=offset)
+        return replace(self, content=data, content_offset=offset, long_line=long_line)
 
     def _units_of_content(self) -> Iterator[tuple[tuple[str, int], Any]]:
         for offset, data in self._blocks():
-            yield from self._lines(offset, data)
+            yield from (self._too_long(offset),) if data is None else self._lines(offset, data)
 
-    def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, whole lines) of a split of a compressed file."""
+    def _read_lines(
+        self, offset: int, data: bytes, long_line: int | None
+    ) -> Iterator[tuple[tuple[str, int], Any]]:
+        lines = self._lines(offset, data)
+        return lines if long_line is None else chain(lines, [self._too_long(long_line)])
+
+    def _too_long(self, offset: int) -> tuple[tuple[str, int], Unreadable]:
+        error = DatasourceError(
+            f"{name_of(self.path)}: the line at {self._place_of(offset, 0)} has more than {MAX_LINE_BYTES:,} bytes; if "
+            f"the file has no lines, read it with Files or Bytes; or set max_skipped to set the line aside"
+        )
+        return (self.path, offset), Unreadable(error)
+
+    def _blocks(self) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (offset, whole lines), as `whole_lines`, of a split of a compressed file."""
         try:
             with self._window() as window:
                 yield from whole_lines(self._pieces(window, self.start, self.end), is_first=not self.start)
@@ -166,17 +181,26 @@ class LinesRef(Ref):
         except DecodeError as error:
             return Unreadable(error)
 
-    def _read(self, *, at_driver: bool) -> tuple[int, bytes]:
-        """Read the lines of this split; return the offset of the first one, and their bytes."""
+    def _read(self, *, at_driver: bool) -> tuple[int, bytes, int | None]:
+        """Read the lines of this split.
+
+        Return the offset of the first one, their bytes, and where a line begins after them that is
+        too long, or None.
+        """
         with open(self.location, "rb") as file:
             self._check_stat(file, at_driver=at_driver)
             self._check_head(read_exactly(file, min(HEAD_BYTES, self.size)))
             first = self._find_first_line(file)
             if first > self.end or first >= self.size:
-                return first, b""
+                return first, b"", None
             file.seek(first)
             data = read_exactly(file, self.end - first)
-            return first, data + file.readline(self.size - self.end)
+            last = data.rfind(b"\n") + 1
+            room = max(0, MAX_LINE_BYTES - (len(data) - last))
+            rest = file.readline(min(self.size - self.end, room))
+            if self.end + len(rest) < self.size and not rest.endswith(b"\n"):
+                return first, data[:last], first + last
+            return first, data + rest, None
 
     def _find_first_line(self, file: BinaryIO) -> int:
         position = self.start
@@ -196,7 +220,8 @@ class Lines(FileSource):
 
     Paths are those of `Files`. A line ends at ``\\n``; one ``\\r`` before it belongs to the line
     end. Files are read in splits of LINES_SPLIT_BYTES, cut at line ends, so one large file keeps
-    every core busy. A split and its longest line must fit into memory.
+    every core busy. A split and its longest line must fit into memory. A line of more than
+    MAX_LINE_BYTES is a failed item, which `max_skipped` sets aside.
 
     compression: as for `Files`. Files of bz2 with several blocks, of zstd with several frames, and
         of gzip as bgzip writes it are cut as well. Others are read by one executor each, in pieces.
@@ -253,23 +278,24 @@ class Lines(FileSource):
     def _read(self, found: Found, stream: InputStream) -> Iterator[LinesRef]:
         """Yield the lines of a stream, which travel with their refs."""
         with stream:
-            pieces = stream.bytes_as_they_are()
+            pieces, identity = stream.bytes_as_they_are(), found.identity
             if not found.raw:
                 from mmgevent.job.inputs.members import Members
 
-                name, kind = name_of(found.path), found.identity.kind
-                pieces = (piece for _, piece in Members(stream, name, kind).pieces())
-            for offset, data in stream.lines(pieces):
+                members = Members(stream, name_of(found.path), identity.kind)
+                pieces, identity = (piece for _, piece in members.pieces()), identity._replace(kind="")
+            for offset, data in stream.lines(pieces, are_decompressed=not found.raw):
                 yield LinesRef(
                     found.path,
-                    *found.identity,
+                    *identity,
                     self.encoding,
                     self.errors,
                     offset,
-                    offset + len(data),
-                    data,
+                    offset + len(data or b""),
+                    data or b"",
                     offset,
                     raw=True,
+                    long_line=offset if data is None else None,
                 )
 
     def check(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mmgevent.job.inputs.bz2_marks import find_block
 from mmgevent.job.inputs.compressed import (
     FORMATS,
     GZIP,
@@ -21,7 +20,7 @@ from mmgevent.job.inputs.compressed import (
     goes_on,
     is_skippable,
     note_ignored,
-    zstd_module,
+    reading_module,
 )
 from mmgevent.job.inputs.window import Window
 
@@ -126,6 +125,8 @@ def skip_zeros(window: Window, at: int) -> tuple[int, bytes]:
 def _find_member(window: Window, path: str, kind: str, at: int) -> int | None:
     """Return where the next readable member of a kind begins, or None."""
     if kind == "bz2":  # its header may be what is damaged
+        from mmgevent.job.inputs.bz2_marks import find_block
+
         bit = find_block(window, at * 8)
         return None if bit is None else bit // 8
     magic = {"gzip": GZIP, "xz": XZ, "zstd": ZSTD}[kind]
@@ -157,28 +158,20 @@ def _is_readable(window: Window, path: str, kind: str, at: int) -> bool:
 
 def _decompressor(kind: str, path: str) -> tuple[Any, tuple[type[Exception], ...]]:
     """Return what reads one member, and what it raises for damaged data."""
+    module = reading_module(kind, path)
     if kind == "gzip":
-        import zlib
-
-        return _Inflate(), (zlib.error,)
+        return _Inflate(module), (module.error,)
     if kind == "bz2":
-        import bz2
-
-        return bz2.BZ2Decompressor(), (OSError, ValueError)
+        return module.BZ2Decompressor(), (OSError, ValueError)
     if kind == "xz":
-        import lzma
-
-        return lzma.LZMADecompressor(format=lzma.FORMAT_XZ), (lzma.LZMAError,)
-    zstd = zstd_module(path)
-    return zstd.ZstdDecompressor(), (zstd.ZstdError,)
+        return module.LZMADecompressor(format=module.FORMAT_XZ), (module.LZMAError,)
+    return module.ZstdDecompressor(), (module.ZstdError,)
 
 
 class _Inflate:
     """A member of gzip, read as the other modules of the standard library read theirs."""
 
-    def __init__(self) -> None:
-        import zlib
-
+    def __init__(self, zlib: Any) -> None:
         self._inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         self.needs_input = True
 
@@ -186,14 +179,15 @@ class _Inflate:
         inflate = self._inflate
         if inflate.unconsumed_tail:
             data = inflate.unconsumed_tail + data
-        content = inflate.decompress(data, max_length)
+        content: bytes = inflate.decompress(data, max_length)
         self.needs_input = not inflate.unconsumed_tail and len(content) < max_length
         return content
 
     @property
     def eof(self) -> bool:
-        return self._inflate.eof
+        return bool(self._inflate.eof)
 
     @property
     def unused_data(self) -> bytes:
-        return self._inflate.unused_data
+        unused: bytes = self._inflate.unused_data
+        return unused

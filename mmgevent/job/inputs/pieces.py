@@ -1,9 +1,13 @@
-"""Pieces of content, and the whole lines in them."""
+"""Pieces of content, and the whole lines and rows in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+#: Largest line that is read, with its line end, bytes. A line is in memory as a whole, some times
+#: over. This is the longest human chromosome on one line; most files with longer lines are no text.
+MAX_LINE_BYTES = 256 * 1024 * 1024
 
 
 class Piece(NamedTuple):
@@ -16,8 +20,10 @@ class Piece(NamedTuple):
     is_own: bool = True
 
 
-def whole_lines(pieces: Iterable[Piece], *, is_first: bool) -> Iterator[tuple[int, bytes]]:
+def whole_lines(pieces: Iterable[Piece], *, is_first: bool) -> Iterator[tuple[int, bytes | None]]:
     """Yield (offset, bytes of whole lines) of a split, whose pieces follow one another.
+
+    (offset, None) stands for one line of more than MAX_LINE_BYTES.
 
     is_first: whether the split begins where the content begins.
 
@@ -27,7 +33,7 @@ def whole_lines(pieces: Iterable[Piece], *, is_first: bool) -> Iterator[tuple[in
     """
     is_inside = is_first
     rest: list[bytes] = []
-    rest_offset = 0
+    rest_offset = rest_bytes = 0
     for offset, data, is_own in pieces:
         if not data:
             continue
@@ -40,22 +46,48 @@ def whole_lines(pieces: Iterable[Piece], *, is_first: bool) -> Iterator[tuple[in
                 continue
             is_inside = True
         end = (data.rfind(b"\n", start) if is_own else data.find(b"\n", start)) + 1
-        if not end:
-            if start < len(data):
-                rest_offset = rest_offset if rest else offset + start
-                rest.append(data[start:])
-            continue
-        if rest:
+        if end and rest:
             start = data.find(b"\n", start) + 1
             rest.append(data[:start])
-            yield rest_offset, b"".join(rest)
+            is_too_long = rest_bytes + start > MAX_LINE_BYTES
+            yield rest_offset, None if is_too_long else b"".join(rest)
             rest.clear()
         if start < end:
             yield offset + start, data[start:end] if start or end < len(data) else data
-        if not is_own:
+        if end and not is_own:
             return
-        if end < len(data):
-            rest_offset = offset + end
-            rest.append(data[end:])
+        if not rest:
+            rest_offset, rest_bytes = offset + max(start, end), 0
+        if max(start, end) < len(data):
+            rest.append(data[max(start, end) :])
+            rest_bytes += len(rest[-1])
+        if rest_bytes > MAX_LINE_BYTES:  # the next line begins after its end
+            yield rest_offset, None
+            rest.clear()
+            is_inside = False
     if rest:
         yield rest_offset, b"".join(rest)
+
+
+def row_blocks(pieces: Iterable[bytes], n_bytes: int, max_row_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield (bytes, whether they are the last) of about `n_bytes`, which end at a line end.
+
+    More than `max_row_bytes` without a line end are yielded as well.
+    """
+    rest: list[bytes] = []
+    parts, size = [], 0
+    for piece in pieces:
+        parts.append(piece)
+        size += len(piece)
+        if size < n_bytes:
+            continue
+        data = b"".join(parts)
+        end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
+        if not end and sum(map(len, rest)) + size > max_row_bytes:
+            end = size
+        rest.append(data[:end] if end else data)
+        if end:
+            yield b"".join(rest), False
+            rest = [data[end:]]
+        parts, size = [], 0
+    yield b"".join([*rest, *parts]), True

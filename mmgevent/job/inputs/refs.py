@@ -107,6 +107,18 @@ class Ref:
                 raise value.error
             yield key, value
 
+    @property
+    def joins_values(self) -> bool:
+        """Return whether a call of many items (`items_per_call`) gets what `join_values` makes."""
+        return False
+
+    def join_values(self, values: list[Any]) -> Any:
+        """Return the values of some of its items as one object, such as an arrow table.
+
+        Called where `joins_values` is set. All values are of this ref.
+        """
+        raise NotImplementedError
+
     def with_content(self) -> Ref:
         """Return this ref with the bytes that it stands for inside; for the driver.
 

@@ -28,6 +28,7 @@ from mmgevent.job.inputs.dialects import (
     shown_bytes,
     too_long_a_field,
 )
+from mmgevent.job.inputs.pieces import row_blocks
 from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable
 from mmgevent.job.inputs.window import Changed, Window
 
@@ -124,7 +125,9 @@ class CsvRef(Ref):
             )
             with window:
                 pieces = (piece for _, piece in Members(window, self.path, self.kind).pieces())
-                for data, is_last in _blocks(pieces, CSV_SPLIT_BYTES):
+                for data, is_last in row_blocks(pieces, CSV_SPLIT_BYTES, MAX_ROW_BYTES):
+                    if not is_last and data[-1] not in b"\r\n":
+                        raise self._endless_row(offset + len(rest), data)
                     data = rest + data
                     if not has_head:
                         head = self._head_of(data, is_all=is_last)
@@ -133,9 +136,7 @@ class CsvRef(Ref):
                     after = yield from self._rows(names, data, offset, is_last=is_last)
                     rest, offset = data[after - offset :], after
                     if len(rest) > MAX_ROW_BYTES:
-                        raise DatasourceError(
-                            f"{self._row_at(offset)} has more than {MAX_ROW_BYTES:,} bytes; it begins {shown_bytes(rest, 0)}"
-                        )
+                        raise self._endless_row(offset, rest)
         except (OSError, Changed) as error:
             raise self._content_needed(error) from error
 
@@ -320,6 +321,11 @@ class CsvRef(Ref):
             )
         )
 
+    def _endless_row(self, offset: int, data: bytes) -> DatasourceError:
+        return DatasourceError(
+            f"{self._row_at(offset)} has more than {MAX_ROW_BYTES:,} bytes; it begins {shown_bytes(data, 0)}"
+        )
+
     def _too_long(self) -> Unreadable:
         return Unreadable(
             DatasourceError(
@@ -374,19 +380,3 @@ def cut_rows(whole: CsvRef) -> Iterator[CsvRef]:
                 yield replace(whole, start=start, end=end)
     except (OSError, Changed) as error:
         raise whole._content_lost(error) from error
-
-
-def _blocks(pieces: Iterator[bytes], n_bytes: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield (bytes, whether they are the last) of about `n_bytes`, which end at a line end if they can."""
-    rest, parts, size = b"", [], 0
-    for piece in pieces:
-        parts.append(piece)
-        size += len(piece)
-        if size < n_bytes:
-            continue
-        data = rest + b"".join(parts)
-        end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
-        if end:
-            yield data[:end], False
-        rest, parts, size = data[end:], [], 0
-    yield rest + b"".join(parts), True

@@ -8,17 +8,19 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple, Self
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.compression_modules import module_of
 from mmgevent.job.inputs.compressed import check_compression, find_kind, is_to_decompress
 from mmgevent.job.inputs.lists import PathList
 from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
 from mmgevent.job.inputs.refs import Identity, Ref, identify
 from mmgevent.job.inputs.streams import InputStream, check_streams, is_stream
 
-#: Names of files that are looked at before the job runs: whether this Python can read them.
-ZSTD_SUFFIXES = (".zst", ".zstd")
+#: Ends of names of files that are looked at before the job runs if this Python lacks what reads them.
+_KINDS_BY_SUFFIX = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 
 
 class Source:
@@ -105,7 +107,8 @@ class FileSource(Source):
         if self._list is None:  # or it is found wrong when it is read
             check_streams(self.streams())
         for path in check_paths(self._all_paths()):
-            if path.endswith(ZSTD_SUFFIXES) and os.path.isfile(path):
+            kind = _KINDS_BY_SUFFIX.get(os.path.splitext(path)[1])
+            if kind and module_of(kind) is None and os.path.isfile(path):
                 self._look_at(path, binary=binary)
 
     def refuse_streams(self) -> None:
@@ -127,15 +130,21 @@ class FileSource(Source):
         return self.paths if self._list is None else self._list.paths()
 
     def _look_at(self, path: str, *, binary: bool) -> Found:
-        stream = InputStream(path) if is_stream(path) else None
-        if stream is None:
-            identity, content = identify(path)
-            size = identity.size
-        else:
-            identity, content = Identity("", 0, 0, 0, find_kind(stream.head)), None
-            size = len(stream.head)
-        decompress = is_to_decompress(path, identity.kind, size, self.compression, binary=binary)
-        return Found(path, identity, content, not decompress, stream)
+        if is_stream(path):
+            return self._look_at_stream(InputStream(path), binary=binary)
+        identity, content = identify(path)
+        decompress = is_to_decompress(path, identity.kind, identity.size, self.compression, binary=binary)
+        return Found(path, identity, content, not decompress)
+
+    def _look_at_stream(self, stream: InputStream, *, binary: bool) -> Found:
+        identity = Identity("", 0, 0, 0, find_kind(stream.head))
+        with ExitStack() as opened:
+            opened.enter_context(stream)
+            decompress = is_to_decompress(
+                stream.path, identity.kind, len(stream.head), self.compression, binary=binary
+            )
+            opened.pop_all()  # who reads it closes it
+        return Found(stream.path, identity, None, not decompress, stream)
 
     def __repr__(self) -> str:
         if self._list is not None:

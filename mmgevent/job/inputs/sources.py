@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from mmgevent.errors import DatasourceError
@@ -102,7 +102,7 @@ def open_datasource(datasource: Any) -> Any:
     return made
 
 
-def walk(opened: Any) -> Iterator[tuple[Any, Any, int]]:
+def walk(opened: Any) -> Generator[tuple[Any, Any, int], None, None]:
     """Walk through what `open_datasource` returned, as `iterate` does."""
     if isinstance(opened, Source):
         for ref in opened.refs():

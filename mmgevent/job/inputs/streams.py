@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.compressed import is_undecided
 from mmgevent.job.inputs.pieces import Piece, whole_lines
 from mmgevent.job.inputs.window import Window
 
@@ -33,13 +34,17 @@ PATIENCE_S = 0.25
 #: Bytes that are kept of what was read. Readers of compressed data go back by less.
 KEPT_BYTES = 8 * 1024 * 1024
 
-#: Bytes from which the kind of a stream is known.
+#: Most bytes from which the kind of a stream is known.
 _HEAD_BYTES = 64
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self|\d+))/fd/(\d+)")
 
-#: (device, inode) of open files of this process that were read
-_read_before: set[tuple[int, int]] = set()
+#: {(device, inode): where reading stopped} of open files of this process that were read. The place
+#: is -1 while it is read, and if it was left before its end and cannot say where it is.
+_read_before: dict[tuple[int, int], int] = {}
+
+#: The place of a pipe that was read to its end
+_AT_END = sys.maxsize
 
 
 def is_stream(path: str) -> bool:
@@ -57,7 +62,8 @@ def check_streams(paths: Iterable[str]) -> None:
     seen: set[tuple[int, int]] = set()
     for path in paths:
         identity = _identity_of(path)
-        if identity in _read_before and _descriptor_of(path) is not None:
+        descriptor = _descriptor_of(path)
+        if descriptor is not None and _was_read(descriptor, identity):
             raise used_up(path)
         if identity in seen:
             raise DatasourceError(
@@ -85,9 +91,10 @@ class InputStream(Window):
         """Open the stream, and wait for its first bytes. Raise DatasourceError if that fails."""
         super().__init__(sys.maxsize)
         self.path = path
-        identity = _identity_of(path)
         descriptor = _descriptor_of(path)
-        self._is_open = True
+        #: what it is known by, if it is an open file of this process; else None
+        self._identity = None if descriptor is None else _identity_of(path)
+        self._is_open = False
         self._is_over = False
         self._kept = bytearray()
         self._kept_offset = 0
@@ -95,16 +102,21 @@ class InputStream(Window):
             if descriptor is None:  # it waits for a writer
                 self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             else:
-                if identity in _read_before:
+                assert self._identity is not None
+                if _was_read(descriptor, self._identity):
                     raise used_up(path)
-                _read_before.add(identity)
                 self._descriptor = os.dup(descriptor)
+                _read_before[self._identity] = -1
+            self._is_open = True
             if os.isatty(self._descriptor):
                 _say_how_to_end()
             _enlarge(self._descriptor)
-        except OSError as error:
-            raise _cannot_read(path, error) from error
-        self.head = self.read(0, _HEAD_BYTES)
+            self.head = self._read_head()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise _cannot_read(path, error) from error
+            raise
 
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Return up to `n_bytes`; fewer only at the end. Raise DatasourceError."""
@@ -122,6 +134,16 @@ class InputStream(Window):
         assert start >= 0, "a reader of a stream went back too far"
         return bytes(memoryview(self._kept)[start : start + n_bytes])
 
+    def _read_head(self) -> bytes:
+        """Return the first bytes, _HEAD_BYTES at most. Wait for no more than show what they are."""
+        head = self.read(0, 1)
+        while 0 < len(head) < _HEAD_BYTES and is_undecided(head):
+            n_bytes = len(head) + 1
+            head = self.read(0, max(n_bytes, len(self._kept)))[:_HEAD_BYTES]
+            if len(head) < n_bytes:
+                break
+        return head
+
     def read_all(self, limit: int) -> bytes:
         """Return everything. Raise DatasourceError if that is more than `limit` bytes."""
         data = self.read(0, limit + 1)
@@ -131,18 +153,30 @@ class InputStream(Window):
             )
         return data
 
-    def lines(self, pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, whole lines), of LINES_BYTES or what came in PATIENCE_S, if not more."""
+    def lines(self, pieces: Iterator[bytes], *, are_decompressed: bool) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (offset, whole lines), of LINES_BYTES or what came in PATIENCE_S, if not more.
+
+        (offset, None) stands for one line that is too long, as for `whole_lines`.
+
+        are_decompressed: whether `pieces` may have more that came without anything to read.
+        """
         blocks: list[bytes] = []
         n_bytes = first = 0
         since = time.monotonic()
         for offset, data in whole_lines(_located(pieces), is_first=True):
+            if data is None:
+                if blocks:
+                    yield first, b"".join(blocks)
+                yield offset, None
+                blocks.clear()
+                n_bytes, since = 0, time.monotonic()
+                continue
             if not blocks:
                 first = offset
             blocks.append(data)
             n_bytes += len(data)
-            now = time.monotonic()
-            if n_bytes >= LINES_BYTES or now - since > PATIENCE_S:
+            left_s = since + PATIENCE_S - time.monotonic()
+            if n_bytes >= LINES_BYTES or left_s < 0 or not (are_decompressed or self._comes_in(left_s)):
                 yield first, b"".join(blocks)
                 blocks.clear()
                 n_bytes, since = 0, time.monotonic()
@@ -160,7 +194,17 @@ class InputStream(Window):
         """Close it. Standard input itself stays open."""
         if self._is_open:
             self._is_open = False
+            if self._identity is not None:
+                _read_before[self._identity] = _place_of(self._descriptor, is_over=self._is_over)
             os.close(self._descriptor)
+
+    def _comes_in(self, timeout_s: float | None) -> bool:
+        """Wait until there is something to read, or the end, for some time. Return whether there is."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return self._is_over or bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     def _read_some(self) -> bytes:
         while not self._is_over:
@@ -169,12 +213,44 @@ class InputStream(Window):
                 self._is_over = not data  # a terminal would go on after its end
                 return data
             except BlockingIOError:  # somebody made it so, for all who share it
-                import select
-
-                select.select([self._descriptor], [], [])
+                self._comes_in(None)
             except OSError as error:
                 raise _cannot_read(self.path, error) from error
         return b""
+
+
+def _was_read(descriptor: int, identity: tuple[int, int]) -> bool:
+    """Return whether an open file of this process was read before, and nobody has moved it since.
+
+    Numbers of inodes are used again: another pipe may have that of one that is gone. A pipe that
+    was read to its end, and has data or a writer again, is another one, or has another writer.
+    """
+    place = _read_before.get(identity)
+    if place is None:
+        return False
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) and place >= 0:
+        return place == _place_of(descriptor, is_over=False)
+    if stat.S_ISFIFO(mode) and place == _AT_END:
+        return _is_at_end(descriptor)
+    return True
+
+
+def _place_of(descriptor: int, *, is_over: bool) -> int:
+    """Return the place that `_read_before` has for an open file."""
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.lseek(descriptor, 0, os.SEEK_CUR)
+    return _AT_END if is_over else -1
+
+
+def _is_at_end(descriptor: int) -> bool:
+    """Return whether a pipe has no data and no writer."""
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    events = dict(poll.poll(0)).get(descriptor, 0)
+    return bool(events & select.POLLHUP) and not events & select.POLLIN
 
 
 def _located(pieces: Iterator[bytes]) -> Iterator[Piece]:

@@ -42,6 +42,10 @@ _REPEATABLE: tuple[type[Any], ...] = (
 _WAYS = ("__iter__", "keys")
 
 
+class Repeatable:
+    """An iterable of ours that gives the same items in each walk."""
+
+
 class StandIn:
     """An iterable of ours that is made for each walk through another thing."""
 
@@ -76,6 +80,8 @@ _lock = threading.Lock()
 def is_repeatable(thing: Any) -> bool:
     """Return whether a thing surely gives all its items in each walk."""
     kind = type(thing)
+    if issubclass(kind, Repeatable):
+        return True
     return any(
         issubclass(kind, known)
         and all(getattr(kind, way, None) is getattr(known, way, None) for way in _WAYS)
@@ -101,6 +107,12 @@ def claim(iterator: Any, used_up: Callable[[], DatasourceError]) -> None:
         is_first = record.walks == 1
     if not is_first:
         raise used_up()
+
+
+def release_dropped() -> None:
+    """Forget things that only we hold, so that they end."""
+    with _lock:
+        _release_dropped()
 
 
 class Walk:

@@ -6,20 +6,18 @@ Equal data gives equal bytes: no time and no file name is written into a gzip he
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import Any, Protocol, cast
 
-from mmgevent.errors import OutputError
+from mmgevent.errors import DatasourceError, OutputError
+from mmgevent.job.compression_modules import how_to_get, module_of
 from mmgevent.job.outputs.destinations import Destination
 
-#: Compressions by the suffix of a file, without its dot.
-SUFFIXES = ("gz", "bz2", "xz", "zst")
+#: Kinds of compression by the suffix of a file, without its dot.
+_KINDS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
+SUFFIXES = tuple(_KINDS)
 
 #: `wbits` of zlib for the format gzip with its largest window.
 _GZIP_BITS = 31
-
-#: Modules that have zstd: that of Python 3.14 and later, and the same for older ones.
-_ZSTD_MODULES = ("compression.zstd", "backports.zstd")
 
 
 class Compressor(Protocol):
@@ -41,7 +39,7 @@ class Compressed:
         """Raise OutputError if this Python cannot compress so."""
         self.name = inner.name
         self._inner = inner
-        self._compressor = open_compressor(compression)
+        self._compressor = open_compressor(compression, inner.name or "results")
         self._is_over = False
 
     def write(self, data: memoryview) -> None:
@@ -68,9 +66,17 @@ def split_suffix(name: str) -> tuple[str, str | None]:
     return (stem, compression) if compression in SUFFIXES else (name, None)
 
 
-def open_compressor(compression: str) -> Compressor:
-    """Return a new compressor. Raise OutputError if its module is not installed."""
-    module = _module_of(compression)
+def open_compressor(compression: str, name: str = "results") -> Compressor:
+    """Return a new compressor. Raise OutputError if its module is missing.
+
+    name: what errors call that which is written.
+    """
+    module = module_of(_KINDS[compression])
+    if module is None:
+        advice = how_to_get(_KINDS[compression])
+        raise OutputError(
+            f"this Python cannot write {name} as {compression}: {advice}, or choose another compression"
+        )
     if compression == "gz":
         return cast(Compressor, module.compressobj(wbits=_GZIP_BITS))
     make = {"bz2": "BZ2Compressor", "xz": "LZMACompressor", "zst": "ZstdCompressor"}[compression]
@@ -81,12 +87,16 @@ def open_to_read(path: str | os.PathLike[str]) -> tuple[Any, tuple[type[Exceptio
     """Open a file, decompressed as its suffix says; it has `peek`.
 
     Also return the exceptions, other than EOFError, that mean that compressed data is damaged.
-    Raise OSError, and OutputError as above.
+    Raise OSError, and DatasourceError if the module is missing.
     """
     compression = split_suffix(os.fspath(path))[1]
     if compression is None:
         return open(path, "rb"), ()
-    module = _module_of(compression)
+    module = module_of(_KINDS[compression])
+    if module is None:
+        raise DatasourceError(
+            f"this Python cannot read {os.fspath(path)}: {how_to_get(_KINDS[compression])}, or decompress the file"
+        )
     damage = {"gz": "error", "bz2": None, "xz": "LZMAError", "zst": "ZstdError"}[compression]
     errors = (OSError, ValueError, *((getattr(module, damage),) if damage else ()))
     if compression == "gz":
@@ -94,18 +104,3 @@ def open_to_read(path: str | os.PathLike[str]) -> tuple[Any, tuple[type[Exceptio
 
         return gzip.open(path, "rb"), errors
     return module.open(path, "rb"), errors
-
-
-def _module_of(compression: str) -> Any:
-    """Import what compresses so: rarely needed, and Python may have been built without it."""
-    names = {"gz": ("zlib",), "bz2": ("bz2",), "xz": ("lzma",), "zst": _ZSTD_MODULES}[compression]
-    for name in names:
-        try:
-            return import_module(name)
-        except ImportError:
-            continue
-    if compression == "zst":
-        raise OutputError(
-            "zstd needs Python 3.14 or the package backports.zstd: pip install 'mmgevent[zstd]', or write .gz"
-        )
-    raise OutputError(f"this Python was built without the module {names[0]}; choose another compression")

@@ -32,6 +32,9 @@ MAX_LINKS = 40
 #: needed.
 MAX_NAMES = 100
 
+#: What the temporary name of a single file begins with.
+TEMPORARY_PREFIX = ".mmg-"
+
 #: Error numbers of open() on file systems without unnamed files.
 _NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
 
@@ -110,12 +113,14 @@ class Replacement:
         *,
         is_new: bool = False,
         before_naming: Callable[[], None] | None = None,
+        temporary_prefix: str = TEMPORARY_PREFIX,
     ):
         """Create it. Raise OSError if that fails, OutputError if `target` cannot be replaced.
 
         `is_new`: it takes nothing over from what is there, and `commit` waits until the data is on
         the disk.
         `before_naming`: called by `commit` when all is written, before the file gets its name.
+        `temporary_prefix`: what its temporary name begins with, if it has one.
         """
         self.name: str | None = name
         self._target = target
@@ -123,6 +128,7 @@ class Replacement:
         self._warn = warn
         self._is_new = is_new
         self._before_naming = before_naming
+        self._temporary_prefix = temporary_prefix
         self._before = None if is_new else _stat_or_none(target)
         if self._before is not None:
             _check_replaceable(name, target, self._before)
@@ -134,7 +140,7 @@ class Replacement:
         #: its bytes, once all is written
         self.size = 0
         if descriptor is None:
-            self._temporary, descriptor = _create_named(self._folder, mode)
+            self._temporary, descriptor = _create_named(self._folder, mode, temporary_prefix)
         self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
 
     def write(self, data: memoryview) -> None:
@@ -155,7 +161,7 @@ class Replacement:
         if self._is_new:
             os.fsync(self._file.fileno())
         if self._temporary is None:
-            self._temporary = _link(self._file, self._folder)
+            self._temporary = _link(self._file, self._folder, self._temporary_prefix)
         self.size = os.fstat(self._file.fileno()).st_size
         file, self._file = self._file, None
         file.close()  # some file systems report a full disk only here
@@ -332,22 +338,22 @@ def _create_unnamed(folder: str, mode: int) -> int | None:
     return None
 
 
-def _create_named(folder: str, mode: int) -> tuple[str, int]:
-    for path in _free_names(folder):
+def _create_named(folder: str, mode: int, prefix: str) -> tuple[str, int]:
+    for path in _free_names(folder, prefix):
         with contextlib.suppress(FileExistsError):
             return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     raise FileExistsError(errno.EEXIST, f"no free name for a temporary file in {folder}")
 
 
-def _free_names(folder: str) -> list[str]:
-    return [os.path.join(folder, f".mmg-{os.urandom(8).hex()}.tmp") for _ in range(MAX_NAMES)]
+def _free_names(folder: str, prefix: str) -> list[str]:
+    return [os.path.join(folder, f"{prefix}{os.urandom(8).hex()}.tmp") for _ in range(MAX_NAMES)]
 
 
-def _link(file: io.FileIO, folder: str) -> str:
+def _link(file: io.FileIO, folder: str, prefix: str) -> str:
     """Give an unnamed file a temporary name in its folder; return the name."""
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for path in _free_names(folder):
+        for path in _free_names(folder, prefix):
             with contextlib.suppress(FileExistsError):
                 # With `src_dir_fd` only, os.link calls linkat() and so follows the link in /proc.
                 os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=at, follow_symlinks=True)

@@ -49,7 +49,9 @@ _OVERWRITE = "--overwrite, overwrite=True"
 
 #: Names of files that a run leaves or may have left.
 _PART = re.compile(r"part-\d{5}\.(tsv|jsonl|csv|pkl|parquet)(\.(gz|bz2|xz|zst))?", re.ASCII)
-_LEFTOVER = re.compile(r"\.mmg-[0-9a-f]{16}\.tmp", re.ASCII)
+#: Of temporary files of folders alone. A run that writes a single file into the folder has others.
+_TEMPORARY_PREFIX = ".mmg-part-"
+_LEFTOVER = re.compile(r"\.mmg-part-[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 class FolderSink(Sink):
@@ -243,7 +245,14 @@ class FolderSink(Sink):
 
     def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Replacement:
         path = os.path.join(self._folder, name)
-        file = Replacement(f"{self._name}{name}", path, self._warn, is_new=True, before_naming=before_naming)
+        file = Replacement(
+            f"{self._name}{name}",
+            path,
+            self._warn,
+            is_new=True,
+            before_naming=before_naming,
+            temporary_prefix=_TEMPORARY_PREFIX,
+        )
         if before_naming is not None:
             self._file = file
         return file

@@ -78,6 +78,8 @@ def _fingerprint(
     try:
         if job is None:
             raise OutputError("it is not known which job the results are of")
+        if job.previous is not None:
+            raise OutputError("it is a job of several stages, which begins anew with its first one")
         if is_ordered:
             raise OutputError("results in order are written at the end, so no part of them is there before")
         if needed:
@@ -98,5 +100,11 @@ def _fingerprint(
 
 def describe_job(job: Job[Any, Any], sort: str | None, top: int | None) -> dict[str, Any]:
     """Return what `_SUCCESS` says of a job."""
-    options = {field.name: getattr(job.options, field.name) for field in dataclasses.fields(job.options)}
-    return {"job": job.name, "options": options, "sort": sort, "top": top}
+    about: dict[str, Any] = {"job": job.name, "options": _options_of(job), "sort": sort, "top": top}
+    if job.previous is not None:
+        about["stages"] = [_options_of(stage) for stage in job.stages]
+    return about
+
+
+def _options_of(job: Job[Any, Any]) -> dict[str, Any]:
+    return {field.name: getattr(job.options, field.name) for field in dataclasses.fields(job.options)}

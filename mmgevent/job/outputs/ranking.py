@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator, Set
 from typing import Any, NamedTuple
 
 from mmgevent.errors import OutputError
+from mmgevent.job.natural_order import PLAIN, find_different, named
 from mmgevent.job.outputs.formats import as_text, short
 
 Record = tuple[Any, Any]
-
-#: Types whose values all have an order among themselves.
-_PLAIN = frozenset((int, str, bytes, bool))
 
 
 class Order(NamedTuple):
@@ -80,7 +78,7 @@ class ResultRanking:
     def _rank(self, record: Record) -> tuple[int, Any]:
         """Return what a record is compared by: whether it is NaN, then key or value."""
         thing = record[self._at]
-        if type(thing) not in _PLAIN and self._is_nan(thing, record[0]):
+        if type(thing) not in PLAIN and self._is_nan(thing, record[0]):
             return (0 if self._order.is_descending else 1), None
         return (1 if self._order.is_descending else 0), thing
 
@@ -94,10 +92,10 @@ class ResultRanking:
     def _is_nan(self, thing: Any, key: Any) -> bool:
         """Return whether a value is NaN or holds one. Raise OutputError for a set."""
         if isinstance(thing, (tuple, list)):
-            return any(type(part) not in _PLAIN and self._is_nan(part, key) for part in thing)
+            return any(type(part) not in PLAIN and self._is_nan(part, key) for part in thing)
         if isinstance(thing, (Set, Counter)):
             raise OutputError(
-                f"cannot sort by {self._order.by}: {_named(thing)}, as of the key {short(key)}, has no place before "
+                f"cannot sort by {self._order.by}: {named(thing)}, as of the key {short(key)}, has no place before "
                 f"or behind another; change it in finishfn"
             )
         try:
@@ -129,9 +127,9 @@ class _Explained:
         try:
             return self._rank < other._rank
         except Exception as error:
-            one, two = _find_different(self._rank[1], other._rank[1])
+            one, two = find_different(self._rank[1], other._rank[1])
             raise OutputError(
-                f"cannot sort by {self._by}: {_named(one)} and {_named(two)} have no order "
+                f"cannot sort by {self._by}: {named(one)} and {named(two)} have no order "
                 f"(keys {short(self._key)} and {short(other._key)}); make them of one kind in finishfn"
             ) from error
 
@@ -170,25 +168,3 @@ def _tie(thing: Any) -> tuple[int, Any]:
         return 3, as_text(thing)
     except Exception:  # its repr() fails: whether that is an error is up to the format
         return 4, kind.__name__
-
-
-def _find_different(one: Any, two: Any) -> tuple[Any, Any]:
-    """Return the parts at which two values differ: the values themselves, or parts of tuples and lists."""
-    while isinstance(one, (tuple, list)) and type(one) is type(two):
-        pair = next(((a, b) for a, b in zip(one, two, strict=False) if not _is_equal(a, b)), None)
-        if pair is None:
-            break
-        one, two = pair
-    return one, two
-
-
-def _is_equal(one: Any, two: Any) -> bool:
-    try:
-        return one is two or bool(one == two)
-    except Exception:  # arrays, say: they are what has no order
-        return False
-
-
-def _named(thing: Any) -> str:
-    name = type(thing).__name__
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

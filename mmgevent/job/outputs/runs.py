@@ -13,6 +13,7 @@ from mmgevent._speedups import estimate_bytes
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.formats import short
 from mmgevent.job.outputs.ranking import Record
+from mmgevent.machine.resources import find_scratch_folder
 
 #: Estimated memory of the records that are pickled together, bytes. A merge holds as many of each run.
 _CHUNK_BYTES = 256 * 1024
@@ -33,7 +34,8 @@ class RunFile:
 
     def __init__(self) -> None:
         with _explained_disk():
-            self._file = tempfile.TemporaryFile(prefix="mmgevent-sort-", buffering=0)  # noqa: SIM115
+            folder = find_scratch_folder()
+            self._file = tempfile.TemporaryFile(prefix="mmgevent-sort-", dir=folder, buffering=0)  # noqa: SIM115
         self._end = 0
 
     def append(self, records: Iterable[Record]) -> Iterator[Extent]:
@@ -90,9 +92,8 @@ def _explained_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        folder = tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp"
         raise OutputError(
-            f"cannot sort the results: a temporary file in {folder} failed ({error.strerror or error}); "
+            f"cannot sort the results: a temporary file in {find_scratch_folder()} failed ({error.strerror or error}); "
             f"set TMPDIR to a folder with more room"
         ) from error
 

@@ -1,6 +1,11 @@
+import os
+
 import pytest
 
 from tests.driver.runners.places import PLACES, parameters
+
+# Spark's processes live for seconds. Without its second compiler a JVM needs half the time until it is quick enough.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 @pytest.fixture(scope="module", params=parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from mmgevent.box import leased
 from tests.ports import free_port
 
 SLOTS = 2
@@ -69,6 +71,12 @@ def standing_ray() -> Iterator[tuple[str, str]]:
             yield f"127.0.0.1:{port}", f"127.0.0.1:{client_port}"
         finally:
             process.send_signal(signal.SIGTERM)  # it ends what it has started
+
+
+def lasting_leases() -> set[str]:
+    """Return the leases of this machine that the next job on Ray would leave."""
+    leased.leases.sweep()
+    return set(glob.glob(os.path.join(tempfile.gettempdir(), f"{leased.PREFIX}*")))
 
 
 def _use_token() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.box import guest
+from mmgevent.box.reports import Report
 from mmgevent.driver.batching import BatchSize, Speed, large_first_size
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
@@ -58,6 +59,30 @@ def test_a_few_tiny_items_are_a_task_for_each_slot(cluster, tasks):
     )
     assert cluster.run(job) == {0: 3334, 1: 3333, 2: 3333}
     assert [(batch.lo, batch.hi, report.mapped_to) for batch, report in tasks] == [(0, 5000, None)] * 2
+
+
+def test_what_a_task_said_that_is_done_again_with_contents_is_told(cluster, monkeypatch, tmp_path):
+    """It is not told again: an executor says a notice once."""
+    (tmp_path / "in.txt").write_text("a b")
+    map_batch, asked = guest.map_batch, []
+
+    def as_on_another_machine(job, code, batch):
+        asked.append(batch.number)
+        if len(asked) > 1:
+            return map_batch(job, code, batch)
+        report = Report(
+            needs_content=True, notices=(("said before", None),), deaths=({"kind": "died", "task": "t"},)
+        )
+        return (report, *([b""] * job.groups))
+
+    monkeypatch.setattr(executors.guest, "map_batch", as_on_another_machine)
+    notices = []
+    job = mmg.Job(mmg.Files(tmp_path / "in.txt"), lambda key, text: [("size", len(text))])
+    handle = cluster.submit(job, on_notice=notices.append)
+    assert handle.result(timeout=60) == {"size": [3]}
+    assert asked == [1, 1]
+    assert any("said before" in text for text in notices)
+    assert [death["task"] for death in handle.deaths()] == ["t"]
 
 
 def sum_all(key, values):

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import zlib
 
 import pytest
@@ -17,7 +18,7 @@ import mmgevent as mmg
 from mmgevent.box.reports import Report
 from mmgevent.driver.runners import spark_errors, spark_tasks
 from tests.driver.runners.places import PLACES
-from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers, wait_until
+from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
 from tests.integration import commands
 from tests.ports import free_port
 
@@ -88,6 +89,24 @@ def test_what_is_no_connect_server_is_told_in_time(monkeypatch):
 
 
 @needs_java
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_what_is_no_master_is_told_in_time(greeting, monkeypatch):
+    """Spark itself asks for a minute, and ends its JVM then."""
+    monkeypatch.setattr("mmgevent.driver.runners.spark_knock.ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+        answer = threading.Thread(target=lambda: held.append(server.accept()[0]) or held[0].send(greeting))
+        answer.start()
+        port = server.getsockname()[1]
+        with pytest.raises(
+            mmg.ConnectError, match=rf"nobody answers at spark://127\.0\.0\.1:{port} .*Spark master"
+        ):
+            mmg.connect(f"spark://127.0.0.1:{port}")
+        answer.join(30)
+        held[0].close()
+
+
+@needs_java
 @pytest.mark.parametrize(
     "where",
     ["spark-local:0", "spark-local:x", "spark://", "sc://127.0.0.1:x", "spark://:7077", "spark://h:70:80"],
@@ -106,6 +125,19 @@ def test_the_line_of_an_error_that_says_what_happened():
     assert spark_errors.explain(RuntimeError(text)) == "ModuleNotFoundError: no such module"
     assert spark_errors.explain(RuntimeError("first\n\tat X")) == "first"
     assert spark_errors.explain(RuntimeError()) == "RuntimeError"
+
+
+def test_an_error_whose_jvm_has_ended_is_told_all_the_same():
+    """An error of Java asks its JVM what it says."""
+
+    class OfJava(Exception):
+        def __str__(self):
+            raise ConnectionRefusedError
+
+    assert spark_errors.explain(OfJava()) == "OfJava, and the JVM of Spark has ended"
+    error = mmg.JobError("x")
+    error.__cause__ = OfJava()
+    assert "the JVM of Spark has ended" in str(spark_errors.unusable(error))
 
 
 def test_a_task_that_failed_stops_all_groups():
@@ -339,7 +371,8 @@ def test_a_standing_cluster_is_not_this_machine_and_may_grow(tmp_path):
         start_worker(3)  # it has none yet, and Spark says 2 then
         assert run_a_job() == "slots 3 local False\n"
         start_worker(2)
-        wait_until(lambda: run_a_job() == "slots 5 local False\n")
+        while (slots := run_a_job()) != "slots 5 local False\n":  # its executor takes seconds to come
+            assert slots == "slots 3 local False\n"
         driver.stdin.close()
         assert driver.wait(60) == 0
 

@@ -465,6 +465,38 @@ def test_time_in_which_our_own_loop_stood_still_is_not_the_peers_silence(monkeyp
     raw.close()
 
 
+def test_a_link_with_frames_left_is_not_silent():
+    """Its turn has not come, so it has not looked whether its peer has sent more."""
+    left = []
+
+    def look():
+        left.append(end.link._is_read_due)
+        for _ in range(3):  # two are one silence, if nothing was read between them
+            end.link.check_heartbeat(heartbeats.SILENCE_S)
+
+    def take_a_turn(frame):
+        if not left:
+            gevent.spawn(look)  # runs behind this turn
+        until = time.monotonic() + 0.003
+        while time.monotonic() < until:
+            pass
+        end.frames.put(frame)
+
+    sock, raw = socket.socketpair()
+    end = End(SocketLink(sock, "busy", heartbeats=False), take_a_turn)
+    raw.sendall(control("enough").encode() * 5)
+    for _ in range(5):
+        end.get()
+    assert left[0]
+    assert not end.reasons
+    while end.link._is_read_due:
+        gevent.sleep(0)
+    end.link.check_heartbeat(heartbeats.SILENCE_S)
+    end.link.check_heartbeat(heartbeats.SILENCE_S)
+    assert end.wait_for_end() == f"silent for {heartbeats.SILENCE_S:g} s"
+    raw.close()
+
+
 def test_a_link_without_heartbeats_may_be_silent(monkeypatch):
     monkeypatch.setattr(heartbeats, "SCAN_S", 0.01)
     monkeypatch.setattr(heartbeats, "SILENCE_S", 0.05)

@@ -123,6 +123,16 @@ def test_a_lone_big_task_is_cut_for_all_idle_slots_once_the_input_has_ended():
     assert len({a.task for a in assigns}) == 4
 
 
+@pytest.mark.parametrize(
+    ("items", "ranges"),
+    [(10, [(0, 4), (4, 10)]), (7, [(0, 7)]), (100, [(0, 24), (24, 48), (48, 72), (72, 100)])],
+)
+def test_a_task_is_cut_between_calls(items, ranges):
+    scheduler, _ = cluster(batches=[items], end=True, rules=JobRules(items_per_call=4))
+    assigns = only(scheduler.add_worker(1, 4, NONE, 0.0), c.Assign)
+    assert [(a.lo, a.hi) for a in assigns] == ranges
+
+
 def test_idle_slots_are_shared_out_by_items():
     scheduler, _ = cluster(batches=[30, 1, 30], end=True)
     assigns = only(scheduler.add_worker(1, 8, NONE, 0.0), c.Assign)

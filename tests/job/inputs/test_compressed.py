@@ -5,6 +5,8 @@ import gzip
 import lzma
 import os
 import random
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -348,14 +350,44 @@ class TestTheParameter:
         path = write(tmp_path / "f", b"BZh9 is how bz2 begins\n")
         assert [text for _, text in Lines(path)] == ["BZh9 is how bz2 begins"]
 
-    def test_a_python_without_zstd_says_what_to_install(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "compression.zstd", None)
-        monkeypatch.setitem(sys.modules, "compression", None)
-        monkeypatch.setitem(sys.modules, "backports.zstd", None)
-        monkeypatch.setitem(sys.modules, "backports", None)
-        path = write(tmp_path / "a.zst", compressed.ZSTD + b"0000")
-        with pytest.raises(DatasourceError, match=r"a.zst is zstd.*install mmgevent\[zstd\]"):
-            Lines(path).check()
+    def test_a_python_without_a_module_says_so_and_reads_the_rest(self, tmp_path):
+        """As Pythons are that were built without libbz2, liblzma and zstd."""
+        gz = write(tmp_path / "a.gz", gzip.compress(b"1\n") + gzip.compress(b"2\n"))
+        others = [
+            write(tmp_path / "b.bz2", bz2.compress(b"1\n")),
+            write(tmp_path / "c.xz", lzma.compress(b"1\n")),
+            write(tmp_path / "d.zst", compressed.ZSTD + b"0000"),
+        ]
+        renamed = [shutil.copy(path, f"{path}.log") for path in others]
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_MODULES, gz, *others, *renamed], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.splitlines()
+        assert said[0] == "['1', '2']"
+        for path, text in zip([*others, *renamed], said[1:], strict=True):
+            kind = {"b": "bz2", "c": "xz", "d": "zstd"}[os.path.basename(path)[0]]
+            assert text.startswith(f"{path} is {kind}, which this Python cannot read: it "), text
+            wanted = {"bz2": "the module bz2;", "xz": "the module lzma;", "zstd": "install 'mmgevent[zstd]'"}
+            assert wanted[kind] in text
+
+
+#: Reads files in a Python without some modules: those that say so before a job first
+WITHOUT_MODULES = """
+import sys
+for name in ("_bz2", "_lzma", "compression.bz2", "compression.lzma", "compression.zstd", "backports.zstd"):
+    sys.modules[name] = None
+from mmgevent.errors import DatasourceError
+from mmgevent.job.inputs.lines import Lines
+print([line for _, line in Lines(sys.argv[1])])
+for path in sys.argv[2:]:
+    try:
+        Lines(path).check()
+        assert path.endswith(".log"), path
+        list(Lines(path))
+    except DatasourceError as error:
+        print(error)
+"""
 
 
 def test_what_cannot_be_cut_is_said_once(tmp_path, cuts, caplog):

@@ -1,7 +1,9 @@
 """Standard input, pipes and lists of paths: read once, by the driver, and named."""
 
 import bz2
+import contextlib
 import gzip
+import lzma
 import os
 import random
 import socket
@@ -13,7 +15,7 @@ import pytest
 
 from mmgevent.driver.feeding import Feeder
 from mmgevent.errors import DatasourceError
-from mmgevent.job.inputs import streams
+from mmgevent.job.inputs import compressed, streams
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.sources import check_datasource, is_one_shot, is_safe_to_repeat
@@ -273,3 +275,122 @@ def test_memory_is_bounded_whatever_comes(piped):
     tracemalloc.stop()
     assert n_lines == 400_001
     assert peak < 12 * 2**20
+
+
+class TestDescriptors:
+    @staticmethod
+    def count(descriptor):
+        """Return how many descriptors of this process name the same open file."""
+        wanted, found = os.fstat(descriptor), 0
+        for other in range(256):
+            with contextlib.suppress(OSError):
+                found += os.path.samestat(os.fstat(other), wanted)
+        return found
+
+    def test_a_stream_that_is_refused_is_closed(self):
+        read, write = os.pipe()
+        os.write(write, b"text")
+        os.close(write)
+        try:
+            with pytest.raises(DatasourceError, match="is not gzip"):
+                next(Lines(f"/dev/fd/{read}", compression="gzip").refs())
+            assert self.count(read) == 1
+        finally:
+            os.close(read)
+
+    def test_a_stream_that_cannot_be_read_is_closed(self, tmp_path):
+        folder = os.open(tmp_path, os.O_RDONLY)
+        try:
+            with pytest.raises(DatasourceError, match="cannot read /dev/fd/"):
+                streams.InputStream(f"/dev/fd/{folder}")
+            assert self.count(folder) == 1
+        finally:
+            os.close(folder)
+
+    @pytest.fixture
+    def numbered(self, monkeypatch):
+        """Let every stream have one inode number, as another pipe has that is made when one is gone."""
+        monkeypatch.setattr(streams, "_identity_of", lambda path: (1, 2))
+        monkeypatch.setattr(streams, "_read_before", {})
+
+    def test_another_pipe_may_have_the_number_of_one_that_was_read(self, numbered, piped):
+        first, second = piped(b"a\n"), piped(b"b\n")
+        assert [line for _, line in Lines(first)] == ["a"]
+        for _ in range(2):
+            check_datasource(Lines(second))
+        assert [line for _, line in Lines(second)] == ["b"]
+        for path in (first, second):
+            with pytest.raises(DatasourceError, match="was read before"):
+                check_datasource(Lines(path))
+            with pytest.raises(DatasourceError, match="was read before"):
+                list(Lines(path))
+
+    def test_what_was_left_before_its_end_is_refused(self, piped, monkeypatch):
+        monkeypatch.setattr(streams, "LINES_BYTES", 1)
+        monkeypatch.setattr(streams, "READ_BYTES", 100)
+        path = piped(b"a\n" * 1000)
+        refs = Lines(path).refs()
+        next(refs)
+        for _ in range(2):  # while it is read, and when it was left
+            with pytest.raises(DatasourceError, match="was read before"):
+                check_datasource(Lines(path))
+            refs.close()
+        os.read(int(path.rpartition("/")[2]), 10_000)
+
+    def test_an_open_file_is_read_again_once_it_was_moved(self, tmp_path):
+        (tmp_path / "f").write_text("a\nb\n")
+        with open(tmp_path / "f", "rb") as file:
+            path = f"/dev/fd/{file.fileno()}"
+            assert [line for _, line in Lines(path)] == ["a", "b"]
+            with pytest.raises(DatasourceError, match="was read before"):
+                check_datasource(Lines(path))
+            os.lseek(file.fileno(), 2, os.SEEK_SET)
+            check_datasource(Lines(path))
+            assert [line for _, line in Lines(path)] == ["b"]
+            with open(tmp_path / "f", "rb") as another:
+                assert [line for _, line in Lines(f"/dev/fd/{another.fileno()}")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_a_reader_waits_for_as_many_bytes_as_show_what_they_are(compress):
+    data = compress(b"BZh text\n")
+    for n_bytes in range(1, len(data)):
+        kinds = {compressed.find_kind(data[:n]) for n in range(n_bytes, len(data) + 1)}
+        assert compressed.is_undecided(data[:n_bytes]) or len(kinds) == 1
+    assert not compressed.is_undecided(b"1\n")
+    assert not compressed.is_undecided(data[:10])
+
+
+def test_lines_do_not_wait_for_the_next_ones():
+    """As with `tail -f`: whoever reads a burst of lines must not wait for the next burst."""
+    read, write = os.pipe()
+    given = []
+    reader = threading.Thread(target=lambda: given.append(feeder.next_batch(speed())), daemon=True)
+    try:
+        feeder = Feeder(Job(Lines(f"/dev/fd/{read}")))
+        os.write(write, b"a\nb\nthe next one is not who")
+        reader.start()
+        reader.join(60)
+        assert [batch.items for _, batch in given] == [1]
+        os.write(write, b"le\n")
+        os.close(write)
+        write = None
+        number, batch = feeder.next_batch(speed())
+        assert (number, batch.items) == (2, 1)
+        assert feeder.next_batch(speed()) is None
+        feeder.close()
+    finally:
+        if write is not None:
+            os.close(write)  # ends a reader that waits
+        reader.join()
+        os.close(read)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+def test_text_in_another_encoding_is_named_as_such_in_a_compressed_stream(compress, piped):
+    path = piped(compress(b"a\n\xff\n"))
+    with pytest.raises(DatasourceError, match=rf"{path}: byte 2 is not utf-8 .*pass the right encoding="):
+        list(Lines(path))
+    path = piped(compress(b"a\n\xff\n"))
+    with pytest.raises(DatasourceError, match=r"it is \w+; leave out compression=None"):
+        list(Lines(path, compression=None))

@@ -126,11 +126,22 @@ def test_compressed_results_do_not_go_to_a_terminal():
         os.close(master)
 
 
-def test_a_python_without_zstd_says_what_to_install(monkeypatch, tmp_path):
-    for name in ("compression.zstd", "backports.zstd"):
+@pytest.mark.parametrize(
+    ("suffix", "names", "says"),
+    [
+        ("zst", ["compression.zstd", "backports.zstd"], r"pip install 'mmgevent\[zstd\]'"),
+        ("bz2", ["bz2"], "the module bz2;"),
+        ("xz", ["lzma"], "the module lzma;"),
+    ],
+)
+def test_a_python_without_a_module_says_what_to_do(suffix, names, says, monkeypatch, tmp_path):
+    for name in names:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(OutputError, match=r"pip install 'mmgevent\[zstd\]'"):
-        open_compressor("zst")
-    with pytest.raises(OutputError, match="zstd"):
-        open_sink(tmp_path / "out.tsv.zst")
+    with pytest.raises(OutputError, match=says):
+        open_compressor(suffix)
+    with pytest.raises(OutputError, match=says):
+        open_sink(tmp_path / f"out.tsv.{suffix}")
     assert os.listdir(tmp_path) == []
+    (tmp_path / f"in.pkl.{suffix}").write_bytes(b"")
+    with pytest.raises(DatasourceError, match=rf"cannot read .*in\.pkl\.{suffix}: .*{says}"):
+        list(load(tmp_path / f"in.pkl.{suffix}"))

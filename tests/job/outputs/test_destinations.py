@@ -365,7 +365,7 @@ def test_names_that_are_taken_are_left_alone(tmp_path, either_way, monkeypatch):
     taken = tmp_path / ".mmg-taken.tmp"
     taken.write_text("somebody else's")
     free = str(tmp_path / ".mmg-free.tmp")
-    monkeypatch.setattr(destinations, "_free_names", lambda folder: [str(taken), free])
+    monkeypatch.setattr(destinations, "_free_names", lambda folder, prefix: [str(taken), free])
     write_results(tmp_path / "out")
     assert taken.read_text() == "somebody else's"
     assert sorted(os.listdir(tmp_path)) == [".mmg-taken.tmp", "out"]

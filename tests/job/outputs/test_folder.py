@@ -16,8 +16,10 @@ import time
 import pytest
 
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs import destinations
 from mmgevent.job.outputs import folder as folders
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.outputs.order import choose_order, put_in_order
 from tests.effort import share_of
 
 #: Writes so many records into parts of a few records each, and prints once it has begun.
@@ -96,10 +98,29 @@ def test_overwriting_removes_what_is_ours_and_nothing_else(tmp_path):
     foreign = ["notes.txt", "part-1.tsv", "part-00000.tsv.bak", "part-00000.xml", "_success", ".mmg-lock2"]
     for name in foreign:
         (tmp_path / name).write_text("mine")
-    (tmp_path / ".mmg-0123456789abcdef.tmp").write_text("left by a killed run")
+    (tmp_path / ".mmg-part-0123456789abcdef.tmp").write_text("left by a killed run")
     write(tmp_path, [("new", 1)], format="jsonl", overwrite=True)
     assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "_SUCCESS", "part-00000.jsonl"])
     assert {(tmp_path / name).read_text() for name in foreign} == {"mine"}
+
+
+def test_parts_of_sorted_results_that_exceed_memory_are_in_order_one_after_another(tmp_path):
+    records = [(i * 7919 % 5000, "x" * 20) for i in range(5000)]
+    write(tmp_path, put_in_order(records, choose_order("key", None), 40_000), part_bytes=5000)
+    assert len(check_complete(tmp_path)["parts"]) > 20
+    assert [int(line.partition("\t")[0]) for line in read(tmp_path)] == list(range(5000))
+
+
+def test_the_temporary_file_of_another_run_that_writes_a_file_there_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(destinations, "_create_unnamed", lambda folder, mode: None)
+    with open_output(tmp_path / "single.tsv") as single:
+        single.write("key", 1)
+        (temporary,) = os.listdir(tmp_path)
+        with pytest.raises(OutputError, match="the folder is not empty"):
+            open_output(f"{tmp_path}/")
+        write(tmp_path, [(1, "part")], overwrite=True)
+        assert sorted(os.listdir(tmp_path)) == [temporary, "_SUCCESS", "part-00000.tsv"]
+    assert (tmp_path / "single.tsv").read_text() == "key\t1\n"
 
 
 def test_old_results_stay_whole_until_the_first_new_part_is(tmp_path):
@@ -208,12 +229,12 @@ def test_a_full_disk_leaves_no_success_and_no_half_part(tmp_path):
     assert "_SUCCESS" not in os.listdir(tmp_path / "more")
 
 
-def kill_at_random(path, draw, value):
-    """Kill a writer at a random moment; return whether it was killed."""
+def kill_at_random(path, draw, value, within_s):
+    """Kill a writer at a random moment within a time; return whether it was killed before its end."""
     arguments = [sys.executable, "-c", WRITER, f"{path}/", str(RECORDS), value]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        time.sleep(draw.random() * 0.12)  # the moment is what is drawn; nothing waits for it
+        time.sleep(draw.random() * within_s)  # the moment is what is drawn; nothing waits for it
         process.kill()
     return process.returncode == -signal.SIGKILL
 
@@ -236,11 +257,14 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_nothing_that_looks_complet
     draw = random.Random(count)
     path = tmp_path / "out"
     write(path, [(i, "first") for i in range(RECORDS)], part_bytes=100)
-    killed = 0
-    for turn in range(max(6, share_of(count))):
-        killed += kill_at_random(path, draw, f"turn {turn}")
+    turns = max(6, share_of(count))
+    killed, within_s = 0, 0.12
+    while killed < turns:
+        if kill_at_random(path, draw, f"kill {killed}", within_s):
+            killed += 1
+        else:  # it ended first, so the next moments are drawn earlier
+            within_s *= 0.9
         check_after_a_kill(path)
-    assert killed
     subprocess.run(
         [sys.executable, "-c", WRITER, f"{path}/", str(RECORDS), "last"],
         check=True,

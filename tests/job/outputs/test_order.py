@@ -15,6 +15,7 @@ import pytest
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.outputs import order as orders
 from mmgevent.job.outputs.order import ORDERS, choose_order, put_in_order
+from mmgevent.machine import resources
 
 #: Memory so small that a few thousand records are many runs, bytes.
 LITTLE = 40_000
@@ -208,6 +209,19 @@ def test_a_killed_process_leaves_no_file(tmp_path):
     )
     assert ended.returncode == -9
     assert os.listdir(tmp_path) == []
+
+
+def test_without_a_folder_for_temporary_files_memory_is_one(tmp_path, monkeypatch):
+    def fail():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    monkeypatch.setattr(resources, "SHARED_MEMORY_FOLDER", str(tmp_path))
+    assert ordered(records_of(2000), "value", None, LITTLE) == expected(records_of(2000), "value")
+    monkeypatch.setattr(resources, "SHARED_MEMORY_FOLDER", str(tmp_path / "missing"))
+    monkeypatch.setattr(resources, "FIRST_SCRATCH_FOLDER", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match=f"a temporary file in {tmp_path}/gone failed"):
+        ordered(records_of(2000), "value", None, LITTLE)
 
 
 def test_a_disk_that_is_full_is_said_with_what_to_do():
