@@ -43,6 +43,14 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # remote paths
+    Mutation(
+        "calls of a file system that serves one at a time take turns",
+        "job/remote/systems.py",
+        'if getattr(system, "async_impl", False):',
+        "if True:",
+        ("job/remote/test_ssh_servers.py::test_calls_take_turns_where_only_one_is_served",),
+    ),
     # sorted values
     Mutation(
         "values to be sorted are not combined before",
