@@ -43,6 +43,21 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # remote outputs
+    Mutation(
+        "_SUCCESS of old results goes before anything is sent",
+        "job/outputs/remote_folder.py",
+        "        if self._has_success:",
+        "        if False:",
+        ("job/outputs/test_remote.py::test_success_is_sent_last_and_removed_first",),
+    ),
+    Mutation(
+        "a remote output is sent when it is whole, and dropped otherwise",
+        "job/outputs/remote_objects.py",
+        "        file, self._file = self._file, None\n",
+        "        self.commit() if self._file is not None else None\n        file, self._file = self._file, None\n",
+        ("job/outputs/test_remote.py::test_an_object_appears_when_it_is_whole",),
+    ),
     # remote paths
     Mutation(
         "calls of a file system that serves one at a time take turns",

@@ -40,6 +40,8 @@ _MAX_TEXT_CHARS = 200
 #: Parts of names of exceptions that mean that credentials are missing or wrong.
 _CREDENTIAL_WORDS = ("Credential", "Authentication", "Token", "Forbidden")
 
+_ADVICE = "credentials come from the environment, and --pass-env NAME passes them to executors elsewhere"
+
 #: Schemes of ssh servers.
 _SSH_SCHEMES = frozenset({"sftp", "ssh"})
 
@@ -140,18 +142,15 @@ def _before_path(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def explain(error: BaseException) -> str:
-    """Return what an error of a file system means, in one line."""
+def explain(error: BaseException, advice: str = _ADVICE) -> str:
+    """Return what an error of a file system means, in one line. advice: about credentials."""
     name, text = type(error).__name__, _text_of(error)
     if isinstance(error, (RemoteError, TooLateError)):
         return text
     if isinstance(error, FileNotFoundError):
         return "it does not exist" + (f" ({text})" if "ucket" in text else "")
     if isinstance(error, PermissionError) or any(word in name for word in _CREDENTIAL_WORDS):
-        return (
-            f"no access ({text or name}); credentials come from the environment, and --pass-env NAME passes them to "
-            f"executors elsewhere"
-        )
+        return f"no access ({text or name}); {advice}"
     if isinstance(error, OSError) and error.strerror:
         return without_password(error.strerror)
     return f"{name}: {text}" if text else name
