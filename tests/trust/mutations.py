@@ -43,6 +43,22 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # remote inputs
+    Mutation(
+        "each answer of a web server is of the version that was listed",
+        "job/remote/web.py",
+        "    if hash_of(version) != old_hash:",
+        "    if False:",
+        ("job/remote/test_reading.py::test_an_object_that_changes_is_another_one",),
+    ),
+    Mutation(
+        "the list of a folder has a deadline",
+        "job/remote/objects.py",
+        "found = within(LISTING_S, _find, url)",
+        "found = _find(url)",
+        ("job/remote/test_reading.py::test_a_server_that_never_answers_is_given_up",),
+        waits=True,
+    ),
     # remote outputs
     Mutation(
         "_SUCCESS of old results goes before anything is sent",

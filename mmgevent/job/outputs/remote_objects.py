@@ -78,16 +78,26 @@ class RemoteFile:
         self.size = self._file.tell()
         if self._before_naming is not None:
             self._before_naming()
-        limit_s = ANSWER_S + self.size / SLOWEST_BYTES
-        answered(limit_s, self._system, self._system.put_file, self._local, self._path)
-        self.abort()
+        file, limit_s = self._file, ANSWER_S + self.size / SLOWEST_BYTES
+        self._file = None
+
+        def send() -> None:  # one that is given up has the file for as long as it runs
+            try:
+                self._system.put_file(self._local, self._path)
+            finally:
+                self._drop(file)
+
+        answered(limit_s, self._system, send)
 
     def abort(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            file.close()
-            if self._local == self._temporary:
-                os.unlink(self._temporary)
+            self._drop(file)
+
+    def _drop(self, file: io.FileIO) -> None:
+        file.close()
+        if self._local == self._temporary:
+            os.unlink(self._temporary)
 
 
 def open_object(url: str) -> RemoteFile:

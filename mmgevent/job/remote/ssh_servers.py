@@ -22,7 +22,7 @@ _CONNECT_S = 20.0
 _ANSWER_S = 60.0
 
 
-class SshServer(SFTPFileSystem):  # type: ignore[misc] # fsspec has no types
+class SshServer(SFTPFileSystem):
     """fsspec's file system of an ssh server, with known host keys only."""
 
     def _connect(self) -> None:
