@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
@@ -18,6 +18,7 @@ from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState, Progress
 from mmgevent.driver.results import apply_finish
 from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.inline_pieces import MapPiece, end_of_job, mark_nothing
 from mmgevent.driver.runners.runner import Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
@@ -36,7 +37,7 @@ from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_s
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
-from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
+from mmgevent.wire.positions import ALL, MAX_DEPTH, halves_of
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.sinks import Sink
@@ -67,7 +68,7 @@ _SPEED = Speed(items=4000, seconds=1.0)
 def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
-    `sink`: what they are written to one by one; it learns where partitions end.
+    `sink`: it gets the results one by one, and learns where partitions end.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
@@ -144,15 +145,6 @@ class InlineRunner(Runner):
         return self._run.feeder.read_again(places)
 
 
-class _Piece(NamedTuple):
-    """The part of a batch that one task maps."""
-
-    lo: int  #: first entry
-    hi: int  #: one behind the last entry
-    part: Part  #: part of the entry, if there is only one
-    failures: int  #: failures so far that named no item
-
-
 class _InlineRun:
     """One job from its datasource to its records."""
 
@@ -169,7 +161,7 @@ class _InlineRun:
             self._record_bytes = int(options.memory_limit * RECORD_SHARE)
         self._store = JobStore(Memory(min(STORE_BYTES, share_bytes)))
         self._calls = (
-            None if options.items_per_call is None else CallRules(options.items_per_call, _mark_nothing)
+            None if options.items_per_call is None else CallRules(options.items_per_call, mark_nothing)
         )
         self._plain = plain
         self.feeder = Feeder(job, may_restart=False, on_notice=state.notice)
@@ -193,8 +185,8 @@ class _InlineRun:
             self._check_skipped()
             sizes = self._store.partition_sizes()
             sizes.pop(self._partitions, None)  # the items that were set aside
-            made = frozenset(self._state.delivered)
-            sizes = {partition: n_bytes for partition, n_bytes in sizes.items() if partition not in made}
+            for partition in self._state.delivered:
+                sizes.pop(partition, None)
             self.shuffle_bytes = sum(sizes.values())
             for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
@@ -230,12 +222,12 @@ class _InlineRun:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
             self._pass_signal(failure)
-            raise _ended(failure, JobError) from error
+            raise end_of_job(failure, JobError) from error
 
     # The map phase.
 
     def _map_batch(self, number: int, batch: EncodedBatch) -> None:
-        pieces = [_Piece(0, batch.items, ALL, 0)]
+        pieces = [MapPiece(0, batch.items, ALL, 0)]
         while pieces:
             piece = pieces.pop()
             attempt, skip, named = 0, set[int](), Counter[int]()
@@ -278,7 +270,7 @@ class _InlineRun:
                     break
 
     def _try_map(
-        self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
+        self, attempt: int, batch: EncodedBatch, piece: MapPiece, skip: Collection[int], skipping: Skipping
     ) -> TaskStats:
         return run_map(
             self._functions,
@@ -286,7 +278,7 @@ class _InlineRun:
             partitions=self._partitions,
             memory_bytes=self._record_bytes,
             emit=lambda flush: self._keep(attempt, flush),
-            mark=_mark_nothing,
+            mark=mark_nothing,
             first_index=piece.lo,
             skip=skip,
             part=piece.part,
@@ -302,7 +294,7 @@ class _InlineRun:
             if not self._store.stage(attempt, flush[start : start + BLOCK_BYTES]):
                 self._store.write_pending()
 
-    def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
+    def _halves(self, piece: MapPiece, failure: TaskFailure, has_refs: bool) -> list[MapPiece]:
         """Halve a piece that failed without naming an item.
 
         Raises JobError if it cannot be cut, or nothing may be set aside.
@@ -311,15 +303,15 @@ class _InlineRun:
             retries = self._job.options.retries  # they are used up: from now on each failure counts
             middle = (piece.lo + piece.hi) // 2
             if middle > piece.lo:
-                return [_Piece(piece.lo, middle, ALL, retries), _Piece(middle, piece.hi, ALL, retries)]
+                return [MapPiece(piece.lo, middle, ALL, retries), MapPiece(middle, piece.hi, ALL, retries)]
             if has_refs and piece.part[1] < MAX_DEPTH:
-                return [_Piece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
-        raise _ended(failure, JobError)
+                return [MapPiece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
+        raise end_of_job(failure, JobError)
 
     def _skip(self, batch: int, failure: TaskFailure) -> None:
         """Set an item aside, or end the job if none may be."""
         if not self._job.options.max_skipped:
-            raise _ended(failure, JobError)
+            raise end_of_job(failure, JobError)
         self._skipped_count += 1
         self._item_count += 1
         assert failure.item is not None
@@ -349,7 +341,7 @@ class _InlineRun:
         """Return the error that ends the job: this failure is one more than allowed."""
         known = max(self._item_count, self._skipped_count)
         failure.failure = advise_on_skips(failure.failure, known, self._job.options.max_skipped)
-        return _ended(failure, TooManySkippedError)
+        return end_of_job(failure, TooManySkippedError)
 
     def _check_skipped(self) -> None:
         """End the job if too many items were set aside, now that all are counted."""
@@ -376,7 +368,7 @@ class _InlineRun:
             partitions=self._partitions,
             memory_bytes=self._record_bytes,
             emit=flushes.append,
-            mark=_mark_nothing,
+            mark=mark_nothing,
             plain=self._plain,
         )
         return flushes
@@ -390,7 +382,7 @@ class _InlineRun:
                 last = failure
         if self._job.options.max_skipped:
             last.failure = advise_on_reduce(last.failure)
-        raise _ended(last, JobError)
+        raise end_of_job(last, JobError)
 
     def _pass_signal(self, failure: TaskFailure) -> None:
         """Raise again what a signal raised under a function: it is no failure of the function."""
@@ -406,14 +398,3 @@ class _InlineRun:
             while len(buffer) >= SEGMENT_HEADER_BYTES and len(buffer) >= (size := segment_size(buffer)):
                 yield bytes(memoryview(buffer)[:size])
                 del buffer[:size]
-
-
-def _mark_nothing(index: int, key: Any) -> None:
-    pass
-
-
-def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
-    """Return the error that ends the job, with the user's exception as its cause."""
-    ended = error.from_failure(failure.failure)
-    ended.__cause__ = failure.__cause__
-    return ended
