@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mmgevent.job.inputs.files import Files
     from mmgevent.job.inputs.json_lines import JsonLines
     from mmgevent.job.inputs.lines import Lines
+    from mmgevent.job.inputs.parquet import Parquet
     from mmgevent.job.inputs.tables import Csv
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.formats import load
@@ -85,6 +86,7 @@ __all__ = [
     "NotKept",
     "OptionError",
     "OutputError",
+    "Parquet",
     "PasswordError",
     "ShippingError",
     "StartError",
@@ -112,6 +114,7 @@ _HOMES = {
     "LocalCluster": "driver.local_cluster",
     "Node": "driver.node",
     "NotKept": "driver.set_aside",
+    "Parquet": "job.inputs.parquet",
     "connect": "driver.connecting",
     "load": "job.outputs.formats",
     "__version__": "wire.hello",

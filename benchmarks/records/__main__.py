@@ -1,6 +1,7 @@
-"""Measure records of files beside the program by hand: CSV, JSON lines, records of bytes.
+"""Measure records of files beside the program by hand: CSV, JSON lines, Parquet, records of bytes.
 
     $ python -m benchmarks.records --size 64MB --kinds csv,jsonl --rounds 5
+    $ python -m benchmarks.records --size 256MB --kinds parquet,parquet-arrow
 
 Both programs read the same 16 files. mmgevent also reads all of it as one file, which the program
 by hand cannot share out. Runs take turns; the ratio is that of two runs of one round.
@@ -28,6 +29,8 @@ from mmgevent.job.options import parse_size
 HERE = Path(__file__).parent
 FILES = 16
 KINDS = ("csv", "csv-tuples", "jsonl", "bytes")
+#: Those that need pyarrow, as rows and as tables.
+MORE_KINDS = ("parquet", "parquet-arrow")
 REGIONS = [f"region {i:02}" for i in range(50)]
 WORDS = [
     "the",
@@ -76,6 +79,12 @@ def make_files(kind: str, size_bytes: int) -> tuple[Path, Path]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     source = rows()
+    if kind in MORE_KINDS:
+        from benchmarks.records.parquet_files import write_files  # pyarrow may not be installed
+
+        write_files(many, making / "all", FILES, size_bytes, source)
+        making.rename(one)
+        return many, one
     with open(making / "all", "wb") as whole:
         for number in range(FILES):
             path = many / f"{number:02}"
@@ -168,7 +177,11 @@ def run_kind(kind: str, given: argparse.Namespace) -> list[list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.records", description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="64MB", type=parse_size, help="of each kind (default 64MB)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="which (default %(default)s)")
+    parser.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        help=f"which; {', '.join(MORE_KINDS)} need pyarrow (default %(default)s)",
+    )
     parser.add_argument("--rounds", default=5, type=int, help="runs of each program (%(default)s)")
     parser.add_argument("--procs", default=2, type=int, help="processes that map (%(default)s)")
     given = parser.parse_args()

@@ -7,7 +7,13 @@ import json
 import multiprocessing
 import sys
 
-from benchmarks.records.maps import RECORD_BYTES, amount_of_bytes, amount_of_dict, amount_of_tuple
+from benchmarks.records.maps import (
+    RECORD_BYTES,
+    amount_of_bytes,
+    amount_of_dict,
+    amount_of_table,
+    amount_of_tuple,
+)
 from benchmarks.works import paths_of
 
 
@@ -45,7 +51,15 @@ KINDS = {
     "csv-tuples": (read_tuples, amount_of_tuple),
     "jsonl": (read_json, amount_of_dict),
     "bytes": (read_bytes, amount_of_bytes),
+    "parquet": (lambda path: of_parquet("read_rows")(path), amount_of_dict),
+    "parquet-arrow": (lambda path: of_parquet("read_tables")(path), amount_of_table),
 }
+
+
+def of_parquet(name):
+    from benchmarks.records import parquet_files  # pyarrow may not be installed
+
+    return getattr(parquet_files, name)
 
 
 def sums_of(kind, path):
@@ -59,6 +73,8 @@ def sums_of(kind, path):
 
 def main():
     kind, folder, output, procs = sys.argv[1:]
+    if kind.startswith("parquet"):
+        of_parquet("read_rows")  # imported once, before the fork
     total = {}
     with multiprocessing.Pool(int(procs)) as pool:
         for sums in pool.imap_unordered(functools.partial(sums_of, kind), paths_of(folder)):

@@ -15,3 +15,8 @@ def amount_of_tuple(place, row):
 
 def amount_of_bytes(place, record):
     yield record[:24], int.from_bytes(record[24:], "little")
+
+
+def amount_of_table(place, table):
+    sums = table.group_by("region").aggregate([("amount", "sum")])
+    yield from zip(sums["region"].to_pylist(), sums["amount_sum"].to_pylist(), strict=True)

@@ -366,6 +366,11 @@ class Job(Generic[K, V]):
         _ = self.finish_form
         for path in self.options.py_files:
             check_py_file(path)
+        for name in self.options.pass_env:
+            if name not in os.environ:
+                raise OptionError(
+                    f"option pass_env: the environment variable {name} is not set here; set it, or do not pass it"
+                )
         if self._is_used[0]:
             raise sources.used_up(self.datasource)
         sources.check_datasource(self.datasource)

@@ -7,7 +7,6 @@ parts, only the items of one part are given.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from mmgevent.job.inputs.refs import ContentNeeded, Ref, Unreadable
@@ -75,18 +74,19 @@ class TaskItems:
             return
         self.mark(whole, key)  # until its first item is read
         position = position_of(entry)
-        units = self._units(whole, key, ref)
+        units = self._units(whole, key, ref.units)
         if self._part != ALL:
             # Counted first: a compressed file may have more items than memory has room for.
-            low, high = range_of(self._part, sum(1 for _ in units))
+            count = sum(1 for _ in units) if ref.unit_count is None else ref.unit_count
+            low, high = range_of(self._part, count)
             position += low
-            units = islice(self._units(whole, key, ref), low, high)
+            units = self._units(whole, key, lambda: ref.units_between(low, high))
         self.key = key
-        count = self.count
+        given = self.count
         for item_key, value in units:
             if not skip or position not in skip:
-                count += 1
-                self.count = count
+                given += 1
+                self.count = given
                 self.position = position
                 self.key = item_key
                 if type(value) is Unreadable:
@@ -95,9 +95,11 @@ class TaskItems:
                     yield position, item_key, value
             position += 1
 
-    def _units(self, whole: int, key: Any, ref: Ref) -> Iterator[tuple[Any, Any]]:
+    def _units(
+        self, whole: int, key: Any, units: Callable[[], Iterator[tuple[Any, Any]]]
+    ) -> Iterator[tuple[Any, Any]]:
         try:
-            yield from ref.units()
+            yield from units()
         except (ContentNeeded, GeneratorExit):
             raise
         except MemoryError as error:

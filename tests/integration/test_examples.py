@@ -39,6 +39,7 @@ TESTED = {
     "kmeans.py": "test_kmeans_finds_the_centres_of_a_plain_loop",
     "masterless.py": "test_node_examples:test_masterless_processes_count_for_one_another",
     "pagerank.py": "test_pagerank_ranks_pages_as_a_plain_loop_does",
+    "parquet_groupby.py": "test_parquet_groupby_adds_up_its_own_input_and_files_that_are_named",
     "repl.py": "test_node_examples:test_repl_answers_lines_of_a_pipe_and_survives_what_fails",
     "sales_csv.py": "test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside",
     "sessions.py": "test_sessions_are_cut_in_the_order_of_time",
@@ -185,6 +186,18 @@ def test_sales_csv_adds_up_by_region_and_month_and_sets_bad_rows_aside(commands,
     ]
     assert f"{one}: the row at byte" in ended.stderr
     assert "has 2 fields, and the header 4" in ended.stderr
+
+
+def test_parquet_groupby_adds_up_its_own_input_and_files_that_are_named(commands, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ended = commands.run("run", "--procs", "2", EXAMPLES / "parquet_groupby.py")
+    assert ended.returncode == 0, ended
+    assert sorted(ended.stdout.splitlines()) == ["east\t1500500", "north\t1498500", "south\t1499500"]
+    parquet.write_table(pyarrow.table({"place": ["x"], "amount": [1]}), tmp_path / "wrong.parquet")
+    ended = commands.run("run", EXAMPLES / "parquet_groupby.py", tmp_path / "wrong.parquet")
+    assert ended.returncode == 2, ended
+    assert "has no column 'region'; it has 'place', 'amount'" in ended.stderr
 
 
 def test_sessions_are_cut_in_the_order_of_time(commands, tmp_path):

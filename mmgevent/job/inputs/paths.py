@@ -16,6 +16,7 @@ import fnmatch
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from mmgevent.errors import DatasourceError
@@ -62,6 +63,12 @@ def check_paths(paths: tuple[str, ...]) -> list[str]:
             raise _no_match(path)
         files.append(file)
     return files
+
+
+def some_files(paths: tuple[str, ...], count: int) -> Iterator[str]:
+    """Yield files of each path, at most `count` of a path, as they come."""
+    for path in paths:
+        yield from islice(_expand(path, _LeftOut()), count)
 
 
 def find_files(paths: tuple[str, ...], *, warns: bool = True) -> Iterator[str]:

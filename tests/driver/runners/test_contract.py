@@ -178,6 +178,32 @@ def test_records_of_files_are_read_and_broken_ones_set_aside(cluster, tmp_path):
     assert {failure["item_key"] for failure in handle.skipped()} == broken
 
 
+def test_parquet_is_read_and_a_broken_row_group_set_aside(cluster, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"n": list(range(100)), "kind": [f"kind {i % 3}" for i in range(100)]})
+    good, bad = str(tmp_path / "good.parquet"), str(tmp_path / "bad.parquet")
+    for path in (good, bad):
+        parquet.write_table(table, path, row_group_size=20, use_dictionary=False, write_page_checksum=True)
+    chunk = parquet.read_metadata(bad).row_group(3).column(0)
+    with open(bad, "r+b") as file:
+        file.seek(chunk.data_page_offset)
+        file.write(b"\xff" * chunk.total_compressed_size)
+    handle = cluster.submit(
+        mmg.Job(
+            mmg.Parquet(good, bad) + mmg.Parquet(good, columns=["n"], as_="arrow"),
+            lambda place, item: (
+                [("row", item["n"])] if isinstance(item, dict) else [("table", sum(item["n"].to_pylist()))]
+            ),
+            add,
+            max_skipped=1,
+        )
+    )
+    total = sum(range(100))
+    assert handle.result() == {"row": 2 * total - sum(range(60, 80)), "table": total}
+    assert [failure["key"] for failure in handle.skipped()] == [repr((bad, 60))]
+
+
 def test_compressed_files_and_streams_are_read(cluster, tmp_path):
     """Those of one member, those that are cut, and what the driver alone can read."""
     text = "".join(f"{i % 7} {i}\n" for i in range(2000)).encode()
