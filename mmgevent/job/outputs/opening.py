@@ -48,7 +48,9 @@ def open_output(
     from mmgevent.job.outputs.folder import PART_BYTES, FolderSink  # rarely needed
 
     if overwrite and resume:
-        raise OutputError("--resume keeps the results of a folder, and --overwrite replaces them: leave one away")
+        raise OutputError(
+            "--resume keeps the results of a folder, and --overwrite replaces them: leave one away"
+        )
     chosen = choose_format(None, format)
     encode, header = make_encoder(chosen, columns)
     if job is not None:
