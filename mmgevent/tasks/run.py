@@ -70,10 +70,10 @@ def run_map(
         The encoded copy of a flush, the input and the functions' own objects come on top.
     emit: called as `emit(flush)` with the bytes of each flush.
     mark: called as `mark(position, key)` before each item.
-    first_index, skip: index of the first entry, from which positions count; positions to leave out.
+    first_index, skip: index of the first entry, from which positions count; those to leave out.
     map_items: see `mapping.MapItems`; maps several items at once, and calls `mark` itself.
-    mark_flush: called with None before a flush of several items, and behind it with the position of
-        the last, or None for a call of several.
+    mark_flush: called with None before a flush of several items' records, and with the position of
+        the last item when that continues, or None for a call of several.
     part: which part of a single entry to map.
     skipping, decode: what to do about items that fail (None: the task ends), `items` once more.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
