@@ -65,14 +65,14 @@ MUTATIONS = [
         "job/outputs/remote_folder.py",
         "        if self._has_success:",
         "        if False:",
-        ("job/outputs/test_remote.py::test_success_is_sent_last_and_removed_first",),
+        ("job/outputs/test_object_stores.py::test_success_is_sent_last_and_removed_first",),
     ),
     Mutation(
         "a remote output is sent when it is whole, and dropped otherwise",
         "job/outputs/remote_objects.py",
         "        file, self._file = self._file, None\n",
         "        self.commit() if self._file is not None else None\n        file, self._file = self._file, None\n",
-        ("job/outputs/test_remote.py::test_an_object_appears_when_it_is_whole",),
+        ("job/outputs/test_object_stores.py::test_an_object_appears_when_it_is_whole",),
     ),
     # remote paths
     Mutation(

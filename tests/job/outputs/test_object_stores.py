@@ -11,6 +11,7 @@ import mmgevent as mmg
 from mmgevent.driver.runners.inline_cluster import InlineCluster
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.remote import systems
 from tests.integration.commands import Commands
 from tests.job.remote.test_stores import running_s3
 
@@ -182,6 +183,7 @@ def test_results_go_to_s3(tmp_path, monkeypatch):
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(systems, "_systems", {})  # those of other servers
         monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
         system = s3fs.S3FileSystem()
         system.mkdir("out")
