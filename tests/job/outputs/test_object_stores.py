@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import threading
 import uuid
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent.driver.runners.inline_cluster import InlineCluster
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs import remote_objects
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.remote import systems
 from tests.integration.commands import Commands
@@ -18,6 +20,7 @@ from tests.job.remote.test_stores import running_s3
 fsspec = pytest.importorskip("fsspec")
 
 PART_BYTES = 64
+WAIT_S = 30.0
 
 JOB = """
 import os
@@ -131,6 +134,30 @@ def test_a_part_that_cannot_be_sent_is_named(memory, monkeypatch):
     with pytest.raises(OutputError, match=rf"^cannot write memory:/{folder}/x\.tsv: no access"):
         fill(f"memory:/{folder}/x.tsv")
     assert names(system, folder) == []
+
+
+def test_a_store_that_never_answers_is_given_up(memory, monkeypatch):
+    system, folder = memory
+    goes_on, own = threading.Event(), type(system).put_file
+    has_ended = threading.Event()
+
+    def wait(self, local, path, **options):
+        goes_on.wait()
+        own(self, local, path, **options)
+        has_ended.set()
+
+    sink = open_output(f"memory:/{folder}/x.tsv")
+    monkeypatch.setattr(remote_objects, "ANSWER_S", 0.2)
+    with monkeypatch.context() as blocked:
+        blocked.setattr(type(system), "put_file", wait)
+        with (
+            pytest.raises(OutputError, match=rf"cannot write memory:/{folder}/x\.tsv: no answer in 0\.2"),
+            sink,
+        ):
+            sink.write("a", 1)
+        goes_on.set()
+        assert has_ended.wait(WAIT_S)  # the call that was given up has the file that it was made for
+    assert system.cat_file(f"{folder}/x.tsv") == b"a\t1\n"
 
 
 def test_what_cannot_be_written_is_refused_at_once(memory):
