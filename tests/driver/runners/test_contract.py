@@ -229,6 +229,20 @@ def test_rows_of_a_database_are_read_and_a_broken_range_set_aside(cluster, tmp_p
     with pytest.raises(mmg.JobError, match=r"id >= 40 and id < 50 cannot be read: OperationalError: "):
         cluster.run(mmg.Job(queries[1], by_rest, add))
 
+    def takes(key, row):
+        n = row.pop("n")
+        if n == 33:
+            raise ValueError("33")
+        return [(0, 1)]
+
+    handle = cluster.submit(mmg.Job(queries[0], takes, add, retries=1, max_skipped=1))
+    assert handle.result() == {0: 100}
+    assert list(handle.skipped_items()) == [(33, {"id": 33, "n": 33})]
+    with sqlite3.connect(path) as changed:
+        changed.execute("DELETE FROM numbers WHERE id > 3")
+    changed.close()
+    assert cluster.run(mmg.Job(queries[0], by_rest, add)) == {0: 3, 1: 1, 2: 2, "none": 7}
+
 
 def test_compressed_files_and_streams_are_read(cluster, tmp_path):
     """Those of one member, those that are cut, and what the driver alone can read."""
