@@ -95,9 +95,7 @@ class Statement:
         bounds: dict[str, int] = {}
         if span.low is not None and span.high is not None:
             marks = self._marks((low, high))
-            condition = (
-                f"{self.key} >= {marks[0]} AND {self.key} {'<=' if span.is_last else '<'} {marks[1]} ORDER BY {self.key}"
-            )
+            condition = f"{self.key} >= {marks[0]} AND {self.key} {'<=' if span.is_last else '<'} {marks[1]} ORDER BY {self.key}"
             bounds = {low: span.low, high: span.high}
         what = f"{self.shown()}: {span.describe(self.key)} cannot be read"
         advice = "submit again, or set max_skipped to set the range aside"
@@ -142,7 +140,7 @@ class Statement:
     ) -> Any:
         """Return a cursor that has executed a statement about the rows."""
         sql = self.sql.strip().rstrip(";")
-        if self.parameters is None and bounds and self.paramstyle in ("format", "pyformat"):
+        if bounds and not self.parameters and self.paramstyle in ("format", "pyformat"):
             sql = sql.replace("%", "%%")  # without parameters % is a character, and with our two it is not
         # a comment may end the statement; not all databases know AS here
         statement = f"SELECT {what} FROM (\n{sql}\n) {_ALIAS}" + (condition and f" WHERE {condition}")
@@ -201,9 +199,7 @@ def explained(what: str, advice: str) -> Iterator[None]:
     """Turn whatever a database raises into one sentence."""
     try:
         yield
-    except DatasourceError:
-        raise
-    except MemoryError:
+    except (DatasourceError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
         raise DatasourceError(f"{what}: {type(error).__name__}: {first_line(error)}; {advice}") from error

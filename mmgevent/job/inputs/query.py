@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -64,6 +65,16 @@ class QueryRef(Ref):
     token: str
     statement: Statement
     span: Span
+    #: None in a process that does not have the functions of the job
+    connector: Connector | None
+
+    @classmethod
+    def of(cls, token: str, statement: Statement, span: Span) -> QueryRef:
+        shown = statement.shown()
+        return cls(shown, shown, 0, 0, 0, "", "", "", token, statement, span, _connectors.get(token))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QueryRef.of, (self.token, self.statement, self.span)
 
     @property
     def key(self) -> str:
@@ -82,8 +93,8 @@ class QueryRef(Ref):
         return self.units() if high > low else iter(())
 
     def units(self) -> Iterator[tuple[Any, Any]]:
-        connector = _connectors[self.token]
-        with open_connection(connector.connect, f"{self.path}: {self.key}") as connection:
+        assert self.connector is not None  # it came with the functions
+        with open_connection(self.connector.connect, f"{self.path}: {self.key}") as connection:
             yield from self.statement.rows(connection, self.span)
 
     def with_content(self) -> QueryRef:
@@ -135,8 +146,7 @@ class Query(Source):
             low = statement.bound(connection, "MIN")
             high = None if low is None else statement.bound(connection, "MAX")
         for span in cut_spans(low, high, self.ranges):
-            shown = statement.shown()
-            yield QueryRef(shown, shown, 0, 0, 0, "", "", "", self._connector.token, statement, span)
+            yield QueryRef.of(self._connector.token, statement, span)
 
     def check(self) -> None:
         self._check_arguments()
@@ -157,7 +167,9 @@ class Query(Source):
                 f"digits and _ as the database does: key='\"the id\"'"
             )
         parameters = self.parameters
-        if isinstance(parameters, (str, bytes)) or not isinstance(parameters, (Sequence, Mapping, type(None))):
+        if isinstance(parameters, (str, bytes)) or not isinstance(
+            parameters, (Sequence, Mapping, type(None))
+        ):
             raise DatasourceError(
                 f"parameters is a {type(parameters).__name__}; it is a sequence or a mapping, as the statement names them"
             )
@@ -197,7 +209,7 @@ def cut_spans(low: int | None, high: int | None, count: int) -> Iterator[Span]:
     if low is not None and high is not None:
         count = min(count, high - low + 1)
         starts = [low + (high - low + 1) * number // count for number in range(count)]
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             yield Span(start, end)
         yield Span(starts[-1], high, is_last=True)
     yield Span()
