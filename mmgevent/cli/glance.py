@@ -147,7 +147,7 @@ def _forecast(job: Job[Any, Any], glance: Glance, executors: int) -> Iterator[st
 
 
 def _judge_combiner(job: Job[Any, Any], glance: Glance) -> Iterator[str]:
-    if job.reducefn is None or not glance.records:
+    if job.reducefn is None or job.sort_values or not glance.records:  # sorted values need all of them
         return
     if glance.is_combined:
         yield _line("combiner", "values are combined where they are mapped")

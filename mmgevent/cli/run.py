@@ -129,7 +129,8 @@ COMMAND = Command(
             ("--set",),
             "OPTION=VALUE",
             "set an option of the job: retries, task_timeout, setup_timeout, memory_limit, max_skipped, "
-            "partitions, greenlets, items_per_call, allocation, retransmit, results, plain_classes, name; may be repeated",
+            "partitions, greenlets, items_per_call, allocation, retransmit, results, plain_classes, "
+            "pass_env, name; may be repeated",
             _assignment,
             repeats=True,
         ),
@@ -138,6 +139,13 @@ COMMAND = Command(
             "PATH[,PATH...]",
             "modules (.py) or package folders that workers elsewhere need; may be repeated",
             _paths,
+            repeats=True,
+        ),
+        Option(
+            ("--pass-env",),
+            "NAME",
+            "pass the environment variable NAME of this process to the executors of this job, wherever they are, such "
+            "as AWS_SECRET_ACCESS_KEY; may be repeated",
             repeats=True,
         ),
         Option(
@@ -317,6 +325,8 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
     py_files = [path for paths in arguments.py_files for path in paths]
     if py_files:
         changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
+    if arguments.pass_env:
+        changes["pass_env"] = (*changes.get("pass_env", job.options.pass_env), *arguments.pass_env)
     changes["results"] = which_results(arguments, changes.get("results", job.options.results))
     return job.with_options(**changes)
 

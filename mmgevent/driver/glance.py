@@ -89,7 +89,9 @@ def take_glance(job: Job[Any, Any], count: int, on_notice: Callable[[str], None]
     sample = glance.sample = draw_sample(job, count)
     reducefn = job.functions().reducefn
     glance.is_combined = job.collectfn is not None or (
-        reducefn is not None and (combiner_of(reducefn) is not None or fold_of(reducefn) is not None)
+        reducefn is not None
+        and not job.sort_values
+        and (combiner_of(reducefn) is not None or fold_of(reducefn) is not None)
     )
     setup_s = 0.0
 

@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.job_state import Progress
-from mmgevent.driver.readable import Readable
+from mmgevent.driver.readable import EndedPartitions, Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.errors import JobCancelled, StartError, UsageError
@@ -45,14 +45,6 @@ GRACE_S = 2 * LOOK_S
 _CHUNK_RECORDS = 1000
 
 Record = tuple[Any, Any]
-
-
-class EndedPartitions(NamedTuple):
-    """Stands between chunks: every record of these partitions was before it."""
-
-    partitions: tuple[int, ...]
-    #: number of all partitions of the job
-    of: int
 
 
 class JobHandle(Readable[K, V]):
@@ -354,35 +346,6 @@ class JobHandle(Readable[K, V]):
         call_back(f"a done callback of job {self._state.name}", fn, self)
 
     # What runs in the threads of readers.
-
-    def stream_to(self, sink: Sink) -> Iterator[tuple[K, V]]:
-        """Return an iterator as `stream` does, for what is written to a sink.
-
-        The sink learns where partitions end, between two records.
-        """
-        return self._stream_now(sink)
-
-    def _stream_now(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
-        self._begin_stream(sink)
-        records = self._stream(sink)
-        next(records)  # begun, so that closing or forgetting it cancels the job
-        return records
-
-    def _stream(self, sink: Sink | None) -> Generator[Any, None, None]:
-        try:
-            yield None
-            while (chunk := self._next_chunk()) is not None:
-                if not isinstance(chunk, EndedPartitions):
-                    yield from chunk
-                    if not chunk and sink is not None:
-                        sink.note_pause()
-                elif sink is not None:
-                    sink.note_partitions(*chunk)
-        finally:
-            if not self._is_over:
-                self.cancel()
-        if self._error is not None:
-            raise self._error
 
     def _begin_stream(self, sink: Sink | None = None) -> None:
         self._check_process()

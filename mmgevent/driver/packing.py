@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,6 +59,7 @@ def pack_job(
         by_value=job.by_value,
         py_files=job.options.py_files,
         argv=job.argv,
+        environ={name: os.environ[name] for name in job.options.pass_env},
         stays_here=stays_here,
         on_left=on_left,
     )

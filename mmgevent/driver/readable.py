@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from mmgevent.driver.runners.runner import Runner
 from mmgevent.errors import ForkedError, UsageError
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from mmgevent.job.outputs.sinks import Sink
 
 
+class EndedPartitions(NamedTuple):
+    """Stands between chunks: every record of these partitions was before it."""
+
+    partitions: tuple[int, ...]
+    #: number of all partitions of the job
+    of: int
+
+
 class Readable(Generic[K, V]):
     """The results of a job, for everything that takes all of them."""
 
@@ -23,13 +31,6 @@ class Readable(Generic[K, V]):
     _pid: int
     _is_streaming: bool
     _result: dict[Any, Any] | None
-
-    def _stream_now(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
-        """Return an iterator over the records. Raise UsageError if they were given out already.
-
-        `sink`: learns where partitions end.
-        """
-        raise NotImplementedError
 
     def result(self, timeout: float | None = None) -> dict[K, V]:
         """Wait for the job and return its results."""
@@ -51,8 +52,12 @@ class Readable(Generic[K, V]):
         """Call a function with the handle once the job is over, in any thread."""
         raise NotImplementedError
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, sink: Sink | None = None) -> None:
         """Note that the results are streamed. Raise UsageError if they were given out already."""
+        raise NotImplementedError
+
+    def _next_chunk(self) -> list[Any] | EndedPartitions | None:
+        """Return what is next; an empty list if there was nothing for a while; None at the end."""
         raise NotImplementedError
 
     def _take_chunk(self, wake: Callable[[], None]) -> list[tuple[K, V]] | None:
@@ -61,6 +66,37 @@ class Readable(Generic[K, V]):
         If there are none yet, `wake` is called once when that changes, in any thread.
         """
         raise NotImplementedError
+
+    def stream_to(self, sink: Sink) -> Iterator[tuple[K, V]]:
+        """Return an iterator as `stream` does, for what is written to a sink.
+
+        The sink learns where partitions end, between two records.
+        """
+        return self._stream_now(sink)
+
+    def _stream_now(self, sink: Sink | None = None) -> Generator[tuple[K, V], None, None]:
+        """Return an iterator over the records. Raise UsageError if they were given out already."""
+        self._begin_stream(sink)
+        records = self._stream(sink)
+        next(records)  # begun, so that closing or forgetting it cancels the job
+        return records
+
+    def _stream(self, sink: Sink | None) -> Generator[Any, None, None]:
+        try:
+            yield None
+            while (chunk := self._next_chunk()) is not None:
+                if not isinstance(chunk, EndedPartitions):
+                    yield from chunk
+                    if not chunk and sink is not None:
+                        sink.note_pause()
+                elif sink is not None:
+                    sink.note_partitions(*chunk)
+        finally:
+            if not self.done():
+                self.cancel()
+        error = self.exception()
+        if error is not None:
+            raise error
 
     def write(
         self,

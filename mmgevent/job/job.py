@@ -18,7 +18,8 @@ from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, check_py_file, form_of
 from mmgevent.job.inputs import sources
 from mmgevent.job.names import name_after, name_of_stage
-from mmgevent.job.options import JobOptions, OptionKeywords
+from mmgevent.job.option_keywords import OptionKeywords
+from mmgevent.job.options import JobOptions
 from mmgevent.job.value_sorting import SortValues, check_sort_values
 
 if TYPE_CHECKING:
@@ -376,6 +377,11 @@ class Job(Generic[K, V]):
         _ = self.finish_form
         for path in self.options.py_files:
             check_py_file(path)
+        for name in self.options.pass_env:
+            if name not in os.environ:
+                raise OptionError(
+                    f"option pass_env: the environment variable {name} is not set here; set it, or do not pass it"
+                )
         if self._is_used[0]:
             raise sources.used_up(self.datasource)
         sources.check_datasource(self.datasource)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from mmgevent.errors import OptionError
 from mmgevent.shown_text import shown
@@ -47,25 +47,6 @@ for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
 
 
-class OptionKeywords(TypedDict, total=False):
-    """The options as a program gives them, for editors. `JobOptions` explains each."""
-
-    retries: int
-    task_timeout: float | None
-    setup_timeout: float | None
-    memory_limit: int | str | None
-    max_skipped: float
-    partitions: int | None
-    greenlets: int
-    items_per_call: int | None
-    allocation: Literal["continuous", "oneshot"]
-    retransmit: float
-    py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-    results: Literal["plain", "trusted"] | None
-    plain_classes: str | type | Iterable[str | type]
-    name: str
-
-
 @dataclass(frozen=True)
 class JobOptions:
     """The options of one job, checked. Making one raises OptionError for a value out of range."""
@@ -99,6 +80,8 @@ class JobOptions:
     #: classes that plain results may hold, besides those of the program's own modules: classes, or names
     #: such as "module.Class"; stays with the driver
     plain_classes: tuple[str | type, ...] = ()
+    #: names of environment variables of the driver that executors of this job get; stays with the driver
+    pass_env: tuple[str, ...] = ()
     #: what logs call the job; "" until the job chooses one
     name: str = ""
 
@@ -107,7 +90,7 @@ class JobOptions:
             given = getattr(self, name)
             value = _NORMAL_FORMS[name](given) if name in _NORMAL_FORMS else given
             if not is_in_range(value):
-                raise _out_of_range(name, given, expected)
+                raise _out_of_range(name, "its value" if name == "pass_env" else given, expected)
             object.__setattr__(self, name, value)
         if self.allocation == "oneshot" and self.retries:
             raise OptionError(
@@ -148,7 +131,7 @@ class JobOptions:
         Those that stay with the driver are left out.
         """
         wire = asdict(self)
-        for name in ("py_files", "results", "plain_classes"):
+        for name in ("py_files", "results", "plain_classes", "pass_env"):
             del wire[name]
         return wire
 
@@ -192,7 +175,7 @@ def parse_option(name: str, text: str) -> Any:
         value = _parse_number(name, text, float)
     elif name == "max_skipped":
         value = _parse_number(name, text, int if text.lstrip("+-").isdecimal() else float)
-    elif name in ("py_files", "plain_classes"):
+    elif name in ("py_files", "plain_classes", "pass_env"):
         value = tuple(part for part in text.split(",") if part)
     return getattr(JobOptions(**{name: value}), name)
 
@@ -354,6 +337,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "py_files": (_are_paths, "a path or a list of paths"),
     "results": (_is_results, '"plain", "trusted" or None'),
     "plain_classes": (_are_classes, 'a list of classes, or of their names such as "module.Class"'),
+    "pass_env": (
+        lambda value: _are_paths(value) and "=" not in "".join(value),
+        "names of environment variables, not their values",
+    ),
     "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
@@ -382,12 +369,14 @@ _NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {
     "memory_limit": _normal_size,
     "py_files": _normal_paths,
     "plain_classes": _normal_classes,
+    "pass_env": _normal_classes,
 }
 
 #: {option that needs an executor of its own: what to do instead}
 _NOT_OFFERED = {
     "task_timeout": "a thread cannot be ended, so let the function watch the time",
     "memory_limit": "a thread has no memory of its own, so let the function hold less",
+    "pass_env": "its process has an environment of its own, so set them there",
     "greenlets": "one item runs there at a time, so let the function do several things at once",
     "items_per_call": "a call that ends its process is halved, and a thread cannot end alone, so give it lists as items",
 }

@@ -1081,10 +1081,24 @@ MUTATIONS = [
     ),
     Mutation(
         "one run writes into a folder",
-        "job/outputs/folder.py",
+        "job/outputs/folder_lock.py",
         "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
         ("job/outputs/test_folder.py::test_two_runs_at_once_are_one_too_many",),
+    ),
+    Mutation(
+        "a part of a killed run that is not whole is not kept",
+        "job/outputs/folder.py",
+        "if name not in kept and (_PART.fullmatch(name) or _LEFTOVER.fullmatch(name)):",
+        "if _LEFTOVER.fullmatch(name):",
+        ("job/outputs/test_resume.py::test_a_partition_in_several_parts_is_kept_whole_or_not_at_all",),
+    ),
+    Mutation(
+        "a folder is not resumed with other inputs",
+        "job/outputs/folder.py",
+        "if difference is not None:",
+        "if False:",
+        ("job/outputs/test_resume.py::test_inputs_that_have_changed_are_named",),
     ),
     Mutation(
         "a folder that is not empty is not written into",

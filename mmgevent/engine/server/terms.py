@@ -83,8 +83,9 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         raise _wrong("plain", "an object, or null", plain)
     if unwanted is not None and not is_partition_set(unwanted):
         raise _wrong("unwanted", "a set of partitions in hexadecimal, or null", unwanted)
-    if "py_files" in wire:
-        raise OptionError("option py_files stays with the driver")
+    for name in ("py_files", "pass_env"):
+        if name in wire:
+            raise OptionError(f"option {name} stays with the driver")
     checked = JobOptions.from_wire(wire)
     if offered is not None:
         _check_offered(offered, needs, checked)

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.paths import Paths
-from mmgevent.job.inputs.refs import Ref, Unreadable
+from mmgevent.job.inputs.refs import Ref, Unreadable, bounded
 from mmgevent.job.inputs.source import FileSource
 from mmgevent.job.inputs.window import Changed, Window
 
@@ -55,7 +55,7 @@ class BytesRef(Ref):
 
     @property
     def weight(self) -> int:
-        return self.end - self.start
+        return bounded(self.end - self.start)
 
     def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
         if self.content is not None:
@@ -107,7 +107,7 @@ class BytesRef(Ref):
 
     def _too_short(self, n_bytes: int, offset: int) -> DatasourceError:
         return DatasourceError(
-            f"{self.path}: its size, {self.size} bytes, is no multiple of record_bytes={self.record_bytes}: the last "
+            f"{self.path}: its size, {offset + n_bytes} bytes, is no multiple of record_bytes={self.record_bytes}: the last "
             f"record, at byte {offset}, has only {n_bytes}; check record_bytes, get the file again if it is cut off, or "
             f"set max_skipped to set this record aside"
         )
@@ -185,8 +185,19 @@ class Bytes(FileSource):
         step = max(1, BYTES_SPLIT_BYTES // n_bytes) * n_bytes if n_bytes else BYTES_SPLIT_BYTES
         for found in self.find(binary=True):
             size = found.identity.size
-            whole = BytesRef(found.path, *found.identity, "", "", n_bytes, delimiter, 0, size, raw=True)
-            if found.content is not None:  # it has been read: one split, whatever its length
+            whole = BytesRef(
+                found.path,
+                *found.identity,
+                "",
+                "",
+                n_bytes,
+                delimiter,
+                0,
+                size,
+                raw=True,
+                is_whole=found.is_whole,
+            )
+            if found.content is not None or found.is_whole:  # one split, whatever its length
                 yield replace(whole, content=found.content)
                 continue
             for start in range(0, size, step):

@@ -7,7 +7,7 @@ states nothing, so it is cut anywhere; see `bz2_splits`. Everything else is one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import bz2_splits
@@ -38,7 +38,9 @@ _BGZF_HEAD_BYTES = 64
 _ZSTD_HEAD_BYTES = 18
 
 
-def cut(location: str, path: str, kind: str, size: int, content_bytes: int) -> Iterator[tuple[int, int, int]]:
+def cut(
+    open_window: Callable[[], Window], path: str, kind: str, size: int, content_bytes: int
+) -> Iterator[tuple[int, int, int]]:
     """Yield (start, end, offset of the first byte of content) for each split of a file.
 
     content_bytes: content of a split, if the file says how much that is.
@@ -55,7 +57,7 @@ def cut(location: str, path: str, kind: str, size: int, content_bytes: int) -> I
         yield 0, size, 0
         return
     try:
-        with Window(size, open(location, "rb", buffering=0)) as window:
+        with open_window() as window:
             start = base = 0
             for at, offset in _WALKS[kind](window):
                 if at > start and (at - start >= SPLIT_BYTES or offset - base >= content_bytes):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmgevent.job.inputs.paths import Paths
-from mmgevent.job.inputs.refs import DecodeError, Ref, Unreadable
+from mmgevent.job.inputs.refs import DecodeError, Ref, Unreadable, bounded
 from mmgevent.job.inputs.source import FileSource
 from mmgevent.job.inputs.window import Changed, Window
 from mmgevent.wire.limits import MAX_BATCH_BYTES
@@ -29,7 +29,7 @@ class FileRef(Ref):
 
     @property
     def weight(self) -> int:
-        return self.size
+        return bounded(self.size)
 
     def units(self) -> Iterator[tuple[str, Any]]:
         data = self.content
@@ -56,8 +56,8 @@ class FileRef(Ref):
         if self.content is not None:
             return self
         try:
-            with self._open(at_driver=True) as window:
-                return replace(self, content=window.read(0, self.size))
+            content = self._read_all()
+            return replace(self, content=content, size=len(content))
         except (OSError, Changed) as error:
             raise self._content_lost(error) from error
 
@@ -95,6 +95,8 @@ class Files(FileSource):
         file that is something else is an error.
     """
 
+    is_cut = False
+
     def __init__(
         self,
         *paths: Paths,
@@ -121,6 +123,7 @@ class Files(FileSource):
                 self.binary,
                 content=content,
                 raw=found.raw,
+                is_whole=found.is_whole,
             )
 
     def check(self) -> None:

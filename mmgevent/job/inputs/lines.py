@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.paths import Paths
 from mmgevent.job.inputs.pieces import MAX_LINE_BYTES, Piece, whole_lines
-from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, read_exactly
+from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, bounded, read_exactly
 from mmgevent.job.inputs.source import FileSource, Found
 from mmgevent.job.inputs.streams import InputStream, name_of
 from mmgevent.job.inputs.window import Changed, Window
@@ -29,6 +29,9 @@ LINES_SPLIT_BYTES = 4 * 1024 * 1024
 
 #: Bytes read at once while looking for the end of a line that begins in another split.
 SKIP_BYTES = 1024 * 1024
+
+#: Bytes read at once after a remote split, for the end of its last line.
+TAIL_BYTES = 64 * 1024
 
 #: Encodings, as users write them, in which ASCII bytes are ASCII text, one byte a character.
 _ASCII_SUPERSETS = frozenset({"utf-8", "utf8", "UTF-8", "ascii", "latin-1", "latin1", "cp1252"})
@@ -57,10 +60,10 @@ class LinesRef(Ref):
 
     @property
     def weight(self) -> int:
-        return self.end - self.start
+        return bounded(self.end - self.start)
 
     def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
-        if self.is_decompressed:
+        if self.is_decompressed or (self.is_remote and self.content is None):
             return self._units_of_content()
         if self.content is not None:
             return self._read_lines(self.content_offset, self.content, self.long_line)
@@ -73,6 +76,8 @@ class LinesRef(Ref):
         if self.content is not None:
             return self
         try:
+            if self.is_whole:
+                return self._with_all()
             if self.is_decompressed:
                 return self._with_compressed()
             offset, data, long_line = self._read(at_driver=True)
@@ -98,7 +103,7 @@ class LinesRef(Ref):
         return (self.path, offset), Unreadable(error)
 
     def _blocks(self) -> Iterator[tuple[int, bytes | None]]:
-        """Yield (offset, whole lines), as `whole_lines`, of a split of a compressed file."""
+        """Yield (offset, whole lines), as `whole_lines`, of a split that is read in pieces."""
         try:
             with self._window() as window:
                 yield from whole_lines(self._pieces(window, self.start, self.end), is_first=not self.start)
@@ -111,9 +116,16 @@ class LinesRef(Ref):
         return Window(self.size, content=self.content, offset=self.content_offset)
 
     def _pieces(self, window: Window, start: int, end: int) -> Iterator[Piece]:
+        if not self.is_decompressed:
+            return _plain_pieces(window, start, end)
         from mmgevent.job.inputs.compressed_splits import pieces_of
 
         return pieces_of(window, self.path, self.kind, start, end, self.base, self.first_bit)
+
+    def _with_all(self) -> LinesRef:
+        """Return this ref with all bytes of its object."""
+        content = self._read_all()
+        return replace(self, content=content, size=len(content), end=len(content))
 
     def _with_compressed(self) -> LinesRef:
         """Return this ref with the compressed bytes that its lines need."""
@@ -187,6 +199,13 @@ class LinesRef(Ref):
         Return the offset of the first one, their bytes, and where a line begins after them that is
         too long, or None.
         """
+        if self.is_remote:
+            with self._open(at_driver=at_driver) as window:
+                pieces = self._pieces(window, self.start, self.end)
+                blocks = list(whole_lines(pieces, is_first=not self.start))
+            known = [(offset, data) for offset, data in blocks if data is not None]
+            long_line = next((offset for offset, data in blocks if data is None), None)
+            return (known[0][0] if known else self.start), b"".join(data for _, data in known), long_line
         with open(self.location, "rb") as file:
             self._check_stat(file, at_driver=at_driver)
             self._check_head(read_exactly(file, min(HEAD_BYTES, self.size)))
@@ -259,8 +278,9 @@ class Lines(FileSource):
             end=size,
             raw=found.raw,
             content=found.content,
+            is_whole=found.is_whole,
         )
-        if found.content is not None:  # it has been read: one split, whatever its length
+        if found.content is not None or found.is_whole:  # one split, whatever its length
             yield ref
         elif not ref.is_decompressed:
             for start in range(0, size, LINES_SPLIT_BYTES):
@@ -269,7 +289,7 @@ class Lines(FileSource):
             from mmgevent.job.inputs.compressed_splits import cut
 
             n_splits = 0
-            for start, end, base in cut(ref.location, ref.path, ref.kind, size, LINES_SPLIT_BYTES):
+            for start, end, base in cut(ref.open_to_cut, ref.path, ref.kind, size, LINES_SPLIT_BYTES):
                 yield replace(ref, start=start, end=end, base=base)
                 n_splits += 1
             if n_splits == 1 and size > LINES_SPLIT_BYTES:
@@ -308,6 +328,13 @@ class Lines(FileSource):
 
     def is_safe_to_repeat(self) -> bool:
         return type(self) is Lines and not self.streams()  # subclasses may give other items
+
+
+def _plain_pieces(window: Window, start: int, end: int) -> Iterator[Piece]:
+    """Yield what is in a split that is not compressed, then what comes after it."""
+    while data := window.read(start, min(LINES_SPLIT_BYTES, end - start) if start < end else TAIL_BYTES):
+        yield Piece(start, data, start < end)
+        start += len(data)
 
 
 def _warn_about_whole(paths: list[str]) -> None:

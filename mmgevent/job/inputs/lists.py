@@ -7,6 +7,7 @@ import stat
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.streams import STDIN, InputStream, is_stream, name_of
+from mmgevent.job.remote.urls import is_remote
 from mmgevent.machine import working_directory
 
 #: Largest list, bytes: some ten million paths.
@@ -23,6 +24,8 @@ class PathList:
         """source: a path, or "-" for standard input."""
         self.source = os.fspath(source)
         self._text: bytes | None = None
+        #: {remote path: where it stands in the list}, after `paths`
+        self.places: dict[str, str] = {}
 
     def paths(self) -> tuple[str, ...]:
         """Return the paths. Raise DatasourceError if one names no file, with its line."""
@@ -36,7 +39,11 @@ class PathList:
             if not line.strip():
                 continue
             path = os.fsdecode(line)
-            self._check(path, f"{name_of(self.source)}, {unit} {number}")
+            place = f"{name_of(self.source)}, {unit} {number}"
+            if is_remote(path):  # it is looked at with others, all at one time
+                self.places.setdefault(path, place)
+            else:
+                self._check(path, place)
             paths.append(os.path.join(os.curdir, path) if path == STDIN else path)
         if not paths:
             raise DatasourceError(f"no input files: {name_of(self.source)} lists none")
@@ -60,6 +67,10 @@ class PathList:
     def _read(self) -> bytes:
         if self._text is not None:
             return self._text
+        if is_remote(self.source):
+            from mmgevent.job.remote.windows import read_object
+
+            return read_object(self.source, MAX_LIST_BYTES)
         if is_stream(self.source):
             stream = InputStream(self.source)
             with stream:

@@ -112,6 +112,18 @@ class Members:
         )
 
 
+def content_of(window: Window, path: str, kind: str) -> Iterator[bytes]:
+    """Yield what data contains, from its start to its end. kind: "" if it is not compressed."""
+    if kind:
+        for _, piece in Members(window, path, kind).pieces():
+            yield piece
+        return
+    at = 0
+    while piece := window.read(at, PIECE_BYTES):
+        yield piece
+        at += len(piece)
+
+
 def skip_zeros(window: Window, at: int) -> tuple[int, bytes]:
     """Return the offset of the next byte that is not 0, and what begins there; b"" at the end."""
     while data := window.read(at, READ_BYTES):

@@ -22,7 +22,8 @@ import xxhash
 
 from mmgevent.errors import DatasourceError, MmgeventError
 from mmgevent.job.inputs.compressed import FORMATS, advice_for, find_kind
-from mmgevent.job.inputs.window import Changed, Window
+from mmgevent.job.inputs.window import UNKNOWN_BYTES, Changed, Window
+from mmgevent.wire.limits import MAX_BATCH_BYTES
 
 #: Hashed start of a file, bytes. Different files mostly differ there, and one read gets it.
 HEAD_BYTES = 64 * 1024
@@ -56,12 +57,13 @@ class Ref:
 
     #: the path as the user wrote it, or as it was found; keys are made of it
     path: str
-    #: the absolute path, which a change of the working directory does not affect
+    #: the absolute path, which a change of the working directory does not affect; of a remote object
+    #: its address
     location: str
     size: int
     #: only the driver compares it: copies of a file have other times
     mtime_ns: int
-    #: xxh3_64 of the first HEAD_BYTES
+    #: xxh3_64 of the first HEAD_BYTES; of a remote object that of its version
     head_hash: int
     #: what its first bytes say it is, as `compressed.find_kind` names it
     kind: str
@@ -69,11 +71,18 @@ class Ref:
     errors: str
     #: whether the bytes are read as they are, even if they are compressed
     raw: bool = field(default=False, kw_only=True)
+    #: whether it is remote and can only be read as a whole: it has no length, or no ranges
+    is_whole: bool = field(default=False, kw_only=True)
 
     @property
     def is_of_stream(self) -> bool:
         """Return whether its content was read from what can be read only once."""
         return not self.location
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether fsspec reads it."""
+        return self.location[:1] not in ("", os.sep)
 
     @property
     def is_decompressed(self) -> bool:
@@ -151,6 +160,10 @@ class Ref:
 
     def _open(self, *, at_driver: bool) -> Window:
         """Return a window into the file. Raise OSError or Changed if it is not the driver's."""
+        if self.is_remote:
+            from mmgevent.job.remote.windows import open_window
+
+            return open_window(self.location, self.size, self.head_hash, is_whole=self.is_whole)
         with ExitStack() as opened:
             file = opened.enter_context(open(self.location, "rb", buffering=0))
             window = Window(self.size, file)
@@ -159,10 +172,25 @@ class Ref:
             opened.pop_all()  # the window closes it
         return window
 
+    def _read_all(self) -> bytes:
+        """Return all bytes of the file, for the driver. Raise OSError or Changed, and if they are too many."""
+        with self._open(at_driver=True) as window:
+            return window.read_all(MAX_BATCH_BYTES) if self.is_whole else window.read(0, self.size)
+
+    def open_to_cut(self) -> Window:
+        """Return a window for the driver, which has just looked at the file. Raise OSError or Changed."""
+        if self.is_remote:
+            return self._open(at_driver=True)
+        return Window(self.size, open(self.location, "rb", buffering=0))
+
     def _content_needed(self, error: Exception) -> ContentNeeded:
+        if self.is_remote:
+            note_unread(self.path, _reason(error))
         return ContentNeeded(f"{self.location} is not the driver's: {_reason(error)}")
 
     def _content_lost(self, error: Exception) -> DatasourceError:
+        if self.is_remote and isinstance(error, OSError):
+            return DatasourceError(f"cannot read {self.path}: {_reason(error)}")
         return DatasourceError(
             f"{self.path} changed or went away while the job was reading it: {_reason(error)}; "
             f"submit again once nobody writes to it"
@@ -227,8 +255,27 @@ def identify(path: str) -> tuple[Identity, bytes | None]:
     return Identity(location, len(content), status.st_mtime_ns, digest, find_kind(content)), content
 
 
+def bounded(n_bytes: int) -> int:
+    """Return a number of bytes as what batches count: that of what has no known size is MAX_UNSIZED_BYTES."""
+    return n_bytes if n_bytes < UNKNOWN_BYTES // 2 else MAX_UNSIZED_BYTES
+
+
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+#: What `note_unread` has said in this process.
+_unread: set[str] = set()
+
+
+def note_unread(path: str, reason: str) -> None:
+    """Log a warning, once for each file system, about a remote object that cannot be read here."""
+    place = "/".join(path.split("/", 3)[:3])
+    if place not in _unread:
+        _unread.add(place)
+        from mmgevent.machine.logs import get_log
+
+        get_log(__name__).warning("cannot read %s here (%s); the driver reads it, and sends it", path, reason)
 
 
 def read_exactly(file: Any, n_bytes: int) -> bytes:

@@ -29,7 +29,7 @@ from mmgevent.job.inputs.dialects import (
     too_long_a_field,
 )
 from mmgevent.job.inputs.pieces import row_blocks
-from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable
+from mmgevent.job.inputs.refs import HEAD_BYTES, DecodeError, Ref, Unreadable, bounded
 from mmgevent.job.inputs.window import Changed, Window
 
 #: Size of a split, bytes: some tenths of a second of work. One file feeds many executors.
@@ -59,12 +59,17 @@ class CsvRef(Ref):
 
     @property
     def weight(self) -> int:
-        return self._read_end - self.start
+        return bounded(self._read_end - self.start)
+
+    @property
+    def is_in_pieces(self) -> bool:
+        """Return whether it is one split, which is read from its start, block by block."""
+        return self.is_decompressed or self.is_whole
 
     @property
     def _read_end(self) -> int:
         """Return where reading ends: where the split ends, unless its last row is too long."""
-        if self.is_decompressed:
+        if self.is_in_pieces:
             return self.end
         return min(self.end, self.start + CSV_SPLIT_BYTES + MAX_ROW_BYTES)
 
@@ -74,7 +79,7 @@ class CsvRef(Ref):
         return self._read_end < self.end
 
     def units(self) -> Iterator[Item]:
-        if self.is_decompressed:
+        if self.is_in_pieces:
             return self._units_of_content()
         if self._is_cut_off and self.content is None:
             raise self._content_needed(Changed("its last row is too long for this split"))
@@ -88,12 +93,12 @@ class CsvRef(Ref):
         return self._rows(self._names(head), data[offset - self.start :], offset, is_last=True)
 
     def with_content(self) -> CsvRef:
-        if self.content is not None and (self.head is not None or self.is_decompressed):
+        if self.content is not None and (self.head is not None or self.is_in_pieces):
             return self
         try:
-            if self.is_decompressed:
-                with self._open(at_driver=True) as window:
-                    return replace(self, content=window.read(0, self.size))
+            if self.is_in_pieces:
+                content = self._read_all()
+                return replace(self, content=content, size=len(content), end=len(content))
             head, data = self._read(at_driver=True)
         except (OSError, Changed) as error:
             raise self._content_lost(error) from error
@@ -114,8 +119,8 @@ class CsvRef(Ref):
         return head, data
 
     def _units_of_content(self) -> Iterator[Item]:
-        """Yield the items of a compressed file, which is one split, block by block."""
-        from mmgevent.job.inputs.members import Members
+        """Yield the items of a file that is one split, block by block."""
+        from mmgevent.job.inputs.members import content_of
 
         names: tuple[str, ...] | None = None
         offset, rest, has_head = 0, b"", False
@@ -124,7 +129,7 @@ class CsvRef(Ref):
                 self._open(at_driver=False) if self.content is None else Window(self.size, None, self.content)
             )
             with window:
-                pieces = (piece for _, piece in Members(window, self.path, self.kind).pieces())
+                pieces = content_of(window, self.path, self.kind if self.is_decompressed else "")
                 for data, is_last in row_blocks(pieces, CSV_SPLIT_BYTES, MAX_ROW_BYTES):
                     if not is_last and data[-1] not in b"\r\n":
                         raise self._endless_row(offset + len(rest), data)

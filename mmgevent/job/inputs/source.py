@@ -9,15 +9,19 @@ import codecs
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.compression_modules import module_of
-from mmgevent.job.inputs.compressed import check_compression, find_kind, is_to_decompress
+from mmgevent.job.inputs.compressed import FORMATS, check_compression, find_kind, is_to_decompress
 from mmgevent.job.inputs.lists import PathList
 from mmgevent.job.inputs.paths import Paths, check_paths, find_files, flatten
 from mmgevent.job.inputs.refs import Identity, Ref, identify
 from mmgevent.job.inputs.streams import InputStream, check_streams, is_stream
+from mmgevent.job.remote.urls import is_remote
+
+if TYPE_CHECKING:
+    from mmgevent.job.inputs.remote_files import RemoteFiles
 
 #: Ends of names of files that are looked at before the job runs if this Python lacks what reads them.
 _KINDS_BY_SUFFIX = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
@@ -74,10 +78,15 @@ class Found(NamedTuple):
     raw: bool
     #: if it can be read only once, from where; the size is not known then
     stream: InputStream | None = None
+    #: whether it is remote, and can be read only as a whole
+    is_whole: bool = False
 
 
 class FileSource(Source):
     """A source whose items are read from files."""
+
+    #: whether large files are cut
+    is_cut = True
 
     def __init__(self, paths: Iterable[Paths], encoding: str, errors: str, compression: str | None) -> None:
         self.paths = flatten(paths)
@@ -85,6 +94,8 @@ class FileSource(Source):
         self.errors = errors
         self.compression = compression
         self._list: PathList | None = None
+        #: what the last check found of remote paths, for the job that follows
+        self._remote: RemoteFiles | None = None
 
     @classmethod
     def listed(cls, names: str | os.PathLike[str], **options: Any) -> Self:
@@ -100,8 +111,32 @@ class FileSource(Source):
 
     def find(self, *, binary: bool = False) -> Iterator[Found]:
         """Yield the files. Raise DatasourceError for one that cannot be read as it is meant to be."""
-        for path in find_files(self._all_paths()):
+        paths = self._all_paths()
+        if any(map(is_remote, paths)):
+            yield from self._find_remote(paths, binary)
+            return
+        for path in find_files(paths):
             yield self._look_at(path, binary=binary)
+
+    def _find_remote(self, paths: tuple[str, ...], binary: bool) -> Iterator[Found]:
+        """Yield the files of paths, some of which are remote."""
+        from mmgevent.job.inputs.remote_files import RemoteFiles
+
+        files = self._remote or RemoteFiles(self._list)
+        self._remote = None  # the next job lists them anew
+        needs_kind = self.compression in FORMATS or self.compression == "any" or not binary
+        for path in paths:
+            if not is_remote(path):
+                for each in find_files((path,)):
+                    yield self._look_at(each, binary=binary)
+                continue
+            for identity, head_bytes, is_whole in files.look(path, needs_kind=needs_kind):
+                url = identity.location
+                size = identity.size or head_bytes
+                decompress = is_to_decompress(url, identity.kind, size, self.compression, binary=binary)
+                yield Found(url, identity, None, not decompress, None, is_whole)
+        if self.is_cut:
+            files.warn()
 
     def check_input(self, *, binary: bool = False) -> None:
         """Raise DatasourceError for whatever can be found wrong without looking at all files."""
@@ -110,7 +145,18 @@ class FileSource(Source):
         check_compression(self.compression)
         if self._list is None:  # or it is found wrong when it is read
             check_streams(self.streams())
-        for path in check_paths(self._all_paths()):
+        paths = self._all_paths()
+        remote = list(filter(is_remote, paths))
+        if remote:
+            from mmgevent.job.inputs.remote_files import RemoteFiles
+
+            self._remote = RemoteFiles(self._list)
+            for url in self._remote.check(remote):
+                kind = _KINDS_BY_SUFFIX.get(os.path.splitext(url)[1])
+                if kind and module_of(kind) is None:
+                    is_to_decompress(url, kind, 1, self.compression, binary=binary)
+        local = tuple(path for path in paths if not is_remote(path)) if remote else paths
+        for path in check_paths(local) if local or not remote else ():
             kind = _KINDS_BY_SUFFIX.get(os.path.splitext(path)[1])
             if kind and module_of(kind) is None and os.path.isfile(path):
                 self._look_at(path, binary=binary)
@@ -124,11 +170,21 @@ class FileSource(Source):
             )
 
     def streams(self) -> list[str]:
-        return [path for path in self.paths if is_stream(path)]
+        return [path for path in self.paths if not is_remote(path) and is_stream(path)]
 
     def find_paths(self) -> Iterator[str]:
         """Yield the paths of all files, without a look at them."""
-        return find_files(self._all_paths(), warns=False)
+        paths = self._all_paths()
+        if not any(map(is_remote, paths)):
+            yield from find_files(paths, warns=False)
+            return
+        from mmgevent.job.inputs.remote_files import RemoteFiles
+
+        for path in paths:
+            if is_remote(path):
+                yield from RemoteFiles(self._list).check([path])
+            else:
+                yield from find_files((path,), warns=False)
 
     def _all_paths(self) -> tuple[str, ...]:
         return self.paths if self._list is None else self._list.paths()

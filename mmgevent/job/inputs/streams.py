@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.compressed import is_undecided
 from mmgevent.job.inputs.pieces import Piece, whole_lines
-from mmgevent.job.inputs.window import Window
+from mmgevent.job.inputs.window import ForwardWindow
 
 #: The path that is standard input, as for other commands. A file of that name is `./-`.
 STDIN = "-"
@@ -30,9 +30,6 @@ LINES_BYTES = 1024 * 1024
 
 #: Time after which fewer lines travel together, seconds.
 PATIENCE_S = 0.25
-
-#: Bytes that are kept of what was read. Readers of compressed data go back by less.
-KEPT_BYTES = 8 * 1024 * 1024
 
 #: Most bytes from which the kind of a stream is known.
 _HEAD_BYTES = 64
@@ -84,8 +81,8 @@ def used_up(path: str) -> DatasourceError:
     )
 
 
-class InputStream(Window):
-    """A stream, as a window that only goes forward. It keeps what it read last."""
+class InputStream(ForwardWindow):
+    """A stream, as a window that only goes forward. Its `read` raises DatasourceError."""
 
     def __init__(self, path: str):
         """Open the stream, and wait for its first bytes. Raise DatasourceError if that fails."""
@@ -96,8 +93,6 @@ class InputStream(Window):
         self._identity = None if descriptor is None else _identity_of(path)
         self._is_open = False
         self._is_over = False
-        self._kept = bytearray()
-        self._kept_offset = 0
         try:
             if descriptor is None:  # it waits for a writer
                 self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -117,22 +112,6 @@ class InputStream(Window):
             if isinstance(error, OSError):
                 raise _cannot_read(path, error) from error
             raise
-
-    def read(self, offset: int, n_bytes: int) -> bytes:
-        """Return up to `n_bytes`; fewer only at the end. Raise DatasourceError."""
-        while self._kept_offset + len(self._kept) < offset + n_bytes:
-            data = self._read_some()
-            if not data:
-                self.size = self._kept_offset + len(self._kept)
-                break
-            self._kept += data
-            surplus = min(len(self._kept) - KEPT_BYTES, offset - self._kept_offset)
-            if surplus > KEPT_BYTES:
-                del self._kept[:surplus]
-                self._kept_offset += surplus
-        start = offset - self._kept_offset
-        assert start >= 0, "a reader of a stream went back too far"
-        return bytes(memoryview(self._kept)[start : start + n_bytes])
 
     def _read_head(self) -> bytes:
         """Return the first bytes, _HEAD_BYTES at most. Wait for no more than show what they are."""

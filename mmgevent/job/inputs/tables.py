@@ -73,8 +73,9 @@ class Csv(FileSource):
                 end=found.identity.size,
                 raw=found.raw,
                 content=found.content,
+                is_whole=found.is_whole,
             )
-            if whole.is_decompressed or found.content is not None:
+            if whole.is_in_pieces or found.content is not None:
                 yield whole
             else:
                 yield from cut_rows(whole)

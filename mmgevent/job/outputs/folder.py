@@ -14,53 +14,36 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.compression import Compressed
 from mmgevent.job.outputs.destinations import Destination, Replacement
+from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
 from mmgevent.job.outputs.formats import OutputFormat, short
 from mmgevent.job.outputs.record import (
     RECORD,
     About,
     FolderRecord,
-    Unit,
-    append_unit,
     are_there,
     find_difference,
     is_about,
     read_record,
 )
 from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning
+from mmgevent.job.outputs.units import Units
 
 SUCCESS = "_SUCCESS"
-LOCK = ".mmg-lock"
 
 #: Size of a part before it is compressed, bytes. Tools that read parts in parallel like such sizes.
 PART_BYTES = 128 * 1024 * 1024
 
 #: Most parts: their numbers have five digits, and sort as their names do.
 MAX_PARTS = 100_000
-
-#: Age of a part at which it ends with the next partition: this share of the time since the folder
-#: was opened. So a kill costs no more than that, and a long job has some hundred parts more.
-AGE_SHARE = 0.05
-#: The least such age, seconds. A part costs up to 30 ms, for it waits for the disk.
-MIN_AGE_S = 0.25
-
-#: Times that a lock is tried again because its file was removed meanwhile.
-_MAX_LOCK_TRIES = 100
-
-#: Error numbers of file systems without locks.
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _OVERWRITE = "--overwrite, overwrite=True"
 
@@ -105,28 +88,20 @@ class FolderSink(Sink):
         self._part_bytes = part_bytes
         self._about = about or {}
         self._warn = warn or log_warning
-        self._fingerprint = fingerprint
         self._part: Sink | None = None
         self._file: Replacement | None = None  # that the part is written to
-        self._opened_s = self._part_opened_s = time.monotonic()
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
         self._parts: list[dict[str, Any]] = []
         self._number = 0  # of the next part
         self._old: list[str] = []  # parts that were there, and what killed runs left
         self._has_cleared = False
-        self._is_recorded = False  # there is a record of this run, or of the one that it continues
-        self._unit: list[dict[str, Any]] = []  # parts whose last partition goes on in the next one
-        self._partitions: list[int] = []  # that have ended since the last unit
-        self._of = 0  # number of all partitions
-        self._ends_unit = False  # the part that gets its name now
-        self._is_between = False  # two partitions
-        self._partition_bytes = 0  # of the partition that is being written
-        self._largest_bytes = 0  # of a partition
         self._is_over = False
+        #: None if nothing is recorded
+        self._units = None if fingerprint is None else Units(self._folder, fingerprint, self._write_record)
         with self._explained():
-            self._is_new = _make_folder(self._folder)
-            self._lock = _lock(self._folder, name, self._warn)
+            self._is_new = make_folder(self._folder)
+            self._lock = lock_folder(self._folder, name, self._warn)
         try:
             with self._explained():
                 names = self._list_contents()
@@ -156,25 +131,19 @@ class FolderSink(Sink):
         self._part.write_encoded(data)
         self._records += 1
         self._written_bytes += len(data)
-        self._partition_bytes += len(data)
-        self._is_between = False
+        if self._units is not None:
+            self._units.add_bytes(len(data))
 
     def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
         """Note that every record of these partitions was written. End the part if that is due."""
-        if self._fingerprint is None:
-            return
-        self._partitions += partitions
-        self._of = of
-        self._is_between = True
-        self._largest_bytes = max(self._largest_bytes, self._partition_bytes)
-        self._partition_bytes = 0
-        is_full = self._written_bytes + self._largest_bytes > self._part_bytes
-        if is_full or self._unit or self._is_old():
-            self._finish_unit()
+        if self._units is not None:
+            self._units.add_partitions(partitions, of)
+            if self._units.is_due(self._part_bytes - self._written_bytes):
+                self._finish_unit()
 
     def note_pause(self) -> None:
         """End the part if that is due: nobody knows when the next partition comes."""
-        if self._is_between and self._is_old():
+        if self._units is not None and self._units.is_between and self._units.is_old():
             self._finish_unit()
 
     def commit(self) -> None:
@@ -184,19 +153,19 @@ class FolderSink(Sink):
         if self._part is None and not self._parts:
             self._part = self._open_part()
         if self._part is not None:
-            if self._is_between:
+            if self._units is not None and self._units.is_between:
                 self._finish_unit()
             else:
                 self._finish_part()
         with self._explained(SUCCESS):
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             success = self._open_file(SUCCESS)
             try:
                 success.write(memoryview(self._describe()))
                 success.commit()
             finally:
                 success.abort()
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             if self._is_recorded:
                 os.unlink(os.path.join(self._folder, RECORD))
         self._is_over = True
@@ -225,7 +194,8 @@ class FolderSink(Sink):
             )
         with self._explained():
             destination: Destination = self._open_file(self._part_name(), self._prepare)
-        self._part_opened_s = time.monotonic()
+        if self._units is not None:
+            self._units.begin_part()
         if self._chosen.compression:
             destination = Compressed(destination, self._chosen.compression)
         return Sink(self._encode, destination, self._header)
@@ -237,18 +207,16 @@ class FolderSink(Sink):
         assert self._part is not None
         self._part.commit()
         self._parts.append(self._describe_part())
-        if self._fingerprint is not None:
-            self._unit.append(self._parts[-1])
+        if self._units is not None:
+            self._units.add_part(self._parts[-1])
         self._number += 1
         self._part, self._records, self._written_bytes = None, 0, 0
 
     def _finish_unit(self) -> None:
         """Finish the part: its last partition ends with it."""
-        if self._part is not None:  # or none of the partitions has a record
-            self._ends_unit = True
+        if self._part is not None and self._units is not None:  # or the partitions have no records
+            self._units.end()
             self._finish_part()
-            self._ends_unit = False
-            self._unit, self._partitions = [], []
 
     def _describe_part(self) -> dict[str, Any]:
         assert self._file is not None
@@ -259,12 +227,12 @@ class FolderSink(Sink):
         if not self._has_cleared:
             self._clear()
             self._has_cleared = True
-        if not self._ends_unit:
-            return
-        if not self._is_recorded:
-            assert self._fingerprint is not None
-            self._write_record(FolderRecord(self._fingerprint, self._of, []))
-        append_unit(self._folder, Unit([*self._unit, self._describe_part()], self._partitions))
+        if self._units is not None:
+            self._units.record_end(self._describe_part())
+
+    @property
+    def _is_recorded(self) -> bool:
+        return self._units is not None and self._units.is_recorded
 
     def _write_record(self, record: FolderRecord) -> None:
         """Write a whole record in place of the one that is there."""
@@ -274,11 +242,6 @@ class FolderSink(Sink):
             file.commit()
         finally:
             file.abort()
-        self._is_recorded = True
-
-    def _is_old(self) -> bool:
-        now_s = time.monotonic()
-        return now_s - self._part_opened_s > max(MIN_AGE_S, AGE_SHARE * (now_s - self._opened_s))
 
     def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Replacement:
         path = os.path.join(self._folder, name)
@@ -306,8 +269,8 @@ class FolderSink(Sink):
             "python": describe_python(),
             **self._about,
         }
-        if self._fingerprint is not None:
-            told["fingerprint"] = self._fingerprint
+        if self._units is not None:
+            told["fingerprint"] = self._units.about
         return (json.dumps(told, indent=1, default=repr) + "\n").encode()
 
     # the folder
@@ -342,13 +305,14 @@ class FolderSink(Sink):
                 if name == RECORD or _LEFTOVER.fullmatch(name):
                     os.unlink(os.path.join(self._folder, name))
             return
+        assert self._units is not None
         record = read_record(self._folder) if RECORD in names else None
         if record is None and any(map(_PART.fullmatch, names)):
             raise self._refusal("its parts have no record of what made them")
         if record is not None:
             self._check_same(record.about)
             record = record.without_lost(self._folder)
-            self._write_record(record)  # before a part can have the name of one that is lost
+            self._units.keep(record)  # before a part can have the name of one that is lost
             self._parts = [part for unit in record.units for part in unit.parts]
             self.made = record.made
         self.made_records = _count_records(self._parts)
@@ -374,8 +338,8 @@ class FolderSink(Sink):
             raise self._refusal(f"its {SUCCESS} names a part that is lost or has changed")
 
     def _check_same(self, before: About) -> None:
-        assert self._fingerprint is not None
-        difference = find_difference(before, self._fingerprint)
+        assert self._units is not None
+        difference = find_difference(before, self._units.about)
         if difference is not None:
             raise self._refusal(f"another job made what is there: {difference}")
 
@@ -388,7 +352,7 @@ class FolderSink(Sink):
         """Remove the results that were there, first of all what makes them look complete."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._folder, SUCCESS))
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         for name in self._old:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._folder, name))
@@ -418,65 +382,3 @@ def _count_records(parts: list[dict[str, Any]]) -> int:
 
 def _is_ours(name: str) -> bool:
     return name in (SUCCESS, LOCK, RECORD) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))
-
-
-def _make_folder(folder: str) -> bool:
-    """Make a folder unless it is there; return whether it is new."""
-    if os.path.isdir(folder):
-        return False
-    if os.path.exists(folder):
-        raise OSError(
-            errno.ENOTDIR, "it is a file, not a folder; remove it, or leave the / away to replace it"
-        )
-    if not os.path.isdir(os.path.dirname(folder)):
-        raise OSError(errno.ENOENT, f"the folder {os.path.dirname(folder)} does not exist; make it first")
-    try:
-        os.mkdir(folder)
-    except FileExistsError:  # another run was faster
-        return False
-    return True
-
-
-def _lock(folder: str, name: str, warn: Callable[[str], None]) -> int | None:
-    """Return the descriptor that holds the lock, or None where there are no locks."""
-    path = os.path.join(folder, LOCK)
-    for _ in range(_MAX_LOCK_TRIES):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-                return descriptor
-            os.close(descriptor)  # its holder has removed it since
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "another process"
-            os.close(descriptor)
-            raise OutputError(
-                f"cannot write {name}: {holder} writes results there; wait for it, or name another folder"
-            ) from None
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in _NO_LOCKS:
-                raise
-            os.unlink(path)
-            warn(f"{name} cannot be locked ({error.strerror}): make sure that no other run writes there")
-            return None
-    raise OSError(errno.EBUSY, "its lock changes hands all the time; try again")
-
-
-def _is_same(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
-def _sync_folder(folder: str) -> None:
-    """Write the names in a folder to the disk, if the file system does that."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some have nothing to write
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

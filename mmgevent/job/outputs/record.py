@@ -95,7 +95,7 @@ def read_record(folder: str) -> FolderRecord | None:
         return None
     head = _parse(lines[0])
     about, of = head.get("about"), head.get("partitions")
-    if head.get("version") != _VERSION or not is_about(about) or type(of) is not int:
+    if head.get("version") != _VERSION or about is None or not is_about(about) or type(of) is not int:
         return None
     return FolderRecord(about, of, [unit for line in lines[1:-1] if (unit := _read_unit(line)) is not None])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def load_functions(
 ) -> Functions:
     """Rebuild the functions in this process, which runs one job and ends.
 
-    The job's modules replace those of the same names, `__main__` included. Its settings replace
+    The job's variables are put into its environment. Its modules replace those of the same names, `__main__` included. Its settings replace
     those of this process. None of the following stops the load:
 
     - `on_slow` gets each slow import that the job does for its effect only, and its seconds.
@@ -49,6 +50,7 @@ def load_functions(
     dill = import_dill()
     parts = pickle.loads(payload)
     sys.argv = parts["argv"]
+    os.environ.update(parts["environ"])
     effects = [Effect(*fields) for fields in parts["effects"]]
     settings.apply(parts["settings"], is_loaded=False)
     _install_modules(parts, on_warning)

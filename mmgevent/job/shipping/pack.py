@@ -16,7 +16,7 @@ import pickle
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import ShippingError
@@ -41,6 +41,7 @@ def pack_functions(
     by_value: Collection[str] = (),
     py_files: Sequence[str | os.PathLike[str]] = (),
     argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
     stays_here: bool = False,
     on_left: Callable[[str], None] = lambda _: None,
 ) -> bytes:
@@ -49,6 +50,7 @@ def pack_functions(
     by_value: names of modules, besides `__main__`, whose definitions travel by value.
     py_files: modules, package folders or zips that travel whether or not an import names them.
     argv: what the functions see as `sys.argv`, or None for that of this process.
+    environ: environment variables that executors get.
     stays_here: whether all executors are on this machine. They import what cannot travel.
     on_left: gets a sentence for each change that stays behind, as far as that can be seen, such as
         a library's setting that the top of the job's file makes.
@@ -66,7 +68,16 @@ def pack_functions(
         found = settings.read()  # the filters of warnings are among them
         with warnings.catch_warnings():
             warnings.simplefilter("error", import_dill().PicklingWarning)
-            return _pack(functions, frozenset(by_value), py_files, argv, stays_here, found, on_left)
+            return _pack(
+                functions,
+                frozenset(by_value),
+                py_files,
+                argv,
+                dict(environ or {}),
+                stays_here,
+                found,
+                on_left,
+            )
 
 
 def _pack(
@@ -74,6 +85,7 @@ def _pack(
     by_value: frozenset[str],
     py_files: Sequence[str | os.PathLike[str]],
     argv: Sequence[str] | None,
+    environ: dict[str, str],
     stays_here: bool,
     found: dict[str, Any],
     on_left: Callable[[str], None],
@@ -87,7 +99,7 @@ def _pack(
             packer.tree.add_py_file(path)
         packer.add_effects()
         try:
-            payload = packer.pack(roles, shown, found)
+            payload = packer.pack(roles, shown, found, environ)
         except EarlyNames as more:
             early |= more.imports
             continue

@@ -135,10 +135,12 @@ class Packer:
         word = re.compile(rf"\b{re.escape(package)}\b")
         return package in packages or any(word.search(source.text) for source in self.tree.sources.values())
 
-    def pack(self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any]) -> bytes:
+    def pack(
+        self, roles: dict[str, Any], argv: list[str], settings: dict[str, Any], environ: dict[str, str]
+    ) -> bytes:
         """Return the payload for `{role: function or form}`, to be run with this `sys.argv`.
 
-        The settings are those of `job.shipping.settings`. Raises EarlyNames if names must be bound
+        The settings are those of `job.shipping.settings`, the variables those of `pass_env`. Raises EarlyNames if names must be bound
         before: pack again with them.
         """
         self._namespaces.add_anonymous(roles)
@@ -154,6 +156,7 @@ class Packer:
         lines = {path: text for path, space in files if (text := bindings.read_lines(path, space))}
         payload = {
             "argv": argv,
+            "environ": environ,
             "effects": [tuple(effect) for effect in self._effects],
             "modules": self._namespaces.job_modules(),
             "sources": [(s.name, s.path, s.folders, s.text, s.code, s.files) for s in self.tree.collect()],

@@ -1,6 +1,7 @@
 """Folders of parts: an output that is not complete never looks complete, whatever ends its writer."""
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import json
@@ -200,7 +201,7 @@ def test_two_runs_at_once_are_one_too_many(tmp_path):
 
 def test_a_file_system_without_locks_draws_a_warning(tmp_path, monkeypatch):
     def without(descriptor, how):
-        raise OSError(folders.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     said = []
     monkeypatch.setattr(fcntl, "flock", without)

@@ -14,6 +14,7 @@ import pytest
 from mmgevent import Files, Job, Lines, LocalCluster
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.outputs import folder as folders
+from mmgevent.job.outputs import units
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.record import RECORD, Made
 from mmgevent.reducers import sum_values
@@ -36,10 +37,10 @@ JOB = Job(ITEMS, mapfn, sum_values, partitions=8)
 WRITER = """
 import sys
 from mmgevent import Job
-from mmgevent.job.outputs import folder
+from mmgevent.job.outputs import units
 from mmgevent.job.outputs.opening import open_output
 from tests.job.outputs.test_resume import JOB, PARTITIONS, records_of
-folder.MIN_AGE_S = folder.AGE_SHARE = 0.0
+units.MIN_AGE_S = units.AGE_SHARE = 0.0
 with open_output(sys.argv[1], resume=True, part_bytes=int(sys.argv[2]), job=JOB) as sink:
     print("begins", flush=True)
     if not sink.is_complete:
@@ -77,8 +78,8 @@ def check_complete(path):
 
 @pytest.fixture
 def each_partition_ends_a_part(monkeypatch):
-    monkeypatch.setattr(folders, "MIN_AGE_S", 0.0)
-    monkeypatch.setattr(folders, "AGE_SHARE", 0.0)
+    monkeypatch.setattr(units, "MIN_AGE_S", 0.0)
+    monkeypatch.setattr(units, "AGE_SHARE", 0.0)
 
 
 def leave_half(path, job=JOB, **options):
@@ -145,7 +146,7 @@ def test_what_is_not_as_it_was_is_made_again_or_refused(harm, tmp_path):
         expected = {0, 1}
     else:
         record.unlink()
-        with pytest.raises(OutputError, match="its parts have no record of what made them; .*--overwrite"):
+        with pytest.raises(OutputError, match=r"its parts have no record of what made them; .*--overwrite"):
             open_output(f"{tmp_path}/", job=JOB, resume=True)
         return
     with open_output(f"{tmp_path}/", job=JOB, resume=True, warn=lambda text: None) as sink:
@@ -314,9 +315,11 @@ def write_until(path, kill_at, part_bytes):
 
         return call
 
-    sink, locks, lock = None, [], folders._lock
+    sink, locks, lock = None, [], folders.lock_folder
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(folders, "_lock", lambda *arguments: locks.append(lock(*arguments)) or locks[-1])
+        patches.setattr(
+            folders, "lock_folder", lambda *arguments: locks.append(lock(*arguments)) or locks[-1]
+        )
         patches.setattr(os, "fsync", counted("fsync", lambda descriptor: None))  # which takes long
         for name in ("replace", "unlink", "link"):
             patches.setattr(os, name, counted(name, getattr(os, name)))

@@ -1,0 +1,127 @@
+"""Remote file systems: fsspec, and what its errors mean.
+
+fsspec is imported by the first use of this module's functions, in drivers and executors. Only
+remote paths get here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmgevent.errors import UsageError
+from mmgevent.job.remote.deadlines import TooLateError
+from mmgevent.job.remote.urls import check_password, schemes_of, without_password
+from mmgevent.shown_text import shown
+
+#: {scheme: package that fsspec needs for it}
+_PACKAGES = {
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+}
+
+#: Packages that the extra `remote` installs.
+_IN_EXTRA = frozenset({"aiohttp"})
+
+#: Longest text of an error of a file system in one of ours, characters.
+_MAX_TEXT_CHARS = 200
+
+#: Parts of names of exceptions that mean that credentials are missing or wrong.
+_CREDENTIAL_WORDS = ("Credential", "Authentication", "Token", "Forbidden")
+
+#: {(process, what an address has before its path): file system}
+_systems: dict[tuple[int, str], Any] = {}
+
+
+class RemoteError(OSError):
+    """A remote object cannot be found, read or written. The text says why, without its path."""
+
+
+def import_fsspec(url: str, kind: type[UsageError]) -> Any:
+    """Return the module. Raise `kind` if it is missing."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise kind(
+            f"{without_password(url)} is remote, and the package fsspec is not installed; pip install 'mmgevent[remote]'"
+        ) from error
+    return fsspec
+
+
+def check_url(url: str, kind: type[UsageError]) -> None:
+    """Raise `kind` for a password in an address, an unknown scheme, and a package that is missing."""
+    check_password(url, kind)
+    fsspec = import_fsspec(url, kind)
+    for scheme in schemes_of(url):
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as error:
+            package = _PACKAGES.get(scheme)
+            if package is None:
+                raise kind(f"{url} needs a package that is not installed: {_text_of(error)}") from error
+            what = "'mmgevent[remote]'" if package in _IN_EXTRA else package
+            raise kind(
+                f"{url} needs the package {package}, which is not installed; pip install {what}"
+            ) from error
+        except ValueError as error:
+            import difflib
+
+            known = sorted(fsspec.available_protocols())
+            nearest = difflib.get_close_matches(scheme.lower(), known, n=1)
+            hint = f"; did you mean {nearest[0]}://?" if nearest else ""
+            raise kind(f"{url}: fsspec has no protocol {scheme!r}{hint}") from error
+
+
+def open_system(url: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path of the address in it.
+
+    Raises what the file system raises. It may block.
+    """
+    import fsspec
+
+    first = next(part for part in url.split("::") if "://" in part)
+    place = (os.getpid(), _before_path(url))
+    system = _systems.get(place)
+    if system is None:
+        system, _ = fsspec.core.url_to_fs(url)
+        _systems[place] = system
+    return system, system._strip_protocol(first)
+
+
+def _before_path(url: str) -> str:
+    """Return what of an address makes its file system."""
+    if "::" in url:
+        first, _, rest = url.partition("::")
+        return f"{first.partition('://')[0]}::{rest}" if "://" in first else f"{first}::{_before_path(rest)}"
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def explain(error: BaseException) -> str:
+    """Return what an error of a file system means, in one line."""
+    name, text = type(error).__name__, _text_of(error)
+    if isinstance(error, (RemoteError, TooLateError)):
+        return text
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist" + (f" ({text})" if "ucket" in text else "")
+    if isinstance(error, PermissionError) or any(word in name for word in _CREDENTIAL_WORDS):
+        return (
+            f"no access ({text or name}); credentials come from the environment, and --pass-env NAME passes them to "
+            f"executors elsewhere"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return without_password(error.strerror)
+    return f"{name}: {text}" if text else name
+
+
+def _text_of(error: BaseException) -> str:
+    return shown(without_password(" ".join(str(error).split())), max_line_chars=_MAX_TEXT_CHARS)
