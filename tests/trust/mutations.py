@@ -1149,6 +1149,27 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "a connection is closed wherever the reading of a range ends",
+        "job/inputs/databases.py",
+        "with suppress(Exception):  # what was raised before says more\n            connection.close()",
+        "pass",
+        ("job/inputs/test_query.py::test_connections_are_closed_and_few_rows_are_in_memory",),
+    ),
+    Mutation(
+        "the last range of a query has the largest key",
+        "job/inputs/databases.py",
+        "{'<=' if span.is_last else '<'} {marks[1]}",
+        "< {marks[1]}",
+        ("job/inputs/test_query.py::test_each_row_is_read_once[64]",),
+    ),
+    Mutation(
+        "rows of one key are not cut apart by their numbers",
+        "job/inputs/query.py",
+        "return self.units() if high > low else iter(())",
+        "return self.units()",
+        ("job/inputs/test_query.py::test_rows_of_a_range_stay_together_however_often_it_is_cut",),
+    ),
+    Mutation(
         "a generator is not closed while another thread runs it",
         "driver/open_walk.py",
         "if self._thread not in (None, threading.get_ident()):",
