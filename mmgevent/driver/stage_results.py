@@ -10,9 +10,9 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice
-from typing import Any
+from typing import IO, Any
 
-from mmgevent.errors import JobError
+from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.inputs.walks import Repeatable
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.records import decode_items, encode_items
@@ -34,12 +34,8 @@ class StageResults(Repeatable):
     """Results of one stage, in the order in which they came. One thread adds, any may read."""
 
     def __init__(self) -> None:
-        import tempfile
-
-        # It opens the file when there is more than MEMORY_BYTES.
-        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closed by close()
-            MEMORY_BYTES, prefix="mmgevent-stage-", dir=find_scratch_folder()
-        )
+        self._file: IO[bytes] | None = None  # from the first result until `close`
+        self._is_closed = False
         self._lock = threading.Lock()  # guards the file and its position
         self._sizes = array("Q")  # bytes of each chunk
         #: number of results
@@ -72,7 +68,9 @@ class StageResults(Repeatable):
     def close(self) -> None:
         """Free memory and disk. Idempotent."""
         with self._lock:
-            self._file.close()
+            self._is_closed = True
+            if self._file is not None:
+                self._file.close()
 
     def _add(self, chunk: list[Record]) -> int:
         try:
@@ -82,9 +80,10 @@ class StageResults(Repeatable):
             raise JobError.from_failure(failure) from error
         try:
             with self._lock:
-                self._file.seek(0, 2)
-                self._file.write(data)
-                self._file.flush()
+                file = self._open()
+                file.seek(0, 2)
+                file.write(data)
+                file.flush()
         except OSError as error:
             failure = {
                 "kind": "disk",
@@ -95,10 +94,24 @@ class StageResults(Repeatable):
         self._sizes.append(len(data))
         return len(data)
 
+    def _open(self) -> IO[bytes]:
+        """Return the file. Raises JobCancelled if it is closed: whoever closes it wants no more results."""
+        if self._is_closed:
+            raise JobCancelled("the job was cancelled")
+        if self._file is None:
+            import tempfile
+
+            # It makes a real file of itself when there is more than MEMORY_BYTES.
+            folder = find_scratch_folder()
+            self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closed by close()
+                MEMORY_BYTES, prefix="mmgevent-stage-", dir=folder
+            )
+        return self._file
+
     def _read(self, at: int, n_bytes: int) -> bytes | None:
         """Return bytes of the file, or None if it is closed."""
         with self._lock:
-            if self._file.closed:
+            if self._is_closed or self._file is None:
                 return None
             self._file.seek(at)
             return self._file.read(n_bytes)

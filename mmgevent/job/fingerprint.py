@@ -55,6 +55,8 @@ def make_fingerprint(job: Job[Any, Any], **output: str) -> About:
         raise OutputError(
             f"the code of the function {min(functions.offered_names)!r}, which workers offer, is not known here"
         )
+    if job.previous is not None:
+        raise OutputError("a job of several stages makes the earlier ones anew in each run")
     if job.options.allocation == "oneshot":
         raise OutputError('with allocation="oneshot" each run maps other items')
     about = {"Python": PYTHON_VERSION, "mmgevent": VERSION, **output}
@@ -74,8 +76,9 @@ def make_fingerprint(job: Job[Any, Any], **output: str) -> About:
     for role in FUNCTION_FIELDS:
         if (function := getattr(functions, role)) is not None:
             digests.add(role, function)
-    if job.finishfn is not None:
-        digests.add("finishfn", job.finishfn)
+    for role in ("finishfn", "sort_values"):
+        if (function := getattr(job, role)) is not None:
+            digests.add(role, function)
     _add_source(digests, job.datasource)
     files = _list_files(job.datasource)
     digests.add_modules()

@@ -17,7 +17,8 @@ from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form, Functions, check_py_file, form_of
 from mmgevent.job.inputs import sources
 from mmgevent.job.names import name_after, name_of_stage
-from mmgevent.job.options import JobOptions, OptionKeywords
+from mmgevent.job.option_keywords import OptionKeywords
+from mmgevent.job.options import JobOptions
 from mmgevent.job.value_sorting import SortValues, check_sort_values
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from mmgevent.errors import OptionError
 from mmgevent.shown_text import shown
@@ -45,26 +45,6 @@ _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)\s*", re.IGNOR
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
-
-
-class OptionKeywords(TypedDict, total=False):
-    """The options as a program gives them, for editors. `JobOptions` explains each."""
-
-    retries: int
-    task_timeout: float | None
-    setup_timeout: float | None
-    memory_limit: int | str | None
-    max_skipped: float
-    partitions: int | None
-    greenlets: int
-    items_per_call: int | None
-    allocation: Literal["continuous", "oneshot"]
-    retransmit: float
-    py_files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-    results: Literal["plain", "trusted"] | None
-    plain_classes: str | type | Iterable[str | type]
-    pass_env: str | Iterable[str]
-    name: str
 
 
 @dataclass(frozen=True)

@@ -70,28 +70,15 @@ def run_map(
         The encoded copy of a flush, the input and the functions' own objects come on top.
     emit: called as `emit(flush)` with the bytes of each flush.
     mark: called as `mark(position, key)` before each item.
-    first_index: index of the first entry, from which positions count.
-    skip: positions of items to leave out.
-<<<<<<< HEAD
-    map_items: called as `map_items(fn, triples)`. It applies `fn(position, key, value)` to each
-        triple, perhaps to several at once, and returns an iterator over the results in order. It
-        must raise what `fn` raises, and it calls `mark` itself.
-    mark_flush: called with None before a flush of several items, and with the position after it.
-=======
+    first_index, skip: index of the first entry, from which positions count; those to leave out.
     map_items: see `mapping.MapItems`; maps several items at once, and calls `mark` itself.
     mark_flush: called with None before a flush of several items' records, and with the position of
         the last item when that continues, or None for a call of several.
->>>>>>> main
     part: which part of a single entry to map.
     skipping, decode: what to do about items that fail (None: the task ends), `items` once more.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
-<<<<<<< HEAD
     plain, unwanted: the rules for records that must be plain data; partitions to drop.
-=======
-    plain: the rules for records, if they must be plain data.
-    unwanted: partitions whose records are dropped: their results are there already.
     calls: how mapfn gets many items at once; None if it gets one. Not with `map_items`.
->>>>>>> main
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.

@@ -95,7 +95,6 @@ class TestStageResults:
 
     def test_a_full_disk_ends_the_job_with_what_to_do(self):
         results = StageResults()
-        results._file.close()
         results._file = open("/dev/full", "w+b", buffering=0)  # noqa: SIM115 - closed with the results
         with pytest.raises(JobError, match=r"cannot keep the results(.|\n)*TMPDIR") as failed:
             results.add_all((n, n) for n in range(1000))

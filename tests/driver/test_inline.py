@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mmgevent import reducers
 from mmgevent.driver.results import apply_finish, build_dict
-from mmgevent.driver.runners import inline
+from mmgevent.driver.runners import inline_run
 from mmgevent.driver.runners.inline import run_inline
 from mmgevent.errors import (
     DatasourceError,
@@ -103,12 +103,14 @@ def test_files_and_lines_are_read(tmp_path):
 
 
 def test_many_batches_and_a_spilling_store_change_nothing(monkeypatch):
-    monkeypatch.setattr(inline, "_SPEED", type(inline._SPEED)(items=3, seconds=1.0))
-    monkeypatch.setattr(inline, "STORE_BYTES", 2000)
+    monkeypatch.setattr(inline_run, "_SPEED", type(inline_run._SPEED)(items=3, seconds=1.0))
+    monkeypatch.setattr(inline_run, "STORE_BYTES", 2000)
     batches = []
-    original = inline._InlineRun._map_batch
+    original = inline_run.InlineRun._map_batch
     monkeypatch.setattr(
-        inline._InlineRun, "_map_batch", lambda self, *args: batches.append(args[0]) or original(self, *args)
+        inline_run.InlineRun,
+        "_map_batch",
+        lambda self, *args: batches.append(args[0]) or original(self, *args),
     )
     items = [(i, [(j, i) for j in range(i % 13)]) for i in range(200)]
     assert run(items, lambda k, v: v) == plain_mapreduce(items, lambda k, v: v)

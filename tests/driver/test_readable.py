@@ -118,9 +118,9 @@ class TestWrite:
         handle = submit(cluster)
         begin = handle._begin_stream
 
-        def begin_late(*args):
+        def begin_late(*args, **kwargs):
             assert handle.result() == COUNTS
-            begin(*args)
+            begin(*args, **kwargs)
 
         handle._begin_stream = begin_late
         assert handle.write(tmp_path / "out.tsv") == len(COUNTS)

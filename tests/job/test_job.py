@@ -15,7 +15,8 @@ from mmgevent.errors import DatasourceError, FunctionError, JobFileError, Option
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.sources import walk
 from mmgevent.job.job import Job
-from mmgevent.job.options import JobOptions, OptionKeywords, find_fault, parse_option, parse_size
+from mmgevent.job.option_keywords import OptionKeywords
+from mmgevent.job.options import JobOptions, find_fault, parse_option, parse_size
 
 
 def mapfn(key, value):

@@ -160,7 +160,10 @@ class InputProgress:
             return limit
         if self.has_refs:
             return limit * (self.items_mapped + self.set_aside) if self.is_mapped else math.inf
-        return limit * (self.known_entries if self.has_ended else max(self.known_entries, EARLY_ITEMS))
+        if self.has_ended:
+            return limit * self.known_entries
+        # Rounded up: what fails evenly may be an item ahead of its share until the last has come.
+        return math.ceil(limit * max(self.known_entries, EARLY_ITEMS))
 
     def _close(self, batch: Batch, entries: int) -> bool:
         """Close entries of a batch; return whether they were its last, so that it is released."""

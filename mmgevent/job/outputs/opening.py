@@ -48,7 +48,7 @@ def open_output(
     from mmgevent.job.outputs.folder import PART_BYTES, FolderSink  # rarely needed
 
     if overwrite and resume:
-        raise OutputError("--resume keeps what is in the folder, and --overwrite does not: leave one away")
+        raise OutputError("--resume keeps the parts that are there, and --overwrite does not: leave one away")
     chosen = choose_format(None, format)
     if columns is not None and not isinstance(columns, str):
         columns = tuple(columns)  # it may be an iterator

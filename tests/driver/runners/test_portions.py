@@ -150,8 +150,8 @@ def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none()
     outputs.add(MapRange(2, batch, 0, 100), [b"a2", b"", b"c2", b""], is_carried=True)
     outputs.add(MapRange(1, batch, 50, 100), [b"a1+", b"", b"", b""], is_carried=True)
     outputs.add(MapRange(1, batch, 0, 50), [b"a1", b"", b"c1", b""], is_carried=True)
-    assert list(outputs.group(4, 2)) == [[b"a1", b"c1", b"a1+", b"a2", b"c2"]]
+    assert list(outputs.group(4, 2)) == [(range(0, 4, 2), [b"a1", b"c1", b"a1+", b"a2", b"c2"])]
     outputs.add(MapRange(3, batch, 0, 100), ["A3", "B3", "C3", "D3"], is_carried=False)
     large = [[b"a1", b"a1+", b"a2", "A3"], ["B3"], [b"c1", b"c2", "C3"], ["D3"]]
-    assert list(outputs.group(4, 2)) == large
+    assert list(outputs.group(4, 2)) == [(range(i, 4, 4), pieces) for i, pieces in enumerate(large)]
     assert outputs.tokens() == ["A3", "B3", "C3", "D3"]

@@ -31,6 +31,10 @@ def other_mapfn(key, value):
     yield f"key {key}", value + 1
 
 
+def finish_each(key, value):
+    return value
+
+
 JOB = Job(ITEMS, mapfn, sum_values, partitions=8)
 
 #: Writes the partitions that are not there yet, a few records each; prints once it has begun.
@@ -169,6 +173,7 @@ def test_what_is_not_as_it_was_is_made_again_or_refused(harm, tmp_path):
         (Job({**ITEMS, 1: 2}, mapfn, sum_values, partitions=8), {}, "the datasource has changed"),
         (Job(ITEMS, mapfn, partitions=8), {}, "reducefn is no longer part of the job"),
         (Job(ITEMS, mapfn, sum_values, partitions=8, setupfn=print), {}, "setupfn is new"),
+        (Job(ITEMS, mapfn, sum_values, partitions=8, finishfn=finish_each), {}, "finishfn is new"),
         (JOB, {"format": "jsonl"}, "format was 'tsv' and is 'jsonl'"),
     ],
 )
@@ -232,6 +237,7 @@ def finish_all(records):
         (Job(Lines("-"), mapfn), {}, "the input - can be read only once"),
         (Job(ITEMS, "offered"), {}, "the function 'offered', which workers offer"),
         (Job(ITEMS, mapfn, allocation="oneshot"), {}, "oneshot"),
+        (Job(ITEMS, mapfn, sum_values).then(mapfn, sum_values), {}, "a job of several stages"),
         (Job(ITEMS, mapfn, finishfn=finish_all), {}, "finishfn is called once, with all results"),
         (JOB, {"sort": "key"}, "results in order are written at the end"),
         (JOB, {"top": 3}, "results in order are written at the end"),
@@ -340,7 +346,7 @@ def write_until(path, kill_at, part_bytes):
 
 
 @pytest.mark.usefixtures("each_partition_ends_a_part")
-@pytest.mark.parametrize("part_bytes", [1, 15, 1000])
+@pytest.mark.parametrize("part_bytes", [pytest.param(1, marks=pytest.mark.long), 15, 1000])
 def test_a_kill_at_each_system_call_loses_only_what_was_not_whole(part_bytes, tmp_path):
     expected = sorted(f"{k}\t{v}" for partition in range(7) for k, v in records_of(partition))
     n_calls = write_until(tmp_path / "whole", None, part_bytes)
