@@ -82,6 +82,8 @@ def _kind_of_each(name: str, values: Sequence[Any], keys: Sequence[Any], expecte
             own = _kind_of([value])
         except _Misfit as misfit:
             raise _refusal(name, key, value, str(misfit)) from misfit
+        except RecursionError:
+            raise _refusal(name, key, value, "has too many lists within lists") from None
         if own in fitting:
             continue
         merged = _merged(kind, own)
@@ -137,22 +139,20 @@ def _kind_of(values: Iterable[Any]) -> Any:
 def _kind_of_one(value: Any) -> Any:
     import pyarrow
 
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return pyarrow.list_(_kind_of(value))
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise _Misfit(f"is a dict with the key {short(key)}; only str keys are possible")
+        return pyarrow.struct([(key, _kind_of([element])) for key, element in value.items()])
     try:
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return pyarrow.list_(_kind_of(value))
-        if isinstance(value, dict):
-            for key in value:
-                if not isinstance(key, str):
-                    raise _Misfit(f"is a dict with the key {short(key)}; only str keys are possible")
-            return pyarrow.struct([(key, _kind_of([element])) for key, element in value.items()])
         kind = pyarrow.infer_type([value])
-        if pyarrow.types.is_decimal(kind):
-            return pyarrow.decimal128(_DECIMAL_DIGITS, max(kind.scale, 0))
-        return kind
-    except RecursionError:
-        raise _Misfit("has too many lists within lists") from None
-    except pyarrow.ArrowException as error:
+    except Exception as error:
         raise _Misfit(f"is a {type(value).__name__}, no type of a column: {first_line(error)}") from error
+    if pyarrow.types.is_decimal(kind):
+        return pyarrow.decimal128(_DECIMAL_DIGITS, max(kind.scale, 0))
+    return kind
 
 
 def _merged(one: Any, other: Any) -> Any:

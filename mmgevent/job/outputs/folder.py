@@ -319,9 +319,9 @@ class FolderSink(Sink):
                 os.unlink(os.path.join(self._folder, name))
         self._number = 1 + max((int(name[5:10]) for name in kept), default=-1)
         if kept and self._chosen.name == "parquet":
-            from mmgevent.job.outputs.parquet import RowMaker
+            from mmgevent.job.outputs.parquet import ParquetRows
 
-            assert isinstance(self._encode, RowMaker)
+            assert isinstance(self._encode, ParquetRows)
             self._encode.go_on_with(os.path.join(self._folder, min(kept)))
         self._has_cleared = True
 

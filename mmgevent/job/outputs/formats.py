@@ -193,7 +193,7 @@ def _encode_pickle(key: Any, value: Any) -> bytes:
         raise OutputError(f"cannot pickle the record of {short(key)}: {error}") from error
 
 
-#: {name of a format: function that encodes one record}; csv has `rows.CsvEncoder`, parquet `parquet.RowMaker`
+#: {name of a format: function that encodes one record}; csv has `rows.CsvEncoder`, parquet `parquet.ParquetRows`
 ENCODERS: dict[str, Callable[[Any, Any], bytes]] = {
     "tsv": _encode_tsv,
     "jsonl": _encode_jsonl,

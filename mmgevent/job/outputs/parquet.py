@@ -14,9 +14,8 @@ from typing import Any
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.arrow_columns import first_line, make_column
-from mmgevent.job.outputs.destinations import Destination
+from mmgevent.job.outputs.formats import short
 from mmgevent.job.outputs.rows import Rows
-from mmgevent.job.outputs.sinks import Sink
 
 #: How columns are compressed. A word count is 2.4 times as large with snappy, in the same time.
 CODEC = "zstd"
@@ -47,7 +46,7 @@ class Row:
         return self.n_bytes
 
 
-class RowMaker:
+class ParquetRows:
     """Makes the rows and tables of one output, which may have several files."""
 
     def __init__(self, columns: tuple[str, ...] | None):
@@ -62,7 +61,12 @@ class RowMaker:
         fields = self._rows.row(key, value)
         if self._names is None:
             self._names = self._rows.default_columns(key, value)
-        return Row(key, fields)
+        try:
+            return Row(key, fields)
+        except RecursionError:
+            raise OutputError(
+                f"the record of {short(key)} has too many lists within lists; change it in finishfn"
+            ) from None
 
     def go_on_with(self, path: str) -> None:
         """Take names and types of a file. Raise OutputError if it cannot be read."""
@@ -111,12 +115,11 @@ class RowMaker:
         return self._parquet.ParquetWriter(file, schema, compression=CODEC)
 
 
-class ParquetSink(Sink):
-    """Writes rows to one file."""
+class ParquetTable:
+    """The rows of one file."""
 
-    def __init__(self, maker: RowMaker, destination: Destination):
-        super().__init__(maker, destination)
-        self._maker = maker
+    def __init__(self, rows: ParquetRows):
+        self._rows = rows
         self._keys: list[Any] = []  # of the rows that wait
         self._columns: list[list[Any]] = []
         self._n_bytes = 0
@@ -124,40 +127,37 @@ class ParquetSink(Sink):
         self._writer: Any = None
         self._is_ended = False
 
-    def write_encoded(self, data: Any) -> None:
-        """Add a row. Write a row group if that makes one; then raise OutputError for a row that misfits."""
+    def add(self, row: Any) -> bytearray:
+        """Add a row, and return what is next in the file: a row group, if this one ends it.
+
+        Raise OutputError for a row that does not fit.
+        """
         if not self._columns:
-            self._columns = [[] for _ in data.fields]
-        for column, field in zip(self._columns, data.fields, strict=True):
+            self._columns = [[] for _ in row.fields]
+        for column, field in zip(self._columns, row.fields, strict=True):
             column.append(field)
-        self._keys.append(data.key)
-        self._n_bytes += data.n_bytes
+        self._keys.append(row.key)
+        self._n_bytes += row.n_bytes
         if self._n_bytes >= ROW_GROUP_BYTES or len(self._keys) >= ROW_GROUP_ROWS:
             self._write_group()
+        return self._memory.take()
 
-    def commit(self) -> None:
-        """Write the last row group and the footer, and give a file its name."""
+    def end(self) -> bytearray:
+        """Return the rest of the file, the second time nothing. Raise OutputError as `add` does."""
         if not self._is_ended:
             if self._keys or self._writer is None:
                 self._write_group()
             self._writer.close()
-            self._pass()
             self._is_ended = True
-        super().commit()
+        return self._memory.take()
 
     def _write_group(self) -> None:
         keys, columns = self._keys, self._columns
         self._keys, self._columns, self._n_bytes = [], [], 0
-        table = self._maker.make_table(keys, columns)
+        table = self._rows.make_table(keys, columns)
         if self._writer is None:
-            self._writer = self._maker.open_writer(self._memory)
+            self._writer = self._rows.open_writer(self._memory)
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._pass()
-
-    def _pass(self) -> None:
-        """Write to the destination what pyarrow has written into memory."""
-        self._buffer += self._memory.take()
-        self._flush()
 
 
 class _Memory:
@@ -171,6 +171,8 @@ class _Memory:
 
     def take(self) -> bytearray:
         """Return what was written since the last time."""
+        if not self._data:
+            return self._data
         data, self._data = self._data, bytearray()
         self._taken_bytes += len(data)
         return data
@@ -220,4 +222,4 @@ def _size_of(value: Any) -> int:
         return _NUMBER_BYTES + sum(map(_size_of, value))
     if isinstance(value, dict):
         return _NUMBER_BYTES + sum(map(_size_of, value.values()))
-    return _NUMBER_BYTES + getattr(value, "nbytes", 0)  # arrays of numpy have that
+    return _NUMBER_BYTES + (value.nbytes if type(value).__module__ == "numpy" else 0)

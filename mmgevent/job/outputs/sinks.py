@@ -19,7 +19,7 @@ from mmgevent.job.outputs.formats import BINARY_FORMATS, ENCODERS, ROW_FORMATS, 
 from mmgevent.shown_text import harmless
 
 if TYPE_CHECKING:
-    from mmgevent.job.outputs.parquet import Row
+    from mmgevent.job.outputs.parquet import ParquetTable, Row
     from mmgevent.job.outputs.record import Made
 
 #: What makes bytes of a record, or a row whose `len` is its size. All files of an output share one.
@@ -69,14 +69,15 @@ def open_sink(
 
 def make_sink(chosen: OutputFormat, encode: Encoder, destination: Destination, header: bytes) -> Sink:
     """Return the sink for one file, with what `make_encoder` returned."""
-    if chosen.name == "parquet":
-        from mmgevent.job.outputs.parquet import ParquetSink, RowMaker
-
-        assert isinstance(encode, RowMaker)
-        return ParquetSink(encode, destination)
     if chosen.compression:
         destination = Compressed(destination, chosen.compression)
-    return Sink(encode, destination, header)
+    table = None
+    if chosen.name == "parquet":
+        from mmgevent.job.outputs.parquet import ParquetRows, ParquetTable
+
+        assert isinstance(encode, ParquetRows)
+        table = ParquetTable(encode)
+    return Sink(encode, destination, header, table)
 
 
 def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> tuple[Encoder, bytes]:
@@ -98,9 +99,9 @@ def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> t
 
     names = None if columns is None else check_columns(columns)
     if chosen.name == "parquet":
-        from mmgevent.job.outputs.parquet import RowMaker
+        from mmgevent.job.outputs.parquet import ParquetRows
 
-        return RowMaker(names), b""
+        return ParquetRows(names), b""
     encoder = CsvEncoder(Rows(names))
     return encoder, encoder.header
 
@@ -137,8 +138,15 @@ class Sink:
     #: whether all results were there already
     is_complete = False
 
-    def __init__(self, encode: Encoder, destination: Destination, header: bytes = b"") -> None:
-        """`header`: what the output begins with."""
+    def __init__(
+        self,
+        encode: Encoder,
+        destination: Destination,
+        header: bytes = b"",
+        table: ParquetTable | None = None,
+    ) -> None:
+        """`header`: what the output begins with. `table`: what makes bytes of rows."""
+        self._table = table
         self._encode = encode
         self._destination = destination
         self._buffer = bytearray(header)
@@ -158,7 +166,7 @@ class Sink:
 
     def write_encoded(self, data: Any) -> None:
         """Write what the encoder made of a record."""
-        self._buffer += data
+        self._buffer += data if self._table is None else self._table.add(data)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
 
@@ -169,7 +177,9 @@ class Sink:
         """Learn that there are no records at the moment."""
 
     def commit(self) -> None:
-        """Write what is left, and give a file its name."""
+        """Write what is left, and give a file its name. Raise OutputError as `write` does."""
+        if self._table is not None:
+            self._buffer += self._table.end()
         self._flush()
         try:
             self._destination.commit()
