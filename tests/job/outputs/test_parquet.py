@@ -243,13 +243,15 @@ def test_a_missing_library_is_one_sentence_before_anything_is_written(tmp_path, 
     assert os.listdir(tmp_path) == []
 
 
-def test_it_goes_to_pipes_and_not_to_terminals(tmp_path):
+def test_it_goes_to_pipes_and_not_to_terminals_and_no_other_format_loads_the_library(tmp_path):
     master, slave = pty.openpty()
     refused = pytest.raises(OutputError, match="format parquet is not for terminals")
     with os.fdopen(slave, "w") as terminal, os.fdopen(master), refused:
         open_output(None, "parquet", terminal)
     program = (
         "import sys; from mmgevent.job.outputs.sinks import open_sink\n"
+        "with open_sink('/dev/null', 'csv') as sink: sink.write('a', 1)\n"
+        "assert 'pyarrow' not in sys.modules, 'only parquet needs it, and it takes 0.3 s'\n"
         "with open_sink(None, 'parquet') as sink: sink.write('a', 1)"
     )
     data = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE).stdout
