@@ -1115,6 +1115,20 @@ MUTATIONS = [
         ("job/outputs/test_rows.py::test_a_record_that_does_not_fit_is_named",),
     ),
     Mutation(
+        "values of Parquet are not changed to fit a column",
+        "job/outputs/arrow_columns.py",
+        "if merged is None or (expected is not None and merged != expected):",
+        "if merged is None:",
+        ("job/outputs/test_parquet.py::test_a_record_that_does_not_fit_the_first_ones_is_named",),
+    ),
+    Mutation(
+        "a folder of Parquet that is resumed keeps its types",
+        "job/outputs/folder.py",
+        "self._encode.go_on_with(os.path.join(self._folder, min(kept)))",
+        "pass",
+        ("job/outputs/test_parquet.py::test_a_resumed_folder_has_the_types_of_the_first_run",),
+    ),
+    Mutation(
         "sorting holds no more than its memory",
         "job/outputs/order.py",
         "if self._used_bytes > self._memory_bytes:",
