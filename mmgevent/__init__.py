@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mmgevent.job.inputs.json_lines import JsonLines
     from mmgevent.job.inputs.lines import Lines
     from mmgevent.job.inputs.parquet import Parquet
+    from mmgevent.job.inputs.query import Query
     from mmgevent.job.inputs.tables import Csv
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.formats import load
@@ -88,6 +89,7 @@ __all__ = [
     "OutputError",
     "Parquet",
     "PasswordError",
+    "Query",
     "ShippingError",
     "StartError",
     "TooLargeError",
@@ -115,6 +117,7 @@ _HOMES = {
     "Node": "driver.node",
     "NotKept": "driver.set_aside",
     "Parquet": "job.inputs.parquet",
+    "Query": "job.inputs.query",
     "connect": "driver.connecting",
     "load": "job.outputs.formats",
     "__version__": "wire.hello",

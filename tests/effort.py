@@ -209,6 +209,9 @@ LONG = {
         test_a_module_of_the_users_called_numpy_is_theirs
         test_an_extension_beside_the_job_is_imported_on_this_machine
     """,
+    "integration/test_query_jobs.py": """
+        test_a_connect_that_blocks_in_an_executor_ends_by_the_time_limit
+    """,
     "integration/test_remote.py": """
         test_a_job_whose_server_stays_away_says_what_it_waits_for_and_ends_with_the_reason
         test_a_server_that_dies_and_comes_back_gets_the_job_again

@@ -36,13 +36,13 @@ OUTPUT = Option(
 FORMAT = Option(
     ("--format",),
     "F",
-    "tsv, jsonl, csv or pickle, and .gz, .bz2, .xz or .zst after it to compress, as in tsv.gz (default: by "
-    "the suffixes of PATH, else tsv)",
+    "tsv, jsonl, csv or pickle, and .gz, .bz2, .xz or .zst after it to compress, as in tsv.gz; or parquet, "
+    "which needs mmgevent[parquet] (default: by the suffixes of PATH, else tsv)",
 )
 COLUMNS = Option(
     ("--columns",),
     "NAME[,NAME...]",
-    "names of the columns of csv, for its first line; a tuple is as many columns as it is long",
+    "names of the columns of csv, for its first line, and of parquet; a tuple is as many columns as it is long",
 )
 SORT = Option(
     ("--sort",),

@@ -117,8 +117,8 @@ class Readable(Generic[K, V]):
         this, as by `stream`; after `result` they can be written again and again.
 
         `format`: "tsv", "jsonl", "csv", "pickle", with ".gz", ".bz2", ".xz" or ".zst" behind it to
-        compress. By default the suffixes of `path` decide.
-        `columns`: names for the columns of csv.
+        compress; or "parquet". By default the suffixes of `path` decide.
+        `columns`: names for the columns of csv and parquet.
         `sort`: "key", "-key", "value", "-value", where - is for the largest first.
         `top`: how many records to keep; those of the largest values, unless `sort` is given.
         `overwrite`: replace the results in a folder; otherwise one that is not empty is refused.

@@ -57,6 +57,8 @@ class Functions:
     setupfn: Callable[[], Any] | None = None
     #: whether a key's values are sorted before reducefn: True, what they are compared by, or None
     sort_values: SortValues = None
+    #: what opens connections for the refs of a Query, see `Source.connectors`; None without any
+    connect: tuple[Any, ...] | None = None
 
     @classmethod
     def of(

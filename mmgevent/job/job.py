@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from mmgevent import reducers
@@ -335,7 +336,16 @@ class Job(Generic[K, V]):
         check_sort_values(self.sort_values, (self.mapfn, self.collectfn, self.reducefn))
         reducers.check_collectfn(self.collectfn, self.reducefn)
         collectfn = reducers.without_redundant(self.collectfn, self.reducefn)
-        return Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn, self.sort_values)
+        functions = Functions.of(self.mapfn, collectfn, self.reducefn, self.setupfn, self.sort_values)
+        connectors = () if self.previous is not None else sources.connectors_of(self.datasource)
+        if not connectors:
+            return functions
+        if functions.offered_names:
+            raise FunctionError(
+                f"the function {min(functions.offered_names)!r} is offered by nodes, which cannot get the connect of a "
+                f"Query; pass the function itself"
+            )
+        return replace(functions, connect=connectors)
 
     @property
     def finish_form(self) -> Form | None:
@@ -354,8 +364,8 @@ class Job(Generic[K, V]):
     def check(self) -> None:
         """Raise the UsageError for whatever can be found wrong before the job runs.
 
-        Looks at the disk (files of Files and Lines, py_files). Calls nothing, and takes nothing
-        from iterators.
+        Looks at the disk (files of Files and Lines, py_files). Calls nothing but the connect of a
+        Query, and takes nothing from iterators.
         """
         stages = self.stages
         for number, stage in enumerate(stages, 1):

@@ -173,6 +173,17 @@ class TestTables:
             with pytest.raises(mmg.OutputError, match="has no type for the column 'value': the record of '"):
                 getattr(handle, method)()
 
+    def test_a_parquet_file_has_the_columns_of_the_table(self, cluster, library, method, tmp_path):
+        parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs it")
+        pytest.importorskip(library, reason="a table of that library needs it")
+        assert submit(cluster).write(tmp_path / "out", "parquet", columns="word,n", sort="key") == len(COUNTS)
+        table = parquet.read_table(tmp_path / "out")
+        names, rows = to_rows(library, getattr(submit(cluster), method)("word,n"))
+        assert (names, sorted(rows)) == (
+            table.column_names,
+            [tuple(row.values()) for row in table.to_pylist()],
+        )
+
     def test_wrong_names_are_refused_at_once(self, cluster, library, method):
         pytest.importorskip(library, reason="a table of that library needs it")
         handle = submit(cluster)

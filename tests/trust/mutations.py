@@ -1154,6 +1154,20 @@ MUTATIONS = [
         ("job/outputs/test_rows.py::test_a_record_that_does_not_fit_is_named",),
     ),
     Mutation(
+        "values of Parquet are not changed to fit a column",
+        "job/outputs/arrow_columns.py",
+        "if merged is None or (expected is not None and merged != expected):",
+        "if merged is None:",
+        ("job/outputs/test_parquet.py::test_a_record_that_does_not_fit_the_first_ones_is_named",),
+    ),
+    Mutation(
+        "a folder of Parquet that is resumed keeps its types",
+        "job/outputs/folder.py",
+        "self._encode.go_on_with(os.path.join(self._folder, min(kept)))",
+        "pass",
+        ("job/outputs/test_parquet.py::test_a_resumed_folder_has_the_types_of_the_first_run",),
+    ),
+    Mutation(
         "sorting holds no more than its memory",
         "job/outputs/order.py",
         "if self._used_bytes > self._memory_bytes:",
@@ -1186,6 +1200,27 @@ MUTATIONS = [
         (
             "job/inputs/test_compressed.py::TestDamage::test_a_file_that_was_cut_off_is_named_with_where_it_ends[gzip]",
         ),
+    ),
+    Mutation(
+        "a connection is closed wherever the reading of a range ends",
+        "job/inputs/databases.py",
+        "with suppress(Exception):  # what was raised before says more\n            connection.close()",
+        "pass",
+        ("job/inputs/test_query.py::test_connections_are_closed_and_few_rows_are_in_memory",),
+    ),
+    Mutation(
+        "the last range of a query has the largest key",
+        "job/inputs/databases.py",
+        "{'<=' if span.is_last else '<'} {marks[1]}",
+        "< {marks[1]}",
+        ("job/inputs/test_query.py::test_each_row_is_read_once[64]",),
+    ),
+    Mutation(
+        "rows of one key are not cut apart by their numbers",
+        "job/inputs/query.py",
+        "return self.units() if high > low else iter(())",
+        "return self.units()",
+        ("job/inputs/test_query.py::test_rows_of_a_range_stay_together_however_often_it_is_cut",),
     ),
     Mutation(
         "a generator is not closed while another thread runs it",

@@ -11,7 +11,7 @@ from mmgevent.errors import SchedulerError
 MAP, PLAN, REDUCE = "map", "plan", "reduce"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class JobRules:
     """The options of a job that concern scheduling."""
 

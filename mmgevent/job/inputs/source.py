@@ -53,6 +53,10 @@ class Source:
         """Return the paths that can be read only once."""
         return []
 
+    def connectors(self) -> list[Any]:
+        """Return what opens connections for its refs, and travels with the job's functions."""
+        return []
+
     def __add__(self, other: Any) -> Source:
         if not isinstance(other, Source):
             return NotImplemented
@@ -227,6 +231,9 @@ class _Sum(Source):
 
     def streams(self) -> list[str]:
         return [path for part in self.parts for path in part.streams()]
+
+    def connectors(self) -> list[Any]:
+        return [connector for part in self.parts for connector in part.connectors()]
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))

@@ -34,7 +34,7 @@ def iterate(datasource: Any) -> Iterator[tuple[Any, Any, int]]:
 def check_datasource(datasource: Any) -> None:
     """Raise DatasourceError for whatever is wrong with a datasource before it is walked.
 
-    Calls no function and takes nothing from iterators.
+    Calls no function but the connect of a Query, and takes nothing from iterators.
     """
     if isinstance(datasource, Source):
         _check_source(datasource)
@@ -42,6 +42,11 @@ def check_datasource(datasource: Any) -> None:
         if not callable(datasource):
             raise _no_datasource(datasource)
         _check_no_parameters(datasource)
+
+
+def connectors_of(datasource: Any) -> tuple[Any, ...]:
+    """Return what opens connections for the refs of a datasource; it travels with the job's functions."""
+    return tuple(datasource.connectors()) if isinstance(datasource, Source) else ()
 
 
 def is_in_memory(datasource: Any) -> bool:
@@ -91,6 +96,11 @@ def open_datasource(datasource: Any) -> Any:
         return datasource
     made = datasource()
     if isinstance(made, Source):
+        if made.connectors():  # too late: the job's functions have been packed
+            raise DatasourceError(
+                f"the datasource function {_name(datasource)} returned a Query, whose connect travels with the functions "
+                f"of the job; make the Query the datasource itself"
+            )
         _check_source(made)
     elif not _is_mapping(made) and not _is_iterable(made):
         raise DatasourceError(

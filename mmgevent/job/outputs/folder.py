@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs.compression import Compressed
-from mmgevent.job.outputs.destinations import Destination, Replacement, WholeFile
+from mmgevent.job.outputs.destinations import Replacement, WholeFile
 from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
 from mmgevent.job.outputs.formats import OutputFormat, short
 from mmgevent.job.outputs.record import (
@@ -34,7 +33,7 @@ from mmgevent.job.outputs.record import (
     is_about,
     read_record,
 )
-from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning
+from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning, make_sink
 from mmgevent.job.outputs.units import Units
 
 SUCCESS = "_SUCCESS"
@@ -203,12 +202,10 @@ class FolderSink(Sink):
                 f"cannot write {self._name}: the results need more than {MAX_PARTS} parts; choose a larger part size"
             )
         with self._explained():
-            destination: Destination = self._open_file(self._part_name(), self._prepare)
+            file = self._open_file(self._part_name(), self._prepare)
         if self._units is not None:
             self._units.begin_part()
-        if self._chosen.compression:
-            destination = Compressed(destination, self._chosen.compression)
-        return Sink(self._encode, destination, self._header)
+        return make_sink(self._chosen, self._encode, file, self._header)
 
     def _part_name(self) -> str:
         return f"part-{self._number:05}{self._chosen.suffix}"
@@ -290,7 +287,7 @@ class FolderSink(Sink):
         with os.scandir(self._folder) as entries:
             names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
         for name in sorted(names):
-            if is_ours(name) and names[name]:
+            if _is_ours(name) and names[name]:
                 raise OutputError(f"cannot write {self._name}: {name} in it is a folder; remove it first")
         return sorted(names)
 
@@ -303,7 +300,7 @@ class FolderSink(Sink):
                 f"cannot write {self._name}: the folder is not empty ({short(found[0])}); name another,{advice} or "
                 f"overwrite the results in it: {_OVERWRITE}"
             )
-        self._old = [name for name in names if is_ours(name) and name not in (LOCK, SUCCESS)]
+        self._old = [name for name in names if _is_ours(name) and name not in (LOCK, SUCCESS)]
 
     def _continue(self, names: list[str]) -> None:
         """Keep what the same job has made; remove what is not whole. Raise OutputError for another job."""
@@ -331,6 +328,11 @@ class FolderSink(Sink):
             if name not in kept and (_PART.fullmatch(name) or _LEFTOVER.fullmatch(name)):
                 os.unlink(os.path.join(self._folder, name))
         self._number = 1 + max((int(name[5:10]) for name in kept), default=-1)
+        if kept and self._chosen.name == "parquet":
+            from mmgevent.job.outputs.parquet import ParquetRows
+
+            assert isinstance(self._encode, ParquetRows)
+            self._encode.go_on_with(os.path.join(self._folder, min(kept)))
         self._has_cleared = True
 
     def _check_complete(self) -> None:
@@ -394,5 +396,5 @@ def _count_records(parts: list[dict[str, Any]]) -> int:
     return sum(part["records"] for part in parts)
 
 
-def is_ours(name: str) -> bool:
+def _is_ours(name: str) -> bool:
     return name in (SUCCESS, LOCK, RECORD) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))

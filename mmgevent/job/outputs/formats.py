@@ -5,8 +5,9 @@
 - jsonl: `[key, value]` in a line. A value that JSON does not have is an OutputError.
 - csv: see `rows`.
 - pickle: one `(key, value)` after another, for `load`.
+- parquet: see `parquet`.
 
-The files of every format may be compressed, see `compression`.
+The files of every format but parquet may be compressed, see `compression`.
 
 In JSON a tuple is an array and a set is a sorted array. Text is UTF-8 whatever the locale. UTF-8
 has no surrogates, so one is written as `\\udc80`: JSON reads it back, and no escaped str looks like
@@ -30,10 +31,16 @@ from mmgevent.errors import DatasourceError, OutputError
 from mmgevent.job.outputs.compression import SUFFIXES, open_to_read, split_suffix
 
 #: Names of the formats.
-FORMATS = ("tsv", "jsonl", "csv", "pickle")
+FORMATS = ("tsv", "jsonl", "csv", "pickle", "parquet")
+
+#: Formats whose files may be compressed. Parquet compresses its columns itself.
+COMPRESSIBLE = FORMATS[:-1]
+
+#: Formats that are no text, so that they are not for terminals.
+BINARY_FORMATS = ("pickle", "parquet")
 
 #: Formats whose records are rows, so that their columns can have names.
-ROW_FORMATS = ("csv",)
+ROW_FORMATS = ("csv", "parquet")
 
 _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
@@ -43,6 +50,8 @@ _FORMAT_OF_SUFFIX = {
     ".csv": "csv",
     ".pkl": "pickle",
     ".pickle": "pickle",
+    ".parquet": "parquet",
+    ".pq": "parquet",
 }
 
 #: Longest text of a key in an error, characters.
@@ -99,19 +108,20 @@ def choose_format(path: str | None, format: str | None) -> OutputFormat:
 
     `format` is a name, or a name with a compression: "tsv.gz".
 
-    Raise OutputError for an unknown format or suffix, or if the two name different compressions.
+    Raise OutputError for an unknown format or suffix, if the two name different compressions, and
+    for parquet with one.
     """
     stem, of_path = split_suffix(path or "")
     if format is not None:
         name, of_format = split_suffix(format)
         if name not in FORMATS:
             raise OutputError(
-                f"unknown format {format!r}; there are {', '.join(FORMATS)}, and each with "
-                f"{', '.join(f'.{suffix}' for suffix in SUFFIXES)}"
+                f"unknown format {format!r}; there are {', '.join(COMPRESSIBLE)}, and each with "
+                f"{', '.join(f'.{suffix}' for suffix in SUFFIXES)}; and parquet"
             )
         if of_format and of_path and of_format != of_path:
             raise OutputError(f"the format {format} is not what the suffix of {path} says; make them equal")
-        return OutputFormat(name, of_format or of_path)
+        return _checked(OutputFormat(name, of_format or of_path))
     suffix = os.path.splitext(stem)[1].lower()
     if not suffix:
         return OutputFormat("tsv", of_path)
@@ -120,7 +130,16 @@ def choose_format(path: str | None, format: str | None) -> OutputFormat:
             f"the suffix of {path} does not say which format it is; "
             f"end it with one of {', '.join(_FORMAT_OF_SUFFIX)}, or pass --format {'|'.join(FORMATS)}"
         )
-    return OutputFormat(_FORMAT_OF_SUFFIX[suffix], of_path)
+    return _checked(OutputFormat(_FORMAT_OF_SUFFIX[suffix], of_path))
+
+
+def _checked(chosen: OutputFormat) -> OutputFormat:
+    if chosen.compression and chosen.name not in COMPRESSIBLE:
+        raise OutputError(
+            f"Parquet is not compressed once more as {chosen.compression}: its columns are already (zstd); "
+            f"leave .{chosen.compression} away"
+        )
+    return chosen
 
 
 def _encode_tsv(key: Any, value: Any) -> bytes:
@@ -174,7 +193,7 @@ def _encode_pickle(key: Any, value: Any) -> bytes:
         raise OutputError(f"cannot pickle the record of {short(key)}: {error}") from error
 
 
-#: {name of a format: function that encodes one record}; csv is a `rows.CsvEncoder`
+#: {name of a format: function that encodes one record}; csv has `rows.CsvEncoder`, parquet `parquet.ParquetRows`
 ENCODERS: dict[str, Callable[[Any, Any], bytes]] = {
     "tsv": _encode_tsv,
     "jsonl": _encode_jsonl,

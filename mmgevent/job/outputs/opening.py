@@ -61,6 +61,8 @@ def open_output(
     if overwrite and resume:
         raise OutputError("--resume keeps the parts that are there, and --overwrite does not: leave one away")
     chosen = choose_format(None, format)
+    if columns is not None and not isinstance(columns, str):
+        columns = tuple(columns)  # it may be an iterator
     encode, header = make_encoder(chosen, columns)
     if job is not None:
         about = {**(about or {}), **describe_job(job, sort, top)}
@@ -68,7 +70,7 @@ def open_output(
     return make(
         name, chosen, encode, header,
         part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
-        fingerprint=_fingerprint(name, job, chosen, header, is_ordered=is_ordered, needed=resume) if is_here else None,
+        fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_here else None,
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def _fingerprint(
     name: str,
     job: Job[Any, Any] | None,
     chosen: OutputFormat,
-    header: bytes,
+    columns: str | Iterable[str] | None,
     *,
     is_ordered: bool,
     needed: bool,
@@ -98,7 +100,12 @@ def _fingerprint(
             job.check()
         if job.finish_form == "iterator":
             raise OutputError("finishfn is called once, with all results")
-        return make_fingerprint(job, format=chosen.suffix[1:], columns=header.decode().strip())
+        names = ""
+        if columns is not None:
+            from mmgevent.job.outputs.rows import check_columns  # rarely needed
+
+            names = ",".join(check_columns(columns))
+        return make_fingerprint(job, format=chosen.suffix[1:], columns=names)
     except OutputError as error:
         if needed:
             raise OutputError(

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.compression import Compressed, open_compressor
 from mmgevent.job.outputs.destinations import Destination, Stream, open_destination
-from mmgevent.job.outputs.formats import ENCODERS, ROW_FORMATS, OutputFormat, choose_format
+from mmgevent.job.outputs.formats import BINARY_FORMATS, ENCODERS, ROW_FORMATS, OutputFormat, choose_format
 from mmgevent.shown_text import harmless
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.parquet import ParquetTable, Row
     from mmgevent.job.outputs.record import Made
 
-Encoder = Callable[[Any, Any], bytes]
+#: What makes bytes of a record, or a row whose `len` is its size. All files of an output share one.
+Encoder = Callable[[Any, Any], "bytes | Row"]
 
 #: Bytes collected before a write. Calls are few, and the reader of a pipe notices no delay.
 _BUFFER_BYTES = 256 * 1024
@@ -38,12 +40,12 @@ def open_sink(
     """Check where and how results are to be written, and return the sink for them.
 
     Results go to `stream` if one is given, else to `path`, else to stdout. Without a `format` the
-    suffix of `path` decides, and without a suffix the format is tsv. `columns`: names for csv.
+    suffix of `path` decides, and without a suffix the format is tsv. `columns`: their names.
     `warn` gets a sentence about what a file could not take over from the one it replaced; None logs
     it.
 
     Raise OutputError for an unknown format or suffix, wrong columns, a missing folder, a path that
-    is a folder or cannot be written, and for pickles or compressed results on a terminal.
+    is a folder or cannot be written, and for results on a terminal that are no text.
     """
     name = None if path is None else os.fspath(path)
     chosen = choose_format(name, format)
@@ -56,22 +58,33 @@ def open_sink(
         # Closing a raw stream is up to us: some file systems report a full disk only then.
         destination = Stream(getattr(out, "buffer", out), name, closes=isinstance(out, io.RawIOBase))
     if destination.is_terminal:
-        is_text = chosen.name != "pickle" and not chosen.compression
+        is_text = chosen.name not in BINARY_FORMATS and not chosen.compression
         if not is_text:
             destination.abort()
-            what = "compressed results are" if chosen.compression else "format pickle is"
+            what = "compressed results are" if chosen.compression else f"format {chosen.name} is"
             raise OutputError(f"{what} not for terminals; write to a file with -o PATH")
         encode, header = _for_terminals(encode), harmless(header.decode()).encode()
-    elif chosen.compression:
+    return make_sink(chosen, encode, destination, header)
+
+
+def make_sink(chosen: OutputFormat, encode: Encoder, destination: Destination, header: bytes) -> Sink:
+    """Return the sink for one file, with what `make_encoder` returned."""
+    if chosen.compression:
         destination = Compressed(destination, chosen.compression)
-    return Sink(encode, destination, header)
+    table = None
+    if chosen.name == "parquet":
+        from mmgevent.job.outputs.parquet import ParquetRows, ParquetTable
+
+        assert isinstance(encode, ParquetRows)
+        table = ParquetTable(encode)
+    return Sink(encode, destination, header, table)
 
 
 def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> tuple[Encoder, bytes]:
     """Return the function that encodes one record, and what a file begins with.
 
     Raise OutputError for wrong names of columns, if the format has no columns, or if this Python
-    cannot compress so.
+    cannot compress so or write Parquet.
     """
     if chosen.compression:
         open_compressor(chosen.compression)  # its module may be missing
@@ -84,7 +97,12 @@ def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> t
         return ENCODERS[chosen.name], b""
     from mmgevent.job.outputs.rows import CsvEncoder, Rows, check_columns  # rarely needed
 
-    encoder = CsvEncoder(Rows(None if columns is None else check_columns(columns)))
+    names = None if columns is None else check_columns(columns)
+    if chosen.name == "parquet":
+        from mmgevent.job.outputs.parquet import ParquetRows
+
+        return ParquetRows(names), b""
+    encoder = CsvEncoder(Rows(names))
     return encoder, encoder.header
 
 
@@ -92,7 +110,9 @@ def _for_terminals(encode: Encoder) -> Encoder:
     """Return the encoder of text whose results drive no terminal: keys may be file names, say."""
 
     def encode_harmless(key: Any, value: Any) -> bytes:
-        return harmless(encode(key, value).decode()).encode()
+        data = encode(key, value)
+        assert isinstance(data, bytes), "rows are not for terminals"
+        return harmless(data.decode()).encode()
 
     return encode_harmless
 
@@ -118,8 +138,15 @@ class Sink:
     #: whether all results were there already
     is_complete = False
 
-    def __init__(self, encode: Encoder, destination: Destination, header: bytes = b"") -> None:
-        """`header`: what the output begins with."""
+    def __init__(
+        self,
+        encode: Encoder,
+        destination: Destination,
+        header: bytes = b"",
+        table: ParquetTable | None = None,
+    ) -> None:
+        """`header`: what the output begins with. `table`: what makes bytes of rows."""
+        self._table = table
         self._encode = encode
         self._destination = destination
         self._buffer = bytearray(header)
@@ -137,9 +164,9 @@ class Sink:
         """
         self.write_encoded(self._encode(key, value))
 
-    def write_encoded(self, data: bytes) -> None:
+    def write_encoded(self, data: Any) -> None:
         """Write what the encoder made of a record."""
-        self._buffer += data
+        self._buffer += data if self._table is None else self._table.add(data)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
 
@@ -150,7 +177,9 @@ class Sink:
         """Learn that there are no records at the moment."""
 
     def commit(self) -> None:
-        """Write what is left, and give a file its name."""
+        """Write what is left, and give a file its name. Raise OutputError as `write` does."""
+        if self._table is not None:
+            self._buffer += self._table.end()
         self._flush()
         try:
             self._destination.commit()

@@ -51,22 +51,15 @@ class TableMaker:
             return self._module.DataFrame(columns)
         if self._library == "polars":
             return self._module.DataFrame(
-                [
-                    self._column(lambda n, v: self._module.Series(n, list(map(_python_of, v))), *pair, keys)
-                    for pair in columns.items()
-                ]
+                [self._series(name, list(map(_python_of, values)), keys) for name, values in columns.items()]
             )
-        return self._module.table(
-            {
-                name: self._column(lambda n, v: self._module.array(v), name, values, keys)
-                for name, values in columns.items()
-            }
-        )
+        from mmgevent.job.outputs.arrow_columns import make_column
 
-    def _column(
-        self, make: Callable[[str, list[Any]], Any], name: str, values: list[Any], keys: list[Any]
-    ) -> Any:
-        """Return a column of the library; the error for values of several types names the first misfit."""
+        return self._module.table({name: make_column(name, values, keys) for name, values in columns.items()})
+
+    def _series(self, name: str, values: list[Any], keys: list[Any]) -> Any:
+        """Return a column of polars; the error for values of several types names the first misfit."""
+        make = self._module.Series
         try:
             return make(name, values)
         except Exception as error:
@@ -78,7 +71,7 @@ class TableMaker:
                 else:
                     fails = middle
             raise OutputError(
-                f"{self._library} has no type for the column {name!r}: the record of {short(keys[fits])} has "
+                f"polars has no type for the column {name!r}: the record of {short(keys[fits])} has "
                 f"{short(values[fits])} there, which does not go with those before it"
             ) from error
 

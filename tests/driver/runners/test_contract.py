@@ -10,6 +10,7 @@ import lzma
 import os
 import random
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -202,6 +203,45 @@ def test_parquet_is_read_and_a_broken_row_group_set_aside(cluster, tmp_path):
     total = sum(range(100))
     assert handle.result() == {"row": 2 * total - sum(range(60, 80)), "table": total}
     assert [failure["key"] for failure in handle.skipped()] == [repr((bad, 60))]
+
+
+def test_rows_of_a_database_are_read_and_a_broken_range_set_aside(cluster, tmp_path):
+    path = str(tmp_path / "numbers.db")
+    with sqlite3.connect(path) as made:
+        made.execute("CREATE TABLE numbers (id INTEGER, n)")
+        made.executemany("INSERT INTO numbers VALUES (?, ?)", [(i, i) for i in range(100)] + [(None, 7)])
+    made.close()
+    overflow = "abs(CASE id WHEN 45 THEN -1 - 9223372036854775807 ELSE n END) AS n"
+    queries = [
+        mmg.Query(lambda: sqlite3.connect(path), f"SELECT id, {what} FROM numbers", key="id", ranges=10)
+        for what in ("n", overflow)
+    ]
+
+    def by_rest(key, row):
+        return [("none" if key is None else key % 3, row["n"])]
+
+    handle = cluster.submit(mmg.Job(queries[0] + queries[1], by_rest, add, max_skipped=1))
+    rests = [2 * sum(range(i, 100, 3)) - sum(j for j in range(40, 50) if j % 3 == i) for i in range(3)]
+    assert handle.result() == {0: rests[0], 1: rests[1], 2: rests[2], "none": 14}
+    (failure,) = handle.skipped()
+    assert failure["key"] == repr("id >= 40 and id < 50")
+    assert "OperationalError" in failure["error"]
+    with pytest.raises(mmg.JobError, match=r"id >= 40 and id < 50 cannot be read: OperationalError: "):
+        cluster.run(mmg.Job(queries[1], by_rest, add))
+
+    def takes(key, row):
+        n = row.pop("n")
+        if n == 33:
+            raise ValueError("33")
+        return [(0, 1)]
+
+    handle = cluster.submit(mmg.Job(queries[0], takes, add, retries=1, max_skipped=1))
+    assert handle.result() == {0: 100}
+    assert list(handle.skipped_items()) == [(33, {"id": 33, "n": 33})]
+    with sqlite3.connect(path) as changed:
+        changed.execute("DELETE FROM numbers WHERE id > 3")
+    changed.close()
+    assert cluster.run(mmg.Job(queries[0], by_rest, add)) == {0: 3, 1: 1, 2: 2, "none": 7}
 
 
 def test_compressed_files_and_streams_are_read(cluster, tmp_path):

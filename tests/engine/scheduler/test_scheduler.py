@@ -1170,10 +1170,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         retransmit=st.sampled_from([0, 0.05, 1.0]),
         allocation=st.sampled_from(["continuous", "continuous", "oneshot"]),
         max_skipped=st.sampled_from([0, 0, 2, 0.3]),
+        items_per_call=st.sampled_from([1, 1, 3]),
         needs=st.sampled_from([(), (), ("stats",)]),
     )
-    def submit(self, retries, retransmit, allocation, max_skipped, needs):
-        rules = JobRules(retries, retransmit, allocation, max_skipped, frozenset(needs))
+    def submit(self, retries, retransmit, allocation, max_skipped, items_per_call, needs):
+        rules = JobRules(
+            retries=retries,
+            retransmit=retransmit,
+            allocation=allocation,
+            max_skipped=max_skipped,
+            items_per_call=items_per_call,
+            needs=frozenset(needs),
+        )
         self.event("add_job", next(self.numbers), rules)
 
     @precondition(lambda self: self.jobs(input_ended=False))

@@ -87,6 +87,19 @@ def test_parts_then_success(memory):
     assert text.decode().splitlines() == [f'["key{i:02}", {i}]' for i in range(20)]
 
 
+def test_parts_of_parquet(memory):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    system, folder = memory
+    fill(f"memory:/{folder}/", format="parquet")
+    *parts, success = sorted(names(system, folder), key=lambda name: name.startswith("_"))
+    assert success == "_SUCCESS"
+    found = []
+    for name in parts:
+        with system.open(f"{folder}/{name}") as file:
+            found += parquet.read_table(file).column(1).to_pylist()
+    assert found == list(range(20))
+
+
 def test_a_failure_leaves_no_success(memory, caplog):
     system, folder = memory
     with pytest.raises(ZeroDivisionError):
