@@ -31,7 +31,7 @@ OUTPUT = Option(
     "PATH",
     "write results to a file, which appears only if the job succeeds; a FIFO, a device or /dev/fd/N "
     "receives results one by one; - is stdout, the default; FOLDER/, with the / at its end, receives part "
-    "files, and _SUCCESS when the job has succeeded",
+    "files, and _SUCCESS when the job has succeeded; either may be in a bucket: s3://bucket/FOLDER/",
 )
 FORMAT = Option(
     ("--format",),

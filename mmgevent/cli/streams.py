@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.destinations import descriptor_of, open_descriptor
+from mmgevent.job.remote.urls import is_remote
 from mmgevent.machine import working_directory
 
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -37,7 +38,7 @@ class Results(NamedTuple):
 
     def current_path(self) -> str | None:
         """Return the path of the file that the user meant, even if the job file has changed the folder."""
-        if not self.path or self.folder == working_directory.find():
+        if not self.path or is_remote(self.path) or self.folder == working_directory.find():
             return self.path
         return os.path.join(self.folder, self.path)
 

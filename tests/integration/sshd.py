@@ -31,6 +31,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 PrintMotd no
+Subsystem sftp internal-sftp
 SetEnv PYTHONPATH={root} MMGEVENT_TESTED_BY={mark}
 """
 

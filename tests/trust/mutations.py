@@ -43,6 +43,45 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # remote inputs
+    Mutation(
+        "each answer of a web server is of the version that was listed",
+        "job/remote/web.py",
+        "    if hash_of(version) != old_hash:",
+        "    if False:",
+        ("job/remote/test_reading.py::test_an_object_that_changes_is_another_one",),
+    ),
+    Mutation(
+        "the list of a folder has a deadline",
+        "job/remote/objects.py",
+        "found = within(LISTING_S, _find, url)",
+        "found = _find(url)",
+        ("job/remote/test_reading.py::test_a_server_that_never_answers_is_given_up",),
+        waits=True,
+    ),
+    # remote outputs
+    Mutation(
+        "_SUCCESS of old results goes before anything is sent",
+        "job/outputs/remote_folder.py",
+        "        if self._has_success:",
+        "        if False:",
+        ("job/outputs/test_object_stores.py::test_success_is_sent_last_and_removed_first",),
+    ),
+    Mutation(
+        "a remote output is sent when it is whole, and dropped otherwise",
+        "job/outputs/remote_objects.py",
+        "        file, self._file = self._file, None\n",
+        "        self.commit() if self._file is not None else None\n        file, self._file = self._file, None\n",
+        ("job/outputs/test_object_stores.py::test_an_object_appears_when_it_is_whole",),
+    ),
+    # remote paths
+    Mutation(
+        "calls of a file system that serves one at a time take turns",
+        "job/remote/systems.py",
+        'if getattr(system, "async_impl", False):',
+        "if True:",
+        ("job/remote/test_ssh_servers.py::test_calls_take_turns_where_only_one_is_served",),
+    ),
     # sorted values
     Mutation(
         "values to be sorted are not combined before",

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.attributes import take_over
+from mmgevent.job.remote.urls import is_remote
 
 #: Most links followed from a path to a descriptor. Linux follows as many.
 MAX_LINKS = 40
@@ -69,6 +70,13 @@ class Destination(Protocol):
 
     def abort(self) -> None:
         """Drop what can be dropped. After `commit` this does nothing."""
+
+
+class WholeFile(Destination, Protocol):
+    """A file that has its name when it is whole."""
+
+    #: its bytes, once all is written
+    size: int
 
 
 class Stream:
@@ -196,6 +204,10 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
     """
     if not path:
         raise OutputError("the output path is empty; name a file, or - for stdout")
+    if is_remote(path):
+        from mmgevent.job.outputs.remote_objects import open_object  # rarely needed
+
+        return open_object(path)
     try:
         descriptor = descriptor_of(path)
         if descriptor is not None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs.destinations import Replacement
+from mmgevent.job.outputs.destinations import Replacement, WholeFile
 from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
 from mmgevent.job.outputs.formats import OutputFormat, short
 from mmgevent.job.outputs.record import (
@@ -80,7 +80,7 @@ class FolderSink(Sink):
         another job has made.
         """
         self._name = name
-        self._folder = os.path.realpath(name)
+        self._folder = self._find()
         self._chosen = chosen
         self._encode = encode
         self._header = header
@@ -88,7 +88,7 @@ class FolderSink(Sink):
         self._about = about or {}
         self._warn = warn or log_warning
         self._part: Sink | None = None
-        self._file: Replacement | None = None  # that the part is written to
+        self._file: WholeFile | None = None  # that the part is written to
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
         self._parts: list[dict[str, Any]] = []
@@ -96,11 +96,21 @@ class FolderSink(Sink):
         self._old: list[str] = []  # parts that were there, and what killed runs left
         self._has_cleared = False
         self._is_over = False
+        self._is_new = False
+        self._lock: int | None = None
         #: None if nothing is recorded
         self._units = None if fingerprint is None else Units(self._folder, fingerprint, self._write_record)
+        self._enter(overwrite, resume)
+
+    def _find(self) -> str:
+        """Return the path of the folder."""
+        return os.path.realpath(self._name)
+
+    def _enter(self, overwrite: bool, resume: bool) -> None:
+        """Make the folder ours, and look at what is there."""
         with self._explained():
             self._is_new = make_folder(self._folder)
-            self._lock = lock_folder(self._folder, name, self._warn)
+            self._lock = lock_folder(self._folder, self._name, self._warn)
         try:
             with self._explained():
                 names = self._list_contents()
@@ -157,14 +167,14 @@ class FolderSink(Sink):
             else:
                 self._finish_part()
         with self._explained(SUCCESS):
-            sync_folder(self._folder)
+            self._sync()
             success = self._open_file(SUCCESS)
             try:
                 success.write(memoryview(self._describe()))
                 success.commit()
             finally:
                 success.abort()
-            sync_folder(self._folder)
+            self._sync()
             if self._is_recorded:
                 os.unlink(os.path.join(self._folder, RECORD))
         self._is_over = True
@@ -240,7 +250,7 @@ class FolderSink(Sink):
         finally:
             file.abort()
 
-    def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> Replacement:
+    def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> WholeFile:
         path = os.path.join(self._folder, name)
         file = Replacement(
             f"{self._name}{name}",
@@ -277,7 +287,7 @@ class FolderSink(Sink):
         with os.scandir(self._folder) as entries:
             names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
         for name in sorted(names):
-            if _is_ours(name) and names[name]:
+            if is_ours(name) and names[name]:
                 raise OutputError(f"cannot write {self._name}: {name} in it is a folder; remove it first")
         return sorted(names)
 
@@ -290,7 +300,7 @@ class FolderSink(Sink):
                 f"cannot write {self._name}: the folder is not empty ({short(found[0])}); name another,{advice} or "
                 f"overwrite the results in it: {_OVERWRITE}"
             )
-        self._old = [name for name in names if _is_ours(name) and name not in (LOCK, SUCCESS)]
+        self._old = [name for name in names if is_ours(name) and name not in (LOCK, SUCCESS)]
 
     def _continue(self, names: list[str]) -> None:
         """Keep what the same job has made; remove what is not whole. Raise OutputError for another job."""
@@ -359,6 +369,10 @@ class FolderSink(Sink):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._folder, name))
 
+    def _sync(self) -> None:
+        """Wait until the names in the folder are safe."""
+        sync_folder(self._folder)
+
     def _release(self) -> None:
         """Remove the lock, and a new folder in which nothing is."""
         lock, self._lock = self._lock, None
@@ -382,5 +396,5 @@ def _count_records(parts: list[dict[str, Any]]) -> int:
     return sum(part["records"] for part in parts)
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
     return name in (SUCCESS, LOCK, RECORD) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))

@@ -12,6 +12,7 @@ from mmgevent.job.job import Job
 from mmgevent.job.outputs.formats import OutputFormat, choose_format
 from mmgevent.job.outputs.record import About
 from mmgevent.job.outputs.sinks import Sink, make_encoder, open_sink
+from mmgevent.job.remote.urls import is_remote, without_password
 
 
 def open_output(
@@ -47,6 +48,16 @@ def open_output(
         return open_sink(name, format, stream, columns=columns, warn=warn)
     from mmgevent.job.outputs.folder import PART_BYTES, FolderSink  # rarely needed
 
+    make, is_here = FolderSink, not is_remote(name)
+    if not is_here:
+        from mmgevent.job.outputs.remote_folder import RemoteFolderSink
+
+        make = RemoteFolderSink
+        if resume:
+            raise OutputError(
+                f"cannot resume {without_password(name)}: remote folders cannot be resumed; begin anew: --overwrite, "
+                f"overwrite=True"
+            )
     if overwrite and resume:
         raise OutputError("--resume keeps the parts that are there, and --overwrite does not: leave one away")
     chosen = choose_format(None, format)
@@ -55,10 +66,11 @@ def open_output(
     encode, header = make_encoder(chosen, columns)
     if job is not None:
         about = {**(about or {}), **describe_job(job, sort, top)}
-    return FolderSink(
+    is_ordered = (sort, top) != (None, None)
+    return make(
         name, chosen, encode, header,
         part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
-        fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=(sort, top) != (None, None), needed=resume),
+        fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_here else None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mmgevent.errors import DatasourceError
 from mmgevent.job.remote import web
 from mmgevent.job.remote.deadlines import LISTING_S, within
-from mmgevent.job.remote.systems import check_url, explain, open_system
+from mmgevent.job.remote.systems import check_url, explain, open_system, turn
 from mmgevent.job.remote.urls import is_remote
 
 #: What distinguishes versions of an object, by file system; the best first. The size counts, too.
@@ -62,7 +62,11 @@ def look_at(found: RemoteObject, head_bytes: int) -> RemoteLook:
     if is_web(system):
         answer = web.ask(system, path, 0, max(1, head_bytes))
         return RemoteLook(answer.size, answer.version, answer.has_ranges, answer.data)
-    info = found.info
+    with turn(system):
+        return _look_at(system, path, found.info, head_bytes)
+
+
+def _look_at(system: Any, path: str, info: dict[str, Any], head_bytes: int) -> RemoteLook:
     if not any(info.get(key) for key in _TAG_KEYS):  # lists and looks may give other times
         info = system.info(path)
     size: int | None = info.get("size")
@@ -104,6 +108,11 @@ def _find(url: str) -> list[RemoteObject]:
     system.invalidate_cache()
     if is_web(system):
         return _find_on_web(system, url, path)
+    with turn(system):
+        return _find_in(system, url, path)
+
+
+def _find_in(system: Any, url: str, path: str) -> list[RemoteObject]:
     info: dict[str, Any] = {}
     if path.strip("/"):
         try:

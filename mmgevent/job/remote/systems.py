@@ -6,7 +6,9 @@ remote paths get here.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from typing import Any
 
 from mmgevent.errors import UsageError
@@ -38,8 +40,16 @@ _MAX_TEXT_CHARS = 200
 #: Parts of names of exceptions that mean that credentials are missing or wrong.
 _CREDENTIAL_WORDS = ("Credential", "Authentication", "Token", "Forbidden")
 
+_ADVICE = "credentials come from the environment, and --pass-env NAME passes them to executors elsewhere"
+
+#: Schemes of ssh servers.
+_SSH_SCHEMES = frozenset({"sftp", "ssh"})
+
 #: {(process, what an address has before its path): file system}
 _systems: dict[tuple[int, str], Any] = {}
+
+#: {a key of the above, or (process, id of a file system): held by the call that runs}
+_turns: dict[tuple[int, str | int], threading.Lock] = {}
 
 
 class RemoteError(OSError):
@@ -61,6 +71,10 @@ def check_url(url: str, kind: type[UsageError]) -> None:
     """Raise `kind` for a password in an address, an unknown scheme, and a package that is missing."""
     check_password(url, kind)
     fsspec = import_fsspec(url, kind)
+    if "::" in url and not _SSH_SCHEMES.isdisjoint(schemes_of(url)):
+        raise kind(
+            f"{url}: files of ssh servers are read as they are, and not through ::; copy this one first"
+        )
     for scheme in schemes_of(url):
         try:
             fsspec.get_filesystem_class(scheme)
@@ -92,9 +106,31 @@ def open_system(url: str) -> tuple[Any, str]:
     place = (os.getpid(), _before_path(url))
     system = _systems.get(place)
     if system is None:
-        system, _ = fsspec.core.url_to_fs(url)
-        _systems[place] = system
+        if first.partition("://")[0] in _SSH_SCHEMES:
+            with _turns.setdefault(place, threading.Lock()):  # many threads need one connection
+                system = _systems[place] = _systems.get(place) or _connect(url)
+        else:
+            system, _ = fsspec.core.url_to_fs(url)
+            system = _systems.setdefault(place, system)  # another thread may have been faster
     return system, system._strip_protocol(first)
+
+
+def _connect(url: str) -> Any:
+    """Return the file system of an ssh server."""
+    from mmgevent.job.remote.ssh_servers import SshServer
+
+    return SshServer(**SshServer._get_kwargs_from_urls(url))
+
+
+def turn(system: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return what to hold during a call of a file system that serves one call at a time.
+
+    Those with an event loop of their own serve many. A connection of paramiko or ftplib, or the file
+    of an archive, mixes up the answers to two threads.
+    """
+    if getattr(system, "async_impl", False):
+        return contextlib.nullcontext()
+    return _turns.setdefault((os.getpid(), id(system)), threading.Lock())
 
 
 def _before_path(url: str) -> str:
@@ -106,18 +142,15 @@ def _before_path(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def explain(error: BaseException) -> str:
-    """Return what an error of a file system means, in one line."""
+def explain(error: BaseException, advice: str = _ADVICE) -> str:
+    """Return what an error of a file system means, in one line. advice: about credentials."""
     name, text = type(error).__name__, _text_of(error)
     if isinstance(error, (RemoteError, TooLateError)):
         return text
     if isinstance(error, FileNotFoundError):
         return "it does not exist" + (f" ({text})" if "ucket" in text else "")
     if isinstance(error, PermissionError) or any(word in name for word in _CREDENTIAL_WORDS):
-        return (
-            f"no access ({text or name}); credentials come from the environment, and --pass-env NAME passes them to "
-            f"executors elsewhere"
-        )
+        return f"no access ({text or name}); {advice}"
     if isinstance(error, OSError) and error.strerror:
         return without_password(error.strerror)
     return f"{name}: {text}" if text else name

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.window import UNKNOWN_BYTES, Changed, ForwardWindow, Window
 from mmgevent.job.remote import web
-from mmgevent.job.remote.deadlines import ANSWER_S, within
+from mmgevent.job.remote.deadlines import ANSWER_S, TooLateError, within
 from mmgevent.job.remote.objects import RemoteLook, RemoteObject, cannot_read, is_web, look_at, version_of
-from mmgevent.job.remote.systems import RemoteError, check_url, explain, open_system
+from mmgevent.job.remote.systems import RemoteError, check_url, explain, open_system, turn
 
 #: Most bytes of one request. It has ANSWER_S, so 100 KB a second are enough.
 REQUEST_BYTES = 8 * 1024 * 1024
@@ -69,14 +70,16 @@ class RemoteWindow(Window):
     def _request(self, offset: int, n_bytes: int) -> bytes:
         if self._is_web:
             return web.read_range(self._system, self._path, offset, n_bytes, self.size, self._version)
-        data: bytes = self._system.cat_file(self._path, start=offset, end=offset + n_bytes)
+        with turn(self._system):
+            data: bytes = self._system.cat_file(self._path, start=offset, end=offset + n_bytes)
         if len(data) < n_bytes:
             raise Changed(f"it ended after {offset + len(data)} of {self.size} bytes")
         return data
 
     def _check(self) -> None:
-        self._system.invalidate_cache()
-        info = self._system.info(self._path)
+        with turn(self._system):
+            self._system.invalidate_cache()
+            info = self._system.info(self._path)
         web.check_version(info.get("size"), version_of(info), self.size, self._version)
 
 
@@ -98,19 +101,32 @@ class RemoteStream(ForwardWindow):
         return data
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(TooLateError):  # a call that was given up has its turn for ever
+            within(ANSWER_S, self._shut)
+
+    def _shut(self) -> None:
+        with turn(self._system):
+            self._file.close()
 
     def _open(self, url: str, version: int) -> Any:
         look = look_at(RemoteObject(url, {}), 0)
         web.check_version(size_of(look), look.version, self._known_size, version)
-        system, path = open_system(url)
-        return web.open_stream(system, path) if is_web(system) else system.open(path, "rb")
+        self._system, path = open_system(url)
+        if is_web(self._system):
+            return web.open_stream(self._system, path)
+        with turn(self._system):
+            return self._system.open(path, "rb")
 
     def _read_some(self) -> bytes:
-        data: bytes = _answered(self._at, self._file.read, STREAM_BYTES)
+        data: bytes = _answered(self._at, self._take)
         self._at += len(data)
         if not data and self._known_size != UNKNOWN_BYTES and self._at < self._known_size:
             raise RemoteError(f"at byte {self._at}: it ends there, and has {self._known_size} bytes")
+        return data
+
+    def _take(self) -> bytes:
+        with turn(self._system):
+            data: bytes = self._file.read(STREAM_BYTES)
         return data
 
 

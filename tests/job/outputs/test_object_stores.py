@@ -1,0 +1,248 @@
+"""Results in object stores: one object, folders of parts, and what keeps them from being whole."""
+
+import gzip
+import json
+import logging
+import threading
+import uuid
+
+import pytest
+
+import mmgevent as mmg
+from mmgevent.driver.runners.inline_cluster import InlineCluster
+from mmgevent.errors import OutputError
+from mmgevent.job.outputs import remote_objects
+from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.remote import systems
+from tests.integration.commands import Commands
+from tests.job.remote.test_stores import running_s3
+
+fsspec = pytest.importorskip("fsspec")
+
+PART_BYTES = 64
+WAIT_S = 30.0
+
+JOB = """
+import os
+
+os.chdir("/")
+datasource = {1: "b a b"}
+
+def mapfn(key, text):
+    for word in text.split():
+        yield word, 1
+
+def reducefn(word, counts):
+    return sum(counts)
+"""
+
+
+@pytest.fixture
+def memory():
+    """Yield the file system and a folder in it that is not there."""
+    system, folder = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    yield system, folder
+    if system.exists(folder):
+        system.rm(folder, recursive=True)
+
+
+def names(system, folder):
+    system.invalidate_cache()
+    return sorted(name.rpartition("/")[2] for name in system.find(folder))
+
+
+def fill(url, count=20, *, fails=False, **options):
+    part_bytes = PART_BYTES if url.endswith("/") else None
+    with open_output(url, part_bytes=part_bytes, **options) as sink:
+        for i in range(count):
+            sink.write(f"key{i:02}", i)
+        if fails:
+            raise ZeroDivisionError
+
+
+def test_an_object_appears_when_it_is_whole(memory):
+    system, folder = memory
+    url = f"memory:/{folder}/x.tsv.gz"
+    sink = open_output(url)
+    with sink:
+        sink.write("a", 1)
+        assert not system.exists(folder)
+    assert gzip.decompress(system.cat_file(f"{folder}/x.tsv.gz")) == b"a\t1\n"
+    with pytest.raises(ZeroDivisionError):
+        fill(f"memory:/{folder}/y.tsv", fails=True)
+    assert names(system, folder) == ["x.tsv.gz"]
+
+
+def test_parts_then_success(memory):
+    system, folder = memory
+    fill(f"memory:/{folder}/", format="jsonl.gz")
+    *parts, success = sorted(names(system, folder), key=lambda name: name.startswith("_"))
+    assert success == "_SUCCESS"
+    assert len(parts) > 2
+    told = json.loads(system.cat_file(f"{folder}/_SUCCESS"))
+    assert [part["name"] for part in told["parts"]] == parts
+    assert [part["bytes"] for part in told["parts"]] == [system.size(f"{folder}/{name}") for name in parts]
+    assert told["records"] == 20
+    text = b"".join(gzip.decompress(system.cat_file(f"{folder}/{name}")) for name in parts)
+    assert text.decode().splitlines() == [f'["key{i:02}", {i}]' for i in range(20)]
+
+
+def test_a_failure_leaves_no_success(memory, caplog):
+    system, folder = memory
+    with pytest.raises(ZeroDivisionError):
+        fill(f"memory:/{folder}/", fails=True)
+    assert names(system, folder)[0] == "part-00000.tsv"
+    assert "_SUCCESS" not in names(system, folder)
+    assert "is not complete" in caplog.text
+
+
+def test_success_is_sent_last_and_removed_first(memory, monkeypatch):
+    system, folder = memory
+    fill(f"memory:/{folder}/")
+    system.pipe_file(f"{folder}/mine.txt", b"mine")
+    old = names(system, folder)
+    calls = []
+    for name in ("put_file", "rm_file"):
+        own = getattr(type(system), name)
+
+        def noted(self, *paths, _own=own, _name=name, **options):
+            calls.append((_name, paths[-1].rpartition("/")[2]))
+            return _own(self, *paths, **options)
+
+        monkeypatch.setattr(type(system), name, noted)
+    fill(f"memory:/{folder}/", count=5, overwrite=True)
+    assert calls[:2] == [("rm_file", "_SUCCESS"), ("put_file", "part-00000.tsv")]
+    assert calls[2:-1] == [
+        ("rm_file", name) for name in old if name[:5] == "part-" and name != "part-00000.tsv"
+    ]
+    assert calls[-1] == ("put_file", "_SUCCESS")
+    assert names(system, folder) == ["_SUCCESS", "mine.txt", "part-00000.tsv"]
+
+
+def test_a_part_that_cannot_be_sent_is_named(memory, monkeypatch):
+    system, folder = memory
+
+    def refuse(self, local, path, **options):
+        raise PermissionError("not for you")
+
+    monkeypatch.setattr(type(system), "put_file", refuse)
+    with pytest.raises(
+        OutputError, match=rf"^cannot write memory:/{folder}/part-00000\.tsv: no access"
+    ) as caught:
+        fill(f"memory:/{folder}/", count=2)
+    assert "pass-env" not in str(caught.value)
+    with pytest.raises(OutputError, match=rf"^cannot write memory:/{folder}/x\.tsv: no access"):
+        fill(f"memory:/{folder}/x.tsv")
+    assert names(system, folder) == []
+
+
+def test_a_store_that_never_answers_is_given_up(memory, monkeypatch):
+    system, folder = memory
+    goes_on, own = threading.Event(), type(system).put_file
+    has_ended = threading.Event()
+
+    def wait(self, local, path, **options):
+        goes_on.wait()
+        own(self, local, path, **options)
+        has_ended.set()
+
+    sink = open_output(f"memory:/{folder}/x.tsv")
+    monkeypatch.setattr(remote_objects, "ANSWER_S", 0.2)
+    with monkeypatch.context() as blocked:
+        blocked.setattr(type(system), "put_file", wait)
+        with (
+            pytest.raises(OutputError, match=rf"cannot write memory:/{folder}/x\.tsv: no answer in 0\.2"),
+            sink,
+        ):
+            sink.write("a", 1)
+        goes_on.set()
+        assert has_ended.wait(WAIT_S)  # the call that was given up has the file that it was made for
+    assert system.cat_file(f"{folder}/x.tsv") == b"a\t1\n"
+
+
+def test_what_cannot_be_written_is_refused_at_once(memory):
+    _, folder = memory
+    fill(f"memory:/{folder}/")
+    for url, options, text in (
+        (f"memory:/{folder}/", {}, "is not empty"),
+        (f"memory:/{folder}/", {"resume": True}, "remote folders cannot be resumed"),
+        ("zip://x.tsv::memory://a.zip", {"format": "tsv"}, "results go to files here and to s3://"),
+        ("http://127.0.0.1/x.tsv", {}, "results go to files here and to s3://"),
+        ("file:///tmp/x.tsv", {}, "results go to files here and to s3://"),
+        ("sftp://me:hunter2@host/x.tsv", {}, "has a password in it"),
+        ("sx3://bucket/", {}, "results go to files here and to s3://"),
+        ("memory://", {}, "is not empty"),
+        (f"memory:/{folder}/x.csv", {"overwrite": True}, "is for folders"),
+    ):
+        with pytest.raises(OutputError, match=text) as caught:
+            open_output(url, **options)
+        assert "\n" not in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+
+
+def count(key, text):
+    for word in text.split():
+        yield word, 1
+
+
+def add(word, counts):
+    return sum(counts)
+
+
+def test_handles_write_there(memory):
+    system, folder = memory
+    with InlineCluster() as cluster:
+        handle = cluster.submit(mmg.Job({1: "b a b"}, count, add))
+        assert handle.write(f"memory:/{folder}/top/", top=1) == 1
+    assert system.cat_file(f"{folder}/top/part-00000.tsv") == b"b\t2\n"
+    assert json.loads(system.cat_file(f"{folder}/top/_SUCCESS"))["top"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # of the libraries that serve
+def test_results_go_to_s3(tmp_path, monkeypatch):
+    s3fs = pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with running_s3() as url:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(systems, "_systems", {})  # those of other servers
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+        system = s3fs.S3FileSystem()
+        system.mkdir("out")
+        fill("s3://out/results/")
+        found = names(system, "out/results")
+        assert found[0] == "_SUCCESS"
+        assert len(found) > 3
+        with pytest.raises(OutputError, match="is not empty"):
+            fill("s3://out/results/")
+        fill("s3://out/results/", count=3, overwrite=True)
+        assert names(system, "out/results") == ["_SUCCESS", "part-00000.tsv"]
+        with open_output("s3://out/x.csv.gz") as sink:
+            sink.write("a", 1)
+        assert gzip.decompress(system.cat_file("out/x.csv.gz")) == b"a,1\n"
+        for address in ("s3://nobucket/results/", "s3://nobucket/x.tsv"):
+            with pytest.raises(OutputError, match=f"cannot write {address}: it does not exist") as caught:
+                open_output(address)
+            assert "\n" not in str(caught.value)
+        with pytest.raises(OutputError, match="name an object in a bucket"):
+            open_output("s3://out", "tsv")
+        commands = Commands(tmp_path)
+        path = commands.write("job.py", JOB)
+        environ = {"FSSPEC_S3_ENDPOINT_URL": url}
+        written = commands.run("run", "-o", "s3://out/command/", "--sort", "key", path, environ=environ)
+        assert (written.returncode, written.stderr) == (0, "")
+        assert system.cat_file("out/command/part-00000.tsv") == b"a\t1\nb\t2\n"
+        assert system.exists("out/command/_SUCCESS")
+        refused = commands.run("run", "-o", "s3://out/command/", path, environ=environ)
+        assert refused.returncode == 2
+        assert "cannot write s3://out/command/: the folder is not empty" in refused.stderr
+        commands.close()
+        sink = open_output("s3://out/late/", part_bytes=PART_BYTES)
+        system.rm("out", recursive=True)
+        with pytest.raises(OutputError, match=r"cannot write s3://out/late/part-00000\.tsv: "), sink:
+            sink.write("a", 1)
