@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from mmgevent.driver.runners import inline
+from mmgevent.driver.runners import inline_run
 from mmgevent.engine import server_start
 from mmgevent.errors import StartError
 from mmgevent.executor.attempt import record_memory_bytes
@@ -79,7 +79,7 @@ def test_what_servers_and_inline_runs_hold_comes_of_the_limit(limited):
     assert server_start.default_memory_bytes() == 2 * 2**30
     limited(memory=400 * MIB)
     assert server_start.default_memory_bytes() == 50 * MIB
-    assert inline.total_memory_bytes() // inline.MEMORY_SHARE == 50 * MIB
+    assert inline_run.total_memory_bytes() // inline_run.MEMORY_SHARE == 50 * MIB
 
 
 def refuse(*args):
