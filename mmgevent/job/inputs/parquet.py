@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -20,6 +21,7 @@ from mmgevent.job.inputs.paths import Paths, some_files
 from mmgevent.job.inputs.refs import Ref, Unreadable
 from mmgevent.job.inputs.source import FileSource, Found
 from mmgevent.job.inputs.window import Changed, Window
+from mmgevent.job.remote.urls import is_remote
 
 #: What an item may be.
 FORMS = ("rows", "arrow")
@@ -242,8 +244,9 @@ class Parquet(FileSource):
         self._check_files()
 
     def find(self, *, binary: bool = False) -> Iterator[Found]:
+        markers = Markers(self._all_paths())
         for found in super().find(binary=binary):
-            if not self._is_marker(found.path):
+            if markers.takes(found.path):
                 yield found
 
     def is_safe_to_repeat(self) -> bool:
@@ -256,7 +259,7 @@ class Parquet(FileSource):
         """
         error: ParquetError | None = None
         columns: Any = self.columns
-        files = (path for path in some_files(self._all_paths(), _CHECKED_FILES) if not self._is_marker(path))
+        files = filter(Markers(self._all_paths()).takes, some_files(self._all_paths(), _CHECKED_FILES))
         for path in islice(files, _CHECKED_FILES):
             try:
                 with self._whole(self._look_at(path, binary=True)).file() as file:
@@ -297,18 +300,45 @@ class Parquet(FileSource):
                 )
             first_row += n_rows
 
-    def _is_marker(self, path: str) -> bool:
-        """Return whether a file was found in a folder or by a glob, and is none of the table's.
 
-        Writers of folders put their own files there, such as `_SUCCESS`, `_metadata` and all below
-        `_delta_log`.
-        """
-        given = self._all_paths()
-        if path in given:
-            return False
-        for start in given:
-            start = re.split(r"[*?[]", start)[0] if not os.path.isdir(start) else os.path.join(start, "")
-            if path.startswith(start):
-                found = path[len(os.path.dirname(start)) :].split(os.sep)
-                return any(name.startswith("_") for name in found)
-        return False
+class Markers:
+    """Which files were found in folders or by globs, and are none of the table's.
+
+    Writers of folders put their own files there, such as `_SUCCESS`, `_metadata` and all below
+    `_delta_log`. A file that several of the given paths lead to is found as many times. It counts for
+    each that leads to it without such a name.
+    """
+
+    def __init__(self, given: tuple[str, ...]):
+        self._given = Counter(map(_place_of, given))
+        starts = ((_start_of(path), _place_of(path)) for path in given)
+        self._starts = [start for start, place in starts if start != place or start.endswith(os.sep)]
+        self._found: Counter[str] = Counter()
+
+    def takes(self, path: str) -> bool:
+        """Return whether a file that was found counts this time."""
+        times = self._times(path)
+        self._found[path] += times is not None
+        return times is None or self._found[path] <= times
+
+    def _times(self, path: str) -> int | None:
+        """Return how many times a file counts; None for one that always does."""
+        place = _place_of(path)
+        if not any(name.startswith("_") for name in place.split(os.sep)):
+            return None
+        below = [place[len(os.path.dirname(s)) :].split(os.sep) for s in self._starts if place.startswith(s)]
+        plain = sum(not any(name.startswith("_") for name in names) for names in below)
+        return None if plain == len(below) else plain + self._given[place]
+
+
+def _start_of(given: str) -> str:
+    """Return what all files that a path leads to begin with: a folder, or what is before a glob."""
+    place = _place_of(given)
+    start = re.split(r"[*?[]", place)[0]
+    is_folder = start == place if is_remote(given) else os.path.isdir(place)
+    return os.path.join(place, "") if is_folder else start
+
+
+def _place_of(path: str) -> str:
+    """Return a path without the archive that it is in."""
+    return next(part for part in path.split("::") if "://" in part) if is_remote(path) else path

@@ -149,12 +149,33 @@ def test_files_of_writers_in_folders_are_no_input_unless_they_are_named(tmp_path
     assert paths(tmp_path) == paths(f"{tmp_path}/**") == paths(f"{tmp_path}/*") == [good] * 3
     assert paths(named) == [named]
     assert paths(tmp_path / "_data") == [inside]
+    both = [tmp_path, f"{tmp_path}/_data/"]
+    assert sorted(paths(tmp_path, named)) == [named, *[good] * 3]
+    assert sorted(paths(*both)) == sorted(paths(*reversed(both))) == [inside, *[good] * 3]
     (tmp_path / "list").write_text(f"{good}\n{named}\n")
     assert len(list(mmg.Parquet.listed(tmp_path / "list", columns=["id"]))) == 4
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "_SUCCESS").write_text("")
     with pytest.raises(DatasourceError, match="begin with _"):
         list(mmg.Parquet(tmp_path / "empty").refs())
+
+
+def test_a_remote_folder_that_begins_with_an_underscore_is_read_if_it_is_named(tmp_path):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    content = tmp_path / "x"
+    write(content, rows_of(1))
+    names = ("new/a.parquet", "_new/b.parquet", "newer/_d/c.parquet", "new/_e/d.parquet")
+    memory.pipe({f"/marks/{name}": content.read_bytes() for name in names})
+
+    def paths(*given):
+        found = [key[0] for key, _ in mmg.Parquet(*(f"memory://marks/{name}" for name in given))]
+        return [path.removeprefix("memory://marks/") for path in found]
+
+    assert paths("new", "_new") == paths("new", "_new/") == ["new/a.parquet", "_new/b.parquet"]
+    assert paths("new", "newer/_d") == ["new/a.parquet", "newer/_d/c.parquet"]
+    assert paths("*/*", "_new/*") == ["_new/b.parquet", "new/a.parquet"]
+    assert paths("*/*") == paths("") == ["new/a.parquet"]
+    memory.rm("/marks", recursive=True)
 
 
 def wrong_sources(folder):
