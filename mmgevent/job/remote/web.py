@@ -6,6 +6,7 @@ ranges answers with the whole object: only its start is read then.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import xxhash
@@ -18,6 +19,9 @@ _VERSION_HEADERS = ("ETag", "Content-MD5", "Last-Modified")
 
 #: Status codes of HTTP.
 _OK, _PARTIAL, _NO_SUCH_RANGE = 200, 206, 416
+
+#: The first byte of an answer that is a part.
+_RANGE_START = re.compile(r"bytes\s+(\d+)-", re.IGNORECASE)
 
 #: What the status codes mean that have more to say than their name.
 _MEANINGS = {
@@ -87,14 +91,18 @@ async def _ask(system: Any, url: str, start: int, n_bytes: int) -> Answer:
     async with session.get(system.encode_url(url), headers=headers, **options) as response:
         told, status = response.headers, response.status
         version = next((told[name] for name in _VERSION_HEADERS if told.get(name)), "")
-        stated = told.get("Content-Range", "").rpartition("/")[2]
+        content_range = told.get("Content-Range", "")
+        stated = content_range.rpartition("/")[2]
         if status == _NO_SUCH_RANGE:  # it has no byte at all
             return Answer(int(stated) if stated.isdecimal() else 0, version, True, b"")
         if status not in (_OK, _PARTIAL):
             raise RemoteError(_MEANINGS.get(status, f"the server says {status} {response.reason}"))
+        first = _RANGE_START.match(content_range)
+        if status == _PARTIAL and first and int(first[1]) != start:
+            raise RemoteError(f"the server gave bytes from {first[1]}, and was asked for those from {start}")
         data = await _read(response.content, n_bytes)
         is_encoded = told.get("Content-Encoding", "identity") not in ("", "identity")
-        if status == _PARTIAL and stated.isdecimal() and not is_encoded:
+        if status == _PARTIAL and first and stated.isdecimal() and not is_encoded:
             return Answer(int(stated), version, True, data)
         length = told.get("Content-Length", "")
         size = int(length) if status == _OK and length.isdecimal() and not is_encoded else None

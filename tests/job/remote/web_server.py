@@ -22,6 +22,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.reply(403, b"", {})
         if not name:
             links = "".join(f'<a href="{each}">{each}</a>\n' for each in sorted(files))
+            links += f'<a href="/{kind}/?C=N;O=D">Name</a> <a href="?C=M">Last modified</a>\n'
             return self.reply(200, links.encode(), {}, sends_body)
         if name not in files:
             return self.reply(404, b"", {}, sends_body)
@@ -34,6 +35,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if start >= len(data):
                 return self.reply(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+            if kind == "ranges" and name.startswith("elsewhere"):  # a server that answers another range
+                start = 0
+                headers["Content-Range"] = f"bytes 0-{end}/{len(data)}"
             return self.reply(206, data[start : end + 1], headers)
         if kind != "chunked":
             return self.reply(200, data, headers, sends_body)
