@@ -10,8 +10,8 @@ from mmgevent.errors import UsageError
 #: `simplecache::s3://...`, the first may have no `//`.
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::(?=.*://))", re.DOTALL)
 
-#: User and password of an address.
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):([^/@]*)@")
+#: User and password of an address. Both may have an @: the last one before the path ends them.
+_PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
 
 
 def is_remote(path: str) -> bool:
