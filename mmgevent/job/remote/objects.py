@@ -12,7 +12,16 @@ from mmgevent.job.remote.urls import is_remote
 
 #: What distinguishes versions of an object, by file system; the best first. The size counts, too.
 _TAG_KEYS = ("ETag", "etag", "e_tag", "version_id", "md5Hash", "md5", "content_md5", "CRC")
-_TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+_TIME_KEYS = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "modified",
+    "modificationTime",  # webhdfs
+    "modify",  # ftp
+    "created",
+)
 
 _GLOB_CHARACTERS = "*?["
 #: Of addresses of web servers: a question mark begins a query there.
@@ -83,7 +92,11 @@ def _look_at(system: Any, path: str, info: dict[str, Any], head_bytes: int) -> R
 
 def version_of(info: dict[str, Any]) -> str:
     """Return what distinguishes this version of an object from others; "" if nothing does."""
-    return next((f"{key} {info[key]}" for key in _TAG_KEYS + _TIME_KEYS if info.get(key) is not None), "")
+    for key in _TAG_KEYS + _TIME_KEYS:
+        if info.get(key) is not None:
+            tag = str(info[key]).strip('"')  # some lists quote an ETag where looks do not
+            return f"{key} {tag}"
+    return ""
 
 
 def is_web(system: Any) -> bool:
@@ -146,17 +159,21 @@ def _find_on_web(system: Any, url: str, path: str) -> list[RemoteObject]:
 def _matching(system: Any, url: str, path: str) -> list[RemoteObject]:
     """Return the objects that a glob stands for. Hidden ones count if it names any."""
     start = min(path.index(c) for c in _GLOB_CHARACTERS if c in path)
-    folder = "" if "/." in path else path[:start].rpartition("/")[0]
+    folder = None if "/." in f"/{path}" else path[:start].rpartition("/")[0]
     return _named(system, url, system.glob(path, detail=True), folder)
 
 
-def _named(system: Any, url: str, names: dict[str, dict[str, Any]], folder: str) -> list[RemoteObject]:
-    """Return the objects among names of a file system, without hidden ones below the folder."""
+def _named(system: Any, url: str, names: dict[str, dict[str, Any]], folder: str | None) -> list[RemoteObject]:
+    """Return the objects among names of a file system, without hidden ones below the folder.
+
+    folder: "" is all of an archive; None keeps hidden ones.
+    """
     found = []
     for name, info in names.items():
-        below = name[len(folder) :] if folder and name.startswith(folder) else ""
+        below = name[len(folder) :] if folder is not None and name.startswith(folder) else ""
         is_hidden = any(part.startswith(".") for part in below.split("/"))
-        if info.get("type") == "directory" or name.endswith("/") or is_hidden:
+        is_sorting = is_web(system) and "?" in name  # a link of a page that lists the folder by size, say
+        if info.get("type") == "directory" or name.endswith("/") or is_hidden or is_sorting:
             continue
         found.append(RemoteObject(_url_of(system, url, name), {} if is_web(system) else info))
     return sorted(found, key=lambda each: each.url)

@@ -14,6 +14,8 @@ from mmgevent import Bytes, Csv, Files, JsonLines, Lines
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import binary, lines, rows
 from mmgevent.job.inputs.refs import ContentNeeded
+from mmgevent.job.remote.objects import version_of
+from mmgevent.job.remote.urls import without_password
 from tests.job.remote.web_server import running_web_server
 
 fsspec = pytest.importorskip("fsspec")
@@ -100,6 +102,17 @@ def test_executors_read_ranges_of_one_object_and_no_more(web):
     assert asked.startswith("bytes=40000-")
 
 
+def test_bytes_from_elsewhere_are_not_taken(web):
+    web.files["elsewhere.txt"] = LINES
+    first, second, *_ = Lines(f"{web.url}/ranges/elsewhere.txt").refs()
+    try:
+        assert next(iter(first.items()))[1] == "line 0 of many"
+        with pytest.raises(DatasourceError, match="gave bytes from 0, and was asked for those from"):
+            second.with_content()
+    finally:
+        del web.files["elsewhere.txt"]
+
+
 def test_an_object_that_changes_is_another_one(web):
     web.files["changing.txt"] = LINES
     first, second, *_ = Lines(f"{web.url}/ranges/changing.txt").refs()
@@ -124,6 +137,7 @@ def test_members_of_archives_and_chains(web, tmp_path, caplog):
         archive.writestr("in/a.txt", LINES)
         archive.writestr("in/b.txt", b"one\ntwo\n")
         archive.writestr("in/.hidden", b"no")
+        archive.writestr(".hidden.csv", ROWS)
         archive.writestr("c.csv", ROWS)
     here = str(tmp_path / "all.zip")
     web.files["all.zip"] = (tmp_path / "all.zip").read_bytes()
@@ -133,7 +147,9 @@ def test_members_of_archives_and_chains(web, tmp_path, caplog):
             f"zip://in/a.txt::{place}",
             f"zip://in/b.txt::{place}",
         ]
-        assert len(values(Csv(f"zip://*.csv::{place}"))) == 5_000
+        assert [key for key, _ in Files(f"zip://*.csv::{place}")] == [f"zip://c.csv::{place}"]
+        assert len(values(Files(f"zip://::{place}"))) == 3
+        assert len(values(Files(f"zip://.*.csv::{place}"))) == 1
     web.files.pop("all.zip")
 
 
@@ -179,6 +195,21 @@ def test_what_cannot_be_read_is_one_sentence_before_the_job(web):
         text = refused(Lines(path))
         assert why in text
         assert path in text
+
+
+def test_what_distinguishes_versions_is_the_same_in_lists_and_looks():
+    assert version_of({"etag": '"0x8D"', "modified": 1}) == version_of({"etag": "0x8D"}) != ""
+    for name in ("modify", "modificationTime"):  # of ftp and webhdfs
+        assert version_of({"size": 1, name: 1}) != version_of({"size": 1, name: 2})
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://user:p@ss@host/f", "sftp://me@corp:p@s:s@host", "zip://a::ftp://u:p@ss@host/b@c"]
+)
+def test_no_part_of_a_password_is_shown(url):
+    assert "***@host" in without_password(f"cannot read {url}")
+    assert "ss" not in without_password(f"cannot read {url}").replace("/b@c", "")
+    assert "ss" not in refused(Lines(url)).partition(" has a password")[0]
 
 
 def test_a_password_in_a_path_is_refused_and_not_shown():
