@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -47,14 +47,22 @@ class Connector:
     def __init__(self, token: str, connect: Callable[[], Any]):
         self.token = token
         self.connect = connect
-        _connectors[token] = self
+        _connectors[next(_numbers)] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Connector, (self.token, self.connect)
 
 
-#: {token: connector}; the functions of a job, or a source, hold them
-_connectors: WeakValueDictionary[str, Connector] = WeakValueDictionary()
+#: {number: connector}, the newest last; the functions of a job, or a source, hold them. Copies of one
+#: have its token, and may be dropped before it.
+_connectors: WeakValueDictionary[int, Connector] = WeakValueDictionary()
+_numbers = count()
+
+
+def _find_connector(token: str) -> Connector | None:
+    """Return the newest connector with a token."""
+    found = [connector for connector in _connectors.values() if connector.token == token]
+    return found[-1] if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class QueryRef(Ref):
     @classmethod
     def of(cls, token: str, statement: Statement, span: Span) -> QueryRef:
         shown = statement.shown()
-        return cls(shown, shown, 0, 0, 0, "", "", "", token, statement, span, _connectors.get(token))
+        return cls(shown, shown, 0, 0, 0, "", "", "", token, statement, span, _find_connector(token))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return QueryRef.of, (self.token, self.statement, self.span)
@@ -204,11 +212,12 @@ class Query(Source):
         return f"Query({self.sql!r}, key={self.key!r})"
 
 
-def cut_spans(low: int | None, high: int | None, count: int) -> Iterator[Span]:
+def cut_spans(low: int | None, high: int | None, most: int) -> Iterator[Span]:
     """Yield spans of about equal width that cover all keys from `low` to `high`, then that of no key."""
     if low is not None and high is not None:
-        count = min(count, high - low + 1)
-        starts = [low + (high - low + 1) * number // count for number in range(count)]
+        low, high = min(low, high), max(low, high)  # rows may change between the two statements
+        n_spans = min(most, high - low + 1)
+        starts = [low + (high - low + 1) * number // n_spans for number in range(n_spans)]
         for start, end in pairwise(starts):
             yield Span(start, end)
         yield Span(starts[-1], high, is_last=True)
