@@ -83,8 +83,9 @@ class Statement:
         if number is None:
             raise DatasourceError(
                 f"{self.shown()}: key={self.key!r} has the {type(value).__name__} {shorten(repr(value), _SHOWN_SQL_CHARS)}, "
-                f"and a query is cut by integers; name a column of integers, or number the rows: SELECT ROW_NUMBER() "
-                f"OVER (ORDER BY {self.key}) AS number, ..."
+                f"and a query is cut by integers; name a column of integers, or number the rows by columns that are "
+                f"unique together, since each range numbers them anew: SELECT ROW_NUMBER() OVER (ORDER BY {self.key}, ...) AS "
+                f"number, ..."
             )
         return number
 

@@ -1,5 +1,7 @@
 """Rows of databases: cuts, parameters, what is broken."""
 
+import copy
+import pickle
 import re
 import sqlite3
 import sys
@@ -76,6 +78,18 @@ def test_spans_cover_all_keys_once_and_the_rows_without_one():
         assert max(widths) - min(widths) <= 1
         assert len(spans) == min(count, high - low + 1)
     assert list(cut_spans(None, None, 64)) == [Span()]
+    assert list(cut_spans(9, 5, 2)) == list(cut_spans(5, 9, 2)), "rows changed between MIN and MAX"
+
+
+def test_a_copy_of_a_query_does_not_take_its_connection_along(query):
+    original = query()
+    expected = list(original)
+    refs = list(original.refs())
+    for other in (copy.deepcopy(original), copy.copy(original)):
+        assert list(other) == expected
+    del other
+    assert list(original) == expected
+    assert [row for ref in refs for row in pickle.loads(pickle.dumps(ref)).units()] == expected
 
 
 @pytest.mark.parametrize("ranges", [1, 2, 64, 5000])
@@ -292,7 +306,7 @@ def test_what_is_wrong_is_told_before_the_job_runs(query, options, message):
 
 def test_keys_that_are_no_integers_are_refused(query):
     for key, kind in (("kind", "str"), ("total", "float")):
-        with pytest.raises(mmg.DatasourceError, match=rf"key='{key}' has the {kind} .*ROW_NUMBER"):
+        with pytest.raises(mmg.DatasourceError, match=rf"key='{key}' has the {kind} .*unique.*ROW_NUMBER"):
             list(query(key=key))
     numbered = "SELECT ROW_NUMBER() OVER (ORDER BY kind) AS number, kind FROM sales"
     assert [key for key, _ in query(numbered, key="number")] == [*range(1, len(KEYS) + 4)]
