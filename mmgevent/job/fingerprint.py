@@ -18,6 +18,7 @@ from mmgevent.job.inputs.source import FileSource, Source, parts_of
 from mmgevent.job.inputs.walks import is_repeatable
 from mmgevent.job.job import Job
 from mmgevent.job.outputs.record import HASHED, About
+from mmgevent.job.remote.urls import is_remote
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION
 
 #: Most input files that have a line of their own. Of more, only the first that differs could be
@@ -116,6 +117,11 @@ def _list_files(datasource: Any) -> dict[str, str]:
     for part in parts_of(datasource):
         assert isinstance(part, FileSource)
         for path in part.find_paths():
+            if is_remote(path):
+                raise OutputError(
+                    f"the input {path} is remote, and is not compared with that of an earlier run; copy it to a local "
+                    f"file, and name that"
+                )
             try:
                 status = os.stat(path)
             except OSError as error:

@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import mmgevent as mmg
+from mmgevent.errors import OutputError
+from mmgevent.job.fingerprint import make_fingerprint
+
 PROGRAM = """
 import dataclasses, enum, functools, json, re, sys
 from collections import namedtuple
@@ -74,3 +80,12 @@ def test_two_runs_have_one_fingerprint_and_each_change_is_found(tmp_path):
     }
     assert "global RULE" in differing(first, run(tmp_path, limit=4))
     assert differing(first, run(tmp_path, program=PROGRAM.replace("adder(1)", "adder(2)"))) == {"reducefn"}
+
+
+def test_a_remote_input_has_none():
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/fingerprint/a.txt", b"a\n")
+    job = mmg.Job(mmg.Lines("memory://fingerprint/a.txt"), lambda key, value: [])
+    with pytest.raises(OutputError, match=r"memory://fingerprint/a\.txt is remote.*copy it"):
+        make_fingerprint(job)
+    memory.rm("/fingerprint", recursive=True)
