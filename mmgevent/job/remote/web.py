@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from mmgevent.job.inputs.window import Changed
+from mmgevent.job.remote.deadlines import ANSWER_S
 from mmgevent.job.remote.systems import RemoteError
 
 #: Headers that distinguish versions of an object, the best first.
@@ -65,8 +66,16 @@ def read_range(system: Any, url: str, start: int, n_bytes: int, size: int, versi
 
 def open_stream(system: Any, url: str) -> Any:
     """Return a file that gives all bytes of an object, from its start."""
+    from aiohttp import ClientTimeout
+
     headers = {**system.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
-    return system.open(url, block_size=0, size=1, headers=headers)  # a size, or it asks for one again
+    # The user's functions run between two reads, so only each read has a deadline.
+    options = {
+        "timeout": ClientTimeout(total=None, sock_connect=ANSWER_S, sock_read=ANSWER_S),
+        **system.kwargs,
+    }
+    options["headers"] = headers
+    return system.open(url, block_size=0, size=1, **options)  # a size, or it asks for one again
 
 
 def hash_of(version: str) -> int:
