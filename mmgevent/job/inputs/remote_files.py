@@ -12,7 +12,7 @@ from mmgevent.job.inputs.refs import HEAD_BYTES, Identity
 from mmgevent.job.inputs.window import UNKNOWN_BYTES
 from mmgevent.job.remote.deadlines import map_ahead
 from mmgevent.job.remote.objects import RemoteLook, RemoteObject, cannot_read, find_objects, look_at
-from mmgevent.job.remote.systems import check_url
+from mmgevent.job.remote.systems import check_url, forget_archives
 from mmgevent.job.remote.web import hash_of
 
 #: Size from which a file is worth a warning if it cannot be cut, bytes: that of a split.
@@ -27,6 +27,7 @@ class RemoteFiles:
 
     def __init__(self, path_list: PathList | None):
         """path_list: where the paths come from, which are then names of objects, and nothing else."""
+        forget_archives()
         self._list = path_list
         self._found: dict[str, list[RemoteObject]] = {}
         self._whole: list[str] = []

@@ -104,11 +104,14 @@ def open_system(url: str) -> tuple[Any, str]:
 
     first = next(part for part in url.split("::") if "://" in part)
     place = (os.getpid(), _before_path(url))
+    is_ssh = first.partition("://")[0] in _SSH_SCHEMES
     system = _systems.get(place)
-    if system is None:
-        if first.partition("://")[0] in _SSH_SCHEMES:
-            with _turns.setdefault(place, threading.Lock()):  # many threads need one connection
-                system = _systems[place] = _systems.get(place) or _connect(url)
+    if system is None or (is_ssh and _is_lost(system)):
+        if is_ssh or "::" in url:
+            with _turns.setdefault(place, threading.Lock()):  # many threads need one connection or archive
+                system = _systems.get(place)
+                if system is None or (is_ssh and _is_lost(system)):
+                    system = _systems[place] = _connect(url) if is_ssh else _open_archive(url)
         else:
             system, _ = fsspec.core.url_to_fs(url)
             system = _systems.setdefault(place, system)  # another thread may have been faster
@@ -119,7 +122,28 @@ def _connect(url: str) -> Any:
     """Return the file system of an ssh server."""
     from mmgevent.job.remote.ssh_servers import SshServer
 
-    return SshServer(**SshServer._get_kwargs_from_urls(url))
+    return SshServer(**SshServer._get_kwargs_from_urls(url), skip_instance_cache=True)
+
+
+def _is_lost(server: Any) -> bool:
+    """Return whether the connection to an ssh server has ended."""
+    transport = server.client.get_transport()
+    return transport is None or not transport.is_active()
+
+
+def _open_archive(url: str) -> Any:
+    """Return the file system of a chain, as it is now: fsspec would keep the list of an archive for ever."""
+    import fsspec
+
+    system, _ = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    return system
+
+
+def forget_archives() -> None:
+    """Open archives and other chains anew at their next use: they may be other files by then."""
+    for place in list(_systems):
+        if place[0] == os.getpid() and "::" in place[1]:
+            _systems.pop(place, None)
 
 
 def turn(system: Any) -> contextlib.AbstractContextManager[Any]:

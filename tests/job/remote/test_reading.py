@@ -6,6 +6,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import zipfile
 
 import pytest
@@ -16,6 +17,7 @@ from mmgevent.job.inputs import binary, lines, rows
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.job.remote.objects import version_of
 from mmgevent.job.remote.urls import without_password
+from mmgevent.job.remote.web import open_stream
 from tests.job.remote.web_server import running_web_server
 
 fsspec = pytest.importorskip("fsspec")
@@ -25,6 +27,9 @@ import_web = pytest.importorskip("fsspec.implementations.http")
 LINES = b"".join(b"line %d of many\n" % i for i in range(9_000))
 ROWS = b"id,name\n" + b"".join(b'%d,"a\nb %d"\n' % (i, i) for i in range(5_000))
 JSON = b"".join(b'{"n": %d}\n' % i for i in range(6_000))
+
+#: More than sockets hold, bytes, and a limit of a library, seconds.
+LONG_BYTES, SHORT_S = 32 * 1024**2, 0.3
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,33 @@ def test_members_of_archives_and_chains(web, tmp_path, caplog):
         assert len(values(Files(f"zip://::{place}"))) == 3
         assert len(values(Files(f"zip://.*.csv::{place}"))) == 1
     web.files.pop("all.zip")
+
+
+def test_an_archive_that_is_replaced_is_opened_anew(tmp_path):
+    path = tmp_path / "all.zip"
+    names = tmp_path / "names.txt"
+    names.write_text(f"zip://a.csv::{path}\n")
+    for text in ("old\n", "new\nlines\n"):
+        with zipfile.ZipFile(tmp_path / "next.zip", "w") as archive:
+            archive.writestr("a.csv", text)
+        (tmp_path / "next.zip").replace(path)
+        for source in (Lines(f"zip://*.csv::{path}"), Lines(f"zip://a.csv::{path}"), Lines.listed(names)):
+            assert [line for _, line in values(source)] == text.split()
+
+
+def test_a_stream_may_be_read_for_longer_than_the_library_waits(web, monkeypatch):
+    import aiohttp.client
+
+    monkeypatch.setattr(aiohttp.client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=SHORT_S))
+    web.files["long.txt"] = b"x" * LONG_BYTES
+    system = fsspec.filesystem("http", skip_instance_cache=True)
+    with open_stream(system, f"{web.url}/plain/long.txt") as stream:
+        n_bytes = len(stream.read(1))
+        threading.Event().wait(2 * SHORT_S)  # as a slow function of the user's does
+        while part := stream.read(1024**2):
+            n_bytes += len(part)
+    del web.files["long.txt"]
+    assert n_bytes == LONG_BYTES
 
 
 def test_files_in_memory_are_read_and_listed(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from mmgevent import Files, Lines
 from mmgevent.errors import DatasourceError
+from mmgevent.job.remote.systems import open_system
 from tests.integration.sshd import running_sshd
 from tests.ports import free_port
 
@@ -82,5 +83,7 @@ def test_files_of_an_ssh_server_are_read_and_strangers_refused(tmp_path, monkeyp
         assert [line for ref in source.refs() for _, line in ref.items()] == [str(i) for i in range(FILES)]
         listed = Files.listed(list_of(tmp_path, (f"{address}/{number:02}.csv" for number in range(FILES))))
         assert [text for _, text in listed] == [f"{number}\n" for number in range(FILES)]
+        open_system(address)[0].client.close()  # as if the connection was lost
+        assert [text for _, text in Files(f"{address}/*.csv")] == [f"{number}\n" for number in range(FILES)]
         with pytest.raises(DatasourceError, match=r"lost\.csv: it does not exist"):
             Lines(f"{address}/lost.csv").check()
