@@ -52,6 +52,13 @@ MUTATIONS = [
         ("job/remote/test_reading.py::test_an_object_that_changes_is_another_one",),
     ),
     Mutation(
+        "each answer of a web server begins where it was asked to",
+        "job/remote/web.py",
+        "if status == _PARTIAL and first and int(first[1]) != start:",
+        "if False:",
+        ("job/remote/test_reading.py::test_bytes_from_elsewhere_are_not_taken",),
+    ),
+    Mutation(
         "the list of a folder has a deadline",
         "job/remote/objects.py",
         "found = within(LISTING_S, _find, url)",
