@@ -108,6 +108,51 @@ def test_many_runs_are_merged_and_stay_stable(monkeypatch):
     assert dict(got) == as_sorted(records, operator.itemgetter(0))
 
 
+class Less:
+    """Has a `<`, and no `==` of its own."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __lt__(self, other):
+        return self.number < other.number
+
+
+class SameName(Less):
+    """Has a `==` that says something else than its `<`."""
+
+    def __eq__(self, other):
+        return type(self) is type(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class NeverEqual(int):
+    def __eq__(self, other):
+        return False
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("wrap", [Less, SameName, NeverEqual, lambda n: (Less(n),), lambda n: [NeverEqual(n)]])
+@pytest.mark.parametrize("keys", [1, 3])
+def test_things_tie_where_neither_is_less_whatever_their_equality_says(core, wrap, keys):
+    def compare_by(value):
+        return wrap(value % keys)
+
+    records = [("a", i) for i in range(1000)]
+    expected = [("a", sorted(range(1000), key=compare_by))]
+    for memory in (LITTLE, MIB):
+        assert run(records, None, compare_by, memory=memory, flush=LITTLE) == expected
+
+
+def test_things_without_order_that_are_equal_keep_theirs_on_disk_too():
+    records = [("a", i) for i in range(1000)]
+    for memory in (LITTLE, MIB):
+        for compare_by in (lambda value: None, lambda value: (None, {})):
+            assert run(records, None, compare_by, memory=memory, flush=LITTLE) == [("a", list(range(1000)))]
+
+
 def test_where_a_partition_was_split_as_often_as_may_be_its_keys_go_to_disk(core, monkeypatch):
     monkeypatch.setattr(scratch, "MAX_SPLITS", 0)
     records = draw(3000, 50)
