@@ -205,6 +205,22 @@ def test_values_on_disk_that_are_returned_are_a_list(plain):
         assert len(values) in (20, 3000)
 
 
+def test_the_iterator_form_may_pass_values_on_disk_on():
+    """Keys are on disk in several pieces, and results are pickled after later ones were read."""
+    records = [(key, i % 10) for key in "abcdefghijkl" for i in range(900)]
+    expected = as_sorted(records)
+    got = run(records, lambda groups: groups, memory=LITTLE, flush=LITTLE)
+    assert dict(got) == expected
+    assert {type(values) for _, values in got} == {list}
+    for wrap in (lambda v: v, lambda v: (len(v), v), lambda v: {"first": [v]}):
+
+        def reduce_all(groups, wrap=wrap):
+            return ((k, wrap(values[:3])) for k, values in groups)
+
+        got = run(records, reduce_all, memory=LITTLE, flush=LITTLE)
+        assert dict(got) == {k: wrap(values[:3]) for k, values in expected.items()}
+
+
 def test_values_that_are_read_after_their_call_are_refused():
     records = [(key, i % 10) for key in "abcdefghijkl" for i in range(900)]
     kept = []
