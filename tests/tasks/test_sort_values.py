@@ -17,7 +17,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.tasks import ordered_values, scratch
 from mmgevent.tasks.ordered_values import OrderedValues
 from mmgevent.tasks.plain_rules import PlainRules
-from mmgevent.tasks.records import decode_flush, decode_segment
+from mmgevent.tasks.records import decode_flush, decode_results, decode_segment, encode_segment
 from mmgevent.tasks.run import run_map, run_reduce
 from tests.tasks.test_tasks import CORE, failure_of, nothing
 
@@ -203,6 +203,26 @@ def test_values_on_disk_that_are_returned_are_a_list(plain):
         ((_, values),) = run(records, reducefn, memory=LITTLE, flush=LITTLE, plain=plain)
         assert values == as_sorted(records)["a"][: len(values)]
         assert len(values) in (20, 3000)
+
+
+@pytest.mark.parametrize("plain", [None, PlainRules((), ())])
+def test_values_on_disk_within_a_result_are_a_list(plain):
+    records = [("a", i % 10) for i in range(3000)]
+    expected = as_sorted(records)["a"]
+
+    def reducefn(key, values):
+        return len(values), values[:3], {"all": {1: [values]}}
+
+    out: list[bytes] = []
+    functions = Functions.of(None, None, reducefn, None, True)
+    segment = encode_segment(["a"], [[value for _, value in records]], grouped=True)
+    parts = [(0, 0, iter([segment]))]
+    run_reduce(
+        functions, parts, partitions=1, memory_bytes=LITTLE, emit=out.append, mark=nothing, plain=plain
+    )
+    ((_, data),) = decode_flush(out[0])
+    ((_, result),) = decode_results(bytes(data), plain)
+    assert result == (3000, expected[:3], {"all": {1: [expected]}})
 
 
 def test_the_iterator_form_may_pass_values_on_disk_on():
