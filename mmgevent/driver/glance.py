@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mmgevent.driver.results import apply_finish
 from mmgevent.driver.runners.inline import InlineRunner
 from mmgevent.driver.sample import Sample, draw_sample
 from mmgevent.errors import UsageError
+from mmgevent.job.inputs.refs import Ref
 from mmgevent.job.job import Job
 from mmgevent.reducers import combiner_of, fold_of
 from mmgevent.tasks.blame import short_repr
@@ -102,8 +104,11 @@ def take_glance(job: Job[Any, Any], count: int, on_notice: Callable[[str], None]
         job.setupfn()
         setup_s = perf_counter() - began_s
 
+    items = sample.items
+    if job.options.items_per_call is not None and sample.joining:
+        items = [(key, (ref, value)) for (key, value), ref in zip(items, sample.joining, strict=True)]
     trial = job.for_trial(
-        sample.items, _noting(job, glance), None if job.setupfn is None else setupfn
+        items, _noting(job, glance), None if job.setupfn is None else setupfn
     ).with_options(
         partitions=1, allocation="continuous", max_skipped=len(sample.items) if job.options.max_skipped else 0
     )
@@ -132,12 +137,13 @@ def _noting(job: Job[Any, Any], glance: Glance) -> Callable[[Any, Any], Any] | N
     if mapfn is None:
         return None
     is_of_many = job.options.items_per_call is not None
-    join = glance.sample.join
+    if is_of_many and glance.sample.joining:
+        mapfn = _joining(mapfn)
 
     def noted(key: Any, value: Any) -> Iterator[Any]:
         found: Counter[_Kind] = Counter()
         began_s = perf_counter()
-        output = pairs_of(mapfn(key, join(value) if is_of_many and join is not None else value), "mapfn")
+        output = pairs_of(mapfn(key, value), "mapfn")
         used_s = perf_counter() - began_s
         while True:
             began_s = perf_counter()
@@ -155,6 +161,20 @@ def _noting(job: Job[Any, Any], glance: Glance) -> Callable[[Any, Any], Any] | N
             glance.add_records(kind, count)
 
     return noted
+
+
+def _joining(mapfn: Any) -> Callable[[list[Any], list[tuple[Ref | None, Any]]], Iterator[Any]]:
+    """Return a mapfn for values with their refs. It calls the job's own anew where a ref ends."""
+
+    def joined(keys: list[Any], values: list[tuple[Ref | None, Any]]) -> Iterator[Any]:
+        for ref, places in groupby(range(len(keys)), key=lambda place: values[place][0]):
+            chosen = list(places)
+            part: Any = [values[place][1] for place in chosen]
+            if ref is not None:
+                part = ref.join_values(part)
+            yield from pairs_of(mapfn([keys[place] for place in chosen], part), "mapfn")
+
+    return joined
 
 
 def _kind_of(key: Any, value: Any) -> _Kind:

@@ -7,7 +7,7 @@ the same each time.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -40,8 +40,9 @@ class Sample(NamedTuple):
     is_estimate: bool = False
     #: what is wrong with files or items that cannot be read
     unreadable: tuple[str, ...] = ()
-    #: what makes one object of the values of a call, see `Ref.join_values`; None for a list
-    join: Callable[[list[Any]], Any] | None = None
+    #: of each item the ref whose `join_values` makes one object of the values of a call, or None for
+    #: a list; empty if all are for lists
+    joining: tuple[Ref | None, ...] = ()
 
 
 class _Look(NamedTuple):
@@ -110,11 +111,12 @@ def _of_source(source: Source, count: int) -> Sample:
     chosen = choose_places(len(refs), count)
     limit = max(MIN_LOOK_ITEMS, LOOK_ITEMS // max(1, len(chosen)))
     quota, more = divmod(count, max(1, len(chosen)))
-    looks, unreadable = [], []
+    looks, looked, unreadable = [], [], []
     for number, place in enumerate(chosen):
         try:
             ends = (place == 0, place == len(refs) - 1)
             looks.append(_look(refs[place], quota + (number < more), limit, *ends))
+            looked.append(refs[place])
         except MmgeventError as error:
             unreadable.append(str(error))
     units = [unit for look in looks for unit in look.units]
@@ -130,8 +132,20 @@ def _of_source(source: Source, count: int) -> Sample:
         if total == len(units)
         else f"{_DRAWN}, from {len(chosen)} of {len(refs):,} files or splits"
     )
-    join = refs[chosen[0]].join_values if refs and refs[chosen[0]].joins_values else None
-    return Sample(items, how, total, not is_all and not is_of_files, tuple(unreadable), join)
+    joining = tuple(
+        ref if ref.joins_values else None
+        for ref, look in zip(looked, looks, strict=True)
+        for _, value in look.units
+        if type(value) is not Unreadable
+    )
+    return Sample(
+        items,
+        how,
+        total,
+        not is_all and not is_of_files,
+        tuple(unreadable),
+        joining if any(ref is not None for ref in joining) else (),
+    )
 
 
 def _of_stream(source: Source, count: int, name: str) -> Sample:

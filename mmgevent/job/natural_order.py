@@ -2,7 +2,9 @@
 
 1. NaN is no number: it comes last, and so does a tuple or list that holds one.
 2. Sets are refused: their `<` means "is a subset of".
-3. What `<` refuses is a `NoOrder`, which names both sides.
+3. What `<` refuses is a `NoOrder`, which names both sides. But equal things need no `<`: many
+   times None are in order.
+4. Only `<` says whether things tie. Their `==` may say something else, or be that of objects.
 """
 
 from __future__ import annotations
@@ -19,7 +21,27 @@ PLAIN = frozenset((int, str, bytes, bool))
 #: Types whose values have one, too, unless a NaN is among them.
 _NUMBERS = frozenset((int, bool, float))
 
+#: Types whose `==` is true where neither of two values is less.
+_AGREEING = PLAIN | {float}
+
 Rank = tuple[int, Any]
+
+
+class LessOnly(tuple[int, Any]):
+    """A rank whose thing has no `==` that agrees with its `<`. It ties where neither is less."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    def __lt__(self, other: Rank) -> bool:  # type: ignore[override]
+        return _is_less(self, other)
+
+    def __gt__(self, other: Rank) -> bool:  # type: ignore[override]
+        return _is_less(other, self)
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, tuple)
+        return not _is_less(self, other) and not _is_less(other, self)
 
 
 class NoOrder(Exception):
@@ -43,7 +65,8 @@ def rank(thing: Any) -> Rank:
     """Return what a thing is compared by. Raise NoOrder for a set."""
     if type(thing) not in PLAIN and is_nan(thing):
         return 1, None
-    return 0, thing
+    parts = thing if type(thing) is tuple else (thing,)
+    return (0, thing) if all(type(part) in _AGREEING for part in parts) else LessOnly((0, thing))
 
 
 def is_nan(thing: Any) -> bool:
@@ -88,6 +111,17 @@ def named(thing: Any) -> str:
     """Return the name of a thing's type, with its article."""
     name = type(thing).__name__
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _is_less(one: Rank, other: Rank) -> bool:
+    if one[0] or other[0]:
+        return one[0] < other[0]
+    try:
+        return bool(one[1] < other[1])
+    except Exception:
+        if _is_equal(one[1], other[1]):
+            return False
+        raise
 
 
 def _is_equal(one: Any, two: Any) -> bool:

@@ -181,11 +181,12 @@ class CallMapping:
         An exception of the call of mapfn is raised instead of the first record.
         """
         items = self._items
+        # A flush is the fault of no single item while records of other calls are in the groups.
+        items.position = part[0][0] if len(part) == 1 and not self._groups else None
         if len(part) == 1:
-            items.position, items.key = part[0][:2]
+            items.key = part[0][1]
             self._mark(*part[0][:2])
         else:
-            items.position = None
             self._rules.mark(len(part), part[0][1])
         keys = [key for _, key, _ in part]
         values: Any = [value for _, _, value in part]

@@ -105,7 +105,9 @@ class MapTask:
             mark = _mark_nothing
         self._items = TaskItems(items, first_entry=first_index, skip=skip, part=part, mark=mark)
         self._skipping = skipping if skipping is not None and skipping.is_needed else None
-        self._mapping = self._make_mapping(functions.mapfn, mark, map_items, calls, decode, first_index)
+        self._mapping = self._make_mapping(
+            functions.mapfn, mark, map_items, calls, skipping, decode, first_index
+        )
         self._flushed_items = 0  # items that were done before the last flush ended
         self.stats = TaskStats()
 
@@ -115,6 +117,7 @@ class MapTask:
         mark: Mark,
         map_items: MapItems | None,
         calls: CallRules | None,
+        rules: Skipping | None,
         decode: Decode | None,
         first_index: int,
     ) -> StreamedMapping | CarefulMapping | CallMapping:
@@ -122,7 +125,7 @@ class MapTask:
         items, budget, skipping = self._items, self._budget, self._skipping
         if calls is not None:
             originals = Originals(decode, first_index, calls.size)
-            rules = skipping or Skipping()
+            rules = rules or Skipping()  # also where none is needed: a signal is no failure of a call
             return CallMapping(
                 mapfn, items, grouping, budget, mark, calls, rules, self._emit_set_aside, originals
             )

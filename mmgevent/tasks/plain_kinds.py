@@ -48,6 +48,8 @@ def split_known(cls: type) -> Callable[[Any], Parts] | None:
     known = _SPLITS.get(cls.__qualname__)
     if known is not None and getattr(sys.modules.get(known[0]), cls.__qualname__, None) is cls:
         return known[1]
+    if cls.__qualname__ == "OrderedValues" and cls.__module__ == "mmgevent.tasks.ordered_values":
+        return lambda values: ("list", list(values))
     if cls is type(...):
         return lambda _: ("ellipsis",)
     numpy = sys.modules.get("numpy")
@@ -199,6 +201,11 @@ def _make_zoneinfo(key: Any, from_cache: Any) -> Any:
 
 
 # -- containers
+
+
+def _make_list(items: Any) -> list[Any]:
+    """Make the list that stands for values on disk."""
+    return list(expect(items, list))
 
 
 def _split_ordered(ordered: Any) -> Parts:
@@ -358,6 +365,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "timedelta": _make_timedelta,
     "timezone": _make_timezone,
     "zoneinfo": _make_zoneinfo,
+    "list": _make_list,
     "counter": _make_counter,
     "ordered": _make_ordered,
     "default": _make_default,

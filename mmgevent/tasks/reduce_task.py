@@ -48,6 +48,10 @@ CHUNK_GROWTH = 4
 #: Most records in a segment.
 MAX_CHUNK = 64 * 1024
 
+#: Depth of containers in a record of the iterator form in which values on disk are looked for: the
+#: record itself, and two in it, as in (key, {name: [values, ...]}).
+MAX_HELD_DEPTH = 3
+
 ReducePart = tuple[int, int, Iterable[Any]]
 
 
@@ -128,6 +132,7 @@ class ReduceTask:
         self._index = 0  # index of the current key, from 0
         self._key: Any = NO_KEY
         self._partition = 0  # being read
+        self._is_on_disk = False  # whether the iterator form got values on disk
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
         self.stats = TaskStats()
         self._writer = ResultWriter(emit, self.stats, plain)
@@ -216,6 +221,8 @@ class ReduceTask:
         if first is None:
             return
         records = self._call_users(lambda: pairs_of(self._reducefn(_chained(first, groups)), "reducefn"))
+        if self._order is not None:
+            records = self._held(records)
         while True:
             chunk = self._call_users(lambda: list(islice(records, self._writer.chunk)))
             if not chunk:
@@ -228,6 +235,11 @@ class ReduceTask:
                 values.append(record[1])
             self._writer.write(self._partition, keys, values, "reducefn")
 
+    def _held(self, records: Iterator[Any]) -> Iterator[Any]:
+        """Yield records whose values are in memory: those on disk are gone with the next groups."""
+        for record in records:
+            yield _in_memory(record, MAX_HELD_DEPTH) if self._is_on_disk else record
+
     def _groups_for_user(self) -> Iterator[tuple[Any, list[Any]]]:
         try:
             for groups in self._merged():
@@ -235,6 +247,7 @@ class ReduceTask:
                     self._key = key
                     self._mark(self._index, key)
                     self._index += 1
+                    self._is_on_disk = self._is_on_disk or isinstance(values, OrderedValues)
                     yield key, self._in_order(key, values)
         except GeneratorExit:
             raise
@@ -264,9 +277,20 @@ def _order_of(sort_values: Any) -> ValueOrder | None:
     return ValueOrder(None if sort_values is True else sort_values)
 
 
-def _in_memory(result: Any) -> Any:
-    """Return a result, as a list if it is the values on disk themselves."""
-    return list(result) if isinstance(result, OrderedValues) else result
+def _in_memory(result: Any, depth: int = 0) -> Any:
+    """Return a result, with lists in the place of values on disk.
+
+    `depth`: that of tuples, lists and dicts in which they are looked for.
+    """
+    if isinstance(result, OrderedValues):
+        return list(result)
+    if not depth:
+        return result
+    if type(result) is dict:
+        return {key: _in_memory(part, depth - 1) for key, part in result.items()}
+    if type(result) in (tuple, list):
+        return type(result)(_in_memory(part, depth - 1) for part in result)
+    return result
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -286,6 +286,30 @@ def test_a_signal_is_neither_set_aside_nor_tried_again(signalled, options, raise
     assert begun == [1]
 
 
+@pytest.mark.parametrize("signalled", [KeyboardInterrupt, Signalled])
+@pytest.mark.parametrize("options", [{}, {"max_skipped": 1}, {"retries": 1}])
+def test_a_signal_in_a_call_of_many_items_ends_the_run(signalled, options, raise_by_signal):
+    begun = []
+
+    def stop(keys, values):
+        begun.append(keys)
+        if len(begun) == 1:
+            raise_by_signal(signalled)
+        return zip(keys, values, strict=True)
+
+    def stop_sorting(value):
+        begun.append(value)
+        raise_by_signal(signalled)
+
+    with pytest.raises(signalled):
+        run([(1, 1), (2, 2), (3, 3)], stop, items_per_call=4, **options)
+    assert begun == [[1, 2, 3]]
+    begun[:] = [None]
+    with pytest.raises(signalled):
+        run([(1, 1), (2, 2)], stop, total, sort_values=stop_sorting, items_per_call=4, **options)
+    assert begun == [None, [1, 2], 1]
+
+
 @pytest.mark.parametrize("kind", [Signalled, asyncio.CancelledError, gevent.Timeout, GeneratorExit])
 def test_what_a_function_raises_by_itself_is_a_failure_whatever_its_class(kind):
     def mapfn(key, value):

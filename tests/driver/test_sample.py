@@ -3,6 +3,7 @@
 import pytest
 
 import mmgevent as mmg
+from mmgevent.driver.glance import take_glance
 from mmgevent.driver.sample import choose_places, draw_sample
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.json_lines import JsonLines
@@ -101,3 +102,23 @@ def test_an_exception_of_the_datasource_is_the_users():
 
     with pytest.raises(mmg.JobError, match="no more"):
         draw(items)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_glance_at_mixed_sources_joins_what_the_job_would_join(tmp_path, is_first):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for name in "ab":
+        parquet.write_table(pyarrow.table({"n": [1, 2, 3]}), tmp_path / f"{name}.parquet")
+    (tmp_path / "t.txt").write_text("one\ntwo\nthree\n")
+    tables = mmg.Parquet(tmp_path / "*.parquet", as_="arrow")
+    lines = mmg.Lines(tmp_path / "t.txt")
+
+    def mapfn(keys, values):
+        yield type(values).__name__, len(values)
+
+    datasource = tables + lines if is_first else lines + tables
+    job = mmg.Job(datasource, mapfn, mmg.reducers.sum_values, items_per_call=4)
+    glance = take_glance(job, 20, lambda notice: None)
+    assert dict(glance.results) == {"list": 3, "Table": 6}

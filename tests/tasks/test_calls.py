@@ -212,6 +212,23 @@ def test_what_fails_in_a_flush_of_a_call_can_be_looked_for_in_fewer_items():
     assert caught.value.item == position_of(0)
 
 
+@pytest.mark.parametrize("bad", range(4))
+def test_a_flush_of_items_that_were_called_alone_blames_no_other_item(bad):
+    """The call fails, so each item is alone. The groups are flushed after the first two."""
+
+    def mapfn(keys, values):
+        if len(keys) > 1:
+            raise ValueError("one by one, please")
+        for i in range(100):
+            yield (keys[0], i), (lambda: 0) if keys[0] == bad and i == 99 else "x" * 20
+
+    for memory in (3_000, 10_000, 30_000, MIB):
+        with pytest.raises(TaskFailure) as caught:
+            Run(mapfn, [(i, i) for i in range(4)], size=4, memory=memory)
+        assert caught.value.item in (None, position_of(bad))
+        assert caught.value.is_divisible or caught.value.item is not None
+
+
 def test_what_runs_is_shown_as_a_call_or_as_the_item_that_is_alone():
     run = Run(words, with_bad(2), size=4, rules=Skipping(max_skipped=1))
     assert [each for each in run.shown if each[0]][:3] == [(4, 0), (2, 0), (2, 2)]

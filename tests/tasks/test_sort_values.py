@@ -17,7 +17,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.tasks import ordered_values, scratch
 from mmgevent.tasks.ordered_values import OrderedValues
 from mmgevent.tasks.plain_rules import PlainRules
-from mmgevent.tasks.records import decode_flush, decode_segment
+from mmgevent.tasks.records import decode_flush, decode_results, decode_segment, encode_segment
 from mmgevent.tasks.run import run_map, run_reduce
 from tests.tasks.test_tasks import CORE, failure_of, nothing
 
@@ -108,6 +108,51 @@ def test_many_runs_are_merged_and_stay_stable(monkeypatch):
     assert dict(got) == as_sorted(records, operator.itemgetter(0))
 
 
+class Less:
+    """Has a `<`, and no `==` of its own."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __lt__(self, other):
+        return self.number < other.number
+
+
+class SameName(Less):
+    """Has a `==` that says something else than its `<`."""
+
+    def __eq__(self, other):
+        return type(self) is type(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class NeverEqual(int):
+    def __eq__(self, other):
+        return False
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("wrap", [Less, SameName, NeverEqual, lambda n: (Less(n),), lambda n: [NeverEqual(n)]])
+@pytest.mark.parametrize("keys", [1, 3])
+def test_things_tie_where_neither_is_less_whatever_their_equality_says(core, wrap, keys):
+    def compare_by(value):
+        return wrap(value % keys)
+
+    records = [("a", i) for i in range(1000)]
+    expected = [("a", sorted(range(1000), key=compare_by))]
+    for memory in (LITTLE, MIB):
+        assert run(records, None, compare_by, memory=memory, flush=LITTLE) == expected
+
+
+def test_things_without_order_that_are_equal_keep_theirs_on_disk_too():
+    records = [("a", i) for i in range(1000)]
+    for memory in (LITTLE, MIB):
+        for compare_by in (lambda value: None, lambda value: (None, {})):
+            assert run(records, None, compare_by, memory=memory, flush=LITTLE) == [("a", list(range(1000)))]
+
+
 def test_where_a_partition_was_split_as_often_as_may_be_its_keys_go_to_disk(core, monkeypatch):
     monkeypatch.setattr(scratch, "MAX_SPLITS", 0)
     records = draw(3000, 50)
@@ -158,6 +203,42 @@ def test_values_on_disk_that_are_returned_are_a_list(plain):
         ((_, values),) = run(records, reducefn, memory=LITTLE, flush=LITTLE, plain=plain)
         assert values == as_sorted(records)["a"][: len(values)]
         assert len(values) in (20, 3000)
+
+
+@pytest.mark.parametrize("plain", [None, PlainRules((), ())])
+def test_values_on_disk_within_a_result_are_a_list(plain):
+    records = [("a", i % 10) for i in range(3000)]
+    expected = as_sorted(records)["a"]
+
+    def reducefn(key, values):
+        return len(values), values[:3], {"all": {1: [values]}}
+
+    out: list[bytes] = []
+    functions = Functions.of(None, None, reducefn, None, True)
+    segment = encode_segment(["a"], [[value for _, value in records]], grouped=True)
+    parts = [(0, 0, iter([segment]))]
+    run_reduce(
+        functions, parts, partitions=1, memory_bytes=LITTLE, emit=out.append, mark=nothing, plain=plain
+    )
+    ((_, data),) = decode_flush(out[0])
+    ((_, result),) = decode_results(bytes(data), plain)
+    assert result == (3000, expected[:3], {"all": {1: [expected]}})
+
+
+def test_the_iterator_form_may_pass_values_on_disk_on():
+    """Keys are on disk in several pieces, and results are pickled after later ones were read."""
+    records = [(key, i % 10) for key in "abcdefghijkl" for i in range(900)]
+    expected = as_sorted(records)
+    got = run(records, lambda groups: groups, memory=LITTLE, flush=LITTLE)
+    assert dict(got) == expected
+    assert {type(values) for _, values in got} == {list}
+    for wrap in (lambda v: v, lambda v: (len(v), v), lambda v: {"first": [v]}):
+
+        def reduce_all(groups, wrap=wrap):
+            return ((k, wrap(values[:3])) for k, values in groups)
+
+        got = run(records, reduce_all, memory=LITTLE, flush=LITTLE)
+        assert dict(got) == {k: wrap(values[:3]) for k, values in expected.items()}
 
 
 def test_values_that_are_read_after_their_call_are_refused():
