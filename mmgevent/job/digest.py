@@ -15,6 +15,7 @@ line numbers. A digest depends on what an object means:
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import enum
 import functools
@@ -27,8 +28,9 @@ from typing import Any
 
 import xxhash
 
-from mmgevent.errors import OutputError, UsageError
-from mmgevent.job.shipping import definitions, lookups
+from mmgevent.errors import OutputError, ShippingError, UsageError
+from mmgevent.job.shipping import definitions, lookups, package_files
+from mmgevent.job.shipping.effects import find_effects, program_files
 from mmgevent.job.shipping.installed import find_spec, is_installed
 from mmgevent.job.shipping.module_source import MAIN_NAMES, source_text
 from mmgevent.job.shipping.modules import SourceTree
@@ -90,6 +92,7 @@ class Digests:
         #: {what is used: its digest}
         self.about: dict[str, str] = {}
         self.tree = SourceTree(self._by_value)
+        self._reads_files = False
         self._agenda: list[tuple[str, Any]] = []
         self._noted: dict[tuple[int, str], Any] = {}  # holds the objects, so that ids stay theirs
         self._done: dict[int, tuple[Any, bytes]] = {}
@@ -104,7 +107,7 @@ class Digests:
         self._agenda.append((label, value))
         while self._agenda:
             label, value = self._agenda.pop(0)
-            self._keep(label, self._guarded(label, lambda value=value: self._digest(value)))
+            self._keep(label, self._guarded(label, functools.partial(self._digest, value)))
 
     def add_items(self, label: str, kind: str, items: Iterable[Any]) -> None:
         """Add many items, in their order, of which one after another is in memory. Raise as `add` does.
@@ -136,10 +139,32 @@ class Digests:
                 f"when it is looked at"
             ) from error
 
+    def add_effects(self) -> None:
+        """Add the modules that the job's files, or else the program, import only for their effect."""
+        for module, text in program_files(self._by_value):
+            self._reads_files = self._reads_files or any(mark in text for mark in package_files.MARKS)
+            for effect in find_effects(module, text, {*self._by_value, "mmgevent", "__future__"}):
+                with contextlib.suppress(ShippingError):  # executors find it, or warn
+                    self.tree.add_import(effect.module, 0, effect.names, "")
+
     def add_modules(self) -> None:
-        """Add the modules of the user's that were used so far."""
-        for name, source in sorted(self.tree.sources.items()):
+        """Add the modules of the user's that were used so far, and files of packages if one reads them."""
+        sources = sorted(self.tree.sources.items())
+        reads_files = self._reads_files or any(
+            mark in source.text for _, source in sources for mark in package_files.MARKS
+        )
+        for name, source in sources:
             self.about[f"module {name}"] = _hash((source.text.encode(), source.code)).hex()
+            if reads_files and source.folders:
+                label = f"files of package {name}"
+                self._keep(label, self._guarded(label, functools.partial(self._files, source.folders[0])))
+
+    def _files(self, folder: str) -> bytes:
+        parts: list[bytes] = []
+        for relative, n_bytes, read in package_files.walk(folder):
+            self._spend(OBJECT_BYTES + n_bytes)
+            parts += relative.encode(errors="surrogateescape"), _hash((read(),))
+        return _hash(parts)
 
     def _spend(self, n_bytes: int) -> None:
         self._room_bytes -= n_bytes

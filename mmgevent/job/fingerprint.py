@@ -20,6 +20,7 @@ from mmgevent.job.inputs.source import FileSource, Source, parts_of
 from mmgevent.job.inputs.walks import is_repeatable
 from mmgevent.job.job import Job
 from mmgevent.job.outputs.record import HASHED, ORDER, About
+from mmgevent.job.shipping import settings
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION
 
 #: Most input files that have a line of their own. Of more, only the first that differs could be
@@ -45,6 +46,19 @@ _NOT_COMPARED = frozenset(
         "plain_classes",
         "name",
     )
+)
+
+#: Settings that travel and change results. Others, such as variables, may name the run.
+_SETTINGS = (
+    "the time zone",
+    "the locale",
+    "the encoding of text",
+    "the context of decimal",
+    "csv.field_size_limit",
+    "csv dialects",
+    "calendar.setfirstweekday",
+    "namespaces of xml.etree.ElementTree",
+    "error state and print options of numpy",
 )
 
 #: Types of option values that a message can show.
@@ -88,6 +102,11 @@ def make_fingerprint(job: Job[Any, Any], *, is_cheap: bool = False, **output: st
             digests.add(role, function)
     _add_source(digests, job.datasource)
     files = _list_files(job.datasource, MAX_CHEAP_FILES if is_cheap else None)
+    found = settings.read()
+    for name in _SETTINGS:
+        if name in found:
+            digests.add(name, found[name])
+    digests.add_effects()
     digests.add_modules()
     return {**about, **{label: HASHED + text for label, text in {**digests.about, **files}.items()}}
 

@@ -182,6 +182,40 @@ def test_members_of_enums_and_sets_of_other_types_do_not_depend_on_the_hash_seed
     assert differing(first, other) == {"the datasource"}
 
 
+AROUND = """
+import decimal, json
+import beside
+from mmgevent import Job
+from mmgevent.job.fingerprint import make_fingerprint
+
+decimal.getcontext().prec = DIGITS
+
+def mapfn(key, value):
+    import boxed
+    yield key, boxed.read()
+
+print(json.dumps(make_fingerprint(Job({1: "a"}, mapfn))))
+"""
+
+
+def test_imports_for_effect_settings_and_files_of_packages_count(tmp_path):
+    package = tmp_path / "boxed"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import pkgutil\nread = lambda: pkgutil.get_data('boxed', 'a.txt')\n"
+    )
+    (package / "a.txt").write_text("a")
+    first = run(tmp_path, program=AROUND.replace("DIGITS", "9"))
+    assert run(tmp_path, program=AROUND.replace("DIGITS", "9")) == first
+    other = run(tmp_path, program=AROUND.replace("DIGITS", "8"))
+    assert differing(first, other) == {"the context of decimal"}
+    other = run(tmp_path, program=AROUND.replace("DIGITS", "9"), beside="patched = 1\n")
+    assert differing(first, other) == {"module beside"}
+    (package / "a.txt").write_text("b")
+    other = run(tmp_path, program=AROUND.replace("DIGITS", "9"))
+    assert differing(first, other) == {"files of package boxed"}
+
+
 class NoClass:
     @property
     def __class__(self):
