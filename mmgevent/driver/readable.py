@@ -244,16 +244,18 @@ class Readable(Generic[K, V]):
     def _check_goes_on_in(self, sink: Sink | None) -> None:
         """Raise UsageError if the results and what is in a sink already are not all results."""
         left_out, there = self._runner.made, None if sink is None else sink.made
-        if left_out is not None and left_out.partitions and left_out != there:
+        left_out, there = (made if made and made.partitions else None for made in (left_out, there))
+        if left_out == there:
+            return
+        if left_out is not None:
             raise UsageError(
                 "the job was submitted with resume=FOLDER and makes only what is not in that folder as it was then: "
                 "call handle.write(FOLDER, resume=True)"
             )
-        if there is not None and there.partitions and left_out is None:
-            raise UsageError(
-                "the folder has results already, and the job was submitted to make all: submit it with "
-                "cluster.submit(job, resume=FOLDER)"
-            )
+        raise UsageError(
+            "the folder has results already, and the job was submitted to make all: submit it with "
+            "cluster.submit(job, resume=FOLDER)"
+        )
 
     def _check_not_streamed(self) -> None:
         if self._is_streaming:

@@ -15,18 +15,22 @@ line numbers. A digest depends on what an object means:
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
+import enum
 import functools
 import marshal
 import sys
 import types
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from itertools import chain
 from typing import Any
 
 import xxhash
 
-from mmgevent.errors import OutputError
-from mmgevent.job.shipping import definitions, lookups
+from mmgevent.errors import OutputError, ShippingError, UsageError
+from mmgevent.job.shipping import definitions, lookups, package_files
+from mmgevent.job.shipping.effects import find_effects, program_files
 from mmgevent.job.shipping.installed import find_spec, is_installed
 from mmgevent.job.shipping.module_source import MAIN_NAMES, source_text
 from mmgevent.job.shipping.modules import SourceTree
@@ -34,6 +38,12 @@ from mmgevent.job.shipping.modules import SourceTree
 #: Types whose values `marshal` writes in one way only, in this version of its format.
 _PLAIN = frozenset((int, str, float, bytes, bool, type(None), complex))
 _MARSHAL_VERSION = 0
+
+#: Work for the digest of an object besides its bytes, in bytes: 1.5 us, as hashing so many takes.
+OBJECT_BYTES = 1_500
+
+#: Most digests that are kept for objects that occur again. Each one is about 300 bytes.
+MAX_KEPT = 100_000
 
 #: Members of a class that say nothing of what it does, or differ from run to run.
 _NOT_COMPARED = frozenset(
@@ -72,12 +82,17 @@ _OF_CODE = (
 class Digests:
     """Digests of what one job uses."""
 
-    def __init__(self, by_value: Collection[str]):
-        """by_value: names of modules, besides `__main__`, whose definitions travel."""
+    def __init__(self, by_value: Collection[str], most_bytes: int | None = None):
+        """by_value: names of modules, besides `__main__`, whose definitions travel.
+
+        most_bytes: work that is too much, so that OutputError is raised. See OBJECT_BYTES.
+        """
+        self._room_bytes = float("inf") if most_bytes is None else most_bytes
         self._by_value = frozenset(by_value) | MAIN_NAMES
         #: {what is used: its digest}
         self.about: dict[str, str] = {}
         self.tree = SourceTree(self._by_value)
+        self._reads_files = False
         self._agenda: list[tuple[str, Any]] = []
         self._noted: dict[tuple[int, str], Any] = {}  # holds the objects, so that ids stay theirs
         self._done: dict[int, tuple[Any, bytes]] = {}
@@ -92,32 +107,82 @@ class Digests:
         self._agenda.append((label, value))
         while self._agenda:
             label, value = self._agenda.pop(0)
-            try:
-                digest = self._digest(value)
-            except RecursionError:
-                raise OutputError(
-                    f"{label} is nested too deeply to be compared with an earlier run's"
-                ) from None
-            except _NoDigestError as error:
-                raise OutputError(
-                    f"{label} cannot be compared with that of an earlier run: {error}"
-                ) from None
-            before = self.about.get(label)  # two namespaces may have the same name
-            self.about[label] = digest.hex() if before is None else _hash((before.encode(), digest)).hex()
+            self._keep(label, self._guarded(label, functools.partial(self._digest, value)))
+
+    def add_items(self, label: str, kind: str, items: Iterable[Any]) -> None:
+        """Add many items, in their order, of which one after another is in memory. Raise as `add` does.
+
+        kind: what they are, so that they differ from the same items of another kind.
+        """
+        digests = map(self._digest, items)
+        self._keep(label, self._guarded(label, lambda: _hash(chain((kind.encode(),), digests))))
+        if self._agenda:
+            self.add(*self._agenda.pop(0))
+
+    def _keep(self, label: str, digest: bytes) -> None:
+        before = self.about.get(label)  # two namespaces may have the same name
+        self.about[label] = digest.hex() if before is None else _hash((before.encode(), digest)).hex()
+
+    def _guarded(self, label: str, make: Callable[[], bytes]) -> bytes:
+        """Return a digest. Raise OutputError for whatever the object itself raises meanwhile."""
+        try:
+            return make()
+        except RecursionError:
+            raise OutputError(f"{label} is nested too deeply to be compared with an earlier run's") from None
+        except _NoDigestError as error:
+            raise OutputError(f"{label} cannot be compared with that of an earlier run: {error}") from None
+        except UsageError:
+            raise
+        except Exception as error:  # such as those of a proxy that stands for nothing now
+            raise OutputError(
+                f"{label} cannot be compared with that of an earlier run: it raises {type(error).__name__} "
+                f"when it is looked at"
+            ) from error
+
+    def add_effects(self) -> None:
+        """Add the modules that the job's files, or else the program, import only for their effect."""
+        for module, text in program_files(self._by_value):
+            self._reads_files = self._reads_files or any(mark in text for mark in package_files.MARKS)
+            for effect in find_effects(module, text, {*self._by_value, "mmgevent", "__future__"}):
+                with contextlib.suppress(ShippingError):  # executors find it, or warn
+                    self.tree.add_import(effect.module, 0, effect.names, "")
 
     def add_modules(self) -> None:
-        """Add the modules of the user's that were used so far."""
-        for name, source in sorted(self.tree.sources.items()):
+        """Add the modules of the user's that were used so far, and files of packages if one reads them."""
+        sources = sorted(self.tree.sources.items())
+        reads_files = self._reads_files or any(
+            mark in source.text for _, source in sources for mark in package_files.MARKS
+        )
+        for name, source in sources:
             self.about[f"module {name}"] = _hash((source.text.encode(), source.code)).hex()
+            if reads_files and source.folders:
+                label = f"files of package {name}"
+                self._keep(label, self._guarded(label, functools.partial(self._files, source.folders[0])))
+
+    def _files(self, folder: str) -> bytes:
+        parts: list[bytes] = []
+        for relative, n_bytes, read in package_files.walk(folder):
+            self._spend(OBJECT_BYTES + n_bytes)
+            parts += relative.encode(errors="surrogateescape"), _hash((read(),))
+        return _hash(parts)
+
+    def _spend(self, n_bytes: int) -> None:
+        self._room_bytes -= n_bytes
+        if self._room_bytes < 0:
+            raise OutputError("it takes long to find out what the job depends on")
 
     # -- one object
 
     def _digest(self, value: Any) -> bytes:
         kind = type(value)
-        if kind in _PLAIN:
-            return _hash((b"plain", marshal.dumps(value, _MARSHAL_VERSION)))
-        if kind is tuple and all(type(part) in _PLAIN for part in value):  # most items of a datasource
-            return _hash((b"plain", marshal.dumps(value, _MARSHAL_VERSION)))
+        self._spend(OBJECT_BYTES)
+        if kind in _PLAIN or (kind is tuple and all(type(part) in _PLAIN for part in value)):
+            data = marshal.dumps(value, _MARSHAL_VERSION)
+            self._spend(len(data))
+            return _hash((b"plain", data))
+        if issubclass(kind, enum.Enum):  # never begun: its class has it, and has one digest for all
+            name = value._value_ if value._name_ is None else value._name_
+            return _hash((b"member", self._digest(kind), self._digest(name)))
         known = self._done.get(id(value))
         if known is not None:
             return known[1]
@@ -130,6 +195,8 @@ class Digests:
         finally:
             del self._begun[id(value)]
         if kind not in _CONTAINERS:  # a datasource may have millions
+            if len(self._done) >= MAX_KEPT:
+                self._done.clear()
             self._done[id(value)] = value, digest
         return digest
 
@@ -159,13 +226,16 @@ class Digests:
             return map(self._digest, (value.__func__, value.__self__))
         if isinstance(value, type):
             return self._parts_of_class(value)
+        if issubclass(kind, (set, frozenset)):  # it is pickled as a list, in the order of the hash seed
+            held = (kind, getattr(value, "__dict__", None))
+            return [*map(self._digest, held), *sorted(map(self._digest, value))]
         return self._parts_of_object(value)
 
     def _parts_of_function(self, function: types.FunctionType) -> Iterable[bytes]:
         named = self._name_of(function)
         if named is not None:
             return named
-        if self._is_of_job(function.__module__):
+        if self._is_of_job(function.__module__) or self._is_of_user(function.__module__):
             self._use_globals(function)
         parts = (
             function.__code__,
@@ -180,6 +250,7 @@ class Digests:
         named = self._name_of(cls)
         if named is not None:
             return named
+        self._is_of_user(cls.__module__)
         members = {name: member for name, member in vars(cls).items() if name not in _NOT_COMPARED}
         return map(self._digest, (cls.__qualname__, type(cls), cls.__bases__, members))
 
@@ -204,6 +275,13 @@ class Digests:
     def _is_of_job(self, module: Any) -> bool:
         """Return whether the definitions of a module travel by value."""
         return module in self._by_value or (module not in sys.modules and not _is_installed(str(module)))
+
+    def _is_of_user(self, module: Any) -> bool:
+        """Return whether a module is another one of the user's. Note it then."""
+        if module in self._by_value or not isinstance(module, str) or _is_installed(module):
+            return False
+        self.tree.add_texts((module,))  # one without a source is no fault: the definition travels
+        return True
 
     def _name_of(self, definition: Any) -> list[bytes] | None:
         """Return module and name of a function or class that stands for itself, else None."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from mmgevent.errors import OutputError
@@ -17,13 +19,19 @@ from mmgevent.job.functions import FUNCTION_FIELDS
 from mmgevent.job.inputs.source import FileSource, Source, parts_of
 from mmgevent.job.inputs.walks import is_repeatable
 from mmgevent.job.job import Job
-from mmgevent.job.outputs.record import HASHED, About
+from mmgevent.job.outputs.record import HASHED, ORDER, About
 from mmgevent.job.remote.urls import is_remote
+from mmgevent.job.shipping import settings
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION
 
 #: Most input files that have a line of their own. Of more, only the first that differs could be
 #: named, and the record would be long.
 MAX_LISTED = 100
+
+#: Most input files, and most work for digests, of a fingerprint that nobody has asked for: about
+#: 0.05 s each. The work is in bytes; each object counts as `digest.OBJECT_BYTES`.
+MAX_CHEAP_FILES = 5_000
+MAX_CHEAP_BYTES = 32 * 1024 * 1024
 
 #: Options that do not change results.
 _NOT_COMPARED = frozenset(
@@ -41,14 +49,27 @@ _NOT_COMPARED = frozenset(
     )
 )
 
+#: Settings that travel and change results. Others, such as variables, may name the run.
+_SETTINGS = (
+    "the time zone",
+    "the locale",
+    "the encoding of text",
+    "the context of decimal",
+    "csv.field_size_limit",
+    "csv dialects",
+    "calendar.setfirstweekday",
+    "namespaces of xml.etree.ElementTree",
+    "error state and print options of numpy",
+)
+
 #: Types of option values that a message can show.
 _SHOWN = (int, float, str, bool, type(None))
 
 
-def make_fingerprint(job: Job[Any, Any], **output: str) -> About:
+def make_fingerprint(job: Job[Any, Any], *, is_cheap: bool = False, **output: str) -> About:
     """Return the fingerprint of a job. `output`: what its output depends on besides.
 
-    Calls nothing of the user's. Looks at the input files. Raise OutputError for a job that has
+    `is_cheap`: raise OutputError if it would take noticeable time. Calls nothing of the user's. Looks at the input files. Raise OutputError for a job that has
     none, in one sentence, and other UsageErrors for what is wrong with the job.
     """
     functions = job.functions()
@@ -61,7 +82,7 @@ def make_fingerprint(job: Job[Any, Any], **output: str) -> About:
     if job.options.allocation == "oneshot":
         raise OutputError('with allocation="oneshot" each run maps other items')
     about = {"Python": PYTHON_VERSION, "mmgevent": VERSION, **output}
-    digests = Digests(job.by_value)
+    digests = Digests(job.by_value, MAX_CHEAP_BYTES if is_cheap else None)
     for field in dataclasses.fields(job.options):
         value = getattr(job.options, field.name)
         if field.name in _NOT_COMPARED:
@@ -81,7 +102,12 @@ def make_fingerprint(job: Job[Any, Any], **output: str) -> About:
         if (function := getattr(job, role)) is not None:
             digests.add(role, function)
     _add_source(digests, job.datasource)
-    files = _list_files(job.datasource)
+    files = _list_files(job.datasource, MAX_CHEAP_FILES if is_cheap else None)
+    found = settings.read()
+    for name in _SETTINGS:
+        if name in found:
+            digests.add(name, found[name])
+    digests.add_effects()
     digests.add_modules()
     return {**about, **{label: HASHED + text for label, text in {**digests.about, **files}.items()}}
 
@@ -105,18 +131,30 @@ def _add_source(digests: Digests, datasource: Any) -> None:
             f"the datasource is {what}, whose items nobody can compare with those of an earlier run; pass Files, Lines "
             f"or the like, a list or a dict"
         )
-    items = datasource if isinstance(datasource, dict) else list(datasource)
-    digests.add("the datasource", items)
+    if isinstance(datasource, (range, set, frozenset)):  # the order of a set is another in each run
+        digests.add("the datasource", datasource)
+    else:
+        is_dict = isinstance(datasource, dict)
+        items: Iterable[Any] = datasource.items() if is_dict else datasource
+        digests.add_items("the datasource", "dict" if is_dict else "list", items)
 
 
-def _list_files(datasource: Any) -> dict[str, str]:
-    """Return size and time of each file, or one digest of many."""
+def _list_files(datasource: Any, most: int | None) -> dict[str, str]:
+    """Return size and time of each file, or one digest of many; and how they are read, in order.
+
+    Raise OutputError if there are more than `most`.
+    """
     if not isinstance(datasource, Source):
         return {}
     files: dict[str, str] = {}
+    order: list[list[str]] = []
     for part in parts_of(datasource):
         assert isinstance(part, FileSource)
-        for path in part.find_paths():
+        room = None if most is None else most - sum(map(len, order)) + 1
+        order.append(list(islice(part.find_paths(), room)))
+        if most is not None and sum(map(len, order)) > most:
+            raise OutputError(f"there are more than {most} input files")
+        for path in order[-1]:
             if is_remote(path):
                 raise OutputError(
                     f"the input {path} is remote, and is not compared with that of an earlier run; copy it to a local "
@@ -127,8 +165,9 @@ def _list_files(datasource: Any) -> dict[str, str]:
             except OSError as error:
                 raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
             files[f"input {path}"] = f"{status.st_size} {status.st_mtime_ns}"
-    if len(files) <= MAX_LISTED:
-        return files
     digests = Digests(())
-    digests.add(f"one of {len(files)} input files", files)
-    return digests.about
+    if len(files) > MAX_LISTED:
+        digests.add(f"one of {len(files)} input files", files)
+        files = {}
+    digests.add(ORDER, order)
+    return {**files, **digests.about}

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 import mmgevent as mmg
+from mmgevent import Files, Job, Lines
 from mmgevent.errors import OutputError
-from mmgevent.job.fingerprint import make_fingerprint
+from mmgevent.job.digest import Digests
+from mmgevent.job.fingerprint import MAX_CHEAP_BYTES, make_fingerprint
+from mmgevent.job.outputs.opening import open_output
 
 PROGRAM = """
 import dataclasses, enum, functools, json, re, sys
@@ -89,3 +92,157 @@ def test_a_remote_input_has_none():
     with pytest.raises(OutputError, match=r"memory://fingerprint/a\.txt is remote.*copy it"):
         make_fingerprint(job)
     memory.rm("/fingerprint", recursive=True)
+
+
+def emit(key, value):
+    yield key, value
+
+
+def fingerprint(datasource, mapfn=emit, **options):
+    return make_fingerprint(Job(datasource, mapfn), **options)
+
+
+def test_a_range_counts_by_its_arguments_and_other_items_one_by_one():
+    huge = range(10**15)
+    assert fingerprint(huge) == fingerprint(huge, is_cheap=True)
+    assert differing(fingerprint(huge), fingerprint(range(10**15 + 1))) == {"the datasource"}
+    few = [("a", 1), ("b", 2)]
+    assert fingerprint(few) == fingerprint(list(few), is_cheap=True)
+    for other in ([*few, ("c", 3)], few[::-1], dict(few)):
+        assert differing(fingerprint(few), fingerprint(other)) == {"the datasource"}
+    assert fingerprint(dict(few)) != fingerprint(dict(few[::-1]))  # items have an order
+    assert fingerprint({1, 2}) == fingerprint({2, 1})
+
+
+@pytest.mark.parametrize("items", [list(range(300_000)), ["x" * MAX_CHEAP_BYTES], [["x"] * 300_000]])
+def test_work_that_nobody_asked_for_is_bounded(items, tmp_path):
+    with pytest.raises(OutputError, match="takes long"):
+        fingerprint(items, is_cheap=True)
+    job = Job(items, emit, partitions=2)
+    open_output(f"{tmp_path}/new/", job=job).abort()
+    open_output(f"{tmp_path}/new/", job=job, resume=True).abort()
+
+
+def test_order_repeats_and_readers_of_input_files_count(tmp_path):
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("a\n")
+    b.write_text("b\n")
+    sources = [Lines(a, b), Lines(b, a), Lines(a, a, b), Files(a) + Lines(b), Files(b) + Lines(a)]
+    texts = [json.dumps(fingerprint(source)) for source in sources]
+    assert len(set(texts)) == len(sources)
+    assert differing(fingerprint(Lines(a, b)), fingerprint(Lines(b, a))) == {"the order of the input files"}
+
+
+CLOSURES = """
+import json
+from beside import make
+from mmgevent import Job
+from mmgevent.job.fingerprint import make_fingerprint
+
+print(json.dumps(make_fingerprint(Job({1: "a"}, make(5)))))
+"""
+
+MAKER = """
+LIMIT = 3
+
+def make(n):
+    def mapfn(key, value):
+        yield key, LIMIT + n
+    return mapfn
+"""
+
+
+def test_the_module_of_a_closure_counts(tmp_path):
+    before = run(tmp_path, program=CLOSURES, beside=MAKER)
+    after = run(tmp_path, program=CLOSURES, beside=MAKER.replace("3", "9"))
+    assert differing(before, after) == {"module beside", "global LIMIT"}
+
+
+SETS = """
+import enum, json
+from mmgevent import Job
+from mmgevent.job.fingerprint import make_fingerprint
+
+class Colour(enum.Enum):
+    RED = "r"
+    GREEN = "g"
+    BLUE = "b"
+
+    def other(self):
+        return Colour.RED
+
+class Names(set):
+    pass
+
+USED = {*Colour, *(frozenset((Colour(a), Colour(b))) for a in "rgb" for b in "rgb")}
+NAMES = Names(("one", "two", "three", "four"))
+
+def mapfn(key, value):
+    yield value in USED, value in NAMES
+
+print(json.dumps(make_fingerprint(Job({1: Colour.GREEN}, mapfn))))
+"""
+
+
+def test_members_of_enums_and_sets_of_other_types_do_not_depend_on_the_hash_seed(tmp_path):
+    first = run(tmp_path, program=SETS)
+    for _ in range(4):
+        assert run(tmp_path, program=SETS) == first
+    other = run(tmp_path, program=SETS.replace("Colour.GREEN", "Colour.BLUE"))
+    assert differing(first, other) == {"the datasource"}
+
+
+AROUND = """
+import decimal, json
+import beside
+from mmgevent import Job
+from mmgevent.job.fingerprint import make_fingerprint
+
+decimal.getcontext().prec = DIGITS
+
+def mapfn(key, value):
+    import boxed
+    yield key, boxed.read()
+
+print(json.dumps(make_fingerprint(Job({1: "a"}, mapfn))))
+"""
+
+
+def test_imports_for_effect_settings_and_files_of_packages_count(tmp_path):
+    package = tmp_path / "boxed"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import pkgutil\nread = lambda: pkgutil.get_data('boxed', 'a.txt')\n"
+    )
+    (package / "a.txt").write_text("a")
+    first = run(tmp_path, program=AROUND.replace("DIGITS", "9"))
+    assert run(tmp_path, program=AROUND.replace("DIGITS", "9")) == first
+    other = run(tmp_path, program=AROUND.replace("DIGITS", "8"))
+    assert differing(first, other) == {"the context of decimal"}
+    other = run(tmp_path, program=AROUND.replace("DIGITS", "9"), beside="patched = 1\n")
+    assert differing(first, other) == {"module beside"}
+    (package / "a.txt").write_text("b")
+    other = run(tmp_path, program=AROUND.replace("DIGITS", "9"))
+    assert differing(first, other) == {"files of package boxed"}
+
+
+class NoClass:
+    @property
+    def __class__(self):
+        raise RuntimeError("nothing is bound")
+
+
+class NoTuple:
+    def __reduce_ex__(self, protocol):
+        return 5
+
+
+@pytest.mark.parametrize("kind", [NoClass, NoTuple])
+def test_an_object_that_cannot_be_looked_at_has_no_fingerprint(kind, tmp_path):
+    proxy = kind()
+    with pytest.raises(OutputError, match="the thing cannot be compared"):
+        Digests(()).add("the thing", proxy)
+    job = Job([("a", proxy)], emit, partitions=2)
+    open_output(f"{tmp_path}/out/", job=job).abort()
+    with pytest.raises(OutputError, match=r"cannot resume .*: the datasource cannot be compared"):
+        open_output(f"{tmp_path}/out/", job=job, resume=True)

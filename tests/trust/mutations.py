@@ -1135,8 +1135,8 @@ MUTATIONS = [
     Mutation(
         "a part of a killed run that is not whole is not kept",
         "job/outputs/folder.py",
-        "if name not in kept and (_PART.fullmatch(name) or _LEFTOVER.fullmatch(name)):",
-        "if _LEFTOVER.fullmatch(name):",
+        "gone = {name for name in names if _PART.fullmatch(name) or _LEFTOVER.fullmatch(name)} - kept",
+        "gone = {name for name in names if _LEFTOVER.fullmatch(name)}",
         ("job/outputs/test_resume.py::test_a_partition_in_several_parts_is_kept_whole_or_not_at_all",),
     ),
     Mutation(

@@ -14,6 +14,7 @@ that others have not. So the types of all values are found first, and must go to
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ _SIMPLE: dict[frozenset[type], str] = {
 
 #: Digits of decimals: the most that there are, so that later ones fit if they are larger.
 _DECIMAL_DIGITS = 38
+
+#: Units of numpy's times: a file of Parquet has no seconds, and other runs go on with its types.
+_SECONDS, _MILLISECONDS = "M8[s]", "M8[ms]"
 
 #: Characters of an error of pyarrow that are shown.
 _MAX_ERROR_CHARS = 200
@@ -59,7 +63,8 @@ def make_column(name: str, values: Sequence[Any], keys: Sequence[Any], expected:
     kind = _simple_kind(values)
     if kind is None or (expected is not None and _merged(expected, kind) != expected):
         kind = _kind_of_each(name, values, keys, expected)
-    values = [_in_order(value) if isinstance(value, (set, frozenset)) else value for value in values]
+    if pyarrow.types.is_nested(kind) or pyarrow.types.is_timestamp(kind):
+        values = [_as_written(value) for value in values]
     try:
         return pyarrow.array(values, type=expected or kind)
     except Exception as error:
@@ -146,12 +151,16 @@ def _kind_of_one(value: Any) -> Any:
             if not isinstance(key, str):
                 raise _Misfit(f"is a dict with the key {short(key)}; only str keys are possible")
         return pyarrow.struct([(key, _kind_of([element])) for key, element in value.items()])
+    if isinstance(value, datetime.time) and value.tzinfo is not None:
+        raise _Misfit("is a time with a time zone, which a column of times loses")
     try:
         kind = pyarrow.infer_type([value])
     except Exception as error:
         raise _Misfit(f"is a {type(value).__name__}, no type of a column: {first_line(error)}") from error
     if pyarrow.types.is_decimal(kind):
         return pyarrow.decimal128(_DECIMAL_DIGITS, max(kind.scale, 0))
+    if pyarrow.types.is_timestamp(kind) and kind.unit == "s":
+        return pyarrow.timestamp("ms", kind.tz)
     return kind
 
 
@@ -214,9 +223,20 @@ def _merged_numbers(one: Any, other: Any) -> Any:
     return None
 
 
-def _in_order(elements: Any) -> list[Any]:
-    """Return the elements of a set as a list, in the same order each time if they have one."""
-    try:
-        return sorted(elements)
-    except TypeError:
-        return list(elements)
+def _as_written(value: Any) -> Any:
+    """Return a value as it is written: with sorted lists for sets, and milliseconds for seconds."""
+    if isinstance(value, (set, frozenset)):
+        elements = [_as_written(element) for element in value]
+        try:
+            return sorted(elements)
+        except TypeError:
+            return sorted(elements, key=repr)
+    if isinstance(value, (list, tuple)):
+        return [_as_written(element) for element in value]
+    if isinstance(value, dict):
+        return {key: _as_written(element) for key, element in value.items()}
+    if type(value).__module__ == "numpy" and value.dtype.str[1:] == _SECONDS:
+        moved = value.astype(_MILLISECONDS)
+        is_same = moved.astype(_SECONDS) == value or value != value  # NaT equals nothing
+        return moved if is_same else value  # which pyarrow refuses: there are no such milliseconds
+    return value

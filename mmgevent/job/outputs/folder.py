@@ -95,8 +95,7 @@ class FolderSink(Sink):
         self._number = 0  # of the next part
         self._old: list[str] = []  # parts that were there, and what killed runs left
         self._has_cleared = False
-        self._is_over = False
-        self._is_new = False
+        self._is_over = self._is_new = False
         self._lock: int | None = None
         #: None if nothing is recorded
         self._units = None if fingerprint is None else Units(self._folder, fingerprint, self._write_record)
@@ -319,14 +318,15 @@ class FolderSink(Sink):
         if record is not None:
             self._check_same(record.about)
             record = record.without_lost(self._folder)
-            self._units.keep(record)  # before a part can have the name of one that is lost
+        if record and record.units:
             self._parts = [part for unit in record.units for part in unit.parts]
+            self._units.keep(record)  # before a part can have the name of one that is lost
             self.made = record.made
         self.made_records = _count_records(self._parts)
         kept = {part["name"] for part in self._parts}
-        for name in names:
-            if name not in kept and (_PART.fullmatch(name) or _LEFTOVER.fullmatch(name)):
-                os.unlink(os.path.join(self._folder, name))
+        gone = {name for name in names if _PART.fullmatch(name) or _LEFTOVER.fullmatch(name)} - kept
+        for name in [*sorted(gone), *([] if kept or record is None else [RECORD])]:
+            os.unlink(os.path.join(self._folder, name))
         self._number = 1 + max((int(name[5:10]) for name in kept), default=-1)
         if kept and self._chosen.name == "parquet":
             from mmgevent.job.outputs.parquet import ParquetRows

@@ -30,6 +30,9 @@ _VERSION = 1
 #: What the value of a fingerprint begins with if nobody could read it.
 HASHED = "#"
 
+#: What differs, too, if an input file is new or missing: that is told instead.
+ORDER = "the order of the input files"
+
 About = dict[str, str]
 
 
@@ -106,7 +109,8 @@ def find_made(folder: str | os.PathLike[str]) -> Made | None:
         record = read_record(os.fspath(folder))
     except OSError as error:
         raise OutputError(f"cannot read {os.fspath(folder)}: {error.strerror or error}") from error
-    return None if record is None else record.without_lost(os.fspath(folder)).made
+    kept = None if record is None else record.without_lost(os.fspath(folder))
+    return kept.made if kept and kept.units else None
 
 
 def are_there(folder: str, parts: list[dict[str, Any]]) -> bool:
@@ -128,7 +132,8 @@ def is_about(value: Any) -> bool:
 
 def find_difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     """Return in words what differs first between two runs; None if nothing does."""
-    for label in [*now, *(label for label in before if label not in now)]:
+    labels = [*now, *(label for label in before if label not in now)]
+    for label in sorted(labels, key=ORDER.__eq__):
         old, new = before.get(label), now.get(label)
         if old == new:
             continue

@@ -24,6 +24,9 @@ T = TypeVar("T")
 #: Stores whose objects appear when they are whole. `memory` is this process alone.
 _STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 
+#: Protocols of the file system of adlfs, which replaces objects only if it is told to.
+_AZURE = frozenset(("az", "abfs", "abfss"))
+
 #: Slowest connection that is waited for, bytes a second. Readers wait for none that is slower.
 SLOWEST_BYTES = 100_000
 
@@ -83,7 +86,7 @@ class RemoteFile:
 
         def send() -> None:  # one that is given up has the file for as long as it runs
             try:
-                self._system.put_file(self._local, self._path)
+                self._system.put_file(self._local, self._path, **_options_of(self._system))
             finally:
                 self._drop(file)
 
@@ -98,6 +101,12 @@ class RemoteFile:
         file.close()
         if self._local == self._temporary:
             os.unlink(self._temporary)
+
+
+def _options_of(system: Any) -> dict[str, Any]:
+    """Return what `put_file` needs to replace an object. Others than Azure's do so, and may fail with it."""
+    protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
+    return {"overwrite": True} if _AZURE.intersection(protocols) else {}
 
 
 def open_object(url: str) -> RemoteFile:

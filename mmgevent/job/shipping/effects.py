@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import linecache
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from mmgevent.job.shipping.definitions import global_names
+from mmgevent.job.shipping.module_source import MAIN_NAMES
 
 #: Import for its effect that is mentioned if it takes longer, seconds: every executor does it.
 SLOW_IMPORT_S = 0.2
@@ -56,6 +58,16 @@ class _Statement(NamedTuple):
     #: False inside of `if`, `try` and `with`
     is_certain: bool
     is_required: bool
+
+
+def program_files(by_value: Collection[str]) -> Iterator[tuple[ModuleType, str]]:
+    """Yield the job's files, or else the program, with their sources."""
+    for name in sorted(set(by_value) - MAIN_NAMES) or ["__main__"]:
+        module = sys.modules.get(name)
+        path = getattr(module, "__file__", None)
+        if module is None or not isinstance(path, str):
+            continue  # a notebook, a REPL, a program on stdin
+        yield module, "".join(linecache.getlines(path, vars(module)))
 
 
 def find_effects(module: ModuleType, text: str, left_out: Collection[str]) -> list[Effect]:

@@ -55,7 +55,7 @@ def read_files(folder: str) -> tuple[bytes, int]:
     The zip is b"" if there are none, or if they are larger than MAX_PACKAGE_BYTES.
     """
     size, found = 0, {}
-    for relative, read_size, read in _walk(folder):
+    for relative, read_size, read in walk(folder):
         size += read_size
         if size <= MAX_PACKAGE_BYTES:
             found[relative] = read()
@@ -85,7 +85,7 @@ def _zip_path(folder: str) -> str | None:
     return folder if zipfile.is_zipfile(folder) else None
 
 
-def _walk(folder: str) -> Iterator[tuple[str, int, Any]]:
+def walk(folder: str) -> Iterator[tuple[str, int, Any]]:
     """Yield (path below the folder, size, function that reads it) for all but compiled code."""
     path = None if os.path.isdir(folder) else _zip_path(folder)
     if path is not None:

@@ -19,7 +19,6 @@ import contextlib
 import functools
 import heapq
 import io
-import linecache
 import pickle
 import re
 import sys
@@ -29,8 +28,7 @@ from typing import Any
 
 from mmgevent.errors import ShippingError, TooLargeError
 from mmgevent.job.shipping import bindings, lookups
-from mmgevent.job.shipping.effects import Effect, find_effects
-from mmgevent.job.shipping.module_source import MAIN_NAMES
+from mmgevent.job.shipping.effects import Effect, find_effects, program_files
 from mmgevent.job.shipping.modules import JobImport
 from mmgevent.job.shipping.outside import find_changes, find_rebound, own_place
 from mmgevent.job.shipping.reductions import PRESENT, Reductions
@@ -93,22 +91,13 @@ class Packer:
     def add_effects(self) -> None:
         """Add what the job's file, or else the program, imports only for its effect."""
         left_out = {*self._by_value, "mmgevent", "__future__"}
-        for module, text in self._program_files():
+        for module, text in program_files(self._by_value):
             for effect in find_effects(module, text, left_out):
                 self._effects.append(effect)
                 if effect.module.partition(".")[0] not in PRESENT:
                     self._reductions.is_plain = False
                 with contextlib.suppress(ShippingError):  # executors find it, or warn
                     self.tree.add_import(effect.module, 0, effect.names, "")
-
-    def _program_files(self) -> Iterator[tuple[types.ModuleType, str]]:
-        """Yield the job's files, or else the program, with their sources."""
-        for name in sorted(self._by_value - MAIN_NAMES) or ["__main__"]:
-            module = sys.modules.get(name)
-            path = getattr(module, "__file__", None)
-            if module is None or not isinstance(path, str):
-                continue  # a notebook, a REPL, a program on stdin
-            yield module, "".join(linecache.getlines(path, vars(module)))
 
     def find_left(self, setupfn: Any) -> Iterator[str]:
         """Yield a sentence for each change outside of the job that setupfn does not repeat."""
@@ -119,7 +108,7 @@ class Packer:
             if loaded is not None:
                 rebound.update(find_rebound(loaded, source.text, repeated))
         yield from rebound.values()
-        for module, text in self._program_files():
+        for module, text in program_files(self._by_value):
             reached = self._agenda.used_names(vars(module))
             packages = {own_place(vars(module).get(name)).partition(".")[0] for name in reached}
             packages.update(name.partition(".")[0] for name in self.tree.sources)

@@ -1,6 +1,7 @@
 """The contract of runners: the same job gives the same on every engine, whatever goes wrong in it."""
 
 import bz2
+import contextlib
 import datetime
 import decimal
 import enum
@@ -207,7 +208,7 @@ def test_parquet_is_read_and_a_broken_row_group_set_aside(cluster, tmp_path):
 
 def test_rows_of_a_database_are_read_and_a_broken_range_set_aside(cluster, tmp_path):
     path = str(tmp_path / "numbers.db")
-    with sqlite3.connect(path) as made:
+    with contextlib.closing(sqlite3.connect(path)) as made, made:
         made.execute("CREATE TABLE numbers (id INTEGER, n)")
         made.executemany("INSERT INTO numbers VALUES (?, ?)", [(i, i) for i in range(100)] + [(None, 7)])
     made.close()
@@ -238,7 +239,7 @@ def test_rows_of_a_database_are_read_and_a_broken_range_set_aside(cluster, tmp_p
     handle = cluster.submit(mmg.Job(queries[0], takes, add, retries=1, max_skipped=1))
     assert handle.result() == {0: 100}
     assert list(handle.skipped_items()) == [(33, {"id": 33, "n": 33})]
-    with sqlite3.connect(path) as changed:
+    with contextlib.closing(sqlite3.connect(path)) as changed, changed:
         changed.execute("DELETE FROM numbers WHERE id > 3")
     changed.close()
     assert cluster.run(mmg.Job(queries[0], by_rest, add)) == {0: 3, 1: 1, 2: 2, "none": 7}

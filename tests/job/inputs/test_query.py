@@ -1,5 +1,6 @@
 """Rows of databases: cuts, parameters, what is broken."""
 
+import contextlib
 import copy
 import pickle
 import re
@@ -25,7 +26,7 @@ SQL = "SELECT id, kind, total FROM sales"
 @pytest.fixture
 def path(tmp_path):
     path = str(tmp_path / "sales.db")
-    with sqlite3.connect(path) as made:
+    with contextlib.closing(sqlite3.connect(path)) as made, made:
         made.execute('CREATE TABLE sales (id, kind TEXT, total REAL, "the id")')
         rows = [(key, f"{key % 3}%", key / 2, key) for key in KEYS] + [(None, "no key", 0.5, None)] * 3
         made.executemany("INSERT INTO sales VALUES (?, ?, ?, ?)", rows)
@@ -101,7 +102,7 @@ def test_each_row_is_read_once(query, ranges):
 
 
 def test_keys_between_integers_are_read_too(query, path):
-    with sqlite3.connect(path) as made:
+    with contextlib.closing(sqlite3.connect(path)) as made, made:
         made.execute("INSERT INTO sales (id) VALUES (3.5), (998.5)")
     made.close()
     assert {3.5, 998.5} < {key for key, _ in query(ranges=1000)}
@@ -188,7 +189,8 @@ def translate(style, sql, parameters):
         return found, parameters
     if style == "numeric":
         assert not isinstance(parameters, dict)
-        return re.sub(r":(\d+)", r"?\1", sql), parameters
+        numbers = re.findall(r":(\d+)", sql)
+        return re.sub(r":\d+", "?", sql), [parameters[int(number) - 1] for number in numbers]
     assert isinstance(parameters, dict) == (style == "named")
     return sql, parameters
 

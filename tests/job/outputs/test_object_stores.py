@@ -132,6 +132,26 @@ def test_success_is_sent_last_and_removed_first(memory, monkeypatch):
     assert names(system, folder) == ["_SUCCESS", "mine.txt", "part-00000.tsv"]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "wanted"),
+    [("abfs", {"overwrite": True}), (("az", "abfss"), {"overwrite": True}), ("s3", {})],
+)
+def test_azure_is_told_to_replace_objects_and_others_do_so(protocol, wanted, memory, monkeypatch):
+    system, folder = memory
+    given, own = [], type(system).put_file
+
+    def noted(self, local, path, **options):
+        given.append(options)
+        own(self, local, path)
+
+    monkeypatch.setattr(type(system), "put_file", noted)
+    file = remote_objects.open_object(f"memory:/{folder}/x.tsv")
+    monkeypatch.setattr(type(system), "protocol", protocol)
+    file.write(memoryview(b"x"))
+    file.commit()
+    assert given == [wanted]
+
+
 def test_a_part_that_cannot_be_sent_is_named(memory, monkeypatch):
     system, folder = memory
 

@@ -97,6 +97,30 @@ def test_sets_are_lists_in_order_and_dicts_may_lack_keys(tmp_path):
     assert values_of(path) == [{"a": 1, "b": None}, {"a": None, "b": 2}]
 
 
+def test_sets_within_values_have_one_order(tmp_path):
+    sets = {frozenset({i, 9 - i}) for i in range(5)}
+    write(tmp_path / "out.parquet", numbered([{"sets": sets}]))
+    assert values_of(tmp_path / "out.parquet") == [{"sets": sorted(map(sorted, sets))}]
+
+
+def test_a_time_with_a_zone_is_refused_since_columns_lose_it(tmp_path):
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    with pytest.raises(OutputError, match="time zone"):
+        write(tmp_path / "out.parquet", numbered([[datetime.time(12, tzinfo=zone)]]))
+
+
+def test_seconds_of_numpy_fit_a_file_that_has_them_as_milliseconds(tmp_path):
+    numpy = pytest.importorskip("numpy", reason="its times are what is tested")
+    moments = [numpy.datetime64("2026-01-02T03:04:05", "s"), None]
+    rows = parquet.ParquetRows(None)
+    path = tmp_path / "out.parquet"
+    write(path, numbered(moments))
+    rows.go_on_with(str(path))
+    table = rows.make_table(["a", "b"], [["a", "b"], moments])
+    assert table.schema == pq.read_schema(path)
+    assert table.column(1).to_pylist() == values_of(path)
+
+
 def nested(depth):
     value = []
     for _ in range(depth):

@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmgevent import Files, Job, Lines, LocalCluster
+from mmgevent.driver.readable import Readable
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.outputs import folder as folders
 from mmgevent.job.outputs import units
 from mmgevent.job.outputs.opening import open_output
-from mmgevent.job.outputs.record import RECORD, Made
+from mmgevent.job.outputs.record import RECORD, Made, find_made
 from mmgevent.reducers import sum_values
 from tests.effort import share_of
 
@@ -128,7 +131,7 @@ def test_a_partition_in_several_parts_is_kept_whole_or_not_at_all(tmp_path):
         os.unlink(tmp_path / "part-00001.tsv")
         sink.abort()
     with open_output(f"{tmp_path}/", job=JOB, resume=True, warn=lambda text: None) as sink:
-        assert sink.made == Made(frozenset(), 8)
+        assert sink.made is None
         assert read(tmp_path) == []
         sink.abort()
 
@@ -218,6 +221,34 @@ def test_many_inputs_have_one_digest(tmp_path):
     (tmp_path / "in" / "50.txt").write_text("xy")
     with pytest.raises(OutputError, match="one of 101 input files has changed"):
         open_output(f"{tmp_path}/out/", job=job, resume=True)
+
+
+@pytest.mark.usefixtures("each_partition_ends_a_part")
+def test_without_parts_a_folder_may_have_other_partitions(tmp_path):
+    leave_half(tmp_path, part_bytes=10)
+    for part in tmp_path.glob("part-*"):
+        part.unlink()
+    assert find_made(tmp_path) is None
+    with open_output(f"{tmp_path}/", job=JOB, resume=True, warn=lambda text: None) as sink:
+        sink.write("key 0", 0)
+        sink.note_partitions((0,), 5)  # of a cluster with fewer executors
+        sink.write("key 1", 1)
+        sink.note_partitions((1,), 5)
+        sink.abort()
+    assert find_made(tmp_path) == Made(frozenset([0, 1]), 5)
+
+
+def test_what_was_left_out_must_be_what_the_folder_has():
+    none, nothing, some = None, Made(frozenset(), 8), Made(frozenset([1]), 8)
+    for left_out, there, is_right in [
+        (none, none, True), (nothing, none, True), (none, nothing, True), (some, some, True),
+        (nothing, some, False), (none, some, False), (some, nothing, False), (some, none, False),
+        (some, Made(frozenset([1]), 7), False),
+    ]:  # fmt: skip
+        handle = Readable.__new__(Readable)
+        handle._runner = SimpleNamespace(made=left_out)
+        with nullcontext() if is_right else pytest.raises(UsageError, match="resume=FOLDER"):
+            handle._check_goes_on_in(SimpleNamespace(made=there))
 
 
 def generate():
