@@ -301,7 +301,8 @@ class FuturesRunner(BoxedRunner):
         running: dict[Future, tuple[Token, tuple[int, ...]]] = {}
         for groups, pieces in outputs.group(boxed.groups, max(1, futures.slots)):
             future, data = futures.reduce(boxed, code, pieces)
-            running[future] = data, boxed.partitions_of(groups)
+            wanted = (each for each in boxed.partitions_of(groups) if each not in self.state.delivered)
+            running[future] = data, tuple(wanted)
         done, total = 0, len(running)
         while running:
             self.state.before_wait()
