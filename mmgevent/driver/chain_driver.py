@@ -31,6 +31,7 @@ class ChainDriver(ChainRunner):
 
     def run(self) -> Generator[Record, None, None]:
         """Run the stages, all of them again when a server or engine is lost."""
+        self.wait_for_check()
         yield from self._drivers()[0].resubmit(self._run_on, self._restart, self.state)
         self.state.stats = self._stats()
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,27 @@ def test_no_part_of_a_chain_runs_if_a_stage_cannot(cluster, tmp_path):
         cluster.submit(mmg.Job(ITEMS, note).then("offered", memory_limit="1GiB"))
     assert not (tmp_path / "ran").exists()
     assert not list(Path(tmp_path).iterdir())
+
+
+class Unloadable:
+    """Loads nowhere but where it was made."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_no_part_of_a_chain_runs_if_the_code_of_a_later_stage_does_not_load(cluster, tmp_path):
+    def note(key, value):
+        (tmp_path / "ran").touch()
+        yield key, value
+
+    unloadable = Unloadable()
+    job = mmg.Job(ITEMS, note, add).then(by_digit).then(lambda key, values: [(key, unloadable)])
+    with ThreadPoolExecutor(2) as executor, mmg.connect(executor) as threads:
+        for place in (cluster, threads):
+            with pytest.raises(mmg.ShippingError, match=r"^stage 3 of 3: "):
+                place.run(job)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_progress_line_names_the_stage():

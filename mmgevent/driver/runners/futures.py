@@ -172,7 +172,7 @@ class FuturesRunner(BoxedRunner):
     def run(self) -> Generator[tuple[Any, Any], None, None]:
         """Map, then reduce.  See `Runner.run`."""
         began_s = time.monotonic()
-        self._wait_for_check()
+        self.wait_for_check()
         slots = self._futures.slots
         partitions = self.state.partitions or choose_partitions(slots)
         self.state.partitions = partitions
