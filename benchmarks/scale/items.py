@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> dict[str, Any]:
     rates = []
     usual = feeding.next_size
-    feeding.next_size = lambda speed, at_least=1: BatchSize(1, 1)
+    feeding.next_size = lambda speed, at_least=1, multiple=1: BatchSize(1, 1)
     try:
         with mmg.LocalCluster(given.procs) as cluster:
             _time_items(cluster, 100)  # executors start

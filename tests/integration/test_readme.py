@@ -118,6 +118,9 @@ def read_results(line, folder, stdout):
     path = folder / written[1]
     if path.suffix == ".pickle":
         return dict(mmgevent.load(path))
+    if path.suffix == ".parquet":
+        rows = pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+        return {row["key"]: row["value"] for row in rows}
     text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
     if ".csv" in path.name:
         names, *rows = csv.reader(text.splitlines())
