@@ -677,10 +677,7 @@ MUTATIONS = [
         "engine/server/actions.py",
         "        job.input.end()\n",
         "",
-        (
-            "engine/server/test_server.py::"
-            "test_of_a_chain_of_any_length_only_what_was_not_taken_stays",
-        ),
+        ("engine/server/test_server.py::test_of_a_chain_of_any_length_only_what_was_not_taken_stays",),
     ),
     Mutation(
         "what a driver has got is not reduced again",
