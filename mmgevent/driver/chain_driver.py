@@ -2,7 +2,9 @@
 
 Each stage is a job of its own there. All but the last keep their results (`submit` with `keep`),
 and all but the first take those of the stage before (`source`). What was kept is lost with its
-server or engine, so the whole chain is submitted again then.
+server or engine, so the whole chain is submitted again then. It fails if results were given out
+already: the order of values is unspecified from the second stage on, so the same key need not be in
+the same partition again, and results could come twice or never.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.job_driver import JobDriver
 from mmgevent.driver.runners.chained import ChainRunner
 from mmgevent.driver.runners.runner import Record
+from mmgevent.driver.submission import EngineLost
+from mmgevent.errors import JobError
 from mmgevent.wire.messages import control
 
 
@@ -27,6 +31,7 @@ class ChainDriver(ChainRunner):
 
     def run(self) -> Generator[Record, None, None]:
         """Run the stages, all of them again when a server or engine is lost."""
+        self.wait_for_check()
         yield from self._drivers()[0].resubmit(self._run_on, self._restart, self.state)
         self.state.stats = self._stats()
 
@@ -36,9 +41,10 @@ class ChainDriver(ChainRunner):
         return drivers
 
     def _run_on(self, engine: EngineProcess) -> Generator[Record, None, None]:
+        drivers = self._drivers()
         kept: list[int] = []  # numbers of the jobs whose results the server may have
         try:
-            for number, driver in enumerate(self._drivers(), 1):
+            for number, driver in enumerate(drivers, 1):
                 self._begin(number)
                 source = kept[-1] if kept else None
                 keeps = number < self._count
@@ -47,8 +53,16 @@ class ChainDriver(ChainRunner):
                     closing(driver.run_on(engine, keeps=keeps, source=source)) as records,
                 ):
                     yield from records
+                kept.append(driver.number)  # first: the user's callback may raise
                 driver.state.notice_skipped_count()
-                kept.append(driver.number)
+        except EngineLost as error:
+            if drivers[-1].state.delivered:
+                raise JobError(
+                    f"{error}; results of the last stage were given out already, and those of a second run "
+                    "may be in other partitions: run the job again",
+                    {"kind": "lost"},
+                ) from error
+            raise
         finally:
             for each in kept[: self._count - 1]:  # a server where it is over ignores this
                 engine.send(control("cancel", each, reason="the stage is over"))

@@ -145,7 +145,7 @@ class JobDriver(Runner):
         self._submission = Submission(state, packed, feeder, engine, keeps=keeps, source=source)
         with closing(self._submission) as submission:
             submission.open(self._next_number)
-            self._wait_for_check()  # meanwhile the code is sent; items are not
+            self.wait_for_check()  # meanwhile the code is sent; items are not
             yield from submission.records()
 
     @property
@@ -177,11 +177,13 @@ class JobDriver(Runner):
         """Read items of the datasource again."""
         return self._feeder.read_again(places)
 
-    def _wait_for_check(self) -> None:
+    def wait_for_check(self) -> None:
         """Wait until the code has loaded in a process of its own.
 
-        Raises ShippingError if it did not load, and JobCancelled.
+        Raises ShippingError if it did not load, TooLargeError, and JobCancelled.
         """
+        if isinstance(self._packed, TooLargeError):
+            raise self._packed
         check = self._check
         if check is None:
             return

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.cli.progress import describe
 from mmgevent.driver import stage_results
+from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.glance import take_glance
 from mmgevent.driver.job_state import Progress
 from mmgevent.driver.runners.chained import ChainRunner
@@ -20,6 +22,8 @@ from mmgevent.driver.stage_results import StageResults
 from mmgevent.driver.submission import Submission
 from mmgevent.errors import JobCancelled, JobError, OptionError
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.wire.frames import CONTROL
+from mmgevent.wire.messages import decode_message
 from tests.waiting import wait_until
 
 ITEMS = {n: n for n in range(50)}
@@ -154,6 +158,51 @@ def test_the_whole_chain_is_submitted_again_when_the_engine_is_lost(cluster, fol
     assert len(notices) == 1
 
 
+def test_a_notice_that_raises_between_stages_leaves_no_results_on_the_server(cluster, monkeypatch):
+    sent = []
+    send = EngineProcess.send
+
+    def note(engine, *frames):
+        for frame in frames:
+            if frame.kind == CONTROL:
+                sent.append((frame.job, decode_message(frame.payload)))
+        send(engine, *frames)
+
+    def refuse_the_sum(text):
+        if "in all" in text:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(EngineProcess, "send", note)
+    first = mmg.Job(ITEMS, lambda key, value: [1 / 0], add, max_skipped=50)
+    with pytest.raises(ZeroDivisionError):
+        cluster.submit(first.then(by_digit), on_notice=refuse_the_sum).result()
+    (submitted,) = [job for job, message in sent if message["type"] == "submit"]
+    assert submitted in [job for job, message in sent if message["type"] == "cancel"]
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_a_chain_whose_results_were_given_out_in_part_fails_when_its_engine_is_lost(cluster, folder, stages):
+    def wait_and_add(key, values):
+        if key:
+            (folder / f"begun-{os.getpid()}").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.01)
+        return sum(values)
+
+    job = mmg.Job(ITEMS, spread, add)
+    if stages == 3:
+        job = job.then(lambda key, total: [(key, total)], add)
+    job = job.then(lambda key, total: [(min(key, 1), total)], wait_and_add)
+    handle = cluster.submit(job, on_notice=print)
+    stream = handle.stream()
+    assert next(stream) == (0, 100)
+    os.kill(cluster._engine.pid, signal.SIGKILL)
+    (folder / "go").touch()
+    with pytest.raises(JobError, match="results of the last stage were given out already") as failed:
+        list(stream)
+    assert (failed.value.kind, str(failed.value).count("\n")) == ("lost", 0)
+
+
 def test_a_chain_is_cancelled_in_any_stage_and_nothing_of_it_stays(cluster, folder):
     job = mmg.Job(ITEMS, spread, add).then(held_back(folder)).then(by_digit)
     handle = cluster.submit(job, on_notice=print)
@@ -194,6 +243,27 @@ def test_no_part_of_a_chain_runs_if_a_stage_cannot(cluster, tmp_path):
         cluster.submit(mmg.Job(ITEMS, note).then("offered", memory_limit="1GiB"))
     assert not (tmp_path / "ran").exists()
     assert not list(Path(tmp_path).iterdir())
+
+
+class Unloadable:
+    """Loads nowhere but where it was made."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_no_part_of_a_chain_runs_if_the_code_of_a_later_stage_does_not_load(cluster, tmp_path):
+    def note(key, value):
+        (tmp_path / "ran").touch()
+        yield key, value
+
+    unloadable = Unloadable()
+    job = mmg.Job(ITEMS, note, add).then(by_digit).then(lambda key, values: [(key, unloadable)])
+    with ThreadPoolExecutor(2) as executor, mmg.connect(executor) as threads:
+        for place in (cluster, threads):
+            with pytest.raises(mmg.ShippingError, match=r"^stage 3 of 3: "):
+                place.run(job)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_progress_line_names_the_stage():

@@ -680,6 +680,13 @@ MUTATIONS = [
         ("trust/test_hostile_driver.py::test_results_that_are_kept_are_taken_once_and_only_whole",),
     ),
     Mutation(
+        "a stage of a chain goes when the one behind it is done",
+        "engine/server/actions.py",
+        "        job.input.end()\n",
+        "",
+        ("engine/server/test_server.py::test_of_a_chain_of_any_length_only_what_was_not_taken_stays",),
+    ),
+    Mutation(
         "what a driver has got is not reduced again",
         "engine/server/conductor.py",
         "sizes.items() if p not in delivered}",

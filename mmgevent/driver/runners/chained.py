@@ -84,6 +84,12 @@ class ChainRunner(Runner):
             with self._naming(number):
                 runner.check()
 
+    def wait_for_check(self) -> None:
+        """Wait until the code of every stage has loaded: nothing runs if that of one does not."""
+        for number, runner in enumerate(self._runners, 1):
+            with self._naming(number):
+                runner.wait_for_check()
+
     def leave_out(self, made: Made) -> None:
         """Refuse: results of an earlier run say nothing of the stages before the last."""
         raise UsageError(
@@ -92,6 +98,7 @@ class ChainRunner(Runner):
 
     def run(self) -> Generator[Record, None, None]:
         """Run the stages; yield the records of the last one. See `Runner.run`."""
+        self.wait_for_check()
         for number, runner in enumerate(self._runners, 1):
             self._begin(number)
             with self._naming(number), closing(runner.records()) as records:

@@ -172,7 +172,7 @@ class FuturesRunner(BoxedRunner):
     def run(self) -> Generator[tuple[Any, Any], None, None]:
         """Map, then reduce.  See `Runner.run`."""
         began_s = time.monotonic()
-        self._wait_for_check()
+        self.wait_for_check()
         slots = self._futures.slots
         partitions = self.state.partitions or choose_partitions(slots)
         self.state.partitions = partitions
@@ -301,7 +301,8 @@ class FuturesRunner(BoxedRunner):
         running: dict[Future, tuple[Token, tuple[int, ...]]] = {}
         for groups, pieces in outputs.group(boxed.groups, max(1, futures.slots)):
             future, data = futures.reduce(boxed, code, pieces)
-            running[future] = data, boxed.partitions_of(groups)
+            wanted = (each for each in boxed.partitions_of(groups) if each not in self.state.delivered)
+            running[future] = data, tuple(wanted)
         done, total = 0, len(running)
         while running:
             self.state.before_wait()

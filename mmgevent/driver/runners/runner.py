@@ -71,6 +71,13 @@ class Runner(ABC):
         """
         return
 
+    def wait_for_check(self) -> None:
+        """Wait until a process has tried to load the job's code, if one does. Idempotent.
+
+        Raises ShippingError if it did not load, and JobCancelled.
+        """
+        return
+
     def leave_out(self, made: Made) -> None:
         """Leave out the partitions that an earlier run of the job has made; called before `check`.
 

@@ -97,7 +97,7 @@ class SparkRunner(BoxedRunner):
     def run(self) -> Generator[tuple[Any, Any], None, None]:
         """Read everything, then map and reduce.  See `Runner.run`."""
         began_s = time.monotonic()
-        self._wait_for_check()
+        self.wait_for_check()
         self.state.id = self._job_id
         slots = self._workers.slots
         partitions = self.job.options.partitions or choose_partitions(slots)

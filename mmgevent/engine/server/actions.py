@@ -129,6 +129,7 @@ class Actions:
     def _finish_job(self, c: commands.FinishJob) -> None:
         job = self._jobs[c.job]
         job.is_scheduled = False
+        job.input.end()
         job.store.free_committed()
         job.delivery.end()
         self._end_at_workers(job)

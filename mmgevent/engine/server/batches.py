@@ -155,6 +155,13 @@ class JobInput:
             self.weight_done += batch.weight * items // batch.items
             self.seconds_done += min(seconds, MAX_SECONDS)
 
+    def end(self) -> None:
+        """Note that the job is done: no task of it needs a batch any more.
+
+        Batches stay until `close`, since a driver that was told "enough" may still send some.
+        """
+        return
+
     def close(self) -> None:
         """Forget all batches."""
         arriving = list(self._arriving.values())

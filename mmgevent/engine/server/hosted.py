@@ -11,6 +11,7 @@ import json
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import gevent
@@ -265,14 +266,13 @@ class HostedJob:
             self._on_failure(self, internal_failure(error))
 
     def close(self) -> None:
-        """Free everything: greenlets, memory, disk."""
+        """Free everything: greenlets, memory, disk. What does not close keeps none of the others."""
         current = gevent.getcurrent()
-        gevent.killall([g for g in self._greenlets if g is not current], block=False)
-        self._greenlets.clear()
-        self.delivery.close()
-        self.input.close()
-        self.code.close()
-        self.store.close()
+        with ExitStack() as parts:
+            for part in (self.store, self.code, self.input, self.delivery):  # the last one first
+                parts.callback(part.close)
+            gevent.killall([g for g in self._greenlets if g is not current], block=False)
+            self._greenlets.clear()
 
 
 def too_much_code(share: Share) -> MmgeventError:

@@ -83,12 +83,18 @@ class Jobs:
     def remove(self, job: HostedJob) -> None:
         """Forget a job and free what it holds."""
         del self._jobs[job.number]
-        job.close()
-        if not self._jobs:
-            self.idle.set()
+        try:
+            job.close()
+        finally:
+            if not self._jobs:
+                self.idle.set()
 
     def take_kept(self, job: HostedJob, source: HostedJob, slots: int) -> None:
-        """Give a job the kept results of another one as its input. They are freed with either."""
+        """Give a job the kept results of another one as its input.
+
+        They are freed, and their job is forgotten, when the taker is done. So of a chain at most
+        two stages are here, however long it is.
+        """
         assert source.kept is not None
         job.input.close()
 

@@ -82,7 +82,7 @@ class KeptResults:
     def take(
         self, link: Link, driver_job: int, intake: Intake, slots: int, release: Callable[[], None]
     ) -> StageInput:
-        """Return the results as the input of a job. `release` is called when it ends."""
+        """Return the results as the input of a job. `release` is called once, when it ends."""
         self._is_taken = True
         outputs = [output for _, output in sorted(self._outputs.items())]
         self._outputs.clear()
@@ -163,13 +163,21 @@ class StageInput(JobInput):
                 del self._open[output]
                 self._store.free(output)
 
+    def end(self) -> None:
+        """Free the results, and so the job that made them.
+
+        Otherwise the stages of a chain would stay until the last one ends, each with its results.
+        """
+        self.close()
+
     def close(self) -> None:
-        """Free the results."""
+        """Free the results. Idempotent."""
         self.batches.clear()
         self._open.clear()
         self._cut.close()
         self._next = None
-        self._release()
+        release, self._release = self._release, _do_nothing
+        release()
 
     def _cut_outputs(self, outputs: list[Output]) -> Any:
         batch = StageBatch(self._store)
@@ -191,3 +199,7 @@ class StageInput(JobInput):
         self._reading = None
         if batch.items:
             yield batch
+
+
+def _do_nothing() -> None:
+    pass

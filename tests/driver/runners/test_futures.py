@@ -8,6 +8,8 @@ import pytest
 import mmgevent as mmg
 from mmgevent.driver.runners.elsewhere import EngineCluster
 from mmgevent.driver.runners.executors import ExecutorFutures
+from mmgevent.driver.runners.futures import FuturesRunner
+from mmgevent.job.outputs.record import Made
 from tests.driver.runners.test_contract import add, by_three, numbers
 
 
@@ -70,3 +72,15 @@ def test_a_job_that_cannot_be_cancelled_does_not_keep_others_from_it(cluster, mo
     others = [handle for handle in handles if handle is not spared]
     assert [type(handle.exception(timeout=30)) for handle in others] == [mmg.JobCancelled] * 2
     assert "not this one" in caplog.text
+
+
+def test_partitions_that_were_left_out_are_not_told_as_made():
+    told = []
+    with ThreadPoolExecutor(2) as executor:
+        job = mmg.Job(numbers(200), lambda key, value: [(key, value)], add)
+        runner = FuturesRunner(job, ExecutorFutures(executor, 2, None))
+        runner.leave_out(Made(frozenset({0, 1}), 4))
+        runner.state.on_partitions = lambda partitions, of: told.extend(partitions)
+        records = list(runner.records())
+    assert sorted(told) == [2, 3]
+    assert 0 < len(records) < 200

@@ -10,6 +10,7 @@ import pytest
 import mmgevent
 from mmgevent.engine.net.local_link import local_pair
 from mmgevent.engine.scheduler import commands
+from mmgevent.engine.server import jobs
 from mmgevent.engine.server.partitioning import cut_partitions
 from mmgevent.engine.server.role import MAX_TICK_FAULTS, ServerRole
 from mmgevent.tasks.records import encode_flush, encode_items, encode_segment
@@ -69,9 +70,9 @@ class Peer:
     def heard(self, type):
         return [(frame, message) for frame, message in self.messages if message["type"] == type]
 
-    def submit(self, job=1, delivered=(), **options):
-        skip = {"skip": list(delivered)} if delivered else {}
-        self.say("submit", job, name="t", options=options, code_bytes=1, fingerprint="f", **skip)
+    def submit(self, job=1, delivered=(), fields=None, **options):
+        fields = {**(fields or {}), **({"skip": list(delivered)} if delivered else {})}
+        self.say("submit", job, name="t", options=options, code_bytes=1, fingerprint="f", **fields)
         self.send(Frame(CODE, b"c", job))
 
     def send_batch(self, number, items=1, job=1, data=None, **fields):
@@ -127,6 +128,47 @@ def test_what_a_driver_has_got_of_a_former_server_is_not_reduced_again(server):
     ((_, results),) = driver.heard("results")
     assert [number for number, *_ in results["parts"]] == [5]
     assert driver.heard("job_done")
+
+
+def submit_chain(driver, stages):
+    """Run stages without items, each of which keeps its results for the one behind it."""
+    for number in range(1, stages + 1):
+        source = {"source": number - 1} if number > 1 else {}
+        driver.submit(number, fields={"keep": True, **source})
+        if number == 1:
+            driver.say("input_end", 1, batches=0)
+
+
+def test_of_a_chain_of_any_length_only_what_was_not_taken_stays(server):
+    driver = Peer(server, "driver")
+    submit_chain(driver, 400)
+    assert len(driver.heard("stage_done")) == 400
+    assert len(server.conductor.jobs) == 1
+    driver.say("cancel", 400, reason="over")
+    assert (len(server.conductor.jobs), driver.closed) == (0, None)
+
+
+def test_stages_that_were_taken_do_not_count_as_jobs_of_their_driver(server, monkeypatch):
+    monkeypatch.setattr(jobs, "MAX_DRIVER_JOBS", 3)
+    driver = Peer(server, "driver")
+    submit_chain(driver, 10)
+    assert not driver.heard("rejected")
+    assert len(driver.heard("stage_done")) == 10
+
+
+def test_a_job_of_which_one_part_does_not_close_frees_the_others(server, monkeypatch):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    output = encode_flush({3: encode_segment(["k"], [1])})
+    worker.send(*split_payload(OUTPUT, output, *worker.heard("assign")[0][0].lane))
+    (job,) = server.conductor.jobs
+    assert server.conductor.jobs.memory.used_bytes
+    monkeypatch.setattr(job.input, "close", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        server.conductor.jobs.remove(job)
+    assert server.conductor.jobs.memory.used_bytes == 0
+    assert server.conductor.jobs.idle.is_set()
 
 
 @pytest.mark.parametrize("command", [commands.Recall(1, 1, 99), commands.Revoke(9, 1, 1, 1)], ids=repr)
