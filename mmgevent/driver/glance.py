@@ -107,9 +107,7 @@ def take_glance(job: Job[Any, Any], count: int, on_notice: Callable[[str], None]
     items = sample.items
     if job.options.items_per_call is not None and sample.joining:
         items = [(key, (ref, value)) for (key, value), ref in zip(items, sample.joining, strict=True)]
-    trial = job.for_trial(
-        items, _noting(job, glance), None if job.setupfn is None else setupfn
-    ).with_options(
+    trial = job.for_trial(items, _noting(job, glance), None if job.setupfn is None else setupfn).with_options(
         partitions=1, allocation="continuous", max_skipped=len(sample.items) if job.options.max_skipped else 0
     )
     runner = InlineRunner(trial, on_notice=on_notice)

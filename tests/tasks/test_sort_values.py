@@ -134,7 +134,9 @@ class NeverEqual(int):
     __hash__ = int.__hash__
 
 
-@pytest.mark.parametrize("wrap", [Less, SameName, NeverEqual, lambda n: (Less(n),), lambda n: [NeverEqual(n)]])
+@pytest.mark.parametrize(
+    "wrap", [Less, SameName, NeverEqual, lambda n: (Less(n),), lambda n: [NeverEqual(n)]]
+)
 @pytest.mark.parametrize("keys", [1, 3])
 def test_things_tie_where_neither_is_less_whatever_their_equality_says(core, wrap, keys):
     def compare_by(value):
