@@ -180,7 +180,7 @@ def test_a_notice_that_raises_between_stages_leaves_no_results_on_the_server(clu
     assert submitted in [job for job, message in sent if message["type"] == "cancel"]
 
 
-@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("stages", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_a_chain_whose_results_were_given_out_in_part_fails_when_its_engine_is_lost(cluster, folder, stages):
     def wait_and_add(key, values):
         if key:
