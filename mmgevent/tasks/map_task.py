@@ -105,6 +105,7 @@ class MapTask:
             mark = _mark_nothing
         self._items = TaskItems(items, first_entry=first_index, skip=skip, part=part, mark=mark)
         self._skipping = skipping if skipping is not None and skipping.is_needed else None
+        self._originals: Originals | None = None  # of the mapping, if it may need any
         self._mapping = self._make_mapping(
             functions.mapfn, mark, map_items, calls, skipping, decode, first_index
         )
@@ -124,24 +125,28 @@ class MapTask:
         grouping = Grouping(self._fold_op)
         items, budget, skipping = self._items, self._budget, self._skipping
         if calls is not None:
-            originals = Originals(decode, first_index, calls.size)
+            originals = self._originals = Originals(decode, first_index, calls.size)
             rules = rules or Skipping()  # also where none is needed: a signal is no failure of a call
             return CallMapping(
                 mapfn, items, grouping, budget, mark, calls, rules, self._emit_set_aside, originals
             )
         if skipping is None:
             return StreamedMapping(mapfn, items, grouping, budget, mark, map_items)
-        originals = Originals(decode, first_index)
+        originals = self._originals = Originals(decode, first_index)
         return CarefulMapping(
             mapfn, items, grouping, budget, mark, map_items, skipping, self._emit_set_aside, originals
         )
 
     def run(self) -> TaskStats:
         """Run the task. Raises as `tasks.run_map` says."""
-        for groups, records in self._mapping.fills():
-            self.stats.records += records
-            if groups:
-                self._flush_blaming(groups, records)
+        try:
+            for groups, records in self._mapping.fills():
+                self.stats.records += records
+                if groups:
+                    self._flush_blaming(groups, records)
+        finally:
+            if self._originals is not None:
+                self._originals.close()
         if self._skipping is not None:
             self._emit_set_aside()
         self.stats.items = self._items.count

@@ -7,7 +7,7 @@ it is. Any other is decoded again, or read again if it is of a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -58,6 +58,13 @@ class Originals:
         except (RecordError, SegmentError):  # the driver could pickle it, this process cannot
             return self._decode()[index]
 
+    def close(self) -> None:
+        """Stop reading again: a database has its connection back now, not when this is collected."""
+        units = self._reading[2]
+        self._reading = (-1, 0, iter(()))
+        if isinstance(units, Generator):
+            units.close()
+
     def _item_of_ref(self, position: int, ref: Ref) -> Item:
         item = self._recent.get(position)
         if item is None:
@@ -74,6 +81,7 @@ class Originals:
         entry, place = entry_of(position), place_of(position)
         reading, next_place, units = self._reading
         if reading != entry or place < next_place:
+            self.close()
             next_place, units = 0, iter(ref.units())
         self._reading = (-1, 0, iter(()))  # if reading fails, the next one begins again
         item = next(islice(units, place - next_place, None), None)

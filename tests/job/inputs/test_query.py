@@ -17,6 +17,7 @@ from mmgevent.job.fingerprint import make_fingerprint
 from mmgevent.job.inputs.databases import FETCHED_ROWS, Span
 from mmgevent.job.inputs.query import cut_spans
 from mmgevent.tasks.items import TaskItems
+from mmgevent.tasks.originals import Originals
 
 #: a row for each key but every seventh, which is missing, and rows without a key
 KEYS = [key for key in range(-50, 1000) if key % 7]
@@ -135,6 +136,30 @@ def test_rows_may_be_anything_that_a_connection_makes_of_them(path):
         assert list(mmg.Query(lambda factory=factory: connect(factory), SQL, key="ID")) == expected
     quoted = mmg.Query(lambda: connect(None), 'SELECT "the id" FROM sales', key='"the id"')
     assert next(iter(quoted)) == (-50, {"the id": -50})
+
+
+def test_a_connection_of_rows_that_are_read_again_is_closed_with_the_task(query, path):
+    def connect():
+        return sqlite3.connect(path, factory=Counted)
+
+    def spoil(key, row):
+        row.clear()
+        yield key, 1
+        if key == -50:
+            Counted.of_tasks.append(Counted.opened)
+            raise ValueError(key)
+
+    Counted.of_tasks = []
+    job = mmg.Job(query(connect=connect, ranges=1), spoil, max_skipped=1, retries=1)
+    assert -50 not in dict(run_inline(job))
+    assert Counted.of_tasks == [1, 2]  # the range's own, and that of the row that is read again
+    assert Counted.opened == 0
+    entries = [(ref.key, ref) for ref in query(connect=connect, ranges=1).refs()]
+    originals = Originals(lambda: entries, 0)
+    assert originals.item(0, -50, {})[0] == -50
+    assert Counted.opened == 1
+    originals.close()
+    assert Counted.opened == 0
 
 
 def test_rows_of_a_range_stay_together_however_often_it_is_cut(query):
