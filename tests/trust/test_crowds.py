@@ -44,6 +44,8 @@ ITEMS = [(n, n * n) for n in range(40)]
 
 #: of a server without data: interpreter, gevent, TLS
 EMPTY_BYTES = 60 * MIB
+#: seconds until two thousand that join at once are served: 6 on a quiet machine, ten times as many beside a load
+CROWD_S = 300
 
 
 def spread(key, value):
@@ -396,6 +398,7 @@ def crowd_of(server):
         assert not thread.is_alive()
 
 
+@pytest.mark.timeout(CROWD_S + 120)
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.long)])
 def test_as_many_workers_as_join_at_once_are_all_served_and_hurt_nobody(
     server, cluster, crowd_of, tmp_path, count
@@ -414,7 +417,7 @@ def test_as_many_workers_as_join_at_once_are_all_served_and_hurt_nobody(
         handle = cluster.submit(mmg.Job(ITEMS, spread, gated_add))
         wait_until(lambda: handle.progress().phase == "reduce")
         crowd, leave = crowd_of(count)
-        wait_until(lambda: crowd.served == count, f"{count} workers served", timeout_s=100)
+        wait_until(lambda: crowd.served == count, f"{count} workers served", timeout_s=CROWD_S)
         assert not handle.done()
         leave.set()
         Path(gate).touch()
