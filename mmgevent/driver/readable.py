@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from mmgevent.driver.runners.runner import Runner
@@ -82,7 +82,7 @@ class Readable(Generic[K, V]):
         return records
 
     def _stream(self, sink: Sink | None) -> Generator[Any, None, None]:
-        try:
+        with self._streaming():
             yield None
             while (chunk := self._next_chunk()) is not None:
                 if not isinstance(chunk, EndedPartitions):
@@ -91,6 +91,12 @@ class Readable(Generic[K, V]):
                         sink.note_pause()
                 elif sink is not None:
                     sink.note_partitions(*chunk)
+
+    @contextmanager
+    def _streaming(self) -> Iterator[None]:
+        """Cancel the job if its records are not read to their end; raise its error behind them."""
+        try:
+            yield
         finally:
             if not self.done():
                 self.cancel()
@@ -193,7 +199,7 @@ class Readable(Generic[K, V]):
         import asyncio  # other programs need not import it
 
         self._begin_stream()
-        try:
+        with self._streaming():
             while True:
                 changed = asyncio.Event()
                 chunk = self._take_chunk(_in_this_loop(changed.set))
@@ -205,12 +211,6 @@ class Readable(Generic[K, V]):
                     await asyncio.sleep(0)  # others have their turn, even if records keep coming
                 else:
                     await changed.wait()
-        finally:
-            if not self.done():
-                self.cancel()
-        error = self.exception()
-        if error is not None:
-            raise error
 
     async def _await_result(self) -> dict[K, V]:
         import asyncio

@@ -39,8 +39,8 @@ class CallRules(NamedTuple):
 
     #: most items of one call
     size: int
-    #: called as `mark(count, key)` before a call of several items, with the key of the first; and
-    #: with 0 while the items of a call are read
+    #: called as `mark(count, key)` before a call of several items, with the key of the first. While
+    #: items of a call are read, the count is 0.
     mark: Callable[[int, Any], object]
 
 

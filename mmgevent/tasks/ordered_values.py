@@ -23,8 +23,8 @@ from mmgevent.tasks.value_order import ValueOrder
 #: Most runs of one level. Those of all levels are merged at once: there are two, hardly ever three.
 RUN_COUNT = 64
 
-#: Estimated memory of a chunk, bytes: the share of the limit that lets RUN_COUNT of them take half,
-#: and its bounds. Smaller ones would be read one by one, larger ones are read no faster.
+#: Bounds of the estimated memory of a chunk, bytes. Between them RUN_COUNT chunks take half of the
+#: limit. Smaller ones would be read one by one, larger ones are read no faster.
 MIN_CHUNK_BYTES = 8 * 1024
 MAX_CHUNK_BYTES = 256 * 1024
 

@@ -1,6 +1,5 @@
 """feeding: every item leaves in order, once; a restart gives them all again."""
 
-import contextlib
 import os
 import tempfile
 import threading
@@ -15,6 +14,7 @@ from mmgevent.errors import DatasourceError, JobCancelled, JobError
 from mmgevent.job.inputs.refs import Ref
 from mmgevent.tasks.records import decode_items
 from mmgevent.wire.positions import position_of
+from tests.descriptors import count_same
 
 FAST = Speed(items=1000, weight=0, seconds=0.1, slots=1)
 
@@ -373,9 +373,9 @@ class TestEnds:
             os.write(writer, b"a\n")
             feeder = Feeder(Job(Lines(path), mapfn))
             assert feeder.next_batch(FAST) is not None
-            assert count(writer) == 2
+            assert count_same(writer) == 2
             feeder.close()
-            assert count(writer) == 1
+            assert count_same(writer) == 1
         finally:
             os.close(writer)
 
@@ -383,12 +383,3 @@ class TestEnds:
         with pytest.raises(JobError):
             run(Job(lambda: self.source(ends), lambda key, value: 1 / 0), inline=True)
         assert len(ends) == 1
-
-
-def count(descriptor):
-    """Return how many descriptors of this process name the same file."""
-    wanted, found = os.fstat(descriptor), 0
-    for other in range(256):
-        with contextlib.suppress(OSError):
-            found += os.path.samestat(os.fstat(other), wanted)
-    return found

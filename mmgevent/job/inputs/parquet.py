@@ -46,7 +46,7 @@ class ParquetRef(Ref):
     #: number of its first row in the file
     first_row: int
     n_rows: int
-    #: of the wanted columns, as they are in the file
+    #: size of the wanted columns in the file
     compressed_bytes: int
     #: names of the columns, or None for all
     columns: tuple[str, ...] | None

@@ -69,7 +69,7 @@ def _find_connector(token: str) -> Connector | None:
 class QueryRef(Ref):
     """A range of keys: items `(key, {column: value})`."""
 
-    #: of the connector
+    #: what the connector is registered as
     token: str
     statement: Statement
     span: Span

@@ -23,8 +23,8 @@ CODEC = "zstd"
 #: Most rows of a row group. Readers share a file by row groups, and 100,000 rows are worth a task.
 ROW_GROUP_ROWS = 131_072
 
-#: Size of a row group at which it ends, bytes, before it is encoded. As objects of Python it is up
-#: to five times as large, and arrays of pyarrow are beside it.
+#: Size of a row group at which it ends, bytes, before it is encoded. Its objects of Python take up
+#: to five times as much, and arrays of pyarrow come on top.
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 
 #: Size of a number in a column, bytes.

@@ -1,7 +1,6 @@
 """Standard input, pipes and lists of paths: read once, by the driver, and named."""
 
 import bz2
-import contextlib
 import gzip
 import lzma
 import os
@@ -20,6 +19,7 @@ from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.sources import check_datasource, is_one_shot, is_safe_to_repeat
 from mmgevent.job.job import Job
+from tests.descriptors import count_same
 
 TEXT = "".join(f"line {i}\r\n" if i % 7 == 0 else f"line {i}\n" for i in range(3000)) + "\n\nlast"
 EXPECTED = [f"line {i}" for i in range(3000)] + ["", "", "last"]
@@ -278,15 +278,6 @@ def test_memory_is_bounded_whatever_comes(piped):
 
 
 class TestDescriptors:
-    @staticmethod
-    def count(descriptor):
-        """Return how many descriptors of this process name the same open file."""
-        wanted, found = os.fstat(descriptor), 0
-        for other in range(256):
-            with contextlib.suppress(OSError):
-                found += os.path.samestat(os.fstat(other), wanted)
-        return found
-
     def test_a_stream_that_is_refused_is_closed(self):
         read, write = os.pipe()
         os.write(write, b"text")
@@ -294,7 +285,7 @@ class TestDescriptors:
         try:
             with pytest.raises(DatasourceError, match="is not gzip"):
                 next(Lines(f"/dev/fd/{read}", compression="gzip").refs())
-            assert self.count(read) == 1
+            assert count_same(read) == 1
         finally:
             os.close(read)
 
@@ -303,7 +294,7 @@ class TestDescriptors:
         try:
             with pytest.raises(DatasourceError, match="cannot read /dev/fd/"):
                 streams.InputStream(f"/dev/fd/{folder}")
-            assert self.count(folder) == 1
+            assert count_same(folder) == 1
         finally:
             os.close(folder)
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 import threading
 import uuid
 
@@ -13,9 +12,8 @@ from mmgevent.driver.runners.inline_cluster import InlineCluster
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs import remote_objects
 from mmgevent.job.outputs.opening import open_output
-from mmgevent.job.remote import systems
 from tests.integration.commands import Commands
-from tests.job.remote.test_stores import running_s3
+from tests.job.remote.s3_server import running_s3
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -234,18 +232,7 @@ def test_handles_write_there(memory):
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of the libraries that serve
 def test_results_go_to_s3(tmp_path, monkeypatch):
-    s3fs = pytest.importorskip("s3fs")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with running_s3() as url:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "k",
-            "AWS_SECRET_ACCESS_KEY": "s",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(systems, "_systems", {})  # those of other servers
-        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
-        system = s3fs.S3FileSystem()
+    with running_s3(monkeypatch) as (system, url):
         system.mkdir("out")
         fill("s3://out/results/")
         found = names(system, "out/results")

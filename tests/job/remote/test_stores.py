@@ -1,46 +1,21 @@
 """Objects of an S3 server on loopback."""
 
-import contextlib
-import logging
-
 import pytest
 
 from mmgevent import Files, Lines
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs import lines
+from tests.job.remote.s3_server import running_s3
 
-fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("fsspec")
 
 LINES = b"".join(b"line %d of many\n" % i for i in range(9_000))
-
-
-@contextlib.contextmanager
-def running_s3():
-    """Yield the address of a server with the bucket `box`."""
-    server_of = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = server_of.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of the libraries that serve
 def test_objects_of_s3_are_found_cut_and_refused_by_name(monkeypatch):
-    s3fs = pytest.importorskip("s3fs")
-    with running_s3() as url:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "k",
-            "AWS_SECRET_ACCESS_KEY": "s",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
-        system = s3fs.S3FileSystem()
+    with running_s3(monkeypatch) as (system, _):
         system.mkdir("box")
         system.pipe({"box/in/a.txt": LINES, "box/in/b/c.txt": b"x\n", "box/d.txt": b"y\n"})
         monkeypatch.setattr(lines, "LINES_SPLIT_BYTES", 40_000)
