@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import functools
 import hashlib
+import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -235,12 +237,25 @@ def _connect_plain(address: tuple[str, int], where: str) -> Any:
     # In the range of ephemeral ports a socket may connect to itself. It would keep a server from
     # binding, and so would the minute of TIME_WAIT after an orderly close. So the connection is
     # reset.
-    if sock.getsockname() == sock.getpeername():
+    try:
+        is_own = sock.getsockname() == _peer_of(sock)
+    except ConnectionResetError as lost:
+        sock.close()
+        raise ConnectError(f"cannot connect to {where}: {_describe(lost)}") from lost
+    if is_own:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
         refused = ConnectionRefusedError("nobody listens")
         raise ConnectError(f"cannot connect to {where}: {refused}") from refused
     return sock
+
+
+def _peer_of(sock: Any) -> Any:
+    """Return the address of the peer. Raise ConnectionResetError if it has reset the connection."""
+    try:
+        return sock.getpeername()
+    except OSError as error:  # such as a server that was killed just now
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
 
 
 def _prove_as_client(held: _Held, where: str, key: bytes | WorkerKey, role: str, context: Any) -> Any:
@@ -332,6 +347,7 @@ def _closing_on_error(sock: Any) -> Iterator[_Held]:
 def _wrap(held: _Held, context: Any, *, server_side: bool) -> Any:
     """Do the TLS handshake. The TLS socket replaces the plain one in `held`."""
     sock = held.sock
+    _peer_of(sock)  # of a connection that is lost already, CPython would leave the socket open
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         # Without this the handshake takes 88 ms, with it 3.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

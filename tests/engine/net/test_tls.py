@@ -279,6 +279,38 @@ def test_nobody_listening_is_told_from_the_os_error():
     assert isinstance(error.value.__cause__, ConnectionRefusedError)
 
 
+def reset(sock, peer):
+    """Let the peer of a connection reset it, and wait until that has come."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    select.select([sock.fileno()], [], [])
+
+
+@pytest.mark.parametrize("where", [(tls.socket, "create_connection"), (tls, "_connect_plain")])
+def test_a_connection_that_is_reset_at_once_was_lost(listener, monkeypatch, where):
+    """As by a server that is killed with connections that it has not accepted."""
+    connect = getattr(*where)
+
+    def connect_and_lose(*args):
+        sock = connect(*args)
+        reset(sock, listener.accept()[0])
+        return sock
+
+    monkeypatch.setattr(*where, connect_and_lose)
+    address = listener.getsockname()
+    with pytest.raises(ConnectError, match=f"127.0.0.1:{address[1]}.*reset") as error:
+        tls.connect(address, KEY, "worker")
+    assert isinstance(error.value.__cause__, tls.LOST)
+
+
+def test_a_client_that_resets_at_once_has_left(listener, context):
+    client = socket.create_connection(listener.getsockname())
+    sock, _ = listener.accept()
+    reset(sock, client)
+    with pytest.raises(ConnectError, match="the client left during the handshake"):
+        tls.accept(sock, *context, KEY)
+
+
 def test_a_server_that_accepts_but_does_not_answer_is_told(listener):
     with pytest.raises(ConnectError, match="accepts but does not answer") as error:
         tls.connect(listener.getsockname(), KEY, "worker", timeout=0.3)
