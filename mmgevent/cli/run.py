@@ -254,7 +254,11 @@ def run(argv: Sequence[str]) -> int:
             if arguments.expect_workers is not None:
                 _await_workers(cluster, job, arguments)
             handle = cluster.submit(
-                job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
+                job,
+                on_progress=reporter.update,
+                on_notice=reporter.notice,
+                resume=sink.made,
+                parts_plan=sink.plan_parts(),
             )
             with _watching_for_workers(handle, reporter, arguments):
                 outputs.write(outputs.in_order(arguments, handle.stream_to(sink)), sink, reporter)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 
 
@@ -52,6 +53,7 @@ class BaseCluster(ABC):
         on_progress: OnProgress | None = None,
         on_notice: OnNotice | None = None,
         resume: str | os.PathLike[str] | Made | None = None,
+        parts_plan: PartsPlan | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
@@ -59,6 +61,7 @@ class BaseCluster(ABC):
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
+        `parts_plan`: where executors may write parts of the results, see `Sink.plan_parts`.
 
         Raises UsageError if something is wrong with the job, and StartError if no thread can be
         started.
@@ -66,7 +69,9 @@ class BaseCluster(ABC):
         from mmgevent.driver.handle import JobHandle
 
         handle: JobHandle[K, V] = JobHandle(
-            self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
+            self._checked_runner(
+                job, on_progress, on_notice, None if resume is None else _find_made(resume), parts_plan
+            )
         )
         with self._lock:
             self._handles.add(handle)
@@ -178,6 +183,7 @@ class BaseCluster(ABC):
         on_progress: OnProgress | None,
         on_notice: OnNotice | None,
         made: Made | None = None,
+        parts_plan: PartsPlan | None = None,
     ) -> Runner:
         from mmgevent.job.job import Job
 
@@ -193,6 +199,8 @@ class BaseCluster(ABC):
         try:
             if made is not None:
                 runner.leave_out(made)
+            if parts_plan is not None:
+                runner.write_parts(parts_plan)
             runner.check()
         except BaseException:
             runner.close()

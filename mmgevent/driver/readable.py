@@ -243,6 +243,12 @@ class Readable(Generic[K, V]):
 
     def _check_goes_on_in(self, sink: Sink | None) -> None:
         """Raise UsageError if the results and what is in a sink already are not all results."""
+        plan = self._runner.parts_plan
+        if plan is not None and (sink is None or sink.plan is not plan):
+            raise UsageError(
+                f"the job was submitted to write its results into {plan.name}: write them there, with what was asked "
+                f"for the plan"
+            )
         left_out, there = self._runner.made, None if sink is None else sink.made
         left_out, there = (made if made and made.partitions else None for made in (left_out, there))
         if left_out == there:

@@ -34,6 +34,7 @@ from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
+from mmgevent.tasks.results import ResultWriter
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
@@ -49,7 +50,9 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.tasks.plain_rules import PlainRules
+    from mmgevent.tasks.results import MakeWriter
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
 #: objects in cycles may hold megabytes.
@@ -95,6 +98,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
+        #: where and how reduce tasks write their results themselves; None if they do not
+        self.parts: PartsPlan | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -158,6 +163,7 @@ class TaskRunner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
+                make_writer=self._choose_writer(attempt),
             )
         data = attempt.read_all()
         is_results = message.get("results", False)
@@ -186,6 +192,13 @@ class TaskRunner:
             unwanted=self.unwanted,
             calls=self.calls,
         )
+
+    def _choose_writer(self, attempt: AttemptRun) -> MakeWriter:
+        if self.parts is None:
+            return ResultWriter
+        from mmgevent.tasks.part_writer import write_parts  # few jobs write folders
+
+        return write_parts(self.parts, attempt.note, attempt.pausing)
 
 
 def _flush_prints() -> None:
@@ -279,6 +292,20 @@ class AttemptRun:
             yield partition, n_bytes, segments
             deque(segments, maxlen=0)
 
+    def note(self, text: str) -> None:
+        """Send a sentence to the user, who gets it once."""
+        self._channel.send(control("notice", *self._lane, text=text, once=text))
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Stop the clock of the item meanwhile, which is not at fault."""
+        stopped = None if self._clock is None else self._clock.stop_clock()
+        try:
+            yield
+        finally:
+            if self._clock is not None and stopped is not None:
+                self._clock.start_clock(stopped)
+
     def _send(self, flush: bytes) -> None:
         self._channel.send(*split_payload(OUTPUT, flush, *self._lane))
         if self._channel.queued_bytes(self._lane):
@@ -341,12 +368,10 @@ class AttemptRun:
     def _wait_until(self, satisfied: Callable[[], bool]) -> None:
         """Read frames until `satisfied()`. The clock of the item, which is not at fault, stops."""
         began_s = monotonic()
-        stopped = None if self._clock is None else self._clock.stop_clock()
-        while not satisfied():
-            self._check_revoked()
-            self._channel.wait(self._take_input)
-        if self._clock is not None and stopped is not None:
-            self._clock.start_clock(stopped)
+        with self.pausing():
+            while not satisfied():
+                self._check_revoked()
+                self._channel.wait(self._take_input)
         self.waited_s += monotonic() - began_s
 
     def _check_revoked(self) -> None:
@@ -356,15 +381,6 @@ class AttemptRun:
 
 def _ignore_mark(index: int, key: Any) -> None:
     pass
-
-
-def read_plain_rules(options: dict[str, Any]) -> PlainRules | None:
-    """Return the rules for the records of a job, or None if they may be anything."""
-    if options.get("plain") is None:
-        return None
-    from mmgevent.tasks.plain_rules import PlainRules
-
-    return PlainRules.from_wire(options["plain"])
 
 
 def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:

@@ -20,10 +20,12 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
-from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
+from mmgevent.executor.attempt import TaskRunner, record_memory_bytes
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.plain_rules import read_plain_rules
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
+from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
@@ -123,6 +125,8 @@ class Executor:
             self._runner.plain = read_plain_rules(options)
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
+            if parts := options.get("write_parts"):
+                self._runner.parts = PartsPlan(**parts)
             if options.get("items_per_call") is not None:
                 self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
             if self._is_patched and options.get("greenlets", 0) > 1:

@@ -61,8 +61,8 @@ def open_output(
     if overwrite and resume:
         raise OutputError("--resume keeps the parts that are there, and --overwrite does not: leave one away")
     chosen = choose_format(None, format)
-    if columns is not None and not isinstance(columns, str):
-        columns = tuple(columns)  # it may be an iterator
+    if columns is not None:
+        columns = tuple(columns.split(",") if isinstance(columns, str) else columns)  # it may be an iterator
     encode, header = make_encoder(chosen, columns)
     if job is not None:
         about = {**(about or {}), **describe_job(job, sort, top)}
@@ -70,8 +70,20 @@ def open_output(
     return make(
         name, chosen, encode, header,
         part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
+        columns=columns, workers_write=job is not None and not is_ordered and _may_workers_write(job, chosen),
         fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_here else None,
     )  # fmt: skip
+
+
+def _may_workers_write(job: Job[Any, Any], chosen: OutputFormat) -> bool:
+    """Return whether executors may write parts of the results.
+
+    Not with a finishfn, which runs in the driver. Not Parquet: all parts have the types of the first
+    records. Not pickles of workers that are not trusted: whoever loads them runs what is in them.
+    """
+    if job.finishfn is not None or chosen.name == "parquet":
+        return False
+    return chosen.name != "pickle" or job.options.results != "plain"
 
 
 def _fingerprint(

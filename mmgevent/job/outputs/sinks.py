@@ -20,6 +20,7 @@ from mmgevent.shown_text import harmless
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parquet import ParquetTable, Row
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 
 #: What makes bytes of a record, or a row whose `len` is its size. All files of an output share one.
@@ -137,6 +138,8 @@ class Sink:
     made_records = 0
     #: whether all results were there already
     is_complete = False
+    #: what executors need to write parts themselves; None if they do not, see `plan_parts`
+    plan: PartsPlan | None = None
 
     def __init__(
         self,
@@ -169,6 +172,10 @@ class Sink:
         self._buffer += data if self._table is None else self._table.add(data)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
+
+    def plan_parts(self) -> PartsPlan | None:
+        """Return what `submit` needs so that executors write parts; None if they cannot."""
+        return None
 
     def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
         """Learn that every record of these partitions, `of` all, was written. Folders use that."""

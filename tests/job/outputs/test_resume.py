@@ -246,7 +246,7 @@ def test_what_was_left_out_must_be_what_the_folder_has():
         (some, Made(frozenset([1]), 7), False),
     ]:  # fmt: skip
         handle = Readable.__new__(Readable)
-        handle._runner = SimpleNamespace(made=left_out)
+        handle._runner = SimpleNamespace(made=left_out, parts_plan=None)
         with nullcontext() if is_right else pytest.raises(UsageError, match="resume=FOLDER"):
             handle._check_goes_on_in(SimpleNamespace(made=there))
 
