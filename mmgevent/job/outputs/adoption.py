@@ -17,10 +17,10 @@ from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.receipts import Receipt
 
 
-class Files(Protocol):
+class PartNames(Protocol):
     """The files of a folder. All methods raise OSError."""
 
-    def list(self) -> list[str]: ...
+    def names(self) -> list[str]: ...
 
     def create(self, name: str) -> None: ...
 
@@ -34,7 +34,7 @@ class Files(Protocol):
 class Adoption:
     """What the executors of one run write."""
 
-    def __init__(self, files: Files, plan: PartsPlan):
+    def __init__(self, files: PartNames, plan: PartsPlan):
         """Put the token into the folder. Raise OSError."""
         self.plan = plan
         #: partitions whose results are in parts that were taken over
@@ -57,7 +57,7 @@ class Adoption:
         """
         for file in receipt.files:
             self._check(file.name, file.size)
-        parts = [
+        parts: list[dict[str, Any]] = [
             {"name": next_name(), "records": file.records, "bytes": file.size} for file in receipt.files
         ]
         for file, part in zip(receipt.files, parts, strict=True):
@@ -70,7 +70,7 @@ class Adoption:
     def close(self) -> None:
         """Remove the token, and what counts no more. Raise OSError."""
         self._files.remove(self.plan.token_name)
-        for name in self._files.list():
+        for name in self._files.names():
             if self.plan.is_temporary(name):
                 self._files.remove(name)
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs.adoption import Adoption, Files
+from mmgevent.job.outputs.adoption import Adoption, PartNames
 from mmgevent.job.outputs.contents import Contents
 from mmgevent.job.outputs.destinations import Replacement, WholeFile
-from mmgevent.job.outputs.folder_files import LocalFiles
+from mmgevent.job.outputs.folder_files import LocalNames
 from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
 from mmgevent.job.outputs.folder_names import SUCCESS, is_leftover, is_part
 from mmgevent.job.outputs.formats import OutputFormat
@@ -57,15 +57,14 @@ class FolderSink(Sink):
         about: Mapping[str, Any] | None = None,
         fingerprint: About | None = None,
         warn: Callable[[str], None] | None = None,
-        columns: Iterable[str] | None = None,
-        workers_write: bool = False,
+        draft: PartsPlan | None = None,
     ):
         """Make the folder if it is not there, and lock it.
 
         `name`: the folder as the user wrote it, with a / at its end. `about`: more for `_SUCCESS`.
         `fingerprint`: what makes the results; None if that is not known, so that nothing is
-        recorded. `resume`: keep the partitions that the same job has made: see `made`. `columns`,
-        `workers_write`: their names, whether executors may write parts, see `plan_parts`.
+        recorded. `resume`: keep the partitions that the same job has made: see `made`. `draft`: how
+        executors may write parts, see `plan_parts`; None if they may not.
 
         Raise OutputError for a folder that is not empty, is in use or cannot be written to, or that
         another job has made.
@@ -78,8 +77,7 @@ class FolderSink(Sink):
         self._part_bytes = part_bytes
         self._about = about or {}
         self._warn = warn or log_warning
-        self._columns = None if columns is None else list(columns)
-        self._workers_write = workers_write
+        self._draft = draft
         self._adoption: Adoption | None = None
         self._part: Sink | None = None
         self._file: WholeFile | None = None  # that the part is written to
@@ -88,8 +86,8 @@ class FolderSink(Sink):
         self._parts: list[dict[str, Any]] = []
         self._number = 0  # of the next part
         self._part_name = ""  # of the part that is open
-        self._old: list[str] = []  # parts that were there, and what killed runs left
-        self._has_cleared = False
+        #: parts that were there, and what killed runs left; None once they are removed
+        self._old: list[str] | None = []
         self._is_over = self._is_new = False
         self._lock: int | None = None
         #: None if nothing is recorded
@@ -241,9 +239,9 @@ class FolderSink(Sink):
 
     def _make_room(self) -> None:
         """Remove older results before the first part has its name."""
-        if not self._has_cleared:
-            self._clear()
-            self._has_cleared = True
+        if self._old is not None:
+            self._clear(self._old)
+            self._old = None
 
     @property
     def _is_recorded(self) -> bool:
@@ -292,20 +290,23 @@ class FolderSink(Sink):
 
     def plan_parts(self) -> PartsPlan | None:
         """Return what `submit` needs so that executors write parts; None if they cannot."""
-        if self._is_over or not self._workers_write:
+        if self._is_over or self._draft is None:
             return None
-        self.plan = PartsPlan(
-            self._address(), self._name, Adoption.make_token(), self._chosen.text, self._columns, self._part_bytes
-        )
+        folder, files = self._place()
         with self._explained():
-            self._adoption = Adoption(self._files(), self.plan)
+            self._adoption = Adoption(
+                files, self._draft._replace(folder=folder, token=Adoption.make_token(), part_bytes=self._part_bytes)
+            )
         return self.plan
 
-    def _address(self) -> str:
-        return self._folder
+    @property
+    def plan(self) -> PartsPlan | None:
+        """Return what `plan_parts` has returned; None before it, and if executors write nothing."""
+        return None if self._adoption is None else self._adoption.plan
 
-    def _files(self) -> Files:
-        return LocalFiles(self._folder)
+    def _place(self) -> tuple[str, PartNames]:
+        """Return where executors look for the folder, and its files."""
+        return self._folder, LocalNames(self._folder)
 
     def _adopt(self, receipt: Receipt) -> None:
         assert self._adoption is not None, "nobody was asked to write parts"
@@ -355,14 +356,14 @@ class FolderSink(Sink):
 
             assert isinstance(self._encode, ParquetRows)
             self._encode.go_on_with(os.path.join(self._folder, min(kept)))
-        self._has_cleared = True
+        self._old = None
 
-    def _clear(self) -> None:
+    def _clear(self, old: list[str]) -> None:
         """Remove the results that were there, first of all what makes them look complete."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._folder, SUCCESS))
             sync_folder(self._folder)
-        for name in self._old:
+        for name in old:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._folder, name))
 

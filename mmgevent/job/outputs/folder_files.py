@@ -8,13 +8,13 @@ import os
 import stat
 
 
-class LocalFiles:
-    """Names, sizes, new names: what `RemoteFiles` does for a folder of an object store."""
+class LocalNames:
+    """Names, sizes, new names: what `RemoteNames` does for a folder of an object store."""
 
     def __init__(self, folder: str):
         self._folder = folder
 
-    def list(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return all names. Raise OSError."""
         return os.listdir(self._folder)
 

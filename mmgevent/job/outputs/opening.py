@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.job import Job
 from mmgevent.job.outputs.formats import OutputFormat, choose_format
+from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.record import About
 from mmgevent.job.outputs.sinks import Sink, make_encoder, open_sink
 from mmgevent.job.remote.urls import is_remote, without_password
@@ -70,20 +71,23 @@ def open_output(
     return make(
         name, chosen, encode, header,
         part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
-        columns=columns, workers_write=job is not None and not is_ordered and _may_workers_write(job, chosen),
+        draft=None if job is None or is_ordered else _draft_plan(name, job, chosen, columns),
         fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_here else None,
     )  # fmt: skip
 
 
-def _may_workers_write(job: Job[Any, Any], chosen: OutputFormat) -> bool:
-    """Return whether executors may write parts of the results.
+def _draft_plan(
+    name: str, job: Job[Any, Any], chosen: OutputFormat, columns: tuple[str, ...] | None
+) -> PartsPlan | None:
+    """Return how executors may write parts of the results, or None if they may not.
 
     Not with a finishfn, which runs in the driver. Not Parquet: all parts have the types of the first
     records. Not pickles of workers that are not trusted: whoever loads them runs what is in them.
     """
-    if job.finishfn is not None or chosen.name == "parquet":
-        return False
-    return chosen.name != "pickle" or job.options.results != "plain"
+    is_unsafe = chosen.name == "pickle" and job.options.results == "plain"
+    if job.finishfn is not None or chosen.name == "parquet" or is_unsafe:
+        return None
+    return PartsPlan("", name, "", chosen.text, None if columns is None else list(columns), 0)
 
 
 def _fingerprint(

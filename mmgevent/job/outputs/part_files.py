@@ -20,7 +20,7 @@ from mmgevent.errors import OutputError
 from mmgevent.job.outputs.destinations import Replacement, WholeFile
 from mmgevent.job.outputs.formats import choose_format
 from mmgevent.job.outputs.parts_plan import PartsPlan
-from mmgevent.job.outputs.receipts import MAX_FILES, Receipt, Shape, WrittenFile
+from mmgevent.job.outputs.receipts import MAX_FILES, Receipt, RowShape, WrittenFile
 from mmgevent.job.outputs.sinks import Sink, make_encoder, make_sink
 from mmgevent.job.remote.urls import is_remote
 
@@ -157,8 +157,8 @@ def _find_place(plan: PartsPlan) -> LocalPlace | RemotePlace:
     return RemotePlace(plan)
 
 
-def _shape_of(encode: Callable[[Any, Any], Any]) -> Shape | None:
-    shape: Shape | None = getattr(encode, "shape", None)
+def _shape_of(encode: Callable[[Any, Any], Any]) -> RowShape | None:
+    shape: RowShape | None = getattr(encode, "shape", None)
     return shape
 
 

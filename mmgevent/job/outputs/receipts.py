@@ -32,7 +32,7 @@ class WrittenFile(NamedTuple):
     size: int
 
 
-class Shape(NamedTuple):
+class RowShape(NamedTuple):
     """What all rows of an output have in common."""
 
     width: int
@@ -45,7 +45,7 @@ class Receipt(NamedTuple):
 
     files: tuple[WrittenFile, ...]
     #: None if the format has no columns
-    shape: Shape | None = None
+    shape: RowShape | None = None
     #: those whose results are in the files; the driver fills them in
     partitions: tuple[int, ...] = ()
     #: number of all partitions of the job
@@ -76,7 +76,7 @@ def decode_receipt(data: Any) -> Receipt:
     try:
         files, shape = json.loads(body)
         receipt = Receipt(
-            tuple(WrittenFile(*file) for file in files), None if shape is None else Shape(*shape)
+            tuple(WrittenFile(*file) for file in files), None if shape is None else RowShape(*shape)
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise ReceiptError("it is no list of files") from error

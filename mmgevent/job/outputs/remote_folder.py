@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmgevent.job.outputs.adoption import Files
+from mmgevent.job.outputs.adoption import PartNames
 from mmgevent.job.outputs.contents import check_names
 from mmgevent.job.outputs.destinations import WholeFile
 from mmgevent.job.outputs.folder import FolderSink
@@ -17,7 +17,7 @@ from mmgevent.job.outputs.folder_names import SUCCESS
 from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.receipts import Receipt
 from mmgevent.job.outputs.remote_objects import RemoteFile, answered, check_bucket, open_store
-from mmgevent.job.outputs.remote_parts import RemoteFiles
+from mmgevent.job.outputs.remote_parts import RemoteNames
 from mmgevent.job.remote.deadlines import ANSWER_S, LISTING_S
 from mmgevent.job.remote.urls import schemes_of
 
@@ -59,11 +59,8 @@ class RemoteFolderSink(FolderSink):
         """Return what `submit` needs so that executors write parts; None if they cannot."""
         return None if "memory" in schemes_of(self._name) else super().plan_parts()
 
-    def _address(self) -> str:
-        return self._name
-
-    def _files(self) -> Files:
-        return RemoteFiles(self._system, self._folder)
+    def _place(self) -> tuple[str, PartNames]:
+        return self._name, RemoteNames(self._system, self._folder)
 
     def _finish_part(self) -> None:
         super()._finish_part()
@@ -75,7 +72,7 @@ class RemoteFolderSink(FolderSink):
 
     def _remove_old(self) -> None:
         """Remove the parts that were there, now that there is a new one."""
-        old, self._old = self._old, []
+        old, self._old = self._old or [], None
         new = {part["name"] for part in self._parts}
         for name in old:
             if name not in new:

@@ -16,14 +16,14 @@ from mmgevent.job.outputs.remote_objects import SLOWEST_BYTES, RemoteFile, answe
 from mmgevent.job.remote.deadlines import ANSWER_S, LISTING_S
 
 
-class RemoteFiles:
+class RemoteNames:
     """The objects of a folder, for the driver. All methods raise RemoteError, an OSError."""
 
     def __init__(self, system: Any, folder: str):
         self._system = system
         self._folder = folder
 
-    def list(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return the names of all objects in the folder."""
         found = answered(LISTING_S, self._system, self._find)
         return [name[len(self._folder) + 1 :] for name in found if name.startswith(f"{self._folder}/")]

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.formats import as_text, short
-from mmgevent.job.outputs.receipts import Shape
+from mmgevent.job.outputs.receipts import RowShape
 
 #: Most columns: more are a mistake, and an error could not show them.
 MAX_COLUMNS = 10_000
@@ -73,13 +73,13 @@ class Rows:
         return tuple(names)
 
     @property
-    def shape(self) -> Shape | None:
+    def shape(self) -> RowShape | None:
         """Return what all rows have in common, None before the first one."""
         if self._width is None or self.columns is not None:
             return None
-        return Shape(self._width, short(self._first))
+        return RowShape(self._width, short(self._first))
 
-    def check_shape(self, shape: Shape) -> None:
+    def check_shape(self, shape: RowShape) -> None:
         """Note the shape of rows that were written elsewhere. Raise OutputError if ours have another."""
         if self._width is None:
             self._width, self._first = shape.width, _Shown(shape.first)
@@ -120,11 +120,11 @@ class CsvEncoder:
         self.header = b"" if rows.columns is None else _line(map(_quoted, rows.columns))
 
     @property
-    def shape(self) -> Shape | None:
+    def shape(self) -> RowShape | None:
         """See `Rows.shape`."""
         return self._rows.shape
 
-    def check_shape(self, shape: Shape) -> None:
+    def check_shape(self, shape: RowShape) -> None:
         """See `Rows.check_shape`."""
         self._rows.check_shape(shape)
 

@@ -138,8 +138,6 @@ class Sink:
     made_records = 0
     #: whether all results were there already
     is_complete = False
-    #: what executors need to write parts themselves; None if they do not, see `plan_parts`
-    plan: PartsPlan | None = None
 
     def __init__(
         self,
@@ -175,6 +173,11 @@ class Sink:
 
     def plan_parts(self) -> PartsPlan | None:
         """Return what `submit` needs so that executors write parts; None if they cannot."""
+        return None
+
+    @property
+    def plan(self) -> PartsPlan | None:
+        """Return what `plan_parts` has returned; None if executors write nothing."""
         return None
 
     def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
