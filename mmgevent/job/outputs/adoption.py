@@ -20,7 +20,7 @@ from mmgevent.job.outputs.receipts import Receipt
 class PartNames(Protocol):
     """The files of a folder. All methods raise OSError."""
 
-    def names(self) -> list[str]: ...
+    def left_behind(self, plan: PartsPlan) -> list[str]: ...
 
     def create(self, name: str) -> None: ...
 
@@ -70,9 +70,8 @@ class Adoption:
     def close(self) -> None:
         """Remove the token, and what counts no more. Raise OSError."""
         self._files.remove(self.plan.token_name)
-        for name in self._files.names():
-            if self.plan.is_temporary(name):
-                self._files.remove(name)
+        for name in self._files.left_behind(self.plan):
+            self._files.remove(name)
 
     def _check(self, name: str, size: int) -> None:
         try:

@@ -7,6 +7,9 @@ import errno
 import os
 import stat
 
+from mmgevent.job.outputs.folder_names import is_leftover
+from mmgevent.job.outputs.parts_plan import PartsPlan
+
 
 class LocalNames:
     """Names, sizes, new names: what `RemoteNames` does for a folder of an object store."""
@@ -14,9 +17,13 @@ class LocalNames:
     def __init__(self, folder: str):
         self._folder = folder
 
-    def names(self) -> list[str]:
-        """Return all names. Raise OSError."""
-        return os.listdir(self._folder)
+    def left_behind(self, plan: PartsPlan) -> list[str]:
+        """Return the names of temporary files, once the run is over. Raise OSError.
+
+        Those of other runs, too: the folder is locked, so they were killed. An executor of theirs may
+        have lived a little longer.
+        """
+        return [name for name in os.listdir(self._folder) if is_leftover(name)]
 
     def create(self, name: str) -> None:
         """Make an empty file. Raise OSError."""

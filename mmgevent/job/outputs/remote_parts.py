@@ -23,10 +23,11 @@ class RemoteNames:
         self._system = system
         self._folder = folder
 
-    def names(self) -> list[str]:
-        """Return the names of all objects in the folder."""
+    def left_behind(self, plan: PartsPlan) -> list[str]:
+        """Return the names of this run's temporary objects: there is no lock that keeps others away."""
         found = answered(LISTING_S, self._system, self._find)
-        return [name[len(self._folder) + 1 :] for name in found if name.startswith(f"{self._folder}/")]
+        names = [name[len(self._folder) + 1 :] for name in found if name.startswith(f"{self._folder}/")]
+        return [name for name in names if plan.is_temporary(name)]
 
     def create(self, name: str) -> None:
         """Make an empty object."""
