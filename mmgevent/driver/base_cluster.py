@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -95,6 +95,56 @@ class BaseCluster(ABC):
         runner = self._checked_runner(job, progress, on_notice)
         with closing(runner.records()) as records:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+
+    def write(
+        self,
+        job: Job[Any, Any],
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        columns: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        top: int | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        part_size: int | str | None = None,
+        on_progress: OnProgress | None = None,
+        on_notice: OnNotice | None = None,
+    ) -> int:
+        """Run a job to its end, write its results to a file or folder, and return their number.
+
+        As `submit(job).write(path, ...)`, which explains the arguments. But workers that see the folder
+        write its parts themselves, and `resume` needs no second mention.
+
+        Raises what `submit` and `write` of a handle raise.
+        """
+        from mmgevent.job.options import parse_memory
+        from mmgevent.job.outputs.opening import open_output
+        from mmgevent.job.outputs.order import choose_order
+
+        order = choose_order(sort, top)
+        output = open_output(
+            path,
+            format,
+            columns=columns,
+            overwrite=overwrite,
+            resume=resume,
+            part_bytes=parse_memory(part_size),
+            job=job,
+            sort=sort,
+            top=top,
+        )
+        if output.is_complete:
+            return output.made_records
+        with output as sink:
+            handle = self.submit(
+                job,
+                on_progress=on_progress,
+                on_notice=on_notice,
+                resume=sink.made,
+                parts_plan=sink.plan_parts(),
+            )
+            return sink.made_records + handle.write_to(sink, order)
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ from mmgevent.errors import ForkedError, UsageError
 from mmgevent.job.job import K, V
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.ranking import Order
     from mmgevent.job.outputs.sinks import Sink
 
 
@@ -140,7 +141,7 @@ class Readable(Generic[K, V]):
         """
         from mmgevent.job.options import parse_memory
         from mmgevent.job.outputs.opening import open_output  # rarely needed
-        from mmgevent.job.outputs.order import choose_order, put_in_order
+        from mmgevent.job.outputs.order import choose_order
 
         order = choose_order(sort, top)
         output = open_output(
@@ -158,11 +159,20 @@ class Readable(Generic[K, V]):
         if output.is_complete:
             self.cancel()
             return count
-        with output as sink, closing(self._records(sink)) as records:
+        with output as sink:
+            return count + self.write_to(sink, order)
+
+    def write_to(self, sink: Sink, order: Order | None) -> int:
+        """Write all records to a sink, and return their number. For `write`, here and of a cluster."""
+        from mmgevent.job.outputs.order import put_in_order
+        from mmgevent.job.outputs.receipts import Receipt
+
+        count = 0
+        with closing(self._records(sink)) as records:
             ordered: Iterable[tuple[Any, Any]] = records if order is None else put_in_order(records, order)
             for key, value in ordered:
                 sink.write(key, value)
-                count += 1
+                count += key.records if type(key) is Receipt else 1
         return count
 
     def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:

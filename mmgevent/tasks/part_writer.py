@@ -158,7 +158,9 @@ class PartWriter:
 
 
 def write_parts(
-    plan: PartsPlan, note: Callable[[str], None], pausing: Callable[[], contextlib.AbstractContextManager[None]]
+    plan: PartsPlan,
+    note: Callable[[str], None],
+    pausing: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> MakeWriter:
     """Return what makes the writer of a reduce task. See `PartWriter` for the rest."""
 

@@ -76,13 +76,17 @@ def test_a_command_that_ends_while_executors_write_leaves_nothing_that_looks_com
     process = commands.start("run", "--procs", "1", "-o", "out/", job, pipe)
     assert pipe.read_text() == "runs"
     _, _, left = kill_and_wait_for_children(process, number)
-    assert left == [] and process.returncode == code
+    assert left == []
+    assert process.returncode == code
     if number != signal.SIGKILL:
         assert not (commands.folder / "out").exists()
         return
     names = sorted(name.partition("-")[0] for name in os.listdir(commands.folder / "out"))
     assert names == [".mmg", ".mmg"]  # the lock, which locks nothing, and the token
-    assert {name[: len(TOKEN_PREFIX)] for name in os.listdir(commands.folder / "out")} == {TOKEN_PREFIX, ".mmg-lock"}
+    assert {name[: len(TOKEN_PREFIX)] for name in os.listdir(commands.folder / "out")} == {
+        TOKEN_PREFIX,
+        ".mmg-lock",
+    }
     (commands.folder / "again.py").write_text(JOB)
     ended = commands.run("run", "--procs", "1", "-o", "out/", "again.py")
     assert ended.returncode == 0, ended
@@ -99,7 +103,9 @@ def test_a_command_that_is_killed_at_any_moment_and_resumed_gives_what_one_run_g
     try:
         for _ in range(share_of(8)):
             kept = {name: (out / name).stat().st_ino for name in recorded_parts(out)}
-            process = commands.start("run", "--procs", "2", "--resume", "--format", "jsonl", "-o", "out/", job, pipe)
+            process = commands.start(
+                "run", "--procs", "2", "--resume", "--format", "jsonl", "-o", "out/", job, pipe
+            )
             lines = draw.randrange(1, KEYS)
             while lines > 0 and process.poll() is None:
                 lines -= read_lines_or_end(reader, process)
@@ -133,7 +139,8 @@ def test_two_runs_with_one_folder_and_with_one_file(commands):
     assert pipe.read_text() == "runs"
     second = commands.run("run", "--procs", "1", "--overwrite", "-o", "out/", "job.py")
     assert second.returncode == 2
-    assert f"process {first.pid} on" in second.stderr and "writes results there" in second.stderr
+    assert f"process {first.pid} on" in second.stderr
+    assert "writes results there" in second.stderr
     third = commands.run("run", "--inline", "-o", "out.jsonl", "job.py")
     assert third.returncode == 0
     kill_and_wait_for_children(first, signal.SIGTERM)
@@ -141,7 +148,8 @@ def test_two_runs_with_one_folder_and_with_one_file(commands):
     fifth = commands.start("run", "--inline", "-o", "out.jsonl", "job.py")
     assert [commands.finish(fourth).returncode, commands.finish(fifth).returncode] == [0, 0]
     lines = (commands.folder / "out.jsonl").read_text().splitlines()
-    assert dict(map(json.loads, lines)) == EXPECTED and len(lines) == KEYS
+    assert dict(map(json.loads, lines)) == EXPECTED
+    assert len(lines) == KEYS
     assert not [name for name in os.listdir(commands.folder) if name.startswith(".mmg")]
 
 
@@ -174,7 +182,8 @@ def test_workers_that_see_another_folder_send_their_results(commands):
 
     seeing = commands.start(*worker[2:], environ=environ)
     ended = commands.run(*run, environ=environ)
-    assert ended.returncode == 0 and "is not a folder of every worker" not in ended.stderr, ended
+    assert ended.returncode == 0, ended
+    assert "is not a folder of every worker" not in ended.stderr
     assert check_whole(out)["records"] == KEYS
     seeing.send_signal(signal.SIGKILL)
     seeing.wait()

@@ -144,7 +144,8 @@ def cluster_records(cluster, job):
 
 def test_few_results_are_one_part_of_the_driver(cluster, tmp_path):
     came, notices = write(cluster, make_job(reducefn=small), tmp_path / "out")
-    assert sorted(came) == list(range(KEYS)) and not notices
+    assert sorted(came) == list(range(KEYS))
+    assert not notices
     assert len(check_whole(tmp_path / "out")["parts"]) == 1
 
 
@@ -153,12 +154,27 @@ def finish(key, value):
 
 
 def test_with_a_finishfn_an_order_or_parquet_the_driver_writes(tmp_path):
-    for job, options in [(make_job(finishfn=finish), {}), (make_job(), {"sort": "key"}), (make_job(), {"top": 3})]:
+    for job, options in [
+        (make_job(finishfn=finish), {}),
+        (make_job(), {"sort": "key"}),
+        (make_job(), {"top": 3}),
+    ]:
         with open_output(f"{tmp_path}/out/", job=job, overwrite=True, **options) as sink:
             assert sink.plan_parts() is None
     untrusted = make_job(results="plain")
     with open_output(f"{tmp_path}/out/", "pickle", job=untrusted, overwrite=True) as sink:
         assert sink.plan_parts() is None
+
+
+def test_a_program_writes_as_the_command_does(cluster, tmp_path):
+    options = {"format": "jsonl", "resume": True}
+    assert cluster.write(make_job(), f"{tmp_path}/out/", **options) == KEYS
+    assert len(check_whole(tmp_path / "out")["parts"]) == PARTITIONS
+    assert cluster.write(make_job(), f"{tmp_path}/out/", **options) == KEYS  # nothing is left to do
+    assert cluster.write(make_job(reducefn=small), tmp_path / "top.tsv", top=2) == 2
+    with pytest.raises(UsageError, match="is no name that a worker can offer"):
+        cluster.write(mmg.Job(DATA, "offered by nobody", reducefn), f"{tmp_path}/never/", resume=True)
+    assert not (tmp_path / "never").exists()
 
 
 def test_results_of_a_plan_go_nowhere_else(cluster, tmp_path):
@@ -181,12 +197,14 @@ def test_executors_write_into_an_object_store(cluster, tmp_path, monkeypatch):
         system.pipe_file("bucket/out/part-00009.tsv", b"old")
         system.pipe_file("bucket/out/_SUCCESS", b"old")
         job, came = make_job(), []
-        with open_output("s3://bucket/out/", "jsonl.gz", job=job, overwrite=True) as sink:
-            with mmg.LocalCluster(procs=2) as own:  # whose executors have this environment
-                handle = own.submit(job, parts_plan=sink.plan_parts())
-                for key, value in handle.stream_to(sink):
-                    came.append(type(key))
-                    sink.write(key, value)
+        with (
+            open_output("s3://bucket/out/", "jsonl.gz", job=job, overwrite=True) as sink,
+            mmg.LocalCluster(procs=2) as own,  # whose executors have this environment
+        ):
+            handle = own.submit(job, parts_plan=sink.plan_parts())
+            for key, value in handle.stream_to(sink):
+                came.append(type(key))
+                sink.write(key, value)
         assert came == [Receipt] * PARTITIONS
         system.invalidate_cache()
         system.get("bucket/out", str(tmp_path / "got"), recursive=True)
@@ -220,7 +238,8 @@ def test_who_sees_the_folder_and_cannot_write_there_sends_results(cluster, tmp_p
     came, notices = write(cluster, make_job(setupfn=open_nothing), tmp_path / "out")
     assert sorted(came) == list(range(KEYS))
     check_whole(tmp_path / "out")
-    assert len(notices) == 1 and "cannot write there" in notices[0]
+    assert len(notices) == 1
+    assert "cannot write there" in notices[0]
 
 
 def keep_files_small():
@@ -297,7 +316,10 @@ def test_files_of_attempts_that_did_not_count_are_removed_at_the_end(cluster, tm
 def test_what_a_killed_run_has_left_the_next_one_removes(cluster, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for name in (f"{parts_plan.TEMPORARY_PREFIX}{16 * 'a'}-{16 * 'b'}.tmp", f"{parts_plan.TOKEN_PREFIX}{16 * 'a'}"):
+    for name in (
+        f"{parts_plan.TEMPORARY_PREFIX}{16 * 'a'}-{16 * 'b'}.tmp",
+        f"{parts_plan.TOKEN_PREFIX}{16 * 'a'}",
+    ):
         (out / name).write_text("old")
     write(cluster, make_job(), out)
     assert check_whole(out)["records"] == KEYS

@@ -56,10 +56,14 @@ def find_receipt(data: Any, plan: PartsPlan, partitions: tuple[int, ...], of: in
     try:
         receipt = decode_receipt(data)
     except ReceiptError as error:
-        raise JobError(f"the receipt of a worker for parts in {plan.name} is damaged: {error}", _RECORD) from None
+        raise JobError(
+            f"the receipt of a worker for parts in {plan.name} is damaged: {error}", _RECORD
+        ) from None
     for file in receipt.files:
         if not plan.is_temporary(file.name):
-            raise JobError(f"a worker says that it wrote {short_repr(file.name)}, which is no part of this run", _RECORD)
+            raise JobError(
+                f"a worker says that it wrote {short_repr(file.name)}, which is no part of this run", _RECORD
+            )
     return receipt._replace(partitions=partitions, of=of)
 
 

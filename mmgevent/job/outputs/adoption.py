@@ -48,7 +48,10 @@ class Adoption:
         return os.urandom(8).hex()
 
     def take(
-        self, receipt: Receipt, next_name: Callable[[], str], before_last: Callable[[list[dict[str, Any]]], None]
+        self,
+        receipt: Receipt,
+        next_name: Callable[[], str],
+        before_last: Callable[[list[dict[str, Any]]], None],
     ) -> list[dict[str, Any]]:
         """Give the files of a receipt their names; return what `_SUCCESS` says of them.
 

@@ -295,7 +295,8 @@ class FolderSink(Sink):
         folder, files = self._place()
         with self._explained():
             self._adoption = Adoption(
-                files, self._draft._replace(folder=folder, token=Adoption.make_token(), part_bytes=self._part_bytes)
+                files,
+                self._draft._replace(folder=folder, token=Adoption.make_token(), part_bytes=self._part_bytes),
             )
         return self.plan
 

@@ -31,10 +31,10 @@ class LocalNames:
         os.close(os.open(self._path(name), flags, 0o644))
 
     def size(self, name: str) -> int:
-        """Return the size of a regular file, bytes. Raise OSError."""
+        """Return the size of a regular file of this user's, bytes. Raise OSError."""
         found = os.stat(self._path(name), follow_symlinks=False)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, f"{name} is no regular file")
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise OSError(errno.EINVAL, "it is no regular file, or belongs to another user")
         return found.st_size
 
     def rename(self, old: str, new: str) -> None:

@@ -48,7 +48,9 @@ class PartsPlan(NamedTuple):
 
     def is_temporary(self, name: str) -> bool:
         """Return whether a name is that of a file which an executor of this run has written."""
-        return re.fullmatch(re.escape(self.temporary_prefix) + r"[0-9a-f]{16}\.tmp", name, re.ASCII) is not None
+        return (
+            re.fullmatch(re.escape(self.temporary_prefix) + r"[0-9a-f]{16}\.tmp", name, re.ASCII) is not None
+        )
 
 
 def find_fault(value: Any) -> str | None:

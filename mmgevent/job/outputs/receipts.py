@@ -82,7 +82,9 @@ def decode_receipt(data: Any) -> Receipt:
         raise ReceiptError("it is no list of files") from error
     if not 0 < len(receipt.files) <= MAX_FILES or not all(map(_is_file, receipt.files)):
         raise ReceiptError("it names no files, too many, or wrong ones")
-    if receipt.shape is not None and not (_is_count(receipt.shape.width) and type(receipt.shape.first) is str):
+    if receipt.shape is not None and not (
+        _is_count(receipt.shape.width) and type(receipt.shape.first) is str
+    ):
         raise ReceiptError("the shape of its rows is wrong")
     return receipt
 

@@ -31,7 +31,16 @@ def test_a_receipt_comes_as_it_was_sent_with_the_partitions_that_the_driver_know
 
 @pytest.mark.parametrize(
     "name",
-    ["part-00000.csv", "_SUCCESS", "../x", NAME + "/x", "/etc/passwd", NAME.replace("a", "c"), NAME[:-4], NAME + "\n"],
+    [
+        "part-00000.csv",
+        "_SUCCESS",
+        "../x",
+        NAME + "/x",
+        "/etc/passwd",
+        NAME.replace("a", "c"),
+        NAME[:-4],
+        NAME + "\n",
+    ],
 )
 def test_a_receipt_names_files_of_its_run_only(name):
     with pytest.raises(JobError, match="is no part of this run"):
