@@ -1191,8 +1191,8 @@ MUTATIONS = [
     Mutation(
         "what executors have written is recorded before it is a part",
         "job/outputs/adoption.py",
-        "            if part is parts[-1]:\n                before_last(parts)\n            self._files.rename(file.name, part[\"name\"])\n",
-        "            self._files.rename(file.name, part[\"name\"])\n            if part is parts[-1]:\n                before_last(parts)\n",
+        '            if part is parts[-1]:\n                before_last(parts)\n            self._files.rename(file.name, part["name"])\n',
+        '            self._files.rename(file.name, part["name"])\n            if part is parts[-1]:\n                before_last(parts)\n',
         ("job/outputs/test_resume.py::test_a_kill_at_each_system_call_loses_only_what_was_not_whole",),
     ),
     Mutation(
