@@ -83,9 +83,7 @@ _OF_CODE = (
 class Digests:
     """Digests of what one job uses."""
 
-    def __init__(
-        self, by_value: Collection[str], most_bytes: int | None = None, without: str | None = None
-    ):
+    def __init__(self, by_value: Collection[str], most_bytes: int | None = None, without: str | None = None):
         """by_value: names of modules, besides `__main__`, whose definitions travel.
 
         most_bytes: work that is too much, so that OutputError is raised. See OBJECT_BYTES.

@@ -127,9 +127,7 @@ class ValueRuns:
             return runs
         while len(runs) > width:  # neighbours, so that equal values stay in order
             groups = [runs[start : start + width] for start in range(0, len(runs), width)]
-            runs = [
-                group[0] if len(group) == 1 else self._write(self._merge(key, group)) for group in groups
-            ]
+            runs = [group[0] if len(group) == 1 else self._write(self._merge(key, group)) for group in groups]
         self._levels[key] = [runs]
         return runs
 

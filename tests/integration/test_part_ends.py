@@ -66,7 +66,7 @@ def read(folder):
     [
         (signal.SIGHUP, 129),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
-        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.long),
     ],
 )
 def test_a_command_that_ends_while_executors_write_leaves_nothing_that_looks_complete(commands, number, code):
@@ -130,6 +130,7 @@ def read_lines_or_end(descriptor, process):
     return os.read(descriptor, 64 * 1024).count(b"\n")
 
 
+@pytest.mark.long
 def test_two_runs_with_one_folder_and_with_one_file(commands):
     job = commands.write("blocks.py", BLOCKS)
     commands.write("job.py", JOB)

@@ -12,7 +12,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.errors import JobError, UsageError
-from mmgevent.job.outputs import parts_plan
+from mmgevent.job.outputs import order, parts_plan
 from mmgevent.job.outputs.compression import open_to_read
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.receipts import Receipt
@@ -106,7 +106,7 @@ def read_csv(path):
     [
         ("tsv", read_lines, {}),
         ("jsonl.gz", read_json, {}),
-        ("csv.xz", read_csv, {"columns": "n, text"}),
+        pytest.param("csv.xz", read_csv, {"columns": "n, text"}, marks=pytest.mark.long),
         ("pickle.bz2", mmg.load, {}),
     ],
 )
@@ -120,6 +120,7 @@ def test_executors_write_what_the_driver_would(format, read, options, cluster, t
     assert len(records) == KEYS
 
 
+@pytest.mark.long
 def test_parts_have_the_size_that_was_asked_for(cluster, tmp_path):
     write(cluster, make_job(), tmp_path / "out", part_bytes=5 * VALUE_CHARS)
     told = check_whole(tmp_path / "out")
@@ -127,6 +128,7 @@ def test_parts_have_the_size_that_was_asked_for(cluster, tmp_path):
     assert len(told["parts"]) >= KEYS / 5
 
 
+@pytest.mark.long
 def test_figures_count_records_and_not_receipts(cluster, tmp_path):
     job = make_job()
     with open_output(f"{tmp_path}/out/", job=job) as sink:
@@ -189,6 +191,7 @@ def test_results_of_a_plan_go_nowhere_else(cluster, tmp_path):
     check_whole(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_executors_write_into_an_object_store(cluster, tmp_path, monkeypatch):
     pytest.importorskip("fsspec")
     with running_s3(monkeypatch) as (system, url):
@@ -246,6 +249,7 @@ def keep_files_small():
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIN_OWN_BYTES // 2, MIN_OWN_BYTES // 2))
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_job_in_one_sentence_and_leaves_nothing(cluster, tmp_path):
     with pytest.raises(JobError, match=f"cannot write {tmp_path}/out/") as caught:
         write(cluster, make_job(setupfn=keep_files_small), tmp_path / "out")
@@ -337,3 +341,26 @@ def test_an_executor_that_is_late_removes_its_part_itself(tmp_path):
         files.end()
     files.abort()
     check_whole(tmp_path / "out")
+
+
+# Order.
+
+
+@pytest.mark.parametrize(
+    ("sort", "reverse"), [("key", False), pytest.param("-key", True, marks=pytest.mark.long)]
+)
+def test_parts_of_many_partitions_are_in_order_one_after_another(
+    cluster, tmp_path, monkeypatch, sort, reverse
+):
+    outside_memory = partial(order.put_in_order, memory_bytes=20_000)
+    monkeypatch.setattr(order, "put_in_order", outside_memory)
+    count = 3000
+    numbers = [(n * 7919 % count, n) for n in range(count)]
+    job = mmg.Job(numbers, mapfn, small, partitions=64)
+    cluster.write(job, f"{tmp_path}/out/", sort=sort, part_size=1000)
+    told = check_whole(tmp_path / "out")
+    assert len(told["parts"]) > 20
+    keys = [int(key) for path in parts_of(tmp_path / "out") for key, _ in read_lines(path)]
+    assert keys == sorted(range(count), reverse=reverse)
+    with pytest.raises(mmg.OutputError, match="results in order are written at the end"):
+        cluster.write(job, f"{tmp_path}/out/", sort=sort, resume=True)

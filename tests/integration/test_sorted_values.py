@@ -45,14 +45,18 @@ def die_once(flag, value):
 @pytest.mark.long
 def test_large_values_of_one_key_keep_to_the_memory_limit(cluster):
     items = list(enumerate(ORDER))
-    handle = cluster.submit(mmg.Job(items, mapfn, numbers_of, sort_values=True, memory_limit=LIMIT, partitions=1))
+    handle = cluster.submit(
+        mmg.Job(items, mapfn, numbers_of, sort_values=True, memory_limit=LIMIT, partitions=1)
+    )
     assert handle.result() == {"key": (VALUES - 1, list(range(VALUES)))}
     assert handle.deaths() == []
 
 
 def test_an_executor_that_is_killed_while_it_sorts_costs_nothing_but_time(cluster, tmp_path):
     flag = str(tmp_path / "flag")
-    job = mmg.Job(list(enumerate(ORDER)), small, mmg.reducers.list_values, sort_values=partial(die_once, flag))
+    job = mmg.Job(
+        list(enumerate(ORDER)), small, mmg.reducers.list_values, sort_values=partial(die_once, flag)
+    )
     handle = cluster.submit(job)
     assert handle.result() == {k: [n for n in reversed(range(VALUES)) if n % 3 == k] for k in range(3)}
     assert handle.deaths()

@@ -121,7 +121,9 @@ def _fingerprint(
             from mmgevent.job.outputs.rows import check_columns  # rarely needed
 
             names = ",".join(check_columns(columns))
-        return make_fingerprint(job, is_cheap=not needed, folder=os.path.realpath(name), format=chosen.suffix[1:], columns=names)
+        return make_fingerprint(
+            job, is_cheap=not needed, folder=os.path.realpath(name), format=chosen.suffix[1:], columns=names
+        )
     except OutputError as error:
         if needed:
             raise OutputError(

@@ -336,7 +336,7 @@ def long_text(key, values):
     return "x" * MIN_OWN_BYTES
 
 
-@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("stages", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_executors_write_parts_themselves_where_the_engine_allows_that(cluster, tmp_path, stages):
     job = mmg.Job(numbers(4), by_three, long_text, partitions=1)
     if stages == 2:
