@@ -126,6 +126,8 @@ class Executor:
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
             if parts := options.get("write_parts"):
+                from mmgevent.tasks import part_writer  # noqa: F401 - before user code can limit open files
+
                 self._runner.parts = PartsPlan(**parts)
             if options.get("items_per_call") is not None:
                 self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
