@@ -350,8 +350,10 @@ class Conductor:
 
     def _cancel_for(self, job: HostedJob, why: str) -> None:
         """End a job that somebody else than its driver cancels, and say so to its driver."""
-        self.run(self.scheduler.cancel_job(job.number, time.monotonic()))
-        self._actions.fail_job(commands.FailJob(job.number, {"kind": "cancelled", "error": why}, "cancelled"))
+        end = commands.FailJob(job.number, {"kind": "cancelled", "error": why}, "cancelled")
+        made = self.scheduler.cancel_job(job.number, time.monotonic())
+        self.run(end if isinstance(command, commands.FailJob) else command for command in made)
+        self._actions.fail_job(end)  # the scheduler does not know a job whose code is on the way
 
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""
