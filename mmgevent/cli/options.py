@@ -208,6 +208,26 @@ def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> No
         )
 
 
+def options_first(command: Command, argv: Sequence[str]) -> list[str]:
+    """Return a command line with all options before the arguments, wherever they stood.
+
+    Raises UsageError for an option that is unknown or lacks its value.
+    """
+    table = {name: option for option in (*command.options, HELP, VERSION) for name in option.names}
+    options: list[str] = []
+    arguments: list[str] = []
+    words = list(argv)
+    while words:
+        _, rest = _scan(command, words, table)
+        taken = words[: len(words) - len(rest)]
+        if "--" in taken and not (len(taken) > 1 and taken[-1] != "--"):
+            return [*options, *taken, *arguments, *rest]
+        options += taken
+        arguments += rest[:1]
+        words = rest[1:]
+    return [*options, "--", *arguments]
+
+
 def _scan(
     command: Command, argv: Sequence[str], table: dict[str, Option]
 ) -> tuple[dict[str, list[str]], list[str]]:

@@ -12,24 +12,18 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.listed import JobInfo, WorkerInfo
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
     from mmgevent.job.outputs.record import Made
-
-
-class WorkerInfo(NamedTuple):
-    """A worker that is present."""
-
-    name: str  #: "host/pid"
-    slots: int
 
 
 OnProgress = Callable[["Progress"], None]
@@ -101,8 +95,15 @@ class BaseCluster(ABC):
         """Wait until jobs can run, or raise what prevents it."""
 
     @abstractmethod
-    def workers(self) -> list[WorkerInfo]:
+    def workers(self, *, measure: bool = False) -> list[WorkerInfo]:
         """Return the workers that are present now."""
+
+    def jobs(self) -> list[JobInfo]:
+        """Return the jobs that are not over: those of this program."""
+        from mmgevent.driver.listed import jobs_of
+
+        self._check_process()
+        return jobs_of(self._running())
 
     @abstractmethod
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:

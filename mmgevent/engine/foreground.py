@@ -241,6 +241,7 @@ class _WorkerLoop:
                 name=self._settings.name,
                 scratch_dir=find_scratch_folder(),
                 limits=self._settings.limits,
+                on_drain=self._stop.drain,
             )
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))

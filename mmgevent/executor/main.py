@@ -22,7 +22,7 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
 from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.status_page import StatusPage
+from mmgevent.executor.status_page import StatusPage, write_stacks_on_signal
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
@@ -49,7 +49,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
     page = StatusPage(page_fd)
-    os.close(page_fd)
+    write_stacks_on_signal(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
     with contextlib.suppress(LinkClosed):  # the job or the worker has ended

@@ -56,6 +56,17 @@ def hello(role: str, *, dill: str, **fields: Any) -> Frame:
 
 
 @functools.cache
+def user_name() -> str:
+    """Return the name of the user of this process, or its number if it has no name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (KeyError, OSError):  # as in many containers
+        return str(os.getuid())
+
+
+@functools.cache
 def dill_version() -> str:
     """Return the version of the installed dill, or "none" if there is none.
 
@@ -70,8 +81,12 @@ def dill_version() -> str:
 
 
 def find_mismatch(ours: dict[str, object], theirs: dict[str, object], who: str) -> str | None:
-    """Return one sentence that names both sides if two `hello` messages do not match, or None."""
-    for field, what in (("protocol", "protocol"), ("python", "Python"), ("dill", "dill")):
+    """Return one sentence that names both sides if two `hello` messages do not match, or None.
+
+    A looker submits nothing, so its Python and dill do not matter.
+    """
+    compared = (("protocol", "protocol"), ("python", "Python"), ("dill", "dill"))
+    for field, what in compared[: 1 if who == "looker" else None]:
         if ours[field] != theirs[field]:
             return (
                 f"this {who} has {what} {theirs[field]}, the server has {what} {ours[field]}: "

@@ -91,6 +91,9 @@ COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(m
 STRINGS = Shape(
     "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)
 )
+OBJECTS = Shape(
+    "a list of objects", lambda value: type(value) is list and all(type(entry) is dict for entry in value)
+)
 PAIRS = Shape("a list of [integer, integer]", _rows_of(2))
 TRIPLES = Shape("a list of [integer, integer, integer]", _rows_of(3))
 PHASE = _one_of("map", "reduce")
@@ -106,8 +109,8 @@ def _fields(optional: dict[str, Shape] | None = None, **required: Shape) -> dict
 MESSAGES: dict[str, dict[str, Field]] = {
     # both ways, first and last
     "hello": _fields(
-        {"slots": COUNT, "offers": STRINGS, "name": STRING},
-        role=_one_of("server", "worker", "driver"),
+        {"slots": COUNT, "offers": STRINGS, "name": STRING, "user": STRING},
+        role=_one_of("server", "worker", "driver", "looker"),
         protocol=COUNT,
         python=STRING,
         dill=STRING,
@@ -132,11 +135,15 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "input_end": _fields(batches=COUNT),
     "cancel": _fields(reason=STRING),
-    "list_workers": _fields(),
+    "list_workers": _fields({"details": FLAG, "measure": FLAG, "deltas": FLAG, "after": COUNT}),
+    "list_jobs": _fields({"deltas": FLAG, "after": COUNT}),
+    "ask": _fields({"name": STRING, "pid": COUNT}, what=_one_of("server", "where", "stack", "cancel", "drain")),
     "watch": _fields(),
     "dismiss": _fields(reason=STRING),
     # server -> driver
-    "workers": _fields(names=STRINGS, slots=COUNTS),
+    "workers": _fields({"rows": OBJECTS, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
+    "jobs": _fields({"gone": COUNTS, "next": COUNT}, rows=OBJECTS),
+    "answer": _fields({"error": STRING}, rows=OBJECTS),
     "joined": _fields(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
     "left": _fields(reason=STRING),
     "accepted": _fields(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
@@ -182,8 +189,11 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "recall": _fields(),
     "revoke": _fields(),
+    "examine": _fields({"pid": COUNT}, what=_one_of("load", "where", "stack")),
+    "drain": _fields(reason=STRING),
     # executor -> worker -> server
     "leaving": _fields(),
+    "examined": _fields({"error": STRING}, rows=OBJECTS),
     "returned": _fields(),
     "kept": _fields(),
     "done": _fields(
@@ -209,7 +219,7 @@ _CHECKS = {
 }
 #: Types whose fields JSON returns unchanged. In objects, tuples would become lists.
 _FLAT = frozenset(
-    type_ for type_, fields in MESSAGES.items() if all(field.shape is not OBJECT for field in fields.values())
+    type_ for type_, fields in MESSAGES.items() if all(field.shape not in (OBJECT, OBJECTS) for field in fields.values())
 )
 
 

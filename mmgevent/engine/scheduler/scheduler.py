@@ -229,6 +229,10 @@ class Scheduler:
             self._lifecycle.fail(ledger, failure, "failed", now)
         return self._finish_event(now)
 
+    def count_busy(self, worker: int) -> int:
+        """Return how many slots of a worker run something."""
+        return sum(slot.running is not None for slot in self._roster.workers[worker].slots)
+
     def status(self, job: int) -> JobStatus:
         """Return how far a job is. Raises SchedulerError if there is no such job, or no longer."""
         ledger = self._ledgers.get(job)

@@ -25,6 +25,8 @@ from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.kept_results import StageInput
+from mmgevent.engine.server.lookout import Lookout
+from mmgevent.engine.server.orders import Orders
 from mmgevent.engine.server.oversight import Oversight
 from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers
@@ -51,6 +53,8 @@ class Conductor:
         self.oversight = Oversight(self.workers)
         #: Address of the server that takes jobs in place of this one, or None.
         self.moved_to: str | None = None
+        orders = Orders(jobs, self.workers, self._cancel_for, self.drain_worker)
+        self.lookout = Lookout(jobs, self.workers, self.scheduler, orders)
         self._on_start = on_start
         self._last_owner = 0
         self._actions = Actions(self.jobs, self.workers, self.attempts)
@@ -102,6 +106,7 @@ class Conductor:
 
     def _plan_reduce(self, c: commands.PlanReduce) -> list[commands.Command]:
         job = self.jobs[c.job]
+        job.reduce_began_s = time.monotonic()
         sizes = job.store.partition_sizes()
         sizes.pop(job.partitions, None)  # items that were set aside
         delivered = frozenset(job.delivered)
@@ -170,6 +175,7 @@ class Conductor:
         """Forget a worker whose link closed; its attempts are lost."""
         self.workers.remove(worker)
         self.oversight.forget(worker)
+        self.lookout.note_left(worker, reason)
         name = worker.link.name
         log.info("worker left: %s: %s", name, reason)
         self.watchers.left(worker.number, reason)
@@ -238,6 +244,7 @@ class Conductor:
         `facts` are those of `Scheduler.attempt_died`.
         """
         worker = self.workers[attempt.worker]
+        worker.note_death(str(failure.get("error", "")))
         worker.standing.excuse_returns()
         is_doubted = self.oversight.note_failure(worker, attempt)
         made = self._ask(
@@ -260,6 +267,7 @@ class Conductor:
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:
+            worker.note_death(str(failure.get("error", "")))
             attempt.job.send("died", attempt.task, failure=death)
         elif death["outcome"] != "failed":
             text = shorten(describe_death(death) or "", MAX_NOTICE_BYTES)
@@ -305,7 +313,7 @@ class Conductor:
         job.input.allowed = allowed
         slots = self.workers.slot_count
         job.send("accepted", id=job.id, slots=slots, partitions=job.partitions, batches=allowed)
-        log.info("job accepted: %s %s", job.id, job.name)
+        log.info("job accepted: %s %s, submitted by %s", job.id, job.name, self.lookout.who(job.link))
         self.run(made)
         if job in self.jobs:
             self.run(self._feed_stage(job))  # of no results, there is nothing to allow
@@ -339,6 +347,13 @@ class Conductor:
         """End a job that its driver no longer wants."""
         self.run(self.scheduler.cancel_job(job.number, time.monotonic()))
         self._actions.drop_job(job)  # the scheduler does not know a job that was never started
+
+    def _cancel_for(self, job: HostedJob, why: str) -> None:
+        """End a job that somebody else than its driver cancels, and say so to its driver."""
+        end = commands.FailJob(job.number, {"kind": "cancelled", "error": why}, "cancelled")
+        made = self.scheduler.cancel_job(job.number, time.monotonic())
+        self.run(end if isinstance(command, commands.FailJob) else command for command in made)
+        self._actions.fail_job(end)  # the scheduler does not know a job whose code is on the way
 
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""

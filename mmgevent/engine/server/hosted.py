@@ -149,7 +149,10 @@ class HostedJob:
         self.done_by: tuple[int, ...] = ()
         #: {task: the worker that says it fails}, while another tries it
         self.doubts: dict[int, int] = {}
-        self._started_s = time.monotonic()
+        #: When it was submitted, by `monotonic`.
+        self.started_s = time.monotonic()
+        #: When its reduce phase began, by `monotonic`; 0.0 before.
+        self.reduce_began_s = 0.0
         self._last_progress: tuple[Any, ...] = ()
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
@@ -234,7 +237,7 @@ class HostedJob:
             stats={
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
-                "seconds": time.monotonic() - self._started_s,
+                "seconds": time.monotonic() - self.started_s,
                 "map_seconds": self.input.seconds_done,
                 "spilled_bytes": self.store.spilled_bytes,
             },

@@ -22,14 +22,12 @@ from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, clean_name, dill_version, find_mismatch, hello
 from mmgevent.wire.limits import MAX_SLOTS
+from mmgevent.wire.listings import QUESTIONS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.numbers import follows
 from mmgevent.wire.positions import entry_of
 
 log = get_log(__name__)
-
-#: Workers in one `workers` message. With the longest names and reasons they fit one frame.
-MAX_LISTED_WORKERS = 1000
 
 #: Time for a refusal to reach the peer before its link closes, seconds.
 REFUSAL_S = 2.0
@@ -41,6 +39,8 @@ class Peer:
     """One link of the server, from its hello to its end."""
 
     role: str
+    #: What a peer of this kind may call itself in its hello.
+    roles: tuple[str, ...]
 
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         self._conductor = conductor
@@ -70,14 +70,14 @@ class Peer:
         raise NotImplementedError
 
     def _greet(self, message: dict[str, Any]) -> None:
-        if message["type"] != "hello" or message["role"] != self.role:
+        if message["type"] != "hello" or message["role"] not in self.roles:
             raise ProtocolError(f"expected a hello of a {self.role}, got {message['type']!r}")
         ours: dict[str, Any] = {
             "protocol": PROTOCOL,
             "python": PYTHON_VERSION,
             "dill": message["dill"] if self.is_local else dill_version(),
         }
-        mismatch = find_mismatch(ours, message, self.role)
+        mismatch = find_mismatch(ours, message, message["role"])
         if mismatch:
             self._refuse("version", mismatch)
             return
@@ -105,6 +105,7 @@ class WorkerPeer(Peer):
     """A worker: slots, and the attempts that they run."""
 
     role = "worker"
+    roles = ("worker",)
 
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
@@ -135,6 +136,7 @@ class WorkerPeer(Peer):
         if len(json.dumps(offers)) > MAX_OFFERS_BYTES:
             raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
         self._worker.slots, self._worker.offers = slots, frozenset(offers)
+        self._worker.version = clean_name(message["version"])
         name = message.get("name") or f"{message['host']}/{message['pid']}"
         self.link.name = clean_name(name)
         self._conductor.add_worker(self._worker)
@@ -156,6 +158,8 @@ class WorkerPeer(Peer):
                 handler(attempt, message)
         elif type_ == "leaving":
             self._conductor.drain_worker(self._worker)
+        elif type_ == "examined":
+            self._conductor.lookout.examinations.take(self._worker, frame.task, message)
         elif type_ == "tell":
             self._conductor.watchers.tell_drivers(self._worker, frame, message)
         else:
@@ -250,6 +254,7 @@ class DriverPeer(Peer):
     """A driver: the jobs that it submitted."""
 
     role = "driver"
+    roles = ("driver", "looker")
 
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
@@ -259,7 +264,7 @@ class DriverPeer(Peer):
         self._has_begun_anew = False  # its numbers have begun anew, so that any may be of an old job
         self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
             "submit": self._on_submit,
-            "list_workers": self._on_list_workers,
+            **dict.fromkeys(QUESTIONS, self._on_question),
             "watch": self._on_watch,
             "tell": self._on_tell,
             "dismiss": self._on_dismiss,
@@ -272,13 +277,17 @@ class DriverPeer(Peer):
 
     def on_close(self, reason: str) -> None:
         self._conductor.watchers.remove(self.link)
+        self._conductor.lookout.forget(self.link)
         for job in list(self._jobs.values()):
             self._conductor.cancel(job)
         self._jobs.clear()
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         if not self.is_local:
-            self.link.name = clean_name(f"driver {message['host']}/{message['pid']}")
+            self.link.name = clean_name(f"{message['role']} {message['host']}/{message['pid']}")
+        if message["role"] == "looker":  # its Python may be another: it submits nothing
+            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)
+        self._conductor.lookout.greet(self.link, message, is_local=self.is_local)
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
         handler = self._handlers.get(message["type"])
@@ -378,10 +387,8 @@ class DriverPeer(Peer):
 
     # workers
 
-    def _on_list_workers(self, frame: Frame, message: dict[str, Any]) -> None:
-        listed = list(self._conductor.workers)[:MAX_LISTED_WORKERS]
-        names, slots = [w.name for w in listed], [w.slots for w in listed]
-        self.link.send(control("workers", names=names, slots=slots))
+    def _on_question(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._conductor.lookout.take(self.link, message)
 
     def _on_watch(self, frame: Frame, message: dict[str, Any]) -> None:
         self._conductor.watchers.add(self.link)
