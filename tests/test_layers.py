@@ -26,6 +26,7 @@ ROOMS = {
     "engine": "engine",
     "box": "box",
     "driver": "driver",
+    "web": "web",
     "cli": "cli",
     "mincemeat": "mincemeat",
     "joblib": "joblib",
@@ -47,7 +48,7 @@ NOT_EMPTY = {
 }
 
 #: Rooms that may import gevent.
-GEVENT_ROOMS = {"engine"}
+GEVENT_ROOMS = {"engine", "web"}
 #: Modules of executors that import gevent, for jobs with `greenlets`.
 GEVENT_TOO = {"executor.pool", "executor.template"}
 
