@@ -28,6 +28,7 @@ from mmgevent.wire.listings import (
     SERVER_FIELDS,
     WORKER_FIELDS,
     clean_row,
+    rows_in,
 )
 
 log = get_log(__name__)
@@ -172,7 +173,7 @@ class Observer:
         while True:
             with self._lock:
                 answer = looker.ask(question, deltas=True, **({"after": after} if after else {}), **extra)
-            rows = answer.get("rows", [])
+            rows = rows_in(answer)
             yield rows, answer.get("gone", [])
             count += len(rows)
             if "next" not in answer:

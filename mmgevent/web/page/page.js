@@ -5,6 +5,7 @@
 const token = new URLSearchParams(location.search).get("token") || "";
 const FIRST_WORKERS = 200; // rows of workers that are drawn at first; more on demand
 const HISTORY = 600; // points of the history: ten minutes at one a second
+const FIRST_HISTORY = 120; // points that the chart has room for at first
 const jobs = new Map();
 const workers = new Map();
 const history = [];
@@ -197,7 +198,7 @@ function drawTotals() {
 function drawHistory() {
   const most = Math.max(1, ...history.map((point) => point.slots));
   const path = (value) => {
-    const step = 600 / Math.max(1, HISTORY - 1);
+    const step = 600 / (Math.max(FIRST_HISTORY, history.length) - 1);
     const first = 600 - step * (history.length - 1);
     const points = history.map((point, at) => `${(first + step * at).toFixed(1)},${(60 - (56 * value(point)) / most).toFixed(1)}`);
     return points.length ? `M${first.toFixed(1)},60 L${points.join(" L")} L600,60 Z` : "";
