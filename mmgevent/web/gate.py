@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 #: Longest query that is read, characters. Ours have a token and a number.
 MAX_QUERY_CHARS = 1024
+
+
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
 
 class Refused(Exception):
@@ -63,10 +67,13 @@ class Gate:
 
 def _is_loopback(host: str) -> bool:
     """Return whether a Host header names loopback, with any port: ssh may carry it to another."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = match["six"] or match["name"]
+    if name.lower() == "localhost":
+        return True
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        if name == "localhost":
-            return True
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
