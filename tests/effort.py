@@ -49,6 +49,11 @@ LONG = {
     "test_packaging.py": """
         test_a_wheel_holds_what_runs_and_its_types
     """,
+    "integration/test_status.py": """
+        test_listings_have_pages_and_deltas_say_what_changed
+        test_a_worker_that_answers_nothing_or_nonsense_is_listed_without_its_load
+        test_a_drained_worker_finishes_what_it_runs
+    """,
     "test_speedups.py": """
         test_no_call_keeps_memory_even_when_it_fails
     """,
