@@ -29,9 +29,7 @@ _TRACING = "/proc/sys/kernel/yama/ptrace_scope"
 
 def attach(command: str, looker: Looker, job: str, *, is_stack_wanted: bool) -> int:
     """Show what a job hangs in; return the exit code. `is_stack_wanted`: open no debugger."""
-    from mmgevent.cli.looks import ask_for
-
-    found = [clean_row(row, PLACE_FIELDS, "running_s", "pid", "number") for row in ask_for(looker, "where", job)]
+    found = [clean_row(row, PLACE_FIELDS, "running_s", "pid", "number") for row in looker.find("where", job)]
     if not found:
         print_out(f"no item of {shown(job)} runs in an executor now")
         return 0
@@ -42,7 +40,7 @@ def attach(command: str, looker: Looker, job: str, *, is_stack_wanted: bool) -> 
         if obstacle is None and _debug(longest["pid"]):
             return 0
         say(command, obstacle or "pdb could not attach: here is the stack")
-    rows = ask_for(looker, "stack", str(longest["number"]), pid=longest["pid"])
+    rows = looker.find("stack", str(longest["number"]), pid=longest["pid"])
     stack = rows[0].get("stack") if rows else None
     if type(stack) is not str:
         raise UsageError("the worker gave no stack: it may have another version of mmgevent")
@@ -66,6 +64,8 @@ def _find_obstacle(row: dict[str, Any]) -> str | None:
         return f"the executor has Python {row.get('python')}, and this is {PYTHON_VERSION}: here is the stack"
     if row.get("host") != os.uname().nodename:
         return f"the executor is on {row.get('host')}, where pdb could attach to it: here is the stack"
+    if not _is_executor(row["pid"]):
+        return f"process {row['pid']} is no executor of this machine's that can be seen: here is the stack"
     if sys.stdin is None or not sys.stdin.isatty():
         return "pdb needs a terminal: here is the stack"
     if os.geteuid() and _reads(_TRACING) not in ("", "0"):
@@ -73,9 +73,14 @@ def _find_obstacle(row: dict[str, Any]) -> str | None:
     return None
 
 
+def _is_executor(pid: int) -> bool:
+    """Return whether a process is one of ours. A worker says which, and it may be another's."""
+    return "mmgevent.executor.template" in _reads(f"/proc/{pid}/cmdline")
+
+
 def _reads(path: str) -> str:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return ""

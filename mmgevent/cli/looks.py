@@ -11,7 +11,6 @@ from mmgevent.access.addresses import THIS_MACHINE, parse_address
 from mmgevent.cli import shared
 from mmgevent.cli.exits import print_out, say
 from mmgevent.cli.options import Arguments, Command, Option, options_first, parse, refuse
-from mmgevent.errors import UsageError
 from mmgevent.wire.listings import (
     JOB_FIELDS,
     LEFT_FIELDS,
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _JSON = Option(("--json",), "", "print JSON, for programs")
-_STACK = Option(("--stack",), "", "print the Python stack of the executor, also where a debugger could be opened")
+_STACK = Option(
+    ("--stack",), "", "print the Python stack of the executor, also where a debugger could be opened"
+)
 
 #: Options of all of them.
 _COMMON = (
@@ -144,7 +145,9 @@ def _split_words(command: Command, words: list[str], *, takes_name: bool) -> tup
     """Return the host and the name of a job or worker, "" if it takes none."""
     most = 1 + takes_name
     if len(words) > most:
-        refuse(command.name, f"unexpected argument {shown_name(repr(words[most]))}: expected {command.usage[0]}")
+        refuse(
+            command.name, f"unexpected argument {shown_name(repr(words[most]))}: expected {command.usage[0]}"
+        )
     if takes_name and not words:
         refuse(command.name, f"nothing is named: expected {command.usage[0]}")
     name = words[-1] if takes_name else ""
@@ -153,7 +156,7 @@ def _split_words(command: Command, words: list[str], *, takes_name: bool) -> tup
 
 
 def _give_order(command: str, looker: Looker, verb: str, name: str, arguments: Arguments) -> None:
-    (row,) = ask_for(looker, verb, name)[:1] or ({},)
+    (row,) = looker.find(verb, name)[:1] or ({},)
     if arguments.quiet:
         return
     called = shown_name(str(row.get("name", name)))
@@ -165,22 +168,10 @@ def _give_order(command: str, looker: Looker, verb: str, name: str, arguments: A
         say(command, f"{called} gets no more tasks, and leaves")
 
 
-def ask_for(looker: Looker, what: str, name: str = "", **fields: Any) -> list[Row]:
-    """Ask the server to do or find one thing; return the rows of its answer.
-
-    Raises UsageError with the server's words if it cannot.
-    """
-    answer = looker.ask("ask", what=what, name=name, **fields)
-    if "error" in answer:
-        raise UsageError(answer["error"])
-    rows: list[Row] = answer["rows"]
-    return rows
-
-
 def _show(looker: Looker, verb: str, *, as_json: bool) -> None:
     seen: dict[str, Any] = {}
     if verb == "status":
-        given = ask_for(looker, "server")[0]
+        given = looker.find("server")[0]
         left = given.get("left") if type(given.get("left")) is list else []
         server = clean_row(given, SERVER_FIELDS)
         server["left"] = [

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmgevent.wire.listings import JOB_FIELDS, WORKER_FIELDS, clean_row, read_listing, shown_name
+from mmgevent.wire.listings import JOB_FIELDS, WORKER_FIELDS, clean_row, read_listing, rows_in, shown_name
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
@@ -76,7 +76,7 @@ def workers_of(ask: Callable[..., dict[str, Any]], *, measure: bool) -> list[Wor
 
     def ask_and_take(question: str, **fields: Any) -> dict[str, Any]:
         answer = ask(question, **fields)
-        rows = answer.get("rows") or itertools.repeat({})
+        rows = rows_in(answer) or itertools.repeat({})
         for name, slots, row in zip(answer["names"], answer["slots"], rows, strict=False):
             worker = WorkerInfo(shown_name(name), slots)
             row = clean_row(row, WORKER_FIELDS)

@@ -17,11 +17,11 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.handshake import derive_key
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.receiving import receive_frame
-from mmgevent.errors import ConnectError, ProtocolError, VersionMismatchError
+from mmgevent.errors import ConnectError, ProtocolError, UsageError, VersionMismatchError
 from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL
 from mmgevent.wire.hello import hello, user_name
-from mmgevent.wire.listings import ANSWERS, check_answer
+from mmgevent.wire.listings import ANSWERS, check_answer, rows_in
 from mmgevent.wire.messages import control, decode_message
 
 #: Time to connect, and for each answer, seconds. A server waits 10 s for a stack.
@@ -63,6 +63,16 @@ class Looker:
         answer = self._talk(lambda: self._sock.sendall(frame.encode()), ANSWERS)
         check_answer(answer)
         return answer
+
+    def find(self, what: str, name: str = "", **fields: Any) -> list[dict[str, Any]]:
+        """Have the server do or find one thing; return the rows of its answer (blocks).
+
+        Raises UsageError with the server's words if it cannot.
+        """
+        answer = self.ask("ask", what=what, name=name, **fields)
+        if "error" in answer:
+            raise UsageError(shown(answer["error"]))
+        return rows_in(answer)
 
     def _send_hello(self) -> None:
         with contextlib.suppress(*tls.LOST):  # the server's reason may still be unread

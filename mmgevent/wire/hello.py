@@ -81,12 +81,8 @@ def dill_version() -> str:
 
 
 def find_mismatch(ours: dict[str, object], theirs: dict[str, object], who: str) -> str | None:
-    """Return one sentence that names both sides if two `hello` messages do not match, or None.
-
-    A looker submits nothing, so its Python and dill do not matter.
-    """
-    compared = (("protocol", "protocol"), ("python", "Python"), ("dill", "dill"))
-    for field, what in compared[: 1 if who == "looker" else None]:
+    """Return one sentence that names both sides if two `hello` messages do not match, or None."""
+    for field, what in (("protocol", "protocol"), ("python", "Python"), ("dill", "dill")):
         if ours[field] != theirs[field]:
             return (
                 f"this {who} has {what} {theirs[field]}, the server has {what} {ours[field]}: "

@@ -8,7 +8,7 @@ for with `after`.
 With `deltas` the server remembers what it sent over this link. It sends only the rows that have
 changed since, and the numbers of those that are `gone`. With `next` there are more changes now.
 
-Rows are free-form objects. `engine.server.snapshot` makes them. Texts in them come from other
+Rows are free-form objects, in `found`: {"rows": [...]}. `engine.server.snapshot` makes them. Texts in them come from other
 people: show them with `shown`.
 """
 
@@ -88,26 +88,32 @@ def shown_name(text: str) -> str:
     return shown(text, max_line_chars=MAX_NAME_CHARS)
 
 
+def rows_in(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of an answer; none if it has none. Raises ProtocolError for what are no rows."""
+    rows = answer.get("found", {}).get("rows", [])
+    if type(rows) is not list or not all(type(row) is dict for row in rows):
+        raise ProtocolError("an answer lists something else than rows")
+    return rows
+
+
 def check_answer(message: dict[str, Any]) -> None:
     """Raise ProtocolError for an answer that contradicts itself."""
     if message["type"] == "workers" and len(message["names"]) != len(message["slots"]):
         raise ProtocolError("a list of workers needs the slots of each")
 
 
-def read_listing(
-    ask: Callable[..., dict[str, Any]], question: str, **fields: Any
-) -> list[dict[str, Any]]:
+def read_listing(ask: Callable[..., dict[str, Any]], question: str, **fields: Any) -> list[dict[str, Any]]:
     """Return all rows of a listing, page by page; `ask(question, **fields)` returns one answer.
 
     Raises ProtocolError if the server never comes to an end.
     """
     answer = ask(question, **fields)
-    rows: list[dict[str, Any]] = answer.get("rows", [])
+    rows = rows_in(answer)
     after = 0
     while "next" in answer:
         if answer["next"] <= after or len(rows) > MAX_ROWS:
             raise ProtocolError("the server lists without end")
         after = answer["next"]
         answer = ask(question, after=after, **fields)
-        rows += answer.get("rows", [])
+        rows += rows_in(answer)
     return rows

@@ -91,9 +91,6 @@ COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(m
 STRINGS = Shape(
     "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)
 )
-OBJECTS = Shape(
-    "a list of objects", lambda value: type(value) is list and all(type(entry) is dict for entry in value)
-)
 PAIRS = Shape("a list of [integer, integer]", _rows_of(2))
 TRIPLES = Shape("a list of [integer, integer, integer]", _rows_of(3))
 PHASE = _one_of("map", "reduce")
@@ -137,13 +134,13 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "cancel": _fields(reason=STRING),
     "list_workers": _fields({"details": FLAG, "measure": FLAG, "deltas": FLAG, "after": COUNT}),
     "list_jobs": _fields({"deltas": FLAG, "after": COUNT}),
-    "ask": _fields({"name": STRING, "pid": COUNT}, what=_one_of("server", "where", "stack", "cancel", "drain")),
+    "ask": _fields({"name": STRING, "pid": COUNT}, what=STRING),
     "watch": _fields(),
     "dismiss": _fields(reason=STRING),
     # server -> driver
-    "workers": _fields({"rows": OBJECTS, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
-    "jobs": _fields({"gone": COUNTS, "next": COUNT}, rows=OBJECTS),
-    "answer": _fields({"error": STRING}, rows=OBJECTS),
+    "workers": _fields({"found": OBJECT, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
+    "jobs": _fields({"gone": COUNTS, "next": COUNT}, found=OBJECT),
+    "answer": _fields({"error": STRING}, found=OBJECT),
     "joined": _fields(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
     "left": _fields(reason=STRING),
     "accepted": _fields(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
@@ -189,11 +186,11 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "recall": _fields(),
     "revoke": _fields(),
-    "examine": _fields({"pid": COUNT}, what=_one_of("load", "where", "stack")),
+    "examine": _fields({"pid": COUNT}, what=STRING),
     "drain": _fields(reason=STRING),
     # executor -> worker -> server
     "leaving": _fields(),
-    "examined": _fields({"error": STRING}, rows=OBJECTS),
+    "examined": _fields({"error": STRING}, found=OBJECT),
     "returned": _fields(),
     "kept": _fields(),
     "done": _fields(
@@ -219,7 +216,7 @@ _CHECKS = {
 }
 #: Types whose fields JSON returns unchanged. In objects, tuples would become lists.
 _FLAT = frozenset(
-    type_ for type_, fields in MESSAGES.items() if all(field.shape not in (OBJECT, OBJECTS) for field in fields.values())
+    type_ for type_, fields in MESSAGES.items() if all(field.shape is not OBJECT for field in fields.values())
 )
 
 

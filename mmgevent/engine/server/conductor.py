@@ -25,7 +25,7 @@ from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.kept_results import StageInput
-from mmgevent.engine.server.lookout import Lookout
+from mmgevent.engine.server.lookout import ServerLookout
 from mmgevent.engine.server.orders import Orders
 from mmgevent.engine.server.oversight import Oversight
 from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
@@ -54,7 +54,7 @@ class Conductor:
         #: Address of the server that takes jobs in place of this one, or None.
         self.moved_to: str | None = None
         orders = Orders(jobs, self.workers, self._cancel_for, self.drain_worker)
-        self.lookout = Lookout(jobs, self.workers, self.scheduler, orders)
+        self.lookout = ServerLookout(jobs, self.workers, self.scheduler, orders)
         self._on_start = on_start
         self._last_owner = 0
         self._actions = Actions(self.jobs, self.workers, self.attempts)

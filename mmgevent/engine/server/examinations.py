@@ -17,7 +17,7 @@ from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.errors import MmgeventError
 from mmgevent.shown_text import shown
 from mmgevent.wire.failures import shorten
-from mmgevent.wire.listings import MAX_STACK_BYTES
+from mmgevent.wire.listings import MAX_STACK_BYTES, PLACE_FIELDS, rows_in
 from mmgevent.wire.messages import control
 from mmgevent.wire.numbers import next_number
 
@@ -45,11 +45,6 @@ MAX_PLACES = 20
 
 #: Workers that are asked for their load without a pause for links.
 SLICE_WORKERS = 500
-
-#: {field: type} of an executor that runs an item.
-_PLACE_FIELDS: dict[str, tuple[type, ...]] = {
-    "pid": (int,), "slot": (int,), "running_s": (float, int), "where": (str,), "python": (str,), "host": (str,),
-}  # fmt: skip
 
 
 class _Question:
@@ -80,6 +75,7 @@ class Examinations:
         question = self._questions.get(worker.number, {}).get(number)
         if question is None:
             return
+        rows_in(message)  # raises ProtocolError now, where the peer is to blame
         question.answer = message
         if self._measuring.get(worker.number) is question:
             worker.load = _load_of(message)
@@ -162,12 +158,12 @@ class Examinations:
             raise MmgeventError(f"{name} gave no answer in {STACK_S:g} s, or left")
         if "error" in answer:
             raise MmgeventError(f"{name}: {shown(answer['error'])}")
-        texts = [row["stack"] for row in answer["rows"] if type(row.get("stack")) is str]
+        texts = [row["stack"] for row in rows_in(answer) if type(row.get("stack")) is str]
         return [{"stack": shorten(text, MAX_STACK_BYTES)} for text in texts[:1]]
 
 
 def _load_of(message: dict[str, Any]) -> tuple[float, int] | None:
-    row = message["rows"][0] if message["rows"] else {}
+    row = next(iter(rows_in(message)), {})
     cores, n_bytes = row.get("cores"), row.get("memory_bytes")
     if type(cores) not in (int, float) or not 0 <= cores < 1e6 or type(n_bytes) is not int:
         return None
@@ -177,9 +173,8 @@ def _load_of(message: dict[str, Any]) -> tuple[float, int] | None:
 def _places_of(question: _Question) -> list[dict[str, Any]]:
     """Return the places in an answer, with the worker's name."""
     rows = []
-    answer = question.answer or {"rows": []}
-    for given in answer["rows"][:MAX_PLACES]:
-        row = {name: given[name] for name, types in _PLACE_FIELDS.items() if type(given.get(name)) in types}
+    for given in rows_in(question.answer or {})[:MAX_PLACES]:
+        row = {name: given[name] for name, types in PLACE_FIELDS.items() if type(given.get(name)) in types}
         if "running_s" in row and "pid" in row:
             row = {name: shorten(value, 1000) if type(value) is str else value for name, value in row.items()}
             rows.append({**row, "worker": question.worker.link.name, "number": question.worker.number})

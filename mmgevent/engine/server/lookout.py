@@ -37,7 +37,8 @@ from mmgevent.engine.server.snapshot import (
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
-from mmgevent.wire.hello import clean_name, user_name
+from mmgevent.shown_text import shown
+from mmgevent.wire.hello import VERSION, clean_name, user_name
 from mmgevent.wire.listings import PAGE_ROWS
 from mmgevent.wire.messages import control
 
@@ -72,7 +73,7 @@ class _Looker:
         self.deltas_due_s = 0.0
 
 
-class Lookout:
+class ServerLookout:
     """Answers what drivers and lookers ask of one server."""
 
     def __init__(self, jobs: Jobs, workers: Workers, scheduler: Scheduler, orders: Orders):
@@ -111,6 +112,11 @@ class Lookout:
 
     def take(self, link: Link, message: dict[str, Any]) -> None:
         """Take a question. Raises ProtocolError if too many wait."""
+        if message["type"] == "list_workers" and not message.get("details"):
+            listed = list(self._workers)[:MAX_LISTED_WORKERS]
+            names, slots = [worker.name for worker in listed], [worker.slots for worker in listed]
+            link.send(control("workers", names=names, slots=slots))
+            return
         looker = self._lookers.get(link)
         if looker is None:
             looker = self._lookers[link] = _Looker(link)
@@ -143,11 +149,6 @@ class Lookout:
         def busy(worker: WorkerRecord) -> int:
             return self._scheduler.count_busy(worker.number)
 
-        if not message.get("details"):
-            listed = list(self._workers)[:MAX_LISTED_WORKERS]
-            names, slots = [worker.name for worker in listed], [worker.slots for worker in listed]
-            looker.link.send(control("workers", names=names, slots=slots))
-            return
         page: list[WorkerRecord] = []
         if message.get("measure") and not message.get("after"):
             self.examinations.measure_all()
@@ -162,7 +163,7 @@ class Lookout:
                 "workers",
                 names=[worker.name for worker in page],
                 slots=[worker.slots for worker in page],
-                rows=[describe_worker(worker, busy(worker)) for worker in page],
+                found={"rows": [describe_worker(worker, busy(worker)) for worker in page]},
                 **rest,
             )
         )
@@ -178,7 +179,7 @@ class Lookout:
             for job in page
             if job in self._jobs
         ]
-        looker.link.send(control("jobs", rows=rows, **rest))
+        looker.link.send(control("jobs", found={"rows": rows}, **rest))
 
     def _status_of(self, job: HostedJob) -> JobStatus | None:
         return self._scheduler.status(job.number) if job.is_scheduled and job in self._jobs else None
@@ -234,11 +235,13 @@ class Lookout:
                 rows = [self._orders.drain(name, who)]
             elif what == "where":
                 rows = self.examinations.find_longest(self._orders.find_job(name))
-            else:
+            elif what == "stack":
                 rows = self.examinations.find_stack(self._orders.find_worker(name), message.get("pid", 0))
+            else:
+                error = f"this server, mmgevent {VERSION}, does not know {shown(repr(what))}"
         except MmgeventError as refused:
             error = str(refused)
-        looker.link.send(control("answer", rows=rows, error=error))
+        looker.link.send(control("answer", found={"rows": rows}, error=error))
 
 
 def _in_slices(records: list[Any]) -> Iterator[Any]:

@@ -86,7 +86,9 @@ def _only(
         return found[0]
     shown_name = shown(repr(name), max_line_chars=MAX_NAME_CHARS)
     if found:
-        raise UsageError(f"{len(found)} {kind}s are called {shown_name}: give {unique}, {_listed(list(numbers))}")
+        raise UsageError(
+            f"{len(found)} {kind}s are called {shown_name}: give {unique}, {_listed(list(numbers))}"
+        )
     there = f"there {'is' if len(named) == 1 else 'are'} {_listed(named)}" if named else f"there is no {kind}"
     raise UsageError(f"no {kind} is called {shown_name}: {there}")
 

@@ -39,8 +39,6 @@ class Peer:
     """One link of the server, from its hello to its end."""
 
     role: str
-    #: What a peer of this kind may call itself in its hello.
-    roles: tuple[str, ...]
 
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         self._conductor = conductor
@@ -70,14 +68,14 @@ class Peer:
         raise NotImplementedError
 
     def _greet(self, message: dict[str, Any]) -> None:
-        if message["type"] != "hello" or message["role"] not in self.roles:
+        if message["type"] != "hello" or message["role"] != self.role:
             raise ProtocolError(f"expected a hello of a {self.role}, got {message['type']!r}")
         ours: dict[str, Any] = {
             "protocol": PROTOCOL,
             "python": PYTHON_VERSION,
             "dill": message["dill"] if self.is_local else dill_version(),
         }
-        mismatch = find_mismatch(ours, message, message["role"])
+        mismatch = find_mismatch(ours, message, self.role)
         if mismatch:
             self._refuse("version", mismatch)
             return
@@ -105,7 +103,6 @@ class WorkerPeer(Peer):
     """A worker: slots, and the attempts that they run."""
 
     role = "worker"
-    roles = ("worker",)
 
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
@@ -254,7 +251,6 @@ class DriverPeer(Peer):
     """A driver: the jobs that it submitted."""
 
     role = "driver"
-    roles = ("driver", "looker")
 
     def __init__(self, conductor: Conductor, link: Link, is_local: bool):
         super().__init__(conductor, link, is_local)
@@ -282,11 +278,15 @@ class DriverPeer(Peer):
             self._conductor.cancel(job)
         self._jobs.clear()
 
+    def _greet(self, message: dict[str, Any]) -> None:
+        if message["type"] == "hello" and message["role"] == "looker":  # of any version of Python
+            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)
+            message = {**message, "role": self.role, "python": PYTHON_VERSION, "dill": dill_version()}
+        super()._greet(message)
+
     def _on_hello(self, message: dict[str, Any]) -> None:
         if not self.is_local:
-            self.link.name = clean_name(f"{message['role']} {message['host']}/{message['pid']}")
-        if message["role"] == "looker":  # its Python may be another: it submits nothing
-            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)
+            self.link.name = clean_name(f"driver {message['host']}/{message['pid']}")
         self._conductor.lookout.greet(self.link, message, is_local=self.is_local)
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from mmgevent.errors import MmgeventError
 from mmgevent.machine.processes import Usage, usage_of
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.frames import Frame
-from mmgevent.wire.hello import PYTHON_VERSION
+from mmgevent.wire.hello import PYTHON_VERSION, VERSION
 from mmgevent.wire.listings import MAX_STACK_BYTES
 from mmgevent.wire.messages import control
 
@@ -57,9 +57,11 @@ class Examination:
                 rows = [self._measure()]
             elif message["what"] == "where":
                 rows = self._find_places(frame.job)
-            else:
+            elif message["what"] == "stack":
                 stack = read_stack(self._crew.find(message.get("pid", 0)))
                 rows = [{"stack": shorten(stack, MAX_STACK_BYTES)}]
+            else:
+                error = f"mmgevent {VERSION} cannot find out {message['what']!r}"
         except MmgeventError as failed:
             error = str(failed)
         finally:
@@ -67,7 +69,7 @@ class Examination:
         self._answer(frame, rows, error)
 
     def _answer(self, frame: Frame, rows: list[dict[str, Any]], error: str | None) -> None:
-        self._link.send(control("examined", frame.job, frame.task, rows=rows, error=error))
+        self._link.send(control("examined", frame.job, frame.task, found={"rows": rows}, error=error))
 
     def _measure(self) -> dict[str, Any]:
         """Return the cores and the memory that the executors use (blocks for SAMPLE_S)."""
