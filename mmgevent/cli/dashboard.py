@@ -78,7 +78,9 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(COMMAND, options_first(COMMAND, argv), os.environ)
     if len(arguments.rest) > 1:
         refuse(NAME, f"unexpected argument {arguments.rest[1]!r}: expected one HOST[:PORT]")
-    address = parse_address(arguments.rest[0] if arguments.rest else THIS_MACHINE, shared.default_port(arguments))
+    address = parse_address(
+        arguments.rest[0] if arguments.rest else THIS_MACHINE, shared.default_port(arguments)
+    )
     token = None
     if arguments.token_file is not None:
         token = _read_token(arguments.token_file)

@@ -65,9 +65,15 @@ def run_dashboard(
     with looking_at(server, password, certificates) as looker:
         looker.find("server")
     sock = _listen(port)
-    observer = Observer(
-        Board(format_address(server)), lambda: looking_at(server, password, certificates)
-    )
+    stopped = Event() if stopped is None else stopped
+    faults: list[BaseException] = []
+
+    def on_fault(greenlet: gevent.Greenlet) -> None:
+        faults.append(greenlet.exception)
+        stopped.set()
+
+    board = Board(format_address(server))
+    observer = Observer(board, lambda: looking_at(server, password, certificates), on_fault)
     pages = WSGIServer(
         sock,
         Site(Gate(token), observer),
@@ -79,10 +85,12 @@ def run_dashboard(
     pages.start()
     try:
         on_ready(f"http://{HOST}:{sock.getsockname()[1]}/?token={token}")
-        (Event() if stopped is None else stopped).wait()
+        stopped.wait()
     finally:
         observer.stop()
         pages.stop(timeout=0)
+    if faults:
+        raise faults[0]
 
 
 def _listen(port: int) -> Any:

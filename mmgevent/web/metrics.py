@@ -51,7 +51,9 @@ class _Collector:
         workers, jobs = board.rows("workers"), board.rows("jobs")
         yield _gauge("mmgevent_workers", "Workers that are connected.", len(workers))
         yield _gauge("mmgevent_slots", "Slots of all workers.", sum(row["slots"] for row in workers))
-        yield _gauge("mmgevent_slots_busy", "Slots that run something.", sum(row.get("busy", 0) for row in workers))
+        yield _gauge(
+            "mmgevent_slots_busy", "Slots that run something.", sum(row.get("busy", 0) for row in workers)
+        )
         yield _gauge("mmgevent_deaths", "Executors that died under the workers.",
                      sum(row.get("deaths", 0) for row in workers))  # fmt: skip
         yield _gauge("mmgevent_jobs", "Jobs that are not over.", len(jobs))
@@ -60,7 +62,9 @@ class _Collector:
                          board.server.get(name, 0))  # fmt: skip
         labels = ("id", "name", "user", "phase")
         for number in (*_PHASE_NUMBERS, "total"):
-            family = GaugeMetricFamily(f"mmgevent_job_{number}", f"Of a job: {number.replace('_', ' ')}.", labels=labels)
+            family = GaugeMetricFamily(
+                f"mmgevent_job_{number}", f"Of a job: {number.replace('_', ' ')}.", labels=labels
+            )
             for row in jobs[:MAX_JOBS]:
                 if number in row:
                     family.add_metric([str(row.get(label, "")) for label in labels], row[number])

@@ -16,6 +16,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import RLock
 
+from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.looking import Looker
 from mmgevent.errors import MmgeventError, ProtocolError, UsageError
 from mmgevent.machine.logs import get_log
@@ -61,7 +62,13 @@ _KINDS: tuple[tuple[str, str, dict[str, tuple[type, ...]], tuple[str, ...]], ...
 class Observer:
     """Keeps a board up to date while it is wanted."""
 
-    def __init__(self, board: Board, open_looker: Callable[[], contextlib.AbstractContextManager[Looker]]):
+    def __init__(
+        self,
+        board: Board,
+        open_looker: Callable[[], contextlib.AbstractContextManager[Looker]],
+        on_fault: Callable[[gevent.Greenlet], None],
+    ):
+        """`on_fault(greenlet)` is called if the observer itself fails."""
         self.board = board
         self._open = open_looker
         self._wanted_until_s = 0.0
@@ -70,7 +77,7 @@ class Observer:
         self._lock = RLock()  # one question at a time
         #: Replaced at each change of the board, then set.
         self._changed = Event()
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlet = spawn(on_fault, self._run)
 
     def stop(self) -> None:
         """Close the connection and end; may be called again."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import base64
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +22,9 @@ MAX_STREAMS = 64
 #: Shortest time between two answers of one stream, seconds.
 STREAM_S = 0.5
 
-#: Time after which a stream without changes is sent an empty line, seconds: proxies close silent ones.
-ALIVE_S = 15.0
+#: Time after which a stream without changes is sent an empty line, seconds. Only by writing it is seen that
+#: a page has closed, and closed pages count as open ones until then.
+ALIVE_S = 5.0
 
 #: Longest body of a request, bytes. An order names one job.
 MAX_BODY_BYTES = 4096
@@ -41,7 +42,9 @@ class Site:
         self._observer = observer
         self._streams = 0
         self._page, self._policy = _assemble_page()
-        self._routes: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, str]], tuple[str, str, bytes]]] = {
+        self._routes: dict[
+            tuple[str, str], Callable[[dict[str, Any], dict[str, str]], tuple[str, str, bytes]]
+        ] = {
             ("GET", "/"): self._show_page,
             ("GET", "/api/status"): self._show_status,
             ("GET", "/api/jobs"): self._show_jobs,

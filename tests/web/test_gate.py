@@ -16,7 +16,9 @@ def check(changes=False, query=f"token={TOKEN}", host="127.0.0.1:8080", **header
 BEARER = f"Bearer {TOKEN}"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:1", "LOCALHOST", "[::1]:8080", "127.0.0.1", "127.9.9.9:1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8080", "localhost:1", "LOCALHOST", "[::1]:8080", "127.0.0.1", "127.9.9.9:1"]
+)
 def test_whoever_has_the_token_may_look_on_this_machine_or_through_ssh(host):
     assert check(host=host)["token"] == TOKEN
     assert check(host=host, query="", authorization=BEARER) == {}
@@ -33,7 +35,9 @@ def test_other_names_of_this_page_are_refused(host):
         check(host=host)
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:8080", "http://127.0.0.1:8081", ""])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:8080", "http://127.0.0.1:8081", ""]
+)
 def test_pages_of_other_sites_are_refused(origin):
     with pytest.raises(Refused, match="another site"):
         check(origin=origin)
@@ -48,7 +52,17 @@ def test_requests_that_the_browser_says_come_from_elsewhere_are_refused(site):
 
 
 @pytest.mark.parametrize(
-    "query", ["", "token=", "token=wrong", f"token={TOKEN}x", f"token={TOKEN[:-1]}", f"Token={TOKEN}", "token=%ff", "token=\udcff"]
+    "query",
+    [
+        "",
+        "token=",
+        "token=wrong",
+        f"token={TOKEN}x",
+        f"token={TOKEN[:-1]}",
+        f"Token={TOKEN}",
+        "token=%ff",
+        "token=\udcff",
+    ],
 )
 def test_without_the_token_nothing_is_shown(query):
     with pytest.raises(Refused, match="token"):
