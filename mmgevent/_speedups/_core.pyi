@@ -20,6 +20,77 @@ def map_items(
     limit: int,
     /,
 ) -> Iterator[Any]: ...
+def stream_items(
+    items: Iterable[tuple[int, Any, Any]],
+    mark: Callable[[int, Any], object],
+    mapfn: Callable[[Any, Any], Any] | None,
+    pairs_of: Callable[[Any], Iterator[Any]],
+    /,
+) -> Iterator[Any]: ...
+def make_mark(
+    page: Any, show: Callable[[int, Any, float], object], end_of: Callable[[str], bytes], /
+) -> Callable[[int, Any], None]: ...
+
+def lines_of(
+    path: str,
+    offset: int,
+    data: bytes,
+    ignored: int,
+    encoding: str,
+    errors: str,
+    is_like_ascii: bool,
+    broken: Callable[[bytes, int], Any],
+    /,
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def pieces_of(
+    path: str, offset: int, data: bytes, n_bytes: int, /
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def placed(
+    path: str, offset: int, records: Iterable[Any], between: int, /
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def values_of(
+    lines: Iterable[tuple[tuple[str, int], Any]],
+    scan: Callable[[str, int], tuple[Any, int]],
+    parse: Callable[[Any, Any], Any],
+    /,
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+
+class Rows:
+    def __init__(
+        self,
+        path: str,
+        offset: int,
+        data: bytes,
+        encoding: str,
+        errors: str,
+        is_like_ascii: bool,
+        make_reader: Callable[[Iterator[str]], Iterator[list[str]]],
+        names: tuple[str, ...] | None,
+        wrong_width: Callable[[int, int], Any],
+        unreadable: tuple[type[BaseException], ...],
+        /,
+    ): ...
+    def __iter__(self) -> Iterator[tuple[tuple[str, int], Any]]: ...
+    at: int
+    has_failed: bool
+
+class Items:
+    def __init__(
+        self,
+        entries: Iterable[tuple[Any, Any]],
+        first_entry: int,
+        skip: frozenset[int],
+        drops_items: bool,
+        ref_type: type,
+        unreadable_type: type,
+        /,
+    ): ...
+    def __iter__(self) -> Iterator[tuple[int, Any, Any]]: ...
+    count: int
+    position: int | None
+    key: Any
+    ref: Any
+
 def scatter(
     groups: dict[Any, Any], count: int, seed: int = 0
 ) -> tuple[list[tuple[list[Any], list[Any]] | None], bool]: ...
