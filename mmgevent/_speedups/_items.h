@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "_marking.h"
+#include "_units.h"
 
 #define PLACE_BITS 32 /* as _items.PLACE_BITS */
 
@@ -207,6 +208,22 @@ tell_failed(struct items *self)
     return -1;
 }
 
+/* take_unit -- take the next unit: 1 with new references, 0 after the last one, -1 with an exception. */
+static inline int
+take_unit(PyObject *units, PyObject **key, PyObject **value)
+{
+    if (Py_TYPE(units)->tp_iternext == (iternextfunc)units_next) {
+        return units_take((struct units *)units, key, value);
+    }
+    PyObject *unit = PyIter_Next(units); /* owned */
+    if (unit == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    const int result = unpack_two(unit, key, value) < 0 ? -1 : 1;
+    Py_DECREF(unit);
+    return result;
+}
+
 /* next_unit -- take the next item of the current ref: 1, 0 after the last one, -1 with an exception. */
 static int
 next_unit(struct items *self, PyObject **key, PyObject **value)
@@ -214,41 +231,38 @@ next_unit(struct items *self, PyObject **key, PyObject **value)
     PyObject *const units = Py_NewRef(self->units); /* owned: reading may run any code */
     int result = 0;
 
-    while (result == 0) {
-        PyObject *unit = PyIter_Next(units); /* owned */
-        if (unit == NULL) {
-            if (PyErr_Occurred()) {
-                result = tell_failed(self);
-            }
-            else {
+    for (;;) {
+        result = take_unit(units, key, value);
+        if (result <= 0) {
+            if (result == 0) {
                 Py_CLEAR(self->units);
                 Py_CLEAR(self->ref);
+            }
+            else {
+                tell_failed(self);
             }
             break;
         }
         const uint64_t position = self->unit_position++;
-        const int skipped = is_skipped(self, position);
-        if (skipped < 0 || (!skipped && unpack_two(unit, key, value) < 0)) {
-            Py_DECREF(unit);
-            result = -1;
-            break;
-        }
-        Py_DECREF(unit);
-        if (skipped) {
-            continue;
-        }
-        self->count++;
-        self->position = position;
-        self->has_position = 1;
-        Py_XSETREF(self->key, Py_NewRef(*key));
-        result = 1;
-        if ((PyObject *)Py_TYPE(*value) == self->unreadable_type) {
+        result = is_skipped(self, position);
+        if (result == 0) {
+            self->count++;
+            self->position = position;
+            self->has_position = 1;
+            Py_XSETREF(self->key, Py_NewRef(*key));
+            if ((PyObject *)Py_TYPE(*value) != self->unreadable_type) {
+                result = 1;
+                break;
+            }
             PyObject *told = PyObject_CallMethod(
                 (PyObject *)self, "_unreadable", "KOO", (unsigned long long)position, *key, *value); /* owned */
-            Py_CLEAR(*key);
-            Py_CLEAR(*value);
             result = told == NULL ? -1 : 0;
             Py_XDECREF(told);
+        }
+        Py_CLEAR(*key);
+        Py_CLEAR(*value);
+        if (result < 0) {
+            break;
         }
     }
     Py_DECREF(units);
@@ -394,26 +408,15 @@ struct source {
     int are_items_ours, is_mark_ours;
 };
 
-/* is_ours -- 1 if an object is of a class that module_exec() made, 0 if not, -1 with an exception. */
+/* source_open -- set the fields, also if it returns -1 with an exception. */
 static int
-is_ours(PyObject *module, const char *name, PyObject *object)
-{
-    PyObject *type = PyObject_GetAttrString(module, name); /* owned */
-    const int result = type == NULL ? -1 : PyType_IsSubtype(Py_TYPE(object), (PyTypeObject *)type);
-
-    Py_XDECREF(type);
-    return result;
-}
-
-/* source_open -- set the fields, also if an exception is set: -1. */
-static int
-source_open(PyObject *module, struct source *self, PyObject *items, PyObject *mark)
+source_open(struct source *self, PyObject *items, PyObject *mark)
 {
     self->items = PyObject_GetIter(items);
     self->mark = Py_NewRef(mark);
-    self->are_items_ours = self->items == NULL ? -1 : is_ours(module, "Items", self->items);
-    self->is_mark_ours = self->are_items_ours < 0 ? -1 : is_ours(module, "_Marker", mark);
-    return self->is_mark_ours < 0 ? -1 : 0;
+    self->are_items_ours = self->items != NULL && Py_TYPE(self->items)->tp_iternext == (iternextfunc)items_next;
+    self->is_mark_ours = Py_TYPE(mark)->tp_call == (ternaryfunc)marker_call;
+    return self->items == NULL ? -1 : 0;
 }
 
 /* source_take -- take the next item and mark it; see items_take(). */

@@ -380,7 +380,7 @@ core_map_items(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (self == NULL) {
         return NULL;
     }
-    const int opened = source_open(module, &self->source, args[0], args[1]);
+    const int opened = source_open(&self->source, args[0], args[1]);
     self->mapfn = Py_NewRef(args[2]);
     self->pairs_of = Py_NewRef(args[3]);
     self->failed = Py_NewRef(args[4]);
@@ -414,7 +414,7 @@ core_stream_items(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (self == NULL) {
         return NULL;
     }
-    const int opened = source_open(module, &self->source, args[0], args[1]);
+    const int opened = source_open(&self->source, args[0], args[1]);
     self->mapfn = Py_NewRef(args[2]);
     self->pairs_of = Py_NewRef(args[3]);
     self->output = NULL;

@@ -197,7 +197,8 @@ rows_next(struct rows *self)
             return NULL;
         }
         if (PyList_GET_SIZE(row) > 0) {
-            unit = make_unit(self->path, self->at, make_record(self, row));
+            PyObject *key = make_key(self->path, self->at); /* owned; the tuple takes it over */
+            unit = make_pair(key, key == NULL ? NULL : make_record(self, row));
             if (unit == NULL) {
                 Py_DECREF(row);
                 return NULL;

@@ -9,19 +9,29 @@
 
 #include "_twin.h"
 
-/* make_unit -- new ((path, offset), record), or NULL with an exception.  It takes the record over, which may be
- * NULL with an exception. */
+/* make_pair -- new tuple of two objects, which it takes over; NULL with an exception, also if one is NULL. */
 static PyObject *
-make_unit(PyObject *path, long long offset, PyObject *record)
+make_pair(PyObject *first, PyObject *second)
 {
-    PyObject *number = record == NULL ? NULL : PyLong_FromLongLong(offset);    /* owned */
-    PyObject *key = number == NULL ? NULL : PyTuple_Pack(2, path, number);     /* owned */
-    PyObject *unit = key == NULL ? NULL : PyTuple_Pack(2, key, record);        /* owned */
+    PyObject *pair = first == NULL || second == NULL ? NULL : PyTuple_New(2); /* owned */
 
-    Py_XDECREF(key);
-    Py_XDECREF(number);
-    Py_XDECREF(record);
-    return unit;
+    if (pair == NULL) {
+        Py_XDECREF(first);
+        Py_XDECREF(second);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(pair, 0, first);
+    PyTuple_SET_ITEM(pair, 1, second);
+    return pair;
+}
+
+/* make_key -- new (path, offset), or NULL with an exception. */
+static inline PyObject *
+make_key(PyObject *path, long long offset)
+{
+    PyObject *number = PyLong_FromLongLong(offset); /* owned; the tuple takes it over */
+
+    return make_pair(number == NULL ? NULL : Py_NewRef(path), number);
 }
 
 /* Bytes that are read from their start.  All objects are owned. */
@@ -129,9 +139,9 @@ units_dealloc(struct units *self)
     Py_DECREF(type);
 }
 
-/* next_line -- new unit of the next line, or NULL at the end or with an exception. */
+/* next_line -- new record of the next line, or NULL at the end or with an exception.  Its place goes to *offset. */
 static PyObject *
-next_line(struct units *self)
+next_line(struct units *self, long long *offset)
 {
     struct text *const text = &self->text;
     const Py_ssize_t size = PyBytes_GET_SIZE(text->data) - text->at - self->ignored;
@@ -144,30 +154,31 @@ next_line(struct units *self)
     const char *line_end = memchr(start, '\n', (size_t)size);
     Py_ssize_t n_bytes = line_end == NULL ? size : line_end - start;
     const Py_ssize_t taken = self->ignored + n_bytes + 1;
-    const long long offset = self->offset;
 
+    *offset = self->offset;
     self->ignored = 0;
     self->offset += taken;
     text->at += line_end == NULL ? taken - 1 : taken;
     if (n_bytes > 0 && start[n_bytes - 1] == '\r') {
         n_bytes--;
     }
-    PyObject *value = decode(text, start, n_bytes); /* owned; the unit takes it over */
+    PyObject *value = decode(text, start, n_bytes); /* owned */
     if (value == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
         PyErr_Clear();
         PyObject *line = PyBytes_FromStringAndSize(start, n_bytes); /* owned */
-        value = line == NULL ? NULL : PyObject_CallFunction(self->broken, "OL", line, offset);
+        value = line == NULL ? NULL : PyObject_CallFunction(self->broken, "OL", line, *offset);
         Py_XDECREF(line);
     }
-    return make_unit(self->path, offset, value);
+    return value;
 }
 
+/* next_record -- new next record, or NULL at the end or with an exception.  Its place goes to *offset. */
 static PyObject *
-units_next(struct units *self)
+next_record(struct units *self, long long *offset)
 {
-    PyObject *record = NULL; /* owned; the unit takes it over */
-    long long offset = self->offset;
+    PyObject *record = NULL; /* owned */
 
+    *offset = self->offset;
     if (self->kind == PLACED) {
         record = self->records == NULL ? NULL : PyIter_Next(self->records);
         if (record == NULL) {
@@ -175,30 +186,58 @@ units_next(struct units *self)
         }
         const Py_ssize_t n_bytes = PyObject_Size(record);
         if (n_bytes < 0) {
-            Py_DECREF(record);
-            return NULL;
+            Py_CLEAR(record);
         }
         self->offset += n_bytes + self->n_bytes;
-        return make_unit(self->path, offset, record);
+        return record;
     }
     if (self->text.data == NULL) {
         return NULL;
     }
     if (self->kind == LINES) {
-        PyObject *unit = NULL;                        /* owned */
-        PyObject *data = Py_NewRef(self->text.data);  /* owned: broken() may run any code */
-        unit = next_line(self);
+        PyObject *data = Py_NewRef(self->text.data); /* owned: broken() may run any code */
+        record = next_line(self, offset);
         Py_DECREF(data);
-        return unit;
+        return record;
     }
     if (PyBytes_GET_SIZE(self->text.data) - self->text.at < self->n_bytes) {
         text_close(&self->text);
         return NULL;
     }
+    *offset += self->text.at;
     record = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self->text.data) + self->text.at, self->n_bytes);
-    offset += self->text.at;
     self->text.at += self->n_bytes;
-    return make_unit(self->path, offset, record);
+    return record;
+}
+
+/* units_take -- take the next unit.
+ *
+ * key, record  set to new references.
+ *
+ * Returns 1, or 0 at the end, or -1 with an exception. */
+static int
+units_take(struct units *self, PyObject **key, PyObject **record)
+{
+    long long offset = 0;
+
+    *record = next_record(self, &offset);
+    if (*record == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    *key = make_key(self->path, offset);
+    if (*key == NULL) {
+        Py_CLEAR(*record);
+        return -1;
+    }
+    return 1;
+}
+
+static PyObject *
+units_next(struct units *self)
+{
+    PyObject *key = NULL, *record = NULL; /* owned; the tuple takes them over */
+
+    return units_take(self, &key, &record) > 0 ? make_pair(key, record) : NULL;
 }
 
 static PyType_Slot units_slots[] = {
@@ -407,7 +446,7 @@ values_next(struct values *self)
         Py_DECREF(unit);
         scanned = PyUnicode_CheckExact(line) ? scan_line(self, line, &value) : 0;
         if (scanned > 0) {
-            parsed = PyTuple_Pack(2, key, value);
+            parsed = make_pair(Py_NewRef(key), Py_NewRef(value));
         }
         else if (scanned == 0) {
             parsed = PyObject_CallFunctionObjArgs(self->parse, key, line, NULL);
