@@ -24,8 +24,8 @@ if NATIVE:
 
 if NATIVE:
     from mmgevent._speedups._core import (
+        CsvRows,
         Items,
-        Rows,
         check_pickle,
         estimate_bytes,
         fold,
@@ -50,8 +50,8 @@ if NATIVE:
     )
 else:
     from mmgevent._speedups._fallback import (
+        CsvRows,
         Items,
-        Rows,
         check_pickle,
         estimate_bytes,
         fold,
@@ -84,9 +84,9 @@ __all__ = [
     "NATIVE",
     "SUM",
     "BadKeyError",
+    "CsvRows",
     "Items",
     "NoPairError",
-    "Rows",
     "check_pickle",
     "estimate_bytes",
     "fold",

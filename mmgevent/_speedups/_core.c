@@ -10,7 +10,7 @@
  *   _items.h     the class Items                  _scatter.h  scatter()
  *   _mapping.h   take(), map_items(), stream_items()
  *   _marking.h   make_mark()                      _opcodes.h  check_pickle()
- *   _twin.h      calls of the Python twin         _rows.h     the class Rows
+ *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
@@ -351,7 +351,7 @@ module_exec(PyObject *module)
         {&units_spec, "_Units"},
         {&values_spec, "_Values"},
         {&row_lines_spec, "_RowLines"},
-        {&rows_spec, "Rows"},
+        {&rows_spec, "CsvRows"},
     };
     PyObject *twin = PyImport_ImportModule("mmgevent._speedups._fallback"); /* owned */
     int result = twin == NULL ? -1 : 0;

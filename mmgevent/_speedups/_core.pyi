@@ -1,6 +1,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from mmgevent._speedups._items import Items as Items
+from mmgevent._speedups._units import CsvRows as CsvRows
+
 def xxh64(data: Any, seed: int = 0) -> int: ...
 def hash_key(key: Any, seed: int = 0) -> int: ...
 def is_hashed(key: Any) -> bool: ...
@@ -30,7 +33,6 @@ def stream_items(
 def make_mark(
     page: Any, show: Callable[[int, Any, float], object], end_of: Callable[[str], bytes], /
 ) -> Callable[[int, Any], None]: ...
-
 def lines_of(
     path: str,
     offset: int,
@@ -54,43 +56,6 @@ def values_of(
     parse: Callable[[Any, Any], Any],
     /,
 ) -> Iterator[tuple[tuple[str, int], Any]]: ...
-
-class Rows:
-    def __init__(
-        self,
-        path: str,
-        offset: int,
-        data: bytes,
-        encoding: str,
-        errors: str,
-        is_like_ascii: bool,
-        make_reader: Callable[[Iterator[str]], Iterator[list[str]]],
-        names: tuple[str, ...] | None,
-        wrong_width: Callable[[int, int], Any],
-        unreadable: tuple[type[BaseException], ...],
-        /,
-    ): ...
-    def __iter__(self) -> Iterator[tuple[tuple[str, int], Any]]: ...
-    at: int
-    has_failed: bool
-
-class Items:
-    def __init__(
-        self,
-        entries: Iterable[tuple[Any, Any]],
-        first_entry: int,
-        skip: frozenset[int],
-        drops_items: bool,
-        ref_type: type,
-        unreadable_type: type,
-        /,
-    ): ...
-    def __iter__(self) -> Iterator[tuple[int, Any, Any]]: ...
-    count: int
-    position: int | None
-    key: Any
-    ref: Any
-
 def scatter(
     groups: dict[Any, Any], count: int, seed: int = 0
 ) -> tuple[list[tuple[list[Any], list[Any]] | None], bool]: ...

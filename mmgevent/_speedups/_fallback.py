@@ -38,7 +38,7 @@ from mmgevent._speedups._estimate import (
 from mmgevent._speedups._items import Items, stream_items
 from mmgevent._speedups._marking import make_mark
 from mmgevent._speedups._opcodes import check_pickle
-from mmgevent._speedups._units import Rows, lines_of, pieces_of, placed, values_of
+from mmgevent._speedups._units import CsvRows, lines_of, pieces_of, placed, values_of
 
 __all__ = [
     "COUNT",
@@ -48,9 +48,9 @@ __all__ = [
     "NAN",
     "SUM",
     "BadKeyError",
+    "CsvRows",
     "Items",
     "NoPairError",
-    "Rows",
     "check_pickle",
     "encode",
     "estimate_bytes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from types import GeneratorType
 from typing import Any
@@ -31,7 +31,7 @@ class Items:
         entries: Iterable[tuple[Any, Any]],
         first_entry: int,
         skip: frozenset[int],
-        drops_items: bool,  # noqa: FBT001 - as in C
+        drops_items: bool,
         ref_type: type,
         unreadable_type: type,
         /,
@@ -72,9 +72,9 @@ class Items:
         opened = self._open(entry, key, ref)
         if opened is not None:
             skip = self._skip
-            position, units = opened
+            first, units = opened
             self.key = key
-            for position, (item_key, value) in enumerate(self._units(units, entry, key), position):
+            for position, (item_key, value) in enumerate(self._units(units, entry, key), first):
                 if position in skip:
                     continue
                 self.count += 1

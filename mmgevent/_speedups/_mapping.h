@@ -282,7 +282,7 @@ streaming_dealloc(struct streaming *self)
     Py_DECREF(type);
 }
 
-/* stream_end -- give no more records, as a generator that raised. */
+/* stream_end -- give no more items, as a generator that raised. */
 static PyObject *
 stream_end(struct streaming *self)
 {
@@ -303,11 +303,8 @@ streaming_next(struct streaming *self)
             Py_INCREF(output);
             PyObject *record = PyIter_Next(output);
             Py_DECREF(output);
-            if (record != NULL) {
+            if (record != NULL || PyErr_Occurred()) {
                 return record;
-            }
-            if (PyErr_Occurred()) {
-                return stream_end(self);
             }
             Py_CLEAR(self->output);
         }

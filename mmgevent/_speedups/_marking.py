@@ -33,7 +33,7 @@ def make_mark(
 ) -> Callable[[int, Any], None]:
     """Return `mark(item, key)`, which says that the item at this position, with this key, begins now.
 
-    page: a buffer that can be written to. It raises ValueError once it is closed.
+    page: a buffer that can be written to. After it is closed, `mark` raises.
     show: called with (item, key, time) for other keys than a str, an int or a (path, offset), if the
         item before took so long that its cost does not matter.
     end_of: returns what is kept of a path.

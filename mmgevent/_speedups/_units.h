@@ -1,4 +1,4 @@
-/* Records of the bytes of a file, with their places: lines_of(), pieces_of(), placed(), values_of(), Rows. */
+/* Records of the bytes of a file, with their places: lines_of(), pieces_of(), placed(), values_of(), CsvRows. */
 
 #ifndef MMGEVENT_UNITS_H
 #define MMGEVENT_UNITS_H

@@ -19,7 +19,7 @@ def lines_of(
     ignored: int,
     encoding: str,
     errors: str,
-    is_like_ascii: bool,  # noqa: FBT001 - as in C
+    is_like_ascii: bool,
     broken: Callable[[bytes, int], Any],
     /,
 ) -> Iterator[Unit]:
@@ -91,7 +91,7 @@ def values_of(
 UNSCANNED = (StopIteration, ValueError, RecursionError, TypeError)
 
 
-class Rows:
+class CsvRows:
     r"""Iterates once over the rows of CSV in bytes. Their lines end with \n, \r or \r\n.
 
     It ends where `make_reader`'s iterator, or decoding, raises one of `unreadable`.
@@ -104,8 +104,11 @@ class Rows:
         data: bytes,
         encoding: str,
         errors: str,
-        is_like_ascii: bool,  # noqa: FBT001 - as in C
+        is_like_ascii: bool,
         make_reader: Callable[[Iterator[str]], Iterator[list[str]]],
+        delimiter: str,
+        quotechar: str | None,
+        field_limit: int,
         names: tuple[str, ...] | None,
         wrong_width: Callable[[int, int], Any],
         unreadable: tuple[type[BaseException], ...],
@@ -113,6 +116,8 @@ class Rows:
     ):
         """make_reader: returns an iterator of rows, which reads no line before it needs it.
 
+        delimiter, quotechar, field_limit: those of the reader. C itself splits a line of no more
+            characters than that limit without a quote in it.
         names: of the columns, so that a row is a dict; or None, and it is a tuple.
         wrong_width: called as `wrong_width(number of fields, offset)` for a row of another number of
             fields than there are names; it returns the record.

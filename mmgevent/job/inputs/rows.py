@@ -19,7 +19,7 @@ from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any
 
-from mmgevent._speedups import Rows
+from mmgevent._speedups import CsvRows
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.dialects import (
     SHOWN_BYTES,
@@ -209,7 +209,7 @@ class CsvRef(Ref):
         """
         at = offset
         if not self._is_cut_off:
-            rows = Rows(
+            rows = CsvRows(
                 self.path,
                 offset,
                 data,
@@ -217,6 +217,9 @@ class CsvRef(Ref):
                 self.errors,
                 self._is_like_ascii(),
                 partial(self.dialect.reader, strict=True),
+                self.dialect.delimiter,
+                self.dialect.quotechar,
+                csv.field_size_limit(),
                 names,
                 lambda n_fields, at: self._wrong_width(n_fields, len(names or ()), data, at, offset),
                 (csv.Error, UnicodeDecodeError),
@@ -225,9 +228,9 @@ class CsvRef(Ref):
             if not rows.has_failed:
                 return rows.at
             at = rows.at
-        rest = _Returning(self._rows_by_line(names, data[at - offset :], at, is_last=is_last))
-        yield rest
-        return rest.returned
+        ends: list[int] = []
+        yield self._rows_by_line(names, data[at - offset :], at, ends, is_last=is_last)
+        return ends[0]
 
     @property
     def _plain_encoding(self) -> str:
@@ -238,9 +241,9 @@ class CsvRef(Ref):
         return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii", "iso8859-1", "cp1252")
 
     def _rows_by_line(
-        self, names: tuple[str, ...] | None, data: bytes, offset: int, *, is_last: bool
-    ) -> Generator[Item, None, int]:
-        """Yield the items of bytes, whatever is in them. Return and raise as `_rows` does."""
+        self, names: tuple[str, ...] | None, data: bytes, offset: int, ends: list[int], *, is_last: bool
+    ) -> Iterator[Item]:
+        """Yield the items of bytes, whatever is in them. Append what `_rows` returns to `ends`."""
         path = self.path
         lines, starts, broken = self._lines(data, offset)
         line, n_lines = 0, len(lines)
@@ -269,7 +272,8 @@ class CsvRef(Ref):
             except csv.Error:
                 after, found = self._read_carefully(lines, starts, line, data, is_last=is_last)
                 if found is None:
-                    return at
+                    ends.append(at)
+                    return
                 if isinstance(found, Unreadable):
                     value = found
                 elif names is None:
@@ -281,7 +285,7 @@ class CsvRef(Ref):
                 value = next((broken[number] for number in range(line, after) if number in broken), value)
                 line = after
                 yield (path, at), value
-        return starts[-1]
+        ends.append(starts[-1])
 
     def _lines(self, data: bytes, offset: int) -> tuple[list[str], list[int], dict[int, Unreadable]]:
         r"""Return lines with their line ends (\n, \r or \r\n), and where they begin in the file.
@@ -379,17 +383,6 @@ class CsvRef(Ref):
                 f"cut in the wrong places: {shown_bytes(data, max(0, stray - self.start - SHOWN_BYTES // 2))}; pass "
                 f"stray_quotes=True, or quotechar=None if quotes are text"
             )
-
-
-class _Returning:
-    """Iterates over a generator, and keeps what it returns."""
-
-    def __init__(self, generator: Generator[Item, None, int]):
-        self._generator = generator
-        self.returned = 0
-
-    def __iter__(self) -> Iterator[Item]:
-        self.returned = yield from self._generator
 
 
 def cut_rows(whole: CsvRef) -> Iterator[CsvRef]:
