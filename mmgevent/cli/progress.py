@@ -16,7 +16,7 @@ from mmgevent.cli.exits import say
 from mmgevent.shown_text import MAX_LINES, MAX_NAME_CHARS, shown
 
 if TYPE_CHECKING:
-    from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.progress import Progress
 
 #: Time before the changing line appears, seconds. Shorter jobs need none.
 LINE_AFTER_S = 0.6

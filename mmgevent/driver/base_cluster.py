@@ -18,7 +18,7 @@ from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.progress import Progress
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V

@@ -156,8 +156,10 @@ class CallMapping:
                     table.clear()
                     part = self._as_they_were(part)
                     if left:
+                        self._skipping.retried += 1
                         continue
                     if len(part) > 1:
+                        self._skipping.retried += 1
                         middle = len(part) // 2
                         parts += [part[middle:], part[:middle]]
                     else:

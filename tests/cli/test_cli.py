@@ -12,7 +12,7 @@ import pytest
 from mmgevent.cli import outputs, progress, run, server, shared, worker
 from mmgevent.cli.exits import StdoutClosed, run_command
 from mmgevent.cli.options import HelpAsked, parse
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,

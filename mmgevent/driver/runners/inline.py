@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.results import apply_finish
 from mmgevent.driver.runners.inline_run import InlineRun
 from mmgevent.driver.runners.runner import Runner

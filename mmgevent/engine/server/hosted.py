@@ -20,6 +20,7 @@ from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
+from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.store import JobStore
@@ -150,6 +151,7 @@ class HostedJob:
         #: {task: the worker that says it fails}, while another tries it
         self.doubts: dict[int, int] = {}
         self._started_s = time.monotonic()
+        self.figures = JobFigures(self._started_s)
         self._last_progress: tuple[Any, ...] = ()
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
@@ -214,6 +216,8 @@ class HostedJob:
 
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""
+        figures = self.figures
+        numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
         progress = (phase, *numbers.values())
         if progress != self._last_progress:
             self._last_progress = progress
@@ -234,11 +238,18 @@ class HostedJob:
             stats={
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
-                "seconds": time.monotonic() - self._started_s,
-                "map_seconds": self.input.seconds_done,
-                "spilled_bytes": self.store.spilled_bytes,
+                **self.stats(),
             },
         )
+
+    def stats(self) -> dict[str, Any]:
+        """Return the figures so far, for the driver."""
+        return {
+            "seconds": time.monotonic() - self._started_s,
+            "map_seconds": self.input.seconds_done,
+            "spilled_bytes": self.store.spilled_bytes,
+            **self.figures.as_stats(),
+        }
 
     # greenlets
 
