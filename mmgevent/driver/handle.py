@@ -186,9 +186,11 @@ class JobHandle(Readable[K, V]):
         """
         return list(self._state.deaths)
 
-    def __repr__(self) -> str:
-        state = self._state.progress.phase if not self._is_over else "failed" if self._error else "done"
-        return f"<JobHandle {self._state.name} {state}>"
+    def _final_state(self) -> str | None:
+        """Return how the job has ended, or None if it goes on."""
+        if not self._is_over:
+            return None
+        return "cancelled" if self._state.is_cancelled else "failed" if self._error else "done"
 
     def start(self) -> None:
         """Start the job's thread.

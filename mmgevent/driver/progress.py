@@ -82,7 +82,7 @@ class PhaseClock:
 
 def complete(progress: Progress, total: InputTotal | None, clock: PhaseClock, deaths: int) -> Progress:
     """Return progress with what the driver knows. What the runner has said stays."""
-    if total is not None and progress.phase in ("starting", "map", "plan"):
+    if total is not None:
         progress = _with_input(progress, total)
     if progress.fraction is None and progress.total and progress.phase in ("map", "plan", "reduce"):
         progress = replace(progress, fraction=min(1.0, progress.done / progress.total))
@@ -93,15 +93,15 @@ def complete(progress: Progress, total: InputTotal | None, clock: PhaseClock, de
 
 
 def _with_input(progress: Progress, total: InputTotal) -> Progress:
-    n_bytes = total.n_bytes
+    n_bytes, items = total.n_bytes, total.items
     if not total.is_of_files:
         progress = replace(progress, bytes=0)
     elif n_bytes is not None:
-        done = min(progress.bytes, n_bytes)
-        share = done / n_bytes if n_bytes else None
-        share = progress.fraction if share is None else share
-        progress = replace(progress, bytes=done, total_bytes=n_bytes, fraction=share)
-    items = total.items
+        progress = replace(progress, bytes=min(progress.bytes, n_bytes), total_bytes=n_bytes)
+    if progress.phase not in ("starting", "map", "plan"):
+        return progress
+    if n_bytes:
+        progress = replace(progress, fraction=progress.bytes / n_bytes)
     if progress.total is None and items is not None and items >= progress.done:
         progress = replace(progress, total=items)
     return progress

@@ -28,7 +28,7 @@ def read_progress(message: dict[str, Any], skipped: int, total: InputTotal | Non
         running=message["running"],
         workers=message["workers"],
         slots=message["slots"],
-        bytes=message["bytes"],
+        bytes=0 if total is None else message["bytes"],
         skipped=skipped,
         items=items,
         busy=message.get("busy"),
@@ -40,9 +40,13 @@ def read_progress(message: dict[str, Any], skipped: int, total: InputTotal | Non
 
 
 def read_stats(stats: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers among the figures of a server. Nothing else of them is shown."""
-    return {
-        name: value
-        for name, value in stats.items()
-        if type(value) is int or (type(value) is float and math.isfinite(value))
-    }
+    """Return the numbers among the figures of a server, and its counters. Nothing else is shown."""
+    figures: dict[str, Any] = {name: value for name, value in stats.items() if _is_number(value)}
+    counters = stats.get("counters")
+    if type(counters) is dict:
+        figures["counters"] = {name: value for name, value in counters.items() if _is_number(value)}
+    return figures
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))

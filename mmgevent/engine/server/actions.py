@@ -133,6 +133,7 @@ class Actions:
         job = self._jobs[c.job]
         job.is_scheduled = False
         job.figures.end(self._workers.slot_count, time.monotonic())
+        job.end_progress()
         job.input.end()
         job.store.free_committed()
         job.delivery.end()

@@ -152,7 +152,7 @@ class HostedJob:
         self.doubts: dict[int, int] = {}
         self._started_s = time.monotonic()
         self.figures = JobFigures(self._started_s)
-        self._last_progress: tuple[Any, ...] = ()
+        self._last_progress: dict[str, Any] = {}
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
         self.spilling: gevent.Greenlet | None = None
@@ -218,10 +218,16 @@ class HostedJob:
         """Send the driver how far the job is, unless nothing changed."""
         figures = self.figures
         numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
-        progress = (phase, *numbers.values())
+        progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
-            self.send("progress", phase=phase, **numbers)
+            self.send("progress", **progress)
+
+    def end_progress(self) -> None:
+        """Send the driver that the last reduce task is done, if it was told of such tasks."""
+        last = self._last_progress
+        if last.get("phase") == "reduce":
+            self.send("progress", **{**last, "done": last["total"], "waiting": 0, "running": 0, "busy": 0})
 
     def send_results(self) -> None:
         """Send the driver all results and then the end of the job (blocks).
