@@ -74,6 +74,8 @@ class JobState:
         self.on_failure: Callable[[], None] = _do_nothing
         #: called with partitions, and the number of all, once every record of theirs was given out
         self.on_partitions: Callable[[tuple[int, ...], int], None] = _ignore_partitions
+        #: called when the job ends, before anybody else learns of it
+        self.on_end: Callable[[], None] = _do_nothing
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
         self._on_progress = on_progress
@@ -200,6 +202,7 @@ class JobState:
                 fraction=1.0 if phase == "done" else self.progress.fraction,
                 seconds_left=None,
             )
+            self.on_end()
 
     def add_death(self, death: dict[str, Any]) -> None:
         """Remember the death of an executor or worker, and show it unless another message does."""

@@ -11,6 +11,8 @@ while: the import takes longer than a small job.
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +47,10 @@ FREE_CHARS = 1
 _OUTPUT_ROWS = {"sorting": "sort", "writing": "write", "finishing": "finish"}
 
 
+#: Whoever has it shows a block: two would overwrite each other.
+_turn = threading.Lock()
+
+
 class Row(NamedTuple):
     """One phase."""
 
@@ -62,11 +68,11 @@ class BlockReporter(reporters.Reporter):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self._live: Any = None
+        self._live: Any = None  # while this has `_turn`
 
     def notice(self, text: str) -> None:
         with self._lock:
-            if self._live is not None and not self._is_closed.is_set():
+            if self._live is not None:
                 self._live.console.print(
                     f"{self._name}: {shown(text, MAX_LINES)}",
                     markup=False,
@@ -116,7 +122,8 @@ class BlockReporter(reporters.Reporter):
             yield Row("reduce", progress.fraction, (count_done(progress),))
 
     def _show(self) -> None:
-        if self._live is None and time.monotonic() - self._started_s >= reporters.BLOCK_AFTER_S:
+        is_due = self._live is None and time.monotonic() - self._started_s >= reporters.BLOCK_AFTER_S
+        if is_due and _turn.acquire(blocking=False):
             self._open()
 
     def _open(self) -> None:
@@ -128,13 +135,24 @@ class BlockReporter(reporters.Reporter):
             console=Console(stderr=True),
             transient=True,
             refresh_per_second=DRAWN_PER_S,
-            redirect_stdout=True,  # prints of the job; results have a descriptor of their own
+            redirect_stdout=_is_terminal(sys.stdout),  # what a program prints elsewhere goes there
         )
         self._live.start(refresh=True)
 
     def _clear(self) -> None:
-        if self._live is not None:
-            self._live.stop()
+        live, self._live = self._live, None
+        if live is not None:
+            try:
+                live.stop()
+            finally:
+                _turn.release()
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # closed, or an object of the program's
+        return False
 
 
 class _Drawn:

@@ -70,12 +70,12 @@ class JobFigures:
         stats: dict[str, Any] = {
             "items": self.items,
             "mapped_records": self.mapped_records,
-            "keys": self.keys,
             "retries": self.retries,
-            "slot_seconds": self._slot_s,
         }
-        if self.shuffled_bytes is not None:
-            stats["shuffled_bytes"] = self.shuffled_bytes
+        if self.shuffled_bytes is not None:  # the reduce phase has begun
+            stats.update(keys=self.keys, shuffled_bytes=self.shuffled_bytes)
+        if self._slot_s:
+            stats["slot_seconds"] = self._slot_s
         if self.peak_bytes:
             stats["peak_bytes"] = self.peak_bytes
         if self._has_cpu:
