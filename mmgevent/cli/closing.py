@@ -6,7 +6,6 @@ of a job that was never submitted.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.cli import exits
 from mmgevent.cli.exits import say
 from mmgevent.cli.options import Arguments, Option
-from mmgevent.driver.closing_line import cpu_share, describe_end
 from mmgevent.errors import UsageError
 from mmgevent.machine import working_directory
 
@@ -76,6 +74,10 @@ class Closing:
         exits.at_end(lambda code: self._end(code, state.name, figures()))
 
     def _end(self, code: int, name: str, figures: dict[str, Any]) -> int:
+        import json
+
+        from mmgevent.driver.closing_line import cpu_share, describe_end
+
         seconds = time.monotonic() - self._started_s
         state, how = _ENDINGS.get(code, _FAILED)
         figures = {key: value for key, value in figures.items() if key not in _INTERNAL}

@@ -7,16 +7,16 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.cli.closing import Closing
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import StdoutClosed, say
 from mmgevent.cli.options import Arguments, Option, memory_size
 from mmgevent.cli.streams import Results
-from mmgevent.driver.reporters import Reporter
 from mmgevent.errors import JobError, OutputError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
+    from mmgevent.cli.closing import Closing
+    from mmgevent.driver.reporters import Reporter
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from mmgevent.driver import reporters
-from mmgevent.driver.reporters import Reporter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmgevent.driver.reporters import Reporter
 
 
 def open_reporter(command: str, is_quiet: bool) -> Reporter:
     """Return a reporter for stderr; one that shows nothing if `is_quiet`."""
-    return Reporter(command) if is_quiet else reporters.open_reporter(command)
+    from mmgevent.driver import reporters  # the engine has started by now
+
+    return reporters.Reporter(command) if is_quiet else reporters.open_reporter(command)

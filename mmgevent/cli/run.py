@@ -22,13 +22,13 @@ from mmgevent.cli.exits import FAULT, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import open_reporter
 from mmgevent.cli.streams import Results, claim_results
-from mmgevent.driver.reporters import Reporter
 from mmgevent.errors import JobError, MmgeventError, UsageError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.reporters import Reporter
     from mmgevent.job.job import Job
 
 NAME = "mmg-run"
@@ -355,7 +355,7 @@ def _run_inline(arguments: Arguments, results: Results, closing: Closing) -> int
         shared.show_users_logging(arguments)
         with outputs.open_sink(NAME, arguments, results, job) as sink:
             if not sink.is_complete:
-                silent = Reporter(NAME)  # the functions may use the terminal
+                silent = open_reporter(NAME, is_quiet=True)  # the functions may use the terminal
                 records = outputs.in_order(arguments, run_inline(job, sink, closing.watch), silent)
                 outputs.write(records, sink, silent, closing)
     except MmgeventError as error:

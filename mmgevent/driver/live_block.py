@@ -51,7 +51,7 @@ _OUTPUT_ROWS = {"sorting": "sort", "writing": "write", "finishing": "finish"}
 _turn = threading.Lock()
 
 
-class Row(NamedTuple):
+class PhaseRow(NamedTuple):
     """One phase."""
 
     name: str
@@ -83,11 +83,11 @@ class BlockReporter(reporters.Reporter):
             else:
                 reporters.say(self._name, text)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PhaseRow]:
         """Return the phases of the job that there were so far, and what is done with its results."""
         rows = [] if self._progress is None else list(self._phases(self._progress))
         if self._output is not None:
-            rows.append(Row(_OUTPUT_ROWS[self._output], None, (count(self.results, "result"),)))
+            rows.append(PhaseRow(_OUTPUT_ROWS[self._output], None, (count(self.results, "result"),)))
         return rows
 
     def facts(self) -> str:
@@ -104,22 +104,22 @@ class BlockReporter(reporters.Reporter):
             found.append(f"{describe_time(progress.seconds_left)} left in {progress.phase}")
         return ", ".join(found)
 
-    def _phases(self, progress: Progress) -> Iterator[Row]:
+    def _phases(self, progress: Progress) -> Iterator[PhaseRow]:
         if progress.phase != "reduce":
             done = count_done(progress)
             if progress.bytes:
                 done = size_done(progress) if not progress.total else f"{done}, {size_done(progress)}"
             rate = describe_rate(progress, self._map_seconds())
-            yield Row("map", progress.fraction, (done, *([rate] if rate else ())))
+            yield PhaseRow("map", progress.fraction, (done, *([rate] if rate else ())))
             return
         mapped = [] if progress.items is None else [count(progress.items + progress.skipped, "item")]
         if progress.total_bytes:
             mapped.append(describe_size(progress.total_bytes))
-        yield Row("map", 1.0, tuple(mapped))
+        yield PhaseRow("map", 1.0, tuple(mapped))
         if self._output == "finishing":  # the last tasks are done, which nobody reports
-            yield Row("reduce", 1.0, (count(progress.total or progress.done, "task"),))
+            yield PhaseRow("reduce", 1.0, (count(progress.total or progress.done, "task"),))
         else:
-            yield Row("reduce", progress.fraction, (count_done(progress),))
+            yield PhaseRow("reduce", progress.fraction, (count_done(progress),))
 
     def _show(self) -> None:
         is_due = self._live is None and time.monotonic() - self._started_s >= reporters.BLOCK_AFTER_S
@@ -158,7 +158,7 @@ def _is_terminal(stream: Any) -> bool:
 class _Drawn:
     """The block as rich draws it, in the width of this moment."""
 
-    def __init__(self, rows: list[Row], facts: str):
+    def __init__(self, rows: list[PhaseRow], facts: str):
         self._rows = rows
         self._facts = facts
 
@@ -182,7 +182,7 @@ class _Drawn:
         yield Text("\n").join(Text(self._facts).wrap(console, width))
 
 
-def _fit_bar(rows: list[Row], width: int) -> int:
+def _fit_bar(rows: list[PhaseRow], width: int) -> int:
     """Return the width of the bars beside the facts; 0 if they would be too short."""
     room = width - NAME_CHARS - PERCENT_CHARS - 2
     free = room - max((len(", ".join(row.facts)) for row in rows), default=0)

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmgevent.job.inputs.source import FileSource, Source, parts_of
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
-
-if TYPE_CHECKING:
-    from mmgevent.job.job import Job
 
 #: Collections whose length is said: asking for it runs nothing of the user's.
 _COLLECTIONS = (list, tuple, dict, set, frozenset, range)
 
 
-def describe_job(job: Job[Any, Any]) -> str:
+def describe_job(name: str, datasource: Any, stages: int) -> str:
     """Return a line such as "wordcount: Files of 3 paths, 2 stages"."""
-    return f"{_name(job)}: {_describe_input(job)}"
+    return f"{_shorten(name)}: {_describe_input(datasource, stages)}"
 
 
-def job_html(job: Job[Any, Any]) -> str:
+def job_html(name: str, datasource: Any, stages: int) -> str:
     """Return the same as HTML, for notebooks."""
-    return f"<div><b>{escape(_name(job))}</b> <span>{escape(_describe_input(job))}</span></div>"
+    text = _describe_input(datasource, stages)
+    return f"<div><b>{escape(_shorten(name))}</b> <span>{escape(text)}</span></div>"
 
 
-def _name(job: Job[Any, Any]) -> str:
-    return shown(job.name, max_line_chars=MAX_NAME_CHARS)
+def _shorten(text: str) -> str:
+    return shown(text, max_line_chars=MAX_NAME_CHARS)
 
 
-def _describe_input(job: Job[Any, Any]) -> str:
-    stages = job.stages
-    source = stages[0].datasource
+def _describe_input(source: Any, stages: int) -> str:
     if type(source) in _COLLECTIONS:
-        text = f"{type(source).__name__} of {len(source):,} items"
+        text = f"{type(source).__name__} of {len(source):,} item{'s' * (len(source) != 1)}"
     elif isinstance(source, Source):
         text = " + ".join(map(_describe_source, parts_of(source)))
     else:
-        text = shown(
-            getattr(source, "__name__", None) or type(source).__name__, max_line_chars=MAX_NAME_CHARS
-        )
-    return text if len(stages) == 1 else f"{text}, {len(stages)} stages"
+        text = _shorten(getattr(source, "__name__", None) or type(source).__name__)
+    return text if stages == 1 else f"{text}, {stages} stages"
 
 
 def _describe_source(source: Source) -> str:
