@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 def open_reporter(command: str, is_quiet: bool) -> Reporter:
     """Return a reporter for stderr; one that shows nothing if `is_quiet`."""
-    from mmgevent.driver import reporters  # the engine has started by now
+    from mmgevent.driver import reporters, showing  # the engine has started by now
 
-    return reporters.Reporter(command) if is_quiet else reporters.open_reporter(command)
+    return reporters.Reporter(command) if is_quiet else showing.open_reporter(command)

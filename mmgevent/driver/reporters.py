@@ -8,7 +8,6 @@ of the reporter's own shows what has not changed for a while.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -33,19 +32,6 @@ FIRST_PLAIN_S = 5.0
 PLAIN_EVERY_S = 10.0
 #: Time between two looks of the reporter's own thread, seconds.
 TICK_S = 0.3
-
-
-def open_reporter(name: str) -> Reporter:
-    """Return a reporter for stderr, whose lines begin with `name`: a block, or plain lines."""
-    try:
-        is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    except (AttributeError, ValueError):  # stderr is closed
-        return Reporter(name)
-    if not is_terminal:
-        return PlainReporter(name)
-    from mmgevent.driver.live_block import BlockReporter
-
-    return BlockReporter(name)
 
 
 def say(name: str, text: str) -> None:

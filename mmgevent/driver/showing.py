@@ -6,6 +6,7 @@ mmg-run shows: a block on a terminal, lines now and then in a log, and a closing
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,19 @@ OnProgress = Callable[["Progress"], None]
 OnNotice = Callable[[str], None]
 
 
+def open_reporter(name: str) -> reporters.Reporter:
+    """Return a reporter for stderr, whose lines begin with `name`: a block, or plain lines."""
+    try:
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    except (AttributeError, ValueError):  # stderr is closed
+        return reporters.Reporter(name)
+    if not is_terminal:
+        return reporters.PlainReporter(name)
+    from mmgevent.driver.live_block import BlockReporter
+
+    return BlockReporter(name)
+
+
 class Shown:
     """What shows one job, beside the callbacks of the program."""
 
@@ -37,7 +51,7 @@ class Shown:
         self._display = _find_display()
         self._reporter = reporters.Reporter(name)
         if self._display is None:
-            self._reporter = reporters.open_reporter(name)
+            self._reporter = open_reporter(name)
         #: for the runner of the job; None: notices go to the log, as they do without progress
         self.on_notice = on_notice
         if on_notice is None and self._display is None:

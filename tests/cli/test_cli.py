@@ -235,11 +235,9 @@ def signals():
 
 
 def test_reader_that_went_away_is_told_from_other_errors():
-    class Gone:
-        def write(self, key, value):
-            raise BrokenPipeError
-
     class Full:
+        is_terminal = False
+
         def write(self, key, value):
             raise OSError(28, "No space left on device")
 
@@ -261,7 +259,7 @@ def test_reader_that_went_away_is_told_from_other_errors():
     assert (ended.returncode, ended.stderr) == (141, b"")
     assert issubclass(StdoutClosed, BaseException)
     with pytest.raises(JobError, match="No space left"):
-        outputs.write([(1, 2)], Full(), None)
+        outputs.write([(1, 2)], Full(), progress.open_reporter("mmg-test", True), SimpleNamespace(written=0))
 
 
 @pytest.mark.parametrize(

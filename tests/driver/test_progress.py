@@ -281,7 +281,7 @@ def test_a_terminal_shows_one_block_that_goes_away(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(reporters, "BLOCK_AFTER_S", 0.0)
-    reporter, other = reporters.open_reporter("mmg-test"), reporters.open_reporter("other")
+    reporter, other = showing.open_reporter("mmg-test"), showing.open_reporter("other")
     assert isinstance(reporter, live_block.BlockReporter)
     reporter.ticks = other.ticks = False
     reporter.update(Progress(phase="map", done=1, total=4, workers=1, slots=2, bytes=1_000_000))
