@@ -11,6 +11,7 @@ RATE_S = 1.0
 #: Phases in which items are counted. In others tasks are.
 _OF_ITEMS = ("starting", "map", "plan")
 
+#: Seconds of a minute and of an hour.
 _MINUTE_S, _HOUR_S = 60, 3600
 #: Time from which minutes are named, seconds. Below, seconds are easier to read.
 _SECONDS_TO = 100

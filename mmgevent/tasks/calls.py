@@ -159,9 +159,9 @@ class CallMapping:
                         self._skipping.retried += 1
                         continue
                     if len(part) > 1:
-                        self._skipping.retried += 1
                         middle = len(part) // 2
                         parts += [part[middle:], part[:middle]]
+                        self._skipping.retried += 1
                     else:
                         self._set_aside(*part[0], error)
                     break
