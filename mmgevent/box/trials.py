@@ -67,7 +67,8 @@ class Trials:
         self._killers: list[tuple[int, dict[str, Any]]] = []
         self._item_failures: Counter[int] = Counter()
         self._item_deaths: Counter[int] = Counter()
-        self._items = self._records = 0
+        self._items = self._records = self._keys = 0
+        self._retried = self._cpu_us = self._peak_bytes = 0
         self._seconds = 0.0
         self._kept: list[bytes] = []
 
@@ -97,6 +98,7 @@ class Trials:
                 outcome = self._box.run("reduce", pieces, size, output.extend, parts=sizes)
                 if outcome.type == "done":
                     self._count(outcome)
+                    self._keys = outcome.message["groups"]
                     return self._report(), bytes(output)
                 failure = outcome.message["failure"]
                 if outcome.type == "unprepared":
@@ -112,6 +114,7 @@ class Trials:
                     failures += 1
                     if failures > self._retries:
                         raise self._reduce_failed(failure)
+                    self._retried += 1
         except _GivenUp as given_up:
             return self._report(failure=given_up.failure), b""
 
@@ -142,6 +145,9 @@ class Trials:
         self._items += message["items"]
         self._records += message["records"]
         self._seconds += message["seconds"]
+        self._retried += message.get("retries", 0)
+        self._cpu_us += message.get("cpu_us", 0)
+        self._peak_bytes = max(self._peak_bytes, message.get("peak_bytes", 0))
 
     def _after(self, batch: GuestBatch, share: _Share, outcome: Outcome) -> list[_Share]:
         """Decide after a run without success.  Returns halves, or nothing to run the share again."""
@@ -162,8 +168,11 @@ class Trials:
         if outcome.type == "failed":
             is_spent = message.get("spent") and item is not None
             if not is_spent and self._count_failure(share, item) <= self._retries:
+                self._retried += 1
                 return []
-            return self._give_up(batch, share, item, failure, is_divisible)
+            halves = self._give_up(batch, share, item, failure, is_divisible)
+            self._retried += bool(halves)
+            return halves
         deaths = self._count_death(share, item)
         if deaths < (1 if share.is_suspect else MAX_DEATHS):
             self._note_death(failure, task, "retried")
@@ -254,6 +263,10 @@ class Trials:
             items=self._items,
             records=self._records,
             seconds=self._seconds,
+            retries=self._retried,
+            keys=self._keys,
+            cpu_us=self._cpu_us,
+            peak_bytes=self._peak_bytes,
             killers=tuple(self._killers),
             deaths=tuple(self._deaths),
             notices=tuple(notices),

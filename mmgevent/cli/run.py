@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
 from mmgevent.cli import outputs, shared
+from mmgevent.cli.closing import SUMMARY, Closing
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import FAULT, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
-from mmgevent.cli.progress import Reporter, open_reporter
+from mmgevent.cli.progress import open_reporter
 from mmgevent.cli.streams import Results, claim_results
 from mmgevent.errors import JobError, MmgeventError, UsageError
 from mmgevent.shown_text import shown
@@ -27,6 +28,7 @@ from mmgevent.shown_text import shown
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.reporters import Reporter
     from mmgevent.job.job import Job
 
 NAME = "mmg-run"
@@ -120,6 +122,7 @@ COMMAND = Command(
             "with --inline: when the job fails, stop in pdb where your code raised the exception",
         ),
         *outputs.OPTIONS,
+        SUMMARY,
         Option(
             ("-m", "--module"),
             "",
@@ -238,14 +241,15 @@ def run(argv: Sequence[str]) -> int:
     to_try = getattr(arguments, "try")
     if to_try is not None:
         return _try(arguments, to_try)
+    closing = Closing(NAME, arguments)
     results = claim_results(arguments.output)
     if inline:
-        return _run_inline(arguments, results)
+        return _run_inline(arguments, results, closing)
     with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
-        with outputs.open_sink(NAME, arguments, results, job) as sink, contextlib.closing(reporter):
+        with contextlib.closing(reporter), outputs.open_sink(NAME, arguments, results, job) as sink:
             if sink.is_complete:
                 return 0
             if arguments.listen is not None and not arguments.quiet:
@@ -256,8 +260,10 @@ def run(argv: Sequence[str]) -> int:
             handle = cluster.submit(
                 job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
             )
+            closing.watch(handle.state)
             with _watching_for_workers(handle, reporter, arguments):
-                outputs.write(outputs.in_order(arguments, handle.stream_to(sink)), sink, reporter)
+                records = outputs.in_order(arguments, handle.stream_to(sink), reporter)
+                outputs.write(records, sink, reporter, closing)
     return 0
 
 
@@ -341,7 +347,7 @@ def which_results(arguments: Arguments, of_job: str | None) -> str | None:
     return "plain" if of_job is None and others_take_part(arguments) else of_job
 
 
-def _run_inline(arguments: Arguments, results: Results) -> int:
+def _run_inline(arguments: Arguments, results: Results, closing: Closing) -> int:
     from mmgevent.driver.runners.inline import run_inline
 
     try:
@@ -349,7 +355,9 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
         shared.show_users_logging(arguments)
         with outputs.open_sink(NAME, arguments, results, job) as sink:
             if not sink.is_complete:
-                outputs.write(outputs.in_order(arguments, run_inline(job, sink)), sink, None)
+                silent = open_reporter(NAME, is_quiet=True)  # the functions may use the terminal
+                records = outputs.in_order(arguments, run_inline(job, sink, closing.watch), silent)
+                outputs.write(records, sink, silent, closing)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise

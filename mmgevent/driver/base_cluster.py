@@ -18,9 +18,10 @@ from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_state import Progress
     from mmgevent.driver.listed import JobInfo, WorkerInfo
+    from mmgevent.driver.progress import Progress
     from mmgevent.driver.runners.runner import Runner
+    from mmgevent.driver.showing import Shown
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
     from mmgevent.job.outputs.record import Made
@@ -45,11 +46,13 @@ class BaseCluster(ABC):
         *,
         on_progress: OnProgress | None = None,
         on_notice: OnNotice | None = None,
+        progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
         `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+        `progress`: show how far the job is, in the notebook or on stderr.
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
@@ -59,9 +62,14 @@ class BaseCluster(ABC):
         """
         from mmgevent.driver.handle import JobHandle
 
+        shown = _shown(job, on_progress, on_notice) if progress else None
+        if shown is not None:
+            on_progress, on_notice = shown.on_progress, shown.on_notice
         handle: JobHandle[K, V] = JobHandle(
             self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
         )
+        if shown is not None:
+            shown.watch(handle)
         with self._lock:
             self._handles.add(handle)
         try:
@@ -72,18 +80,39 @@ class BaseCluster(ABC):
         return handle
 
     def run(
-        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+        self, job: Job[K, V], *, progress: OnProgress | bool | None = None, on_notice: OnNotice | None = None
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
-        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
+        `progress`: True shows how far the job is, in the notebook or on stderr; a function gets it.
+        The datasource, finishfn and that function are called in this thread.  Raises UsageError,
         JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
-        runner = self._checked_runner(job, progress, on_notice)
-        with closing(runner.records()) as records:
-            return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+        if progress is None or callable(progress):  # spares an import
+            runner = self._checked_runner(job, progress, on_notice)
+            with closing(runner.records()) as records:
+                return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+        from mmgevent.driver.showing import check_progress
+
+        check_progress(progress)
+        return self._run_shown(job, on_notice) if progress else self.run(job, on_notice=on_notice)
+
+    def _run_shown(self, job: Job[K, V], on_notice: OnNotice | None) -> dict[K, V]:
+        from mmgevent.driver.results import apply_finish, build_dict
+
+        shown = _shown(job, None, on_notice)
+        runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
+        ended: BaseException | None = None
+        try:
+            with closing(runner.records()) as records:
+                return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            shown.end(runner.state, ended)
 
     @property
     @abstractmethod
@@ -139,6 +168,23 @@ class BaseCluster(ABC):
             raise
         self._give_up()
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._describe()}{self._describe_jobs()}>"
+
+    def _repr_html_(self) -> str:
+        from mmgevent.driver.html_text import line_html
+
+        lines = [line_html(type(self).__name__, self._describe() + self._describe_jobs())]
+        return "".join([*lines, *(handle._repr_html_() for handle in self._running())])
+
+    def _describe(self) -> str:
+        """Return what is behind this, in few words, or "closed"."""
+        raise NotImplementedError
+
+    def _describe_jobs(self) -> str:
+        running = len(self._running())
+        return f", {running} job{'s' * (running != 1)} running" if running else ""
 
     def _running(self) -> list[JobHandle[Any, Any]]:
         with self._lock:
@@ -205,6 +251,12 @@ class BaseCluster(ABC):
             from mmgevent.driver.engine_link import forked_error
 
             raise forked_error()
+
+
+def _shown(job: Any, on_progress: OnProgress | None, on_notice: OnNotice | None) -> Shown:
+    from mmgevent.driver.showing import Shown  # rarely needed
+
+    return Shown(getattr(job, "name", "job"), on_progress, on_notice)
 
 
 def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:

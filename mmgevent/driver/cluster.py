@@ -206,8 +206,8 @@ class Cluster(BaseCluster):
             handle.join(with_callbacks=not is_callback and not engine.is_reading_thread)
         self._end()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'closed' if self._is_closed else f'engine {self._engine.pid}'}>"
+    def _describe(self) -> str:
+        return "closed" if self._is_closed else f"engine {self._engine.pid}"
 
     def _end(self) -> None:
         watch = self._watch

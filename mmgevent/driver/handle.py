@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
@@ -150,15 +150,14 @@ class JobHandle(Readable[K, V]):
 
     def progress(self) -> Progress:
         """Return how far the job is."""
-        return self._state.progress
+        return self._state.look()
 
     def stats(self) -> dict[str, Any]:
-        """Return the server's figures of a job that is done: seconds, records, spilled_bytes.
+        """Return the figures of a job, such as seconds and records, all of them once it is done.
 
-        Those of a chain are of the last stage, but for sums such as the seconds; "stages" lists the
-        figures of each, with the number of items that were "skipped".
+        docs/progress.md lists them. What is not known where the job runs is left out.
         """
-        return dict(self._state.stats)
+        return self._state.figures()
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.
@@ -187,9 +186,11 @@ class JobHandle(Readable[K, V]):
         """
         return list(self._state.deaths)
 
-    def __repr__(self) -> str:
-        state = self._state.progress.phase if not self._is_over else "failed" if self._error else "done"
-        return f"<JobHandle {self._state.name} {state}>"
+    def _final_state(self) -> str | None:
+        """Return how the job has ended, or None if it goes on."""
+        if not self._is_over:
+            return None
+        return "cancelled" if self._state.is_cancelled else "failed" if self._error else "done"
 
     def start(self) -> None:
         """Start the job's thread.

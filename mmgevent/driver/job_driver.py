@@ -13,8 +13,9 @@ from typing import Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob, pack_job
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.driver.submission import EngineLost, Submission
@@ -72,6 +73,7 @@ class JobDriver(Runner):
         except TooLargeError as error:
             self._packed = error
         self._feeder = Feeder(job, on_notice=self.state.notice)
+        self.state.input_total = self._feeder.total
         self._submission: Submission | None = None  # the last one
         self._get_engine = get_engine
         self._next_number = next_number
@@ -142,6 +144,8 @@ class JobDriver(Runner):
         if isinstance(self._packed, TooLargeError):
             raise self._packed
         packed, state, feeder = self._packed, self.state, self._feeder
+        if source is not None:
+            state.input_total = None  # the server knows
         self._submission = Submission(state, packed, feeder, engine, keeps=keeps, source=source)
         with closing(self._submission) as submission:
             submission.open(self._next_number)

@@ -10,10 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from mmgevent.driver.progress import PhaseClock, Progress, complete
 from mmgevent.driver.set_aside import SetAside
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
@@ -23,6 +24,7 @@ from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
 if TYPE_CHECKING:
+    from mmgevent.driver.input_total import InputTotal
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -30,29 +32,6 @@ log = get_log(__name__)
 #: Notices of others that a job shows: some pages of a terminal. A worker that returns every attempt,
 #: with a notice, or leaves and joins again, could cause thousands a second.
 MAX_NOTICES = 1000
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is."""
-
-    #: "starting", "map", "plan" or "reduce"; in the end "done", "failed" or "cancelled"
-    phase: str = "starting"
-    #: items in the map phase, tasks in the reduce phase
-    done: int = 0
-    #: The whole, in the unit of `done`; None while it is not known.
-    total: int | None = None
-    waiting: int = 0
-    running: int = 0
-    workers: int = 0
-    slots: int = 0
-    #: bytes of input that were mapped
-    bytes: int = 0
-    #: items that were set aside
-    skipped: int = 0
-    #: the stage of a chain that runs, from 1, and their number
-    stage: int = 1
-    stages: int = 1
 
 
 class JobState:
@@ -74,12 +53,17 @@ class JobState:
         #: partitions whose records were all given out
         self.delivered: set[int] = set()
         self.progress = Progress()
-        #: the server's figures of a job that is done
+        #: the figures of whatever runs the job, see `figures`
         self.stats: dict[str, Any] = {}
+        #: how large the input is; None where nobody knows
+        self.input_total: InputTotal | None = None
+        self._clock = PhaseClock()
         #: the items that were set aside
         self.set_aside = SetAside(plain)
         #: the last deaths of executors and workers, see `wire.deaths`
         self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
+        #: number of all deaths
+        self.death_count = 0
         #: what the job's thread waits for: a frame; a str, why the engine is lost; None after
         #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
@@ -90,6 +74,8 @@ class JobState:
         self.on_failure: Callable[[], None] = _do_nothing
         #: called with partitions, and the number of all, once every record of theirs was given out
         self.on_partitions: Callable[[tuple[int, ...], int], None] = _ignore_partitions
+        #: called when the job ends, before anybody else learns of it
+        self.on_end: Callable[[], None] = _do_nothing
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
         self._on_progress = on_progress
@@ -164,9 +150,41 @@ class JobState:
 
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
-        self.progress = progress
+        self.progress = self._completed(progress)
         if self._on_progress is not None:
-            self._on_progress(progress)
+            if self.input_total is not None:
+                self.input_total.look()
+            self._on_progress(self.progress)
+
+    def look(self) -> Progress:
+        """Return how far the job is, with what is known of its input by now."""
+        if self.input_total is not None and self.progress.phase in ("starting", "map"):
+            self.input_total.look()
+            return self._completed(self.progress)
+        return self.progress
+
+    def _completed(self, progress: Progress) -> Progress:
+        deaths = max(progress.deaths, self.death_count)
+        return complete(progress, self.input_total, self._clock, deaths)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is known in numbers of the job, now or at its end; see `JobHandle.stats`."""
+        figures = {**self.stats, "skipped": self.set_aside.count, "deaths": self.death_count}
+        total, progress = self.input_total, self.progress
+        n_bytes = progress.bytes
+        if total is not None and total.bytes_read is not None and progress.phase != "map":
+            n_bytes = total.bytes_read
+        if n_bytes:
+            figures.setdefault("input_bytes", n_bytes)
+        for name, value in (
+            ("items", progress.items),
+            ("retries", progress.retries),
+            ("spilled_bytes", progress.spilled_bytes),
+            ("peak_bytes", progress.peak_bytes),
+        ):
+            if value is not None:
+                figures.setdefault(name, value)
+        return figures
 
     def end_progress(self, phase: str) -> None:
         """Note how the job ended.
@@ -175,11 +193,20 @@ class JobState:
         """
         if self.progress.phase not in ("cancelled", "failed"):
             self.progress = replace(
-                self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
+                self.progress,
+                phase=phase,
+                waiting=0,
+                running=0,
+                skipped=self.set_aside.count,
+                deaths=self.death_count,
+                fraction=1.0 if phase == "done" else self.progress.fraction,
+                seconds_left=None,
             )
+            self.on_end()
 
     def add_death(self, death: dict[str, Any]) -> None:
         """Remember the death of an executor or worker, and show it unless another message does."""
+        self.death_count += 1
         self.deaths.append(death)
         text = describe_death(death)
         if text is not None:

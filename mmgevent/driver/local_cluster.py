@@ -67,19 +67,25 @@ class LocalCluster(Cluster):
 
 
 def run(
-    job: Job[K, V], *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
+    job: Job[K, V], *, inline: bool = False, progress: OnProgress | bool | None = None, **cluster: Any
 ) -> dict[K, V]:
     """Run one job and return its results as a dict.
 
+    `progress`: True shows how far it is, in the notebook or on stderr; a function gets it.
     It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where
     a debugger sees everything.
     """
     if inline:
         if cluster:
             raise UsageError(f"inline=True starts no processes: leave out {', '.join(cluster)}")
-        from mmgevent.driver.results import build_dict
-        from mmgevent.driver.runners.inline import run_inline
+        if progress is None:
+            from mmgevent.driver.results import build_dict
+            from mmgevent.driver.runners.inline import run_inline
 
-        return build_dict(run_inline(job))
+            return build_dict(run_inline(job))
+        from mmgevent.driver.runners.inline_cluster import InlineCluster
+
+        with InlineCluster() as here:
+            return here.run(job, progress=progress)
     with LocalCluster(**cluster) as local:
         return local.run(job, progress=progress)

@@ -18,9 +18,10 @@ from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob
 from mmgevent.driver.runners.decoding import decode_segments
+from mmgevent.driver.server_figures import read_progress, read_stats
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -397,8 +398,7 @@ class Submission:
         self._state.add_death(bound(message["failure"]))
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
-        del message["type"]
-        self._state.report(Progress(**message, skipped=self._state.set_aside.count))
+        self._state.report(read_progress(message, self._state.set_aside.count, self._state.input_total))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
         """Note an item that the server has set aside: it killed the executors that mapped it."""
@@ -420,7 +420,7 @@ class Submission:
         count = message["stats"].get("results")
         if type(count) is not int or count < 0 or count < self._received_tasks + len(self._incoming):
             raise ProtocolError("a job is done with another number of results than were announced")
-        self._state.stats = message["stats"]
+        self._state.stats = read_stats(message["stats"])
         self._result_tasks = count
 
     def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -432,6 +432,7 @@ class Submission:
         raise EngineLost(shown(message["reason"]) or "the server was lost")
 
     def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.stats = read_stats(message.get("stats", {}))
         raise _error_of(message)
 
 

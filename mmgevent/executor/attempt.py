@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.status_page import StatusPage
+from mmgevent.executor.used import Used
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.machine.resources import (
@@ -107,6 +108,7 @@ class TaskRunner:
             self._page.begin(lane[2])
         attempt = AttemptRun(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
+        used = None if self._page is None else Used()  # otherwise this process is the user's own
         try:
             skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
             try:
@@ -114,7 +116,8 @@ class TaskRunner:
             finally:
                 if self._page is not None:
                     _flush_prints()
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
+            seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
+            attempt.finish(stats, seconds, skipping, {} if used is None else used.fields())
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -246,8 +249,8 @@ class AttemptRun:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
-        """Send the outcome behind the output, or together with it."""
+    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping, used: dict[str, int]) -> None:
+        """Send the outcome behind the output, or together with it. `used`: see `Used.fields`."""
         self._check_revoked()
         self._channel.send(
             control(
@@ -261,6 +264,8 @@ class AttemptRun:
                 groups=stats.groups,
                 seconds=seconds,
                 inline=b"".join(self._held) if self._held else None,
+                retries=skipping.retried or None,
+                **used,
             )
         )
         self._channel.close_lane(self._lane)

@@ -205,7 +205,14 @@ class Job(Generic[K, V]):
         raise AttributeError("a Job cannot be changed; make another")
 
     def __repr__(self) -> str:
-        return f"<Job {self.name}>"
+        from mmgevent.job.shown_job import describe_job
+
+        return f"<Job {describe_job(self.name, self.stages[0].datasource, len(self.stages))}>"
+
+    def _repr_html_(self) -> str:
+        from mmgevent.job.shown_job import job_html
+
+        return job_html(self.name, self.stages[0].datasource, len(self.stages))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job[Any, Any]:

@@ -34,7 +34,7 @@ MAX_INLINE_BYTES = 16 * 1024
 MAX_NOTICE_BYTES = 1000
 
 #: Largest integer of a message.
-_MAX_INT = 2**63 - 1
+MAX_INT = 2**63 - 1
 _INLINE_MARK = b"\0"  # no JSON text has it: JSON writes it as an escape
 
 
@@ -51,7 +51,7 @@ class Field(NamedTuple):
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_INT
+    return type(value) is int and 0 <= value <= MAX_INT
 
 
 def _is_number(value: Any) -> bool:
@@ -150,7 +150,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "need_content": _fields(),
     "results": _fields({"batch": COUNT, "worker": STRING}, parts=TRIPLES, size=COUNT),
     "progress": _fields(
-        {"total": COUNT},
+        {"total": COUNT, "items": COUNT, "busy": COUNT, "retries": COUNT, "spilled": COUNT, "peak": COUNT},
         phase=STRING,
         done=COUNT,
         waiting=COUNT,
@@ -163,7 +163,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
     "stage_done": _fields(stats=OBJECT),
-    "job_failed": _fields({"code": STRING}, failure=OBJECT),
+    "job_failed": _fields({"code": STRING, "stats": OBJECT}, failure=OBJECT),
     # engine -> its own driver
     "node": _fields({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
     # server -> worker -> executor
@@ -194,7 +194,14 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "returned": _fields(),
     "kept": _fields(),
     "done": _fields(
-        {"inline": INLINE, "skipped": COUNT, "failure": FAILURE},
+        {
+            "inline": INLINE,
+            "skipped": COUNT,
+            "failure": FAILURE,
+            "retries": COUNT,
+            "peak_bytes": COUNT,
+            "cpu_us": COUNT,
+        },
         size=COUNT,
         records=COUNT,
         items=COUNT,
@@ -304,7 +311,7 @@ def _is_right(type_: Any, fields: dict[str, Any]) -> bool:
     for name, value in fields.items():
         fits = checks.get(name)
         if fits is _is_count:  # most fields are counts: spare a call
-            if type(value) is not int or not 0 <= value <= _MAX_INT:
+            if type(value) is not int or not 0 <= value <= MAX_INT:
                 return False
         elif fits is None or not fits(value):
             return False

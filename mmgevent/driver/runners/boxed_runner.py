@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import Progress
 from mmgevent.driver.packing import pack_job
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.accounts import Accounts
 from mmgevent.driver.runners.refusals import refuse_elsewhere
 from mmgevent.driver.runners.runner import LOOK_S, Runner
@@ -46,6 +46,7 @@ class BoxedRunner(Runner):
         for text in left:
             self.state.notice(text)
         self._feeder = Feeder(job, may_restart=False, on_notice=self.state.notice)
+        self.state.input_total = self._feeder.total
         self._accounts = Accounts(self.state, job.options, self._feeder)
         try:
             self._check = Trial(self._packed.code)
@@ -92,5 +93,9 @@ class BoxedRunner(Runner):
                 slots=slots,
                 bytes=self._accounts.mapped_bytes,
                 skipped=self.state.set_aside.count,
+                items=self._accounts.items - self.state.set_aside.count,
+                busy=min(running, slots),
+                retries=self._accounts.retries,
+                peak_bytes=self._accounts.peak_bytes or None,
             )
         )

@@ -27,7 +27,7 @@ from typing import Any
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.batching import next_size
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes
 from mmgevent.driver.runners.lookout import Lookout
@@ -197,10 +197,11 @@ class FuturesRunner(BoxedRunner):
                 self.state.show_held_notices()
             self._accounts.end_map()
             yield from self._reduce(boxed, code, outputs)
-            self.state.stats = self._accounts.stats(time.monotonic() - began_s)
         except BaseException:
             self.leave()
             raise
+        finally:
+            self.state.stats = self._accounts.stats(time.monotonic() - began_s, slots)
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and stop all tasks. Idempotent."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.job_state import JobState
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.results import apply_finish
 from mmgevent.driver.runners.inline_run import InlineRun
 from mmgevent.driver.runners.runner import Runner
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 log = get_log(__name__)
 
 
-def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[Any, Any]]:
+def run_inline(
+    job: Job[Any, Any], sink: Sink | None = None, watch: Callable[[JobState], None] | None = None
+) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
-    `sink`: what they are written to one by one; it learns where partitions end.
+    `sink`: what they are written to one by one; it learns where partitions end. `watch`: called with
+    what is known of the job, before it runs.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
@@ -49,6 +53,8 @@ def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[A
         if job.finish_form != "iterator":
             runner.state.on_partitions = sink.note_partitions
     runner.check()
+    if watch is not None:
+        watch(runner.state)
     return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from time import monotonic, process_time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.decoding import decode_flushes
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
 from mmgevent.engine.server.store import JobStore
@@ -49,6 +51,9 @@ RECORD_BYTES = 256 * 1024 * 1024
 #: Part of the machine's memory, one in so many, that each of these two may take at most: a
 #: container may have 300 MiB in all.
 MEMORY_SHARE = 8
+
+#: Nanoseconds of a second.
+_NS = 1_000_000_000
 
 #: Name of the worker in failures of items that were set aside.
 WORKER = "inline"
@@ -91,15 +96,20 @@ class InlineRun:
         self.shuffle_bytes = 0
         self._attempts = 0
         self._item_count = 0
+        self._mapped_bytes = 0
         self._record_count = 0
         self._skipped_count = 0
         self._last_skipped: TaskFailure | None = None
+        state.input_total = self.feeder.total
+        self._figures = {"results": 0, "mapped_records": 0, "keys": 0, "retries": 0, "cpu_ns": 0}
 
     def records(self) -> Iterator[tuple[Any, Any]]:
+        began_s = monotonic()
         try:
             while (numbered := self.feeder.next_batch(_SPEED)) is not None:
                 self._set_up()
                 self._map_batch(*numbered)
+                self._mapped_bytes += numbered[1].weight
                 self._report("map", self._item_count, None)
                 if self._job.options.allocation == "oneshot":
                     break  # one item for each worker, and this is the only worker
@@ -113,9 +123,10 @@ class InlineRun:
                 yield from self._reduce_partition(partition, n_bytes)
                 self._state.delivered.add(partition)
                 self._state.end_partitions((partition,))
+                self._figures["results"] += 1
                 self._report("reduce", done, len(sizes))
-            self._state.stats = {"results": len(sizes), "records": self._record_count}
         finally:
+            self._note_stats(monotonic() - began_s)
             self.close()
 
     def close(self) -> None:
@@ -125,9 +136,37 @@ class InlineRun:
 
     def _report(self, phase: str, done: int, total: int | None) -> None:
         self._state.report(
-            Progress(phase, done, total, workers=1, slots=1, skipped=self._state.set_aside.count)
+            Progress(
+                phase,
+                done,
+                total,
+                running=1,
+                workers=1,
+                slots=1,
+                busy=1,
+                bytes=self._mapped_bytes,
+                items=self._item_count - self._skipped_count,
+                retries=self._figures["retries"],
+                spilled_bytes=self._store.spilled_bytes,
+                skipped=self._state.set_aside.count,
+            )
         )
         self._state.check_cancelled()
+
+    def _note_stats(self, seconds: float) -> None:
+        """Note the figures of the job. The memory of this process says nothing: much else is in it."""
+        figures = dict(self._figures)
+        cpu_seconds = figures.pop("cpu_ns") / _NS
+        self._state.stats = {
+            "records": self._record_count,
+            "seconds": seconds,
+            "items": self._item_count - self._skipped_count,
+            "spilled_bytes": self._store.spilled_bytes,
+            "shuffled_bytes": self.shuffle_bytes,
+            "slot_seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            **figures,
+        }
 
     def _set_up(self) -> None:
         """Call setupfn before the first item, as executors do.
@@ -175,25 +214,32 @@ class InlineRun:
                         if failure.is_spent or named[failure.item] > self._job.options.retries:
                             self._skip(number, failure)
                             skip.add(failure.item)
+                        else:
+                            self._figures["retries"] += 1
                         continue
                     unnamed += 1
                     if unnamed > self._job.options.retries:
                         self._store.discard(attempt)
                         pieces += reversed(self._halves(piece, failure, batch.has_refs))
+                        self._figures["retries"] += 1
                         break
+                    self._figures["retries"] += 1
                 else:
                     output = self._store.commit_map(attempt, number, piece.lo, piece.part)
                     rows = b"".join(self._store.read_output(output, self._partitions))
                     for _ in self._state.set_aside.add_rows(number, WORKER, rows):
                         pass
                     self._item_count += stats.items
+                    self._figures["mapped_records"] += stats.records
+                    self._figures["retries"] += skipping.retried
                     self._count_skipped(skipping)
                     break
 
     def _try_map(
         self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
     ) -> TaskStats:
-        return run_map(
+        began_ns = process_time_ns()
+        stats = run_map(
             self._functions,
             read_batch(batch.data)[piece.lo : piece.hi],
             partitions=self._partitions,
@@ -209,6 +255,8 @@ class InlineRun:
             unwanted=self._state.delivered,
             calls=self._calls,
         )
+        self._figures["cpu_ns"] += process_time_ns() - began_ns
+        return stats
 
     def _keep(self, attempt: int, flush: bytes) -> None:
         for start in range(0, len(flush), BLOCK_BYTES):
@@ -283,7 +331,8 @@ class InlineRun:
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
         flushes: list[bytes] = []
-        run_reduce(
+        began_ns = process_time_ns()
+        stats = run_reduce(
             self._functions,
             [(partition, n_bytes, self._segments(partition))],
             partitions=self._partitions,
@@ -292,14 +341,17 @@ class InlineRun:
             mark=_mark_nothing,
             plain=self._plain,
         )
+        self._figures["keys"] += stats.groups
+        self._figures["cpu_ns"] += process_time_ns() - began_ns
         return flushes
 
     def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:
-        for _ in range(self._job.options.retries + 1):
+        for tries_left in range(self._job.options.retries, -1, -1):
             try:
                 return action()
             except TaskFailure as failure:
                 self._pass_signal(failure)
+                self._figures["retries"] += tries_left > 0
                 last = failure
         if self._job.options.max_skipped:
             last.failure = advise_on_reduce(last.failure)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.errors import JobCancelled
 from mmgevent.job.job import Job

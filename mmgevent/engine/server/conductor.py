@@ -111,6 +111,7 @@ class Conductor:
         sizes.pop(job.partitions, None)  # items that were set aside
         delivered = frozenset(job.delivered)
         job.sizes = {p: n for p, n in sizes.items() if p not in delivered}
+        job.figures.shuffled_bytes = sum(job.sizes.values())
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
 
@@ -235,6 +236,15 @@ class Conductor:
         self.report(
             self.scheduler.attempt_done, attempt.number, items=done["items"], skipped=skipped, failure=failure
         )
+
+    def report_failed(
+        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: Any
+    ) -> None:
+        """Report an attempt that a user exception ended. `facts`: of `Scheduler.attempt_failed`."""
+        made = self._ask(self.scheduler.attempt_failed, attempt.number, failure, item, **facts)
+        if not any(isinstance(c, (commands.FailJob, commands.ItemSkipped)) for c in made):
+            attempt.job.figures.add_retries(1)
+        self.run(made)
 
     def report_death(
         self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: bool
@@ -361,13 +371,16 @@ class Conductor:
 
     def _send_progress(self, job: HostedJob) -> None:
         status = self.scheduler.status(job.number)
+        job.figures.note_slots(status.slots, time.monotonic())
         job.send_progress(
             status.phase,
             done=status.done,
-            total=status.total,
+            total=job.input.known_items if status.total is None else status.total,
             waiting=status.waiting,
             running=status.running,
             workers=len(self.workers),
             slots=self.workers.slot_count,
             bytes=job.input.weight_done,
+            busy=status.busy,
+            spilled=job.store.spilled_bytes,
         )

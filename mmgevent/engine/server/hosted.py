@@ -20,6 +20,7 @@ from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
+from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.store import JobStore
@@ -153,7 +154,8 @@ class HostedJob:
         self.started_s = time.monotonic()
         #: When its reduce phase began, by `monotonic`; 0.0 before.
         self.reduce_began_s = 0.0
-        self._last_progress: tuple[Any, ...] = ()
+        self.figures = JobFigures(self.started_s)
+        self._last_progress: dict[str, Any] = {}
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
         self.spilling: gevent.Greenlet | None = None
@@ -217,10 +219,18 @@ class HostedJob:
 
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""
-        progress = (phase, *numbers.values())
+        figures = self.figures
+        numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
+        progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
-            self.send("progress", phase=phase, **numbers)
+            self.send("progress", **progress)
+
+    def end_progress(self) -> None:
+        """Send the driver that the last reduce task is done, if it was told of such tasks."""
+        last = self._last_progress
+        if last.get("phase") == "reduce":
+            self.send("progress", **{**last, "done": last["total"], "waiting": 0, "running": 0, "busy": 0})
 
     def send_results(self) -> None:
         """Send the driver all results and then the end of the job (blocks).
@@ -237,11 +247,18 @@ class HostedJob:
             stats={
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
-                "seconds": time.monotonic() - self.started_s,
-                "map_seconds": self.input.seconds_done,
-                "spilled_bytes": self.store.spilled_bytes,
+                **self.stats(),
             },
         )
+
+    def stats(self) -> dict[str, Any]:
+        """Return the figures so far, for the driver."""
+        return {
+            "seconds": time.monotonic() - self._started_s,
+            "map_seconds": self.input.seconds_done,
+            "spilled_bytes": self.store.spilled_bytes,
+            **self.figures.as_stats(),
+        }
 
     # greenlets
 

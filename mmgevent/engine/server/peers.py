@@ -163,9 +163,8 @@ class WorkerPeer(Peer):
             raise ProtocolError(f"a worker does not send {type_!r}")
 
     def _on_failed(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
-        self._conductor.report(
-            self._conductor.scheduler.attempt_failed,
-            attempt.number,
+        self._conductor.report_failed(
+            attempt,
             self._failure_of(message),
             _item_of(attempt, message),
             is_spent=message.get("spent", False),

@@ -111,7 +111,10 @@ def test_a_chain_says_which_stage_failed_and_counts_what_each_sets_aside(cluster
     assert handle.result() == {0: EXPECTED[0], 2: EXPECTED[2]}
     assert [(each["stage"], each["item_key"]) for each in handle.skipped()] == [(2, 1)]
     assert list(handle.skipped_items()) == [(1, EXPECTED[1])]
-    assert [stage["skipped"] for stage in handle.stats()["stages"]] == [0, 1]
+    stats = handle.stats()
+    assert [stage["skipped"] for stage in stats["stages"]] == [0, 1]
+    assert [stage["items"] for stage in stats["stages"]] == [100, 2]
+    assert (stats["items"], stats["mapped_records"], stats["keys"], stats["skipped"]) == (100, 102, 2, 1)
     assert {each.stages for each in seen} <= {2}
     assert handle.progress().stage == 2
     with pytest.raises(
@@ -299,6 +302,49 @@ def test_results_are_streamed_and_progress_is_told(cluster):
     assert handle.progress().phase == "done"
     assert handle.stats()["records"] == 3
     assert {"map", "reduce"} >= {progress.phase for progress in seen} - {"starting", "plan"}
+
+
+def refuses_seven(key, value):
+    if key == 7:
+        raise ValueError("not seven")
+    yield value % 3, value
+
+
+def test_the_figures_of_a_job_are_those_of_its_input_and_results(cluster):
+    job = mmg.Job(numbers(100), refuses_seven, add, max_skipped=1, retries=2)
+    handle = cluster.submit(job)
+    assert handle.progress().total == 100
+    assert handle.result() == {**EXPECTED, 1: EXPECTED[1] - 7}
+    stats = handle.stats()
+    expected = {
+        "items": 99,
+        "mapped_records": 99,
+        "keys": 3,
+        "records": 3,
+        "skipped": 1,
+        "retries": 2,
+        "deaths": 0,
+    }
+    assert {name: stats[name] for name in expected} == expected
+    assert 0 < stats["shuffled_bytes"] < 100_000
+    assert 0 < stats["cpu_seconds"] < 60
+    assert stats["slot_seconds"] >= 0
+    assert stats["seconds"] > 0
+    assert "input_bytes" not in stats  # numbers have no bytes that mean something
+    if "peak_bytes" in stats:  # not inline: much else is in this process
+        assert 4 * 1024**2 < stats["peak_bytes"] < 8 * 1024**3
+    assert repr(handle).endswith(" done, 1 skipped>")
+    assert "<progress" in handle._repr_html_()
+
+
+def test_the_bytes_of_files_are_figures_and_progress(cluster, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("one\ntwo\nthree\n")
+    handle = cluster.submit(mmg.Job(mmg.Lines(path), lambda key, line: [(len(line), 1)], add))
+    assert handle.progress().total_bytes == 14
+    assert handle.result() == {3: 2, 5: 1}
+    stats = handle.stats()
+    assert (stats["items"], stats["input_bytes"], stats["keys"]) == (3, 14, 2)
 
 
 def test_results_are_written_in_order(cluster, tmp_path):

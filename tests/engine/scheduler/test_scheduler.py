@@ -430,13 +430,13 @@ def test_workers_that_can_do_more_are_kept_free_for_those_who_need_them():
 
 def test_a_job_goes_through_map_plan_and_reduce():
     scheduler, _ = cluster(1, batches=[2, 3], end=True)
-    assert scheduler.status(1) == ("map", 0, 5, 0, 2, 0, 1)
+    assert scheduler.status(1) == ("map", 0, 5, 0, 2, 0, 1, 1)
     assert scheduler.attempt_done(1, 1.0) == [c.Commit(1, 1, 1, "map", 1, 0), c.ReleaseBatch(1, 1)]
     commands = scheduler.attempt_done(2, 1.0)
     assert commands == [c.Commit(1, 2, 2, "map", 2, 0), c.ReleaseBatch(1, 2), c.PlanReduce(1)]
     assigns = only(scheduler.plan_reduce(1, [(0, 1), (2,)], 2.0), c.Assign)
     assert [(a.phase, a.partitions, a.batch) for a in assigns] == [("reduce", (0, 1), 0), ("reduce", (2,), 0)]
-    assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1)
+    assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1, 1)
     # The queued one ends before the one ahead of it.
     assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]
     assert scheduler.attempt_done(3, 3.0) == [c.Commit(1, 3, 3, "reduce", 0, 0), c.FinishJob(1)]
@@ -619,7 +619,7 @@ def test_events_that_no_state_allows_are_refused_and_change_nothing():
     scheduler.end_input(1, 1.0)
     with pytest.raises(SchedulerError, match="ended twice"):
         scheduler.end_input(1, 1.0)
-    assert scheduler.status(1) == ("map", 0, 2, 0, 2, 0, 1)
+    assert scheduler.status(1) == ("map", 0, 2, 0, 2, 0, 1, 1)
     with pytest.raises(SchedulerError, match="allocation"):
         JobRules(allocation="all")
 
