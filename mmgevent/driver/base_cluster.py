@@ -11,7 +11,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mmgevent.errors import StartError, UsageError
@@ -19,6 +19,7 @@ from mmgevent.errors import StartError, UsageError
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
@@ -52,6 +53,7 @@ class BaseCluster(ABC):
         on_progress: OnProgress | None = None,
         on_notice: OnNotice | None = None,
         resume: str | os.PathLike[str] | Made | None = None,
+        job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
@@ -59,15 +61,17 @@ class BaseCluster(ABC):
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
+        `job_log`: a file to which what happens is written, a line of JSON an event (docs/job-log.md).
 
-        Raises UsageError if something is wrong with the job, and StartError if no thread can be
-        started.
+        Raises UsageError if something is wrong with the job, OutputError for a `job_log` that cannot
+        be written, and StartError if no thread can be started.
         """
         from mmgevent.driver.handle import JobHandle
 
-        handle: JobHandle[K, V] = JobHandle(
-            self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
-        )
+        made = None if resume is None else _find_made(resume)
+        runner = self._checked_runner(job, on_progress, on_notice, made)
+        self._start_log(runner, job_log)
+        handle: JobHandle[K, V] = JobHandle(runner)
         with self._lock:
             self._handles.add(handle)
         try:
@@ -78,18 +82,42 @@ class BaseCluster(ABC):
         return handle
 
     def run(
-        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+        self,
+        job: Job[K, V],
+        *,
+        progress: OnProgress | None = None,
+        on_notice: OnNotice | None = None,
+        job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
-        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
-        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
+        The datasource, finishfn and `progress` are called in this thread.  `job_log` is as in
+        `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
         runner = self._checked_runner(job, progress, on_notice)
-        with closing(runner.records()) as records:
+        ended = self._start_log(runner, job_log)
+        with ended, closing(runner.records()) as records:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+
+    def _start_log(
+        self, runner: Runner, job_log: str | os.PathLike[str] | LogFile | None
+    ) -> AbstractContextManager[None]:
+        """Begin the log of a job, if it keeps one; return a context whose end is that of the log."""
+        if job_log is None:
+            return nullcontext()
+        from mmgevent.driver.job_log import ending, start_log
+
+        try:
+            return ending(start_log(job_log, runner, self._engine_name()), runner.state)
+        except BaseException:
+            runner.close()
+            raise
+
+    def _engine_name(self) -> str:
+        """Return what logs call the engine. Override this."""
+        return type(self).__name__
 
     @property
     @abstractmethod

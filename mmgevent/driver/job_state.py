@@ -23,6 +23,7 @@ from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_log import JobLog
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -84,6 +85,8 @@ class JobState:
         #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
+        #: the log of the job, if it keeps one
+        self.job_log: JobLog | None = None
         #: the error that has ended the job; its thread may not know yet
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's
@@ -124,6 +127,8 @@ class JobState:
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
+        if self.job_log is not None and self._holder is None:
+            self.job_log.notice(text)
         if self._holder == threading.get_ident():
             self._held.append(text)
         elif self._on_notice is None:
@@ -165,6 +170,8 @@ class JobState:
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
         self.progress = progress
+        if self.job_log is not None:
+            self.job_log.progress(progress)
         if self._on_progress is not None:
             self._on_progress(progress)
 
@@ -181,6 +188,8 @@ class JobState:
     def add_death(self, death: dict[str, Any]) -> None:
         """Remember the death of an executor or worker, and show it unless another message does."""
         self.deaths.append(death)
+        if self.job_log is not None:
+            self.job_log.death(death)
         text = describe_death(death)
         if text is not None:
             self.notice_of_others(text)
@@ -200,6 +209,16 @@ class JobState:
         """Say how many items were set aside, if not all of them were named."""
         if self.set_aside.count > MAX_NAMED:
             self.notice(f"{self.set_aside.count} items were set aside in all")
+
+    def options_for(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of the job for those who run it: they time items if it keeps a log."""
+        return options if self.job_log is None else {**options, "logs": True}
+
+    def note_skipped(
+        self, failures: Iterator[dict[str, Any]], batch: int, worker: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Log items of a batch that were set aside, if the job keeps a log; return their failures."""
+        return failures if self.job_log is None else self.job_log.skipped(failures, batch, worker)
 
     def end_partitions(self, partitions: tuple[int, ...]) -> None:
         """Note that every record of these partitions was given out."""

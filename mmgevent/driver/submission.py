@@ -110,6 +110,7 @@ class Submission:
             "notice": self._on_notice,
             "skipped": self._on_skipped,
             "died": self._on_died,
+            "task_ends": self._on_task_ends,
             "stage_done" if keeps else "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
@@ -182,7 +183,7 @@ class Submission:
 
     def _announce(self) -> None:
         state, packed = self._state, self._packed
-        options = packed.options
+        options = state.options_for(packed.options)
         if state.partitions is not None:
             options = {**options, "partitions": state.partitions}  # chosen by the first server
         if state.delivered:
@@ -377,6 +378,7 @@ class Submission:
         assert incoming.batch is not None
         for part in incoming.take_whole():
             failures = self._state.set_aside.add_rows(incoming.batch, incoming.worker, part.data)
+            failures = self._state.note_skipped(failures, incoming.batch, incoming.worker)
             for failure in islice(failures, self._state.unnamed_count):
                 self._state.notice_skipped(failure.get("key"), failure)
 
@@ -396,6 +398,10 @@ class Submission:
     def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.add_death(bound(message["failure"]))
 
+    def _on_task_ends(self, frame: Frame, message: dict[str, Any]) -> None:
+        if self._state.job_log is not None:
+            self._state.job_log.tasks(message["rows"], message.get("lost", 0))
+
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         del message["type"]
         self._state.report(Progress(**message, skipped=self._state.set_aside.count))
@@ -411,6 +417,7 @@ class Submission:
                 # The executor may have named only the type of the key.
                 failure = {**failure, "key": short_repr(key)}
         self._state.set_aside.add_item(batch, position, failure, item)
+        self._state.note_skipped(iter([failure]), batch, failure.get("worker"))
         name = failure.get("key")
         if name is None:  # the executor died while it read the item
             name = f"item {entry_of(position)} of batch {batch}"

@@ -49,6 +49,7 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
@@ -95,6 +96,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
+        #: whether the job keeps a log, which names slow items
+        self.times_items = False
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -109,12 +112,13 @@ class TaskRunner:
         began_s = monotonic()
         try:
             skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
+            clock = _new_clock() if self.times_items else None
             try:
-                stats = self._run_task(functions, attempt, message, skipping)
+                stats = self._run_task(functions, attempt, message, skipping, clock)
             finally:
                 if self._page is not None:
                     _flush_prints()
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
+            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping, clock)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -144,7 +148,12 @@ class TaskRunner:
             self._collect_due_s = monotonic() + COLLECT_S
 
     def _run_task(
-        self, functions: Functions, attempt: AttemptRun, message: dict[str, Any], skipping: Skipping
+        self,
+        functions: Functions,
+        attempt: AttemptRun,
+        message: dict[str, Any],
+        skipping: Skipping,
+        clock: ItemClock | None,
     ) -> Any:
         mark: Mark = _ignore_mark if self._page is None else self._page.mark
         if message["phase"] == "reduce":
@@ -158,6 +167,7 @@ class TaskRunner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
+                clock=clock,
             )
         data = attempt.read_all()
         is_results = message.get("results", False)
@@ -185,6 +195,7 @@ class TaskRunner:
             plain=self.plain,
             unwanted=self.unwanted,
             calls=self.calls,
+            clock=clock,
         )
 
 
@@ -246,7 +257,9 @@ class AttemptRun:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
+    def finish(
+        self, stats: TaskStats, seconds: float, skipping: Skipping, clock: ItemClock | None = None
+    ) -> None:
         """Send the outcome behind the output, or together with it."""
         self._check_revoked()
         self._channel.send(
@@ -261,6 +274,7 @@ class AttemptRun:
                 groups=stats.groups,
                 seconds=seconds,
                 inline=b"".join(self._held) if self._held else None,
+                **({} if clock is None else clock.found()),
             )
         )
         self._channel.close_lane(self._lane)
@@ -356,6 +370,12 @@ class AttemptRun:
 
 def _ignore_mark(index: int, key: Any) -> None:
     pass
+
+
+def _new_clock() -> ItemClock:
+    from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
+
+    return ItemClock()
 
 
 def read_plain_rules(options: dict[str, Any]) -> PlainRules | None:

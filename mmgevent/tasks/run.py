@@ -29,6 +29,7 @@ from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Thresholds of the cyclic garbage collector during a task, as `gc.set_threshold` takes them. The
@@ -61,6 +62,7 @@ def run_map(
     plain: PlainRules | None = None,
     unwanted: Container[int] = (),
     calls: CallRules | None = None,
+    clock: ItemClock | None = None,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
@@ -79,10 +81,13 @@ def run_map(
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain, unwanted: the rules for records that must be plain data; partitions to drop.
     calls: how mapfn gets many items at once; None if it gets one. Not with `map_items`.
+    clock: times the items, unless several run at once; None if nobody asks how long they take.
 
     Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
     not the driver's. What `emit` raises passes unchanged.
     """
+    if clock is not None and map_items is None and calls is None:
+        mark, mark_flush = clock.marking(mark), clock.marking_flush(mark_flush or _mark_no_flush)
     task = MapTask(
         functions,
         items,
@@ -115,6 +120,7 @@ def run_reduce(
     scratch_dir: str | None = None,
     tunes_gc: bool = True,
     plain: PlainRules | None = None,
+    clock: ItemClock | None = None,
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
 
@@ -139,6 +145,7 @@ def run_reduce(
         mark=mark,
         scratch_dir=scratch_dir,
         plain=plain,
+        clock=clock,
     )
     try:
         return _run(task, tunes_gc)
@@ -165,6 +172,10 @@ def read_batch(
         raise blame_segment(error) from error
     except MemoryError as error:
         raise blame_exception(error, None) from error
+
+
+def _mark_no_flush(item: int | None) -> None:
+    pass
 
 
 def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:

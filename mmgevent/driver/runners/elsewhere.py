@@ -62,6 +62,9 @@ class ForeignCluster(BaseCluster):
         """Refuse: ask the engine itself."""
         self._refuse("workers")
 
+    def _engine_name(self) -> str:
+        return self.engine
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._is_closed else f'on {self.engine}'}>"
 

@@ -8,6 +8,7 @@ reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,22 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_log import JobLog
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.job.outputs.sinks import Sink
 
 log = get_log(__name__)
 
 
-def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[Any, Any]]:
+def run_inline(
+    job: Job[Any, Any],
+    sink: Sink | None = None,
+    job_log: str | os.PathLike[str] | LogFile | None = None,
+) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
-    `sink`: what they are written to one by one; it learns where partitions end.
+    `sink`: what they are written to one by one; it learns where partitions end. `job_log` is as in
+    `BaseCluster.submit`.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
@@ -49,7 +57,21 @@ def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[A
         if job.finish_form != "iterator":
             runner.state.on_partitions = sink.note_partitions
     runner.check()
-    return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    if job_log is None:
+        return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    from mmgevent.driver.job_log import start_log
+
+    log_ = start_log(job_log, runner, "inline")
+    assert log_ is not None
+    return _logged(log_, runner)
+
+
+def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
+    from mmgevent.driver.job_log import ending
+
+    job = runner.job
+    with ending(job_log, runner.state):
+        yield from apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
 
 
 def _warn(text: str) -> None:

@@ -33,6 +33,8 @@ from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipp
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 if TYPE_CHECKING:
+    from mmgevent.driver.runners.inline_log import InlineTask
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -123,6 +125,14 @@ class InlineRun:
         self.feeder.close()
         self._store.close()
 
+    def _begin_task(self, phase: str, task: int, attempt: int, **about: Any) -> InlineTask | None:
+        """Return what logs a task, or None if the job keeps no log."""
+        if self._state.job_log is None:
+            return None
+        from mmgevent.driver.runners.inline_log import InlineTask
+
+        return InlineTask(self._state.job_log, phase, task, attempt, **about)
+
     def _report(self, phase: str, done: int, total: int | None) -> None:
         self._state.report(
             Progress(phase, done, total, workers=1, slots=1, skipped=self._state.set_aside.count)
@@ -162,12 +172,16 @@ class InlineRun:
                     self._job.options.max_skipped,
                     passes=self._signals.is_of_signal,
                 )
+                entries = piece.hi - piece.lo
+                task = self._begin_task("map", number, attempt, batch=number, entries=entries)
                 try:
-                    stats = self._try_map(attempt, batch, piece, skip, skipping)
+                    stats = self._try_map(attempt, batch, piece, skip, skipping, task and task.clock)
                 except ContentNeeded:  # a file changed after the driver had looked at it
                     batch = self.feeder.content_of(number)
                 except TaskFailure as failure:
                     self._pass_signal(failure)
+                    if task is not None:
+                        task.failed(failure)
                     if failure.skipped:
                         raise self._too_many(failure) from None
                     if failure.item is not None:
@@ -184,14 +198,23 @@ class InlineRun:
                 else:
                     output = self._store.commit_map(attempt, number, piece.lo, piece.part)
                     rows = b"".join(self._store.read_output(output, self._partitions))
-                    for _ in self._state.set_aside.add_rows(number, WORKER, rows):
+                    added = self._state.set_aside.add_rows(number, WORKER, rows)
+                    for _ in self._state.note_skipped(added, number, WORKER):
                         pass
+                    if task is not None:
+                        task.done(stats, skipping.count)
                     self._item_count += stats.items
                     self._count_skipped(skipping)
                     break
 
     def _try_map(
-        self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
+        self,
+        attempt: int,
+        batch: EncodedBatch,
+        piece: _Piece,
+        skip: Collection[int],
+        skipping: Skipping,
+        clock: ItemClock | None,
     ) -> TaskStats:
         return run_map(
             self._functions,
@@ -208,6 +231,7 @@ class InlineRun:
             plain=self._plain,
             unwanted=self._state.delivered,
             calls=self._calls,
+            clock=clock,
         )
 
     def _keep(self, attempt: int, flush: bytes) -> None:
@@ -241,6 +265,7 @@ class InlineRun:
             for _, (key, value) in self.feeder.read_again([(batch, failure.item)]):
                 item = key, encode_value(value, MAX_VALUE_BYTES)
         self._state.set_aside.add_item(batch, failure.item, failure.failure, item)
+        self._state.note_skipped(iter([failure.failure]), batch, WORKER)
         self._note_skipped(failure)
 
     def _count_skipped(self, skipping: Skipping) -> None:
@@ -283,7 +308,9 @@ class InlineRun:
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
         flushes: list[bytes] = []
-        run_reduce(
+        self._attempts += 1
+        task = self._begin_task("reduce", partition, self._attempts, bytes_in=n_bytes, partitions=1)
+        stats = run_reduce(
             self._functions,
             [(partition, n_bytes, self._segments(partition))],
             partitions=self._partitions,
@@ -291,7 +318,10 @@ class InlineRun:
             emit=flushes.append,
             mark=_mark_nothing,
             plain=self._plain,
+            clock=task and task.clock,
         )
+        if task is not None:
+            task.done(stats)
         return flushes
 
     def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:

@@ -162,6 +162,12 @@ class HostedAttempt:
         worker.close_lane(lane)
 
 
+def note_end(attempt: HostedAttempt, outcome: str, failure: dict[str, Any], item: int | None = None) -> None:
+    """Note how an attempt is about to end, if the driver of its job keeps a log."""
+    if attempt.job.task_log is not None:
+        attempt.job.task_log.note(attempt.number, outcome, failure, item)
+
+
 class Attempts:
     """The live attempts of a server, by number."""
 
