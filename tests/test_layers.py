@@ -26,6 +26,7 @@ ROOMS = {
     "engine": "engine",
     "box": "box",
     "driver": "driver",
+    "report": "report",
     "cli": "cli",
     "mincemeat": "mincemeat",
     "joblib": "joblib",

@@ -265,7 +265,8 @@ class Trials:
             deaths=tuple(self._deaths),
             notices=tuple(notices),
             worker=worker_name(),
-            **{name: tuple(rows) for name, rows in self._lists.items()},
+            slow=tuple(self._lists["slow"]),
+            largest=tuple(self._lists["largest"]),
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
-from mmgevent.cli import outputs, shared
+from mmgevent.cli import job_records, outputs, shared
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import FAULT, leave, run_command, say
@@ -27,6 +27,7 @@ from mmgevent.shown_text import shown
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.job.job import Job
 
 NAME = "mmg-run"
@@ -120,6 +121,7 @@ COMMAND = Command(
             "with --inline: when the job fails, stop in pdb where your code raised the exception",
         ),
         *outputs.OPTIONS,
+        *job_records.OPTIONS,
         Option(
             ("-m", "--module"),
             "",
@@ -221,6 +223,8 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Run one job as the command line says; return 0 if it is done, else raise."""
     arguments = parse(COMMAND, argv, os.environ)
+    if arguments.report_diff:
+        return job_records.print_differences(NAME, arguments.rest)
     if not arguments.rest:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
@@ -239,8 +243,13 @@ def run(argv: Sequence[str]) -> int:
     if to_try is not None:
         return _try(arguments, to_try)
     results = claim_results(arguments.output)
-    if inline:
-        return _run_inline(arguments, results)
+    with job_records.kept(NAME, arguments) as job_log:
+        if inline:
+            return _run_inline(arguments, results, job_log)
+        return _run_on_cluster(arguments, results, job_log)
+
+
+def _run_on_cluster(arguments: Arguments, results: Results, job_log: LogFile | None) -> int:
     with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
@@ -252,9 +261,15 @@ def run(argv: Sequence[str]) -> int:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
             if arguments.expect_workers is not None:
-                _await_workers(cluster, job, arguments)
+                from mmgevent.cli.expected_workers import await_workers
+
+                await_workers(NAME, cluster, job, arguments)
             handle = cluster.submit(
-                job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
+                job,
+                on_progress=reporter.update,
+                on_notice=reporter.notice,
+                resume=sink.made,
+                job_log=job_log,
             )
             with _watching_for_workers(handle, reporter, arguments):
                 outputs.write(outputs.in_order(arguments, handle.stream_to(sink)), sink, reporter)
@@ -278,18 +293,6 @@ def _say_how_to_join(cluster: BaseCluster, arguments: Arguments) -> None:
     if address is not None:
         say(NAME, f"listening on {format_address(address)}")
         say(NAME, shared.how_to_join(address, arguments))
-
-
-def _await_workers(cluster: BaseCluster, job: Job[Any, Any], arguments: Arguments) -> None:
-    from mmgevent.cli.expected_workers import wait_for_workers
-
-    job.check()  # before anybody waits for a job that cannot run
-
-    def say_unless_quiet(text: str) -> None:
-        if not arguments.quiet:
-            say(NAME, text)
-
-    wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
 
 
 def _watching_for_workers(
@@ -341,7 +344,7 @@ def which_results(arguments: Arguments, of_job: str | None) -> str | None:
     return "plain" if of_job is None and others_take_part(arguments) else of_job
 
 
-def _run_inline(arguments: Arguments, results: Results) -> int:
+def _run_inline(arguments: Arguments, results: Results, job_log: LogFile | None) -> int:
     from mmgevent.driver.runners.inline import run_inline
 
     try:
@@ -349,7 +352,7 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
         shared.show_users_logging(arguments)
         with outputs.open_sink(NAME, arguments, results, job) as sink:
             if not sink.is_complete:
-                outputs.write(outputs.in_order(arguments, run_inline(job, sink)), sink, None)
+                outputs.write(outputs.in_order(arguments, run_inline(job, sink, job_log)), sink, None)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise

@@ -107,7 +107,7 @@ class BaseCluster(ABC):
         """Begin the log of a job, if it keeps one; return a context whose end is that of the log."""
         if job_log is None:
             return nullcontext()
-        from mmgevent.driver.job_log import ending, start_log
+        from mmgevent.driver.kept_log import ending, start_log
 
         try:
             return ending(start_log(job_log, runner, self._engine_name()), runner.state)

@@ -9,11 +9,9 @@ clock. So they never go back, and durations are right even if somebody sets the 
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.callbacks import call_back
@@ -26,7 +24,6 @@ from mmgevent.wire.task_ends import MAX_TEXT_CHARS, SLOW_MS, check_rows, clean_l
 if TYPE_CHECKING:
     from mmgevent.box.reports import Report
     from mmgevent.driver.job_state import JobState, Progress
-    from mmgevent.driver.runners.runner import Runner
     from mmgevent.job.job import Job
 
 #: Version of the format, in the first line. It rises when a field changes its meaning.
@@ -321,30 +318,3 @@ def _cut(value: Any, limit: int = _MAX_CHARS) -> Any:
     if type(value) is not str or len(value) <= limit:
         return value
     return value[: limit - 3] + "..."
-
-
-def start_log(job_log: str | os.PathLike[str] | LogFile | None, runner: Runner, name: str) -> JobLog | None:
-    """Begin the log of a runner's job, and return it; None if the job keeps none.
-
-    `name`: what the first line calls the engine. Raises OutputError for a path that cannot be written.
-    """
-    if job_log is None:
-        return None
-    out = job_log if isinstance(job_log, LogFile) else LogFile(job_log)
-    log = JobLog(out, runner.state.notice)
-    runner.keep_log(log)
-    log.begin(runner.job, name)
-    return log
-
-
-@contextmanager
-def ending(log: JobLog | None, state: JobState) -> Iterator[None]:
-    """End a log with the block, and with what that raises."""
-    try:
-        yield
-    except BaseException as error:
-        if log is not None:
-            log.end(state, error)
-        raise
-    if log is not None:
-        log.end(state, None)

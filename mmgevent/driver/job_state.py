@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmgevent.driver.set_aside import SetAside
 from mmgevent.errors import JobCancelled
@@ -23,7 +23,7 @@ from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
 if TYPE_CHECKING:
-    from mmgevent.driver.job_log import JobLog
+    from mmgevent.box.reports import Report
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -56,6 +56,24 @@ class Progress:
     stages: int = 1
 
 
+class JobEvents(Protocol):
+    """What the log of a job is told, see `driver.job_log`."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def death(self, death: Mapping[str, Any]) -> None: ...
+    def tasks(self, rows: list[Any], lost: int) -> None: ...
+    def ran(self, began_s: float, **row: Any) -> None: ...
+    def report(
+        self, report: Report, phase: str, task: int, batch: int | None, bytes_in: int | None
+    ) -> None: ...
+    def skipped(
+        self, failures: Iterable[dict[str, Any]], batch: int, worker: str | None
+    ) -> Iterator[dict[str, Any]]: ...
+    def resubmitted(self, why: str) -> None: ...
+    def end(self, state: JobState, error: BaseException | None) -> None: ...
+
+
 class JobState:
     """The facts of one job.  One thread runs the job; `cancel` may be called from any thread."""
 
@@ -86,7 +104,7 @@ class JobState:
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
         #: the log of the job, if it keeps one
-        self.job_log: JobLog | None = None
+        self.job_log: JobEvents | None = None
         #: the error that has ended the job; its thread may not know yet
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's

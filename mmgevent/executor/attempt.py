@@ -96,8 +96,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
-        #: whether the job keeps a log, which names slow items
-        self.times_items = False
+        #: makes what times the items of a task; None unless the job keeps a log
+        self.make_clock: Callable[[], ItemClock] | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -112,7 +112,7 @@ class TaskRunner:
         began_s = monotonic()
         try:
             skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
-            clock = _new_clock() if self.times_items else None
+            clock = None if self.make_clock is None else self.make_clock()
             try:
                 stats = self._run_task(functions, attempt, message, skipping, clock)
             finally:
@@ -370,12 +370,6 @@ class AttemptRun:
 
 def _ignore_mark(index: int, key: Any) -> None:
     pass
-
-
-def _new_clock() -> ItemClock:
-    from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
-
-    return ItemClock()
 
 
 def read_plain_rules(options: dict[str, Any]) -> PlainRules | None:

@@ -80,11 +80,9 @@ def run_map(
     skipping, decode: what to do about items that fail (None: the task ends), `items` once more.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain, unwanted: the rules for records that must be plain data; partitions to drop.
-    calls: how mapfn gets many items at once; None if it gets one. Not with `map_items`.
-    clock: times the items, unless several run at once; None if nobody asks how long they take.
-
-    Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
-    not the driver's. What `emit` raises passes unchanged.
+    calls, clock: how mapfn gets many items at once, not with `map_items`; what times single items.
+    Raise TaskFailure, with the item to blame if there is one, and ContentNeeded if a file has changed.
+    What `emit` raises passes unchanged.
     """
     if clock is not None and map_items is None and calls is None:
         mark, mark_flush = clock.marking(mark), clock.marking_flush(mark_flush or _mark_no_flush)

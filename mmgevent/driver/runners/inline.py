@@ -59,15 +59,13 @@ def run_inline(
     runner.check()
     if job_log is None:
         return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
-    from mmgevent.driver.job_log import start_log
+    from mmgevent.driver.kept_log import start_log
 
-    log_ = start_log(job_log, runner, "inline")
-    assert log_ is not None
-    return _logged(log_, runner)
+    return _logged(start_log(job_log, runner, "inline"), runner)
 
 
 def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
-    from mmgevent.driver.job_log import ending
+    from mmgevent.driver.kept_log import ending
 
     job = runner.job
     with ending(job_log, runner.state):

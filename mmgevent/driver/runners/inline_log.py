@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mmgevent.driver.job_log import JobLog
+from mmgevent.driver.job_state import JobEvents
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.item_clock import ItemClock
 from mmgevent.tasks.map_task import TaskStats
@@ -14,7 +14,7 @@ from mmgevent.tasks.map_task import TaskStats
 class InlineTask:
     """One run of one task: made when it begins, told how it ended."""
 
-    def __init__(self, log: JobLog, phase: str, task: int, attempt: int, **about: Any):
+    def __init__(self, log: JobEvents, phase: str, task: int, attempt: int, **about: Any):
         """`about`: further fields of `wire.task_ends`."""
         self._log = log
         self._row = {"phase": phase, "task": task, "attempt": attempt, **about}

@@ -175,7 +175,9 @@ class InlineRun:
                 entries = piece.hi - piece.lo
                 task = self._begin_task("map", number, attempt, batch=number, entries=entries)
                 try:
-                    stats = self._try_map(attempt, batch, piece, skip, skipping, task and task.clock)
+                    stats = self._try_map(
+                        attempt, batch, piece, skip, skipping, None if task is None else task.clock
+                    )
                 except ContentNeeded:  # a file changed after the driver had looked at it
                     batch = self.feeder.content_of(number)
                 except TaskFailure as failure:
@@ -318,7 +320,7 @@ class InlineRun:
             emit=flushes.append,
             mark=_mark_nothing,
             plain=self._plain,
-            clock=task and task.clock,
+            clock=None if task is None else task.clock,
         )
         if task is not None:
             task.done(stats)

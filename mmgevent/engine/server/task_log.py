@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.commands import Assign
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.messages import control
 from mmgevent.wire.task_ends import MAX_TEXT_CHARS, MAX_WORKER_CHARS, clean_lists
-
-if TYPE_CHECKING:
-    from mmgevent.engine.server.attempts import HostedAttempt
 
 #: Rows that wait to be sent. A server ends some thousand tasks a second; more than that in the time
 #: between two messages are counted only.
@@ -40,6 +37,24 @@ _STRINGS = ("function", "key", "kind", "error")
 #: An attempt that lives: its slot, the name of its worker, when it was assigned, and whether its
 #: task had another one.
 Live = tuple[tuple[int, int], str, float, bool]
+
+
+class Ended(Protocol):
+    """A `HostedAttempt`, as far as its row needs it."""
+
+    number: int
+    task: int
+    batch: int
+    lo: int
+    hi: int
+    partitions: tuple[int, ...]
+    done: dict[str, Any] | None
+
+    @property
+    def is_map(self) -> bool: ...
+
+    @property
+    def job(self) -> Any: ...
 
 
 class TaskLog:
@@ -66,7 +81,7 @@ class TaskLog:
         row = {name: shorten(failure[name], MAX_TEXT_CHARS) for name in _STRINGS if _has_text(failure, name)}
         self._whys[attempt] = outcome, row if item is None else {**row, "item": item}
 
-    def end(self, attempt: HostedAttempt, *, is_committed: bool) -> None:
+    def end(self, attempt: Ended, *, is_committed: bool) -> None:
         """Add the row of an attempt that is committed or discarded, unless it never ran."""
         live = self._live.pop(attempt.number, None)
         if live is None:
@@ -148,7 +163,7 @@ def _has_text(failure: dict[str, Any], name: str) -> bool:
     return type(failure.get(name)) is str
 
 
-def _size_of(attempt: HostedAttempt) -> dict[str, int]:
+def _size_of(attempt: Ended) -> dict[str, int]:
     """Return what the attempt got, as fields of a row."""
     job = attempt.job
     if not attempt.is_map:
