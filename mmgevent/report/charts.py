@@ -21,8 +21,9 @@ BAR_PX = 12
 MIN_WIDTH = 1.2
 MARK_WIDTH = 4.0
 
-#: Longest text of a cell that is not wrapped, characters.
+#: Longest text of a cell that is not wrapped, and longest one that may have a narrow column, characters.
 SHORT_CHARS = 16
+LONG_CHARS = 30
 
 #: {outcome: (class of its bar, top and height in its lane in pixels)}
 _SHAPES = {
@@ -155,17 +156,15 @@ def table(caption: str, heads: list[str], rows: list[list[Any]]) -> str:
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{safe(text)}</th>' for text in heads)
-    body = "".join(
-        f'<tr><th scope="row">{safe(row[0])}</th>{"".join(map(_cell, row[1:]))}</tr>' for row in rows
-    )
+    body = "".join(f"<tr>{_cell(row[0], 'th scope=row')}{''.join(map(_cell, row[1:]))}</tr>" for row in rows)
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{safe(caption)}"><table><caption>{safe(caption)}'
         f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, start: str = "td") -> str:
     """Return a cell. A short text, such as a number with its unit, stays on one line."""
     text = plain(value)
-    kind = ' class="short"' if len(text) <= SHORT_CHARS else ""
-    return f"<td{kind}>{html.escape(text)}</td>"
+    kind = " class=short" if len(text) <= SHORT_CHARS else " class=long" if len(text) > LONG_CHARS else ""
+    return f"<{start}{kind}>{html.escape(text)}</{start[:2]}>"

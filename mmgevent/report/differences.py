@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.errors import UsageError
+from mmgevent.report.phases import phases_of
 from mmgevent.report.words import duration, number, plain, size
 
 #: Changes below this share of the first number are no difference worth a sign.
@@ -84,14 +85,7 @@ def _shown(value: Any, show: Callable[[Any], str]) -> str:
 
 def _phases(data: dict[str, Any]) -> dict[str, float]:
     """Return {name of a phase: seconds}."""
-    phases = sorted(data["phases"], key=lambda each: each["start"])
-    ends = [*(each["start"] for each in phases[1:]), data["seconds"]]
-    return {
-        f"phase {each['phase']}" + (f" of stage {each['stage']}" if each["stage"] else ""): max(
-            0, end - each["start"]
-        )
-        for each, end in zip(phases, ends, strict=True)
-    }
+    return {f"phase {each.name}": each.seconds for each in phases_of(data)}
 
 
 def _busy_s(data: dict[str, Any]) -> float:

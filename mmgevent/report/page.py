@@ -7,7 +7,8 @@ from typing import Any
 
 from mmgevent.report.charts import lanes_chart, lanes_table, skew_chart, skew_table, table
 from mmgevent.report.embedded import embed
-from mmgevent.report.words import duration, number, plain, plural, safe
+from mmgevent.report.phases import phases_of
+from mmgevent.report.words import duration, number, plural, safe
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--back:#fff;--panel:#f4f6f8;--line:#d0d7de;
@@ -31,7 +32,7 @@ caption{text-align:left;color:var(--soft);padding:.2rem 0}
 th,td{padding:.25rem .8rem .25rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top;
 overflow-wrap:normal}
 td,th[scope=row]{max-width:24rem;overflow-wrap:break-word}
-th[scope=row]{font-weight:500}.short{white-space:nowrap}thead th{white-space:nowrap}
+th[scope=row]{font-weight:500}.short{white-space:nowrap}.long{min-width:13rem}thead th{white-space:nowrap}
 .chart{display:flex;gap:.6rem;margin-top:.6rem}
 .names{list-style:none;margin:0;padding:0;max-width:40%;flex:none;font-size:.8rem}
 .names li{height:20px;line-height:20px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
@@ -138,14 +139,7 @@ def _thinned(data: dict[str, Any]) -> str:
 
 
 def _phases(data: dict[str, Any]) -> str:
-    phases = sorted(data["phases"], key=lambda each: each["start"])
-    ends = [*(each["start"] for each in phases[1:]), data["seconds"]]
-    rows = []
-    for each, end in zip(phases, ends, strict=True):
-        stage = f"stage {each['stage']}: " if each["stage"] else ""
-        rows.append(
-            [f"{stage}{plain(each['phase'])}", duration(each["start"]), duration(max(0, end - each["start"]))]
-        )
+    rows = [[each.name, duration(each.start_s), duration(each.seconds)] for each in phases_of(data)]
     return table("When each phase was first seen", ["phase", "from", "for"], rows)
 
 

@@ -68,8 +68,8 @@ def run_map(
 
     items: entries `(key, value)` of a batch. A value that is a Ref stands for items of its file.
     partitions: number of partitions of the job.
-    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them.
-        The encoded copy of a flush, the input and the functions' own objects come on top.
+    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them. The
+        encoded copy of a flush, the input and the functions' own objects come on top.
     emit: called as `emit(flush)` with the bytes of each flush.
     mark: called as `mark(position, key)` before each item.
     first_index, skip: index of the first entry, from which positions count; those to leave out.
@@ -84,8 +84,8 @@ def run_map(
     Raise TaskFailure, with the item to blame if there is one, and ContentNeeded if a file has changed.
     What `emit` raises passes unchanged.
     """
-    if clock is not None and map_items is None and calls is None:
-        mark, mark_flush = clock.marking(mark), clock.marking_flush(mark_flush or _mark_no_flush)
+    if map_items is None and calls is None:
+        mark, mark_flush = _timed(clock, mark, mark_flush)
     task = MapTask(
         functions,
         items,
@@ -170,6 +170,14 @@ def read_batch(
         raise blame_segment(error) from error
     except MemoryError as error:
         raise blame_exception(error, None) from error
+
+
+def _timed(
+    clock: ItemClock | None, mark: Mark, mark_flush: MarkFlush | None
+) -> tuple[Mark, MarkFlush | None]:
+    if clock is None:
+        return mark, mark_flush
+    return clock.marking(mark), clock.marking_flush(mark_flush or _mark_no_flush)
 
 
 def _mark_no_flush(item: int | None) -> None:
