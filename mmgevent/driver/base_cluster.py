@@ -69,8 +69,9 @@ class BaseCluster(ABC):
         from mmgevent.driver.handle import JobHandle
 
         made = None if resume is None else _find_made(resume)
-        runner = self._checked_runner(job, on_progress, on_notice, made)
-        self._start_log(runner, job_log)
+        with _opened(job_log) as out:
+            runner = self._checked_runner(job, on_progress, on_notice, made)
+        self._start_log(runner, out)
         handle: JobHandle[K, V] = JobHandle(runner)
         with self._lock:
             self._handles.add(handle)
@@ -96,24 +97,18 @@ class BaseCluster(ABC):
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
-        runner = self._checked_runner(job, progress, on_notice)
-        ended = self._start_log(runner, job_log)
-        with ended, closing(runner.records()) as records:
+        with _opened(job_log) as out:
+            runner = self._checked_runner(job, progress, on_notice)
+        with self._start_log(runner, out), closing(runner.records()) as records:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
 
-    def _start_log(
-        self, runner: Runner, job_log: str | os.PathLike[str] | LogFile | None
-    ) -> AbstractContextManager[None]:
+    def _start_log(self, runner: Runner, out: LogFile | None) -> AbstractContextManager[None]:
         """Begin the log of a job, if it keeps one; return a context whose end is that of the log."""
-        if job_log is None:
+        if out is None:
             return nullcontext()
         from mmgevent.driver.kept_log import ending, start_log
 
-        try:
-            return ending(start_log(job_log, runner, self._engine_name()), runner.state)
-        except BaseException:
-            runner.close()
-            raise
+        return ending(start_log(out, runner, self._engine_name()), runner.state)
 
     def _engine_name(self) -> str:
         """Return what logs call the engine. Override this."""
@@ -238,3 +233,11 @@ def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:
     from mmgevent.job.outputs.record import Made, find_made  # rarely needed
 
     return resume if isinstance(resume, Made) else find_made(resume)
+
+
+def _opened(job_log: str | os.PathLike[str] | LogFile | None) -> AbstractContextManager[LogFile | None]:
+    if job_log is None:
+        return nullcontext()
+    from mmgevent.driver.kept_log import opened_log  # rarely needed
+
+    return opened_log(job_log)

@@ -10,6 +10,7 @@ clock. So they never go back, and durations are right even if somebody sets the 
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class JobLog:
         self._notice = notice
         self._stage: int | None = None
         self._clock = _Clock()
+        self._lock = threading.RLock()  # the engine's reading thread tells of tasks
         self._phase = ""
         self._phases: set[tuple[str, int | None]] = set()  # those that have a line
         #: totals of all stages
@@ -60,7 +62,7 @@ class JobLog:
         stage = JobLog(self._out, self._notice)
         stage._stage = number
         stage._clock, stage._totals, stage._end = self._clock, self._totals, self._end
-        stage._phases = self._phases
+        stage._phases, stage._lock = self._phases, self._lock
         return stage
 
     # The job as a whole.
@@ -85,9 +87,12 @@ class JobLog:
 
     def end(self, state: JobState, error: BaseException | None) -> None:
         """Write the last line, and close the file. Idempotent."""
+        with self._lock:
+            self._end_now(state, error)
+
+    def _end_now(self, state: JobState, error: BaseException | None) -> None:
         if self._end["is_over"]:
             return
-        self._end["is_over"] = True
         outcome = "done" if error is None else "failed"
         if state.is_cancelled or isinstance(error, (KeyboardInterrupt, GeneratorExit)):
             outcome = "cancelled"
@@ -100,6 +105,7 @@ class JobLog:
             totals={**self._totals, "skipped": skipped},
             stats=dict(state.stats) or None,
         )
+        self._end["is_over"] = True
         self._out.close()
         if self._out.fault is not None:
             self._tell(
@@ -131,10 +137,11 @@ class JobLog:
         slots: int | None = None,
     ) -> None:
         """Write the line of a phase, unless there is one."""
-        if (phase, stage) not in self._phases:
-            self._phases.add((phase, stage))
-            named = {} if stage is None else {"stage": stage}
-            self._put("phase", **named, phase=phase, start=start, workers=workers, slots=slots)
+        with self._lock:
+            if (phase, stage) not in self._phases:
+                self._phases.add((phase, stage))
+                named = {} if stage is None else {"stage": stage}
+                self._put("phase", **named, phase=phase, start=start, workers=workers, slots=slots)
 
     def notice(self, text: str) -> None:
         """Note what the user was told. Notices of a stage reach the log of the whole job."""
@@ -242,7 +249,7 @@ class JobLog:
         events = [event]
         about = {"phase": row["phase"], "batch": row.get("batch"), "worker": row["worker"]}
         for ms, key, position in slow:
-            if ms >= SLOW_MS:
+            if ms >= SLOW_MS and outcome == "done":
                 facts = {"item": entry_of(position), "seconds": ms / MS, "function": None, "error": None}
                 events.append(self._event("item", outcome="slow", key=_cut(key), **about, **facts))
         if outcome == "failed" or (row.get("key") is not None and outcome != "done"):
@@ -266,9 +273,10 @@ class JobLog:
         self._put_all([self._event(event, **fields)])
 
     def _put_all(self, events: list[Event]) -> None:
-        if not events:
-            return
-        self._out.put_all(events)
+        with self._lock:
+            if not events or self._end["is_over"]:
+                return
+            self._out.put_all(events)
         if self._out.fault is not None and not self._end["is_told"]:
             self._end["is_told"] = True
             self._tell(

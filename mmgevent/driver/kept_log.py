@@ -12,12 +12,22 @@ from mmgevent.driver.log_file import LogFile
 from mmgevent.driver.runners.runner import Runner
 
 
-def start_log(job_log: str | os.PathLike[str] | LogFile, runner: Runner, name: str) -> JobLog:
-    """Begin the log of a runner's job, and return it.
+@contextmanager
+def opened_log(job_log: str | os.PathLike[str] | LogFile) -> Iterator[LogFile]:
+    """Give the open file, before anything of the job runs. It is closed if the block raises.
 
-    `name`: what the first line calls the engine. Raises OutputError for a path that cannot be written.
+    Raises OutputError for a path that cannot be written.
     """
     out = job_log if isinstance(job_log, LogFile) else LogFile(job_log)
+    try:
+        yield out
+    except BaseException:
+        out.close()
+        raise
+
+
+def start_log(out: LogFile, runner: Runner, name: str) -> JobLog:
+    """Begin the log of a runner's job, and return it. `name`: what the first line calls the engine."""
     log = JobLog(out, runner.state.notice)
     runner.keep_log(log)
     log.begin(runner.job, name)

@@ -52,6 +52,10 @@ GATHER_S = 0.001
 log = get_log(__name__)
 
 
+#: Bytes at the end of a message in which its type stands, if our server has sent it.
+MAX_TYPE_BYTES = 40
+
+
 class Part(NamedTuple):
     """The results of one partition, whole."""
 
@@ -271,6 +275,8 @@ class Submission:
 
     def _receive(self, frame: Frame) -> None:
         """Queue a frame for the job's thread (in the engine's reading thread)."""
+        if self._state.job_log is not None and self._has_logged(frame):
+            return
         self._state.inbox.put(frame)
         if frame.kind != CONTROL or b"job_failed" not in bytes(frame.payload):
             return
@@ -397,6 +403,23 @@ class Submission:
 
     def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.add_death(bound(message["failure"]))
+
+    def _has_logged(self, frame: Frame) -> bool:
+        """Log attempts that ended, if the frame is about them; return whether it was.
+
+        This happens in the engine's reading thread, at once: the job's thread may wait in the
+        datasource, and the server says how long ago the attempts began.
+        """
+        if frame.kind != CONTROL or b'"task_ends"' not in bytes(frame.payload[-MAX_TYPE_BYTES:]):
+            return False
+        try:
+            message = decode_message(frame.payload)
+            if message["type"] != "task_ends":
+                return False
+            self._on_task_ends(frame, message)
+        except ProtocolError:  # the job's thread raises it
+            return False
+        return True
 
     def _on_task_ends(self, frame: Frame, message: dict[str, Any]) -> None:
         if self._state.job_log is not None:

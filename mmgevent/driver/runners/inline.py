@@ -44,6 +44,17 @@ def run_inline(
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
+    if job_log is None:
+        runner = _make_runner(job, sink)
+        return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    from mmgevent.driver.kept_log import opened_log, start_log
+
+    with opened_log(job_log) as out:
+        runner = _make_runner(job, sink)
+    return _logged(start_log(out, runner, "inline"), runner)
+
+
+def _make_runner(job: Job[Any, Any], sink: Sink | None) -> Runner:
     runner: Runner
     if job.previous is None:
         runner = InlineRunner(job, on_notice=_warn)
@@ -57,11 +68,7 @@ def run_inline(
         if job.finish_form != "iterator":
             runner.state.on_partitions = sink.note_partitions
     runner.check()
-    if job_log is None:
-        return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
-    from mmgevent.driver.kept_log import start_log
-
-    return _logged(start_log(job_log, runner, "inline"), runner)
+    return runner
 
 
 def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
