@@ -68,10 +68,9 @@ def run_map(
 
     items: entries `(key, value)` of a batch. A value that is a Ref stands for items of its file.
     partitions: number of partitions of the job.
-    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them. The
-        encoded copy of a flush, the input and the functions' own objects come on top.
-    emit: called as `emit(flush)` with the bytes of each flush.
-    mark: called as `mark(position, key)` before each item.
+    memory_bytes: most records to hold at once, as the core estimates them; the encoded copy of a
+        flush, the input and the functions' own objects come on top.
+    emit, mark: called as `emit(flush)` for each flush, and `mark(position, key)` before each item.
     first_index, skip: index of the first entry, from which positions count; those to leave out.
     map_items: see `mapping.MapItems`; maps several items at once, and calls `mark` itself.
     mark_flush: called with None before a flush of several items' records, and with the position of
@@ -81,8 +80,7 @@ def run_map(
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain, unwanted: the rules for records that must be plain data; partitions to drop.
     calls, clock: how mapfn gets many items at once, not with `map_items`; what times single items.
-    Raise TaskFailure, with the item to blame if there is one, and ContentNeeded if a file has changed.
-    What `emit` raises passes unchanged.
+    Raise TaskFailure, and ContentNeeded if a file has changed. What `emit` raises passes unchanged.
     """
     if map_items is None and calls is None:
         mark, mark_flush = _timed(clock, mark, mark_flush)
