@@ -221,6 +221,23 @@ class JobLog:
             )
         return _again(kept, error)
 
+    def _sum_of(self, row: Mapping[str, Any], start: float, slow: Iterable[Any]) -> list[Event]:
+        """Return the event of short tasks that have one row together."""
+        self._totals["tasks"] += row["count"] - 1  # one is counted
+        event = self._event(
+            "tasks",
+            tasks=row["count"],
+            start=start,
+            span=row.get("span_us", 0) / US,
+            seconds=row["us"] / US,
+            **{
+                name: row.get(name)
+                for name in ["phase", "worker", "slot", "items", "records", "keys", "bytes_out"]
+            },
+            slowest=[{"key": _cut(key), "seconds": ms / MS} for ms, key, _ in slow],
+        )
+        return [event]
+
     def _events_of(self, row: Mapping[str, Any], start: float) -> list[Event]:
         """Return the event of an attempt that ended, and those of its items."""
         outcome, totals = row["outcome"], self._totals
@@ -234,6 +251,8 @@ class JobLog:
         elif outcome != "revoked":
             totals["failed"] += 1
         slow = row.get("slow") or ()
+        if row.get("count") is not None:
+            return self._sum_of(row, start, slow)
         names = "phase task attempt worker slot batch entries partitions items skipped records keys bytes_in bytes_out"
         event = self._event(
             "task",

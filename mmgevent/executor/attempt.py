@@ -96,8 +96,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
-        #: makes what times the items of a task; None unless the job keeps a log
-        self.make_clock: Callable[[], ItemClock] | None = None
+        #: times the items of a task; None unless the job keeps a log
+        self.clock: ItemClock | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -112,13 +112,12 @@ class TaskRunner:
         began_s = monotonic()
         try:
             skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
-            clock = None if self.make_clock is None else self.make_clock()
             try:
-                stats = self._run_task(functions, attempt, message, skipping, clock)
+                stats = self._run_task(functions, attempt, message, skipping)
             finally:
                 if self._page is not None:
                     _flush_prints()
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping, clock)
+            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping, self.clock)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -148,12 +147,7 @@ class TaskRunner:
             self._collect_due_s = monotonic() + COLLECT_S
 
     def _run_task(
-        self,
-        functions: Functions,
-        attempt: AttemptRun,
-        message: dict[str, Any],
-        skipping: Skipping,
-        clock: ItemClock | None,
+        self, functions: Functions, attempt: AttemptRun, message: dict[str, Any], skipping: Skipping
     ) -> Any:
         mark: Mark = _ignore_mark if self._page is None else self._page.mark
         if message["phase"] == "reduce":
@@ -167,7 +161,7 @@ class TaskRunner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
-                clock=clock,
+                clock=self.clock,
             )
         data = attempt.read_all()
         is_results = message.get("results", False)
@@ -195,7 +189,7 @@ class TaskRunner:
             plain=self.plain,
             unwanted=self.unwanted,
             calls=self.calls,
-            clock=clock,
+            clock=self.clock,
         )
 
 

@@ -126,7 +126,7 @@ class Executor:
             if options.get("logs") is True:
                 from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
 
-                self._runner.make_clock = ItemClock
+                self._runner.clock = ItemClock()
             if options.get("items_per_call") is not None:
                 self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
             if self._is_patched and options.get("greenlets", 0) > 1:

@@ -42,20 +42,12 @@ class Lanes:
 
     def add(self, event: dict[str, Any]) -> None:
         """Add a task that ended."""
-        key = (str(event.get("worker")), event.get("slot"))
-        lane = self._lanes.get(key)
-        if lane is None:
-            if len(self._lanes) >= MAX_LANES:
-                self.hidden_tasks += 1
-                return
-            lane = self._lanes[key] = []
-            self._facts[key] = {"tasks": 0, "busy_s": 0.0, "duplicates": 0, "faults": 0}
         outcome, seconds = event["outcome"], event["seconds"]
         if event.get("is_duplicate") and outcome == "done":
             outcome = "duplicate that won"
-        facts = self._facts[key]
-        facts["tasks"] += 1
-        facts["busy_s"] += seconds
+        facts = self._facts_of(event, 1)
+        if facts is None:
+            return
         facts["duplicates"] += outcome in ("duplicate", "duplicate that won")
         facts["faults"] += outcome in ("failed", "died", "lost", "unprepared")
         if outcome != "done":
@@ -64,7 +56,30 @@ class Lanes:
                 self.hidden_marks += 1
                 return
         start = event["start"]
-        lane.append([start, start + seconds, event["phase"], outcome, 1, seconds, event.get("task")])
+        self._put(event, [start, start + seconds, event["phase"], outcome, 1, seconds, event.get("task")])
+
+    def add_sum(self, event: dict[str, Any]) -> None:
+        """Add short tasks that have one event together: one bar."""
+        start, count, busy_s = event["start"], event["tasks"], event["seconds"]
+        if self._facts_of(event, count) is not None:
+            self._put(event, [start, start + event["span"], event["phase"], "done", count, busy_s, None])
+
+    def _facts_of(self, event: dict[str, Any], count: int) -> dict[str, Any] | None:
+        """Count tasks of a lane; return its numbers, or None if it is one lane too many."""
+        key = (str(event.get("worker")), event.get("slot"))
+        if key not in self._lanes:
+            if len(self._lanes) >= MAX_LANES:
+                self.hidden_tasks += count
+                return None
+            self._lanes[key] = []
+            self._facts[key] = {"tasks": 0, "busy_s": 0.0, "duplicates": 0, "faults": 0}
+        facts = self._facts[key]
+        facts["tasks"] += count
+        facts["busy_s"] += event["seconds"]
+        return facts
+
+    def _put(self, event: dict[str, Any], bar: Bar) -> None:
+        self._lanes[str(event.get("worker")), event.get("slot")].append(bar)
         self._bars += 1
         while self._bars > MAX_BARS + min(self._marks, MAX_MARKS):
             self._coarsen()

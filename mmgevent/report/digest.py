@@ -86,6 +86,9 @@ class Digest:
         kind = event["event"]
         if kind == "task":
             self._add_task(event)
+        elif kind == "tasks":
+            self._lanes.add_sum(event)
+            self._add_slowest(event)
         elif kind == "item":
             self._add_item(event)
         elif kind == "job":
@@ -161,9 +164,7 @@ class Digest:
             self._lanes.add(event)
         if event["outcome"] != "done":
             return
-        for item in event["slowest"]:
-            if item["seconds"] < 1:  # others have events of their own
-                self._slowest.add(item["seconds"], {**item, **_place(event)})
+        self._add_slowest(event)
         for key in event["largest"]:
             self._largest.add(key["values"], {**key, **_place(event)})
         if event["phase"] == "reduce" and event.get("bytes_in") is not None:
@@ -171,6 +172,11 @@ class Digest:
             self._size_sum += event["bytes_in"]
             names = ("task", "partitions", "bytes_in", "keys", "seconds", "worker")
             self._sizes.add(event["bytes_in"], {name: event.get(name) for name in names})
+
+    def _add_slowest(self, event: Event) -> None:
+        for item in event["slowest"]:
+            if item["seconds"] < 1:  # others have events of their own
+                self._slowest.add(item["seconds"], {**item, **_place(event)})
 
     def _add_item(self, event: Event) -> None:
         if event["outcome"] == "slow":

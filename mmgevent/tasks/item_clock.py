@@ -22,7 +22,7 @@ MS = 1000
 
 
 class ItemClock:
-    """The slowest items of one task, and the keys with the most values."""
+    """The slowest items of one task after another, and the keys with the most values."""
 
     def __init__(self) -> None:
         self._slowest: list[tuple[float, int, int, Any]] = []  # a heap: seconds, number, position, key
@@ -32,9 +32,25 @@ class ItemClock:
         #: Notes how long the current item took; nothing runs from now on.
         self.stop: Callable[[], None] = _do_nothing
         self._pause: Callable[[bool], None] = _do_not_pause
+        # What was wrapped last: an executor asks for the same functions for each of its tasks.
+        self._marks: tuple[Any, Any] = None, None
+        self._flush_marks: tuple[Any, Any] = None, None
 
-    def marking(self, mark: Callable[[int, Any], object]) -> Callable[[int, Any], None]:
+    def begin(self) -> None:
+        """Forget the task before: it may have failed."""
+        self.stop()
+        if self._slowest or self._largest:
+            self._slowest, self._largest = [], []
+            self._least_s = WORTH_NAMING_S
+
+    def marking(self, mark: Callable[[int, Any], object]) -> Callable[[int, Any], object]:
         """Return a function that calls `mark`, and notes how long the item before this one took."""
+        if self._marks[0] != mark:
+            self._marks = mark, self._make_marking(mark)
+        timed: Callable[[int, Any], object] = self._marks[1]
+        return timed
+
+    def _make_marking(self, mark: Callable[[int, Any], object]) -> Callable[[int, Any], None]:
         now, never = monotonic, float("inf")
         position, key, began_s, paused_s = 0, None, never, 0.0
 
@@ -48,6 +64,8 @@ class ItemClock:
 
         def stop() -> None:
             nonlocal key, began_s, paused_s
+            if key is None and began_s == never:
+                return
             seconds = (paused_s or now()) - began_s
             if seconds > self._least_s:
                 self._note(seconds, position, key)
@@ -64,14 +82,17 @@ class ItemClock:
         self.stop, self._pause = stop, pause
         return timed
 
-    def marking_flush(self, mark_flush: Callable[[int | None], object]) -> Callable[[int | None], None]:
+    def marking_flush(self, mark_flush: Callable[[int | None], object]) -> Callable[[int | None], object]:
         """Return a function that calls `mark_flush`, and keeps flushes out of the time of items."""
+        if self._flush_marks[0] != mark_flush:
 
-        def mark(item: int | None) -> None:
-            self._pause(item is not None)
-            mark_flush(item)
+            def mark(item: int | None) -> None:
+                self._pause(item is not None)
+                mark_flush(item)
 
-        return mark
+            self._flush_marks = mark_flush, mark
+        timed: Callable[[int | None], object] = self._flush_marks[1]
+        return timed
 
     def count_values(self, groups: dict[Any, Any]) -> None:
         """Note the keys of merged groups that have the most values."""
@@ -90,11 +111,10 @@ class ItemClock:
                 least = largest[0][0]
 
     def found(self) -> dict[str, Any]:
-        """End the last item; return the fields `slow` and `largest` of `wire.task_ends`.
-
-        A field is None if there is nothing in it.
-        """
+        """End the last item; return the fields `slow` and `largest` of `wire.task_ends`, if there are any."""
         self.stop()
+        if not (self._slowest or self._largest):
+            return {}
         slow = sorted(self._slowest, key=_first, reverse=True)
         largest = sorted(self._largest, key=_first, reverse=True)
         return {

@@ -122,8 +122,10 @@ class ReduceTask:
         self._parts = iter(parts)
         self._clock = clock
         self._counts_values = clock is not None and fold is None
-        if clock is not None and not self._is_merged:  # else no function is called, and nothing timed
-            mark = clock.marking(mark)
+        if clock is not None:
+            clock.begin()
+            if not self._is_merged:  # else no function is called, and nothing timed
+                mark = clock.marking(mark)
         self._mark = mark
         self._merger = Merger(
             partitions=partitions,

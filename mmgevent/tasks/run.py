@@ -175,6 +175,7 @@ def _timed(
 ) -> tuple[Mark, MarkFlush | None]:
     if clock is None:
         return mark, mark_flush
+    clock.begin()
     return clock.marking(mark), clock.marking_flush(mark_flush or _mark_no_flush)
 
 

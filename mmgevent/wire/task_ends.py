@@ -15,6 +15,8 @@ missing:
     batch      number of the batch that it mapped; missing for reduce
     entries    entries of the batch that it had; missing for reduce
     partitions number of partitions that it had; missing for map
+    count      number of short tasks that this row is the sum of; missing for one
+    span_us    microseconds from the start of the first of them to the end of the last
     items      items that it mapped, without those set aside
     skipped    items that it set aside
     records    records that came out
@@ -116,6 +118,8 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
             "bytes_out",
             "item",
             "partitions",
+            "count",
+            "span_us",
         ],
         _is_count,
     ),

@@ -208,6 +208,15 @@ def test_the_page_says_what_happened():
     assert "prefers-color-scheme:dark" in page
 
 
+def test_short_tasks_with_one_line_are_one_bar_and_count_as_many():
+    line = {**task(slowest=[{"key": "s", "seconds": 0.2}]), "event": "tasks", "tasks": 500, "span": 0.25}
+    data = digest_of(head(), line, end()).data()
+    (lane,) = data["work"]["lanes"]
+    assert (lane["tasks"], lane["busy_s"], len(lane["bars"])) == (500, 0.5, 1)
+    assert data["slowest"][0]["key"] == "s"
+    assert "map 500 tasks, done: 500 ms" in make_page(data)
+
+
 def test_a_job_without_tasks_and_one_without_times_have_a_page_too():
     for events in ([head()], [head(), task(start=None, slot=None), end("cancelled")], []):
         reader, _ = read_page(make_page(digest_of(*events).data()))

@@ -51,7 +51,7 @@ class Actions:
         attempt = HostedAttempt(c.attempt, job, c.worker, c.task)
         self._attempts.add(attempt)
         if job.task_log is not None:
-            job.task_log.assign(c, worker.link.name)
+            job.task_log.assign(c, attempt, worker.link.name)
         self._send_code(worker, job)
         fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
         if c.phase == "map":

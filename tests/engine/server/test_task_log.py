@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmgevent.engine.scheduler.commands import Assign
-from mmgevent.engine.server.task_log import MAX_UNREAD_BYTES, MAX_WAITING, TaskLog
+from mmgevent.engine.server.task_log import MAX_SHORT, MAX_UNREAD_BYTES, MAX_WAITING, SHORT_S, TaskLog
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.messages import decode_message
 from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW, check_rows
@@ -27,12 +27,13 @@ class Link:
 
 
 def assigned(log, attempt, task, *, slot=0, worker=1):
-    log.assign(Assign(worker, slot, 1, task, attempt, "map", 1, 0, 5, (), ()), "host/1")
     batches = {1: SimpleNamespace(size=100, items=10)}
     job = SimpleNamespace(sizes={}, input=SimpleNamespace(batches=batches))
-    return SimpleNamespace(
+    made = SimpleNamespace(
         number=attempt, task=task, batch=1, lo=0, hi=5, partitions=(), done=None, is_map=True, job=job
     )
+    log.assign(Assign(worker, slot, 1, task, attempt, "map", 1, 0, 5, (), ()), made, "host/1")
+    return made
 
 
 DONE = {"seconds": 0.25, "items": 5, "records": 7, "groups": 3, "size": 40}
@@ -64,10 +65,35 @@ def test_attempts_that_never_ran_have_no_row_and_duplicates_are_marked():
     assert rows[2]["item"] == 3
     assert "traceback" not in rows[2]
     assert len(rows[2]["error"]) <= 200
-    assert not log._live
     assert not log._tasks
-    assert not log._queues
     assert not log._whys
+    assert not any(slot.attempts for slot in log._slots.values())
+
+
+def test_short_tasks_beyond_some_have_one_row_a_slot_and_nothing_of_them_is_lost():
+    log, link = TaskLog(), Link()
+    short = {**DONE, "seconds": SHORT_S / 2}
+    for number in range(1, MAX_SHORT + 101):
+        attempt = assigned(log, number, number, slot=number % 2)
+        slow = [[30, "'slow'", 3]] if number == MAX_SHORT + 50 else []
+        attempt.done = {**short, **({"slow": slow} if slow else {})}
+        log.end(attempt, is_committed=True)
+    long = assigned(log, 1000, 1000)
+    long.done = {**DONE, "seconds": SHORT_S}
+    log.end(long, is_committed=True)
+    failed = assigned(log, 1001, 1001)
+    log.note(1001, "failed", {"error": "bad"})
+    log.end(failed, is_committed=False)
+    log.flush(link, 1)
+    rows = check_rows(link.rows())
+    sums = [row for row in rows if "count" in row]
+    assert len(rows) == MAX_SHORT + 2 + len(sums)
+    assert [(row["slot"], row["count"]) for row in sums] == [(1, 50), (0, 50)]
+    assert sum(row["items"] for row in rows if row["outcome"] == "done") == 5 * (MAX_SHORT + 101)
+    assert sum(row["us"] for row in sums) == round(100 * SHORT_S / 2 * 1e6)
+    assert [row["slow"] for row in sums if "slow" in row] == [[[30, "'slow'", 3]]]
+    log.flush(link, 1)
+    assert len(link.rows()) == len(rows)
 
 
 def test_a_driver_that_does_not_read_costs_a_limited_number_of_rows():
