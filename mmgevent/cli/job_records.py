@@ -35,7 +35,6 @@ REPORT_DIFF = Option(
     "",
     "run nothing: compare two reports, mmg-run --report-diff A.html B.html, and print what differs",
     excludes="where",
-    reads_variable=False,
 )
 OPTIONS = (JOB_LOG, REPORT, REPORT_DIFF)
 
