@@ -366,6 +366,9 @@ SAMPLED = {
         "test_ctrl_c_ends_mmg_run_whose_datasource_waits": 4,
         "test_a_callback_that_waits_for_ever_does_not_keep_a_job_from_being_cancelled": 2,
     },
+    "driver/runners/test_contract.py": {
+        "test_a_job_log_counts_every_item_once": 3,
+    },
     "engine/net/test_election.py": {
         "test_who_had_a_place_outlasts_strangers_in_it": 2,
         "test_a_server_that_is_lost_by_chance_before_its_hello_is_joined_again": 4,

@@ -26,6 +26,7 @@ ROOMS = {
     "engine": "engine",
     "box": "box",
     "driver": "driver",
+    "report": "report",
     "web": "web",
     "cli": "cli",
     "mincemeat": "mincemeat",

@@ -69,3 +69,6 @@ class Report(NamedTuple):
     #: its output, if that is small: the pieces of a map task, or the results of a reduce task.  Else
     #: it is empty, and so is the output if this is not.
     carried: tuple[bytes, ...] = ()
+    #: its slowest items and largest keys, as `wire.task_ends` has them, if the job keeps a log
+    slow: tuple[list[Any], ...] = ()
+    largest: tuple[list[Any], ...] = ()

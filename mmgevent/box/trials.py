@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from mmgevent.box.box import Box, Outcome, worker_name
@@ -21,6 +22,7 @@ from mmgevent.engine.scheduler.retries import (
 )
 from mmgevent.wire.failures import advise_on_reduce
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
+from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW
 
 
 class _GivenUp(Exception):
@@ -71,6 +73,7 @@ class Trials:
         self._retried = self._cpu_us = self._peak_bytes = 0
         self._seconds = 0.0
         self._kept: list[bytes] = []
+        self._lists: dict[str, list[list[Any]]] = {"slow": [], "largest": []}
 
     def map(self, batch: GuestBatch) -> tuple[Report, list[bytes]]:
         """Map a batch.  Returns the report, and the output in datasource order: whole flushes."""
@@ -148,6 +151,10 @@ class Trials:
         self._retried += message.get("retries", 0)
         self._cpu_us += message.get("cpu_us", 0)
         self._peak_bytes = max(self._peak_bytes, message.get("peak_bytes", 0))
+        for name, most in (("slow", MAX_SLOW), ("largest", MAX_LARGEST)):
+            if name in message:
+                rows = sorted(self._lists[name] + message[name], key=itemgetter(0), reverse=True)
+                self._lists[name] = rows[:most]
 
     def _after(self, batch: GuestBatch, share: _Share, outcome: Outcome) -> list[_Share]:
         """Decide after a run without success.  Returns halves, or nothing to run the share again."""
@@ -271,6 +278,8 @@ class Trials:
             deaths=tuple(self._deaths),
             notices=tuple(notices),
             worker=worker_name(),
+            slow=tuple(self._lists["slow"]),
+            largest=tuple(self._lists["largest"]),
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
-from mmgevent.cli import outputs, shared
+from mmgevent.cli import job_records, outputs, shared
 from mmgevent.cli.closing import SUMMARY, Closing
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
@@ -28,6 +28,7 @@ from mmgevent.shown_text import shown
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.driver.reporters import Reporter
     from mmgevent.job.job import Job
 
@@ -123,6 +124,7 @@ COMMAND = Command(
         ),
         *outputs.OPTIONS,
         SUMMARY,
+        *job_records.OPTIONS,
         Option(
             ("-m", "--module"),
             "",
@@ -224,6 +226,8 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Run one job as the command line says; return 0 if it is done, else raise."""
     arguments = parse(COMMAND, argv, os.environ)
+    if arguments.report_diff:
+        return job_records.print_differences(NAME, arguments.rest)
     if not arguments.rest:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
@@ -243,8 +247,13 @@ def run(argv: Sequence[str]) -> int:
         return _try(arguments, to_try)
     closing = Closing(NAME, arguments)
     results = claim_results(arguments.output)
-    if inline:
-        return _run_inline(arguments, results, closing)
+    with job_records.kept(NAME, arguments) as job_log:
+        if inline:
+            return _run_inline(arguments, results, closing, job_log)
+        return _run_on_cluster(arguments, results, closing, job_log)
+
+
+def _run_on_cluster(arguments: Arguments, results: Results, closing: Closing, job_log: LogFile | None) -> int:
     with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
@@ -256,9 +265,15 @@ def run(argv: Sequence[str]) -> int:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
             if arguments.expect_workers is not None:
-                _await_workers(cluster, job, arguments)
+                from mmgevent.cli.expected_workers import await_workers
+
+                await_workers(NAME, cluster, job, arguments)
             handle = cluster.submit(
-                job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
+                job,
+                on_progress=reporter.update,
+                on_notice=reporter.notice,
+                resume=sink.made,
+                job_log=job_log,
             )
             closing.watch(handle.state)
             with _watching_for_workers(handle, reporter, arguments):
@@ -284,18 +299,6 @@ def _say_how_to_join(cluster: BaseCluster, arguments: Arguments) -> None:
     if address is not None:
         say(NAME, f"listening on {format_address(address)}")
         say(NAME, shared.how_to_join(address, arguments))
-
-
-def _await_workers(cluster: BaseCluster, job: Job[Any, Any], arguments: Arguments) -> None:
-    from mmgevent.cli.expected_workers import wait_for_workers
-
-    job.check()  # before anybody waits for a job that cannot run
-
-    def say_unless_quiet(text: str) -> None:
-        if not arguments.quiet:
-            say(NAME, text)
-
-    wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
 
 
 def _watching_for_workers(
@@ -347,7 +350,7 @@ def which_results(arguments: Arguments, of_job: str | None) -> str | None:
     return "plain" if of_job is None and others_take_part(arguments) else of_job
 
 
-def _run_inline(arguments: Arguments, results: Results, closing: Closing) -> int:
+def _run_inline(arguments: Arguments, results: Results, closing: Closing, job_log: LogFile | None) -> int:
     from mmgevent.driver.runners.inline import run_inline
 
     try:
@@ -356,8 +359,8 @@ def _run_inline(arguments: Arguments, results: Results, closing: Closing) -> int
         with outputs.open_sink(NAME, arguments, results, job) as sink:
             if not sink.is_complete:
                 silent = open_reporter(NAME, is_quiet=True)  # the functions may use the terminal
-                records = outputs.in_order(arguments, run_inline(job, sink, closing.watch), silent)
-                outputs.write(records, sink, silent, closing)
+                found = run_inline(job, sink, watch=closing.watch, job_log=job_log)
+                outputs.write(outputs.in_order(arguments, found, silent), sink, silent, closing)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise

@@ -11,7 +11,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from mmgevent.errors import StartError, UsageError
@@ -19,6 +19,7 @@ from mmgevent.errors import StartError, UsageError
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.listed import JobInfo, WorkerInfo
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.driver.progress import Progress
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.showing import Shown
@@ -48,6 +49,7 @@ class BaseCluster(ABC):
         on_notice: OnNotice | None = None,
         progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
+        job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
@@ -56,18 +58,21 @@ class BaseCluster(ABC):
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
+        `job_log`: a file to which what happens is written, a line of JSON an event (docs/job-log.md).
 
-        Raises UsageError if something is wrong with the job, and StartError if no thread can be
-        started.
+        Raises UsageError if something is wrong with the job, OutputError for a `job_log` that cannot
+        be written, and StartError if no thread can be started.
         """
         from mmgevent.driver.handle import JobHandle
 
+        made = None if resume is None else _find_made(resume)
         shown = _shown(job, on_progress, on_notice) if progress else None
         if shown is not None:
             on_progress, on_notice = shown.on_progress, shown.on_notice
-        handle: JobHandle[K, V] = JobHandle(
-            self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
-        )
+        with _opened(job_log) as out:
+            runner = self._checked_runner(job, on_progress, on_notice, made)
+        self._start_log(runner, out)
+        handle: JobHandle[K, V] = JobHandle(runner)
         if shown is not None:
             shown.watch(handle)
         with self._lock:
@@ -80,39 +85,63 @@ class BaseCluster(ABC):
         return handle
 
     def run(
-        self, job: Job[K, V], *, progress: OnProgress | bool | None = None, on_notice: OnNotice | None = None
+        self,
+        job: Job[K, V],
+        *,
+        progress: OnProgress | bool | None = None,
+        on_notice: OnNotice | None = None,
+        job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
         `progress`: True shows how far the job is, in the notebook or on stderr; a function gets it.
-        The datasource, finishfn and that function are called in this thread.  Raises UsageError,
-        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
+        The datasource, finishfn and that function are called in this thread.  `job_log` is as in
+        `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
+        KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
         if progress is None or callable(progress):  # spares an import
-            runner = self._checked_runner(job, progress, on_notice)
-            with closing(runner.records()) as records:
+            with _opened(job_log) as out:
+                runner = self._checked_runner(job, progress, on_notice)
+            with self._start_log(runner, out), closing(runner.records()) as records:
                 return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
         from mmgevent.driver.showing import check_progress
 
         check_progress(progress)
-        return self._run_shown(job, on_notice) if progress else self.run(job, on_notice=on_notice)
+        if not progress:
+            return self.run(job, on_notice=on_notice, job_log=job_log)
+        return self._run_shown(job, on_notice, job_log)
 
-    def _run_shown(self, job: Job[K, V], on_notice: OnNotice | None) -> dict[K, V]:
+    def _run_shown(
+        self, job: Job[K, V], on_notice: OnNotice | None, job_log: str | os.PathLike[str] | LogFile | None
+    ) -> dict[K, V]:
         from mmgevent.driver.results import apply_finish, build_dict
 
         shown = _shown(job, None, on_notice)
-        runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
+        with _opened(job_log) as out:
+            runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
         ended: BaseException | None = None
         try:
-            with closing(runner.records()) as records:
+            with self._start_log(runner, out), closing(runner.records()) as records:
                 return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
         except BaseException as error:
             ended = error
             raise
         finally:
             shown.end(runner.state, ended)
+
+    def _start_log(self, runner: Runner, out: LogFile | None) -> AbstractContextManager[None]:
+        """Begin the log of a job, if it keeps one; return a context whose end is that of the log."""
+        if out is None:
+            return nullcontext()
+        from mmgevent.driver.kept_log import ending, start_log
+
+        return ending(start_log(out, runner, self._engine_name()), runner.state)
+
+    def _engine_name(self) -> str:
+        """Return what logs call the engine. Override this."""
+        return type(self).__name__
 
     @property
     @abstractmethod
@@ -263,3 +292,11 @@ def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:
     from mmgevent.job.outputs.record import Made, find_made  # rarely needed
 
     return resume if isinstance(resume, Made) else find_made(resume)
+
+
+def _opened(job_log: str | os.PathLike[str] | LogFile | None) -> AbstractContextManager[LogFile | None]:
+    if job_log is None:
+        return nullcontext()
+    from mmgevent.driver.kept_log import opened_log  # rarely needed
+
+    return opened_log(job_log)

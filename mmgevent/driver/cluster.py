@@ -209,6 +209,16 @@ class Cluster(BaseCluster):
     def _describe(self) -> str:
         return "closed" if self._is_closed else f"engine {self._engine.pid}"
 
+    def _engine_name(self) -> str:
+        from mmgevent.access.addresses import format_address
+
+        configuration = self._configuration
+        if configuration.join is not None:
+            return f"the server {format_address(configuration.join)}"
+        if configuration.elect is not None:
+            return f"the elected server of {', '.join(map(format_address, configuration.elect))}"
+        return "local"
+
     def _end(self) -> None:
         watch = self._watch
         if watch is not None:

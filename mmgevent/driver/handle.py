@@ -328,6 +328,8 @@ class JobHandle(Readable[K, V]):
 
     def _finish(self, error: BaseException | None) -> None:
         """Note that the job is over, and call back; only the first end counts."""
+        if self._state.job_log is not None:
+            self._state.job_log.end(self._state, error)
         with self._changed:
             if self._is_over:
                 return

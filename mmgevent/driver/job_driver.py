@@ -114,6 +114,8 @@ class JobDriver(Runner):
         for _ in range(1 + self._max_resubmits):
             if lost is not None:
                 state.notice(f"{lost}; the job is resubmitted")
+                if state.job_log is not None:
+                    state.job_log.resubmitted(lost)
                 restart()
             engine = self._get_engine(lost)
             try:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmgevent.driver.progress import PhaseClock, Progress, complete
 from mmgevent.driver.set_aside import SetAside
@@ -24,6 +24,7 @@ from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
 if TYPE_CHECKING:
+    from mmgevent.box.reports import Report
     from mmgevent.driver.input_total import InputTotal
     from mmgevent.tasks.plain_rules import PlainRules
 
@@ -32,6 +33,24 @@ log = get_log(__name__)
 #: Notices of others that a job shows: some pages of a terminal. A worker that returns every attempt,
 #: with a notice, or leaves and joins again, could cause thousands a second.
 MAX_NOTICES = 1000
+
+
+class JobEvents(Protocol):
+    """What the log of a job is told, see `driver.job_log`."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def death(self, death: Mapping[str, Any]) -> None: ...
+    def tasks(self, rows: list[Any], lost: int) -> None: ...
+    def ran(self, began_s: float, **row: Any) -> None: ...
+    def report(
+        self, report: Report, phase: str, task: int, batch: int | None, bytes_in: int | None
+    ) -> None: ...
+    def skipped(
+        self, failures: Iterable[dict[str, Any]], batch: int, worker: str | None
+    ) -> Iterator[dict[str, Any]]: ...
+    def resubmitted(self, why: str) -> None: ...
+    def end(self, state: JobState, error: BaseException | None) -> None: ...
 
 
 class JobState:
@@ -68,6 +87,8 @@ class JobState:
         #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
+        #: the log of the job, if it keeps one
+        self.job_log: JobEvents | None = None
         #: the error that has ended the job; its thread may not know yet
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's
@@ -110,6 +131,8 @@ class JobState:
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
+        if self.job_log is not None and self._holder is None:
+            self.job_log.notice(text)
         if self._holder == threading.get_ident():
             self._held.append(text)
         elif self._on_notice is None:
@@ -151,6 +174,8 @@ class JobState:
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
         self.progress = self._completed(progress)
+        if self.job_log is not None:
+            self.job_log.progress(self.progress)
         if self._on_progress is not None:
             if self.input_total is not None:
                 self.input_total.look()
@@ -208,6 +233,8 @@ class JobState:
         """Remember the death of an executor or worker, and show it unless another message does."""
         self.death_count += 1
         self.deaths.append(death)
+        if self.job_log is not None:
+            self.job_log.death(death)
         text = describe_death(death)
         if text is not None:
             self.notice_of_others(text)
@@ -227,6 +254,16 @@ class JobState:
         """Say how many items were set aside, if not all of them were named."""
         if self.set_aside.count > MAX_NAMED:
             self.notice(f"{self.set_aside.count} items were set aside in all")
+
+    def options_for(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of the job for those who run it: they time items if it keeps a log."""
+        return options if self.job_log is None else {**options, "logs": True}
+
+    def note_skipped(
+        self, failures: Iterator[dict[str, Any]], batch: int, worker: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Log items of a batch that were set aside, if the job keeps a log; return their failures."""
+        return failures if self.job_log is None else self.job_log.skipped(failures, batch, worker)
 
     def end_partitions(self, partitions: tuple[int, ...]) -> None:
         """Note that every record of these partitions was given out."""

@@ -50,6 +50,7 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
@@ -96,6 +97,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
+        #: times the items of a task; None unless the job keeps a log
+        self.clock: ItemClock | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -117,7 +120,10 @@ class TaskRunner:
                 if self._page is not None:
                     _flush_prints()
             seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
-            attempt.finish(stats, seconds, skipping, {} if used is None else used.fields())
+            told = {} if used is None else used.fields()
+            if self.clock is not None:
+                told |= self.clock.found()
+            attempt.finish(stats, seconds, skipping, told)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -161,6 +167,7 @@ class TaskRunner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
+                clock=self.clock,
             )
         data = attempt.read_all()
         is_results = message.get("results", False)
@@ -188,6 +195,7 @@ class TaskRunner:
             plain=self.plain,
             unwanted=self.unwanted,
             calls=self.calls,
+            clock=self.clock,
         )
 
 
@@ -249,8 +257,11 @@ class AttemptRun:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping, used: dict[str, int]) -> None:
-        """Send the outcome behind the output, or together with it. `used`: see `Used.fields`."""
+    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping, told: dict[str, Any]) -> None:
+        """Send the outcome behind the output, or together with it.
+
+        `told`: more fields of `done`, such as those of `Used.fields` and `ItemClock.found`.
+        """
         self._check_revoked()
         self._channel.send(
             control(
@@ -265,7 +276,7 @@ class AttemptRun:
                 seconds=seconds,
                 inline=b"".join(self._held) if self._held else None,
                 retries=skipping.retried or None,
-                **used,
+                **told,
             )
         )
         self._channel.close_lane(self._lane)

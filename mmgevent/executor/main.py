@@ -123,6 +123,10 @@ class Executor:
             self._runner.plain = read_plain_rules(options)
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
+            if options.get("logs") is True:
+                from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
+
+                self._runner.clock = ItemClock()
             if options.get("items_per_call") is not None:
                 self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
             if self._is_patched and options.get("greenlets", 0) > 1:

@@ -31,6 +31,7 @@ from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
     from mmgevent.tasks.value_order import ValueOrder
 
@@ -110,6 +111,7 @@ class ReduceTask:
         mark: Mark,
         scratch_dir: str | None = None,
         plain: PlainRules | None = None,
+        clock: ItemClock | None = None,
     ):
         order = _order_of(functions.sort_values)
         fold = None if functions.collectfn is not None or order is not None else fold_of(functions.reducefn)
@@ -118,6 +120,12 @@ class ReduceTask:
         self._order = order
         self._is_iterator_form = functions.reduce_form == "iterator"
         self._parts = iter(parts)
+        self._clock = clock
+        self._counts_values = clock is not None and fold is None
+        if clock is not None:
+            clock.begin()
+            if not self._is_merged:  # else no function is called, and nothing timed
+                mark = clock.marking(mark)
         self._mark = mark
         self._merger = Merger(
             partitions=partitions,
@@ -153,6 +161,10 @@ class ReduceTask:
             self._partition = partition
             for groups in self._merger.merge(partition, n_bytes, iter(segments)):
                 self.stats.groups += len(groups)
+                if self._clock is not None:
+                    self._clock.stop()  # merging belongs to no key
+                    if self._counts_values:
+                        self._clock.count_values(groups)
                 yield groups
 
     def _put_out_merged(self) -> None:
@@ -211,6 +223,8 @@ class ReduceTask:
         if self._input_error is not None:  # the function may have swallowed it
             raise self._input_error
         self._index = index
+        if self._clock is not None:
+            self._clock.stop()
         return keys, results
 
     # -- iterator form

@@ -93,6 +93,8 @@ STRINGS = Shape(
 )
 PAIRS = Shape("a list of [integer, integer]", _rows_of(2))
 TRIPLES = Shape("a list of [integer, integer, integer]", _rows_of(3))
+ROWS = Shape("a list of objects", lambda value: type(value) is list and all(type(r) is dict for r in value))
+LISTS = Shape("a list of lists", lambda value: type(value) is list and all(type(r) is list for r in value))
 PHASE = _one_of("map", "reduce")
 STATE = _one_of("connecting", "worker", "server", "occupied", "closed")
 
@@ -161,6 +163,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
+    "task_ends": _fields({"lost": COUNT}, rows=ROWS),
     "job_done": _fields(stats=OBJECT),
     "stage_done": _fields(stats=OBJECT),
     "job_failed": _fields({"code": STRING, "stats": OBJECT}, failure=OBJECT),
@@ -201,6 +204,8 @@ MESSAGES: dict[str, dict[str, Field]] = {
             "retries": COUNT,
             "peak_bytes": COUNT,
             "cpu_us": COUNT,
+            "slow": LISTS,
+            "largest": LISTS,
         },
         size=COUNT,
         records=COUNT,

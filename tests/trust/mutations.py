@@ -44,6 +44,44 @@ PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py",
 
 MUTATIONS = [
     # remote inputs
+    # job logs and reports
+    Mutation(
+        "data in a report cannot end their block",
+        "report/embedded.py",
+        "default=repr).translate(_ESCAPES)",
+        "default=repr)",
+        ("report/test_page.py::test_no_name_of_a_job_changes_the_page_or_hides_in_it",),
+    ),
+    Mutation(
+        "texts in a report are escaped",
+        "report/words.py",
+        "    return html.escape(plain(value))",
+        "    return plain(value)",
+        ("report/test_page.py::test_no_name_of_a_job_changes_the_page_or_hides_in_it",),
+    ),
+    Mutation(
+        "no part of a line stays in a job log",
+        "driver/log_file.py",
+        "                self._drop_part()",
+        "                pass",
+        ("driver/test_job_log.py::test_of_a_line_for_which_there_is_no_room_nothing_stays",),
+    ),
+    Mutation(
+        "a driver that does not read gets no more rows of attempts",
+        "engine/server/task_log.py",
+        "while (self._rows or self._lost) and link.control_bytes < MAX_UNREAD_BYTES:",
+        "while self._rows or self._lost:",
+        ("engine/server/test_task_log.py::test_a_driver_that_does_not_read_costs_a_limited_number_of_rows",),
+    ),
+    Mutation(
+        "attempts that never ran are not in a job log",
+        "engine/server/task_log.py",
+        'if outcome == "returned" or not (has_run or outcome):',
+        "if False:",
+        (
+            "engine/server/test_task_log.py::test_attempts_that_never_ran_have_no_row_and_duplicates_are_marked",
+        ),
+    ),
     Mutation(
         "each answer of a web server is of the version that was listed",
         "job/remote/web.py",

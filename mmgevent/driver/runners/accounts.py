@@ -73,10 +73,13 @@ class Accounts:
 
         Raises JobError, or TooManySkippedError, if the job has failed.
         """
-        self._take(report)
         state = self._state
+        if state.job_log is not None:
+            state.job_log.report(report, "map", number, number, len(batch.data))
+        self._take(report)
         if report.rows:
             failures = list(state.set_aside.add_rows(number, report.worker, report.rows))
+            state.note_skipped(iter(failures), number, report.worker)
             self.items += len(failures)
             self._last_failure = failures[-1]
             for failure in islice(failures, state.unnamed_count):
@@ -107,8 +110,10 @@ class Accounts:
         limit = self._max_skipped
         self._check_limit(limit if isinstance(limit, int) else limit * self.items)
 
-    def take_reduce(self, report: Report) -> None:
+    def take_reduce(self, report: Report, number: int) -> None:
         """Take the report of a reduce task. Raises JobError if the job has failed."""
+        if self._state.job_log is not None:
+            self._state.job_log.report(report, "reduce", number, None, None)
         self._take(report)
         self._records += report.records
         self._keys += report.keys
@@ -153,6 +158,7 @@ class Accounts:
                 item = key, encode_value(value, MAX_VALUE_BYTES)
                 failure = {**failure, "key": short_repr(key)}  # the executor may not have known it
         self._state.set_aside.add_item(batch, position, failure, item)
+        self._state.note_skipped(iter([failure]), batch, failure.get("worker"))
         self._state.notice_skipped(
             failure.get("key") or f"item {entry_of(position)} of batch {batch}", failure
         )

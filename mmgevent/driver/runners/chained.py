@@ -21,6 +21,7 @@ from mmgevent.job.job import Job
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_log import JobLog
     from mmgevent.job.outputs.record import Made
 
 #: Makes the runner of one stage.
@@ -107,6 +108,12 @@ class ChainRunner(Runner):
         raise UsageError(
             f"job {self.job.name} has {self._count} stages, and such a job cannot continue an earlier run: begin anew"
         )
+
+    def keep_log(self, log: JobLog) -> None:
+        """Note what happens in any stage in one log."""
+        super().keep_log(log)
+        for number, runner in enumerate(self._runners, 1):
+            runner.keep_log(log.of_stage(number))
 
     def run(self) -> Generator[Record, None, None]:
         """Run the stages; yield the records of the last one. See `Runner.run`."""

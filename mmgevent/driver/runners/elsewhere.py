@@ -65,6 +65,9 @@ class ForeignCluster(BaseCluster):
     def _describe(self) -> str:
         return "closed" if self._is_closed else f"on {self.engine}"
 
+    def _engine_name(self) -> str:
+        return self.engine
+
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(f"{what}() needs workers of mmgevent, and this job runs on {self.engine}")
 

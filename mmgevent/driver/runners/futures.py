@@ -176,7 +176,7 @@ class FuturesRunner(BoxedRunner):
         slots = self._futures.slots
         partitions = self.state.partitions or choose_partitions(slots)
         self.state.partitions = partitions
-        options = self._packed.options
+        options = self.state.options_for(self._packed.options)
         if self.state.delivered:
             options = {**options, "unwanted": encode_partitions(self.state.delivered)}
         boxed = BoxedJob(
@@ -309,7 +309,7 @@ class FuturesRunner(BoxedRunner):
             self.state.before_wait()
             for future, report in self._wait(running, LOOK_S):
                 data, made = running.pop(future)
-                accounts.take_reduce(report)
+                accounts.take_reduce(report, done + 1)
                 done += 1
                 self._tell("reduce", done, total, len(running), max(1, futures.slots))
                 if report.carried or not report.records:

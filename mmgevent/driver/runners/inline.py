@@ -8,6 +8,7 @@ reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,40 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_log import JobLog
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.job.outputs.sinks import Sink
 
 log = get_log(__name__)
 
 
 def run_inline(
-    job: Job[Any, Any], sink: Sink | None = None, watch: Callable[[JobState], None] | None = None
+    job: Job[Any, Any],
+    sink: Sink | None = None,
+    *,
+    watch: Callable[[JobState], None] | None = None,
+    job_log: str | os.PathLike[str] | LogFile | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
     `sink`: what they are written to one by one; it learns where partitions end. `watch`: called with
-    what is known of the job, before it runs.
+    what is known of the job, before it runs. `job_log` is as in `BaseCluster.submit`.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
+    if job_log is None:
+        runner = _make_runner(job, sink, watch)
+        return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    from mmgevent.driver.kept_log import opened_log, start_log
+
+    with opened_log(job_log) as out:
+        runner = _make_runner(job, sink, watch)
+    return _logged(start_log(out, runner, "inline"), runner)
+
+
+def _make_runner(job: Job[Any, Any], sink: Sink | None, watch: Callable[[JobState], None] | None) -> Runner:
     runner: Runner
     if job.previous is None:
         runner = InlineRunner(job, on_notice=_warn)
@@ -55,7 +73,15 @@ def run_inline(
     runner.check()
     if watch is not None:
         watch(runner.state)
-    return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    return runner
+
+
+def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
+    from mmgevent.driver.kept_log import ending
+
+    job = runner.job
+    with ending(job_log, runner.state):
+        yield from apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
 
 
 def _warn(text: str) -> None:

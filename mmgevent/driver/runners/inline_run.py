@@ -35,6 +35,8 @@ from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipp
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 if TYPE_CHECKING:
+    from mmgevent.driver.runners.inline_log import InlineTask
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -134,6 +136,14 @@ class InlineRun:
         self.feeder.close()
         self._store.close()
 
+    def _begin_task(self, phase: str, task: int, attempt: int, **about: Any) -> InlineTask | None:
+        """Return what logs a task, or None if the job keeps no log."""
+        if self._state.job_log is None:
+            return None
+        from mmgevent.driver.runners.inline_log import InlineTask
+
+        return InlineTask(self._state.job_log, phase, task, attempt, **about)
+
     def _report(self, phase: str, done: int, total: int | None) -> None:
         self._state.report(
             Progress(
@@ -201,12 +211,18 @@ class InlineRun:
                     self._job.options.max_skipped,
                     passes=self._signals.is_of_signal,
                 )
+                entries = piece.hi - piece.lo
+                task = self._begin_task("map", number, attempt, batch=number, entries=entries)
                 try:
-                    stats = self._try_map(attempt, batch, piece, skip, skipping)
+                    stats = self._try_map(
+                        attempt, batch, piece, skip, skipping, None if task is None else task.clock
+                    )
                 except ContentNeeded:  # a file changed after the driver had looked at it
                     batch = self.feeder.content_of(number)
                 except TaskFailure as failure:
                     self._pass_signal(failure)
+                    if task is not None:
+                        task.failed(failure)
                     if failure.skipped:
                         raise self._too_many(failure) from None
                     if failure.item is not None:
@@ -227,8 +243,11 @@ class InlineRun:
                 else:
                     output = self._store.commit_map(attempt, number, piece.lo, piece.part)
                     rows = b"".join(self._store.read_output(output, self._partitions))
-                    for _ in self._state.set_aside.add_rows(number, WORKER, rows):
+                    added = self._state.set_aside.add_rows(number, WORKER, rows)
+                    for _ in self._state.note_skipped(added, number, WORKER):
                         pass
+                    if task is not None:
+                        task.done(stats, skipping.count)
                     self._item_count += stats.items
                     self._figures["mapped_records"] += stats.records
                     self._figures["retries"] += skipping.retried
@@ -236,7 +255,13 @@ class InlineRun:
                     break
 
     def _try_map(
-        self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
+        self,
+        attempt: int,
+        batch: EncodedBatch,
+        piece: _Piece,
+        skip: Collection[int],
+        skipping: Skipping,
+        clock: ItemClock | None,
     ) -> TaskStats:
         began_ns = process_time_ns()
         stats = run_map(
@@ -254,6 +279,7 @@ class InlineRun:
             plain=self._plain,
             unwanted=self._state.delivered,
             calls=self._calls,
+            clock=clock,
         )
         self._figures["cpu_ns"] += process_time_ns() - began_ns
         return stats
@@ -289,6 +315,7 @@ class InlineRun:
             for _, (key, value) in self.feeder.read_again([(batch, failure.item)]):
                 item = key, encode_value(value, MAX_VALUE_BYTES)
         self._state.set_aside.add_item(batch, failure.item, failure.failure, item)
+        self._state.note_skipped(iter([failure.failure]), batch, WORKER)
         self._note_skipped(failure)
 
     def _count_skipped(self, skipping: Skipping) -> None:
@@ -331,6 +358,8 @@ class InlineRun:
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
         flushes: list[bytes] = []
+        self._attempts += 1
+        task = self._begin_task("reduce", partition, self._attempts, bytes_in=n_bytes, partitions=1)
         began_ns = process_time_ns()
         stats = run_reduce(
             self._functions,
@@ -340,9 +369,12 @@ class InlineRun:
             emit=flushes.append,
             mark=_mark_nothing,
             plain=self._plain,
+            clock=None if task is None else task.clock,
         )
         self._figures["keys"] += stats.groups
         self._figures["cpu_ns"] += process_time_ns() - began_ns
+        if task is not None:
+            task.done(stats)
         return flushes
 
     def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:

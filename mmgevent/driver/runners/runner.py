@@ -24,6 +24,7 @@ from mmgevent.errors import JobCancelled
 from mmgevent.job.job import Job
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_log import JobLog
     from mmgevent.job.outputs.record import Made
     from mmgevent.tasks.plain_rules import PlainRules
 
@@ -87,6 +88,10 @@ class Runner(ABC):
         self.made = made
         self.state.partitions = made.of
         self.state.delivered = set(made.partitions)
+
+    def keep_log(self, log: JobLog) -> None:
+        """Note what happens in the log of the job; called before `records`."""
+        self.state.job_log = log
 
     def records(self) -> Generator[Record, None, None]:
         """Run the job and yield its records before finishfn, as partitions finish.

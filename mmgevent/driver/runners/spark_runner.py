@@ -109,9 +109,8 @@ class SparkRunner(BoxedRunner):
                 groups = min(partitions, max(GROUPS_PER_SLOT * slots, n_bytes // GROUP_BYTES))
                 if self._workers.are_local:
                     self._lease = tempfile.mkdtemp(prefix="mmgevent-job-")
-                boxed = BoxedJob(
-                    self._job_id, self._packed.options, partitions, groups, self._packed.context, self._lease
-                )
+                options = self.state.options_for(self._packed.options)
+                boxed = BoxedJob(self._job_id, options, partitions, groups, self._packed.context, self._lease)
                 yield from self._query(boxed, batches)
             self._accounts.end_map()
         finally:
@@ -249,7 +248,7 @@ class SparkRunner(BoxedRunner):
         self._accounts.end_map()
         reduced = [row for row in reports if row.kind == REDUCE_REPORT]
         for done, row in enumerate(reduced, 1):
-            self._accounts.take_reduce(spark_tasks.decode_report(row.data))
+            self._accounts.take_reduce(spark_tasks.decode_report(row.data), done)
             self._tell("reduce", done, len(reduced), 0, slots)
 
     def _results(self, frame: Any, size: int) -> Iterator[bytes]:

@@ -51,6 +51,8 @@ class Actions:
         job, worker = self._jobs[c.job], self._workers[c.worker]
         attempt = HostedAttempt(c.attempt, job, c.worker, c.task)
         self._attempts.add(attempt)
+        if job.task_log is not None:
+            job.task_log.assign(c, attempt, worker.link.name)
         self._send_code(worker, job)
         fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
         if c.phase == "map":
@@ -86,6 +88,8 @@ class Actions:
         job = attempt.job
         if attempt.done is not None:
             job.figures.add(attempt.done, is_map=c.phase == "map")
+        if job.task_log is not None:
+            job.task_log.end(attempt, is_committed=True)
         if c.phase == "map":
             output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
             if attempt.done is not None and "skipped" in attempt.done:
@@ -98,6 +102,8 @@ class Actions:
 
     def _discard(self, c: commands.Discard) -> None:
         attempt = self._attempts.end(c.attempt)
+        if attempt.job.task_log is not None:
+            attempt.job.task_log.end(attempt, is_committed=False)
         attempt.job.store.discard(c.attempt)
         worker = self._workers.get(attempt.worker)
         if worker is not None:
@@ -143,6 +149,7 @@ class Actions:
         """End a job with a failure; a job that is over stays as it is."""
         job = self._jobs.get(c.job)
         if job is not None:
+            job.tell_task_ends(is_last=True)
             job.figures.end(self._workers.slot_count, time.monotonic())
             job.send("job_failed", failure=c.failure, code=c.code, stats=job.stats())
             log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))

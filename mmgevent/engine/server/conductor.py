@@ -20,7 +20,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler import commands
 from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.engine.server.actions import Actions
-from mmgevent.engine.server.attempts import Attempts, HostedAttempt
+from mmgevent.engine.server.attempts import Attempts, HostedAttempt, note_end
 from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
@@ -184,6 +184,7 @@ class Conductor:
         for number in sorted(worker.attempts):
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
+            note_end(attempt, "lost", {"kind": "lost", "error": reason})
         is_innocent = worker.link.is_silent or worker.is_dismissed
         is_doubted = self.oversight.doubts(worker)
         made = self.scheduler.remove_worker(
@@ -261,6 +262,7 @@ class Conductor:
             self.scheduler.attempt_died, attempt.number, failure, item, is_doubted=is_doubted, **facts
         )
         death = record_death(failure, [attempt], made, self.workers)
+        note_end(attempt, "died", failure, item)
         attempt.job.send("died", attempt.task, failure=death, item=item)
         self.run(made)
         self.set_aside_if_due(worker)
@@ -274,6 +276,7 @@ class Conductor:
         worker.standing.excuse_returns()
         is_doubted = self.oversight.doubts(worker)
         made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted)
+        note_end(attempt, "unprepared", failure)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:
@@ -370,6 +373,7 @@ class Conductor:
         self._for_each_job(self._send_progress)
 
     def _send_progress(self, job: HostedJob) -> None:
+        job.tell_task_ends()
         status = self.scheduler.status(job.number)
         job.figures.note_slots(status.slots, time.monotonic())
         job.send_progress(

@@ -24,6 +24,7 @@ from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.store import JobStore
+from mmgevent.engine.server.task_log import TaskLog
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
@@ -159,6 +160,8 @@ class HostedJob:
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
         self.spilling: gevent.Greenlet | None = None
+        #: What its driver is told of attempts that ended; None unless it keeps a log.
+        self.task_log = TaskLog() if submit["options"].get("logs") else None
         self.announcement(with_context=True)  # raises if it does not fit a frame
         self.code.hold(len(self._options))
 
@@ -232,6 +235,11 @@ class HostedJob:
         if last.get("phase") == "reduce":
             self.send("progress", **{**last, "done": last["total"], "waiting": 0, "running": 0, "busy": 0})
 
+    def tell_task_ends(self, *, is_last: bool = False) -> None:
+        """Send the driver what is new for its job log, if it keeps one."""
+        if self.task_log is not None:
+            self.task_log.flush(self.link, self.driver_job, is_last=is_last)
+
     def send_results(self) -> None:
         """Send the driver all results and then the end of the job (blocks).
 
@@ -242,6 +250,7 @@ class HostedJob:
         if kept is not None:
             self.code.close()  # nothing of it runs any more
             kept.is_whole = True
+        self.tell_task_ends(is_last=True)
         self.send(
             "job_done" if kept is None else "stage_done",
             stats={

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.server.attempts import HostedAttempt
+from mmgevent.engine.server.attempts import HostedAttempt, note_end
 from mmgevent.engine.server.conductor import Conductor
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import WorkerRecord
@@ -163,9 +163,11 @@ class WorkerPeer(Peer):
             raise ProtocolError(f"a worker does not send {type_!r}")
 
     def _on_failed(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
+        failure = self._failure_of(message)
+        note_end(attempt, "failed", failure, _item_of(attempt, message))
         self._conductor.report_failed(
             attempt,
-            self._failure_of(message),
+            failure,
             _item_of(attempt, message),
             is_spent=message.get("spent", False),
             is_divisible=attempt.is_map and message.get("divisible", False),
@@ -195,6 +197,7 @@ class WorkerPeer(Peer):
         scheduler = self._conductor.scheduler
         if not (self._worker.is_leaving or scheduler.was_recalled(attempt.number)):
             self._worker.standing.note_return()
+        note_end(attempt, "returned", {})
         self._conductor.report(scheduler.attempt_returned, attempt.number)
         self._conductor.set_aside_if_due(self._worker)
 
@@ -202,6 +205,7 @@ class WorkerPeer(Peer):
         self._conductor.report(self._conductor.scheduler.attempt_kept, attempt.number)
 
     def _on_content(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
+        note_end(attempt, "returned", {})
         if attempt.is_map and not attempt.job.input.batches[attempt.batch].has_refs:
             raise ProtocolError(f"contents of batch {attempt.batch} were asked for, which has no files")
         self._conductor.report(self._conductor.scheduler.attempt_needs_content, attempt.number)

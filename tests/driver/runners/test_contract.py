@@ -126,6 +126,27 @@ def test_a_chain_says_which_stage_failed_and_counts_what_each_sets_aside(cluster
         cluster.run(mmg.Job(numbers(3), by_three, lambda key, values: 1 // key).then(by_parity))
 
 
+def test_a_job_log_counts_every_item_once(cluster, tmp_path):
+    path = tmp_path / "job.jsonl"
+
+    def refuses_5(key, value):
+        if value == 5:
+            raise ValueError("no fives")
+        yield value % 3, value
+
+    assert cluster.run(mmg.Job(numbers(100), refuses_5, add, max_skipped=1), job_log=path)
+    events = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    assert (events[0]["event"], events[0]["name"]) == ("job", "refuses_5")
+    done = [event for event in events if event["event"] == "task" and event["outcome"] == "done"]
+    assert sum(event["items"] for event in done if event["phase"] == "map") == 99
+    assert sum(event["records"] for event in done if event["phase"] == "reduce") == 3
+    assert all(event["worker"] for event in done)
+    items = [(event["outcome"], event["key"]) for event in events if event["event"] == "item"]
+    assert items == [("skipped", "5")]
+    assert (events[-1]["event"], events[-1]["outcome"]) == ("end", "done")
+    assert events[-1]["totals"]["skipped"] == 1
+
+
 def test_values_come_in_datasource_order(cluster):
     job = mmg.Job([(i, i) for i in range(3000)], by_three, partitions=4)
     assert cluster.run(job) == plain_mapreduce([(i, i) for i in range(3000)], by_three)
