@@ -10,8 +10,16 @@ from mmgevent.access.addresses import ALL_INTERFACES, Address, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, print_out, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
+from mmgevent.errors import UsageError
 
 NAME = "mmg-server"
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise UsageError("expected text or json")
+    return text
+
 
 COMMAND = Command(
     name=NAME,
@@ -42,6 +50,7 @@ COMMAND = Command(
         shared.TLS_CERT,
         shared.TLS_KEY,
         shared.TLS_CA,
+        Option(("--log-format",), "FORMAT", "text (the default) or json: one object a line", _log_format),
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -89,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
     password = shared.find_password(NAME, arguments, [host])
 
     def on_listening(address: Address) -> None:
-        if not arguments.quiet:
+        if not arguments.quiet and arguments.log_format != "json":  # every line is JSON then
             say(NAME, shared.how_to_join(address, arguments))
 
     from mmgevent.engine.foreground import run_server
@@ -102,6 +111,7 @@ def run(argv: Sequence[str]) -> int:
         segment_memory=arguments.memory,
         on_listening=on_listening,
         verbose=-1 if arguments.quiet else max(arguments.verbose, 1),  # 1 logs the address
+        log_format=arguments.log_format,
     )
 
 
