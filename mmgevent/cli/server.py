@@ -11,14 +11,9 @@ from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, print_out, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
 from mmgevent.errors import UsageError
+from mmgevent.wire.listings import shown_name
 
 NAME = "mmg-server"
-
-
-def _log_format(text: str) -> str:
-    if text not in ("text", "json"):
-        raise UsageError("expected text or json")
-    return text
 
 
 COMMAND = Command(
@@ -50,7 +45,7 @@ COMMAND = Command(
         shared.TLS_CERT,
         shared.TLS_KEY,
         shared.TLS_CA,
-        Option(("--log-format",), "FORMAT", "text (the default) or json: one object a line", _log_format),
+        Option(("--log-format",), "F", "text (the default) or json: one object a line"),
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -76,6 +71,7 @@ COMMAND = Command(
 #: What may stand after the options.
 _PASSWORDS = ("password", "worker-password")
 LOOKS = ("status", "workers", "jobs", "cancel", "drain", "attach")
+VERBS = (*_PASSWORDS, *LOOKS)
 
 
 def main() -> None:
@@ -92,6 +88,8 @@ def run(argv: Sequence[str]) -> int:
         return look(argv[: len(argv) - len(arguments.rest)], *arguments.rest)
     if arguments.rest:
         return _give_password(arguments, *arguments.rest)
+    if arguments.log_format not in (None, "text", "json"):
+        raise UsageError(f"--log-format {shown_name(repr(arguments.log_format))}: expected text or json")
     shared.say_if_slow(NAME, arguments)
     port = shared.default_port(arguments)
     host, port = (ALL_INTERFACES, port) if arguments.listen is None else parse_listen(arguments.listen, port)
@@ -118,7 +116,7 @@ def run(argv: Sequence[str]) -> int:
 def _give_password(arguments: Arguments, kind: str, *more: str) -> int:
     """Print the password, or print or write the worker password."""
     if kind not in _PASSWORDS:
-        refuse(NAME, f"unexpected argument {kind!r}; only {_listed(*_PASSWORDS, *LOOKS)} may stand there")
+        refuse(NAME, f"unexpected argument {kind!r}; only {_listed(*VERBS)} may stand there")
     refuse_late_options(COMMAND, arguments.rest, kind)
     allowed = 1 if kind == "worker-password" else 0
     if len(more) > allowed:

@@ -313,10 +313,10 @@ def set_up_logging(verbose: int, log_format: str | None = None) -> None:
     """
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     if log_format == "json":
-        from mmgevent.engine.json_log import JsonLines
+        from mmgevent.engine.json_log import JsonLogLines
 
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonLines())
+        handler.setFormatter(JsonLogLines())
         logging.basicConfig(level=level, handlers=[handler])
         return
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -9,7 +9,7 @@ import time
 from mmgevent.shown_text import MAX_LINES, shown
 
 
-class JsonLines(logging.Formatter):
+class JsonLogLines(logging.Formatter):
     """Each record is one line: time (UTC), level, logger, process, message, and a traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
