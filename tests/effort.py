@@ -49,6 +49,9 @@ LONG = {
     "test_packaging.py": """
         test_a_wheel_holds_what_runs_and_its_types
     """,
+    "integration/test_service.py": """
+        test_a_service_manager_that_is_not_there_hurts_nobody
+    """,
     "integration/test_status.py": """
         test_listings_have_pages_and_deltas_say_what_changed
         test_a_worker_that_answers_nothing_or_nonsense_is_listed_without_its_load

@@ -10,8 +10,11 @@ from mmgevent.access.addresses import ALL_INTERFACES, Address, parse_listen
 from mmgevent.cli import shared
 from mmgevent.cli.exits import leave, print_out, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, refuse_late_options
+from mmgevent.errors import UsageError
+from mmgevent.wire.listings import shown_name
 
 NAME = "mmg-server"
+
 
 COMMAND = Command(
     name=NAME,
@@ -42,6 +45,7 @@ COMMAND = Command(
         shared.TLS_CERT,
         shared.TLS_KEY,
         shared.TLS_CA,
+        Option(("--log-format",), "F", "text (the default) or json: one object a line"),
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -67,6 +71,7 @@ COMMAND = Command(
 #: What may stand after the options.
 _PASSWORDS = ("password", "worker-password")
 LOOKS = ("status", "workers", "jobs", "cancel", "drain", "attach")
+VERBS = (*_PASSWORDS, *LOOKS)
 
 
 def main() -> None:
@@ -83,13 +88,15 @@ def run(argv: Sequence[str]) -> int:
         return look(argv[: len(argv) - len(arguments.rest)], *arguments.rest)
     if arguments.rest:
         return _give_password(arguments, *arguments.rest)
+    if arguments.log_format not in (None, "text", "json"):
+        raise UsageError(f"--log-format {shown_name(repr(arguments.log_format))}: expected text or json")
     shared.say_if_slow(NAME, arguments)
     port = shared.default_port(arguments)
     host, port = (ALL_INTERFACES, port) if arguments.listen is None else parse_listen(arguments.listen, port)
     password = shared.find_password(NAME, arguments, [host])
 
     def on_listening(address: Address) -> None:
-        if not arguments.quiet:
+        if not arguments.quiet and arguments.log_format != "json":  # every line is JSON then
             say(NAME, shared.how_to_join(address, arguments))
 
     from mmgevent.engine.foreground import run_server
@@ -102,13 +109,14 @@ def run(argv: Sequence[str]) -> int:
         segment_memory=arguments.memory,
         on_listening=on_listening,
         verbose=-1 if arguments.quiet else max(arguments.verbose, 1),  # 1 logs the address
+        log_format=arguments.log_format,
     )
 
 
 def _give_password(arguments: Arguments, kind: str, *more: str) -> int:
     """Print the password, or print or write the worker password."""
     if kind not in _PASSWORDS:
-        refuse(NAME, f"unexpected argument {kind!r}; only {_listed(*_PASSWORDS, *LOOKS)} may stand there")
+        refuse(NAME, f"unexpected argument {kind!r}; only {_listed(*VERBS)} may stand there")
     refuse_late_options(COMMAND, arguments.rest, kind)
     allowed = 1 if kind == "worker-password" else 0
     if len(more) > allowed:

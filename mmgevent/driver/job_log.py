@@ -24,7 +24,8 @@ from mmgevent.wire.task_ends import MAX_TEXT_CHARS, SLOW_MS, check_rows, clean_l
 
 if TYPE_CHECKING:
     from mmgevent.box.reports import Report
-    from mmgevent.driver.job_state import JobState, Progress
+    from mmgevent.driver.job_state import JobState
+    from mmgevent.driver.progress import Progress
     from mmgevent.job.job import Job
 
 #: Version of the format, in the first line. It rises when a field changes its meaning.

@@ -76,7 +76,7 @@ def workers_of(ask: Callable[..., dict[str, Any]], *, measure: bool) -> list[Wor
 
     def ask_and_take(question: str, **fields: Any) -> dict[str, Any]:
         answer = ask(question, **fields)
-        rows = rows_in(answer) or itertools.repeat({})
+        rows: Iterable[dict[str, Any]] = rows_in(answer) or itertools.repeat({})
         for name, slots, row in zip(answer["names"], answer["slots"], rows, strict=False):
             worker = WorkerInfo(shown_name(name), slots)
             row = clean_row(row, WORKER_FIELDS)

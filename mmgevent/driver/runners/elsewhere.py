@@ -58,7 +58,7 @@ class ForeignCluster(BaseCluster):
         """Refuse: only our own engine's workers can be sent away."""
         self._refuse("dismiss")
 
-    def workers(self) -> NoReturn:
+    def workers(self, *, measure: bool = False) -> NoReturn:
         """Refuse: ask the engine itself."""
         self._refuse("workers")
 

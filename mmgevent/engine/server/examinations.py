@@ -164,7 +164,8 @@ class Examinations:
 
 def _load_of(message: dict[str, Any]) -> tuple[float, int] | None:
     row = next(iter(rows_in(message)), {})
-    cores, n_bytes = row.get("cores"), row.get("memory_bytes")
+    cores: Any = row.get("cores")
+    n_bytes: Any = row.get("memory_bytes")
     if type(cores) not in (int, float) or not 0 <= cores < 1e6 or type(n_bytes) is not int:
         return None
     return float(cores), min(max(0, n_bytes), 2**62)

@@ -6,7 +6,7 @@ Everybody with the main password may give them. Whoever loses a job by one learn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
@@ -18,6 +18,8 @@ from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.wire.messages import control
 
 log = get_log(__name__)
+
+Named = TypeVar("Named", HostedJob, WorkerRecord)
 
 #: Names in an error that lists what there is.
 MAX_NAMED = 10
@@ -80,8 +82,8 @@ class Orders:
 
 
 def _only(
-    found: list[Any], name: str, kind: str, unique: str, named: list[str], numbers: Iterable[str]
-) -> Any:
+    found: list[Named], name: str, kind: str, unique: str, named: list[str], numbers: Iterable[str]
+) -> Named:
     if len(found) == 1:
         return found[0]
     shown_name = shown(repr(name), max_line_chars=MAX_NAME_CHARS)
