@@ -85,11 +85,12 @@ class BaseCluster(ABC):
         The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
         JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
         """
-        from mmgevent.driver.results import apply_finish, build_dict
+        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 
         runner = self._checked_runner(job, progress, on_notice)
         with closing(runner.records()) as records:
-            return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+            results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
+            return build_dict(keeping_bundle(runner, results))
 
     @property
     @abstractmethod

@@ -175,6 +175,12 @@ class Feeder:
             return _read_refs_again(self._refs, places)
         return self._walk_again(places) if self._may_read_again else iter(())
 
+    def find_item(self, batch: int, position: int) -> tuple[Any, Any] | None:
+        """Return an item, as it was, if it can be read again at once; else None."""
+        if not (self.reads_again_quickly or batch in self._refs):
+            return None
+        return next((item for _, item in self.read_again([(batch, position)])), None)
+
     @property
     def reads_again_quickly(self) -> bool:
         """Return whether items can be read again at once: they are in memory, or were kept."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.job_state import Progress
-from mmgevent.driver.results import apply_finish
+from mmgevent.driver.results import apply_finish, keeping_bundle
 from mmgevent.driver.runners.inline_run import InlineRun
-from mmgevent.driver.runners.runner import Runner
+from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.errors import UsageError
 from mmgevent.job.arguments import items_showing, list_to_show
@@ -49,7 +49,8 @@ def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[A
         if job.finish_form != "iterator":
             runner.state.on_partitions = sink.note_partitions
     runner.check()
-    return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    results = apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    return keeping_bundle(runner, results)
 
 
 def _warn(text: str) -> None:
@@ -100,6 +101,11 @@ class InlineRunner(Runner):
     def shuffle_bytes(self) -> int:
         """Return the bytes of all records between map and reduce."""
         return 0 if self._run is None else self._run.shuffle_bytes
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        assert self._run is not None
+        return self._run.feeder.find_item(batch, position)
 
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""
