@@ -11,12 +11,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.error_groups import ErrorGroup, cause_of
 from mmgevent.driver.packing import pack_code
-from mmgevent.driver.runners.runner import Runner
 from mmgevent.errors import JobError, MmgeventError
 from mmgevent.job.bundle import default_folder, write_bundle
 from mmgevent.job.functions import Functions
@@ -27,7 +26,9 @@ from mmgevent.wire.failures import without_input
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION, describe_python, dill_version
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_state import JobState
     from mmgevent.job.job import Job
+    from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
 
@@ -47,22 +48,35 @@ _TOO_LARGE = f"what it was called with has more than {MAX_KEPT_BYTES >> 20} MiB,
 _UNKNOWN = "what it was called with is not known here"
 
 
-def keep_bundle(runner: Runner, error: JobError) -> None:
+class FailedJob(NamedTuple):
+    """What a bundle takes of a job that failed, or of one stage of it."""
+
+    job: Job[Any, Any]
+    state: JobState
+    #: the rules for what executors send, if that must be plain data
+    plain: PlainRules | None
+    #: returns an item by (batch, position), or None if it cannot be read again at once
+    find_item: Callable[[int, int], tuple[Any, Any] | None]
+    #: returns the payload of its functions
+    pack_code: Callable[[], bytes]
+
+
+def keep_bundle(failed: FailedJob, error: JobError) -> None:
     """Keep a bundle of the failure that ends a job, and let the error name it."""
     record, given = error.evidence or ({}, None)
-    path = _keep(runner, record, given)
+    path = _keep(failed, record, given)
     if path is not None:
         error.name_bundle(path)
 
 
-def keep_skipped(runner: Runner, groups: Collection[ErrorGroup]) -> dict[tuple[Any, ...], str]:
+def keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tuple[Any, ...], str]:
     """Keep bundles of the first items of each group that were set aside; return {cause: path}."""
     paths: dict[tuple[Any, ...], str] = {}
     kept: dict[tuple[Any, ...], int] = {}
-    if not runner.job.options.bundles:
+    if not failed.job.options.bundles:
         return paths
     wanted = min(A_JOB, A_CAUSE * len(groups))
-    for number, (place, value, is_workers, failure) in enumerate(runner.state.set_aside.records()):
+    for number, (place, value, is_workers, failure) in enumerate(failed.state.set_aside.records()):
         if number >= MAX_ROWS or sum(kept.values()) >= wanted:
             break
         cause = cause_of(failure)
@@ -70,75 +84,75 @@ def keep_skipped(runner: Runner, groups: Collection[ErrorGroup]) -> dict[tuple[A
             continue
         kept[cause] = kept.get(cause, 0) + 1
         known = {name: field for name, field in failure.items() if name != "item_key"}
-        given = runner.find_item(*place)
+        given = failed.find_item(*place)
         if given is None and value is not None and "item_key" in failure:
             from mmgevent.tasks.records import decode_value
 
             try:
-                given = failure["item_key"], decode_value(value, runner.plain if is_workers else None)
+                given = failure["item_key"], decode_value(value, failed.plain if is_workers else None)
             except Exception as problem:  # a class of the user's may refuse to be made
                 log.debug("the value of an item that was set aside cannot be decoded: %r", problem)
-        path = _keep(runner, {**known, "batch": place[0], "item": place[1]}, given)
+        path = _keep(failed, {**known, "batch": place[0], "item": place[1]}, given)
         if path is not None:
             paths.setdefault(cause, path)
     return paths
 
 
-def _keep(runner: Runner, record: dict[str, Any], given: tuple[Any, Any] | None) -> str | None:
+def _keep(failed: FailedJob, record: dict[str, Any], given: tuple[Any, Any] | None) -> str | None:
     """Keep a bundle of a failure record; return its path, or None if none can be kept."""
-    function, bundles = record.get("function"), runner.job.options.bundles
-    if function not in _REPLAYED or not bundles or runner.job.functions().offered_names:
+    function, bundles = record.get("function"), failed.job.options.bundles
+    if function not in _REPLAYED or not bundles or failed.job.functions().offered_names:
         return None
     folder = default_folder() if bundles is True else str(bundles)
     if folder is None:
         log.info("no bundle is kept: this user has no folder for caches")
         return None
     try:
-        data, plain, missing = _find_input(runner, record, given)
-        sections = {"code": _code_of(runner, function)}
+        data, plain, missing = _find_input(failed, record, given)
+        sections = {"code": _code_of(failed, function)}
         if data is not None:
             sections["input"] = data
-        header = {**_describe(runner, record), "is_plain": plain, "missing": missing}
-        return write_bundle(folder, f"{runner.job.name}-{function}", header, sections)
+        header = {**_describe(failed, record), "is_plain": plain, "missing": missing}
+        return write_bundle(folder, f"{failed.job.name}-{function}", header, sections)
     except (OSError, MmgeventError, MemoryError) as problem:  # a read-only home is no fault of the job
         text = f"no bundle of the failure could be kept in {folder}: {problem}"
         if bundles is True:
             log.info("%s", text)
         else:
-            runner.state.notice(text)
+            failed.state.notice(text)
         return None
 
 
 def _find_input(
-    runner: Runner, record: dict[str, Any], given: tuple[Any, Any] | None
+    failed: FailedJob, record: dict[str, Any], given: tuple[Any, Any] | None
 ) -> tuple[bytes | None, bool, str | None]:
     """Return the pickled input, whether it must be plain data, and why it is missing."""
     if record.get("function") == "setupfn":
         return None, False, None
     place = record.get("batch"), record.get("item")
     if given is None and record.get("function") == "mapfn" and None not in place:
-        given = runner.find_item(*place)  # type: ignore[arg-type] - not None
+        given = failed.find_item(*place)  # type: ignore[arg-type] - not None
     if given is not None:
         data = encode_given(given, MAX_KEPT_BYTES, None)
         return data, False, None if data is not None else _TOO_LARGE
     data = input_of(record)
-    return data, runner.plain is not None, None if data is not None else _UNKNOWN
+    return data, failed.plain is not None, None if data is not None else _UNKNOWN
 
 
-def _code_of(runner: Runner, function: str) -> bytes:
+def _code_of(failed: FailedJob, function: str) -> bytes:
     """Return the payload with the function. That of finishfn, which never travels, is its mapfn."""
-    job = runner.job
+    job = failed.job
     if function == "finishfn":
         return pack_code(job, Functions(mapfn=job.finishfn), stays_here=True)
-    return runner.pack_code()
+    return failed.pack_code()
 
 
-def _describe(runner: Runner, record: dict[str, Any]) -> dict[str, Any]:
+def _describe(failed: FailedJob, record: dict[str, Any]) -> dict[str, Any]:
     """Return the header of a bundle, but for its input."""
-    job: Job[Any, Any] = runner.job
+    job: Job[Any, Any] = failed.job
     options = job.options.to_wire()
-    if runner.plain is not None:
-        options["plain"] = runner.plain.to_wire()
+    if failed.plain is not None:
+        options["plain"] = failed.plain.to_wire()
     try:
         cwd: str | None = os.getcwd()
     except OSError:

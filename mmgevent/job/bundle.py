@@ -115,12 +115,14 @@ def read_bundle(path: str) -> Bundle:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"the bundle {path} cannot be opened: {reason}") from error
-    with open(fd, "rb") as file:
+    try:
         _check_owner(path, os.fstat(fd))
-        try:
+        with open(fd, "rb", closefd=False) as file:
             data = file.read(MAX_BUNDLE_BYTES + 1)
-        except OSError as error:
-            raise UsageError(f"the bundle {path} cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        raise UsageError(f"the bundle {path} cannot be read: {error.strerror or error}") from error
+    finally:
+        os.close(fd)
     header, at = _read_header(path, data)
     sections: dict[str, bytes] = {}
     for name, size, digest in _read_table(path, header):

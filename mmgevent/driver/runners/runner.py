@@ -23,6 +23,7 @@ from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
 
 if TYPE_CHECKING:
+    from mmgevent.driver.bundles import FailedJob
     from mmgevent.driver.error_groups import ErrorGroup
     from mmgevent.job.outputs.record import Made
     from mmgevent.tasks.plain_rules import PlainRules
@@ -151,6 +152,12 @@ class Runner(ABC):
 
         return pack_code(self.job, stays_here=True)
 
+    def as_failed(self) -> FailedJob:
+        """Return what a bundle takes of this job."""
+        from mmgevent.driver.bundles import FailedJob  # rarely needed
+
+        return FailedJob(self.job, self.state, self.plain, self.find_item, self.pack_code)
+
     def stage_of(self, error: JobError) -> Runner:
         """Return the runner of the stage that an error is about: this one, unless there are several."""
         return self
@@ -161,18 +168,18 @@ class Runner(ABC):
             if self.job.options.bundles and error.bundle is None:
                 from mmgevent.driver.bundles import keep_bundle  # rarely needed
 
-                keep_bundle(self.stage_of(error), error)
+                keep_bundle(self.stage_of(error).as_failed(), error)
             error.evidence = None  # it may be large
 
     def end_skipped(self) -> None:
         """Say which errors set items aside, and how many items that were."""
         state = self.state
         if state.set_aside.count and (self.job.options.bundles or not state.are_all_named):
-            from mmgevent.driver.error_groups import describe_groups
             from mmgevent.driver.bundles import keep_skipped  # rarely needed
+            from mmgevent.driver.error_groups import describe_groups
 
             groups = self.errors()
-            for text in describe_groups(groups, keep_skipped(self, groups)):
+            for text in describe_groups(groups, keep_skipped(self.as_failed(), groups)):
                 state.notice(text)
         state.notice_skipped_count()
 
