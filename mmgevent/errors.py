@@ -153,6 +153,24 @@ class TooManySkippedError(JobError):
     exit_code = 6
 
 
+class BrokenPromiseError(MmgeventError, AssertionError):
+    """A function of a job that was checked depends on what it must not depend on."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, promise: str, function: str | None, key: str | None):
+        super().__init__(message)
+        #: "pickling", "state", "order", "combiner", or "results" for those of the whole job
+        self.promise = promise
+        #: name of the function, or None if it is the datasource or not known
+        self.function = function
+        #: repr() of the key of the item or group, shortened
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.promise, self.function, self.key)
+
+
 class DuplicateKeyError(JobError):
     """Two result records have one key, so a dict would lose one of them."""
 

@@ -29,6 +29,7 @@ ROOMS = {
     "cli": "cli",
     "mincemeat": "mincemeat",
     "joblib": "joblib",
+    "testing": "testing testing_plugin",
     "front": "__init__ __main__",
 }
 ORDER = {top: number for number, tops in enumerate(ROOMS.values()) for top in tops.split()}

@@ -322,6 +322,10 @@ class Job(Generic[K, V]):
             datasource=items, mapfn=mapfn, setupfn=setupfn, options=options, _is_used=[False]
         )
 
+    def with_functions(self, **functions: Any) -> Job[K, V]:
+        """Return the same job with other functions in place of its own, for `mmgevent.testing`."""
+        return self._replaced(**functions)
+
     def _replaced(self, **changes: Any) -> Job[K, V]:
         job: Job[K, V] = object.__new__(Job)
         job._bind(**{name: getattr(self, name) for name in self.__slots__} | changes)
