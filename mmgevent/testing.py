@@ -219,13 +219,14 @@ def _add_segments(segments: dict[int, list[bytes]], flush: bytes) -> None:
 
 def _killing(job: Job[Any, Any], marker: str) -> Job[Any, Any]:
     """Return a job whose first call of mapfn, or else of reducefn, kills its executor, once."""
-    from mmgevent.job.functions import Functions
-
-    functions: Functions = job.functions()
-    if functions.mapfn is not None:
-        return job.with_functions(mapfn=partial(_die_before_pair, functions.mapfn, marker))
-    kill = _die_before_all if functions.reduce_form == "iterator" else _die_before_pair
-    return job.with_functions(reducefn=partial(kill, functions.reducefn, marker))
+    functions = job.functions()
+    mapfn: Any = functions.mapfn
+    if mapfn is not None:
+        return job.with_functions(mapfn=partial(_die_before_pair, mapfn, marker))
+    reducefn: Any = functions.reducefn
+    if functions.reduce_form == "iterator":
+        return job.with_functions(reducefn=partial(_die_before_all, reducefn, marker))
+    return job.with_functions(reducefn=partial(_die_before_pair, reducefn, marker))
 
 
 def _die_before_pair(function: Callable[[Any, Any], Any], marker: str, key: Any, value: Any) -> Any:

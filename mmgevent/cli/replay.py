@@ -42,7 +42,10 @@ def refuse_others(name: str, arguments: Arguments) -> None:
         refuse(name, "--replay needs no job file: the bundle holds the functions, the item and the arguments")
     for option in ("output", "set", "py_files", "pass_env"):
         if getattr(arguments, option):
-            refuse(name, f"--{option.replace('_', '-')} cannot go with --replay, which runs what the bundle holds")
+            refuse(
+                name,
+                f"--{option.replace('_', '-')} cannot go with --replay, which runs what the bundle holds",
+            )
 
 
 def run_replay(name: str, arguments: Arguments) -> int:

@@ -21,7 +21,7 @@ from mmgevent.cli.exits import FAULT, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import Reporter, open_reporter
 from mmgevent.cli.streams import Results, claim_results
-from mmgevent.errors import JobError, MmgeventError, UsageError
+from mmgevent.errors import MmgeventError, UsageError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
@@ -231,7 +231,10 @@ def run(argv: Sequence[str]) -> int:
         return _replay(arguments)
     inline = is_inline(arguments)
     if arguments.pdb and not inline:
-        refuse(NAME, "--pdb needs --inline or --replay: on a cluster functions run in processes without a terminal")
+        refuse(
+            NAME,
+            "--pdb needs --inline or --replay: on a cluster functions run in processes without a terminal",
+        )
     if arguments.expect_workers is not None and not can_grow(arguments):
         refuse(
             NAME,

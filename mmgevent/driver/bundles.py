@@ -129,9 +129,9 @@ def _find_input(
     """Return the pickled input, whether it must be plain data, and why it is missing."""
     if record.get("function") == "setupfn":
         return None, False, None
-    place = record.get("batch"), record.get("item")
-    if given is None and record.get("function") == "mapfn" and None not in place:
-        given = failed.find_item(*place)  # type: ignore[arg-type] - not None
+    batch, item = record.get("batch"), record.get("item")
+    if given is None and record.get("function") == "mapfn" and type(batch) is int and type(item) is int:
+        given = failed.find_item(batch, item)
     if given is not None:
         data = encode_given(given, MAX_KEPT_BYTES, None)
         return data, False, None if data is not None else _TOO_LARGE

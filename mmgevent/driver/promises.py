@@ -188,7 +188,9 @@ class Promises:
             advice = "keys come in any order, and its result must not depend on the keys before them"
             self._compare_results(first, other, "order", "when the keys come in another order", advice)
         parts = [record for part in _halve_keys(groups) for record in self._reduce_all(part)]
-        advice = "each reduce task gets some of the keys: what it gives for them must not depend on the others"
+        advice = (
+            "each reduce task gets some of the keys: what it gives for them must not depend on the others"
+        )
         self._compare_results(first, parts, "order", "when the keys come in two tasks", advice)
         if not are_values_ordered and self._functions.sort_values is None:
             other = self._reduce_all({key: values[::-1] for key, values in groups.items()})

@@ -58,7 +58,9 @@ class Replay:
         self.warnings: list[str] = []
         self._check_versions()
         if self.function not in _CALLS:
-            raise UsageError(f"the bundle {bundle.path} is of {self.function!r}, which cannot be called again")
+            raise UsageError(
+                f"the bundle {bundle.path} is of {self.function!r}, which cannot be called again"
+            )
         if "input" not in bundle.sections and self.function != "setupfn":
             raise UsageError(
                 f"the bundle {bundle.path} has no input: {header.get('missing')}; its key is "

@@ -37,7 +37,7 @@ def are_same(one: Any, other: Any, depth: int = MAX_DEPTH) -> bool:
         )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(are_same(one[k], other[k], depth - 1) for k in one)
-    if dataclasses.is_dataclass(one) or type(one).__eq__ is object.__eq__:
+    if dataclasses.is_dataclass(one) or getattr(type(one), "__eq__", None) is object.__eq__:
         return _hold_same(one, other, depth - 1)
     return _are_equal(one, other)
 

@@ -179,11 +179,12 @@ def _read_header(path: str, data: bytes) -> tuple[dict[str, Any], int]:
 
 def _read_table(path: str, header: dict[str, Any]) -> list[tuple[str, int, str]]:
     table = header.get("sections")
-    rows = table if isinstance(table, list) else [None]
-    for row in rows:
+    if not isinstance(table, list):
+        raise _damaged(path, "its table of sections is wrong")
+    for row in table:
         if not (isinstance(row, list) and [type(field) for field in row] == [str, int, str] and row[1] >= 0):
             raise _damaged(path, "its table of sections is wrong")
-    return [(name, size, digest) for name, size, digest in rows]
+    return [(name, size, digest) for name, size, digest in table]
 
 
 def _damaged(path: str, what: str) -> UsageError:

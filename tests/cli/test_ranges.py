@@ -37,7 +37,10 @@ ABSURD = [
 #: Words for the value of an option: numbers, addresses, and texts that any reader of theirs checks.
 NUMBERS = {"N", "SECONDS", "SIZE", "PORT"}
 ADDRESSES = {"WHERE", "[HOST:]PORT", "HOST[:PORT]", "HOST[:PORT][,...]"}
-TEXTS = {"", "PASSWORD", "PATH", "F", "PATH[,PATH...]", "NAME[,NAME...]", "NAME", "PYTHON", "ORDER"} | {"FILE", "FOLDER"}
+TEXTS = {"", "PASSWORD", "PATH", "F", "PATH[,PATH...]", "NAME[,NAME...]", "NAME", "PYTHON", "ORDER"} | {
+    "FILE",
+    "FOLDER",
+}
 SETTINGS = {"OPTION=VALUE"}
 
 #: Options that do not take 5, and a number that they take: 16 MiB are the least memory of an executor.

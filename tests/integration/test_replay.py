@@ -78,7 +78,6 @@ def test_the_input_file_need_not_be_there_any_more(cluster, tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("".join(f"{i}\n" for i in range(50)) + "bad\n")
 
-
     error = error_of(cluster, mmg.Job(mmg.Lines(path), read_number, bundles=tmp_path / "kept"))
     path.unlink()
     done = replay(error.bundle, "--pdb", typed="p 'the line is', line\nq\n")
@@ -103,7 +102,9 @@ def test_a_call_that_no_longer_fails_says_what_it_gives(cluster, tmp_path):
 
 
 def test_values_too_large_to_be_sent_are_named_by_their_key(cluster, tmp_path):
-    error = error_of(cluster, mmg.Job([(1, MAX_SENT_BYTES)], give_large, fail_always, bundles=tmp_path / "kept"))
+    error = error_of(
+        cluster, mmg.Job([(1, MAX_SENT_BYTES)], give_large, fail_always, bundles=tmp_path / "kept")
+    )
     assert "input" not in read_bundle(error.bundle).sections
     done = replay(error.bundle)
     assert done.returncode == 2
@@ -136,9 +137,7 @@ def test_plain_results_stay_plain_in_a_bundle(cluster, tmp_path):
     assert bundle.header["is_plain"]
     trace = tmp_path / "trace"
     bomb = pickle.dumps((1, [Bomb(str(trace))]))  # as a worker that is not trusted may have sent
-    forged = write_bundle(
-        str(tmp_path / "kept"), "forged", bundle.header, {**bundle.sections, "input": bomb}
-    )
+    forged = write_bundle(str(tmp_path / "kept"), "forged", bundle.header, {**bundle.sections, "input": bomb})
     done = replay(forged)
     assert done.returncode == 2
     assert "is no plain data" in done.stderr

@@ -235,7 +235,8 @@ def test_errors_that_repeat_are_grouped_by_function_exception_and_line(cluster):
 
     count = 10_000
     handle = cluster.submit(
-        mmg.Job([(i, i) for i in range(count)], mapfn, sum_values, max_skipped=0.5), on_notice=lambda text: None
+        mmg.Job([(i, i) for i in range(count)], mapfn, sum_values, max_skipped=0.5),
+        on_notice=lambda text: None,
     )
     handle.result(100)
     groups = handle.errors()
