@@ -145,7 +145,7 @@ def _compare(expected: list[Record], records: list[Record], how: str) -> None:
         raise BrokenPromiseError(
             f"the job at {key}: it gives {value} inline, and {other} {how}\n"
             f"its functions must depend on what they are called with alone: not on globals that they change, on "
-            f"the process that they run in, nor on what else is in their batch or partition",
+            f"the process that they run in, nor on what else their batch or partition holds",
             "results",
             None,
             key,

@@ -84,8 +84,8 @@ def keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tupl
             continue
         kept[cause] = kept.get(cause, 0) + 1
         known = {name: field for name, field in failure.items() if name != "item_key"}
-        given = failed.find_item(*place)
-        if given is None and value is not None and "item_key" in failure:
+        given = None
+        if value is not None and "item_key" in failure:
             from mmgevent.tasks.records import decode_value
 
             try:

@@ -177,7 +177,7 @@ class Feeder:
 
     def find_item(self, batch: int, position: int) -> tuple[Any, Any] | None:
         """Return an item, as it was, if it can be read again at once; else None."""
-        if not (self.reads_again_quickly or batch in self._refs):
+        if batch < 1 or position < 0 or not (self.reads_again_quickly or batch in self._refs):
             return None
         return next((item for _, item in self.read_again([(batch, position)])), None)
 
