@@ -36,11 +36,12 @@ class MmgeventError(Exception):
     def __init__(self, *args: Any):
         super().__init__(*(shown(arg, self.max_lines) if isinstance(arg, str) else arg for arg in args))
 
-    def name_bundle(self, path: str) -> None:
-        """Let the text say how to run again what failed."""
+    def name_bundle(self, path: str, missing: str | None = None) -> None:
+        """Let the text say how to run again what failed. `missing`: why that cannot be done."""
         self.bundle = path
         first, *others = self.args or ("failed",)
-        self.args = (f"{first}\n{how_to_replay(path)}", *others)
+        said = how_to_replay(path) if missing is None else f"the bundle {shown(path)} has no input: {missing}"
+        self.args = (f"{first}\n{said}", *others)
 
     def name_stage(self, number: int, count: int) -> None:
         """Let the text name a stage of the job. In a job of one stage, and again, nothing changes."""

@@ -64,9 +64,9 @@ class FailedJob(NamedTuple):
 def keep_bundle(failed: FailedJob, error: JobError) -> None:
     """Keep a bundle of the failure that ends a job, and let the error name it."""
     record, given = error.evidence or ({}, None)
-    path = _keep(failed, record, given)
-    if path is not None:
-        error.name_bundle(path)
+    kept = _keep(failed, record, given)
+    if kept is not None:
+        error.name_bundle(*kept)
 
 
 def keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tuple[Any, ...], str]:
@@ -92,14 +92,19 @@ def keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tupl
                 given = failure["item_key"], decode_value(value, failed.plain if is_workers else None)
             except Exception as problem:  # a class of the user's may refuse to be made
                 log.debug("the value of an item that was set aside cannot be decoded: %r", problem)
-        path = _keep(failed, {**known, "batch": place[0], "item": place[1]}, given)
-        if path is not None:
-            paths.setdefault(cause, path)
+        example = _keep(failed, {**known, "batch": place[0], "item": place[1]}, given)
+        if example is not None and example[1] is None:
+            paths.setdefault(cause, example[0])
     return paths
 
 
-def _keep(failed: FailedJob, record: dict[str, Any], given: tuple[Any, Any] | None) -> str | None:
-    """Keep a bundle of a failure record; return its path, or None if none can be kept."""
+def _keep(
+    failed: FailedJob, record: dict[str, Any], given: tuple[Any, Any] | None
+) -> tuple[str, str | None] | None:
+    """Keep a bundle of a failure record, or return None if none can be kept.
+
+    Return its path, and why it has no input, or None if it can be replayed.
+    """
     function, bundles = record.get("function"), failed.job.options.bundles
     if function not in _REPLAYED or not bundles or failed.job.functions().offered_names:
         return None
@@ -113,7 +118,7 @@ def _keep(failed: FailedJob, record: dict[str, Any], given: tuple[Any, Any] | No
         if data is not None:
             sections["input"] = data
         header = {**_describe(failed, record), "is_plain": plain, "missing": missing}
-        return write_bundle(folder, f"{failed.job.name}-{function}", header, sections)
+        return write_bundle(folder, f"{failed.job.name}-{function}", header, sections), missing
     except (OSError, MmgeventError, MemoryError) as problem:  # a read-only home is no fault of the job
         text = f"no bundle of the failure could be kept in {folder}: {problem}"
         if bundles is True:

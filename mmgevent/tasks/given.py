@@ -6,9 +6,6 @@ if they are small. The driver puts them into a bundle (see `job.bundle`) and nev
 
 from __future__ import annotations
 
-import base64
-import binascii
-import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +62,10 @@ def with_input(
     data = None if given is None else encode_given(given, MAX_SENT_BYTES, plain)
     if data is None:
         return failure
-    text = base64.b64encode(zlib.compress(data, _LEVEL)).decode("ascii")
+    import binascii  # these two only for failures
+    import zlib
+
+    text = binascii.b2a_base64(zlib.compress(data, _LEVEL), newline=False).decode("ascii")
     return failure if len(text) > MAX_INPUT_CHARS else {**failure, INPUT: text}
 
 
@@ -77,9 +77,12 @@ def input_of(failure: dict[str, Any]) -> bytes | None:
     text = failure.get(INPUT)
     if not isinstance(text, str):
         return None
+    import binascii  # these two only for failures
+    import zlib
+
     try:
         unpacking = zlib.decompressobj()
-        data = unpacking.decompress(base64.b64decode(text, validate=True), MAX_SENT_BYTES)
+        data = unpacking.decompress(binascii.a2b_base64(text), MAX_SENT_BYTES)
     except (binascii.Error, zlib.error, ValueError):
         return None
     return data if unpacking.eof else None

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import mmgevent as mmg
+from mmgevent.driver import kept_batches
 from mmgevent.job.bundle import read_bundle, write_bundle
 from mmgevent.tasks.given import MAX_SENT_BYTES
 from mmgevent.tasks.records import decode_value
@@ -106,6 +107,7 @@ def test_values_too_large_to_be_sent_are_named_by_their_key(cluster, tmp_path):
         cluster, mmg.Job([(1, MAX_SENT_BYTES)], give_large, fail_always, bundles=tmp_path / "kept")
     )
     assert "input" not in read_bundle(error.bundle).sections
+    assert f"the bundle {error.bundle} has no input" in str(error)
     done = replay(error.bundle)
     assert done.returncode == 2
     assert "has no input" in done.stderr
@@ -184,3 +186,23 @@ def test_the_command_keeps_them_in_the_cache_of_its_user_unless_told_otherwise(t
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=100)
     assert done.returncode == 1
     assert "run it again" not in done.stderr
+
+
+def test_a_file_that_is_too_large_for_a_bundle_is_not_read_again(cluster, tmp_path, monkeypatch):
+    path = tmp_path / "large.txt"
+    path.write_text("x" * (kept_batches.MAX_FOUND_BYTES + 1))
+    error = error_of(cluster, mmg.Job(mmg.Files(path), read_number, bundles=tmp_path / "kept"))
+    assert "input" not in read_bundle(error.bundle).sections
+    monkeypatch.setattr(kept_batches, "MAX_FOUND_BYTES", kept_batches.MAX_FOUND_BYTES + 1)
+    error = error_of(cluster, mmg.Job(mmg.Files(path), read_number, bundles=tmp_path / "kept"))
+    assert (
+        read_bundle(error.bundle).header["missing"].startswith("what it was called with has more than 16 MiB")
+    )
+
+
+def test_an_item_is_not_looked_for_without_end(cluster, tmp_path, monkeypatch):
+    path = tmp_path / "lines.txt"
+    path.write_text("1\n" * 50 + "bad\n")
+    monkeypatch.setattr(kept_batches, "FIND_S", -1.0)
+    error = error_of(cluster, mmg.Job(mmg.Lines(path), read_number, bundles=tmp_path / "kept"))
+    assert "has no input" in str(error)
