@@ -233,7 +233,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.pdb and not inline:
         refuse(
             NAME,
-            "--pdb needs --inline or --replay: on a cluster functions run in processes without a terminal",
+            "--pdb needs --inline: on a cluster functions run in processes without a terminal (or --replay FILE)",
         )
     if arguments.expect_workers is not None and not can_grow(arguments):
         refuse(
