@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from mmgevent.job.bundle import Bundle
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.machine import interpreter
-from mmgevent.machine.resources import find_scratch_folder
+from mmgevent.machine.resources import find_scratch_folder, limit_memory
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.records import decode_value, encode_segment
@@ -81,6 +82,7 @@ class Replay:
         the functions or the input do not load.
         """
         functions = self._load()
+        self._set_limits()
         try:
             if functions.setupfn is not None and self.function != "finishfn":
                 self._set_up(functions.setupfn)
@@ -91,6 +93,8 @@ class Replay:
             ended = JobError.from_failure(failure.failure)
             ended.evidence = None
             raise ended from failure.__cause__
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # if `_set_limits` has set it
 
     # What is loaded.
 
@@ -155,6 +159,15 @@ class Replay:
 
     # What is called.
 
+    def _set_limits(self) -> None:
+        """Limit memory as the job did, and the time of a call that took too long."""
+        limit_bytes, limit_s = self._options.get("memory_limit"), self._options.get("task_timeout")
+        if isinstance(limit_bytes, int):
+            limit_memory(limit_bytes)
+        if self.failure.get("kind") == "timeout" and isinstance(limit_s, (int, float)) and limit_s > 0:
+            signal.signal(signal.SIGALRM, _end_call)
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+
     def _set_up(self, setupfn: Callable[[], Any]) -> None:
         try:
             setupfn()
@@ -214,6 +227,10 @@ _CALLS: dict[str, Callable[..., list[tuple[Any, Any]]]] = {
     "finishfn": Replay._finish,
     "setupfn": Replay._map,  # never called: setupfn comes first
 }
+
+
+def _end_call(number: int, frame: object) -> None:
+    raise TimeoutError("it still runs after task_timeout: this is where it is")
 
 
 def _records_of(flushes: list[bytes]) -> Iterator[tuple[Any, Any]]:

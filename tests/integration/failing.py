@@ -31,6 +31,16 @@ def die_at_seven(key, value):
     yield key, value
 
 
+def hang_at_three(key, value):
+    while value == 3:
+        pass
+    yield key, value
+
+
+def fill_memory(key, size):
+    yield key, len(bytearray(size))
+
+
 def need_file(key, path):
     if not os.path.exists(path):
         raise FileNotFoundError(path)

@@ -21,7 +21,9 @@ from tests.integration.failing import (
     fail_always,
     fail_in_setup,
     fail_in_two_ways,
+    fill_memory,
     give_large,
+    hang_at_three,
     need_file,
     read_number,
 )
@@ -92,6 +94,22 @@ def test_what_ends_an_executor_ends_the_replay(cluster, tmp_path):
     done = replay(error.bundle)
     assert done.returncode == 77
     assert "replays mapfn at 7" in done.stderr
+
+
+def test_a_call_that_hangs_is_stopped_where_it_hangs(cluster, tmp_path):
+    error = error_of(cluster, mmg.Job(numbers(4), hang_at_three, task_timeout=0.1, bundles=tmp_path / "kept"))
+    assert error.kind == "timeout"
+    done = replay(error.bundle, "--pdb", typed="p 'it waits for', value\nq\n")
+    assert "('it waits for', 3)" in done.stdout
+    assert done.returncode == 1
+
+
+def test_a_call_has_the_memory_that_it_had(cluster, tmp_path):
+    size = 300 << 20
+    job = mmg.Job([(1, size)], fill_memory, memory_limit="128MiB", bundles=tmp_path / "kept")
+    done = replay(error_of(cluster, job).bundle)
+    assert done.returncode == 1
+    assert "MemoryError" in done.stderr
 
 
 def test_a_call_that_no_longer_fails_says_what_it_gives(cluster, tmp_path):
