@@ -20,7 +20,7 @@ from mmgevent.engine.scheduler.retries import (
     MAX_UNPREPARED,
     blame_for_templates,
 )
-from mmgevent.wire.failures import advise_on_reduce
+from mmgevent.wire.failures import advise_on_reduce, with_place, without_input
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
 from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW
 
@@ -168,9 +168,9 @@ class Trials:
         if outcome.type == "forkless":
             self._after_template_death(failure, task)
             return []
-        if message.get("skipped"):
-            raise _GivenUp(failure, is_over_limit=True)
         item = _find_item(share, message.get("item"))
+        if message.get("skipped"):
+            raise _GivenUp(with_place(failure, batch.number, item), is_over_limit=True)
         is_divisible = bool(message.get("divisible"))
         if outcome.type == "failed":
             is_spent = message.get("spent") and item is not None
@@ -229,7 +229,7 @@ class Trials:
     ) -> list[_Share]:
         """Give up an item, or a share whose culprit is unknown, that has failed too often."""
         if not self._max_skipped:
-            raise _GivenUp(failure)
+            raise _GivenUp(with_place(failure, batch.number, item))
         if item is None and _can_halve(batch, share, is_divisible):
             return self._halve(share)
         if item is None:
@@ -241,6 +241,7 @@ class Trials:
             )
         share.skip.add(item)
         share.deaths = share.failures = 0
+        failure = without_input(failure)
         self._killers.append((item, failure))
         if isinstance(self._max_skipped, int) and len(self._killers) > self._max_skipped:
             raise _GivenUp(failure, is_over_limit=True)

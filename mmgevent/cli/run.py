@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
-from mmgevent.cli import job_records, outputs, shared
+from mmgevent.cli import job_records, outputs, replay, shared
 from mmgevent.cli.closing import SUMMARY, Closing
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
@@ -22,7 +22,7 @@ from mmgevent.cli.exits import FAULT, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
 from mmgevent.cli.progress import open_reporter
 from mmgevent.cli.streams import Results, claim_results
-from mmgevent.errors import JobError, MmgeventError, UsageError
+from mmgevent.errors import MmgeventError, UsageError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
@@ -120,8 +120,9 @@ COMMAND = Command(
         Option(
             ("--pdb",),
             "",
-            "with --inline: when the job fails, stop in pdb where your code raised the exception",
+            "with --inline and --replay: when the job fails, stop in pdb where your code raised the exception",
         ),
+        *replay.OPTIONS,
         *outputs.OPTIONS,
         SUMMARY,
         *job_records.OPTIONS,
@@ -228,14 +229,19 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(COMMAND, argv, os.environ)
     if arguments.report_diff:
         return job_records.print_differences(NAME, arguments.rest)
-    if not arguments.rest:
+    if not arguments.rest and not arguments.replay:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
     shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
+    if arguments.replay:
+        return _replay(arguments)
     inline = is_inline(arguments)
     if arguments.pdb and not inline:
-        refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
+        refuse(
+            NAME,
+            "--pdb needs --inline: on a cluster functions run in processes without a terminal (or --replay FILE)",
+        )
     if arguments.expect_workers is not None and not can_grow(arguments):
         refuse(
             NAME,
@@ -336,6 +342,7 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
         changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
     if arguments.pass_env:
         changes["pass_env"] = (*changes.get("pass_env", job.options.pass_env), *arguments.pass_env)
+    changes["bundles"] = replay.which_bundles(arguments, changes.get("bundles", job.options.bundles))
     changes["results"] = which_results(arguments, changes.get("results", job.options.results))
     return job.with_options(**changes)
 
@@ -364,8 +371,22 @@ def _run_inline(arguments: Arguments, results: Results, closing: Closing, job_lo
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise
-        return _debug(error)
+        from mmgevent.cli.debugging import debug  # rarely needed
+
+        return debug(NAME, error)
     return 0
+
+
+def _replay(arguments: Arguments) -> int:
+    replay.refuse_others(NAME, arguments)
+    try:
+        return replay.run_replay(NAME, arguments)
+    except MmgeventError as error:
+        if not arguments.pdb or error.exit_code == FAULT:
+            raise
+        from mmgevent.cli.debugging import debug  # rarely needed
+
+        return debug(NAME, error)
 
 
 def _try(arguments: Arguments, count: int) -> int:
@@ -382,22 +403,3 @@ def _try(arguments: Arguments, count: int) -> int:
     shared.show_users_logging(arguments)
     write_report(job, count, arguments, results.stream, say_unless_quiet)
     return 0
-
-
-def _debug(error: MmgeventError) -> int:
-    """Say what failed, stop in pdb where it was raised, and return the exit code of the failure."""
-    from mmgevent.cli import debugging
-
-    cause = debugging.cause_of(error)
-    trace = debugging.find_traceback(cause)
-    if debugging.has_quit(cause) or (trace is None and not isinstance(error, JobError)):
-        raise error
-    say(NAME, str(error))
-    reason = debugging.why_not()
-    if trace is None:
-        say(NAME, "--pdb has nowhere to stop: no line of the job raised this")
-    elif reason is not None:
-        say(NAME, f"--pdb has nothing to read commands from: {reason}")
-    else:
-        debugging.stop_at(trace)
-    return error.exit_code

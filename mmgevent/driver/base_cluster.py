@@ -99,13 +99,14 @@ class BaseCluster(ABC):
         `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
         KeyboardInterrupt cancels the job.
         """
-        from mmgevent.driver.results import apply_finish, build_dict
+        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
             with self._start_log(runner, out), closing(runner.records()) as records:
-                return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
+                return build_dict(keeping_bundle(runner, results))
         from mmgevent.driver.showing import check_progress
 
         check_progress(progress)
@@ -116,7 +117,7 @@ class BaseCluster(ABC):
     def _run_shown(
         self, job: Job[K, V], on_notice: OnNotice | None, job_log: str | os.PathLike[str] | LogFile | None
     ) -> dict[K, V]:
-        from mmgevent.driver.results import apply_finish, build_dict
+        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
@@ -124,7 +125,8 @@ class BaseCluster(ABC):
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:
-                return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
+                return build_dict(keeping_bundle(runner, results))
         except BaseException as error:
             ended = error
             raise

@@ -56,7 +56,7 @@ class ChainDriver(ChainRunner):
                 ):
                     yield from records
                 kept.append(driver.number)  # first: the user's callback may raise
-                driver.state.notice_skipped_count()
+                driver.end_skipped()
         except EngineLost as error:
             if drivers[-1].state.delivered:
                 raise JobError(

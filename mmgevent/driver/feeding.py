@@ -31,7 +31,7 @@ from mmgevent.driver.encoding import (
     with_content,
 )
 from mmgevent.driver.input_total import InputTotal
-from mmgevent.driver.kept_batches import KeptBatches, items_at, not_kept_error, too_large_notice
+from mmgevent.driver.kept_batches import KeptBatches, find_unit, items_at, not_kept_error, too_large_notice
 from mmgevent.driver.open_walk import Item, OpenWalk
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref
@@ -42,7 +42,7 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.blame import blame_driver_code
 from mmgevent.wire.numbers import MAX_NUMBER
-from mmgevent.wire.positions import entry_of
+from mmgevent.wire.positions import entry_of, place_of
 
 log = get_log(__name__)
 
@@ -181,6 +181,18 @@ class Feeder:
         if self._refs:
             return _read_refs_again(self._refs, places)
         return self._walk_again(places) if self._may_read_again else iter(())
+
+    def find_item(self, batch: int, position: int) -> tuple[Any, Any] | None:
+        """Return an item, as it was, if it can be read again at once; else None."""
+        if batch < 1 or position < 0:
+            return None
+        refs = self._refs.get(batch)
+        if refs is not None:
+            entry = entry_of(position)
+            return find_unit(refs[entry][1], place_of(position)) if entry < len(refs) else None
+        if not self.reads_again_quickly:
+            return None
+        return next((item for _, item in self.read_again([(batch, position)])), None)
 
     @property
     def reads_again_quickly(self) -> bool:

@@ -23,7 +23,7 @@ from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.progress import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
-from mmgevent.driver.results import apply_finish, build_dict
+from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.errors import JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
@@ -239,7 +239,8 @@ class JobHandle(Readable[K, V]):
         job = self._runner.job
         error: BaseException | None = None
         try:
-            for record in apply_finish(job.finishfn, job.finish_form, self._runner.records(), job.argv):
+            results = apply_finish(job.finishfn, job.finish_form, self._runner.records(), job.argv)
+            for record in keeping_bundle(self._runner, results):
                 self._filling.append(record)
                 if len(self._filling) >= _CHUNK_RECORDS:
                     self._flush()

@@ -179,6 +179,14 @@ class JobDriver(Runner):
         if submission is not None:
             submission.leave()
 
+    def pack_code(self) -> bytes:
+        """Return the payload that executors got."""
+        return self._packed.code if isinstance(self._packed, PackedJob) else super().pack_code()
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        return self._feeder.find_item(batch, position)
+
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""
         return self._feeder.read_again(places)

@@ -244,6 +244,11 @@ class JobState:
         """Number of items set aside that may still be named."""
         return max(0, MAX_NAMED - self._named)
 
+    @property
+    def are_all_named(self) -> bool:
+        """Return whether a notice has named each item that was set aside."""
+        return self.set_aside.count <= MAX_NAMED
+
     def notice_skipped(self, name: str | None, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless MAX_NAMED were named before."""
         if self.unnamed_count:

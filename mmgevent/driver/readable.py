@@ -13,6 +13,7 @@ from mmgevent.errors import ForkedError, UsageError
 from mmgevent.job.job import K, V
 
 if TYPE_CHECKING:
+    from mmgevent.driver.error_groups import ErrorGroup
     from mmgevent.driver.job_state import JobState
     from mmgevent.job.outputs.sinks import Sink
 
@@ -186,6 +187,14 @@ class Readable(Generic[K, V]):
                 sink.write(key, value)
                 count += 1
         return count
+
+    def errors(self) -> list[ErrorGroup]:
+        """Return the errors that have set items aside so far: one for each function, exception and line.
+
+        The most frequent one is first. Each has a `count` and one example. Raises JobError as
+        `skipped`.
+        """
+        return self._runner.errors()
 
     def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:
         """Wait for the job and return its results as a DataFrame of pandas.

@@ -32,6 +32,7 @@ from mmgevent.machine.resources import (
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.given import add_item, with_input
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
@@ -135,7 +136,7 @@ class TaskRunner:
             outcome = control(
                 "failed",
                 *lane,
-                failure=failures.bound(error.failure),
+                failure=failures.bound(with_input(error.failure, error.given, self.plain)),
                 item=error.item,
                 spent=error.is_spent or None,
                 divisible=error.is_divisible or None,
@@ -177,26 +178,30 @@ class TaskRunner:
         def decode() -> list[tuple[Any, Any]]:
             return read_batch(data, is_results=is_results, plain=self.plain)[lo:hi]
 
-        return run_map(
-            functions,
-            items[lo:hi],
-            partitions=message["partitions"],
-            memory_bytes=self.memory_bytes,
-            emit=attempt.emit,
-            mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
-            first_index=lo,
-            skip=message.get("skip", ()),
-            part=tuple(message.get("part", ALL)),
-            skipping=skipping,
-            decode=decode if skipping.is_needed or self.calls else None,
-            map_items=self.map_items,
-            mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
-            tunes_gc=self._tunes_gc,
-            plain=self.plain,
-            unwanted=self.unwanted,
-            calls=self.calls,
-            clock=self.clock,
-        )
+        try:
+            return run_map(
+                functions,
+                items[lo:hi],
+                partitions=message["partitions"],
+                memory_bytes=self.memory_bytes,
+                emit=attempt.emit,
+                mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
+                first_index=lo,
+                skip=message.get("skip", ()),
+                part=tuple(message.get("part", ALL)),
+                skipping=skipping,
+                decode=decode if skipping.is_needed or self.calls else None,
+                map_items=self.map_items,
+                mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
+                tunes_gc=self._tunes_gc,
+                plain=self.plain,
+                unwanted=self.unwanted,
+                calls=self.calls,
+                clock=self.clock,
+            )
+        except TaskFailure as failure:
+            add_item(failure, decode, lo)
+            raise
 
 
 def _flush_prints() -> None:

@@ -12,7 +12,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import resource
 import socket
 import sys
 import types
@@ -27,7 +26,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
-from mmgevent.machine.resources import find_scratch_folder
+from mmgevent.machine.resources import find_scratch_folder, limit_memory
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.tasks.calls import CallRules
 from mmgevent.wire import failures
@@ -113,10 +112,7 @@ class Executor:
             if context_bytes:
                 enter_surroundings(json.loads(bytes(context)))
             if limit_bytes is not None:
-                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker watches
-                    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-                    most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
-                    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+                limit_memory(limit_bytes)
             self._runner.memory_bytes = record_memory_bytes(limit_bytes, self._executor_count)
             self._runner.retries = options.get("retries", 0)
             self._runner.max_skipped = options.get("max_skipped", 0)

@@ -139,6 +139,7 @@ class ReduceTask:
         )
         self._index = 0  # index of the current key, from 0
         self._key: Any = NO_KEY
+        self._values: Any = None  # of that key, for the iterator form
         self._partition = 0  # being read
         self._is_on_disk = False  # whether the iterator form got values on disk
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
@@ -206,6 +207,7 @@ class ReduceTask:
         keys: list[Any] = []
         results: list[Any] = []
         key: Any = NO_KEY
+        values: Any = None
         try:
             for key, values in groups:
                 mark(index, key)
@@ -219,7 +221,10 @@ class ReduceTask:
             raise
         except BaseException as error:
             if self._input_error is None:
-                raise blame_exception(error, "reducefn", key) from error
+                failure = blame_exception(error, "reducefn", key)
+                if key is not NO_KEY:
+                    failure.given = key, values
+                raise failure from error
         if self._input_error is not None:  # the function may have swallowed it
             raise self._input_error
         self._index = index
@@ -258,7 +263,7 @@ class ReduceTask:
         try:
             for groups in self._merged():
                 for key, values in groups.items():
-                    self._key = key
+                    self._key, self._values = key, values
                     self._mark(self._index, key)
                     self._index += 1
                     self._is_on_disk = self._is_on_disk or isinstance(values, OrderedValues)
@@ -276,7 +281,10 @@ class ReduceTask:
         except BaseException as error:
             if self._input_error is not None:
                 raise self._input_error from None
-            raise blame_records(error, "reducefn", self._key) from error
+            failure = blame_records(error, "reducefn", self._key)
+            if self._key is not NO_KEY:
+                failure.given = self._key, self._values
+            raise failure from error
         if self._input_error is not None:  # the function swallowed it
             raise self._input_error
         return result

@@ -43,6 +43,35 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # bundles
+    Mutation(
+        "a bundle of another user is refused",
+        "job/bundle.py",
+        "    if status.st_uid != os.geteuid():",
+        "    if False:",
+        ("job/test_bundle.py::test_a_file_of_another_user_is_refused",),
+    ),
+    Mutation(
+        "a bundle that others may write is refused",
+        "job/bundle.py",
+        "    if _others_may_write(status):",
+        "    if False:",
+        ("job/test_bundle.py::test_a_file_that_others_may_write_is_refused",),
+    ),
+    Mutation(
+        "the input of a bundle stays plain data",
+        "driver/replay.py",
+        """if self._header.get("is_plain"):""",
+        "if False:",
+        ("integration/test_replay.py::test_plain_results_stay_plain_in_a_bundle",),
+    ),
+    Mutation(
+        "what a failure carries fits in a frame",
+        "wire/failures.py",
+        "    if INPUT in kept and not _has_room(kept):",
+        "    if False:",
+        ("wire/test_failures.py::test_an_input_that_has_no_room_is_left_out",),
+    ),
     # remote inputs
     # job logs and reports
     Mutation(

@@ -14,7 +14,7 @@ from mmgevent.driver.packing import pack_job
 from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.accounts import Accounts
 from mmgevent.driver.runners.refusals import refuse_elsewhere
-from mmgevent.driver.runners.runner import LOOK_S, Runner
+from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.engine.start import start_error
 from mmgevent.job.job import Job
@@ -65,6 +65,15 @@ class BoxedRunner(Runner):
             self._feeder.close()
         if self._check is not None:
             self._check.cancel()
+
+    def pack_code(self) -> bytes:
+        """Return the payload that executors got."""
+        return self._packed.code
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        assert self._feeder is not None
+        return self._feeder.find_item(batch, position)
 
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""

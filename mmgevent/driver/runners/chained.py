@@ -21,6 +21,7 @@ from mmgevent.job.job import Job
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
 if TYPE_CHECKING:
+    from mmgevent.driver.error_groups import ErrorGroup
     from mmgevent.driver.job_log import JobLog
     from mmgevent.job.outputs.record import Made
 
@@ -150,6 +151,22 @@ class ChainRunner(Runner):
             runner.close()
         for results in self._results:
             results.close()
+
+    def stage_of(self, error: JobError) -> Runner:
+        """Return the runner of the stage that an error is about; this one for finishfn."""
+        return self if error.stage is None else self._runners[error.stage - 1]
+
+    def end_skipped(self) -> None:
+        """Say how many items were set aside in all: each stage has said why."""
+        self.state.notice_skipped_count()
+
+    def errors(self) -> list[ErrorGroup]:
+        """Return the errors that have set items aside so far, each with its stage."""
+        return [
+            replace(group, stage=number)
+            for number, runner in enumerate(self._runners, 1)
+            for group in runner.errors()
+        ]
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return the failures of the last items of all stages, each with its `stage`."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.progress import Progress
-from mmgevent.driver.results import apply_finish
+from mmgevent.driver.results import apply_finish, keeping_bundle
 from mmgevent.driver.runners.inline_run import InlineRun
-from mmgevent.driver.runners.runner import Runner
+from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.errors import UsageError
 from mmgevent.job.arguments import items_showing, list_to_show
@@ -49,7 +49,7 @@ def run_inline(
     """
     if job_log is None:
         runner = _make_runner(job, sink, watch)
-        return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+        return _finished(runner)
     from mmgevent.driver.kept_log import opened_log, start_log
 
     with opened_log(job_log) as out:
@@ -79,9 +79,13 @@ def _make_runner(job: Job[Any, Any], sink: Sink | None, watch: Callable[[JobStat
 def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
     from mmgevent.driver.kept_log import ending
 
-    job = runner.job
     with ending(job_log, runner.state):
-        yield from apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+        yield from _finished(runner)
+
+
+def _finished(runner: Runner) -> Iterator[tuple[Any, Any]]:
+    job = runner.job
+    return keeping_bundle(runner, apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv))
 
 
 def _warn(text: str) -> None:
@@ -132,6 +136,11 @@ class InlineRunner(Runner):
     def shuffle_bytes(self) -> int:
         """Return the bytes of all records between map and reduce."""
         return 0 if self._run is None else self._run.shuffle_bytes
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        assert self._run is not None
+        return self._run.feeder.find_item(batch, position)
 
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""

@@ -27,11 +27,12 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.given import add_item
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES, SignalTeller, Skipping
-from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
+from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped, with_place
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class InlineRun:
                     self._pass_signal(failure)
                     if task is not None:
                         task.failed(failure)
+                    _note_item(failure, number, batch, piece)
                     if failure.skipped:
                         raise self._too_many(failure) from None
                     if failure.item is not None:
@@ -405,6 +407,11 @@ class InlineRun:
                 del buffer[:size]
 
 
+def _note_item(failure: TaskFailure, number: int, batch: EncodedBatch, piece: _Piece) -> None:
+    failure.batch = number
+    add_item(failure, lambda: read_batch(batch.data)[piece.lo :], piece.lo)
+
+
 def _mark_nothing(index: int, key: Any) -> None:
     pass
 
@@ -413,4 +420,8 @@ def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
     """Return the error that ends the job, with the user's exception as its cause."""
     ended = error.from_failure(failure.failure)
     ended.__cause__ = failure.__cause__
+    record = failure.failure
+    if failure.batch is not None:
+        record = with_place(record, failure.batch, failure.item)
+    ended.evidence = record, failure.given
     return ended

@@ -22,6 +22,8 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import reducers
+from mmgevent.job.bundle import read_bundle
+from mmgevent.tasks.records import decode_value
 from tests.oracle import plain_mapreduce
 from tests.waiting import wait_until
 
@@ -461,6 +463,38 @@ def test_what_fails_once_is_tried_again(cluster, tmp_path):
         return sum(values)
 
     assert cluster.run(mmg.Job(numbers(100), fails_once, add_once, retries=1)) == EXPECTED
+
+
+def fail_on_four(key, value):
+    if value == 4:
+        raise ZeroDivisionError(value)
+    yield value % 3, value
+
+
+def fail_on_one(key, values):
+    if key == 1:
+        raise ZeroDivisionError(key)
+    return sum(values)
+
+
+@pytest.mark.parametrize(
+    ("functions", "function", "called_with"),
+    [
+        ((fail_on_four, add), "mapfn", (4, 4)),
+        ((by_three, fail_on_one), "reducefn", (1, [1, 4, 7])),
+    ],
+)
+def test_a_failure_keeps_a_bundle_of_what_the_function_was_called_with(
+    cluster, tmp_path, functions, function, called_with
+):
+    items = ((i, i) for i in range(10))  # nobody can read them again
+    with pytest.raises(mmg.JobError) as caught:
+        cluster.run(mmg.Job(items, *functions, bundles=tmp_path / "kept"))
+    bundle = read_bundle(caught.value.bundle)
+    assert f"mmg-run --replay {bundle.path}" in str(caught.value)
+    assert (bundle.header["failure"]["function"], bundle.header["missing"]) == (function, None)
+    assert decode_value(bundle.sections["input"]) == called_with
+    assert caught.value.evidence is None
 
 
 def test_an_exception_in_reduce_names_the_key(cluster):

@@ -29,6 +29,7 @@ from mmgevent.engine.scheduler.transitions import (
     TaskState,
 )
 from mmgevent.errors import SchedulerError
+from mmgevent.wire.failures import with_place
 from mmgevent.wire.positions import WHOLE, position_of, range_of
 from tests.audit import AuditedScheduler
 
@@ -633,7 +634,7 @@ def test_an_item_is_tried_again_as_often_as_retries_says(retries):
     for attempt in range(1, retries + 1):
         assert len(only(scheduler.attempt_failed(attempt, BOOM, position_of(3), 1.0), c.Assign)) == 1
     assert scheduler.attempt_failed(retries + 1, BOOM, position_of(3), 1.0)[-1] == c.FailJob(
-        1, BOOM, "failed"
+        1, with_place(BOOM, 1, position_of(3)), "failed"
     )
 
 
@@ -672,7 +673,9 @@ def test_a_task_under_which_executors_die_ends_the_job_with_its_advice():
     scheduler, _ = cluster(1, batches=[5], rules=JobRules(retries=9))
     for attempt in range(1, MAX_DEATHS):
         assert only(scheduler.attempt_died(attempt, DEAD, position_of(2), 1.0), c.Assign)
-    assert scheduler.attempt_died(MAX_DEATHS, DEAD, position_of(2), 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+    assert scheduler.attempt_died(MAX_DEATHS, DEAD, position_of(2), 1.0)[-1] == c.FailJob(
+        1, with_place(DEAD, 1, position_of(2)), "failed"
+    )
 
 
 def test_the_item_under_which_executors_die_is_set_aside_if_it_is_known():
@@ -1047,9 +1050,9 @@ def test_an_item_lost_with_its_worker_is_dropped_and_reported():
 
 def test_an_item_is_not_tried_twice():
     scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
-    assert scheduler.attempt_failed(1, BOOM, 0, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+    assert scheduler.attempt_failed(1, BOOM, 0, 1.0)[-1] == c.FailJob(1, with_place(BOOM, 1, 0), "failed")
     scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
-    assert scheduler.attempt_died(1, DEAD, 0, 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+    assert scheduler.attempt_died(1, DEAD, 0, 1.0)[-1] == c.FailJob(1, with_place(DEAD, 1, 0), "failed")
 
 
 def test_an_item_waits_for_an_idle_slot_of_its_worker_which_gets_nothing_queued_meanwhile():
