@@ -56,6 +56,7 @@ LONG = {
         test_listings_have_pages_and_deltas_say_what_changed
         test_a_worker_that_answers_nothing_or_nonsense_is_listed_without_its_load
         test_a_drained_worker_finishes_what_it_runs
+    """,
     "test_testing.py": """
         test_files_and_chains_are_checked
     """,

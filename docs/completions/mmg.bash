@@ -5,11 +5,12 @@ _mmg_run() {
     local current="${COMP_WORDS[COMP_CWORD]}"
     if [[ "$current" == -* ]]; then
         local words='
-            --procs --on --remote-python --listen --join --elect --inline --try --pdb -o --output
-            --format --columns --sort --top --overwrite --resume --part-size -m --module --set
-            --py-files --pass-env --plain-results --trust-workers --workers-timeout
-            --expect-workers --memory -P --port -p --password --password-file --tls-cert --tls-key
-            --tls-ca -v --verbose -q --quiet -h --help --version --show-config
+            --procs --on --remote-python --listen --join --elect --inline --try --pdb --replay
+            --bundles -o --output --format --columns --sort --top --overwrite --resume --part-size
+            --summary --job-log --report --report-diff -m --module --set --py-files --pass-env
+            --plain-results --trust-workers --workers-timeout --expect-workers --memory -P --port
+            -p --password --password-file --tls-cert --tls-key --tls-ca -v --verbose -q --quiet -h
+            --help --version --show-config
         '
         COMPREPLY=($(compgen -W "$words" -- "$current"))
     else
@@ -46,3 +47,17 @@ _mmg_server() {
     fi
 }
 complete -o filenames -F _mmg_server mmg-server
+
+_mmg_dashboard() {
+    local current="${COMP_WORDS[COMP_CWORD]}"
+    if [[ "$current" == -* ]]; then
+        local words='
+            --page-port --token-file --open -P --port -p --password --password-file --tls-cert
+            --tls-key --tls-ca -v --verbose -q --quiet -h --help --version --show-config
+        '
+        COMPREPLY=($(compgen -W "$words" -- "$current"))
+    else
+        COMPREPLY=($(compgen -f -W "" -- "$current"))
+    fi
+}
+complete -o filenames -F _mmg_dashboard mmg-dashboard

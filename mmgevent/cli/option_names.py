@@ -6,11 +6,13 @@ Made by `python -m mmgevent.cli.option_pages --write`.
 OPTION_NAMES: dict[str, frozenset[str]] = {
     "mmg-run": frozenset(
         {
+            "bundles",
             "columns",
             "elect",
             "expect_workers",
             "format",
             "inline",
+            "job_log",
             "join",
             "listen",
             "memory",
@@ -29,9 +31,13 @@ OPTION_NAMES: dict[str, frozenset[str]] = {
             "py_files",
             "quiet",
             "remote_python",
+            "replay",
+            "report",
+            "report_diff",
             "resume",
             "set",
             "sort",
+            "summary",
             "tls_ca",
             "tls_cert",
             "tls_key",
@@ -77,6 +83,21 @@ OPTION_NAMES: dict[str, frozenset[str]] = {
             "tls_ca",
             "tls_cert",
             "tls_key",
+            "verbose",
+        }
+    ),
+    "mmg-dashboard": frozenset(
+        {
+            "open",
+            "page_port",
+            "password",
+            "password_file",
+            "port",
+            "quiet",
+            "tls_ca",
+            "tls_cert",
+            "tls_key",
+            "token_file",
             "verbose",
         }
     ),

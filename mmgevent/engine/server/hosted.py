@@ -263,7 +263,7 @@ class HostedJob:
     def stats(self) -> dict[str, Any]:
         """Return the figures so far, for the driver."""
         return {
-            "seconds": time.monotonic() - self._started_s,
+            "seconds": time.monotonic() - self.started_s,
             "map_seconds": self.input.seconds_done,
             "spilled_bytes": self.store.spilled_bytes,
             **self.figures.as_stats(),
