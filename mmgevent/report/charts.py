@@ -48,7 +48,9 @@ def lanes_chart(work: dict[str, Any], seconds: float) -> str:
     for row, lane in enumerate(lanes):
         rects.append(f'<rect class="lane" x="0" y="{row * LANE_PX + 9}" width="{WIDTH}" height="1"/>')
         rects += [_bar(bar, row, end, lane) for bar in lane["bars"]]
-    names = "".join(f"<li>{safe(lane_name(lane))}</li>" for lane in lanes)
+    names = "".join(
+        f"<li><span>{safe(lane['worker'])}</span><span>{safe(_slot_name(lane))}</span></li>" for lane in lanes
+    )
     title = f"{plural(len(lanes), 'slot')} over {duration(end)}"
     return (
         f'<div class="chart"><ol class="names" aria-hidden="true">{names}</ol>'
@@ -86,8 +88,11 @@ _LEGEND = (
 
 def lane_name(lane: dict[str, Any]) -> str:
     """Return the name of a lane: its worker, and its slot if that is known."""
-    slot = "" if lane["slot"] is None else f" slot {lane['slot']}"
-    return f"{plain(lane['worker'])}{slot}"
+    return f"{plain(lane['worker'])} {_slot_name(lane)}".rstrip()
+
+
+def _slot_name(lane: dict[str, Any]) -> str:
+    return "" if lane["slot"] is None else f"slot {lane['slot']}"
 
 
 def lanes_table(work: dict[str, Any], seconds: float) -> str:

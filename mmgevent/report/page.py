@@ -35,7 +35,9 @@ td,th[scope=row]{max-width:24rem;overflow-wrap:break-word}
 th[scope=row]{font-weight:500}.short{white-space:nowrap}.long{min-width:13rem}thead th{white-space:nowrap}
 .chart{display:flex;gap:.6rem;margin-top:.6rem}
 .names{list-style:none;margin:0;padding:0;max-width:40%;flex:none;font-size:.8rem}
-.names li{height:20px;line-height:20px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.names li{height:20px;line-height:20px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;
+display:flex;gap:.4em}
+.names span{overflow:hidden;text-overflow:ellipsis}.names span+span{flex:none}
 .plot{flex:1;min-width:0}svg{display:block;width:100%;background:var(--panel)}
 .axis{display:flex;justify-content:space-between;font-size:.75rem;color:var(--soft)}
 rect.map{fill:var(--map)}rect.reduce{fill:var(--reduce)}rect.bad{fill:var(--bad)}rect.dup{fill:var(--dup)}
