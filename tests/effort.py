@@ -237,6 +237,7 @@ LONG = {
         test_what_ends_an_executor_ends_the_replay
         test_a_call_that_hangs_is_stopped_where_it_hangs
         test_a_call_has_the_memory_that_it_had
+        test_a_slow_disk_for_bundles_leaves_no_thread_behind
         test_a_call_that_no_longer_fails_says_what_it_gives
         test_values_too_large_to_be_sent_are_named_by_their_key
         test_the_failing_item_of_a_chain_is_kept

@@ -12,11 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmgevent.driver.error_groups import ErrorGroup, cause_of
+from mmgevent.driver.error_groups import ErrorGroup, cause_of, describe_groups, group_failures
 from mmgevent.driver.packing import pack_code
-from mmgevent.errors import JobError, MmgeventError
+from mmgevent.errors import JobError
 from mmgevent.job.bundle import default_folder, write_bundle
 from mmgevent.job.functions import Functions
 from mmgevent.machine import interpreter
@@ -41,8 +42,12 @@ A_CAUSE = 2
 #: Bundles of one job, of items that were set aside: they leave room for earlier failures.
 A_JOB = 12
 
-#: Rows of items set aside in which bundles look for examples: a second's work.
+#: Items set aside that are grouped for the message at the end of a job: a second's work.
 MAX_ROWS = 100_000
+
+#: Time in which the thread of a job that has failed may keep a bundle, seconds. A disk or a server
+#: of files that never answers must not keep the job from ending.
+KEEP_S = 30.0
 
 _TOO_LARGE = f"what it was called with has more than {MAX_KEPT_BYTES >> 20} MiB, or cannot be pickled"
 _UNKNOWN = "what it was called with is not known here"
@@ -69,15 +74,30 @@ def keep_bundle(failed: FailedJob, error: JobError) -> None:
         error.name_bundle(*kept)
 
 
-def keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tuple[Any, ...], str]:
-    """Keep bundles of the first items of each group that were set aside; return {cause: path}."""
+def describe_skipped(failed: FailedJob) -> list[str]:
+    """Return what a job says of its items that were set aside, a line each, and keep bundles of some.
+
+    Only the first MAX_ROWS items are looked at. Rows that cannot be read are no fault of the job,
+    which has done the other items.
+    """
+    try:
+        groups = group_failures(islice(failed.state.set_aside.records(), MAX_ROWS))
+        return describe_groups(groups, _keep_skipped(failed, groups))
+    except JobError as problem:
+        log.info("the errors of job %s cannot be grouped: %s", failed.job.name, problem)
+        return []
+
+
+def _keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tuple[Any, ...], str]:
+    """Keep bundles of the first items of each group; return {cause: path}."""
     paths: dict[tuple[Any, ...], str] = {}
     kept: dict[tuple[Any, ...], int] = {}
     if not failed.job.options.bundles:
         return paths
     wanted = min(A_JOB, A_CAUSE * len(groups))
-    for number, (place, value, is_workers, failure) in enumerate(failed.state.set_aside.records()):
-        if number >= MAX_ROWS or sum(kept.values()) >= wanted:
+    rows = islice(failed.state.set_aside.records(), MAX_ROWS)
+    for place, value, is_workers, failure in rows:
+        if sum(kept.values()) >= wanted:
             break
         cause = cause_of(failure)
         if kept.get(cause, 0) >= A_CAUSE:
@@ -119,7 +139,7 @@ def _keep(
             sections["input"] = data
         header = {**_describe(failed, record), "is_plain": plain, "missing": missing}
         return write_bundle(folder, f"{failed.job.name}-{function}", header, sections), missing
-    except (OSError, MmgeventError, MemoryError) as problem:  # a read-only home is no fault of the job
+    except Exception as problem:  # a read-only home, a class that cannot be packed: no fault of the job
         text = f"no bundle of the failure could be kept in {folder}: {problem}"
         if bundles is True:
             log.info("%s", text)

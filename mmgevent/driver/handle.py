@@ -319,7 +319,7 @@ class JobHandle(Readable[K, V]):
         """Wait for the end of the job; return whether it has ended GRACE_S later."""
         until = time.monotonic() + GRACE_S
         with self._changed:
-            while not self._is_over and time.monotonic() < until:
+            while not self._is_over and time.monotonic() < max(until, self._state.keeps_until_s):
                 self._changed.wait(min(SIGNAL_LOOK_S, GRACE_S))
                 if self._is_held_up and not self._state.is_cancelled:  # it waits for its reader
                     until = time.monotonic() + GRACE_S

@@ -4,11 +4,14 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import pytest
 
 import mmgevent as mmg
-from mmgevent.driver import kept_batches
+from mmgevent.driver import bundles, kept_batches
+from mmgevent.driver.handle import GRACE_S
+from mmgevent.driver.set_aside import SetAside
 from mmgevent.job.bundle import read_bundle, write_bundle
 from mmgevent.tasks.given import MAX_SENT_BYTES
 from mmgevent.tasks.records import decode_value
@@ -224,3 +227,24 @@ def test_an_item_is_not_looked_for_without_end(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(kept_batches, "FIND_S", -1.0)
     error = error_of(cluster, mmg.Job(mmg.Lines(path), read_number, bundles=tmp_path / "kept"))
     assert "has no input" in str(error)
+
+
+def test_a_slow_disk_for_bundles_leaves_no_thread_behind(cluster, tmp_path, monkeypatch, caplog):
+    def write_slowly(*args):
+        threading.Event().wait(2 * GRACE_S)
+        return write_bundle(*args)
+
+    monkeypatch.setattr(bundles, "write_bundle", write_slowly)
+    handle = cluster.submit(mmg.Job(numbers(), fail, bundles=tmp_path / "kept"))
+    assert os.path.exists(handle.exception(100).bundle)
+    assert "left behind" not in caplog.text
+
+
+def test_rows_that_cannot_be_read_are_no_fault_of_a_job_that_is_done(cluster, monkeypatch, tmp_path):
+    def records(self):
+        raise mmg.JobError("items set aside cannot be read here", {"kind": "record"})
+
+    monkeypatch.setattr(SetAside, "records", records)
+    job = mmg.Job(numbers(9), fail_in_two_ways, max_skipped=0.9, bundles=tmp_path / "kept")
+    handle = cluster.submit(job, on_notice=lambda text: None)
+    assert handle.result(100) == {0: [0], 3: [3], 6: [6]}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.job_state import JobState
@@ -172,20 +173,20 @@ class Runner(ABC):
         """Keep what runs a failed call again, if the job wants that, and let the error name it."""
         if isinstance(error, JobError):
             if self.job.options.bundles and error.bundle is None:
-                from mmgevent.driver.bundles import keep_bundle  # rarely needed
+                from mmgevent.driver.bundles import KEEP_S, keep_bundle  # rarely needed
 
+                self.state.keeps_until_s = monotonic() + KEEP_S
                 keep_bundle(self.stage_of(error).as_failed(), error)
+                self.state.keeps_until_s = 0.0
             error.evidence = None  # it may be large
 
     def end_skipped(self) -> None:
         """Say which errors set items aside, and how many items that were."""
         state = self.state
         if state.set_aside.count and (self.job.options.bundles or not state.are_all_named):
-            from mmgevent.driver.bundles import keep_skipped  # rarely needed
-            from mmgevent.driver.error_groups import describe_groups
+            from mmgevent.driver.bundles import describe_skipped  # rarely needed
 
-            groups = self.errors()
-            for text in describe_groups(groups, keep_skipped(self.as_failed(), groups)):
+            for text in describe_skipped(self.as_failed()):
                 state.notice(text)
         state.notice_skipped_count()
 
