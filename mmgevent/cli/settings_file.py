@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from mmgevent.cli.option_names import OPTION_NAMES
 from mmgevent.errors import UsageError
@@ -38,11 +38,14 @@ _PATHS = frozenset({"password_file", "worker_password_file", "tls_cert", "tls_ke
 _TABLES = {name.removeprefix("mmg-"): name for name in OPTION_NAMES}
 
 
-class FileSetting(NamedTuple):
+class FileSetting:
     """One setting: its texts, as a command line would have them, and where it stands."""
 
-    texts: list[str]
-    where: str
+    __slots__ = ("texts", "where")
+
+    def __init__(self, texts: list[str], where: str):
+        self.texts = texts
+        self.where = where
 
 
 def find_settings(command: str, environ: Mapping[str, str]) -> dict[str, FileSetting]:

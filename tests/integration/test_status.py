@@ -1,5 +1,6 @@
 """A server that is looked at: what `mmg-server status` and its like say, do and refuse, and what programs see."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,11 +13,14 @@ import pytest
 import mmgevent as mmg
 from mmgevent.access.addresses import parse_address
 from mmgevent.engine.looking import looking_at
+from mmgevent.engine.server.lookout import MAX_QUESTIONS
 from mmgevent.wire.listings import PAGE_ROWS, read_listing
+from mmgevent.wire.messages import PROTOCOL
 from tests.integration.commands import Commands
 from tests.trust.raw_peer import (
     PASSWORD,
     RawDriver,
+    RawPeer,
     RawWorker,
     connected,
     running,
@@ -249,6 +253,31 @@ def test_names_of_others_drive_no_terminal_and_ambiguous_ones_are_refused(place)
         assert look(place, "cancel", place.server.where, first.id).returncode == 0
         assert "cancelled by" in driver.wait_for("job_failed")[1]["failure"]["error"]
     wait_until(lambda: not place.cluster.jobs(), "the driver's jobs are gone")
+
+
+def test_a_looker_may_have_another_python_and_submits_nothing(place):
+    for type_, fields in (
+        ("list_jobs", {}),
+        ("submit", {"name": "x", "options": {}, "code_bytes": 0, "fingerprint": "f"}),
+    ):
+        with RawPeer(place.server.address, "driver", says_hello=False) as looker:
+            about = {"python": "3.99", "dill": "none", "version": "x", "host": "h", "pid": 1, "user": "u"}
+            looker.say("hello", role="looker", protocol=PROTOCOL, **about)
+            looker.wait_for("hello")
+            looker.say(type_, type_ == "submit", **fields)
+            if type_ == "submit":
+                looker.wait_closed()
+            else:
+                looker.wait_for("jobs")
+    assert place.cluster.jobs() == []
+
+
+def test_who_asks_without_end_loses_its_link(place):
+    with RawDriver(place.server.address) as hostile:
+        with contextlib.suppress(ConnectionError):  # it is closed with questions unread
+            for _ in range(3 * MAX_QUESTIONS):
+                hostile.say("list_jobs", deltas=True)
+            hostile.wait_closed()
 
 
 def test_listings_have_pages_and_deltas_say_what_changed(place):

@@ -72,6 +72,38 @@ MUTATIONS = [
         "    if False:",
         ("wire/test_failures.py::test_an_input_that_has_no_room_is_left_out",),
     ),
+    # looking at a server, and settings in files
+    Mutation(
+        "a looker submits nothing",
+        PEERS,
+        "            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)",
+        "            pass",
+        ("integration/test_status.py::test_a_looker_may_have_another_python_and_submits_nothing",),
+        waits=True,
+    ),
+    Mutation(
+        "questions of one link that wait are limited",
+        "engine/server/lookout.py",
+        "if len(looker.questions) >= MAX_QUESTIONS:",
+        "if False:",
+        ("integration/test_status.py::test_who_asks_without_end_loses_its_link",),
+        waits=True,
+    ),
+    Mutation(
+        "an executor is asked for its stack only if it handles the signal",
+        "engine/worker/stacks.py",
+        "if not handles_signal(pid, STACK_SIGNAL):",
+        "if False:",
+        ("integration/test_status.py::test_an_executor_whose_handler_was_replaced_is_not_killed_by_asking",),
+        waits=True,
+    ),
+    Mutation(
+        "a password in a file of settings that others can read is refused",
+        "cli/settings_file.py",
+        "    if mode & 0o077:",
+        "    if False:",
+        ("cli/test_settings.py::test_what_is_wrong_in_it_is_named",),
+    ),
     # remote inputs
     # job logs and reports
     Mutation(
