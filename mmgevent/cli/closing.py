@@ -32,6 +32,8 @@ _ENDINGS = {
     exits.BROKEN_PIPE: ("stopped", "stopped by the reader after"),
 }
 _FAILED = ("failed", "failed after")
+#: Exit codes that mean that nothing ran, unless figures say that something did.
+_NOTHING_RAN = (2, 3, 4, 5, 7)
 
 #: Figures that concern the engine and nobody else.
 _INTERNAL = ("results",)
@@ -81,7 +83,8 @@ class Closing:
         seconds = time.monotonic() - self._started_s
         state, how = _ENDINGS.get(code, _FAILED)
         figures = {key: value for key, value in figures.items() if key not in _INTERNAL}
-        if self._summary != ON_STDERR and not self._is_quiet:
+        has_run = code not in _NOTHING_RAN or bool(figures.get("items"))
+        if has_run and self._summary != ON_STDERR and not self._is_quiet:
             place = self._output if code == 0 and self._output != "-" else None
             results = self.written if code == 0 else None
             say(self._command, describe_end(how, seconds, figures, results=results, place=place))
