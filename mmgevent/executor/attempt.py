@@ -19,23 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.executor.status_page import StatusPage
+from mmgevent.executor.used import Used
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
-from mmgevent.machine.resources import (
-    OTHERS_BYTES,
-    count_default_executors,
-    process_memory_bytes,
-    total_memory_bytes,
-)
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.given import add_item, with_input
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.results import ResultWriter
-from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
+from mmgevent.tasks.run import read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
@@ -51,6 +48,7 @@ from mmgevent.wire.positions import ALL
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parts_plan import PartsPlan
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
     from mmgevent.tasks.results import MakeWriter
 
@@ -100,6 +98,8 @@ class TaskRunner:
         self.unwanted: frozenset[int] = frozenset()
         #: where and how reduce tasks write their results themselves; None if they do not
         self.parts: PartsPlan | None = None
+        #: times the items of a task; None unless the job keeps a log
+        self.clock: ItemClock | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -112,6 +112,7 @@ class TaskRunner:
             self._page.begin(lane[2])
         attempt = AttemptRun(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
+        used = None if self._page is None else Used()  # otherwise this process is the user's own
         try:
             skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
             try:
@@ -119,7 +120,11 @@ class TaskRunner:
             finally:
                 if self._page is not None:
                     _flush_prints()
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
+            seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
+            told = {} if used is None else used.fields()
+            if self.clock is not None:
+                told |= self.clock.found()
+            attempt.finish(stats, seconds, skipping, told)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -131,7 +136,7 @@ class TaskRunner:
             outcome = control(
                 "failed",
                 *lane,
-                failure=failures.bound(error.failure),
+                failure=failures.bound(with_input(error.failure, error.given, self.plain)),
                 item=error.item,
                 spent=error.is_spent or None,
                 divisible=error.is_divisible or None,
@@ -164,6 +169,7 @@ class TaskRunner:
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
                 make_writer=self._choose_writer(attempt),
+                clock=self.clock,
             )
         data = attempt.read_all()
         is_results = message.get("results", False)
@@ -173,25 +179,30 @@ class TaskRunner:
         def decode() -> list[tuple[Any, Any]]:
             return read_batch(data, is_results=is_results, plain=self.plain)[lo:hi]
 
-        return run_map(
-            functions,
-            items[lo:hi],
-            partitions=message["partitions"],
-            memory_bytes=self.memory_bytes,
-            emit=attempt.emit,
-            mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
-            first_index=lo,
-            skip=message.get("skip", ()),
-            part=tuple(message.get("part", ALL)),
-            skipping=skipping,
-            decode=decode if skipping.is_needed or self.calls else None,
-            map_items=self.map_items,
-            mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
-            tunes_gc=self._tunes_gc,
-            plain=self.plain,
-            unwanted=self.unwanted,
-            calls=self.calls,
-        )
+        try:
+            return run_map(
+                functions,
+                items[lo:hi],
+                partitions=message["partitions"],
+                memory_bytes=self.memory_bytes,
+                emit=attempt.emit,
+                mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
+                first_index=lo,
+                skip=message.get("skip", ()),
+                part=tuple(message.get("part", ALL)),
+                skipping=skipping,
+                decode=decode if skipping.is_needed or self.calls else None,
+                map_items=self.map_items,
+                mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
+                tunes_gc=self._tunes_gc,
+                plain=self.plain,
+                unwanted=self.unwanted,
+                calls=self.calls,
+                clock=self.clock,
+            )
+        except TaskFailure as failure:
+            add_item(failure, decode, lo)
+            raise
 
     def _choose_writer(self, attempt: AttemptRun) -> MakeWriter:
         if self.parts is None:
@@ -259,8 +270,11 @@ class AttemptRun:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
-        """Send the outcome behind the output, or together with it."""
+    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping, told: dict[str, Any]) -> None:
+        """Send the outcome behind the output, or together with it.
+
+        `told`: more fields of `done`, such as those of `Used.fields` and `ItemClock.found`.
+        """
         self._check_revoked()
         self._channel.send(
             control(
@@ -274,6 +288,8 @@ class AttemptRun:
                 groups=stats.groups,
                 seconds=seconds,
                 inline=b"".join(self._held) if self._held else None,
+                retries=skipping.retried or None,
+                **told,
             )
         )
         self._channel.close_lane(self._lane)
@@ -381,20 +397,3 @@ class AttemptRun:
 
 def _ignore_mark(index: int, key: Any) -> None:
     pass
-
-
-def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:
-    """Return how many bytes of records a task may hold at once.
-
-    It is a share of the job's limit. Without a limit it is a share of the machine's memory, divided
-    by `executors`, or by the default number of executors if that is larger.
-    """
-    if limit_bytes is None:
-        total = total_memory_bytes()
-        # On a small machine the others never need all of OTHERS_BYTES at once.
-        available = max(total - OTHERS_BYTES, total // 2)
-        limit_bytes = available // max(count_default_executors(), executors)
-    own_limit = process_memory_bytes()
-    if own_limit is not None:
-        limit_bytes = min(limit_bytes, own_limit)
-    return int(limit_bytes * RECORD_SHARE)

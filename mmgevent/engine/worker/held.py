@@ -236,6 +236,7 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "unwanted": (is_partition_set, "a set of partitions in hexadecimal, or null"),
     "write_parts": (lambda value: parts_plan.find_fault(value) is None, "a plan of parts to write, or null"),
+    "logs": (lambda value: value is True, "true, or null"),
 }
 
 

@@ -62,6 +62,11 @@ class Receipt(NamedTuple):
         return MAGIC + xxh3_64_digest(body) + body
 
 
+def count_records(key: Any) -> int:
+    """Return how many records the key of a record stands for: those of a receipt, or one."""
+    return key.records if type(key) is Receipt else 1
+
+
 def is_receipt(data: Any) -> bool:
     """Return whether bytes that came as results are a receipt."""
     return bytes(data[: len(MAGIC)]) == MAGIC

@@ -82,7 +82,7 @@ class Rows:
     def check_shape(self, shape: RowShape) -> None:
         """Note the shape of rows that were written elsewhere. Raise OutputError if ours have another."""
         if self._width is None:
-            self._width, self._first = shape.width, _Shown(shape.first)
+            self._width, self._first = shape.width, _ShownKey(shape.first)
         elif self.columns is None and shape.width != self._width:
             raise OutputError(
                 f"the record of {shape.first} has {_columns(shape.width)}, but the first record, of "
@@ -104,7 +104,7 @@ class Rows:
         )
 
 
-class _Shown(str):
+class _ShownKey(str):
     """Text that stands for a key in errors."""
 
     def __repr__(self) -> str:
