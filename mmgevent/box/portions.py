@@ -18,6 +18,7 @@ from time import monotonic
 from mmgevent.box.box import Box
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.box.trials import Trials
+from mmgevent.tasks.counters import sum_counts
 
 #: Largest ratio of the entries of a portion to those mapped before.
 GROWTH = 64
@@ -86,6 +87,7 @@ def _add(before: Report, last: Report) -> Report:
     return last._replace(
         items=before.items + last.items,
         records=before.records + last.records,
+        counters=tuple(sum_counts(dict(before.counters), dict(last.counters)).items()),
         seconds=before.seconds + last.seconds,
         killers=before.killers + last.killers,
         deaths=before.deaths + last.deaths,

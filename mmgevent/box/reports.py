@@ -43,6 +43,8 @@ class Report(NamedTuple):
     items: int = 0
     #: records of the output
     records: int = 0
+    #: (name, count) of what the functions counted
+    counters: tuple[tuple[str, int], ...] = ()
     #: time of executors, seconds
     seconds: float = 0.0
     #: segments of rows of items that executors set aside, see `tasks.skipping`

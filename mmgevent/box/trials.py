@@ -19,6 +19,7 @@ from mmgevent.engine.scheduler.retries import (
     MAX_UNPREPARED,
     blame_for_templates,
 )
+from mmgevent.tasks.counters import Totals
 from mmgevent.wire.failures import advise_on_reduce
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
 
@@ -68,6 +69,7 @@ class Trials:
         self._item_failures: Counter[int] = Counter()
         self._item_deaths: Counter[int] = Counter()
         self._items = self._records = 0
+        self._counters = Totals()
         self._seconds = 0.0
         self._kept: list[bytes] = []
 
@@ -141,6 +143,7 @@ class Trials:
         message = outcome.message
         self._items += message["items"]
         self._records += message["records"]
+        self._counters.add(message.get("counters", {}))
         self._seconds += message["seconds"]
 
     def _after(self, batch: GuestBatch, share: _Share, outcome: Outcome) -> list[_Share]:
@@ -253,6 +256,7 @@ class Trials:
             **fields,
             items=self._items,
             records=self._records,
+            counters=tuple(self._counters.counts().items()),
             seconds=self._seconds,
             killers=tuple(self._killers),
             deaths=tuple(self._deaths),

@@ -25,6 +25,7 @@ from mmgevent.driver.job_state import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
 from mmgevent.driver.results import apply_finish, build_dict
 from mmgevent.driver.runners.runner import LOOK_S, Runner
+from mmgevent.driver.telling import Telling
 from mmgevent.errors import JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
@@ -47,7 +48,7 @@ _CHUNK_RECORDS = 1000
 Record = tuple[Any, Any]
 
 
-class JobHandle(Readable[K, V]):
+class JobHandle(Readable[K, V], Telling):
     """A submitted job.  Its methods may be called from any thread."""
 
     def __init__(self, runner: Runner):
@@ -158,7 +159,7 @@ class JobHandle(Readable[K, V]):
         Those of a chain are of the last stage, but for sums such as the seconds; "stages" lists the
         figures of each, with the number of items that were "skipped".
         """
-        return dict(self._state.stats)
+        return {**self._state.stats, "counters": self.counters()} if self._state.stats else {}
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.set_aside import SetAside
+from mmgevent.driver.signals import JobCounters
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
@@ -76,6 +77,8 @@ class JobState:
         self.progress = Progress()
         #: the server's figures of a job that is done
         self.stats: dict[str, Any] = {}
+        #: what the job's functions counted
+        self.counters = JobCounters()
         #: the items that were set aside
         self.set_aside = SetAside(plain)
         #: the last deaths of executors and workers, see `wire.deaths`
@@ -209,6 +212,7 @@ class JobState:
     def restart(self) -> None:
         """Forget what belongs to the submission that was lost: its items are mapped again."""
         self.set_aside.clear()
+        self.counters.take_server({})
         self._named = 0
 
 

@@ -8,10 +8,11 @@ that partition. While the program takes no records, it sends nothing and grants 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from queue import Empty
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
@@ -59,6 +60,8 @@ class Part(NamedTuple):
     data: bytes
     #: the partitions whose results have all been received with this part
     ends: tuple[int, ...] = ()
+    #: what the task counted, with its last part
+    counters: Mapping[str, int] = MappingProxyType({})
 
 
 class EngineLost(Exception):
@@ -349,7 +352,8 @@ class Submission:
             raise ProtocolError(f"results of task {frame.task} are announced twice, or with a wrong size")
         if batch is not None:
             self._check_batch(batch)
-        incoming = self._incoming[frame.task] = _Incoming(parts, batch, message.get("worker", ""))
+        counters = message.get("counters", {})
+        incoming = self._incoming[frame.task] = _Incoming(parts, batch, message.get("worker", ""), counters)
         self._collect(frame.task, incoming)
 
     def _on_result_data(self, frame: Frame) -> None:
@@ -364,10 +368,11 @@ class Submission:
     def _collect(self, task: int, incoming: _Incoming) -> None:
         if incoming.batch is not None:
             self._take_set_aside(incoming)
-        elif not self._packed.takes_whole_tasks:
+        elif not (self._packed.takes_whole_tasks or incoming.counters):
             self._parts.extend(part._replace(ends=(part.partition,)) for part in incoming.take_whole())
         elif incoming.is_complete and (parts := incoming.take_whole()):
-            parts[-1] = parts[-1]._replace(ends=tuple(part.partition for part in parts))
+            ends = tuple(part.partition for part in parts)
+            parts[-1] = parts[-1]._replace(ends=ends, counters=incoming.counters)
             self._parts.extend(parts)
         if incoming.is_complete:
             del self._incoming[task]
@@ -385,6 +390,7 @@ class Submission:
         yield from decode_segments(part.data, self._packed.plain)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
+        self._state.counters.add(part.counters)
         self._state.end_partitions(part.ends)
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -398,6 +404,7 @@ class Submission:
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         del message["type"]
+        self._state.counters.take_server(message.pop("counters", None))
         self._state.report(Progress(**message, skipped=self._state.set_aside.count))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -420,6 +427,7 @@ class Submission:
         count = message["stats"].get("results")
         if type(count) is not int or count < 0 or count < self._received_tasks + len(self._incoming):
             raise ProtocolError("a job is done with another number of results than were announced")
+        self._state.counters.take_figures(message["stats"])
         self._state.stats = message["stats"]
         self._result_tasks = count
 
@@ -448,9 +456,10 @@ def _error_of(message: dict[str, Any]) -> JobError:
 class _Incoming:
     """The results of one reduce task while they arrive, partition by partition."""
 
-    def __init__(self, parts: list[list[int]], batch: int | None, worker: str):
+    def __init__(self, parts: list[list[int]], batch: int | None, worker: str, counters: dict[str, int]):
         """If `batch` is given, these are items of it that were set aside, not results."""
         self.batch = batch
+        self.counters = counters
         self.worker = worker
         self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
         self._missing = sum(n_bytes for _, n_bytes, _ in parts)

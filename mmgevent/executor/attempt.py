@@ -260,6 +260,7 @@ class AttemptRun:
                 failure=skipping.last_failure,
                 groups=stats.groups,
                 seconds=seconds,
+                counters=stats.counters or None,
                 inline=b"".join(self._held) if self._held else None,
             )
         )

@@ -30,6 +30,7 @@ from mmgevent.job.shipping.surroundings import enter_surroundings
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import NOT_IN_SETUP, refusing
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
@@ -196,7 +197,8 @@ class Executor:
             return
         self._page.begin_setup()
         try:
-            functions.setupfn()
+            with refusing("setupfn", NOT_IN_SETUP):
+                functions.setupfn()
         except BaseException as error:  # also SystemExit
             self._setup_failure = blame_exception(error, "setupfn").failure
         self._channel.check_open()  # now, while the status page shows who closed it

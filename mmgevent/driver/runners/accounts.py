@@ -74,6 +74,7 @@ class Accounts:
             self._set_aside(number, position, failure)
         self._entries += batch.items
         self.items += report.items
+        state.counters.add(dict(report.counters))
         self.mapped_bytes += batch.weight
         self._seconds += report.seconds
         if isinstance(self._max_skipped, int):
@@ -97,6 +98,7 @@ class Accounts:
     def take_reduce(self, report: Report) -> None:
         """Take the report of a reduce task. Raises JobError if the job has failed."""
         self._take(report)
+        self._state.counters.add(dict(report.counters))
         self._records += report.records
         self._result_tasks += 1
 

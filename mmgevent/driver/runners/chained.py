@@ -17,6 +17,7 @@ from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.stage_results import StageResults
 from mmgevent.errors import DatasourceError, JobCancelled, JobError, MmgeventError, UsageError
 from mmgevent.job.job import Job
+from mmgevent.tasks.counters import sum_counts
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ class ChainRunner(Runner):
             for failure in runner.skipped()
         ]
         return found[-MAX_REMEMBERED:]
+
+    def counters(self) -> dict[str, int]:
+        """Return the sums of what all stages have counted."""
+        return sum_counts(*(runner.counters() for runner in self._runners))
 
     def skipped_items(self) -> Iterator[Record]:
         """Yield (key, value) of the items that were set aside so far, stage after stage."""

@@ -25,6 +25,7 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import NOT_IN_SETUP, refusing
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
@@ -138,7 +139,8 @@ class InlineRun:
         if setupfn is None:
             return
         try:
-            setupfn()
+            with refusing("setupfn", NOT_IN_SETUP):
+                setupfn()
         except BaseException as error:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
@@ -187,6 +189,7 @@ class InlineRun:
                     for _ in self._state.set_aside.add_rows(number, WORKER, rows):
                         pass
                     self._item_count += stats.items
+                    self._state.counters.add(stats.counters)
                     self._count_skipped(skipping)
                     break
 
@@ -283,7 +286,7 @@ class InlineRun:
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
         flushes: list[bytes] = []
-        run_reduce(
+        stats = run_reduce(
             self._functions,
             [(partition, n_bytes, self._segments(partition))],
             partitions=self._partitions,
@@ -292,6 +295,7 @@ class InlineRun:
             mark=_mark_nothing,
             plain=self._plain,
         )
+        self._state.counters.add(stats.counters)
         return flushes
 
     def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:

@@ -143,6 +143,10 @@ class Runner(ABC):
         """Return why items were set aside so far, see `SetAside.failures`."""
         return self.state.set_aside.failures()
 
+    def counters(self) -> dict[str, int]:
+        """Return what the job's functions have counted so far."""
+        return self.state.counters.counts()
+
     def skipped_items(self) -> Iterator[Record]:
         """Yield (key, value) of the items that were set aside so far."""
         return self.state.set_aside.items(self.read_again)

@@ -83,15 +83,18 @@ class Actions:
     def _commit(self, c: commands.Commit) -> None:
         attempt = self._attempts.end(c.attempt)
         job = attempt.job
+        counters = {} if attempt.done is None else attempt.done.get("counters", {})
         if c.phase == "map":
+            job.counters.add(counters)
             output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
             if attempt.done is not None and "skipped" in attempt.done:
                 worker = self._workers.name_of(attempt.worker)
                 job.delivery.add_set_aside(c.task, job.partitions, output, c.batch, worker)
         elif job.kept is not None:
+            job.counters.add(counters)
             job.kept.add(c.task, job.store.commit_reduce(c.attempt))
         else:
-            job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt))
+            job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt), counters)
 
     def _discard(self, c: commands.Discard) -> None:
         attempt = self._attempts.end(c.attempt)

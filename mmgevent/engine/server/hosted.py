@@ -26,6 +26,7 @@ from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
+from mmgevent.tasks.counters import Totals
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control
@@ -138,6 +139,8 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
+        #: Counts of committed tasks, but for those that travel with their results.
+        self.counters = Totals()
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -214,6 +217,7 @@ class HostedJob:
 
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""
+        numbers["counters"] = self.counters.counts() or None
         progress = (phase, *numbers.values())
         if progress != self._last_progress:
             self._last_progress = progress
@@ -237,6 +241,7 @@ class HostedJob:
                 "seconds": time.monotonic() - self._started_s,
                 "map_seconds": self.input.seconds_done,
                 "spilled_bytes": self.store.spilled_bytes,
+                "counters": self.counters.counts(),
             },
         )
 
