@@ -4,8 +4,9 @@ A count belongs to the task that runs, and travels with its outcome. So it count
 counts, and only once. Inside a task, counts belong to the item that runs (`Ledger`): those of an
 item, or of a call of many, that fails are dropped.
 
-Which task a count belongs to is a context variable. Greenlets inherit it, and so do coroutines.
-Threads do not, and count for the only task that runs in their process.
+Which task a count belongs to is a context variable. Coroutines inherit it, and greenlets of an
+executor do (`executor.pool`). Threads do not, and count for the only task that runs in their
+process.
 
 Counts are whole numbers that only grow. Sums of floats would depend on the order in which tasks
 end, so two runs of one job would differ.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -286,6 +287,16 @@ def drop_counts() -> None:
     place = _place.get()
     if isinstance(place, Ledger):
         place.drop()
+
+
+def with_place(context: Context | None) -> Context | None:
+    """Return the context of a new greenlet, None for an empty one, with what the current one counts for."""
+    place = _place.get()
+    if place is None:
+        return context
+    context = Context() if context is None else context
+    context.run(_place.set, place)
+    return context
 
 
 def _find_place(name: str) -> Place:
