@@ -1,14 +1,14 @@
 """Count what the functions of a job meet: `mmgevent.counter("bad lines").add(1)`.
 
 A count belongs to the task that runs, and travels with its outcome. So it counts if the attempt
-counts, and only once. Inside a task, counts belong to the item that runs (`Ledger`): those of an
+counts, and only once. Inside a task, counts belong to the item that runs (`TaskTally`): those of an
 item, or of a call of many, that fails are dropped.
 
 Which task a count belongs to is a context variable. Coroutines inherit it, and greenlets of an
 executor do (`executor.pool`). Threads do not, and count for the only task that runs in their
 process.
 
-Counts are whole numbers that only grow. Sums of floats would depend on the order in which tasks
+Counts are whole numbers that only grow. Tally of floats would depend on the order in which tasks
 end, so two runs of one job would differ.
 """
 
@@ -81,7 +81,7 @@ def counter(name: str) -> Counter:
     return Counter(name)
 
 
-class Place(Protocol):
+class CountPlace(Protocol):
     """What a count is added to."""
 
     def add(self, name: str, n: int) -> None: ...
@@ -89,7 +89,7 @@ class Place(Protocol):
     def counts(self) -> dict[str, int]: ...
 
 
-class Sums:
+class Tally:
     """Counts by name, for a process outside of jobs."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Sums:
             return dict(self._sums)
 
 
-class Ledger(Sums):
+class TaskTally(Tally):
     """The counts of one run of a task."""
 
     def __init__(self, items: TaskItems | None = None):
@@ -158,7 +158,7 @@ class Ledger(Sums):
             return counts
 
 
-class Refusal:
+class NoTally:
     """Stands for a function in which nothing can be counted."""
 
     def __init__(self, function: str, why: str):
@@ -225,26 +225,26 @@ def too_many_text(names: Iterable[str]) -> str:
 
 # -- which task a count belongs to
 
-_outside = Sums()
-_place: ContextVar[Place | None] = ContextVar("mmgevent_counts", default=None)
+_outside = Tally()
+_place: ContextVar[CountPlace | None] = ContextVar("mmgevent_counts", default=None)
 #: The tasks that run in this process. Threads of functions do not have the context variable.
-_running: list[Ledger] = []
+_running: list[TaskTally] = []
 
 
 @contextmanager
-def counting(ledger: Ledger, *, takes_threads: bool = True) -> Iterator[None]:
+def counting(tally: TaskTally, *, takes_threads: bool = True) -> Iterator[None]:
     """Let counters count for a task.
 
     `takes_threads`: whether threads without the context of a task may belong to this one.
     """
-    token = _place.set(ledger)
+    token = _place.set(tally)
     if takes_threads:
-        _running.append(ledger)
+        _running.append(tally)
     try:
         yield
     finally:
         if takes_threads:
-            _running.remove(ledger)
+            _running.remove(tally)
         _place.reset(token)
 
 
@@ -252,23 +252,23 @@ def counting(ledger: Ledger, *, takes_threads: bool = True) -> Iterator[None]:
 def counting_item() -> Iterator[None]:
     """Let counters count for one of several items that run at once, each in its own greenlet."""
     task = _place.get()
-    if not isinstance(task, Ledger):
+    if not isinstance(task, TaskTally):
         yield
         return
-    ledger = Ledger()
-    token = _place.set(ledger)
+    tally = TaskTally()
+    token = _place.set(tally)
     try:
         yield
     finally:
         _place.reset(token)
-    for name, n in ledger.counts().items():
+    for name, n in tally.counts().items():
         task.add(name, n)
 
 
 @contextmanager
 def refusing(function: str, why: str) -> Iterator[None]:
     """Let counters refuse to count in a function of this name."""
-    token = _place.set(Refusal(function, why))
+    token = _place.set(NoTally(function, why))
     try:
         yield
     finally:
@@ -278,14 +278,14 @@ def refusing(function: str, why: str) -> Iterator[None]:
 def keep_counts() -> None:
     """Keep the counts of a call that has succeeded."""
     place = _place.get()
-    if isinstance(place, Ledger):
+    if isinstance(place, TaskTally):
         place.keep()
 
 
 def drop_counts() -> None:
     """Drop the counts of an item or call that has failed."""
     place = _place.get()
-    if isinstance(place, Ledger):
+    if isinstance(place, TaskTally):
         place.drop()
 
 
@@ -299,7 +299,7 @@ def with_place(context: Context | None) -> Context | None:
     return context
 
 
-def _find_place(name: str) -> Place:
+def _find_place(name: str) -> CountPlace:
     place = _place.get()
     if place is not None:
         return place
@@ -321,7 +321,9 @@ def _check_number(name: str, n: Any) -> int:
             f"the counter {name!r} counts whole numbers, not {type(n).__name__}: yield a sum as a record"
         ) from None
     if not 0 <= number <= MAX_COUNTED:
-        raise UsageError(f"the counter {name!r} can only grow, by 0 to {MAX_COUNTED}, not by {_short(number)}")
+        raise UsageError(
+            f"the counter {name!r} can only grow, by 0 to {MAX_COUNTED}, not by {_short(number)}"
+        )
     return number
 
 

@@ -25,7 +25,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallMapping, CallRules
-from mmgevent.tasks.counters import Ledger
+from mmgevent.tasks.counters import TaskTally
 from mmgevent.tasks.grouping import Grouping
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
@@ -115,7 +115,7 @@ class MapTask:
         self._flushed_items = 0  # items that were done before the last flush ended
         self.stats = TaskStats()
         #: what the functions count
-        self.ledger = Ledger(self._items)
+        self.tally = TaskTally(self._items)
 
     def _make_mapping(
         self,

@@ -251,7 +251,9 @@ class CarefulMapping:
             try:
                 return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
             except BaseException as error:
-                if self._skipping.passes(error) or is_end_of_greenlet(error):  # an item before this one failed
+                if self._skipping.passes(error) or is_end_of_greenlet(
+                    error
+                ):  # an item before this one failed
                     raise
                 return self._try_again(position, key, value, error, _NO_LIMIT)[1]
 

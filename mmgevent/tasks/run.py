@@ -175,15 +175,15 @@ def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
     Without, others share the process, and its threads count for themselves.
     """
     if not tunes_gc:
-        with counting(task.ledger, takes_threads=False):
+        with counting(task.tally, takes_threads=False):
             stats = task.run()
     else:
         thresholds = gc.get_threshold()
         gc.set_threshold(*TASK_GC_THRESHOLDS)
         try:
-            with counting(task.ledger):
+            with counting(task.tally):
                 stats = task.run()
         finally:
             gc.set_threshold(*thresholds)  # what this task left is collected before the next
-    stats.counters = task.ledger.counts()
+    stats.counters = task.tally.counts()
     return stats

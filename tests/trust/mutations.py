@@ -478,6 +478,20 @@ MUTATIONS = [
         waits=True,
     ),
     Mutation(
+        "what a failed item counted does not count",
+        "tasks/counters.py",
+        "            self._open.clear()\n\n    def counts",
+        "            pass\n\n    def counts",
+        ("tasks/test_counters.py::test_items_that_are_set_aside_do_not_count_and_others_count_once",),
+    ),
+    Mutation(
+        "results with counts are delivered by whole tasks",
+        "driver/submission.py",
+        "elif not (self._packed.takes_whole_tasks or incoming.counters):",
+        "elif not self._packed.takes_whole_tasks:",
+        ("integration/test_counters.py::test_what_is_done_again_by_the_next_server_counts_once",),
+    ),
+    Mutation(
         "the fields of a message are of their types",
         "wire/messages.py",
         "if not field.shape.fits(value):",

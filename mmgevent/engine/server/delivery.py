@@ -45,9 +45,7 @@ class Delivery:
         self.result_tasks = 0
         self.records_out = 0
 
-    def add(
-        self, task: int, partitions: tuple[int, ...], output: Output, counters: dict[str, int]
-    ) -> None:
+    def add(self, task: int, partitions: tuple[int, ...], output: Output, counters: dict[str, int]) -> None:
         """Queue the output of a reduce task, and what it counted."""
         self.records_out += sum(output.flushes.records)
         self._put(_Parcel(task, partitions, output, {"counters": counters} if counters else {}))

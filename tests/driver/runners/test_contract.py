@@ -346,7 +346,9 @@ def test_counters_that_cannot_count_are_refused_by_name(cluster):
     job = mmg.Job(numbers(3), by_three, add, setupfn=lambda: mmg.counter("set up").add())
     with pytest.raises(mmg.JobError, match="the counter 'set up' cannot count in setupfn: it runs once in"):
         cluster.run(job)
-    with pytest.raises(mmg.JobError, match="the counter 'finished' cannot count in finishfn: it runs in your"):
+    with pytest.raises(
+        mmg.JobError, match="the counter 'finished' cannot count in finishfn: it runs in your"
+    ):
         cluster.run(mmg.Job(numbers(3), by_three, add, finishfn=finish))
     with pytest.raises(mmg.JobError, match="more than 100 counters"):
         cluster.run(mmg.Job(numbers(101), too_many))
