@@ -18,6 +18,7 @@ from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.job_logs import OnLog
     from mmgevent.driver.job_state import Progress
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
@@ -52,10 +53,12 @@ class BaseCluster(ABC):
         on_progress: OnProgress | None = None,
         on_notice: OnNotice | None = None,
         resume: str | os.PathLike[str] | Made | None = None,
+        logs: OnLog | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
-        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread, and so is
+        `logs(LogLine)` with each line that a function prints or logs.
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
@@ -65,9 +68,10 @@ class BaseCluster(ABC):
         """
         from mmgevent.driver.handle import JobHandle
 
-        handle: JobHandle[K, V] = JobHandle(
-            self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
-        )
+        made = None if resume is None else _find_made(resume)
+        runner = self._checked_runner(job, on_progress, on_notice, made)
+        runner.state.logs.on_line = logs
+        handle: JobHandle[K, V] = JobHandle(runner)
         with self._lock:
             self._handles.add(handle)
         try:
@@ -78,16 +82,22 @@ class BaseCluster(ABC):
         return handle
 
     def run(
-        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+        self,
+        job: Job[K, V],
+        *,
+        progress: OnProgress | None = None,
+        on_notice: OnNotice | None = None,
+        logs: OnLog | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
-        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
+        The datasource, finishfn, `progress` and `logs`, see `submit`, are called in this thread.  Raises UsageError,
         JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict
 
         runner = self._checked_runner(job, progress, on_notice)
+        runner.state.logs.on_line = logs
         with closing(runner.records()) as records:
             return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
 

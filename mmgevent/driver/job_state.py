@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from mmgevent.driver.job_logs import JobLogs
 from mmgevent.driver.set_aside import SetAside
 from mmgevent.driver.signals import JobCounters
 from mmgevent.errors import JobCancelled
@@ -79,6 +80,8 @@ class JobState:
         self.stats: dict[str, Any] = {}
         #: what the job's functions counted
         self.counters = JobCounters()
+        #: what the job's functions printed
+        self.logs = JobLogs()
         #: the items that were set aside
         self.set_aside = SetAside(plain)
         #: the last deaths of executors and workers, see `wire.deaths`
@@ -124,6 +127,7 @@ class JobState:
     def drop_callbacks(self) -> None:
         """Call the user's callbacks no more: one of them may not return."""
         self._on_progress, self._on_notice = None, log.debug
+        self.logs.on_line = None
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
@@ -168,6 +172,7 @@ class JobState:
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
         self.progress = progress
+        self.logs.deliver()
         if self._on_progress is not None:
             self._on_progress(progress)
 

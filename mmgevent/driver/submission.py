@@ -41,6 +41,7 @@ from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, 
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.partition_sets import encode_partitions
 from mmgevent.wire.positions import entry_of
+from mmgevent.wire.prints import is_printed
 
 if TYPE_CHECKING:
     pass
@@ -273,6 +274,9 @@ class Submission:
 
     def _receive(self, frame: Frame) -> None:
         """Queue a frame for the job's thread (in the engine's reading thread)."""
+        if is_printed(frame):  # not in the inbox, which grows while the job's thread is busy
+            self._take_printed(frame)
+            return
         self._state.inbox.put(frame)
         if frame.kind != CONTROL or b"job_failed" not in bytes(frame.payload):
             return
@@ -284,6 +288,13 @@ class Submission:
             self._state.failure = _error_of(message)
             self._feeder.end_batch()
             self._state.on_failure()
+
+    def _take_printed(self, frame: Frame) -> None:
+        try:
+            if self._state.logs.take_frame(frame):
+                self._state.inbox.put(None)
+        except ProtocolError as error:
+            log.warning("%s: %s broke the protocol: %s", self._state.name, self._engine.server, error)
 
     def _handle_waiting(self) -> None:
         try:
@@ -299,6 +310,7 @@ class Submission:
     def _dispatch(self, event: Frame | str | None) -> None:
         """Handle what was received. Raises JobError, which names the server, for what none may say."""
         if event is None:
+            self._state.logs.deliver()
             return
         if isinstance(event, str):
             raise EngineLost(event)

@@ -1,7 +1,8 @@
-"""What a handle tells of the functions of its job: what they counted."""
+"""What a handle tells of the functions of its job: what they counted and printed."""
 
 from __future__ import annotations
 
+from mmgevent.driver.job_logs import LogLine
 from mmgevent.driver.runners.runner import Runner
 
 
@@ -16,3 +17,10 @@ class Telling:
         Each item that counts has counted once, and so has each reduce task.
         """
         return self._runner.counters()
+
+    def logs(self) -> list[LogLine]:
+        """Return what the job's functions printed and logged: the last 1,000 lines.
+
+        What an inline job prints is not among them: it goes where the program prints.
+        """
+        return self._runner.state.logs.lines()

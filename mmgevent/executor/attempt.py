@@ -9,9 +9,7 @@ by segment. Output waits for credit before more of it is made.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.prints import flush_prints
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
@@ -112,9 +111,9 @@ class TaskRunner:
             try:
                 stats = self._run_task(functions, attempt, message, skipping)
             finally:
-                if self._page is not None:
-                    _flush_prints()
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
+                has_printed = self._page is not None and flush_prints()
+            seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
+            attempt.finish(stats, seconds, skipping, has_printed=has_printed)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -188,13 +187,6 @@ class TaskRunner:
         )
 
 
-def _flush_prints() -> None:
-    """Write what functions printed without a line end: this process may be killed next."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()
-
-
 class AttemptRun:
     """The bytes of one attempt that runs: its input and its output.
 
@@ -246,8 +238,11 @@ class AttemptRun:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
-        """Send the outcome behind the output, or together with it."""
+    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping, *, has_printed: bool) -> None:
+        """Send the outcome behind the output, or together with it.
+
+        `has_printed`: the worker has not read all that was printed.
+        """
         self._check_revoked()
         self._channel.send(
             control(
@@ -261,6 +256,7 @@ class AttemptRun:
                 groups=stats.groups,
                 seconds=seconds,
                 counters=stats.counters or None,
+                printed=has_printed or None,
                 inline=b"".join(self._held) if self._held else None,
             )
         )

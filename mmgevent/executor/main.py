@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
 from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.prints import PrintedFile
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.effects import Effect
@@ -44,12 +46,12 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     `greenlets`: the process is monkey-patched and may run several items at once. `executors`: how
     many its worker has; they share the memory.
     """
-    _open_streams()
+    page = StatusPage(page_fd)
+    _open_streams(page)
     faulthandler.enable()  # a crash in C prints the Python stack
     sys.argv = ["mmg-executor"]  # until the job arrives
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
-    page = StatusPage(page_fd)
     os.close(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
@@ -57,12 +59,13 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
         Executor(channel, page, scratch_dir or find_scratch_folder(), greenlets, executors).serve()
 
 
-def _open_streams() -> None:
+def _open_streams(page: StatusPage) -> None:
     """Make new standard streams: those of the template were made for other descriptors."""
     terminal.install()
     for name, fd in (("stdout", 1), ("stderr", 2)):
         # Buffered by lines: a buffer is lost when the process dies.
-        stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        file = io.BufferedWriter(PrintedFile(fd, page))
+        stream = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

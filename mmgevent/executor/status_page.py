@@ -16,7 +16,8 @@ Layout, little-endian:
         24     1  u8: how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE
         25   120  the key, as a Pascal string of at most 119 bytes
        145     4  u32: items of the call, if there is one
-       149   106  zeros
+       149     8  token by which the worker knows what the executor prints (see `prints`)
+       157    98  zeros
        255     1  u8: 1 while several items run at once
 
 Writing must be cheap, since it happens once for each item: it is one `pack_into`. A str, an int and
@@ -77,6 +78,11 @@ _NUMBER = struct.Struct("<Q")
 _ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
 _CALL_OFFSET, _CALL_COUNT = 145, struct.Struct("<I")
 _CROWD_OFFSET = PAGE_BYTES - 1
+_TOKEN_OFFSET, _TOKEN_BYTES = 149, 8
+
+#: Bytes that say where an executor is: all before the token, and the last one of the page.
+MARK_BYTES = _TOKEN_OFFSET + 1
+
 #: Types whose repr runs no code of the user, and stays short if the value is.
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -119,10 +125,20 @@ class StatusPage:
         except OSError:  # mmap needs a descriptor of its own, and there may be none
             os.close(fd)
             raise
+        page._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES] = os.urandom(_TOKEN_BYTES)
         page.end()
         return page, fd
 
+    @property
+    def token(self) -> bytes:
+        """The token of this executor; b"" in a child that has abandoned the page."""
+        return self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES].strip(b"\0")
+
     # -- the executor's side
+
+    def read_mark(self) -> bytes:
+        """Return where the executor is, as `decode_mark` takes it."""
+        return self._map[:_TOKEN_OFFSET] + self._map[_CROWD_OFFSET:]
 
     def begin(self, attempt: int) -> None:
         """Say that `attempt` runs from now on, on no item yet."""
@@ -221,23 +237,7 @@ class StatusPage:
         If it runs, the answer may be one item old. A mix of two items is possible only for an
         instant.
         """
-        attempt, item, began_s, how, raw = _WHOLE.unpack_from(self._map, 0)
-        running_s = max(0.0, monotonic() - began_s)
-        if attempt == 0 or item > CALL:
-            return Position(attempt, None, running_s, None, is_of_several=attempt != 0 and item == SEVERAL)
-        key = raw.decode("utf-8", "ignore")  # the last character may be cut
-        if how == KEY_STR:
-            key = repr(key)
-        elif how == KEY_PLACE:
-            at, _, path = key.partition(" ")
-            key = f"({path!r}, {at})"
-        elif how == KEY_TYPE_ONLY:
-            key = f"a key of type {key}"
-        if item == CALL:
-            count = _CALL_COUNT.unpack_from(self._map, _CALL_OFFSET)[0]
-            call = f"a call of {count} items, from {key} on"
-            return Position(attempt, None, running_s, None, is_of_several=True, call=call)
-        return Position(attempt, item, running_s, key, not self._map[_CROWD_OFFSET])
+        return decode_mark(self.read_mark())
 
     def close(self) -> None:
         """Unmap the page. Nothing may be called after this. Idempotent."""
@@ -247,6 +247,27 @@ class StatusPage:
         """In a forked child: write to memory that nobody reads. The next item is refused."""
         self._map.close()
         self._map = mmap.mmap(-1, PAGE_BYTES)
+
+
+def decode_mark(mark: bytes) -> Position:
+    """Return where an executor was that has given this mark."""
+    attempt, item, began_s, how, raw = _WHOLE.unpack_from(mark, 0)
+    running_s = max(0.0, monotonic() - began_s)
+    if attempt == 0 or item > CALL:
+        return Position(attempt, None, running_s, None, is_of_several=attempt != 0 and item == SEVERAL)
+    key = raw.decode("utf-8", "ignore")  # the last character may be cut
+    if how == KEY_STR:
+        key = repr(key)
+    elif how == KEY_PLACE:
+        at, _, path = key.partition(" ")
+        key = f"({path!r}, {at})"
+    elif how == KEY_TYPE_ONLY:
+        key = f"a key of type {key}"
+    if item == CALL:
+        count = _CALL_COUNT.unpack_from(mark, _CALL_OFFSET)[0]
+        call = f"a call of {count} items, from {key} on"
+        return Position(attempt, None, running_s, None, is_of_several=True, call=call)
+    return Position(attempt, item, running_s, key, not mark[-1])
 
 
 def is_place(key: Any) -> bool:

@@ -167,6 +167,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         bytes=COUNT,
     ),
     "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
+    "printed": _fields({"dropped": COUNT, "worker": STRING}, lines=STRINGS, items=STRINGS),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "job_done": _fields(stats=OBJECT),
     "stage_done": _fields(stats=OBJECT),
@@ -198,7 +199,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "returned": _fields(),
     "kept": _fields(),
     "done": _fields(
-        {"inline": INLINE, "skipped": COUNT, "failure": FAILURE, "counters": COUNTERS},
+        {"inline": INLINE, "skipped": COUNT, "failure": FAILURE, "counters": COUNTERS, "printed": FLAG},
         size=COUNT,
         records=COUNT,
         items=COUNT,

@@ -104,6 +104,7 @@ class Runner(ABC):
             self.state.end_progress("failed")
             raise
         finally:
+            self.state.logs.deliver()
             self.close()
 
     @abstractmethod

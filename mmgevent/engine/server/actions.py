@@ -141,6 +141,7 @@ class Actions:
         """End a job with a failure; a job that is over stays as it is."""
         job = self._jobs.get(c.job)
         if job is not None:
+            job.prints.end()
             job.send("job_failed", failure=c.failure, code=c.code)
             log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))
             self.drop_job(job)

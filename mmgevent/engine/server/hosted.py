@@ -22,6 +22,7 @@ from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
+from mmgevent.engine.server.prints import JobPrints
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
@@ -141,6 +142,7 @@ class HostedJob:
         self.kept = KeptResults(store) if submit.get("keep") else None
         #: Counts of committed tasks, but for those that travel with their results.
         self.counters = Totals()
+        self.prints = JobPrints(self._send_prints)
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -215,6 +217,9 @@ class HostedJob:
         """Send the driver a message about this job."""
         self.link.send(control(type, self.driver_job, task, **fields))
 
+    def _send_prints(self, **fields: Any) -> bool:
+        return self.link.send_if_room(control("printed", self.driver_job, **fields))
+
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""
         numbers["counters"] = self.counters.counts() or None
@@ -229,6 +234,7 @@ class HostedJob:
         Results that are kept stay here.
         """
         self.delivery.send_all()
+        self.prints.end()
         kept = self.kept
         if kept is not None:
             self.code.close()  # nothing of it runs any more

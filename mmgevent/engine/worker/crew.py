@@ -18,6 +18,7 @@ from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob, HeldAttempt
+from mmgevent.engine.worker.printed import PrintedLines
 from mmgevent.engine.worker.slot import ExecutorSlot, Post
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.engine.worker.template_deaths import TemplateDeaths, rest_s
@@ -48,6 +49,9 @@ class Employer(Protocol):
 
     def on_death(self, executor: Supervisor, slot: ExecutorSlot, end: Exit) -> None:
         """Act on the end of an executor, after its last frame."""
+
+    def on_printed(self, job: CachedJob, lines: PrintedLines) -> None:
+        """Pass on what the functions of a job printed. Must not block."""
 
     def on_template_death(
         self, executor: Supervisor, slot: ExecutorSlot, end: Exit, *, is_blamed: bool
@@ -127,6 +131,7 @@ class Crew:
                 self._scratch_dir,
                 self._employer.on_frame,
                 self._on_death,
+                self._on_printed,
                 executors=self._size,
                 on_fault=self._greenlets.on_fault,
             )
@@ -220,6 +225,9 @@ class Crew:
             self._owners.add(job)
             self._greenlets.spawn(self._end_rest, job, delay_s=rest_s(job.template_deaths))
         self._employer.on_template_death(executor, slot, end, is_blamed=is_blamed)
+
+    def _on_printed(self, executor: Supervisor, lines: PrintedLines) -> None:
+        self._employer.on_printed(self._posts[executor].job, lines)
 
     def _end_rest(self, job: CachedJob) -> None:
         self._resting.discard(job)

@@ -2,7 +2,7 @@
 
 The supervisor makes the descriptors and has the executor forked. From then on it keeps what is
 needed once the executor is dead: the end of what it printed, and the status page, which names its
-item.
+item. Printed lines go on while it runs.
 
 The template reports a death. The end of the link or of a pipe does not count, since processes
 forked by user code may keep those open. After the report the supervisor reads what is left in link
@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from time import monotonic
 
 import gevent
 from gevent import os as gevent_os
@@ -26,6 +27,7 @@ from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forker import Forker
 from mmgevent.engine.worker.job_limits import LimitedJob, find_excess
+from mmgevent.engine.worker.printed import PrintedLines, PrintReader
 from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.logs import get_log
@@ -35,8 +37,8 @@ from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW
 
 log = get_log(__name__)
-#: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
-printed = logging.getLogger("mmgevent.printed")
+#: Gets what executors print, as `Printed`, at level INFO: mmg-worker -v shows it.
+log_printed = logging.getLogger("mmgevent.printed")
 
 #: Time to read the link of a dead executor, seconds. It ends at once, unless another process has it
 #: open.
@@ -45,27 +47,25 @@ DRAIN_S = 0.5
 #: Time for an executor that has closed its link to end by itself, seconds. Then it is killed.
 LINGER_S = 1.0
 
-#: Longest printed line that is shown in one piece, bytes.
-MAX_LINE_BYTES = 64 * 1024
+#: Time in which printed lines are gathered for one message, seconds. Nobody notices it.
+GATHER_S = 0.1
 
 #: Size of one read of what executors print, bytes.
 _READ_BYTES = 64 * 1024
 
 
 class Printed:
-    """Whole lines that an executor printed. They are decoded only if they are shown."""
+    """Lines that an executor printed, for the log. They are made fit only if they are shown."""
 
-    def __init__(self, executor: str, data: bytes):
+    def __init__(self, executor: str, lines: PrintedLines):
         self._executor = executor
-        self._data = data
-
-    @property
-    def text(self) -> str:
-        """The lines, as they were printed."""
-        return self._data.decode("utf-8", "replace").rstrip("\n")
+        self._lines = lines
 
     def __str__(self) -> str:
-        return "\n".join(f"{self._executor} printed: {shown(line)}" for line in self.text.split("\n"))
+        texts = [f"{self._executor} printed: {shown(line)}" for line in self._lines.lines]
+        if self._lines.dropped:
+            texts.insert(0, f"{self._executor} printed {self._lines.dropped} lines that were dropped")
+        return "\n".join(texts)
 
 
 class Supervisor:
@@ -78,6 +78,7 @@ class Supervisor:
         scratch_dir: str | None,
         on_frame: Callable[[Supervisor, Frame], None],
         on_death: Callable[[Supervisor, Exit], None],
+        on_printed: Callable[[Supervisor, PrintedLines], None],
         *,
         executors: int = 1,
         on_fault: OnFault = end_process,
@@ -86,17 +87,16 @@ class Supervisor:
 
         `on_fault(greenlet)` is called if its end cannot be reported, by a fault of our own.
 
-        The hub calls `on_frame`, which must not block. A greenlet calls `on_death`, after the last
-        frame.
+        The hub calls `on_frame`, which must not block, and so must not `on_printed`. A greenlet
+        calls `on_death`, after the last frame and the last lines.
 
         Raises OSError if there are no descriptors left. Then nothing was started, and all is closed
         again.
         """
         self._on_frame = on_frame
         self._on_death = on_death
+        self._on_printed = on_printed
         self._ring = Ring()
-        #: descriptor -> the beginning of a line, shown with the rest of it
-        self._begun_lines: dict[int, bytes] = {}
         #: its position when it died
         self.last_position: Position | None = None
         #: why this worker killed it; None if it did not
@@ -119,15 +119,21 @@ class Supervisor:
             ours, theirs = socket.socketpair()
             opened.callback(ours.close)
             opened.callback(theirs.close)
-            stdout, child_stdout = _open_pipe(opened)
-            stderr, child_stderr = _open_pipe(opened)
+            printed, written = os.pipe()  # one for both streams, so that lines keep their order
+            opened.callback(os.close, printed)
+            opened.callback(os.close, written)
+            descriptors = [theirs.fileno(), written, os.dup(written), page_fd]
             opened.pop_all()
         self.link = SocketLink(ours, name, heartbeats=False)
-        descriptors = [theirs.detach(), child_stdout, child_stderr, page_fd]
+        theirs.detach()
         self.forker = forker
         self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
-        self._drains = [(fd, spawn(self._on_fault, self._drain, fd)) for fd in (stdout, stderr)]
+        os.set_blocking(printed, False)
+        self._printed = printed
+        self._reader = PrintReader(self._page.token)
+        self._sends_soon = False  # `_send_printed` will be called
+        self._drain_greenlet = spawn(self._on_fault, self._drain)
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = spawn(on_fault, self._watch)
 
@@ -188,7 +194,14 @@ class Supervisor:
 
     def last_words(self) -> str:
         """Return the end of what it printed."""
-        return self._ring.tail(LAST_WORDS_BYTES)
+        return self._ring.tail(LAST_WORDS_BYTES, self._reader.strip)
+
+    def end_prints(self, *, has_more: bool) -> None:
+        """Send what a task has printed, before its outcome. `has_more`: some of it is in the pipe."""
+        if has_more:
+            self._read_printed(RING_BYTES // _READ_BYTES)
+        self._reader.end_line(monotonic())
+        self._send_printed()
 
     def join(self) -> None:
         """Wait until it is dead and `on_death` has returned."""
@@ -201,27 +214,37 @@ class Supervisor:
     def _on_link_close(self, reason: str) -> None:
         self._link_closed.set()
 
-    def _drain(self, fd: int) -> None:
+    def _drain(self) -> None:
         """Read what it prints, without end: a full pipe would stop it."""
-        gevent_os.make_nonblocking(fd)
-        while data := gevent_os.nb_read(fd, _READ_BYTES):
-            self._ring.add(data)
-            self._show(fd, data)
+        while data := gevent_os.nb_read(self._printed, _READ_BYTES):
+            self._take_printed(data)
             gevent.sleep(0)  # let others run: nb_read waits only if there is nothing to read
 
-    def _show(self, fd: int, data: bytes, *, is_last: bool = False) -> None:
-        """Log the whole lines.
+    def _read_printed(self, most: int) -> None:
+        """Read what is in the pipe, at most so often: its processes may go on writing."""
+        try:
+            while most and (data := os.read(self._printed, _READ_BYTES)):
+                self._take_printed(data)
+                most -= 1
+        except BlockingIOError:
+            return  # the pipe is empty
 
-        An incomplete one waits for its rest, unless it is the last, or too long.
-        """
-        if not printed.isEnabledFor(logging.INFO):
-            return
-        data = self._begun_lines.pop(fd, b"") + data
-        end = len(data) if is_last or len(data) > MAX_LINE_BYTES else data.rfind(b"\n") + 1
-        if end:
-            printed.info("%s", Printed(self.link.name, data[:end]))
-        if end < len(data):
-            self._begun_lines[fd] = data[end:]
+    def _take_printed(self, data: bytes) -> None:
+        self._ring.add(data)
+        self._reader.feed(data, monotonic())
+        if not self._sends_soon and self._reader:
+            self._sends_soon = True
+            spawn(self._on_fault, self._send_gathered, delay_s=GATHER_S)
+
+    def _send_gathered(self) -> None:
+        self._sends_soon = False
+        self._send_printed()
+
+    def _send_printed(self) -> None:
+        while self._reader:
+            lines = self._reader.take()
+            log_printed.info("%s", Printed(self.link.name, lines))
+            self._on_printed(self, lines)
 
     def _watch(self) -> None:
         exited = self.child.exited
@@ -240,23 +263,11 @@ class Supervisor:
         self._on_death(self, exit_)
 
     def _end_drains(self) -> None:
-        """Read what is left in the pipes, which other processes may have open, and close them."""
-        gevent.killall([greenlet for _, greenlet in self._drains])
-        for fd, _ in self._drains:
-            try:
-                for _ in range(RING_BYTES // _READ_BYTES + 1):  # these processes may go on writing
-                    data = os.read(fd, _READ_BYTES)
-                    self._ring.add(data)
-                    self._show(fd, data)
-            except BlockingIOError:
-                pass  # the pipe is empty
-            finally:
-                self._show(fd, b"", is_last=True)
-                os.close(fd)
-
-
-def _open_pipe(opened: ExitStack) -> tuple[int, int]:
-    reader, writer = os.pipe()
-    opened.callback(os.close, reader)
-    opened.callback(os.close, writer)
-    return reader, writer
+        """Read what is left in the pipe, which other processes may have open, and close it."""
+        self._drain_greenlet.kill()
+        try:
+            self._read_printed(RING_BYTES // _READ_BYTES + 1)
+            self._reader.end_line(monotonic())
+            self._send_printed()
+        finally:
+            os.close(self._printed)

@@ -25,6 +25,7 @@ from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, EarlyRecalls, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
+from mmgevent.engine.worker.printed import PrintedLines
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.errors import ProtocolError
@@ -274,6 +275,7 @@ class Workload:
                 self._pass_notice(attempt, executor, message)
                 return
             executor.has_run = True
+            executor.end_prints(has_more=type_ != "done" or "printed" in message)
             if type_ == "unprepared":
                 self._forget(attempt)
                 self._report_unprepared(attempt, executor, message["failure"])
@@ -311,6 +313,10 @@ class Workload:
             return
         text = f"{self._name}: {message['text']}"
         self._link.send(control("notice", *attempt.lane, text=text, once=message.get("once")))
+
+    def on_printed(self, job: CachedJob, lines: PrintedLines) -> None:
+        """Send the server what the functions of a job printed."""
+        self._link.send(control("printed", job.number, **lines.fields()))
 
     def on_death(self, executor: Supervisor, slot: ExecutorSlot, end: Exit) -> None:
         """Report the attempt that ran, and return the others: they had not begun."""
