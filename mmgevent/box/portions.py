@@ -79,7 +79,12 @@ def _note(kept: Report, dropped: Report) -> Report:
 
     What that one said and which executors died in it is true, and is not told again.
     """
-    return kept._replace(notices=kept.notices + dropped.notices, deaths=kept.deaths + dropped.deaths)
+    return kept._replace(
+        notices=kept.notices + dropped.notices,
+        deaths=kept.deaths + dropped.deaths,
+        printed=kept.printed + dropped.printed,
+        printed_dropped=kept.printed_dropped + dropped.printed_dropped,
+    )
 
 
 def _add(before: Report, last: Report) -> Report:
@@ -92,4 +97,6 @@ def _add(before: Report, last: Report) -> Report:
         killers=before.killers + last.killers,
         deaths=before.deaths + last.deaths,
         notices=before.notices + last.notices,
+        printed=before.printed + last.printed,
+        printed_dropped=before.printed_dropped + last.printed_dropped,
     )

@@ -56,6 +56,9 @@ class Report(NamedTuple):
     deaths: tuple[dict[str, Any], ...] = ()
     #: (text, once) of notices, see `JobState.notice`
     notices: tuple[tuple[str, str | None], ...] = ()
+    #: (item, text) of lines that functions printed, and how many more there were
+    printed: tuple[tuple[str, str], ...] = ()
+    printed_dropped: int = 0
     #: name of the process that did it, "host/pid"
     worker: str = ""
     #: its output, if that is small: the pieces of a map task, or the results of a reduce task.  Else

@@ -252,6 +252,7 @@ class Trials:
 
     def _report(self, **fields: Any) -> Report:
         notices, self._box.notices = self._box.notices, []
+        printed, dropped = self._box.printed.take()
         return Report(
             **fields,
             items=self._items,
@@ -261,6 +262,8 @@ class Trials:
             killers=tuple(self._killers),
             deaths=tuple(self._deaths),
             notices=tuple(notices),
+            printed=printed,
+            printed_dropped=dropped,
             worker=worker_name(),
         )
 

@@ -176,6 +176,7 @@ COMMAND = Command(
             "limits the wait",
             positive_number,
         ),
+        Option(("--no-logs",), "", "do not show what functions print and log on executors"),
         shared.MEMORY,
         shared.PORT,
         shared.PASSWORD,
@@ -254,7 +255,11 @@ def run(argv: Sequence[str]) -> int:
             if arguments.expect_workers is not None:
                 _await_workers(cluster, job, arguments)
             handle = cluster.submit(
-                job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
+                job,
+                on_progress=reporter.update,
+                on_notice=reporter.notice,
+                resume=sink.made,
+                logs=None if arguments.no_logs else lambda line: reporter.notice(str(line)),
             )
             with _watching_for_workers(handle, reporter, arguments):
                 outputs.write(outputs.in_order(arguments, handle.stream_to(sink)), sink, reporter)

@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import io
 import json
+import logging
 import os
 import resource
 import socket
@@ -68,6 +69,9 @@ def _open_streams(page: StatusPage) -> None:
         stream = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    # What is logged where nothing is set up: with level and name, since others read it elsewhere.
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
 
 
 class Executor:

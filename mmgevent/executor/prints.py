@@ -37,28 +37,44 @@ _MARK_END_BYTES = 1 + MARK_BYTES
 
 
 class PrintedFile(io.FileIO):
-    """Descriptor 1 or 2 of an executor."""
+    """Descriptor 1 or 2 of an executor. A line costs 0.5 us more than in a plain file."""
 
     def __init__(self, fd: int, page: StatusPage):
         super().__init__(fd, "w", closefd=False)
+        self._fd = fd
         self._page = page
-        self._token = page.token
-        self._last = b""
+        self._same, self._new, self._end = (page.token + kind for kind in (_SAME, _NEW, _END))
+        self._last_item = b""
+        #: a child that a function forked has none of its own
+        self._has_marks = bool(page.token)
 
     def write(self, data: Any) -> int:
         """Write bytes between marks; return how many of them were written."""
-        part = memoryview(data).cast("B")[:_MAX_WRITE_BYTES]
-        if not self._token or self._page.token != self._token:  # in a child that a function forked
-            return super().write(part) or 0
-        mark = self._page.read_mark()
-        head = self._token + (_SAME if mark == self._last else _NEW + mark)
-        self._last = b""  # while a write is cut off by an exception, its mark may be, too
+        size = len(data)
+        item = self._page.read_item()
+        if not item or not self._has_marks or size > _MAX_WRITE_BYTES:
+            return self._write_rest(data)
+        if item == self._last_item:
+            marked = b"".join((self._same, data, self._end))
+        else:
+            self._last_item = b""  # if an exception cuts the write off, the next mark is whole
+            marked = b"".join((self._new, self._page.read_mark(), data, self._end))
         try:
-            _write_all(self.fileno(), [head, part, self._token + _END])
+            written = os.write(self._fd, marked)
         except BlockingIOError:  # a function has made the pipe non-blocking
-            return super().write(part) or 0
-        self._last = mark
-        return len(part)
+            return super().write(data) or 0
+        while written < len(marked):
+            select.select([], [self._fd], [])
+            written += os.write(self._fd, marked[written:])
+        self._last_item = item
+        return size
+
+    def _write_rest(self, data: Any) -> int:
+        """Write what is too long for one write, or of a child, which has no marks."""
+        if self._has_marks and self._page.read_item():
+            return self.write(memoryview(data)[:_MAX_WRITE_BYTES])
+        self._has_marks = False
+        return super().write(data) or 0
 
 
 class MarkedBytes:
@@ -152,13 +168,3 @@ def name_place(mark: bytes) -> str:
     if position.call is not None:
         return position.call
     return position.key or "" if position.is_alone else ""
-
-
-def _write_all(fd: int, parts: list[Any]) -> None:
-    size = sum(map(len, parts))
-    written = os.writev(fd, parts)
-    if written < size:  # the pipe was made non-blocking
-        rest = memoryview(b"".join(parts))[written:]
-        while rest:
-            select.select([], [fd], [])
-            rest = rest[os.write(fd, rest) :]

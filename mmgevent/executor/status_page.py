@@ -75,7 +75,7 @@ _WHOLE = struct.Struct("<QQdB120p")
 _ITEM = struct.Struct("<QdB120p")
 _BEGAN = struct.Struct("<d")
 _NUMBER = struct.Struct("<Q")
-_ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
+_ITEM_OFFSET, _BEGAN_OFFSET, _KEY_OFFSET = 8, 16, 24
 _CALL_OFFSET, _CALL_COUNT = 145, struct.Struct("<I")
 _CROWD_OFFSET = PAGE_BYTES - 1
 _TOKEN_OFFSET, _TOKEN_BYTES = 149, 8
@@ -112,6 +112,7 @@ class StatusPage:
 
     def __init__(self, fd: int):
         self._map = mmap.mmap(fd, PAGE_BYTES)
+        self._is_abandoned = False
         #: `mark(item, key)` says that the item at this position, with this key, begins now
         self.mark = self._make_mark()
 
@@ -125,16 +126,24 @@ class StatusPage:
         except OSError:  # mmap needs a descriptor of its own, and there may be none
             os.close(fd)
             raise
-        page._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES] = os.urandom(_TOKEN_BYTES)
         page.end()
         return page, fd
 
     @property
     def token(self) -> bytes:
-        """The token of this executor; b"" in a child that has abandoned the page."""
+        """The token of marks; b"" if nothing is marked, as in a child that has abandoned the page."""
         return self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES].strip(b"\0")
 
+    def mark_prints(self) -> bytes:
+        """Let the executor mark what it prints (see `prints`). Return the token of its marks."""
+        self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES] = os.urandom(_TOKEN_BYTES)
+        return self.token
+
     # -- the executor's side
+
+    def read_item(self) -> bytes:
+        """Return what differs from item to item; b"" in a child that has abandoned the page."""
+        return b"" if self._is_abandoned else self._map[:_KEY_OFFSET]
 
     def read_mark(self) -> bytes:
         """Return where the executor is, as `decode_mark` takes it."""
@@ -247,6 +256,7 @@ class StatusPage:
         """In a forked child: write to memory that nobody reads. The next item is refused."""
         self._map.close()
         self._map = mmap.mmap(-1, PAGE_BYTES)
+        self._is_abandoned = True
 
 
 def decode_mark(mark: bytes) -> Position:

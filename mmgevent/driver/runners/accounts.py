@@ -85,6 +85,8 @@ class Accounts:
 
         What was said and which executors died in it is true, and is not told again.
         """
+        if report.printed or report.printed_dropped:
+            self._state.logs.add(report.worker, report.printed, report.printed_dropped)
         for text, once in report.notices:
             self._state.notice_of_others(text, once)
         for death in report.deaths:

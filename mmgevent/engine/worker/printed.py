@@ -86,6 +86,10 @@ class PrintReader:
         dropped, self._dropped = self._dropped, 0
         return PrintedLines(lines, items, dropped)
 
+    def drop(self, lines: PrintedLines) -> None:
+        """Count lines that could not be sent: the next message says so."""
+        self._dropped += len(lines.lines) + lines.dropped
+
     def strip(self, data: bytes) -> bytes:
         """Return bytes that were read without marks."""
         return self._marked.strip(data)

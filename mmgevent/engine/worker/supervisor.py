@@ -11,14 +11,11 @@ and pipes. Then it calls `on_death`, once, and nothing of the executor is left i
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from time import monotonic
 
 import gevent
-from gevent import os as gevent_os
 from gevent import socket
 from gevent.event import Event
 
@@ -27,18 +24,15 @@ from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forker import Forker
 from mmgevent.engine.worker.job_limits import LimitedJob, find_excess
-from mmgevent.engine.worker.printed import PrintedLines, PrintReader
-from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
+from mmgevent.engine.worker.printed import PrintedLines
+from mmgevent.engine.worker.printout import Printout
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import find_control_groups
-from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW
 
 log = get_log(__name__)
-#: Gets what executors print, as `Printed`, at level INFO: mmg-worker -v shows it.
-log_printed = logging.getLogger("mmgevent.printed")
 
 #: Time to read the link of a dead executor, seconds. It ends at once, unless another process has it
 #: open.
@@ -46,26 +40,6 @@ DRAIN_S = 0.5
 
 #: Time for an executor that has closed its link to end by itself, seconds. Then it is killed.
 LINGER_S = 1.0
-
-#: Time in which printed lines are gathered for one message, seconds. Nobody notices it.
-GATHER_S = 0.1
-
-#: Size of one read of what executors print, bytes.
-_READ_BYTES = 64 * 1024
-
-
-class Printed:
-    """Lines that an executor printed, for the log. They are made fit only if they are shown."""
-
-    def __init__(self, executor: str, lines: PrintedLines):
-        self._executor = executor
-        self._lines = lines
-
-    def __str__(self) -> str:
-        texts = [f"{self._executor} printed: {shown(line)}" for line in self._lines.lines]
-        if self._lines.dropped:
-            texts.insert(0, f"{self._executor} printed {self._lines.dropped} lines that were dropped")
-        return "\n".join(texts)
 
 
 class Supervisor:
@@ -78,7 +52,7 @@ class Supervisor:
         scratch_dir: str | None,
         on_frame: Callable[[Supervisor, Frame], None],
         on_death: Callable[[Supervisor, Exit], None],
-        on_printed: Callable[[Supervisor, PrintedLines], None],
+        on_printed: Callable[[Supervisor, PrintedLines], bool],
         *,
         executors: int = 1,
         on_fault: OnFault = end_process,
@@ -88,15 +62,14 @@ class Supervisor:
         `on_fault(greenlet)` is called if its end cannot be reported, by a fault of our own.
 
         The hub calls `on_frame`, which must not block, and so must not `on_printed`. A greenlet
-        calls `on_death`, after the last frame and the last lines.
+        calls `on_death`, after the last frame and the last lines. `on_printed` returns whether it
+        could send the lines.
 
         Raises OSError if there are no descriptors left. Then nothing was started, and all is closed
         again.
         """
         self._on_frame = on_frame
         self._on_death = on_death
-        self._on_printed = on_printed
-        self._ring = Ring()
         #: its position when it died
         self.last_position: Position | None = None
         #: why this worker killed it; None if it did not
@@ -114,6 +87,7 @@ class Supervisor:
         self.memory_kills_before = find_control_groups().count_memory_kills() or 0
         with ExitStack() as opened:  # closed again unless all can be opened
             self._page, page_fd = StatusPage.create()
+            token = self._page.mark_prints()
             opened.callback(self._page.close)
             opened.callback(os.close, page_fd)
             ours, theirs = socket.socketpair()
@@ -129,11 +103,9 @@ class Supervisor:
         self.forker = forker
         self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
-        os.set_blocking(printed, False)
-        self._printed = printed
-        self._reader = PrintReader(self._page.token)
-        self._sends_soon = False  # `_send_printed` will be called
-        self._drain_greenlet = spawn(self._on_fault, self._drain)
+        self._printout = Printout(
+            printed, token, name, lambda lines: on_printed(self, lines), self._on_fault
+        )
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = spawn(on_fault, self._watch)
 
@@ -194,14 +166,11 @@ class Supervisor:
 
     def last_words(self) -> str:
         """Return the end of what it printed."""
-        return self._ring.tail(LAST_WORDS_BYTES, self._reader.strip)
+        return self._printout.last_words()
 
     def end_prints(self, *, has_more: bool) -> None:
-        """Send what a task has printed, before its outcome. `has_more`: some of it is in the pipe."""
-        if has_more:
-            self._read_printed(RING_BYTES // _READ_BYTES)
-        self._reader.end_line(monotonic())
-        self._send_printed()
+        """Pass on what a task has printed, before its outcome. `has_more`: some is in the pipe."""
+        self._printout.end_task(has_more=has_more)
 
     def join(self) -> None:
         """Wait until it is dead and `on_death` has returned."""
@@ -214,38 +183,6 @@ class Supervisor:
     def _on_link_close(self, reason: str) -> None:
         self._link_closed.set()
 
-    def _drain(self) -> None:
-        """Read what it prints, without end: a full pipe would stop it."""
-        while data := gevent_os.nb_read(self._printed, _READ_BYTES):
-            self._take_printed(data)
-            gevent.sleep(0)  # let others run: nb_read waits only if there is nothing to read
-
-    def _read_printed(self, most: int) -> None:
-        """Read what is in the pipe, at most so often: its processes may go on writing."""
-        try:
-            while most and (data := os.read(self._printed, _READ_BYTES)):
-                self._take_printed(data)
-                most -= 1
-        except BlockingIOError:
-            return  # the pipe is empty
-
-    def _take_printed(self, data: bytes) -> None:
-        self._ring.add(data)
-        self._reader.feed(data, monotonic())
-        if not self._sends_soon and self._reader:
-            self._sends_soon = True
-            spawn(self._on_fault, self._send_gathered, delay_s=GATHER_S)
-
-    def _send_gathered(self) -> None:
-        self._sends_soon = False
-        self._send_printed()
-
-    def _send_printed(self) -> None:
-        while self._reader:
-            lines = self._reader.take()
-            log_printed.info("%s", Printed(self.link.name, lines))
-            self._on_printed(self, lines)
-
     def _watch(self) -> None:
         exited = self.child.exited
         gevent.wait([exited, self._link_closed], count=1)
@@ -256,18 +193,8 @@ class Supervisor:
         exit_: Exit = exited.get()
         self._link_closed.wait(DRAIN_S)
         self.link.close("its process ended")
-        self._end_drains()
+        self._printout.close()
         self.last_position = self.position()
         self._page.close()
         log.debug("executor ended: %s: %s", self.link.name, exit_)
         self._on_death(self, exit_)
-
-    def _end_drains(self) -> None:
-        """Read what is left in the pipe, which other processes may have open, and close it."""
-        self._drain_greenlet.kill()
-        try:
-            self._read_printed(RING_BYTES // _READ_BYTES + 1)
-            self._reader.end_line(monotonic())
-            self._send_printed()
-        finally:
-            os.close(self._printed)

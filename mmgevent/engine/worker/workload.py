@@ -25,7 +25,6 @@ from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import AttemptRunner, CachedJob, EarlyRecalls, HeldAttempt
 from mmgevent.engine.worker.offering import Offering
-from mmgevent.engine.worker.printed import PrintedLines
 from mmgevent.engine.worker.slot import IDLE_EXECUTORS, ExecutorSlot
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.errors import ProtocolError
@@ -65,7 +64,7 @@ class Workload:
         #: whether the worker leaves: nothing new begins
         self.is_leaving = False
         self.crew = Crew(
-            self, greenlets, forkers, name, slot_count, scratch_dir=scratch_dir, is_local=is_local
+            self, link, greenlets, forkers, name, slot_count, scratch_dir=scratch_dir, is_local=is_local
         )
         self._close = close
         self._link = link
@@ -313,10 +312,6 @@ class Workload:
             return
         text = f"{self._name}: {message['text']}"
         self._link.send(control("notice", *attempt.lane, text=text, once=message.get("once")))
-
-    def on_printed(self, job: CachedJob, lines: PrintedLines) -> None:
-        """Send the server what the functions of a job printed."""
-        self._link.send(control("printed", job.number, **lines.fields()))
 
     def on_death(self, executor: Supervisor, slot: ExecutorSlot, end: Exit) -> None:
         """Report the attempt that ran, and return the others: they had not begun."""

@@ -7,6 +7,7 @@ import decimal
 import enum
 import gzip
 import json
+import logging
 import lzma
 import os
 import random
@@ -333,6 +334,28 @@ def test_functions_count_what_counts_and_once(cluster, tmp_path):
     handle = cluster.submit(chain)
     handle.result()
     assert handle.counters()["begun"] == 99 + 3
+
+
+def test_what_functions_print_and_log_is_told_with_worker_and_item(executors):
+    def say(key, value):
+        if value == 3:
+            print("three\x1b[31m")
+            print("to stderr", file=sys.stderr)
+            logging.getLogger("of.job").warning("careful")
+        yield value % 3, value
+
+    seen = []
+    handle = executors.submit(mmg.Job(numbers(5), say, add), logs=seen.append)
+    handle.result()
+    assert handle.logs() == seen
+    assert [line.text for line in seen][:2] == ["three\\x1b[31m", "to stderr"]
+    assert seen[2].text.endswith("careful")  # pytest's own handlers decide how, and with what before it
+    assert len(seen) == 3
+    assert {line.item for line in seen} == {"3"}
+    assert all(str(line) == f"{line.worker} at 3: {line.text}" and line.worker for line in seen)
+    silent = executors.submit(mmg.Job(numbers(5), by_three, add), logs=seen.append)
+    silent.result()
+    assert (silent.logs(), len(seen)) == ([], 3)
 
 
 def test_counters_that_cannot_count_are_refused_by_name(cluster):
