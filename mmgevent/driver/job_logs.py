@@ -89,9 +89,7 @@ class JobLogs:
         lines, items = message["lines"], message["items"]
         if len(lines) != len(items):
             raise ProtocolError(f"{len(lines)} printed lines of {len(items)} items")
-        return self.add(
-            message.get("worker", ""), zip(items, lines, strict=True), message.get("dropped", 0)
-        )
+        return self.add(message.get("worker", ""), zip(items, lines, strict=True), message.get("dropped", 0))
 
     def deliver(self) -> None:
         """Call `on_line` with what waits."""

@@ -1,8 +1,8 @@
 """What the functions of a job print in an executor, marked with the item that printed it.
 
 stdout and stderr of an executor are one pipe. Whatever is written by Python's own streams stands
-between marks, which the reader (`MarkedBytes`) takes out again. A mark begins with a token that only
-this executor and its worker know, so nothing that functions print is one:
+between marks, which the reader (`MarkedBytes`) takes out again. A mark begins with a token of this
+executor that is in no UTF-8 text:
 
     token, 1, MARK_BYTES of the status page    what follows was printed at this item
     token, 0                                   what follows was printed at the same item as before
@@ -108,8 +108,8 @@ class MarkedBytes:
         if at < len(data):
             yield self._current, data[at:]
 
-    def skip(self, data: bytes) -> bytes:
-        """Return what was read now without marks, and remember the last one."""
+    def skip(self, data: bytes) -> int:
+        """Return how many lines ended in what was read now, and remember the last mark."""
         data, self._held = self._cut(self._held + data)
         at = data.rfind(self._token + _NEW)
         if at >= 0:
@@ -119,7 +119,9 @@ class MarkedBytes:
         if at >= 0:
             at += len(self._token)
             self._is_marked = data[at : at + 1] != _END
-        return self.strip(data)
+        if self._token + _NEW in data:
+            data = self._marks.sub(b"", data)
+        return data.count(b"\n")
 
     def strip(self, data: bytes) -> bytes:
         """Return bytes without any marks. They may begin in the middle of one."""

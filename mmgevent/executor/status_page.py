@@ -16,8 +16,8 @@ Layout, little-endian:
         24     1  u8: how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE
         25   120  the key, as a Pascal string of at most 119 bytes
        145     4  u32: items of the call, if there is one
-       149     8  token by which the worker knows what the executor prints (see `prints`)
-       157    98  zeros
+       149     4  token of the marks in what the executor prints (see `prints`), or zeros
+       153   102  zeros
        255     1  u8: 1 while several items run at once
 
 Writing must be cheap, since it happens once for each item: it is one `pack_into`. A str, an int and
@@ -78,7 +78,7 @@ _NUMBER = struct.Struct("<Q")
 _ITEM_OFFSET, _BEGAN_OFFSET, _KEY_OFFSET = 8, 16, 24
 _CALL_OFFSET, _CALL_COUNT = 145, struct.Struct("<I")
 _CROWD_OFFSET = PAGE_BYTES - 1
-_TOKEN_OFFSET, _TOKEN_BYTES = 149, 8
+_TOKEN_OFFSET, _TOKEN_BYTES = 149, 4
 
 #: Bytes that say where an executor is: all before the token, and the last one of the page.
 MARK_BYTES = _TOKEN_OFFSET + 1
@@ -132,11 +132,16 @@ class StatusPage:
     @property
     def token(self) -> bytes:
         """The token of marks; b"" if nothing is marked, as in a child that has abandoned the page."""
-        return self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES].strip(b"\0")
+        token = self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES]
+        return token if token[0] else b""
 
     def mark_prints(self) -> bytes:
-        """Let the executor mark what it prints (see `prints`). Return the token of its marks."""
-        self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES] = os.urandom(_TOKEN_BYTES)
+        """Let the executor mark what it prints (see `prints`). Return the token of its marks.
+
+        Its first byte is in no UTF-8 text.
+        """
+        token = b"\xff" + os.urandom(_TOKEN_BYTES - 1)
+        self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES] = token
         return self.token
 
     # -- the executor's side

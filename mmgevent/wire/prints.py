@@ -18,9 +18,6 @@ MAX_MESSAGE_BYTES = 16 * 1024
 #: Bytes that a line costs beside its text: its place in messages and lists.
 LINE_COST_BYTES = 64
 
-#: Usual length of a line, bytes.
-USUAL_LINE_BYTES = 100
-
 #: Bytes a second of one executor that go on, and how many at once after a silence: some pages of a
 #: terminal.
 EXECUTOR_BYTES_A_S = 64 * 1024
@@ -48,18 +45,17 @@ class Budget:
         self._left_bytes = burst_bytes
         self._at_s: float | None = None
 
-    def is_spent(self, now_s: float) -> bool:
-        """Return whether a line of usual length may not go on."""
+    def left_bytes(self, now_s: float) -> float:
+        """Return how many bytes may go on now."""
         since_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
         self._at_s = now_s
         self._left_bytes = min(self._burst_bytes, self._left_bytes + since_s * self._bytes_a_s)
-        return self._left_bytes < USUAL_LINE_BYTES + LINE_COST_BYTES
+        return self._left_bytes
 
     def spend(self, n_bytes: int, now_s: float) -> bool:
         """Return whether a line of so many bytes may go on; if so, it has its bytes."""
-        self.is_spent(now_s)
         cost = n_bytes + LINE_COST_BYTES
-        if cost > self._left_bytes:
+        if cost > self.left_bytes(now_s):
             return False
         self._left_bytes -= cost
         return True

@@ -14,6 +14,10 @@ from mmgevent.wire.prints import (
     Budget,
 )
 
+#: Bytes that may go on again before lines are read again one by one. Until then they are only
+#: counted, which takes a tenth of the time.
+FLOOD_ENDS_BYTES = 16 * 1024
+
 #: Bytes of lines that wait to be sent. They go every tenth of a second.
 MAX_WAITING_BYTES = 64 * 1024
 
@@ -42,6 +46,7 @@ class PrintReader:
         self._begun_mark = b""
         self._is_cut = False  # the rest of the begun line is left out
         self._is_lost = False  # the begun line is dropped, since its beginning was
+        self._is_flooded = False  # lines are only counted
         self._waiting: list[tuple[str, str]] = []
         self._waiting_bytes = 0
         self._dropped = 0
@@ -52,12 +57,18 @@ class PrintReader:
 
     def feed(self, data: bytes, now_s: float) -> None:
         """Take what was read."""
-        if self._waiting_bytes >= MAX_WAITING_BYTES or self._budget.is_spent(now_s):
-            self._dropped += self._marked.skip(data).count(b"\n")
-            self._begun.clear()
-            self._is_lost = True
+        if self._is_flooded:
+            has_room = 2 * self._waiting_bytes <= MAX_WAITING_BYTES
+            self._is_flooded = not has_room or self._budget.left_bytes(now_s) < FLOOD_ENDS_BYTES
+        if self._is_flooded:
+            self._dropped += self._marked.skip(data)
+            self._lose_begun()
             return
         for mark, part in self._marked.parts(data):
+            if self._is_flooded:
+                self._dropped += part.count(b"\n")
+                self._lose_begun()
+                continue
             first, *others = part.split(b"\n")
             self._begin(mark, first)
             if others:
@@ -94,6 +105,11 @@ class PrintReader:
         """Return bytes that were read without marks."""
         return self._marked.strip(data)
 
+    def _lose_begun(self) -> None:
+        """Drop the line that has begun. Its rest, if it comes, is no line of its own."""
+        self._begun.clear()
+        self._is_lost = True
+
     def _begin(self, mark: bytes, data: bytes) -> None:
         """Add to the line that has begun, or begin one."""
         if not data:
@@ -113,8 +129,12 @@ class PrintReader:
         is_cut, self._is_cut = self._is_cut, False
         is_lost, self._is_lost = self._is_lost, False
         size = len(data)
-        if is_lost or self._waiting_bytes + size > MAX_WAITING_BYTES or not self._budget.spend(size, now_s):
+        if is_lost:
             self._dropped += 1
+            return
+        if self._waiting_bytes + size > MAX_WAITING_BYTES or not self._budget.spend(size, now_s):
+            self._dropped += 1
+            self._is_flooded = True
             return
         text = data.decode("utf-8", "replace") + ("..." if is_cut else "")
         self._waiting.append((text, name_place(self._begun_mark)))

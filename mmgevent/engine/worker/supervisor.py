@@ -76,12 +76,9 @@ class Supervisor:
         self.kill_cause: str | None = None
         #: "timeout" or "memory" if it was killed for a limit of its job
         self.broken_limit: str | None = None
-        #: whether it has ever answered for an attempt
-        self.has_run = False
-        #: items that it has run, whatever became of them
-        self.item_count = 0
-        #: whether the user was warned of its memory
-        self.has_warned = False
+        self.has_run = False  #: whether it has ever answered for an attempt
+        self.item_count = 0  #: items that it has run, whatever became of them
+        self.has_warned = False  #: whether the user was warned of its memory
         #: processes of this control group that the kernel had killed for lack of memory when it
         #: started
         self.memory_kills_before = find_control_groups().count_memory_kills() or 0
@@ -103,9 +100,7 @@ class Supervisor:
         self.forker = forker
         self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
-        self._printout = Printout(
-            printed, token, name, lambda lines: on_printed(self, lines), self._on_fault
-        )
+        self._printout = Printout(printed, token, name, lambda lines: on_printed(self, lines), self._on_fault)
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = spawn(on_fault, self._watch)
 

@@ -57,7 +57,6 @@ class Workload:
         close: Callable[[str], None],
     ):
         """`link` leads to the server. `name` is the worker's, `close(reason)` ends it.
-
         `max_items`: items after which an executor is replaced; None for no limit.
         """
         self.slots = [ExecutorSlot(index, sends_ahead=max_items is None) for index in range(slot_count)]

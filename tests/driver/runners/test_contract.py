@@ -339,8 +339,8 @@ def test_functions_count_what_counts_and_once(cluster, tmp_path):
 def test_what_functions_print_and_log_is_told_with_worker_and_item(executors):
     def say(key, value):
         if value == 3:
-            print("three\x1b[31m")
-            print("to stderr", file=sys.stderr)
+            print("three\x1b[31m")  # noqa: T201
+            print("to stderr", file=sys.stderr)  # noqa: T201
             logging.getLogger("of.job").warning("careful")
         yield value % 3, value
 
