@@ -108,8 +108,11 @@ class MarkedBytes:
         if at < len(data):
             yield self._current, data[at:]
 
-    def skip(self, data: bytes) -> int:
-        """Return how many lines ended in what was read now, and remember the last mark."""
+    def skip(self, data: bytes) -> tuple[int, bool]:
+        """Return how many lines ended in what was read now, and whether another one has begun.
+
+        Remembers the last mark.
+        """
         data, self._held = self._cut(self._held + data)
         at = data.rfind(self._token + _NEW)
         if at >= 0:
@@ -121,7 +124,8 @@ class MarkedBytes:
             self._is_marked = data[at : at + 1] != _END
         if self._token + _NEW in data:
             data = self._marks.sub(b"", data)
-        return data.count(b"\n")
+        end = data.removesuffix(self._token + _END)
+        return data.count(b"\n"), not end.endswith(b"\n")
 
     def strip(self, data: bytes) -> bytes:
         """Return bytes without any marks. They may begin in the middle of one."""

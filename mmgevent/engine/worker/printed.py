@@ -61,13 +61,15 @@ class PrintReader:
             has_room = 2 * self._waiting_bytes <= MAX_WAITING_BYTES
             self._is_flooded = not has_room or self._budget.left_bytes(now_s) < FLOOD_ENDS_BYTES
         if self._is_flooded:
-            self._dropped += self._marked.skip(data)
-            self._lose_begun()
+            count, self._is_lost = self._marked.skip(data)
+            self._dropped += count
+            self._begun.clear()
             return
         for mark, part in self._marked.parts(data):
             if self._is_flooded:
                 self._dropped += part.count(b"\n")
-                self._lose_begun()
+                self._is_lost = not part.endswith(b"\n")
+                self._begun.clear()
                 continue
             first, *others = part.split(b"\n")
             self._begin(mark, first)
@@ -104,11 +106,6 @@ class PrintReader:
     def strip(self, data: bytes) -> bytes:
         """Return bytes that were read without marks."""
         return self._marked.strip(data)
-
-    def _lose_begun(self) -> None:
-        """Drop the line that has begun. Its rest, if it comes, is no line of its own."""
-        self._begun.clear()
-        self._is_lost = True
 
     def _begin(self, mark: bytes, data: bytes) -> None:
         """Add to the line that has begun, or begin one."""
