@@ -144,6 +144,7 @@ def test_a_flood_is_told_in_part_with_a_count_and_its_job_succeeds(cluster):
     assert len(told) < 100_000
 
 
+@pytest.mark.long
 def test_a_driver_elsewhere_gets_the_prints_of_its_job(commands):
     _, address = commands.start_server()
     commands.start("worker", "--procs", "1", address)

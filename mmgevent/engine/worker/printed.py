@@ -87,7 +87,9 @@ class PrintReader:
 
     def take(self) -> PrintedLines:
         """Return lines that wait, for one message."""
-        lines, items, size = [], [], 0
+        lines: list[str] = []
+        items: list[str] = []
+        size = 0
         for line, item in self._waiting[:MAX_MESSAGE_LINES]:
             size += len(line) + len(item)
             if lines and size > MAX_MESSAGE_BYTES:

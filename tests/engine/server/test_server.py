@@ -541,6 +541,21 @@ def test_what_attempts_that_count_have_counted_is_told_once(server):
     assert driver.heard("job_done")[0][1]["stats"]["counters"] == {"n": 2, "m": 1}
 
 
+def test_only_a_worker_that_has_a_job_prints_for_it(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    stranger = Peer(server, "worker")
+    number = worker.heard("assign")[0][0].job
+    for peer, text in ((stranger, "not mine"), (worker, "mine")):
+        peer.say("printed", number, lines=[text], items=["1"])
+    worker.say("printed", number + 1, lines=["of no job"], items=[""])
+    assert [message["lines"] for _, message in driver.heard("printed")] == [["mine"]]
+    assert not worker.closed
+    worker.say("printed", number, lines=["one", "two"], items=[""])
+    assert worker.closed
+
+
 @pytest.mark.parametrize(
     "counters",
     [{"n": -1}, {"n": 1.5}, {"n": 2**63}, {"x" * 101: 1}, {f"n{i}": 1 for i in range(102)}, ["n"]],
