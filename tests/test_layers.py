@@ -16,7 +16,7 @@ ROOMS = {
     "errors": "shown_text errors",
     "real_modules": "real_modules beside",
     "_speedups": "_speedups",
-    "reducers": "reducers",
+    "reducers": "summaries reducers",
     "machine": "machine",
     "wire": "wire",
     "access": "access",
