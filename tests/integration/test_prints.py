@@ -6,6 +6,7 @@ import threading
 import pytest
 
 import mmgevent as mmg
+
 JOB = """
 import logging, sys
 datasource = {"a": 1, "b": 2}

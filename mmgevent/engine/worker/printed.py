@@ -71,6 +71,8 @@ class PrintReader:
                 self._is_lost = not part.endswith(b"\n")
                 self._begun.clear()
                 continue
+            if self._begun and mark != self._begun_mark and _are_two_items(mark, self._begun_mark):
+                self._end(now_s)  # one item has ended no line, and another has begun one
             first, *others = part.split(b"\n")
             self._begin(mark, first)
             if others:
@@ -138,3 +140,8 @@ class PrintReader:
         text = data.decode("utf-8", "replace") + ("..." if is_cut else "")
         self._waiting.append((text, name_place(self._begun_mark)))
         self._waiting_bytes += size
+
+
+def _are_two_items(mark: bytes, other: bytes) -> bool:
+    """Return whether two marks are of items that are known, and are not the same."""
+    return bool(mark and other) and name_place(mark) != name_place(other)

@@ -79,6 +79,20 @@ def test_lines_are_those_of_their_items_wherever_they_are_cut(page, printing):
     assert reader.strip(data) == "before\none\ntwo\nof C\nthree\né\n".encode()
 
 
+def test_a_line_that_an_item_does_not_end_is_not_of_the_next_one(page, printing):
+    stream, written, _ = printing
+    page.begin(1)
+    for item in range(3):
+        page.mark(item, item)
+        stream.write("no end")
+        stream.flush()
+    page.mark(3, 3)
+    stream.write("end\n")
+    reader = PrintReader(page.token)
+    reader.feed(written(), 0.0)
+    assert taken(reader) == ([("0", "no end"), ("1", "no end"), ("2", "no end"), ("3", "end")], 0)
+
+
 def test_a_child_of_a_function_writes_without_marks(page, printing):
     stream, written, _ = printing
     page.mark(0, "a")
