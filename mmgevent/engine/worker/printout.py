@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from time import monotonic
 
+from gevent import Greenlet, sleep
 from gevent import os as gevent_os
-from gevent import sleep
 
 from mmgevent.engine.greenlets import OnFault, spawn
 from mmgevent.engine.worker.printed import PrintedLines, PrintReader
@@ -64,7 +64,8 @@ class Printout:
         self._on_fault = on_fault
         self._ring = Ring()
         self._reader = PrintReader(token)
-        self._sends_soon = False  # `_send_gathered` will be called
+        #: sends what is gathered, soon; None if nothing is
+        self._sender: Greenlet | None = None
         self._greenlet = spawn(on_fault, self._drain)
 
     def last_words(self) -> str:
@@ -84,6 +85,8 @@ class Printout:
         try:
             self.end_task(has_more=True)
         finally:
+            if self._sender is not None:
+                self._sender.kill(block=False)
             os.close(self._fd)
 
     def _drain(self) -> None:
@@ -105,12 +108,11 @@ class Printout:
     def _take(self, data: bytes) -> None:
         self._ring.add(data)
         self._reader.feed(data, monotonic())
-        if self._reader and not self._sends_soon:
-            self._sends_soon = True
-            spawn(self._on_fault, self._send_gathered, delay_s=GATHER_S)
+        if self._reader and self._sender is None:
+            self._sender = spawn(self._on_fault, self._send_gathered, delay_s=GATHER_S)
 
     def _send_gathered(self) -> None:
-        self._sends_soon = False
+        self._sender = None
         self._send()
 
     def _send(self) -> None:

@@ -132,7 +132,7 @@ def test_a_long_line_is_cut_and_costs_no_memory():
 
 
 def test_of_a_flood_what_is_left_out_is_counted(page, printing):
-    stream, written, fd = printing
+    stream, written, _ = printing
     reader = PrintReader(page.token)
     page.begin(1)
     count = 0
