@@ -20,6 +20,11 @@ class JobCounters:
     def __init__(self) -> None:
         self._server: dict[str, int] = {}
         self._totals = Totals()
+        self._stages: list[JobCounters] = []
+
+    def include(self, stage: JobCounters) -> None:
+        """Count what a stage of the job counts."""
+        self._stages.append(stage)
 
     def add(self, counts: Mapping[str, int]) -> None:
         """Add the counts of a task. Raises JobError if the job has too many counters."""
@@ -45,4 +50,4 @@ class JobCounters:
 
     def counts(self) -> dict[str, int]:
         """Return all counts so far, sorted by name."""
-        return sum_counts(self._server, self._totals.counts())
+        return sum_counts(self._server, self._totals.counts(), *(each.counts() for each in self._stages))

@@ -16,7 +16,7 @@ class Telling:
 
         Each item that counts has counted once, and so has each reduce task.
         """
-        return self._runner.counters()
+        return self._runner.state.counters.counts()
 
     def logs(self) -> list[LogLine]:
         """Return what the job's functions printed and logged: the last 1,000 lines.
