@@ -18,6 +18,7 @@ from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.job_logs import OnLog
     from mmgevent.driver.listed import JobInfo, WorkerInfo
     from mmgevent.driver.log_file import LogFile
     from mmgevent.driver.progress import Progress
@@ -51,11 +52,13 @@ class BaseCluster(ABC):
         progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
         parts_plan: PartsPlan | None = None,
+        logs: OnLog | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
-        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread, and so is
+        `logs(LogLine)` with each line that a function prints or logs.
         `progress`: show how far the job is, in the notebook or on stderr.
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
@@ -75,6 +78,7 @@ class BaseCluster(ABC):
         with _opened(job_log) as out:
             runner = self._checked_runner(job, on_progress, on_notice, made, parts_plan)
         self._start_log(runner, out)
+        runner.state.logs.on_line = logs
         handle: JobHandle[K, V] = JobHandle(runner)
         if shown is not None:
             shown.watch(handle)
@@ -93,13 +97,14 @@ class BaseCluster(ABC):
         *,
         progress: OnProgress | bool | None = None,
         on_notice: OnNotice | None = None,
+        logs: OnLog | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
         `progress`: True shows how far the job is, in the notebook or on stderr; a function gets it.
-        The datasource, finishfn and that function are called in this thread.  `job_log` is as in
-        `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
+        The datasource, finishfn and that function are called in this thread.  `job_log` and
+        `logs` are as in `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
         KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
@@ -107,6 +112,7 @@ class BaseCluster(ABC):
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
+            runner.state.logs.on_line = logs
             with self._start_log(runner, out), closing(runner.records()) as records:
                 results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
                 return build_dict(keeping_bundle(runner, results))
@@ -114,17 +120,22 @@ class BaseCluster(ABC):
 
         check_progress(progress)
         if not progress:
-            return self.run(job, on_notice=on_notice, job_log=job_log)
-        return self._run_shown(job, on_notice, job_log)
+            return self.run(job, on_notice=on_notice, logs=logs, job_log=job_log)
+        return self._run_shown(job, on_notice, logs, job_log)
 
     def _run_shown(
-        self, job: Job[K, V], on_notice: OnNotice | None, job_log: str | os.PathLike[str] | LogFile | None
+        self,
+        job: Job[K, V],
+        on_notice: OnNotice | None,
+        logs: OnLog | None,
+        job_log: str | os.PathLike[str] | LogFile | None,
     ) -> dict[K, V]:
         from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
             runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
+        runner.state.logs.on_line = logs
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:

@@ -9,9 +9,7 @@ by segment. Output waits for credit before more of it is made.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.prints import flush_prints
 from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.executor.used import Used
@@ -118,10 +117,11 @@ class TaskRunner:
             try:
                 stats = self._run_task(functions, attempt, message, skipping)
             finally:
-                if self._page is not None:
-                    _flush_prints()
+                has_printed = self._page is not None and flush_prints()
             seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
-            told = {} if used is None else used.fields()
+            told: dict[str, Any] = {} if used is None else used.fields()
+            if has_printed:  # the worker has not read all of it
+                told["printed"] = True
             if self.clock is not None:
                 told |= self.clock.found()
             attempt.finish(stats, seconds, skipping, told)
@@ -212,13 +212,6 @@ class TaskRunner:
         return write_parts(self.parts, attempt.note, attempt.pausing)
 
 
-def _flush_prints() -> None:
-    """Write what functions printed without a line end: this process may be killed next."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()
-
-
 class AttemptRun:
     """The bytes of one attempt that runs: its input and its output.
 
@@ -287,6 +280,7 @@ class AttemptRun:
                 failure=skipping.last_failure,
                 groups=stats.groups,
                 seconds=seconds,
+                counters=stats.counters or None,
                 inline=b"".join(self._held) if self._held else None,
                 retries=skipping.retried or None,
                 **told,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
+from mmgevent.tasks.counters import TaskTally
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Emit, TaskStats
 from mmgevent.tasks.ordered_values import OrderedValues
@@ -90,6 +91,8 @@ class ReduceTask:
         self._is_on_disk = False  # whether the iterator form got values on disk
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
         self.stats = TaskStats()
+        #: what the functions count
+        self.tally = TaskTally()
         self._writer = make_writer(emit, self.stats, plain)
 
     def run(self) -> TaskStats:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import blame_exception, blame_segment
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import counting
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Decode, Emit, MapTask, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
@@ -191,12 +192,18 @@ def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
     """Run a task.
 
     With `tunes_gc` the garbage collector runs rarely meanwhile, or not at all if it was off.
+    Without, others share the process, and its threads count for themselves.
     """
     if not tunes_gc:
-        return task.run()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*TASK_GC_THRESHOLDS)
-    try:
-        return task.run()
-    finally:
-        gc.set_threshold(*thresholds)  # what this task left is collected before the next
+        with counting(task.tally, takes_threads=False):
+            stats = task.run()
+    else:
+        thresholds = gc.get_threshold()
+        gc.set_threshold(*TASK_GC_THRESHOLDS)
+        try:
+            with counting(task.tally):
+                stats = task.run()
+        finally:
+            gc.set_threshold(*thresholds)  # what this task left is collected before the next
+    stats.counters = task.tally.counts()
+    return stats

@@ -577,6 +577,36 @@ MUTATIONS = [
         waits=True,
     ),
     Mutation(
+        "what a failed item counted does not count",
+        "tasks/counters.py",
+        "            self._open.clear()\n\n    def counts",
+        "            pass\n\n    def counts",
+        ("tasks/test_counters.py::test_items_that_are_set_aside_do_not_count_and_others_count_once",),
+    ),
+    Mutation(
+        "a worker prints for jobs that it has only",
+        "engine/server/peers.py",
+        "if job is not None and frame.job in self._worker.jobs:",
+        "if job is not None:",
+        ("engine/server/test_server.py::test_only_a_worker_that_has_a_job_prints_for_it",),
+    ),
+    Mutation(
+        "what is printed faster than it may go on is counted",
+        "engine/server/prints.py",
+        "if self._budget.spend(len(line) + len(item), now_s)",
+        "if True",
+        (
+            "engine/worker/test_printed.py::test_a_job_passes_on_what_its_budget_allows_and_says_how_much_it_does_not",
+        ),
+    ),
+    Mutation(
+        "results with counts are delivered by whole tasks",
+        "driver/submission.py",
+        "elif not (self._packed.takes_whole_tasks or incoming.counters):",
+        "elif not self._packed.takes_whole_tasks:",
+        ("integration/test_counters.py::test_what_is_done_again_by_the_next_server_counts_once",),
+    ),
+    Mutation(
         "the fields of a message are of their types",
         "wire/messages.py",
         "if not field.shape.fits(value):",
