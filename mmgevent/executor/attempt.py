@@ -9,6 +9,7 @@ by segment. Output waits for credit before more of it is made.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator
