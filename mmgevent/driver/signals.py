@@ -7,7 +7,7 @@ from typing import Any
 
 from mmgevent.errors import ProtocolError
 from mmgevent.tasks.counters import Totals, check_names, sum_counts
-from mmgevent.wire.messages import COUNTERS
+from mmgevent.wire.shapes import COUNTERS
 
 
 class JobCounters:

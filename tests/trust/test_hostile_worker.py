@@ -17,7 +17,8 @@ from mmgevent.tasks.records import decode_items, encode_flush, encode_segment
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.limits import MAX_PARTITIONS
-from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL
+from mmgevent.wire.messages import PROTOCOL
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
     PATIENCE_S,

@@ -29,7 +29,6 @@ from mmgevent.engine.server.task_log import TaskLog
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
-from mmgevent.tasks.counters import Totals
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control
@@ -142,8 +141,6 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
-        #: Counts of committed tasks, but for those that travel with their results.
-        self.counters = Totals()
         self.prints = JobPrints(self._send_prints)
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
@@ -156,11 +153,7 @@ class HostedJob:
         self.done_by: tuple[int, ...] = ()
         #: {task: the worker that says it fails}, while another tries it
         self.doubts: dict[int, int] = {}
-        #: When it was submitted, by `monotonic`.
-        self.started_s = time.monotonic()
-        #: When its reduce phase began, by `monotonic`; 0.0 before.
-        self.reduce_began_s = 0.0
-        self.figures = JobFigures(self.started_s)
+        self.figures = JobFigures(time.monotonic())
         self._last_progress: dict[str, Any] = {}
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
@@ -232,7 +225,7 @@ class HostedJob:
         """Send the driver how far the job is, unless nothing changed."""
         figures = self.figures
         numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
-        numbers["counters"] = self.counters.counts() or None
+        numbers["counters"] = self.figures.counters.counts() or None
         progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
@@ -267,14 +260,14 @@ class HostedJob:
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
                 **self.stats(),
-                "counters": self.counters.counts(),
+                "counters": self.figures.counters.counts(),
             },
         )
 
     def stats(self) -> dict[str, Any]:
         """Return the figures so far, for the driver."""
         return {
-            "seconds": time.monotonic() - self.started_s,
+            "seconds": time.monotonic() - self.figures.started_s,
             "map_seconds": self.input.seconds_done,
             "spilled_bytes": self.store.spilled_bytes,
             **self.figures.as_stats(),
