@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
-from mmgevent.wire.limits import MAX_COUNTER_NAME_CHARS, MAX_COUNTERS
+from mmgevent.wire.limits import are_counters
 
 #: Version of this protocol. The first messages of both sides compare it.
 PROTOCOL = 5
@@ -88,16 +88,7 @@ FAILURE = Shape(
         and all(type(k) is str and (v is None or type(v) in (str, int)) for k, v in value.items())
     ),
 )
-COUNTERS = Shape(
-    f"an object of at most {MAX_COUNTERS + 1} integers from 0, names of at most {MAX_COUNTER_NAME_CHARS} characters",
-    lambda value: (
-        type(value) is dict
-        and len(value) <= MAX_COUNTERS + 1  # one more says that there are too many
-        and all(
-            type(k) is str and len(k) <= MAX_COUNTER_NAME_CHARS and _is_count(v) for k, v in value.items()
-        )
-    ),
-)
+COUNTERS = Shape("counts by name", lambda value: are_counters(value) and all(map(_is_count, value.values())))
 COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(map(_is_count, value)))
 STRINGS = Shape(
     "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)
