@@ -280,6 +280,7 @@ def _run_on_cluster(arguments: Arguments, results: Results, closing: Closing, jo
                 on_progress=reporter.update,
                 on_notice=reporter.notice,
                 resume=sink.made,
+                parts_plan=sink.plan_parts(),
                 logs=None if arguments.no_logs else lambda line: reporter.notice(str(line)),
                 job_log=job_log,
             )

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.showing import Shown
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 
 
@@ -50,6 +51,7 @@ class BaseCluster(ABC):
         on_notice: OnNotice | None = None,
         progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
+        parts_plan: PartsPlan | None = None,
         logs: OnLog | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
@@ -61,6 +63,7 @@ class BaseCluster(ABC):
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
+        `parts_plan`: where executors may write parts of the results, see `Sink.plan_parts`.
         `job_log`: a file to which what happens is written, a line of JSON an event (docs/job-log.md).
 
         Raises UsageError if something is wrong with the job, OutputError for a `job_log` that cannot
@@ -73,7 +76,7 @@ class BaseCluster(ABC):
         if shown is not None:
             on_progress, on_notice = shown.on_progress, shown.on_notice
         with _opened(job_log) as out:
-            runner = self._checked_runner(job, on_progress, on_notice, made)
+            runner = self._checked_runner(job, on_progress, on_notice, made, parts_plan)
         self._start_log(runner, out)
         runner.state.signals.logs.on_line = logs
         handle: JobHandle[K, V] = JobHandle(runner)
@@ -155,6 +158,56 @@ class BaseCluster(ABC):
     def _engine_name(self) -> str:
         """Return what logs call the engine. Override this."""
         return type(self).__name__
+
+    def write(
+        self,
+        job: Job[Any, Any],
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        columns: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        top: int | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        part_size: int | str | None = None,
+        on_progress: OnProgress | None = None,
+        on_notice: OnNotice | None = None,
+    ) -> int:
+        """Run a job to its end, write its results to a file or folder, and return their number.
+
+        As `submit(job).write(path, ...)`, which explains the arguments. But workers that see the folder
+        write its parts themselves, and `resume` needs no second mention.
+
+        Raises what `submit` and `write` of a handle raise.
+        """
+        from mmgevent.job.options import parse_memory
+        from mmgevent.job.outputs.opening import open_output
+        from mmgevent.job.outputs.order import choose_order
+
+        order = choose_order(sort, top)
+        output = open_output(
+            path,
+            format,
+            columns=columns,
+            overwrite=overwrite,
+            resume=resume,
+            part_bytes=parse_memory(part_size),
+            job=job,
+            sort=sort,
+            top=top,
+        )
+        if output.is_complete:
+            return output.made_records
+        with output as sink:
+            handle = self.submit(
+                job,
+                on_progress=on_progress,
+                on_notice=on_notice,
+                resume=sink.made,
+                parts_plan=sink.plan_parts(),
+            )
+            return sink.made_records + handle.write_to(sink, order)
 
     @property
     @abstractmethod
@@ -267,6 +320,7 @@ class BaseCluster(ABC):
         on_progress: OnProgress | None,
         on_notice: OnNotice | None,
         made: Made | None = None,
+        parts_plan: PartsPlan | None = None,
     ) -> Runner:
         from mmgevent.job.job import Job
 
@@ -282,6 +336,8 @@ class BaseCluster(ABC):
         try:
             if made is not None:
                 runner.leave_out(made)
+            if parts_plan is not None:
+                runner.write_parts(parts_plan)
             runner.check()
         except BaseException:
             runner.close()

@@ -21,7 +21,7 @@ from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob
-from mmgevent.driver.runners.decoding import decode_segments
+from mmgevent.driver.runners.decoding import decode_segments, find_receipt
 from mmgevent.driver.server_figures import read_progress, read_stats
 from mmgevent.errors import (
     JobError,
@@ -45,7 +45,7 @@ from mmgevent.wire.positions import entry_of
 from mmgevent.wire.prints import is_printed
 
 if TYPE_CHECKING:
-    pass
+    from mmgevent.job.outputs.parts_plan import PartsPlan
 
 #: Time to gather batches before they are sent, seconds. Otherwise each tiny batch would cost a
 #: system call.
@@ -66,6 +66,8 @@ class Part(NamedTuple):
     data: bytes
     #: the partitions whose results have all been received with this part
     ends: tuple[int, ...] = ()
+    #: all partitions of the task
+    of_task: tuple[int, ...] = ()
     #: what the task counted, with its last part
     counters: Mapping[str, int] = MappingProxyType({})
 
@@ -86,8 +88,13 @@ class Submission:
         *,
         keeps: bool = False,
         source: int | None = None,
+        plan: PartsPlan | None = None,
     ):
-        """`keeps`: the results stay on the server. `source`: number of a job whose results are the input."""
+        """`keeps`: the results stay on the server. `source`: number of a job whose results are the input.
+
+        `plan`: where executors write parts of the results, if they do.
+        """
+        self._plan = plan
         self._state = state
         self._packed = packed
         self._feeder = feeder
@@ -407,8 +414,14 @@ class Submission:
                 self._state.notice_skipped(failure.get("key"), failure)
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
-        part = self._parts[0]
-        yield from decode_segments(part.data, self._packed.plain)
+        part, receipt = self._parts[0], None
+        if self._plan is not None:
+            receipt = find_receipt(part.data, self._plan, part.of_task, self._state.partitions or 0)
+        if receipt is None:
+            yield from decode_segments(part.data, self._packed.plain)
+        else:
+            yield receipt, None
+            self._state.delivered.update(part.of_task)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
         self._state.signals.counters.add(part.counters)
@@ -505,6 +518,7 @@ class _Incoming:
         self.counters = counters
         self.worker = worker
         self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
+        self._partitions = tuple(partition for partition, _, _ in parts)
         self._missing = sum(n_bytes for _, n_bytes, _ in parts)
         self._buffer = bytearray()
         self._window = ReceiveWindow(RESULT_WINDOW)
@@ -523,7 +537,7 @@ class _Incoming:
         whole = []
         while self._parts and len(self._buffer) >= self._parts[0][1]:
             partition, n_bytes = self._parts.popleft()
-            whole.append(Part(partition, bytes(self._buffer[:n_bytes])))
+            whole.append(Part(partition, bytes(self._buffer[:n_bytes]), (), self._partitions))
             del self._buffer[:n_bytes]
         return whole
 

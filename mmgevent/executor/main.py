@@ -21,11 +21,14 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
-from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
+from mmgevent.executor.attempt import TaskRunner
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.plain_rules import read_plain_rules
 from mmgevent.executor.prints import PrintedFile
+from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.executor.status_page import StatusPage, write_stacks_on_signal
 from mmgevent.job.functions import Functions
+from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
@@ -127,6 +130,10 @@ class Executor:
             self._runner.plain = read_plain_rules(options)
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
+            if parts := options.get("write_parts"):
+                from mmgevent.tasks import part_writer  # noqa: F401 - before user code can limit open files
+
+                self._runner.parts = PartsPlan(**parts)
             if options.get("logs") is True:
                 from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
 

@@ -26,6 +26,7 @@ from mmgevent.tasks.map_task import Decode, Emit, MapTask, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.records import SegmentError, decode_items, decode_results
 from mmgevent.tasks.reduce_task import ReducePart, ReduceTask
+from mmgevent.tasks.results import MakeWriter, ResultWriter
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -117,6 +118,7 @@ def run_reduce(
     scratch_dir: str | None = None,
     tunes_gc: bool = True,
     plain: PlainRules | None = None,
+    make_writer: MakeWriter = ResultWriter,
     clock: ItemClock | None = None,
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
@@ -128,6 +130,7 @@ def run_reduce(
         counts keys.
     scratch_dir: folder of the unlinked file for a partition that outgrows `memory_bytes`. None: the
         system's folder for temporary files.
+    make_writer: makes what takes the results, if they are not all emitted.
     The others are those of `run_map`.
 
     Raise TaskFailure, without an item, and SegmentError for damaged bytes. What `parts` and `emit`
@@ -142,6 +145,7 @@ def run_reduce(
         mark=mark,
         scratch_dir=scratch_dir,
         plain=plain,
+        make_writer=make_writer,
         clock=clock,
     )
     try:

@@ -24,6 +24,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.job.bundle import read_bundle
+from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.outputs.receipts import Receipt
+from mmgevent.tasks.part_writer import MIN_OWN_BYTES
 from mmgevent.tasks.records import decode_value
 from tests.oracle import plain_mapreduce
 from tests.waiting import wait_until
@@ -474,6 +477,30 @@ def poison(key, value):
 def good(*bad):
     items = {k: v for k, v in numbers(100).items() if v not in bad}
     return plain_mapreduce(items.items(), by_three, add)
+
+
+def long_text(key, values):
+    return "x" * MIN_OWN_BYTES
+
+
+@pytest.mark.parametrize("stages", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_executors_write_parts_themselves_where_the_engine_allows_that(cluster, tmp_path, stages):
+    job = mmg.Job(numbers(4), by_three, long_text, partitions=1)
+    if stages == 2:
+        job = mmg.Job(numbers(4), by_three, add).then(None, long_text, partitions=1)
+    came = []
+    with open_output(f"{tmp_path}/out/", job=job) as sink:
+        handle = cluster.submit(job, parts_plan=sink.plan_parts())
+        writes = handle._runner.parts_plan is not None
+        for key, value in handle.stream_to(sink):
+            came.append(type(key))
+            sink.write(key, value)
+    assert came == ([Receipt] if writes else [int] * 3)
+    told = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert sorted(os.listdir(tmp_path / "out")) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
+    lines = "".join((tmp_path / "out" / part["name"]).read_text() for part in told["parts"]).splitlines()
+    assert sorted(lines) == [f"{key}\t{long_text(key, [])}" for key in range(3)]
+    assert told["records"] == 3
 
 
 def test_poison_items_are_set_aside_and_named(cluster):
