@@ -78,7 +78,7 @@ class BaseCluster(ABC):
         with _opened(job_log) as out:
             runner = self._checked_runner(job, on_progress, on_notice, made, parts_plan)
         self._start_log(runner, out)
-        runner.state.logs.on_line = logs
+        runner.state.signals.logs.on_line = logs
         handle: JobHandle[K, V] = JobHandle(runner)
         if shown is not None:
             shown.watch(handle)
@@ -112,7 +112,7 @@ class BaseCluster(ABC):
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
-            runner.state.logs.on_line = logs
+            runner.state.signals.logs.on_line = logs
             with self._start_log(runner, out), closing(runner.records()) as records:
                 results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
                 return build_dict(keeping_bundle(runner, results))
@@ -135,7 +135,7 @@ class BaseCluster(ABC):
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
             runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
-        runner.state.logs.on_line = logs
+        runner.state.signals.logs.on_line = logs
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:

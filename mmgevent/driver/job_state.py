@@ -14,10 +14,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmgevent.driver.job_logs import JobLogs
 from mmgevent.driver.progress import PhaseClock, Progress, complete
 from mmgevent.driver.set_aside import SetAside
-from mmgevent.driver.signals import JobCounters
+from mmgevent.driver.signals import JobSignals
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
@@ -76,10 +75,8 @@ class JobState:
         self.progress = Progress()
         #: the figures of whatever runs the job, see `figures`
         self.stats: dict[str, Any] = {}
-        #: what the job's functions counted
-        self.counters = JobCounters()
-        #: what the job's functions printed
-        self.logs = JobLogs()
+        #: what the job's functions counted and printed
+        self.signals = JobSignals()
         #: how large the input is; None where nobody knows
         self.input_total: InputTotal | None = None
         self._clock = PhaseClock()
@@ -136,7 +133,7 @@ class JobState:
     def drop_callbacks(self) -> None:
         """Call the user's callbacks no more: one of them may not return."""
         self._on_progress, self._on_notice = None, log.debug
-        self.logs.on_line = None
+        self.signals.logs.on_line = None
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
@@ -183,7 +180,7 @@ class JobState:
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
         self.progress = self._completed(progress)
-        self.logs.deliver()
+        self.signals.logs.deliver()
         if self.job_log is not None:
             self.job_log.progress(self.progress)
         if self._on_progress is not None:
@@ -205,7 +202,7 @@ class JobState:
     def figures(self) -> dict[str, Any]:
         """Return what is known in numbers of the job, now or at its end; see `JobHandle.stats`."""
         figures = {**self.stats, "skipped": self.set_aside.count, "deaths": self.death_count}
-        if counters := self.counters.counts():
+        if counters := self.signals.counters.counts():
             figures["counters"] = counters
         total, progress = self.input_total, self.progress
         n_bytes = progress.bytes
@@ -290,7 +287,7 @@ class JobState:
     def restart(self) -> None:
         """Forget what belongs to the submission that was lost: its items are mapped again."""
         self.set_aside.clear()
-        self.counters.take_server({})
+        self.signals.counters.take_server({})
         self._named = 0
 
 

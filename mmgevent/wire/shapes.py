@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mmgevent.wire.limits import MAX_COUNTER_NAME_CHARS, MAX_COUNTERS
+from mmgevent.wire.limits import are_counters
 
 #: Bytes that the message which announces them may carry.
 MAX_INLINE_BYTES = 16 * 1024
@@ -64,14 +64,7 @@ FAILURE = Shape(
         and all(type(k) is str and (v is None or type(v) in (str, int)) for k, v in value.items())
     ),
 )
-COUNTERS = Shape(
-    f"an object of at most {MAX_COUNTERS + 1} integers from 0, names of at most {MAX_COUNTER_NAME_CHARS} characters",
-    lambda value: (
-        type(value) is dict
-        and len(value) <= MAX_COUNTERS + 1  # one more says that there are too many
-        and all(type(k) is str and len(k) <= MAX_COUNTER_NAME_CHARS and is_count(v) for k, v in value.items())
-    ),
-)
+COUNTERS = Shape("counts by name", lambda value: are_counters(value) and all(map(is_count, value.values())))
 COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(map(is_count, value)))
 STRINGS = Shape(
     "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)

@@ -253,7 +253,7 @@ class InlineRun:
                     if task is not None:
                         task.done(stats, skipping.count)
                     self._item_count += stats.items
-                    self._state.counters.add(stats.counters)
+                    self._state.signals.counters.add(stats.counters)
                     self._figures["mapped_records"] += stats.records
                     self._figures["retries"] += skipping.retried
                     self._count_skipped(skipping)
@@ -376,7 +376,7 @@ class InlineRun:
             plain=self._plain,
             clock=None if task is None else task.clock,
         )
-        self._state.counters.add(stats.counters)
+        self._state.signals.counters.add(stats.counters)
         self._figures["keys"] += stats.groups
         self._figures["cpu_ns"] += process_time_ns() - began_ns
         if task is not None:

@@ -125,7 +125,7 @@ class Runner(ABC):
             self.keep_bundle(error)
             raise
         finally:
-            self.state.logs.deliver()
+            self.state.signals.logs.deliver()
             self.close()
 
     @abstractmethod

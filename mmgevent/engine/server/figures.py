@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmgevent.tasks.counters import Totals
 from mmgevent.wire.shapes import MAX_INT
 
 #: Microseconds of a second: what workers report is finer than a millisecond.
@@ -24,8 +23,6 @@ class JobFigures:
         self.started_s = now
         #: when its reduce phase began, by `monotonic`; 0.0 before
         self.reduce_began_s = 0.0
-        #: counts of committed tasks, but for those that travel with their results
-        self.counters = Totals()
         #: items that were mapped, without those that were set aside
         self.items = 0
         #: records of mapfn

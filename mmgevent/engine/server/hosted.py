@@ -23,7 +23,7 @@ from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
-from mmgevent.engine.server.prints import JobPrints
+from mmgevent.engine.server.prints import HostedSignals
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.task_log import TaskLog
 from mmgevent.engine.server.terms import check_terms
@@ -141,7 +141,7 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
-        self.prints = JobPrints(self._send_prints)
+        self.signals = HostedSignals(self._send_prints)
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -225,7 +225,7 @@ class HostedJob:
         """Send the driver how far the job is, unless nothing changed."""
         figures = self.figures
         numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
-        numbers["counters"] = self.figures.counters.counts() or None
+        numbers["counters"] = self.signals.counters.counts() or None
         progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
@@ -248,7 +248,7 @@ class HostedJob:
         Results that are kept stay here.
         """
         self.delivery.send_all()
-        self.prints.end()
+        self.signals.prints.end()
         kept = self.kept
         if kept is not None:
             self.code.close()  # nothing of it runs any more
@@ -260,7 +260,7 @@ class HostedJob:
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
                 **self.stats(),
-                "counters": self.figures.counters.counts(),
+                "counters": self.signals.counters.counts(),
             },
         )
 

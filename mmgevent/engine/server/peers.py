@@ -154,7 +154,7 @@ class WorkerPeer(Peer):
         elif type_ == "printed":
             job = self._conductor.jobs.get(frame.job)
             if job is not None and frame.job in self._worker.jobs:
-                job.prints.take(self.link.name, message, time.monotonic())
+                job.signals.prints.take(self.link.name, message, time.monotonic())
         elif type_ == "leaving":
             self._conductor.drain_worker(self._worker)
         elif type_ == "examined":
