@@ -99,14 +99,13 @@ class BaseCluster(ABC):
         `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
         KeyboardInterrupt cancels the job.
         """
-        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
+        from mmgevent.driver.results import build_dict, results_of
 
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
             with self._start_log(runner, out), closing(runner.records()) as records:
-                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
-                return build_dict(keeping_bundle(runner, results))
+                return build_dict(results_of(runner, records))
         from mmgevent.driver.showing import check_progress
 
         check_progress(progress)
@@ -117,7 +116,7 @@ class BaseCluster(ABC):
     def _run_shown(
         self, job: Job[K, V], on_notice: OnNotice | None, job_log: str | os.PathLike[str] | LogFile | None
     ) -> dict[K, V]:
-        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
+        from mmgevent.driver.results import build_dict, results_of
 
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
@@ -125,8 +124,7 @@ class BaseCluster(ABC):
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:
-                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
-                return build_dict(keeping_bundle(runner, results))
+                return build_dict(results_of(runner, records))
         except BaseException as error:
             ended = error
             raise
