@@ -9,9 +9,7 @@ by segment. Output waits for credit before more of it is made.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.status_page import StatusPage
+from mmgevent.executor.terminal import flush_prints
 from mmgevent.executor.used import Used
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
@@ -119,7 +118,7 @@ class TaskRunner:
                 stats = self._run_task(functions, attempt, message, skipping)
             finally:
                 if self._page is not None:
-                    _flush_prints()
+                    flush_prints()
             seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
             told = {} if used is None else used.fields()
             if self.clock is not None:
@@ -202,13 +201,6 @@ class TaskRunner:
         except TaskFailure as failure:
             add_item(failure, decode, lo)
             raise
-
-
-def _flush_prints() -> None:
-    """Write what functions printed without a line end: this process may be killed next."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()
 
 
 class AttemptRun:
