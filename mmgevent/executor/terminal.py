@@ -6,7 +6,6 @@ other results than inline, without a word. A debugger would quit.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
@@ -44,10 +43,3 @@ def _refuse_breakpoint(*args: Any, **kwargs: Any) -> Any:
     if os.environ.get("PYTHONBREAKPOINT", "") not in _PDB:
         return sys.__breakpointhook__(*args, **kwargs)
     raise NoTerminalError("breakpoint() was called in an executor, which has no terminal")
-
-
-def flush_prints() -> None:
-    """Write what functions printed without a line end: this process may be killed next."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()

@@ -22,14 +22,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.batching import next_size
+from mmgevent.driver.packing import with_parts
 from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
-from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.decoding import decode_flushes, find_receipt_in_flush
 from mmgevent.driver.runners.lookout import Lookout
 from mmgevent.driver.runners.map_tasks import (
     BUDGET_S,
@@ -44,6 +45,9 @@ from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.partition_sets import encode_partitions
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.parts_plan import PartsPlan
 
 log = get_log(__name__)
 
@@ -168,6 +172,11 @@ class FuturesRunner(BoxedRunner):
     def check(self) -> None:
         """Raise what prevents the job from running on the engine."""
         self._futures.check()
+
+    def write_parts(self, plan: PartsPlan) -> None:
+        """Let executors write parts of the results."""
+        if (packed := with_parts(self._packed, plan)) is not None:
+            self._packed, self.parts_plan = packed, plan
 
     def run(self) -> Generator[tuple[Any, Any], None, None]:
         """Map, then reduce.  See `Runner.run`."""
@@ -316,10 +325,19 @@ class FuturesRunner(BoxedRunner):
                     futures.forget([data])
                 if report.records:
                     results = report.carried[0] if report.carried else futures.get(data)
-                    yield from decode_flushes(results, self.plain)
+                    yield from self._read(results, made)
                 self.state.delivered.update(made)
                 self.state.end_partitions(made)
         futures.forget(outputs.tokens())
+
+    def _read(self, results: Any, partitions: tuple[int, ...]) -> Iterator[tuple[Any, Any]]:
+        if self.parts_plan is not None:
+            of = self.state.partitions or 0
+            receipt = find_receipt_in_flush(results, self.parts_plan, partitions, of)
+            if receipt is not None:
+                yield receipt, None
+                return
+        yield from decode_flushes(results, self.plain)
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
         self.state.check_cancelled()

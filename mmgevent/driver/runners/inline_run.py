@@ -16,7 +16,7 @@ from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.progress import Progress
-from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.decoding import decode_flushes, whole_segments
 from mmgevent.driver.runners.pieces import MapPiece, ended_by, note_item
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
 from mmgevent.engine.server.store import JobStore
@@ -27,8 +27,9 @@ from mmgevent.job.job import Job
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import NOT_IN_SETUP, refusing
 from mmgevent.tasks.map_task import TaskStats
-from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
+from mmgevent.tasks.records import encode_value
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES, SignalTeller, Skipping
 from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
@@ -176,7 +177,8 @@ class InlineRun:
         if setupfn is None:
             return
         try:
-            setupfn()
+            with refusing("setupfn", NOT_IN_SETUP):
+                setupfn()
         except BaseException as error:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
@@ -239,6 +241,7 @@ class InlineRun:
                     if task is not None:
                         task.done(stats, skipping.count)
                     self._item_count += stats.items
+                    self._state.counters.add(stats.counters)
                     self._figures["mapped_records"] += stats.records
                     self._figures["retries"] += skipping.retried
                     self._count_skipped(skipping)
@@ -353,7 +356,7 @@ class InlineRun:
         began_ns = process_time_ns()
         stats = run_reduce(
             self._functions,
-            [(partition, n_bytes, self._segments(partition))],
+            [(partition, n_bytes, whole_segments(self._store.read_partition(partition)))],
             partitions=self._partitions,
             memory_bytes=self._record_bytes,
             emit=flushes.append,
@@ -361,6 +364,7 @@ class InlineRun:
             plain=self._plain,
             clock=None if task is None else task.clock,
         )
+        self._state.counters.add(stats.counters)
         self._figures["keys"] += stats.groups
         self._figures["cpu_ns"] += process_time_ns() - began_ns
         if task is not None:
@@ -384,15 +388,6 @@ class InlineRun:
         cause = failure.__cause__
         if cause is not None and self._signals.is_of_signal(cause):
             raise cause
-
-    def _segments(self, partition: int) -> Iterator[bytes]:
-        """Yield whole segments; the store gives pieces of them."""
-        buffer = bytearray()
-        for piece in self._store.read_partition(partition):
-            buffer += piece
-            while len(buffer) >= SEGMENT_HEADER_BYTES and len(buffer) >= (size := segment_size(buffer)):
-                yield bytes(memoryview(buffer)[:size])
-                del buffer[:size]
 
 
 def _mark_nothing(index: int, key: Any) -> None:
