@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
     if arguments.replay:
-        return _replay(arguments)
+        return replay.run_replay(NAME, arguments)
     inline = is_inline(arguments)
     if arguments.pdb and not inline:
         refuse(
@@ -192,18 +192,6 @@ def _run_inline(arguments: Arguments, results: Results, closing: Closing, job_lo
 
         return debug(NAME, error)
     return 0
-
-
-def _replay(arguments: Arguments) -> int:
-    replay.refuse_others(NAME, arguments)
-    try:
-        return replay.run_replay(NAME, arguments)
-    except MmgeventError as error:
-        if not arguments.pdb or error.exit_code == FAULT:
-            raise
-        from mmgevent.cli.debugging import debug  # rarely needed
-
-        return debug(NAME, error)
 
 
 def _try(arguments: Arguments, count: int) -> int:

@@ -92,8 +92,6 @@ class JobState:
         self.is_cancelled = False
         #: the log of the job, if it keeps one
         self.job_log: JobEvents | None = None
-        #: until when the job's thread may need time to keep a bundle of its failure
-        self.keeps_until_s = 0.0
         #: the error that has ended the job; its thread may not know yet
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's
