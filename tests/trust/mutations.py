@@ -1231,8 +1231,8 @@ MUTATIONS = [
     # what workers say
     Mutation(
         "notices of workers do not flood the user",
-        "driver/job_state.py",
-        "if self._notices_of_others > MAX_NOTICES:",
+        "driver/notices.py",
+        "if self._of_others > MAX_NOTICES:",
         "if False:",
         (
             "trust/test_hostile_worker.py::test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user",
