@@ -19,6 +19,9 @@ Layout, little-endian:
        149   106  zeros
        255     1  u8: 1 while several items run at once
 
+Behind the page the file has an area for stacks. The executor keeps it open, and faulthandler
+writes there, without Python, when STACK_SIGNAL is received.
+
 Writing must be cheap, since it happens once for each item: `_speedups.make_mark` does it. A str, an int and
 the (path, offset) of a line are written as they are. A key of another type is rendered only if the
 item before took so long that the cost does not matter.
@@ -26,9 +29,11 @@ item before took so long that the cost does not matter.
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import mmap
 import os
+import signal
 import struct
 from time import monotonic
 from typing import Any, NamedTuple
@@ -49,6 +54,16 @@ from mmgevent.machine.resources import create_nameless_file
 
 #: Size of a status page, bytes.
 PAGE_BYTES = 256
+
+#: Where the stacks begin in the file of a page, bytes: behind the pages of memory of the page.
+STACK_OFFSET = 64 * 1024
+
+#: Size of the stacks, bytes: some 50 of them. No memory is used before there is one.
+STACK_AREA_BYTES = 256 * 1024
+
+#: Signal on which an executor writes its stack; None if the system has none to spare. Nobody uses
+#: it by accident, as SIGUSR1 is used.
+STACK_SIGNAL: int | None = getattr(signal, "SIGRTMAX", None) and int(signal.SIGRTMAX) - 7
 
 #: Item number that means: on no item yet.
 NO_ITEM = 2**64 - 1
@@ -101,8 +116,8 @@ class StatusPage:
     One side makes the page with `create`. The other side opens it by its descriptor.
     """
 
-    def __init__(self, fd: int):
-        self._map = mmap.mmap(fd, PAGE_BYTES)
+    def __init__(self, fd: int, map_bytes: int = PAGE_BYTES):
+        self._map = mmap.mmap(fd, map_bytes)
         #: `mark(item, key)` says that the item at this position, with this key, begins now
         self.mark = make_mark(self._map, self.show, _end_of)
 
@@ -111,8 +126,8 @@ class StatusPage:
         """Make a page. Return it, and a close-on-exec descriptor of it that the caller owns."""
         fd = create_nameless_file("mmgevent-page")
         try:
-            os.ftruncate(fd, PAGE_BYTES)
-            page = cls(fd)
+            os.ftruncate(fd, STACK_OFFSET + STACK_AREA_BYTES)
+            page = cls(fd, STACK_OFFSET + STACK_AREA_BYTES)
         except OSError:  # mmap needs a descriptor of its own, and there may be none
             os.close(fd)
             raise
@@ -176,6 +191,10 @@ class StatusPage:
 
     # -- the worker's side
 
+    def stacks(self) -> bytes:
+        """Return all stacks that the executor has written, one behind the other."""
+        return self._map[STACK_OFFSET:].rstrip(b"\0")
+
     def read(self) -> Position:
         """Return where the executor is.
 
@@ -208,6 +227,16 @@ class StatusPage:
         """In a forked child: write to memory that nobody reads. The next item is refused."""
         self._map.close()
         self._map = mmap.mmap(-1, PAGE_BYTES)
+
+
+def write_stacks_on_signal(fd: int) -> None:
+    """Let this process write its Python stack behind its page when STACK_SIGNAL is received.
+
+    The descriptor must stay open.
+    """
+    if STACK_SIGNAL is not None:
+        os.lseek(fd, STACK_OFFSET, os.SEEK_SET)
+        faulthandler.register(STACK_SIGNAL, file=fd, all_threads=True, chain=False)
 
 
 def _end_of(path: str) -> bytes:

@@ -247,6 +247,7 @@ class CarefulMapping:
         it. An item that is set aside has none.
         """
         for _ in range(self._skipping.retries):
+            self._skipping.retried += 1
             key, value = self._originals.item(position, key, value)
             self._mark(position, key)
             try:
@@ -302,6 +303,7 @@ class CarefulMapping:
                     self._set_aside(position, key, value, error)
                     return {}, 0, None
             tries -= 1
+            self._skipping.retried += 1
             key, value = self._originals.item(position, key, value)
             self._mark(position, key)
             records = self._begin(key, value)
