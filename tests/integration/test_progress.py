@@ -171,7 +171,9 @@ def test_bytes_of_a_failed_job_are_those_that_were_mapped(commands):
 
 def test_a_summary_never_replaces_the_results(commands):
     job = commands.write("job.py", WAITS)
-    code, stderr = whole(commands, "-o", "out.json", "--summary", "./out.json", job, "job.py")
+    code, stderr = whole(
+        commands, "--format", "jsonl", "-o", "out.json", "--summary", "./out.json", job, "job.py"
+    )
     assert code == 2
     assert "--summary and -o are the same file" in stderr
     assert not (commands.folder / "out.json").exists()
