@@ -118,7 +118,7 @@ def _write_report(command: str, arguments: Arguments, path: str, digest: Digest)
 
     made = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(made, "w", encoding="utf-8") as file:
+        with open(made, "x", encoding="utf-8") as file:  # a link that somebody made there is not followed
             file.write(make_page(digest.data()))
         os.replace(made, path)
     except OSError as error:

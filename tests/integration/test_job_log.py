@@ -9,6 +9,9 @@ import time
 import pytest
 
 import mmgevent as mmg
+from mmgevent.cli import job_records
+from mmgevent.cli.options import Arguments
+from mmgevent.report.digest import Digest
 from mmgevent.report.embedded import read_data
 from tests.waiting import wait_until
 
@@ -159,6 +162,16 @@ def test_a_report_replaces_no_pipe_or_device_and_no_link(commands):
     assert commands.run("run", "--report", link, job).returncode == 1
     assert link.is_symlink()
     assert read_data(str(commands.folder / "real.html"))["outcome"] == "failed"
+
+
+def test_a_link_in_the_way_of_a_report_is_not_followed(tmp_path, capsys):
+    target, report = tmp_path / "target", tmp_path / "a.html"
+    target.write_text("kept")
+    (tmp_path / f"a.html.{os.getpid()}.tmp").symlink_to(target)
+    job_records._write_report("mmg-run", Arguments([], {"quiet": False}, {}), str(report), Digest())
+    assert target.read_text() == "kept"
+    assert not report.exists()
+    assert "cannot be written: File exists" in capsys.readouterr().err
 
 
 def test_paths_that_cannot_be_written_end_mmg_run_before_the_job(commands):
