@@ -144,9 +144,14 @@ class TaskTally(Tally):
                 self._sums[name] = self._sums.get(name, 0) + n
             self._open.clear()
 
-    def drop(self) -> None:
-        """Forget what was counted since the last item, or since `keep`: it has failed."""
+    def drop(self, position: int | None) -> None:
+        """Forget what the item at this position has counted: it has failed.
+
+        Without a position, as in calls of many items, forget what was counted since `keep`.
+        """
         with self._lock:
+            if self._items is not None and position not in (None, self._open_at):
+                self.keep()  # an item before this one has counted, and is done
             self._open.clear()
 
     def counts(self) -> dict[str, int]:
@@ -282,11 +287,11 @@ def keep_counts() -> None:
         place.keep()
 
 
-def drop_counts() -> None:
-    """Drop the counts of an item or call that has failed."""
+def drop_counts(position: int | None = None) -> None:
+    """Drop the counts of the item at a position, or without one of a call, that has failed."""
     place = _place.get()
     if isinstance(place, TaskTally):
-        place.drop()
+        place.drop(position)
 
 
 def with_place(context: Context | None) -> Context | None:

@@ -52,6 +52,18 @@ def test_items_that_are_set_aside_do_not_count_and_others_count_once():
     assert counts_of(mapfn, enumerate(range(9)), max_skipped=5) == {"begun": 6, "good": 12}
 
 
+@pytest.mark.parametrize("retries", [0, 2])
+def test_an_item_that_fails_before_it_counts_takes_no_count_of_others_along(retries):
+    def mapfn(key, value):
+        if value % 3 == 0:
+            raise ValueError(value)
+        counter("good").add()
+        yield key, 1
+
+    assert counts_of(mapfn, enumerate(range(10)), retries=retries, max_skipped=5) == {"good": 6}
+    assert counts_of(lambda k, v: list(mapfn(k, v)), enumerate(range(10)), max_skipped=5) == {"good": 6}
+
+
 @pytest.mark.parametrize("records", [1, 5000])  # more than are taken into a list, too
 def test_a_try_that_failed_does_not_count(records):
     tries = {}
