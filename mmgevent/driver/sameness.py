@@ -129,7 +129,7 @@ def _hold_same(one: Any, other: Any, depth: int, seen: Seen) -> bool:
         )
     if isinstance(one, (set, frozenset)):
         return len(one) == len(other) and _match(one - other, other - one, depth, seen)
-    if dataclasses.is_dataclass(one) and one.__dataclass_params__.eq:  # type: ignore[attr-defined] # a class made by dataclasses
+    if dataclasses.is_dataclass(one) and getattr(one, "__dataclass_params__").eq:  # noqa: B009 - typing does not know it
         names = [field.name for field in dataclasses.fields(one) if field.compare]
         return all(_are_same(getattr(one, name), getattr(other, name), depth, seen) for name in names)
     try:
