@@ -284,7 +284,8 @@ class Scheduler:
             ledger.worker_answered(now)
         counts = ledger.input
         if skipped:
-            counts.count_skipped(skipped, failure)
+            is_placed = failure and batch is not None
+            counts.count_skipped(skipped, {**failure, "batch": batch_number} if is_placed else failure)
         if batch is None:
             ledger.count_reduce()
         elif counts.count_mapped(batch, task.open_entries, items):
