@@ -167,11 +167,9 @@ def test_a_job_of_which_too_much_fails_leaves_its_last_item(cluster, tmp_path, w
         max_skipped=max_skipped,
         bundles=tmp_path / "kept",
     )
+    run = (lambda: mmg.run(job, inline=True)) if where == "inline" else (lambda: cluster.run(job))
     with pytest.raises(mmg.TooManySkippedError) as caught:
-        if where == "inline":
-            mmg.run(job, inline=True)
-        else:
-            cluster.run(job, on_notice=lambda text: None)
+        run()
     bundle = read_bundle(caught.value.bundle)
     assert decode_value(bundle.sections["input"])[1] in str(caught.value)
     assert replay(caught.value.bundle).returncode == 1

@@ -284,8 +284,9 @@ class Scheduler:
             ledger.worker_answered(now)
         counts = ledger.input
         if skipped:
-            is_placed = failure and batch is not None
-            counts.count_skipped(skipped, {**failure, "batch": batch_number} if is_placed else failure)
+            if failure and batch is not None:
+                failure = {**failure, "batch": batch_number}  # beside its position
+            counts.count_skipped(skipped, failure)
         if batch is None:
             ledger.count_reduce()
         elif counts.count_mapped(batch, task.open_entries, items):
