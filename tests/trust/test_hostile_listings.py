@@ -1,5 +1,6 @@
 """A server that answers whoever looks with nonsense: commands and the dashboard say so, and go on or end."""
 
+import contextlib
 import json
 import re
 import signal
@@ -39,17 +40,30 @@ NONSENSE = {
     "no server": ({"ask": {"type": "answer", "found": {}}}, "says nothing of itself"),
     "endless times": ({"ask": of_server({**SERVER, "since": float("inf"), "segment_bytes": 10**400})}, ""),
     "endless loads": (
-        {"list_workers": of_workers({**WORKER, "cores": float("inf"), "memory_bytes": 10**400, "since": -1e308})},
+        {
+            "list_workers": of_workers(
+                {**WORKER, "cores": float("inf"), "memory_bytes": 10**400, "since": -1e308}
+            )
+        },
         "",
     ),
     "endless jobs": (
-        {"list_jobs": of_jobs({**JOB, "left_s": float("inf"), "percent": 10**400, "spilled_bytes": 10**400,
-                               "since": float("-inf")})},
+        {
+            "list_jobs": of_jobs(
+                {
+                    **JOB,
+                    "left_s": float("inf"),
+                    "percent": 10**400,
+                    "spilled_bytes": 10**400,
+                    "since": float("-inf"),
+                }
+            )
+        },
         "",
-    ),  # fmt: skip
+    ),
     "a number that is none": ({"list_workers": of_workers({**WORKER, "slots": 10**400})}, "without 'slots'"),
     "pages that go back": ({"list_jobs": of_jobs(JOB, next=0)}, "lists without end"),
-}  # fmt: skip
+}
 
 
 class Liar:
@@ -101,10 +115,16 @@ def test_pages_without_rows_and_without_end_are_not_read_for_ever(commands):
     assert done.returncode not in (0, 70)
 
 
+@contextlib.contextmanager
 def open_dashboard(commands, where):
+    """Start a dashboard; end it before its server ends, since it would connect again."""
     dashboard = commands.start("dashboard", where)
     match = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]+)\n", dashboard.stdout.readline())
-    return SimpleNamespace(process=dashboard, port=int(match[1]), token=match[2])
+    try:
+        yield SimpleNamespace(process=dashboard, port=int(match[1]), token=match[2])
+    finally:
+        dashboard.terminate()
+        dashboard.wait(PATIENCE_S)
 
 
 def fetch(place, path):
@@ -115,8 +135,7 @@ def fetch(place, path):
 @pytest.mark.parametrize("name", [name for name in NONSENSE if name != "no server"])
 def test_a_dashboard_shows_what_makes_sense_and_lives_on(commands, name):
     answers, words = NONSENSE[name]
-    with hostile_server(Liar(**answers)) as server:
-        place = open_dashboard(commands, server.where)
+    with hostile_server(Liar(**answers)) as server, open_dashboard(commands, server.where) as place:
         if words:
             wait_until(lambda: words in fetch(place, "/health")[1].decode())
         else:
@@ -133,8 +152,7 @@ def fetch_status(place):
 
 def test_a_dashboard_outlives_a_server_that_says_nothing_of_itself_any_longer(commands):
     liar = Liar()
-    with hostile_server(liar) as server:
-        place = open_dashboard(commands, server.where)
+    with hostile_server(liar) as server, open_dashboard(commands, server.where) as place:
         liar.answers["ask"] = {"type": "answer", "found": {}}
         wait_until(lambda: b"says nothing of itself" in fetch(place, "/health")[1])
         liar.answers["ask"] = of_server(SERVER)
@@ -154,8 +172,7 @@ def test_a_signal_ends_what_waits_for_a_server_with_one_line(commands, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_dashboard_with_one_line(commands, number):
-    with hostile_server(Liar()) as server:
-        place = open_dashboard(commands, server.where)
+    with hostile_server(Liar()) as server, open_dashboard(commands, server.where) as place:
         place.process.send_signal(number)
         _, stderr = place.process.communicate(timeout=PATIENCE_S)
     *_, last = stderr.splitlines()
