@@ -41,6 +41,12 @@ from mmgevent.wire.messages import control, decode_message
 #: Time to connect, and for each answer, seconds. A server waits 10 s for a stack.
 PATIENCE_S = 20.0
 
+#: What to do where nobody listens.
+_NO_SERVER = (
+    "no server runs there: give mmg-run --listen PORT to look at its job, and of the hosts of --elect "
+    "name the one that was elected"
+)
+
 
 @contextlib.contextmanager
 def looking_at(
@@ -51,7 +57,12 @@ def looking_at(
     Raises ConnectError, AuthenticationError, PasswordError, VersionMismatchError.
     """
     _leave_signals_to_main()
-    sock = tls.connect(address, derive_key(password), "driver", certificates=certificates)
+    try:
+        sock = tls.connect(address, derive_key(password), "driver", certificates=certificates)
+    except ConnectError as error:
+        if not isinstance(error.__cause__, ConnectionRefusedError):
+            raise
+        raise ConnectError(f"{error}; {_NO_SERVER}") from error
     with contextlib.closing(sock):
         looker = Looker(sock, format_address(address))
         looker.greet()

@@ -233,6 +233,7 @@ def test_nobody_there_is_said(place):
     done = look(place, "status", "127.0.0.1:1")
     assert done.returncode == 3
     assert "cannot connect to 127.0.0.1:1" in done.stderr
+    assert "give mmg-run --listen PORT" in done.stderr
 
 
 def test_names_of_others_drive_no_terminal_and_ambiguous_ones_are_refused(place):
