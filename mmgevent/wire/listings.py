@@ -15,12 +15,10 @@ people: show them with `shown`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from mmgevent.errors import ProtocolError
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
-
-Row = TypeVar("Row")
 
 #: Questions about no job.
 QUESTIONS = ("list_workers", "list_jobs", "ask")
@@ -146,9 +144,9 @@ class Paging:
 def read_listing(
     ask: Callable[..., dict[str, Any]],
     question: str,
-    clean: Callable[[dict[str, Any]], Row] = lambda row: row,  # type: ignore[assignment]
+    clean: Callable[[dict[str, Any]], Any] = dict,
     **fields: Any,
-) -> list[Row]:
+) -> list[Any]:
     """Return all rows of a listing, page by page; `ask(question, **fields)` returns one answer.
 
     `clean(row)` makes a row what is returned of it; nothing else of an answer is kept.
@@ -156,7 +154,7 @@ def read_listing(
     Raises ProtocolError if the server never comes to an end.
     """
     paging = Paging()
-    rows: list[Row] = []
+    rows: list[Any] = []
     while True:
         answer = ask(question, **paging.fields, **fields)
         is_last = paging.is_last(answer)
