@@ -219,6 +219,7 @@ mapping_next(struct mapping *self)
             return NULL;
         }
         if (map_next(module, self) <= 0) {
+            Py_CLEAR(self->source.items);
             return NULL;
         }
     }
@@ -307,9 +308,6 @@ streaming_next(struct streaming *self)
                 return record;
             }
             Py_CLEAR(self->output);
-        }
-        if (self->source.items == NULL) {
-            return NULL;
         }
         if (source_take(&self->source, &position, &key, &value) <= 0) {
             return stream_end(self);
