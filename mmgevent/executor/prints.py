@@ -154,9 +154,10 @@ def flush_prints() -> bool:
 
     Return whether there is something in the pipe that the worker has not read.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()
+    # A function may have put an object of its own in the place of ours, and hold ours in it.
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(Exception):  # closed, or an object of the user that raises anything
+            stream.flush()  # type: ignore[union-attr]
     unread = array.array("i", [0])
     try:
         fcntl.ioctl(1, termios.FIONREAD, unread)
