@@ -8,7 +8,7 @@ from typing import Any
 from mmgevent.driver.job_logs import JobLogs
 from mmgevent.errors import ProtocolError
 from mmgevent.tasks.counters import Totals, check_names, sum_counts
-from mmgevent.wire.messages import COUNTERS
+from mmgevent.wire.shapes import COUNTERS
 
 
 class JobSignals:

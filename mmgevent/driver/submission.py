@@ -39,10 +39,11 @@ from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.failures import bound
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.partition_sets import encode_partitions
 from mmgevent.wire.positions import entry_of
 from mmgevent.wire.prints import is_printed
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parts_plan import PartsPlan

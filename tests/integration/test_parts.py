@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -246,6 +247,7 @@ def test_who_sees_the_folder_and_cannot_write_there_sends_results(cluster, tmp_p
 
 
 def keep_files_small():
+    sys.dont_write_bytecode = True  # it would be cut short
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIN_OWN_BYTES // 2, MIN_OWN_BYTES // 2))
 
 

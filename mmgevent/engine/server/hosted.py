@@ -153,11 +153,7 @@ class HostedJob:
         self.done_by: tuple[int, ...] = ()
         #: {task: the worker that says it fails}, while another tries it
         self.doubts: dict[int, int] = {}
-        #: When it was submitted, by `monotonic`.
-        self.started_s = time.monotonic()
-        #: When its reduce phase began, by `monotonic`; 0.0 before.
-        self.reduce_began_s = 0.0
-        self.figures = JobFigures(self.started_s)
+        self.figures = JobFigures(time.monotonic())
         self._last_progress: dict[str, Any] = {}
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
@@ -271,7 +267,7 @@ class HostedJob:
     def stats(self) -> dict[str, Any]:
         """Return the figures so far, for the driver."""
         return {
-            "seconds": time.monotonic() - self.started_s,
+            "seconds": time.monotonic() - self.figures.started_s,
             "map_seconds": self.input.seconds_done,
             "spilled_bytes": self.store.spilled_bytes,
             **self.figures.as_stats(),
