@@ -108,7 +108,12 @@ def test_marks_of_both_streams_are_one_sequence(page, printing):
     out, written, fd = printing
     page.begin(1)
     with io.TextIOWrapper(io.BufferedWriter(PrintedFile(fd, page)), line_buffering=True) as err:
-        for stream, text, is_alone in ((out, "1", True), (err, "2", False), (out, "3", True), (err, "4", True)):
+        for stream, text, is_alone in (
+            (out, "1", True),
+            (err, "2", False),
+            (out, "3", True),
+            (err, "4", True),
+        ):
             page.show(0, "a", 1.0, is_alone=is_alone)
             stream.write(f"{text}\n")
     reader = PrintReader(page.token)
