@@ -7,7 +7,6 @@ from typing import Any
 
 from mmgevent.errors import ProtocolError
 from mmgevent.tasks.counters import Totals
-from mmgevent.wire.messages import MAX_INT
 from mmgevent.wire.prints import (
     JOB_BURST_BYTES,
     JOB_BYTES_A_S,
@@ -16,6 +15,7 @@ from mmgevent.wire.prints import (
     MAX_MESSAGE_LINES,
     Budget,
 )
+from mmgevent.wire.shapes import MAX_INT
 
 
 class JobPrints:

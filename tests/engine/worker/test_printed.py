@@ -10,8 +10,9 @@ from mmgevent.engine.worker.printed import MAX_WAITING_BYTES, PrintReader
 from mmgevent.errors import ProtocolError
 from mmgevent.executor.prints import MarkedBytes, PrintedFile, name_place
 from mmgevent.executor.status_page import StatusPage
-from mmgevent.wire.messages import MAX_INT, control
+from mmgevent.wire.messages import control
 from mmgevent.wire.prints import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_LINES, is_printed
+from mmgevent.wire.shapes import MAX_INT
 
 
 @pytest.fixture
