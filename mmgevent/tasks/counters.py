@@ -34,6 +34,9 @@ NOT_IN_FINISH = "it runs in your program; count in a variable of your own"
 #: Longest wrong name or number in a message, characters.
 _SHOWN_CHARS = 40
 
+#: Largest wrong number that is written in digits, bits. Python refuses those of 14,000 bits.
+_SHOWN_BITS = 1024
+
 
 class Counter:
     """A count by name. Every Counter of a name counts the same thing."""
@@ -333,5 +336,7 @@ def _check_number(name: str, n: Any) -> int:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:  # repr may refuse it
+        return f"an int of {value.bit_length():,} bits"
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

@@ -220,6 +220,7 @@ def test_whole_numbers_of_all_kinds_count_and_others_are_refused_by_name():
             ("1", "not str"),
             (None, "not NoneType"),
             (-1, "can only grow, by 0 to 9223372036854775807, not by -1"),
+            (10**5000, "not by an int of 16,610 bits"),
             (2**63, "not by 9223372036854775808"),
             (10**100, r"not by 1000000000000000000000000000000000000000\.\.\."),
         ):
