@@ -30,6 +30,7 @@ from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
 from mmgevent.driver.runners.spark_jvm import end_jvm
 from mmgevent.driver.runners.spark_knock import knock
 from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
+from mmgevent.machine.logs import get_log
 
 #: Variable by which pyspark knows that a process uses Connect.
 _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
@@ -67,6 +68,8 @@ LOCAL_SETTINGS = {
 }
 
 T = TypeVar("T")
+
+log = get_log(__name__)
 
 
 class SparkWorkers(NamedTuple):
@@ -133,7 +136,7 @@ class OpenSession:
     def close(self) -> None:
         """End the session if it is ours; else give it back as it was."""
         if self._restore is not None:
-            self._restore()
+            _leave(self._restore)
         if self._end is not None:
             self._end()
 
@@ -322,7 +325,7 @@ def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
         undo.pop_all()
 
     def end() -> None:
-        session.stop()
+        _leave(session.stop)
         forget_connect()
 
     return session, end
@@ -338,6 +341,14 @@ def _await_answer(where: str) -> None:
             grpc.channel_ready_future(channel).result(ANSWER_S)
         except grpc.FutureTimeoutError as error:
             raise ConnectError(f"no answer came for {ANSWER_S:g} s: is Spark Connect there?") from error
+
+
+def _leave(action: Callable[[], None]) -> None:
+    """Give a session back, or end it.  One that is lost needs neither, and its jobs have said so."""
+    try:
+        action()
+    except Exception as error:
+        log.info("%s does not answer at the end of a session: %s", ENGINE, explain(error))
 
 
 def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:
@@ -368,7 +379,7 @@ def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple
             signal.signal(signal.SIGINT, on_interrupt)
 
     def end() -> None:
-        session.stop()
+        _leave(session.stop)
         if not had_jvm:
             end_jvm()
 
