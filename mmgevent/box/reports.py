@@ -43,6 +43,8 @@ class Report(NamedTuple):
     items: int = 0
     #: records of the output
     records: int = 0
+    #: size of the output of a map task, bytes
+    output_bytes: int = 0
     #: time of executors, seconds
     seconds: float = 0.0
     #: segments of rows of items that executors set aside, see `tasks.skipping`

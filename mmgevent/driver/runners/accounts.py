@@ -24,6 +24,10 @@ from mmgevent.wire.failures import advise_on_skips
 from mmgevent.wire.positions import entry_of
 
 
+#: Ratio of the output of a job to its output so far that is taken for likely while its end is unknown.
+UNKNOWN_GROWTH = 4
+
+
 class Accounts:
     """Takes the reports of one job's tasks, in any order."""
 
@@ -37,6 +41,8 @@ class Accounts:
         self._has_refs = False
         self._seconds = 0.0
         self._records = 0
+        #: size of the output of the map tasks so far, bytes
+        self.output_bytes = 0
         self._result_tasks = 0
         #: items mapped and set aside so far
         self.items = 0
@@ -50,7 +56,15 @@ class Accounts:
 
     def speed(self, slots: int) -> Speed:
         """Return what is known of the speed of mapping, for the size of the next batch."""
-        return Speed(self._entries, self.mapped_bytes, self._seconds, slots)
+        return Speed(self._entries, self.mapped_bytes, self._seconds, slots, self.output_bytes)
+
+    def expected_output_bytes(self) -> int:
+        """Return how large the output of all map tasks will be, as far as is known."""
+        if not self._entries:
+            return 0
+        if self.total is None:
+            return self.output_bytes * UNKNOWN_GROWTH
+        return self.output_bytes * self._known_entries // self._entries
 
     def add_batch(self, batch: EncodedBatch) -> None:
         """Count a batch that was read from the datasource."""
@@ -73,6 +87,7 @@ class Accounts:
         for position, failure in report.killers:
             self._set_aside(number, position, failure)
         self._entries += batch.items
+        self.output_bytes += report.output_bytes
         self.items += report.items
         self.mapped_bytes += batch.weight
         self._seconds += report.seconds

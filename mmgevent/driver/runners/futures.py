@@ -54,6 +54,9 @@ AHEAD = 3
 #: Groups of partitions for each slot.  While one slot reduces a large group, others reduce the rest.
 GROUPS_PER_SLOT = 2
 
+#: Pieces of a group that are enough, bytes. A worker holds them and their results some four times.
+GROUP_BYTES = 32 * 1024 * 1024
+
 #: What an engine knows a running task by.  The driver keeps them in dicts.
 Future = Any
 #: What an engine knows bytes by: the pieces of a map task, the results of a reduce task, the code.
@@ -109,6 +112,7 @@ class Futures(ABC):
     def reduce(self, job: BoxedJob, code: Token, pieces: Sequence[Token]) -> tuple[Future, Token]:
         """Submit `guest.reduce_group(job, code, *pieces)`, with bytes in place of tokens.
 
+        A piece may be of several reduce tasks. `forget` gets it when all of them are submitted.
         Pieces that were carried are bytes already.  Returns the future of its report, and the token
         of its results.
         """
@@ -130,7 +134,10 @@ class Futures(ABC):
         return tokens
 
     def forget(self, tokens: Sequence[Token]) -> None:
-        """Let the engine free pieces or results: nobody asks for them.  The default keeps them."""
+        """Let the engine free pieces or results: only submitted tasks need them.
+
+        The default keeps them.
+        """
         return
 
     @abstractmethod
@@ -227,13 +234,16 @@ class FuturesRunner(BoxedRunner):
 
         def submit(task: MapRange) -> None:
             is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
-            sent = boxed if is_carried else boxed._replace(carried_bytes=0)
+            sent = boxed._replace(groups=groups, carried_bytes=CARRIED_BYTES if is_carried else 0)
             # What is given back would wait with the datasource.
             is_whole = accounts.speed(slots).is_known or not feeder.never_waits
             future, pieces = futures.map(sent, code, task.for_guest(None if is_whole else BUDGET_S))
             running[future] = task, pieces
 
+        groups = boxed.groups
+
         def take(timeout_s: float) -> None:
+            nonlocal groups
             for future, report in self._wait(running, timeout_s):
                 task, pieces = running.pop(future)
                 if report.needs_content:
@@ -244,6 +254,7 @@ class FuturesRunner(BoxedRunner):
                     task, rest = task.split(report.mapped_to)
                     rests.append(rest)
                 accounts.take_map(task.number, task.share, report)
+                groups = _refine(groups, boxed.partitions, accounts.expected_output_bytes())
                 if report.carried:
                     futures.forget(pieces)
                 outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
@@ -299,10 +310,13 @@ class FuturesRunner(BoxedRunner):
     def _reduce(self, boxed: BoxedJob, code: Token, outputs: Outputs) -> Iterator[tuple[Any, Any]]:
         futures, accounts = self._futures, self._accounts
         running: dict[Future, tuple[Token, tuple[int, ...]]] = {}
+        boxed = boxed._replace(groups=outputs.groups)
         for groups, pieces in outputs.group(boxed.groups, max(1, futures.slots)):
-            future, data = futures.reduce(boxed, code, pieces)
+            reduced = None if outputs.are_alike else tuple(groups)
+            future, data = futures.reduce(boxed._replace(reduced=reduced), code, pieces)
             wanted = (each for each in boxed.partitions_of(groups) if each not in self.state.delivered)
             running[future] = data, tuple(wanted)
+        futures.forget(outputs.tokens())
         done, total = 0, len(running)
         while running:
             self.state.before_wait()
@@ -318,7 +332,6 @@ class FuturesRunner(BoxedRunner):
                     yield from decode_flushes(results, self.plain)
                 self.state.delivered.update(made)
                 self.state.end_partitions(made)
-        futures.forget(outputs.tokens())
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
         self.state.check_cancelled()
@@ -347,3 +360,13 @@ class FuturesRunner(BoxedRunner):
             action()
         except Exception as error:
             log.warning("%s does not answer at the end of a job: %r", self._futures.name, error)
+
+
+def _refine(groups: int, partitions: int, expected_bytes: int) -> int:
+    """Return the number of groups for the next map tasks: these, or each of them in 2, 4, 8...
+
+    A worker holds all pieces of a group at a time.
+    """
+    while groups * 2 <= partitions and expected_bytes > groups * GROUP_BYTES:
+        groups *= 2
+    return groups

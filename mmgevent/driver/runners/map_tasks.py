@@ -74,14 +74,31 @@ class Outputs:
         else:
             self._are_all_carried = False
 
+    @property
+    def groups(self) -> int:
+        """The largest number of groups that a map task has made."""
+        return max(map(len, self._pieces.values()), default=1)
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether all map tasks have made the same number of groups."""
+        return len(set(map(len, self._pieces.values()))) < 2
+
     def group(self, groups: int, slots: int) -> Iterator[tuple[range, list[Any]]]:
-        """Yield the groups of each reduce task, and their pieces in datasource order."""
+        """Yield the groups of each reduce task, and their pieces in datasource order.
+
+        A map task with fewer groups has larger ones: each of its pieces is of several reduce tasks.
+        """
         outputs = [self._pieces[place] for place in sorted(self._pieces)]
         tasks = groups
         if self._are_all_carried and self.carried_bytes <= SMALL_BYTES:
             tasks = min(slots, groups)
         for task in range(tasks):
-            pieces = [pieces[group] for pieces in outputs for group in range(task, groups, tasks)]
+            pieces = [
+                pieces[group]
+                for pieces in outputs
+                for group in dict.fromkeys(each % len(pieces) for each in range(task, groups, tasks))
+            ]
             if wanted := [piece for piece in pieces if not isinstance(piece, bytes) or piece]:
                 yield range(task, groups, tasks), wanted
 

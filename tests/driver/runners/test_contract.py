@@ -332,6 +332,15 @@ def test_results_are_streamed_and_progress_is_told(cluster):
     assert {"map", "reduce"} >= {progress.phase for progress in seen} - {"starting", "plan"}
 
 
+def test_results_of_a_partition_that_are_more_than_is_fetched_at_once(cluster):
+    def large(key, value):
+        yield value, bytes([value]) * (40 if value == 7 else 1) * 2**20
+
+    job = mmg.Job(numbers(9), large, lambda key, values: values[0], partitions=1)
+    found = {key: (len(value), set(value)) for key, value in cluster.submit(job).stream()}
+    assert found == {key: ((40 if key == 7 else 1) * 2**20, {key}) for key in range(9)}
+
+
 def test_results_are_written_in_order(cluster, tmp_path):
     handle = cluster.submit(mmg.Job(numbers(100), by_three, add))
     assert handle.write(tmp_path / "out.csv.gz", columns="rest,total", sort="-value", top=2) == 2
