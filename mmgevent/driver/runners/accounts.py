@@ -23,7 +23,6 @@ from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.failures import advise_on_skips
 from mmgevent.wire.positions import entry_of
 
-
 #: Ratio of the output of a job to its output so far that is taken for likely while its end is unknown.
 UNKNOWN_GROWTH = 4
 

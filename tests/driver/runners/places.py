@@ -8,16 +8,25 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
 
 import mmgevent as mmg
+from tests import waiting
 from tests.driver.runners.ray_clusters import ray_session, standing_ray
 from tests.integration.commands import ROOT, wait_for
 from tests.ports import free_port
+
+#: Time for what happens in seconds on a quiet machine, seconds. It must not fail on a loaded one.
+DEADLINE_S = 180.0
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
+    """Look until a condition is true. Fail if it never is."""
+    waiting.wait_until(condition, timeout_s)
 
 
 class Place(NamedTuple):

@@ -22,7 +22,7 @@ from tests.ports import free_port
 SLOTS = 2
 STORE_BYTES = 80 * 2**20  #: of the object store: the smallest that Ray takes is 75 MiB
 
-START_S = 60.0
+START_S = 180.0
 
 
 @contextlib.contextmanager

@@ -24,9 +24,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.job.outputs.opening import open_output
+from tests.driver.runners.places import DEADLINE_S, wait_until
 from tests.job.remote.web_server import running_web_server
 from tests.oracle import plain_mapreduce
-from tests.waiting import wait_until
 
 
 class Colour(enum.Enum):
@@ -721,7 +721,7 @@ def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
     wait_until(lambda: os.listdir(pids))
     handle.cancel()
     with pytest.raises(mmg.JobCancelled):
-        handle.result(timeout=30)
+        handle.result(timeout=DEADLINE_S)
     assert handle.progress().phase == "cancelled"
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
     assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED  # the next job finds all in order
@@ -745,7 +745,7 @@ def test_a_job_that_fails_while_its_datasource_waits_ends_at_once(place, executo
     )
     try:
         with pytest.raises(mmg.TooManySkippedError, match="is poison"):
-            handle.result(timeout=30)
+            handle.result(timeout=DEADLINE_S)
         assert not may_go.is_set()
         assert "is left behind: it waits in" in caplog.text
         assert "test_contract.py" in caplog.text
