@@ -1,4 +1,4 @@
-"""Run a command where its script is not on the path: `python -m mmgevent run|worker|server ...`."""
+"""Run a command where its script is not on the path: `python -m mmgevent run|worker|server|dashboard ...`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("run", "worker", "server")
+COMMANDS = ("run", "worker", "server", "dashboard")
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def _explain(argv: Sequence[str]) -> int:
     from mmgevent.cli.options import HelpAsked
     from mmgevent.errors import UsageError
 
-    usage = "usage: python -m mmgevent run|worker|server [option]... (see python -m mmgevent run --help)"
+    usage = "usage: python -m mmgevent run|worker|server|dashboard [option]... (see python -m mmgevent run --help)"
     if argv[0] in ("-h", "--help"):
         raise HelpAsked(usage)
     raise UsageError(f"expected a command, got {argv[0]!r}; {usage}")

@@ -30,9 +30,18 @@ class MmgeventError(Exception):
     max_lines = MAX_LINES
     #: The stage of a chain that it is about, from 1. None: it is about no single one.
     stage: int | None = None
+    #: Path of the file that runs the failed call again (`mmg-run --replay`), or None.
+    bundle: str | None = None
 
     def __init__(self, *args: Any):
         super().__init__(*(shown(arg, self.max_lines) if isinstance(arg, str) else arg for arg in args))
+
+    def name_bundle(self, path: str, missing: str | None = None) -> None:
+        """Let the text say how to run again what failed. `missing`: why that cannot be done."""
+        self.bundle = path
+        first, *others = self.args or ("failed",)
+        said = how_to_replay(path) if missing is None else f"the bundle {shown(path)} has no input: {missing}"
+        self.args = (f"{first}\n{said}", *others)
 
     def name_stage(self, number: int, count: int) -> None:
         """Let the text name a stage of the job. In a job of one stage, and again, nothing changes."""
@@ -115,10 +124,14 @@ class JobError(MmgeventError):
     traceback: str | None
     #: "host/pid" of the worker.
     worker: str | None
+    #: What a bundle is made of, until the driver has kept one: the failure record, and what the
+    #: function was called with.
+    evidence: tuple[dict[str, Any], tuple[Any, Any] | None] | None
 
     def __init__(self, message: str, failure: dict[str, Any] | None = None):
         super().__init__(message)
         failure = failure or {}
+        self.evidence = (failure, None)
         self.kind = _shown_if_known(failure.get("kind"))
         self.function = _shown_if_known(failure.get("function"))
         self.key = _shown_if_known(failure.get("key"))
@@ -139,6 +152,24 @@ class TooManySkippedError(JobError):
     """More items failed than `max_skipped` allows."""
 
     exit_code = 6
+
+
+class BrokenPromiseError(MmgeventError, AssertionError):
+    """A function of a job that was checked depends on what it must not depend on."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, promise: str, function: str | None, key: str | None):
+        super().__init__(message)
+        #: "pickling", "state", "order", "combiner", or "results" for those of the whole job
+        self.promise = promise
+        #: name of the function, or None if it is the datasource or not known
+        self.function = function
+        #: repr() of the key of the item or group, shortened
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.promise, self.function, self.key)
 
 
 class DuplicateKeyError(JobError):
@@ -250,6 +281,13 @@ def describe_failure(failure: dict[str, Any]) -> str:
     if failure.get("advice"):
         lines.append(shown(failure["advice"]))
     return "\n".join(lines)
+
+
+def how_to_replay(path: str) -> str:
+    """Return the line that names a bundle."""
+    import shlex  # only failures need it
+
+    return f"run it again: mmg-run --replay {shown(shlex.quote(path))} (with --pdb it stops where it failed)"
 
 
 def _shown_if_known(text: Any, max_lines: int = 1) -> Any:

@@ -19,6 +19,8 @@ settings.load_profile("certain")
 
 for _name in [name for name in os.environ if name.startswith("MMG_")]:
     del os.environ[_name]
+# Jobs that fail on purpose must not fill the user's cache with bundles.
+os.environ["MMG_BUNDLES"] = "none"
 
 # A shell that is not interactive starts `make test &` with SIGINT ignored, and nohup ignores SIGHUP. Every command that
 # a test starts and interrupts would ignore them too.

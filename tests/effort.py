@@ -49,6 +49,17 @@ LONG = {
     "test_packaging.py": """
         test_a_wheel_holds_what_runs_and_its_types
     """,
+    "integration/test_service.py": """
+        test_a_service_manager_that_is_not_there_hurts_nobody
+    """,
+    "integration/test_status.py": """
+        test_listings_have_pages_and_deltas_say_what_changed
+        test_a_worker_that_answers_nothing_or_nonsense_is_listed_without_its_load
+        test_a_drained_worker_finishes_what_it_runs
+    """,
+    "test_testing.py": """
+        test_files_and_chains_are_checked
+    """,
     "test_speedups.py": """
         test_no_call_keeps_memory_even_when_it_fails
     """,
@@ -222,6 +233,17 @@ LONG = {
         test_files_that_a_worker_does_not_have_are_sent
         test_a_server_at_work_neither_imports_nor_uses_pickle
     """,
+    "integration/test_replay.py": """
+        test_what_ends_an_executor_ends_the_replay
+        test_a_call_that_hangs_is_stopped_where_it_hangs
+        test_a_call_has_the_memory_that_it_had
+        test_a_slow_disk_for_bundles_leaves_no_thread_behind
+        test_a_call_that_no_longer_fails_says_what_it_gives
+        test_values_too_large_to_be_sent_are_named_by_their_key
+        test_the_failing_item_of_a_chain_is_kept
+        test_plain_results_stay_plain_in_a_bundle
+        test_the_command_keeps_them_in_the_cache_of_its_user_unless_told_otherwise
+    """,
     "integration/test_settings.py": """
         test_a_locale_that_a_worker_has_not_is_named_once
         test_the_error_state_and_print_options_of_numpy_hold_in_executors
@@ -355,11 +377,17 @@ LONG = {
 
 #: file -> {test: n}: `make test` takes each n-th of its cases, and always the first
 SAMPLED = {
+    "test_testing.py": {
+        "test_a_job_that_keeps_its_promises_gives_its_results": 4,
+    },
     "driver/test_blocked.py": {
         "test_a_job_whose_own_code_waits_for_ever_is_cancelled": 5,
         "test_ctrl_c_ends_a_program_whose_datasource_waits": 5,
         "test_ctrl_c_ends_mmg_run_whose_datasource_waits": 4,
         "test_a_callback_that_waits_for_ever_does_not_keep_a_job_from_being_cancelled": 2,
+    },
+    "driver/runners/test_contract.py": {
+        "test_a_job_log_counts_every_item_once": 3,
     },
     "engine/net/test_election.py": {
         "test_who_had_a_place_outlasts_strangers_in_it": 2,
@@ -423,6 +451,9 @@ SAMPLED = {
     "integration/test_readme.py": {
         "test_each_command_gives_what_the_page_promises": 4,
         "test_each_program_runs": 2,
+    },
+    "integration/test_replay.py": {
+        "test_a_call_that_failed_fails_again": 5,
     },
     "integration/test_settings.py": {
         "test_flags_that_change_answers_hold_in_executors": 16,

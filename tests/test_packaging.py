@@ -86,7 +86,9 @@ def test_a_wheel_holds_what_runs_and_its_types(source):
     with zipfile.ZipFile(build(source, "wheel")) as archive:
         names = set(archive.namelist())
     ours = {name for name in names if name.startswith("mmgevent/")}
-    expected = {name for name in files_of(source) if re.fullmatch(r"mmgevent/.*\.(py|pyi|typed)", name)}
+    expected = {
+        name for name in files_of(source) if re.fullmatch(r"mmgevent/.*\.(py|pyi|typed|html|css|js)", name)
+    }
     assert {name for name in ours if not name.endswith(".so")} == expected
     assert {"mmgevent/py.typed", "mmgevent/_speedups/_core.pyi"} <= ours
 

@@ -62,7 +62,8 @@ def test_backslashes_stay_as_they_are():
 #: Modules that write to a stream or set up logging, each with a reason.
 WRITERS = {
     "cli/exits.py": "say applies it; print_out prints help, versions and the user's own password",
-    "cli/progress.py": "console.print gets shown text without markup",
+    "driver/live_block.py": "console.print gets shown text without markup",
+    "driver/reporters.py": "say applies it",
     "engine/watchdog.py": "a text of ours without a word of others",
 }
 #: Modules that name a logger past `get_log`, each with a reason.

@@ -172,6 +172,19 @@ def test_a_str_made_the_old_way_meets_its_equal(core):
     assert (groups, counts) == ({"word": [1, 2, 3]}, {"word": 6})
 
 
+def test_bytes_are_keys_of_their_own(core):
+    keys = [b"", b"a", "a", b"x" * 40, b"x" * 39 + b"y", b"a" * 16, "a" * 16, memoryview(b"a")]
+    pairs = [(key, n) for n, key in enumerate(keys * 3)]
+    wanted = {b"": 24, b"a": 1 + 9 + 17 + 7 + 15 + 23, "a": 30, b"x" * 40: 33, b"x" * 39 + b"y": 36}
+    wanted |= {b"a" * 16: 39, "a" * 16: 42}
+    sums, groups = {}, {}
+    core.fold(pairs, sums, SUM, NO_BUDGET)
+    core.group(pairs, groups, NO_BUDGET)
+    assert sums == wanted
+    assert {key: sum(values) for key, values in groups.items()} == wanted
+    assert [type(key) for key in sums] == [type(key) for key in wanted]
+
+
 def test_fold_does_what_the_builtin_does(core):
     rng = random.Random(2)
     pairs = [
@@ -673,7 +686,11 @@ def test_both_offer_the_same_names():
     offered = set(_speedups.__all__) - {"NATIVE", "BadKeyError", "NoPairError"}
     assert offered <= set(_fallback.__all__)
     if native is not None:
-        functions = {
-            name for name, thing in vars(native).items() if isinstance(thing, types.BuiltinFunctionType)
+        found = {
+            name
+            for name, thing in vars(native).items()
+            if isinstance(thing, (types.BuiltinFunctionType, type))
         }
-        assert functions == {name for name in offered if callable(getattr(_fallback, name))}
+        assert {name for name in found if not name.startswith("_")} == {
+            name for name in offered if callable(getattr(_fallback, name))
+        }

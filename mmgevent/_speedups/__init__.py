@@ -1,4 +1,4 @@
-"""The work that is done once per record: hash keys, group, fold, scatter and merge.
+"""The work that is done once per record: read, map, hash keys, group, fold, scatter and merge.
 
 `_core` (C) does it if it was built, otherwise `_fallback` (Python). Results and errors are equal.
 `MMGEVENT_PURE=1` forces the fallback. `MMGEVENT_REQUIRE_NATIVE=1` makes a missing `_core` an error.
@@ -24,38 +24,54 @@ if NATIVE:
 
 if NATIVE:
     from mmgevent._speedups._core import (
+        CsvRows,
+        Items,
         check_pickle,
         estimate_bytes,
         fold,
         group,
         hash_key,
         is_hashed,
+        lines_of,
+        make_mark,
         map_items,
         merge_flat,
         merge_fold,
         merge_grouped,
         partition,
+        pieces_of,
+        placed,
         scatter,
+        stream_items,
         take,
         unify_nan,
+        values_of,
         xxh64,
     )
 else:
     from mmgevent._speedups._fallback import (
+        CsvRows,
+        Items,
         check_pickle,
         estimate_bytes,
         fold,
         group,
         hash_key,
         is_hashed,
+        lines_of,
+        make_mark,
         map_items,
         merge_flat,
         merge_fold,
         merge_grouped,
         partition,
+        pieces_of,
+        placed,
         scatter,
+        stream_items,
         take,
         unify_nan,
+        values_of,
         xxh64,
     )
 
@@ -68,6 +84,8 @@ __all__ = [
     "NATIVE",
     "SUM",
     "BadKeyError",
+    "CsvRows",
+    "Items",
     "NoPairError",
     "check_pickle",
     "estimate_bytes",
@@ -75,13 +93,19 @@ __all__ = [
     "group",
     "hash_key",
     "is_hashed",
+    "lines_of",
+    "make_mark",
     "map_items",
     "merge_flat",
     "merge_fold",
     "merge_grouped",
     "partition",
+    "pieces_of",
+    "placed",
     "scatter",
+    "stream_items",
     "take",
     "unify_nan",
+    "values_of",
     "xxh64",
 ]

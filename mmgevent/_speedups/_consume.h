@@ -7,11 +7,10 @@
 #include <stdint.h>
 
 #include "_groups.h"
+#include "_mapping.h"
 #include "_plain.h"
 #include "_table.h"
 #include "_twin.h"
-
-#define RECORDS_BETWEEN_SIGNALS 65536 /* records; Ctrl-C must end an endless iterator written in C, too */
 
 /* next_pair -- take the next pair.
  *

@@ -7,10 +7,13 @@
  *   _digest.h    the hash of a key                _table.h    that table
  *   _estimate.h  the memory of a key or value     _consume.h  group() and fold()
  *   _groups.h    dicts of groups                  _merge.h    the three merge functions
- *   _mapping.h   take() and map_items()           _scatter.h  scatter()
- *   _twin.h      calls of the Python twin         _opcodes.h  check_pickle()
+ *   _items.h     the class Items                  _scatter.h  scatter()
+ *   _mapping.h   take(), map_items(), stream_items()
+ *   _marking.h   make_mark()                      _opcodes.h  check_pickle()
+ *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
+ *   _units.h     lines_of(), pieces_of(), placed(), values_of()
  *
- * _fallback.py, _encoding.py and _opcodes.py are the specification.  Results and errors here equal
+ * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
  * theirs, so workers with and without this module serve one job.  Shapes, units and errors are
  * described there and not repeated here.
  *
@@ -27,10 +30,14 @@
 #include "_digest.h"
 #include "_estimate.h"
 #include "_groups.h"
+#include "_items.h"
 #include "_mapping.h"
+#include "_marking.h"
 #include "_merge.h"
 #include "_opcodes.h"
+#include "_rows.h"
 #include "_scatter.h"
+#include "_units.h"
 #include "_xxh64.h"
 
 /* parse_seed -- set *seed to the low 64 bits of an int, 0 if it is missing; -1 with TypeError. */
@@ -288,46 +295,6 @@ core_take(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return take(module, args[0], limit);
 }
 
-static PyObject *
-core_map_items(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *type = NULL;       /* owned */
-    struct mapping *self = NULL; /* owned */
-    Py_ssize_t limit = 0;
-
-    if (count != 7) {
-        PyErr_Format(PyExc_TypeError, "map_items() takes 7 positional arguments, got %zd", count);
-        return NULL;
-    }
-    limit = PyLong_AsSsize_t(args[6]);
-    if (limit == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    type = PyObject_GetAttrString(module, "_Mapping");
-    if (type == NULL) {
-        return NULL;
-    }
-    self = PyObject_GC_New(struct mapping, (PyTypeObject *)type);
-    Py_DECREF(type);
-    if (self == NULL) {
-        return NULL;
-    }
-    self->items = PyObject_GetIter(args[0]);
-    self->mark = Py_NewRef(args[1]);
-    self->mapfn = Py_NewRef(args[2]);
-    self->pairs_of = Py_NewRef(args[3]);
-    self->failed = Py_NewRef(args[4]);
-    self->large = Py_NewRef(args[5]);
-    self->limit = limit;
-    self->records = NULL;
-    self->given = 0;
-    PyObject_GC_Track((PyObject *)self);
-    if (self->items == NULL) {
-        Py_CLEAR(self);
-    }
-    return (PyObject *)self;
-}
-
 #define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void)) function, METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef module_methods[] = {
@@ -342,6 +309,14 @@ static PyMethodDef module_methods[] = {
     {"take", (PyCFunction)(void (*)(void)) core_take, METH_FASTCALL, "take(records, limit)\n\nSee _fallback.take."},
     {"map_items", (PyCFunction)(void (*)(void)) core_map_items, METH_FASTCALL,
      "map_items(items, mark, mapfn, pairs_of, failed, large, limit)\n\nSee _fallback.map_items."},
+    {"stream_items", (PyCFunction)(void (*)(void)) core_stream_items, METH_FASTCALL,
+     "stream_items(items, mark, mapfn, pairs_of)\n\nSee _items.stream_items."},
+    {"make_mark", core_make_mark, METH_VARARGS, "make_mark(page, show, end_of)\n\nSee _marking.make_mark."},
+    {"lines_of", core_lines_of, METH_VARARGS,
+     "lines_of(path, offset, data, ignored, encoding, errors, is_like_ascii, broken)\n\nSee _units.lines_of."},
+    {"pieces_of", core_pieces_of, METH_VARARGS, "pieces_of(path, offset, data, n_bytes)\n\nSee _units.pieces_of."},
+    {"placed", core_placed, METH_VARARGS, "placed(path, offset, records, between)\n\nSee _units.placed."},
+    {"values_of", core_values_of, METH_VARARGS, "values_of(lines, scan, parse)\n\nSee _units.values_of."},
     {"scatter", WITH_KEYWORDS(core_scatter), "scatter(groups, count, seed=0)\n\nSee _fallback.scatter."},
     {"merge_grouped", WITH_KEYWORDS(core_merge_grouped),
      "merge_grouped(groups, keys, values)\n\nSee _fallback.merge_grouped."},
@@ -354,7 +329,7 @@ static PyMethodDef module_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* module_exec -- set the twin's functions and our class as attributes, so the module needs no state. */
+/* module_exec -- set the twin's functions and our classes as attributes, so the module needs no state. */
 static int
 module_exec(PyObject *module)
 {
@@ -363,6 +338,20 @@ module_exec(PyObject *module)
         {"unify_nan", "_unify_nan"},
         {"unhashable_error", "_unhashable_error"},
         {"pair_error", "_pair_error"},
+        {"make_mark", "_make_mark"},
+    };
+    static const struct {
+        PyType_Spec *spec;
+        const char *name;
+    } types[] = {
+        {&mapping_spec, "_Mapping"},
+        {&streaming_spec, "_Streaming"},
+        {&marker_spec, "_Marker"},
+        {&items_spec, "Items"},
+        {&units_spec, "_Units"},
+        {&values_spec, "_Values"},
+        {&row_lines_spec, "_RowLines"},
+        {&rows_spec, "CsvRows"},
     };
     PyObject *twin = PyImport_ImportModule("mmgevent._speedups._fallback"); /* owned */
     int result = twin == NULL ? -1 : 0;
@@ -373,9 +362,9 @@ module_exec(PyObject *module)
         Py_XDECREF(function);
     }
     Py_XDECREF(twin);
-    if (result == 0) {
-        PyObject *type = PyType_FromModuleAndSpec(module, &mapping_spec, NULL); /* owned */
-        result = type == NULL ? -1 : PyObject_SetAttrString(module, "_Mapping", type);
+    for (size_t i = 0; result == 0 && i < sizeof types / sizeof types[0]; i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL); /* owned */
+        result = type == NULL ? -1 : PyObject_SetAttrString(module, types[i].name, type);
         Py_XDECREF(type);
     }
     return result;

@@ -1,6 +1,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from mmgevent._speedups._items import Items as Items
+from mmgevent._speedups._units import CsvRows as CsvRows
+
 def xxh64(data: Any, seed: int = 0) -> int: ...
 def hash_key(key: Any, seed: int = 0) -> int: ...
 def is_hashed(key: Any) -> bool: ...
@@ -20,6 +23,39 @@ def map_items(
     limit: int,
     /,
 ) -> Iterator[Any]: ...
+def stream_items(
+    items: Iterable[tuple[int, Any, Any]],
+    mark: Callable[[int, Any], object],
+    mapfn: Callable[[Any, Any], Any] | None,
+    pairs_of: Callable[[Any], Iterator[Any]],
+    /,
+) -> Iterator[Any]: ...
+def make_mark(
+    page: Any, show: Callable[[int, Any, float], object], end_of: Callable[[str], bytes], /
+) -> Callable[[int, Any], None]: ...
+def lines_of(
+    path: str,
+    offset: int,
+    data: bytes,
+    ignored: int,
+    encoding: str,
+    errors: str,
+    is_like_ascii: bool,
+    broken: Callable[[bytes, int], Any],
+    /,
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def pieces_of(
+    path: str, offset: int, data: bytes, n_bytes: int, /
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def placed(
+    path: str, offset: int, records: Iterable[Any], between: int, /
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def values_of(
+    lines: Iterable[tuple[tuple[str, int], Any]],
+    scan: Callable[[str, int], tuple[Any, int]],
+    parse: Callable[[Any, Any], Any],
+    /,
+) -> Iterator[tuple[tuple[str, int], Any]]: ...
 def scatter(
     groups: dict[Any, Any], count: int, seed: int = 0
 ) -> tuple[list[tuple[list[Any], list[Any]] | None], bool]: ...

@@ -35,7 +35,10 @@ from mmgevent._speedups._estimate import (
     estimate_bytes,
     estimate_values,
 )
+from mmgevent._speedups._items import Items, stream_items
+from mmgevent._speedups._marking import make_mark
 from mmgevent._speedups._opcodes import check_pickle
+from mmgevent._speedups._units import CsvRows, lines_of, pieces_of, placed, values_of
 
 __all__ = [
     "COUNT",
@@ -45,6 +48,8 @@ __all__ = [
     "NAN",
     "SUM",
     "BadKeyError",
+    "CsvRows",
+    "Items",
     "NoPairError",
     "check_pickle",
     "encode",
@@ -53,16 +58,22 @@ __all__ = [
     "group",
     "hash_key",
     "is_hashed",
+    "lines_of",
+    "make_mark",
     "map_items",
     "merge_flat",
     "merge_fold",
     "merge_grouped",
     "pair_error",
     "partition",
+    "pieces_of",
+    "placed",
     "scatter",
+    "stream_items",
     "take",
     "unhashable_error",
     "unify_nan",
+    "values_of",
     "xxh64",
 ]
 

@@ -1,4 +1,4 @@
-/* The records of items, one item after another: take() and the iterator of map_items(). */
+/* The records of items, one item after another: take(), and the iterators of map_items() and stream_items(). */
 
 #ifndef MMGEVENT_MAPPING_H
 #define MMGEVENT_MAPPING_H
@@ -7,7 +7,10 @@
 #include <stdint.h>
 
 #include "_digest.h"
+#include "_items.h"
 #include "_twin.h"
+
+#define RECORDS_BETWEEN_SIGNALS 65536 /* records; Ctrl-C must end an endless iterator written in C, too */
 
 /* check_key -- 0 if this object can be a key, or -1 with the TypeError that hashing it raises.
  *
@@ -64,7 +67,8 @@ take(PyObject *module, PyObject *records, Py_ssize_t limit)
 /* The state of `_fallback.map_items` between two records.  All objects are owned. */
 struct mapping {
     PyObject_HEAD
-    PyObject *items, *mark, *mapfn, *pairs_of, *failed, *large;
+    struct source source;
+    PyObject *mapfn, *pairs_of, *failed, *large;
     Py_ssize_t limit;
     PyObject *records; /* records of the current item; NULL between two items */
     Py_ssize_t given;  /* number of them that were returned */
@@ -74,8 +78,7 @@ static int
 mapping_traverse(struct mapping *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->items);
-    Py_VISIT(self->mark);
+    SOURCE_VISIT(self->source);
     Py_VISIT(self->mapfn);
     Py_VISIT(self->pairs_of);
     Py_VISIT(self->failed);
@@ -87,8 +90,7 @@ mapping_traverse(struct mapping *self, visitproc visit, void *arg)
 static int
 mapping_clear(struct mapping *self)
 {
-    Py_CLEAR(self->items);
-    Py_CLEAR(self->mark);
+    SOURCE_CLEAR(self->source);
     Py_CLEAR(self->mapfn);
     Py_CLEAR(self->pairs_of);
     Py_CLEAR(self->failed);
@@ -132,17 +134,22 @@ records_of(PyObject *module, struct mapping *self, PyObject *key, PyObject *valu
  *
  * Returns a list of records, or None, or NULL with an exception. */
 static PyObject *
-ask_failed(struct mapping *self, PyObject *position, PyObject *key, PyObject *value)
+ask_failed(struct mapping *self, uint64_t position, PyObject *key, PyObject *value)
 {
     PyObject *type = NULL, *error = NULL, *traceback = NULL, *answer = NULL; /* owned */
+    PyObject *number = NULL;                                                 /* owned */
 
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     if (traceback != NULL) {
         PyException_SetTraceback(error, traceback);
     }
-    PyObject *args[] = {position, key, value, error}; /* borrowed */
-    answer = PyObject_Vectorcall(self->failed, args, 4, NULL);
+    number = PyLong_FromUnsignedLongLong(position);
+    if (number != NULL) {
+        PyObject *args[] = {number, key, value, error}; /* borrowed */
+        answer = PyObject_Vectorcall(self->failed, args, 4, NULL);
+        Py_DECREF(number);
+    }
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);
@@ -157,25 +164,15 @@ ask_failed(struct mapping *self, PyObject *position, PyObject *key, PyObject *va
 static int
 map_next(PyObject *module, struct mapping *self)
 {
-    PyObject *item = PyIter_Next(self->items);                           /* owned */
-    PyObject *position = NULL, *key = NULL, *value = NULL;               /* borrowed from the item */
-    PyObject *output = NULL, *taken = NULL, *marked = NULL, *told = NULL; /* owned */
-    int result = -1;
+    uint64_t position = 0;
+    PyObject *key = NULL, *value = NULL, *number = NULL;  /* owned */
+    PyObject *output = NULL, *taken = NULL, *told = NULL; /* owned */
+    int result = source_take(&self->source, &position, &key, &value);
 
-    if (item == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
+    if (result <= 0) {
+        return result;
     }
-    if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 3) {
-        PyErr_SetString(PyExc_TypeError, "items must be tuples of (position, key, value)");
-        goto done;
-    }
-    position = PyTuple_GET_ITEM(item, 0);
-    key = PyTuple_GET_ITEM(item, 1);
-    value = PyTuple_GET_ITEM(item, 2);
-    marked = PyObject_CallFunctionObjArgs(self->mark, position, key, NULL);
-    if (marked == NULL) {
-        goto done;
-    }
+    result = -1;
     if (records_of(module, self, key, value, &output, &taken) < 0) {
         taken = ask_failed(self, position, key, value);
         if (taken == NULL || taken == Py_None) {
@@ -185,8 +182,11 @@ map_next(PyObject *module, struct mapping *self)
         }
     }
     else if (PyList_GET_SIZE(taken) >= self->limit) {
-        PyObject *args[] = {position, key, value, taken, output}; /* borrowed */
-        told = PyObject_Vectorcall(self->large, args, 5, NULL);
+        number = PyLong_FromUnsignedLongLong(position);
+        if (number != NULL) {
+            PyObject *args[] = {number, key, value, taken, output}; /* borrowed */
+            told = PyObject_Vectorcall(self->large, args, 5, NULL);
+        }
         result = told == NULL ? -1 : 0;
         goto done;
     }
@@ -194,11 +194,12 @@ map_next(PyObject *module, struct mapping *self)
     self->given = 0;
     result = 1;
 done:
+    Py_XDECREF(number);
     Py_XDECREF(told);
-    Py_XDECREF(marked);
     Py_XDECREF(taken);
     Py_XDECREF(output);
-    Py_DECREF(item);
+    Py_DECREF(value);
+    Py_DECREF(key);
     return result;
 }
 
@@ -239,5 +240,187 @@ static PyType_Spec mapping_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = mapping_slots,
 };
+
+/* The state of `_items.stream_items` between two records.  All objects are owned. */
+struct streaming {
+    PyObject_HEAD
+    struct source source;
+    PyObject *mapfn, *pairs_of;
+    PyObject *output; /* iterator over the records of the current item; NULL between two items */
+    Py_ssize_t begun; /* items */
+};
+
+static int
+streaming_traverse(struct streaming *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    SOURCE_VISIT(self->source);
+    Py_VISIT(self->mapfn);
+    Py_VISIT(self->pairs_of);
+    Py_VISIT(self->output);
+    return 0;
+}
+
+static int
+streaming_clear(struct streaming *self)
+{
+    SOURCE_CLEAR(self->source);
+    Py_CLEAR(self->mapfn);
+    Py_CLEAR(self->pairs_of);
+    Py_CLEAR(self->output);
+    return 0;
+}
+
+static void
+streaming_dealloc(struct streaming *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    streaming_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* stream_end -- give no more items, as a generator that raised. */
+static PyObject *
+stream_end(struct streaming *self)
+{
+    Py_CLEAR(self->output);
+    Py_CLEAR(self->source.items);
+    return NULL;
+}
+
+static PyObject *
+streaming_next(struct streaming *self)
+{
+    for (;;) {
+        uint64_t position = 0;
+        PyObject *key = NULL, *value = NULL; /* owned */
+        PyObject *output = self->output;     /* owned where it is used */
+
+        if (output != NULL) {
+            Py_INCREF(output);
+            PyObject *record = PyIter_Next(output);
+            Py_DECREF(output);
+            if (record != NULL || PyErr_Occurred()) {
+                return record;
+            }
+            Py_CLEAR(self->output);
+        }
+        if (self->source.items == NULL) {
+            return NULL;
+        }
+        if (source_take(&self->source, &position, &key, &value) <= 0) {
+            return stream_end(self);
+        }
+        if (self->mapfn == Py_None) {
+            return Py_BuildValue("(NN)", key, value);
+        }
+        PyObject *args[] = {key, value}; /* borrowed */
+        output = PyObject_Vectorcall(self->mapfn, args, 2, NULL);
+        Py_DECREF(key);
+        Py_DECREF(value);
+        if (output != NULL && !PyGen_CheckExact(output)) {
+            Py_SETREF(output, PyObject_CallOneArg(self->pairs_of, output));
+            if (output != NULL && !PyIter_Check(output)) {
+                PyErr_SetString(PyExc_TypeError, "pairs_of() must return an iterator");
+                Py_CLEAR(output);
+            }
+        }
+        if (output == NULL || (++self->begun % RECORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
+            Py_XDECREF(output);
+            return stream_end(self);
+        }
+        Py_XSETREF(self->output, output);
+    }
+}
+
+static PyType_Slot streaming_slots[] = {
+    {Py_tp_doc, "What stream_items() returns."},
+    {Py_tp_traverse, streaming_traverse},
+    {Py_tp_clear, streaming_clear},
+    {Py_tp_dealloc, streaming_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, streaming_next},
+    {0, NULL},
+};
+
+static PyType_Spec streaming_spec = {
+    .name = "mmgevent._speedups._core.Streaming",
+    .basicsize = sizeof(struct streaming),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = streaming_slots,
+};
+
+static PyObject *
+core_map_items(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *type = NULL;       /* owned */
+    struct mapping *self = NULL; /* owned */
+    Py_ssize_t limit = 0;
+
+    if (count != 7) {
+        PyErr_Format(PyExc_TypeError, "map_items() takes 7 positional arguments, got %zd", count);
+        return NULL;
+    }
+    limit = PyLong_AsSsize_t(args[6]);
+    if (limit == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    type = PyObject_GetAttrString(module, "_Mapping");
+    if (type == NULL) {
+        return NULL;
+    }
+    self = PyObject_GC_New(struct mapping, (PyTypeObject *)type);
+    Py_DECREF(type);
+    if (self == NULL) {
+        return NULL;
+    }
+    const int opened = source_open(&self->source, args[0], args[1]);
+    self->mapfn = Py_NewRef(args[2]);
+    self->pairs_of = Py_NewRef(args[3]);
+    self->failed = Py_NewRef(args[4]);
+    self->large = Py_NewRef(args[5]);
+    self->limit = limit;
+    self->records = NULL;
+    self->given = 0;
+    PyObject_GC_Track((PyObject *)self);
+    if (opened < 0) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *
+core_stream_items(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *type = NULL;         /* owned */
+    struct streaming *self = NULL; /* owned */
+
+    if (count != 4) {
+        PyErr_Format(PyExc_TypeError, "stream_items() takes 4 positional arguments, got %zd", count);
+        return NULL;
+    }
+    type = PyObject_GetAttrString(module, "_Streaming");
+    if (type == NULL) {
+        return NULL;
+    }
+    self = PyObject_GC_New(struct streaming, (PyTypeObject *)type);
+    Py_DECREF(type);
+    if (self == NULL) {
+        return NULL;
+    }
+    const int opened = source_open(&self->source, args[0], args[1]);
+    self->mapfn = Py_NewRef(args[2]);
+    self->pairs_of = Py_NewRef(args[3]);
+    self->output = NULL;
+    self->begun = 0;
+    PyObject_GC_Track((PyObject *)self);
+    if (opened < 0) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
 
 #endif

@@ -5,7 +5,7 @@
  * its values (the same object n times, or a sum) are in the entry itself.  That takes a third of the
  * time of a dict of lists.
  *
- * Plain keys are strs, and ints of 64 bits, of exactly these classes.  They are equal if their contents
+ * Plain keys are strs, bytes, and ints of 64 bits, of exactly these classes.  They are equal if their contents
  * are equal, and no user code runs to compare them.  The table refuses any other key, so a plain key never
  * meets one that equals it.  It also refuses keys that were made to collide.  The caller then pours the
  * table into a dict, which is right for every key.
@@ -22,7 +22,8 @@
 #define SHORT_KEY 16               /* longest ASCII str that fits an entry, bytes */
 #define LONG_KEY (SHORT_KEY + 1)   /* any other str: words are a hash and the length */
 #define INT_KEY (SHORT_KEY + 2)    /* words[0] is the number */
-#define NO_KEY_KIND (SHORT_KEY + 3)
+#define BYTES_KEY (SHORT_KEY + 3)  /* bytes: words are a hash and the length */
+#define NO_KEY_KIND (SHORT_KEY + 4)
 #define MAX_PROBES 128             /* slots that are looked at for one key; honest keys need a tenth of that */
 #define FIRST_SLOTS 1024
 #define MAX_ENTRIES (UINT32_C(1) << 30)
@@ -144,6 +145,12 @@ code_key(PyObject *key, struct key_code *code)
         code->words[0] = (uint64_t)number;
         code->words[1] = 0;
     }
+    else if (PyBytes_CheckExact(key)) {
+        const size_t length = (size_t)PyBytes_GET_SIZE(key);
+        code->kind = BYTES_KEY;
+        code->words[0] = hash_bytes((const uint8_t *)PyBytes_AS_STRING(key), length);
+        code->words[1] = length;
+    }
     else {
         return;
     }
@@ -164,8 +171,14 @@ is_same_text(PyObject *one, PyObject *other)
 static inline int
 is_entry_of(const struct entry *entry, PyObject *key, const struct key_code *code)
 {
-    return entry->code.words[0] == code->words[0] && entry->code.words[1] == code->words[1]
-           && entry->code.kind == code->kind && (code->kind != LONG_KEY || is_same_text(entry->key, key));
+    if (entry->code.words[0] != code->words[0] || entry->code.words[1] != code->words[1]
+        || entry->code.kind != code->kind) {
+        return 0;
+    }
+    if (code->kind == BYTES_KEY) {
+        return memcmp(PyBytes_AS_STRING(entry->key), PyBytes_AS_STRING(key), (size_t)code->words[1]) == 0;
+    }
+    return code->kind != LONG_KEY || is_same_text(entry->key, key);
 }
 
 /* table_open -- make an empty table; 0, or -1 with MemoryError.  Call table_close() in either case. */

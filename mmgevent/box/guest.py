@@ -34,8 +34,8 @@ def map_batch(
     is_done = report.failure is None and not report.needs_content
     is_small = is_done and sum(map(len, output)) <= job.carried_bytes
     pieces = [bytearray() for _ in range(job.groups)]
-    rows = _cut_output(output, job, pieces)
-    report = report._replace(rows=bytes(rows), output_bytes=sum(map(len, pieces)))
+    rows, shuffled = _cut_output(output, job, pieces)
+    report = report._replace(rows=bytes(rows), shuffled_bytes=shuffled)
     if is_small:
         return (report._replace(carried=tuple(map(bytes, pieces))), *([b""] * job.groups))
     return (report, *map(bytes, pieces))
@@ -68,9 +68,13 @@ def versions() -> dict[str, str]:
     return {"mmgevent": VERSION, "Python": PYTHON_VERSION, "dill": dill_version()}
 
 
-def _cut_output(outputs: Iterable[bytes], job: BoxedJob, pieces: list[bytearray]) -> bytearray:
-    """Put the segments of flushes into the pieces of their groups.  Return the rows set aside."""
+def _cut_output(outputs: Iterable[bytes], job: BoxedJob, pieces: list[bytearray]) -> tuple[bytearray, int]:
+    """Put the segments of flushes into the pieces of their groups.
+
+    Return the rows set aside, and the bytes of all segments.
+    """
     rows = bytearray()
+    n_bytes = 0
     groups: list[dict[int, Any]] = [{} for _ in pieces]
     for output in outputs:
         last = -1
@@ -82,8 +86,9 @@ def _cut_output(outputs: Iterable[bytes], job: BoxedJob, pieces: list[bytearray]
                 rows += segment
             else:
                 groups[partition % job.groups][partition] = segment
+                n_bytes += len(segment)
         _take_flush(groups, pieces)
-    return rows
+    return rows, n_bytes
 
 
 def _take_flush(groups: list[dict[int, Any]], pieces: list[bytearray]) -> None:

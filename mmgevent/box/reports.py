@@ -43,10 +43,18 @@ class Report(NamedTuple):
     items: int = 0
     #: records of the output
     records: int = 0
-    #: size of the output of a map task, bytes
-    output_bytes: int = 0
     #: time of executors, seconds
     seconds: float = 0.0
+    #: times that items or tasks were tried again after an exception
+    retries: int = 0
+    #: different keys that were reduced
+    keys: int = 0
+    #: processor time of executors in the task, microseconds
+    cpu_us: int = 0
+    #: most memory of an executor, bytes
+    peak_bytes: int = 0
+    #: bytes of the records that go to reduce tasks
+    shuffled_bytes: int = 0
     #: segments of rows of items that executors set aside, see `tasks.skipping`
     rows: bytes = b""
     #: (position, failure record) of items that were set aside because they killed executors, or
@@ -61,3 +69,6 @@ class Report(NamedTuple):
     #: its output, if that is small: the pieces of a map task, or the results of a reduce task.  Else
     #: it is empty, and so is the output if this is not.
     carried: tuple[bytes, ...] = ()
+    #: its slowest items and largest keys, as `wire.task_ends` has them, if the job keeps a log
+    slow: tuple[list[Any], ...] = ()
+    largest: tuple[list[Any], ...] = ()

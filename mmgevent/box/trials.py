@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from mmgevent.box.box import Box, Outcome, worker_name
@@ -20,8 +21,9 @@ from mmgevent.engine.scheduler.retries import (
     MAX_UNPREPARED,
     blame_for_templates,
 )
-from mmgevent.wire.failures import advise_on_reduce
+from mmgevent.wire.failures import advise_on_reduce, with_place, without_input
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
+from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW
 
 
 class _GivenUp(Exception):
@@ -68,9 +70,11 @@ class Trials:
         self._killers: list[tuple[int, dict[str, Any]]] = []
         self._item_failures: Counter[int] = Counter()
         self._item_deaths: Counter[int] = Counter()
-        self._items = self._records = 0
+        self._items = self._records = self._keys = 0
+        self._retried = self._cpu_us = self._peak_bytes = 0
         self._seconds = 0.0
         self._kept: list[bytes] = []
+        self._lists: dict[str, list[list[Any]]] = {"slow": [], "largest": []}
 
     def map(self, batch: GuestBatch) -> tuple[Report, list[bytes]]:
         """Map a batch.  Returns the report, and the output in datasource order: whole flushes."""
@@ -98,6 +102,7 @@ class Trials:
                 outcome = self._box.run("reduce", pieces, size, output.write, parts=sizes)
                 if outcome.type == "done":
                     self._count(outcome)
+                    self._keys = outcome.message["groups"]
                     return self._report(), output.getvalue()
                 failure = outcome.message["failure"]
                 if outcome.type == "unprepared":
@@ -113,6 +118,7 @@ class Trials:
                     failures += 1
                     if failures > self._retries:
                         raise self._reduce_failed(failure)
+                    self._retried += 1
         except _GivenUp as given_up:
             return self._report(failure=given_up.failure), b""
 
@@ -143,6 +149,13 @@ class Trials:
         self._items += message["items"]
         self._records += message["records"]
         self._seconds += message["seconds"]
+        self._retried += message.get("retries", 0)
+        self._cpu_us += message.get("cpu_us", 0)
+        self._peak_bytes = max(self._peak_bytes, message.get("peak_bytes", 0))
+        for name, most in (("slow", MAX_SLOW), ("largest", MAX_LARGEST)):
+            if name in message:
+                rows = sorted(self._lists[name] + message[name], key=itemgetter(0), reverse=True)
+                self._lists[name] = rows[:most]
 
     def _after(self, batch: GuestBatch, share: _Share, outcome: Outcome) -> list[_Share]:
         """Decide after a run without success.  Returns halves, or nothing to run the share again."""
@@ -156,15 +169,18 @@ class Trials:
         if outcome.type == "forkless":
             self._after_template_death(failure, task)
             return []
-        if message.get("skipped"):
-            raise _GivenUp(failure, is_over_limit=True)
         item = _find_item(share, message.get("item"))
+        if message.get("skipped"):
+            raise _GivenUp(with_place(failure, batch.number, item), is_over_limit=True)
         is_divisible = bool(message.get("divisible"))
         if outcome.type == "failed":
             is_spent = message.get("spent") and item is not None
             if not is_spent and self._count_failure(share, item) <= self._retries:
+                self._retried += 1
                 return []
-            return self._give_up(batch, share, item, failure, is_divisible)
+            halves = self._give_up(batch, share, item, failure, is_divisible)
+            self._retried += bool(halves)
+            return halves
         deaths = self._count_death(share, item)
         if deaths < (1 if share.is_suspect else MAX_DEATHS):
             self._note_death(failure, task, "retried")
@@ -214,7 +230,7 @@ class Trials:
     ) -> list[_Share]:
         """Give up an item, or a share whose culprit is unknown, that has failed too often."""
         if not self._max_skipped:
-            raise _GivenUp(failure)
+            raise _GivenUp(with_place(failure, batch.number, item))
         if item is None and _can_halve(batch, share, is_divisible):
             return self._halve(share)
         if item is None:
@@ -226,6 +242,7 @@ class Trials:
             )
         share.skip.add(item)
         share.deaths = share.failures = 0
+        failure = without_input(failure)
         self._killers.append((item, failure))
         if isinstance(self._max_skipped, int) and len(self._killers) > self._max_skipped:
             raise _GivenUp(failure, is_over_limit=True)
@@ -255,10 +272,16 @@ class Trials:
             items=self._items,
             records=self._records,
             seconds=self._seconds,
+            retries=self._retried,
+            keys=self._keys,
+            cpu_us=self._cpu_us,
+            peak_bytes=self._peak_bytes,
             killers=tuple(self._killers),
             deaths=tuple(self._deaths),
             notices=tuple(notices),
             worker=worker_name(),
+            slow=tuple(self._lists["slow"]),
+            largest=tuple(self._lists["largest"]),
         )
 
 

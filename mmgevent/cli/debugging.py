@@ -1,4 +1,4 @@
-"""Stop in pdb at an exception of the user's, after an inline run: `mmg-run --inline --pdb`.
+"""Stop in pdb at an exception of the user's, after an inline run: `mmg-run --inline --pdb`, or a replay.
 
 The debugger sees frames of the user and of libraries, none of ours. It starts in the innermost
 frame of the user's own code. `down` leads to the line where a library raised, `up` to the callers.
@@ -15,8 +15,8 @@ import sysconfig
 from types import TracebackType
 from typing import Any
 
-from mmgevent.cli.exits import leave_sigint_to_debugger
-from mmgevent.errors import MmgeventError
+from mmgevent.cli.exits import leave_sigint_to_debugger, say
+from mmgevent.errors import JobError, MmgeventError
 from mmgevent.tasks.blame import is_ours
 
 
@@ -66,6 +66,23 @@ def stop_at(trace: TracebackType) -> None:
     debugger = _PostMortem()
     debugger.reset()
     debugger.interaction(None, trace)
+
+
+def debug(name: str, error: MmgeventError) -> int:
+    """Say what failed, stop in pdb where it was raised, and return the exit code of the failure."""
+    cause = cause_of(error)
+    trace = find_traceback(cause)
+    if has_quit(cause) or (trace is None and not isinstance(error, JobError)):
+        raise error
+    say(name, str(error))
+    reason = why_not()
+    if trace is None:
+        say(name, "--pdb has nowhere to stop: no line of the job raised this")
+    elif reason is not None:
+        say(name, f"--pdb has nothing to read commands from: {reason}")
+    else:
+        stop_at(trace)
+    return error.exit_code
 
 
 def _drop_our_frames(trace: TracebackType | None) -> TracebackType | None:

@@ -45,6 +45,9 @@ TIDY_S = 2.0
 #: Whether a debugger has the terminal. A debugger may restore any signal handler that it found.
 _is_debugging = False
 
+#: What is called with the exit code when a command has said what ended it, see `at_end`.
+_last_words: list[Callable[[int], int]] = []
+
 
 class Terminated(SignalReceived):
     """SIGTERM or SIGHUP was received, as KeyboardInterrupt says of SIGINT."""
@@ -63,8 +66,20 @@ class StdoutClosed(BaseException):
         _end_soon(BROKEN_PIPE)
 
 
+def at_end(act: Callable[[int], int]) -> None:
+    """Call `act(exit code)` behind every other message; what it returns is the exit code."""
+    _last_words.append(act)
+
+
 def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `body(argv)`, print on stderr what ended it, and return the exit code."""
+    code = _run_body(name, body, argv)
+    while _last_words:
+        code = _last_words.pop()(code)
+    return code
+
+
+def _run_body(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     real_modules.protect()
     try:
         check_gil()
@@ -112,6 +127,13 @@ def say(name: str, text: str) -> None:
     """Print one message of a command on stderr."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed
         sys.stderr.write(f"{name}: {shown(text, MAX_LINES)}\n")
+        sys.stderr.flush()
+
+
+def print_error_line(line: str) -> None:
+    """Print a line on stderr as it is: it is for programs, and ASCII."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed
+        sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 

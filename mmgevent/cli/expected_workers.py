@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from mmgevent.cli.exits import say
+from mmgevent.cli.options import Arguments
 from mmgevent.errors import JobCancelled, NoWorkersError
 from mmgevent.machine.resources import start_thread
 
@@ -15,10 +17,22 @@ if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
     from mmgevent.driver.watching import PeerInfo
+    from mmgevent.job.job import Job
 
 #: Time between two looks at whether the cluster still works, and between two lines that say how
 #: many workers are there, seconds. People read no faster.
 LOOK_S = 1.0
+
+
+def await_workers(command: str, cluster: BaseCluster, job: Job[Any, Any], arguments: Arguments) -> None:
+    """Wait for the workers that --expect-workers asks for. Raises what is wrong with the job before."""
+    job.check()  # before anybody waits for a job that cannot run
+
+    def say_unless_quiet(text: str) -> None:
+        if not arguments.quiet:
+            say(command, text)
+
+    wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
 
 
 def wait_for_workers(

@@ -1,7 +1,7 @@
 """Read the command line of a command, by a table of its options.
 
-Each option has a variable, `MMG_...`. The option wins over the variable, and the variable over the
-default. Options stand before the first argument, so a job file can have options of its own.
+Each option has a variable, `MMG_...`, and a setting in a file (`settings_file`). The option wins
+over the variable, the variable over the setting, and that over the default. Options stand before the first argument, so a job file can have options of its own.
 argparse is not used: its import alone would delay the start of the engine by a tenth of the time of
 a small job.
 """
@@ -71,10 +71,10 @@ class Command(NamedTuple):
 class Arguments:
     """The values from the command line and the environment: an attribute per option, and `rest`."""
 
-    def __init__(self, rest: list[str], values: dict[str, Any], given: frozenset[str]):
+    def __init__(self, rest: list[str], values: dict[str, Any], given: dict[str, str]):
         #: The arguments after the options.
         self.rest = rest
-        #: Names of the options that were given on the command line or by a variable.
+        #: {option that was given: where}: COMMAND_LINE, "variable MMG_..." or the place in a file.
         self.given = given
         self._values = values
 
@@ -89,13 +89,30 @@ class HelpAsked(Exception):
     """--help or --version was given: print the text of the exception, and do nothing else."""
 
 
+#: Where an option was given that stands on the command line.
+COMMAND_LINE = "command line"
+
 HELP = Option(("-h", "--help"), "", "show this help and exit", reads_variable=False)
 VERSION = Option(("--version",), "", "show the version and exit", reads_variable=False)
+SHOW_CONFIG = Option(
+    ("--show-config",),
+    "",
+    "show the value of each option and where it comes from, and exit",
+    reads_variable=False,
+)
+#: Options of every command.
+BUILT_IN = (HELP, VERSION, SHOW_CONFIG)
+
+#: Options for passwords, and variables that win over all of them in a file.
+_PASSWORDS = frozenset({"password", "password_file", "worker_password_file"})
+_PASSWORD_VARIABLES = (
+    "MMG_PASSWORD", "MMG_PASSWORD_FILE", "MMG_WORKER_PASSWORD", "MMG_WORKER_PASSWORD_FILE",
+)  # fmt: skip
 
 
 def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> Arguments:
     """Read a command line; raise UsageError if it is wrong, HelpAsked for --help and --version."""
-    table = {name: option for option in (*command.options, HELP, VERSION) for name in option.names}
+    table = {name: option for option in (*command.options, *BUILT_IN) for name in option.names}
     found, rest = _scan(command, argv, table)
     if HELP.name in found:
         raise HelpAsked(help_text(command))
@@ -104,7 +121,7 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
     _check_exclusive(command, [option for option in command.options if option.name in found], "")
     taken = {option.excludes for option in command.options if option.excludes and option.name in found}
     values: dict[str, Any] = {}
-    given = set(found)
+    given = dict.fromkeys(found, COMMAND_LINE)
     from_environ = []
     for option in command.options:
         values[option.name] = [] if option.repeats else (None if option.metavar else 0)
@@ -113,10 +130,40 @@ def parse(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> 
         elif option.reads_variable and environ.get(option.variable) and option.excludes not in taken:
             values[option.name] = _value_of_variable(option, environ[option.variable])
             if values[option.name] or option.metavar:  # MMG_INLINE=0 means not given
-                given.add(option.name)
+                given[option.name] = f"variable {option.variable}"
                 from_environ.append(option)
     _check_exclusive(command, from_environ, "variable ")
-    return Arguments(rest, values, frozenset(given))
+    _take_settings(command, values, given, environ)
+    if SHOW_CONFIG.name in found:
+        from mmgevent.cli.shown_config import show_config
+
+        raise HelpAsked(show_config(command.options, values, given, environ))
+    return Arguments(rest, values, given)
+
+
+def _take_settings(
+    command: Command, values: dict[str, Any], given: dict[str, str], environ: Mapping[str, str]
+) -> None:
+    """Add what a file says of options that were not given."""
+    from mmgevent.cli.settings_file import find_settings
+
+    settings = find_settings(command.name.split()[0], environ)
+    if not settings:
+        return
+    taken = {option.excludes for option in command.options if option.excludes and option.name in given}
+    has_password = not _PASSWORDS.isdisjoint(given) or any(map(environ.get, _PASSWORD_VARIABLES))
+    from_file = []
+    for option in command.options:
+        setting = settings.get(option.name)
+        if setting is None or option.name in given or option.excludes in taken:
+            continue
+        if has_password and option.name in _PASSWORDS:
+            continue
+        values[option.name] = _value_of_setting(option, setting.texts, setting.where)
+        if values[option.name] or option.metavar:
+            given[option.name] = setting.where
+            from_file.append(option)
+    _check_exclusive(command, from_file, "setting ")
 
 
 def _version_text(command: Command) -> str:
@@ -138,7 +185,7 @@ def help_text(command: Command) -> str:
         "",
         "options:",
     ]
-    for option in (*command.options, HELP, VERSION):
+    for option in (*command.options, *BUILT_IN):
         left = "  " + ", ".join(option.names) + (f" {option.metavar}" if option.metavar else "")
         lines.extend(_columns(left, option.help))
     lines += ["", "examples:"]
@@ -148,7 +195,8 @@ def help_text(command: Command) -> str:
         lines += ["", command.notes]
     lines += [
         "",
-        "Instead of an option --some-name you can set the variable MMG_SOME_NAME. The option wins.",
+        "Instead of an option --some-name you can set the variable MMG_SOME_NAME, or write some-name = VALUE",
+        "into a file mmgevent.toml. The option wins, then the variable.",
     ]
     return "\n".join(lines)
 
@@ -206,6 +254,26 @@ def refuse_late_options(command: Command, rest: Sequence[str], first: str) -> No
             command.name,
             f"{shown(option)} stands after {first}; options stand before it: {command.name} {shown(option)} ... {shown(rest[0])}",
         )
+
+
+def options_first(command: Command, argv: Sequence[str]) -> list[str]:
+    """Return a command line with all options before the arguments, wherever they stood.
+
+    Raises UsageError for an option that is unknown or lacks its value.
+    """
+    table = {name: option for option in (*command.options, *BUILT_IN) for name in option.names}
+    options: list[str] = []
+    arguments: list[str] = []
+    words = list(argv)
+    while words:
+        _, rest = _scan(command, words, table)
+        taken = words[: len(words) - len(rest)]
+        if "--" in taken and not (len(taken) > 1 and taken[-1] != "--"):
+            return [*options, *taken, *arguments, *rest]
+        options += taken
+        arguments += rest[:1]
+        words = rest[1:]
+    return [*options, "--", *arguments]
 
 
 def _scan(
@@ -280,8 +348,21 @@ def _shown(text: str) -> str:
 
 
 def _value_of_variable(option: Option, text: str) -> Any:
+    where = f"variable {option.variable}"
     if option.metavar:
-        return _value(option, text.split() if option.repeats else [text], f"variable {option.variable}")
+        return _value(option, text.split() if option.repeats else [text], where)
+    return _value_of_flag(text, where)
+
+
+def _value_of_setting(option: Option, texts: list[str], where: str) -> Any:
+    if len(texts) > 1 and not option.repeats:
+        raise UsageError(f"{where}: expected one value, got a list of {len(texts)}")
+    if not texts:
+        return [] if option.repeats else (None if option.metavar else 0)
+    return _value(option, texts, where) if option.metavar else _value_of_flag(texts[0], where)
+
+
+def _value_of_flag(text: str, where: str) -> Any:
     word = text.strip().lower()
     if word in ("0", "no", "false", "off"):
         return 0
@@ -289,16 +370,14 @@ def _value_of_variable(option: Option, text: str) -> Any:
         return 1
     if _is_whole(word) and int(word) <= MAX_REPEATS:
         return int(word)
-    raise UsageError(
-        f"variable {option.variable}: expected 1 or 0, at most {MAX_REPEATS}; got {_shown(text)}"
-    )
+    raise UsageError(f"{where}: expected 1 or 0, at most {MAX_REPEATS}; got {_shown(text)}")
 
 
 def _check_exclusive(command: Command, options: list[Option], kind: str) -> None:
     for i, option in enumerate(options):
         for other in options[:i]:
             if option.excludes and option.excludes == other.excludes:
-                names = [o.variable if kind else o.names[-1] for o in (other, option)]
+                names = [o.variable if kind == "variable " else o.names[-1] for o in (other, option)]
                 refuse(command.name, f"{kind}{names[0]} and {names[1]} exclude one another; give one of them")
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import StdoutClosed, say
 from mmgevent.cli.options import Arguments, Option, memory_size
-from mmgevent.cli.progress import Reporter
 from mmgevent.cli.streams import Results
 from mmgevent.errors import JobError, OutputError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
+    from mmgevent.cli.closing import Closing
+    from mmgevent.driver.reporters import Reporter
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.sinks import Sink
 
@@ -110,7 +111,9 @@ def _say_what_is_there(command: str, results: Results, sink: Sink) -> None:
         )
 
 
-def in_order(arguments: Arguments, records: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+def in_order(
+    arguments: Arguments, records: Iterable[tuple[Any, Any]], reporter: Reporter
+) -> Iterable[tuple[Any, Any]]:
     """Return the records in the order that the options ask for."""
     if arguments.sort is None and arguments.top is None:
         return records
@@ -118,20 +121,31 @@ def in_order(arguments: Arguments, records: Iterable[tuple[Any, Any]]) -> Iterab
 
     order = choose_order(arguments.sort, arguments.top)
     assert order is not None
-    return _with_output_errors(put_in_order(records, order))
+    return _with_output_errors(put_in_order(_noting(records, reporter, "sorting"), order))
 
 
-def write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter | None) -> None:
+def write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter, closing: Closing) -> None:
     """Write the records and make the output final. Raise StdoutClosed if its reader closed it."""
-    clears_line = reporter is not None and sink.is_terminal
-    for key, value in records:
-        if clears_line and reporter is not None:
-            reporter.close()  # otherwise results would be written into the progress line
-            clears_line = False
+    for count, (key, value) in enumerate(records, 1):
+        if count == 1:
+            reporter.note_output("writing")
+            if sink.is_terminal:
+                reporter.close()  # otherwise results would be written into the block
         with _translated_errors():
             sink.write(key, value)
+        closing.written = reporter.results = count
+    reporter.note_output("finishing")
     with _translated_errors():
         sink.commit()
+    closing.written += sink.made_records
+
+
+def _noting(records: Iterable[tuple[Any, Any]], reporter: Reporter, what: str) -> Iterator[tuple[Any, Any]]:
+    """Yield the records, and let the reporter know how many there were."""
+    reporter.note_output(what)
+    for number, record in enumerate(records, 1):
+        reporter.results = number
+        yield record
 
 
 def _warn(command: str, arguments: Arguments, text: str) -> None:

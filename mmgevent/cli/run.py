@@ -14,19 +14,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import format_address
-from mmgevent.cli import outputs, shared
+from mmgevent.cli import job_records, outputs, replay, shared
+from mmgevent.cli.closing import SUMMARY, Closing
 from mmgevent.cli.clusters import can_grow, is_inline, open_cluster, others_take_part
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import FAULT, leave, run_command, say
 from mmgevent.cli.options import Arguments, Command, Option, parse, refuse, seconds
-from mmgevent.cli.progress import Reporter, open_reporter
+from mmgevent.cli.progress import open_reporter
 from mmgevent.cli.streams import Results, claim_results
-from mmgevent.errors import JobError, MmgeventError, UsageError
+from mmgevent.errors import MmgeventError, UsageError
 from mmgevent.shown_text import shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.log_file import LogFile
+    from mmgevent.driver.reporters import Reporter
     from mmgevent.job.job import Job
 
 NAME = "mmg-run"
@@ -117,9 +120,12 @@ COMMAND = Command(
         Option(
             ("--pdb",),
             "",
-            "with --inline: when the job fails, stop in pdb where your code raised the exception",
+            "with --inline and --replay: when the job fails, stop in pdb where your code raised the exception",
         ),
+        *replay.OPTIONS,
         *outputs.OPTIONS,
+        SUMMARY,
+        *job_records.OPTIONS,
         Option(
             ("-m", "--module"),
             "",
@@ -221,14 +227,21 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Run one job as the command line says; return 0 if it is done, else raise."""
     arguments = parse(COMMAND, argv, os.environ)
-    if not arguments.rest:
+    if arguments.report_diff:
+        return job_records.print_differences(NAME, arguments.rest)
+    if not arguments.rest and not arguments.replay:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
     shared.say_if_slow(NAME, arguments)
     _warn_of_late_options(arguments)
+    if arguments.replay:
+        return _replay(arguments)
     inline = is_inline(arguments)
     if arguments.pdb and not inline:
-        refuse(NAME, "--pdb needs --inline: on a cluster functions run in processes without a terminal")
+        refuse(
+            NAME,
+            "--pdb needs --inline: on a cluster functions run in processes without a terminal (or --replay FILE)",
+        )
     if arguments.expect_workers is not None and not can_grow(arguments):
         refuse(
             NAME,
@@ -238,26 +251,40 @@ def run(argv: Sequence[str]) -> int:
     to_try = getattr(arguments, "try")
     if to_try is not None:
         return _try(arguments, to_try)
+    closing = Closing(NAME, arguments)
     results = claim_results(arguments.output)
-    if inline:
-        return _run_inline(arguments, results)
+    with job_records.kept(NAME, arguments) as job_log:
+        if inline:
+            return _run_inline(arguments, results, closing, job_log)
+        return _run_on_cluster(arguments, results, closing, job_log)
+
+
+def _run_on_cluster(arguments: Arguments, results: Results, closing: Closing, job_log: LogFile | None) -> int:
     with open_cluster(NAME, arguments) as cluster:
         job = _load_job(arguments)
         shared.show_users_logging(arguments)
         reporter = open_reporter(NAME, bool(arguments.quiet))
-        with outputs.open_sink(NAME, arguments, results, job) as sink, contextlib.closing(reporter):
+        with contextlib.closing(reporter), outputs.open_sink(NAME, arguments, results, job) as sink:
             if sink.is_complete:
                 return 0
             if arguments.listen is not None and not arguments.quiet:
                 job.check()  # before anybody starts workers for a job that cannot run
                 _say_how_to_join(cluster, arguments)
             if arguments.expect_workers is not None:
-                _await_workers(cluster, job, arguments)
+                from mmgevent.cli.expected_workers import await_workers
+
+                await_workers(NAME, cluster, job, arguments)
             handle = cluster.submit(
-                job, on_progress=reporter.update, on_notice=reporter.notice, resume=sink.made
+                job,
+                on_progress=reporter.update,
+                on_notice=reporter.notice,
+                resume=sink.made,
+                job_log=job_log,
             )
+            closing.watch(handle.state)
             with _watching_for_workers(handle, reporter, arguments):
-                outputs.write(outputs.in_order(arguments, handle.stream_to(sink)), sink, reporter)
+                records = outputs.in_order(arguments, handle.stream_to(sink), reporter)
+                outputs.write(records, sink, reporter, closing)
     return 0
 
 
@@ -278,18 +305,6 @@ def _say_how_to_join(cluster: BaseCluster, arguments: Arguments) -> None:
     if address is not None:
         say(NAME, f"listening on {format_address(address)}")
         say(NAME, shared.how_to_join(address, arguments))
-
-
-def _await_workers(cluster: BaseCluster, job: Job[Any, Any], arguments: Arguments) -> None:
-    from mmgevent.cli.expected_workers import wait_for_workers
-
-    job.check()  # before anybody waits for a job that cannot run
-
-    def say_unless_quiet(text: str) -> None:
-        if not arguments.quiet:
-            say(NAME, text)
-
-    wait_for_workers(cluster, arguments.expect_workers, arguments.workers_timeout, say_unless_quiet)
 
 
 def _watching_for_workers(
@@ -327,6 +342,7 @@ def _load_job(arguments: Arguments) -> Job[Any, Any]:
         changes["py_files"] = (*changes.get("py_files", job.options.py_files), *py_files)
     if arguments.pass_env:
         changes["pass_env"] = (*changes.get("pass_env", job.options.pass_env), *arguments.pass_env)
+    changes["bundles"] = replay.which_bundles(arguments, changes.get("bundles", job.options.bundles))
     changes["results"] = which_results(arguments, changes.get("results", job.options.results))
     return job.with_options(**changes)
 
@@ -341,7 +357,7 @@ def which_results(arguments: Arguments, of_job: str | None) -> str | None:
     return "plain" if of_job is None and others_take_part(arguments) else of_job
 
 
-def _run_inline(arguments: Arguments, results: Results) -> int:
+def _run_inline(arguments: Arguments, results: Results, closing: Closing, job_log: LogFile | None) -> int:
     from mmgevent.driver.runners.inline import run_inline
 
     try:
@@ -349,12 +365,28 @@ def _run_inline(arguments: Arguments, results: Results) -> int:
         shared.show_users_logging(arguments)
         with outputs.open_sink(NAME, arguments, results, job) as sink:
             if not sink.is_complete:
-                outputs.write(outputs.in_order(arguments, run_inline(job, sink)), sink, None)
+                silent = open_reporter(NAME, is_quiet=True)  # the functions may use the terminal
+                found = run_inline(job, sink, watch=closing.watch, job_log=job_log)
+                outputs.write(outputs.in_order(arguments, found, silent), sink, silent, closing)
     except MmgeventError as error:
         if not arguments.pdb or error.exit_code == FAULT:
             raise
-        return _debug(error)
+        from mmgevent.cli.debugging import debug  # rarely needed
+
+        return debug(NAME, error)
     return 0
+
+
+def _replay(arguments: Arguments) -> int:
+    replay.refuse_others(NAME, arguments)
+    try:
+        return replay.run_replay(NAME, arguments)
+    except MmgeventError as error:
+        if not arguments.pdb or error.exit_code == FAULT:
+            raise
+        from mmgevent.cli.debugging import debug  # rarely needed
+
+        return debug(NAME, error)
 
 
 def _try(arguments: Arguments, count: int) -> int:
@@ -371,22 +403,3 @@ def _try(arguments: Arguments, count: int) -> int:
     shared.show_users_logging(arguments)
     write_report(job, count, arguments, results.stream, say_unless_quiet)
     return 0
-
-
-def _debug(error: MmgeventError) -> int:
-    """Say what failed, stop in pdb where it was raised, and return the exit code of the failure."""
-    from mmgevent.cli import debugging
-
-    cause = debugging.cause_of(error)
-    trace = debugging.find_traceback(cause)
-    if debugging.has_quit(cause) or (trace is None and not isinstance(error, JobError)):
-        raise error
-    say(NAME, str(error))
-    reason = debugging.why_not()
-    if trace is None:
-        say(NAME, "--pdb has nowhere to stop: no line of the job raised this")
-    elif reason is not None:
-        say(NAME, f"--pdb has nothing to read commands from: {reason}")
-    else:
-        debugging.stop_at(trace)
-    return error.exit_code

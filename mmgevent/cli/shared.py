@@ -9,7 +9,7 @@ from mmgevent.access import password as passwords
 from mmgevent.access.addresses import DEFAULT_PORT, Address, format_address, is_loopback, parse_port
 from mmgevent.access.certificates import Certificates
 from mmgevent.cli.exits import say
-from mmgevent.cli.options import Arguments, Option, memory_size, slot_count
+from mmgevent.cli.options import COMMAND_LINE, Arguments, Option, memory_size, slot_count
 
 PORT = Option(("-P", "--port"), "PORT", f"port of addresses without one (default {DEFAULT_PORT})", parse_port)
 PASSWORD = Option(
@@ -97,7 +97,8 @@ def find_password_of_worker(command: str, arguments: Arguments, hosts: list[str]
 
 
 def _warn_of_password(command: str, arguments: Arguments, password: str, hosts: list[str]) -> None:
-    if arguments.password is not None and not arguments.quiet:
+    is_in_file = getattr(arguments, "given", {}).get("password", COMMAND_LINE) != COMMAND_LINE
+    if arguments.password is not None and not is_in_file and not arguments.quiet:
         say(
             command,
             "warning: everybody on this machine can see the password after -p; use --password-file instead",

@@ -11,25 +11,21 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING, Any, Self
 
 from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
-    from mmgevent.driver.job_state import Progress
+    from mmgevent.driver.listed import JobInfo, WorkerInfo
+    from mmgevent.driver.log_file import LogFile
+    from mmgevent.driver.progress import Progress
     from mmgevent.driver.runners.runner import Runner
+    from mmgevent.driver.showing import Shown
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
     from mmgevent.job.outputs.record import Made
-
-
-class WorkerInfo(NamedTuple):
-    """A worker that is present."""
-
-    name: str  #: "host/pid"
-    slots: int
 
 
 OnProgress = Callable[["Progress"], None]
@@ -51,23 +47,34 @@ class BaseCluster(ABC):
         *,
         on_progress: OnProgress | None = None,
         on_notice: OnNotice | None = None,
+        progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
+        job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
         `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+        `progress`: show how far the job is, in the notebook or on stderr.
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
+        `job_log`: a file to which what happens is written, a line of JSON an event (docs/job-log.md).
 
-        Raises UsageError if something is wrong with the job, and StartError if no thread can be
-        started.
+        Raises UsageError if something is wrong with the job, OutputError for a `job_log` that cannot
+        be written, and StartError if no thread can be started.
         """
         from mmgevent.driver.handle import JobHandle
 
-        handle: JobHandle[K, V] = JobHandle(
-            self._checked_runner(job, on_progress, on_notice, None if resume is None else _find_made(resume))
-        )
+        made = None if resume is None else _find_made(resume)
+        shown = _shown(job, on_progress, on_notice) if progress else None
+        if shown is not None:
+            on_progress, on_notice = shown.on_progress, shown.on_notice
+        with _opened(job_log) as out:
+            runner = self._checked_runner(job, on_progress, on_notice, made)
+        self._start_log(runner, out)
+        handle: JobHandle[K, V] = JobHandle(runner)
+        if shown is not None:
+            shown.watch(handle)
         with self._lock:
             self._handles.add(handle)
         try:
@@ -78,18 +85,65 @@ class BaseCluster(ABC):
         return handle
 
     def run(
-        self, job: Job[K, V], *, progress: OnProgress | None = None, on_notice: OnNotice | None = None
+        self,
+        job: Job[K, V],
+        *,
+        progress: OnProgress | bool | None = None,
+        on_notice: OnNotice | None = None,
+        job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
-        The datasource, finishfn and `progress` are called in this thread.  Raises UsageError,
-        JobError, ConnectError or DuplicateKeyError.  KeyboardInterrupt cancels the job.
+        `progress`: True shows how far the job is, in the notebook or on stderr; a function gets it.
+        The datasource, finishfn and that function are called in this thread.  `job_log` is as in
+        `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
+        KeyboardInterrupt cancels the job.
         """
-        from mmgevent.driver.results import apply_finish, build_dict
+        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 
-        runner = self._checked_runner(job, progress, on_notice)
-        with closing(runner.records()) as records:
-            return build_dict(apply_finish(job.finishfn, job.finish_form, records, job.argv))
+        if progress is None or callable(progress):  # spares an import
+            with _opened(job_log) as out:
+                runner = self._checked_runner(job, progress, on_notice)
+            with self._start_log(runner, out), closing(runner.records()) as records:
+                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
+                return build_dict(keeping_bundle(runner, results))
+        from mmgevent.driver.showing import check_progress
+
+        check_progress(progress)
+        if not progress:
+            return self.run(job, on_notice=on_notice, job_log=job_log)
+        return self._run_shown(job, on_notice, job_log)
+
+    def _run_shown(
+        self, job: Job[K, V], on_notice: OnNotice | None, job_log: str | os.PathLike[str] | LogFile | None
+    ) -> dict[K, V]:
+        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
+
+        shown = _shown(job, None, on_notice)
+        with _opened(job_log) as out:
+            runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
+        ended: BaseException | None = None
+        try:
+            with self._start_log(runner, out), closing(runner.records()) as records:
+                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
+                return build_dict(keeping_bundle(runner, results))
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            shown.end(runner.state, ended)
+
+    def _start_log(self, runner: Runner, out: LogFile | None) -> AbstractContextManager[None]:
+        """Begin the log of a job, if it keeps one; return a context whose end is that of the log."""
+        if out is None:
+            return nullcontext()
+        from mmgevent.driver.kept_log import ending, start_log
+
+        return ending(start_log(out, runner, self._engine_name()), runner.state)
+
+    def _engine_name(self) -> str:
+        """Return what logs call the engine. Override this."""
+        return type(self).__name__
 
     @property
     @abstractmethod
@@ -101,8 +155,15 @@ class BaseCluster(ABC):
         """Wait until jobs can run, or raise what prevents it."""
 
     @abstractmethod
-    def workers(self) -> list[WorkerInfo]:
+    def workers(self, *, measure: bool = False) -> list[WorkerInfo]:
         """Return the workers that are present now."""
+
+    def jobs(self) -> list[JobInfo]:
+        """Return the jobs that are not over: those of this program."""
+        from mmgevent.driver.listed import jobs_of
+
+        self._check_process()
+        return jobs_of(self._running())
 
     @abstractmethod
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
@@ -138,6 +199,23 @@ class BaseCluster(ABC):
             raise
         self._give_up()
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._describe()}{self._describe_jobs()}>"
+
+    def _repr_html_(self) -> str:
+        from mmgevent.driver.html_text import line_html
+
+        lines = [line_html(type(self).__name__, self._describe() + self._describe_jobs())]
+        return "".join([*lines, *(handle._repr_html_() for handle in self._running())])
+
+    def _describe(self) -> str:
+        """Return what is behind this, in few words, or "closed"."""
+        raise NotImplementedError
+
+    def _describe_jobs(self) -> str:
+        running = len(self._running())
+        return f", {running} job{'s' * (running != 1)} running" if running else ""
 
     def _running(self) -> list[JobHandle[Any, Any]]:
         with self._lock:
@@ -206,7 +284,21 @@ class BaseCluster(ABC):
             raise forked_error()
 
 
+def _shown(job: Any, on_progress: OnProgress | None, on_notice: OnNotice | None) -> Shown:
+    from mmgevent.driver.showing import Shown  # rarely needed
+
+    return Shown(getattr(job, "name", "job"), on_progress, on_notice)
+
+
 def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:
     from mmgevent.job.outputs.record import Made, find_made  # rarely needed
 
     return resume if isinstance(resume, Made) else find_made(resume)
+
+
+def _opened(job_log: str | os.PathLike[str] | LogFile | None) -> AbstractContextManager[LogFile | None]:
+    if job_log is None:
+        return nullcontext()
+    from mmgevent.driver.kept_log import opened_log  # rarely needed
+
+    return opened_log(job_log)

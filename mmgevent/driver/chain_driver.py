@@ -32,8 +32,10 @@ class ChainDriver(ChainRunner):
     def run(self) -> Generator[Record, None, None]:
         """Run the stages, all of them again when a server or engine is lost."""
         self.wait_for_check()
-        yield from self._drivers()[0].resubmit(self._run_on, self._restart, self.state)
-        self.state.stats = self._stats()
+        try:
+            yield from self._drivers()[0].resubmit(self._run_on, self._restart, self.state)
+        finally:
+            self.note_stats()
 
     def _drivers(self) -> list[JobDriver]:
         drivers = [runner for runner in self._runners if isinstance(runner, JobDriver)]
@@ -54,7 +56,7 @@ class ChainDriver(ChainRunner):
                 ):
                     yield from records
                 kept.append(driver.number)  # first: the user's callback may raise
-                driver.state.notice_skipped_count()
+                driver.end_skipped()
         except EngineLost as error:
             if drivers[-1].state.delivered:
                 raise JobError(

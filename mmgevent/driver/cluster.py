@@ -12,26 +12,29 @@ job.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.driver.arguments import check_procs, check_timeout, check_verbose
-from mmgevent.driver.base_cluster import BaseCluster, OnNotice, OnProgress, WorkerInfo
+from mmgevent.driver.base_cluster import BaseCluster, OnNotice, OnProgress
 from mmgevent.engine.configuration import Configuration
 from mmgevent.engine.start import start_engine
 from mmgevent.errors import EngineError, JobError, ProtocolError, UsageError
-from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.wire.numbers import next_number
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from mmgevent.access.addresses import Address
     from mmgevent.driver.engine_link import EngineProcess
+    from mmgevent.driver.listed import JobInfo, WorkerInfo
     from mmgevent.driver.runners.runner import Runner
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell, Watch
     from mmgevent.job.job import Job
     from mmgevent.wire.frames import Frame
+
+Listed = TypeVar("Listed")
 
 #: Time for the engine to start its roles, seconds.  A busy machine takes long to start Python.
 ROLES_S = 60.0
@@ -68,22 +71,38 @@ class Cluster(BaseCluster):
         self._last_job = next_number(self._last_job, ())
         return self._last_job
 
-    def workers(self) -> list[WorkerInfo]:
+    def workers(self, *, measure: bool = False) -> list[WorkerInfo]:
         """Return the workers that are present now.
+
+        `measure`: also have them measure the cores and the memory that they use, which takes 0.3 s.
 
         Raises EngineError if MAX_ASKS servers in a row are lost before they answer.
         """
+        from mmgevent.driver.listed import workers_of
+
+        return self._listed(lambda ask: workers_of(ask, measure=measure))
+
+    def jobs(self) -> list[JobInfo]:
+        """Return the jobs of the server that are not over, of whichever program.
+
+        Raises EngineError if MAX_ASKS servers in a row are lost before they answer.
+        """
+        from mmgevent.driver.listed import job_of
+        from mmgevent.wire.listings import read_listing
+
+        return self._listed(lambda ask: [job_of(row) for row in read_listing(ask, "list_jobs")])
+
+    def _listed(self, read: Callable[[Callable[..., dict[str, Any]]], list[Listed]]) -> list[Listed]:
+        """Return what `read(ask)` reads from the server."""
         for tries_left in range(MAX_ASKS - 1, -1, -1):
             engine = self._get_engine(None)
             engine.wait_ready(ROLES_S)
             try:
-                answer = engine.ask("list_workers")
-                break
+                return read(engine.ask)
             except EngineError:
                 if not tries_left:
                     raise
-        names = [shown(name, max_line_chars=MAX_NAME_CHARS) for name in answer["names"]]
-        return [WorkerInfo(*row) for row in zip(names, answer["slots"], strict=True)]
+        raise AssertionError("MAX_ASKS is above 0")
 
     def watch(self, on_joined: OnJoined, on_left: OnLeft, on_tell: OnTell) -> None:
         """See workers join and leave, and receive their messages, until this cluster is closed.
@@ -187,8 +206,18 @@ class Cluster(BaseCluster):
             handle.join(with_callbacks=not is_callback and not engine.is_reading_thread)
         self._end()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'closed' if self._is_closed else f'engine {self._engine.pid}'}>"
+    def _describe(self) -> str:
+        return "closed" if self._is_closed else f"engine {self._engine.pid}"
+
+    def _engine_name(self) -> str:
+        from mmgevent.access.addresses import format_address
+
+        configuration = self._configuration
+        if configuration.join is not None:
+            return f"the server {format_address(configuration.join)}"
+        if configuration.elect is not None:
+            return f"the elected server of {', '.join(map(format_address, configuration.elect))}"
+        return "local"
 
     def _end(self) -> None:
         watch = self._watch

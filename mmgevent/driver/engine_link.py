@@ -37,8 +37,9 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import SIGNAL_LOOK_S, start_thread
 from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL, GRANT, Decoder, Frame
-from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.hello import dill_version, hello, user_name
 from mmgevent.wire.lanes import Outbox, granted_bytes
+from mmgevent.wire.listings import ANSWERS, check_answer
 from mmgevent.wire.messages import control, decode_message
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class EngineProcess:
         """Write what may be sent now; the rest is sent when the receiver grants credit."""
         self.send()
 
-    def ask(self, type: str) -> dict[str, Any]:
+    def ask(self, type: str, **fields: Any) -> dict[str, Any]:
         """Send a question about no job and return the answer.
 
         Raises EngineError if the engine ends first.
@@ -250,7 +251,7 @@ class EngineProcess:
                 self._answers.get()
             if self.has_ended:
                 raise EngineError(f"no answer: {self._reason}")
-            self.send(control(type))
+            self.send(control(type, **fields))
             answer = self._answers.get()
         if answer is None:
             raise EngineError(f"no answer: {self._reason or self._unplaced_reason}")
@@ -376,9 +377,8 @@ class EngineProcess:
             self._end(reason)
         elif message["type"] == "goodbye":
             self._end(shown(message["reason"]))
-        elif message["type"] == "workers":
-            if len(message["names"]) != len(message["slots"]):
-                raise ProtocolError("a list of workers needs the slots of each")
+        elif message["type"] in ANSWERS:
+            check_answer(message)
             if self._asking.locked():  # else nobody has asked
                 self._answers.put(message)
         elif message["type"] != "hello" and self._on_message is not None:
@@ -440,7 +440,7 @@ def _name_server(configuration: Configuration) -> str:
 
 def _hello(is_local: bool) -> Frame:
     dill = "local" if is_local else dill_version()  # an engine of our own has the same
-    return hello("driver", dill=dill)
+    return hello("driver", dill=dill, user=None if is_local else user_name())
 
 
 def _send_all(sock: socket.socket, buffers: list[Any]) -> None:

@@ -30,7 +30,8 @@ from mmgevent.driver.encoding import (
     encoded_bytes,
     with_content,
 )
-from mmgevent.driver.kept_batches import KeptBatches, items_at, not_kept_error, too_large_notice
+from mmgevent.driver.input_total import InputTotal
+from mmgevent.driver.kept_batches import KeptBatches, find_unit, items_at, not_kept_error, too_large_notice
 from mmgevent.driver.open_walk import Item, OpenWalk
 from mmgevent.errors import DatasourceError, JobCancelled, MmgeventError, ProtocolError
 from mmgevent.job.inputs.refs import Ref
@@ -41,7 +42,7 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.blame import blame_driver_code
 from mmgevent.wire.numbers import MAX_NUMBER
-from mmgevent.wire.positions import entry_of
+from mmgevent.wire.positions import entry_of, place_of
 
 log = get_log(__name__)
 
@@ -77,6 +78,9 @@ class Feeder:
         with _blaming_datasource():
             opened = job.open_datasource()
         self._items = OpenWalk(job, opened)
+        #: how large the input is
+        self.total = InputTotal(opened, is_oneshot=job.options.allocation == "oneshot")
+        self._weight = 0  # bytes of the batches given out since the last restart
         #: whether `next_batch` never waits
         self.never_waits = is_in_memory(job.datasource)
         self._is_made = opened is not job.datasource
@@ -110,6 +114,7 @@ class Feeder:
         """
         self._count = 0
         self._sizes = array("Q")
+        self._weight = 0
         self._cut.clear()
         self.has_ended = False
         if self._kept is not None:
@@ -139,6 +144,7 @@ class Feeder:
             batch = self._cut.popleft() if self._cut else self._read_batch(speed, is_given_back)
             if batch is None:
                 self.has_ended = True
+                self.total.end(sum(self._sizes), self._weight)
                 return None
         if self._count >= MAX_NUMBER:  # numbers of batches keep the order of the datasource
             raise DatasourceError(
@@ -146,6 +152,7 @@ class Feeder:
             )
         self._count += 1
         self._sizes.append(batch.items)
+        self._weight += batch.weight
         return self._count, batch
 
     def content_of(self, number: int) -> EncodedBatch:
@@ -174,6 +181,18 @@ class Feeder:
         if self._refs:
             return _read_refs_again(self._refs, places)
         return self._walk_again(places) if self._may_read_again else iter(())
+
+    def find_item(self, batch: int, position: int) -> tuple[Any, Any] | None:
+        """Return an item, as it was, if it can be read again at once; else None."""
+        if batch < 1 or position < 0:
+            return None
+        refs = self._refs.get(batch)
+        if refs is not None:
+            entry = entry_of(position)
+            return find_unit(refs[entry][1], place_of(position)) if entry < len(refs) else None
+        if not self.reads_again_quickly:
+            return None
+        return next((item for _, item in self.read_again([(batch, position)])), None)
 
     @property
     def reads_again_quickly(self) -> bool:
@@ -205,6 +224,7 @@ class Feeder:
 
         See `OpenWalk.close` for what happens if another thread calls this.
         """
+        self.total.close()
         self._items.close()
         if self._kept is not None:
             self._kept.close()

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
-from mmgevent.driver.results import apply_finish, build_dict
+from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.errors import JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
@@ -150,15 +150,14 @@ class JobHandle(Readable[K, V]):
 
     def progress(self) -> Progress:
         """Return how far the job is."""
-        return self._state.progress
+        return self._state.look()
 
     def stats(self) -> dict[str, Any]:
-        """Return the server's figures of a job that is done: seconds, records, spilled_bytes.
+        """Return the figures of a job, such as seconds and records, all of them once it is done.
 
-        Those of a chain are of the last stage, but for sums such as the seconds; "stages" lists the
-        figures of each, with the number of items that were "skipped".
+        docs/progress.md lists them. What is not known where the job runs is left out.
         """
-        return dict(self._state.stats)
+        return self._state.figures()
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far: the last 10,000 failures at most.
@@ -187,9 +186,11 @@ class JobHandle(Readable[K, V]):
         """
         return list(self._state.deaths)
 
-    def __repr__(self) -> str:
-        state = self._state.progress.phase if not self._is_over else "failed" if self._error else "done"
-        return f"<JobHandle {self._state.name} {state}>"
+    def _final_state(self) -> str | None:
+        """Return how the job has ended, or None if it goes on."""
+        if not self._is_over:
+            return None
+        return "cancelled" if self._state.is_cancelled else "failed" if self._error else "done"
 
     def start(self) -> None:
         """Start the job's thread.
@@ -238,7 +239,8 @@ class JobHandle(Readable[K, V]):
         job = self._runner.job
         error: BaseException | None = None
         try:
-            for record in apply_finish(job.finishfn, job.finish_form, self._runner.records(), job.argv):
+            results = apply_finish(job.finishfn, job.finish_form, self._runner.records(), job.argv)
+            for record in keeping_bundle(self._runner, results):
                 self._filling.append(record)
                 if len(self._filling) >= _CHUNK_RECORDS:
                     self._flush()
@@ -317,7 +319,7 @@ class JobHandle(Readable[K, V]):
         """Wait for the end of the job; return whether it has ended GRACE_S later."""
         until = time.monotonic() + GRACE_S
         with self._changed:
-            while not self._is_over and time.monotonic() < until:
+            while not self._is_over and time.monotonic() < max(until, self._state.keeps_until_s):
                 self._changed.wait(min(SIGNAL_LOOK_S, GRACE_S))
                 if self._is_held_up and not self._state.is_cancelled:  # it waits for its reader
                     until = time.monotonic() + GRACE_S
@@ -327,6 +329,8 @@ class JobHandle(Readable[K, V]):
 
     def _finish(self, error: BaseException | None) -> None:
         """Note that the job is over, and call back; only the first end counts."""
+        if self._state.job_log is not None:
+            self._state.job_log.end(self._state, error)
         with self._changed:
             if self._is_over:
                 return

@@ -13,8 +13,9 @@ from typing import Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob, pack_job
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.driver.submission import EngineLost, Submission
@@ -72,6 +73,7 @@ class JobDriver(Runner):
         except TooLargeError as error:
             self._packed = error
         self._feeder = Feeder(job, on_notice=self.state.notice)
+        self.state.input_total = self._feeder.total
         self._submission: Submission | None = None  # the last one
         self._get_engine = get_engine
         self._next_number = next_number
@@ -112,6 +114,8 @@ class JobDriver(Runner):
         for _ in range(1 + self._max_resubmits):
             if lost is not None:
                 state.notice(f"{lost}; the job is resubmitted")
+                if state.job_log is not None:
+                    state.job_log.resubmitted(lost)
                 restart()
             engine = self._get_engine(lost)
             try:
@@ -142,6 +146,8 @@ class JobDriver(Runner):
         if isinstance(self._packed, TooLargeError):
             raise self._packed
         packed, state, feeder = self._packed, self.state, self._feeder
+        if source is not None:
+            state.input_total = None  # the server knows
         self._submission = Submission(state, packed, feeder, engine, keeps=keeps, source=source)
         with closing(self._submission) as submission:
             submission.open(self._next_number)
@@ -172,6 +178,14 @@ class JobDriver(Runner):
         submission = self._submission
         if submission is not None:
             submission.leave()
+
+    def pack_code(self) -> bytes:
+        """Return the payload that executors got."""
+        return self._packed.code if isinstance(self._packed, PackedJob) else super().pack_code()
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        return self._feeder.find_item(batch, position)
 
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from mmgevent.driver.progress import PhaseClock, Progress, complete
 from mmgevent.driver.set_aside import SetAside
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
@@ -23,6 +24,8 @@ from mmgevent.wire.failures import name_skipped
 from mmgevent.wire.frames import Frame
 
 if TYPE_CHECKING:
+    from mmgevent.box.reports import Report
+    from mmgevent.driver.input_total import InputTotal
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -32,27 +35,22 @@ log = get_log(__name__)
 MAX_NOTICES = 1000
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is."""
+class JobEvents(Protocol):
+    """What the log of a job is told, see `driver.job_log`."""
 
-    #: "starting", "map", "plan" or "reduce"; in the end "done", "failed" or "cancelled"
-    phase: str = "starting"
-    #: items in the map phase, tasks in the reduce phase
-    done: int = 0
-    #: The whole, in the unit of `done`; None while it is not known.
-    total: int | None = None
-    waiting: int = 0
-    running: int = 0
-    workers: int = 0
-    slots: int = 0
-    #: bytes of input that were mapped
-    bytes: int = 0
-    #: items that were set aside
-    skipped: int = 0
-    #: the stage of a chain that runs, from 1, and their number
-    stage: int = 1
-    stages: int = 1
+    def progress(self, progress: Progress) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def death(self, death: Mapping[str, Any]) -> None: ...
+    def tasks(self, rows: list[Any], lost: int) -> None: ...
+    def ran(self, began_s: float, **row: Any) -> None: ...
+    def report(
+        self, report: Report, phase: str, task: int, batch: int | None, bytes_in: int | None
+    ) -> None: ...
+    def skipped(
+        self, failures: Iterable[dict[str, Any]], batch: int, worker: str | None
+    ) -> Iterator[dict[str, Any]]: ...
+    def resubmitted(self, why: str) -> None: ...
+    def end(self, state: JobState, error: BaseException | None) -> None: ...
 
 
 class JobState:
@@ -74,22 +72,33 @@ class JobState:
         #: partitions whose records were all given out
         self.delivered: set[int] = set()
         self.progress = Progress()
-        #: the server's figures of a job that is done
+        #: the figures of whatever runs the job, see `figures`
         self.stats: dict[str, Any] = {}
+        #: how large the input is; None where nobody knows
+        self.input_total: InputTotal | None = None
+        self._clock = PhaseClock()
         #: the items that were set aside
         self.set_aside = SetAside(plain)
         #: the last deaths of executors and workers, see `wire.deaths`
         self.deaths: deque[dict[str, Any]] = deque(maxlen=MAX_REMEMBERED)
+        #: number of all deaths
+        self.death_count = 0
         #: what the job's thread waits for: a frame; a str, why the engine is lost; None after
         #: `cancel`
         self.inbox: SimpleQueue[Frame | str | None] = SimpleQueue()
         self.is_cancelled = False
+        #: the log of the job, if it keeps one
+        self.job_log: JobEvents | None = None
+        #: until when the job's thread may need time to keep a bundle of its failure
+        self.keeps_until_s = 0.0
         #: the error that has ended the job; its thread may not know yet
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's
         self.on_failure: Callable[[], None] = _do_nothing
         #: called with partitions, and the number of all, once every record of theirs was given out
         self.on_partitions: Callable[[tuple[int, ...], int], None] = _ignore_partitions
+        #: called when the job ends, before anybody else learns of it
+        self.on_end: Callable[[], None] = _do_nothing
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
         self._on_progress = on_progress
@@ -124,6 +133,8 @@ class JobState:
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
+        if self.job_log is not None and self._holder is None:
+            self.job_log.notice(text)
         if self._holder == threading.get_ident():
             self._held.append(text)
         elif self._on_notice is None:
@@ -164,9 +175,43 @@ class JobState:
 
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
-        self.progress = progress
+        self.progress = self._completed(progress)
+        if self.job_log is not None:
+            self.job_log.progress(self.progress)
         if self._on_progress is not None:
-            self._on_progress(progress)
+            if self.input_total is not None:
+                self.input_total.look()
+            self._on_progress(self.progress)
+
+    def look(self) -> Progress:
+        """Return how far the job is, with what is known of its input by now."""
+        if self.input_total is not None and self.progress.phase in ("starting", "map"):
+            self.input_total.look()
+            return self._completed(self.progress)
+        return self.progress
+
+    def _completed(self, progress: Progress) -> Progress:
+        deaths = max(progress.deaths, self.death_count)
+        return complete(progress, self.input_total, self._clock, deaths)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is known in numbers of the job, now or at its end; see `JobHandle.stats`."""
+        figures = {**self.stats, "skipped": self.set_aside.count, "deaths": self.death_count}
+        total, progress = self.input_total, self.progress
+        n_bytes = progress.bytes
+        if total is not None and total.bytes_read is not None and progress.phase != "map":
+            n_bytes = total.bytes_read
+        if n_bytes:
+            figures.setdefault("input_bytes", n_bytes)
+        for name, value in (
+            ("items", progress.items),
+            ("retries", progress.retries),
+            ("spilled_bytes", progress.spilled_bytes),
+            ("peak_bytes", progress.peak_bytes),
+        ):
+            if value is not None:
+                figures.setdefault(name, value)
+        return figures
 
     def end_progress(self, phase: str) -> None:
         """Note how the job ended.
@@ -175,12 +220,23 @@ class JobState:
         """
         if self.progress.phase not in ("cancelled", "failed"):
             self.progress = replace(
-                self.progress, phase=phase, waiting=0, running=0, skipped=self.set_aside.count
+                self.progress,
+                phase=phase,
+                waiting=0,
+                running=0,
+                skipped=self.set_aside.count,
+                deaths=self.death_count,
+                fraction=1.0 if phase == "done" else self.progress.fraction,
+                seconds_left=None,
             )
+            self.on_end()
 
     def add_death(self, death: dict[str, Any]) -> None:
         """Remember the death of an executor or worker, and show it unless another message does."""
+        self.death_count += 1
         self.deaths.append(death)
+        if self.job_log is not None:
+            self.job_log.death(death)
         text = describe_death(death)
         if text is not None:
             self.notice_of_others(text)
@@ -189,6 +245,11 @@ class JobState:
     def unnamed_count(self) -> int:
         """Number of items set aside that may still be named."""
         return max(0, MAX_NAMED - self._named)
+
+    @property
+    def are_all_named(self) -> bool:
+        """Return whether a notice has named each item that was set aside."""
+        return self.set_aside.count <= MAX_NAMED
 
     def notice_skipped(self, name: str | None, failure: dict[str, Any]) -> None:
         """Name an item that was set aside, unless MAX_NAMED were named before."""
@@ -200,6 +261,16 @@ class JobState:
         """Say how many items were set aside, if not all of them were named."""
         if self.set_aside.count > MAX_NAMED:
             self.notice(f"{self.set_aside.count} items were set aside in all")
+
+    def options_for(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of the job for those who run it: they time items if it keeps a log."""
+        return options if self.job_log is None else {**options, "logs": True}
+
+    def note_skipped(
+        self, failures: Iterator[dict[str, Any]], batch: int, worker: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Log items of a batch that were set aside, if the job keeps a log; return their failures."""
+        return failures if self.job_log is None else self.job_log.skipped(failures, batch, worker)
 
     def end_partitions(self, partitions: tuple[int, ...]) -> None:
         """Note that every record of these partitions was given out."""

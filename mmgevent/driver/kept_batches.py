@@ -7,6 +7,7 @@ are read from there.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate, groupby
@@ -22,6 +23,10 @@ from mmgevent.wire.positions import entry_of, place_of
 #: Disk that the kept batches of one job may take, bytes.  A larger copy would endanger the machine
 #: for the sake of a rare loss, so such a job goes on without one.
 MAX_KEPT_BYTES = 16 * 1024**3
+#: Largest file that is read again as one item, bytes. A bundle would not keep a larger one.
+MAX_FOUND_BYTES = 16 * 1024 * 1024
+#: Time for which a failed item is looked for in its file, seconds. A user waits for the error.
+FIND_S = 5.0
 #: What a user can do if the copy is a burden.
 ADVICE = "pass a function that returns a new iterator each time"
 
@@ -110,6 +115,20 @@ def items_at(
         for index, (item_key, item) in enumerate(value.units()):
             if index in wanted and not isinstance(item, Unreadable):
                 yield wanted[index], (item_key, item)
+
+
+def find_unit(ref: Ref, place: int) -> tuple[Any, Any] | None:
+    """Return an item of a ref, or None if it can no longer be read, is large, or takes FIND_S to find."""
+    if ref.unit_count == 1 and ref.weight > MAX_FOUND_BYTES:
+        return None
+    until_s = time.monotonic() + FIND_S
+    with suppress(MmgeventError):
+        for index, (key, value) in enumerate(ref.units()):
+            if index == place:
+                return None if isinstance(value, Unreadable) else (key, value)
+            if time.monotonic() > until_s:
+                break
+    return None
 
 
 def too_large_notice() -> str:

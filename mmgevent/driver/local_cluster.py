@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
@@ -67,19 +68,31 @@ class LocalCluster(Cluster):
 
 
 def run(
-    job: Job[K, V], *, inline: bool = False, progress: OnProgress | None = None, **cluster: Any
+    job: Job[K, V],
+    *,
+    inline: bool = False,
+    progress: OnProgress | bool | None = None,
+    job_log: str | os.PathLike[str] | None = None,
+    **cluster: Any,
 ) -> dict[K, V]:
     """Run one job and return its results as a dict.
 
+    `progress`: True shows how far it is, in the notebook or on stderr; a function gets it.
     It runs on a `LocalCluster(**cluster)` of its own or, with `inline=True`, in this process, where
-    a debugger sees everything.
+    a debugger sees everything. `job_log`: a file to which what happens is written, a line of JSON an
+    event (docs/job-log.md).
     """
     if inline:
         if cluster:
             raise UsageError(f"inline=True starts no processes: leave out {', '.join(cluster)}")
-        from mmgevent.driver.results import build_dict
-        from mmgevent.driver.runners.inline import run_inline
+        if progress is None:
+            from mmgevent.driver.results import build_dict
+            from mmgevent.driver.runners.inline import run_inline
 
-        return build_dict(run_inline(job))
+            return build_dict(run_inline(job, job_log=job_log))
+        from mmgevent.driver.runners.inline_cluster import InlineCluster
+
+        with InlineCluster() as here:
+            return here.run(job, progress=progress, job_log=job_log)
     with LocalCluster(**cluster) as local:
-        return local.run(job, progress=progress)
+        return local.run(job, progress=progress, job_log=job_log)

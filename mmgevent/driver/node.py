@@ -194,8 +194,8 @@ class Node(Cluster):
         """Wait for this node's own jobs, then leave the cluster; idempotent."""
         super().close()
 
-    def __repr__(self) -> str:
-        return f"<Node {self._state}>"
+    def _describe(self) -> str:
+        return str(self._state)
 
     # The node's engine.
 

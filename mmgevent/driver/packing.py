@@ -15,6 +15,7 @@ from mmgevent.machine import environment, interpreter
 from mmgevent.wire.limits import MAX_CONTEXT_BYTES, MAX_OPTIONS_BYTES
 
 if TYPE_CHECKING:
+    from mmgevent.job.functions import Functions
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: {part of what is sent as options: what the user calls it}
@@ -54,15 +55,7 @@ def pack_job(
     Raises ShippingError and other UsageErrors, and TooLargeError if the code cannot be sent.
     """
     functions = job.functions()
-    code = pack_functions(
-        functions,
-        by_value=job.by_value,
-        py_files=job.options.py_files,
-        argv=job.argv,
-        environ={name: os.environ[name] for name in job.options.pass_env},
-        stays_here=stays_here,
-        on_left=on_left,
-    )
+    code = pack_code(job, stays_here=stays_here, on_left=on_left)
     options = {**job.options.to_wire(), "needs": sorted(functions.offered_names)}
     if functions.setupfn is None:
         del options["setup_timeout"]
@@ -77,6 +70,28 @@ def pack_job(
     # partitions.  The form of an offered reducefn is not known here.
     takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
     return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks, plain)
+
+
+def pack_code(
+    job: Job[Any, Any],
+    functions: Functions | None = None,
+    *,
+    stays_here: bool,
+    on_left: Callable[[str], None] = lambda _: None,
+) -> bytes:
+    """Return the payload of the functions of a job, or of `functions` in their place.
+
+    Raises ShippingError and other UsageErrors.
+    """
+    return pack_functions(
+        job.functions() if functions is None else functions,
+        by_value=job.by_value,
+        py_files=job.options.py_files,
+        argv=job.argv,
+        environ={name: os.environ[name] for name in job.options.pass_env if name in os.environ},
+        stays_here=stays_here,
+        on_left=on_left,
+    )
 
 
 def _check_options(options: dict[str, Any]) -> None:

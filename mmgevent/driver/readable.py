@@ -13,6 +13,8 @@ from mmgevent.errors import ForkedError, UsageError
 from mmgevent.job.job import K, V
 
 if TYPE_CHECKING:
+    from mmgevent.driver.error_groups import ErrorGroup
+    from mmgevent.driver.job_state import JobState
     from mmgevent.job.outputs.sinks import Sink
 
 
@@ -31,6 +33,27 @@ class Readable(Generic[K, V]):
     _pid: int
     _is_streaming: bool
     _result: dict[Any, Any] | None
+
+    @property
+    def state(self) -> JobState:
+        """Return what the driver knows of the job, for commands."""
+        return self._runner.state
+
+    def __repr__(self) -> str:
+        from mmgevent.driver.progress_text import describe_state
+
+        said = describe_state(self.state.look(), self._final_state())
+        return f"<{type(self).__name__} {self.state.name} {said}>"
+
+    def _repr_html_(self) -> str:
+        from mmgevent.driver.html_text import job_html
+
+        state = self.state
+        return job_html(state.name, state.look(), self._final_state(), state.figures())
+
+    def _final_state(self) -> str | None:
+        """Return how the job has ended, or None if it goes on."""
+        raise NotImplementedError
 
     def result(self, timeout: float | None = None) -> dict[K, V]:
         """Wait for the job and return its results."""
@@ -164,6 +187,14 @@ class Readable(Generic[K, V]):
                 sink.write(key, value)
                 count += 1
         return count
+
+    def errors(self) -> list[ErrorGroup]:
+        """Return the errors that have set items aside so far: one for each function, exception and line.
+
+        The most frequent one is first. Each has a `count` and one example. Raises JobError as
+        `skipped`.
+        """
+        return self._runner.errors()
 
     def to_pandas(self, columns: str | Iterable[str] | None = None) -> Any:
         """Wait for the job and return its results as a DataFrame of pandas.

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import DuplicateKeyError, JobError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form
 from mmgevent.tasks.blame import NO_KEY, blame_driver_code, make_failure, short_repr
+
+if TYPE_CHECKING:
+    from mmgevent.driver.runners.runner import Runner
 
 Record = tuple[Any, Any]
 
@@ -40,6 +43,19 @@ def apply_finish(
     if finish_form == "iterator":
         return _finish_all(finishfn, records, shown)
     return _finish_each(calls_showing(shown, finishfn), records)
+
+
+def keeping_bundle(runner: Runner, results: Iterable[Record]) -> Iterator[Record]:
+    """Yield the results of a job; if its finishfn fails, keep a bundle of the call."""
+    return iter(results) if runner.job.finishfn is None else _keeping_bundle(runner, results)
+
+
+def _keeping_bundle(runner: Runner, results: Iterable[Record]) -> Iterator[Record]:
+    try:
+        yield from results
+    except JobError as error:
+        runner.keep_bundle(error)
+        raise
 
 
 def build_dict(records: Iterable[Record]) -> dict[Any, Any]:
@@ -73,7 +89,10 @@ def _finish_each(finishfn: Callable[..., Any], records: Iterable[Record]) -> Ite
         try:
             result = finishfn(key, value)
         except (Exception, SystemExit) as error:
-            raise blame_driver_code(error, "finish", "finishfn", key) from error
+            failed = blame_driver_code(error, "finish", "finishfn", key)
+            if failed.evidence is not None:
+                failed.evidence = failed.evidence[0], (key, value)
+            raise failed from error
         yield key, result
 
 

@@ -105,6 +105,19 @@ class SetAside:
             found.extend(_failures_in(segment, worker, self._plain))
         return found[-MAX_REMEMBERED:]
 
+    def records(self) -> Iterator[tuple[tuple[int, int], bytes | None, bool, dict[str, Any]]]:
+        """Yield the place, the pickled value, whether a worker has sent it, and the failure of each item.
+
+        Raises JobError (kind "record") for a row that cannot be read here.
+        """
+        for batch, is_workers, segment in self._rows.read():
+            for key, (position, value, type_, text, failure) in _rows_in(
+                segment, self._plain if is_workers else None
+            ):
+                known = {"item_key": key} if type_ is not None else {}
+                row = {**failure, **known, "error_type": type_ or "", "error_text": text}
+                yield (batch, position), value, is_workers, row
+
     def items(self, read_again: Callable[[list[Place]], Found]) -> Iterator[tuple[Any, Any]]:
         """Yield (key, value) of all items: those whose values are kept, then the others.
 

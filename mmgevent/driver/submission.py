@@ -18,9 +18,10 @@ from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob
 from mmgevent.driver.runners.decoding import decode_segments
+from mmgevent.driver.server_figures import read_progress, read_stats
 from mmgevent.errors import (
     JobError,
     MmgeventError,
@@ -50,6 +51,10 @@ GATHER_S = 0.001
 
 
 log = get_log(__name__)
+
+
+#: Bytes at the end of a message in which its type stands, if our server has sent it.
+MAX_TYPE_BYTES = 40
 
 
 class Part(NamedTuple):
@@ -110,6 +115,7 @@ class Submission:
             "notice": self._on_notice,
             "skipped": self._on_skipped,
             "died": self._on_died,
+            "task_ends": self._on_task_ends,
             "stage_done" if keeps else "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
@@ -182,7 +188,7 @@ class Submission:
 
     def _announce(self) -> None:
         state, packed = self._state, self._packed
-        options = packed.options
+        options = state.options_for(packed.options)
         if state.partitions is not None:
             options = {**options, "partitions": state.partitions}  # chosen by the first server
         if state.delivered:
@@ -270,6 +276,8 @@ class Submission:
 
     def _receive(self, frame: Frame) -> None:
         """Queue a frame for the job's thread (in the engine's reading thread)."""
+        if self._state.job_log is not None and self._has_logged(frame):
+            return
         self._state.inbox.put(frame)
         if frame.kind != CONTROL or b"job_failed" not in bytes(frame.payload):
             return
@@ -377,6 +385,7 @@ class Submission:
         assert incoming.batch is not None
         for part in incoming.take_whole():
             failures = self._state.set_aside.add_rows(incoming.batch, incoming.worker, part.data)
+            failures = self._state.note_skipped(failures, incoming.batch, incoming.worker)
             for failure in islice(failures, self._state.unnamed_count):
                 self._state.notice_skipped(failure.get("key"), failure)
 
@@ -396,9 +405,29 @@ class Submission:
     def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.add_death(bound(message["failure"]))
 
+    def _has_logged(self, frame: Frame) -> bool:
+        """Log attempts that ended, if the frame is about them; return whether it was.
+
+        This happens in the engine's reading thread, at once: the job's thread may wait in the
+        datasource, and the server says how long ago the attempts began.
+        """
+        if frame.kind != CONTROL or b'"task_ends"' not in bytes(frame.payload[-MAX_TYPE_BYTES:]):
+            return False
+        try:
+            message = decode_message(frame.payload)
+            if message["type"] != "task_ends":
+                return False
+            self._on_task_ends(frame, message)
+        except ProtocolError:  # the job's thread raises it
+            return False
+        return True
+
+    def _on_task_ends(self, frame: Frame, message: dict[str, Any]) -> None:
+        if self._state.job_log is not None:
+            self._state.job_log.tasks(message["rows"], message.get("lost", 0))
+
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
-        del message["type"]
-        self._state.report(Progress(**message, skipped=self._state.set_aside.count))
+        self._state.report(read_progress(message, self._state.set_aside.count, self._state.input_total))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
         """Note an item that the server has set aside: it killed the executors that mapped it."""
@@ -411,6 +440,7 @@ class Submission:
                 # The executor may have named only the type of the key.
                 failure = {**failure, "key": short_repr(key)}
         self._state.set_aside.add_item(batch, position, failure, item)
+        self._state.note_skipped(iter([failure]), batch, failure.get("worker"))
         name = failure.get("key")
         if name is None:  # the executor died while it read the item
             name = f"item {entry_of(position)} of batch {batch}"
@@ -420,7 +450,7 @@ class Submission:
         count = message["stats"].get("results")
         if type(count) is not int or count < 0 or count < self._received_tasks + len(self._incoming):
             raise ProtocolError("a job is done with another number of results than were announced")
-        self._state.stats = message["stats"]
+        self._state.stats = read_stats(message["stats"])
         self._result_tasks = count
 
     def _on_moved(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -432,6 +462,7 @@ class Submission:
         raise EngineLost(shown(message["reason"]) or "the server was lost")
 
     def _on_failed(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.stats = read_stats(message.get("stats", {}))
         raise _error_of(message)
 
 

@@ -17,6 +17,7 @@ from gevent.event import Event
 from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.stay import Stay
 from mmgevent.machine.logs import get_log
+from mmgevent.wire.limits import MAX_TIMEOUT_S
 
 log = get_log("mmgevent")
 
@@ -43,6 +44,7 @@ class Departure:
         self.code = 0
         #: why it leaves, for logs and goodbyes
         self.reason = ""
+        self._is_drained = False
         self._stay = stay
         self._what = what
         for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
@@ -55,8 +57,15 @@ class Departure:
 
     @property
     def grace_s(self) -> float:
-        """Return the time for running tasks, seconds. Ctrl-C grants none."""
+        """Return the time for running tasks, seconds. Ctrl-C grants none, a drain what they need."""
+        if self._is_drained:
+            return MAX_TIMEOUT_S
         return 0.0 if self.code == INTERRUPTED else self._stay.end_grace_s
+
+    def drain(self, reason: str) -> None:
+        """Leave once the running tasks are done. A signal ends the process at once from now on."""
+        self._is_drained = self._is_drained or not self.is_due
+        self._leave(reason)
 
     def watch_idleness(self, busy_until: Callable[[], float]) -> None:
         """Leave after the idle timeout, if there is one.
@@ -95,7 +104,7 @@ class Departure:
     def _on_signal(self, code: int) -> None:
         if self.code and code == HUNG_UP:
             return  # kernel and shell both send one when a terminal is closed
-        if self.code or (self.is_due and code == INTERRUPTED):
+        if self.code or (self.is_due and (self._is_drained or code == INTERRUPTED)):
             os._exit(code)  # the second signal; children die with this process
         if self.is_due:
             return  # it leaves already, within the same grace

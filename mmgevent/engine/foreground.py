@@ -9,6 +9,7 @@ an idle timeout (`departure`).
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -48,24 +49,27 @@ def run_server(
     segment_memory: int | None = None,
     on_listening: Callable[[Address], None] | None = None,
     verbose: int = 0,
+    log_format: str | None = None,
 ) -> int:
     """Serve jobs and workers until a signal. Return the exit code.
 
-    `on_listening(address)` is called once workers can connect.
+    `on_listening(address)` is called once workers can connect. `log_format`: see `set_up_logging`.
 
     Raises ListenError if it cannot listen at the address, or can no longer do so, and
     AuthenticationError if the certificates cannot be used.
     """
-    set_up_logging(verbose)
+    set_up_logging(verbose, log_format)
     raise_descriptor_limit()
     collect_garbage_rarely()
     from mmgevent.access.handshake import derive_key
     from mmgevent.engine.departure import Departure
     from mmgevent.engine.net.listener import open_listener
     from mmgevent.engine.net.threads import start_thread_pool
+    from mmgevent.engine.service_notice import ServiceManager
     from mmgevent.engine.stay import Stay
 
     start_thread_pool()
+    manager = ServiceManager(os.environ)
     stop = Departure(Stay(), "server")
     server = make_server(segment_memory, find_scratch_folder())
     lost: list[str] = []
@@ -79,7 +83,9 @@ def run_server(
     log.info("server listens on %s", format_address(listener.address))
     if on_listening is not None:
         on_listening(listener.address)
+    manager.ready(f"listens on {format_address(listener.address)}")
     is_stopped = stop.wait()
+    manager.stopping(lost[0] if lost else stop.reason)
     listener.close()
     server.stop(lost[0] if lost else stop.reason)
     if lost and not is_stopped:  # the end of this process frees the address for the next server
@@ -241,6 +247,7 @@ class _WorkerLoop:
                 name=self._settings.name,
                 scratch_dir=find_scratch_folder(),
                 limits=self._settings.limits,
+                on_drain=self._stop.drain,
             )
             where = format_address(address)
             worker.accepted.rawlink(lambda _, where=where: self._tell_joined(where))
@@ -299,10 +306,17 @@ class _WorkerLoop:
         return self._settings.once and worker.has_goodbye
 
 
-def set_up_logging(verbose: int) -> None:
-    """Log to stderr.
+def set_up_logging(verbose: int, log_format: str | None = None) -> None:
+    """Log to stderr, in plain lines or, with the format "json", one JSON object a line.
 
     `verbose`: -1 for errors only, 0 also warnings, 1 also what happens, 2 everything.
     """
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    if log_format == "json":
+        from mmgevent.engine.json_log import JsonLogLines
+
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLogLines())
+        logging.basicConfig(level=level, handlers=[handler])
+        return
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -22,6 +22,7 @@ from mmgevent.engine.tell_relay import MessageRoutes, PeerNews, PeerTells, Progr
 from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
+from mmgevent.wire.listings import QUESTIONS
 from mmgevent.wire.messages import control, message_of
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class NodeRelay:
         elif type_ == "tell":
             self._told_peers.pass_on(frame, message, self._server)
         elif self._is_cut_off or self._member.state not in ("worker", "server"):
-            if type_ in ("submit", "list_workers"):
+            if type_ in ("submit", *QUESTIONS):
                 self._driver.send(self._state_frame(frame.job))
         elif type_ == "submit":
             self._jobs.add(frame.job)

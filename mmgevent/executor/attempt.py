@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
 from mmgevent.executor.status_page import StatusPage
+from mmgevent.executor.used import Used
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.machine.resources import (
@@ -31,6 +32,7 @@ from mmgevent.machine.resources import (
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.given import add_item, with_input
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
@@ -49,6 +51,7 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
@@ -95,6 +98,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
+        #: times the items of a task; None unless the job keeps a log
+        self.clock: ItemClock | None = None
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -107,6 +112,7 @@ class TaskRunner:
             self._page.begin(lane[2])
         attempt = AttemptRun(channel, self._page if self.map_items is None else None, lane, message)
         began_s = monotonic()
+        used = None if self._page is None else Used()  # otherwise this process is the user's own
         try:
             skipping = Skipping(self.retries, self.max_skipped, plain=self.plain)
             try:
@@ -114,7 +120,11 @@ class TaskRunner:
             finally:
                 if self._page is not None:
                     _flush_prints()
-            attempt.finish(stats, max(0.0, monotonic() - began_s - attempt.waited_s), skipping)
+            seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
+            told = {} if used is None else used.fields()
+            if self.clock is not None:
+                told |= self.clock.found()
+            attempt.finish(stats, seconds, skipping, told)
             outcome = None
         except (LinkClosed, ProtocolError):
             raise  # it is no fault of the job, and this channel ends
@@ -126,7 +136,7 @@ class TaskRunner:
             outcome = control(
                 "failed",
                 *lane,
-                failure=failures.bound(error.failure),
+                failure=failures.bound(with_input(error.failure, error.given, self.plain)),
                 item=error.item,
                 spent=error.is_spent or None,
                 divisible=error.is_divisible or None,
@@ -158,6 +168,7 @@ class TaskRunner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
+                clock=self.clock,
             )
         data = attempt.read_all()
         is_results = message.get("results", False)
@@ -167,25 +178,30 @@ class TaskRunner:
         def decode() -> list[tuple[Any, Any]]:
             return read_batch(data, is_results=is_results, plain=self.plain)[lo:hi]
 
-        return run_map(
-            functions,
-            items[lo:hi],
-            partitions=message["partitions"],
-            memory_bytes=self.memory_bytes,
-            emit=attempt.emit,
-            mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
-            first_index=lo,
-            skip=message.get("skip", ()),
-            part=tuple(message.get("part", ALL)),
-            skipping=skipping,
-            decode=decode if skipping.is_needed or self.calls else None,
-            map_items=self.map_items,
-            mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
-            tunes_gc=self._tunes_gc,
-            plain=self.plain,
-            unwanted=self.unwanted,
-            calls=self.calls,
-        )
+        try:
+            return run_map(
+                functions,
+                items[lo:hi],
+                partitions=message["partitions"],
+                memory_bytes=self.memory_bytes,
+                emit=attempt.emit,
+                mark=mark if self.map_items is None else _ignore_mark,  # the pool marks items itself
+                first_index=lo,
+                skip=message.get("skip", ()),
+                part=tuple(message.get("part", ALL)),
+                skipping=skipping,
+                decode=decode if skipping.is_needed or self.calls else None,
+                map_items=self.map_items,
+                mark_flush=None if self._page is None or self.map_items is not None else self._page.set_item,
+                tunes_gc=self._tunes_gc,
+                plain=self.plain,
+                unwanted=self.unwanted,
+                calls=self.calls,
+                clock=self.clock,
+            )
+        except TaskFailure as failure:
+            add_item(failure, decode, lo)
+            raise
 
 
 def _flush_prints() -> None:
@@ -246,8 +262,11 @@ class AttemptRun:
             for each in held:
                 self._send(each)
 
-    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping) -> None:
-        """Send the outcome behind the output, or together with it."""
+    def finish(self, stats: TaskStats, seconds: float, skipping: Skipping, told: dict[str, Any]) -> None:
+        """Send the outcome behind the output, or together with it.
+
+        `told`: more fields of `done`, such as those of `Used.fields` and `ItemClock.found`.
+        """
         self._check_revoked()
         self._channel.send(
             control(
@@ -261,6 +280,8 @@ class AttemptRun:
                 groups=stats.groups,
                 seconds=seconds,
                 inline=b"".join(self._held) if self._held else None,
+                retries=skipping.retried or None,
+                **told,
             )
         )
         self._channel.close_lane(self._lane)

@@ -12,7 +12,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import resource
 import socket
 import sys
 import types
@@ -22,12 +21,12 @@ from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
 from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
 from mmgevent.executor.channel import Channel
-from mmgevent.executor.status_page import StatusPage
+from mmgevent.executor.status_page import StatusPage, write_stacks_on_signal
 from mmgevent.job.functions import Functions
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
-from mmgevent.machine.resources import find_scratch_folder
+from mmgevent.machine.resources import find_scratch_folder, limit_memory
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.tasks.calls import CallRules
 from mmgevent.wire import failures
@@ -49,7 +48,7 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
     page = StatusPage(page_fd)
-    os.close(page_fd)
+    write_stacks_on_signal(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
     with contextlib.suppress(LinkClosed):  # the job or the worker has ended
@@ -113,16 +112,17 @@ class Executor:
             if context_bytes:
                 enter_surroundings(json.loads(bytes(context)))
             if limit_bytes is not None:
-                with contextlib.suppress(OSError):  # a sandbox forbids it; the worker watches
-                    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-                    most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
-                    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+                limit_memory(limit_bytes)
             self._runner.memory_bytes = record_memory_bytes(limit_bytes, self._executor_count)
             self._runner.retries = options.get("retries", 0)
             self._runner.max_skipped = options.get("max_skipped", 0)
             self._runner.plain = read_plain_rules(options)
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
+            if options.get("logs") is True:
+                from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
+
+                self._runner.clock = ItemClock()
             if options.get("items_per_call") is not None:
                 self._runner.calls = CallRules(options["items_per_call"], self._page.mark_call)
             if self._is_patched and options.get("greenlets", 0) > 1:

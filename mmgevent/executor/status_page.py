@@ -19,25 +19,51 @@ Layout, little-endian:
        149   106  zeros
        255     1  u8: 1 while several items run at once
 
-Writing must be cheap, since it happens once for each item: it is one `pack_into`. A str, an int and
+Behind the page the file has an area for stacks. The executor keeps it open, and faulthandler
+writes there, without Python, when STACK_SIGNAL is received.
+
+Writing must be cheap, since it happens once for each item: `_speedups.make_mark` does it. A str, an int and
 the (path, offset) of a line are written as they are. A key of another type is rendered only if the
 item before took so long that the cost does not matter.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import mmap
 import os
+import signal
 import struct
-from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
+from mmgevent._speedups import make_mark
+from mmgevent._speedups._marking import (
+    BIG,
+    ITEM,
+    ITEM_OFFSET,
+    KEY_CHARS,
+    KEY_PLACE,
+    KEY_RENDERED,
+    KEY_STR,
+    KEY_TYPE_ONLY,
+    is_place,
+)
 from mmgevent.machine.resources import create_nameless_file
 
 #: Size of a status page, bytes.
 PAGE_BYTES = 256
+
+#: Where the stacks begin in the file of a page, bytes: behind the pages of memory of the page.
+STACK_OFFSET = 64 * 1024
+
+#: Size of the stacks, bytes: some 50 of them. No memory is used before there is one.
+STACK_AREA_BYTES = 256 * 1024
+
+#: Signal on which an executor writes its stack; None if the system has none to spare. Nobody uses
+#: it by accident, as SIGUSR1 is used.
+STACK_SIGNAL: int | None = getattr(signal, "SIGRTMAX", None) and int(signal.SIGRTMAX) - 7
 
 #: Item number that means: on no item yet.
 NO_ITEM = 2**64 - 1
@@ -51,30 +77,16 @@ CALL = 2**64 - 3
 #: Attempt number that means: in the job's setupfn. Attempts have numbers of 32 bits.
 SETUP = 2**64 - 1
 
-#: Characters of a key that are kept.
-KEY_CHARS = 60
-
-#: Duration of an item that makes the repr of the next key affordable, seconds. A repr takes about 1
-#: µs.
-WORTH_A_REPR_S = 20e-6
-
 #: Most elements of a tuple that is rendered. Larger ones show their type only.
 MAX_TUPLE = 4
 
 #: Bytes kept of the end of a path, in the key of a line. The offset fits into the rest of the key.
 PATH_BYTES = 90
 
-#: Ways to write a key: the name of its type, a str itself, a repr, offset and path of a line.
-KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED, KEY_PLACE = 0, 1, 2, 3
-
-#: Smallest number that is too long to be written out.
-_BIG = 10**60
-
 _WHOLE = struct.Struct("<QQdB120p")
-_ITEM = struct.Struct("<QdB120p")
 _BEGAN = struct.Struct("<d")
 _NUMBER = struct.Struct("<Q")
-_ITEM_OFFSET, _BEGAN_OFFSET = 8, 16
+_BEGAN_OFFSET = 16
 _CALL_OFFSET, _CALL_COUNT = 145, struct.Struct("<I")
 _CROWD_OFFSET = PAGE_BYTES - 1
 #: Types whose repr runs no code of the user, and stays short if the value is.
@@ -104,18 +116,18 @@ class StatusPage:
     One side makes the page with `create`. The other side opens it by its descriptor.
     """
 
-    def __init__(self, fd: int):
-        self._map = mmap.mmap(fd, PAGE_BYTES)
+    def __init__(self, fd: int, map_bytes: int = PAGE_BYTES):
+        self._map = mmap.mmap(fd, map_bytes)
         #: `mark(item, key)` says that the item at this position, with this key, begins now
-        self.mark = self._make_mark()
+        self.mark = make_mark(self._map, self.show, _end_of)
 
     @classmethod
     def create(cls) -> tuple[StatusPage, int]:
         """Make a page. Return it, and a close-on-exec descriptor of it that the caller owns."""
         fd = create_nameless_file("mmgevent-page")
         try:
-            os.ftruncate(fd, PAGE_BYTES)
-            page = cls(fd)
+            os.ftruncate(fd, STACK_OFFSET + STACK_AREA_BYTES)
+            page = cls(fd, STACK_OFFSET + STACK_AREA_BYTES)
         except OSError:  # mmap needs a descriptor of its own, and there may be none
             os.close(fd)
             raise
@@ -138,45 +150,9 @@ class StatusPage:
         """Say that nothing runs."""
         self.begin(0)
 
-    def _make_mark(self) -> Callable[[int, Any], None]:
-        """Return `mark`, a closure: reading attributes would cost as much as the rest of it."""
-        page, offset, pack, now = self._map, _ITEM_OFFSET, _ITEM.pack_into, monotonic
-        big, characters = _BIG, KEY_CHARS
-        last_s = 0.0
-        last_path: Any = None
-        path_end = b""
-
-        def mark(item: int, key: Any) -> None:
-            nonlocal last_s, last_path, path_end
-            kind = type(key)
-            began_s = now()
-            if kind is str:
-                if len(key) > characters:
-                    key = key[:characters]
-                try:
-                    text = key.encode()  # half of what it costs with "replace"
-                except UnicodeEncodeError:
-                    text = key.encode("utf-8", "replace")
-                pack(page, offset, item, began_s, KEY_STR, text)
-            elif kind is int and -big < key < big:
-                pack(page, offset, item, began_s, KEY_RENDERED, b"%d" % key)
-            elif kind is tuple and len(key) == 2 and key[0] is last_path and type(key[1]) is int:
-                pack(page, offset, item, began_s, KEY_PLACE, b"%d %b" % (key[1], path_end))
-            elif kind is tuple and is_place(key):
-                last_path = key[0]
-                path_end = _end_of(last_path)
-                pack(page, offset, item, began_s, KEY_PLACE, b"%d %b" % (key[1], path_end))
-            elif began_s - last_s < WORTH_A_REPR_S:
-                pack(page, offset, item, began_s, KEY_TYPE_ONLY, kind.__name__.encode())
-            else:
-                self.show(item, key, began_s)
-            last_s = began_s
-
-        return mark
-
     def set_item(self, item: int | None) -> None:
         """Say that several items run (None), or this one again. The clock goes on."""
-        _NUMBER.pack_into(self._map, _ITEM_OFFSET, SEVERAL if item is None else item)
+        _NUMBER.pack_into(self._map, ITEM_OFFSET, SEVERAL if item is None else item)
 
     def mark_call(self, count: int, key: Any) -> None:
         """Say that a call of `count` items begins now, the first of which has this key.
@@ -184,7 +160,7 @@ class StatusPage:
         0 says that the items of a call are read.
         """
         if not count:
-            _ITEM.pack_into(self._map, _ITEM_OFFSET, SEVERAL, monotonic(), KEY_TYPE_ONLY, b"")
+            ITEM.pack_into(self._map, ITEM_OFFSET, SEVERAL, monotonic(), KEY_TYPE_ONLY, b"")
             return
         _CALL_COUNT.pack_into(self._map, _CALL_OFFSET, count)
         self.show(CALL, key, monotonic())
@@ -198,7 +174,7 @@ class StatusPage:
             text = render_key(key)
             how = KEY_TYPE_ONLY if text is None else KEY_RENDERED
             shown = (type(key).__name__ if text is None else text).encode("utf-8", "replace")
-        _ITEM.pack_into(self._map, _ITEM_OFFSET, item, began_s, how, shown)
+        ITEM.pack_into(self._map, ITEM_OFFSET, item, began_s, how, shown)
 
     def stop_clock(self) -> float:
         """Stop the item's clock, while the executor waits for its worker.
@@ -214,6 +190,10 @@ class StatusPage:
         _BEGAN.pack_into(self._map, _BEGAN_OFFSET, stopped + monotonic())
 
     # -- the worker's side
+
+    def stacks(self) -> bytes:
+        """Return all stacks that the executor has written, one behind the other."""
+        return self._map[STACK_OFFSET:].rstrip(b"\0")
 
     def read(self) -> Position:
         """Return where the executor is.
@@ -249,12 +229,14 @@ class StatusPage:
         self._map = mmap.mmap(-1, PAGE_BYTES)
 
 
-def is_place(key: Any) -> bool:
-    """Return whether a key is a (path, offset), as lines have it."""
-    if type(key) is not tuple or len(key) != 2:
-        return False
-    path, offset = key
-    return type(path) is str and type(offset) is int and -_BIG < offset < _BIG
+def write_stacks_on_signal(fd: int) -> None:
+    """Let this process write its Python stack behind its page when STACK_SIGNAL is received.
+
+    The descriptor must stay open.
+    """
+    if STACK_SIGNAL is not None:
+        os.lseek(fd, STACK_OFFSET, os.SEEK_SET)
+        faulthandler.register(STACK_SIGNAL, file=fd, all_threads=True, chain=False)
 
 
 def _end_of(path: str) -> bytes:
@@ -278,6 +260,6 @@ def render_key(key: Any) -> str | None:
         return None
     if kind is str or kind is bytes:
         return repr(key[:KEY_CHARS])
-    if kind is int and not -_BIG < key < _BIG:
+    if kind is int and not -BIG < key < BIG:
         return f"an int of {key.bit_length()} bits"
     return repr(key)

@@ -205,7 +205,14 @@ class Job(Generic[K, V]):
         raise AttributeError("a Job cannot be changed; make another")
 
     def __repr__(self) -> str:
-        return f"<Job {self.name}>"
+        from mmgevent.job.shown_job import describe_job
+
+        return f"<Job {describe_job(self.name, self.stages[0].datasource, len(self.stages))}>"
+
+    def _repr_html_(self) -> str:
+        from mmgevent.job.shown_job import job_html
+
+        return job_html(self.name, self.stages[0].datasource, len(self.stages))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], args: Sequence[str] = ()) -> Job[Any, Any]:
@@ -317,7 +324,14 @@ class Job(Generic[K, V]):
         self, items: list[tuple[Any, Any]], mapfn: _MapFunction, setupfn: Callable[[], Any] | None
     ) -> Job[K, V]:
         """Return the same job, on some items, with functions in place of its own."""
-        return self._replaced(datasource=items, mapfn=mapfn, setupfn=setupfn, _is_used=[False])
+        options = self.options.with_options(bundles=None)
+        return self._replaced(
+            datasource=items, mapfn=mapfn, setupfn=setupfn, options=options, _is_used=[False]
+        )
+
+    def with_functions(self, **functions: Any) -> Job[K, V]:
+        """Return the same job with other functions in place of its own, for `mmgevent.testing`."""
+        return self._replaced(**functions)
 
     def _replaced(self, **changes: Any) -> Job[K, V]:
         job: Job[K, V] = object.__new__(Job)

@@ -24,4 +24,5 @@ class OptionKeywords(TypedDict, total=False):
     results: Literal["plain", "trusted"] | None
     plain_classes: str | type | Iterable[str | type]
     pass_env: str | Iterable[str]
+    bundles: str | os.PathLike[str] | bool | None
     name: str

@@ -82,6 +82,9 @@ class JobOptions:
     plain_classes: tuple[str | type, ...] = ()
     #: names of environment variables of the driver that executors of this job get; stays with the driver
     pass_env: tuple[str, ...] = ()
+    #: folder in which failures leave bundles (see `job.bundle`), or True for that of the user's cache; None:
+    #: no bundles are kept. Stays with the driver
+    bundles: str | bool | None = None
     #: what logs call the job; "" until the job chooses one
     name: str = ""
 
@@ -131,7 +134,7 @@ class JobOptions:
         Those that stay with the driver are left out.
         """
         wire = asdict(self)
-        for name in ("py_files", "results", "plain_classes", "pass_env"):
+        for name in ("py_files", "results", "plain_classes", "pass_env", "bundles"):
             del wire[name]
         return wire
 
@@ -154,7 +157,7 @@ def check_name(name: str) -> None:
 
 
 _NULLABLE = frozenset(
-    ("task_timeout", "setup_timeout", "memory_limit", "partitions", "items_per_call", "results")
+    ("task_timeout", "setup_timeout", "memory_limit", "partitions", "items_per_call", "results", "bundles")
 )
 
 
@@ -310,6 +313,10 @@ def _are_classes(value: Any) -> bool:
     )
 
 
+def _is_bundles(value: Any) -> bool:
+    return value is None or value is True or (isinstance(value, str) and bool(value) and "\0" not in value)
+
+
 def _is_job_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_JOB_NAME_CHARS and value.isprintable()
 
@@ -341,6 +348,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _are_paths(value) and "=" not in "".join(value),
         "names of environment variables, not their values",
     ),
+    "bundles": (_is_bundles, "a folder, True for that of the user's cache, or None"),
     "name": (_is_job_name, f"printable text of at most {MAX_JOB_NAME_CHARS} characters"),
 }
 
@@ -359,6 +367,10 @@ def _normal_paths(value: Any) -> Any:
     return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths)
 
 
+def _normal_bundles(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else None if value is False else value
+
+
 def _normal_classes(value: Any) -> Any:
     classes = [value] if isinstance(value, (str, type)) else value
     return tuple(classes) if isinstance(classes, Iterable) else value
@@ -370,6 +382,7 @@ _NORMAL_FORMS: dict[str, Callable[[Any], Any]] = {
     "py_files": _normal_paths,
     "plain_classes": _normal_classes,
     "pass_env": _normal_classes,
+    "bundles": _normal_bundles,
 }
 
 #: {option that needs an executor of its own: what to do instead}

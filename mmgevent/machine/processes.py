@@ -25,6 +25,34 @@ def look_at(pid: int) -> Look | None:
     return Look(fields[_STATE].decode("ascii"), ticks / os.sysconf("SC_CLK_TCK"))
 
 
+class Usage(NamedTuple):
+    """What a process has used."""
+
+    cpu_s: float  #: CPU time, with that of its children that have ended, seconds
+    memory_bytes: int  #: memory in RAM; pages that it shares with others count, too
+
+
+def usage_of(pid: int) -> Usage | None:
+    """Return what a process has used; None if it has ended."""
+    import psutil  # only while somebody looks
+
+    try:
+        process = psutil.Process(pid)
+        return Usage(sum(process.cpu_times()[:4]), process.memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def handles_signal(pid: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal; False if the system does not say."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            caught = next(line for line in file if line.startswith(b"SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def find_parent(pid: int) -> int | None:
     """Return the parent of a process; None if it has ended, or if the system does not say."""
     fields = _read_stat(pid)

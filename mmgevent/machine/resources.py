@@ -70,6 +70,14 @@ def total_memory_bytes() -> int:
     return memory if limit is None else min(memory, limit)
 
 
+def limit_memory(limit_bytes: int) -> None:
+    """Let this process get MemoryError above so many bytes, where that can be had."""
+    with contextlib.suppress(OSError):  # a sandbox forbids it; the worker watches
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
 def process_memory_bytes() -> int | None:
     """Return the memory that `ulimit -v` and `-d` allow, bytes, or None without a limit."""
     limits = []

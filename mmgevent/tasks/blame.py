@@ -23,6 +23,8 @@ from mmgevent.tasks.unpicklable import NotPlainError, RecordError
 from mmgevent.wire.failures import bound
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+#: folder of the standard library
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 #: Longest text of a key in a failure, characters.
 KEY_CHARACTERS = 200
@@ -69,6 +71,10 @@ class TaskFailure(MmgeventError):
         self.is_divisible = False
         #: number of items that this run skipped, if that is more than the job allows; else 0
         self.skipped = 0
+        #: what the function was called with: (key, values); None if it is not at hand
+        self.given: tuple[Any, Any] | None = None
+        #: number of the batch that the item is in; None if it is not known here
+        self.batch: int | None = None
 
 
 def short_repr(obj: Any, limit: int = KEY_CHARACTERS) -> str:
@@ -128,6 +134,8 @@ def blame_exception(
     if key is NO_KEY and isinstance(error, RecordError):
         key = error.key
     failure = make_failure(kind, describe_error(error), function=function, key=key, advice=advice)
+    if line := find_line(error):
+        failure["line"] = line
     text = format_user_traceback(error) if with_traceback else None
     if text is not None:
         failure = bound({**failure, "traceback": text})
@@ -189,6 +197,32 @@ def format_user_traceback(error: BaseException) -> str | None:
         raise
     except BaseException as problem:  # an exception object that cannot even be looked at
         return f"<the traceback cannot be formatted: {type(problem).__name__}>"
+
+
+def find_line(error: BaseException) -> str | None:
+    """Return "FILE:LINE" where the user's own code raised an exception, or None.
+
+    It is the innermost line that is neither ours nor installed, or else the innermost that is not
+    ours.
+    """
+    own = other = None
+    trace = error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if not path.startswith(_PACKAGE):
+            other = trace
+            if not _is_installed(path):
+                own = trace
+        trace = trace.tb_next
+    found = own or other
+    if found is None:
+        return None
+    return _printable(f"{os.path.basename(found.tb_frame.f_code.co_filename)}:{found.tb_lineno}")
+
+
+def _is_installed(path: str) -> bool:
+    """Return whether a file is part of the standard library or installed, or is no file at all."""
+    return path.startswith(("<", _LIBRARY)) or "site-packages" in path or "dist-packages" in path
 
 
 def _drop_our_frames(report: traceback.TracebackException, seen: set[int]) -> int:

@@ -156,10 +156,12 @@ class CallMapping:
                     table.clear()
                     part = self._as_they_were(part)
                     if left:
+                        self._skipping.retried += 1
                         continue
                     if len(part) > 1:
                         middle = len(part) // 2
                         parts += [part[middle:], part[:middle]]
+                        self._skipping.retried += 1
                     else:
                         self._set_aside(*part[0], error)
                     break

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
+from mmgevent import _speedups
 from mmgevent.job.inputs.refs import ContentNeeded, Ref, Unreadable
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception, make_failure
 from mmgevent.wire.positions import ALL, WHOLE, Part, position_of, range_of
@@ -17,8 +18,10 @@ from mmgevent.wire.positions import ALL, WHOLE, Part, position_of, range_of
 Mark = Callable[[int, Any], object]
 
 
-class TaskItems:
+class TaskItems(_speedups.Items):
     """Iterates once over the items that a task maps, as (position, key, value).
+
+    The core has the loop; here is what happens once for each ref.
 
     `on_unreadable(position, key, failure)` is called for an item that cannot be read. By default it
     raises the failure. Raises ContentNeeded if a file is not the driver's.
@@ -37,75 +40,43 @@ class TaskItems:
 
         mark: called as `mark(position, key)` before a ref is read.
         """
-        self._entries = entries
-        self._first_entry = first_entry
-        self._skip = frozenset(skip)
+        has_no_items = part != ALL and range_of(part, 1) == (0, 0)
+        super().__init__(entries, first_entry, frozenset(skip), has_no_items, Ref, Unreadable)
+        self.key = NO_KEY
+        self._skipped = frozenset(skip)
         self._part = part
         self.mark = mark
         self.on_unreadable: Callable[[int, Any, TaskFailure], None] = _raise_failure
-        #: number of items given so far
-        self.count = 0
-        #: position and key of the item that was given last
-        self.position: int | None = None
-        self.key: Any = NO_KEY
-        #: the ref whose items are given now; None between refs
-        self.ref: Ref | None = None
 
-    def __iter__(self) -> Iterator[tuple[int, Any, Any]]:
-        skip = self._skip
-        for entry, (key, value) in enumerate(self._entries, self._first_entry):
-            if isinstance(value, Ref):
-                self.ref = value
-                yield from self._expanded(entry, key, value)
-                self.ref = None
-                continue
-            position = position_of(entry)
-            if position in skip or (self._part != ALL and range_of(self._part, 1) == (0, 0)):
-                continue
-            self.count += 1
-            self.position = position
-            self.key = key
-            yield position, key, value
-
-    def _expanded(self, entry: int, key: Any, ref: Ref) -> Iterator[tuple[int, Any, Any]]:
+    def _open(self, entry: int, key: Any, ref: Ref) -> tuple[int, Iterator[tuple[Any, Any]]] | None:
+        """Return the position of the first item of a ref, and its items; None if all are skipped."""
         whole = position_of(entry, WHOLE)
-        skip = self._skip
-        if skip and whole in skip:
-            return
+        if whole in self._skipped:
+            return None
         self.mark(whole, key)  # until its first item is read
         position = position_of(entry)
-        units = self._units(whole, key, ref.units)
-        if self._part != ALL:
-            # Counted first: a compressed file may have more items than memory has room for.
-            count = sum(1 for _ in units) if ref.unit_count is None else ref.unit_count
-            low, high = range_of(self._part, count)
-            position += low
-            units = self._units(whole, key, lambda: ref.units_between(low, high))
-        self.key = key
-        given = self.count
-        for item_key, value in units:
-            if not skip or position not in skip:
-                given += 1
-                self.count = given
-                self.position = position
-                self.key = item_key
-                if type(value) is Unreadable:
-                    self.on_unreadable(position, item_key, blame_unreadable(value, item_key, position))
-                else:
-                    yield position, item_key, value
-            position += 1
-
-    def _units(
-        self, whole: int, key: Any, units: Callable[[], Iterator[tuple[Any, Any]]]
-    ) -> Iterator[tuple[Any, Any]]:
         try:
-            yield from units()
-        except (ContentNeeded, GeneratorExit):
-            raise
-        except MemoryError as error:
-            raise blame_exception(error, None, key, whole) from error
+            if self._part == ALL:
+                return position, iter(ref.units())
+            # Counted first: a compressed file may have more items than memory has room for.
+            count = sum(1 for _ in ref.units()) if ref.unit_count is None else ref.unit_count
+            low, high = range_of(self._part, count)
+            return position + low, iter(ref.units_between(low, high))
         except Exception as error:
-            raise TaskFailure(make_failure("input", str(error), key=key), whole) from error
+            self._units_failed(error, entry, key)
+            raise
+
+    def _units_failed(self, error: BaseException, entry: int, key: Any) -> None:
+        """Raise what an error means that was raised while a ref was read."""
+        whole = position_of(entry, WHOLE)
+        if isinstance(error, ContentNeeded) or not isinstance(error, Exception):
+            raise error
+        if isinstance(error, MemoryError):
+            raise blame_exception(error, None, key, whole) from error
+        raise TaskFailure(make_failure("input", str(error), key=key), whole) from error
+
+    def _unreadable(self, position: int, key: Any, value: Unreadable) -> None:
+        self.on_unreadable(position, key, blame_unreadable(value, key, position))
 
 
 def blame_unreadable(value: Unreadable, key: Any, position: int) -> TaskFailure:

@@ -212,7 +212,10 @@ class MapTask:
                     lists += 1
         except BaseException as error:
             function = "collectfn" if self._collectfn is not None else "reducefn"
-            raise blame_exception(error, function, self._key_at_fault(item, key), item) from error
+            failure = blame_exception(error, function, self._key_at_fault(item, key), item)
+            if key is not NO_KEY:
+                failure.given = key, groups[key]
+            raise failure from error
         if lists == 0:
             return False
         for key in [key for key, result in groups.items() if type(result) is not list or not result]:

@@ -31,6 +31,7 @@ from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
     from mmgevent.tasks.value_order import ValueOrder
 
@@ -110,6 +111,7 @@ class ReduceTask:
         mark: Mark,
         scratch_dir: str | None = None,
         plain: PlainRules | None = None,
+        clock: ItemClock | None = None,
     ):
         order = _order_of(functions.sort_values)
         fold = None if functions.collectfn is not None or order is not None else fold_of(functions.reducefn)
@@ -118,6 +120,12 @@ class ReduceTask:
         self._order = order
         self._is_iterator_form = functions.reduce_form == "iterator"
         self._parts = iter(parts)
+        self._clock = clock
+        self._counts_values = clock is not None and fold is None
+        if clock is not None:
+            clock.begin()
+            if not self._is_merged:  # else no function is called, and nothing timed
+                mark = clock.marking(mark)
         self._mark = mark
         self._merger = Merger(
             partitions=partitions,
@@ -131,6 +139,7 @@ class ReduceTask:
         )
         self._index = 0  # index of the current key, from 0
         self._key: Any = NO_KEY
+        self._values: Any = None  # of that key, for the iterator form
         self._partition = 0  # being read
         self._is_on_disk = False  # whether the iterator form got values on disk
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
@@ -153,6 +162,10 @@ class ReduceTask:
             self._partition = partition
             for groups in self._merger.merge(partition, n_bytes, iter(segments)):
                 self.stats.groups += len(groups)
+                if self._clock is not None:
+                    self._clock.stop()  # merging belongs to no key
+                    if self._counts_values:
+                        self._clock.count_values(groups)
                 yield groups
 
     def _put_out_merged(self) -> None:
@@ -194,6 +207,7 @@ class ReduceTask:
         keys: list[Any] = []
         results: list[Any] = []
         key: Any = NO_KEY
+        values: Any = None
         try:
             for key, values in groups:
                 mark(index, key)
@@ -207,10 +221,15 @@ class ReduceTask:
             raise
         except BaseException as error:
             if self._input_error is None:
-                raise blame_exception(error, "reducefn", key) from error
+                failure = blame_exception(error, "reducefn", key)
+                if key is not NO_KEY:
+                    failure.given = key, values
+                raise failure from error
         if self._input_error is not None:  # the function may have swallowed it
             raise self._input_error
         self._index = index
+        if self._clock is not None:
+            self._clock.stop()
         return keys, results
 
     # -- iterator form
@@ -244,7 +263,7 @@ class ReduceTask:
         try:
             for groups in self._merged():
                 for key, values in groups.items():
-                    self._key = key
+                    self._key, self._values = key, values
                     self._mark(self._index, key)
                     self._index += 1
                     self._is_on_disk = self._is_on_disk or isinstance(values, OrderedValues)
@@ -262,7 +281,10 @@ class ReduceTask:
         except BaseException as error:
             if self._input_error is not None:
                 raise self._input_error from None
-            raise blame_records(error, "reducefn", self._key) from error
+            failure = blame_records(error, "reducefn", self._key)
+            if self._key is not NO_KEY:
+                failure.given = self._key, self._values
+            raise failure from error
         if self._input_error is not None:  # the function swallowed it
             raise self._input_error
         return result

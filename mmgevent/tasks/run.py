@@ -29,6 +29,7 @@ from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
 if TYPE_CHECKING:
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: Thresholds of the cyclic garbage collector during a task, as `gc.set_threshold` takes them. The
@@ -61,15 +62,15 @@ def run_map(
     plain: PlainRules | None = None,
     unwanted: Container[int] = (),
     calls: CallRules | None = None,
+    clock: ItemClock | None = None,
 ) -> TaskStats:
     """Map items, group and combine the records, and emit them as flushes of segments.
 
     items: entries `(key, value)` of a batch. A value that is a Ref stands for items of its file.
     partitions: number of partitions of the job.
-    memory_bytes: most records that the task may hold at once, bytes, as the core estimates them.
-        The encoded copy of a flush, the input and the functions' own objects come on top.
-    emit: called as `emit(flush)` with the bytes of each flush.
-    mark: called as `mark(position, key)` before each item.
+    memory_bytes: most records to hold at once, as the core estimates them; the encoded copy of a
+        flush, the input and the functions' own objects come on top.
+    emit, mark: called as `emit(flush)` for each flush, and `mark(position, key)` before each item.
     first_index, skip: index of the first entry, from which positions count; those to leave out.
     map_items: see `mapping.MapItems`; maps several items at once, and calls `mark` itself.
     mark_flush: called with None before a flush of several items' records, and with the position of
@@ -78,11 +79,11 @@ def run_map(
     skipping, decode: what to do about items that fail (None: the task ends), `items` once more.
     tunes_gc: whether the cyclic garbage collector may run rarely meanwhile: False if it is shared.
     plain, unwanted: the rules for records that must be plain data; partitions to drop.
-    calls: how mapfn gets many items at once; None if it gets one. Not with `map_items`.
-
-    Raise TaskFailure, with the item if one is to blame, and ContentNeeded if the file of an item is
-    not the driver's. What `emit` raises passes unchanged.
+    calls, clock: how mapfn gets many items at once, not with `map_items`; what times single items.
+    Raise TaskFailure, and ContentNeeded if a file has changed. What `emit` raises passes unchanged.
     """
+    if map_items is None and calls is None:
+        mark, mark_flush = _timed(clock, mark, mark_flush)
     task = MapTask(
         functions,
         items,
@@ -115,6 +116,7 @@ def run_reduce(
     scratch_dir: str | None = None,
     tunes_gc: bool = True,
     plain: PlainRules | None = None,
+    clock: ItemClock | None = None,
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
 
@@ -139,6 +141,7 @@ def run_reduce(
         mark=mark,
         scratch_dir=scratch_dir,
         plain=plain,
+        clock=clock,
     )
     try:
         return _run(task, tunes_gc)
@@ -165,6 +168,19 @@ def read_batch(
         raise blame_segment(error) from error
     except MemoryError as error:
         raise blame_exception(error, None) from error
+
+
+def _timed(
+    clock: ItemClock | None, mark: Mark, mark_flush: MarkFlush | None
+) -> tuple[Mark, MarkFlush | None]:
+    if clock is None:
+        return mark, mark_flush
+    clock.begin()
+    return clock.marking(mark), clock.marking_flush(mark_flush or _mark_no_flush)
+
+
+def _mark_no_flush(item: int | None) -> None:
+    pass
 
 
 def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:

@@ -71,6 +71,8 @@ class Skipping:
         self.retries = retries
         self.passes = passes
         self._plain = plain
+        #: times that items or calls were tried again
+        self.retried = 0
         #: number of items that were set aside
         self.count = 0
         #: failure record of the last of them

@@ -23,6 +23,16 @@ MAX_FIELDS = 15
 #: Name of a field, characters.
 MAX_NAME_CHARS = 32
 
+#: Field with what a function was called with, see `tasks.given`.
+INPUT = "input"
+
+#: Length of that field, characters of ASCII.
+MAX_INPUT_CHARS = 96 * 1024
+
+#: All other strings of a failure that keeps this field, bytes as JSON. Both fit in one frame, with
+#: what workers and the server add.
+_MAX_BESIDE_INPUT_BYTES = 96 * 1024
+
 #: Largest integer of a message.
 _MAX_INT = 2**63 - 1
 
@@ -37,11 +47,32 @@ def bound(failure: dict[str, Any]) -> dict[str, Any]:
     out, and so are fields over the limits.
     """
     kept = {
-        name: shorten(value) if isinstance(value, str) else value
+        name: shorten(value) if isinstance(value, str) and name != INPUT else value
         for name, value in failure.items()
         if len(name) <= MAX_NAME_CHARS and name.isascii() and _is_plain(name, value)
     }
-    return dict(list(kept.items())[:MAX_FIELDS])
+    kept = dict(list(kept.items())[:MAX_FIELDS])
+    if INPUT in kept and not _has_room(kept):
+        del kept[INPUT]
+    return kept
+
+
+def without_input(failure: dict[str, Any]) -> dict[str, Any]:
+    """Return the failure without what its function was called with."""
+    return {name: value for name, value in failure.items() if name != INPUT}
+
+
+def with_place(failure: dict[str, Any], batch: int, position: int | None) -> dict[str, Any]:
+    """Return the failure with the place of the item at fault, if known: its driver can read it again."""
+    return failure if position is None else {**failure, "batch": batch, "item": position}
+
+
+def _has_room(failure: dict[str, Any]) -> bool:
+    """Return whether the failure fits in one frame with the input that it has."""
+    given = failure[INPUT]
+    if not isinstance(given, str) or len(given) > MAX_INPUT_CHARS or not given.isascii():
+        return False
+    return len(json.dumps(without_input(failure))) <= _MAX_BESIDE_INPUT_BYTES
 
 
 def advise_on_reduce(failure: dict[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,17 @@ def hello(role: str, *, dill: str, **fields: Any) -> Frame:
 
 
 @functools.cache
+def user_name() -> str:
+    """Return the name of the user of this process, or its number if it has no name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (KeyError, OSError):  # as in many containers
+        return str(os.getuid())
+
+
+@functools.cache
 def dill_version() -> str:
     """Return the version of the installed dill, or "none" if there is none.
 

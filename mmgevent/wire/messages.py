@@ -34,7 +34,7 @@ MAX_INLINE_BYTES = 16 * 1024
 MAX_NOTICE_BYTES = 1000
 
 #: Largest integer of a message.
-_MAX_INT = 2**63 - 1
+MAX_INT = 2**63 - 1
 _INLINE_MARK = b"\0"  # no JSON text has it: JSON writes it as an escape
 
 
@@ -51,7 +51,7 @@ class Field(NamedTuple):
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_INT
+    return type(value) is int and 0 <= value <= MAX_INT
 
 
 def _is_number(value: Any) -> bool:
@@ -93,6 +93,8 @@ STRINGS = Shape(
 )
 PAIRS = Shape("a list of [integer, integer]", _rows_of(2))
 TRIPLES = Shape("a list of [integer, integer, integer]", _rows_of(3))
+ROWS = Shape("a list of objects", lambda value: type(value) is list and all(type(r) is dict for r in value))
+LISTS = Shape("a list of lists", lambda value: type(value) is list and all(type(r) is list for r in value))
 PHASE = _one_of("map", "reduce")
 STATE = _one_of("connecting", "worker", "server", "occupied", "closed")
 
@@ -106,8 +108,8 @@ def _fields(optional: dict[str, Shape] | None = None, **required: Shape) -> dict
 MESSAGES: dict[str, dict[str, Field]] = {
     # both ways, first and last
     "hello": _fields(
-        {"slots": COUNT, "offers": STRINGS, "name": STRING},
-        role=_one_of("server", "worker", "driver"),
+        {"slots": COUNT, "offers": STRINGS, "name": STRING, "user": STRING},
+        role=_one_of("server", "worker", "driver", "looker"),
         protocol=COUNT,
         python=STRING,
         dill=STRING,
@@ -132,11 +134,15 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "input_end": _fields(batches=COUNT),
     "cancel": _fields(reason=STRING),
-    "list_workers": _fields(),
+    "list_workers": _fields({"details": FLAG, "measure": FLAG, "deltas": FLAG, "after": COUNT}),
+    "list_jobs": _fields({"deltas": FLAG, "after": COUNT}),
+    "ask": _fields({"name": STRING, "pid": COUNT}, what=STRING),
     "watch": _fields(),
     "dismiss": _fields(reason=STRING),
     # server -> driver
-    "workers": _fields(names=STRINGS, slots=COUNTS),
+    "workers": _fields({"found": OBJECT, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
+    "jobs": _fields({"gone": COUNTS, "next": COUNT}, found=OBJECT),
+    "answer": _fields({"error": STRING}, found=OBJECT),
     "joined": _fields(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
     "left": _fields(reason=STRING),
     "accepted": _fields(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
@@ -146,7 +152,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "need_content": _fields(),
     "results": _fields({"batch": COUNT, "worker": STRING}, parts=TRIPLES, size=COUNT),
     "progress": _fields(
-        {"total": COUNT},
+        {"total": COUNT, "items": COUNT, "busy": COUNT, "retries": COUNT, "spilled": COUNT, "peak": COUNT},
         phase=STRING,
         done=COUNT,
         waiting=COUNT,
@@ -157,9 +163,10 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
+    "task_ends": _fields({"lost": COUNT}, rows=ROWS),
     "job_done": _fields(stats=OBJECT),
     "stage_done": _fields(stats=OBJECT),
-    "job_failed": _fields({"code": STRING}, failure=OBJECT),
+    "job_failed": _fields({"code": STRING, "stats": OBJECT}, failure=OBJECT),
     # engine -> its own driver
     "node": _fields({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
     # server -> worker -> executor
@@ -182,12 +189,24 @@ MESSAGES: dict[str, dict[str, Field]] = {
     ),
     "recall": _fields(),
     "revoke": _fields(),
+    "examine": _fields({"pid": COUNT}, what=STRING),
+    "drain": _fields(reason=STRING),
     # executor -> worker -> server
     "leaving": _fields(),
+    "examined": _fields({"error": STRING}, found=OBJECT),
     "returned": _fields(),
     "kept": _fields(),
     "done": _fields(
-        {"inline": INLINE, "skipped": COUNT, "failure": FAILURE},
+        {
+            "inline": INLINE,
+            "skipped": COUNT,
+            "failure": FAILURE,
+            "retries": COUNT,
+            "peak_bytes": COUNT,
+            "cpu_us": COUNT,
+            "slow": LISTS,
+            "largest": LISTS,
+        },
         size=COUNT,
         records=COUNT,
         items=COUNT,
@@ -297,7 +316,7 @@ def _is_right(type_: Any, fields: dict[str, Any]) -> bool:
     for name, value in fields.items():
         fits = checks.get(name)
         if fits is _is_count:  # most fields are counts: spare a call
-            if type(value) is not int or not 0 <= value <= _MAX_INT:
+            if type(value) is not int or not 0 <= value <= MAX_INT:
                 return False
         elif fits is None or not fits(value):
             return False

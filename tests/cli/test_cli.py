@@ -12,7 +12,6 @@ import pytest
 from mmgevent.cli import outputs, progress, run, server, shared, worker
 from mmgevent.cli.exits import StdoutClosed, run_command
 from mmgevent.cli.options import HelpAsked, parse
-from mmgevent.driver.job_state import Progress
 from mmgevent.errors import (
     AuthenticationError,
     ConnectError,
@@ -97,6 +96,7 @@ def test_every_option_has_a_variable_that_is_read():
     values = {"procs": "2", "set": "retries=1", "workers_timeout": "3", "memory": "1GiB", "port": "5"}
     values |= {"lifetime": "9", "idle_timeout": "3", "grace": "3", "max_items": "2", "memory_limit": "1GiB"}
     values |= {"nice": "3", "expect_workers": "2", "sort": "key", "top": "3", "part_size": "1MiB", "try": "3"}
+    values |= {"summary": "json"}
     for command in COMMANDS:
         for option in command.options:
             if option.reads_variable:
@@ -235,28 +235,31 @@ def signals():
 
 
 def test_reader_that_went_away_is_told_from_other_errors():
-    class Gone:
-        def write(self, key, value):
-            raise BrokenPipeError
-
     class Full:
+        is_terminal = False
+
         def write(self, key, value):
             raise OSError(28, "No space left on device")
 
     program = textwrap.dedent(
         """
-        from mmgevent.cli import exits, outputs
+        from types import SimpleNamespace
+        from mmgevent.cli import exits, outputs, progress
         class Gone:
+            is_terminal = False
             def write(self, key, value):
                 raise BrokenPipeError
-        exits.leave(exits.run_command("mmg-test", lambda argv: outputs.write([(1, 2)], Gone(), None), []))
+        def body(argv):
+            reporter = progress.open_reporter("mmg-test", is_quiet=True)
+            outputs.write([(1, 2)], Gone(), reporter, SimpleNamespace(written=0))
+        exits.leave(exits.run_command("mmg-test", body, []))
         """
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (141, b"")
     assert issubclass(StdoutClosed, BaseException)
     with pytest.raises(JobError, match="No space left"):
-        outputs.write([(1, 2)], Full(), None)
+        outputs.write([(1, 2)], Full(), progress.open_reporter("mmg-test", True), SimpleNamespace(written=0))
 
 
 @pytest.mark.parametrize(
@@ -395,55 +398,8 @@ def test_password_on_the_command_line_and_a_short_one_draw_warnings(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_progress_is_one_line_of_facts():
-    mapping = Progress(phase="map", done=3, total=8, running=2, workers=1, slots=2, bytes=40_000_000)
-    assert progress.describe(mapping, 0.001) == "map 3/8 items, 40.0 MB, 1 worker with 2 slots"
-    assert progress.describe(mapping, 4.0) == "map 3/8 items, 40.0 MB, 1 worker with 2 slots, 10.0 MB/s"
-    reducing = Progress(phase="reduce", done=3, workers=2, slots=4)
-    assert progress.describe(reducing, 9.0) == "reduce 3 tasks, 2 workers with 4 slots"
-    assert progress.describe(Progress(phase="map"), None) == "map: waiting for workers"
-
-
-def test_plain_progress_comes_first_after_5_s_then_every_10(monkeypatch, capsys):
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
-    reporter = progress.PlainReporter("mmg-test")
-    told = []
-    for second in range(40):
-        clock.now = 100.0 + second
-        reporter.update(Progress(phase="map", done=second, workers=1, slots=1))
-        if capsys.readouterr().err:
-            told.append(second)
-    assert told == [5, 15, 25, 35]
-    reporter.notice("a worker left")
-    assert capsys.readouterr().err == "mmg-test: a worker left\n"
-    reporter.close()
-    clock.now = 200.0
-    reporter.update(Progress(phase="map", done=1, workers=7, slots=1))
-    assert capsys.readouterr().err == ""
-    assert reporter.most_workers == 7
-
-
 def test_quiet_reporter_says_nothing(capsys):
     reporter = progress.open_reporter("mmg-test", is_quiet=True)
     reporter.notice("a worker left")
     reporter.close()
     assert capsys.readouterr().err == ""
-
-
-def test_terminal_shows_one_line_that_goes_away(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(progress, "LINE_AFTER_S", 0.0)
-    reporter = progress.open_reporter("mmg-test", is_quiet=False)
-    assert isinstance(reporter, progress.LineReporter)
-    reporter.update(Progress(phase="map", done=1, total=4, workers=1, slots=2, bytes=1_000_000))
-    reporter.notice("a [worker] left")
-    reporter.close()
-    reporter.close()
-    reporter.update(Progress(phase="map", done=2, total=4, workers=1, slots=2))
-    message = capsys.readouterr().err
-    assert "map 1/4 items" in message
-    assert "mmg-test: a [worker] left" in message
-    assert "2/4" not in message

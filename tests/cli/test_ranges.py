@@ -37,7 +37,12 @@ ABSURD = [
 #: Words for the value of an option: numbers, addresses, and texts that any reader of theirs checks.
 NUMBERS = {"N", "SECONDS", "SIZE", "PORT"}
 ADDRESSES = {"WHERE", "[HOST:]PORT", "HOST[:PORT]", "HOST[:PORT][,...]"}
-TEXTS = {"", "PASSWORD", "PATH", "F", "PATH[,PATH...]", "NAME[,NAME...]", "NAME", "PYTHON", "ORDER"}
+TEXTS = {"", "PASSWORD", "PATH", "F", "PATH[,PATH...]", "NAME[,NAME...]", "NAME", "PYTHON", "ORDER"} | {
+    "FILE",
+    "FILE.jsonl",
+    "FILE.html",
+    "FOLDER",
+}
 SETTINGS = {"OPTION=VALUE"}
 
 #: Options that do not take 5, and a number that they take: 16 MiB are the least memory of an executor.
@@ -117,7 +122,7 @@ def test_a_flag_of_a_variable_is_a_small_number(capsys, monkeypatch, name, optio
 
 
 #: Options of a job that are no numbers.
-JOB_TEXTS = {"py_files", "allocation", "name", "results", "plain_classes", "pass_env"}
+JOB_TEXTS = {"py_files", "allocation", "name", "results", "plain_classes", "pass_env", "bundles"}
 NULLABLE = {"task_timeout", "setup_timeout", "memory_limit", "partitions", "items_per_call"}
 JOB_NUMBERS = [field.name for field in dataclasses.fields(JobOptions) if field.name not in JOB_TEXTS]
 

@@ -11,11 +11,11 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import reducers
-from mmgevent.cli.progress import describe
 from mmgevent.driver import stage_results
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.glance import take_glance
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
+from mmgevent.driver.progress_text import describe
 from mmgevent.driver.runners.chained import ChainRunner
 from mmgevent.driver.runners.inline import InlineRunner
 from mmgevent.driver.stage_results import StageResults

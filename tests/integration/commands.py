@@ -13,9 +13,12 @@ import psutil
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: a line that mmg-run writes after 5 s, so on a slow machine only
+#: how a closing line of mmg-run begins
+CLOSING = r"(done in|(failed|interrupted|terminated|stopped by the reader) after) [\d.,]+ (s|min|h)\b"
+#: the closing line, and lines that mmg-run writes after 5 s, so on a slow machine only
 PROGRESS = re.compile(
-    r"^mmg-run: (stage \d+ of \d+: )?\w+(: waiting for workers| \d+(/\d+)? (items|tasks), .* slots.*)\n",
+    r"^mmg-run: ((stage \d+ of \d+: )?\w+(: waiting for workers| [\d,]+(/[\d,]+)? (items|tasks), .* slots).*"
+    r"|(sorting results|writing results|finishing the output).*|" + CLOSING + r".*)\n",
     re.MULTILINE,
 )
 
@@ -56,7 +59,7 @@ class Commands:
         return self.finish(self.start(*argv, **kwargs))
 
     def finish(self, process):
-        """Wait until a command has ended; returncode, stdout, and stderr without progress."""
+        """Wait until a command has ended; returncode, stdout, and stderr without progress and closing line."""
         stdout, stderr = process.communicate(timeout=100)
         return subprocess.CompletedProcess(
             process.args, process.returncode, stdout, PROGRESS.sub("", stderr or "")

@@ -264,7 +264,7 @@ PAIR_REDUCERS = (
     "(key, values[0], values[1:])",
 )
 KNOWN_REDUCERS = ("first_value", "list_values", "count_values")
-KNOWN_OF_NUMBERS = ("sum_values", "min_value", "max_value", "top_values(3)")
+KNOWN_OF_NUMBERS = ("sum_values", "min_value", "max_value", "top_values(3)", "mean_values", "std_values")
 OF_NUMBERS = ("sum(values)", "max(values)", "min(values)")
 
 
@@ -359,7 +359,8 @@ class _Drawing:
             import HELPER_MODULE
             from mmgevent import Files, Lines
             from mmgevent.reducers import (
-                count_values, first_value, list_values, max_value, min_value, sum_values, top_values, unique_values
+                count_values, first_value, list_values, max_value, mean_values, min_value, std_values, sum_values,
+                top_values, unique_values
             )
             MARKS = sys.argv[1]
             FACTOR = int(sys.argv[2])

@@ -150,7 +150,7 @@ def test_pdb_goes_up_to_the_caller_and_down_to_where_a_library_raised(commands):
 
 def test_pdb_does_nothing_when_all_goes_well(commands):
     job = commands.write("fails.py", FAILS)
-    ended = run_with_input(commands, "", "--inline", "--pdb", job, "nowhere")
+    ended = run_with_input(commands, "", "-q", "--inline", "--pdb", job, "nowhere")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert sorted(ended.stdout.splitlines()) == ["bad\t2", "good\t1"]
 

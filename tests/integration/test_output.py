@@ -117,7 +117,7 @@ def test_prints_go_where_stderr_goes_whatever_kind_of_file_that_is(commands):
 def test_prints_without_a_line_end_are_there_at_once_where_the_user_wants_that(commands):
     job = commands.write("dots.py", "import os\nprint('.', end='')\nos.write(2, b'after')\n" + PLAIN)
     for unbuffered, said in (("1", ".after"), ("", "after.")):
-        ended = commands.run("run", "--inline", job, environ={"PYTHONUNBUFFERED": unbuffered})
+        ended = commands.run("run", "--inline", "-q", job, environ={"PYTHONUNBUFFERED": unbuffered})
         assert (ended.stdout, ended.stderr) == ("1\t[1]\n", said)
 
 

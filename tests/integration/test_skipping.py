@@ -218,8 +218,36 @@ def test_skips_by_the_ten_thousand_are_all_there(cluster):
     assert handle.result(100) == {"n": count * (every - 1) // every}
     assert len(handle.skipped()) == min(10_000, count // every)
     assert sorted(handle.skipped_items()) == [(i, i) for i in range(count) if i % every == 1]
-    assert len(notices) == MAX_NAMED + 1
+    assert len(notices) == MAX_NAMED + 2
     assert notices[-1] == "10000 items were set aside in all"
+    assert notices[-2].startswith("set aside 10,000 x mapfn: ValueError at test_skipping.py:")
+
+
+def test_errors_that_repeat_are_grouped_by_function_exception_and_line(cluster):
+    def mapfn(key, value):
+        if key % 10 == 1:
+            raise ValueError(key)
+        if key % 100 == 2:
+            return {}[key]
+        if key % 1000 == 3:
+            int(f"number {key}")
+        return [("n", 1)]
+
+    count = 10_000
+    handle = cluster.submit(
+        mmg.Job([(i, i) for i in range(count)], mapfn, sum_values, max_skipped=0.5),
+        on_notice=lambda text: None,
+    )
+    handle.result(100)
+    groups = handle.errors()
+    assert [(group.error_type, group.count) for group in groups] == [
+        ("ValueError", 1000),
+        ("KeyError", 100),
+        ("ValueError", 10),
+    ]
+    assert len({group.line for group in groups}) == 3  # two of them are of one class
+    assert all(group.function == "mapfn" and group.key in group.error for group in groups)
+    assert sum(group.count for group in groups) == len(handle.skipped())
 
 
 def test_a_driver_names_a_few_and_counts_the_rest(tmp_path):

@@ -306,7 +306,10 @@ NUMBER_REDUCING = {
     **HASHABLE_REDUCING,
     **{
         fn.__name__: Reducing(None, fn, fn)
-        for fn in (reducers.sum_values, reducers.min_value, reducers.max_value)
+        for fn in (
+            *(reducers.sum_values, reducers.min_value, reducers.max_value),
+            *(reducers.mean_values, reducers.std_values, reducers.count_distinct),
+        )
     },
     "top_values": Reducing(None, TOP, TOP),
     "collect": Reducing(add, add, add),

@@ -43,7 +43,106 @@ HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
+    # bundles
+    Mutation(
+        "a bundle of another user is refused",
+        "job/bundle.py",
+        "    if status.st_uid != os.geteuid():",
+        "    if False:",
+        ("job/test_bundle.py::test_a_file_of_another_user_is_refused",),
+    ),
+    Mutation(
+        "a bundle that others may write is refused",
+        "job/bundle.py",
+        "    if _others_may_write(status):",
+        "    if False:",
+        ("job/test_bundle.py::test_a_file_that_others_may_write_is_refused",),
+    ),
+    Mutation(
+        "the input of a bundle stays plain data",
+        "driver/replay.py",
+        """if self._header.get("is_plain"):""",
+        "if False:",
+        ("integration/test_replay.py::test_plain_results_stay_plain_in_a_bundle",),
+    ),
+    Mutation(
+        "what a failure carries fits in a frame",
+        "wire/failures.py",
+        "    if INPUT in kept and not _has_room(kept):",
+        "    if False:",
+        ("wire/test_failures.py::test_an_input_that_has_no_room_is_left_out",),
+    ),
+    # looking at a server, and settings in files
+    Mutation(
+        "a looker submits nothing",
+        PEERS,
+        "            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)",
+        "            pass",
+        ("integration/test_status.py::test_a_looker_may_have_another_python_and_submits_nothing",),
+        waits=True,
+    ),
+    Mutation(
+        "questions of one link that wait are limited",
+        "engine/server/lookout.py",
+        "if len(looker.questions) >= MAX_QUESTIONS:",
+        "if False:",
+        ("integration/test_status.py::test_who_asks_without_end_loses_its_link",),
+        waits=True,
+    ),
+    Mutation(
+        "an executor is asked for its stack only if it handles the signal",
+        "engine/worker/stacks.py",
+        "if not handles_signal(pid, STACK_SIGNAL):",
+        "if False:",
+        ("integration/test_status.py::test_an_executor_whose_handler_was_replaced_is_not_killed_by_asking",),
+        waits=True,
+    ),
+    Mutation(
+        "a password in a file of settings that others can read is refused",
+        "cli/settings_file.py",
+        "    if mode & 0o077:",
+        "    if False:",
+        ("cli/test_settings.py::test_what_is_wrong_in_it_is_named",),
+    ),
     # remote inputs
+    # job logs and reports
+    Mutation(
+        "data in a report cannot end their block",
+        "report/embedded.py",
+        "default=repr).translate(_ESCAPES)",
+        "default=repr)",
+        ("report/test_page.py::test_no_name_of_a_job_changes_the_page_or_hides_in_it",),
+    ),
+    Mutation(
+        "texts in a report are escaped",
+        "report/words.py",
+        "    return html.escape(plain(value))",
+        "    return plain(value)",
+        ("report/test_page.py::test_no_name_of_a_job_changes_the_page_or_hides_in_it",),
+    ),
+    Mutation(
+        "no part of a line stays in a job log",
+        "driver/log_file.py",
+        "                self._drop_part()",
+        "                pass",
+        ("driver/test_job_log.py::test_of_a_line_for_which_there_is_no_room_nothing_stays",),
+    ),
+    Mutation(
+        "a driver that does not read gets no more rows of attempts",
+        "engine/server/task_log.py",
+        "while (self._rows or self._lost) and link.control_bytes < MAX_UNREAD_BYTES:",
+        "while self._rows or self._lost:",
+        ("engine/server/test_task_log.py::test_a_driver_that_does_not_read_costs_a_limited_number_of_rows",),
+    ),
+    Mutation(
+        "attempts that never ran are not in a job log",
+        "engine/server/task_log.py",
+        'if outcome == "returned" or not (has_run or outcome):',
+        "if False:",
+        (
+            "engine/server/test_task_log.py::test_attempts_that_never_ran_have_no_row_and_duplicates_are_marked",
+        ),
+    ),
     Mutation(
         "each answer of a web server is of the version that was listed",
         "job/remote/web.py",

@@ -112,6 +112,7 @@ WORKER_SAYS = {
     "goodbye": {"reason": "x" * 100_000},
     "leaving": {},
     "notice": {"text": "x" * 100_000, "once": "y" * 100_000},
+    "examined": {"found": {"rows": [{"cores": 1e300}] * 1000}},
 }
 #: what a worker says once, of nothing
 WORKER_SAYS_ONCE = {"tell": {"data": "QUJD" * 30_000}}
@@ -125,7 +126,7 @@ def test_a_worker_that_says_it_of_everything_costs_time_at_most(place, type_):
             with contextlib.suppress(OSError, AssertionError, ValueError):  # it was cut off, or has left
                 for frame, _ in hostile.messages("assign"):
                     hostile.say(type_, *frame.lane, **WORKER_SAYS[type_])
-                    if type_ in ("notice", "leaving"):
+                    if type_ in ("notice", "leaving", "examined"):
                         hostile.say("returned", *frame.lane)
 
         liar = threading.Thread(target=lie, daemon=True)
@@ -337,6 +338,16 @@ def repeat(type_, count=3000, **fields):
     return say
 
 
+def until_closed(type_, **fields):
+    """Say it without end, until the server has enough."""
+
+    def say(hostile):
+        with contextlib.suppress(OSError):
+            repeat(type_, **fields)(hostile)
+
+    return say
+
+
 def dismiss_everybody(hostile):
     hostile.say("watch")
     frame, _ = hostile.wait_for("joined")
@@ -378,6 +389,8 @@ DRIVER_DOES = {
     "input_end": lambda hostile: hostile.say("input_end", 1, batches=2**63 - 1),
     "cancel": repeat("cancel", 100, job=1, reason="x" * 10_000),
     "list_workers": repeat("list_workers"),
+    "list_jobs": until_closed("list_jobs", deltas=True),
+    "ask": until_closed("ask", what="stack", name="x" * 100_000, pid=1),
     "watch": repeat("watch"),
     "tell": tell_without_end,
     "dismiss": dismiss_everybody,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmgevent.errors import JobError
+from mmgevent.wire import failures
 from mmgevent.wire.failures import (
     MAX_LINE_CHARS,
     MAX_STRING_BYTES,
@@ -13,7 +14,7 @@ from mmgevent.wire.failures import (
     name_skipped,
     shorten,
 )
-from mmgevent.wire.messages import control, decode_message
+from mmgevent.wire.messages import control, decode_message, encode_message
 
 PLAIN = {"kind": "exception", "error": "E: e", "item": 3, "key": "'k'", "traceback": "t", "worker": "h/1"}
 
@@ -69,3 +70,20 @@ def test_an_item_that_was_set_aside_is_named_in_one_line():
     assert line.isprintable()
     assert MAX_LINE_CHARS < len(line) < MAX_LINE_CHARS + 100
     assert name_skipped("item 3 of batch 4", {"error": None}) == "item set aside: item 3 of batch 4: "
+
+
+def test_an_input_that_has_no_room_is_left_out():
+    given = "x" * failures.MAX_INPUT_CHARS
+    kept = bound({"error": "no", failures.INPUT: given})
+    assert kept == {"error": "no", failures.INPUT: given}  # whole, though it is a long string
+    for wrong in (given + "x", "\xe4" * 10, 5):
+        assert failures.INPUT not in bound({"error": "no", failures.INPUT: wrong})
+    full = {f"field{i}": "\x00" * failures.MAX_STRING_BYTES for i in range(failures.MAX_FIELDS - 1)}
+    kept = bound({**full, failures.INPUT: given})
+    assert failures.INPUT not in kept
+    encode_message("failed", failure=kept)  # it fits in a frame
+    few = {f"field{i}": "y" * (failures.MAX_STRING_BYTES - 100) for i in range(5)}
+    kept = bound({**few, failures.INPUT: given})
+    assert kept[failures.INPUT] == given
+    later = {**kept, "worker": "w" * failures.MAX_STRING_BYTES, "advice": "a" * failures.MAX_STRING_BYTES}
+    encode_message("job_failed", failure=later)

@@ -24,6 +24,7 @@ CANDIDATES = [
     "version",
     True,
     {"a": 1},
+    [{"a": 1}],
     ["a"],
     [1],
     [[1, 2]],
@@ -221,6 +222,8 @@ WORDS = {
     messages.STRINGS: "strs",
     messages.PAIRS: "pairs",
     messages.TRIPLES: "triples",
+    messages.ROWS: "objects",
+    messages.LISTS: "lists",
 }
 
 

@@ -23,6 +23,8 @@ from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.failures import advise_on_skips
 from mmgevent.wire.positions import entry_of
 
+#: Microseconds of a second.
+US = 1_000_000
 #: Ratio of the output of a job to its output so far that is taken for likely while its end is unknown.
 UNKNOWN_GROWTH = 4
 
@@ -40,9 +42,15 @@ class Accounts:
         self._has_refs = False
         self._seconds = 0.0
         self._records = 0
-        #: size of the output of the map tasks so far, bytes
-        self.output_bytes = 0
+        self._mapped_records = 0
+        self._keys = 0
+        self._cpu_us = 0
+        self._shuffled_bytes = 0
         self._result_tasks = 0
+        #: times that items or tasks were tried again after an exception
+        self.retries = 0
+        #: most memory of an executor so far, bytes
+        self.peak_bytes = 0
         #: items mapped and set aside so far
         self.items = 0
         #: weight of the batches that were mapped
@@ -55,15 +63,15 @@ class Accounts:
 
     def speed(self, slots: int) -> Speed:
         """Return what is known of the speed of mapping, for the size of the next batch."""
-        return Speed(self._entries, self.mapped_bytes, self._seconds, slots, self.output_bytes)
+        return Speed(self._entries, self.mapped_bytes, self._seconds, slots, self._shuffled_bytes)
 
     def expected_output_bytes(self) -> int:
         """Return how large the output of all map tasks will be, as far as is known."""
         if not self._entries:
             return 0
         if self.total is None:
-            return self.output_bytes * UNKNOWN_GROWTH
-        return self.output_bytes * self._known_entries // self._entries
+            return self._shuffled_bytes * UNKNOWN_GROWTH
+        return self._shuffled_bytes * self._known_entries // self._entries
 
     def add_batch(self, batch: EncodedBatch) -> None:
         """Count a batch that was read from the datasource."""
@@ -75,10 +83,13 @@ class Accounts:
 
         Raises JobError, or TooManySkippedError, if the job has failed.
         """
-        self._take(report)
         state = self._state
+        if state.job_log is not None:
+            state.job_log.report(report, "map", number, number, len(batch.data))
+        self._take(report)
         if report.rows:
             failures = list(state.set_aside.add_rows(number, report.worker, report.rows))
+            state.note_skipped(iter(failures), number, report.worker)
             self.items += len(failures)
             self._last_failure = failures[-1]
             for failure in islice(failures, state.unnamed_count):
@@ -86,8 +97,9 @@ class Accounts:
         for position, failure in report.killers:
             self._set_aside(number, position, failure)
         self._entries += batch.items
-        self.output_bytes += report.output_bytes
         self.items += report.items
+        self._mapped_records += report.records
+        self._shuffled_bytes += report.shuffled_bytes
         self.mapped_bytes += batch.weight
         self._seconds += report.seconds
         if isinstance(self._max_skipped, int):
@@ -108,24 +120,40 @@ class Accounts:
         limit = self._max_skipped
         self._check_limit(limit if isinstance(limit, int) else limit * self.items)
 
-    def take_reduce(self, report: Report) -> None:
+    def take_reduce(self, report: Report, number: int) -> None:
         """Take the report of a reduce task. Raises JobError if the job has failed."""
+        if self._state.job_log is not None:
+            self._state.job_log.report(report, "reduce", number, None, None)
         self._take(report)
         self._records += report.records
+        self._keys += report.keys
         self._result_tasks += 1
 
-    def stats(self, seconds: float) -> dict[str, Any]:
-        """Return the figures of a job that is done, as our server has them."""
-        return {
+    def stats(self, seconds: float, slots: int) -> dict[str, Any]:
+        """Return the figures of a job, as our server has them, on so many slots.
+
+        What the engine writes to disks is not known.
+        """
+        known = {
             "results": self._result_tasks,
             "records": self._records,
             "seconds": seconds,
             "map_seconds": self._seconds,
-            "spilled_bytes": 0,
+            "items": self.items - self._state.set_aside.count,
+            "mapped_records": self._mapped_records,
+            "keys": self._keys,
+            "retries": self.retries,
+            "shuffled_bytes": self._shuffled_bytes,
+            "slot_seconds": slots * seconds,
+            "cpu_seconds": self._cpu_us / US,
         }
+        return {**known, "peak_bytes": self.peak_bytes} if self.peak_bytes else known
 
     def _take(self, report: Report) -> None:
         self.take_repeated(report)
+        self.retries += report.retries
+        self._cpu_us += report.cpu_us
+        self.peak_bytes = max(self.peak_bytes, report.peak_bytes)
         if report.failure is None:
             return
         if report.is_over_limit:
@@ -140,6 +168,7 @@ class Accounts:
                 item = key, encode_value(value, MAX_VALUE_BYTES)
                 failure = {**failure, "key": short_repr(key)}  # the executor may not have known it
         self._state.set_aside.add_item(batch, position, failure, item)
+        self._state.note_skipped(iter([failure]), batch, failure.get("worker"))
         self._state.notice_skipped(
             failure.get("key") or f"item {entry_of(position)} of batch {batch}", failure
         )

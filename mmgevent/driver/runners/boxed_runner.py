@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import Progress
 from mmgevent.driver.packing import pack_job
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.accounts import Accounts
 from mmgevent.driver.runners.refusals import refuse_elsewhere
-from mmgevent.driver.runners.runner import LOOK_S, Runner
+from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.engine.start import start_error
 from mmgevent.job.job import Job
@@ -46,6 +46,7 @@ class BoxedRunner(Runner):
         for text in left:
             self.state.notice(text)
         self._feeder = Feeder(job, may_restart=False, on_notice=self.state.notice)
+        self.state.input_total = self._feeder.total
         self._accounts = Accounts(self.state, job.options, self._feeder)
         try:
             self._check = Trial(self._packed.code)
@@ -64,6 +65,15 @@ class BoxedRunner(Runner):
             self._feeder.close()
         if self._check is not None:
             self._check.cancel()
+
+    def pack_code(self) -> bytes:
+        """Return the payload that executors got."""
+        return self._packed.code
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        assert self._feeder is not None
+        return self._feeder.find_item(batch, position)
 
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""
@@ -92,5 +102,9 @@ class BoxedRunner(Runner):
                 slots=slots,
                 bytes=self._accounts.mapped_bytes,
                 skipped=self.state.set_aside.count,
+                items=self._accounts.items - self.state.set_aside.count,
+                busy=min(running, slots),
+                retries=self._accounts.retries,
+                peak_bytes=self._accounts.peak_bytes or None,
             )
         )

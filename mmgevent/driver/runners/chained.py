@@ -12,7 +12,8 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.input_total import InputTotal
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.stage_results import StageResults
 from mmgevent.errors import DatasourceError, JobCancelled, JobError, MmgeventError, UsageError
@@ -20,6 +21,8 @@ from mmgevent.job.job import Job
 from mmgevent.wire.deaths import MAX_REMEMBERED
 
 if TYPE_CHECKING:
+    from mmgevent.driver.error_groups import ErrorGroup
+    from mmgevent.driver.job_log import JobLog
     from mmgevent.job.outputs.record import Made
 
 #: Makes the runner of one stage.
@@ -28,7 +31,18 @@ MakeRunner = Callable[
 ]
 
 #: Figures of a job that add up over its stages.
-_SUMS = ("seconds", "map_seconds", "spilled_bytes")
+_SUMS = (
+    "seconds",
+    "map_seconds",
+    "spilled_bytes",
+    "mapped_records",
+    "retries",
+    "shuffled_bytes",
+    "slot_seconds",
+    "cpu_seconds",
+)
+#: Figures of a job that say what went in: those of the first stage.
+_FIRST = ("items", "input_bytes")
 
 
 class ChainRunner(Runner):
@@ -96,19 +110,29 @@ class ChainRunner(Runner):
             f"job {self.job.name} has {self._count} stages, and such a job cannot continue an earlier run: begin anew"
         )
 
+    def keep_log(self, log: JobLog) -> None:
+        """Note what happens in any stage in one log."""
+        super().keep_log(log)
+        for number, runner in enumerate(self._runners, 1):
+            runner.keep_log(log.of_stage(number))
+
     def run(self) -> Generator[Record, None, None]:
         """Run the stages; yield the records of the last one. See `Runner.run`."""
         self.wait_for_check()
-        for number, runner in enumerate(self._runners, 1):
-            self._begin(number)
-            with self._naming(number), closing(runner.records()) as records:
-                if number == self._count:
-                    yield from records
-                else:
-                    self._results[number - 1].add_all(records)
-            if number > 1:
-                self._results[number - 2].close()
-        self.state.stats = self._stats()
+        try:
+            for number, runner in enumerate(self._runners, 1):
+                self._begin(number)
+                if number > 1:
+                    runner.state.input_total = InputTotal.of_results(self._results[number - 2].count)
+                with self._naming(number), closing(runner.records()) as records:
+                    if number == self._count:
+                        yield from records
+                    else:
+                        self._results[number - 1].add_all(records)
+                if number > 1:
+                    self._results[number - 2].close()
+        finally:
+            self.note_stats()
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and stop the stage that runs."""
@@ -128,6 +152,22 @@ class ChainRunner(Runner):
         for results in self._results:
             results.close()
 
+    def stage_of(self, error: JobError) -> Runner:
+        """Return the runner of the stage that an error is about; this one for finishfn."""
+        return self if error.stage is None else self._runners[error.stage - 1]
+
+    def end_skipped(self) -> None:
+        """Say how many items were set aside in all: each stage has said why."""
+        self.state.notice_skipped_count()
+
+    def errors(self) -> list[ErrorGroup]:
+        """Return the errors that have set items aside so far, each with its stage."""
+        return [
+            replace(group, stage=number)
+            for number, runner in enumerate(self._runners, 1)
+            for group in runner.errors()
+        ]
+
     def skipped(self) -> list[dict[str, Any]]:
         """Return the failures of the last items of all stages, each with its `stage`."""
         found = [
@@ -145,10 +185,12 @@ class ChainRunner(Runner):
     def _begin(self, number: int) -> None:
         """Note that a stage begins. Raises JobCancelled."""
         self.state.check_cancelled()
-        self.state.progress = replace(self.state.progress, stage=number, stages=self._count)
+        self.state.input_total = self._runners[number - 1].state.input_total if number == 1 else None
+        self.state.progress = Progress(stage=number, stages=self._count)
 
     def _pass_progress(self, number: int, progress: Progress) -> None:
         skipped = self.state.set_aside.count = sum(runner.state.set_aside.count for runner in self._runners)
+        self.state.death_count = sum(runner.state.death_count for runner in self._runners)
         self.state.id = self._runners[number - 1].state.id
         self.state.report(replace(progress, stage=number, stages=self._count, skipped=skipped))
 
@@ -189,12 +231,19 @@ class ChainRunner(Runner):
             text = f"{error.args[0]}\nthe item is the result of stage {number - 1} for the key {error.key}"
             error.args = (text, *error.args[1:])
 
-    def _stats(self) -> dict[str, Any]:
-        """Return the figures of the last stage, with sums, and those of each stage."""
-        stages = [{**runner.state.stats, "skipped": runner.state.set_aside.count} for runner in self._runners]
+    def note_stats(self) -> None:
+        """Note the figures of the last stage, with sums, and those of each stage."""
+        state = self.state
+        states = [runner.state for runner in self._runners]
+        state.set_aside.count = sum(each.set_aside.count for each in states)
+        state.death_count = sum(each.death_count for each in states)
+        stages = [each.figures() for each in states]
         sums = {
             name: sum(figures.get(name, 0) for figures in stages)
             for name in _SUMS
             if any(name in figures for figures in stages)
         }
-        return {**self._runners[-1].state.stats, **sums, "stages": stages}
+        first = {name: stages[0][name] for name in _FIRST if name in stages[0]}
+        peaks = [figures["peak_bytes"] for figures in stages if "peak_bytes" in figures]
+        most = {"peak_bytes": max(peaks)} if peaks else {}
+        state.stats = {**states[-1].stats, **sums, **first, **most, "stages": stages}

@@ -58,12 +58,15 @@ class ForeignCluster(BaseCluster):
         """Refuse: only our own engine's workers can be sent away."""
         self._refuse("dismiss")
 
-    def workers(self) -> NoReturn:
+    def workers(self, *, measure: bool = False) -> NoReturn:
         """Refuse: ask the engine itself."""
         self._refuse("workers")
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'closed' if self._is_closed else f'on {self.engine}'}>"
+    def _describe(self) -> str:
+        return "closed" if self._is_closed else f"on {self.engine}"
+
+    def _engine_name(self) -> str:
+        return self.engine
 
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(f"{what}() needs workers of mmgevent, and this job runs on {self.engine}")

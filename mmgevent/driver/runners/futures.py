@@ -27,7 +27,7 @@ from typing import Any
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.batching import next_size
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_flushes
 from mmgevent.driver.runners.lookout import Lookout
@@ -183,7 +183,7 @@ class FuturesRunner(BoxedRunner):
         slots = self._futures.slots
         partitions = self.state.partitions or choose_partitions(slots)
         self.state.partitions = partitions
-        options = self._packed.options
+        options = self.state.options_for(self._packed.options)
         if self.state.delivered:
             options = {**options, "unwanted": encode_partitions(self.state.delivered)}
         boxed = BoxedJob(
@@ -204,10 +204,11 @@ class FuturesRunner(BoxedRunner):
                 self.state.show_held_notices()
             self._accounts.end_map()
             yield from self._reduce(boxed, code, outputs)
-            self.state.stats = self._accounts.stats(time.monotonic() - began_s)
         except BaseException:
             self.leave()
             raise
+        finally:
+            self.state.stats = self._accounts.stats(time.monotonic() - began_s, slots)
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and stop all tasks. Idempotent."""
@@ -322,7 +323,7 @@ class FuturesRunner(BoxedRunner):
             self.state.before_wait()
             for future, report in self._wait(running, LOOK_S):
                 data, made = running.pop(future)
-                accounts.take_reduce(report)
+                accounts.take_reduce(report, done + 1)
                 done += 1
                 self._tell("reduce", done, total, len(running), max(1, futures.slots))
                 if report.carried or not report.records:

@@ -8,13 +8,15 @@ reduce task.  `task_timeout`, `setup_timeout`, `greenlets` and `retransmit` have
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.job_state import Progress
-from mmgevent.driver.results import apply_finish
+from mmgevent.driver.job_state import JobState
+from mmgevent.driver.progress import Progress
+from mmgevent.driver.results import apply_finish, keeping_bundle
 from mmgevent.driver.runners.inline_run import InlineRun
-from mmgevent.driver.runners.runner import Runner
+from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.set_aside import Found, Place
 from mmgevent.errors import UsageError
 from mmgevent.job.arguments import items_showing, list_to_show
@@ -22,20 +24,40 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
+    from mmgevent.driver.job_log import JobLog
+    from mmgevent.driver.log_file import LogFile
     from mmgevent.job.outputs.sinks import Sink
 
 log = get_log(__name__)
 
 
-def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[Any, Any]]:
+def run_inline(
+    job: Job[Any, Any],
+    sink: Sink | None = None,
+    *,
+    watch: Callable[[JobState], None] | None = None,
+    job_log: str | os.PathLike[str] | LogFile | None = None,
+) -> Iterator[tuple[Any, Any]]:
     """Check a job and return an iterator that runs it and yields its results, after finishfn.
 
-    `sink`: what they are written to one by one; it learns where partitions end.
+    `sink`: what they are written to one by one; it learns where partitions end. `watch`: called with
+    what is known of the job, before it runs. `job_log` is as in `BaseCluster.submit`.
 
     A UsageError of the job is raised at once.  The iterator raises JobError and TooManySkippedError
     as a cluster does, with the user's exception as `__cause__`, and DatasourceError.
     KeyboardInterrupt passes unchanged.
     """
+    if job_log is None:
+        runner = _make_runner(job, sink, watch)
+        return _finished(runner)
+    from mmgevent.driver.kept_log import opened_log, start_log
+
+    with opened_log(job_log) as out:
+        runner = _make_runner(job, sink, watch)
+    return _logged(start_log(out, runner, "inline"), runner)
+
+
+def _make_runner(job: Job[Any, Any], sink: Sink | None, watch: Callable[[JobState], None] | None) -> Runner:
     runner: Runner
     if job.previous is None:
         runner = InlineRunner(job, on_notice=_warn)
@@ -49,7 +71,21 @@ def run_inline(job: Job[Any, Any], sink: Sink | None = None) -> Iterator[tuple[A
         if job.finish_form != "iterator":
             runner.state.on_partitions = sink.note_partitions
     runner.check()
-    return apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv)
+    if watch is not None:
+        watch(runner.state)
+    return runner
+
+
+def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
+    from mmgevent.driver.kept_log import ending
+
+    with ending(job_log, runner.state):
+        yield from _finished(runner)
+
+
+def _finished(runner: Runner) -> Iterator[tuple[Any, Any]]:
+    job = runner.job
+    return keeping_bundle(runner, apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv))
 
 
 def _warn(text: str) -> None:
@@ -100,6 +136,11 @@ class InlineRunner(Runner):
     def shuffle_bytes(self) -> int:
         """Return the bytes of all records between map and reduce."""
         return 0 if self._run is None else self._run.shuffle_bytes
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        assert self._run is not None
+        return self._run.feeder.find_item(batch, position)
 
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again."""

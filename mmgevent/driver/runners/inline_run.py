@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from time import monotonic, process_time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.decoding import decode_flushes
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
 from mmgevent.engine.server.store import JobStore
@@ -25,14 +27,17 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.given import add_item
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES, SignalTeller, Skipping
-from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
+from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped, with_place
 from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
 
 if TYPE_CHECKING:
+    from mmgevent.driver.runners.inline_log import InlineTask
+    from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
@@ -49,6 +54,9 @@ RECORD_BYTES = 256 * 1024 * 1024
 #: Part of the machine's memory, one in so many, that each of these two may take at most: a
 #: container may have 300 MiB in all.
 MEMORY_SHARE = 8
+
+#: Nanoseconds of a second.
+_NS = 1_000_000_000
 
 #: Name of the worker in failures of items that were set aside.
 WORKER = "inline"
@@ -91,15 +99,20 @@ class InlineRun:
         self.shuffle_bytes = 0
         self._attempts = 0
         self._item_count = 0
+        self._mapped_bytes = 0
         self._record_count = 0
         self._skipped_count = 0
         self._last_skipped: TaskFailure | None = None
+        state.input_total = self.feeder.total
+        self._figures = {"results": 0, "mapped_records": 0, "keys": 0, "retries": 0, "cpu_ns": 0}
 
     def records(self) -> Iterator[tuple[Any, Any]]:
+        began_s = monotonic()
         try:
             while (numbered := self.feeder.next_batch(_SPEED)) is not None:
                 self._set_up()
                 self._map_batch(*numbered)
+                self._mapped_bytes += numbered[1].weight
                 self._report("map", self._item_count, None)
                 if self._job.options.allocation == "oneshot":
                     break  # one item for each worker, and this is the only worker
@@ -113,9 +126,10 @@ class InlineRun:
                 yield from self._reduce_partition(partition, n_bytes)
                 self._state.delivered.add(partition)
                 self._state.end_partitions((partition,))
+                self._figures["results"] += 1
                 self._report("reduce", done, len(sizes))
-            self._state.stats = {"results": len(sizes), "records": self._record_count}
         finally:
+            self._note_stats(monotonic() - began_s)
             self.close()
 
     def close(self) -> None:
@@ -123,11 +137,47 @@ class InlineRun:
         self.feeder.close()
         self._store.close()
 
+    def _begin_task(self, phase: str, task: int, attempt: int, **about: Any) -> InlineTask | None:
+        """Return what logs a task, or None if the job keeps no log."""
+        if self._state.job_log is None:
+            return None
+        from mmgevent.driver.runners.inline_log import InlineTask
+
+        return InlineTask(self._state.job_log, phase, task, attempt, **about)
+
     def _report(self, phase: str, done: int, total: int | None) -> None:
         self._state.report(
-            Progress(phase, done, total, workers=1, slots=1, skipped=self._state.set_aside.count)
+            Progress(
+                phase,
+                done,
+                total,
+                running=1,
+                workers=1,
+                slots=1,
+                busy=1,
+                bytes=self._mapped_bytes,
+                items=self._item_count - self._skipped_count,
+                retries=self._figures["retries"],
+                spilled_bytes=self._store.spilled_bytes,
+                skipped=self._state.set_aside.count,
+            )
         )
         self._state.check_cancelled()
+
+    def _note_stats(self, seconds: float) -> None:
+        """Note the figures of the job. The memory of this process says nothing: much else is in it."""
+        figures = dict(self._figures)
+        cpu_seconds = figures.pop("cpu_ns") / _NS
+        self._state.stats = {
+            "records": self._record_count,
+            "seconds": seconds,
+            "items": self._item_count - self._skipped_count,
+            "spilled_bytes": self._store.spilled_bytes,
+            "shuffled_bytes": self.shuffle_bytes,
+            "slot_seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            **figures,
+        }
 
     def _set_up(self) -> None:
         """Call setupfn before the first item, as executors do.
@@ -162,12 +212,19 @@ class InlineRun:
                     self._job.options.max_skipped,
                     passes=self._signals.is_of_signal,
                 )
+                entries = piece.hi - piece.lo
+                task = self._begin_task("map", number, attempt, batch=number, entries=entries)
                 try:
-                    stats = self._try_map(attempt, batch, piece, skip, skipping)
+                    stats = self._try_map(
+                        attempt, batch, piece, skip, skipping, None if task is None else task.clock
+                    )
                 except ContentNeeded:  # a file changed after the driver had looked at it
                     batch = self.feeder.content_of(number)
                 except TaskFailure as failure:
                     self._pass_signal(failure)
+                    if task is not None:
+                        task.failed(failure)
+                    _note_item(failure, number, batch, piece)
                     if failure.skipped:
                         raise self._too_many(failure) from None
                     if failure.item is not None:
@@ -175,25 +232,41 @@ class InlineRun:
                         if failure.is_spent or named[failure.item] > self._job.options.retries:
                             self._skip(number, failure)
                             skip.add(failure.item)
+                        else:
+                            self._figures["retries"] += 1
                         continue
                     unnamed += 1
                     if unnamed > self._job.options.retries:
                         self._store.discard(attempt)
                         pieces += reversed(self._halves(piece, failure, batch.has_refs))
+                        self._figures["retries"] += 1
                         break
+                    self._figures["retries"] += 1
                 else:
                     output = self._store.commit_map(attempt, number, piece.lo, piece.part)
                     rows = b"".join(self._store.read_output(output, self._partitions))
-                    for _ in self._state.set_aside.add_rows(number, WORKER, rows):
+                    added = self._state.set_aside.add_rows(number, WORKER, rows)
+                    for _ in self._state.note_skipped(added, number, WORKER):
                         pass
+                    if task is not None:
+                        task.done(stats, skipping.count)
                     self._item_count += stats.items
+                    self._figures["mapped_records"] += stats.records
+                    self._figures["retries"] += skipping.retried
                     self._count_skipped(skipping)
                     break
 
     def _try_map(
-        self, attempt: int, batch: EncodedBatch, piece: _Piece, skip: Collection[int], skipping: Skipping
+        self,
+        attempt: int,
+        batch: EncodedBatch,
+        piece: _Piece,
+        skip: Collection[int],
+        skipping: Skipping,
+        clock: ItemClock | None,
     ) -> TaskStats:
-        return run_map(
+        began_ns = process_time_ns()
+        stats = run_map(
             self._functions,
             read_batch(batch.data)[piece.lo : piece.hi],
             partitions=self._partitions,
@@ -208,7 +281,10 @@ class InlineRun:
             plain=self._plain,
             unwanted=self._state.delivered,
             calls=self._calls,
+            clock=clock,
         )
+        self._figures["cpu_ns"] += process_time_ns() - began_ns
+        return stats
 
     def _keep(self, attempt: int, flush: bytes) -> None:
         for start in range(0, len(flush), BLOCK_BYTES):
@@ -241,6 +317,7 @@ class InlineRun:
             for _, (key, value) in self.feeder.read_again([(batch, failure.item)]):
                 item = key, encode_value(value, MAX_VALUE_BYTES)
         self._state.set_aside.add_item(batch, failure.item, failure.failure, item)
+        self._state.note_skipped(iter([failure.failure]), batch, WORKER)
         self._note_skipped(failure)
 
     def _count_skipped(self, skipping: Skipping) -> None:
@@ -283,7 +360,10 @@ class InlineRun:
 
     def _try_reduce(self, partition: int, n_bytes: int) -> list[bytes]:
         flushes: list[bytes] = []
-        run_reduce(
+        self._attempts += 1
+        task = self._begin_task("reduce", partition, self._attempts, bytes_in=n_bytes, partitions=1)
+        began_ns = process_time_ns()
+        stats = run_reduce(
             self._functions,
             [(partition, n_bytes, self._segments(partition))],
             partitions=self._partitions,
@@ -291,15 +371,21 @@ class InlineRun:
             emit=flushes.append,
             mark=_mark_nothing,
             plain=self._plain,
+            clock=None if task is None else task.clock,
         )
+        self._figures["keys"] += stats.groups
+        self._figures["cpu_ns"] += process_time_ns() - began_ns
+        if task is not None:
+            task.done(stats)
         return flushes
 
     def _with_retries(self, action: Callable[[], list[bytes]]) -> list[bytes]:
-        for _ in range(self._job.options.retries + 1):
+        for tries_left in range(self._job.options.retries, -1, -1):
             try:
                 return action()
             except TaskFailure as failure:
                 self._pass_signal(failure)
+                self._figures["retries"] += tries_left > 0
                 last = failure
         if self._job.options.max_skipped:
             last.failure = advise_on_reduce(last.failure)
@@ -321,6 +407,11 @@ class InlineRun:
                 del buffer[:size]
 
 
+def _note_item(failure: TaskFailure, number: int, batch: EncodedBatch, piece: _Piece) -> None:
+    failure.batch = number
+    add_item(failure, lambda: read_batch(batch.data)[piece.lo :], piece.lo)
+
+
 def _mark_nothing(index: int, key: Any) -> None:
     pass
 
@@ -329,4 +420,8 @@ def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
     """Return the error that ends the job, with the user's exception as its cause."""
     ended = error.from_failure(failure.failure)
     ended.__cause__ = failure.__cause__
+    record = failure.failure
+    if failure.batch is not None:
+        record = with_place(record, failure.batch, failure.item)
+    ended.evidence = record, failure.given
     return ended

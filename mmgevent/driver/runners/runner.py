@@ -15,14 +15,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mmgevent.driver.job_state import JobState, Progress
+from mmgevent.driver.job_state import JobState
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.set_aside import Found, Place
-from mmgevent.errors import JobCancelled
+from mmgevent.errors import JobCancelled, JobError
 from mmgevent.job.job import Job
 
 if TYPE_CHECKING:
+    from mmgevent.driver.bundles import FailedJob
+    from mmgevent.driver.error_groups import ErrorGroup
+    from mmgevent.driver.job_log import JobLog
     from mmgevent.job.outputs.record import Made
     from mmgevent.tasks.plain_rules import PlainRules
 
@@ -87,6 +92,10 @@ class Runner(ABC):
         self.state.partitions = made.of
         self.state.delivered = set(made.partitions)
 
+    def keep_log(self, log: JobLog) -> None:
+        """Note what happens in the log of the job; called before `records`."""
+        self.state.job_log = log
+
     def records(self) -> Generator[Record, None, None]:
         """Run the job and yield its records before finishfn, as partitions finish.
 
@@ -96,12 +105,13 @@ class Runner(ABC):
             with closing(self.run()) as records:
                 yield from records
             self.state.end_progress("done")
-            self.state.notice_skipped_count()
+            self.end_skipped()
         except (JobCancelled, GeneratorExit):
             self.state.end_progress("cancelled")
             raise
-        except BaseException:
+        except BaseException as error:
             self.state.end_progress("failed")
+            self.keep_bundle(error)
             raise
         finally:
             self.close()
@@ -138,6 +148,53 @@ class Runner(ABC):
     def read_again(self, places: list[Place]) -> Found:
         """Read items of the datasource again, see `SetAside.items`. The default is: none can be."""
         return iter(())
+
+    def find_item(self, batch: int, position: int) -> Record | None:
+        """Return an item of the datasource if it can be read again at once, or None."""
+        return None
+
+    def pack_code(self) -> bytes:
+        """Return the payload of the job's functions, for a bundle. Raises UsageError if they cannot travel."""
+        from mmgevent.driver.packing import pack_code  # rarely needed
+
+        return pack_code(self.job, stays_here=True)
+
+    def as_failed(self) -> FailedJob:
+        """Return what a bundle takes of this job."""
+        from mmgevent.driver.bundles import FailedJob  # rarely needed
+
+        return FailedJob(self.job, self.state, self.plain, self.find_item, self.pack_code)
+
+    def stage_of(self, error: JobError) -> Runner:
+        """Return the runner of the stage that an error is about: this one, unless there are several."""
+        return self
+
+    def keep_bundle(self, error: BaseException) -> None:
+        """Keep what runs a failed call again, if the job wants that, and let the error name it."""
+        if isinstance(error, JobError):
+            if self.job.options.bundles and error.bundle is None:
+                from mmgevent.driver.bundles import KEEP_S, keep_bundle  # rarely needed
+
+                self.state.keeps_until_s = monotonic() + KEEP_S
+                keep_bundle(self.stage_of(error).as_failed(), error)
+                self.state.keeps_until_s = 0.0
+            error.evidence = None  # it may be large
+
+    def end_skipped(self) -> None:
+        """Say which errors set items aside, and how many items that were."""
+        state = self.state
+        if state.set_aside.count and (self.job.options.bundles or not state.are_all_named):
+            from mmgevent.driver.bundles import describe_skipped  # rarely needed
+
+            for text in describe_skipped(self.as_failed()):
+                state.notice(text)
+        state.notice_skipped_count()
+
+    def errors(self) -> list[ErrorGroup]:
+        """Return the errors that have set items aside so far, see `driver.error_groups`."""
+        from mmgevent.driver.error_groups import group_failures  # rarely needed
+
+        return group_failures(self.state.set_aside.records())
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return why items were set aside so far, see `SetAside.failures`."""

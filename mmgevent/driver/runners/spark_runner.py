@@ -27,7 +27,7 @@ from mmgevent.box.box import BoxedJob
 from mmgevent.box.boxes import end_job
 from mmgevent.driver.batching import YOUNG_BATCH_S, Speed
 from mmgevent.driver.encoding import EncodedBatch
-from mmgevent.driver.job_state import Progress
+from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
 from mmgevent.driver.runners.decoding import decode_segments
@@ -106,19 +106,20 @@ class SparkRunner(BoxedRunner):
         slots = self._workers.slots
         partitions = self.job.options.partitions or choose_partitions(slots)
         self.state.partitions = partitions
-        batches = self._read()
-        if batches:
-            n_bytes = sum(batch.weight for batch in batches.values())
-            per_slot = MOST_GROUPS_PER_SLOT if self.job.options.partitions else GROUPS_PER_SLOT
-            groups = min(partitions, max(per_slot * slots, n_bytes // GROUP_BYTES))
-            if self._workers.are_local:
-                self._lease = tempfile.mkdtemp(prefix="mmgevent-job-")
-            boxed = BoxedJob(
-                self._job_id, self._packed.options, partitions, groups, self._packed.context, self._lease
-            )
-            yield from self._query(boxed, batches)
-        self._accounts.end_map()
-        self.state.stats = self._accounts.stats(time.monotonic() - began_s)
+        try:
+            batches = self._read()
+            if batches:
+                n_bytes = sum(batch.weight for batch in batches.values())
+                per_slot = MOST_GROUPS_PER_SLOT if self.job.options.partitions else GROUPS_PER_SLOT
+                groups = min(partitions, max(per_slot * slots, n_bytes // GROUP_BYTES))
+                if self._workers.are_local:
+                    self._lease = tempfile.mkdtemp(prefix="mmgevent-job-")
+                options = self.state.options_for(self._packed.options)
+                boxed = BoxedJob(self._job_id, options, partitions, groups, self._packed.context, self._lease)
+                yield from self._query(boxed, batches)
+            self._accounts.end_map()
+        finally:
+            self.state.stats = self._accounts.stats(time.monotonic() - began_s, slots)
 
     def cancel(self) -> None:
         """Make `records` raise JobCancelled soon, and end the boxes of this machine. Idempotent."""
@@ -252,7 +253,7 @@ class SparkRunner(BoxedRunner):
         self._accounts.end_map()
         reduced = [row for row in reports if row.kind == REDUCE_REPORT]
         for done, row in enumerate(reduced, 1):
-            self._accounts.take_reduce(spark_tasks.decode_report(row.data))
+            self._accounts.take_reduce(spark_tasks.decode_report(row.data), done)
             self._tell("reduce", done, len(reduced), 0, slots)
 
     def _results(self, frame: Any, size: int) -> Iterator[bytes]:

@@ -152,7 +152,9 @@ def decode_report(data: bytes) -> Report:
     fields = json.loads(line)
     for name in ("killers", "notices"):
         fields[name] = tuple(map(tuple, fields[name]))
-    return Report(**{**fields, "deaths": tuple(fields["deaths"]), "rows": rows})
+    for name in ("deaths", "slow", "largest"):
+        fields[name] = tuple(fields[name])
+    return Report(**{**fields, "rows": rows})
 
 
 def _map_rows(

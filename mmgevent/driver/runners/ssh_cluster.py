@@ -141,6 +141,9 @@ class SshCluster(LocalCluster):
         )
         engine.end_process()
 
+    def _engine_name(self) -> str:
+        return "workers over ssh"
+
     def _end(self) -> None:
         with self._guard:
             self._is_ending = True

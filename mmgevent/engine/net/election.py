@@ -41,7 +41,7 @@ from mmgevent.errors import (
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL, Frame
-from mmgevent.wire.hello import dill_version, hello
+from mmgevent.wire.hello import dill_version, hello, user_name
 from mmgevent.wire.messages import decode_message
 
 log = get_log(__name__)
@@ -257,7 +257,7 @@ def find_server(
 
 def driver_hello() -> Frame:
     """Return the hello of a driver in this process, for any server."""
-    return hello("driver", dill=dill_version())
+    return hello("driver", dill=dill_version(), user=user_name())
 
 
 def greet(sock: Any, address: Address, timeout: float) -> None:

@@ -120,6 +120,11 @@ class Link:
         """Return how many frames of this lane the carrier has not taken yet."""
         return self._outbox.queued_frames(lane)
 
+    @property
+    def control_bytes(self) -> int:
+        """Return the bytes of frames in no lane that the carrier has not taken yet."""
+        return self._outbox.control_bytes
+
     def wait_for_room(self, lane: Lane, limit_bytes: int, timeout: float | None = None) -> None:
         """Wait (blocks) until at most `limit_bytes` are queued in the lane.
 

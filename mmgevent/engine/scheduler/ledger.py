@@ -93,7 +93,8 @@ class Ledger(QueuedJob):
             done, total = counts.known_entries - counts.open_entries, counts.known_entries
         known = total if counts.has_ended else None
         skipped = counts.set_aside + counts.lost
-        return JobStatus(self.phase, done, known, waiting, len(self.live), skipped, self.queue.slots)
+        busy = len({attempt.slot for attempt in self.live})
+        return JobStatus(self.phase, done, known, waiting, len(self.live), skipped, self.queue.slots, busy)
 
     # The input
 

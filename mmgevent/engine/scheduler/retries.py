@@ -25,7 +25,7 @@ from mmgevent.engine.scheduler.input import Batch
 from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
 from mmgevent.engine.scheduler.transitions import AttemptEvent, TaskEvent
-from mmgevent.wire.failures import advise_on_reduce
+from mmgevent.wire.failures import advise_on_reduce, with_place, without_input
 from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 
 #: Executors that may die running one task before it is given up.
@@ -206,6 +206,8 @@ class Retries:
         if batch is None and ledger.rules.max_skipped:
             failure = advise_on_reduce(failure)
         if batch is None or not ledger.rules.max_skipped:
+            if batch is not None:
+                failure = with_place(failure, batch.number, item)
             self._lifecycle.fail(ledger, failure, "failed", now)
             return
         if item is None and _can_halve(task, is_divisible):
@@ -213,10 +215,12 @@ class Retries:
             return
         self._take_off(task, now)
         if counts.exceeds_limit(1):
-            self._lifecycle.fail(ledger, counts.explain_limit(failure), "skipped", now)
+            failure = counts.explain_limit(with_place(failure, batch.number, item))
+            self._lifecycle.fail(ledger, failure, "skipped", now)
             return
         if item is None:
             item = _only_position(task, batch)
+        failure = without_input(failure)
         is_released = ledger.set_aside(task, batch, item, failure)
         self._commands.append(ItemSkipped(ledger.number, batch.number, item, failure))
         if is_released:

@@ -40,3 +40,4 @@ class JobStatus(NamedTuple):
     running: int  #: live attempts, including queued ones
     skipped: int  #: items set aside or lost
     slots: int  #: slots of the workers that may serve the job
+    busy: int  #: slots that have attempts of the job

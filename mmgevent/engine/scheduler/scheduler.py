@@ -50,6 +50,7 @@ from mmgevent.engine.scheduler.roster import Roster
 from mmgevent.engine.scheduler.rules import MAP, PLAN, REDUCE, JobRules, JobStatus
 from mmgevent.engine.scheduler.transitions import AttemptEvent, AttemptState, TaskEvent
 from mmgevent.errors import SchedulerError
+from mmgevent.wire.failures import with_place
 
 # Looking up a member of an Enum costs as much as a call in C.
 _SUCCEEDED, _COMMITTED = AttemptEvent.SUCCEEDED, TaskEvent.COMMITTED
@@ -229,6 +230,10 @@ class Scheduler:
             self._lifecycle.fail(ledger, failure, "failed", now)
         return self._finish_event(now)
 
+    def count_busy(self, worker: int) -> int:
+        """Return how many slots of a worker run something."""
+        return sum(slot.running is not None for slot in self._roster.workers[worker].slots)
+
     def status(self, job: int) -> JobStatus:
         """Return how far a job is. Raises SchedulerError if there is no such job, or no longer."""
         ledger = self._ledgers.get(job)
@@ -322,7 +327,8 @@ class Scheduler:
         if self._retries.doubt(task, ledger, failed.slot.worker, is_doubted):
             pass
         elif task.batch is not None and skipped and ledger.input.exceeds_limit(skipped):
-            self._lifecycle.fail(ledger, ledger.input.explain_limit(failure), "skipped", now)
+            failure = ledger.input.explain_limit(with_place(failure, task.batch.number, item))
+            self._lifecycle.fail(ledger, failure, "skipped", now)
         else:
             self._retries.after_failure(
                 task, ledger, item, failure, now, is_spent=is_spent, is_divisible=is_divisible

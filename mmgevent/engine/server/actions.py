@@ -6,6 +6,7 @@ Nothing here decides anything, and no method blocks.  The one command that asks 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ class Actions:
         job, worker = self._jobs[c.job], self._workers[c.worker]
         attempt = HostedAttempt(c.attempt, job, c.worker, c.task)
         self._attempts.add(attempt)
+        if job.task_log is not None:
+            job.task_log.assign(c, attempt, worker.link.name)
         self._send_code(worker, job)
         fields: dict[str, Any] = {"phase": c.phase, "slot": c.slot, "partitions": job.partitions}
         if c.phase == "map":
@@ -83,6 +86,10 @@ class Actions:
     def _commit(self, c: commands.Commit) -> None:
         attempt = self._attempts.end(c.attempt)
         job = attempt.job
+        if attempt.done is not None:
+            job.figures.add(attempt.done, is_map=c.phase == "map")
+        if job.task_log is not None:
+            job.task_log.end(attempt, is_committed=True)
         if c.phase == "map":
             output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
             if attempt.done is not None and "skipped" in attempt.done:
@@ -95,6 +102,8 @@ class Actions:
 
     def _discard(self, c: commands.Discard) -> None:
         attempt = self._attempts.end(c.attempt)
+        if attempt.job.task_log is not None:
+            attempt.job.task_log.end(attempt, is_committed=False)
         attempt.job.store.discard(c.attempt)
         worker = self._workers.get(attempt.worker)
         if worker is not None:
@@ -129,6 +138,8 @@ class Actions:
     def _finish_job(self, c: commands.FinishJob) -> None:
         job = self._jobs[c.job]
         job.is_scheduled = False
+        job.figures.end(self._workers.slot_count, time.monotonic())
+        job.end_progress()
         job.input.end()
         job.store.free_committed()
         job.delivery.end()
@@ -138,7 +149,9 @@ class Actions:
         """End a job with a failure; a job that is over stays as it is."""
         job = self._jobs.get(c.job)
         if job is not None:
-            job.send("job_failed", failure=c.failure, code=c.code)
+            job.tell_task_ends(is_last=True)
+            job.figures.end(self._workers.slot_count, time.monotonic())
+            job.send("job_failed", failure=c.failure, code=c.code, stats=job.stats())
             log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))
             self.drop_job(job)
 

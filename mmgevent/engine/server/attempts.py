@@ -43,6 +43,7 @@ class HostedAttempt:
         "is_over",
         "job",
         "lo",
+        "logged",
         "number",
         "part",
         "partitions",
@@ -73,6 +74,8 @@ class HostedAttempt:
         self.has_noticed = False
         #: Its worker has sent a notice that is shown once a job.
         self.has_noticed_once = False
+        #: What the `TaskLog` of its job keeps of it, set when it is assigned.
+        self.logged: Any = None
         #: Its `done` message, kept until none of its output is pending.
         self.done: dict[str, Any] | None = None
 
@@ -160,6 +163,12 @@ class HostedAttempt:
             if self.is_over:
                 return
         worker.close_lane(lane)
+
+
+def note_end(attempt: HostedAttempt, outcome: str, failure: dict[str, Any], item: int | None = None) -> None:
+    """Note how an attempt is about to end, if the driver of its job keeps a log."""
+    if attempt.job.task_log is not None:
+        attempt.job.task_log.note(attempt.number, outcome, failure, item)
 
 
 class Attempts:

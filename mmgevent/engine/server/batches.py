@@ -77,6 +77,8 @@ class JobInput:
         self.batch_count = 0
         #: Batches in all, or None until the driver has said it.
         self.total: int | None = None
+        #: Items in all, if the server knows that before the last batch.
+        self.known_items: int | None = None
         #: Work done so far, from which the driver estimates batch sizes.
         self.items_done = self.weight_done = 0
         self.seconds_done = 0.0

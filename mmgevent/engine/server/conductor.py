@@ -20,11 +20,13 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler import commands
 from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.engine.server.actions import Actions
-from mmgevent.engine.server.attempts import Attempts, HostedAttempt
+from mmgevent.engine.server.attempts import Attempts, HostedAttempt, note_end
 from mmgevent.engine.server.deaths import record_death
 from mmgevent.engine.server.hosted import HostedJob, internal_failure
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.kept_results import StageInput
+from mmgevent.engine.server.lookout import ServerLookout
+from mmgevent.engine.server.orders import Orders
 from mmgevent.engine.server.oversight import Oversight
 from mmgevent.engine.server.partitioning import REDUCE_TASKS_PER_SLOT, choose_partitions, cut_partitions
 from mmgevent.engine.server.watchers import MAX_REASON_BYTES, Watchers
@@ -51,6 +53,8 @@ class Conductor:
         self.oversight = Oversight(self.workers)
         #: Address of the server that takes jobs in place of this one, or None.
         self.moved_to: str | None = None
+        orders = Orders(jobs, self.workers, self._cancel_for, self.drain_worker)
+        self.lookout = ServerLookout(jobs, self.workers, self.scheduler, orders)
         self._on_start = on_start
         self._last_owner = 0
         self._actions = Actions(self.jobs, self.workers, self.attempts)
@@ -102,10 +106,12 @@ class Conductor:
 
     def _plan_reduce(self, c: commands.PlanReduce) -> list[commands.Command]:
         job = self.jobs[c.job]
+        job.reduce_began_s = time.monotonic()
         sizes = job.store.partition_sizes()
         sizes.pop(job.partitions, None)  # items that were set aside
         delivered = frozenset(job.delivered)
         job.sizes = {p: n for p, n in sizes.items() if p not in delivered}
+        job.figures.shuffled_bytes = sum(job.sizes.values())
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
 
@@ -170,6 +176,7 @@ class Conductor:
         """Forget a worker whose link closed; its attempts are lost."""
         self.workers.remove(worker)
         self.oversight.forget(worker)
+        self.lookout.note_left(worker, reason)
         name = worker.link.name
         log.info("worker left: %s: %s", name, reason)
         self.watchers.left(worker.number, reason)
@@ -177,6 +184,7 @@ class Conductor:
         for number in sorted(worker.attempts):
             attempt = self.attempts[number]
             lost.setdefault(attempt.job, []).append(attempt)
+            note_end(attempt, "lost", {"kind": "lost", "error": reason})
         is_innocent = worker.link.is_silent or worker.is_dismissed
         is_doubted = self.oversight.doubts(worker)
         made = self.scheduler.remove_worker(
@@ -230,6 +238,15 @@ class Conductor:
             self.scheduler.attempt_done, attempt.number, items=done["items"], skipped=skipped, failure=failure
         )
 
+    def report_failed(
+        self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: Any
+    ) -> None:
+        """Report an attempt that a user exception ended. `facts`: of `Scheduler.attempt_failed`."""
+        made = self._ask(self.scheduler.attempt_failed, attempt.number, failure, item, **facts)
+        if not any(isinstance(c, (commands.FailJob, commands.ItemSkipped)) for c in made):
+            attempt.job.figures.add_retries(1)
+        self.run(made)
+
     def report_death(
         self, attempt: HostedAttempt, failure: dict[str, Any], item: int | None, **facts: bool
     ) -> None:
@@ -238,12 +255,14 @@ class Conductor:
         `facts` are those of `Scheduler.attempt_died`.
         """
         worker = self.workers[attempt.worker]
+        worker.note_death(str(failure.get("error", "")))
         worker.standing.excuse_returns()
         is_doubted = self.oversight.note_failure(worker, attempt)
         made = self._ask(
             self.scheduler.attempt_died, attempt.number, failure, item, is_doubted=is_doubted, **facts
         )
         death = record_death(failure, [attempt], made, self.workers)
+        note_end(attempt, "died", failure, item)
         attempt.job.send("died", attempt.task, failure=death, item=item)
         self.run(made)
         self.set_aside_if_due(worker)
@@ -257,9 +276,11 @@ class Conductor:
         worker.standing.excuse_returns()
         is_doubted = self.oversight.doubts(worker)
         made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted)
+        note_end(attempt, "unprepared", failure)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:
+            worker.note_death(str(failure.get("error", "")))
             attempt.job.send("died", attempt.task, failure=death)
         elif death["outcome"] != "failed":
             text = shorten(describe_death(death) or "", MAX_NOTICE_BYTES)
@@ -305,7 +326,7 @@ class Conductor:
         job.input.allowed = allowed
         slots = self.workers.slot_count
         job.send("accepted", id=job.id, slots=slots, partitions=job.partitions, batches=allowed)
-        log.info("job accepted: %s %s", job.id, job.name)
+        log.info("job accepted: %s %s, submitted by %s", job.id, job.name, self.lookout.who(job.link))
         self.run(made)
         if job in self.jobs:
             self.run(self._feed_stage(job))  # of no results, there is nothing to allow
@@ -340,19 +361,30 @@ class Conductor:
         self.run(self.scheduler.cancel_job(job.number, time.monotonic()))
         self._actions.drop_job(job)  # the scheduler does not know a job that was never started
 
+    def _cancel_for(self, job: HostedJob, why: str) -> None:
+        """End a job that somebody else than its driver cancels, and say so to its driver."""
+        end = commands.FailJob(job.number, {"kind": "cancelled", "error": why}, "cancelled")
+        made = self.scheduler.cancel_job(job.number, time.monotonic())
+        self.run(end if isinstance(command, commands.FailJob) else command for command in made)
+        self._actions.fail_job(end)  # the scheduler does not know a job whose code is on the way
+
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""
         self._for_each_job(self._send_progress)
 
     def _send_progress(self, job: HostedJob) -> None:
+        job.tell_task_ends()
         status = self.scheduler.status(job.number)
+        job.figures.note_slots(status.slots, time.monotonic())
         job.send_progress(
             status.phase,
             done=status.done,
-            total=status.total,
+            total=job.input.known_items if status.total is None else status.total,
             waiting=status.waiting,
             running=status.running,
             workers=len(self.workers),
             slots=self.workers.slot_count,
             bytes=job.input.weight_done,
+            busy=status.busy,
+            spilled=job.store.spilled_bytes,
         )

@@ -20,9 +20,11 @@ from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
+from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.store import JobStore
+from mmgevent.engine.server.task_log import TaskLog
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
@@ -149,11 +151,17 @@ class HostedJob:
         self.done_by: tuple[int, ...] = ()
         #: {task: the worker that says it fails}, while another tries it
         self.doubts: dict[int, int] = {}
-        self._started_s = time.monotonic()
-        self._last_progress: tuple[Any, ...] = ()
+        #: When it was submitted, by `monotonic`.
+        self.started_s = time.monotonic()
+        #: When its reduce phase began, by `monotonic`; 0.0 before.
+        self.reduce_began_s = 0.0
+        self.figures = JobFigures(self.started_s)
+        self._last_progress: dict[str, Any] = {}
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
         self.spilling: gevent.Greenlet | None = None
+        #: What its driver is told of attempts that ended; None unless it keeps a log.
+        self.task_log = TaskLog() if submit["options"].get("logs") else None
         self.announcement(with_context=True)  # raises if it does not fit a frame
         self.code.hold(len(self._options))
 
@@ -214,10 +222,23 @@ class HostedJob:
 
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""
-        progress = (phase, *numbers.values())
+        figures = self.figures
+        numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
+        progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
-            self.send("progress", phase=phase, **numbers)
+            self.send("progress", **progress)
+
+    def end_progress(self) -> None:
+        """Send the driver that the last reduce task is done, if it was told of such tasks."""
+        last = self._last_progress
+        if last.get("phase") == "reduce":
+            self.send("progress", **{**last, "done": last["total"], "waiting": 0, "running": 0, "busy": 0})
+
+    def tell_task_ends(self, *, is_last: bool = False) -> None:
+        """Send the driver what is new for its job log, if it keeps one."""
+        if self.task_log is not None:
+            self.task_log.flush(self.link, self.driver_job, is_last=is_last)
 
     def send_results(self) -> None:
         """Send the driver all results and then the end of the job (blocks).
@@ -229,16 +250,24 @@ class HostedJob:
         if kept is not None:
             self.code.close()  # nothing of it runs any more
             kept.is_whole = True
+        self.tell_task_ends(is_last=True)
         self.send(
             "job_done" if kept is None else "stage_done",
             stats={
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
-                "seconds": time.monotonic() - self._started_s,
-                "map_seconds": self.input.seconds_done,
-                "spilled_bytes": self.store.spilled_bytes,
+                **self.stats(),
             },
         )
+
+    def stats(self) -> dict[str, Any]:
+        """Return the figures so far, for the driver."""
+        return {
+            "seconds": time.monotonic() - self.started_s,
+            "map_seconds": self.input.seconds_done,
+            "spilled_bytes": self.store.spilled_bytes,
+            **self.figures.as_stats(),
+        }
 
     # greenlets
 

@@ -87,7 +87,9 @@ class KeptResults:
         outputs = [output for _, output in sorted(self._outputs.items())]
         self._outputs.clear()
         batch_items = max(1, self.records // (BATCHES_PER_SLOT * max(1, slots)))
-        return StageInput(link, driver_job, intake, self.store, outputs, batch_items, release)
+        made = StageInput(link, driver_job, intake, self.store, outputs, batch_items, release)
+        made.known_items = self.records
+        return made
 
 
 class StageInput(JobInput):

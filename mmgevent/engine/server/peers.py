@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.engine.net.link import Link
-from mmgevent.engine.server.attempts import HostedAttempt
+from mmgevent.engine.server.attempts import HostedAttempt, note_end
 from mmgevent.engine.server.conductor import Conductor
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.workers import WorkerRecord
@@ -22,14 +22,12 @@ from mmgevent.wire.failures import bound, shorten
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, OUTPUT, Frame
 from mmgevent.wire.hello import PYTHON_VERSION, clean_name, dill_version, find_mismatch, hello
 from mmgevent.wire.limits import MAX_SLOTS
+from mmgevent.wire.listings import QUESTIONS
 from mmgevent.wire.messages import MAX_NOTICE_BYTES, MAX_OFFERS_BYTES, PROTOCOL, control, message_of
 from mmgevent.wire.numbers import follows
 from mmgevent.wire.positions import entry_of
 
 log = get_log(__name__)
-
-#: Workers in one `workers` message. With the longest names and reasons they fit one frame.
-MAX_LISTED_WORKERS = 1000
 
 #: Time for a refusal to reach the peer before its link closes, seconds.
 REFUSAL_S = 2.0
@@ -135,6 +133,7 @@ class WorkerPeer(Peer):
         if len(json.dumps(offers)) > MAX_OFFERS_BYTES:
             raise ProtocolError(f"a worker offers names of at most {MAX_OFFERS_BYTES} bytes in all")
         self._worker.slots, self._worker.offers = slots, frozenset(offers)
+        self._worker.version = clean_name(message["version"])
         name = message.get("name") or f"{message['host']}/{message['pid']}"
         self.link.name = clean_name(name)
         self._conductor.add_worker(self._worker)
@@ -156,16 +155,19 @@ class WorkerPeer(Peer):
                 handler(attempt, message)
         elif type_ == "leaving":
             self._conductor.drain_worker(self._worker)
+        elif type_ == "examined":
+            self._conductor.lookout.examinations.take(self._worker, frame.task, message)
         elif type_ == "tell":
             self._conductor.watchers.tell_drivers(self._worker, frame, message)
         else:
             raise ProtocolError(f"a worker does not send {type_!r}")
 
     def _on_failed(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
-        self._conductor.report(
-            self._conductor.scheduler.attempt_failed,
-            attempt.number,
-            self._failure_of(message),
+        failure = self._failure_of(message)
+        note_end(attempt, "failed", failure, _item_of(attempt, message))
+        self._conductor.report_failed(
+            attempt,
+            failure,
             _item_of(attempt, message),
             is_spent=message.get("spent", False),
             is_divisible=attempt.is_map and message.get("divisible", False),
@@ -195,6 +197,7 @@ class WorkerPeer(Peer):
         scheduler = self._conductor.scheduler
         if not (self._worker.is_leaving or scheduler.was_recalled(attempt.number)):
             self._worker.standing.note_return()
+        note_end(attempt, "returned", {})
         self._conductor.report(scheduler.attempt_returned, attempt.number)
         self._conductor.set_aside_if_due(self._worker)
 
@@ -202,6 +205,7 @@ class WorkerPeer(Peer):
         self._conductor.report(self._conductor.scheduler.attempt_kept, attempt.number)
 
     def _on_content(self, attempt: HostedAttempt, message: dict[str, Any]) -> None:
+        note_end(attempt, "returned", {})
         if attempt.is_map and not attempt.job.input.batches[attempt.batch].has_refs:
             raise ProtocolError(f"contents of batch {attempt.batch} were asked for, which has no files")
         self._conductor.report(self._conductor.scheduler.attempt_needs_content, attempt.number)
@@ -259,7 +263,7 @@ class DriverPeer(Peer):
         self._has_begun_anew = False  # its numbers have begun anew, so that any may be of an old job
         self._handlers: dict[str, Callable[[Frame, dict[str, Any]], None]] = {
             "submit": self._on_submit,
-            "list_workers": self._on_list_workers,
+            **dict.fromkeys(QUESTIONS, self._on_question),
             "watch": self._on_watch,
             "tell": self._on_tell,
             "dismiss": self._on_dismiss,
@@ -272,13 +276,21 @@ class DriverPeer(Peer):
 
     def on_close(self, reason: str) -> None:
         self._conductor.watchers.remove(self.link)
+        self._conductor.lookout.forget(self.link)
         for job in list(self._jobs.values()):
             self._conductor.cancel(job)
         self._jobs.clear()
 
+    def _greet(self, message: dict[str, Any]) -> None:
+        if message["type"] == "hello" and message["role"] == "looker":  # of any version of Python
+            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)
+            message = {**message, "role": self.role, "python": PYTHON_VERSION, "dill": dill_version()}
+        super()._greet(message)
+
     def _on_hello(self, message: dict[str, Any]) -> None:
         if not self.is_local:
             self.link.name = clean_name(f"driver {message['host']}/{message['pid']}")
+        self._conductor.lookout.greet(self.link, message, is_local=self.is_local)
 
     def _on_message(self, frame: Frame, message: dict[str, Any]) -> None:
         handler = self._handlers.get(message["type"])
@@ -378,10 +390,8 @@ class DriverPeer(Peer):
 
     # workers
 
-    def _on_list_workers(self, frame: Frame, message: dict[str, Any]) -> None:
-        listed = list(self._conductor.workers)[:MAX_LISTED_WORKERS]
-        names, slots = [w.name for w in listed], [w.slots for w in listed]
-        self.link.send(control("workers", names=names, slots=slots))
+    def _on_question(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._conductor.lookout.take(self.link, message)
 
     def _on_watch(self, frame: Frame, message: dict[str, Any]) -> None:
         self._conductor.watchers.add(self.link)

@@ -71,8 +71,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     """
     wire = dict(options)
     needs = wire.pop("needs", [])
-    offered, flags, plain, unwanted = (
-        wire.pop(name, None) for name in ("offered", "flags", "plain", "unwanted")
+    offered, flags, plain, unwanted, logs = (
+        wire.pop(name, None) for name in ("offered", "flags", "plain", "unwanted", "logs")
     )
     if not (isinstance(needs, list) and len(needs) <= MAX_NEEDS and all(map(_is_name, needs))):
         raise _wrong("needs", f"a list of at most {MAX_NEEDS} names of functions", needs)
@@ -83,6 +83,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         raise _wrong("plain", "an object, or null", plain)
     if unwanted is not None and not is_partition_set(unwanted):
         raise _wrong("unwanted", "a set of partitions in hexadecimal, or null", unwanted)
+    if logs not in (None, True):
+        raise _wrong("logs", "true, or null", logs)
     for name in ("py_files", "pass_env"):
         if name in wire:
             raise OptionError(f"option {name} stays with the driver")

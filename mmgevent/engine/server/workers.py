@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from mmgevent.engine.net.link import Link
@@ -17,16 +18,22 @@ class WorkerRecord:
     __slots__ = (
         "address",
         "attempts",
+        "death_count",
         "is_dismissed",
+        "is_drained",
         "is_leaving",
         "is_local",
         "jobs",
+        "joined_s",
+        "last_death",
         "link",
+        "load",
         "message_length",
         "number",
         "offers",
         "slots",
         "standing",
+        "version",
     )
 
     def __init__(self, link: Link, *, is_local: bool):
@@ -49,8 +56,23 @@ class WorkerRecord:
         self.is_leaving = False
         #: A driver sent it away: no task is to blame for its loss.
         self.is_dismissed = False
+        #: It was asked to leave when its tasks are done. It gets no more attempts.
+        self.is_drained = False
         #: Whether it does its share.
         self.standing = Standing(0)
+        self.version = ""  #: of its mmgevent, as it says
+        self.joined_s = 0.0  #: when it joined, by `monotonic`
+        self.death_count = 0  #: executors of it that died
+        #: The last of them: when, by `monotonic`, and why. None if none died.
+        self.last_death: tuple[float, str] | None = None
+        #: (cores in use, bytes of memory in use) of its executors when they were measured last.
+        #: None if nobody has looked yet.
+        self.load: tuple[float, int] | None = None
+
+    def note_death(self, why: str) -> None:
+        """Note that an executor of it died."""
+        self.death_count += 1
+        self.last_death = (time.monotonic(), why)
 
     @property
     def name(self) -> str:
@@ -72,6 +94,7 @@ class Workers:
         """Give a worker that joined its number."""
         worker.number = self._last_number = next_number(self._last_number, self._records)
         worker.standing = Standing(worker.slots)
+        worker.joined_s = time.monotonic()
         self._records[worker.number] = worker
         self.slot_count += worker.slots
 

@@ -21,7 +21,7 @@ from mmgevent.engine.worker.held import CachedJob, HeldAttempt
 from mmgevent.engine.worker.slot import ExecutorSlot, Post
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.engine.worker.template_deaths import TemplateDeaths, rest_s
-from mmgevent.errors import EngineError, StartError
+from mmgevent.errors import EngineError, MmgeventError, StartError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame
 
@@ -164,6 +164,21 @@ class Crew:
         if job.template_deaths:
             self._forkers.release(job)
             self._owners.discard(job)
+
+    def executors(self) -> list[Supervisor]:
+        """Return all executors that have not ended."""
+        return list(self._posts)
+
+    def posts(self) -> list[tuple[Supervisor, Post]]:
+        """Return all executors that have not ended, and what each was forked for."""
+        return list(self._posts.items())
+
+    def find(self, pid: int) -> Supervisor:
+        """Return the executor that is this process. Raises MmgeventError if none is."""
+        for executor in self._posts:
+            if pid and executor.pid == pid:
+                return executor
+        raise MmgeventError(f"no executor here is process {pid}: it may have ended")
 
     def note_answer(self) -> None:
         """Note that an executor answered for an attempt: executors work here."""

@@ -110,7 +110,7 @@ def judge_death(
         "item": None if item is None else entry_of(item),
         "error": error,
         "advice": advice,
-        "last_words": _drop_our_frames(executor.last_words()) or None,
+        "last_words": drop_our_frames(executor.last_words()) or None,
         "worker": worker,
         "exit": str(exit_),
         "peak_bytes": exit_.maxrss_kb * 1024 or None,
@@ -139,7 +139,7 @@ def describe_place(executor: DeadExecutor, attempt: RunAttempt, worker: str) -> 
     return f"{function}{'' if key is None else f' at {key}'} on {worker}"
 
 
-def _drop_our_frames(text: str) -> str:
+def drop_our_frames(text: str) -> str:
     """Remove the frames of this package from what faulthandler printed at a crash."""
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(_OUR_FRAMES))

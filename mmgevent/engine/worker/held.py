@@ -234,6 +234,7 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'an object of "modules", a list of names, and "classes", a list of pairs of names, or null',
     ),
     "unwanted": (is_partition_set, "a set of partitions in hexadecimal, or null"),
+    "logs": (lambda value: value is True, "true, or null"),
 }
 
 

@@ -18,6 +18,7 @@ from gevent.event import Event
 
 from mmgevent.engine.greenlets import Greenlets, end_process, spawn
 from mmgevent.engine.net.link import Link
+from mmgevent.engine.worker.examination import Examination
 from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob
 from mmgevent.engine.worker.limits import NO_LIMITS, ExecutorLimits
@@ -58,6 +59,7 @@ class WorkerRole:
         offering: Offering | None = None,
         is_local: bool = False,
         on_tell: Callable[[Frame], None] | None = None,
+        on_drain: Callable[[str], None] | None = None,
     ):
         """`forkers` and `offering` outlive the worker.
 
@@ -65,7 +67,8 @@ class WorkerRole:
         engine, so that versions need no check.
 
         `on_tell` is called with the `tell` frames of drivers, unchanged, and must not block. Each
-        driver has a lane of its own.
+        driver has a lane of its own. `on_drain(reason)` is called when somebody drains this worker:
+        its process is to leave once its tasks are done.
         """
         self.link = link
         self.name = name or f"{socket.gethostname()}/{os.getpid()}"
@@ -84,6 +87,7 @@ class WorkerRole:
         self._is_local = is_local
         self._limits = limits
         self._on_tell = on_tell
+        self._on_drain = on_drain
         #: job number -> the job
         self._jobs: dict[int, CachedJob] = {}
         self._greenlets = Greenlets(self._on_fault)
@@ -99,6 +103,7 @@ class WorkerRole:
             is_local=is_local,
             close=self._shut,
         )
+        self._examination = Examination(link, self._greenlets, self._workload.crew, self.name)
         self._closer: gevent.Greenlet | None = None
         self._handlers = self._make_handlers()
 
@@ -115,6 +120,8 @@ class WorkerRole:
             "recall": lambda frame, message: self._workload.recall(frame.attempt),
             "revoke": lambda frame, message: self._workload.revoke(frame.attempt),
             "tell": self._on_tell_of_driver,
+            "examine": self._examination.take,
+            "drain": self._on_drained,
         }
 
     @property
@@ -229,6 +236,12 @@ class WorkerRole:
     def _on_tell_of_driver(self, frame: Frame, message: dict[str, Any]) -> None:
         if self._on_tell is not None:
             self._on_tell(frame)
+
+    def _on_drained(self, frame: Frame, message: dict[str, Any]) -> None:
+        """Leave, if this process may. Otherwise the server gives it no more tasks."""
+        log.warning("%s gets no more tasks: %s", self.name, message["reason"])
+        if self._on_drain is not None:
+            self._on_drain(message["reason"])
 
     def _on_job(self, frame: Frame, message: dict[str, Any]) -> None:
         if frame.job in self._jobs:

@@ -170,9 +170,18 @@ class Supervisor:
         """Whether it is dead or dying. It must get no more work."""
         return self.kill_cause is not None or self.link.is_closed or self.child.exited.ready()
 
+    @property
+    def pid(self) -> int | None:
+        """Its process number, or None if it does not run (yet)."""
+        return None if self.child.exited.ready() else self.child.pid
+
     def position(self) -> Position:
         """Return where it is now, or was when it died."""
         return self._page.read() if self.last_position is None else self.last_position
+
+    def stacks(self) -> bytes:
+        """Return all stacks that it was asked for and has written. It must run."""
+        return self._page.stacks()
 
     def resident_bytes(self) -> int:
         """Return its memory in RAM now; 0 if it does not run."""

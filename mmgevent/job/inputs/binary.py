@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from mmgevent._speedups import pieces_of, placed
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.paths import Paths
 from mmgevent.job.inputs.refs import Ref, Unreadable, bounded
@@ -87,23 +88,17 @@ class BytesRef(Ref):
         return chain(records, [((self.path, long_record), Unreadable(error))])
 
     def _records(self, offset: int, data: bytes) -> Iterator[tuple[tuple[str, int], Any]]:
-        path = self.path
         if self.delimiter:
-            beyond = len(self.delimiter)
             records = data.split(self.delimiter)
-            del data
             if not records[-1]:
                 records.pop()
-            for record in records:
-                yield (path, offset), record
-                offset += len(record) + beyond
-            return
-        n_bytes = self.record_bytes
-        whole = len(data) - len(data) % n_bytes
-        for place in range(0, whole, n_bytes):
-            yield (path, offset + place), data[place : place + n_bytes]
-        if whole < len(data):
-            yield (path, offset + whole), Unreadable(self._too_short(len(data) - whole, offset + whole))
+            return placed(self.path, offset, records, len(self.delimiter))
+        pieces = pieces_of(self.path, offset, data, self.record_bytes)
+        left = len(data) % self.record_bytes
+        if not left:
+            return pieces
+        end = offset + len(data) - left
+        return chain(pieces, [((self.path, end), Unreadable(self._too_short(left, end)))])
 
     def _too_short(self, n_bytes: int, offset: int) -> DatasourceError:
         return DatasourceError(

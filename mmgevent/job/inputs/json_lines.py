@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mmgevent._speedups import values_of
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.lines import Lines, LinesRef
 from mmgevent.job.inputs.refs import Unreadable
@@ -27,24 +28,18 @@ class JsonLinesRef(LinesRef):
     """A split of a file: items `((path, byte offset), object)`. Blank lines are left out."""
 
     def units(self) -> Iterator[tuple[tuple[str, int], Any]]:
-        return self._parsed(LinesRef.units(self))
+        return values_of(LinesRef.units(self), _scan, self._parse_carefully)
 
-    def _parsed(self, lines: Iterator[tuple[tuple[str, int], Any]]) -> Iterator[tuple[tuple[str, int], Any]]:
-        for key, line in lines:
-            try:
-                value, end = _scan(line, 0)
-                if end == len(line):
-                    yield key, value
-                    continue
-            except (StopIteration, ValueError, RecursionError, TypeError):
-                pass  # most are found to be in order, or named, with more care
-            if type(line) is Unreadable:
-                yield key, line
-                continue
-            if self._is_first(key[1]):
-                line = line.removeprefix("\ufeff")
-            if line.strip(_SPACE):
-                yield key, self._parse(line, key[1])
+    def _parse_carefully(self, key: tuple[str, int], line: Any) -> tuple[tuple[str, int], Any] | None:
+        """Return the item of a line that was not read at once; None if it is blank.
+
+        Most are found to be in order, or named, with more care.
+        """
+        if type(line) is Unreadable:
+            return key, line
+        if self._is_first(key[1]):
+            line = line.removeprefix("\ufeff")
+        return (key, self._parse(line, key[1])) if line.strip(_SPACE) else None
 
     def _parse(self, line: str, offset: int) -> Any:
         """Return the value of a line, or what is wrong with it."""

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 from mmgevent.errors import DatasourceError
@@ -73,17 +73,19 @@ class ParquetRef(Ref):
         return self.units_between(0, self.unit_count)
 
     def units_between(self, low: int, high: int) -> Iterator[tuple[tuple[str, int], Any]]:
-        path = self.path
         if self.table_rows:
             size = self.table_rows
-            for row, table in self.tables(low * size, min(high * size, self.n_rows), size):
-                yield (path, row), table
-            return
+            tables = self.tables(low * size, min(high * size, self.n_rows), size)
+            return (((self.path, row), table) for row, table in tables)
+        return chain.from_iterable(self._rows(low, high))
+
+    def _rows(self, low: int, high: int) -> Iterator[Iterator[tuple[tuple[str, int], Any]]]:
+        """Yield iterators of items, whose values are rows."""
         maker: RowMaker | None = None
         for row, batch in self._batches(low, high):
-            maker = maker or RowMaker(batch.schema, path)
+            maker = maker or RowMaker(batch.schema, self.path)
             rows = maker.rows(batch, row)
-            yield from zip(zip(repeat(path), range(row, row + len(rows))), rows, strict=False)
+            yield zip(zip(repeat(self.path), range(row, row + len(rows))), rows, strict=False)
 
     def tables(self, low: int, high: int, rows: int) -> Iterator[tuple[int, Any]]:
         """Yield (number of the first row in the file, pyarrow.Table) of rows of this row group.

@@ -13,11 +13,13 @@ import codecs
 import csv
 import io
 from bisect import bisect_left
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice
+from functools import partial
+from itertools import accumulate, chain, islice
 from typing import Any
 
+from mmgevent._speedups import CsvRows
 from mmgevent.errors import DatasourceError
 from mmgevent.job.inputs.dialects import (
     SHOWN_BYTES,
@@ -80,7 +82,7 @@ class CsvRef(Ref):
 
     def units(self) -> Iterator[Item]:
         if self.is_in_pieces:
-            return self._units_of_content()
+            return chain.from_iterable(self._units_of_content())
         if self._is_cut_off and self.content is None:
             raise self._content_needed(Changed("its last row is too long for this split"))
         head, data = self.head, self.content
@@ -90,7 +92,8 @@ class CsvRef(Ref):
             except (OSError, Changed) as error:
                 raise self._content_needed(error) from error
         offset = max(self.start, len(head))
-        return self._rows(self._names(head), data[offset - self.start :], offset, is_last=True)
+        rows = self._rows(self._names(head), data[offset - self.start :], offset, is_last=True)
+        return chain.from_iterable(rows)
 
     def with_content(self) -> CsvRef:
         if self.content is not None and (self.head is not None or self.is_in_pieces):
@@ -118,8 +121,8 @@ class CsvRef(Ref):
                 self._check_cut(window, data)
         return head, data
 
-    def _units_of_content(self) -> Iterator[Item]:
-        """Yield the items of a file that is one split, block by block."""
+    def _units_of_content(self) -> Iterator[Iterable[Item]]:
+        """Yield iterators of the items of a file that is one split, block by block."""
         from mmgevent.job.inputs.members import content_of
 
         names: tuple[str, ...] | None = None
@@ -196,42 +199,51 @@ class CsvRef(Ref):
 
     def _rows(
         self, names: tuple[str, ...] | None, data: bytes, offset: int, *, is_last: bool
-    ) -> Generator[Item, None, int]:
-        """Yield the items of bytes that begin with a row.
+    ) -> Generator[Iterable[Item], None, int]:
+        """Yield iterators of the items of bytes that begin with a row.
 
         Return where the first row begins that is not whole, or the end. Raise ContentNeeded if the
         split was cut wrongly.
 
         is_last: whether all rows must be whole.
         """
-        if not self._is_cut_off and data.isascii() and self._is_like_ascii():
-            # Places in the text are those in the file, so nobody has to add up lengths of lines.
-            path, at = self.path, offset
-            width = -1 if names is None else len(names)
-            text = io.StringIO(data.decode("ascii"), newline="")
-            place = text.tell
-            try:
-                for row in self.dialect.reader(text, strict=True):
-                    if len(row) == width:
-                        yield (path, at), dict(zip(names, row))  # type: ignore[arg-type] # noqa: B905 - equally many
-                    elif row and names is None:
-                        yield (path, at), tuple(row)
-                    elif row:
-                        yield (path, at), self._wrong_width(len(row), width, data, at, offset)
-                    at = offset + place()
-                return at
-            except csv.Error:
-                data, offset = data[at - offset :], at
-            del text
-        return (yield from self._rows_by_line(names, data, offset, is_last=is_last))
+        at = offset
+        if not self._is_cut_off:
+            rows = CsvRows(
+                self.path,
+                offset,
+                data,
+                self._plain_encoding,
+                self.errors,
+                self._is_like_ascii(),
+                partial(self.dialect.reader, strict=True),
+                self.dialect.delimiter,
+                self.dialect.quotechar,
+                csv.field_size_limit(),
+                names,
+                lambda n_fields, at: self._wrong_width(n_fields, len(names or ()), data, at, offset),
+                (csv.Error, UnicodeDecodeError),
+            )
+            yield rows
+            if not rows.has_failed:
+                return rows.at
+            at = rows.at
+        ends: list[int] = []
+        yield self._rows_by_line(names, data[at - offset :], at, ends, is_last=is_last)
+        return ends[0]
+
+    @property
+    def _plain_encoding(self) -> str:
+        """Return the encoding of what comes after a byte order mark."""
+        return "utf-8" if self.encoding.lower().replace("_", "-") == "utf-8-sig" else self.encoding
 
     def _is_like_ascii(self) -> bool:
         return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii", "iso8859-1", "cp1252")
 
     def _rows_by_line(
-        self, names: tuple[str, ...] | None, data: bytes, offset: int, *, is_last: bool
-    ) -> Generator[Item, None, int]:
-        """Yield the items of bytes as `_rows` does, whatever is in them."""
+        self, names: tuple[str, ...] | None, data: bytes, offset: int, ends: list[int], *, is_last: bool
+    ) -> Iterator[Item]:
+        """Yield the items of bytes, whatever is in them. Append what `_rows` returns to `ends`."""
         path = self.path
         lines, starts, broken = self._lines(data, offset)
         line, n_lines = 0, len(lines)
@@ -260,7 +272,8 @@ class CsvRef(Ref):
             except csv.Error:
                 after, found = self._read_carefully(lines, starts, line, data, is_last=is_last)
                 if found is None:
-                    return at
+                    ends.append(at)
+                    return
                 if isinstance(found, Unreadable):
                     value = found
                 elif names is None:
@@ -272,7 +285,7 @@ class CsvRef(Ref):
                 value = next((broken[number] for number in range(line, after) if number in broken), value)
                 line = after
                 yield (path, at), value
-        return starts[-1]
+        ends.append(starts[-1])
 
     def _lines(self, data: bytes, offset: int) -> tuple[list[str], list[int], dict[int, Unreadable]]:
         r"""Return lines with their line ends (\n, \r or \r\n), and where they begin in the file.
@@ -280,7 +293,7 @@ class CsvRef(Ref):
         The last of the beginnings is the end of all. Also return {index of a line: what is wrong
         with it} for lines that cannot be decoded.
         """
-        encoding = "utf-8" if self.encoding.lower().replace("_", "-") == "utf-8-sig" else self.encoding
+        encoding = self._plain_encoding
         broken: dict[int, Unreadable] = {}
         raw = data.splitlines(keepends=True)
         starts = list(accumulate(map(len, raw), initial=offset))

@@ -23,7 +23,9 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent import reducers
+from mmgevent.job.bundle import read_bundle
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.tasks.records import decode_value
 from tests.driver.runners.places import DEADLINE_S, wait_until
 from tests.job.remote.web_server import running_web_server
 from tests.oracle import plain_mapreduce
@@ -114,7 +116,10 @@ def test_a_chain_says_which_stage_failed_and_counts_what_each_sets_aside(cluster
     assert handle.result() == {0: EXPECTED[0], 2: EXPECTED[2]}
     assert [(each["stage"], each["item_key"]) for each in handle.skipped()] == [(2, 1)]
     assert list(handle.skipped_items()) == [(1, EXPECTED[1])]
-    assert [stage["skipped"] for stage in handle.stats()["stages"]] == [0, 1]
+    stats = handle.stats()
+    assert [stage["skipped"] for stage in stats["stages"]] == [0, 1]
+    assert [stage["items"] for stage in stats["stages"]] == [100, 2]
+    assert (stats["items"], stats["mapped_records"], stats["keys"], stats["skipped"]) == (100, 102, 2, 1)
     assert {each.stages for each in seen} <= {2}
     assert handle.progress().stage == 2
     with pytest.raises(
@@ -124,6 +129,27 @@ def test_a_chain_says_which_stage_failed_and_counts_what_each_sets_aside(cluster
     assert (failed.value.stage, failed.value.key) == (2, "1")
     with pytest.raises(mmg.JobError, match=r"^stage 1 of 2: reducefn at 0(.|\n)*ZeroDivisionError"):
         cluster.run(mmg.Job(numbers(3), by_three, lambda key, values: 1 // key).then(by_parity))
+
+
+def test_a_job_log_counts_every_item_once(cluster, tmp_path):
+    path = tmp_path / "job.jsonl"
+
+    def refuses_5(key, value):
+        if value == 5:
+            raise ValueError("no fives")
+        yield value % 3, value
+
+    assert cluster.run(mmg.Job(numbers(100), refuses_5, add, max_skipped=1), job_log=path)
+    events = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    assert (events[0]["event"], events[0]["name"]) == ("job", "refuses_5")
+    done = [event for event in events if event["event"] == "task" and event["outcome"] == "done"]
+    assert sum(event["items"] for event in done if event["phase"] == "map") == 99
+    assert sum(event["records"] for event in done if event["phase"] == "reduce") == 3
+    assert all(event["worker"] for event in done)
+    items = [(event["outcome"], event["key"]) for event in events if event["event"] == "item"]
+    assert items == [("skipped", "5")]
+    assert (events[-1]["event"], events[-1]["outcome"]) == ("end", "done")
+    assert events[-1]["totals"]["skipped"] == 1
 
 
 def test_values_come_in_datasource_order(cluster):
@@ -341,6 +367,49 @@ def test_results_of_a_partition_that_are_more_than_is_fetched_at_once(cluster):
     assert found == {key: ((40 if key == 7 else 1) * 2**20, {key}) for key in range(9)}
 
 
+def refuses_seven(key, value):
+    if key == 7:
+        raise ValueError("not seven")
+    yield value % 3, value
+
+
+def test_the_figures_of_a_job_are_those_of_its_input_and_results(cluster):
+    job = mmg.Job(numbers(100), refuses_seven, add, max_skipped=1, retries=2)
+    handle = cluster.submit(job)
+    assert handle.progress().total == 100
+    assert handle.result() == {**EXPECTED, 1: EXPECTED[1] - 7}
+    stats = handle.stats()
+    expected = {
+        "items": 99,
+        "mapped_records": 99,
+        "keys": 3,
+        "records": 3,
+        "skipped": 1,
+        "retries": 2,
+        "deaths": 0,
+    }
+    assert {name: stats[name] for name in expected} == expected
+    assert 0 < stats["shuffled_bytes"] < 100_000
+    assert 0 < stats["cpu_seconds"] < 60
+    assert stats["slot_seconds"] >= 0
+    assert stats["seconds"] > 0
+    assert "input_bytes" not in stats  # numbers have no bytes that mean something
+    if "peak_bytes" in stats:  # not inline: much else is in this process
+        assert 4 * 1024**2 < stats["peak_bytes"] < 8 * 1024**3
+    assert repr(handle).endswith(" done, 1 skipped>")
+    assert "<progress" in handle._repr_html_()
+
+
+def test_the_bytes_of_files_are_figures_and_progress(cluster, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("one\ntwo\nthree\n")
+    handle = cluster.submit(mmg.Job(mmg.Lines(path), lambda key, line: [(len(line), 1)], add))
+    assert handle.progress().total_bytes == 14
+    assert handle.result() == {3: 2, 5: 1}
+    stats = handle.stats()
+    assert (stats["items"], stats["input_bytes"], stats["keys"]) == (3, 14, 2)
+
+
 def test_results_are_written_in_order(cluster, tmp_path):
     handle = cluster.submit(mmg.Job(numbers(100), by_three, add))
     assert handle.write(tmp_path / "out.csv.gz", columns="rest,total", sort="-value", top=2) == 2
@@ -514,6 +583,38 @@ def test_what_fails_once_is_tried_again(cluster, tmp_path):
         return sum(values)
 
     assert cluster.run(mmg.Job(numbers(100), fails_once, add_once, retries=1)) == EXPECTED
+
+
+def fail_on_four(key, value):
+    if value == 4:
+        raise ZeroDivisionError(value)
+    yield value % 3, value
+
+
+def fail_on_one(key, values):
+    if key == 1:
+        raise ZeroDivisionError(key)
+    return sum(values)
+
+
+@pytest.mark.parametrize(
+    ("functions", "function", "called_with"),
+    [
+        ((fail_on_four, add), "mapfn", (4, 4)),
+        ((by_three, fail_on_one), "reducefn", (1, [1, 4, 7])),
+    ],
+)
+def test_a_failure_keeps_a_bundle_of_what_the_function_was_called_with(
+    cluster, tmp_path, functions, function, called_with
+):
+    items = ((i, i) for i in range(10))  # nobody can read them again
+    with pytest.raises(mmg.JobError) as caught:
+        cluster.run(mmg.Job(items, *functions, bundles=tmp_path / "kept"))
+    bundle = read_bundle(caught.value.bundle)
+    assert f"mmg-run --replay {bundle.path}" in str(caught.value)
+    assert (bundle.header["failure"]["function"], bundle.header["missing"]) == (function, None)
+    assert decode_value(bundle.sections["input"]) == called_with
+    assert caught.value.evidence is None
 
 
 def test_an_exception_in_reduce_names_the_key(cluster):

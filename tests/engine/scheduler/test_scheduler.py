@@ -29,6 +29,7 @@ from mmgevent.engine.scheduler.transitions import (
     TaskState,
 )
 from mmgevent.errors import SchedulerError
+from mmgevent.wire.failures import with_place
 from mmgevent.wire.positions import WHOLE, position_of, range_of
 from tests.audit import AuditedScheduler
 
@@ -430,13 +431,13 @@ def test_workers_that_can_do_more_are_kept_free_for_those_who_need_them():
 
 def test_a_job_goes_through_map_plan_and_reduce():
     scheduler, _ = cluster(1, batches=[2, 3], end=True)
-    assert scheduler.status(1) == ("map", 0, 5, 0, 2, 0, 1)
+    assert scheduler.status(1) == ("map", 0, 5, 0, 2, 0, 1, 1)
     assert scheduler.attempt_done(1, 1.0) == [c.Commit(1, 1, 1, "map", 1, 0), c.ReleaseBatch(1, 1)]
     commands = scheduler.attempt_done(2, 1.0)
     assert commands == [c.Commit(1, 2, 2, "map", 2, 0), c.ReleaseBatch(1, 2), c.PlanReduce(1)]
     assigns = only(scheduler.plan_reduce(1, [(0, 1), (2,)], 2.0), c.Assign)
     assert [(a.phase, a.partitions, a.batch) for a in assigns] == [("reduce", (0, 1), 0), ("reduce", (2,), 0)]
-    assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1)
+    assert scheduler.status(1) == ("reduce", 0, 2, 0, 2, 0, 1, 1)
     # The queued one ends before the one ahead of it.
     assert scheduler.attempt_done(4, 3.0) == [c.Commit(1, 4, 4, "reduce", 0, 0)]
     assert scheduler.attempt_done(3, 3.0) == [c.Commit(1, 3, 3, "reduce", 0, 0), c.FinishJob(1)]
@@ -619,7 +620,7 @@ def test_events_that_no_state_allows_are_refused_and_change_nothing():
     scheduler.end_input(1, 1.0)
     with pytest.raises(SchedulerError, match="ended twice"):
         scheduler.end_input(1, 1.0)
-    assert scheduler.status(1) == ("map", 0, 2, 0, 2, 0, 1)
+    assert scheduler.status(1) == ("map", 0, 2, 0, 2, 0, 1, 1)
     with pytest.raises(SchedulerError, match="allocation"):
         JobRules(allocation="all")
 
@@ -633,7 +634,7 @@ def test_an_item_is_tried_again_as_often_as_retries_says(retries):
     for attempt in range(1, retries + 1):
         assert len(only(scheduler.attempt_failed(attempt, BOOM, position_of(3), 1.0), c.Assign)) == 1
     assert scheduler.attempt_failed(retries + 1, BOOM, position_of(3), 1.0)[-1] == c.FailJob(
-        1, BOOM, "failed"
+        1, with_place(BOOM, 1, position_of(3)), "failed"
     )
 
 
@@ -672,7 +673,9 @@ def test_a_task_under_which_executors_die_ends_the_job_with_its_advice():
     scheduler, _ = cluster(1, batches=[5], rules=JobRules(retries=9))
     for attempt in range(1, MAX_DEATHS):
         assert only(scheduler.attempt_died(attempt, DEAD, position_of(2), 1.0), c.Assign)
-    assert scheduler.attempt_died(MAX_DEATHS, DEAD, position_of(2), 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+    assert scheduler.attempt_died(MAX_DEATHS, DEAD, position_of(2), 1.0)[-1] == c.FailJob(
+        1, with_place(DEAD, 1, position_of(2)), "failed"
+    )
 
 
 def test_the_item_under_which_executors_die_is_set_aside_if_it_is_known():
@@ -1047,9 +1050,9 @@ def test_an_item_lost_with_its_worker_is_dropped_and_reported():
 
 def test_an_item_is_not_tried_twice():
     scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
-    assert scheduler.attempt_failed(1, BOOM, 0, 1.0)[-1] == c.FailJob(1, BOOM, "failed")
+    assert scheduler.attempt_failed(1, BOOM, 0, 1.0)[-1] == c.FailJob(1, with_place(BOOM, 1, 0), "failed")
     scheduler, _ = cluster(1, rules=ONESHOT, batches=[1])
-    assert scheduler.attempt_died(1, DEAD, 0, 1.0)[-1] == c.FailJob(1, DEAD, "failed")
+    assert scheduler.attempt_died(1, DEAD, 0, 1.0)[-1] == c.FailJob(1, with_place(DEAD, 1, 0), "failed")
 
 
 def test_an_item_waits_for_an_idle_slot_of_its_worker_which_gets_nothing_queued_meanwhile():

@@ -1,0 +1,106 @@
+"""A client that only looks at a server: one connection, one question at a time.
+
+Its hello has the role `looker`, so its Python may be another than that of the server. It proves the
+main password, as drivers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+
+from mmgevent.access.addresses import Address, format_address
+from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
+from mmgevent.access.handshake import derive_key
+from mmgevent.engine.net import tls
+from mmgevent.engine.net.receiving import receive_frame
+from mmgevent.errors import ConnectError, ProtocolError, UsageError, VersionMismatchError
+from mmgevent.shown_text import shown
+from mmgevent.wire.frames import CONTROL
+from mmgevent.wire.hello import hello, user_name
+from mmgevent.wire.listings import ANSWERS, check_answer, rows_in
+from mmgevent.wire.messages import control, decode_message
+
+#: Time to connect, and for each answer, seconds. A server waits 10 s for a stack.
+PATIENCE_S = 20.0
+
+
+@contextlib.contextmanager
+def looking_at(
+    address: Address, password: str, certificates: Certificates = NO_CERTIFICATES
+) -> Iterator[Looker]:
+    """Connect to a server, to look at it.
+
+    Raises ConnectError, AuthenticationError, PasswordError, VersionMismatchError.
+    """
+    sock = tls.connect(address, derive_key(password), "driver", certificates=certificates)
+    with contextlib.closing(sock):
+        looker = Looker(sock, format_address(address))
+        looker.greet()
+        yield looker
+
+
+class Looker:
+    """One connection to a server."""
+
+    def __init__(self, sock: Any, where: str):
+        self._sock = sock
+        self._where = where
+
+    def greet(self) -> None:
+        """Say hello, and wait for the server's (blocks)."""
+        self._talk(self._send_hello, frozenset({"hello"}))
+
+    def ask(self, question: str, **fields: Any) -> dict[str, Any]:
+        """Send a question of `wire.listings` and return the answer (blocks).
+
+        Raises ConnectError or ProtocolError if none comes.
+        """
+        frame = control(question, **fields)
+        answer = self._talk(lambda: self._sock.sendall(frame.encode()), ANSWERS)
+        check_answer(answer)
+        return answer
+
+    def find(self, what: str, name: str = "", **fields: Any) -> list[dict[str, Any]]:
+        """Have the server do or find one thing; return the rows of its answer (blocks).
+
+        Raises UsageError with the server's words if it cannot.
+        """
+        answer = self.ask("ask", what=what, name=name, **fields)
+        if "error" in answer:
+            raise UsageError(shown(answer["error"]))
+        return rows_in(answer)
+
+    def _send_hello(self) -> None:
+        with contextlib.suppress(*tls.LOST):  # the server's reason may still be unread
+            self._sock.sendall(hello("looker", dill="none", user=user_name()).encode())
+
+    def _talk(self, send: Callable[[], object], awaited: frozenset[str]) -> dict[str, Any]:
+        """Send something, and return the first message of one of these types."""
+        late = ConnectError(f"{self._where} does not answer: nothing in {PATIENCE_S:g} s")
+        try:
+            with gevent.Timeout(PATIENCE_S, late):
+                send()
+                while True:
+                    frame = receive_frame(self._sock)
+                    message = decode_message(frame.payload) if frame.kind == CONTROL else {"type": ""}
+                    if message["type"] in awaited:
+                        return message
+                    self._check_end(message)
+        except EOFError:
+            raise ConnectError(f"{self._where} closed the connection") from None
+        except OSError as error:
+            raise ConnectError(f"lost {self._where}: {error.strerror or error}") from error
+        except ProtocolError as error:
+            raise ProtocolError(f"{self._where}: {error}") from error
+
+    def _check_end(self, message: dict[str, Any]) -> None:
+        """Raise the server's reason if it ends the conversation."""
+        if message["type"] == "refused":
+            refusal = VersionMismatchError if message["code"] == "version" else ConnectError
+            raise refusal(f"{self._where}: {shown(message['error'])}")
+        if message["type"] == "goodbye":
+            raise ConnectError(f"{self._where} said goodbye: {shown(message['reason'])}")

@@ -1,0 +1,158 @@
+"""What can be looked at of a server: one row for each worker and job, and one for the server.
+
+This module only describes. It keeps nothing, and no row is made while nobody looks. Times are
+absolute (seconds since 1970), so a row stays the same as long as nothing happens, and `mark_of_*`
+says cheaply whether anything has.
+
+Texts are cut here, since an answer must fit a frame. Whoever shows them escapes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from mmgevent.engine.scheduler.rules import JobStatus
+from mmgevent.engine.server.hosted import HostedJob
+from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.workers import WorkerRecord, Workers
+from mmgevent.wire.hello import VERSION
+from mmgevent.wire.listings import MAX_ROW_TEXT_BYTES
+
+#: Seconds between `time.time` and `time.monotonic` when this module was loaded.
+_EPOCH_S = time.time() - time.monotonic()
+
+#: Share of a phase below which no time left is computed: it would be mostly start-up.
+MIN_SHARE = 0.02
+
+
+class Submitter(NamedTuple):
+    """Who is at the other end of a link, as the other end says."""
+
+    user: str
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host} (pid {self.pid})"
+
+
+#: A driver of which nothing is known.
+NOBODY = Submitter("?", "?", 0)
+
+
+def epoch_s(monotonic_s: float) -> float:
+    """Return a time of `time.monotonic` as seconds since 1970, to the hundredth."""
+    return round(_EPOCH_S + monotonic_s, 2)
+
+
+def describe_server(
+    jobs: Jobs, workers: Workers, left: Iterable[tuple[float, str, str]], began_s: float
+) -> dict[str, Any]:
+    """Return the row of the server. `left`: when which worker left, and why."""
+    return {
+        "host": _cut(os.uname().nodename),
+        "pid": os.getpid(),
+        "version": VERSION,
+        "since": epoch_s(began_s),
+        "workers": len(workers),
+        "slots": workers.slot_count,
+        "jobs": len(jobs),
+        "segment_bytes": jobs.memory.used_bytes,
+        "batch_bytes": jobs.intake.held_bytes,
+        "left": [{"at": epoch_s(at_s), "name": _cut(name), "why": _cut(why)} for at_s, name, why in left],
+    }
+
+
+def mark_of_worker(worker: WorkerRecord, busy: int) -> tuple[Any, ...]:
+    """Return what changes whenever the row of a worker does."""
+    standing = worker.standing
+    return busy, worker.is_leaving, worker.is_drained, standing.reason, worker.death_count, worker.load
+
+
+def describe_worker(worker: WorkerRecord, busy: int) -> dict[str, Any]:
+    """Return the row of a worker, of whose slots `busy` run something."""
+    row: dict[str, Any] = {
+        "number": worker.number,
+        "name": _cut(worker.link.name),
+        "address": _cut(worker.address),
+        "slots": worker.slots,
+        "busy": busy,
+        "version": _cut(worker.version),
+        "since": epoch_s(worker.joined_s),
+        "state": _state_of(worker),
+        "deaths": worker.death_count,
+    }
+    if worker.standing.reason:
+        row["why"] = _cut(worker.standing.reason)
+    if worker.last_death is not None:
+        died_s, why = worker.last_death
+        row["last_death"], row["last_death_at"] = _cut(why), epoch_s(died_s)
+    if worker.load is not None:
+        row["cores"], row["memory_bytes"] = worker.load
+    return row
+
+
+def _state_of(worker: WorkerRecord) -> str:
+    if worker.is_drained:
+        return "drained"
+    if worker.is_leaving:
+        return "leaving"
+    return "set aside" if worker.standing.reason else "ready"
+
+
+def mark_of_job(job: HostedJob, status: JobStatus | None) -> tuple[Any, ...]:
+    """Return what changes whenever the row of a job does."""
+    return (status, job.store.spilled_bytes, phase_of(job, status))
+
+
+def phase_of(job: HostedJob, status: JobStatus | None) -> str:
+    """Return the phase of a job in a word.
+
+    `status` is None if the scheduler does not know the job.
+    """
+    if status is not None:
+        return status.phase
+    if not job.partitions:
+        return "submitting"  # its code is on the way
+    if job.kept is not None and job.kept.is_whole:
+        return "kept"  # the next stage takes its results
+    return "delivering"
+
+
+def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: float) -> dict[str, Any]:
+    """Return the row of a job. `status` is None if the scheduler does not know it (any longer)."""
+    row: dict[str, Any] = {
+        "number": job.number,
+        "id": _cut(job.id),
+        "name": _cut(job.name),
+        "user": _cut(who.user),
+        "host": _cut(who.host),
+        "pid": who.pid,
+        "since": epoch_s(job.started_s),
+        "phase": phase_of(job, status),
+        "spilled_bytes": job.store.spilled_bytes,
+        "skipped": 0,
+    }
+    if status is None:
+        return row
+    row["done"], row["waiting"], row["running"] = status.done, status.waiting, status.running
+    row["skipped"] = status.skipped
+    if status.total:
+        share = status.done / status.total
+        row["total"], row["percent"] = status.total, round(100 * share, 1)
+        phase_began_s = job.reduce_began_s or job.started_s
+        if MIN_SHARE <= share < 1:
+            row["left_s"] = round((now - phase_began_s) * (1 - share) / share, 1)
+    return row
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a text that takes at most MAX_ROW_TEXT_BYTES as JSON."""
+    text = text[:MAX_ROW_TEXT_BYTES]
+    while len(json.dumps(text)) > MAX_ROW_TEXT_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text

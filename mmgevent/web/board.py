@@ -1,0 +1,113 @@
+"""What the dashboard knows of a server: its rows, and what has changed since a version.
+
+Every change gets the next version. A page that has seen version n is sent what changed after n, so
+a slow page costs no memory: nothing waits for it. A page that is too far behind, or saw another
+server, is sent everything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+Row = dict[str, Any]
+
+KINDS = ("jobs", "workers")
+
+#: Rows that went, whose numbers are remembered. A page that is further behind is sent everything.
+MAX_GONE = 10_000
+
+
+class _Rows:
+    """The rows of one kind: number -> (row, version of its last change)."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[Row, int]] = {}
+        #: (version, number) of those that went lately.
+        self.gone: deque[tuple[int, int]] = deque(maxlen=MAX_GONE)
+
+
+class Board:
+    """The state of one server, as far as it was asked for."""
+
+    def __init__(self, address: str):
+        self.address = address
+        self.version = 0
+        #: The oldest version whose successors are all known.
+        self._since = 0
+        self._server: tuple[Row, int] = ({}, 0)
+        self._state: tuple[Row, int] = ({"connected": False, "why": "not asked yet"}, 0)
+        self._kinds = {kind: _Rows() for kind in KINDS}
+
+    # what the observer says
+
+    def reset(self) -> None:
+        """Forget all rows: another connection tells them anew."""
+        self.version += 1
+        self._since = self.version
+        self._kinds = {kind: _Rows() for kind in KINDS}
+
+    def set_state(self, *, connected: bool, why: str = "") -> None:
+        """Note whether the server answers, and if not, why."""
+        state = {"connected": connected, "why": why}
+        if state != self._state[0]:
+            self.version += 1
+            self._state = state, self.version
+
+    def set_server(self, row: Row) -> None:
+        """Note the row of the server."""
+        if row != self._server[0]:
+            self.version += 1
+            self._server = row, self.version
+
+    def change(self, kind: str, rows: Iterable[Row], gone: Iterable[int]) -> None:
+        """Note rows of a kind that are new or have changed, and the numbers of those that went."""
+        table = self._kinds[kind]
+        self.version += 1
+        for number in gone:
+            if table.rows.pop(number, None) is not None:
+                if len(table.gone) == MAX_GONE:
+                    self._since = max(self._since, table.gone[0][0])
+                table.gone.append((self.version, number))
+        for row in rows:
+            table.rows[row["number"]] = row, self.version
+
+    # what pages ask
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self._state[0]["connected"])
+
+    @property
+    def why(self) -> str:
+        """Why the server does not answer, or ""."""
+        return str(self._state[0]["why"])
+
+    @property
+    def server(self) -> Row:
+        return self._server[0]
+
+    def rows(self, kind: str) -> list[Row]:
+        """Return all rows of a kind, by number."""
+        return [row for _, (row, _) in sorted(self._kinds[kind].rows.items())]
+
+    def changes(self, seen: int) -> dict[str, Any]:
+        """Return what a page that has seen version `seen` lacks; 0 has seen nothing.
+
+        {"version": n, "whole": whether it is everything, "state": ..., "server": ...,
+        "jobs": {"rows": [...], "gone": [numbers]}, "workers": ...}; what has not changed is left out.
+        """
+        whole = seen < self._since or seen == 0 or seen > self.version
+        if whole:
+            seen = 0
+        told: dict[str, Any] = {"version": self.version, "whole": whole, "address": self.address}
+        for name, (value, version) in (("state", self._state), ("server", self._server)):
+            if version > seen or whole:
+                told[name] = value
+        for kind, table in self._kinds.items():
+            rows = [row for row, version in table.rows.values() if version > seen]
+            gone = [] if whole else [number for version, number in table.gone if version > seen]
+            if rows or gone:
+                told[kind] = {"rows": rows, "gone": gone}
+        return told

@@ -1,0 +1,194 @@
+"""Ask a server how it stands, as long as somebody looks at the dashboard.
+
+One connection, one question at a time: the server sends what has changed since the last, so 10,000
+workers cost it nothing but what they do. While nobody looks nothing is asked, and after a while the
+connection is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.lock import RLock
+
+from mmgevent.engine.greenlets import spawn
+from mmgevent.engine.looking import Looker
+from mmgevent.errors import MmgeventError, ProtocolError, UsageError
+from mmgevent.machine.logs import get_log
+from mmgevent.shown_text import shown
+from mmgevent.web.board import Board
+from mmgevent.wire.listings import (
+    JOB_FIELDS,
+    LEFT_FIELDS,
+    MAX_ROWS,
+    SERVER_FIELDS,
+    WORKER_FIELDS,
+    clean_row,
+    rows_in,
+)
+
+log = get_log(__name__)
+
+#: Time between two rounds of questions, seconds. The server sends changes twice a second at most.
+ROUND_S = 0.5
+
+#: Time between two rounds in which workers are asked for their load, seconds.
+LOAD_S = 5.0
+
+#: Time for which a request counts as somebody who looks, seconds: the scrapes of Prometheus come
+#: every 15 s or so, and would otherwise open a connection each.
+INTEREST_S = 30.0
+
+#: First pause before a server that is lost is tried again, seconds. It doubles each time.
+FIRST_PAUSE_S = 0.5
+
+#: Longest such pause, seconds.
+MAX_PAUSE_S = 10.0
+
+#: Longest time that a request waits for the first answers of the server, seconds.
+PATIENCE_S = 5.0
+
+_KINDS: tuple[tuple[str, str, dict[str, tuple[type, ...]], tuple[str, ...]], ...] = (
+    ("jobs", "list_jobs", JOB_FIELDS, ("number", "id", "name")),
+    ("workers", "list_workers", WORKER_FIELDS, ("number", "name", "slots")),
+)
+
+
+class Observer:
+    """Keeps a board up to date while it is wanted."""
+
+    def __init__(
+        self,
+        board: Board,
+        open_looker: Callable[[], contextlib.AbstractContextManager[Looker]],
+        on_fault: Callable[[gevent.Greenlet], None],
+    ):
+        """`on_fault(greenlet)` is called if the observer itself fails."""
+        self.board = board
+        self._open = open_looker
+        self._wanted_until_s = 0.0
+        self._wanted = Event()
+        self._looker: Looker | None = None
+        self._lock = RLock()  # one question at a time
+        #: Replaced at each change of the board, then set.
+        self._changed = Event()
+        self._greenlet = spawn(on_fault, self._run)
+
+    def stop(self) -> None:
+        """Close the connection and end; may be called again."""
+        self._greenlet.kill()
+
+    def want(self) -> None:
+        """Say that somebody looks, from now on for INTEREST_S."""
+        self._wanted_until_s = time.monotonic() + INTEREST_S
+        self._wanted.set()
+
+    def wait_for_change(self, seen: int, timeout_s: float) -> bool:
+        """Wait until the board has another version than `seen`; return whether it has."""
+        if self.board.version == seen:
+            self._changed.wait(timeout_s)
+        return self.board.version != seen
+
+    @staticmethod
+    def pause(until_s: float) -> None:
+        """Wait until a time of `monotonic`."""
+        gevent.sleep(max(0.0, until_s - time.monotonic()))
+
+    def wait_until_known(self) -> None:
+        """Wait for the first answers of the server, or for the reason why there are none."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not self.board.is_connected and self.board.why == "not asked yet":
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not self.wait_for_change(self.board.version, left_s):
+                return
+
+    def cancel(self, job: str) -> str:
+        """Cancel a job, by its id. Return its name. Raises MmgeventError if that cannot be done."""
+        with self._lock:
+            if self._looker is None:
+                raise UsageError(f"the server is not connected: {self.board.why}")
+            rows = self._looker.find("cancel", job)
+        return shown(str(rows[0].get("name", job))) if rows else job
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            self._wanted.wait()
+            try:
+                with self._open() as looker:
+                    self._begin(looker)
+                    pause_s = FIRST_PAUSE_S
+                    self._watch(looker)
+                    self.board.set_state(connected=False, why="nobody looked")
+            except MmgeventError as error:
+                self.board.set_state(connected=False, why=shown(str(error)))
+                log.info("the server is lost: %s", error)
+                self._tell()
+                gevent.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            finally:
+                self._looker = None
+            if time.monotonic() >= self._wanted_until_s:
+                self._wanted.clear()
+
+    def _begin(self, looker: Looker) -> None:
+        self._looker = looker
+        self.board.reset()
+
+    def _watch(self, looker: Looker) -> None:
+        """Ask again and again, as long as somebody looks."""
+        load_due_s = 0.0
+        while (now := time.monotonic()) < self._wanted_until_s:
+            measures = now >= load_due_s
+            if measures:
+                load_due_s = now + LOAD_S
+            before = self.board.version
+            self._ask_server(looker)
+            for kind, question, fields, required in _KINDS:
+                extra = {"details": True, "measure": measures} if kind == "workers" else {}
+                for rows, gone in self._changes_of(looker, question, **extra):
+                    clean = [clean_row(row, fields, *required) for row in rows]
+                    if clean or gone:
+                        self.board.change(kind, clean, gone)
+            self.board.set_state(connected=True)
+            if self.board.version != before:
+                self._tell()
+            gevent.sleep(ROUND_S)
+
+    def _ask_server(self, looker: Looker) -> None:
+        with self._lock:
+            given = looker.find("server")[0]
+        left = given.get("left")
+        row = clean_row(given, SERVER_FIELDS)
+        row["left"] = [
+            clean_row(each, LEFT_FIELDS, *LEFT_FIELDS)
+            for each in (left if type(left) is list else [])
+            if type(each) is dict
+        ]
+        self.board.set_server(row)
+
+    def _changes_of(
+        self, looker: Looker, question: str, **extra: Any
+    ) -> Iterator[tuple[list[dict[str, Any]], list[int]]]:
+        """Yield the changes of a listing, page by page."""
+        after = count = 0
+        while True:
+            with self._lock:
+                answer = looker.ask(question, deltas=True, **({"after": after} if after else {}), **extra)
+            rows = rows_in(answer)
+            yield rows, answer.get("gone", [])
+            count += len(rows)
+            if "next" not in answer:
+                return
+            if answer["next"] <= after or count > MAX_ROWS:
+                raise ProtocolError("the server lists without end")
+            after = answer["next"]
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, Event()
+        changed.set()

@@ -1,0 +1,188 @@
+"""Job logs and reports of real jobs: deaths, slow items, jobs that fail, are cancelled, killed or resubmitted."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import mmgevent as mmg
+from mmgevent.report.embedded import read_data
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with mmg.LocalCluster(2) as cluster:
+        yield cluster
+
+
+def read(path):
+    text = path.read_text("ascii")
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def named(events, name, **fields):
+    return [e for e in events if e["event"] == name and all(e[key] == value for key, value in fields.items())]
+
+
+def test_a_job_on_our_engine_logs_tasks_deaths_slow_and_skipped_items(cluster, tmp_path):
+    path, marker = tmp_path / "job.jsonl", str(tmp_path / "died")
+
+    def troubled(key, value):
+        if value == 3:
+            raise ValueError("three")
+        if value == 5 and not os.path.exists(marker):
+            with open(marker, "w"):
+                os._exit(3)
+        if value == 7:
+            time.sleep(1.1)
+        yield value % 2, value
+
+    items = [(f"item {i}", i) for i in range(40)]
+    job = mmg.Job(items, troubled, lambda key, values: len(values), max_skipped=1, name="troubled")
+    before = time.time()
+    assert cluster.run(job, on_notice=lambda text: None, job_log=path) == {0: 20, 1: 19}
+    events = read(path)
+    assert events[0]["runner"] == "local"
+    (end,) = named(events, "end", outcome="done")
+    assert events[-1] is end
+    done = named(events, "task", outcome="done")
+    assert sum(task["items"] for task in done if task["phase"] == "map") == end["totals"]["items"] == 39
+    assert sum(task["records"] for task in done if task["phase"] == "reduce") == 2
+    assert {task["slot"] for task in done} <= {0, 1}
+    assert all(before - 1 < task["start"] <= task["at"] for task in done)
+    assert len(named(events, "death")) == end["totals"]["deaths"] == 1
+    died = named(events, "task", outcome="died")
+    assert len(died) == 1
+    assert "exit code 3" in died[0]["error"]
+    assert [e["key"] for e in named(events, "item", outcome="failed")] == ["'item 5'"]
+    (slow,) = named(events, "item", outcome="slow")
+    assert slow["key"] == "'item 7'"
+    assert 1.0 <= slow["seconds"] <= end["seconds"]
+    assert [e["key"] for e in named(events, "item", outcome="skipped")] == ["'item 3'"]
+    assert {key["values"] for task in done for key in task["largest"]} == {20, 19}
+    phases = [e["phase"] for e in named(events, "phase")]
+    assert [phase for phase in phases if phase in ("map", "reduce")] == ["map", "reduce"]
+
+
+def test_a_job_that_is_cancelled_and_one_that_fails_say_so(cluster, tmp_path):
+    path, go_on = tmp_path / "job.jsonl", threading.Event()
+
+    def waits():
+        yield 1, 1
+        go_on.wait()
+
+    handle = cluster.submit(mmg.Job(waits, lambda key, value: [(1, 1)]), job_log=path)
+    handle.cancel()
+    go_on.set()
+    with pytest.raises(mmg.JobCancelled):
+        handle.result()
+    assert read(path)[-1]["outcome"] == "cancelled"
+    with pytest.raises(mmg.JobError, match="division"):
+        cluster.run(mmg.Job([(1, 1)], lambda key, value: 1 // 0), job_log=path)
+    events = read(path)
+    assert events[-1]["outcome"] == "failed"
+    assert "ZeroDivisionError" in events[-1]["error"]
+    assert named(events, "task", outcome="failed")
+    assert [e["key"] for e in named(events, "item", outcome="failed")] == ["1"]
+
+
+@pytest.mark.long
+def test_a_job_that_is_submitted_again_says_so_and_a_chain_names_its_stages(cluster, tmp_path):
+    path, engines = tmp_path / "job.jsonl", []
+
+    def source():
+        yield 1, 1
+        if not engines:
+            engines.append(cluster._engine)
+            os.kill(engines[0].pid, signal.SIGKILL)
+        yield 2, 2
+
+    job = mmg.Job(source, lambda key, value: [(0, value)], lambda key, values: sum(values))
+    job = job.then(lambda key, value: [(1, value)], lambda key, values: sum(values))
+    assert cluster.run(job, on_notice=lambda text: None, job_log=path) == {1: 3}
+    events = read(path)
+    (again,) = named(events, "resubmitted")
+    assert "lost" in again["error"] or "killed" in again["error"]
+    behind = events[events.index(again) :]
+    assert {task["stage"] for task in named(behind, "task", outcome="done")} == {1, 2}
+    assert events[-1]["totals"]["resubmitted"] == 1
+    assert events[0]["stages"] == 2
+
+
+COUNT = """
+datasource = [(i, i) for i in range(50)]
+def mapfn(key, value):
+    if value == 13:
+        raise ValueError("bad </script> item")
+    yield value % 5, value
+def reducefn(key, values):
+    return len(values)
+"""
+
+
+def test_mmg_run_writes_log_and_report_and_names_the_largest_also_if_the_job_fails(commands):
+    job = commands.write("count.py", COUNT)
+    log, report, other = (commands.folder / name for name in ("a.jsonl", "a.html", "b.html"))
+    failed = commands.run("run", "--job-log", log, "--report", report, "--set", "results=trusted", job)
+    assert failed.returncode == 1
+    assert read(log)[-1]["outcome"] == "failed"
+    data = read_data(str(report))
+    assert (data["outcome"], data["name"]) == ("failed", "count")
+    assert "bad </script> item" in data["error"]
+    options = ("--inline", "-v", "--report", other, "--set", "max_skipped=1")
+    done = commands.run("run", *options, job)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 5
+    assert f"mmg-run: report: {other}" in done.stderr
+    assert "keys with the most values:" in done.stderr
+    differs = commands.run("run", "--report-diff", report, other)
+    assert differs.returncode == 0
+    assert [line.split() for line in differs.stdout.splitlines() if line.startswith("outcome")] == [
+        ["outcome", "failed", "done", "differs"]
+    ]
+
+
+def test_paths_that_cannot_be_written_end_mmg_run_before_the_job(commands):
+    job = commands.write("count.py", COUNT + "\nopen('ran', 'w').close()\n")
+    for options, words in (
+        (["--report", "no/report.html"], "no/report.html cannot be written (its folder is not there)"),
+        (["--job-log", "x", "--report", "x"], "--report and --job-log are the same file"),
+        (["--job-log", "no/log"], "no/log cannot be written"),
+        (["--report-diff"], "expected A.html B.html"),
+    ):
+        ended = commands.run("run", *options, job)
+        assert ended.returncode == 2
+        assert words in ended.stderr
+        assert ended.stderr.count("\n") <= 2
+    assert not (commands.folder / "ran").exists()
+
+
+ENDLESS = """
+import threading
+def datasource():
+    yield 1, 1
+    threading.Event().wait()
+def mapfn(key, value):
+    yield key, value
+"""
+
+
+@pytest.mark.long
+def test_a_command_that_is_killed_leaves_whole_lines(commands):
+    log = commands.folder / "log.jsonl"
+    process = commands.start(
+        "run", "-q", "--procs", 1, "--job-log", log, commands.write("endless.py", ENDLESS)
+    )
+    wait_until(lambda: log.exists() and '"event":"task"' in log.read_text())
+    process.kill()
+    process.wait()
+    events = read(log)
+    assert events[0]["name"] == "endless"
+    assert named(events, "task", outcome="done")
+    assert not named(events, "end")
+    assert not commands.left_behind()
