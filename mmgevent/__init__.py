@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from mmgevent.job.inputs.tables import Csv
     from mmgevent.job.job import Job
     from mmgevent.job.outputs.formats import load
+    from mmgevent.tasks.counters import counter
     from mmgevent.wire.hello import VERSION as __version__
 
 if _folders := real_modules.protect_program():
@@ -98,6 +99,7 @@ __all__ = [
     "VersionMismatchError",
     "__version__",
     "connect",
+    "counter",
     "load",
     "reducers",
     "run",
@@ -119,6 +121,7 @@ _HOMES = {
     "Parquet": "job.inputs.parquet",
     "Query": "job.inputs.query",
     "connect": "driver.connecting",
+    "counter": "tasks.counters",
     "load": "job.outputs.formats",
     "__version__": "wire.hello",
     "run": "driver.local_cluster",

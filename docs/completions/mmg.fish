@@ -32,6 +32,7 @@ complete -c mmg-run -l plain-results -d 'accept only plain data from workers, wh
 complete -c mmg-run -l trust-workers -d 'accept any objects from workers, wherever they run: whoever runs a worker can then run code here'
 complete -c mmg-run -l workers-timeout -r -d 'end with exit code 7 if no worker joins in that time (default: wait)'
 complete -c mmg-run -l expect-workers -r -d 'submit the job once N workers have joined, with --listen, --join or --elect, and with --on HOST, elect:HOST,... and ssh://HOST,...; the executors of this machine are one of them; --workers-timeout limits the wait'
+complete -c mmg-run -l no-logs -d 'do not show what functions print and log on executors'
 complete -c mmg-run -l memory -r -d 'memory for intermediate data, such as "2GiB"; more goes to disk (default: an eighth of all memory)'
 complete -c mmg-run -s P -l port -r -d 'port of addresses without one (default 11235)'
 complete -c mmg-run -s p -l password -r -d 'the password; other users of this machine can see it on the command line'

@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.box.boxed import BoxedExecutor, BoxLimits
+from mmgevent.box.prints import BoxPrints
 from mmgevent.box.spares import LastingTemplate, leave_template, take_template
 from mmgevent.engine.worker.deaths import judge_death
 from mmgevent.engine.worker.exits import Exit
@@ -115,6 +116,8 @@ class Box:
         self._is_closed = False
         self._executor: BoxedExecutor | None = None
         self._attempt = 0
+        #: what executors printed, for the next report
+        self.printed = BoxPrints()
         #: texts for the user: [(text, once)]
         self.notices: list[tuple[str, str | None]] = []
 
@@ -190,6 +193,7 @@ class Box:
         while run.outcome is None and executor.exit is None:
             for frame in executor.step():
                 run.take(frame, self._note)
+            self.printed.take_from(executor)
             if self._is_over():
                 raise JobCancelled("the job has ended")
             if self.is_wanted is not None and not self.is_wanted():
@@ -197,6 +201,8 @@ class Box:
             warning = executor.enforce_limits()
             if warning is not None:
                 self._note(f"{self._worker}: {warning}", None)
+        executor.end_prints()
+        self.printed.take_from(executor)
         if run.outcome is not None:
             executor.has_run = True
             if run.outcome.type == "unprepared":

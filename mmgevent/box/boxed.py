@@ -17,6 +17,7 @@ from mmgevent.box.frames_link import FramesLink
 from mmgevent.box.template_link import TemplateLink
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.job_limits import find_excess
+from mmgevent.engine.worker.printed import PrintedLines, PrintReader
 from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.resources import find_control_groups
@@ -58,6 +59,8 @@ class BoxLimits(NamedTuple):
 class BoxedExecutor:
     """One executor, forked by a template of this process."""
 
+    _reader: PrintReader | None = None  # until it has a status page
+
     def __init__(self, template: TemplateLink, limits: BoxLimits):
         """Ask for it. Raises OSError if descriptors are short."""
         self._template = template
@@ -76,6 +79,7 @@ class BoxedExecutor:
         self._last_position: Position | None = None
         with ExitStack() as opened:  # closed again unless all can be opened
             self._page, page_fd = StatusPage.create()
+            self._reader = PrintReader(self._page.mark_prints())
             opened.callback(self._page.close)
             ours, theirs = socket.socketpair()
             opened.callback(ours.close)
@@ -161,7 +165,17 @@ class BoxedExecutor:
         """Return the end of what it printed."""
         if self._printed >= 0:
             self._read_printed()
-        return self._ring.tail(LAST_WORDS_BYTES)
+        return self._ring.tail(LAST_WORDS_BYTES, bytes if self._reader is None else self._reader.strip)
+
+    def take_printed(self) -> PrintedLines | None:
+        """Return lines that it has printed, for one message; None if there are no more."""
+        return self._reader.take() if self._reader else None
+
+    def end_prints(self) -> None:
+        """Read what a task has printed, to its end."""
+        self._read_printed()
+        if self._reader is not None:
+            self._reader.end_line(monotonic())
 
     def close(self) -> None:
         """Kill it if it runs, and release what belongs to it. Its template reaps it. Idempotent."""
@@ -191,6 +205,8 @@ class BoxedExecutor:
                 self._close_printed()
                 return
             self._ring.add(data)
+            if self._reader is not None:
+                self._reader.feed(data, monotonic())
 
     def _close_printed(self) -> None:
         if self._printed >= 0:

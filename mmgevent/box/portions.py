@@ -18,6 +18,7 @@ from time import monotonic
 from mmgevent.box.box import Box
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.box.trials import Trials
+from mmgevent.tasks.counters import sum_counts
 
 #: Largest ratio of the entries of a portion to those mapped before.
 GROWTH = 64
@@ -78,7 +79,12 @@ def _note(kept: Report, dropped: Report) -> Report:
 
     What that one said and which executors died in it is true, and is not told again.
     """
-    return kept._replace(notices=kept.notices + dropped.notices, deaths=kept.deaths + dropped.deaths)
+    return kept._replace(
+        notices=kept.notices + dropped.notices,
+        deaths=kept.deaths + dropped.deaths,
+        printed=kept.printed + dropped.printed,
+        printed_dropped=kept.printed_dropped + dropped.printed_dropped,
+    )
 
 
 def _add(before: Report, last: Report) -> Report:
@@ -86,6 +92,7 @@ def _add(before: Report, last: Report) -> Report:
     return last._replace(
         items=before.items + last.items,
         records=before.records + last.records,
+        counters=tuple(sum_counts(dict(before.counters), dict(last.counters)).items()),
         seconds=before.seconds + last.seconds,
         retries=before.retries + last.retries,
         cpu_us=before.cpu_us + last.cpu_us,
@@ -93,4 +100,6 @@ def _add(before: Report, last: Report) -> Report:
         killers=before.killers + last.killers,
         deaths=before.deaths + last.deaths,
         notices=before.notices + last.notices,
+        printed=before.printed + last.printed,
+        printed_dropped=before.printed_dropped + last.printed_dropped,
     )

@@ -43,6 +43,8 @@ class Report(NamedTuple):
     items: int = 0
     #: records of the output
     records: int = 0
+    #: (name, count) of what the functions counted
+    counters: tuple[tuple[str, int], ...] = ()
     #: time of executors, seconds
     seconds: float = 0.0
     #: times that items or tasks were tried again after an exception
@@ -64,6 +66,9 @@ class Report(NamedTuple):
     deaths: tuple[dict[str, Any], ...] = ()
     #: (text, once) of notices, see `JobState.notice`
     notices: tuple[tuple[str, str | None], ...] = ()
+    #: (item, text) of lines that functions printed, and how many more there were
+    printed: tuple[tuple[str, str], ...] = ()
+    printed_dropped: int = 0
     #: name of the process that did it, "host/pid"
     worker: str = ""
     #: its output, if that is small: the pieces of a map task, or the results of a reduce task.  Else

@@ -21,6 +21,7 @@ from mmgevent.engine.scheduler.retries import (
     MAX_UNPREPARED,
     blame_for_templates,
 )
+from mmgevent.tasks.counters import Totals
 from mmgevent.wire.failures import advise_on_reduce, with_place, without_input
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
 from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW
@@ -72,6 +73,7 @@ class Trials:
         self._item_deaths: Counter[int] = Counter()
         self._items = self._records = self._keys = 0
         self._retried = self._cpu_us = self._peak_bytes = 0
+        self._counters = Totals()
         self._seconds = 0.0
         self._kept: list[bytes] = []
         self._lists: dict[str, list[list[Any]]] = {"slow": [], "largest": []}
@@ -148,6 +150,7 @@ class Trials:
         message = outcome.message
         self._items += message["items"]
         self._records += message["records"]
+        self._counters.add(message.get("counters", {}))
         self._seconds += message["seconds"]
         self._retried += message.get("retries", 0)
         self._cpu_us += message.get("cpu_us", 0)
@@ -267,10 +270,12 @@ class Trials:
 
     def _report(self, **fields: Any) -> Report:
         notices, self._box.notices = self._box.notices, []
+        printed, dropped = self._box.printed.take()
         return Report(
             **fields,
             items=self._items,
             records=self._records,
+            counters=tuple(self._counters.counts().items()),
             seconds=self._seconds,
             retries=self._retried,
             keys=self._keys,
@@ -279,6 +284,8 @@ class Trials:
             killers=tuple(self._killers),
             deaths=tuple(self._deaths),
             notices=tuple(notices),
+            printed=printed,
+            printed_dropped=dropped,
             worker=worker_name(),
             slow=tuple(self._lists["slow"]),
             largest=tuple(self._lists["largest"]),

@@ -17,6 +17,7 @@ OPTION_NAMES: dict[str, frozenset[str]] = {
             "listen",
             "memory",
             "module",
+            "no_logs",
             "on",
             "output",
             "overwrite",

@@ -126,13 +126,17 @@ def in_order(
 
 def write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter, closing: Closing) -> None:
     """Write the records and make the output final. Raise StdoutClosed if its reader closed it."""
-    for count, (key, value) in enumerate(records, 1):
-        if count == 1:
+    if sink.plan is not None:
+        from mmgevent.job.outputs.receipts import count_records  # others need not import it
+    count = 0
+    for key, value in records:
+        if not count:
             reporter.note_output("writing")
             if sink.is_terminal:
                 reporter.close()  # otherwise results would be written into the block
         with _translated_errors():
             sink.write(key, value)
+        count += 1 if sink.plan is None else count_records(key)
         closing.written = reporter.results = count
     reporter.note_output("finishing")
     with _translated_errors():

@@ -182,6 +182,7 @@ COMMAND = Command(
             "limits the wait",
             positive_number,
         ),
+        Option(("--no-logs",), "", "do not show what functions print and log on executors"),
         shared.MEMORY,
         shared.PORT,
         shared.PASSWORD,
@@ -279,6 +280,8 @@ def _run_on_cluster(arguments: Arguments, results: Results, closing: Closing, jo
                 on_progress=reporter.update,
                 on_notice=reporter.notice,
                 resume=sink.made,
+                parts_plan=sink.plan_parts(),
+                logs=None if arguments.no_logs else lambda line: reporter.notice(str(line)),
                 job_log=job_log,
             )
             closing.watch(handle.state)

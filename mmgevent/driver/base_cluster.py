@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +18,7 @@ from mmgevent.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from mmgevent.driver.handle import JobHandle
+    from mmgevent.driver.job_logs import OnLog
     from mmgevent.driver.listed import JobInfo, WorkerInfo
     from mmgevent.driver.log_file import LogFile
     from mmgevent.driver.progress import Progress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.showing import Shown
     from mmgevent.driver.watching import OnJoined, OnLeft, OnTell
     from mmgevent.job.job import Job, K, V
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 
 
@@ -49,15 +51,19 @@ class BaseCluster(ABC):
         on_notice: OnNotice | None = None,
         progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
+        parts_plan: PartsPlan | None = None,
+        logs: OnLog | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
-        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread.
+        `on_progress(Progress)` and `on_notice(text)` are called in the job's thread, and so is
+        `logs(LogLine)` with each line that a function prints or logs.
         `progress`: show how far the job is, in the notebook or on stderr.
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
         same job.
+        `parts_plan`: where executors may write parts of the results, see `Sink.plan_parts`.
         `job_log`: a file to which what happens is written, a line of JSON an event (docs/job-log.md).
 
         Raises UsageError if something is wrong with the job, OutputError for a `job_log` that cannot
@@ -70,8 +76,9 @@ class BaseCluster(ABC):
         if shown is not None:
             on_progress, on_notice = shown.on_progress, shown.on_notice
         with _opened(job_log) as out:
-            runner = self._checked_runner(job, on_progress, on_notice, made)
+            runner = self._checked_runner(job, on_progress, on_notice, made, parts_plan)
         self._start_log(runner, out)
+        runner.state.logs.on_line = logs
         handle: JobHandle[K, V] = JobHandle(runner)
         if shown is not None:
             shown.watch(handle)
@@ -90,13 +97,14 @@ class BaseCluster(ABC):
         *,
         progress: OnProgress | bool | None = None,
         on_notice: OnNotice | None = None,
+        logs: OnLog | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
 
         `progress`: True shows how far the job is, in the notebook or on stderr; a function gets it.
-        The datasource, finishfn and that function are called in this thread.  `job_log` is as in
-        `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
+        The datasource, finishfn and that function are called in this thread.  `job_log` and
+        `logs` are as in `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
         KeyboardInterrupt cancels the job.
         """
         from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
@@ -104,6 +112,7 @@ class BaseCluster(ABC):
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
+            runner.state.logs.on_line = logs
             with self._start_log(runner, out), closing(runner.records()) as records:
                 results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
                 return build_dict(keeping_bundle(runner, results))
@@ -111,17 +120,22 @@ class BaseCluster(ABC):
 
         check_progress(progress)
         if not progress:
-            return self.run(job, on_notice=on_notice, job_log=job_log)
-        return self._run_shown(job, on_notice, job_log)
+            return self.run(job, on_notice=on_notice, logs=logs, job_log=job_log)
+        return self._run_shown(job, on_notice, logs, job_log)
 
     def _run_shown(
-        self, job: Job[K, V], on_notice: OnNotice | None, job_log: str | os.PathLike[str] | LogFile | None
+        self,
+        job: Job[K, V],
+        on_notice: OnNotice | None,
+        logs: OnLog | None,
+        job_log: str | os.PathLike[str] | LogFile | None,
     ) -> dict[K, V]:
         from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
             runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
+        runner.state.logs.on_line = logs
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:
@@ -144,6 +158,56 @@ class BaseCluster(ABC):
     def _engine_name(self) -> str:
         """Return what logs call the engine. Override this."""
         return type(self).__name__
+
+    def write(
+        self,
+        job: Job[Any, Any],
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        columns: str | Iterable[str] | None = None,
+        sort: str | None = None,
+        top: int | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        part_size: int | str | None = None,
+        on_progress: OnProgress | None = None,
+        on_notice: OnNotice | None = None,
+    ) -> int:
+        """Run a job to its end, write its results to a file or folder, and return their number.
+
+        As `submit(job).write(path, ...)`, which explains the arguments. But workers that see the folder
+        write its parts themselves, and `resume` needs no second mention.
+
+        Raises what `submit` and `write` of a handle raise.
+        """
+        from mmgevent.job.options import parse_memory
+        from mmgevent.job.outputs.opening import open_output
+        from mmgevent.job.outputs.order import choose_order
+
+        order = choose_order(sort, top)
+        output = open_output(
+            path,
+            format,
+            columns=columns,
+            overwrite=overwrite,
+            resume=resume,
+            part_bytes=parse_memory(part_size),
+            job=job,
+            sort=sort,
+            top=top,
+        )
+        if output.is_complete:
+            return output.made_records
+        with output as sink:
+            handle = self.submit(
+                job,
+                on_progress=on_progress,
+                on_notice=on_notice,
+                resume=sink.made,
+                parts_plan=sink.plan_parts(),
+            )
+            return sink.made_records + handle.write_to(sink, order)
 
     @property
     @abstractmethod
@@ -256,6 +320,7 @@ class BaseCluster(ABC):
         on_progress: OnProgress | None,
         on_notice: OnNotice | None,
         made: Made | None = None,
+        parts_plan: PartsPlan | None = None,
     ) -> Runner:
         from mmgevent.job.job import Job
 
@@ -271,6 +336,8 @@ class BaseCluster(ABC):
         try:
             if made is not None:
                 runner.leave_out(made)
+            if parts_plan is not None:
+                runner.write_parts(parts_plan)
             runner.check()
         except BaseException:
             runner.close()

@@ -25,6 +25,7 @@ from mmgevent.driver.progress import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
 from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
 from mmgevent.driver.runners.runner import LOOK_S, Runner
+from mmgevent.driver.telling import Telling
 from mmgevent.errors import JobCancelled, StartError, UsageError
 from mmgevent.job.job import K, V
 from mmgevent.job.shipping import settings
@@ -47,7 +48,7 @@ _CHUNK_RECORDS = 1000
 Record = tuple[Any, Any]
 
 
-class JobHandle(Readable[K, V]):
+class JobHandle(Readable[K, V], Telling):
     """A submitted job.  Its methods may be called from any thread."""
 
     def __init__(self, runner: Runner):

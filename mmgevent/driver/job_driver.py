@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState
-from mmgevent.driver.packing import PackedJob, pack_job
+from mmgevent.driver.packing import PackedJob, pack_job, with_parts
 from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.runner import LOOK_S, Record, Runner
 from mmgevent.driver.set_aside import Found, Place
@@ -29,6 +29,9 @@ from mmgevent.errors import (
 )
 from mmgevent.job.job import Job
 from mmgevent.job.shipping.trial import Trial
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.parts_plan import PartsPlan
 
 #: Times a job is submitted again before it is given up.
 MAX_RESUBMITS = 5
@@ -87,6 +90,11 @@ class JobDriver(Runner):
                 self._check = Trial(self._packed.code)
             except OSError as error:
                 raise start_error("the process that tries to load the job's code", error) from error
+
+    def write_parts(self, plan: PartsPlan) -> None:
+        """Let executors write parts of the results."""
+        if isinstance(self._packed, PackedJob) and (packed := with_parts(self._packed, plan)) is not None:
+            self._packed, self.parts_plan = packed, plan
 
     def run(self) -> Generator[tuple[Any, Any], None, None]:
         """Submit the job until it has ended somewhere.
@@ -148,7 +156,9 @@ class JobDriver(Runner):
         packed, state, feeder = self._packed, self.state, self._feeder
         if source is not None:
             state.input_total = None  # the server knows
-        self._submission = Submission(state, packed, feeder, engine, keeps=keeps, source=source)
+        self._submission = Submission(
+            state, packed, feeder, engine, keeps=keeps, source=source, plan=self.parts_plan
+        )
         with closing(self._submission) as submission:
             submission.open(self._next_number)
             self.wait_for_check()  # meanwhile the code is sent; items are not

@@ -14,8 +14,10 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mmgevent.driver.job_logs import JobLogs
 from mmgevent.driver.progress import PhaseClock, Progress, complete
 from mmgevent.driver.set_aside import SetAside
+from mmgevent.driver.signals import JobCounters
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
@@ -74,6 +76,10 @@ class JobState:
         self.progress = Progress()
         #: the figures of whatever runs the job, see `figures`
         self.stats: dict[str, Any] = {}
+        #: what the job's functions counted
+        self.counters = JobCounters()
+        #: what the job's functions printed
+        self.logs = JobLogs()
         #: how large the input is; None where nobody knows
         self.input_total: InputTotal | None = None
         self._clock = PhaseClock()
@@ -130,6 +136,7 @@ class JobState:
     def drop_callbacks(self) -> None:
         """Call the user's callbacks no more: one of them may not return."""
         self._on_progress, self._on_notice = None, log.debug
+        self.logs.on_line = None
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
@@ -176,6 +183,7 @@ class JobState:
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
         self.progress = self._completed(progress)
+        self.logs.deliver()
         if self.job_log is not None:
             self.job_log.progress(self.progress)
         if self._on_progress is not None:
@@ -197,6 +205,8 @@ class JobState:
     def figures(self) -> dict[str, Any]:
         """Return what is known in numbers of the job, now or at its end; see `JobHandle.stats`."""
         figures = {**self.stats, "skipped": self.set_aside.count, "deaths": self.death_count}
+        if counters := self.counters.counts():
+            figures["counters"] = counters
         total, progress = self.input_total, self.progress
         n_bytes = progress.bytes
         if total is not None and total.bytes_read is not None and progress.phase != "map":
@@ -280,6 +290,7 @@ class JobState:
     def restart(self) -> None:
         """Forget what belongs to the submission that was lost: its items are mapped again."""
         self.set_aside.clear()
+        self.counters.take_server({})
         self._named = 0
 
 

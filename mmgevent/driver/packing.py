@@ -16,6 +16,7 @@ from mmgevent.wire.limits import MAX_CONTEXT_BYTES, MAX_OPTIONS_BYTES
 
 if TYPE_CHECKING:
     from mmgevent.job.functions import Functions
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.tasks.plain_rules import PlainRules
 
 #: {part of what is sent as options: what the user calls it}
@@ -70,6 +71,12 @@ def pack_job(
     # partitions.  The form of an offered reducefn is not known here.
     takes_whole_tasks = functions.reduce_form == "iterator" or isinstance(functions.reducefn, str)
     return PackedJob(job.name, options, code, _make_context() if is_local else b"", takes_whole_tasks, plain)
+
+
+def with_parts(packed: PackedJob, plan: PartsPlan) -> PackedJob | None:
+    """Return a job whose executors write parts; None if that makes its options too large."""
+    options = {**packed.options, "write_parts": plan._asdict()}
+    return packed._replace(options=options) if len(json.dumps(options)) <= MAX_OPTIONS_BYTES else None
 
 
 def pack_code(

@@ -15,6 +15,7 @@ from mmgevent.job.job import K, V
 if TYPE_CHECKING:
     from mmgevent.driver.error_groups import ErrorGroup
     from mmgevent.driver.job_state import JobState
+    from mmgevent.job.outputs.ranking import Order
     from mmgevent.job.outputs.sinks import Sink
 
 
@@ -163,7 +164,7 @@ class Readable(Generic[K, V]):
         """
         from mmgevent.job.options import parse_memory
         from mmgevent.job.outputs.opening import open_output  # rarely needed
-        from mmgevent.job.outputs.order import choose_order, put_in_order
+        from mmgevent.job.outputs.order import choose_order
 
         order = choose_order(sort, top)
         output = open_output(
@@ -181,11 +182,20 @@ class Readable(Generic[K, V]):
         if output.is_complete:
             self.cancel()
             return count
-        with output as sink, closing(self._records(sink)) as records:
+        with output as sink:
+            return count + self.write_to(sink, order)
+
+    def write_to(self, sink: Sink, order: Order | None) -> int:
+        """Write all records to a sink, and return their number. For `write`, here and of a cluster."""
+        from mmgevent.job.outputs.order import put_in_order
+        from mmgevent.job.outputs.receipts import Receipt
+
+        count = 0
+        with closing(self._records(sink)) as records:
             ordered: Iterable[tuple[Any, Any]] = records if order is None else put_in_order(records, order)
             for key, value in ordered:
                 sink.write(key, value)
-                count += 1
+                count += key.records if type(key) is Receipt else 1
         return count
 
     def errors(self) -> list[ErrorGroup]:
@@ -274,6 +284,12 @@ class Readable(Generic[K, V]):
 
     def _check_goes_on_in(self, sink: Sink | None) -> None:
         """Raise UsageError if the results and what is in a sink already are not all results."""
+        plan = self._runner.parts_plan
+        if plan is not None and (sink is None or sink.plan is not plan):
+            raise UsageError(
+                f"the job was submitted to write its results into {plan.name}: write them there, with what was asked "
+                f"for the plan"
+            )
         left_out, there = self._runner.made, None if sink is None else sink.made
         left_out, there = (made if made and made.partitions else None for made in (left_out, there))
         if left_out == there:

@@ -15,6 +15,7 @@ from mmgevent.errors import DuplicateKeyError, JobError
 from mmgevent.job.arguments import calls_showing, items_showing, list_to_show
 from mmgevent.job.functions import Form
 from mmgevent.tasks.blame import NO_KEY, blame_driver_code, make_failure, short_repr
+from mmgevent.tasks.counters import NOT_IN_FINISH, refusing
 
 if TYPE_CHECKING:
     from mmgevent.driver.runners.runner import Runner
@@ -87,7 +88,8 @@ def build_dict(records: Iterable[Record]) -> dict[Any, Any]:
 def _finish_each(finishfn: Callable[..., Any], records: Iterable[Record]) -> Iterator[Record]:
     for key, value in records:
         try:
-            result = finishfn(key, value)
+            with refusing("finishfn", NOT_IN_FINISH):
+                result = finishfn(key, value)
         except (Exception, SystemExit) as error:
             failed = blame_driver_code(error, "finish", "finishfn", key)
             if failed.evidence is not None:
@@ -142,7 +144,8 @@ class _Source:
 def _call(source: _Source, action: Callable[[], Any]) -> Any:
     """Call user code that reads from `source`; an error of our side passes unchanged."""
     try:
-        result = action()
+        with refusing("finishfn", NOT_IN_FINISH):
+            result = action()
     except (Exception, SystemExit) as error:
         if source.error is not None:
             raise source.error from None

@@ -8,10 +8,11 @@ that partition. While the program takes no records, it sends nothing and grants 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from queue import Empty
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.batching import Speed
@@ -20,7 +21,7 @@ from mmgevent.driver.engine_link import EngineProcess
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.packing import PackedJob
-from mmgevent.driver.runners.decoding import decode_segments
+from mmgevent.driver.runners.decoding import decode_segments, find_receipt
 from mmgevent.driver.server_figures import read_progress, read_stats
 from mmgevent.errors import (
     JobError,
@@ -41,9 +42,10 @@ from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, 
 from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.partition_sets import encode_partitions
 from mmgevent.wire.positions import entry_of
+from mmgevent.wire.prints import is_printed
 
 if TYPE_CHECKING:
-    pass
+    from mmgevent.job.outputs.parts_plan import PartsPlan
 
 #: Time to gather batches before they are sent, seconds. Otherwise each tiny batch would cost a
 #: system call.
@@ -64,6 +66,10 @@ class Part(NamedTuple):
     data: bytes
     #: the partitions whose results have all been received with this part
     ends: tuple[int, ...] = ()
+    #: all partitions of the task
+    of_task: tuple[int, ...] = ()
+    #: what the task counted, with its last part
+    counters: Mapping[str, int] = MappingProxyType({})
 
 
 class EngineLost(Exception):
@@ -82,8 +88,13 @@ class Submission:
         *,
         keeps: bool = False,
         source: int | None = None,
+        plan: PartsPlan | None = None,
     ):
-        """`keeps`: the results stay on the server. `source`: number of a job whose results are the input."""
+        """`keeps`: the results stay on the server. `source`: number of a job whose results are the input.
+
+        `plan`: where executors write parts of the results, if they do.
+        """
+        self._plan = plan
         self._state = state
         self._packed = packed
         self._feeder = feeder
@@ -276,6 +287,9 @@ class Submission:
 
     def _receive(self, frame: Frame) -> None:
         """Queue a frame for the job's thread (in the engine's reading thread)."""
+        if is_printed(frame):  # not in the inbox, which grows while the job's thread is busy
+            self._take_printed(frame)
+            return
         if self._state.job_log is not None and self._has_logged(frame):
             return
         self._state.inbox.put(frame)
@@ -289,6 +303,13 @@ class Submission:
             self._state.failure = _error_of(message)
             self._feeder.end_batch()
             self._state.on_failure()
+
+    def _take_printed(self, frame: Frame) -> None:
+        try:
+            if self._state.logs.take_frame(frame):
+                self._state.inbox.put(None)
+        except ProtocolError as error:
+            log.warning("%s: %s broke the protocol: %s", self._state.name, self._engine.server, error)
 
     def _handle_waiting(self) -> None:
         try:
@@ -304,6 +325,7 @@ class Submission:
     def _dispatch(self, event: Frame | str | None) -> None:
         """Handle what was received. Raises JobError, which names the server, for what none may say."""
         if event is None:
+            self._state.logs.deliver()
             return
         if isinstance(event, str):
             raise EngineLost(event)
@@ -357,7 +379,8 @@ class Submission:
             raise ProtocolError(f"results of task {frame.task} are announced twice, or with a wrong size")
         if batch is not None:
             self._check_batch(batch)
-        incoming = self._incoming[frame.task] = _Incoming(parts, batch, message.get("worker", ""))
+        counters = message.get("counters", {})
+        incoming = self._incoming[frame.task] = _Incoming(parts, batch, message.get("worker", ""), counters)
         self._collect(frame.task, incoming)
 
     def _on_result_data(self, frame: Frame) -> None:
@@ -372,10 +395,11 @@ class Submission:
     def _collect(self, task: int, incoming: _Incoming) -> None:
         if incoming.batch is not None:
             self._take_set_aside(incoming)
-        elif not self._packed.takes_whole_tasks:
+        elif not (self._packed.takes_whole_tasks or incoming.counters):
             self._parts.extend(part._replace(ends=(part.partition,)) for part in incoming.take_whole())
         elif incoming.is_complete and (parts := incoming.take_whole()):
-            parts[-1] = parts[-1]._replace(ends=tuple(part.partition for part in parts))
+            ends = tuple(part.partition for part in parts)
+            parts[-1] = parts[-1]._replace(ends=ends, counters=incoming.counters)
             self._parts.extend(parts)
         if incoming.is_complete:
             del self._incoming[task]
@@ -390,10 +414,17 @@ class Submission:
                 self._state.notice_skipped(failure.get("key"), failure)
 
     def _take_part(self) -> Iterator[tuple[Any, Any]]:
-        part = self._parts[0]
-        yield from decode_segments(part.data, self._packed.plain)
+        part, receipt = self._parts[0], None
+        if self._plan is not None:
+            receipt = find_receipt(part.data, self._plan, part.of_task, self._state.partitions or 0)
+        if receipt is None:
+            yield from decode_segments(part.data, self._packed.plain)
+        else:
+            yield receipt, None
+            self._state.delivered.update(part.of_task)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
+        self._state.counters.add(part.counters)
         self._state.end_partitions(part.ends)
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -427,6 +458,7 @@ class Submission:
             self._state.job_log.tasks(message["rows"], message.get("lost", 0))
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
+        self._state.counters.take_server(message.get("counters"))
         self._state.report(read_progress(message, self._state.set_aside.count, self._state.input_total))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -450,6 +482,7 @@ class Submission:
         count = message["stats"].get("results")
         if type(count) is not int or count < 0 or count < self._received_tasks + len(self._incoming):
             raise ProtocolError("a job is done with another number of results than were announced")
+        self._state.counters.take_figures(message["stats"])
         self._state.stats = read_stats(message["stats"])
         self._result_tasks = count
 
@@ -479,11 +512,13 @@ def _error_of(message: dict[str, Any]) -> JobError:
 class _Incoming:
     """The results of one reduce task while they arrive, partition by partition."""
 
-    def __init__(self, parts: list[list[int]], batch: int | None, worker: str):
+    def __init__(self, parts: list[list[int]], batch: int | None, worker: str, counters: dict[str, int]):
         """If `batch` is given, these are items of it that were set aside, not results."""
         self.batch = batch
+        self.counters = counters
         self.worker = worker
         self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
+        self._partitions = tuple(partition for partition, _, _ in parts)
         self._missing = sum(n_bytes for _, n_bytes, _ in parts)
         self._buffer = bytearray()
         self._window = ReceiveWindow(RESULT_WINDOW)
@@ -502,7 +537,7 @@ class _Incoming:
         whole = []
         while self._parts and len(self._buffer) >= self._parts[0][1]:
             partition, n_bytes = self._parts.popleft()
-            whole.append(Part(partition, bytes(self._buffer[:n_bytes])))
+            whole.append(Part(partition, bytes(self._buffer[:n_bytes]), (), self._partitions))
             del self._buffer[:n_bytes]
         return whole
 

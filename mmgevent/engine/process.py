@@ -296,6 +296,7 @@ def main(template: TemplateProcess | StartError | None) -> None:
         configuration = Configuration.decode(bytes(receive_frame(sock).payload))
         if configuration.verbose:
             logging.getLogger().setLevel(logging.INFO if configuration.verbose == 1 else logging.DEBUG)
+            logging.getLogger("mmgevent.printed").disabled = True  # the driver gets what is printed
         if isinstance(template, StartError):
             raise template
         engine = Engine(configuration, template, *offered, listening_sock=listening_sock)
@@ -309,8 +310,6 @@ def main(template: TemplateProcess | StartError | None) -> None:
         engine.ended.rawlink(give_up)
         facts = engine.start()  # may need a minute to reach a server
         engine.ended.unlink(give_up)
-        if configuration.verbose and not (configuration.listen or configuration.join or configuration.elect):
-            _show_prints_as_they_are()
         gc.freeze()
         gc.enable()
         sock.sendall(Frame(CONTROL, json.dumps({"ready": facts}).encode()).encode())
@@ -352,20 +351,3 @@ def _report_failure(sock: Any, error: MmgeventError) -> None:
         sock.sendall(Frame(CONTROL, json.dumps({"failed": failure}).encode()).encode())
     except ConnectionError:
         log.debug("the driver has ended and does not learn: %s", error)
-
-
-class _PlainLines(logging.Formatter):
-    """Show what executors print as it is, without the name of the executor."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        lines: Any = record.args
-        return str(lines[0].text)  # a `supervisor.Printed`
-
-
-def _show_prints_as_they_are() -> None:
-    """Show what executors print as inline runs do: all of them run this driver's functions."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_PlainLines())
-    printed = logging.getLogger("mmgevent.printed")
-    printed.addHandler(handler)
-    printed.propagate = False

@@ -24,6 +24,7 @@ from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import CONTROL, GRANT, Frame
 from mmgevent.wire.listings import QUESTIONS
 from mmgevent.wire.messages import control, message_of
+from mmgevent.wire.prints import is_printed
 
 if TYPE_CHECKING:
     from mmgevent.engine.membership import Membership
@@ -86,7 +87,9 @@ def _is_about_peer(frame: Frame) -> bool:
 def _pass(frame: Frame, to: Link) -> None:
     """Pass a frame on as it came: in its lane, or before every lane."""
     is_of_job = frame.kind == CONTROL and not frame.task and not frame.attempt
-    if frame.kind == GRANT or is_of_job:
+    if is_of_job and is_printed(frame):
+        to.send_if_room(frame)
+    elif frame.kind == GRANT or is_of_job:
         to.send(frame)
     else:
         to.send_in_lane(frame)

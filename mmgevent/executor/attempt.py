@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -19,16 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import LinkClosed, MmgeventError, ProtocolError
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.prints import flush_prints
+from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.executor.used import Used
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
-from mmgevent.machine.resources import (
-    OTHERS_BYTES,
-    count_default_executors,
-    process_memory_bytes,
-    total_memory_bytes,
-)
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
@@ -36,7 +31,8 @@ from mmgevent.tasks.given import add_item, with_input
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.mapping import MapItems
-from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
+from mmgevent.tasks.results import ResultWriter
+from mmgevent.tasks.run import read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CONTROL, INPUT, OUTPUT, Frame, Lane, Payload, split_payload
@@ -51,8 +47,10 @@ from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
 from mmgevent.wire.positions import ALL
 
 if TYPE_CHECKING:
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
+    from mmgevent.tasks.results import MakeWriter
 
 #: Time between two collections of the youngest garbage, seconds. Python counts objects, but a few
 #: objects in cycles may hold megabytes.
@@ -98,6 +96,8 @@ class TaskRunner:
         self.plain: PlainRules | None = None
         #: partitions of the job whose records a map task drops
         self.unwanted: frozenset[int] = frozenset()
+        #: where and how reduce tasks write their results themselves; None if they do not
+        self.parts: PartsPlan | None = None
         #: times the items of a task; None unless the job keeps a log
         self.clock: ItemClock | None = None
 
@@ -118,10 +118,11 @@ class TaskRunner:
             try:
                 stats = self._run_task(functions, attempt, message, skipping)
             finally:
-                if self._page is not None:
-                    _flush_prints()
+                has_printed = self._page is not None and flush_prints()
             seconds = max(0.0, monotonic() - began_s - attempt.waited_s)
-            told = {} if used is None else used.fields()
+            told: dict[str, Any] = {} if used is None else used.fields()
+            if has_printed:  # the worker has not read all of it
+                told["printed"] = True
             if self.clock is not None:
                 told |= self.clock.found()
             attempt.finish(stats, seconds, skipping, told)
@@ -168,6 +169,7 @@ class TaskRunner:
                 scratch_dir=self._scratch_dir,
                 tunes_gc=self._tunes_gc,
                 plain=self.plain,
+                make_writer=self._choose_writer(attempt),
                 clock=self.clock,
             )
         data = attempt.read_all()
@@ -203,12 +205,12 @@ class TaskRunner:
             add_item(failure, decode, lo)
             raise
 
+    def _choose_writer(self, attempt: AttemptRun) -> MakeWriter:
+        if self.parts is None:
+            return ResultWriter
+        from mmgevent.tasks.part_writer import write_parts  # few jobs write folders
 
-def _flush_prints() -> None:
-    """Write what functions printed without a line end: this process may be killed next."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()
+        return write_parts(self.parts, attempt.note, attempt.pausing)
 
 
 class AttemptRun:
@@ -279,6 +281,7 @@ class AttemptRun:
                 failure=skipping.last_failure,
                 groups=stats.groups,
                 seconds=seconds,
+                counters=stats.counters or None,
                 inline=b"".join(self._held) if self._held else None,
                 retries=skipping.retried or None,
                 **told,
@@ -299,6 +302,20 @@ class AttemptRun:
             segments = self._read_segments(n_bytes)
             yield partition, n_bytes, segments
             deque(segments, maxlen=0)
+
+    def note(self, text: str) -> None:
+        """Send a sentence to the user, who gets it once."""
+        self._channel.send(control("notice", *self._lane, text=text, once=text))
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Stop the clock of the item meanwhile, which is not at fault."""
+        stopped = None if self._clock is None else self._clock.stop_clock()
+        try:
+            yield
+        finally:
+            if self._clock is not None and stopped is not None:
+                self._clock.start_clock(stopped)
 
     def _send(self, flush: bytes) -> None:
         self._channel.send(*split_payload(OUTPUT, flush, *self._lane))
@@ -362,12 +379,10 @@ class AttemptRun:
     def _wait_until(self, satisfied: Callable[[], bool]) -> None:
         """Read frames until `satisfied()`. The clock of the item, which is not at fault, stops."""
         began_s = monotonic()
-        stopped = None if self._clock is None else self._clock.stop_clock()
-        while not satisfied():
-            self._check_revoked()
-            self._channel.wait(self._take_input)
-        if self._clock is not None and stopped is not None:
-            self._clock.start_clock(stopped)
+        with self.pausing():
+            while not satisfied():
+                self._check_revoked()
+                self._channel.wait(self._take_input)
         self.waited_s += monotonic() - began_s
 
     def _check_revoked(self) -> None:
@@ -377,29 +392,3 @@ class AttemptRun:
 
 def _ignore_mark(index: int, key: Any) -> None:
     pass
-
-
-def read_plain_rules(options: dict[str, Any]) -> PlainRules | None:
-    """Return the rules for the records of a job, or None if they may be anything."""
-    if options.get("plain") is None:
-        return None
-    from mmgevent.tasks.plain_rules import PlainRules
-
-    return PlainRules.from_wire(options["plain"])
-
-
-def record_memory_bytes(limit_bytes: int | None, executors: int = 1) -> int:
-    """Return how many bytes of records a task may hold at once.
-
-    It is a share of the job's limit. Without a limit it is a share of the machine's memory, divided
-    by `executors`, or by the default number of executors if that is larger.
-    """
-    if limit_bytes is None:
-        total = total_memory_bytes()
-        # On a small machine the others never need all of OTHERS_BYTES at once.
-        available = max(total - OTHERS_BYTES, total // 2)
-        limit_bytes = available // max(count_default_executors(), executors)
-    own_limit = process_memory_bytes()
-    if own_limit is not None:
-        limit_bytes = min(limit_bytes, own_limit)
-    return int(limit_bytes * RECORD_SHARE)

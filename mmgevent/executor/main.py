@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import json
+import logging
 import os
 import socket
 import sys
@@ -19,16 +21,21 @@ from typing import Any
 
 from mmgevent.errors import LinkClosed, ProtocolError, ShippingError
 from mmgevent.executor import terminal
-from mmgevent.executor.attempt import TaskRunner, read_plain_rules, record_memory_bytes
+from mmgevent.executor.attempt import TaskRunner
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.plain_rules import read_plain_rules
+from mmgevent.executor.prints import PrintedFile
+from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.executor.status_page import StatusPage, write_stacks_on_signal
 from mmgevent.job.functions import Functions
+from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.shipping.effects import Effect
 from mmgevent.job.shipping.load import load_functions
 from mmgevent.job.shipping.surroundings import enter_surroundings
 from mmgevent.machine.resources import find_scratch_folder, limit_memory
 from mmgevent.tasks.blame import blame_exception, describe_error
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import NOT_IN_SETUP, refusing
 from mmgevent.wire import failures
 from mmgevent.wire.frames import CODE, CONTROL, INPUT, Frame, Lane
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
@@ -42,12 +49,12 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
     `greenlets`: the process is monkey-patched and may run several items at once. `executors`: how
     many its worker has; they share the memory.
     """
-    _open_streams()
+    page = StatusPage(page_fd)
+    _open_streams(page)
     faulthandler.enable()  # a crash in C prints the Python stack
     sys.argv = ["mmg-executor"]  # until the job arrives
     sys.modules["__main__"] = types.ModuleType("__main__")
     channel = Channel(socket.socket(fileno=link_fd))
-    page = StatusPage(page_fd)
     write_stacks_on_signal(page_fd)
     os.register_at_fork(after_in_child=channel.abandon)
     os.register_at_fork(after_in_child=page.abandon)
@@ -55,14 +62,18 @@ def main(link_fd: int, page_fd: int, scratch_dir: str | None, *, greenlets: bool
         Executor(channel, page, scratch_dir or find_scratch_folder(), greenlets, executors).serve()
 
 
-def _open_streams() -> None:
+def _open_streams(page: StatusPage) -> None:
     """Make new standard streams: those of the template were made for other descriptors."""
     terminal.install()
     for name, fd in (("stdout", 1), ("stderr", 2)):
         # Buffered by lines: a buffer is lost when the process dies.
-        stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        file = io.BufferedWriter(PrintedFile(fd, page))
+        stream = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    # What is logged where nothing is set up: with level and name, since others read it elsewhere.
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
 
 
 class Executor:
@@ -119,6 +130,10 @@ class Executor:
             self._runner.plain = read_plain_rules(options)
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
+            if parts := options.get("write_parts"):
+                from mmgevent.tasks import part_writer  # noqa: F401 - before user code can limit open files
+
+                self._runner.parts = PartsPlan(**parts)
             if options.get("logs") is True:
                 from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
 
@@ -196,7 +211,8 @@ class Executor:
             return
         self._page.begin_setup()
         try:
-            functions.setupfn()
+            with refusing("setupfn", NOT_IN_SETUP):
+                functions.setupfn()
         except BaseException as error:  # also SystemExit
             self._setup_failure = blame_exception(error, "setupfn").failure
         self._channel.check_open()  # now, while the status page shows who closed it

@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmgevent.errors import FunctionError, LinkClosed, ProtocolError, StartError
-from mmgevent.executor.attempt import TaskRunner, read_plain_rules
+from mmgevent.executor.attempt import TaskRunner
 from mmgevent.executor.channel import Channel
+from mmgevent.executor.plain_rules import read_plain_rules
 from mmgevent.job.functions import Functions
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import start_thread

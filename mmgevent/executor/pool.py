@@ -19,6 +19,7 @@ import gevent
 
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.job.shipping import settings
+from mmgevent.tasks.counters import with_place
 
 #: Position in the batch, key, value.
 IndexedItem = tuple[int, Any, Any]
@@ -38,6 +39,7 @@ class ItemPool:
         self._page = page
         #: position of a running item -> its key, and when it began; oldest first
         self._running: dict[int, tuple[Any, float]] = {}
+        gevent.Greenlet.add_spawn_callback(_count_for_the_same_item)
 
     def map_items(
         self, function: Callable[[int, Any, Any], Any], items: Iterable[IndexedItem]
@@ -78,6 +80,11 @@ class ItemPool:
             self._page.show(index, key, began_s, is_alone=len(self._running) == 1)
             return
         self._page.set_item(None)
+
+
+def _count_for_the_same_item(greenlet: gevent.Greenlet) -> None:
+    """Let a greenlet that a function starts count for the item of that function."""
+    greenlet.gr_context = with_place(greenlet.gr_context)
 
 
 class _Outcome:

@@ -16,7 +16,8 @@ Layout, little-endian:
         24     1  u8: how the key is written: KEY_TYPE_ONLY, KEY_STR, KEY_RENDERED or KEY_PLACE
         25   120  the key, as a Pascal string of at most 119 bytes
        145     4  u32: items of the call, if there is one
-       149   106  zeros
+       149     4  token of the marks in what the executor prints (see `prints`), or zeros
+       153   102  zeros
        255     1  u8: 1 while several items run at once
 
 Behind the page the file has an area for stacks. The executor keeps it open, and faulthandler
@@ -86,9 +87,14 @@ PATH_BYTES = 90
 _WHOLE = struct.Struct("<QQdB120p")
 _BEGAN = struct.Struct("<d")
 _NUMBER = struct.Struct("<Q")
-_BEGAN_OFFSET = 16
+_BEGAN_OFFSET, _KEY_OFFSET = 16, 24
 _CALL_OFFSET, _CALL_COUNT = 145, struct.Struct("<I")
 _CROWD_OFFSET = PAGE_BYTES - 1
+_TOKEN_OFFSET, _TOKEN_BYTES = 149, 4
+
+#: Bytes that say where an executor is: all before the token, and the last one of the page.
+MARK_BYTES = _TOKEN_OFFSET + 1
+
 #: Types whose repr runs no code of the user, and stays short if the value is.
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -118,6 +124,7 @@ class StatusPage:
 
     def __init__(self, fd: int, map_bytes: int = PAGE_BYTES):
         self._map = mmap.mmap(fd, map_bytes)
+        self._is_abandoned = False
         #: `mark(item, key)` says that the item at this position, with this key, begins now
         self.mark = make_mark(self._map, self.show, _end_of)
 
@@ -134,7 +141,30 @@ class StatusPage:
         page.end()
         return page, fd
 
+    @property
+    def token(self) -> bytes:
+        """The token of marks; b"" if nothing is marked, as in a child that has abandoned the page."""
+        token = self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES]
+        return token if token[0] else b""
+
+    def mark_prints(self) -> bytes:
+        """Let the executor mark what it prints (see `prints`). Return the token of its marks.
+
+        Its first byte is in no UTF-8 text.
+        """
+        token = b"\xff" + os.urandom(_TOKEN_BYTES - 1)
+        self._map[_TOKEN_OFFSET : _TOKEN_OFFSET + _TOKEN_BYTES] = token
+        return self.token
+
     # -- the executor's side
+
+    def read_item(self) -> bytes:
+        """Return what differs from item to item; b"" in a child that has abandoned the page."""
+        return b"" if self._is_abandoned else self._map[:_KEY_OFFSET]
+
+    def read_mark(self) -> bytes:
+        """Return where the executor is, as `decode_mark` takes it."""
+        return self._map[:_TOKEN_OFFSET] + self._map[_CROWD_OFFSET:PAGE_BYTES]
 
     def begin(self, attempt: int) -> None:
         """Say that `attempt` runs from now on, on no item yet."""
@@ -201,23 +231,7 @@ class StatusPage:
         If it runs, the answer may be one item old. A mix of two items is possible only for an
         instant.
         """
-        attempt, item, began_s, how, raw = _WHOLE.unpack_from(self._map, 0)
-        running_s = max(0.0, monotonic() - began_s)
-        if attempt == 0 or item > CALL:
-            return Position(attempt, None, running_s, None, is_of_several=attempt != 0 and item == SEVERAL)
-        key = raw.decode("utf-8", "ignore")  # the last character may be cut
-        if how == KEY_STR:
-            key = repr(key)
-        elif how == KEY_PLACE:
-            at, _, path = key.partition(" ")
-            key = f"({path!r}, {at})"
-        elif how == KEY_TYPE_ONLY:
-            key = f"a key of type {key}"
-        if item == CALL:
-            count = _CALL_COUNT.unpack_from(self._map, _CALL_OFFSET)[0]
-            call = f"a call of {count} items, from {key} on"
-            return Position(attempt, None, running_s, None, is_of_several=True, call=call)
-        return Position(attempt, item, running_s, key, not self._map[_CROWD_OFFSET])
+        return decode_mark(self.read_mark())
 
     def close(self) -> None:
         """Unmap the page. Nothing may be called after this. Idempotent."""
@@ -227,6 +241,28 @@ class StatusPage:
         """In a forked child: write to memory that nobody reads. The next item is refused."""
         self._map.close()
         self._map = mmap.mmap(-1, PAGE_BYTES)
+        self._is_abandoned = True
+
+
+def decode_mark(mark: bytes) -> Position:
+    """Return where an executor was that has given this mark."""
+    attempt, item, began_s, how, raw = _WHOLE.unpack_from(mark, 0)
+    running_s = max(0.0, monotonic() - began_s)
+    if attempt == 0 or item > CALL:
+        return Position(attempt, None, running_s, None, is_of_several=attempt != 0 and item == SEVERAL)
+    key = raw.decode("utf-8", "ignore")  # the last character may be cut
+    if how == KEY_STR:
+        key = repr(key)
+    elif how == KEY_PLACE:
+        at, _, path = key.partition(" ")
+        key = f"({path!r}, {at})"
+    elif how == KEY_TYPE_ONLY:
+        key = f"a key of type {key}"
+    if item == CALL:
+        count = _CALL_COUNT.unpack_from(mark, _CALL_OFFSET)[0]
+        call = f"a call of {count} items, from {key} on"
+        return Position(attempt, None, running_s, None, is_of_several=True, call=call)
+    return Position(attempt, item, running_s, key, not mark[-1])
 
 
 def write_stacks_on_signal(fd: int) -> None:

@@ -20,6 +20,7 @@ import copyreg
 import enum
 import functools
 import marshal
+import os
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable
@@ -82,11 +83,13 @@ _OF_CODE = (
 class Digests:
     """Digests of what one job uses."""
 
-    def __init__(self, by_value: Collection[str], most_bytes: int | None = None):
+    def __init__(self, by_value: Collection[str], most_bytes: int | None = None, without: str | None = None):
         """by_value: names of modules, besides `__main__`, whose definitions travel.
 
         most_bytes: work that is too much, so that OutputError is raised. See OBJECT_BYTES.
+        without: a folder, as `os.path.realpath` has it, whose files do not count.
         """
+        self._without = without
         self._room_bytes = float("inf") if most_bytes is None else most_bytes
         self._by_value = frozenset(by_value) | MAIN_NAMES
         #: {what is used: its digest}
@@ -161,7 +164,10 @@ class Digests:
 
     def _files(self, folder: str) -> bytes:
         parts: list[bytes] = []
+        place = os.path.realpath(folder)
         for relative, n_bytes, read in package_files.walk(folder):
+            if self._without is not None and os.path.join(place, relative).startswith(self._without + os.sep):
+                continue
             self._spend(OBJECT_BYTES + n_bytes)
             parts += relative.encode(errors="surrogateescape"), _hash((read(),))
         return _hash(parts)

@@ -55,6 +55,7 @@ _SETTINGS = (
     "the locale",
     "the encoding of text",
     "the context of decimal",
+    "the umask",
     "csv.field_size_limit",
     "csv dialects",
     "calendar.setfirstweekday",
@@ -66,11 +67,15 @@ _SETTINGS = (
 _SHOWN = (int, float, str, bool, type(None))
 
 
-def make_fingerprint(job: Job[Any, Any], *, is_cheap: bool = False, **output: str) -> About:
+def make_fingerprint(
+    job: Job[Any, Any], *, is_cheap: bool = False, folder: str | None = None, **output: str
+) -> About:
     """Return the fingerprint of a job. `output`: what its output depends on besides.
 
-    `is_cheap`: raise OutputError if it would take noticeable time. Calls nothing of the user's. Looks at the input files. Raise OutputError for a job that has
-    none, in one sentence, and other UsageErrors for what is wrong with the job.
+    `is_cheap`: raise OutputError if it would take noticeable time. `folder`: where the results are
+    written; nothing in it counts. Calls nothing of the user's. Looks at the input files. Raise
+    OutputError for a job that has none, in one sentence, and other UsageErrors for what is wrong with
+    the job.
     """
     functions = job.functions()
     if functions.offered_names:
@@ -82,7 +87,7 @@ def make_fingerprint(job: Job[Any, Any], *, is_cheap: bool = False, **output: st
     if job.options.allocation == "oneshot":
         raise OutputError('with allocation="oneshot" each run maps other items')
     about = {"Python": PYTHON_VERSION, "mmgevent": VERSION, **output}
-    digests = Digests(job.by_value, MAX_CHEAP_BYTES if is_cheap else None)
+    digests = Digests(job.by_value, MAX_CHEAP_BYTES if is_cheap else None, folder)
     for field in dataclasses.fields(job.options):
         value = getattr(job.options, field.name)
         if field.name in _NOT_COMPARED:
@@ -150,16 +155,15 @@ def _list_files(datasource: Any, most: int | None) -> dict[str, str]:
     order: list[list[str]] = []
     for part in parts_of(datasource):
         assert isinstance(part, FileSource)
+        for path in filter(is_remote, part.paths):  # before anything is listed
+            raise _remote_error(path)
         room = None if most is None else most - sum(map(len, order)) + 1
         order.append(list(islice(part.find_paths(), room)))
         if most is not None and sum(map(len, order)) > most:
             raise OutputError(f"there are more than {most} input files")
         for path in order[-1]:
             if is_remote(path):
-                raise OutputError(
-                    f"the input {path} is remote, and is not compared with that of an earlier run; copy it to a local "
-                    f"file, and name that"
-                )
+                raise _remote_error(path)
             try:
                 status = os.stat(path)
             except OSError as error:
@@ -171,3 +175,10 @@ def _list_files(datasource: Any, most: int | None) -> dict[str, str]:
         files = {}
     digests.add(ORDER, order)
     return {**files, **digests.about}
+
+
+def _remote_error(path: str) -> OutputError:
+    return OutputError(
+        f"the input {path} is remote, and is not compared with that of an earlier run; copy it to a local file, and "
+        f"name that"
+    )

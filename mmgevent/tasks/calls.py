@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from mmgevent._speedups import take
 from mmgevent.job.inputs.refs import ContentNeeded, Ref
 from mmgevent.tasks.blame import TaskFailure, short_repr
+from mmgevent.tasks.counters import drop_counts, keep_counts
 from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import WHOLE_RECORDS, Filled, fill
@@ -154,6 +155,7 @@ class CallMapping:
                     if self._skipping.passes(error):
                         raise self._blame(part, error) from error
                     table.clear()
+                    drop_counts()
                     part = self._as_they_were(part)
                     if left:
                         self._skipping.retried += 1
@@ -166,6 +168,7 @@ class CallMapping:
                         self._set_aside(*part[0], error)
                     break
                 if is_done:
+                    keep_counts()
                     self._merge(part, table, added, count)
                     if self._used >= self._budget:
                         yield self._take_filled()
@@ -174,6 +177,7 @@ class CallMapping:
                     yield self._take_filled()
                 yield Filled(table, count)
                 yield from fill(self._grouping, records, self._budget, partial(self._blame, part))
+                keep_counts()
                 break
             is_whole = False
 

@@ -17,7 +17,7 @@ Every value passes through the combining function exactly once.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmgevent import _speedups
@@ -25,6 +25,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallMapping, CallRules
+from mmgevent.tasks.counters import TaskTally
 from mmgevent.tasks.grouping import Grouping
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
@@ -62,6 +63,8 @@ class TaskStats:
     flushes: int = 0
     #: bytes emitted
     bytes: int = 0
+    #: what the functions counted, see `counters`
+    counters: dict[str, int] = field(default_factory=dict)
 
 
 class MapTask:
@@ -111,6 +114,8 @@ class MapTask:
         )
         self._flushed_items = 0  # items that were done before the last flush ended
         self.stats = TaskStats()
+        #: what the functions count
+        self.tally = TaskTally(self._items)
 
     def _make_mapping(
         self,

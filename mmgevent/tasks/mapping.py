@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from mmgevent._speedups import map_items, stream_items, take
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
+from mmgevent.tasks.counters import counting_item, drop_counts
 from mmgevent.tasks.grouping import Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.originals import Originals
@@ -231,12 +232,15 @@ class CarefulMapping:
 
         `map_items` may call this for several items at once.
         """
-        try:
-            return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
-        except BaseException as error:
-            if self._skipping.passes(error) or is_end_of_greenlet(error):  # an item before this one failed
-                raise
-            return self._try_again(position, key, value, error, _NO_LIMIT)[1]
+        with counting_item():
+            try:
+                return take(pairs_of(self._mapfn(key, value), "mapfn"), _NO_LIMIT)
+            except BaseException as error:
+                if self._skipping.passes(error) or is_end_of_greenlet(
+                    error
+                ):  # an item before this one failed
+                    raise
+                return self._try_again(position, key, value, error, _NO_LIMIT)[1]
 
     def _try_again(
         self, position: int, key: Any, value: Any, error: BaseException, limit: int
@@ -246,6 +250,7 @@ class CarefulMapping:
         Return the iterator over its records, and the first `limit` of them, which were taken from
         it. An item that is set aside has none.
         """
+        drop_counts()
         for _ in range(self._skipping.retries):
             self._skipping.retried += 1
             key, value = self._originals.item(position, key, value)
@@ -256,6 +261,7 @@ class CarefulMapping:
             except BaseException as again:
                 if self._skipping.passes(again) or is_end_of_greenlet(again):
                     raise
+                drop_counts()
                 error = again
         self._set_aside(position, key, value, error)
         return iter(()), []
@@ -299,6 +305,7 @@ class CarefulMapping:
             except BaseException as error:
                 if self._skipping.passes(error):
                     raise self._blame(error) from error
+                drop_counts()
                 if not tries:
                     self._set_aside(position, key, value, error)
                     return {}, 0, None

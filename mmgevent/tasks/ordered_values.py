@@ -4,6 +4,8 @@
 2. Reading merges the runs. RUN_COUNT runs become one, so few are merged at once. Their order is
    kept, so equal values stay in the order in which they arrived.
 3. Who asks for a value by its index, or reads from behind, has all runs merged into one first.
+4. Each run that is merged holds a chunk in memory, and a chunk has one value at least. So if values
+   are large themselves, only as many runs are merged at once as the limit allows.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +30,9 @@ RUN_COUNT = 64
 #: limit. Smaller ones would be read one by one, larger ones are read no faster.
 MIN_CHUNK_BYTES = 8 * 1024
 MAX_CHUNK_BYTES = 256 * 1024
+
+#: Fewest runs that are merged at once, however large their values are.
+MIN_WIDTH = 2
 
 #: Memory of a value in a list beside the value, bytes.
 _SLOT_BYTES = 8
@@ -60,11 +66,13 @@ class ValueRuns:
         self._order = order
         self._on_disk = on_disk
         self.note_failure = on_failure
+        self._bound_bytes = bound_bytes
         self._chunk_bytes = min(max(bound_bytes // (2 * RUN_COUNT), MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
         self._file: ScratchFile = on_disk(ScratchFile, folder, "values")
         #: {key: levels, the youngest first, of runs, the oldest first}. The runs of a level are
         #: older than those of the levels before it.
         self._levels: dict[Any, list[list[list[Chunk]]]] = {}
+        self._largest_bytes = 0  # of a chunk, in memory
 
     def close(self) -> None:
         """Remove the file. Idempotent."""
@@ -80,7 +88,7 @@ class ValueRuns:
         levels = self._levels.setdefault(key, [[]])
         levels[0].append(self._write(values))
         for level in itertools.count():
-            if len(levels[level]) < RUN_COUNT:
+            if len(levels[level]) < min(RUN_COUNT, self._width()):
                 break
             if level + 1 == len(levels):
                 levels.append([])
@@ -89,7 +97,7 @@ class ValueRuns:
 
     def read(self, key: Any) -> Iterator[Any]:
         """Yield all values of a key in order."""
-        return self._merge(key, self._runs(key))
+        return self._merge(key, self._few_runs(key))
 
     def count(self, key: Any) -> int:
         """Return the number of values of a key."""
@@ -97,7 +105,7 @@ class ValueRuns:
 
     def single_run(self, key: Any) -> list[Chunk]:
         """Make one run of all of a key, and return its chunks."""
-        runs = self._runs(key)
+        runs = self._few_runs(key)
         if len(runs) > 1:
             self._levels[key] = [[self._write(self._merge(key, runs))]]
         return self._runs(key)[0]
@@ -111,6 +119,23 @@ class ValueRuns:
 
     def _runs(self, key: Any) -> list[list[Chunk]]:
         return [run for level in reversed(self._levels[key]) for run in level]
+
+    def _few_runs(self, key: Any) -> list[list[Chunk]]:
+        """Return the runs of a key, so few that they can be merged at once."""
+        runs, width = self._runs(key), self._width()
+        if len(runs) <= width:
+            return runs
+        while len(runs) > width:  # neighbours, so that equal values stay in order
+            groups = [runs[start : start + width] for start in range(0, len(runs), width)]
+            runs = [group[0] if len(group) == 1 else self._write(self._merge(key, group)) for group in groups]
+        self._levels[key] = [runs]
+        return runs
+
+    def _width(self) -> int:
+        """Return how many runs may be merged at once. Chunks of small values are no limit."""
+        if self._largest_bytes <= 2 * self._chunk_bytes:
+            return sys.maxsize
+        return max(MIN_WIDTH, self._bound_bytes // (2 * self._largest_bytes))
 
     def _merge(self, key: Any, runs: list[list[Chunk]]) -> Iterator[Any]:
         if len(runs) == 1:
@@ -129,6 +154,7 @@ class ValueRuns:
         for value in values:
             waiting.append(value)
             used_bytes += estimate_bytes(value) + _SLOT_BYTES
+            self._largest_bytes = max(self._largest_bytes, used_bytes)
             if used_bytes >= self._chunk_bytes:
                 run.append(self._write_chunk(waiting))
                 waiting, used_bytes = [], 0

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.job.functions import Functions
 from mmgevent.reducers import FOLD_OPS, fold_of, list_values
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
+from mmgevent.tasks.counters import TaskTally
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Emit, TaskStats
 from mmgevent.tasks.ordered_values import OrderedValues
-from mmgevent.tasks.records import encode_flush, encode_segment
+from mmgevent.tasks.results import MakeWriter, ResultWriter
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
 from mmgevent.tasks.scratch import Merger
 
@@ -35,66 +36,11 @@ if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
     from mmgevent.tasks.value_order import ValueOrder
 
-#: Size of a segment of results to aim at, bytes. It is cheap to handle, and small beside an
-#: executor.
-SEGMENT_BYTES = 1024 * 1024
-
-#: Records in the first segment, while the size of a record is unknown.
-FIRST_CHUNK = 256
-
-#: Largest growth of the number of records from one segment to the next. The last may be a poor
-#: sample.
-CHUNK_GROWTH = 4
-
-#: Most records in a segment.
-MAX_CHUNK = 64 * 1024
-
 #: Depth of containers in a record of the iterator form in which values on disk are looked for: the
 #: record itself, and two in it, as in (key, {name: [values, ...]}).
 MAX_HELD_DEPTH = 3
 
 ReducePart = tuple[int, int, Iterable[Any]]
-
-
-class ResultWriter:
-    """Encodes results into segments of a good size, and segments into flushes."""
-
-    def __init__(self, emit: Emit, stats: TaskStats, plain: PlainRules | None):
-        self._emit = emit
-        self._plain = plain
-        self._stats = stats
-        self._segments: dict[int, bytes] = {}
-        self._size = 0
-        #: most records that the next `write` should bring
-        self.chunk = FIRST_CHUNK
-
-    def write(self, partition: int, keys: list[Any], values: list[Any], function: str | None) -> None:
-        """Encode up to `chunk` results.
-
-        Raise TaskFailure, which blames `function`, if one cannot be pickled.
-        """
-        try:
-            segment = encode_segment(keys, values, plain=self._plain)
-        except BaseException as error:
-            raise blame_exception(error, function) from error
-        if partition in self._segments:
-            self.flush()
-        self._segments[partition] = segment
-        self._size += len(segment)
-        self._stats.records += len(keys)
-        wanted = SEGMENT_BYTES * len(keys) // len(segment)
-        self.chunk = max(1, min(wanted, self.chunk * CHUNK_GROWTH, MAX_CHUNK))
-        if self._size >= SEGMENT_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Emit what was written."""
-        if self._segments:
-            flush = encode_flush(self._segments)
-            self._segments, self._size = {}, 0
-            self._stats.flushes += 1
-            self._stats.bytes += len(flush)
-            self._emit(flush)
 
 
 class ReduceTask:
@@ -111,6 +57,7 @@ class ReduceTask:
         mark: Mark,
         scratch_dir: str | None = None,
         plain: PlainRules | None = None,
+        make_writer: MakeWriter = ResultWriter,
         clock: ItemClock | None = None,
     ):
         order = _order_of(functions.sort_values)
@@ -144,16 +91,22 @@ class ReduceTask:
         self._is_on_disk = False  # whether the iterator form got values on disk
         self._input_error: BaseException | None = None  # raised by what the user's code reads from us
         self.stats = TaskStats()
-        self._writer = ResultWriter(emit, self.stats, plain)
+        #: what the functions count
+        self.tally = TaskTally()
+        self._writer = make_writer(emit, self.stats, plain)
 
     def run(self) -> TaskStats:
-        if self._is_merged:
-            self._put_out_merged()
-        elif self._is_iterator_form:
-            self._reduce_all()
-        else:
-            self._reduce_each()
-        self._writer.flush()
+        try:
+            if self._is_merged:
+                self._put_out_merged()
+            elif self._is_iterator_form:
+                self._reduce_all()
+            else:
+                self._reduce_each()
+            self._writer.flush()
+        except BaseException:
+            self._writer.abort()
+            raise
         return self.stats
 
     def _merged(self) -> Iterator[dict[Any, Any]]:

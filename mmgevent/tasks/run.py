@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import blame_exception, blame_segment
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import counting
 from mmgevent.tasks.items import Mark
 from mmgevent.tasks.map_task import Decode, Emit, MapTask, MarkFlush, TaskStats
 from mmgevent.tasks.mapping import MapItems
 from mmgevent.tasks.records import SegmentError, decode_items, decode_results
 from mmgevent.tasks.reduce_task import ReducePart, ReduceTask
+from mmgevent.tasks.results import MakeWriter, ResultWriter
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -116,6 +118,7 @@ def run_reduce(
     scratch_dir: str | None = None,
     tunes_gc: bool = True,
     plain: PlainRules | None = None,
+    make_writer: MakeWriter = ResultWriter,
     clock: ItemClock | None = None,
 ) -> TaskStats:
     """Merge and reduce partitions, and emit the results as flushes of FLAT segments.
@@ -127,6 +130,7 @@ def run_reduce(
         counts keys.
     scratch_dir: folder of the unlinked file for a partition that outgrows `memory_bytes`. None: the
         system's folder for temporary files.
+    make_writer: makes what takes the results, if they are not all emitted.
     The others are those of `run_map`.
 
     Raise TaskFailure, without an item, and SegmentError for damaged bytes. What `parts` and `emit`
@@ -141,6 +145,7 @@ def run_reduce(
         mark=mark,
         scratch_dir=scratch_dir,
         plain=plain,
+        make_writer=make_writer,
         clock=clock,
     )
     try:
@@ -187,12 +192,18 @@ def _run(task: MapTask | ReduceTask, tunes_gc: bool) -> TaskStats:
     """Run a task.
 
     With `tunes_gc` the garbage collector runs rarely meanwhile, or not at all if it was off.
+    Without, others share the process, and its threads count for themselves.
     """
     if not tunes_gc:
-        return task.run()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*TASK_GC_THRESHOLDS)
-    try:
-        return task.run()
-    finally:
-        gc.set_threshold(*thresholds)  # what this task left is collected before the next
+        with counting(task.tally, takes_threads=False):
+            stats = task.run()
+    else:
+        thresholds = gc.get_threshold()
+        gc.set_threshold(*TASK_GC_THRESHOLDS)
+        try:
+            with counting(task.tally):
+                stats = task.run()
+        finally:
+            gc.set_threshold(*thresholds)  # what this task left is collected before the next
+    stats.counters = task.tally.counts()
+    return stats

@@ -34,6 +34,16 @@ MAX_TIMEOUT_S = 1e9
 #: Largest count that an option may ask for, such as retries. No job has more items.
 MAX_COUNT = 10**12
 
+#: Names of counters of one job. Each progress message has them all; a name made from data would
+#: give as many as there are items.
+MAX_COUNTERS = 100
+
+#: Longest name of a counter, characters. In JSON one may take twelve bytes: all fit a message.
+MAX_COUNTER_NAME_CHARS = 100
+
+#: Largest count: the largest integer of a message.
+MAX_COUNTED = 2**63 - 1
+
 #: Work of short tasks that is sent ahead to a slot, and to an executor, seconds. Each process that
 #: an attempt passes does half the work for it when many attempts travel together.
 SHORT_WORK_S = 0.02

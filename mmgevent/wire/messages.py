@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
+from mmgevent.wire.limits import MAX_COUNTER_NAME_CHARS, MAX_COUNTERS
 
 #: Version of this protocol. The first messages of both sides compare it.
 PROTOCOL = 5
@@ -87,6 +88,16 @@ FAILURE = Shape(
         and all(type(k) is str and (v is None or type(v) in (str, int)) for k, v in value.items())
     ),
 )
+COUNTERS = Shape(
+    f"an object of at most {MAX_COUNTERS + 1} integers from 0, names of at most {MAX_COUNTER_NAME_CHARS} characters",
+    lambda value: (
+        type(value) is dict
+        and len(value) <= MAX_COUNTERS + 1  # one more says that there are too many
+        and all(
+            type(k) is str and len(k) <= MAX_COUNTER_NAME_CHARS and _is_count(v) for k, v in value.items()
+        )
+    ),
+)
 COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(map(_is_count, value)))
 STRINGS = Shape(
     "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)
@@ -150,9 +161,17 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "allow": _fields(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
     "enough": _fields(),
     "need_content": _fields(),
-    "results": _fields({"batch": COUNT, "worker": STRING}, parts=TRIPLES, size=COUNT),
+    "results": _fields({"batch": COUNT, "worker": STRING, "counters": COUNTERS}, parts=TRIPLES, size=COUNT),
     "progress": _fields(
-        {"total": COUNT, "items": COUNT, "busy": COUNT, "retries": COUNT, "spilled": COUNT, "peak": COUNT},
+        {
+            "total": COUNT,
+            "items": COUNT,
+            "busy": COUNT,
+            "retries": COUNT,
+            "spilled": COUNT,
+            "peak": COUNT,
+            "counters": COUNTERS,
+        },
         phase=STRING,
         done=COUNT,
         waiting=COUNT,
@@ -162,6 +181,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
         bytes=COUNT,
     ),
     "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
+    "printed": _fields({"dropped": COUNT, "worker": STRING}, lines=STRINGS, items=STRINGS),
     "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
     "task_ends": _fields({"lost": COUNT}, rows=ROWS),
     "job_done": _fields(stats=OBJECT),
@@ -206,6 +226,8 @@ MESSAGES: dict[str, dict[str, Field]] = {
             "cpu_us": COUNT,
             "slow": LISTS,
             "largest": LISTS,
+            "counters": COUNTERS,
+            "printed": FLAG,
         },
         size=COUNT,
         records=COUNT,

@@ -225,20 +225,16 @@ def test_ctrl_c_in_the_debugger_ends_nothing(commands):
 # -v
 
 
-def test_with_v_each_line_that_functions_print_is_shown_as_it_is(commands):
+def test_with_v_each_line_that_functions_print_is_shown_once(commands):
     job = commands.write("speaks.py", SPEAKS)
     ended = commands.run("run", "-v", "--procs", "1", job)
     assert ended.returncode == 0, ended
     lines = ended.stderr.splitlines()
     for i in range(3):
-        assert lines.count(f"first of {i}") == 1
-    # What has no line end is shown with what comes after it, or when the executor ends.
-    assert [line for line in lines if "second of" in line] == [
-        "second of 0",
-        "no endsecond of 1",
-        "no endsecond of 2",
-    ]
-    assert "no end" in lines
+        assert len([line for line in lines if line.endswith(f"first of {i}")]) == 1
+        assert len([line for line in lines if line.endswith(f"second of {i}")]) == 1
+    # What has no line end is shown with what comes after it, or when its task ends.
+    assert sum(line.count("no end") for line in lines) == 3
 
 
 def test_last_lines_of_an_executor_that_dies_are_shown(commands):
@@ -249,7 +245,8 @@ def test_last_lines_of_an_executor_that_dies_are_shown(commands):
     )
     ended = commands.run("run", "-v", "--procs", "1", job)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines().count("without an end") >= 3  # tries, and the report
+    shown = [line for line in ended.stderr.splitlines() if line.endswith("without an end")]
+    assert len(shown) >= 3  # tries, and the report
 
 
 @pytest.mark.parametrize("how", [["--inline"], ["--procs", "1"]], ids=lambda how: how[0])

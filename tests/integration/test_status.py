@@ -273,11 +273,11 @@ def test_a_looker_may_have_another_python_and_submits_nothing(place):
 
 
 def test_who_asks_without_end_loses_its_link(place):
-    with RawDriver(place.server.address) as hostile:
-        with contextlib.suppress(ConnectionError):  # it is closed with questions unread
-            for _ in range(3 * MAX_QUESTIONS):
-                hostile.say("list_jobs", deltas=True)
-            hostile.wait_closed()
+    # It is closed with questions unread.
+    with RawDriver(place.server.address) as hostile, contextlib.suppress(ConnectionError):
+        for _ in range(3 * MAX_QUESTIONS):
+            hostile.say("list_jobs", deltas=True)
+        hostile.wait_closed()
 
 
 def test_listings_have_pages_and_deltas_say_what_changed(place):

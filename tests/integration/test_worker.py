@@ -213,7 +213,9 @@ class FakeServer:
 
     def outcomes(self, attempt):
         return [
-            m for number, m in self.messages if number == attempt and m["type"] not in ("hello", "notice")
+            m
+            for number, m in self.messages
+            if number == attempt and m["type"] not in ("hello", "notice", "printed")
         ]
 
     def wait_for(self, *attempts):

@@ -226,6 +226,40 @@ def test_imports_for_effect_settings_and_files_of_packages_count(tmp_path):
     assert differing(first, other) == {"files of package boxed"}
 
 
+def test_results_within_a_package_do_not_change_its_fingerprint(tmp_path):
+    package = tmp_path / "boxed"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import pkgutil\nread = lambda: pkgutil.get_data('boxed', 'a.txt')\n"
+    )
+    (package / "a.txt").write_text("a")
+    call = f"make_fingerprint(Job({{1: 'a'}}, mapfn), folder={str(package / 'out')!r})"
+    program = AROUND.replace("DIGITS", "9").replace('make_fingerprint(Job({1: "a"}, mapfn))', call)
+    assert call in program
+    first = run(tmp_path, program=program)
+    (package / "out").mkdir()
+    (package / "out" / "part-00000.tsv").write_text("1\t1\n")
+    assert run(tmp_path, program=program) == first
+    (package / "outside.txt").write_text("more")
+    assert differing(first, run(tmp_path, program=program)) == {"files of package boxed"}
+
+
+def test_remote_inputs_are_refused_before_they_are_listed(monkeypatch):
+    monkeypatch.setattr(Files, "find_paths", lambda self: pytest.fail("it was listed"))
+    with pytest.raises(OutputError, match=r"s3://bucket/\*\.txt is remote"):
+        fingerprint(Files("s3://bucket/*.txt"))
+
+
+def test_the_umask_counts():
+    old = os.umask(0o022)
+    try:
+        first = fingerprint({1: "a"})
+        os.umask(0o077)
+        assert differing(first, fingerprint({1: "a"})) == {"the umask"}
+    finally:
+        os.umask(old)
+
+
 class NoClass:
     @property
     def __class__(self):

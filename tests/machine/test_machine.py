@@ -12,7 +12,7 @@ import pytest
 from mmgevent.driver.runners import inline_run
 from mmgevent.engine import server_start
 from mmgevent.errors import StartError
-from mmgevent.executor.attempt import record_memory_bytes
+from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.machine import resources as machine
 from mmgevent.machine.cgroups import Limits
 from mmgevent.tasks.run import RECORD_SHARE

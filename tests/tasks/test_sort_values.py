@@ -436,3 +436,32 @@ def test_memory_is_bounded_whatever_the_number_of_values_of_a_key():
     finally:
         tracemalloc.stop()
     assert peak_bytes < 1.5 * MIB  # the values themselves need 1.9 MiB, and as much again to be sorted
+
+
+@pytest.mark.parametrize("value_bytes", [MIB // 8, MIB // 2])
+def test_values_that_are_large_themselves_are_merged_few_at_a_time(value_bytes):
+    """A run has few of them, and each run that is merged holds one in memory."""
+    import tracemalloc
+
+    count, memory = 96, 4 * MIB
+    functions = Functions.of(None, None, lambda key, values: [v[:8] for v in values], None, True)
+    numbers = random.Random(3).sample(range(count), count)
+
+    def segments():
+        for number in numbers:
+            yield encode_segment([1], [f"{number:08}" + "x" * value_bytes])
+
+    out: list[bytes] = []
+    tracemalloc.start()
+    try:
+        run_reduce(
+            functions, [(0, 0, segments())], partitions=1, memory_bytes=memory, emit=out.append, mark=nothing
+        )
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    ((_, values),) = [
+        pair for each in out for _, data in decode_flush(each) for pair in decode_results(bytes(data))
+    ]
+    assert values == [f"{number:08}" for number in range(count)]
+    assert peak_bytes < 2 * memory  # all of them need 3 or 12 times as much

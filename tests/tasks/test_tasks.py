@@ -19,7 +19,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.refs import ContentNeeded
-from mmgevent.tasks import map_task, reduce_task, scratch
+from mmgevent.tasks import map_task, results, scratch
 from mmgevent.tasks.blame import TaskFailure, blame_exception, short_repr
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import (
@@ -674,7 +674,7 @@ def test_segments_are_taken_one_by_one_and_parts_one_after_another():
 
 
 def test_results_leave_in_segments_of_bounded_size(monkeypatch):
-    monkeypatch.setattr(reduce_task, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(results, "SEGMENT_BYTES", 10_000)
     items = [(i, bytes(100)) for i in range(3000)]
     flushes, _ = do_map(None, items, partitions=2)
     out: list[bytes] = []

@@ -217,6 +217,7 @@ WORDS = {
     messages.FLAG: "bool",
     messages.OBJECT: "object",
     messages.FAILURE: "object",
+    messages.COUNTERS: "object",
     messages.INLINE: "bytes",
     messages.COUNTS: "ints",
     messages.STRINGS: "strs",

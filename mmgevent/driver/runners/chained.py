@@ -23,6 +23,7 @@ from mmgevent.wire.deaths import MAX_REMEMBERED
 if TYPE_CHECKING:
     from mmgevent.driver.error_groups import ErrorGroup
     from mmgevent.driver.job_log import JobLog
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 
 #: Makes the runner of one stage.
@@ -84,6 +85,8 @@ class ChainRunner(Runner):
         runner = make_runner(stage.as_stage(number, self._count, datasource), pass_progress, pass_notice)
         self._runners.append(runner)
         runner.state.deaths = self.state.deaths
+        runner.state.logs = self.state.logs
+        self.state.counters.include(runner.state.counters)
         runner.state.before_wait = lambda: self.state.before_wait()
         runner.state.on_failure = lambda: self._pass_failure(number)
 
@@ -109,6 +112,11 @@ class ChainRunner(Runner):
         raise UsageError(
             f"job {self.job.name} has {self._count} stages, and such a job cannot continue an earlier run: begin anew"
         )
+
+    def write_parts(self, plan: PartsPlan) -> None:
+        """Let executors of the last stage write parts of the results."""
+        self._runners[-1].write_parts(plan)
+        self.parts_plan = self._runners[-1].parts_plan
 
     def keep_log(self, log: JobLog) -> None:
         """Note what happens in any stage in one log."""

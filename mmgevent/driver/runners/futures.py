@@ -22,14 +22,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch, Report
 from mmgevent.driver.batching import next_size
+from mmgevent.driver.packing import with_parts
 from mmgevent.driver.progress import Progress
 from mmgevent.driver.runners.boxed_runner import BoxedRunner
-from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.decoding import decode_flushes, find_receipt_in_flush
 from mmgevent.driver.runners.lookout import Lookout
 from mmgevent.driver.runners.map_tasks import (
     BUDGET_S,
@@ -45,6 +46,9 @@ from mmgevent.job.job import Job
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.partition_sets import encode_partitions
 
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.parts_plan import PartsPlan
+
 log = get_log(__name__)
 
 #: Map tasks submitted for each slot: one runs, the next ones wait in the engine, so that no slot
@@ -53,9 +57,6 @@ AHEAD = 3
 
 #: Groups of partitions for each slot.  While one slot reduces a large group, others reduce the rest.
 GROUPS_PER_SLOT = 2
-
-#: Pieces of a group that are enough, bytes. A worker holds them and their results some four times.
-GROUP_BYTES = 32 * 1024 * 1024
 
 #: What an engine knows a running task by.  The driver keeps them in dicts.
 Future = Any
@@ -176,6 +177,11 @@ class FuturesRunner(BoxedRunner):
         """Raise what prevents the job from running on the engine."""
         self._futures.check()
 
+    def write_parts(self, plan: PartsPlan) -> None:
+        """Let executors write parts of the results."""
+        if (packed := with_parts(self._packed, plan)) is not None:
+            self._packed, self.parts_plan = packed, plan
+
     def run(self) -> Generator[tuple[Any, Any], None, None]:
         """Map, then reduce.  See `Runner.run`."""
         began_s = time.monotonic()
@@ -231,20 +237,19 @@ class FuturesRunner(BoxedRunner):
         running: dict[Future, tuple[MapRange, Sequence[Token]]] = {}
         rests: deque[MapRange] = deque()
         lacking: list[MapRange] = []  # tasks whose files the workers do not have
-        outputs = Outputs()
+        outputs = Outputs(boxed.groups)
 
         def submit(task: MapRange) -> None:
             is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
-            sent = boxed._replace(groups=groups, carried_bytes=CARRIED_BYTES if is_carried else 0)
+            sent = boxed._replace(
+                groups=outputs.next_groups, carried_bytes=CARRIED_BYTES if is_carried else 0
+            )
             # What is given back would wait with the datasource.
             is_whole = accounts.speed(slots).is_known or not feeder.never_waits
             future, pieces = futures.map(sent, code, task.for_guest(None if is_whole else BUDGET_S))
             running[future] = task, pieces
 
-        groups = boxed.groups
-
         def take(timeout_s: float) -> None:
-            nonlocal groups
             for future, report in self._wait(running, timeout_s):
                 task, pieces = running.pop(future)
                 if report.needs_content:
@@ -255,7 +260,7 @@ class FuturesRunner(BoxedRunner):
                     task, rest = task.split(report.mapped_to)
                     rests.append(rest)
                 accounts.take_map(task.number, task.share, report)
-                groups = _refine(groups, boxed.partitions, accounts.expected_output_bytes())
+                outputs.refine(boxed.partitions, accounts.expected_output_bytes())
                 if report.carried:
                     futures.forget(pieces)
                 outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
@@ -330,9 +335,18 @@ class FuturesRunner(BoxedRunner):
                     futures.forget([data])
                 if report.records:
                     results = report.carried[0] if report.carried else futures.get(data)
-                    yield from decode_flushes(results, self.plain)
+                    yield from self._read(results, made)
                 self.state.delivered.update(made)
                 self.state.end_partitions(made)
+
+    def _read(self, results: Any, partitions: tuple[int, ...]) -> Iterator[tuple[Any, Any]]:
+        if self.parts_plan is not None:
+            of = self.state.partitions or 0
+            receipt = find_receipt_in_flush(results, self.parts_plan, partitions, of)
+            if receipt is not None:
+                yield receipt, None
+                return
+        yield from decode_flushes(results, self.plain)
 
     def _wait(self, running: dict[Future, Any], timeout_s: float) -> list[tuple[Future, Report]]:
         self.state.check_cancelled()
@@ -361,13 +375,3 @@ class FuturesRunner(BoxedRunner):
             action()
         except Exception as error:
             log.warning("%s does not answer at the end of a job: %r", self._futures.name, error)
-
-
-def _refine(groups: int, partitions: int, expected_bytes: int) -> int:
-    """Return the number of groups for the next map tasks: these, or each of them in 2, 4, 8...
-
-    A worker holds all pieces of a group at a time.
-    """
-    while groups * 2 <= partitions and expected_bytes > groups * GROUP_BYTES:
-        groups *= 2
-    return groups

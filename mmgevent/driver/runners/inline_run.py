@@ -27,6 +27,7 @@ from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
+from mmgevent.tasks.counters import NOT_IN_SETUP, refusing
 from mmgevent.tasks.given import add_item
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
@@ -188,7 +189,8 @@ class InlineRun:
         if setupfn is None:
             return
         try:
-            setupfn()
+            with refusing("setupfn", NOT_IN_SETUP):
+                setupfn()
         except BaseException as error:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
@@ -251,6 +253,7 @@ class InlineRun:
                     if task is not None:
                         task.done(stats, skipping.count)
                     self._item_count += stats.items
+                    self._state.counters.add(stats.counters)
                     self._figures["mapped_records"] += stats.records
                     self._figures["retries"] += skipping.retried
                     self._count_skipped(skipping)
@@ -373,6 +376,7 @@ class InlineRun:
             plain=self._plain,
             clock=None if task is None else task.clock,
         )
+        self._state.counters.add(stats.counters)
         self._figures["keys"] += stats.groups
         self._figures["cpu_ns"] += process_time_ns() - began_ns
         if task is not None:

@@ -23,6 +23,9 @@ MAX_CARRIED_BYTES = 8 * 1024 * 1024
 #: Output of all map tasks that is so little that each slot gets one reduce task, bytes.
 SMALL_BYTES = 1024 * 1024
 
+#: Pieces of a group that are enough, bytes. A worker holds them and their results some four times.
+GROUP_BYTES = 32 * 1024 * 1024
+
 Pieces = Sequence[Any]
 
 
@@ -60,11 +63,21 @@ class MapRange(NamedTuple):
 class Outputs:
     """The pieces of the map tasks that are done: what the engine knows them by, or carried bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int) -> None:
+        #: number of groups of the next map task
+        self.next_groups = groups
         self._pieces: dict[tuple[int, int], Pieces] = {}
         #: bytes that are carried
         self.carried_bytes = 0
         self._are_all_carried = True
+
+    def refine(self, partitions: int, expected_bytes: int) -> None:
+        """Let the next map tasks make 2, 4, 8... groups of each, until a worker can hold one.
+
+        `expected_bytes`: the likely output of all map tasks.
+        """
+        while self.next_groups * 2 <= partitions and expected_bytes > self.next_groups * GROUP_BYTES:
+            self.next_groups *= 2
 
     def add(self, task: MapRange, pieces: Pieces, *, is_carried: bool) -> None:
         """Add the pieces of a task, one for each group."""

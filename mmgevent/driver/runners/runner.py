@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmgevent.driver.bundles import FailedJob
     from mmgevent.driver.error_groups import ErrorGroup
     from mmgevent.driver.job_log import JobLog
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
     from mmgevent.tasks.plain_rules import PlainRules
 
@@ -65,6 +66,8 @@ class Runner(ABC):
         self.plain = _find_rules(job)
         #: what an earlier run has made, and this one leaves out; None if it makes everything
         self.made: Made | None = None
+        #: where executors write parts of the results; None if the driver writes them
+        self.parts_plan: PartsPlan | None = None
         #: what is known of the job; also written by the thread that cancels
         self.state = JobState(job.name, job.options.partitions, on_progress, on_notice, self.plain)
 
@@ -92,6 +95,14 @@ class Runner(ABC):
         self.state.partitions = made.of
         self.state.delivered = set(made.partitions)
 
+    def write_parts(self, plan: PartsPlan) -> None:
+        """Let executors write parts of the results; called before `check`.
+
+        A receipt (see `job.outputs.receipts`) then stands in the place of the records of a task. The
+        default is that the driver writes.
+        """
+        return
+
     def keep_log(self, log: JobLog) -> None:
         """Note what happens in the log of the job; called before `records`."""
         self.state.job_log = log
@@ -114,6 +125,7 @@ class Runner(ABC):
             self.keep_bundle(error)
             raise
         finally:
+            self.state.logs.deliver()
             self.close()
 
     @abstractmethod

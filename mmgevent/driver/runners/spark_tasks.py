@@ -150,7 +150,7 @@ def decode_report(data: bytes) -> Report:
     """Return the report in such bytes."""
     line, _, rows = data.partition(b"\n")
     fields = json.loads(line)
-    for name in ("killers", "notices"):
+    for name in ("killers", "notices", "counters", "printed"):
         fields[name] = tuple(map(tuple, fields[name]))
     for name in ("deaths", "slow", "largest"):
         fields[name] = tuple(fields[name])

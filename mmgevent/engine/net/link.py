@@ -35,6 +35,10 @@ log = get_log(__name__)
 #: Most bytes that wait before every lane of one link: 100,000 messages and more.
 MAX_CONTROL_BYTES = 16 * 1024 * 1024
 
+#: Bytes of control frames that wait when others that may be left out, such as prints, are. A peer
+#: that reads never lets so many wait.
+MAX_SPARE_BYTES = 1024 * 1024
+
 #: Reads, or frames delivered, of one link without a pause for other links and greenlets.
 BURST_COUNT = 16
 
@@ -87,6 +91,13 @@ class Link:
             self._begin_close(f"does not read: {self._outbox.control_bytes} bytes wait")
         else:
             self._wake()
+
+    def send_if_room(self, frame: Frame) -> bool:
+        """Send a frame that may be left out, unless MAX_SPARE_BYTES wait. Return whether it is sent."""
+        if self._outbox.control_bytes > MAX_SPARE_BYTES:
+            return False
+        self.send(frame)
+        return True
 
     def send_in_lane(self, frame: Frame) -> None:
         """Send a frame behind the others of its lane."""

@@ -24,7 +24,7 @@ class _Parcel(NamedTuple):
     task: int
     partitions: tuple[int, ...]
     output: Output
-    #: Further fields of the `results` message: batch and worker of items set aside, else nothing.
+    #: Further fields of the `results` message: batch and worker of items set aside, or counters.
     about: dict[str, Any]
 
 
@@ -45,10 +45,10 @@ class Delivery:
         self.result_tasks = 0
         self.records_out = 0
 
-    def add(self, task: int, partitions: tuple[int, ...], output: Output) -> None:
-        """Queue the output of a reduce task."""
+    def add(self, task: int, partitions: tuple[int, ...], output: Output, counters: dict[str, int]) -> None:
+        """Queue the output of a reduce task, and what it counted."""
         self.records_out += sum(output.flushes.records)
-        self._put(_Parcel(task, partitions, output, {}))
+        self._put(_Parcel(task, partitions, output, {"counters": counters} if counters else {}))
 
     def add_set_aside(self, task: int, partition: int, output: Output, batch: int, worker: str) -> None:
         """Queue what a committed map attempt has set aside in `partition`, if anything."""
@@ -72,7 +72,7 @@ class Delivery:
             while self._queue:
                 parcel = self._queue.popleft()
                 self._send(parcel)
-                if parcel.about:
+                if "batch" in parcel.about:
                     self._store.give_back(parcel.output)
                 else:
                     self._store.free(parcel.output)

@@ -23,11 +23,13 @@ from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
+from mmgevent.engine.server.prints import JobPrints
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.task_log import TaskLog
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
+from mmgevent.tasks.counters import Totals
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control
@@ -140,6 +142,9 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
+        #: Counts of committed tasks, but for those that travel with their results.
+        self.counters = Totals()
+        self.prints = JobPrints(self._send_prints)
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -220,10 +225,14 @@ class HostedJob:
         """Send the driver a message about this job."""
         self.link.send(control(type, self.driver_job, task, **fields))
 
+    def _send_prints(self, **fields: Any) -> bool:
+        return self.link.send_if_room(control("printed", self.driver_job, **fields))
+
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""
         figures = self.figures
         numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
+        numbers["counters"] = self.counters.counts() or None
         progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
@@ -246,6 +255,7 @@ class HostedJob:
         Results that are kept stay here.
         """
         self.delivery.send_all()
+        self.prints.end()
         kept = self.kept
         if kept is not None:
             self.code.close()  # nothing of it runs any more
@@ -257,6 +267,7 @@ class HostedJob:
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
                 **self.stats(),
+                "counters": self.counters.counts(),
             },
         )
 

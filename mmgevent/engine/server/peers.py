@@ -8,6 +8,7 @@ frame that comes too late, about an attempt or job that is over, is ignored.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,10 @@ class WorkerPeer(Peer):
             attempt = self._conductor.attempts.find(frame.attempt, self._worker.number)
             if attempt is not None:  # else it is over, and the message late
                 handler(attempt, message)
+        elif type_ == "printed":
+            job = self._conductor.jobs.get(frame.job)
+            if job is not None and frame.job in self._worker.jobs:
+                job.prints.take(self.link.name, message, time.monotonic())
         elif type_ == "leaving":
             self._conductor.drain_worker(self._worker)
         elif type_ == "examined":

@@ -13,6 +13,7 @@ from typing import Any
 from mmgevent.engine.scheduler.rules import JobRules
 from mmgevent.errors import MmgeventError, OptionError
 from mmgevent.job.options import JobOptions
+from mmgevent.job.outputs import parts_plan
 from mmgevent.machine.interpreter import GROUPS, are_flags
 from mmgevent.wire.failures import shorten
 from mmgevent.wire.limits import (
@@ -71,8 +72,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     """
     wire = dict(options)
     needs = wire.pop("needs", [])
-    offered, flags, plain, unwanted, logs = (
-        wire.pop(name, None) for name in ("offered", "flags", "plain", "unwanted", "logs")
+    offered, flags, plain, unwanted, logs, parts = (
+        wire.pop(name, None) for name in ("offered", "flags", "plain", "unwanted", "logs", "write_parts")
     )
     if not (isinstance(needs, list) and len(needs) <= MAX_NEEDS and all(map(_is_name, needs))):
         raise _wrong("needs", f"a list of at most {MAX_NEEDS} names of functions", needs)
@@ -83,6 +84,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         raise _wrong("plain", "an object, or null", plain)
     if unwanted is not None and not is_partition_set(unwanted):
         raise _wrong("unwanted", "a set of partitions in hexadecimal, or null", unwanted)
+    if parts is not None and (expected := parts_plan.find_fault(parts)) is not None:
+        raise _wrong("write_parts", f"{expected}, or null", parts)
     if logs not in (None, True):
         raise _wrong("logs", "true, or null", logs)
     for name in ("py_files", "pass_env"):

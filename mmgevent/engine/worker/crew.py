@@ -15,15 +15,18 @@ from typing import Protocol
 import gevent
 
 from mmgevent.engine.greenlets import Greenlets
+from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forkers import Forkers
 from mmgevent.engine.worker.held import CachedJob, HeldAttempt
+from mmgevent.engine.worker.printed import PrintedLines
 from mmgevent.engine.worker.slot import ExecutorSlot, Post
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.engine.worker.template_deaths import TemplateDeaths, rest_s
 from mmgevent.errors import EngineError, MmgeventError, StartError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import Frame
+from mmgevent.wire.messages import control
 
 log = get_log(__name__)
 
@@ -70,6 +73,7 @@ class Crew:
     def __init__(
         self,
         employer: Employer,
+        link: Link,
         greenlets: Greenlets,
         forkers: Forkers,
         name: str,
@@ -78,7 +82,7 @@ class Crew:
         scratch_dir: str | None,
         is_local: bool,
     ):
-        """`name` and `size` (slots) are those of the worker.
+        """`name` and `size` (slots) are those of the worker, whose `link` leads to its server.
 
         `is_local`: its server is in this engine.
         """
@@ -87,6 +91,7 @@ class Crew:
         #: whether the worker closes since this machine lets it start no executor
         self.is_short = False
         self._employer = employer
+        self._link = link
         self._greenlets = greenlets
         self._forkers = forkers
         self._name = name
@@ -127,6 +132,7 @@ class Crew:
                 self._scratch_dir,
                 self._employer.on_frame,
                 self._on_death,
+                self._on_printed,
                 executors=self._size,
                 on_fault=self._greenlets.on_fault,
             )
@@ -235,6 +241,10 @@ class Crew:
             self._owners.add(job)
             self._greenlets.spawn(self._end_rest, job, delay_s=rest_s(job.template_deaths))
         self._employer.on_template_death(executor, slot, end, is_blamed=is_blamed)
+
+    def _on_printed(self, executor: Supervisor, lines: PrintedLines) -> bool:
+        job = self._posts[executor].job.number
+        return self._link.send_if_room(control("printed", job, **lines.fields()))
 
     def _end_rest(self, job: CachedJob) -> None:
         self._resting.discard(job)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mmgevent.errors import ProtocolError
+from mmgevent.job.outputs import parts_plan
 from mmgevent.machine import interpreter
 from mmgevent.wire import failures
 from mmgevent.wire.frames import MAX_PAYLOAD, Frame
@@ -234,6 +235,7 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'an object of "modules", a list of names, and "classes", a list of pairs of names, or null',
     ),
     "unwanted": (is_partition_set, "a set of partitions in hexadecimal, or null"),
+    "write_parts": (lambda value: parts_plan.find_fault(value) is None, "a plan of parts to write, or null"),
     "logs": (lambda value: value is True, "true, or null"),
 }
 

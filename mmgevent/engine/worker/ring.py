@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 #: Bytes that are kept of what an executor prints.
 RING_BYTES = 64 * 1024
@@ -28,9 +29,12 @@ class Ring:
             self.dropped_bytes += len(self._chunks[0])
             self._held -= len(self._chunks.popleft())
 
-    def tail(self, n_bytes: int) -> str:
-        """Return the last `n_bytes` as text. It says how many bytes are missing before them."""
-        data = b"".join(self._chunks)
+    def tail(self, n_bytes: int, strip: Callable[[bytes], bytes] = bytes) -> str:
+        """Return the last `n_bytes` as text. It says how many bytes are missing before them.
+
+        `strip` takes out what is not of the text.
+        """
+        data = strip(b"".join(self._chunks))
         missing = self.dropped_bytes + max(0, len(data) - n_bytes)
         text = data[-n_bytes:].decode("utf-8", "replace")
         return f"... {missing} bytes left out ...\n{text}" if missing else text

@@ -2,7 +2,7 @@
 
 The supervisor makes the descriptors and has the executor forked. From then on it keeps what is
 needed once the executor is dead: the end of what it printed, and the status page, which names its
-item.
+item. Printed lines go on while it runs.
 
 The template reports a death. The end of the link or of a pipe does not count, since processes
 forked by user code may keep those open. After the report the supervisor reads what is left in link
@@ -11,13 +11,11 @@ and pipes. Then it calls `on_death`, once, and nothing of the executor is left i
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import gevent
-from gevent import os as gevent_os
 from gevent import socket
 from gevent.event import Event
 
@@ -26,17 +24,15 @@ from mmgevent.engine.net.socket_link import SocketLink
 from mmgevent.engine.worker.exits import Exit
 from mmgevent.engine.worker.forker import Forker
 from mmgevent.engine.worker.job_limits import LimitedJob, find_excess
-from mmgevent.engine.worker.ring import LAST_WORDS_BYTES, RING_BYTES, Ring
+from mmgevent.engine.worker.printed import PrintedLines
+from mmgevent.engine.worker.printout import Printout
 from mmgevent.executor.status_page import Position, StatusPage
 from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import find_control_groups
-from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CODE, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW
 
 log = get_log(__name__)
-#: Gets what executors print, as `Printed`, at level INFO: mmg-run -v shows it.
-printed = logging.getLogger("mmgevent.printed")
 
 #: Time to read the link of a dead executor, seconds. It ends at once, unless another process has it
 #: open.
@@ -44,28 +40,6 @@ DRAIN_S = 0.5
 
 #: Time for an executor that has closed its link to end by itself, seconds. Then it is killed.
 LINGER_S = 1.0
-
-#: Longest printed line that is shown in one piece, bytes.
-MAX_LINE_BYTES = 64 * 1024
-
-#: Size of one read of what executors print, bytes.
-_READ_BYTES = 64 * 1024
-
-
-class Printed:
-    """Whole lines that an executor printed. They are decoded only if they are shown."""
-
-    def __init__(self, executor: str, data: bytes):
-        self._executor = executor
-        self._data = data
-
-    @property
-    def text(self) -> str:
-        """The lines, as they were printed."""
-        return self._data.decode("utf-8", "replace").rstrip("\n")
-
-    def __str__(self) -> str:
-        return "\n".join(f"{self._executor} printed: {shown(line)}" for line in self.text.split("\n"))
 
 
 class Supervisor:
@@ -78,6 +52,7 @@ class Supervisor:
         scratch_dir: str | None,
         on_frame: Callable[[Supervisor, Frame], None],
         on_death: Callable[[Supervisor, Exit], None],
+        on_printed: Callable[[Supervisor, PrintedLines], bool],
         *,
         executors: int = 1,
         on_fault: OnFault = end_process,
@@ -86,48 +61,46 @@ class Supervisor:
 
         `on_fault(greenlet)` is called if its end cannot be reported, by a fault of our own.
 
-        The hub calls `on_frame`, which must not block. A greenlet calls `on_death`, after the last
-        frame.
+        The hub calls `on_frame`, which must not block, and so must not `on_printed`. A greenlet
+        calls `on_death`, after the last frame and the last lines. `on_printed` returns whether it
+        could send the lines.
 
         Raises OSError if there are no descriptors left. Then nothing was started, and all is closed
         again.
         """
         self._on_frame = on_frame
         self._on_death = on_death
-        self._ring = Ring()
-        #: descriptor -> the beginning of a line, shown with the rest of it
-        self._begun_lines: dict[int, bytes] = {}
         #: its position when it died
         self.last_position: Position | None = None
         #: why this worker killed it; None if it did not
         self.kill_cause: str | None = None
         #: "timeout" or "memory" if it was killed for a limit of its job
         self.broken_limit: str | None = None
-        #: whether it has ever answered for an attempt
-        self.has_run = False
-        #: items that it has run, whatever became of them
-        self.item_count = 0
-        #: whether the user was warned of its memory
-        self.has_warned = False
+        self.has_run = False  #: whether it has ever answered for an attempt
+        self.item_count = 0  #: items that it has run, whatever became of them
+        self.has_warned = False  #: whether the user was warned of its memory
         #: processes of this control group that the kernel had killed for lack of memory when it
         #: started
         self.memory_kills_before = find_control_groups().count_memory_kills() or 0
         with ExitStack() as opened:  # closed again unless all can be opened
             self._page, page_fd = StatusPage.create()
+            token = self._page.mark_prints()
             opened.callback(self._page.close)
             opened.callback(os.close, page_fd)
             ours, theirs = socket.socketpair()
             opened.callback(ours.close)
             opened.callback(theirs.close)
-            stdout, child_stdout = _open_pipe(opened)
-            stderr, child_stderr = _open_pipe(opened)
+            printed, written = os.pipe()  # one for both streams, so that lines keep their order
+            opened.callback(os.close, printed)
+            opened.callback(os.close, written)
+            descriptors = [theirs.fileno(), written, os.dup(written), page_fd]
             opened.pop_all()
         self.link = SocketLink(ours, name, heartbeats=False)
-        descriptors = [theirs.detach(), child_stdout, child_stderr, page_fd]
+        theirs.detach()
         self.forker = forker
         self.child = forker.fork(descriptors, scratch_dir, executors)
         self._link_closed = Event()
-        self._drains = [(fd, spawn(self._on_fault, self._drain, fd)) for fd in (stdout, stderr)]
+        self._printout = Printout(printed, token, name, lambda lines: on_printed(self, lines), self._on_fault)
         self.link.start(lambda frame: self._on_frame(self, frame), self._on_link_close)
         self._watch_greenlet = spawn(on_fault, self._watch)
 
@@ -197,7 +170,11 @@ class Supervisor:
 
     def last_words(self) -> str:
         """Return the end of what it printed."""
-        return self._ring.tail(LAST_WORDS_BYTES)
+        return self._printout.last_words()
+
+    def end_prints(self, *, has_more: bool) -> None:
+        """Pass on what a task has printed, before its outcome. `has_more`: some is in the pipe."""
+        self._printout.end_task(has_more=has_more)
 
     def join(self) -> None:
         """Wait until it is dead and `on_death` has returned."""
@@ -210,28 +187,6 @@ class Supervisor:
     def _on_link_close(self, reason: str) -> None:
         self._link_closed.set()
 
-    def _drain(self, fd: int) -> None:
-        """Read what it prints, without end: a full pipe would stop it."""
-        gevent_os.make_nonblocking(fd)
-        while data := gevent_os.nb_read(fd, _READ_BYTES):
-            self._ring.add(data)
-            self._show(fd, data)
-            gevent.sleep(0)  # let others run: nb_read waits only if there is nothing to read
-
-    def _show(self, fd: int, data: bytes, *, is_last: bool = False) -> None:
-        """Log the whole lines.
-
-        An incomplete one waits for its rest, unless it is the last, or too long.
-        """
-        if not printed.isEnabledFor(logging.INFO):
-            return
-        data = self._begun_lines.pop(fd, b"") + data
-        end = len(data) if is_last or len(data) > MAX_LINE_BYTES else data.rfind(b"\n") + 1
-        if end:
-            printed.info("%s", Printed(self.link.name, data[:end]))
-        if end < len(data):
-            self._begun_lines[fd] = data[end:]
-
     def _watch(self) -> None:
         exited = self.child.exited
         gevent.wait([exited, self._link_closed], count=1)
@@ -242,30 +197,8 @@ class Supervisor:
         exit_: Exit = exited.get()
         self._link_closed.wait(DRAIN_S)
         self.link.close("its process ended")
-        self._end_drains()
+        self._printout.close()
         self.last_position = self.position()
         self._page.close()
         log.debug("executor ended: %s: %s", self.link.name, exit_)
         self._on_death(self, exit_)
-
-    def _end_drains(self) -> None:
-        """Read what is left in the pipes, which other processes may have open, and close them."""
-        gevent.killall([greenlet for _, greenlet in self._drains])
-        for fd, _ in self._drains:
-            try:
-                for _ in range(RING_BYTES // _READ_BYTES + 1):  # these processes may go on writing
-                    data = os.read(fd, _READ_BYTES)
-                    self._ring.add(data)
-                    self._show(fd, data)
-            except BlockingIOError:
-                pass  # the pipe is empty
-            finally:
-                self._show(fd, b"", is_last=True)
-                os.close(fd)
-
-
-def _open_pipe(opened: ExitStack) -> tuple[int, int]:
-    reader, writer = os.pipe()
-    opened.callback(os.close, reader)
-    opened.callback(os.close, writer)
-    return reader, writer

@@ -57,14 +57,13 @@ class Workload:
         close: Callable[[str], None],
     ):
         """`link` leads to the server. `name` is the worker's, `close(reason)` ends it.
-
         `max_items`: items after which an executor is replaced; None for no limit.
         """
         self.slots = [ExecutorSlot(index, sends_ahead=max_items is None) for index in range(slot_count)]
         #: whether the worker leaves: nothing new begins
         self.is_leaving = False
         self.crew = Crew(
-            self, greenlets, forkers, name, slot_count, scratch_dir=scratch_dir, is_local=is_local
+            self, link, greenlets, forkers, name, slot_count, scratch_dir=scratch_dir, is_local=is_local
         )
         self._close = close
         self._link = link
@@ -274,6 +273,7 @@ class Workload:
                 self._pass_notice(attempt, executor, message)
                 return
             executor.has_run = True
+            executor.end_prints(has_more=type_ != "done" or "printed" in message)
             if type_ == "unprepared":
                 self._forget(attempt)
                 self._report_unprepared(attempt, executor, message["failure"])

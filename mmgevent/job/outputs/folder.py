@@ -16,41 +16,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs.adoption import Adoption, PartNames
+from mmgevent.job.outputs.contents import Contents
 from mmgevent.job.outputs.destinations import Replacement, WholeFile
+from mmgevent.job.outputs.folder_files import LocalNames
 from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
-from mmgevent.job.outputs.formats import OutputFormat, short
-from mmgevent.job.outputs.record import (
-    RECORD,
-    About,
-    FolderRecord,
-    are_there,
-    find_difference,
-    is_about,
-    read_record,
-)
+from mmgevent.job.outputs.folder_names import SUCCESS, is_leftover, is_part
+from mmgevent.job.outputs.formats import OutputFormat
+from mmgevent.job.outputs.parts_plan import TEMPORARY_PREFIX, PartsPlan
+from mmgevent.job.outputs.receipts import Receipt
+from mmgevent.job.outputs.record import RECORD, About, FolderRecord
+from mmgevent.job.outputs.rows import CsvEncoder
 from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning, make_sink
 from mmgevent.job.outputs.units import Units
-
-SUCCESS = "_SUCCESS"
 
 #: Size of a part before it is compressed, bytes. Tools that read parts in parallel like such sizes.
 PART_BYTES = 128 * 1024 * 1024
 
 #: Most parts: their numbers have five digits, and sort as their names do.
 MAX_PARTS = 100_000
-
-_OVERWRITE = "--overwrite, overwrite=True"
-
-#: Names of files that a run leaves or may have left.
-_PART = re.compile(r"part-\d{5}\.(tsv|jsonl|csv|pkl|parquet)(\.(gz|bz2|xz|zst))?", re.ASCII)
-#: Of temporary files of folders alone. A run that writes a single file into the folder has others.
-_TEMPORARY_PREFIX = ".mmg-part-"
-_LEFTOVER = re.compile(r"\.mmg-part-[0-9a-f]{16}\.tmp", re.ASCII)
 
 
 class FolderSink(Sink):
@@ -69,12 +57,14 @@ class FolderSink(Sink):
         about: Mapping[str, Any] | None = None,
         fingerprint: About | None = None,
         warn: Callable[[str], None] | None = None,
+        draft: PartsPlan | None = None,
     ):
         """Make the folder if it is not there, and lock it.
 
         `name`: the folder as the user wrote it, with a / at its end. `about`: more for `_SUCCESS`.
         `fingerprint`: what makes the results; None if that is not known, so that nothing is
-        recorded. `resume`: keep the partitions that the same job has made: see `made`.
+        recorded. `resume`: keep the partitions that the same job has made: see `made`. `draft`: how
+        executors may write parts, see `plan_parts`; None if they may not.
 
         Raise OutputError for a folder that is not empty, is in use or cannot be written to, or that
         another job has made.
@@ -87,14 +77,17 @@ class FolderSink(Sink):
         self._part_bytes = part_bytes
         self._about = about or {}
         self._warn = warn or log_warning
+        self._draft = draft
+        self._adoption: Adoption | None = None
         self._part: Sink | None = None
         self._file: WholeFile | None = None  # that the part is written to
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
         self._parts: list[dict[str, Any]] = []
         self._number = 0  # of the next part
-        self._old: list[str] = []  # parts that were there, and what killed runs left
-        self._has_cleared = False
+        self._part_name = ""  # of the part that is open
+        #: parts that were there, and what killed runs left; None once they are removed
+        self._old: list[str] | None = []
         self._is_over = self._is_new = False
         self._lock: int | None = None
         #: None if nothing is recorded
@@ -112,11 +105,11 @@ class FolderSink(Sink):
             self._lock = lock_folder(self._folder, self._name, self._warn)
         try:
             with self._explained():
-                names = self._list_contents()
+                contents = Contents(self._folder, self._name)
                 if resume:
-                    self._continue(names)
+                    self._continue(contents)
                 else:
-                    self._check_contents(names, overwrite)
+                    self._old = contents.check(overwrite)
         except BaseException:
             self._release()
             raise
@@ -130,7 +123,10 @@ class FolderSink(Sink):
         return False
 
     def write(self, key: Any, value: Any) -> None:
-        """Write one record; raise OutputError as `Sink` does."""
+        """Write one record, or take over what a receipt names; raise OutputError as `Sink` does."""
+        if type(key) is Receipt:
+            self._adopt(key)
+            return
         data = self._encode(key, value)
         if self._records and self._written_bytes + len(data) > self._part_bytes:
             self._finish_part()
@@ -144,7 +140,9 @@ class FolderSink(Sink):
 
     def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
         """Note that every record of these partitions was written. End the part if that is due."""
-        if self._units is not None:
+        if self._adoption is not None:
+            partitions = tuple(each for each in partitions if each not in self._adoption.partitions)
+        if self._units is not None and partitions:
             self._units.add_partitions(partitions, of)
             if self._units.is_due(self._part_bytes - self._written_bytes):
                 self._finish_unit()
@@ -165,6 +163,8 @@ class FolderSink(Sink):
                 self._finish_unit()
             else:
                 self._finish_part()
+        with self._explained():
+            self._end_adoption()
         with self._explained(SUCCESS):
             self._sync()
             success = self._open_file(SUCCESS)
@@ -186,6 +186,8 @@ class FolderSink(Sink):
         self._is_over = True
         if self._part is not None:
             self._part.abort()
+        with contextlib.suppress(OSError):  # what is left of it, a later run removes
+            self._end_adoption()
         self._release()
         if self._parts:
             advice = "; --resume makes the rest" if self._is_recorded else ""
@@ -196,18 +198,20 @@ class FolderSink(Sink):
     # parts
 
     def _open_part(self) -> Sink:
-        if self._number >= MAX_PARTS:
-            raise OutputError(
-                f"cannot write {self._name}: the results need more than {MAX_PARTS} parts; choose a larger part size"
-            )
+        self._part_name = self._next_name()
         with self._explained():
-            file = self._open_file(self._part_name(), self._prepare)
+            file = self._open_file(self._part_name, self._prepare)
         if self._units is not None:
             self._units.begin_part()
         return make_sink(self._chosen, self._encode, file, self._header)
 
-    def _part_name(self) -> str:
-        return f"part-{self._number:05}{self._chosen.suffix}"
+    def _next_name(self) -> str:
+        if self._number >= MAX_PARTS:
+            raise OutputError(
+                f"cannot write {self._name}: the results need more than {MAX_PARTS} parts; choose a larger part size"
+            )
+        self._number += 1
+        return f"part-{self._number - 1:05}{self._chosen.suffix}"
 
     def _finish_part(self) -> None:
         assert self._part is not None
@@ -215,7 +219,6 @@ class FolderSink(Sink):
         self._parts.append(self._describe_part())
         if self._units is not None:
             self._units.add_part(self._parts[-1])
-        self._number += 1
         self._part, self._records, self._written_bytes = None, 0, 0
 
     def _finish_unit(self) -> None:
@@ -226,15 +229,19 @@ class FolderSink(Sink):
 
     def _describe_part(self) -> dict[str, Any]:
         assert self._file is not None
-        return {"name": self._part_name(), "records": self._records, "bytes": self._file.size}
+        return {"name": self._part_name, "records": self._records, "bytes": self._file.size}
 
     def _prepare(self) -> None:
         """Do what must be on the disk before a part has its name."""
-        if not self._has_cleared:
-            self._clear()
-            self._has_cleared = True
+        self._make_room()
         if self._units is not None:
             self._units.record_end(self._describe_part())
+
+    def _make_room(self) -> None:
+        """Remove older results before the first part has its name."""
+        if self._old is not None:
+            self._clear(self._old)
+            self._old = None
 
     @property
     def _is_recorded(self) -> bool:
@@ -257,7 +264,7 @@ class FolderSink(Sink):
             self._warn,
             is_new=True,
             before_naming=before_naming,
-            temporary_prefix=_TEMPORARY_PREFIX,
+            temporary_prefix=TEMPORARY_PREFIX,
         )
         if before_naming is not None:
             self._file = file
@@ -269,7 +276,7 @@ class FolderSink(Sink):
 
         told = {
             "records": _count_records(self._parts),
-            "parts": self._parts,
+            "parts": sorted(self._parts, key=lambda part: part["name"]),
             "format": self._chosen.suffix[1:],
             "mmgevent": VERSION,
             "python": describe_python(),
@@ -279,52 +286,69 @@ class FolderSink(Sink):
             told["fingerprint"] = self._units.about
         return (json.dumps(told, indent=1, default=repr) + "\n").encode()
 
+    # parts of executors
+
+    def plan_parts(self) -> PartsPlan | None:
+        """Return what `submit` needs so that executors write parts; None if they cannot."""
+        if self._is_over or self._draft is None:
+            return None
+        folder, files = self._place()
+        with self._explained():
+            self._adoption = Adoption(
+                files,
+                self._draft._replace(folder=folder, token=Adoption.make_token(), part_bytes=self._part_bytes),
+            )
+        return self.plan
+
+    @property
+    def plan(self) -> PartsPlan | None:
+        """Return what `plan_parts` has returned; None before it, and if executors write nothing."""
+        return None if self._adoption is None else self._adoption.plan
+
+    def _place(self) -> tuple[str, PartNames]:
+        """Return where executors look for the folder, and its files."""
+        return self._folder, LocalNames(self._folder)
+
+    def _adopt(self, receipt: Receipt) -> None:
+        assert self._adoption is not None, "nobody was asked to write parts"
+        if receipt.shape is not None and isinstance(self._encode, CsvEncoder):
+            self._encode.check_shape(receipt.shape)
+
+        def record(parts: list[dict[str, Any]]) -> None:
+            if self._units is not None:
+                self._units.add_unit(parts, receipt.partitions, receipt.of)
+
+        with self._explained():
+            self._make_room()
+            self._parts += self._adoption.take(receipt, self._next_name, record)
+
+    def _end_adoption(self) -> None:
+        adoption, self._adoption = self._adoption, None
+        if adoption is not None:
+            adoption.close()
+
     # the folder
 
-    def _list_contents(self) -> list[str]:
-        """Return all names. Raise OutputError if a folder has one of ours."""
-        with os.scandir(self._folder) as entries:
-            names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-        for name in sorted(names):
-            if _is_ours(name) and names[name]:
-                raise OutputError(f"cannot write {self._name}: {name} in it is a folder; remove it first")
-        return sorted(names)
-
-    def _check_contents(self, names: list[str], overwrite: bool) -> None:
-        """Raise OutputError if something is there that may not be removed."""
-        found = [name for name in names if name not in (LOCK, RECORD) and not _LEFTOVER.fullmatch(name)]
-        if found and not overwrite:
-            advice = " or finish what an earlier run began: --resume;" if RECORD in names else ""
-            raise OutputError(
-                f"cannot write {self._name}: the folder is not empty ({short(found[0])}); name another,{advice} or "
-                f"overwrite the results in it: {_OVERWRITE}"
-            )
-        self._old = [name for name in names if _is_ours(name) and name not in (LOCK, SUCCESS)]
-
-    def _continue(self, names: list[str]) -> None:
+    def _continue(self, contents: Contents) -> None:
         """Keep what the same job has made; remove what is not whole. Raise OutputError for another job."""
+        assert self._units is not None
+        names = contents.names
         if SUCCESS in names:
-            self._check_complete()
+            self._parts = contents.parts_of_same(self._units.about)
             self.is_complete = True
             self.made_records = _count_records(self._parts)
             for name in names:
-                if name == RECORD or _LEFTOVER.fullmatch(name):
+                if name == RECORD or is_leftover(name):
                     os.unlink(os.path.join(self._folder, name))
             return
-        assert self._units is not None
-        record = read_record(self._folder) if RECORD in names else None
-        if record is None and any(map(_PART.fullmatch, names)):
-            raise self._refusal("its parts have no record of what made them")
-        if record is not None:
-            self._check_same(record.about)
-            record = record.without_lost(self._folder)
+        record = contents.record_of_same(self._units.about)
         if record and record.units:
             self._parts = [part for unit in record.units for part in unit.parts]
             self._units.keep(record)  # before a part can have the name of one that is lost
             self.made = record.made
         self.made_records = _count_records(self._parts)
         kept = {part["name"] for part in self._parts}
-        gone = {name for name in names if _PART.fullmatch(name) or _LEFTOVER.fullmatch(name)} - kept
+        gone = {name for name in names if is_part(name) or is_leftover(name)} - kept
         for name in [*sorted(gone), *([] if kept or record is None else [RECORD])]:
             os.unlink(os.path.join(self._folder, name))
         self._number = 1 + max((int(name[5:10]) for name in kept), default=-1)
@@ -333,39 +357,14 @@ class FolderSink(Sink):
 
             assert isinstance(self._encode, ParquetRows)
             self._encode.go_on_with(os.path.join(self._folder, min(kept)))
-        self._has_cleared = True
+        self._old = None
 
-    def _check_complete(self) -> None:
-        """Raise OutputError unless the folder is complete, and this job has made it."""
-        with open(os.path.join(self._folder, SUCCESS), "rb") as file:
-            try:
-                told = json.load(file)
-                about, self._parts = told["fingerprint"], told["parts"]
-            except (ValueError, KeyError, TypeError):
-                about = None
-        if not is_about(about):
-            raise self._refusal(f"its {SUCCESS} does not say what made it")
-        self._check_same(about)
-        if not are_there(self._folder, self._parts):
-            raise self._refusal(f"its {SUCCESS} names a part that is lost or has changed")
-
-    def _check_same(self, before: About) -> None:
-        assert self._units is not None
-        difference = find_difference(before, self._units.about)
-        if difference is not None:
-            raise self._refusal(f"another job made what is there: {difference}")
-
-    def _refusal(self, why: str) -> OutputError:
-        return OutputError(
-            f"cannot resume {self._name}: {why}; name another folder, or begin anew: {_OVERWRITE}"
-        )
-
-    def _clear(self) -> None:
+    def _clear(self, old: list[str]) -> None:
         """Remove the results that were there, first of all what makes them look complete."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._folder, SUCCESS))
             sync_folder(self._folder)
-        for name in self._old:
+        for name in old:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._folder, name))
 
@@ -394,7 +393,3 @@ class FolderSink(Sink):
 
 def _count_records(parts: list[dict[str, Any]]) -> int:
     return sum(part["records"] for part in parts)
-
-
-def _is_ours(name: str) -> bool:
-    return name in (SUCCESS, LOCK, RECORD) or bool(_PART.fullmatch(name) or _LEFTOVER.fullmatch(name))

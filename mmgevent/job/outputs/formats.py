@@ -76,6 +76,11 @@ class OutputFormat(NamedTuple):
     compression: str | None = None
 
     @property
+    def text(self) -> str:
+        """Return the format as `choose_format` takes it: "pickle.gz"."""
+        return f"{self.name}.{self.compression}" if self.compression else self.name
+
+    @property
     def suffix(self) -> str:
         """Return the suffix of files in this format: `.tsv.gz`."""
         name = "pkl" if self.name == "pickle" else self.name

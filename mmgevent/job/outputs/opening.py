@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.job import Job
 from mmgevent.job.outputs.formats import OutputFormat, choose_format
+from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.record import About
 from mmgevent.job.outputs.sinks import Sink, make_encoder, open_sink
 from mmgevent.job.remote.urls import is_remote, without_password
@@ -61,8 +62,8 @@ def open_output(
     if overwrite and resume:
         raise OutputError("--resume keeps the parts that are there, and --overwrite does not: leave one away")
     chosen = choose_format(None, format)
-    if columns is not None and not isinstance(columns, str):
-        columns = tuple(columns)  # it may be an iterator
+    if columns is not None:
+        columns = tuple(columns.split(",") if isinstance(columns, str) else columns)  # it may be an iterator
     encode, header = make_encoder(chosen, columns)
     if job is not None:
         about = {**(about or {}), **describe_job(job, sort, top)}
@@ -70,8 +71,23 @@ def open_output(
     return make(
         name, chosen, encode, header,
         part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
+        draft=None if job is None or is_ordered else _draft_plan(name, job, chosen, columns),
         fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_here else None,
     )  # fmt: skip
+
+
+def _draft_plan(
+    name: str, job: Job[Any, Any], chosen: OutputFormat, columns: tuple[str, ...] | None
+) -> PartsPlan | None:
+    """Return how executors may write parts of the results, or None if they may not.
+
+    Not with a finishfn, which runs in the driver. Not Parquet: all parts have the types of the first
+    records. Not pickles of workers that are not trusted: whoever loads them runs what is in them.
+    """
+    is_unsafe = chosen.name == "pickle" and job.options.results == "plain"
+    if job.finishfn is not None or chosen.name == "parquet" or is_unsafe:
+        return None
+    return PartsPlan("", name, "", chosen.text, None if columns is None else list(columns), 0)
 
 
 def _fingerprint(
@@ -105,7 +121,9 @@ def _fingerprint(
             from mmgevent.job.outputs.rows import check_columns  # rarely needed
 
             names = ",".join(check_columns(columns))
-        return make_fingerprint(job, is_cheap=not needed, format=chosen.suffix[1:], columns=names)
+        return make_fingerprint(
+            job, is_cheap=not needed, folder=os.path.realpath(name), format=chosen.suffix[1:], columns=names
+        )
     except OutputError as error:
         if needed:
             raise OutputError(

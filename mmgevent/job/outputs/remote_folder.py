@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mmgevent.job.outputs.adoption import PartNames
+from mmgevent.job.outputs.contents import check_names
 from mmgevent.job.outputs.destinations import WholeFile
-from mmgevent.job.outputs.folder import SUCCESS, FolderSink
+from mmgevent.job.outputs.folder import FolderSink
+from mmgevent.job.outputs.folder_names import SUCCESS
+from mmgevent.job.outputs.parts_plan import PartsPlan
+from mmgevent.job.outputs.receipts import Receipt
 from mmgevent.job.outputs.remote_objects import RemoteFile, answered, check_bucket, open_store
+from mmgevent.job.outputs.remote_parts import RemoteNames
 from mmgevent.job.remote.deadlines import ANSWER_S, LISTING_S
+from mmgevent.job.remote.urls import schemes_of
 
 
 class RemoteFolderSink(FolderSink):
@@ -28,7 +35,7 @@ class RemoteFolderSink(FolderSink):
             check_bucket(self._system, self._folder)
             found = answered(LISTING_S, self._system, self._list_objects)
         names = sorted(name[len(self._folder) :].lstrip("/") for name in found)
-        self._check_contents([name for name in names if name], overwrite)
+        self._old = check_names(self._name, [name for name in names if name], overwrite)
         self._has_success = SUCCESS in names
 
     def _list_objects(self) -> list[str]:
@@ -42,17 +49,33 @@ class RemoteFolderSink(FolderSink):
             self._file = file
         return file
 
-    def _prepare(self) -> None:
+    def _make_room(self) -> None:
         """Remove what makes old results look complete."""
         if self._has_success:
             self._remove(SUCCESS)
             self._has_success = False
 
+    def plan_parts(self) -> PartsPlan | None:
+        """Return what `submit` needs so that executors write parts; None if they cannot."""
+        return None if "memory" in schemes_of(self._name) else super().plan_parts()
+
+    def _place(self) -> tuple[str, PartNames]:
+        return self._name, RemoteNames(self._system, self._folder)
+
     def _finish_part(self) -> None:
         super()._finish_part()
-        old, self._old = self._old, []
+        self._remove_old()
+
+    def _adopt(self, receipt: Receipt) -> None:
+        super()._adopt(receipt)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove the parts that were there, now that there is a new one."""
+        old, self._old = self._old or [], None
+        new = {part["name"] for part in self._parts}
         for name in old:
-            if name != self._parts[-1]["name"]:
+            if name not in new:
                 self._remove(name)
 
     def _remove(self, name: str) -> None:

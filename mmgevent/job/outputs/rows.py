@@ -15,6 +15,7 @@ from typing import Any
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.formats import as_text, short
+from mmgevent.job.outputs.receipts import RowShape
 
 #: Most columns: more are a mistake, and an error could not show them.
 MAX_COLUMNS = 10_000
@@ -71,6 +72,23 @@ class Rows:
                 names.append(name)
         return tuple(names)
 
+    @property
+    def shape(self) -> RowShape | None:
+        """Return what all rows have in common, None before the first one."""
+        if self._width is None or self.columns is not None:
+            return None
+        return RowShape(self._width, short(self._first))
+
+    def check_shape(self, shape: RowShape) -> None:
+        """Note the shape of rows that were written elsewhere. Raise OutputError if ours have another."""
+        if self._width is None:
+            self._width, self._first = shape.width, _ShownKey(shape.first)
+        elif self.columns is None and shape.width != self._width:
+            raise OutputError(
+                f"the record of {shape.first} has {_columns(shape.width)}, but the first record, of "
+                f"{short(self._first)}, has {self._width}; make them equal in finishfn, or write jsonl"
+            )
+
     def _misfit(self, key: Any, value: Any, count: int) -> OutputError:
         has = f"the record of {short(key)} has {_columns(count)} ({len(_parts(key))} of the key, {len(_parts(value))} of the value)"
         if self._width is None:
@@ -86,6 +104,13 @@ class Rows:
         )
 
 
+class _ShownKey(str):
+    """Text that stands for a key in errors."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class CsvEncoder:
     """Encodes records as lines of csv."""
 
@@ -93,6 +118,15 @@ class CsvEncoder:
         self._rows = rows
         #: the line of names, or nothing if the user gave none
         self.header = b"" if rows.columns is None else _line(map(_quoted, rows.columns))
+
+    @property
+    def shape(self) -> RowShape | None:
+        """See `Rows.shape`."""
+        return self._rows.shape
+
+    def check_shape(self, shape: RowShape) -> None:
+        """See `Rows.check_shape`."""
+        self._rows.check_shape(shape)
 
     def __call__(self, key: Any, value: Any) -> bytes:
         fields = self._rows.row(key, value)

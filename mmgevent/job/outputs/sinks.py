@@ -20,6 +20,7 @@ from mmgevent.shown_text import harmless
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parquet import ParquetTable, Row
+    from mmgevent.job.outputs.parts_plan import PartsPlan
     from mmgevent.job.outputs.record import Made
 
 #: What makes bytes of a record, or a row whose `len` is its size. All files of an output share one.
@@ -169,6 +170,15 @@ class Sink:
         self._buffer += data if self._table is None else self._table.add(data)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
+
+    def plan_parts(self) -> PartsPlan | None:
+        """Return what `submit` needs so that executors write parts; None if they cannot."""
+        return None
+
+    @property
+    def plan(self) -> PartsPlan | None:
+        """Return what `plan_parts` has returned; None if executors write nothing."""
+        return None
 
     def note_partitions(self, partitions: tuple[int, ...], of: int) -> None:
         """Learn that every record of these partitions, `of` all, was written. Folders use that."""

@@ -77,6 +77,12 @@ class Units:
             self.keep(FolderRecord(self.about, self._of, []))
         append_unit(self._folder, Unit([*self._parts, part], self._partitions))
 
+    def add_unit(self, parts: list[dict[str, Any]], partitions: tuple[int, ...], of: int) -> None:
+        """Add parts that executors have written, and that hold whole partitions, to the record."""
+        if not self.is_recorded:
+            self.keep(FolderRecord(self.about, of, []))
+        append_unit(self._folder, Unit(parts, list(partitions)))
+
     def keep(self, record: FolderRecord) -> None:
         """Go on from a record."""
         self._write_record(record)

@@ -7,6 +7,7 @@ import decimal
 import enum
 import gzip
 import json
+import logging
 import lzma
 import os
 import random
@@ -25,6 +26,8 @@ import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.job.bundle import read_bundle
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.outputs.receipts import Receipt
+from mmgevent.tasks.part_writer import MIN_OWN_BYTES
 from mmgevent.tasks.records import decode_value
 from tests.driver.runners.places import DEADLINE_S, wait_until
 from tests.job.remote.web_server import running_web_server
@@ -367,6 +370,83 @@ def test_results_of_a_partition_that_are_more_than_is_fetched_at_once(cluster):
     assert found == {key: ((40 if key == 7 else 1) * 2**20, {key}) for key in range(9)}
 
 
+def test_functions_count_what_counts_and_once(cluster, tmp_path):
+    tried = tmp_path / "tried"
+
+    def odd(key, value):
+        mmg.counter("begun").add()
+        if value % 2 == 0:
+            mmg.counter("even").add(value)
+        if value == 7:
+            raise ValueError("never")
+        if value == 8 and not tried.exists():
+            tried.touch()
+            raise ValueError("once")
+        yield value % 3, value
+
+    def add_counted(key, values):
+        mmg.counter("keys").add()
+        return sum(values)
+
+    handle = cluster.submit(mmg.Job(numbers(100), odd, add_counted, retries=1, max_skipped=1))
+    assert handle.result() == {**EXPECTED, 1: EXPECTED[1] - 7}
+    counted = {"begun": 99, "even": sum(range(0, 100, 2)), "keys": 3}
+    assert handle.counters() == handle.stats()["counters"] == counted
+    assert list(handle.counters()) == sorted(counted)
+
+    plain = cluster.submit(mmg.Job(numbers(3), by_three, add))
+    plain.result()
+    assert plain.counters() == plain.stats().get("counters", {}) == {}
+
+    chain = mmg.Job(numbers(100), odd, add_counted, max_skipped=1).then(odd, add_counted, max_skipped=1)
+    handle = cluster.submit(chain)
+    handle.result()
+    assert handle.counters()["begun"] == 99 + 3
+
+
+def test_what_functions_print_and_log_is_told_with_worker_and_item(executors):
+    def say(key, value):
+        if value == 3:
+            print("three\x1b[31m")  # noqa: T201
+            print("to stderr", file=sys.stderr)  # noqa: T201
+            logging.getLogger("of.job").warning("careful")
+        yield value % 3, value
+
+    seen = []
+    handle = executors.submit(mmg.Job(numbers(5), say, add), logs=seen.append)
+    handle.result()
+    assert handle.logs() == seen
+    assert [line.text for line in seen][:2] == ["three\\x1b[31m", "to stderr"]
+    assert seen[2].text.endswith("careful")  # pytest's own handlers decide how, and with what before it
+    assert len(seen) == 3
+    assert {line.item for line in seen} == {"3"}
+    assert all(str(line) == f"{line.worker} at 3: {line.text}" and line.worker for line in seen)
+    silent = executors.submit(mmg.Job(numbers(5), by_three, add), logs=seen.append)
+    silent.result()
+    assert (silent.logs(), len(seen)) == ([], 3)
+
+
+def test_counters_that_cannot_count_are_refused_by_name(cluster):
+    def too_many(key, value):
+        mmg.counter(f"key {key}").add()
+        yield key, value
+
+    def finish(key, value):
+        mmg.counter("finished").add()
+
+    job = mmg.Job(numbers(3), by_three, add, setupfn=lambda: mmg.counter("set up").add())
+    with pytest.raises(mmg.JobError, match="the counter 'set up' cannot count in setupfn: it runs once in"):
+        cluster.run(job)
+    with pytest.raises(
+        mmg.JobError, match="the counter 'finished' cannot count in finishfn: it runs in your"
+    ):
+        cluster.run(mmg.Job(numbers(3), by_three, add, finishfn=finish))
+    with pytest.raises(mmg.JobError, match="more than 100 counters"):
+        cluster.run(mmg.Job(numbers(101), too_many))
+    with pytest.raises(mmg.JobError, match="the counter 'n' counts whole numbers, not float"):
+        cluster.run(mmg.Job(numbers(3), lambda k, v: mmg.counter("n").add(0.5)))
+
+
 def refuses_seven(key, value):
     if key == 7:
         raise ValueError("not seven")
@@ -516,6 +596,30 @@ def poison(key, value):
 def good(*bad):
     items = {k: v for k, v in numbers(100).items() if v not in bad}
     return plain_mapreduce(items.items(), by_three, add)
+
+
+def long_text(key, values):
+    return "x" * MIN_OWN_BYTES
+
+
+@pytest.mark.parametrize("stages", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_executors_write_parts_themselves_where_the_engine_allows_that(cluster, tmp_path, stages):
+    job = mmg.Job(numbers(4), by_three, long_text, partitions=1)
+    if stages == 2:
+        job = mmg.Job(numbers(4), by_three, add).then(None, long_text, partitions=1)
+    came = []
+    with open_output(f"{tmp_path}/out/", job=job) as sink:
+        handle = cluster.submit(job, parts_plan=sink.plan_parts())
+        writes = handle._runner.parts_plan is not None
+        for key, value in handle.stream_to(sink):
+            came.append(type(key))
+            sink.write(key, value)
+    assert came == ([Receipt] if writes else [int] * 3)
+    told = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert sorted(os.listdir(tmp_path / "out")) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
+    lines = "".join((tmp_path / "out" / part["name"]).read_text() for part in told["parts"]).splitlines()
+    assert sorted(lines) == [f"{key}\t{long_text(key, [])}" for key in range(3)]
+    assert told["records"] == 3
 
 
 def test_poison_items_are_set_aside_and_named(cluster):

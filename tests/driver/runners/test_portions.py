@@ -13,10 +13,9 @@ from mmgevent.driver import batching
 from mmgevent.driver.batching import BatchSize, Speed, large_first_size, next_size
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
-from mmgevent.driver.runners import executors, futures, map_tasks
+from mmgevent.driver.runners import executors, map_tasks
 from mmgevent.driver.runners.executors import ExecutorFutures
-from mmgevent.driver.runners.futures import GROUP_BYTES, _refine
-from mmgevent.driver.runners.map_tasks import MapRange, Outputs
+from mmgevent.driver.runners.map_tasks import GROUP_BYTES, MapRange, Outputs
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_a_rest_is_cut_to_size():
 
 def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none():
     batch = EncodedBatch(100, 6400, b"...", False)
-    outputs = Outputs()
+    outputs = Outputs(4)
     outputs.add(MapRange(2, batch, 0, 100), [b"a2", b"", b"c2", b""], is_carried=True)
     outputs.add(MapRange(1, batch, 50, 100), [b"a1+", b"", b"", b""], is_carried=True)
     outputs.add(MapRange(1, batch, 0, 50), [b"a1", b"", b"c1", b""], is_carried=True)
@@ -163,14 +162,14 @@ def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none()
 
 def test_a_map_task_with_fewer_groups_has_each_of_its_pieces_in_several_reduce_tasks():
     batch = EncodedBatch(100, 6400, b"...", False)
-    outputs = Outputs()
+    outputs = Outputs(4)
     outputs.add(MapRange(1, batch, 0, 100), ["A1", "B1"], is_carried=False)
     assert (outputs.groups, outputs.are_alike) == (2, True)
     outputs.add(MapRange(2, batch, 0, 100), ["A2", "B2", "C2", "D2"], is_carried=False)
     assert (outputs.groups, outputs.are_alike) == (4, False)
     pieces = [["A1", "A2"], ["B1", "B2"], ["A1", "C2"], ["B1", "D2"]]
     assert list(outputs.group(4, 2)) == [(range(i, 4, 4), each) for i, each in enumerate(pieces)]
-    carried = Outputs()
+    carried = Outputs(4)
     carried.add(MapRange(1, batch, 0, 100), [b"a1", b"b1"], is_carried=True)
     carried.add(MapRange(2, batch, 0, 100), [b"a2", b"b2", b"c2", b"d2"], is_carried=True)
     assert list(carried.group(4, 2)) == [
@@ -179,11 +178,19 @@ def test_a_map_task_with_fewer_groups_has_each_of_its_pieces_in_several_reduce_t
     ]
 
 
-def test_groups_are_divided_until_a_worker_can_hold_one():
-    assert _refine(4, 32, 4 * GROUP_BYTES) == 4
-    assert _refine(4, 32, 4 * GROUP_BYTES + 1) == 8
-    assert _refine(8, 32, 10**12) == 32
-    assert _refine(6, 32, 10**12) == 24, "a group is divided into whole ones"
+@pytest.mark.parametrize(
+    ("groups", "expected_bytes", "found"),
+    [
+        (4, 4 * GROUP_BYTES, 4),
+        (4, 4 * GROUP_BYTES + 1, 8),
+        (8, 10**12, 32),
+        (6, 10**12, 24),  # each is divided into whole ones
+    ],
+)
+def test_groups_are_divided_until_a_worker_can_hold_one(groups, expected_bytes, found):
+    outputs = Outputs(groups)
+    outputs.refine(32, expected_bytes)
+    assert outputs.next_groups == found
 
 
 def test_a_batch_is_small_where_its_output_is_large():
@@ -196,7 +203,7 @@ def test_a_batch_is_small_where_its_output_is_large():
 
 def test_a_shuffle_that_grows_is_divided_while_it_does(cluster, monkeypatch):
     """Tasks that mapped before had fewer groups, and no record is lost or counted twice."""
-    monkeypatch.setattr(futures, "GROUP_BYTES", 100_000)
+    monkeypatch.setattr(map_tasks, "GROUP_BYTES", 100_000)
     monkeypatch.setattr(batching, "FULL_OUTPUT_BYTES", 200_000)
     job = mmg.Job(
         {i: i for i in range(400)},

@@ -1,6 +1,7 @@
 """server: whatever one peer sends hurts at most that peer or its own job; hand-made peers over real links."""
 
 import ast
+import json
 import struct
 from pathlib import Path
 
@@ -81,10 +82,10 @@ class Peer:
         self.say("batch", job, number, in_lane=True, items=items, size=len(data), **fields)
         self.send(*split_payload(BATCH, data, job, number))
 
-    def finish(self, assign, output=b"", seconds=0.1):
+    def finish(self, assign, output=b"", seconds=0.1, **others):
         frame, _ = assign
         self.send(*split_payload(OUTPUT, output, *frame.lane))
-        done = {"size": len(output), "records": 1, "items": 1, "seconds": seconds, "groups": 1}
+        done = {"size": len(output), "records": 1, "items": 1, "seconds": seconds, "groups": 1, **others}
         self.say("done", *frame.lane, in_lane=True, **done)
 
 
@@ -515,6 +516,60 @@ def test_a_hello_of_another_role_than_was_proved_closes_the_link(server):
     assert worker.closed
     assert not worker.heard("hello")
     assert driver.closed is None
+
+
+def test_what_attempts_that_count_have_counted_is_told_once(server):
+    lost, worker, driver = Peer(server, "worker"), Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    driver.say("input_end", 1, batches=1)
+    output = encode_flush({3: encode_segment(["k"], [1])})
+    first, second = (lost, worker) if lost.heard("assign") else (worker, lost)
+    # It counted, but its output is not whole: its link closes, and the attempt is another's.
+    frame, _ = first.heard("assign")[0]
+    first.say("done", *frame.lane, size=9, records=1, items=1, seconds=0.1, groups=1, counters={"n": 100})
+    assert first.closed
+    assign = second.heard("assign")[0]
+    for _ in range(2):  # the second time it is late
+        second.finish(assign, output, counters={"n": 2, "m": 1})
+    server.conductor.send_progress()
+    settle()
+    assert driver.heard("progress")[-1][1]["counters"] == {"n": 2, "m": 1}
+    second.finish(second.heard("assign")[1], output, counters={"n": 5})
+    ((_, results),) = driver.heard("results")
+    assert results["counters"] == {"n": 5}
+    assert driver.heard("job_done")[0][1]["stats"]["counters"] == {"n": 2, "m": 1}
+
+
+def test_only_a_worker_that_has_a_job_prints_for_it(server):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    stranger = Peer(server, "worker")
+    number = worker.heard("assign")[0][0].job
+    for peer, text in ((stranger, "not mine"), (worker, "mine")):
+        peer.say("printed", number, lines=[text], items=["1"])
+    worker.say("printed", number + 1, lines=["of no job"], items=[""])
+    assert [message["lines"] for _, message in driver.heard("printed")] == [["mine"]]
+    assert not worker.closed
+    worker.say("printed", number, lines=["one", "two"], items=[""])
+    assert worker.closed
+
+
+@pytest.mark.parametrize(
+    "counters",
+    [{"n": -1}, {"n": 1.5}, {"n": 2**63}, {"x" * 101: 1}, {f"n{i}": 1 for i in range(102)}, ["n"]],
+    ids=["negative", "float", "large", "long", "many", "list"],
+)
+def test_counts_that_are_none_close_the_link(server, counters):
+    worker, driver = Peer(server, "worker"), Peer(server, "driver")
+    driver.submit()
+    driver.send_batch(1)
+    frame, _ = worker.heard("assign")[0]
+    done = {"type": "done", "size": 0, "records": 0, "items": 1, "seconds": 0.1, "groups": 0}
+    payload = json.dumps({**done, "counters": counters}).encode()
+    worker.send(Frame(CONTROL, payload, *frame.lane))
+    assert worker.closed
 
 
 def test_what_comes_late_about_an_attempt_that_is_over_changes_nothing(server):

@@ -19,6 +19,7 @@ from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.outputs import folder as folders
 from mmgevent.job.outputs import units
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.outputs.part_files import PartFiles
 from mmgevent.job.outputs.record import RECORD, Made, find_made
 from mmgevent.reducers import sum_values
 from tests.effort import share_of
@@ -246,7 +247,7 @@ def test_what_was_left_out_must_be_what_the_folder_has():
         (some, Made(frozenset([1]), 7), False),
     ]:  # fmt: skip
         handle = Readable.__new__(Readable)
-        handle._runner = SimpleNamespace(made=left_out)
+        handle._runner = SimpleNamespace(made=left_out, parts_plan=None)
         with nullcontext() if is_right else pytest.raises(UsageError, match="resume=FOLDER"):
             handle._check_goes_on_in(SimpleNamespace(made=there))
 
@@ -338,9 +339,9 @@ class Killed(BaseException):
     """Stands for SIGKILL: from then on no system call of the writer has an effect."""
 
 
-def write_until(path, kill_at, part_bytes):
+def write_until(path, kill_at, part_bytes, executors_write):
     """Write what is missing, and die at such a system call; return how many calls there were."""
-    calls = 0
+    calls, files = 0, None
 
     def counted(name, function):
         def call(*args, **kwargs):
@@ -363,33 +364,46 @@ def write_until(path, kill_at, part_bytes):
         try:
             sink = open_output(f"{path}/", job=JOB, resume=True, part_bytes=part_bytes)
             done = sink.made.partitions if sink.made else ()
+            plan = sink.plan_parts() if executors_write else None
             for partition in range(7):
                 if partition not in done and not sink.is_complete:
-                    for key, value in records_of(partition):
-                        sink.write(key, value)
+                    if plan is not None and partition % 2:
+                        files = PartFiles(plan)
+                        assert files.begin() is None
+                        files.write([files.encode(*record) for record in records_of(partition)])
+                        sink.write(files.end()._replace(partitions=(partition,), of=7), None)
+                        files = None
+                    else:
+                        for key, value in records_of(partition):
+                            sink.write(key, value)
                     sink.note_partitions((partition,), 7)
             sink.commit()
         except Killed:
             os.close(locks[0])  # as the system does when a process ends
+            if files is not None and files._open is not None and files._open.file._file is not None:
+                files._open.file._file.close()
             if sink is not None and sink._file is not None and sink._file._file is not None:
                 sink._file._file.close()
     return calls
 
 
 @pytest.mark.usefixtures("each_partition_ends_a_part")
-@pytest.mark.parametrize("part_bytes", [pytest.param(1, marks=pytest.mark.long), 15, 1000])
-def test_a_kill_at_each_system_call_loses_only_what_was_not_whole(part_bytes, tmp_path):
+@pytest.mark.parametrize(
+    ("part_bytes", "executors_write"),
+    [pytest.param(1, False, marks=pytest.mark.long), (15, True), (15, False), (1000, False)],
+)
+def test_a_kill_at_each_system_call_loses_only_what_was_not_whole(part_bytes, executors_write, tmp_path):
     expected = sorted(f"{k}\t{v}" for partition in range(7) for k, v in records_of(partition))
-    n_calls = write_until(tmp_path / "whole", None, part_bytes)
+    n_calls = write_until(tmp_path / "whole", None, part_bytes, executors_write)
     assert read(tmp_path / "whole") == expected
     for kill_at in range(n_calls):
         path = tmp_path / f"killed at {kill_at}"
-        write_until(path, kill_at, part_bytes)
-        write_until(path, kill_at // 2, part_bytes)  # a killed run that resumes a killed run
+        write_until(path, kill_at, part_bytes, executors_write)
+        write_until(path, kill_at // 2, part_bytes, executors_write)  # a killed run that resumes a killed run
         if (path / "_SUCCESS").exists():
             assert read(path) == expected, kill_at
         kept = {name: (path / name).stat().st_ino for name in recorded_parts(path)}
-        write_until(path, None, part_bytes)
+        write_until(path, None, part_bytes, executors_write)
         assert read(path) == expected, kill_at
         assert {name: (path / name).stat().st_ino for name in kept} == kept
         check_complete(path)

@@ -1,0 +1,45 @@
+"""Pass what the functions of a job print on to its driver, as much as its budget allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmgevent.errors import ProtocolError
+from mmgevent.wire.prints import JOB_BURST_BYTES, JOB_BYTES_A_S, MAX_LINE_BYTES, MAX_MESSAGE_LINES, Budget
+
+
+class JobPrints:
+    """The lines of one job on their way."""
+
+    def __init__(self, send: Callable[..., bool]):
+        """`send(**fields)` sends a message `printed`, unless the driver does not read."""
+        self._send = send
+        self._budget = Budget(JOB_BYTES_A_S, JOB_BURST_BYTES)
+        self._dropped = 0
+
+    def take(self, worker: str, message: dict[str, Any], now_s: float) -> None:
+        """Take a message of a worker. Raises ProtocolError if it makes no sense."""
+        lines, items = message["lines"], message["items"]
+        if len(lines) != len(items) or len(lines) > MAX_MESSAGE_LINES:
+            raise ProtocolError(f"{len(lines)} printed lines of {len(items)} items")
+        kept = [
+            (line[:MAX_LINE_BYTES], item[:MAX_LINE_BYTES])
+            for line, item in zip(lines, items, strict=True)
+            if self._budget.spend(len(line) + len(item), now_s)
+        ]
+        self._dropped += message.get("dropped", 0) + len(lines) - len(kept)
+        if kept:
+            self._pass_on(worker, kept)
+
+    def end(self) -> None:
+        """Say what was dropped since the last line."""
+        if self._dropped:
+            self._pass_on("", [])
+
+    def _pass_on(self, worker: str, kept: list[tuple[str, str]]) -> None:
+        lines, items = [line for line, _ in kept], [item for _, item in kept]
+        if self._send(lines=lines, items=items, worker=worker, dropped=self._dropped or None):
+            self._dropped = 0
+        else:
+            self._dropped += len(kept)
