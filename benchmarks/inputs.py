@@ -2,10 +2,12 @@
 
     $ python -m benchmarks.inputs --size 64MB --rounds 5
     $ python -m benchmarks.inputs --work stdin --size 300MB
+    $ python -m benchmarks.inputs --work gz,bz2 --size 2GB      # full size: some minutes, 1 GB of disk
 
 The works are `gz` (16 files of gzip), `bz2` (one file) and `stdin` (one text, through a pipe and by
 its path). The words of each line are counted. In each round both programs run in turn, as whole
-processes; what counts is their ratio within a round. The loops by hand are below: a Pool that reads
+processes; what counts is their ratio within a round. On a machine with other work, the ratio of CPU
+time says more. The largest process shows that memory does not depend on the size. The loops by hand are below: a Pool that reads
 a file for each task, and a Pool that gets lines from the process that decompresses.
 """
 
@@ -24,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.maps import count_line
-from benchmarks.measure import ROOT, compile_code, measure
+from benchmarks.measure import ROOT, Measurement, become_subreaper, compile_code, measure
 from mmgevent.job.options import parse_size
 
 FILES = 16  #: of gzip
@@ -39,6 +41,7 @@ def main() -> None:
         by_hand(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
         return
     arguments = read_arguments()
+    become_subreaper()
     compile_code()
     with tempfile.TemporaryDirectory(prefix="mmgevent-bench-") as folder:
         for work in arguments.work.split(","):
@@ -59,21 +62,29 @@ def read_arguments() -> argparse.Namespace:
 
 
 def compare(work: str, programs: dict[str, Command], rounds: int) -> None:
-    """Run both programs in turn; print their medians, and the median of the ratios."""
-    times: dict[str, list[float]] = {name: [] for name in programs}
+    """Run both programs in turn; print their medians, and the medians of the ratios."""
+    runs: dict[str, list[Measurement]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, command in programs.items():
             measured = measure(command)
             if measured.error:
                 raise SystemExit(f"{work}: {name} {measured.error}")
-            times[name].append(measured.wall_s)
-    (first, firsts), (second, seconds) = times.items()
-    ratio = statistics.median(one / other for one, other in zip(firsts, seconds, strict=True))
+            runs[name].append(measured)
+    (first, firsts), (second, seconds) = runs.items()
+    pairs = list(zip(firsts, seconds, strict=True))
+    wall = statistics.median(one.wall_s / other.wall_s for one, other in pairs)
+    cpu = statistics.median(one.cpu_s / other.cpu_s for one, other in pairs)
     print(
-        f"{work}: {first} {statistics.median(firsts):.2f} s, {second} {statistics.median(seconds):.2f} s, "
-        f"ratio {ratio:.2f} ({rounds} rounds)",
+        f"{work}: {_described(first, firsts)}, {_described(second, seconds)}, ratio {wall:.2f}, "
+        f"of CPU time {cpu:.2f} ({rounds} rounds)",
         flush=True,
     )
+
+
+def _described(name: str, runs: list[Measurement]) -> str:
+    wall_s = statistics.median(run.wall_s for run in runs)
+    largest = max(run.largest_pss_bytes for run in runs)
+    return f"{name} {wall_s:.2f} s (largest process {largest / 1e6:.0f} MB)"
 
 
 def plan_gz(folder: Path, size: int, procs: int) -> dict[str, Command]:

@@ -372,6 +372,28 @@ def test_what_a_function_raises_passes_through_after_the_records_before_it(core,
     assert list(records) == ([("b", 1), ("b", 10)] if mapfn is twice else [])
 
 
+def stop(*arguments):
+    raise StopIteration
+
+
+def test_a_function_that_raises_stop_iteration_does_not_end_the_records(core):
+    """They would end without a word, as if there were no more."""
+    for call in (
+        lambda: stream(core, stop, [("a", 1)]),
+        lambda: stream(core, twice, [("a", 1)], stop),
+        lambda: core.stream_items(make_items(core, [("a", 1)]), lambda *_: None, lambda *_: 5, stop),
+        lambda: core.map_items(make_items(core, [("a", 0)]), lambda *_: None, twice, iter, stop, None, 10),
+        lambda: core.map_items(make_items(core, [("a", 1)]), stop, twice, iter, None, None, 10),
+        lambda: core.lines_of("p", 0, b"\xff", 0, "utf-8", "strict", True, stop),
+        lambda: core.values_of([("k", "[")], SCAN, stop),
+        lambda: core.CsvRows(
+            "p", 0, b"a\n", "utf-8", "strict", True, csv.reader, ",", '"', 9, ("a", "b"), stop, ()
+        ),
+    ):
+        with pytest.raises(RuntimeError):
+            list(call())
+
+
 # make_mark
 
 

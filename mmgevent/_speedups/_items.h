@@ -324,6 +324,7 @@ items_take(struct items *self, uint64_t *position, PyObject **key, PyObject **va
         Py_CLEAR(*value);
     }
     if (result < 0) {
+        keep_raising();
         items_end(self);
     }
     *position = self->position;

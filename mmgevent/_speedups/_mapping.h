@@ -219,6 +219,7 @@ mapping_next(struct mapping *self)
             return NULL;
         }
         if (map_next(module, self) <= 0) {
+            keep_raising();
             return NULL;
         }
     }
@@ -286,8 +287,11 @@ streaming_dealloc(struct streaming *self)
 static PyObject *
 stream_end(struct streaming *self)
 {
-    Py_CLEAR(self->output);
-    Py_CLEAR(self->source.items);
+    keep_raising();
+    PyObject *const output = self->output, *const items = self->source.items; /* owned */
+    self->output = self->source.items = NULL;
+    Py_XDECREF(output);
+    Py_XDECREF(items);
     return NULL;
 }
 

@@ -269,6 +269,7 @@ rows_next(struct rows *self)
             PyObject *key = make_key(self->path, self->at); /* owned; the tuple takes it over */
             unit = make_pair(key, key == NULL ? NULL : make_record(self, row));
             if (unit == NULL) {
+                keep_raising();
                 Py_DECREF(row);
                 return NULL;
             }

@@ -41,4 +41,31 @@ raise_by_twin(PyObject *module, const char *function, PyObject *argument)
     return -1;
 }
 
+/* keep_raising -- make a RuntimeError of a StopIteration that is set, as in a generator.
+ *
+ * From an iterator of ours it would be the end of the records, and nobody would miss the others. */
+static void
+keep_raising(void)
+{
+    PyObject *type = NULL, *stop = NULL, *traceback = NULL; /* owned */
+    PyObject *error = NULL;                                 /* owned */
+
+    if (!PyErr_Occurred() || !PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return;
+    }
+    PyErr_Fetch(&type, &stop, &traceback);
+    PyErr_NormalizeException(&type, &stop, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(stop, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    PyErr_SetString(PyExc_RuntimeError, "generator raised StopIteration");
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyException_SetCause(error, Py_NewRef(stop));
+    PyException_SetContext(error, stop);
+    PyErr_Restore(type, error, traceback);
+}
+
 #endif

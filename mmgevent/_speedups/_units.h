@@ -222,6 +222,7 @@ units_take(struct units *self, PyObject **key, PyObject **record)
 
     *record = next_record(self, &offset);
     if (*record == NULL) {
+        keep_raising();
         return PyErr_Occurred() ? -1 : 0;
     }
     *key = make_key(self->path, offset);
@@ -455,6 +456,7 @@ values_next(struct values *self)
         Py_DECREF(line);
         Py_DECREF(key);
         if (parsed != Py_None) {
+            keep_raising();
             return parsed;
         }
         Py_DECREF(parsed);

@@ -10,13 +10,13 @@ import re
 import sys
 from pathlib import Path
 
-from mmgevent.cli import dashboard, looks, run, server, worker
+from mmgevent.cli import dashboard, looks, run_options, server, worker
 from mmgevent.cli.options import BUILT_IN, Command, Option, help_text
 
 #: Folder of the sources.
 ROOT = Path(__file__).resolve().parents[2]
 
-COMMANDS = (run.COMMAND, worker.COMMAND, server.COMMAND, dashboard.COMMAND)
+COMMANDS = (run_options.COMMAND, worker.COMMAND, server.COMMAND, dashboard.COMMAND)
 
 #: Columns of a file of ours.
 _WIDTH = 100

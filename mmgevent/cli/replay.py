@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-from mmgevent.cli.exits import say
+from mmgevent.cli.exits import FAULT, say
 from mmgevent.cli.options import Arguments, Option, refuse
+from mmgevent.errors import MmgeventError
 
 #: Records that the command shows of a call that does not fail.
 SHOWN_RECORDS = 20
@@ -36,7 +37,7 @@ def which_bundles(arguments: Arguments, of_job: Any) -> Any:
     return None if arguments.bundles == "none" else arguments.bundles
 
 
-def refuse_others(name: str, arguments: Arguments) -> None:
+def _refuse_others(name: str, arguments: Arguments) -> None:
     """Refuse what a replay has no use for."""
     if arguments.rest:
         refuse(name, "--replay needs no job file: the bundle holds the functions, the item and the arguments")
@@ -49,7 +50,19 @@ def refuse_others(name: str, arguments: Arguments) -> None:
 
 
 def run_replay(name: str, arguments: Arguments) -> int:
-    """Replay a bundle; return 0 if the call does not fail this time, else raise what it raises."""
+    """Replay a bundle; return 0 if the call does not fail this time, else raise, or stop in pdb."""
+    _refuse_others(name, arguments)
+    try:
+        return _replay(name, arguments)
+    except MmgeventError as error:
+        if not arguments.pdb or error.exit_code == FAULT:
+            raise
+        from mmgevent.cli.debugging import debug  # rarely needed
+
+        return debug(name, error)
+
+
+def _replay(name: str, arguments: Arguments) -> int:
     from mmgevent.driver.replay import Replay
     from mmgevent.job.bundle import read_bundle
     from mmgevent.job.shipping.pack import preload

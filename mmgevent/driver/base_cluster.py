@@ -78,7 +78,7 @@ class BaseCluster(ABC):
         with _opened(job_log) as out:
             runner = self._checked_runner(job, on_progress, on_notice, made, parts_plan)
         self._start_log(runner, out)
-        runner.state.logs.on_line = logs
+        runner.state.signals.logs.on_line = logs
         handle: JobHandle[K, V] = JobHandle(runner)
         if shown is not None:
             shown.watch(handle)
@@ -107,15 +107,14 @@ class BaseCluster(ABC):
         `logs` are as in `submit`.  Raises UsageError, OutputError, JobError, ConnectError or DuplicateKeyError.
         KeyboardInterrupt cancels the job.
         """
-        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
+        from mmgevent.driver.results import build_dict, results_of
 
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
-            runner.state.logs.on_line = logs
+            runner.state.signals.logs.on_line = logs
             with self._start_log(runner, out), closing(runner.records()) as records:
-                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
-                return build_dict(keeping_bundle(runner, results))
+                return build_dict(results_of(runner, records))
         from mmgevent.driver.showing import check_progress
 
         check_progress(progress)
@@ -130,17 +129,16 @@ class BaseCluster(ABC):
         logs: OnLog | None,
         job_log: str | os.PathLike[str] | LogFile | None,
     ) -> dict[K, V]:
-        from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
+        from mmgevent.driver.results import build_dict, results_of
 
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
             runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
-        runner.state.logs.on_line = logs
+        runner.state.signals.logs.on_line = logs
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:
-                results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
-                return build_dict(keeping_bundle(runner, results))
+                return build_dict(results_of(runner, records))
         except BaseException as error:
             ended = error
             raise

@@ -23,7 +23,7 @@ from mmgevent.driver.arguments import check_wait
 from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.progress import Progress
 from mmgevent.driver.readable import EndedPartitions, Readable
-from mmgevent.driver.results import apply_finish, build_dict, keeping_bundle
+from mmgevent.driver.results import build_dict, results_of
 from mmgevent.driver.runners.runner import LOOK_S, Runner
 from mmgevent.driver.telling import Telling
 from mmgevent.errors import JobCancelled, StartError, UsageError
@@ -237,11 +237,9 @@ class JobHandle(Readable[K, V], Telling):
     # What runs in the job's thread.
 
     def _run(self) -> None:
-        job = self._runner.job
         error: BaseException | None = None
         try:
-            results = apply_finish(job.finishfn, job.finish_form, self._runner.records(), job.argv)
-            for record in keeping_bundle(self._runner, results):
+            for record in results_of(self._runner, self._runner.records()):
                 self._filling.append(record)
                 if len(self._filling) >= _CHUNK_RECORDS:
                     self._flush()
@@ -320,7 +318,7 @@ class JobHandle(Readable[K, V], Telling):
         """Wait for the end of the job; return whether it has ended GRACE_S later."""
         until = time.monotonic() + GRACE_S
         with self._changed:
-            while not self._is_over and time.monotonic() < max(until, self._state.keeps_until_s):
+            while not self._is_over and time.monotonic() < max(until, self._runner.keeps_until_s):
                 self._changed.wait(min(SIGNAL_LOOK_S, GRACE_S))
                 if self._is_held_up and not self._state.is_cancelled:  # it waits for its reader
                     until = time.monotonic() + GRACE_S

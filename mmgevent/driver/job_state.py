@@ -6,18 +6,16 @@ A job is submitted again when its server or engine is lost.  Each `Submission` w
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmgevent.driver.job_logs import JobLogs
+from mmgevent.driver.notices import Notices
 from mmgevent.driver.progress import PhaseClock, Progress, complete
 from mmgevent.driver.set_aside import SetAside
-from mmgevent.driver.signals import JobCounters
+from mmgevent.driver.signals import JobSignals
 from mmgevent.errors import JobCancelled
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.skipping import MAX_NAMED
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
 
 log = get_log(__name__)
-
-#: Notices of others that a job shows: some pages of a terminal. A worker that returns every attempt,
-#: with a notice, or leaves and joins again, could cause thousands a second.
-MAX_NOTICES = 1000
 
 
 class JobEvents(Protocol):
@@ -76,10 +70,8 @@ class JobState:
         self.progress = Progress()
         #: the figures of whatever runs the job, see `figures`
         self.stats: dict[str, Any] = {}
-        #: what the job's functions counted
-        self.counters = JobCounters()
-        #: what the job's functions printed
-        self.logs = JobLogs()
+        #: what the job's functions counted and printed
+        self.signals = JobSignals()
         #: how large the input is; None where nobody knows
         self.input_total: InputTotal | None = None
         self._clock = PhaseClock()
@@ -95,8 +87,6 @@ class JobState:
         self.is_cancelled = False
         #: the log of the job, if it keeps one
         self.job_log: JobEvents | None = None
-        #: until when the job's thread may need time to keep a bundle of its failure
-        self.keeps_until_s = 0.0
         #: the error that has ended the job; its thread may not know yet
         self.failure: Exception | None = None
         #: called when `failure` is set, in another thread than the job's
@@ -107,13 +97,10 @@ class JobState:
         self.on_end: Callable[[], None] = _do_nothing
         #: called when the job's thread is about to wait for the engine
         self.before_wait: Callable[[], None] = _do_nothing
+        #: what the user is told beside progress
+        self.notices = Notices(name, on_notice)
         self._on_progress = on_progress
-        self._on_notice = on_notice
-        self._noticed: set[str] = set()
-        self._notices_of_others = 0
         self._named = 0  # items set aside that were named in a notice
-        self._held: list[str] = []  # notices for the job's thread to show
-        self._holder: int | None = None  # the thread whose notices are held
 
     def cancel(self) -> None:
         """Make the job's thread raise JobCancelled soon; idempotent."""
@@ -135,55 +122,31 @@ class JobState:
 
     def drop_callbacks(self) -> None:
         """Call the user's callbacks no more: one of them may not return."""
-        self._on_progress, self._on_notice = None, log.debug
-        self.logs.on_line = None
+        self._on_progress = None
+        self.notices.drop_callback()
+        self.signals.logs.on_line = None
 
     def notice(self, text: str) -> None:
         """Show a text to the user."""
-        if self.job_log is not None and self._holder is None:
+        if self.job_log is not None and not self.notices.are_held:
             self.job_log.notice(text)
-        if self._holder == threading.get_ident():
-            self._held.append(text)
-        elif self._on_notice is None:
-            log.warning("%s: %s", self.name, text)
-        else:
-            self._on_notice(text)
-
-    @contextmanager
-    def holding_notices(self) -> Iterator[None]:
-        """Keep notices of this thread, which is not the job's: callbacks are called in that one."""
-        self._holder = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._holder = None
+        self.notices.show(text)
 
     def show_held_notices(self) -> None:
         """Show what another thread has kept; called by the job's thread when no other keeps notices."""
-        held, self._held = self._held, []
-        for text in held:
+        for text in self.notices.take_held():
             self.notice(text)
 
     def notice_of_others(self, text: str, once: str | None = None) -> None:
-        """Show a text of the server or a worker, unless there were MAX_NOTICES.
-
-        Of several texts with the same `once`, only the first is shown.
-        """
-        if once is not None and once in self._noticed:
-            return
-        self._notices_of_others += 1
-        if self._notices_of_others > MAX_NOTICES:
-            if self._notices_of_others == MAX_NOTICES + 1:
-                self.notice(f"there were {MAX_NOTICES:,} notices of workers; the next ones are not shown")
-            return
-        if once is not None:
-            self._noticed.add(once)
-        self.notice(text)
+        """Show a text of the server or a worker, unless there were too many; see `Notices.pick`."""
+        shown = self.notices.pick(text, once)
+        if shown is not None:
+            self.notice(shown)
 
     def report(self, progress: Progress) -> None:
         """Note how far the job is, and call the user's callback."""
         self.progress = self._completed(progress)
-        self.logs.deliver()
+        self.signals.logs.deliver()
         if self.job_log is not None:
             self.job_log.progress(self.progress)
         if self._on_progress is not None:
@@ -205,7 +168,7 @@ class JobState:
     def figures(self) -> dict[str, Any]:
         """Return what is known in numbers of the job, now or at its end; see `JobHandle.stats`."""
         figures = {**self.stats, "skipped": self.set_aside.count, "deaths": self.death_count}
-        if counters := self.counters.counts():
+        if counters := self.signals.counters.counts():
             figures["counters"] = counters
         total, progress = self.input_total, self.progress
         n_bytes = progress.bytes
@@ -290,7 +253,7 @@ class JobState:
     def restart(self) -> None:
         """Forget what belongs to the submission that was lost: its items are mapped again."""
         self.set_aside.clear()
-        self.counters.take_server({})
+        self.signals.counters.take_server({})
         self._named = 0
 
 

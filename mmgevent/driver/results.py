@@ -46,9 +46,11 @@ def apply_finish(
     return _finish_each(calls_showing(shown, finishfn), records)
 
 
-def keeping_bundle(runner: Runner, results: Iterable[Record]) -> Iterator[Record]:
-    """Yield the results of a job; if its finishfn fails, keep a bundle of the call."""
-    return iter(results) if runner.job.finishfn is None else _keeping_bundle(runner, results)
+def results_of(runner: Runner, records: Iterable[Record]) -> Iterator[Record]:
+    """Yield the results of a job from its records; if its finishfn fails, keep a bundle of the call."""
+    job = runner.job
+    results = apply_finish(job.finishfn, job.finish_form, records, job.argv)
+    return results if job.finishfn is None else _keeping_bundle(runner, results)
 
 
 def _keeping_bundle(runner: Runner, results: Iterable[Record]) -> Iterator[Record]:

@@ -1,13 +1,24 @@
-"""What a job tells its program while it runs: what its functions counted."""
+"""What a job tells its program while it runs: what its functions counted and printed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from mmgevent.driver.job_logs import JobLogs
 from mmgevent.errors import ProtocolError
 from mmgevent.tasks.counters import Totals, check_names, sum_counts
-from mmgevent.wire.messages import COUNTERS
+from mmgevent.wire.shapes import COUNTERS
+
+
+class JobSignals:
+    """What the functions of one job say."""
+
+    def __init__(self) -> None:
+        #: what they counted
+        self.counters = JobCounters()
+        #: what they printed and logged
+        self.logs = JobLogs()
 
 
 class JobCounters:

@@ -39,10 +39,11 @@ from mmgevent.tasks.skipping import MAX_VALUE_BYTES
 from mmgevent.wire.failures import bound
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, RESULT, Frame, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, FIRST_BATCH_WINDOW, RESULT_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.partition_sets import encode_partitions
 from mmgevent.wire.positions import entry_of
 from mmgevent.wire.prints import is_printed
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parts_plan import PartsPlan
@@ -306,7 +307,7 @@ class Submission:
 
     def _take_printed(self, frame: Frame) -> None:
         try:
-            if self._state.logs.take_frame(frame):
+            if self._state.signals.logs.take_frame(frame):
                 self._state.inbox.put(None)
         except ProtocolError as error:
             log.warning("%s: %s broke the protocol: %s", self._state.name, self._engine.server, error)
@@ -325,7 +326,7 @@ class Submission:
     def _dispatch(self, event: Frame | str | None) -> None:
         """Handle what was received. Raises JobError, which names the server, for what none may say."""
         if event is None:
-            self._state.logs.deliver()
+            self._state.signals.logs.deliver()
             return
         if isinstance(event, str):
             raise EngineLost(event)
@@ -424,7 +425,7 @@ class Submission:
             self._state.delivered.update(part.of_task)
         self._parts.popleft()
         self._state.delivered.add(part.partition)
-        self._state.counters.add(part.counters)
+        self._state.signals.counters.add(part.counters)
         self._state.end_partitions(part.ends)
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -458,7 +459,7 @@ class Submission:
             self._state.job_log.tasks(message["rows"], message.get("lost", 0))
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
-        self._state.counters.take_server(message.get("counters"))
+        self._state.signals.counters.take_server(message.get("counters"))
         self._state.report(read_progress(message, self._state.set_aside.count, self._state.input_total))
 
     def _on_skipped(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -482,7 +483,7 @@ class Submission:
         count = message["stats"].get("results")
         if type(count) is not int or count < 0 or count < self._received_tasks + len(self._incoming):
             raise ProtocolError("a job is done with another number of results than were announced")
-        self._state.counters.take_figures(message["stats"])
+        self._state.signals.counters.take_figures(message["stats"])
         self._state.stats = read_stats(message["stats"])
         self._result_tasks = count
 

@@ -16,11 +16,11 @@ class Telling:
 
         Each item that counts has counted once, and so has each reduce task.
         """
-        return self._runner.state.counters.counts()
+        return self._runner.state.signals.counters.counts()
 
     def logs(self) -> list[LogLine]:
         """Return what the job's functions printed and logged: the last 1,000 lines.
 
         What an inline job prints is not among them: it goes where the program prints.
         """
-        return self._runner.state.logs.lines()
+        return self._runner.state.signals.logs.lines()

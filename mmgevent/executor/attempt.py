@@ -43,8 +43,9 @@ from mmgevent.wire.lanes import (
     ReceiveWindow,
     grant_frame,
 )
-from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.positions import ALL
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parts_plan import PartsPlan

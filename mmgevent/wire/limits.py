@@ -49,6 +49,15 @@ MAX_COUNTED = 2**63 - 1
 SHORT_WORK_S = 0.02
 
 
+def are_counters(value: object) -> bool:
+    """Return whether a value is an object with names of counters: one more says there are too many."""
+    return (
+        type(value) is dict
+        and len(value) <= MAX_COUNTERS + 1
+        and all(type(name) is str and len(name) <= MAX_COUNTER_NAME_CHARS for name in value)
+    )
+
+
 def check_limit(what: str, n_bytes: int, limit_bytes: int) -> None:
     """Raise MmgeventError if a peer announces more bytes of a job than the server takes."""
     if n_bytes > limit_bytes:

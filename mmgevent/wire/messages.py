@@ -14,13 +14,34 @@ JSON object and a zero byte.  That halves the frames of a very short task.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmgevent.errors import ProtocolError
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD, Frame, Payload
-from mmgevent.wire.limits import MAX_COUNTER_NAME_CHARS, MAX_COUNTERS
+from mmgevent.wire.shapes import (
+    COUNT,
+    COUNTERS,
+    COUNTS,
+    FAILURE,
+    FLAG,
+    INLINE,
+    LISTS,
+    MAX_INT,
+    NUMBER,
+    OBJECT,
+    PAIRS,
+    PHASE,
+    ROWS,
+    STATE,
+    STRING,
+    STRINGS,
+    TRIPLES,
+    Field,
+    fields_of,
+    is_count,
+    one_of,
+)
 
 #: Version of this protocol. The first messages of both sides compare it.
 PROTOCOL = 5
@@ -28,99 +49,17 @@ PROTOCOL = 5
 #: Names that a worker offers, bytes as JSON. Every driver that watches gets them.
 MAX_OFFERS_BYTES = 8 * 1024
 
-#: Bytes that the message which announces them may carry.
-MAX_INLINE_BYTES = 16 * 1024
-
 #: Text of a notice about an attempt, bytes.
 MAX_NOTICE_BYTES = 1000
 
-#: Largest integer of a message.
-MAX_INT = 2**63 - 1
 _INLINE_MARK = b"\0"  # no JSON text has it: JSON writes it as an escape
-
-
-class Shape(NamedTuple):
-    """What the value of a field must be: words for the error, and the check."""
-
-    words: str
-    fits: Callable[[Any], bool]
-
-
-class Field(NamedTuple):
-    shape: Shape
-    required: bool
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MAX_INT
-
-
-def _is_number(value: Any) -> bool:
-    return (type(value) is float and math.isfinite(value)) or _is_count(value)
-
-
-def _rows_of(width: int) -> Callable[[Any], bool]:
-    def fits(value: Any) -> bool:
-        return type(value) is list and all(
-            type(row) is list and len(row) == width and all(map(_is_count, row)) for row in value
-        )
-
-    return fits
-
-
-def _one_of(*words: str) -> Shape:
-    return Shape(" or ".join(map(repr, words)), lambda value: type(value) is str and value in words)
-
-
-COUNT = Shape("an integer from 0 to 2**63 - 1", _is_count)
-NUMBER = Shape("a number", _is_number)
-STRING = Shape("a string", lambda value: type(value) is str)
-FLAG = Shape("true or false", lambda value: type(value) is bool)
-OBJECT = Shape("an object", lambda value: type(value) is dict)
-INLINE = Shape(
-    f"1 to {MAX_INLINE_BYTES} bytes behind the object",
-    lambda value: type(value) is bytes and 0 < len(value) <= MAX_INLINE_BYTES,
-)
-FAILURE = Shape(
-    "an object of strings, integers and nulls",
-    lambda value: (
-        type(value) is dict
-        and all(type(k) is str and (v is None or type(v) in (str, int)) for k, v in value.items())
-    ),
-)
-COUNTERS = Shape(
-    f"an object of at most {MAX_COUNTERS + 1} integers from 0, names of at most {MAX_COUNTER_NAME_CHARS} characters",
-    lambda value: (
-        type(value) is dict
-        and len(value) <= MAX_COUNTERS + 1  # one more says that there are too many
-        and all(
-            type(k) is str and len(k) <= MAX_COUNTER_NAME_CHARS and _is_count(v) for k, v in value.items()
-        )
-    ),
-)
-COUNTS = Shape("a list of integers", lambda value: type(value) is list and all(map(_is_count, value)))
-STRINGS = Shape(
-    "a list of strings", lambda value: type(value) is list and all(type(entry) is str for entry in value)
-)
-PAIRS = Shape("a list of [integer, integer]", _rows_of(2))
-TRIPLES = Shape("a list of [integer, integer, integer]", _rows_of(3))
-ROWS = Shape("a list of objects", lambda value: type(value) is list and all(type(r) is dict for r in value))
-LISTS = Shape("a list of lists", lambda value: type(value) is list and all(type(r) is list for r in value))
-PHASE = _one_of("map", "reduce")
-STATE = _one_of("connecting", "worker", "server", "occupied", "closed")
-
-
-def _fields(optional: dict[str, Shape] | None = None, **required: Shape) -> dict[str, Field]:
-    fields = {name: Field(shape, True) for name, shape in required.items()}
-    fields.update({name: Field(shape, False) for name, shape in (optional or {}).items()})
-    return fields
 
 
 MESSAGES: dict[str, dict[str, Field]] = {
     # both ways, first and last
-    "hello": _fields(
+    "hello": fields_of(
         {"slots": COUNT, "offers": STRINGS, "name": STRING, "user": STRING},
-        role=_one_of("server", "worker", "driver", "looker"),
+        role=one_of("server", "worker", "driver", "looker"),
         protocol=COUNT,
         python=STRING,
         dill=STRING,
@@ -128,41 +67,41 @@ MESSAGES: dict[str, dict[str, Field]] = {
         host=STRING,
         pid=COUNT,
     ),
-    "refused": _fields(code=_one_of("version", "busy", "full", "slots", "start"), error=STRING),
-    "goodbye": _fields(reason=STRING),
-    "moved": _fields(address=STRING),
-    "tell": _fields({"more": FLAG}, data=STRING),
+    "refused": fields_of(code=one_of("version", "busy", "full", "slots", "start"), error=STRING),
+    "goodbye": fields_of(reason=STRING),
+    "moved": fields_of(address=STRING),
+    "tell": fields_of({"more": FLAG}, data=STRING),
     # driver -> server
-    "submit": _fields(
+    "submit": fields_of(
         {"skip": COUNTS, "context_bytes": COUNT, "keep": FLAG, "source": COUNT},
         name=STRING,
         options=OBJECT,
         code_bytes=COUNT,
         fingerprint=STRING,
     ),
-    "batch": _fields(
+    "batch": fields_of(
         {"content": FLAG, "refs": FLAG, "inline": INLINE}, items=COUNT, weight=COUNT, size=COUNT
     ),
-    "input_end": _fields(batches=COUNT),
-    "cancel": _fields(reason=STRING),
-    "list_workers": _fields({"details": FLAG, "measure": FLAG, "deltas": FLAG, "after": COUNT}),
-    "list_jobs": _fields({"deltas": FLAG, "after": COUNT}),
-    "ask": _fields({"name": STRING, "pid": COUNT}, what=STRING),
-    "watch": _fields(),
-    "dismiss": _fields(reason=STRING),
+    "input_end": fields_of(batches=COUNT),
+    "cancel": fields_of(reason=STRING),
+    "list_workers": fields_of({"details": FLAG, "measure": FLAG, "deltas": FLAG, "after": COUNT}),
+    "list_jobs": fields_of({"deltas": FLAG, "after": COUNT}),
+    "ask": fields_of({"name": STRING, "pid": COUNT}, what=STRING),
+    "watch": fields_of(),
+    "dismiss": fields_of(reason=STRING),
     # server -> driver
-    "workers": _fields({"found": OBJECT, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
-    "jobs": _fields({"gone": COUNTS, "next": COUNT}, found=OBJECT),
-    "answer": _fields({"error": STRING}, found=OBJECT),
-    "joined": _fields(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
-    "left": _fields(reason=STRING),
-    "accepted": _fields(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
-    "rejected": _fields({"again": FLAG}, error=STRING),
-    "allow": _fields(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
-    "enough": _fields(),
-    "need_content": _fields(),
-    "results": _fields({"batch": COUNT, "worker": STRING, "counters": COUNTERS}, parts=TRIPLES, size=COUNT),
-    "progress": _fields(
+    "workers": fields_of({"found": OBJECT, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
+    "jobs": fields_of({"gone": COUNTS, "next": COUNT}, found=OBJECT),
+    "answer": fields_of({"error": STRING}, found=OBJECT),
+    "joined": fields_of(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
+    "left": fields_of(reason=STRING),
+    "accepted": fields_of(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
+    "rejected": fields_of({"again": FLAG}, error=STRING),
+    "allow": fields_of(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
+    "enough": fields_of(),
+    "need_content": fields_of(),
+    "results": fields_of({"batch": COUNT, "worker": STRING, "counters": COUNTERS}, parts=TRIPLES, size=COUNT),
+    "progress": fields_of(
         {
             "total": COUNT,
             "items": COUNT,
@@ -180,19 +119,19 @@ MESSAGES: dict[str, dict[str, Field]] = {
         slots=COUNT,
         bytes=COUNT,
     ),
-    "notice": _fields({"once": STRING, "quiet": FLAG}, text=STRING),
-    "printed": _fields({"dropped": COUNT, "worker": STRING}, lines=STRINGS, items=STRINGS),
-    "skipped": _fields(failure=OBJECT, batch=COUNT, item=COUNT),
-    "task_ends": _fields({"lost": COUNT}, rows=ROWS),
-    "job_done": _fields(stats=OBJECT),
-    "stage_done": _fields(stats=OBJECT),
-    "job_failed": _fields({"code": STRING, "stats": OBJECT}, failure=OBJECT),
+    "notice": fields_of({"once": STRING, "quiet": FLAG}, text=STRING),
+    "printed": fields_of({"dropped": COUNT, "worker": STRING}, lines=STRINGS, items=STRINGS),
+    "skipped": fields_of(failure=OBJECT, batch=COUNT, item=COUNT),
+    "task_ends": fields_of({"lost": COUNT}, rows=ROWS),
+    "job_done": fields_of(stats=OBJECT),
+    "stage_done": fields_of(stats=OBJECT),
+    "job_failed": fields_of({"code": STRING, "stats": OBJECT}, failure=OBJECT),
     # engine -> its own driver
-    "node": _fields({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
+    "node": fields_of({"address": STRING, "error": STRING}, state=STATE, reason=STRING),
     # server -> worker -> executor
-    "job": _fields({"context_bytes": COUNT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
-    "job_end": _fields(),
-    "assign": _fields(
+    "job": fields_of({"context_bytes": COUNT}, options=OBJECT, code_bytes=COUNT, fingerprint=STRING),
+    "job_end": fields_of(),
+    "assign": fields_of(
         {
             "lo": COUNT,
             "hi": COUNT,
@@ -207,16 +146,16 @@ MESSAGES: dict[str, dict[str, Field]] = {
         size=COUNT,
         partitions=COUNT,
     ),
-    "recall": _fields(),
-    "revoke": _fields(),
-    "examine": _fields({"pid": COUNT}, what=STRING),
-    "drain": _fields(reason=STRING),
+    "recall": fields_of(),
+    "revoke": fields_of(),
+    "examine": fields_of({"pid": COUNT}, what=STRING),
+    "drain": fields_of(reason=STRING),
     # executor -> worker -> server
-    "leaving": _fields(),
-    "examined": _fields({"error": STRING}, found=OBJECT),
-    "returned": _fields(),
-    "kept": _fields(),
-    "done": _fields(
+    "leaving": fields_of(),
+    "examined": fields_of({"error": STRING}, found=OBJECT),
+    "returned": fields_of(),
+    "kept": fields_of(),
+    "done": fields_of(
         {
             "inline": INLINE,
             "skipped": COUNT,
@@ -235,10 +174,10 @@ MESSAGES: dict[str, dict[str, Field]] = {
         seconds=NUMBER,
         groups=COUNT,
     ),
-    "failed": _fields({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
-    "died": _fields({"item": COUNT, "divisible": FLAG, "template": FLAG}, failure=OBJECT),
-    "unprepared": _fields({"died": FLAG}, failure=OBJECT),
-    "content": _fields(),
+    "failed": fields_of({"item": COUNT, "spent": FLAG, "divisible": FLAG, "skipped": COUNT}, failure=OBJECT),
+    "died": fields_of({"item": COUNT, "divisible": FLAG, "template": FLAG}, failure=OBJECT),
+    "unprepared": fields_of({"died": FLAG}, failure=OBJECT),
+    "content": fields_of(),
 }
 
 _REQUIRED = {
@@ -260,7 +199,7 @@ def encode_message(type: str, **fields: Any) -> bytes:
     Raises ValueError for a message that `decode_message` would refuse, and for one above
     MAX_PAYLOAD bytes: a bug of this side.
     """
-    return _encode_fields(type, _given(fields))
+    return _encodefields_of(type, _given(fields))
 
 
 def decode_message(payload: Payload) -> dict[str, Any]:
@@ -298,7 +237,7 @@ def message_of(frame: Frame) -> dict[str, Any]:
 def control(type: str, job: int = 0, task: int = 0, attempt: int = 0, **fields: Any) -> Frame:
     """Return the CONTROL frame of a message about this job, task and attempt."""
     message = _given(fields)
-    frame = Frame(CONTROL, _encode_fields(type, message), job, task, attempt)
+    frame = Frame(CONTROL, _encodefields_of(type, message), job, task, attempt)
     if type in _FLAT:
         frame.message = message  # spares roles of this process decoding
     return frame
@@ -311,7 +250,7 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _encode_fields(type_: str, fields: dict[str, Any]) -> bytes:
+def _encodefields_of(type_: str, fields: dict[str, Any]) -> bytes:
     """Return the payload, and add the type to `fields`."""
     if not _is_right(type_, fields):
         raise ValueError(_find_fault(type_, fields))
@@ -337,7 +276,7 @@ def _is_right(type_: Any, fields: dict[str, Any]) -> bool:
         return False
     for name, value in fields.items():
         fits = checks.get(name)
-        if fits is _is_count:  # most fields are counts: spare a call
+        if fits is is_count:  # most fields are counts: spare a call
             if type(value) is not int or not 0 <= value <= MAX_INT:
                 return False
         elif fits is None or not fits(value):

@@ -236,7 +236,7 @@ def signals():
 
 def test_reader_that_went_away_is_told_from_other_errors():
     class Full:
-        is_terminal = False
+        is_terminal, plan = False, None
 
         def write(self, key, value):
             raise OSError(28, "No space left on device")
@@ -246,7 +246,7 @@ def test_reader_that_went_away_is_told_from_other_errors():
         from types import SimpleNamespace
         from mmgevent.cli import exits, outputs, progress
         class Gone:
-            is_terminal = False
+            is_terminal, plan = False, None
             def write(self, key, value):
                 raise BrokenPipeError
         def body(argv):

@@ -39,6 +39,7 @@ NUMBERS = {"N", "SECONDS", "SIZE", "PORT"}
 ADDRESSES = {"WHERE", "[HOST:]PORT", "HOST[:PORT]", "HOST[:PORT][,...]"}
 TEXTS = {"", "PASSWORD", "PATH", "F", "PATH[,PATH...]", "NAME[,NAME...]", "NAME", "PYTHON", "ORDER"} | {
     "FILE",
+    "json|FILE.json",
     "FILE.jsonl",
     "FILE.html",
     "FOLDER",

@@ -35,8 +35,9 @@ from mmgevent.machine.processes import Look
 from mmgevent.tasks import records
 from mmgevent.wire.frames import CODE, CONTROL, GRANT, INPUT, OUTPUT, split_payload
 from mmgevent.wire.lanes import CODE_WINDOW, INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.messages import MAX_INLINE_BYTES, control, decode_message
+from mmgevent.wire.messages import control, decode_message
 from mmgevent.wire.positions import position_of
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 WAIT_S = 20.0
 PARTITIONS = 4

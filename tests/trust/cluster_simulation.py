@@ -51,8 +51,9 @@ from mmgevent.wire.frames import (
 )
 from mmgevent.wire.hello import PYTHON_VERSION
 from mmgevent.wire.lanes import Outbox, ReceiveWindow, grant_frame, granted_bytes
-from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
+from mmgevent.wire.messages import PROTOCOL, control, decode_message
 from mmgevent.wire.positions import ALL
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 from tests.audit import AuditedScheduler
 from tests.oracle import plain_mapreduce
 

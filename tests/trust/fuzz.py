@@ -53,22 +53,8 @@ from mmgevent.wire.frames import (
 )
 from mmgevent.wire.hello import PYTHON_VERSION
 from mmgevent.wire.lanes import granted_bytes
-from mmgevent.wire.messages import (
-    COUNT,
-    COUNTS,
-    FAILURE,
-    FLAG,
-    INLINE,
-    MESSAGES,
-    NUMBER,
-    OBJECT,
-    PROTOCOL,
-    STRING,
-    STRINGS,
-    control,
-    decode_message,
-    encode_message,
-)
+from mmgevent.wire.messages import MESSAGES, PROTOCOL, control, decode_message, encode_message
+from mmgevent.wire.shapes import COUNT, COUNTS, FAILURE, FLAG, INLINE, NUMBER, OBJECT, STRING, STRINGS
 from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32

@@ -40,6 +40,7 @@ class Mutation(NamedTuple):
 
 
 HANDSHAKE, FRAMES, LANES = "access/handshake.py", "wire/frames.py", "wire/lanes.py"
+DRIVER_PEERS = "engine/server/driver_peers.py"
 PEERS, BATCHES, ATTEMPTS = "engine/server/peers.py", "engine/server/batches.py", "engine/server/attempts.py"
 
 MUTATIONS = [
@@ -75,7 +76,7 @@ MUTATIONS = [
     # looking at a server, and settings in files
     Mutation(
         "a looker submits nothing",
-        PEERS,
+        DRIVER_PEERS,
         "            self._handlers = dict.fromkeys(QUESTIONS, self._on_question)",
         "            pass",
         ("integration/test_status.py::test_a_looker_may_have_another_python_and_submits_nothing",),
@@ -747,14 +748,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a job's number is used once",
-        PEERS,
+        DRIVER_PEERS,
         "if not frame.job or frame.job in self._jobs or not follows(frame.job, self._last_job):",
         "if False:",
         ("engine/server/test_server.py::test_a_job_submitted_twice_closes_its_driver",),
     ),
     Mutation(
         "a driver's jobs end with it",
-        PEERS,
+        DRIVER_PEERS,
         "            self._conductor.cancel(job)\n        self._jobs.clear()",
         "            pass\n        self._jobs.clear()",
         ("engine/server/test_server.py::test_the_jobs_of_a_driver_that_is_gone_leave_nothing",),
@@ -803,7 +804,7 @@ MUTATIONS = [
     ),
     Mutation(
         "kept results are the input of one job",
-        PEERS,
+        DRIVER_PEERS,
         "source is None or source.kept is None or not source.kept.is_free:",
         "source is None or source.kept is None:",
         ("trust/test_hostile_driver.py::test_results_that_are_kept_are_taken_once_and_only_whole",),
@@ -1230,8 +1231,8 @@ MUTATIONS = [
     # what workers say
     Mutation(
         "notices of workers do not flood the user",
-        "driver/job_state.py",
-        "if self._notices_of_others > MAX_NOTICES:",
+        "driver/notices.py",
+        "if self._of_others > MAX_NOTICES:",
         "if False:",
         (
             "trust/test_hostile_worker.py::test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user",

@@ -29,7 +29,8 @@ import mmgevent as mmg
 from mmgevent.errors import MmgeventError
 from mmgevent.wire.frames import CONTROL, HEARTBEAT, Frame
 from mmgevent.wire.lanes import grant_frame
-from mmgevent.wire.messages import MESSAGES, OBJECT, control, decode_message
+from mmgevent.wire.messages import MESSAGES, control, decode_message
+from mmgevent.wire.shapes import OBJECT
 from tests.oracle import plain_mapreduce
 from tests.trust import probed_server
 from tests.trust.fuzz import DATA, ODD, VALUES

@@ -12,12 +12,13 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent._speedups import scatter
-from mmgevent.driver import job_state
+from mmgevent.driver import notices as notices_of_jobs
 from mmgevent.tasks.records import decode_items, encode_flush, encode_segment
 from mmgevent.wire.flushes import FLUSH_HEAD, FLUSH_MAGIC, FLUSH_ROW
 from mmgevent.wire.frames import BATCH, CODE, CONTROL, GRANT, HEARTBEAT, MAX_PAYLOAD, OUTPUT, RESULT, Frame
 from mmgevent.wire.limits import MAX_PARTITIONS
-from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL
+from mmgevent.wire.messages import PROTOCOL
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 from tests.oracle import plain_mapreduce
 from tests.trust.raw_peer import (
     PATIENCE_S,
@@ -330,7 +331,7 @@ def test_no_worker_fails_in_the_name_of_another(place, gate):
 
 
 def test_a_worker_that_returns_every_attempt_with_a_notice_does_not_flood_the_user(place, gate, monkeypatch):
-    monkeypatch.setattr(job_state, "MAX_NOTICES", 20)
+    monkeypatch.setattr(notices_of_jobs, "MAX_NOTICES", 20)
     notices = []  # but for the server's own: that the worker is set aside
     with RawWorker(place.server.address, slots=4) as hostile:
         handle = submit(place, gate, on_notice=notices.append)

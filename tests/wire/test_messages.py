@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mmgevent.errors import ProtocolError
 from mmgevent.wire import messages
 from mmgevent.wire.frames import CONTROL, MAX_PAYLOAD
-from mmgevent.wire.messages import MAX_INLINE_BYTES, MESSAGES, control, decode_message, encode_message
+from mmgevent.wire.messages import MESSAGES, control, decode_message, encode_message
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 CANDIDATES = [
     0,

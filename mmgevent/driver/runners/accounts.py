@@ -98,7 +98,7 @@ class Accounts:
             self._set_aside(number, position, failure)
         self._entries += batch.items
         self.items += report.items
-        state.counters.add(dict(report.counters))
+        state.signals.counters.add(dict(report.counters))
         self._mapped_records += report.records
         self._shuffled_bytes += report.shuffled_bytes
         self.mapped_bytes += batch.weight
@@ -112,7 +112,7 @@ class Accounts:
         What was said and which executors died in it is true, and is not told again.
         """
         if report.printed or report.printed_dropped:
-            self._state.logs.add(report.worker, report.printed, report.printed_dropped)
+            self._state.signals.logs.add(report.worker, report.printed, report.printed_dropped)
         for text, once in report.notices:
             self._state.notice_of_others(text, once)
         for death in report.deaths:
@@ -128,7 +128,7 @@ class Accounts:
         if self._state.job_log is not None:
             self._state.job_log.report(report, "reduce", number, None, None)
         self._take(report)
-        self._state.counters.add(dict(report.counters))
+        self._state.signals.counters.add(dict(report.counters))
         self._records += report.records
         self._keys += report.keys
         self._result_tasks += 1

@@ -85,8 +85,8 @@ class ChainRunner(Runner):
         runner = make_runner(stage.as_stage(number, self._count, datasource), pass_progress, pass_notice)
         self._runners.append(runner)
         runner.state.deaths = self.state.deaths
-        runner.state.logs = self.state.logs
-        self.state.counters.include(runner.state.counters)
+        runner.state.signals.logs = self.state.signals.logs
+        self.state.signals.counters.include(runner.state.signals.counters)
         runner.state.before_wait = lambda: self.state.before_wait()
         runner.state.on_failure = lambda: self._pass_failure(number)
 

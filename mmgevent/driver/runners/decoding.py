@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.set_aside import unreadable
 from mmgevent.errors import JobError
 from mmgevent.tasks.blame import short_repr
-from mmgevent.tasks.records import SegmentError, decode_flush, decode_segment
+from mmgevent.tasks.records import (
+    SEGMENT_HEADER_BYTES,
+    SegmentError,
+    decode_flush,
+    decode_segment,
+    segment_size,
+)
 
 if TYPE_CHECKING:
     from mmgevent.job.outputs.parts_plan import PartsPlan
@@ -74,3 +80,13 @@ def find_receipt_in_flush(data: Any, plan: PartsPlan, partitions: tuple[int, ...
     except SegmentError as error:
         raise unreadable(_WHAT, error) from error
     return find_receipt(parts[0][1], plan, partitions, of) if len(parts) == 1 else None
+
+
+def whole_segments(pieces: Iterable[Any]) -> Iterator[bytes]:
+    """Yield the segments of a partition, whole; a store gives pieces of them."""
+    buffer = bytearray()
+    for piece in pieces:
+        buffer += piece
+        while len(buffer) >= SEGMENT_HEADER_BYTES and len(buffer) >= (size := segment_size(buffer)):
+            yield bytes(memoryview(buffer)[:size])
+            del buffer[:size]

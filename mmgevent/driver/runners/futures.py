@@ -266,7 +266,7 @@ class FuturesRunner(BoxedRunner):
                 outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
 
         def look() -> None:
-            with self.state.holding_notices():
+            with self.state.notices.holding():
                 take(0.0)
 
         with Lookout(look, self._fail) as lookout:

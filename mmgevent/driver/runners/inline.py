@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.progress import Progress
-from mmgevent.driver.results import apply_finish, keeping_bundle
+from mmgevent.driver.results import results_of
 from mmgevent.driver.runners.inline_run import InlineRun
 from mmgevent.driver.runners.runner import Record, Runner
 from mmgevent.driver.set_aside import Found, Place
@@ -84,8 +84,7 @@ def _logged(job_log: JobLog, runner: Runner) -> Iterator[tuple[Any, Any]]:
 
 
 def _finished(runner: Runner) -> Iterator[tuple[Any, Any]]:
-    job = runner.job
-    return keeping_bundle(runner, apply_finish(job.finishfn, job.finish_form, runner.records(), job.argv))
+    return results_of(runner, runner.records())
 
 
 def _warn(text: str) -> None:

@@ -9,39 +9,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from time import monotonic, process_time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.batching import Speed
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.job_state import JobState
 from mmgevent.driver.progress import Progress
-from mmgevent.driver.runners.decoding import decode_flushes
+from mmgevent.driver.runners.decoding import decode_flushes, whole_segments
+from mmgevent.driver.runners.pieces import MapPiece, ended_by, note_item
 from mmgevent.engine.server.spill import BLOCK_BYTES, Memory
 from mmgevent.engine.server.store import JobStore
 from mmgevent.errors import JobError, TooManySkippedError
 from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.job.job import Job
-from mmgevent.machine.logs import get_log
 from mmgevent.machine.resources import total_memory_bytes
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
 from mmgevent.tasks.counters import NOT_IN_SETUP, refusing
-from mmgevent.tasks.given import add_item
 from mmgevent.tasks.map_task import TaskStats
-from mmgevent.tasks.records import SEGMENT_HEADER_BYTES, encode_value, segment_size
+from mmgevent.tasks.records import encode_value
 from mmgevent.tasks.run import RECORD_SHARE, read_batch, run_map, run_reduce
 from mmgevent.tasks.skipping import MAX_NAMED, MAX_VALUE_BYTES, SignalTeller, Skipping
-from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped, with_place
-from mmgevent.wire.positions import ALL, MAX_DEPTH, Part, halves_of
+from mmgevent.wire.failures import advise_on_reduce, advise_on_skips, name_skipped
+from mmgevent.wire.positions import ALL, MAX_DEPTH, halves_of
 
 if TYPE_CHECKING:
     from mmgevent.driver.runners.inline_log import InlineTask
     from mmgevent.tasks.item_clock import ItemClock
     from mmgevent.tasks.plain_rules import PlainRules
-
-log = get_log(__name__)
 
 #: Number of partitions: that of the smallest cluster, so that the same keys share a partition.
 PARTITIONS = 32
@@ -64,15 +61,6 @@ WORKER = "inline"
 
 #: Speed for which batches are cut: at most 8,000 items each.
 _SPEED = Speed(items=4000, seconds=1.0)
-
-
-class _Piece(NamedTuple):
-    """The part of a batch that one task maps."""
-
-    lo: int  #: first entry
-    hi: int  #: one behind the last entry
-    part: Part  #: part of the entry, if there is only one
-    failures: int  #: failures so far that named no item
 
 
 class InlineRun:
@@ -195,12 +183,12 @@ class InlineRun:
             failure = blame_exception(error, "setupfn")
             failure.__cause__ = error
             self._pass_signal(failure)
-            raise _ended(failure, JobError) from error
+            raise ended_by(failure, JobError) from error
 
     # The map phase.
 
     def _map_batch(self, number: int, batch: EncodedBatch) -> None:
-        pieces = [_Piece(0, batch.items, ALL, 0)]
+        pieces = [MapPiece(0, batch.items, ALL, 0)]
         while pieces:
             piece = pieces.pop()
             attempt, skip, named = 0, set[int](), Counter[int]()
@@ -226,7 +214,7 @@ class InlineRun:
                     self._pass_signal(failure)
                     if task is not None:
                         task.failed(failure)
-                    _note_item(failure, number, batch, piece)
+                    note_item(failure, number, batch, piece)
                     if failure.skipped:
                         raise self._too_many(failure) from None
                     if failure.item is not None:
@@ -253,7 +241,7 @@ class InlineRun:
                     if task is not None:
                         task.done(stats, skipping.count)
                     self._item_count += stats.items
-                    self._state.counters.add(stats.counters)
+                    self._state.signals.counters.add(stats.counters)
                     self._figures["mapped_records"] += stats.records
                     self._figures["retries"] += skipping.retried
                     self._count_skipped(skipping)
@@ -263,7 +251,7 @@ class InlineRun:
         self,
         attempt: int,
         batch: EncodedBatch,
-        piece: _Piece,
+        piece: MapPiece,
         skip: Collection[int],
         skipping: Skipping,
         clock: ItemClock | None,
@@ -294,7 +282,7 @@ class InlineRun:
             if not self._store.stage(attempt, flush[start : start + BLOCK_BYTES]):
                 self._store.write_pending()
 
-    def _halves(self, piece: _Piece, failure: TaskFailure, has_refs: bool) -> list[_Piece]:
+    def _halves(self, piece: MapPiece, failure: TaskFailure, has_refs: bool) -> list[MapPiece]:
         """Halve a piece that failed without naming an item.
 
         Raises JobError if it cannot be cut, or nothing may be set aside.
@@ -303,15 +291,15 @@ class InlineRun:
             retries = self._job.options.retries  # they are used up: from now on each failure counts
             middle = (piece.lo + piece.hi) // 2
             if middle > piece.lo:
-                return [_Piece(piece.lo, middle, ALL, retries), _Piece(middle, piece.hi, ALL, retries)]
+                return [MapPiece(piece.lo, middle, ALL, retries), MapPiece(middle, piece.hi, ALL, retries)]
             if has_refs and piece.part[1] < MAX_DEPTH:
-                return [_Piece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
-        raise _ended(failure, JobError)
+                return [MapPiece(piece.lo, piece.hi, half, retries) for half in halves_of(piece.part)]
+        raise ended_by(failure, JobError)
 
     def _skip(self, batch: int, failure: TaskFailure) -> None:
         """Set an item aside, or end the job if none may be."""
         if not self._job.options.max_skipped:
-            raise _ended(failure, JobError)
+            raise ended_by(failure, JobError)
         self._skipped_count += 1
         self._item_count += 1
         assert failure.item is not None
@@ -342,7 +330,7 @@ class InlineRun:
         """Return the error that ends the job: this failure is one more than allowed."""
         known = max(self._item_count, self._skipped_count)
         failure.failure = advise_on_skips(failure.failure, known, self._job.options.max_skipped)
-        return _ended(failure, TooManySkippedError)
+        return ended_by(failure, TooManySkippedError)
 
     def _check_skipped(self) -> None:
         """End the job if too many items were set aside, now that all are counted."""
@@ -368,7 +356,7 @@ class InlineRun:
         began_ns = process_time_ns()
         stats = run_reduce(
             self._functions,
-            [(partition, n_bytes, self._segments(partition))],
+            [(partition, n_bytes, whole_segments(self._store.read_partition(partition)))],
             partitions=self._partitions,
             memory_bytes=self._record_bytes,
             emit=flushes.append,
@@ -376,7 +364,7 @@ class InlineRun:
             plain=self._plain,
             clock=None if task is None else task.clock,
         )
-        self._state.counters.add(stats.counters)
+        self._state.signals.counters.add(stats.counters)
         self._figures["keys"] += stats.groups
         self._figures["cpu_ns"] += process_time_ns() - began_ns
         if task is not None:
@@ -393,7 +381,7 @@ class InlineRun:
                 last = failure
         if self._job.options.max_skipped:
             last.failure = advise_on_reduce(last.failure)
-        raise _ended(last, JobError)
+        raise ended_by(last, JobError)
 
     def _pass_signal(self, failure: TaskFailure) -> None:
         """Raise again what a signal raised under a function: it is no failure of the function."""
@@ -401,31 +389,6 @@ class InlineRun:
         if cause is not None and self._signals.is_of_signal(cause):
             raise cause
 
-    def _segments(self, partition: int) -> Iterator[bytes]:
-        """Yield whole segments; the store gives pieces of them."""
-        buffer = bytearray()
-        for piece in self._store.read_partition(partition):
-            buffer += piece
-            while len(buffer) >= SEGMENT_HEADER_BYTES and len(buffer) >= (size := segment_size(buffer)):
-                yield bytes(memoryview(buffer)[:size])
-                del buffer[:size]
-
-
-def _note_item(failure: TaskFailure, number: int, batch: EncodedBatch, piece: _Piece) -> None:
-    failure.batch = number
-    add_item(failure, lambda: read_batch(batch.data)[piece.lo :], piece.lo)
-
 
 def _mark_nothing(index: int, key: Any) -> None:
     pass
-
-
-def _ended(failure: TaskFailure, error: type[JobError]) -> JobError:
-    """Return the error that ends the job, with the user's exception as its cause."""
-    ended = error.from_failure(failure.failure)
-    ended.__cause__ = failure.__cause__
-    record = failure.failure
-    if failure.batch is not None:
-        record = with_place(record, failure.batch, failure.item)
-    ended.evidence = record, failure.given
-    return ended

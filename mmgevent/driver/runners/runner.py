@@ -64,6 +64,8 @@ class Runner(ABC):
         self.job = job
         #: the rules for what executors send, if that must be plain data
         self.plain = _find_rules(job)
+        #: until when the job's thread may need time to keep a bundle of its failure
+        self.keeps_until_s = 0.0
         #: what an earlier run has made, and this one leaves out; None if it makes everything
         self.made: Made | None = None
         #: where executors write parts of the results; None if the driver writes them
@@ -125,7 +127,7 @@ class Runner(ABC):
             self.keep_bundle(error)
             raise
         finally:
-            self.state.logs.deliver()
+            self.state.signals.logs.deliver()
             self.close()
 
     @abstractmethod
@@ -187,9 +189,9 @@ class Runner(ABC):
             if self.job.options.bundles and error.bundle is None:
                 from mmgevent.driver.bundles import KEEP_S, keep_bundle  # rarely needed
 
-                self.state.keeps_until_s = monotonic() + KEEP_S
+                self.keeps_until_s = monotonic() + KEEP_S
                 keep_bundle(self.stage_of(error).as_failed(), error)
-                self.state.keeps_until_s = 0.0
+                self.keeps_until_s = 0.0
             error.evidence = None  # it may be large
 
     def end_skipped(self) -> None:

@@ -92,13 +92,13 @@ class Actions:
         if job.task_log is not None:
             job.task_log.end(attempt, is_committed=True)
         if c.phase == "map":
-            job.counters.add(counters)
+            job.signals.counters.add(counters)
             output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
             if attempt.done is not None and "skipped" in attempt.done:
                 worker = self._workers.name_of(attempt.worker)
                 job.delivery.add_set_aside(c.task, job.partitions, output, c.batch, worker)
         elif job.kept is not None:
-            job.counters.add(counters)
+            job.signals.counters.add(counters)
             job.kept.add(c.task, job.store.commit_reduce(c.attempt))
         else:
             job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt), counters)
@@ -153,7 +153,7 @@ class Actions:
         job = self._jobs.get(c.job)
         if job is not None:
             job.tell_task_ends(is_last=True)
-            job.prints.end()
+            job.signals.prints.end()
             job.figures.end(self._workers.slot_count, time.monotonic())
             job.send("job_failed", failure=c.failure, code=c.code, stats=job.stats())
             log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))

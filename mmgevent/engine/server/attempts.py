@@ -20,8 +20,9 @@ from mmgevent.errors import ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.frames import INPUT, Frame, Lane, Payload, join_payloads
 from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, grant_frame
-from mmgevent.wire.messages import MAX_INLINE_BYTES, control
+from mmgevent.wire.messages import control
 from mmgevent.wire.positions import ALL, Part
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 log = get_log(__name__)
 

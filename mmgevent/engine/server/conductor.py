@@ -106,7 +106,7 @@ class Conductor:
 
     def _plan_reduce(self, c: commands.PlanReduce) -> list[commands.Command]:
         job = self.jobs[c.job]
-        job.reduce_began_s = time.monotonic()
+        job.figures.reduce_began_s = time.monotonic()
         sizes = job.store.partition_sizes()
         sizes.pop(job.partitions, None)  # items that were set aside
         delivered = frozenset(job.delivered)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmgevent.wire.messages import MAX_INT
+from mmgevent.wire.shapes import MAX_INT
 
 #: Microseconds of a second: what workers report is finer than a millisecond.
 _US = 1_000_000
@@ -19,6 +19,10 @@ class JobFigures:
     """Sums over the tasks of one job."""
 
     def __init__(self, now: float):
+        #: when the job was submitted, by `monotonic`
+        self.started_s = now
+        #: when its reduce phase began, by `monotonic`; 0.0 before
+        self.reduce_began_s = 0.0
         #: items that were mapped, without those that were set aside
         self.items = 0
         #: records of mapfn

@@ -23,13 +23,12 @@ from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.figures import JobFigures
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
-from mmgevent.engine.server.prints import JobPrints
+from mmgevent.engine.server.prints import HostedSignals
 from mmgevent.engine.server.store import JobStore
 from mmgevent.engine.server.task_log import TaskLog
 from mmgevent.engine.server.terms import check_terms
 from mmgevent.errors import LinkClosed, MmgeventError, OptionError, ProtocolError, StoreError
 from mmgevent.machine.logs import get_log
-from mmgevent.tasks.counters import Totals
 from mmgevent.wire.frames import CODE, Frame
 from mmgevent.wire.lanes import CODE_WINDOW, ReceiveWindow, grant_frame
 from mmgevent.wire.messages import control
@@ -142,9 +141,7 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
-        #: Counts of committed tasks, but for those that travel with their results.
-        self.counters = Totals()
-        self.prints = JobPrints(self._send_prints)
+        self.signals = HostedSignals(self._send_prints)
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -156,11 +153,7 @@ class HostedJob:
         self.done_by: tuple[int, ...] = ()
         #: {task: the worker that says it fails}, while another tries it
         self.doubts: dict[int, int] = {}
-        #: When it was submitted, by `monotonic`.
-        self.started_s = time.monotonic()
-        #: When its reduce phase began, by `monotonic`; 0.0 before.
-        self.reduce_began_s = 0.0
-        self.figures = JobFigures(self.started_s)
+        self.figures = JobFigures(time.monotonic())
         self._last_progress: dict[str, Any] = {}
         self._greenlets: set[gevent.Greenlet] = set()
         #: Greenlet that writes pending output to the disk, or None if nothing is pending.
@@ -232,7 +225,7 @@ class HostedJob:
         """Send the driver how far the job is, unless nothing changed."""
         figures = self.figures
         numbers.update(items=figures.items, retries=figures.retries, peak=figures.peak_bytes or None)
-        numbers["counters"] = self.counters.counts() or None
+        numbers["counters"] = self.signals.counters.counts() or None
         progress = {"phase": phase, **numbers}
         if progress != self._last_progress:
             self._last_progress = progress
@@ -255,7 +248,7 @@ class HostedJob:
         Results that are kept stay here.
         """
         self.delivery.send_all()
-        self.prints.end()
+        self.signals.prints.end()
         kept = self.kept
         if kept is not None:
             self.code.close()  # nothing of it runs any more
@@ -267,14 +260,14 @@ class HostedJob:
                 "results": self.delivery.result_tasks,
                 "records": self.delivery.records_out if kept is None else kept.records,
                 **self.stats(),
-                "counters": self.counters.counts(),
+                "counters": self.signals.counters.counts(),
             },
         )
 
     def stats(self) -> dict[str, Any]:
         """Return the figures so far, for the driver."""
         return {
-            "seconds": time.monotonic() - self.started_s,
+            "seconds": time.monotonic() - self.figures.started_s,
             "map_seconds": self.input.seconds_done,
             "spilled_bytes": self.store.spilled_bytes,
             **self.figures.as_stats(),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgevent.errors import ProtocolError
+from mmgevent.tasks.counters import Totals
 from mmgevent.wire.prints import JOB_BURST_BYTES, JOB_BYTES_A_S, MAX_LINE_BYTES, MAX_MESSAGE_LINES, Budget
 
 
@@ -43,3 +44,14 @@ class JobPrints:
             self._dropped = 0
         else:
             self._dropped += len(kept)
+
+
+class HostedSignals:
+    """What the functions of one job count and print."""
+
+    def __init__(self, send: Callable[..., bool]):
+        """`send`: see `JobPrints`."""
+        #: counts of committed tasks, but for those that travel with their results
+        self.counters = Totals()
+        #: lines on their way to the driver
+        self.prints = JobPrints(send)

@@ -21,8 +21,9 @@ from mmgevent.engine.greenlets import end_process, spawn
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.scheduler import TICK_S
 from mmgevent.engine.server.conductor import Conductor
+from mmgevent.engine.server.driver_peers import DriverPeer
 from mmgevent.engine.server.jobs import Jobs
-from mmgevent.engine.server.peers import DriverPeer, LenderPeer, Peer, WorkerPeer
+from mmgevent.engine.server.peers import LenderPeer, Peer, WorkerPeer
 from mmgevent.machine.logs import get_log
 from mmgevent.wire.messages import control
 

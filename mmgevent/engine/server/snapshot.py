@@ -132,7 +132,7 @@ def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: 
         "user": _cut(who.user),
         "host": _cut(who.host),
         "pid": who.pid,
-        "since": epoch_s(job.started_s),
+        "since": epoch_s(job.figures.started_s),
         "phase": phase_of(job, status),
         "spilled_bytes": job.store.spilled_bytes,
         "skipped": 0,
@@ -144,7 +144,7 @@ def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: 
     if status.total:
         share = status.done / status.total
         row["total"], row["percent"] = status.total, round(100 * share, 1)
-        phase_began_s = job.reduce_began_s or job.started_s
+        phase_began_s = job.figures.reduce_began_s or job.figures.started_s
         if MIN_SHARE <= share < 1:
             row["left_s"] = round((now - phase_began_s) * (1 - share) / share, 1)
     return row

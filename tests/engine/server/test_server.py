@@ -19,7 +19,8 @@ from mmgevent.wire.frames import BATCH, CODE, CONTROL, INPUT, OUTPUT, Frame, spl
 from mmgevent.wire.hello import PYTHON_VERSION, dill_version
 from mmgevent.wire.lanes import OUTPUT_WINDOW, RESULT_WINDOW, grant_frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_CODE_BYTES, MAX_CONTEXT_BYTES
-from mmgevent.wire.messages import MAX_INLINE_BYTES, PROTOCOL, control, decode_message
+from mmgevent.wire.messages import PROTOCOL, control, decode_message
+from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 
 def settle():
