@@ -35,7 +35,6 @@ from mmgevent.driver.runners.lookout import Lookout
 from mmgevent.driver.runners.map_tasks import (
     BUDGET_S,
     CARRIED_BYTES,
-    MAX_CARRIED_BYTES,
     MapRange,
     Outputs,
 )
@@ -240,10 +239,7 @@ class FuturesRunner(BoxedRunner):
         outputs = Outputs(boxed.groups)
 
         def submit(task: MapRange) -> None:
-            is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
-            sent = boxed._replace(
-                groups=outputs.next_groups, carried_bytes=CARRIED_BYTES if is_carried else 0
-            )
+            sent = outputs.job_of_next(boxed)
             # What is given back would wait with the datasource.
             is_whole = accounts.speed(slots).is_known or not feeder.never_waits
             future, pieces = futures.map(sent, code, task.for_guest(None if is_whole else BUDGET_S))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch
 from mmgevent.driver.batching import YOUNG_BATCH_S, BatchSize
 from mmgevent.driver.encoding import EncodedBatch
@@ -78,6 +79,11 @@ class Outputs:
         """
         while self.next_groups * 2 <= partitions and expected_bytes > self.next_groups * GROUP_BYTES:
             self.next_groups *= 2
+
+    def job_of_next(self, boxed: BoxedJob) -> BoxedJob:
+        """Return the job as the next map task needs it: how many groups, what its report may carry."""
+        carried = CARRIED_BYTES if self.carried_bytes < MAX_CARRIED_BYTES else 0
+        return boxed._replace(groups=self.next_groups, carried_bytes=carried)
 
     def add(self, task: MapRange, pieces: Pieces, *, is_carried: bool) -> None:
         """Add the pieces of a task, one for each group."""

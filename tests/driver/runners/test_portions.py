@@ -102,7 +102,7 @@ def test_large_output_goes_through_the_engine(cluster, tasks):
 
 
 def test_a_driver_keeps_little_carried_output(cluster, tasks, monkeypatch):
-    monkeypatch.setattr("mmgevent.driver.runners.futures.MAX_CARRIED_BYTES", 0)
+    monkeypatch.setattr("mmgevent.driver.runners.map_tasks.MAX_CARRIED_BYTES", 0)
     found = cluster.run(
         mmg.Job([(number, 1) for number in range(20)], lambda key, value: [(0, value)], sum_all)
     )
