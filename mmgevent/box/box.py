@@ -50,6 +50,8 @@ class BoxedJob(NamedTuple):
     lease: str | None = None
     #: most bytes of a task's output that travel in its report
     carried_bytes: int = 0
+    #: groups that a reduce task is of, if its pieces have others, too; else None
+    reduced: tuple[int, ...] | None = None
 
     def partitions_of(self, groups: Container[int]) -> tuple[int, ...]:
         """Return the partitions that are in these groups."""
@@ -120,7 +122,7 @@ class Box:
         self.notices: list[tuple[str, str | None]] = []
 
     def run(
-        self, phase: str, pieces: Iterable[Payload], size: int, emit: Callable[[bytes], None], **fields: Any
+        self, phase: str, pieces: Iterable[Payload], size: int, emit: Callable[[bytes], object], **fields: Any
     ) -> Outcome:
         """Run one task on these bytes of input, `size` in all.
 
@@ -248,7 +250,7 @@ class Box:
 class _Run:
     """The frames of one attempt."""
 
-    def __init__(self, executor: BoxedExecutor, attempt: BoxAttempt, emit: Callable[[bytes], None]):
+    def __init__(self, executor: BoxedExecutor, attempt: BoxAttempt, emit: Callable[[bytes], object]):
         self.attempt = attempt
         self.outcome: Outcome | None = None
         self._executor = executor

@@ -49,10 +49,12 @@ def reduce_group(
     Returns the report, and flushes with the results, which are empty if the report carries them.
     `is_wanted`: as above.
     """
+    wanted = None if job.reduced is None else frozenset(job.partitions_of(job.reduced))
     parts: dict[int, list[memoryview]] = {}
     for piece in pieces:
         for partition, segment in decode_flush(piece):
-            parts.setdefault(partition, []).append(segment)
+            if wanted is None or partition in wanted:
+                parts.setdefault(partition, []).append(segment)
     if not parts:
         return Report(), b""
     report, output = use_box(job, code, lambda box: Trials(box).reduce(parts), is_wanted)

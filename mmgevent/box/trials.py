@@ -7,6 +7,7 @@ is final.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -98,13 +99,13 @@ class Trials:
         failures = deaths = 0
         try:
             while True:
-                output = bytearray()
+                output = io.BytesIO()  # gives its bytes without a copy
                 size = sum(n_bytes for _, n_bytes in sizes)
-                outcome = self._box.run("reduce", pieces, size, output.extend, parts=sizes)
+                outcome = self._box.run("reduce", pieces, size, output.write, parts=sizes)
                 if outcome.type == "done":
                     self._count(outcome)
                     self._keys = outcome.message["groups"]
-                    return self._report(), bytes(output)
+                    return self._report(), output.getvalue()
                 failure = outcome.message["failure"]
                 if outcome.type == "unprepared":
                     self._after_failed_setup(outcome, task)
@@ -129,16 +130,16 @@ class Trials:
     def _map_share(self, batch: GuestBatch, share: _Share) -> list[_Share]:
         """Map a share.  Returns its halves, or nothing if it is done."""
         while share.count_open(batch) > 0:
-            output = bytearray()
+            output = io.BytesIO()  # gives its bytes without a copy
             fields: dict[str, Any] = {"lo": share.lo, "hi": share.hi}
             if share.skip:
                 fields["skip"] = sorted(share.skip)
             if share.part != ALL:
                 fields["part"] = list(share.part)
-            outcome = self._box.run("map", [batch.data], len(batch.data), output.extend, **fields)
+            outcome = self._box.run("map", [batch.data], len(batch.data), output.write, **fields)
             if outcome.type == "done":
                 self._count(outcome)
-                self._kept.append(bytes(output))
+                self._kept.append(output.getvalue())
                 break
             halves = self._after(batch, share, outcome)
             if halves:

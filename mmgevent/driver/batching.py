@@ -26,6 +26,8 @@ BATCH_S = 2.0
 SHARE = 0.05
 #: Weight at which a batch is full, bytes.  A single item may weigh more.
 FULL_BATCH_BYTES = 16 * 1024 * 1024
+#: Output of a map task that is enough, bytes. A worker of another engine holds it some three times.
+FULL_OUTPUT_BYTES = 16 * 1024 * 1024
 #: Largest number of items in a batch.
 MAX_BATCH_ITEMS = 1_000_000
 #: Largest ratio of the items (and bytes) of a batch to those mapped so far, per slot.
@@ -47,6 +49,7 @@ class Speed:
     weight: int = 0  #: bytes
     seconds: float = 0.0  #: time of executors
     slots: int = 1
+    output_bytes: int = 0  #: of map tasks on other engines, whose workers keep all of it until a task ends
 
     @property
     def is_known(self) -> bool:
@@ -102,4 +105,7 @@ def next_size(speed: Speed, at_least: int = 1, multiple: int = 1) -> BatchSize:
     grown_weight = FIRST_BATCH_BYTES + GROWTH * speed.weight / slots
     max_items = int(min(items, grown_items, MAX_BATCH_ITEMS))
     max_weight = int(min(weight, grown_weight, FULL_BATCH_BYTES))
+    if speed.output_bytes:
+        max_items = min(max_items, FULL_OUTPUT_BYTES * speed.items // speed.output_bytes)
+        max_weight = min(max_weight, FULL_OUTPUT_BYTES * max(1, speed.weight) // speed.output_bytes)
     return BatchSize(max(1, at_least, max_items), max(1, max_weight), multiple)

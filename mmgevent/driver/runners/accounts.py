@@ -25,6 +25,8 @@ from mmgevent.wire.positions import entry_of
 
 #: Microseconds of a second.
 US = 1_000_000
+#: Ratio of the output of a job to its output so far that is taken for likely while its end is unknown.
+UNKNOWN_GROWTH = 4
 
 
 class Accounts:
@@ -62,7 +64,15 @@ class Accounts:
 
     def speed(self, slots: int) -> Speed:
         """Return what is known of the speed of mapping, for the size of the next batch."""
-        return Speed(self._entries, self.mapped_bytes, self._seconds, slots)
+        return Speed(self._entries, self.mapped_bytes, self._seconds, slots, self._shuffled_bytes)
+
+    def expected_output_bytes(self) -> int:
+        """Return how large the output of all map tasks will be, as far as is known."""
+        if not self._entries:
+            return 0
+        if self.total is None:
+            return self._shuffled_bytes * UNKNOWN_GROWTH
+        return self._shuffled_bytes * self._known_entries // self._entries
 
     def add_batch(self, batch: EncodedBatch) -> None:
         """Count a batch that was read from the datasource."""

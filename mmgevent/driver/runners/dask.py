@@ -189,14 +189,15 @@ class DaskFutures(Futures):
         return pieces
 
     def forget(self, tokens: Sequence[Any]) -> None:
-        """Free tasks whose reports carried all.  Pieces were freed by `reduce`."""
-        self._free([token[0] for token in tokens if isinstance(token, tuple)])
+        """Free tasks whose reports carried all, and pieces.
+
+        Dask keeps pieces until the tasks of `reduce` have them, and knows how to make them again.
+        """
+        self._free([token[0] if isinstance(token, tuple) else token for token in tokens])
 
     def reduce(self, job: BoxedJob, code: Any, pieces: Sequence[Any]) -> tuple[Any, Any]:
         self._job_id = job.id
         whole = self._submit("reduce", dask_tasks.reduce_group, job, code, *pieces)
-        # Dask keeps them until the task has them, and knows how to make them again.
-        self._free([piece for piece in pieces if not isinstance(piece, bytes)])
         return whole, (whole, 1)
 
     def wait(self, futures: Sequence[Any], timeout_s: float) -> list[tuple[Any, Report]]:

@@ -35,7 +35,6 @@ from mmgevent.driver.runners.lookout import Lookout
 from mmgevent.driver.runners.map_tasks import (
     BUDGET_S,
     CARRIED_BYTES,
-    MAX_CARRIED_BYTES,
     MapRange,
     Outputs,
 )
@@ -113,6 +112,7 @@ class Futures(ABC):
     def reduce(self, job: BoxedJob, code: Token, pieces: Sequence[Token]) -> tuple[Future, Token]:
         """Submit `guest.reduce_group(job, code, *pieces)`, with bytes in place of tokens.
 
+        A piece may be of several reduce tasks. `forget` gets it when all of them are submitted.
         Pieces that were carried are bytes already.  Returns the future of its report, and the token
         of its results.
         """
@@ -134,7 +134,10 @@ class Futures(ABC):
         return tokens
 
     def forget(self, tokens: Sequence[Token]) -> None:
-        """Let the engine free pieces or results: nobody asks for them.  The default keeps them."""
+        """Let the engine free pieces or results: only submitted tasks need them.
+
+        The default keeps them.
+        """
         return
 
     @abstractmethod
@@ -233,11 +236,10 @@ class FuturesRunner(BoxedRunner):
         running: dict[Future, tuple[MapRange, Sequence[Token]]] = {}
         rests: deque[MapRange] = deque()
         lacking: list[MapRange] = []  # tasks whose files the workers do not have
-        outputs = Outputs()
+        outputs = Outputs(boxed.groups)
 
         def submit(task: MapRange) -> None:
-            is_carried = outputs.carried_bytes < MAX_CARRIED_BYTES
-            sent = boxed if is_carried else boxed._replace(carried_bytes=0)
+            sent = outputs.job_of_next(boxed)
             # What is given back would wait with the datasource.
             is_whole = accounts.speed(slots).is_known or not feeder.never_waits
             future, pieces = futures.map(sent, code, task.for_guest(None if is_whole else BUDGET_S))
@@ -254,6 +256,7 @@ class FuturesRunner(BoxedRunner):
                     task, rest = task.split(report.mapped_to)
                     rests.append(rest)
                 accounts.take_map(task.number, task.share, report)
+                outputs.refine(boxed.partitions, accounts.expected_output_bytes())
                 if report.carried:
                     futures.forget(pieces)
                 outputs.add(task, report.carried or futures.keep(pieces), is_carried=bool(report.carried))
@@ -309,10 +312,13 @@ class FuturesRunner(BoxedRunner):
     def _reduce(self, boxed: BoxedJob, code: Token, outputs: Outputs) -> Iterator[tuple[Any, Any]]:
         futures, accounts = self._futures, self._accounts
         running: dict[Future, tuple[Token, tuple[int, ...]]] = {}
+        boxed = boxed._replace(groups=outputs.groups)
         for groups, pieces in outputs.group(boxed.groups, max(1, futures.slots)):
-            future, data = futures.reduce(boxed, code, pieces)
+            reduced = None if outputs.are_alike else tuple(groups)
+            future, data = futures.reduce(boxed._replace(reduced=reduced), code, pieces)
             wanted = (each for each in boxed.partitions_of(groups) if each not in self.state.delivered)
             running[future] = data, tuple(wanted)
+        futures.forget(outputs.tokens())
         done, total = 0, len(running)
         while running:
             self.state.before_wait()
@@ -328,7 +334,6 @@ class FuturesRunner(BoxedRunner):
                     yield from self._read(results, made)
                 self.state.delivered.update(made)
                 self.state.end_partitions(made)
-        futures.forget(outputs.tokens())
 
     def _read(self, results: Any, partitions: tuple[int, ...]) -> Iterator[tuple[Any, Any]]:
         if self.parts_plan is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from mmgevent.box.box import BoxedJob
 from mmgevent.box.reports import GuestBatch
 from mmgevent.driver.batching import YOUNG_BATCH_S, BatchSize
 from mmgevent.driver.encoding import EncodedBatch
@@ -22,6 +23,9 @@ MAX_CARRIED_BYTES = 8 * 1024 * 1024
 
 #: Output of all map tasks that is so little that each slot gets one reduce task, bytes.
 SMALL_BYTES = 1024 * 1024
+
+#: Pieces of a group that are enough, bytes. A worker holds them and their results some four times.
+GROUP_BYTES = 32 * 1024 * 1024
 
 Pieces = Sequence[Any]
 
@@ -60,11 +64,26 @@ class MapRange(NamedTuple):
 class Outputs:
     """The pieces of the map tasks that are done: what the engine knows them by, or carried bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int) -> None:
+        #: number of groups of the next map task
+        self.next_groups = groups
         self._pieces: dict[tuple[int, int], Pieces] = {}
         #: bytes that are carried
         self.carried_bytes = 0
         self._are_all_carried = True
+
+    def refine(self, partitions: int, expected_bytes: int) -> None:
+        """Let the next map tasks make 2, 4, 8... groups of each, until a worker can hold one.
+
+        `expected_bytes`: the likely output of all map tasks.
+        """
+        while self.next_groups * 2 <= partitions and expected_bytes > self.next_groups * GROUP_BYTES:
+            self.next_groups *= 2
+
+    def job_of_next(self, boxed: BoxedJob) -> BoxedJob:
+        """Return the job as the next map task needs it: how many groups, what its report may carry."""
+        carried = CARRIED_BYTES if self.carried_bytes < MAX_CARRIED_BYTES else 0
+        return boxed._replace(groups=self.next_groups, carried_bytes=carried)
 
     def add(self, task: MapRange, pieces: Pieces, *, is_carried: bool) -> None:
         """Add the pieces of a task, one for each group."""
@@ -74,14 +93,31 @@ class Outputs:
         else:
             self._are_all_carried = False
 
+    @property
+    def groups(self) -> int:
+        """The largest number of groups that a map task has made."""
+        return max(map(len, self._pieces.values()), default=1)
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether all map tasks have made the same number of groups."""
+        return len(set(map(len, self._pieces.values()))) < 2
+
     def group(self, groups: int, slots: int) -> Iterator[tuple[range, list[Any]]]:
-        """Yield the groups of each reduce task, and their pieces in datasource order."""
+        """Yield the groups of each reduce task, and their pieces in datasource order.
+
+        A map task with fewer groups has larger ones: each of its pieces is of several reduce tasks.
+        """
         outputs = [self._pieces[place] for place in sorted(self._pieces)]
         tasks = groups
         if self._are_all_carried and self.carried_bytes <= SMALL_BYTES:
             tasks = min(slots, groups)
         for task in range(tasks):
-            pieces = [pieces[group] for pieces in outputs for group in range(task, groups, tasks)]
+            pieces = [
+                pieces[group]
+                for pieces in outputs
+                for group in dict.fromkeys(each % len(pieces) for each in range(task, groups, tasks))
+            ]
             if wanted := [piece for piece in pieces if not isinstance(piece, bytes) or piece]:
                 yield range(task, groups, tasks), wanted
 

@@ -11,6 +11,15 @@ from __future__ import annotations
 
 import socket
 import struct
+from urllib.parse import urlsplit
+
+from mmgevent.errors import ConnectError, UsageError
+
+#: Time for a connection to be made, seconds. Spark itself tries for minutes.
+CONNECT_S = 5.0
+
+#: Ports that Spark listens on, where an address names none.
+_PORTS = {"spark": 7077, "sc": 15002}
 
 #: Time for a master to answer, seconds.  Spark's own limit for an answer is 10 s.
 ANSWER_S = 15.0
@@ -26,6 +35,26 @@ _FILE = b"/files/mmgevent"
 _MAX_ANSWER = 64 * 1024
 #: First byte of what a server says over TLS that was asked without.
 _TLS_ALERT = 0x15
+
+
+def reach(where: str) -> None:
+    """Raise ConnectError unless somebody listens at one of the addresses."""
+    problems = []
+    for each in urlsplit(where).netloc.split(","):
+        host, _, port = each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "")
+        if port and not (port.isascii() and port.isdigit()):
+            raise UsageError(f"the port of {where} is no number: expected HOST:PORT, got {each!r}")
+        if not host or (":" in host and not host.startswith("[")):
+            raise UsageError(f"{where} names no host: expected sc://HOST[:PORT] or spark://HOST:PORT")
+        number = int(port) if port else _PORTS[where.partition(":")[0]]
+        try:
+            with socket.create_connection((host.strip("[]"), number), CONNECT_S) as link:
+                if where.startswith("spark:"):
+                    knock(link)
+            return
+        except (OSError, OverflowError) as error:
+            problems.append(f"{host}:{number}: {getattr(error, 'strerror', None) or error}")
+    raise ConnectError(f"nobody answers at {where} ({'; '.join(problems)})")
 
 
 def knock(link: socket.socket) -> None:

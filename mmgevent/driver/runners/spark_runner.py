@@ -54,6 +54,10 @@ PARTS_PER_SLOT = 16
 #: Groups of partitions for each slot, at least.
 GROUPS_PER_SLOT = 2
 
+#: The same for a job that sets the number of its partitions: its output may be much more than its
+#: input, which nobody knows before Spark has cut its stages.
+MOST_GROUPS_PER_SLOT = 16
+
 #: Input for which there is one more group, bytes.  A group has to fit into a worker's memory.
 GROUP_BYTES = 64 * 1024 * 1024
 
@@ -106,7 +110,8 @@ class SparkRunner(BoxedRunner):
             batches = self._read()
             if batches:
                 n_bytes = sum(batch.weight for batch in batches.values())
-                groups = min(partitions, max(GROUPS_PER_SLOT * slots, n_bytes // GROUP_BYTES))
+                per_slot = MOST_GROUPS_PER_SLOT if self.job.options.partitions else GROUPS_PER_SLOT
+                groups = min(partitions, max(per_slot * slots, n_bytes // GROUP_BYTES))
                 if self._workers.are_local:
                     self._lease = tempfile.mkdtemp(prefix="mmgevent-job-")
                 options = self.state.options_for(self._packed.options)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from mmgevent.driver.runners import spark_tasks
 from mmgevent.driver.runners.engines import require
@@ -28,14 +26,12 @@ from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.driver.runners.runner import LOOK_S
 from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
 from mmgevent.driver.runners.spark_jvm import end_jvm
-from mmgevent.driver.runners.spark_knock import knock
+from mmgevent.driver.runners.spark_knock import reach
 from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
+from mmgevent.machine.logs import get_log
 
 #: Variable by which pyspark knows that a process uses Connect.
 _CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
-
-#: Time for a connection to be made, seconds. Spark itself tries for minutes.
-CONNECT_S = 5.0
 
 #: Time for a Connect server to say that it is one, seconds.
 ANSWER_S = 15.0
@@ -52,9 +48,6 @@ TASK_ATTEMPTS = 4
 #: First version whose data frames take tables of Arrow, and whose queries have tags.
 MIN_VERSION = (4, 0)
 
-#: Ports that Spark listens on, where an address names none.
-_PORTS = {"spark": 7077, "sc": 15002}
-
 _ROWS_SETTING = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 #: Settings of a session that is on this machine only.
@@ -67,6 +60,8 @@ LOCAL_SETTINGS = {
 }
 
 T = TypeVar("T")
+
+log = get_log(__name__)
 
 
 class SparkWorkers(NamedTuple):
@@ -128,12 +123,13 @@ class OpenSession:
         except Exception as error:
             raise JobError(f"{ENGINE} failed: {explain(error)}", {"kind": "lost"}) from error
         finally:
-            self._interrupt(tag, thread)
+            if not answer.done():
+                self._interrupt(tag, answer)
 
     def close(self) -> None:
         """End the session if it is ours; else give it back as it was."""
         if self._restore is not None:
-            self._restore()
+            _leave(self._restore)
         if self._end is not None:
             self._end()
 
@@ -152,14 +148,18 @@ class OpenSession:
         except BaseException as error:  # raised in the thread that waits
             answer.set_exception(error)
 
-    def _interrupt(self, tag: str, thread: threading.Thread) -> None:
-        """End the query: again and again, since it may not have begun at the first time."""
+    def _interrupt(self, tag: str, answer: Future[Any]) -> None:
+        """End the query, and wait for that.  A Connect server that is lost blocks each call for minutes."""
         until_s = time.monotonic() + INTERRUPT_S
-        while thread.is_alive() and time.monotonic() < until_s:
-            thread.join(LOOK_S)
-            if thread.is_alive():
+
+        def interrupt() -> None:
+            while not answer.done() and time.monotonic() < until_s:  # it may not have begun at first
                 with contextlib.suppress(Exception):  # the session may be over, and the query with it
                     self.session.interruptTag(tag)
+                wait([answer], LOOK_S)
+
+        threading.Thread(target=interrupt, daemon=True, name=f"{tag}-end").start()
+        wait([answer], INTERRUPT_S)
 
     def _count_slots(self) -> int:
         """Return how many tasks run at the same time: the parts that Spark makes of a range."""
@@ -219,10 +219,10 @@ def start_session(where: str) -> OpenSession:
     _require_packages()
     scheme = where.partition(":")[0]
     if scheme == "sc":
-        _reach(where)
+        reach(where)
         return _start(where, lambda builder: _build_connect(builder, where))
     if scheme == "spark":
-        _reach(where)
+        reach(where)
         master, settings = where, {"spark.ui.showConsoleProgress": "false"}
     else:
         master, settings = f"local[{_parse_local(where)},{TASK_ATTEMPTS}]", LOCAL_SETTINGS
@@ -272,26 +272,6 @@ def _parse_local(where: str) -> int:
     return int(count)
 
 
-def _reach(where: str) -> None:
-    """Raise ConnectError unless somebody listens at one of the addresses."""
-    problems = []
-    for each in urlsplit(where).netloc.split(","):
-        host, _, port = each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "")
-        if port and not (port.isascii() and port.isdigit()):
-            raise UsageError(f"the port of {where} is no number: expected HOST:PORT, got {each!r}")
-        if not host or (":" in host and not host.startswith("[")):
-            raise UsageError(f"{where} names no host: expected sc://HOST[:PORT] or spark://HOST:PORT")
-        number = int(port) if port else _PORTS[where.partition(":")[0]]
-        try:
-            with socket.create_connection((host.strip("[]"), number), CONNECT_S) as link:
-                if where.startswith("spark:"):
-                    knock(link)
-            return
-        except (OSError, OverflowError) as error:
-            problems.append(f"{host}:{number}: {getattr(error, 'strerror', None) or error}")
-    raise ConnectError(f"nobody answers at {where} ({'; '.join(problems)})")
-
-
 def _start(where: str, build: Callable[[Any], tuple[Any, Callable[[], None]] | Any]) -> OpenSession:
     from pyspark.sql import SparkSession
 
@@ -322,7 +302,7 @@ def _build_connect(builder: Any, where: str) -> tuple[Any, Callable[[], None]]:
         undo.pop_all()
 
     def end() -> None:
-        session.stop()
+        _leave(session.stop)
         forget_connect()
 
     return session, end
@@ -338,6 +318,14 @@ def _await_answer(where: str) -> None:
             grpc.channel_ready_future(channel).result(ANSWER_S)
         except grpc.FutureTimeoutError as error:
             raise ConnectError(f"no answer came for {ANSWER_S:g} s: is Spark Connect there?") from error
+
+
+def _leave(action: Callable[[], None]) -> None:
+    """Give a session back, or end it.  One that is lost needs neither, and its jobs have said so."""
+    try:
+        action()
+    except Exception as error:
+        log.info("%s does not answer at the end of a session: %s", ENGINE, explain(error))
 
 
 def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple[Any, Callable[[], None]]:
@@ -368,7 +356,7 @@ def _build_classic(builder: Any, master: str, settings: dict[str, str]) -> tuple
             signal.signal(signal.SIGINT, on_interrupt)
 
     def end() -> None:
-        session.stop()
+        _leave(session.stop)
         if not had_jvm:
             end_jvm()
 

@@ -6,18 +6,27 @@ import contextlib
 import importlib.util
 import multiprocessing
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
 
 import mmgevent as mmg
+from tests import waiting
 from tests.driver.runners.ray_clusters import ray_session, standing_ray
 from tests.integration.commands import ROOT, wait_for
+from tests.ports import free_port
+
+#: Time for what happens in seconds on a quiet machine, seconds. It must not fail on a loaded one.
+DEADLINE_S = 180.0
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
+    """Look until a condition is true. Fail if it never is."""
+    waiting.wait_until(condition, timeout_s)
 
 
 class Place(NamedTuple):
@@ -28,6 +37,8 @@ class Place(NamedTuple):
     has_executors: bool = True
     #: whether items are mapped while the datasource is read
     maps_early: bool = True
+    #: whether a job can leave out what an earlier run has made
+    resumes: bool = True
 
 
 @contextlib.contextmanager
@@ -122,7 +133,7 @@ def dask() -> Iterator[Place]:
 def spark() -> Iterator[Place]:
     """Spark classic: a JVM with two tasks at a time, and a process for each of their workers."""
     with mmg.connect("spark-local:2") as cluster:
-        yield Place(cluster, maps_early=False)
+        yield Place(cluster, maps_early=False, resumes=False)
 
 
 #: A Spark Connect server on a port, until its standard input ends.
@@ -148,15 +159,14 @@ spark_jvm.end_jvm()
 @contextlib.contextmanager
 def spark_connect() -> Iterator[Place]:
     """A Spark Connect server in a process of its own, and a session of ours on it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     pipe = subprocess.PIPE
     server = [sys.executable, "-c", CONNECT_SERVER, str(port)]
     with subprocess.Popen(server, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as standing:
         wait_for(standing.stdout, "ready")
         try:
             with mmg.connect(f"sc://127.0.0.1:{port}") as cluster:
-                yield Place(cluster, maps_early=False)
+                yield Place(cluster, maps_early=False, resumes=False)
         finally:
             standing.stdin.close()
             standing.wait(30)

@@ -22,18 +22,18 @@ from tests.ports import free_port
 SLOTS = 2
 STORE_BYTES = 80 * 2**20  #: of the object store: the smallest that Ray takes is 75 MiB
 
-START_S = 60.0
+START_S = 180.0
 
 
 @contextlib.contextmanager
-def ray_session(**options: object) -> Iterator[ModuleType]:
-    """The package `ray` with a session, which has two slots."""
+def ray_session(num_cpus: int = SLOTS, **options: object) -> Iterator[ModuleType]:
+    """The package `ray` with a session of so many slots."""
     _use_token()
     import ray
 
     ray.init(
         "local",
-        num_cpus=SLOTS,
+        num_cpus=num_cpus,
         include_dashboard=False,
         object_store_memory=STORE_BYTES,
         log_to_driver=False,
@@ -51,7 +51,9 @@ def ray_session(**options: object) -> Iterator[ModuleType]:
 def standing_ray() -> Iterator[tuple[str, str]]:
     """A cluster of other processes: (its own address, the address of its client server)."""
     _use_token()
-    port, client_port = free_port(), free_port()
+    port = client_port = free_port()
+    while client_port == port:
+        client_port = free_port()
     ray = str(Path(sys.executable).with_name("ray"))
     options = [
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client_port}",

@@ -11,6 +11,7 @@ import logging
 import lzma
 import os
 import random
+import re
 import signal
 import sqlite3
 import sys
@@ -26,10 +27,12 @@ from mmgevent import reducers
 from mmgevent.job.bundle import read_bundle
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.receipts import Receipt
+from mmgevent.job.outputs.record import find_made
 from mmgevent.tasks.part_writer import MIN_OWN_BYTES
 from mmgevent.tasks.records import decode_value
+from tests.driver.runners.places import DEADLINE_S, wait_until
+from tests.job.remote.web_server import running_web_server
 from tests.oracle import plain_mapreduce
-from tests.waiting import wait_until
 
 
 class Colour(enum.Enum):
@@ -299,6 +302,34 @@ def test_compressed_files_and_streams_are_read(cluster, tmp_path):
     }
 
 
+def test_lists_of_paths_remote_objects_and_what_only_the_driver_has_are_read(cluster, tmp_path):
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("listed\n" * 20)
+    (tmp_path / "list").write_text(f"{tmp_path}/a.txt\n\n{tmp_path}/b.txt\n")
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/contract/c.txt", b"memory\n" * 30)
+    try:
+        with running_web_server() as server:
+            server.files["d.txt"] = b"web\n" * 40
+            url = f"{server.url}/ranges/d.txt"
+            source = mmg.Lines.listed(tmp_path / "list") + mmg.Lines(url, "memory://contract/c.txt")
+            job = mmg.Job(source, lambda place, line: [((line, place[0]), 1)], add)
+            handle = cluster.submit(job, on_notice=lambda text: None)
+            assert handle.result() == {
+                ("listed", f"{tmp_path}/a.txt"): 20,
+                ("listed", f"{tmp_path}/b.txt"): 20,
+                ("memory", "memory://contract/c.txt"): 30,
+                ("web", url): 40,
+            }
+            gone = f"{server.url}/ranges/gone.txt"
+            with pytest.raises(mmg.DatasourceError, match=re.escape(gone)):
+                cluster.run(mmg.Job(mmg.Lines(gone), lambda place, line: [(line, 1)], add))
+    finally:
+        memory.rm("/contract", recursive=True)
+
+
 def test_keys_of_every_kind(cluster):
     keys = [
         None, True, 2, -(2**70), 2.5, 3 + 4j, "a", "\udc80", b"b", ("t", 1), frozenset({1, 2}), Colour.RED,
@@ -329,6 +360,15 @@ def test_results_are_streamed_and_progress_is_told(cluster):
     assert handle.progress().phase == "done"
     assert handle.stats()["records"] == 3
     assert {"map", "reduce"} >= {progress.phase for progress in seen} - {"starting", "plan"}
+
+
+def test_results_of_a_partition_that_are_more_than_is_fetched_at_once(cluster):
+    def large(key, value):
+        yield value, bytes([value]) * (40 if value == 7 else 1) * 2**20
+
+    job = mmg.Job(numbers(9), large, lambda key, values: values[0], partitions=1)
+    found = {key: (len(value), set(value)) for key, value in cluster.submit(job).stream()}
+    assert found == {key: ((40 if key == 7 else 1) * 2**20, {key}) for key in range(9)}
 
 
 def test_functions_count_what_counts_and_once(cluster, tmp_path):
@@ -466,6 +506,85 @@ def test_results_are_written_into_parts(cluster, tmp_path):
     parts = [json.loads((tmp_path / "out" / name).read_text()) for name in names]
     assert dict(parts) == EXPECTED
     assert json.loads((tmp_path / "out" / "_SUCCESS").read_text())["records"] == 3
+
+
+def test_results_are_written_in_every_format_and_made_into_tables(cluster, tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    handle = cluster.submit(mmg.Job(numbers(100), by_three, add))
+    assert handle.result() == EXPECTED
+    suffixes = ("tsv", "jsonl", "csv", "pickle", "parquet", "tsv.xz", "pickle.gz")
+    assert [handle.write(tmp_path / f"out.{suffix}") for suffix in suffixes] == [3] * len(suffixes)
+    lines = (tmp_path / "out.tsv").read_text()
+    assert dict(map(json.loads, line.split("\t")) for line in lines.splitlines()) == EXPECTED
+    assert lzma.decompress((tmp_path / "out.tsv.xz").read_bytes()).decode() == lines
+    assert dict(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())) == EXPECTED
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert {int(key): int(value) for key, value in (row.split(",") for row in rows)} == EXPECTED
+    for name in ("out.pickle", "out.pickle.gz"):
+        assert dict(mmg.load(tmp_path / name)) == EXPECTED
+    read_parquet = pytest.importorskip("pyarrow.parquet").read_table
+    for table in (read_parquet(tmp_path / "out.parquet"), handle.to_arrow()):
+        assert dict(zip(*table.to_pydict().values(), strict=True)) == EXPECTED
+
+
+def test_a_job_goes_on_where_an_earlier_run_ended_or_is_refused_by_name(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmgevent.job.outputs.units.MIN_AGE_S", 0.0)
+    monkeypatch.setattr("mmgevent.job.outputs.units.AGE_SHARE", 0.0)
+    out, calls = tmp_path / "out", tmp_path / "calls"
+    calls.mkdir()
+
+    def by_rest(key, value):
+        yield value % 16, value
+
+    def add_and_note(key, values):
+        mark = calls / "failed"
+        if key == 13 and not mark.exists():
+            mark.touch()
+            while has_executors and find_made(out) is None:  # others go on until some of it counts
+                time.sleep(0.01)
+            raise ValueError("in the middle")
+        (calls / str(key)).touch()
+        return sum(values)
+
+    def made_keys():
+        return [line.split("\t")[0] for path in out.glob("part-*") for line in path.read_text().splitlines()]
+
+    has_executors = place.has_executors
+    job = mmg.Job(numbers(160), by_rest, add_and_note, partitions=8)
+    if not place.resumes:
+        sink = open_output(f"{out}/", job=job, part_bytes=1)
+        sink.write(0, sum(range(0, 160, 16)))
+        sink.note_partitions((0,), 8)
+        sink.abort()
+        with pytest.raises(mmg.UsageError, match="nothing to resume; leave --resume away"):
+            place.cluster.submit(job, resume=f"{out}/")
+        return
+    with pytest.raises(mmg.JobError, match="in the middle"):
+        place.cluster.submit(job).write(f"{out}/", part_size=1)
+    before = made_keys()
+    assert before or not has_executors
+    for path in calls.iterdir():
+        if path.name != "failed":
+            path.unlink()
+    assert place.cluster.submit(job, resume=f"{out}/").write(f"{out}/", resume=True, part_size=1) == 16
+    assert sorted(made_keys()) == sorted(map(str, range(16)))
+    assert not set(before) & {path.name for path in calls.iterdir()}
+
+
+def test_variables_are_passed_where_the_environment_is_not(cluster, monkeypatch):
+    name = "MMG_TOKEN_OF_CONTRACT"  # variables of such names stay behind by themselves
+    monkeypatch.setenv(name, "passed")
+
+    def read(key, value):
+        yield key, os.environ.get(name)
+
+    def only(key, values):
+        return set(values)
+
+    job = mmg.Job(dict.fromkeys(range(20)), lambda key, value: [(0, os.environ.get(name))], only)
+    if type(cluster).__name__ != "InlineCluster":
+        assert cluster.run(job) == {0: {None}}
+    assert cluster.run(job.with_options(pass_env=name)) == {0: {"passed"}}
 
 
 def poison(key, value):
@@ -710,13 +829,16 @@ def test_an_item_over_the_memory_limit_is_set_aside(executors):
 
 
 def test_greenlets_wait_together(executors):
-    def waits(key, value):
-        time.sleep(0.2)
-        yield value % 3, value
+    waiting = []
 
-    began_s = time.monotonic()
-    assert executors.run(mmg.Job(numbers(100), waits, add, greenlets=100)) == EXPECTED
-    assert time.monotonic() - began_s < 100 * 0.2  # one after another would take that long
+    def waits(key, value):
+        waiting.append(value)
+        time.sleep(0.2)
+        yield "together", len(waiting)
+        waiting.remove(value)
+
+    job = mmg.Job(numbers(100), waits, reducers.max_value, greenlets=100)
+    assert executors.run(job)["together"] > 1  # one after another, each would see itself alone
 
 
 def test_a_setup_that_fails_ends_the_job(executors):
@@ -804,7 +926,7 @@ def test_cancelling_stops_the_users_code(executors, tmp_path, phase):
     wait_until(lambda: os.listdir(pids))
     handle.cancel()
     with pytest.raises(mmg.JobCancelled):
-        handle.result(timeout=30)
+        handle.result(timeout=DEADLINE_S)
     assert handle.progress().phase == "cancelled"
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
     assert executors.run(mmg.Job(numbers(100), by_three, add)) == EXPECTED  # the next job finds all in order
@@ -828,7 +950,7 @@ def test_a_job_that_fails_while_its_datasource_waits_ends_at_once(place, executo
     )
     try:
         with pytest.raises(mmg.TooManySkippedError, match="is poison"):
-            handle.result(timeout=30)
+            handle.result(timeout=DEADLINE_S)
         assert not may_go.is_set()
         assert "is left behind: it waits in" in caplog.text
         assert "test_contract.py" in caplog.text

@@ -2,17 +2,20 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 import mmgevent as mmg
 from mmgevent.box import guest
 from mmgevent.box.reports import Report
-from mmgevent.driver.batching import BatchSize, Speed, large_first_size
+from mmgevent.driver import batching
+from mmgevent.driver.batching import BatchSize, Speed, large_first_size, next_size
 from mmgevent.driver.encoding import EncodedBatch
 from mmgevent.driver.feeding import Feeder
 from mmgevent.driver.runners import executors, map_tasks
-from mmgevent.driver.runners.map_tasks import MapRange, Outputs
+from mmgevent.driver.runners.executors import ExecutorFutures
+from mmgevent.driver.runners.map_tasks import GROUP_BYTES, MapRange, Outputs
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_large_output_goes_through_the_engine(cluster, tasks):
 
 
 def test_a_driver_keeps_little_carried_output(cluster, tasks, monkeypatch):
-    monkeypatch.setattr("mmgevent.driver.runners.futures.MAX_CARRIED_BYTES", 0)
+    monkeypatch.setattr("mmgevent.driver.runners.map_tasks.MAX_CARRIED_BYTES", 0)
     found = cluster.run(
         mmg.Job([(number, 1) for number in range(20)], lambda key, value: [(0, value)], sum_all)
     )
@@ -146,7 +149,7 @@ def test_a_rest_is_cut_to_size():
 
 def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none():
     batch = EncodedBatch(100, 6400, b"...", False)
-    outputs = Outputs()
+    outputs = Outputs(4)
     outputs.add(MapRange(2, batch, 0, 100), [b"a2", b"", b"c2", b""], is_carried=True)
     outputs.add(MapRange(1, batch, 50, 100), [b"a1+", b"", b"", b""], is_carried=True)
     outputs.add(MapRange(1, batch, 0, 50), [b"a1", b"", b"c1", b""], is_carried=True)
@@ -155,3 +158,66 @@ def test_little_output_makes_a_reduce_task_for_each_slot_and_empty_groups_none()
     large = [[b"a1", b"a1+", b"a2", "A3"], ["B3"], [b"c1", b"c2", "C3"], ["D3"]]
     assert list(outputs.group(4, 2)) == [(range(i, 4, 4), pieces) for i, pieces in enumerate(large)]
     assert outputs.tokens() == ["A3", "B3", "C3", "D3"]
+
+
+def test_a_map_task_with_fewer_groups_has_each_of_its_pieces_in_several_reduce_tasks():
+    batch = EncodedBatch(100, 6400, b"...", False)
+    outputs = Outputs(4)
+    outputs.add(MapRange(1, batch, 0, 100), ["A1", "B1"], is_carried=False)
+    assert (outputs.groups, outputs.are_alike) == (2, True)
+    outputs.add(MapRange(2, batch, 0, 100), ["A2", "B2", "C2", "D2"], is_carried=False)
+    assert (outputs.groups, outputs.are_alike) == (4, False)
+    pieces = [["A1", "A2"], ["B1", "B2"], ["A1", "C2"], ["B1", "D2"]]
+    assert list(outputs.group(4, 2)) == [(range(i, 4, 4), each) for i, each in enumerate(pieces)]
+    carried = Outputs(4)
+    carried.add(MapRange(1, batch, 0, 100), [b"a1", b"b1"], is_carried=True)
+    carried.add(MapRange(2, batch, 0, 100), [b"a2", b"b2", b"c2", b"d2"], is_carried=True)
+    assert list(carried.group(4, 2)) == [
+        (range(0, 4, 2), [b"a1", b"a2", b"c2"]),
+        (range(1, 4, 2), [b"b1", b"b2", b"d2"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected_bytes", "found"),
+    [
+        (4, 4 * GROUP_BYTES, 4),
+        (4, 4 * GROUP_BYTES + 1, 8),
+        (8, 10**12, 32),
+        (6, 10**12, 24),  # each is divided into whole ones
+    ],
+)
+def test_groups_are_divided_until_a_worker_can_hold_one(groups, expected_bytes, found):
+    outputs = Outputs(groups)
+    outputs.refine(32, expected_bytes)
+    assert outputs.next_groups == found
+
+
+def test_a_batch_is_small_where_its_output_is_large():
+    speed = Speed(items=100, weight=6400, seconds=1.0, slots=2)
+    large = replace(speed, output_bytes=100 * 2**20)
+    assert next_size(large).max_items == 16 < next_size(speed).max_items
+    assert next_size(large).max_weight == 16 * 64
+    assert next_size(replace(large, output_bytes=10**12)).max_items == 1
+
+
+def test_a_shuffle_that_grows_is_divided_while_it_does(cluster, monkeypatch):
+    """Tasks that mapped before had fewer groups, and no record is lost or counted twice."""
+    monkeypatch.setattr(map_tasks, "GROUP_BYTES", 100_000)
+    monkeypatch.setattr(batching, "FULL_OUTPUT_BYTES", 200_000)
+    job = mmg.Job(
+        {i: i for i in range(400)},
+        lambda key, value: [(value % 64, bytes(10_000))],
+        lambda key, values: [len(value) for value in values],
+        partitions=16,
+    )
+    seen = []
+    submit = ExecutorFutures.reduce
+
+    def reduce(self, job, code, pieces):
+        seen.append((job.groups, job.reduced))
+        return submit(self, job, code, pieces)
+
+    monkeypatch.setattr(ExecutorFutures, "reduce", reduce)
+    assert cluster.run(job) == {key: [10_000] * len(range(key, 400, 64)) for key in range(64)}
+    assert seen == [(16, (group,)) for group in range(16)]

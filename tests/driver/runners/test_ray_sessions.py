@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.driver.runners.places import DEADLINE_S
 from tests.driver.runners.ray_clusters import lasting_leases, standing_ray
 from tests.driver.runners.test_contract import wait_until
 from tests.integration.commands import ROOT
@@ -49,7 +50,7 @@ def driver(addresses):
             text=True,
             cwd=ROOT,
             env={**os.environ, "RAY_ADDRESS": addresses[0], **environ},
-            timeout=100,
+            timeout=DEADLINE_S,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -153,7 +154,7 @@ def mapfn(key, value):
     with process:
         wait_until(lambda: list(pids.iterdir()))
         process.send_signal(number)
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + number
     assert printed == ""
     wait_until(lambda: not any(os.path.exists(f"/proc/{path.name}") for path in pids.iterdir()))
@@ -192,9 +193,9 @@ def mapfn(key, value):
             drivers = [start(phase, address) for phase in phases]
             for driver in drivers:
                 stack.callback(driver.kill)
-            wait_until(lambda: all((tmp_path / phase).exists() for phase in phases), 60)
+            wait_until(lambda: all((tmp_path / phase).exists() for phase in phases), DEADLINE_S)
         for driver in drivers:
-            _, said = driver.communicate(timeout=60)
+            _, said = driver.communicate(timeout=DEADLINE_S)
             assert driver.returncode == 1, said
             assert "mmg-run: Ray cannot run the job: " in said
             assert (

@@ -10,17 +10,17 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 import zlib
 
 import pytest
 
 import mmgevent as mmg
 from mmgevent.box.reports import Report
-from mmgevent.driver.runners import spark_errors, spark_tasks
-from tests.driver.runners.places import PLACES
+from mmgevent.driver.runners import spark_errors, spark_sessions, spark_tasks
+from tests.driver.runners.places import DEADLINE_S, PLACES, wait_until
 from tests.driver.runners.test_contract import EXPECTED, add, by_three, numbers
-from tests.integration import commands
-from tests.ports import free_port
+from tests.ports import free_port, reserved_port
 
 HAS_SPARK = (
     importlib.util.find_spec("pyspark") is not None and importlib.util.find_spec("pyarrow") is not None
@@ -71,9 +71,10 @@ def test_a_missing_java_is_one_sentence(monkeypatch, tmp_path):
 @needs_java
 @pytest.mark.parametrize("scheme", ["spark", "sc"])
 def test_nobody_at_the_address(scheme):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(mmg.ConnectError, match=f"nobody answers at {scheme}://127.0.0.1:{port}"):
+    with (
+        reserved_port() as port,
+        pytest.raises(mmg.ConnectError, match=f"nobody answers at {scheme}://127.0.0.1:{port}"),
+    ):
         mmg.connect(f"{scheme}://127.0.0.1:{port}")
 
 
@@ -161,6 +162,52 @@ def test_large_pieces_are_cut_into_rows():
     assert [row.seq for row in rows] == [0, 1, 2]
     assert b"".join(row.data for row in rows) == piece
     assert max(len(row.data) for row in rows) == spark_tasks.ROW_BYTES
+
+
+class StandIn:
+    """A session whose server is lost: pyspark tries each call again for minutes."""
+
+    def __init__(self):
+        self.conf = types.SimpleNamespace(set=lambda name, value: None)
+        self.interrupted = []
+        self.may_go = threading.Event()
+
+    def addTag(self, tag):
+        pass
+
+    def interruptTag(self, tag):
+        self.interrupted.append(tag)
+        self.may_go.wait()
+
+
+def test_a_server_that_is_lost_keeps_no_job_from_ending(monkeypatch):
+    monkeypatch.setattr("mmgevent.driver.runners.spark_sessions.INTERRUPT_S", 0.2)
+    lost = StandIn()
+    opened = spark_sessions.OpenSession(lost, end=lambda: None)
+
+    def cancelled():
+        raise mmg.JobCancelled
+
+    try:
+        with pytest.raises(mmg.JobCancelled):
+            opened.run(lost.may_go.wait, cancelled, "tag")
+    finally:
+        lost.may_go.set()
+    assert lost.interrupted == ["tag"]
+
+
+def test_a_query_that_has_ended_is_not_interrupted():
+    standing = StandIn()
+    opened = spark_sessions.OpenSession(standing, end=lambda: None)
+    assert opened.run(lambda: 5, lambda: None) == 5
+    assert standing.interrupted == []
+
+
+def test_a_session_that_is_lost_is_left_without_an_error():
+    def lost():
+        raise ConnectionRefusedError
+
+    spark_sessions._leave(lost)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +362,7 @@ if __name__ == "__main__":
 
 @contextlib.contextmanager
 def spark_daemon(folder, name, *arguments):
-    """A master or worker of standalone Spark. Yields what it writes."""
+    """A master or worker of standalone Spark. Yields the file that it writes."""
     pyspark = importlib.util.find_spec("pyspark").submodule_search_locations[0]
     environ = {
         **on_loopback(),
@@ -324,11 +371,15 @@ def spark_daemon(folder, name, *arguments):
         "SPARK_DAEMON_JAVA_OPTS": "-Dspark.master.rest.enabled=false",  # it has a port of its own
     }
     command = [f"{pyspark}/bin/spark-class", f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1"]
-    with subprocess.Popen(
-        [*command, "--webui-port", "0", *arguments], env=environ, stderr=subprocess.PIPE, text=True
-    ) as daemon:
+    log = folder / f"{name}-{free_port()}.log"  # a pipe that nobody reads would stop it
+    with (
+        log.open("w") as written,
+        subprocess.Popen(
+            [*command, "--webui-port", "0", *arguments], env=environ, stderr=written, text=True
+        ) as daemon,
+    ):
         try:
-            yield daemon.stderr
+            yield log
         finally:
             daemon.terminate()
 
@@ -351,10 +402,10 @@ def test_a_standing_cluster_is_not_this_machine_and_may_grow(tmp_path):
 
         def start_worker(cores):
             output = start("worker.Worker", "--cores", str(cores), "--memory", "1g", f"spark://{address}")
-            commands.wait_for(output, "Successfully registered with master")
+            wait_until(lambda: "Successfully registered with master" in output.read_text())
 
         master = start("master.Master", "--port", address.partition(":")[2])
-        commands.wait_for(master, "New state: ALIVE")
+        wait_until(lambda: "New state: ALIVE" in master.read_text())
         driver = stack.enter_context(
             subprocess.Popen(
                 [sys.executable, program, f"spark://{address}"],
@@ -398,5 +449,5 @@ def children():
 def test_a_session_of_ours_ends_and_leaves_no_process(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace("if __name__", CHILDREN + "if __name__", 1))
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=110)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.stdout == "left\n", done.stderr[-2000:]
