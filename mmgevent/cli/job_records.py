@@ -47,8 +47,8 @@ def kept(command: str, arguments: Arguments) -> Iterator[LogFile | None]:
     Raises OutputError for paths that cannot be written.
     """
     is_verbose = bool(arguments.verbose) and not arguments.quiet
-    report = None if arguments.report is None else os.path.realpath(arguments.report)
     _check_paths(arguments)
+    report = None if arguments.report is None else os.path.realpath(arguments.report)
     if arguments.job_log is None and report is None and not is_verbose:
         yield None
         return
@@ -90,7 +90,14 @@ def _check_paths(arguments: Arguments) -> None:
     for option, path in given:
         if path is None:
             continue
-        real = os.path.realpath(path)
+        try:
+            real = os.path.realpath(path)
+        except FileNotFoundError:  # the working directory is gone
+            if option == "-o":
+                continue  # whoever opens it knows more
+            raise OutputError(
+                f"{option} {shown(path)} cannot be written: the working directory is gone; give an absolute path"
+            ) from None
         if real in seen and not real.startswith("/dev/"):
             raise OutputError(f"{option} and {seen[real]} are the same file, {shown(path)}: give two")
         seen[real] = option

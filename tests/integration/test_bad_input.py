@@ -41,7 +41,7 @@ def fails(commands):
 
     def run(code, source, *options, expected=(), name="job.py", **kwargs):
         commands.write(name, source)
-        ended = commands.run("run", "--procs", "2", *options, name, **kwargs)
+        ended = commands.run("run", "--procs", "2", "--no-logs", *options, name, **kwargs)
         check_message(ended, code, *expected)
         assert commands.left_behind() == []
         return ended.stderr

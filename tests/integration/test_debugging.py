@@ -84,7 +84,7 @@ def run_with_input(commands, text, *argv):
 )
 def test_who_wants_a_terminal_in_an_executor_is_told_to_use_inline(commands, statement, came):
     job = commands.write("stops.py", STOPS.format(statement))
-    ended = commands.run("run", "--procs", "1", job)
+    ended = commands.run("run", "--procs", "1", "--no-logs", job)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("mmg-run: mapfn at 'key' on ")
     assert came in ended.stderr

@@ -49,7 +49,7 @@ sys.meta_path.insert(0, Finder)
 #: What greenlets of an engine run: module, class, method.
 SERVED = [
     ("engine.worker.supervisor", "Supervisor", "_watch"),
-    ("engine.worker.supervisor", "Supervisor", "_drain"),
+    ("engine.worker.printout", "Printout", "_drain"),
     ("engine.worker.crew", "Crew", "_watch"),
     ("engine.worker.crew", "Crew", "_on_death"),
     ("engine.worker.forker", "Forker", "_write"),

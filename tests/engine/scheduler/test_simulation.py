@@ -36,6 +36,7 @@ def test_everything_that_can_happen_does_in_the_first_thousand_seeds():
         "status",
         "fail_job",
         "was_recalled",
+        "count_busy",
     }
     assert min(seen[name] for name in names) >= 10, seen
 
