@@ -258,17 +258,6 @@ MUTATIONS = [
         ("box/test_box.py::test_a_template_that_dies_between_two_tasks_is_replaced_and_no_death",),
     ),
     Mutation(
-        "a job that ends a box's template again and again fails",
-        "box/trials.py",
-        "is_last = self._box.template_deaths >= MAX_TEMPLATE_DEATHS",
-        "is_last = False",
-        (
-            "driver/runners/test_contract.py::"
-            "test_a_job_that_ends_it_again_and_again_fails_by_name_whatever_may_be_skipped[threads]",
-        ),
-        waits=True,
-    ),
-    Mutation(
         "a template that waited is used only if it was started as one would be now",
         "box/spares.py",
         "if self._waiting[index][0].origin == origin:",
