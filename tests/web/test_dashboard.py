@@ -133,8 +133,8 @@ def test_pages_that_do_not_read_are_few_and_cost_little(place):
             )
             statuses.append(connection.recv(13).split()[1])
         served = statuses.count(b"200")
-        assert statuses == [b"200"] * served + [b"503"] * (3 * MAX_STREAMS - served)
-        assert MAX_STREAMS - 8 <= served <= MAX_STREAMS  # pages of other tests may have closed just now
+        assert served + statuses.count(b"503") == 3 * MAX_STREAMS
+        assert MAX_STREAMS - 8 <= served <= MAX_STREAMS  # pages of other tests close in these moments
         assert process.memory_info().rss < 200 * 2**20
         assert fetch(place, "/health") == {"ok": True}
     finally:
