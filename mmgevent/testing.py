@@ -26,6 +26,7 @@ from mmgevent.errors import BrokenPromiseError, UsageError
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
     from mmgevent.job.job import Job, K, V
+    from mmgevent.tasks.calls import CallRules
 
 __all__ = ["BrokenPromiseError", "check"]
 
@@ -98,7 +99,7 @@ def _check_stage(job: Job[Any, Any], cluster: BaseCluster, number: int, count: i
     try:
         if functions.setupfn is not None:
             functions.setupfn()
-        items = list(islice(_items_of(job), MAX_ITEMS))
+        items = list(islice(_mapped_items_of(job), MAX_ITEMS))
         promises = Promises(functions, items, items_per_call=job.options.items_per_call)
         promises.check(are_values_ordered=number == 1)
         if job.options.allocation != "oneshot":
@@ -118,6 +119,42 @@ def _items_of(job: Job[Any, Any]) -> Iterator[Record]:
             yield from value.units()
         else:
             yield key, value
+
+
+def _mapped_items_of(job: Job[Any, Any]) -> Iterator[Record]:
+    """Yield the items of a job that are not set aside."""
+    return (item for item in _items_of(job) if not job.options.max_skipped or _can_be_mapped(job, item))
+
+
+def _can_be_mapped(job: Job[Any, Any], item: Record) -> bool:
+    """Return whether an item gives records, where those that give none are set aside."""
+    from mmgevent.job.inputs.refs import Unreadable
+    from mmgevent.tasks.blame import TaskFailure
+    from mmgevent.tasks.records import decode_items, encode_items
+    from mmgevent.tasks.run import run_map
+
+    if isinstance(item[1], Unreadable):
+        return False
+    try:
+        run_map(
+            job.functions(),
+            decode_items(encode_items([item])),
+            partitions=1,
+            memory_bytes=_RECORD_BYTES,
+            emit=_ignore,
+            mark=_mark_nothing,
+            calls=_calls_of(job),
+        )
+    except TaskFailure:
+        return False
+    return True
+
+
+def _calls_of(job: Job[Any, Any]) -> CallRules | None:
+    from mmgevent.tasks.calls import CallRules
+
+    per_call = job.options.items_per_call
+    return None if per_call is None else CallRules(per_call, _mark_nothing)
 
 
 def _check_runs(job: Job[Any, Any], cluster: BaseCluster, expected: list[Record]) -> None:
@@ -163,13 +200,11 @@ def _run_on(cluster: BaseCluster, job: Job[Any, Any]) -> list[Record]:
 def _run_in_batches(job: Job[Any, Any], size: int, partitions: int) -> list[Record]:
     """Run a job in this process with batches of one size; each task runs twice, and the second counts."""
     from mmgevent.driver.runners.decoding import decode_flushes
-    from mmgevent.tasks.calls import CallRules
     from mmgevent.tasks.records import decode_items, encode_items
     from mmgevent.tasks.run import run_map, run_reduce
 
-    functions, per_call = job.functions(), job.options.items_per_call
-    calls = None if per_call is None else CallRules(per_call, _mark_nothing)
-    items = _items_of(job)
+    functions, calls = job.functions(), _calls_of(job)
+    items = _mapped_items_of(job)
     segments: dict[int, list[bytes]] = {}
     while batch := list(islice(items, size)):
         flushes: list[bytes] = []
@@ -270,7 +305,7 @@ def close_shared() -> None:
         cluster.close()
 
 
-def _ignore(text: str) -> None:
+def _ignore(text: object) -> None:
     pass
 
 

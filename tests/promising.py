@@ -136,5 +136,16 @@ def forget_result(key, values):
     return Forgetful(str(values))
 
 
+def refuse_some(key, number):
+    if number % 10 == 3:
+        raise ValueError(number)
+    yield number % 3, number
+
+
+def refuse_some_of_all(keys, numbers):
+    for key, number in zip(keys, numbers, strict=True):
+        yield from refuse_some(key, number)
+
+
 def known(**changes):
     return {"mapfn": words, "reducefn": reducers.sum_values, **changes}

@@ -62,6 +62,8 @@ def test_backslashes_stay_as_they_are():
 #: Modules that write to a stream or set up logging, each with a reason.
 WRITERS = {
     "cli/exits.py": "say applies it; print_out prints help, versions and the user's own password",
+    "cli/option_pages.py": "names of our own files",
+    "cli/status_tables.py": "console.print gets rows that `clean_row` made fit",
     "driver/live_block.py": "console.print gets shown text without markup",
     "driver/reporters.py": "say applies it",
     "engine/watchdog.py": "a text of ours without a word of others",
@@ -69,7 +71,7 @@ WRITERS = {
 #: Modules that name a logger past `get_log`, each with a reason.
 LOGGERS = {
     "machine/logs.py": "get_log itself",
-    "engine/worker/supervisor.py": "what executors print: shown line by line, or as it is to the program that submitted it",
+    "engine/worker/printout.py": "what executors print: shown line by line, or as it is to the program that submitted it",
     "engine/process.py": "handlers and levels",
     "engine/foreground.py": "handlers and levels",
     "cli/shared.py": "handlers and levels",

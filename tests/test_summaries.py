@@ -159,6 +159,12 @@ def test_a_digest_stays_small_and_keeps_nan_and_infinity():
     combine = reducers.combiner_of(quantile_values(0.5))
     (digest,) = combine("k", [float(i) for i in range(100_000)])
     assert len(digest[4]) <= 2 * quantiles.CENTROIDS
+    for infinite in (-math.inf, math.inf):
+        (digest,) = combine("k", [infinite, 1.0] * 50_000)
+        assert len(digest[4]) <= 2 * quantiles.CENTROIDS
+        ranks = (0.1, 0.49, 0.51, 0.9)
+        got = quantile_values(*ranks)("k", [digest])
+        assert got == sorted([infinite] * 2 + [1.0] * 2), "equal infinities have no mean but themselves"
     values = [float(i) for i in range(5000)]
     assert math.isnan(reduce_in_parts(quantile_values(0.5), [*values, math.nan], [2000]))
     assert reduce_in_parts(quantile_values(0, 1), [-math.inf, *values, math.inf], [2000]) == [

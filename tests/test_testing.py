@@ -60,6 +60,21 @@ def test_files_and_chains_are_checked(tmp_path):
     assert check(job)[80] == ["the"]
 
 
+def test_items_that_a_job_sets_aside_are_no_fault_of_it(tmp_path):
+    numbers = [(number, number) for number in range(40)]
+    assert check(mmg.Job(numbers, p.refuse_some, p.add, max_skipped=0.5)) == {0: 237, 1: 234, 2: 237}
+    per_call = mmg.Job(numbers, p.refuse_some_of_all, p.add, max_skipped=0.5, items_per_call=7)
+    assert check(per_call) == {0: 237, 1: 234, 2: 237}
+    path = tmp_path / "lines.jsonl"
+    path.write_text('1\n2\n{"broken\n4\n')
+    assert check(mmg.Job(mmg.JsonLines(path), p.swap, max_skipped=1)).keys() == {1, 2, 4}
+
+
+def test_sums_of_floats_may_come_in_any_order():
+    numbers = [(0, number) for number in (0.1, 0.2, -0.3, 1e6 + 0.1, -1e6 - 0.1)]
+    assert abs(check(mmg.Job(numbers, p.one_key, p.add, collectfn=p.add))["all"]) < 1e-9
+
+
 def test_an_executor_is_killed_in_a_check(monkeypatch):
     deaths = []
 

@@ -403,7 +403,8 @@ static PyType_Spec items_spec = {
 
 /* Where map_items() and stream_items() take items from, and what they tell of each.
  *
- * Both are asked for without calls of Python if they are ours.  All objects are owned. */
+ * Both are asked for without calls of Python if they are ours.  All objects are owned.  There are no
+ * more items where `items` is NULL. */
 struct source {
     PyObject *items, *mark;
     int are_items_ours, is_mark_ours;
@@ -426,11 +427,17 @@ source_take(struct source *self, uint64_t *position, PyObject **key, PyObject **
 {
     int result = 0;
 
+    if (self->items == NULL) {
+        return 0;
+    }
+    PyObject *const items = Py_NewRef(self->items); /* owned: taking one may run any code, which may end the source */
     if (self->are_items_ours) {
-        result = items_take((struct items *)self->items, position, key, value);
+        result = items_take((struct items *)items, position, key, value);
+        Py_DECREF(items);
     }
     else {
-        PyObject *item = PyIter_Next(self->items); /* owned */
+        PyObject *item = PyIter_Next(items); /* owned */
+        Py_DECREF(items);
         if (item == NULL) {
             return PyErr_Occurred() ? -1 : 0;
         }

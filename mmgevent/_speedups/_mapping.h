@@ -220,6 +220,7 @@ mapping_next(struct mapping *self)
         }
         if (map_next(module, self) <= 0) {
             keep_raising();
+            Py_CLEAR(self->source.items);
             return NULL;
         }
     }
@@ -311,9 +312,6 @@ streaming_next(struct streaming *self)
                 return record;
             }
             Py_CLEAR(self->output);
-        }
-        if (self->source.items == NULL) {
-            return NULL;
         }
         if (source_take(&self->source, &position, &key, &value) <= 0) {
             return stream_end(self);

@@ -13,7 +13,8 @@
 struct row_lines {
     PyObject_HEAD
     struct text text;
-    PyObject *taken_back; /* a line that is given once more; or NULL */
+    PyObject *taken_back;  /* a line that is given once more; or NULL */
+    Py_ssize_t feed_end;   /* where the bytes up to a line feed end, or all; the next line ends there at the latest */
 };
 
 static void
@@ -41,11 +42,14 @@ row_lines_next(struct row_lines *self)
         return NULL;
     }
     const char *const start = PyBytes_AS_STRING(text->data) + text->at;
-    const Py_ssize_t size = PyBytes_GET_SIZE(text->data) - text->at;
-    const char *const feed = memchr(start, '\n', (size_t)size);
-    Py_ssize_t n_bytes = feed == NULL ? size : feed - start + 1;
+    if (text->at >= self->feed_end) { /* once for many lines that end with \r */
+        const Py_ssize_t size = PyBytes_GET_SIZE(text->data) - text->at;
+        const char *const feed = memchr(start, '\n', (size_t)size);
+        self->feed_end = text->at + (feed == NULL ? size : feed - start + 1);
+    }
+    Py_ssize_t n_bytes = self->feed_end - text->at;
     const char *const carriage = memchr(start, '\r', (size_t)n_bytes);
-    if (carriage != NULL && carriage + 1 != feed) {
+    if (carriage != NULL && !(carriage - start == n_bytes - 2 && carriage[1] == '\n')) {
         n_bytes = carriage - start + 1;
     }
     text->at += n_bytes;

@@ -87,9 +87,14 @@ decode(const struct text *self, const char *bytes, Py_ssize_t n_bytes)
         }
         return text;
     }
-    const char *encoding = PyUnicode_AsUTF8(self->encoding); /* borrowed from the str */
-    const char *errors = encoding == NULL ? NULL : PyUnicode_AsUTF8(self->errors);
-    return errors == NULL ? NULL : PyUnicode_Decode(bytes, n_bytes, encoding, errors);
+    /* Owned: codecs and handlers of errors may run any code, which may end the text. */
+    PyObject *const names[] = {Py_NewRef(self->encoding), Py_NewRef(self->errors)};
+    const char *const encoding = PyUnicode_AsUTF8(names[0]); /* borrowed from the str */
+    const char *const errors = encoding == NULL ? NULL : PyUnicode_AsUTF8(names[1]);
+    PyObject *const text = errors == NULL ? NULL : PyUnicode_Decode(bytes, n_bytes, encoding, errors);
+    Py_DECREF(names[0]);
+    Py_DECREF(names[1]);
+    return text;
 }
 
 /* -- lines_of(), pieces_of() and placed() */
@@ -258,8 +263,7 @@ static PyType_Spec units_spec = {
     .slots = units_slots,
 };
 
-/* new_object -- new object of a class that module_exec() made, all of whose fields are 0 and which the
- * collector does not track; or NULL with an exception. */
+/* new_object -- new object of a class that module_exec() made, all of whose fields are 0; or NULL with an exception. */
 static void *
 new_object(PyObject *module, const char *name)
 {

@@ -22,7 +22,7 @@ from mmgevent.engine.scheduler.retries import (
     blame_for_templates,
 )
 from mmgevent.tasks.counters import Totals
-from mmgevent.wire.failures import advise_on_reduce, with_place, without_input
+from mmgevent.wire.failures import advise_on_reduce, is_of_output, with_place, without_input
 from mmgevent.wire.positions import ALL, MAX_DEPTH, WHOLE, Part, entry_of, halves_of, place_of, position_of
 from mmgevent.wire.task_ends import MAX_LARGEST, MAX_SLOW
 
@@ -118,7 +118,7 @@ class Trials:
                         raise self._reduce_failed(failure)
                 else:
                     failures += 1
-                    if failures > self._retries:
+                    if failures > self._retries or is_of_output(failure):
                         raise self._reduce_failed(failure)
                     self._retried += 1
         except _GivenUp as given_up:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mmgevent.cli.closing import ON_STDERR
 from mmgevent.cli.exits import print_out, say
 from mmgevent.cli.options import Arguments, Option, refuse
 from mmgevent.errors import OutputError
@@ -46,11 +47,11 @@ def kept(command: str, arguments: Arguments) -> Iterator[LogFile | None]:
     Raises OutputError for paths that cannot be written.
     """
     is_verbose = bool(arguments.verbose) and not arguments.quiet
-    report = None if arguments.report is None else os.path.abspath(arguments.report)
+    report = None if arguments.report is None else os.path.realpath(arguments.report)
+    _check_paths(arguments)
     if arguments.job_log is None and report is None and not is_verbose:
         yield None
         return
-    _check_paths(arguments)
     from mmgevent.driver.log_file import LogFile
     from mmgevent.report.digest import Digest
 
@@ -83,6 +84,8 @@ def print_differences(command: str, paths: list[str]) -> int:
 def _check_paths(arguments: Arguments) -> None:
     """Raise OutputError if a path cannot be written, or two are the same."""
     given = [("--job-log", arguments.job_log), ("--report", arguments.report), ("-o", arguments.output)]
+    if arguments.summary != ON_STDERR:
+        given.append(("--summary", arguments.summary))
     seen: dict[str, str] = {}
     for option, path in given:
         if path is None:
@@ -93,10 +96,12 @@ def _check_paths(arguments: Arguments) -> None:
         seen[real] = option
     if arguments.report is None:
         return
-    folder = os.path.dirname(os.path.abspath(arguments.report))
+    folder = os.path.dirname(os.path.realpath(arguments.report))
     why = None
     if os.path.isdir(arguments.report):
         why = "it is a folder"
+    elif os.path.exists(arguments.report) and not os.path.isfile(arguments.report):
+        why = "it is no file"  # a device or a pipe, which the report would replace
     elif not os.path.isdir(folder):
         why = "its folder is not there"
     elif not os.access(folder, os.W_OK | os.X_OK):
@@ -113,7 +118,7 @@ def _write_report(command: str, arguments: Arguments, path: str, digest: Digest)
 
     made = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(made, "w", encoding="utf-8") as file:
+        with open(made, "x", encoding="utf-8") as file:  # a link that somebody made there is not followed
             file.write(make_page(digest.data()))
         os.replace(made, path)
     except OSError as error:

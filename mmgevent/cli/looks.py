@@ -13,8 +13,6 @@ from mmgevent.cli.exits import print_out, say
 from mmgevent.cli.options import Arguments, Command, Option, options_first, parse, refuse
 from mmgevent.wire.listings import (
     JOB_FIELDS,
-    LEFT_FIELDS,
-    SERVER_FIELDS,
     WORKER_FIELDS,
     clean_row,
     read_listing,
@@ -171,22 +169,22 @@ def _give_order(command: str, looker: Looker, verb: str, name: str, arguments: A
 def _show(looker: Looker, verb: str, *, as_json: bool) -> None:
     seen: dict[str, Any] = {}
     if verb == "status":
-        given = looker.find("server")[0]
-        left = given.get("left") if type(given.get("left")) is list else []
-        server = clean_row(given, SERVER_FIELDS)
-        server["left"] = [
-            clean_row(row, LEFT_FIELDS, *LEFT_FIELDS) for row in left or [] if type(row) is dict
-        ]
-        seen["server"] = server
+        seen["server"] = looker.describe_server()
     if verb != "jobs":
-        rows = read_listing(looker.ask, "list_workers", details=True, measure=True)
-        seen["workers"] = [clean_row(row, WORKER_FIELDS, "number", "name", "slots") for row in rows]
+        seen["workers"] = read_listing(looker.ask, "list_workers", _worker_of, details=True, measure=True)
     if verb != "workers":
-        rows = read_listing(looker.ask, "list_jobs")
-        seen["jobs"] = [clean_row(row, JOB_FIELDS, "number", "id", "name") for row in rows]
+        seen["jobs"] = read_listing(looker.ask, "list_jobs", _job_of)
     if as_json:
         print_out(json.dumps(seen, indent=2))
         return
     from mmgevent.cli.status_tables import draw
 
     print_out(draw(seen))
+
+
+def _worker_of(row: Row) -> Row:
+    return clean_row(row, WORKER_FIELDS, "number", "name", "slots")
+
+
+def _job_of(row: Row) -> Row:
+    return clean_row(row, JOB_FIELDS, "number", "id", "name")

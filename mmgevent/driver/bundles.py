@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.driver.error_groups import ErrorGroup, cause_of, describe_groups, group_failures
 from mmgevent.driver.packing import pack_code
-from mmgevent.errors import JobError
+from mmgevent.errors import JobError, TooManySkippedError
 from mmgevent.job.bundle import default_folder, write_bundle
 from mmgevent.job.functions import Functions
 from mmgevent.machine import interpreter
@@ -69,6 +69,8 @@ class FailedJob(NamedTuple):
 def keep_bundle(failed: FailedJob, error: JobError) -> None:
     """Keep a bundle of the failure that ends a job, and let the error name it."""
     record, given = error.evidence or ({}, None)
+    if isinstance(error, TooManySkippedError) and given is None and "item" not in record:
+        record, given = _find_set_aside(failed, record)
     kept = _keep(failed, record, given)
     if kept is not None:
         error.name_bundle(*kept)
@@ -103,19 +105,43 @@ def _keep_skipped(failed: FailedJob, groups: Collection[ErrorGroup]) -> dict[tup
         if kept.get(cause, 0) >= A_CAUSE:
             continue
         kept[cause] = kept.get(cause, 0) + 1
-        known = {name: field for name, field in failure.items() if name != "item_key"}
-        given = None
-        if value is not None and "item_key" in failure:
-            from mmgevent.tasks.records import decode_value
-
-            try:
-                given = failure["item_key"], decode_value(value, failed.plain if is_workers else None)
-            except Exception as problem:  # a class of the user's may refuse to be made
-                log.debug("the value of an item that was set aside cannot be decoded: %r", problem)
-        example = _keep(failed, {**known, "batch": place[0], "item": place[1]}, given)
+        example = _keep(failed, *_read_row(failed, place, value, is_workers, failure))
         if example is not None and example[1] is None:
             paths.setdefault(cause, example[0])
     return paths
+
+
+def _find_set_aside(
+    failed: FailedJob, record: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+    """Return the failure of a job with the place of its item, and the item if it was kept.
+
+    A job of which too large a share fails ends with the last item that was set aside before.
+    """
+    try:
+        for place, value, is_workers, failure in islice(failed.state.set_aside.records(), MAX_ROWS):
+            if all(failure.get(name) == record.get(name) for name in ("function", "key", "error")):
+                found, given = _read_row(failed, place, value, is_workers, failure)
+                return {**record, "batch": found["batch"], "item": found["item"]}, given
+    except JobError as problem:
+        log.info("the items set aside of job %s cannot be read: %s", failed.job.name, problem)
+    return record, None
+
+
+def _read_row(
+    failed: FailedJob, place: tuple[int, int], value: Any, is_workers: bool, failure: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+    """Return the failure of an item that was set aside, with its place, and the item if it was kept."""
+    known = {name: field for name, field in failure.items() if name != "item_key"}
+    given = None
+    if value is not None and "item_key" in failure:
+        from mmgevent.tasks.records import decode_value
+
+        try:
+            given = failure["item_key"], decode_value(value, failed.plain if is_workers else None)
+        except Exception as problem:  # a class of the user's may refuse to be made
+            log.debug("the value of an item that was set aside cannot be decoded: %r", problem)
+    return {**known, "batch": place[0], "item": place[1]}, given
 
 
 def _keep(

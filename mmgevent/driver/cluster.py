@@ -90,7 +90,7 @@ class Cluster(BaseCluster):
         from mmgevent.driver.listed import job_of
         from mmgevent.wire.listings import read_listing
 
-        return self._listed(lambda ask: [job_of(row) for row in read_listing(ask, "list_jobs")])
+        return self._listed(lambda ask: read_listing(ask, "list_jobs", job_of))
 
     def _listed(self, read: Callable[[Callable[..., dict[str, Any]]], list[Listed]]) -> list[Listed]:
         """Return what `read(ask)` reads from the server."""

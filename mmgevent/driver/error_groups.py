@@ -11,6 +11,7 @@ from typing import Any
 
 from mmgevent.errors import how_to_replay
 from mmgevent.shown_text import shown
+from mmgevent.tasks.skipping import MAX_NAMED
 from mmgevent.wire.failures import MAX_LINE_CHARS
 
 #: Most groups of a job. Errors beyond them are one more group, "other errors": a text in a class
@@ -72,9 +73,15 @@ def group_failures(rows: Iterable[tuple[Any, Any, Any, Mapping[str, Any]]]) -> l
 
 
 def describe_groups(groups: list[ErrorGroup], bundles: Mapping[tuple[Any, ...], str]) -> list[str]:
-    """Return what a job says of its groups at its end, a line each. `bundles`: {cause: path}."""
+    """Return what a job says of its groups at its end, a line each. `bundles`: {cause: path}.
+
+    Few items were named one by one: of them only what is new is said.
+    """
     lines = []
+    are_named = sum(group.count for group in groups) <= MAX_NAMED
     for group in groups[:SHOWN_GROUPS]:
+        if are_named and group.count == 1 and group.cause not in bundles:
+            continue
         where = f"{group.function}: " if group.function else ""
         line = f" at {group.line}" if group.line else ""
         example = f", such as {group.key}" if group.key else ""

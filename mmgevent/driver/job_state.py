@@ -172,7 +172,8 @@ class JobState:
             figures["counters"] = counters
         total, progress = self.input_total, self.progress
         n_bytes = progress.bytes
-        if total is not None and total.bytes_read is not None and progress.phase != "map":
+        is_mapped = progress.phase in ("reduce", "done") or "shuffled_bytes" in self.stats
+        if is_mapped and total is not None and total.bytes_read is not None:
             n_bytes = total.bytes_read
         if n_bytes:
             figures.setdefault("input_bytes", n_bytes)

@@ -28,10 +28,10 @@ def opened_log(job_log: str | os.PathLike[str] | LogFile) -> Iterator[LogFile]:
 
 def start_log(out: LogFile, runner: Runner, name: str) -> JobLog:
     """Begin the log of a runner's job, and return it. `name`: what the first line calls the engine."""
-    log = JobLog(out, runner.state.notice)
-    runner.keep_log(log)
-    log.begin(runner.job, name)
-    return log
+    job_log = JobLog(out, runner.state.notice)
+    runner.keep_log(job_log)
+    job_log.begin(runner.job, name)
+    return job_log
 
 
 @contextmanager

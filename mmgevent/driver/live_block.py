@@ -11,6 +11,7 @@ while: the import takes longer than a small job.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -28,10 +29,13 @@ from mmgevent.driver.progress_text import (
     describe_workers,
     size_done,
 )
+from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import MAX_LINES, shown
 
 if TYPE_CHECKING:
     from mmgevent.driver.progress import Progress
+
+log = get_log(__name__)
 
 #: Times a second that the block is drawn.
 DRAWN_PER_S = 5
@@ -69,17 +73,19 @@ class BlockReporter(reporters.Reporter):
     def __init__(self, name: str):
         super().__init__(name)
         self._live: Any = None  # while this has `_turn`
+        self._is_gone = False  # whether the terminal is no longer there
 
     def notice(self, text: str) -> None:
         with self._lock:
             if self._live is not None:
-                self._live.console.print(
-                    f"{self._name}: {shown(text, MAX_LINES)}",
-                    markup=False,
-                    emoji=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                with self._noting_hangup():
+                    self._live.console.print(
+                        f"{self._name}: {shown(text, MAX_LINES)}",
+                        markup=False,
+                        emoji=False,
+                        highlight=False,
+                        soft_wrap=True,
+                    )
             else:
                 reporters.say(self._name, text)
 
@@ -122,7 +128,9 @@ class BlockReporter(reporters.Reporter):
             yield PhaseRow("reduce", progress.fraction, (count_done(progress),))
 
     def _show(self) -> None:
-        is_due = self._live is None and time.monotonic() - self._started_s >= reporters.BLOCK_AFTER_S
+        if self._live is not None or self._is_gone:
+            return
+        is_due = time.monotonic() - self._started_s >= reporters.BLOCK_AFTER_S
         if is_due and _turn.acquire(blocking=False):
             self._open()
 
@@ -137,15 +145,26 @@ class BlockReporter(reporters.Reporter):
             refresh_per_second=DRAWN_PER_S,
             redirect_stdout=_is_terminal(sys.stdout),  # what a program prints elsewhere goes there
         )
-        self._live.start(refresh=True)
+        with self._noting_hangup():
+            self._live.start(refresh=True)
 
     def _clear(self) -> None:
         live, self._live = self._live, None
         if live is not None:
             try:
-                live.stop()
+                with self._noting_hangup():
+                    live.stop()
             finally:
                 _turn.release()
+
+    @contextlib.contextmanager
+    def _noting_hangup(self) -> Iterator[None]:
+        """Show nothing more if the terminal was closed. The job goes on, as under nohup."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._is_gone = True
+            log.debug("progress is no longer shown: %s", error)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -1,8 +1,8 @@
-"""The file of a job log: lines of JSON, each written whole and at once.
+"""The file of a job log: lines of JSON, each written by one call of the system.
 
-A line is one call of the system, so a process that is killed leaves whole lines. Of a line for
-which the disk has no room nothing stays. From then on nothing is written, so what is there has no
-gap, and the job goes on.
+A process that is killed between two calls leaves whole lines. Linux ends a call at a page when
+SIGKILL meets it, so then the last line may be cut. Of a line for which the disk has no room nothing
+stays. From then on nothing is written, so what is there has no gap, and the job goes on.
 """
 
 from __future__ import annotations

@@ -17,15 +17,35 @@ from mmgevent.access.certificates import NO_CERTIFICATES, Certificates
 from mmgevent.access.handshake import derive_key
 from mmgevent.engine.net import tls
 from mmgevent.engine.net.receiving import receive_frame
-from mmgevent.errors import ConnectError, ProtocolError, UsageError, VersionMismatchError
+from mmgevent.errors import (
+    ConnectError,
+    ProtocolError,
+    SignalReceived,
+    UsageError,
+    VersionMismatchError,
+)
 from mmgevent.shown_text import shown
 from mmgevent.wire.frames import CONTROL
 from mmgevent.wire.hello import hello, user_name
-from mmgevent.wire.listings import ANSWERS, check_answer, rows_in
+from mmgevent.wire.listings import (
+    ANSWERS,
+    LEFT_FIELDS,
+    MAX_LEFT,
+    SERVER_FIELDS,
+    check_answer,
+    clean_row,
+    rows_in,
+)
 from mmgevent.wire.messages import control, decode_message
 
 #: Time to connect, and for each answer, seconds. A server waits 10 s for a stack.
 PATIENCE_S = 20.0
+
+#: What to do where nobody listens.
+_NO_SERVER = (
+    "no server runs there: give mmg-run --listen PORT to look at its job, and of the hosts of --elect "
+    "name the one that was elected"
+)
 
 
 @contextlib.contextmanager
@@ -36,11 +56,26 @@ def looking_at(
 
     Raises ConnectError, AuthenticationError, PasswordError, VersionMismatchError.
     """
-    sock = tls.connect(address, derive_key(password), "driver", certificates=certificates)
+    _leave_signals_to_main()
+    try:
+        sock = tls.connect(address, derive_key(password), "driver", certificates=certificates)
+    except ConnectError as error:
+        if not isinstance(error.__cause__, ConnectionRefusedError):
+            raise
+        raise ConnectError(f"{error}; {_NO_SERVER}") from error
     with contextlib.closing(sock):
         looker = Looker(sock, format_address(address))
         looker.greet()
         yield looker
+
+
+def _leave_signals_to_main() -> None:
+    """Let gevent print nothing of what a signal handler raises.
+
+    It raises that in the main greenlet, which says what ended the command.
+    """
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (gevent.GreenletExit, SystemExit, KeyboardInterrupt, SignalReceived)
 
 
 class Looker:
@@ -74,6 +109,20 @@ class Looker:
             raise UsageError(shown(answer["error"]))
         return rows_in(answer)
 
+    def describe_server(self) -> dict[str, Any]:
+        """Return the row of the server, made fit to be shown, with who left lately as `left` (blocks)."""
+        rows = self.find("server")
+        if not rows:
+            raise ProtocolError(f"{self._where} says nothing of itself")
+        left = rows[0].get("left")
+        row = clean_row(rows[0], SERVER_FIELDS)
+        row["left"] = [
+            clean_row(each, LEFT_FIELDS, *LEFT_FIELDS)
+            for each in (left[:MAX_LEFT] if type(left) is list else [])
+            if type(each) is dict
+        ]
+        return row
+
     def _send_hello(self) -> None:
         with contextlib.suppress(*tls.LOST):  # the server's reason may still be unread
             self._sock.sendall(hello("looker", dill="none", user=user_name()).encode())
@@ -96,6 +145,9 @@ class Looker:
             raise ConnectError(f"lost {self._where}: {error.strerror or error}") from error
         except ProtocolError as error:
             raise ProtocolError(f"{self._where}: {error}") from error
+        except ConnectError:
+            self._sock.close()  # an answer that is late would be taken for that of the next question
+            raise
 
     def _check_end(self, message: dict[str, Any]) -> None:
         """Raise the server's reason if it ends the conversation."""

@@ -44,7 +44,6 @@ class PrintedFile(io.FileIO):
         self._fd = fd
         self._page = page
         self._same, self._new, self._end = (page.token + kind for kind in (_SAME, _NEW, _END))
-        self._last_item = b""
         #: a child that a function forked has none of its own
         self._has_marks = bool(page.token)
 
@@ -54,10 +53,10 @@ class PrintedFile(io.FileIO):
         item = self._page.read_item()
         if not item or not self._has_marks or size > _MAX_WRITE_BYTES:
             return self._write_rest(data)
-        if item == self._last_item:
+        if item == self._page.printed_item:
             marked = b"".join((self._same, data, self._end))
         else:
-            self._last_item = b""  # if an exception cuts the write off, the next mark is whole
+            self._page.printed_item = b""  # if an exception cuts the write off, the next mark is whole
             marked = b"".join((self._new, self._page.read_mark(), data, self._end))
         try:
             written = os.write(self._fd, marked)
@@ -66,7 +65,7 @@ class PrintedFile(io.FileIO):
         while written < len(marked):
             select.select([], [self._fd], [])
             written += os.write(self._fd, marked[written:])
-        self._last_item = item
+        self._page.printed_item = item
         return size
 
     def _write_rest(self, data: Any) -> int:
@@ -117,7 +116,9 @@ class MarkedBytes:
         at = data.rfind(self._token + _NEW)
         if at >= 0:
             at += len(self._token) + 1
-            self._mark = data[at : at + MARK_BYTES]
+            mark = data[at : at + MARK_BYTES]
+            is_whole = len(mark) == MARK_BYTES and self._token not in mark
+            self._mark = mark if is_whole else b""  # an exception cut it off, or a thread wrote between
         at = data.rfind(self._token)
         if at >= 0:
             at += len(self._token)
@@ -153,9 +154,10 @@ def flush_prints() -> bool:
 
     Return whether there is something in the pipe that the worker has not read.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a user object
-            stream.flush()
+    # A function may have put an object of its own in the place of ours, and hold ours in it.
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(Exception):  # closed, or an object of the user that raises anything
+            stream.flush()  # type: ignore[union-attr]
     unread = array.array("i", [0])
     try:
         fcntl.ioctl(1, termios.FIONREAD, unread)

@@ -125,6 +125,8 @@ class StatusPage:
     def __init__(self, fd: int, map_bytes: int = PAGE_BYTES):
         self._map = mmap.mmap(fd, map_bytes)
         self._is_abandoned = False
+        #: `read_item` of the last mark in what the executor prints: both streams share one pipe
+        self.printed_item = b""
         #: `mark(item, key)` says that the item at this position, with this key, begins now
         self.mark = make_mark(self._map, self.show, _end_of)
 
@@ -160,7 +162,9 @@ class StatusPage:
 
     def read_item(self) -> bytes:
         """Return what differs from item to item; b"" in a child that has abandoned the page."""
-        return b"" if self._is_abandoned else self._map[:_KEY_OFFSET]
+        if self._is_abandoned:
+            return b""
+        return self._map[:_KEY_OFFSET] + self._map[_CROWD_OFFSET:PAGE_BYTES]
 
     def read_mark(self) -> bytes:
         """Return where the executor is, as `decode_mark` takes it."""

@@ -19,7 +19,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> str:
     """Return the comparison, a fact a line. Raises UsageError for data that no report has."""
     try:
         rows = _rows(first, second)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise UsageError("the data of a report are damaged: make it again with mmg-run --report") from error
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(

@@ -98,9 +98,11 @@ def _join(centroids: _Centroids) -> _Centroids:
     (mean, weight), before = centroids[0], 0
     limit = total * _rank_after(0.0)
     for next_mean, next_weight in centroids[1:]:
-        if before + weight + next_weight <= limit and math.isfinite(next_mean) and math.isfinite(mean):
+        has_mean = mean == next_mean or (math.isfinite(mean) and math.isfinite(next_mean))
+        if has_mean and before + weight + next_weight <= limit:
             weight += next_weight
-            mean = _between(mean, next_mean, next_weight / weight)
+            if mean != next_mean:
+                mean = _between(mean, next_mean, next_weight / weight)
         else:
             joined.append((mean, weight))
             before += weight

@@ -34,6 +34,9 @@ NOT_IN_FINISH = "it runs in your program; count in a variable of your own"
 #: Longest wrong name or number in a message, characters.
 _SHOWN_CHARS = 40
 
+#: Largest wrong number that is written in digits, bits. Python refuses those of 14,000 bits.
+_SHOWN_BITS = 1024
+
 
 class Counter:
     """A count by name. Every Counter of a name counts the same thing."""
@@ -144,9 +147,14 @@ class TaskTally(Tally):
                 self._sums[name] = self._sums.get(name, 0) + n
             self._open.clear()
 
-    def drop(self) -> None:
-        """Forget what was counted since the last item, or since `keep`: it has failed."""
+    def drop(self, position: int | None) -> None:
+        """Forget what the item at this position has counted: it has failed.
+
+        Without a position, as in calls of many items, forget what was counted since `keep`.
+        """
         with self._lock:
+            if self._items is not None and position not in (None, self._open_at):
+                self.keep()  # an item before this one has counted, and is done
             self._open.clear()
 
     def counts(self) -> dict[str, int]:
@@ -282,11 +290,11 @@ def keep_counts() -> None:
         place.keep()
 
 
-def drop_counts() -> None:
-    """Drop the counts of an item or call that has failed."""
+def drop_counts(position: int | None = None) -> None:
+    """Drop the counts of the item at a position, or without one of a call, that has failed."""
     place = _place.get()
     if isinstance(place, TaskTally):
-        place.drop()
+        place.drop(position)
 
 
 def with_place(context: Context | None) -> Context | None:
@@ -328,5 +336,7 @@ def _check_number(name: str, n: Any) -> int:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:  # repr may refuse it
+        return f"an int of {value.bit_length():,} bits"
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

@@ -250,7 +250,7 @@ class CarefulMapping:
         Return the iterator over its records, and the first `limit` of them, which were taken from
         it. An item that is set aside has none.
         """
-        drop_counts()
+        drop_counts(position)
         for _ in range(self._skipping.retries):
             self._skipping.retried += 1
             key, value = self._originals.item(position, key, value)
@@ -261,7 +261,7 @@ class CarefulMapping:
             except BaseException as again:
                 if self._skipping.passes(again) or is_end_of_greenlet(again):
                     raise
-                drop_counts()
+                drop_counts(position)
                 error = again
         self._set_aside(position, key, value, error)
         return iter(()), []
@@ -305,7 +305,7 @@ class CarefulMapping:
             except BaseException as error:
                 if self._skipping.passes(error):
                     raise self._blame(error) from error
-                drop_counts()
+                drop_counts(position)
                 if not tries:
                     self._set_aside(position, key, value, error)
                     return {}, 0, None

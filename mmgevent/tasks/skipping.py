@@ -75,7 +75,7 @@ class Skipping:
         self.retried = 0
         #: number of items that were set aside
         self.count = 0
-        #: failure record of the last of them
+        #: failure record of the last of them, with its position in the batch
         self.last_failure: dict[str, Any] | None = None
         #: failure records of the first MAX_NAMED of them
         self.first_failures: list[dict[str, Any]] = []
@@ -111,7 +111,7 @@ class Skipping:
             failure.skipped = self.count
             raise failure
         error = failure if failure.__cause__ is None else failure.__cause__
-        self.last_failure = failure.failure
+        self.last_failure = {**failure.failure, "item": position}
         if self.count <= MAX_NAMED:
             self.first_failures.append(failure.failure)
         self._keys.append(key)

@@ -92,6 +92,10 @@ class Board:
         """Return all rows of a kind, by number."""
         return [row for _, (row, _) in sorted(self._kinds[kind].rows.items())]
 
+    def count(self, kind: str) -> int:
+        """Return the number of rows of a kind."""
+        return len(self._kinds[kind].rows)
+
     def changes(self, seen: int) -> dict[str, Any]:
         """Return what a page that has seen version `seen` lacks; 0 has seen nothing.
 

@@ -24,10 +24,9 @@ from mmgevent.shown_text import shown
 from mmgevent.web.board import Board
 from mmgevent.wire.listings import (
     JOB_FIELDS,
-    LEFT_FIELDS,
     MAX_ROWS,
-    SERVER_FIELDS,
     WORKER_FIELDS,
+    Paging,
     clean_row,
     rows_in,
 )
@@ -155,6 +154,8 @@ class Observer:
                     clean = [clean_row(row, fields, *required) for row in rows]
                     if clean or gone:
                         self.board.change(kind, clean, gone)
+                    if self.board.count(kind) > MAX_ROWS:
+                        raise ProtocolError(f"the server has more than {MAX_ROWS} {kind}")
             self.board.set_state(connected=True)
             if self.board.version != before:
                 self._tell()
@@ -162,32 +163,21 @@ class Observer:
 
     def _ask_server(self, looker: Looker) -> None:
         with self._lock:
-            given = looker.find("server")[0]
-        left = given.get("left")
-        row = clean_row(given, SERVER_FIELDS)
-        row["left"] = [
-            clean_row(each, LEFT_FIELDS, *LEFT_FIELDS)
-            for each in (left if type(left) is list else [])
-            if type(each) is dict
-        ]
+            row = looker.describe_server()
         self.board.set_server(row)
 
     def _changes_of(
         self, looker: Looker, question: str, **extra: Any
     ) -> Iterator[tuple[list[dict[str, Any]], list[int]]]:
         """Yield the changes of a listing, page by page."""
-        after = count = 0
+        paging = Paging()
         while True:
             with self._lock:
-                answer = looker.ask(question, deltas=True, **({"after": after} if after else {}), **extra)
-            rows = rows_in(answer)
-            yield rows, answer.get("gone", [])
-            count += len(rows)
-            if "next" not in answer:
+                answer = looker.ask(question, deltas=True, **paging.fields, **extra)
+            is_last = paging.is_last(answer)
+            yield rows_in(answer), answer.get("gone", [])
+            if is_last:
                 return
-            if answer["next"] <= after or count > MAX_ROWS:
-                raise ProtocolError("the server lists without end")
-            after = answer["next"]
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, Event()

@@ -75,8 +75,15 @@ def _has_room(failure: dict[str, Any]) -> bool:
     return len(json.dumps(without_input(failure))) <= _MAX_BESIDE_INPUT_BYTES
 
 
+def is_of_output(failure: dict[str, Any]) -> bool:
+    """Return whether results could not be written. No function is to blame: it is not tried again."""
+    return failure.get("kind") == "output"
+
+
 def advise_on_reduce(failure: dict[str, Any]) -> dict[str, Any]:
     """Return the failure of a reduce task, with the advice that `max_skipped` is for map only."""
+    if is_of_output(failure):
+        return failure
     advice = "max_skipped sets items aside in map only: a key that cannot be reduced ends the job"
     return _advised(failure, advice)
 

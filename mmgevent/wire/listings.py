@@ -35,8 +35,18 @@ MAX_ROW_TEXT_BYTES = 300
 #: Longest stack of an executor, bytes as JSON.
 MAX_STACK_BYTES = 64 * 1024
 
-#: Most rows of a listing that a client reads: more than a server serves.
+#: Most rows of a listing that a client reads and keeps: more than a server serves.
 MAX_ROWS = 200_000
+
+#: Most pages of such a listing. All but the last have PAGE_ROWS rows, unless rows went meanwhile.
+MAX_PAGES = 2 * MAX_ROWS // PAGE_ROWS
+
+#: Workers that left lately, which a server remembers.
+MAX_LEFT = 20
+
+#: Largest number in a row: that of an integer of a message. A larger one, or infinity, can neither
+#: be shown as a time nor be read by a browser.
+MAX_NUMBER = 2**63 - 1
 
 
 _NUMBER = (int, float)
@@ -76,11 +86,15 @@ def clean_row(row: dict[str, Any], fields: dict[str, tuple[type, ...]], *require
 
     Raises ProtocolError if one of those that are required is not among them.
     """
-    clean = {name: row[name] for name, types in fields.items() if type(row.get(name)) in types}
+    clean = {name: row[name] for name, types in fields.items() if _is_fit(row.get(name), types)}
     for name in required:
         if name not in clean:
             raise ProtocolError(f"the server lists something without {name!r}")
     return {name: shown_name(value) if type(value) is str else value for name, value in clean.items()}
+
+
+def _is_fit(value: Any, types: tuple[type, ...]) -> bool:
+    return type(value) in types and (type(value) is str or -MAX_NUMBER <= value <= MAX_NUMBER)
 
 
 def shown_name(text: str) -> str:
@@ -102,18 +116,48 @@ def check_answer(message: dict[str, Any]) -> None:
         raise ProtocolError("a list of workers needs the slots of each")
 
 
-def read_listing(ask: Callable[..., dict[str, Any]], question: str, **fields: Any) -> list[dict[str, Any]]:
+class Paging:
+    """Where a client is in a listing; sees to it that the listing ends."""
+
+    def __init__(self) -> None:
+        #: The fields of the question for the next page.
+        self.fields: dict[str, Any] = {}
+        self._rows = self._pages = 0
+
+    def is_last(self, answer: dict[str, Any]) -> bool:
+        """Return whether a page is the last one.
+
+        Raises ProtocolError if the server never comes to an end.
+        """
+        self._pages += 1
+        self._rows += len(rows_in(answer))
+        if self._rows > MAX_ROWS or self._pages > MAX_PAGES:
+            raise ProtocolError("the server lists without end")
+        if "next" not in answer:
+            return True
+        if answer["next"] <= self.fields.get("after", 0):
+            raise ProtocolError("the server lists without end")
+        self.fields = {"after": answer["next"]}
+        return False
+
+
+def read_listing(
+    ask: Callable[..., dict[str, Any]],
+    question: str,
+    clean: Callable[[dict[str, Any]], Any] = dict,
+    **fields: Any,
+) -> list[Any]:
     """Return all rows of a listing, page by page; `ask(question, **fields)` returns one answer.
+
+    `clean(row)` makes a row what is returned of it; nothing else of an answer is kept.
 
     Raises ProtocolError if the server never comes to an end.
     """
-    answer = ask(question, **fields)
-    rows = rows_in(answer)
-    after = 0
-    while "next" in answer:
-        if answer["next"] <= after or len(rows) > MAX_ROWS:
-            raise ProtocolError("the server lists without end")
-        after = answer["next"]
-        answer = ask(question, after=after, **fields)
-        rows += rows_in(answer)
-    return rows
+    paging = Paging()
+    rows: list[Any] = []
+    while True:
+        answer = ask(question, **paging.fields, **fields)
+        is_last = paging.is_last(answer)
+        rows += map(clean, rows_in(answer))
+        if is_last:
+            return rows

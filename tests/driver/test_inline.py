@@ -45,6 +45,22 @@ def run(*args, **kwargs):
     return build_dict(run_inline(Job(*args, **kwargs)))
 
 
+def test_a_job_that_fails_in_map_has_no_figures_of_reduce():
+    states = []
+
+    def works_and_fails(key, value):
+        sum(range(1_000_000))
+        raise ValueError("bad")
+
+    job = Job({1: 1}, works_and_fails, total)
+    with pytest.raises(JobError, match="bad"):
+        build_dict(run_inline(job, watch=states.append))
+    figures = states[0].figures()
+    assert "keys" not in figures
+    assert "shuffled_bytes" not in figures
+    assert figures["cpu_seconds"] > 0
+
+
 class FailsTimes:
     """A map function that fails the first `times` times at `bad` keys."""
 

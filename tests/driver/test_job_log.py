@@ -154,6 +154,7 @@ import mmgevent as mmg
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 job = mmg.Job([(i, i) for i in range(40)], lambda k, v: [(k, v)], lambda k, v: v[0])
 most = int(sys.argv[2])
+sys.dont_write_bytecode = True  # it would be cut short
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 assert len(mmg.run(job, inline=True, job_log=sys.argv[1])) == 40
 """

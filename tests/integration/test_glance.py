@@ -55,7 +55,10 @@ def test_an_error_is_shown_as_inline_shows_it(commands):
         "    if key == 99:\n"
         "        raise ValueError('not this one')\n",
     )
-    glance, inline = commands.run("run", "--try", 5, job), commands.run("run", "--inline", job)
+    glance, inline = (
+        commands.run("run", "--try", 5, job),
+        commands.run("run", "--inline", "--bundles", "none", job),
+    )
     assert (glance.returncode, glance.stdout) == (1, "")
     assert glance.stderr == inline.stderr
     assert "mapfn at 99" in glance.stderr

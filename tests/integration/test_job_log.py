@@ -9,6 +9,9 @@ import time
 import pytest
 
 import mmgevent as mmg
+from mmgevent.cli import job_records
+from mmgevent.cli.options import Arguments
+from mmgevent.report.digest import Digest
 from mmgevent.report.embedded import read_data
 from tests.waiting import wait_until
 
@@ -147,6 +150,30 @@ def test_mmg_run_writes_log_and_report_and_names_the_largest_also_if_the_job_fai
     ]
 
 
+def test_a_report_replaces_no_pipe_or_device_and_no_link(commands):
+    job = commands.write("count.py", COUNT)
+    pipe, link = commands.folder / "pipe", commands.folder / "link"
+    os.mkfifo(pipe)
+    refused = commands.run("run", "--report", "pipe", job)
+    assert refused.returncode == 2
+    assert "the report pipe cannot be written (it is no file)" in refused.stderr
+    assert pipe.is_fifo()
+    link.symlink_to("real.html")
+    assert commands.run("run", "--report", link, job).returncode == 1
+    assert link.is_symlink()
+    assert read_data(str(commands.folder / "real.html"))["outcome"] == "failed"
+
+
+def test_a_link_in_the_way_of_a_report_is_not_followed(tmp_path, capsys):
+    target, report = tmp_path / "target", tmp_path / "a.html"
+    target.write_text("kept")
+    (tmp_path / f"a.html.{os.getpid()}.tmp").symlink_to(target)
+    job_records._write_report("mmg-run", Arguments([], {"quiet": False}, {}), str(report), Digest())
+    assert target.read_text() == "kept"
+    assert not report.exists()
+    assert "cannot be written: File exists" in capsys.readouterr().err
+
+
 def test_paths_that_cannot_be_written_end_mmg_run_before_the_job(commands):
     job = commands.write("count.py", COUNT + "\nopen('ran', 'w').close()\n")
     for options, words in (
@@ -181,7 +208,8 @@ def test_a_command_that_is_killed_leaves_whole_lines(commands):
     wait_until(lambda: log.exists() and '"event":"task"' in log.read_text())
     process.kill()
     process.wait()
-    events = read(log)
+    whole, _, _ = log.read_text("ascii").rpartition("\n")  # the kill may have cut the last line
+    events = [json.loads(line) for line in whole.splitlines()]
     assert events[0]["name"] == "endless"
     assert named(events, "task", outcome="done")
     assert not named(events, "end")

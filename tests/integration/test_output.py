@@ -86,8 +86,7 @@ def test_nothing_but_results_comes_to_stdout(commands, how):
     job = commands.write("noisy.py", NOISY)
     ended = commands.run("run", *how, job)
     assert (ended.returncode, ended.stdout) == (0, "1\t1\n"), ended
-    times = ["while it loads", "in the datasource", "in finishfn", "at the end"]
-    times += ["in mapfn", "in reducefn"] if how == ["--inline"] else []
+    times = ["while it loads", "in the datasource", "in mapfn", "in reducefn", "in finishfn", "at the end"]
     for when in times:
         assert f"print {when}\n" in ended.stderr
         assert f"without an end {when}" in ended.stderr

@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -246,6 +248,7 @@ def test_who_sees_the_folder_and_cannot_write_there_sends_results(cluster, tmp_p
 
 
 def keep_files_small():
+    sys.dont_write_bytecode = True  # it would be cut short
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIN_OWN_BYTES // 2, MIN_OWN_BYTES // 2))
 
 
@@ -270,6 +273,30 @@ def test_a_record_that_the_format_cannot_say_names_its_key(cluster, tmp_path):
     with pytest.raises(JobError, match=rf"the record of {MANY_KEYS - 1}: JSON has no object"):
         write(cluster, job, tmp_path / "out", format="jsonl")
     assert not list(tmp_path.glob("out/*"))
+
+
+def spoil_and_say(path, key, values):
+    if key == MANY_KEYS - 1:
+        with open(path, "a") as file:
+            print("tried", file=file)
+    return spoil(key, values)
+
+
+@pytest.mark.parametrize("engine", ["own", "of another"])
+def test_what_cannot_be_written_is_not_tried_again(engine, tmp_path):
+    options = {"retries": 2, "max_skipped": 3, "partitions": 1}
+    reducefn = partial(spoil_and_say, str(tmp_path / "tries"))
+    job = mmg.Job([(i, i) for i in range(MANY_KEYS)], mapfn, reducefn, **options)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        mmg.LocalCluster(procs=1) if engine == "own" else mmg.connect(pool) as cluster,
+        pytest.raises(JobError, match="JSON has no object") as caught,
+    ):
+        write(cluster, job, tmp_path / "out", format="jsonl")
+    assert (tmp_path / "tries").read_text() == "tried\n"
+    assert caught.value.kind == "output"
+    assert "max_skipped" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def widen(key, values):

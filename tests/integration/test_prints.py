@@ -1,6 +1,7 @@
 """What functions print and log reaches whoever submitted the job, and nobody else."""
 
 import os
+import sys
 import threading
 
 import pytest
@@ -143,6 +144,25 @@ def test_a_flood_is_told_in_part_with_a_count_and_its_job_succeeds(cluster):
     assert len(told) + sum(map(int, dropped)) == 100_000
     assert told[0] == "line 0"
     assert len(told) < 100_000
+
+
+def test_a_stream_of_the_user_that_cannot_be_flushed_fails_no_task(cluster):
+    def mapfn(key, value):
+        class Tee:
+            def write(self, text):
+                ours.write(text)
+
+            def flush(self):
+                raise ZeroDivisionError
+
+        ours = sys.stdout
+        sys.stdout = Tee()
+        print("no end", end="")  # noqa: T201
+        yield key, value
+
+    handle = cluster.submit(mmg.Job({1: 1}, mapfn, add))
+    assert handle.result() == {1: 1}
+    assert [(line.text, line.item) for line in handle.logs()] == [("no end", "1")]
 
 
 @pytest.mark.long

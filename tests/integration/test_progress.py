@@ -137,6 +137,48 @@ def test_a_terminal_sees_the_block_until_the_last_result_is_written(commands):
     assert seen.rindex(b"\x1b[2K") < seen.rindex(b"mmg-run: done")
 
 
+def test_a_terminal_that_was_closed_does_not_fail_the_job(commands):
+    job = commands.write("job.py", WAITS)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmgevent", "run", "--procs", "1", "-o", "out.tsv", job, "go"],
+        cwd=commands.folder,
+        env={**commands.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        read_until(ours, b"/8 items")
+    finally:
+        os.close(ours)
+        commands.write("go", "")
+    assert process.wait(timeout=100) == 0
+    assert (commands.folder / "out.tsv").read_text().count("\n") == 2
+
+
+def test_bytes_of_a_failed_job_are_those_that_were_mapped(commands):
+    (commands.folder / "input.txt").write_text("word\n" * 1000)
+    text = "import mmgevent\ndatasource = mmgevent.Lines('input.txt')\n"
+    job = commands.write("job.py", text + "def mapfn(key, value):\n    1 / 0\n")
+    code, stderr = whole(commands, "--procs", "1", "--summary", "json", job)
+    assert code == 1
+    figures = json.loads(stderr.splitlines()[-1])
+    assert figures["items"] == 0
+    assert "input_bytes" not in figures
+
+
+def test_a_summary_never_replaces_the_results(commands):
+    job = commands.write("job.py", WAITS)
+    code, stderr = whole(
+        commands, "--format", "jsonl", "-o", "out.json", "--summary", "./out.json", job, "job.py"
+    )
+    assert code == 2
+    assert "--summary and -o are the same file" in stderr
+    assert not (commands.folder / "out.json").exists()
+
+
 def read_until(terminal, wanted):
     """Read until these bytes came, or until nobody has the other end if they are None."""
     seen = b""

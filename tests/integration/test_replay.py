@@ -154,6 +154,27 @@ def test_items_set_aside_leave_examples_of_each_error(cluster, tmp_path):
         assert str(tmp_path / "kept") in line
 
 
+@pytest.mark.parametrize("where", ["list", "file", "iterator", "inline"])
+@pytest.mark.parametrize("max_skipped", [0.01, 1])
+def test_a_job_of_which_too_much_fails_leaves_its_last_item(cluster, tmp_path, where, max_skipped):
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"{i}\n" if i % 10 else f"bad{i}\n" for i in range(100)))
+    lines = path.read_text().splitlines()
+    source = mmg.Lines(path) if where == "file" else list(enumerate(lines))
+    job = mmg.Job(
+        iter(source) if where == "iterator" else source,
+        read_number,
+        max_skipped=max_skipped,
+        bundles=tmp_path / "kept",
+    )
+    run = (lambda: mmg.run(job, inline=True)) if where == "inline" else (lambda: cluster.run(job))
+    with pytest.raises(mmg.TooManySkippedError) as caught:
+        run()
+    bundle = read_bundle(caught.value.bundle)
+    assert decode_value(bundle.sections["input"])[1] in str(caught.value)
+    assert replay(caught.value.bundle).returncode == 1
+
+
 def test_plain_results_stay_plain_in_a_bundle(cluster, tmp_path):
     job = mmg.Job(numbers(), by_three, fail, results="plain", bundles=tmp_path / "kept")
     bundle = read_bundle(error_of(cluster, job).bundle)

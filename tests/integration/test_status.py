@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 import mmgevent as mmg
 from mmgevent.access.addresses import parse_address
 from mmgevent.engine.looking import looking_at
+from mmgevent.engine.server.examinations import LOAD_WAIT_S
 from mmgevent.engine.server.lookout import MAX_QUESTIONS
 from mmgevent.wire.listings import PAGE_ROWS, read_listing
 from mmgevent.wire.messages import PROTOCOL
@@ -40,6 +42,8 @@ def mapfn(key, path):
         time.sleep(0.01)
     yield key, 1
 """
+#: listings in a row with the same silent worker
+LISTINGS = 20
 EVIL = "\x1b[31m\u202eevil\nname"
 
 
@@ -233,6 +237,7 @@ def test_nobody_there_is_said(place):
     done = look(place, "status", "127.0.0.1:1")
     assert done.returncode == 3
     assert "cannot connect to 127.0.0.1:1" in done.stderr
+    assert "give mmg-run --listen PORT" in done.stderr
 
 
 def test_names_of_others_drive_no_terminal_and_ambiguous_ones_are_refused(place):
@@ -319,6 +324,18 @@ def test_a_worker_that_answers_nothing_or_nonsense_is_listed_without_its_load(pl
         assert found[2].cores is not None
         silent.leave()
     wait_until(lambda: len(place.cluster.workers()) == 1, "they are gone")
+
+
+def test_a_silent_worker_delays_only_the_listing_that_asks_it(place):
+    with RawWorker(place.server.address, slots=1) as silent:
+        wait_until(lambda: len(place.cluster.workers()) == 2, "both workers")
+        silent.stay()
+        began_s = time.monotonic()
+        for _ in range(LISTINGS):
+            place.cluster.workers(measure=True)
+        assert time.monotonic() - began_s < LISTINGS * LOAD_WAIT_S / 2
+        silent.leave()
+    wait_until(lambda: len(place.cluster.workers()) == 1, "it is gone")
 
 
 def test_a_worker_that_is_drained_ends_its_task_and_leaves(place, tmp_path):

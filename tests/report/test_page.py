@@ -287,6 +287,10 @@ def test_damaged_data_are_a_usage_error():
     for name in ("work", "phases", "totals", "reduce", "slowest"):
         with pytest.raises(UsageError, match="damaged"):
             compare(data, {**data, name: 5})
+    empty = {"tasks": 3, "bytes": 9, "largest": []}
+    for changed in ({"reduce": empty}, {"seconds": 10**400}, {"totals": {"items": 10**400}}):
+        with pytest.raises(UsageError, match="damaged"):
+            compare(data, {**data, **changed})
 
 
 def test_times_have_the_zone_of_the_driver():

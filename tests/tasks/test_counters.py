@@ -52,6 +52,18 @@ def test_items_that_are_set_aside_do_not_count_and_others_count_once():
     assert counts_of(mapfn, enumerate(range(9)), max_skipped=5) == {"begun": 6, "good": 12}
 
 
+@pytest.mark.parametrize("retries", [0, 2])
+def test_an_item_that_fails_before_it_counts_takes_no_count_of_others_along(retries):
+    def mapfn(key, value):
+        if value % 3 == 0:
+            raise ValueError(value)
+        counter("good").add()
+        yield key, 1
+
+    assert counts_of(mapfn, enumerate(range(10)), retries=retries, max_skipped=5) == {"good": 6}
+    assert counts_of(lambda k, v: list(mapfn(k, v)), enumerate(range(10)), max_skipped=5) == {"good": 6}
+
+
 @pytest.mark.parametrize("records", [1, 5000])  # more than are taken into a list, too
 def test_a_try_that_failed_does_not_count(records):
     tries = {}
@@ -208,6 +220,7 @@ def test_whole_numbers_of_all_kinds_count_and_others_are_refused_by_name():
             ("1", "not str"),
             (None, "not NoneType"),
             (-1, "can only grow, by 0 to 9223372036854775807, not by -1"),
+            (10**5000, "not by an int of 16,610 bits"),
             (2**63, "not by 9223372036854775808"),
             (10**100, r"not by 1000000000000000000000000000000000000000\.\.\."),
         ):

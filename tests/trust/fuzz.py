@@ -54,7 +54,20 @@ from mmgevent.wire.frames import (
 from mmgevent.wire.hello import PYTHON_VERSION
 from mmgevent.wire.lanes import granted_bytes
 from mmgevent.wire.messages import MESSAGES, PROTOCOL, control, decode_message, encode_message
-from mmgevent.wire.shapes import COUNT, COUNTS, FAILURE, FLAG, INLINE, NUMBER, OBJECT, STRING, STRINGS
+from mmgevent.wire.shapes import (
+    COUNT,
+    COUNTERS,
+    COUNTS,
+    FAILURE,
+    FLAG,
+    INLINE,
+    LISTS,
+    NUMBER,
+    OBJECT,
+    ROWS,
+    STRING,
+    STRINGS,
+)
 from tests.trust.cluster_simulation import SimulatedLink, settle
 
 KEY, CERTIFICATE = bytes(32), b"c" * 32
@@ -357,6 +370,9 @@ VALUES: dict[str, list[Any]] = {
     FAILURE.words: [{}, {"error": "e", "key": None}, {"kind": "exception", "item": 2**63 - 1}],
     COUNTS.words: [[], [1], [0, 1, 2**63 - 1]],
     STRINGS.words: [[], ["f"], ["x" * 3000]],
+    ROWS.words: [[], [{}], [{"batch": 1, "error": "e", "seconds": 1e300}], [{"x": [{}]}] * 40],
+    LISTS.words: [[], [[]], [[1e300, "k", 1]], [["x", None], [{}]]],
+    COUNTERS.words: [{}, {"c": 1}, {"c": 0, "d": 2**53}],
     INLINE.words: [b"b", DATA[2].payload, DATA[3].payload, b"x" * 40],
 }  # fmt: skip
 
@@ -548,7 +564,16 @@ def example(type_: str) -> bytes:
         words = field.shape.words
         fits = [
             v
-            for v in (*values.values(), b"bytes", [1], ["s"], [[1, 2]], [[1, 2, 3]], words.split("'")[-2:][0])
+            for v in (
+                *values.values(),
+                b"bytes",
+                [1],
+                ["s"],
+                [[1, 2]],
+                [[1, 2, 3]],
+                [{}],
+                words.split("'")[-2:][0],
+            )
             if field.shape.fits(v)
         ]
         fields[name] = fits[0]

@@ -14,7 +14,7 @@ import pytest
 
 import mmgevent as mmg
 from mmgevent.engine.scheduler.retries import MAX_LOSSES
-from mmgevent.wire import messages
+from mmgevent.wire import shapes
 from mmgevent.wire.frames import BATCH, Frame
 from mmgevent.wire.limits import MAX_BATCH_BYTES, MAX_SLOTS
 from mmgevent.wire.messages import MAX_OFFERS_BYTES, MESSAGES
@@ -80,17 +80,20 @@ def run_honest(place):
 def fields_of(type_):
     """Return the least that a message of this type has."""
     examples = {
-        messages.COUNT: 0,
-        messages.NUMBER: 0,
-        messages.STRING: "x",
-        messages.FLAG: True,
-        messages.OBJECT: {},
-        messages.COUNTS: [],
-        messages.STRINGS: [],
-        messages.PAIRS: [],
-        messages.TRIPLES: [],
-        messages.PHASE: "map",
-        messages.STATE: "worker",
+        shapes.COUNT: 0,
+        shapes.NUMBER: 0,
+        shapes.STRING: "x",
+        shapes.FLAG: True,
+        shapes.OBJECT: {},
+        shapes.COUNTS: [],
+        shapes.STRINGS: [],
+        shapes.ROWS: [],
+        shapes.LISTS: [],
+        shapes.COUNTERS: {},
+        shapes.PAIRS: [],
+        shapes.TRIPLES: [],
+        shapes.PHASE: "map",
+        shapes.STATE: "worker",
     }
     words = {"role": "worker", "code": "busy"}
     return {

@@ -47,6 +47,7 @@ class Accounts:
         self._cpu_us = 0
         self._shuffled_bytes = 0
         self._result_tasks = 0
+        self._is_mapped = False
         #: times that items or tasks were tried again after an exception
         self.retries = 0
         #: most memory of an executor so far, bytes
@@ -122,6 +123,7 @@ class Accounts:
         """Note that every batch was mapped. Raises TooManySkippedError."""
         limit = self._max_skipped
         self._check_limit(limit if isinstance(limit, int) else limit * self.items)
+        self._is_mapped = True
 
     def take_reduce(self, report: Report, number: int) -> None:
         """Take the report of a reduce task. Raises JobError if the job has failed."""
@@ -145,12 +147,12 @@ class Accounts:
             "map_seconds": self._seconds,
             "items": self.items - self._state.set_aside.count,
             "mapped_records": self._mapped_records,
-            "keys": self._keys,
             "retries": self.retries,
-            "shuffled_bytes": self._shuffled_bytes,
             "slot_seconds": slots * seconds,
             "cpu_seconds": self._cpu_us / US,
         }
+        if self._is_mapped:
+            known |= {"keys": self._keys, "shuffled_bytes": self._shuffled_bytes}
         return {**known, "peak_bytes": self.peak_bytes} if self.peak_bytes else known
 
     def _take(self, report: Report) -> None:

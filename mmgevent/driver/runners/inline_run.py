@@ -86,6 +86,7 @@ class InlineRun:
         self._signals = SignalTeller()
         #: bytes of all records between map and reduce
         self.shuffle_bytes = 0
+        self._is_mapped = False  # whether the map phase is over
         self._attempts = 0
         self._item_count = 0
         self._mapped_bytes = 0
@@ -111,6 +112,7 @@ class InlineRun:
             made = frozenset(self._state.delivered)
             sizes = {partition: n_bytes for partition, n_bytes in sizes.items() if partition not in made}
             self.shuffle_bytes = sum(sizes.values())
+            self._is_mapped = True
             for done, (partition, n_bytes) in enumerate(sorted(sizes.items()), 1):
                 yield from self._reduce_partition(partition, n_bytes)
                 self._state.delivered.add(partition)
@@ -157,12 +159,15 @@ class InlineRun:
         """Note the figures of the job. The memory of this process says nothing: much else is in it."""
         figures = dict(self._figures)
         cpu_seconds = figures.pop("cpu_ns") / _NS
+        if self._is_mapped:
+            figures["shuffled_bytes"] = self.shuffle_bytes
+        else:
+            del figures["keys"]  # no task has reduced one
         self._state.stats = {
             "records": self._record_count,
             "seconds": seconds,
             "items": self._item_count - self._skipped_count,
             "spilled_bytes": self._store.spilled_bytes,
-            "shuffled_bytes": self.shuffle_bytes,
             "slot_seconds": seconds,
             "cpu_seconds": cpu_seconds,
             **figures,
@@ -257,25 +262,26 @@ class InlineRun:
         clock: ItemClock | None,
     ) -> TaskStats:
         began_ns = process_time_ns()
-        stats = run_map(
-            self._functions,
-            read_batch(batch.data)[piece.lo : piece.hi],
-            partitions=self._partitions,
-            memory_bytes=self._record_bytes,
-            emit=lambda flush: self._keep(attempt, flush),
-            mark=_mark_nothing,
-            first_index=piece.lo,
-            skip=skip,
-            part=piece.part,
-            skipping=skipping,
-            decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
-            plain=self._plain,
-            unwanted=self._state.delivered,
-            calls=self._calls,
-            clock=clock,
-        )
-        self._figures["cpu_ns"] += process_time_ns() - began_ns
-        return stats
+        try:
+            return run_map(
+                self._functions,
+                read_batch(batch.data)[piece.lo : piece.hi],
+                partitions=self._partitions,
+                memory_bytes=self._record_bytes,
+                emit=lambda flush: self._keep(attempt, flush),
+                mark=_mark_nothing,
+                first_index=piece.lo,
+                skip=skip,
+                part=piece.part,
+                skipping=skipping,
+                decode=lambda: read_batch(batch.data)[piece.lo : piece.hi],
+                plain=self._plain,
+                unwanted=self._state.delivered,
+                calls=self._calls,
+                clock=clock,
+            )
+        finally:  # a signal may end the only task
+            self._figures["cpu_ns"] += process_time_ns() - began_ns
 
     def _keep(self, attempt: int, flush: bytes) -> None:
         for start in range(0, len(flush), BLOCK_BYTES):

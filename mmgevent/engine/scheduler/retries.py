@@ -6,6 +6,8 @@ Who is to blame decides:
   just before they were lost is to blame, and its job fails. If several are, it is that of the newest
   job: the workers did the others well before.
 - a user exception: the item, `retries` times; without a known item the task.
+- results that an executor cannot write, as on a full disk: the job, at once. Another attempt would
+  make them all again, and end as this one did.
 - an executor that died: the item or the task, `MAX_DEATHS` times.
 - a setupfn that failed: the job, `MAX_UNPREPARED` times.
 - functions that ended the process that forks executors: the job, `MAX_TEMPLATE_DEATHS` times.
@@ -25,7 +27,7 @@ from mmgevent.engine.scheduler.input import Batch
 from mmgevent.engine.scheduler.ledger import Ledger
 from mmgevent.engine.scheduler.lifecycle import JobLifecycle
 from mmgevent.engine.scheduler.transitions import AttemptEvent, TaskEvent
-from mmgevent.wire.failures import advise_on_reduce, with_place, without_input
+from mmgevent.wire.failures import advise_on_reduce, is_of_output, with_place, without_input
 from mmgevent.wire.positions import MAX_DEPTH, WHOLE, entry_of, position_of
 
 #: Executors that may die running one task before it is given up.
@@ -145,7 +147,9 @@ class Retries:
     ) -> None:
         """Decide after a user exception. An item that `is_spent` was retried in its executor."""
         item = _find_item(task, item)
-        if not (is_spent and item is not None) and ledger.count_failure(task, item) <= ledger.retries:
+        if task.batch is None and is_of_output(failure):
+            self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)
+        elif not (is_spent and item is not None) and ledger.count_failure(task, item) <= ledger.retries:
             self.requeue(task)
         else:
             self._give_up(task, ledger, item, failure, now, is_divisible=is_divisible)

@@ -284,6 +284,8 @@ class Scheduler:
             ledger.worker_answered(now)
         counts = ledger.input
         if skipped:
+            if failure and batch is not None:
+                failure = {**failure, "batch": batch_number}  # beside its position
             counts.count_skipped(skipped, failure)
         if batch is None:
             ledger.count_reduce()

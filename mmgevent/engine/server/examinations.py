@@ -28,7 +28,8 @@ LOAD_S = 2.0
 #: Loads that a server has measured a second, at most. An answer costs it 0.1 ms.
 LOADS_PER_S = 1000
 
-#: Time that a listing waits for loads, seconds. A worker measures for 0.2 s.
+#: Time that a listing waits for the load of a worker, seconds since the worker was asked. It
+#: measures for 0.25 s.
 LOAD_WAIT_S = 1.0
 
 #: Workers that are asked where their executors are: those with the oldest attempts.
@@ -53,6 +54,7 @@ class _Question:
     def __init__(self, worker: WorkerRecord, number: int):
         self.worker = worker
         self.number = number
+        self.asked_s = time.monotonic()
         self.event = Event()
         #: The answer; None if there is none yet, or if the worker left.
         self.answer: dict[str, Any] | None = None
@@ -119,8 +121,15 @@ class Examinations:
                 gevent.sleep(0)
 
     def wait_for_loads(self, workers: list[WorkerRecord]) -> None:
-        """Wait until the loads of these workers are known, for LOAD_WAIT_S at most."""
-        self._wait([q for w in workers if (q := self._measuring.get(w.number)) is not None], LOAD_WAIT_S)
+        """Wait until the loads of these workers are known.
+
+        Each has LOAD_WAIT_S since it was asked, so that silent workers delay a listing only once,
+        however many pages it has.
+        """
+        begun_s = time.monotonic() - LOAD_WAIT_S
+        questions = [q for w in workers if (q := self._measuring.get(w.number)) and q.asked_s > begun_s]
+        if questions:
+            self._wait(questions, max(question.asked_s for question in questions) - begun_s)
 
     @staticmethod
     def _wait(questions: list[_Question], seconds: float) -> None:

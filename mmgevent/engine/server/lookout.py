@@ -39,7 +39,7 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import shown
 from mmgevent.wire.hello import VERSION, clean_name, user_name
-from mmgevent.wire.listings import PAGE_ROWS
+from mmgevent.wire.listings import MAX_LEFT, PAGE_ROWS
 from mmgevent.wire.messages import control
 
 log = get_log(__name__)
@@ -55,9 +55,6 @@ SLICE_ROWS = 500
 
 #: Time between two answers with changes on one link, seconds.
 DELTAS_S = 0.5
-
-#: Workers that left lately, which the server remembers.
-MAX_LEFT = 20
 
 
 class _Looker:

@@ -7,7 +7,15 @@ from typing import Any
 
 from mmgevent.errors import ProtocolError
 from mmgevent.tasks.counters import Totals
-from mmgevent.wire.prints import JOB_BURST_BYTES, JOB_BYTES_A_S, MAX_LINE_BYTES, MAX_MESSAGE_LINES, Budget
+from mmgevent.wire.prints import (
+    JOB_BURST_BYTES,
+    JOB_BYTES_A_S,
+    MAX_LINE_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_LINES,
+    Budget,
+)
+from mmgevent.wire.shapes import MAX_INT
 
 
 class JobPrints:
@@ -24,12 +32,15 @@ class JobPrints:
         lines, items = message["lines"], message["items"]
         if len(lines) != len(items) or len(lines) > MAX_MESSAGE_LINES:
             raise ProtocolError(f"{len(lines)} printed lines of {len(items)} items")
+        size = sum(map(len, lines)) + sum(map(len, items))
+        if size > MAX_MESSAGE_BYTES:  # in JSON the driver's message may be several times larger
+            raise ProtocolError(f"printed lines of {size} characters, at most {MAX_MESSAGE_BYTES} may come")
         kept = [
             (line[:MAX_LINE_BYTES], item[:MAX_LINE_BYTES])
             for line, item in zip(lines, items, strict=True)
             if self._budget.spend(len(line) + len(item), now_s)
         ]
-        self._dropped += message.get("dropped", 0) + len(lines) - len(kept)
+        self._count_dropped(message.get("dropped", 0) + len(lines) - len(kept))
         if kept:
             self._pass_on(worker, kept)
 
@@ -43,7 +54,10 @@ class JobPrints:
         if self._send(lines=lines, items=items, worker=worker, dropped=self._dropped or None):
             self._dropped = 0
         else:
-            self._dropped += len(kept)
+            self._count_dropped(len(kept))
+
+    def _count_dropped(self, count: int) -> None:
+        self._dropped = min(self._dropped + count, MAX_INT)
 
 
 class HostedSignals:

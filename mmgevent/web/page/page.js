@@ -13,7 +13,6 @@ const drawn = { jobs: new Map(), workers: new Map() };
 let server = {};
 let state = { connected: false, why: "connecting" };
 let shownWorkers = FIRST_WORKERS;
-let clock = 0; // seconds by which the server's clock is ahead of this one
 let asked = null; // the job that the dialog is about
 
 const $ = (id) => document.getElementById(id);
@@ -39,7 +38,7 @@ function span(seconds) {
   return `${Math.floor(seconds / 86400)} days`;
 }
 
-const now = () => Date.now() / 1000 + clock;
+const now = () => Date.now() / 1000;
 const since = (row) => (row.since === undefined ? "" : span(now() - row.since));
 
 function cell(label, content, small, kind) {
@@ -85,10 +84,12 @@ function progressOf(job, held) {
     held.progress.append(held.bar, held.note);
   }
   const done = count(job.done);
-  const text = job.total ? `${job.percent.toFixed(1)} %, ${done} of ${count(job.total)}` : `${done} done`;
+  const isCounted = job.total && job.percent !== undefined;
+  const isBegun = job.done !== undefined; // a job whose code or results travel counts nothing
+  const text = isCounted ? `${job.percent.toFixed(1)} %, ${done} of ${count(job.total)}` : isBegun ? `${done} done` : "";
   if (held.note.textContent !== text) held.note.textContent = text;
   held.bar.setAttribute("aria-label", `${job.name || job.id}: ${text}`);
-  if (job.total) held.bar.value = job.percent; else held.bar.removeAttribute("value");
+  if (isCounted) held.bar.value = job.percent; else held.bar.removeAttribute("value");
   return held.progress;
 }
 

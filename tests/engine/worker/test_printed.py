@@ -8,10 +8,11 @@ import pytest
 from mmgevent.engine.server.prints import JobPrints
 from mmgevent.engine.worker.printed import MAX_WAITING_BYTES, PrintReader
 from mmgevent.errors import ProtocolError
-from mmgevent.executor.prints import PrintedFile
+from mmgevent.executor.prints import MarkedBytes, PrintedFile, name_place
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.wire.messages import control
-from mmgevent.wire.prints import MAX_LINE_BYTES, MAX_MESSAGE_LINES, is_printed
+from mmgevent.wire.prints import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_LINES, is_printed
+from mmgevent.wire.shapes import MAX_INT
 
 
 @pytest.fixture
@@ -93,6 +94,50 @@ def test_a_line_that_an_item_does_not_end_is_not_of_the_next_one(page, printing)
     assert taken(reader) == ([("0", "no end"), ("1", "no end"), ("2", "no end"), ("3", "end")], 0)
 
 
+def test_lines_of_several_items_at_once_are_of_none_of_them(page, printing):
+    stream, written, _ = printing
+    page.begin(1)
+    for text, is_alone in (("one", True), ("two", False), ("three", False), ("four", True)):
+        page.show(0, "a", 1.0, is_alone=is_alone)  # as `ItemPool` does
+        stream.write(f"{text}\n")
+    reader = PrintReader(page.token)
+    reader.feed(written(), 0.0)
+    assert taken(reader) == ([("'a'", "one"), ("", "two"), ("", "three"), ("'a'", "four")], 0)
+
+
+def test_marks_of_both_streams_are_one_sequence(page, printing):
+    out, written, fd = printing
+    page.begin(1)
+    with io.TextIOWrapper(io.BufferedWriter(PrintedFile(fd, page)), line_buffering=True) as err:
+        for stream, text, is_alone in (
+            (out, "1", True),
+            (err, "2", False),
+            (out, "3", True),
+            (err, "4", True),
+        ):
+            page.show(0, "a", 1.0, is_alone=is_alone)
+            stream.write(f"{text}\n")
+    reader = PrintReader(page.token)
+    reader.feed(written(), 0.0)
+    assert taken(reader) == ([("'a'", "1"), ("", "2"), ("'a'", "3"), ("'a'", "4")], 0)
+
+
+def test_a_mark_that_is_cut_off_in_a_flood_is_of_no_item(page):
+    """An exception of a signal handler, or another thread whose stream is the other one, cuts it."""
+    marked = MarkedBytes(page.token)
+    page.begin(1)
+    page.mark(0, "a")
+    whole = page.token + b"\1" + page.read_mark()
+    same = page.token + b"\0line\n" + page.token + b"\2"
+    for end in (same, b"x" * 140 + same):
+        assert marked.skip(whole[:20] + end) == (1, False)
+        ((mark, text),) = marked.parts(same)
+        assert (name_place(mark), text) == ("", b"line\n")
+    marked.skip(whole + same[5:])
+    ((mark, text),) = marked.parts(same)
+    assert (name_place(mark), text) == ("'a'", b"line\n")
+
+
 def test_a_child_of_a_function_writes_without_marks(page, printing):
     stream, written, _ = printing
     page.mark(0, "a")
@@ -168,13 +213,13 @@ def test_a_job_passes_on_what_its_budget_allows_and_says_how_much_it_does_not():
         return is_read
 
     prints = JobPrints(send)
-    message = {"lines": ["x" * 1000] * MAX_MESSAGE_LINES, "items": ["1"] * MAX_MESSAGE_LINES, "dropped": 7}
-    for _ in range(10):
+    message = {"lines": ["x" * 70] * MAX_MESSAGE_LINES, "items": ["1"] * MAX_MESSAGE_LINES, "dropped": 7}
+    for _ in range(60):
         prints.take("w", message, 0.0)
     prints.end()
     passed = sum(len(each["lines"]) for each in sent)
-    assert 900 < passed < 1100
-    assert passed + sum(each["dropped"] or 0 for each in sent) == 10 * (MAX_MESSAGE_LINES + 7)
+    assert 7700 < passed < 7800
+    assert passed + sum(each["dropped"] or 0 for each in sent) == 60 * (MAX_MESSAGE_LINES + 7)
     assert {each["worker"] for each in sent} == {"w", ""}
     del sent[:]
     is_read = False
@@ -182,6 +227,23 @@ def test_a_job_passes_on_what_its_budget_allows_and_says_how_much_it_does_not():
     is_read = True
     prints.take("w", {"lines": ["b"], "items": [""]}, 100.0)
     assert sent == [{"lines": ["b"], "items": [""], "worker": "w", "dropped": 1}]
-    for wrong in ({"lines": ["a"], "items": []}, {"lines": ["a"] * 201, "items": ["a"] * 201}):
+    for wrong in (
+        {"lines": ["a"], "items": []},
+        {"lines": ["a"] * 201, "items": ["a"] * 201},
+        {"lines": ["\u00e9" * 600] * 200, "items": [""] * 200},
+        {"lines": ["a"], "items": ["\u00e9" * 100_000]},
+    ):
         with pytest.raises(ProtocolError, match="printed lines of"):
             prints.take("w", wrong, 0.0)
+
+
+def test_whatever_a_worker_says_fits_the_message_for_the_driver():
+    """Otherwise the server could not end the job."""
+    sent = []
+    prints = JobPrints(lambda **fields: sent.append(control("printed", 1, **fields)) or True)
+    lines = ["\U0001f600" * (MAX_MESSAGE_BYTES // MAX_MESSAGE_LINES)] * MAX_MESSAGE_LINES
+    prints.take("w", {"lines": lines, "items": [""] * MAX_MESSAGE_LINES}, 0.0)
+    for _ in range(2):
+        prints.take("w", {"lines": [], "items": [], "dropped": MAX_INT}, 0.0)
+    prints.end()
+    assert len(sent) == 2

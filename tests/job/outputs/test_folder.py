@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from mmgevent.job.outputs import folder as folders
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.order import choose_order, put_in_order
 from tests.effort import share_of
+from tests.file_sizes import file_size_limit
 
 #: Writes so many records into parts of a few records each, and prints once it has begun.
 WRITER = """
@@ -139,13 +139,8 @@ def test_old_results_stay_whole_until_the_first_new_part_is(tmp_path):
 
 def test_a_disk_that_is_full_at_the_end_of_the_first_part_leaves_the_old_results(tmp_path):
     write(tmp_path / "out/", [("old", 1)])
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
-    try:
-        with pytest.raises(OutputError, match="File too large"):
-            write(tmp_path / "out/", [("new", n) for n in range(1000)], overwrite=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with file_size_limit(100), pytest.raises(OutputError, match="File too large"):
+        write(tmp_path / "out/", [("new", n) for n in range(1000)], overwrite=True)
     check_complete(tmp_path / "out")
     assert read(tmp_path / "out") == ["old\t1"]
 
@@ -211,21 +206,13 @@ def test_a_file_system_without_locks_draws_a_warning(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_no_success_and_no_half_part(tmp_path):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     records = [("a", "x" * 100), ("b", "x" * 100_000)]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
-    try:
-        with pytest.raises(OutputError, match=r"cannot write .*part-00001\.tsv: "):
-            write(tmp_path / "out", records, part_bytes=200, warn=lambda text: None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with file_size_limit(50_000), pytest.raises(OutputError, match=r"cannot write .*part-00001\.tsv: "):
+        write(tmp_path / "out", records, part_bytes=200, warn=lambda text: None)
     assert os.listdir(tmp_path / "out") == ["part-00000.tsv"]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limit[1]))
-    try:  # the parts fit, and what _SUCCESS says of them does not
-        with pytest.raises(OutputError, match="_SUCCESS"):
-            write(tmp_path / "more", [("a", 1)] * 20, part_bytes=1, warn=lambda text: None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    # The parts fit, and what _SUCCESS says of them does not.
+    with file_size_limit(150), pytest.raises(OutputError, match="_SUCCESS"):
+        write(tmp_path / "more", [("a", 1)] * 20, part_bytes=1, warn=lambda text: None)
     assert "_SUCCESS" not in os.listdir(tmp_path / "more")
 
 

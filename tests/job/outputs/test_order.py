@@ -16,6 +16,7 @@ from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.outputs import order as orders
 from mmgevent.job.outputs.order import ORDERS, choose_order, put_in_order
 from mmgevent.machine import resources
+from tests.file_sizes import file_size_limit
 
 #: Memory so small that a few thousand records are many runs, bytes.
 LITTLE = 40_000
@@ -225,15 +226,9 @@ def test_without_a_folder_for_temporary_files_memory_is_one(tmp_path, monkeypatc
 
 
 def test_a_disk_that_is_full_is_said_with_what_to_do():
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
-    try:
-        with pytest.raises(OutputError, match=r"cannot sort the results: a temporary file in .* set TMPDIR"):
-            ordered(records_of(2000), "value", None, LITTLE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    what = r"cannot sort the results: a temporary file in .* set TMPDIR"
+    with file_size_limit(1000), pytest.raises(OutputError, match=what):
+        ordered(records_of(2000), "value", None, LITTLE)
 
 
 def test_many_results_that_do_not_pickle_are_named():

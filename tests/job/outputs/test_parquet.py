@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import random
-import resource
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.tables import TableMaker
 from mmgevent.reducers import sum_values
 from tests.effort import share_of
+from tests.file_sizes import file_size_limit
 
 pq = pytest.importorskip("pyarrow.parquet", reason="this pyarrow has no Parquet")
 pyarrow = pytest.importorskip("pyarrow")
@@ -283,14 +283,9 @@ def test_it_goes_to_pipes_and_not_to_terminals_and_no_other_format_loads_the_lib
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     draw = random.Random(1)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-    try:
-        with pytest.raises(OutputError, match=r"cannot write .*out\.parquet: "):
-            write(tmp_path / "out.parquet", [(i, draw.randbytes(100)) for i in range(1000)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with file_size_limit(20_000), pytest.raises(OutputError, match=r"cannot write .*out\.parquet: "):
+        write(tmp_path / "out.parquet", [(i, draw.randbytes(100)) for i in range(1000)])
     assert os.listdir(tmp_path) == []
 
 
