@@ -675,7 +675,7 @@ def test_segments_are_taken_one_by_one_and_parts_one_after_another():
 
 def test_results_leave_in_segments_of_bounded_size(monkeypatch):
     monkeypatch.setattr(results, "SEGMENT_BYTES", 10_000)
-    items = [(i, bytes(100)) for i in range(3000)]
+    items = [(i, b"%0100d" % i) for i in range(3000)]
     flushes, _ = do_map(None, items, partitions=2)
     out: list[bytes] = []
     segments = [bytes(data) for flush in flushes for p, data in decode_flush(flush) if p == 0]
