@@ -189,6 +189,21 @@ MUTATIONS = [
         "if True:",
         ("job/remote/test_ssh_servers.py::test_calls_take_turns_where_only_one_is_served",),
     ),
+    # large records
+    Mutation(
+        "a segment is small beside the memory of who reads it",
+        "tasks/shares.py",
+        "    if size <= 2 * most_bytes or is_single:",
+        "    if True:",
+        ("tasks/test_shares.py::test_shares_keep_to_their_size_and_put_together_are_what_was_cut",),
+    ),
+    Mutation(
+        "large results leave before there are many",
+        "tasks/results.py",
+        "if self._left_bytes > 0 else 0",
+        "if True else 0",
+        ("tasks/test_shares.py::test_large_results_are_put_out_before_there_are_many",),
+    ),
     # sorted values
     Mutation(
         "values to be sorted are not combined before",
