@@ -26,11 +26,11 @@ from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallMapping, CallRules
 from mmgevent.tasks.counters import TaskTally
-from mmgevent.tasks.grouping import Grouping
+from mmgevent.tasks.grouping import AnyGroups, Grouping
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
-from mmgevent.tasks.records import encode_flush, encode_segment
+from mmgevent.tasks.records import encode_flush, encode_segment, join_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
@@ -159,7 +159,7 @@ class MapTask:
             self._mark_flush(None)  # from here on any item may be at fault
         return self.stats
 
-    def _flush_blaming(self, groups: dict[Any, Any], records: int) -> None:
+    def _flush_blaming(self, groups: AnyGroups, records: int) -> None:
         """Flush groups. Blame an item for what goes wrong only if no other item can be at fault."""
         begun = self._items.count
         is_of_one = begun - self._flushed_items <= 1 and self._items.position is not None
@@ -186,8 +186,14 @@ class MapTask:
 
     # -- groups to flushes
 
-    def _flush(self, groups: dict[Any, Any], records: int, item: int | None) -> None:
+    def _flush(self, groups: AnyGroups, records: int, item: int | None) -> None:
         self.stats.groups += len(groups)
+        if not isinstance(groups, dict):
+            parts = groups.scatter(self._partitions)
+            if parts is not None:
+                self._emit_parts(parts, lambda part: join_segment(*part))
+                return
+            groups = groups.take()
         if self._collectfn is not None and self._collect_form == "iterator":
             self._collect_all(groups, item)
             return
@@ -260,6 +266,18 @@ class MapTask:
         except BaseException as error:
             raise _blame_keys(error, groups, function, self._key_at_fault(item), item) from error
         groups.clear()
+
+        def encode(part: tuple[list[Any], list[Any]]) -> bytes:
+            try:
+                return encode_segment(*part, grouped=grouped, hashed=hashed, plain=self._plain)
+            except BaseException as error:
+                maker = function if self._collectfn is None else "collectfn"
+                raise blame_exception(error, maker, self._key_at_fault(item), item) from error
+
+        self._emit_parts(parts, encode)
+
+    def _emit_parts(self, parts: list[Any], encode: Callable[[Any], bytes]) -> None:
+        """Encode and emit what goes to each partition; `parts` is empty afterwards."""
         segments: dict[int, bytes] = {}
         size = 0
         for partition, part in enumerate(parts):
@@ -268,13 +286,7 @@ class MapTask:
             parts[partition] = None  # frees memory
             if partition in self._unwanted:
                 continue
-            keys, values = part
-            try:
-                segment = encode_segment(keys, values, grouped=grouped, hashed=hashed, plain=self._plain)
-            except BaseException as error:
-                maker = function if self._collectfn is None else "collectfn"
-                raise blame_exception(error, maker, self._key_at_fault(item), item) from error
-            segments[partition] = segment
+            segment = segments[partition] = encode(part)
             size += len(segment)
             if size >= MAX_FLUSH_BYTES:
                 self._emit_flush(segments)

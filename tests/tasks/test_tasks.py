@@ -36,6 +36,7 @@ from tests.oracle import plain_mapreduce
 
 MIB = 1024 * 1024
 CORE = (
+    "FoldTable",
     "fold",
     "group",
     "hash_key",
