@@ -202,7 +202,7 @@ class Merger:
                 if error.__cause__ is None:
                     raise
                 raise blame_segment(error) from error
-            if segment.hashed and isinstance(segment, Segment):
+            if segment.hashed:
                 self._check_hashes(segment.keys, partition)
             yield segment
 
@@ -219,7 +219,7 @@ class Merger:
             return None
         return columns
 
-    def _check_hashes(self, keys: list[Any], partition: int) -> None:
+    def _check_hashes(self, keys: Any, partition: int) -> None:
         for key in keys:
             try:
                 is_lost = _speedups.is_hashed(key) and _speedups.partition(key, self._partitions) != partition
