@@ -30,8 +30,9 @@ from mmgevent.tasks.grouping import AnyGroups, Grouping
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
-from mmgevent.tasks.records import encode_flush, encode_segment, join_segment
+from mmgevent.tasks.records import encode_flush, join_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
+from mmgevent.tasks.shares import are_shares, encode_shares, share_bytes
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -102,6 +103,7 @@ class MapTask:
         self._plain = plain
         self._unwanted = unwanted
         self._budget = group_budget(memory_bytes)
+        self._share_bytes = share_bytes(self._budget)
         self._emit_bytes = emit
         self._mark_flush = mark_flush
         if map_items is not None:  # it runs several items at once, and marks them itself
@@ -190,8 +192,8 @@ class MapTask:
         self.stats.groups += len(groups)
         if not isinstance(groups, dict):
             parts = groups.scatter(self._partitions)
-            if parts is not None:
-                self._emit_parts(parts, lambda part: join_segment(*part))
+            if parts is not None and are_shares(parts, self._share_bytes):
+                self._emit_parts(parts, lambda part: [join_segment(*part)])
                 return
             groups = groups.take()
         if self._collectfn is not None and self._collect_form == "iterator":
@@ -267,16 +269,23 @@ class MapTask:
             raise _blame_keys(error, groups, function, self._key_at_fault(item), item) from error
         groups.clear()
 
-        def encode(part: tuple[list[Any], list[Any]]) -> bytes:
-            try:
-                return encode_segment(*part, grouped=grouped, hashed=hashed, plain=self._plain)
-            except BaseException as error:
-                maker = function if self._collectfn is None else "collectfn"
-                raise blame_exception(error, maker, self._key_at_fault(item), item) from error
+        def encode(part: tuple[list[Any], list[Any]]) -> Iterator[bytes]:
+            shares = encode_shares(
+                *part, self._share_bytes, grouped=grouped, hashed=hashed, plain=self._plain
+            )
+            while True:
+                try:
+                    segment = next(shares, None)
+                except BaseException as error:
+                    maker = function if self._collectfn is None else "collectfn"
+                    raise blame_exception(error, maker, self._key_at_fault(item), item) from error
+                if segment is None:
+                    return
+                yield segment
 
         self._emit_parts(parts, encode)
 
-    def _emit_parts(self, parts: list[Any], encode: Callable[[Any], bytes]) -> None:
+    def _emit_parts(self, parts: list[Any], encode: Callable[[Any], Iterable[bytes]]) -> None:
         """Encode and emit what goes to each partition; `parts` is empty afterwards."""
         segments: dict[int, bytes] = {}
         size = 0
@@ -286,11 +295,15 @@ class MapTask:
             parts[partition] = None  # frees memory
             if partition in self._unwanted:
                 continue
-            segment = segments[partition] = encode(part)
-            size += len(segment)
-            if size >= MAX_FLUSH_BYTES:
-                self._emit_flush(segments)
-                segments, size = {}, 0
+            for segment in encode(part):
+                if partition in segments:
+                    self._emit_flush(segments)
+                    segments, size = {}, 0
+                segments[partition] = segment
+                size += len(segment)
+                if size >= MAX_FLUSH_BYTES:
+                    self._emit_flush(segments)
+                    segments, size = {}, 0
         if segments:
             self._emit_flush(segments)
 

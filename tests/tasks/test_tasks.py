@@ -19,7 +19,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.job.inputs.files import Files
 from mmgevent.job.inputs.lines import Lines
 from mmgevent.job.inputs.refs import ContentNeeded
-from mmgevent.tasks import map_task, results, scratch
+from mmgevent.tasks import map_task, results, scratch, shares
 from mmgevent.tasks.blame import TaskFailure, blame_exception, short_repr
 from mmgevent.tasks.map_task import TaskStats
 from mmgevent.tasks.records import (
@@ -596,7 +596,7 @@ PieceFile = scratch.PieceFile
 
 
 def test_the_many_values_of_one_key_go_to_disk_in_shares_and_stay_in_order(core, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "MAX_SHARE", 7)
+    monkeypatch.setattr(shares, "MIN_SHARE_BYTES", 500)
     items = [(i, [("hot", (i, j)) for j in range(50)] + [(("cold", i), i)]) for i in range(40)]
     flushes, _ = do_map(lambda k, v: v, items, partitions=1)
     records, _ = do_reduce(flushes, None, partitions=1, memory=10_000, scratch_dir=str(tmp_path))
