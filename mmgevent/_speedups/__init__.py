@@ -25,6 +25,7 @@ if NATIVE:
 if NATIVE:
     from mmgevent._speedups._core import (
         CsvRows,
+        FoldTable,
         Items,
         check_pickle,
         decode_column,
@@ -53,6 +54,7 @@ if NATIVE:
 else:
     from mmgevent._speedups._fallback import (
         CsvRows,
+        FoldTable,
         Items,
         check_pickle,
         decode_column,
@@ -89,6 +91,7 @@ __all__ = [
     "SUM",
     "BadKeyError",
     "CsvRows",
+    "FoldTable",
     "Items",
     "NoPairError",
     "check_pickle",

@@ -104,36 +104,41 @@ are_steps_narrow(const struct numbers *numbers, size_t count, struct numbers *st
     return count > 1 && narrow < wide && (wide - narrow) * count > WORD;
 }
 
+/* write_int_column -- write numbers, one at least, as a column of ints; they may be others afterwards. */
+static int
+write_int_column(struct writer *writer, struct numbers *numbers, size_t count)
+{
+    struct numbers steps = {numbers->all + 1, INT64_MAX, INT64_MIN};
+
+    if (!are_steps_narrow(numbers, count, &steps)) {
+        return write_byte(writer, INT_COLUMN) < 0 ? -1 : write_numbers(writer, numbers, count);
+    }
+    if (write_byte(writer, STEP_COLUMN) < 0 || write_word(writer, (uint64_t)numbers->all[0]) < 0) {
+        return -1;
+    }
+    for (size_t i = count - 1; i > 0; i--) {
+        numbers->all[i] -= numbers->all[i - 1];
+    }
+    return write_numbers(writer, &steps, count - 1);
+}
+
 static int
 write_ints(struct writer *writer, PyObject *const *items, size_t count)
 {
-    struct numbers numbers, steps = {NULL, INT64_MAX, INT64_MIN};
-    int result = 0;
+    struct numbers numbers;
+    int result = 1;
 
     if (numbers_open(&numbers, count) < 0) {
         return -1;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; result > 0 && i < count; i++) {
         int overflow = 0;
-        const long long number = PyLong_AsLongLongAndOverflow(items[i], &overflow);
-        if (overflow) {
-            goto done;
-        }
-        numbers_set(&numbers, i, number);
+        numbers_set(&numbers, i, PyLong_AsLongLongAndOverflow(items[i], &overflow));
+        result = !overflow;
     }
-    if (!are_steps_narrow(&numbers, count, &steps)) {
-        result = write_byte(writer, INT_COLUMN) < 0 ? -1 : write_numbers(writer, &numbers, count);
-        goto done;
+    if (result > 0) {
+        result = write_int_column(writer, &numbers, count);
     }
-    result = -1;
-    if (write_byte(writer, STEP_COLUMN) == 0 && write_word(writer, (uint64_t)numbers.all[0]) == 0) {
-        for (size_t i = count - 1; i > 0; i--) {
-            numbers.all[i] -= numbers.all[i - 1];
-        }
-        steps.all = numbers.all + 1;
-        result = write_numbers(writer, &steps, count - 1);
-    }
-done:
     PyMem_Free(numbers.all);
     return result;
 }

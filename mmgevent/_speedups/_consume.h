@@ -41,6 +41,78 @@ next_pair(PyObject *module, PyObject *iterator, PyObject **key, PyObject **value
     return result;
 }
 
+/* What pairs are put into: a table while all keys are plain, then a dict. */
+struct sink {
+    struct table *table;
+    int is_plain;   /* whether the table is in use; it is poured into the dict at the first other key */
+    PyObject *dict; /* borrowed */
+    int op;
+    int64_t used;
+    int64_t records;
+};
+
+/* sink_put -- put one pair; 0, or -1 with an exception. */
+static inline int
+sink_put(PyObject *module, struct sink *sink, PyObject *key, PyObject *value, PyObject *previous)
+{
+    int stored = 0; /* as group_plain() returns */
+
+    if (sink->is_plain) {
+        stored = sink->op == GROUP ? group_plain(sink->table, key, value, previous, &sink->used)
+                                   : fold_plain(sink->table, key, value, sink->op, &sink->used);
+        if (stored == 0) {
+            sink->is_plain = 0;
+            stored = pour(sink->table, sink->dict, sink->op);
+        }
+    }
+    if (!sink->is_plain && stored == 0) {
+        stored = put(module, sink->dict, key, value, previous, sink->op, &sink->used);
+    }
+    return stored < 0 ? -1 : 0;
+}
+
+/* sink_fill -- put pairs until `used >= budget`; 1, or 0 at the end of the pairs, or -1 with an exception. */
+static int
+sink_fill(PyObject *module, struct sink *sink, PyObject *iterator, int64_t budget)
+{
+    PyObject *one = PyLong_FromLong(1); /* owned */
+    PyObject *previous = NULL;          /* owned, so that no other value gets its address */
+    int got = one == NULL ? -1 : 1;
+
+    while (got > 0) {
+        PyObject *key = NULL;   /* owned */
+        PyObject *value = NULL; /* owned; `previous` takes it over */
+        got = next_pair(module, iterator, &key, &value);
+        if (got <= 0) {
+            break;
+        }
+        if (sink->op == COUNT) {
+            Py_SETREF(value, Py_NewRef(one));
+        }
+        const int stored = sink_put(module, sink, key, value, previous);
+        Py_DECREF(key);
+        Py_XSETREF(previous, value);
+        sink->records++;
+        if (stored < 0 || (sink->records % RECORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
+            got = -1;
+        }
+        if (sink->used >= budget) {
+            break;
+        }
+    }
+    Py_XDECREF(previous);
+    Py_XDECREF(one);
+    return got;
+}
+
+/* sink_result -- (whether the pairs are exhausted, used, records). */
+static PyObject *
+sink_result(const struct sink *sink, int got)
+{
+    return Py_BuildValue(
+        "(OLL)", got ? Py_False : Py_True, (long long)sink->used, (long long)sink->records);
+}
+
 /* consume -- put pairs into a dict until `used >= budget`.
  *
  * Pairs go to a table while all keys are plain.  The table is poured into the dict in any case, also
@@ -49,60 +121,18 @@ static PyObject *
 consume(PyObject *module, PyObject *pairs, PyObject *dict, int op, int64_t budget)
 {
     PyObject *iterator = PyObject_GetIter(pairs); /* owned */
-    PyObject *one = PyLong_FromLong(1);           /* owned */
-    PyObject *previous = NULL;                    /* owned, so that no other value gets its address */
     PyObject *result = NULL;
     struct table table = {0};
-    int is_plain = PyDict_GET_SIZE(dict) == 0;
-    int64_t used = 0, records = 0;
-    int got = -1;
+    struct sink sink = {&table, PyDict_GET_SIZE(dict) == 0, dict, op, 0, 0};
 
-    if (iterator == NULL || one == NULL || (is_plain && table_open(&table) < 0)) {
-        goto done;
-    }
-    for (;;) {
-        PyObject *key = NULL;   /* owned */
-        PyObject *value = NULL; /* owned; `previous` takes it over */
-        int stored = 0;         /* as group_plain() returns */
-        got = next_pair(module, iterator, &key, &value);
-        if (got <= 0) {
-            break;
-        }
-        if (op == COUNT) {
-            Py_SETREF(value, Py_NewRef(one));
-        }
-        if (is_plain) {
-            stored = op == GROUP ? group_plain(&table, key, value, previous, &used)
-                                 : fold_plain(&table, key, value, op, &used);
-            if (stored == 0) {
-                is_plain = 0;
-                stored = pour(&table, dict, op);
-            }
-        }
-        if (!is_plain && stored == 0) {
-            stored = put(module, dict, key, value, previous, op, &used);
-        }
-        Py_DECREF(key);
-        Py_XSETREF(previous, value);
-        records++;
-        if (stored < 0 || (records % RECORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
+    if (iterator != NULL && (!sink.is_plain || table_open(&table) == 0)) {
+        int got = sink_fill(module, &sink, iterator, budget);
+        if (sink.is_plain && pour(&table, dict, op) < 0) {
             got = -1;
-            break;
         }
-        if (used >= budget) {
-            break;
-        }
+        result = got < 0 ? NULL : sink_result(&sink, got);
     }
-    if (is_plain && pour(&table, dict, op) < 0) {
-        got = -1;
-    }
-    if (got >= 0) {
-        result = Py_BuildValue("(OLL)", got ? Py_False : Py_True, (long long)used, (long long)records);
-    }
-done:
     table_close(&table);
-    Py_XDECREF(previous);
-    Py_XDECREF(one);
     Py_XDECREF(iterator);
     return result;
 }

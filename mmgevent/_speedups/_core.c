@@ -12,6 +12,7 @@
  *   _marking.h   make_mark()                      _opcodes.h  check_pickle()
  *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
+ *   _arguments.h arguments of these functions     _fold_table.h, _fold_scatter.h   the class FoldTable
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
@@ -27,11 +28,14 @@
 
 #include <stdint.h>
 
+#include "_arguments.h"
 #include "_column_read.h"
 #include "_column_write.h"
 #include "_consume.h"
 #include "_digest.h"
 #include "_estimate.h"
+#include "_fold_scatter.h"
+#include "_fold_table.h"
 #include "_groups.h"
 #include "_items.h"
 #include "_mapping.h"
@@ -42,47 +46,6 @@
 #include "_scatter.h"
 #include "_units.h"
 #include "_xxh64.h"
-
-/* parse_seed -- set *seed to the low 64 bits of an int, 0 if it is missing; -1 with TypeError. */
-static int
-parse_seed(PyObject *object, uint64_t *seed)
-{
-    *seed = object == NULL ? 0 : PyLong_AsUnsignedLongLongMask(object);
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-/* parse_count -- set *count to a number of partitions.
- *
- * Returns 0, or -1 with ValueError if it is out of range, with TypeError if it is no int. */
-static int
-parse_count(PyObject *object, uint64_t *count)
-{
-    int overflow = 0;
-    const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
-
-    if (number == -1 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (overflow || number < 1 || number >= 1LL << 32) {
-        PyErr_Format(
-            PyExc_ValueError, "the number of partitions must be from 1 to 2**32 - 1, got %R", object);
-        return -1;
-    }
-    *count = (uint64_t)number;
-    return 0;
-}
-
-/* check_op -- 0 if op is one of the five folds, else -1 with ValueError. */
-static int
-check_op(long op)
-{
-    if (SUM <= op && op <= FIRST) {
-        return 0;
-    }
-    PyErr_Format(
-        PyExc_ValueError, "the fold must be one of SUM=1, COUNT=2, MIN=3, MAX=4, FIRST=5, got %ld", op);
-    return -1;
-}
 
 static PyObject *
 core_xxh64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
@@ -354,6 +317,7 @@ module_exec(PyObject *module)
         {&streaming_spec, "_Streaming"},
         {&marker_spec, "_Marker"},
         {&items_spec, "Items"},
+        {&fold_table_spec, "FoldTable"},
         {&units_spec, "_Units"},
         {&values_spec, "_Values"},
         {&row_lines_spec, "_RowLines"},

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from mmgevent._speedups._folds import FoldTable as FoldTable
 from mmgevent._speedups._items import Items as Items
 from mmgevent._speedups._units import CsvRows as CsvRows
 

@@ -11,7 +11,6 @@ holds all earlier records.
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import GeneratorType
@@ -37,9 +36,11 @@ from mmgevent._speedups._estimate import (
     estimate_bytes,
     estimate_values,
 )
+from mmgevent._speedups._folds import COUNT, FIRST, MAX, MIN, SUM, FoldTable, fold, merge_fold
 from mmgevent._speedups._items import Items, stream_items
 from mmgevent._speedups._marking import make_mark
 from mmgevent._speedups._opcodes import check_pickle
+from mmgevent._speedups._pairs import ABSENT, as_pair, check_columns, check_list, find, pair_error
 from mmgevent._speedups._units import CsvRows, lines_of, pieces_of, placed, values_of
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "SUM",
     "BadKeyError",
     "CsvRows",
+    "FoldTable",
     "Items",
     "NoPairError",
     "check_pickle",
@@ -81,8 +83,6 @@ __all__ = [
     "xxh64",
 ]
 
-SUM, COUNT, MIN, MAX, FIRST = 1, 2, 3, 4, 5
-
 
 def partition(key: Any, count: int, seed: int = 0) -> int:
     """Return the partition, 0 <= p < count, that owns a key.
@@ -106,43 +106,18 @@ def group(pairs: Iterable[Any], groups: dict[Any, list[Any]], budget: int) -> tu
     Raises TypeError for an object that is no pair, or has an unhashable key.
     """
     used = records = 0
-    previous: Any = _ABSENT
-    for raw, value in map(_as_pair, pairs):
+    previous: Any = ABSENT
+    for raw, value in map(as_pair, pairs):
         key = unify_nan(raw)
-        values = _find(groups, key)
-        if values is _ABSENT:
+        values = find(groups, key)
+        if values is ABSENT:
             used += ENTRY_BYTES + LIST_BYTES + estimate_bytes(key)
             groups[key] = [value]
         else:
-            _check_list(values)
+            check_list(values)
             values.append(value)
         used += POINTER_BYTES + (0 if value is previous else estimate_bytes(value))
         previous = value
-        records += 1
-        if used >= budget:
-            return False, used, records
-    return True, used, records
-
-
-def fold(pairs: Iterable[Any], table: dict[Any, Any], op: int, budget: int) -> tuple[bool, int, int]:
-    """Fold the values of each key into one, `{key: folded}`, until `used >= budget`.
-
-    Arguments and result are those of `group`, except that values are folded. `op` is one of
-
-    - SUM: adds with `+`, never in place;
-    - COUNT: counts pairs;
-    - MIN, MAX: keep the earliest of equal values, as `min` and `max` do;
-    - FIRST: keeps the first value.
-
-    The first value of a key is stored unchanged. `used` changes when a value is replaced, unless an
-    int replaces an int, or a float replaces a float.
-
-    Raises ValueError for another `op`, and what `group` and the values' `+`, `<` and `>` raise.
-    """
-    _check_op(op)
-    used = records = 0
-    for key, value in map(_as_pair, pairs):
-        used += _fold_one(table, unify_nan(key), 1 if op == COUNT else value, op)
         records += 1
         if used >= budget:
             return False, used, records
@@ -160,10 +135,10 @@ def take(records: Iterable[Any], limit: int, /) -> list[Any]:
     taken: list[Any] = []
     iterator = iter(records)
     while len(taken) < limit:
-        record = next(iterator, _ABSENT)
-        if record is _ABSENT:
+        record = next(iterator, ABSENT)
+        if record is ABSENT:
             break
-        key, _ = _as_pair(record)
+        key, _ = as_pair(record)
         if type(key) not in _PLAIN_KEYS:
             hash_key(key)
         taken.append(record)
@@ -253,119 +228,31 @@ def merge_grouped(groups: dict[Any, list[Any]], keys: list[Any], values: list[li
     Raises ValueError if the lengths differ, and TypeError if a `values[i]` is no list or a key is
     unhashable.
     """
-    _check_columns(keys, values)
+    check_columns(keys, values)
     used = 0
     for key, new in zip(map(unify_nan, keys), values, strict=True):
-        _check_list(new)
+        check_list(new)
         used += estimate_values(new)
-        present = _find(groups, key)
-        if present is _ABSENT:
+        present = find(groups, key)
+        if present is ABSENT:
             used += ENTRY_BYTES + LIST_BYTES + estimate_bytes(key)
             groups[key] = new
         else:
-            _check_list(present)
+            check_list(present)
             present.extend(new)
     return used
 
 
 def merge_flat(groups: dict[Any, list[Any]], keys: list[Any], values: list[Any]) -> int:
     """Append `values[i]` to the list of `keys[i]`. Returns and raises what `merge_grouped` does."""
-    _check_columns(keys, values)
+    check_columns(keys, values)
     return group(zip(keys, values, strict=True), groups, sys.maxsize)[1]
-
-
-def merge_fold(table: dict[Any, Any], keys: list[Any], values: list[Any], op: int) -> int:
-    """Fold partial results `values[i]` of `keys[i]` into `table`; COUNT adds counts.
-
-    Returns `used`. Raises ValueError for an unknown `op` or if the lengths differ, and what `fold`
-    raises.
-    """
-    _check_op(op)
-    _check_columns(keys, values)
-    used = 0
-    for key, value in zip(keys, values, strict=True):
-        used += _fold_one(table, unify_nan(key), value, op)
-    return used
-
-
-def pair_error(pair: Any) -> NoPairError:
-    """Return the error for an object that should be a (key, value) pair and is not."""
-    came = type(pair).__name__
-    if issubclass(type(pair), (tuple, list)):
-        came += f" of {len(pair)}"
-    elif issubclass(type(pair), str):
-        came += f" {str.__str__(pair)[:40]!r}"
-    return NoPairError(came)
-
-
-def _as_pair(pair: Any) -> Any:
-    if type(pair) is tuple and len(pair) == 2:
-        return pair
-    cls = type(pair)  # not isinstance: an object can lie about its __class__
-    if issubclass(cls, tuple) and tuple.__len__(pair) == 2:
-        return tuple.__iter__(pair)
-    if issubclass(cls, list) and list.__len__(pair) == 2:
-        return list.__iter__(pair)
-    raise pair_error(pair)
 
 
 #: Exact classes whose objects are always keys.
 _PLAIN_KEYS = frozenset({str, int, float, bytes, type(None)})
 
-#: What stands for no object. No value, key or record can be this object.
-_ABSENT: Any = object()
-
-
-def _find(table: dict[Any, Any], key: Any) -> Any:
-    try:
-        return dict.get(table, key, _ABSENT)
-    except TypeError:
-        refused = unhashable_error(key)
-        if refused is None:
-            raise
-    raise refused
-
-
-def _fold_one(table: dict[Any, Any], key: Any, value: Any, op: int) -> int:
-    present = _find(table, key)
-    if present is _ABSENT:
-        used = ENTRY_BYTES + estimate_bytes(key)
-        table[key] = value
-        return used + estimate_bytes(value)
-    folded = _combine(present, value, op)
-    if folded is present:
-        return 0
-    table[key] = folded
-    if type(folded) is type(present) and type(folded) in (int, float):
-        return 0
-    return estimate_bytes(folded) - estimate_bytes(present)
-
-
-def _combine(present: Any, value: Any, op: int) -> Any:
-    if op in (SUM, COUNT):
-        return operator.add(present, value)
-    if op == MIN:
-        return value if value < present else present
-    if op == MAX:
-        return value if value > present else present
-    return present
-
 
 def _check_count(count: int) -> None:
     if not 1 <= count < 1 << 32:
         raise ValueError(f"the number of partitions must be from 1 to 2**32 - 1, got {count!r}")
-
-
-def _check_op(op: int) -> None:
-    if not SUM <= op <= FIRST:
-        raise ValueError(f"the fold must be one of SUM=1, COUNT=2, MIN=3, MAX=4, FIRST=5, got {op}")
-
-
-def _check_list(values: Any) -> None:
-    if type(values) is not list:
-        raise TypeError(f"the values of a group must be a list, got {type(values).__name__}")
-
-
-def _check_columns(keys: list[Any], values: list[Any]) -> None:
-    if len(keys) != len(values):
-        raise ValueError(f"there must be one value for each key, got {len(keys)} keys, {len(values)} values")

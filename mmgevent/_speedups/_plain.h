@@ -152,18 +152,25 @@ pour(struct table *table, PyObject *dict, int op)
     PyErr_Fetch(&type, &error, &traceback);
     for (uint32_t i = 0; result == 0 && i < table->size; i++) {
         struct entry *entry = &table->entries[i];
-        PyObject *value = NULL; /* owned */
+        PyObject *key = entry_key(entry); /* owned */
+        PyObject *value = NULL;           /* owned */
+        if (key == NULL) {
+            result = -1;
+            break;
+        }
         if (op != GROUP) {
             value = entry->value != NULL ? Py_NewRef(entry->value) : PyLong_FromLongLong(entry->count);
         }
         else if (entry->value == NULL) {
+            Py_DECREF(key);
             continue; /* storing the first value of this key failed */
         }
         else {
             value = entry->count == LISTED ? Py_NewRef(entry->value) : repeat(entry->value, entry->count);
         }
-        result = value == NULL ? -1 : PyDict_SetItem(dict, entry->key, value);
+        result = value == NULL ? -1 : PyDict_SetItem(dict, key, value);
         Py_XDECREF(value);
+        Py_DECREF(key);
         Py_CLEAR(entry->key); /* free memory entry by entry */
         Py_CLEAR(entry->value);
     }

@@ -35,7 +35,7 @@ struct key_code {
 };
 
 struct entry {
-    PyObject *key;   /* owned */
+    PyObject *key;   /* owned; NULL for an int in a table that drops ints */
     PyObject *value; /* owned, may be NULL */
     int64_t count;
     struct key_code code;
@@ -47,6 +47,7 @@ struct table {
     uint32_t room;
     uint32_t *slots; /* number of an entry + 1, 0 where empty; a power of two, at most half full */
     uint32_t mask;
+    int drops_ints; /* whether entries of int keys have no object: the code says which int it is */
 };
 
 static inline uint64_t
@@ -113,6 +114,16 @@ hash_bytes(const uint8_t *data, size_t size)
     return hash;
 }
 
+/* code_int -- fill in the code of an int of 64 bits. */
+static inline void
+code_int(int64_t number, struct key_code *code)
+{
+    code->kind = INT_KEY;
+    code->words[0] = (uint64_t)number;
+    code->words[1] = 0;
+    code->hash = scramble(code->words[0], code->words[1], code->kind);
+}
+
 /* code_key -- fill in the code of a plain key; `kind` is NO_KEY_KIND for any other key. */
 static inline void
 code_key(PyObject *key, struct key_code *code)
@@ -141,9 +152,8 @@ code_key(PyObject *key, struct key_code *code)
         if (overflow) {
             return;
         }
-        code->kind = INT_KEY;
-        code->words[0] = (uint64_t)number;
-        code->words[1] = 0;
+        code_int(number, code);
+        return;
     }
     else if (PyBytes_CheckExact(key)) {
         const size_t length = (size_t)PyBytes_GET_SIZE(key);
@@ -247,6 +257,57 @@ table_grow(struct table *table)
     return 0;
 }
 
+/* table_look_up -- the entry of a code, or NULL.
+ *
+ * key      borrowed; NULL if the code alone says which key it is.
+ * *at      the slot of the entry, or where a new one belongs.
+ * *probes  set to the slots that were looked at; more than MAX_PROBES: the table cannot hold this key. */
+static inline struct entry *
+table_look_up(const struct table *table, PyObject *key, const struct key_code *code, uint32_t *at, int *probes)
+{
+    *at = code->hash & table->mask;
+    for (*probes = 0; table->slots[*at] != 0; ++*probes) {
+        struct entry *entry = &table->entries[table->slots[*at] - 1];
+        if (is_entry_of(entry, key, code)) {
+            return entry;
+        }
+        if (*probes == MAX_PROBES) {
+            ++*probes;
+            return NULL;
+        }
+        *at = (*at + 1) & table->mask;
+    }
+    return NULL;
+}
+
+/* table_find_code -- find the entry of a key whose code is known, or make it; as table_find().
+ *
+ * key  borrowed; NULL for an int, if the table drops ints. */
+static inline int
+table_find_code(struct table *table, PyObject *key, const struct key_code *code, struct entry **entry)
+{
+    uint32_t at = 0;
+    int probes = 0;
+
+    *entry = table_look_up(table, key, code, &at, &probes);
+    if (*entry != NULL) {
+        return 1;
+    }
+    if (probes > MAX_PROBES || (table->size == table->room && table->size >= MAX_ENTRIES)) {
+        return 0;
+    }
+    if (table->size == table->room) {
+        return table_grow(table) < 0 ? -1 : table_find_code(table, key, code, entry);
+    }
+    *entry = &table->entries[table->size++];
+    (*entry)->key = code->kind == INT_KEY && table->drops_ints ? NULL : Py_NewRef(key);
+    (*entry)->value = NULL;
+    (*entry)->count = 0;
+    (*entry)->code = *code;
+    table->slots[at] = table->size;
+    return 1;
+}
+
 /* table_find -- find the entry of a key, or make it.
  *
  * key      borrowed; a new entry holds a reference of its own.
@@ -259,36 +320,14 @@ table_find(struct table *table, PyObject *key, struct entry **entry)
     struct key_code code;
 
     code_key(key, &code);
-    if (code.kind == NO_KEY_KIND) {
-        return 0;
-    }
-    uint32_t at = code.hash & table->mask;
-    for (int probes = 0; table->slots[at] != 0; probes++) {
-        *entry = &table->entries[table->slots[at] - 1];
-        if (is_entry_of(*entry, key, &code)) {
-            return 1;
-        }
-        if (probes == MAX_PROBES) {
-            return 0;
-        }
-        at = (at + 1) & table->mask;
-    }
-    if (table->size == table->room) {
-        if (table->size >= MAX_ENTRIES) {
-            return 0;
-        }
-        if (table_grow(table) < 0) {
-            return -1;
-        }
-        return table_find(table, key, entry);
-    }
-    *entry = &table->entries[table->size++];
-    (*entry)->key = Py_NewRef(key);
-    (*entry)->value = NULL;
-    (*entry)->count = 0;
-    (*entry)->code = code;
-    table->slots[at] = table->size;
-    return 1;
+    return code.kind == NO_KEY_KIND ? 0 : table_find_code(table, key, &code, entry);
+}
+
+/* entry_key -- new reference to the key of an entry, or NULL with MemoryError. */
+static PyObject *
+entry_key(const struct entry *entry)
+{
+    return entry->key != NULL ? Py_NewRef(entry->key) : PyLong_FromLongLong((long long)entry->code.words[0]);
 }
 
 #endif

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mmgevent.cli.counts import positive_number
 from mmgevent.cli.exits import StdoutClosed, say
@@ -134,13 +133,17 @@ def write(records: Iterable[tuple[Any, Any]], sink: Sink, reporter: Reporter, cl
             reporter.note_output("writing")
             if sink.is_terminal:
                 reporter.close()  # otherwise results would be written into the block
-        with _translated_errors():
+        try:  # a context manager of its own would take as long as writing a short record
             sink.write(key, value)
+        except (OSError, OutputError) as error:
+            _raise_translated(error)
         count += 1 if sink.plan is None else count_records(key)
         closing.written = reporter.results = count
     reporter.note_output("finishing")
-    with _translated_errors():
+    try:
         sink.commit()
+    except (OSError, OutputError) as error:
+        _raise_translated(error)
     closing.written += sink.made_records
 
 
@@ -169,13 +172,9 @@ def _job_error(error: OutputError) -> JobError:
     return JobError(str(error), {"kind": "output"})
 
 
-@contextlib.contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
+def _raise_translated(error: OSError | OutputError) -> NoReturn:
+    if isinstance(error, BrokenPipeError):
         raise StdoutClosed from None
-    except OSError as error:
+    if isinstance(error, OSError):
         raise JobError(f"cannot write the results: {error.strerror or error}", {"kind": "output"}) from error
-    except OutputError as error:
-        raise _job_error(error) from error
+    raise _job_error(error) from error

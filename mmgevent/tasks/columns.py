@@ -60,8 +60,13 @@ def write_column(buffer: BytesIO, column: list[Any], plain: PlainRules | None) -
         buffer.write(data)
 
 
+def is_typed(*columns: memoryview) -> bool:
+    """Return whether columns are written as themselves, and not pickled."""
+    return all(len(column) > 0 and column[0] < _PICKLED for column in columns)
+
+
 def read_column(view: memoryview, count: int, name: str, plain: PlainRules | None) -> list[Any]:
-    if not view or view[0] >= _PICKLED:
+    if not is_typed(view):
         return _unpickle_column(view, count, name, plain)
     if count <= 8 * len(view):  # each element takes a bit at least
         with suppress(ValueError):

@@ -11,6 +11,8 @@ from typing import Any
 from mmgevent import _speedups
 
 Groups = dict[Any, Any]
+#: Groups that are folded may be in a table that makes no objects for ints.
+AnyGroups = Groups | _speedups.FoldTable
 
 
 class Grouping:
@@ -20,12 +22,18 @@ class Grouping:
         """fold_op: a number of `reducers.FOLD_OPS`, or None to keep lists."""
         self.fold_op = fold_op
 
-    def add(self, records: Iterator[Any], groups: Groups, budget: int) -> tuple[bool, int, int]:
+    def make(self) -> AnyGroups:
+        """Return empty groups, for `add` only."""
+        return {} if self.fold_op is None else _speedups.FoldTable(self.fold_op)
+
+    def add(self, records: Iterator[Any], groups: AnyGroups, budget: int) -> tuple[bool, int, int]:
         """Consume records until the groups have grown by `budget` estimated bytes.
 
         Return (whether the records are exhausted, bytes, records). What the records raise passes
         unchanged.
         """
+        if isinstance(groups, _speedups.FoldTable):
+            return groups.fold(records, budget)
         if self.fold_op is not None:
             return _speedups.fold(records, groups, self.fold_op, budget)
         return _speedups.group(records, groups, budget)

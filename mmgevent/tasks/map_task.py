@@ -26,13 +26,13 @@ from mmgevent.reducers import FOLD_OPS, combiner_of, fold_of
 from mmgevent.tasks.blame import NO_KEY, TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallMapping, CallRules
 from mmgevent.tasks.counters import TaskTally
-from mmgevent.tasks.grouping import Grouping
+from mmgevent.tasks.grouping import AnyGroups, Grouping
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.mapping import CarefulMapping, MapItems, StreamedMapping
 from mmgevent.tasks.originals import Originals
-from mmgevent.tasks.records import encode_flush
+from mmgevent.tasks.records import encode_flush, join_segment
 from mmgevent.tasks.returned import blame_records, pairs_of
-from mmgevent.tasks.shares import encode_shares, share_bytes
+from mmgevent.tasks.shares import are_shares, encode_shares, share_bytes
 from mmgevent.tasks.skipping import Skipping
 from mmgevent.wire.positions import ALL, Part
 
@@ -161,7 +161,7 @@ class MapTask:
             self._mark_flush(None)  # from here on any item may be at fault
         return self.stats
 
-    def _flush_blaming(self, groups: dict[Any, Any], records: int) -> None:
+    def _flush_blaming(self, groups: AnyGroups, records: int) -> None:
         """Flush groups. Blame an item for what goes wrong only if no other item can be at fault."""
         begun = self._items.count
         is_of_one = begun - self._flushed_items <= 1 and self._items.position is not None
@@ -188,8 +188,14 @@ class MapTask:
 
     # -- groups to flushes
 
-    def _flush(self, groups: dict[Any, Any], records: int, item: int | None) -> None:
+    def _flush(self, groups: AnyGroups, records: int, item: int | None) -> None:
         self.stats.groups += len(groups)
+        if not isinstance(groups, dict):
+            parts = groups.scatter(self._partitions)
+            if parts is not None and are_shares(parts, self._share_bytes):
+                self._emit_parts(parts, lambda part: [join_segment(*part)])
+                return
+            groups = groups.take()
         if self._collectfn is not None and self._collect_form == "iterator":
             self._collect_all(groups, item)
             return
@@ -262,17 +268,10 @@ class MapTask:
         except BaseException as error:
             raise _blame_keys(error, groups, function, self._key_at_fault(item), item) from error
         groups.clear()
-        segments: dict[int, bytes] = {}
-        size = 0
-        for partition, part in enumerate(parts):
-            if part is None:
-                continue
-            parts[partition] = None  # frees memory
-            if partition in self._unwanted:
-                continue
-            keys, values = part
+
+        def encode(part: tuple[list[Any], list[Any]]) -> Iterator[bytes]:
             shares = encode_shares(
-                keys, values, self._share_bytes, grouped=grouped, hashed=hashed, plain=self._plain
+                *part, self._share_bytes, grouped=grouped, hashed=hashed, plain=self._plain
             )
             while True:
                 try:
@@ -281,7 +280,22 @@ class MapTask:
                     maker = function if self._collectfn is None else "collectfn"
                     raise blame_exception(error, maker, self._key_at_fault(item), item) from error
                 if segment is None:
-                    break
+                    return
+                yield segment
+
+        self._emit_parts(parts, encode)
+
+    def _emit_parts(self, parts: list[Any], encode: Callable[[Any], Iterable[bytes]]) -> None:
+        """Encode and emit what goes to each partition; `parts` is empty afterwards."""
+        segments: dict[int, bytes] = {}
+        size = 0
+        for partition, part in enumerate(parts):
+            if part is None:
+                continue
+            parts[partition] = None  # frees memory
+            if partition in self._unwanted:
+                continue
+            for segment in encode(part):
                 if partition in segments:
                     self._emit_flush(segments)
                     segments, size = {}, 0

@@ -29,7 +29,7 @@ from mmgevent._speedups import map_items, stream_items, take
 from mmgevent.job.inputs.refs import ContentNeeded
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.counters import counting_item, drop_counts
-from mmgevent.tasks.grouping import Grouping, Groups
+from mmgevent.tasks.grouping import AnyGroups, Grouping, Groups
 from mmgevent.tasks.items import Mark, TaskItems
 from mmgevent.tasks.originals import Originals
 from mmgevent.tasks.returned import blame_records, no_pair, pairs_of
@@ -52,7 +52,7 @@ MapItems = Callable[
 class Filled(NamedTuple):
     """The groups of one flush, and how many records went into them."""
 
-    groups: Groups
+    groups: AnyGroups
     records: int
 
 
@@ -349,14 +349,14 @@ def fill(
     """Group all records of an iterator; yield the groups of each flush."""
     exhausted = False
     while not exhausted:
-        groups: Groups = {}
+        groups = grouping.make()
         try:
             exhausted, _, records = grouping.add(pairs, groups, budget)
         except (ContentNeeded, TaskFailure):
             raise
         except BaseException as error:
             if isinstance(error, MemoryError):
-                groups.clear()
+                del groups
             raise blame(error) from error
         yield Filled(groups, records)
 

@@ -57,6 +57,19 @@ _MAX_BYTES_A_CHARACTER = 4
 _PICKLE_BYTES = 32
 
 
+class Columns(NamedTuple):
+    """One intact segment, its columns not yet decoded."""
+
+    keys: memoryview
+    values: memoryview
+    #: elements in each column
+    size: int
+    grouped: bool
+    hashed: bool
+    #: offset of the first byte after the segment
+    end: int
+
+
 class Segment(NamedTuple):
     """One decoded segment; the lists belong to the caller."""
 
@@ -111,6 +124,14 @@ def decode_segment(data: Any, offset: int = 0, plain: PlainRules | None = None) 
 
     With rules, a segment that holds anything but plain data is an error, and nothing of it runs.
     """
+    columns = split_segment(data, offset)
+    keys = read_column(columns.keys, columns.size, "keys", plain)
+    values = read_column(columns.values, columns.size, "values", plain)
+    return Segment(keys, values, columns.grouped, columns.hashed, columns.end)
+
+
+def split_segment(data: Any, offset: int = 0) -> Columns:
+    """Return the columns of the segment at `offset`, as views. Raise SegmentError."""
     view = memoryview(data)
     flags, count, key_bytes, value_bytes, checksum = _read_header(view, offset)
     keys_at = offset + SEGMENT_HEADER_BYTES
@@ -120,9 +141,16 @@ def decode_segment(data: Any, offset: int = 0, plain: PlainRules | None = None) 
         raise SegmentError(f"a segment of {end - offset} bytes is cut short after {len(view) - offset}")
     if _checksum(view[offset : offset + _HEADER.size], view[keys_at:end]) != checksum:
         raise SegmentError(f"a segment of {end - offset} bytes does not match its checksum")
-    keys = read_column(view[keys_at:values_at], count, "keys", plain)
-    values = read_column(view[values_at:end], count, "values", plain)
-    return Segment(keys, values, bool(flags & GROUPED), bool(flags & HASHED), end)
+    return Columns(
+        view[keys_at:values_at], view[values_at:end], count, bool(flags & GROUPED), bool(flags & HASHED), end
+    )
+
+
+def join_segment(count: int, keys: bytes, values: bytes) -> bytes:
+    """Return the FLAT segment of two encoded columns of `count` elements."""
+    header = _HEADER.pack(SEGMENT_MAGIC, SEGMENT_VERSION, 0, 0, count, len(keys), len(values))
+    columns = keys + values
+    return header + _CHECKSUM.pack(_checksum(header, columns)) + columns
 
 
 def segment_size(data: Any, offset: int = 0) -> int:

@@ -20,10 +20,18 @@ from typing import TYPE_CHECKING, Any
 from mmgevent import _speedups
 from mmgevent.machine.resources import find_scratch_folder
 from mmgevent.tasks.blame import TaskFailure, blame_exception, blame_segment, make_failure, short_repr
+from mmgevent.tasks.columns import is_typed
 from mmgevent.tasks.ordered_values import OrderedValues, ValueRuns
-from mmgevent.tasks.records import Segment, SegmentError, decode_segment
+from mmgevent.tasks.records import (
+    Columns,
+    Segment,
+    SegmentError,
+    decode_segment,
+    join_segment,
+    split_segment,
+)
 from mmgevent.tasks.scratch_file import ScratchFile
-from mmgevent.tasks.shares import encode_shares, share_bytes
+from mmgevent.tasks.shares import are_shares, encode_shares, share_bytes
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
@@ -122,8 +130,10 @@ class Merger:
         """
         return self._merge(self._checked(partition, segments), n_bytes, depth=0)
 
-    def _merge(self, segments: Iterator[Segment], n_bytes: int, depth: int) -> Iterator[dict[Any, Any]]:
-        groups: dict[Any, Any] = {}
+    def _merge(
+        self, segments: Iterator[Segment | Columns], n_bytes: int, depth: int
+    ) -> Iterator[dict[Any, Any]]:
+        groups: Any = {} if self._fold_op is None else _speedups.FoldTable(self._fold_op)
         used = 0
         pieces: PieceFile | None = None
         runs: ValueRuns | None = None
@@ -148,8 +158,9 @@ class Merger:
                 yield self._take_ordered(groups, runs)
             if pieces is None:
                 if groups:
-                    yield groups
-                    groups.clear()  # whoever got them may hold them until the next ones come
+                    taken = groups if isinstance(groups, dict) else groups.take()
+                    yield taken
+                    taken.clear()  # whoever got them may hold them until the next ones come
                 return
             self._scatter(groups, pieces)
             for piece in range(len(pieces)):
@@ -181,11 +192,11 @@ class Merger:
     def _open_runs(self, order: ValueOrder) -> ValueRuns:
         return ValueRuns(self._scratch_dir, order, self._bound_bytes, self._on_disk, self._on_failure)
 
-    def _checked(self, partition: int, segments: Iterator[Any]) -> Iterator[Segment]:
+    def _checked(self, partition: int, segments: Iterator[Any]) -> Iterator[Segment | Columns]:
         """Decode segments; check keys whose hash came from a class of the user's."""
         for data in segments:
             try:
-                segment = decode_segment(data, plain=self._plain)
+                segment = self._typed_columns(data) or decode_segment(data, plain=self._plain)
             except SegmentError as error:
                 if error.__cause__ is None:
                     raise
@@ -196,7 +207,20 @@ class Merger:
             yield segment
             del segment
 
-    def _check_hashes(self, keys: list[Any], partition: int) -> None:
+    def _typed_columns(self, data: Any) -> Columns | None:
+        """Return a segment whose columns are folded as they are, or None if it must be decoded first.
+
+        Raise SegmentError.
+        """
+        if self._fold_op is None:
+            return None
+        columns = split_segment(data)
+        is_short = columns.size > len(columns.keys)
+        if columns.hashed or columns.grouped or is_short or not is_typed(columns.keys, columns.values):
+            return None
+        return columns
+
+    def _check_hashes(self, keys: Any, partition: int) -> None:
         for key in keys:
             try:
                 is_lost = _speedups.is_hashed(key) and _speedups.partition(key, self._partitions) != partition
@@ -215,22 +239,24 @@ class Merger:
                     )
                 )
 
-    def _read_back(self, pieces: PieceFile, piece: int) -> Iterator[Segment]:
+    def _read_back(self, pieces: PieceFile, piece: int) -> Iterator[Segment | Columns]:
         segments = pieces.segments(piece)
         while True:
             data = self._on_disk(next, segments, None)
             if data is None:
                 return
-            segment = decode_segment(data)
+            segment = self._typed_columns(data) or decode_segment(data)
             del data
             yield segment
             del segment
 
-    def _add(self, groups: dict[Any, Any], segment: Segment) -> int:
+    def _add(self, groups: Any, segment: Segment | Columns) -> int:
+        if isinstance(segment, Columns):
+            return self._fold_columns(groups, segment)
         keys, values = segment.keys, segment.values
         try:
             if self._fold_op is not None:
-                return _speedups.merge_fold(groups, keys, values, self._fold_op)
+                return int(groups.merge_lists(keys, values))
             if segment.grouped:
                 return _speedups.merge_grouped(groups, keys, values)
             return _speedups.merge_flat(groups, keys, values)
@@ -239,7 +265,19 @@ class Merger:
         except BaseException as error:  # __eq__, __hash__, __add__ or __lt__ of the user's
             raise blame_exception(error, "reducefn") from error
 
-    def _held(self, segments: Iterator[Segment], groups: dict[Any, Any]) -> Iterator[Segment]:
+    def _fold_columns(self, table: _speedups.FoldTable, columns: Columns) -> int:
+        try:
+            return table.merge(columns.keys, columns.values, columns.size)
+        except MemoryError as error:
+            raise self._out_of_memory(table) from error
+        except ValueError as error:  # plain values raise none
+            raise SegmentError(f"the columns of a segment have not {columns.size} elements each") from error
+        except BaseException as error:  # a str is added to an int, say
+            raise blame_exception(error, "reducefn") from error
+
+    def _held(
+        self, segments: Iterator[Segment | Columns], groups: dict[Any, Any]
+    ) -> Iterator[Segment | Columns]:
         """Yield the segments.
 
         If there is no memory for the next, blame the key that has most values.
@@ -249,7 +287,7 @@ class Merger:
         except MemoryError as error:
             raise self._out_of_memory(groups) from error
 
-    def _out_of_memory(self, groups: dict[Any, Any]) -> TaskFailure:
+    def _out_of_memory(self, groups: Any) -> TaskFailure:
         if self._fold_op is not None or not groups:
             failure = make_failure("memory", f"{len(groups)} keys do not fit into memory")
         else:
@@ -269,22 +307,34 @@ class Merger:
         wanted = 2 * n_bytes * EXPANSION // max(self._bound_bytes, 1)
         return min(max(wanted, MIN_PIECES), MAX_PIECES)
 
-    def _scatter(self, groups: dict[Any, Any], pieces: PieceFile, runs: ValueRuns | None = None) -> None:
+    def _scatter(self, groups: Any, pieces: PieceFile, runs: ValueRuns | None = None) -> None:
         """Move the groups to the ends of their pieces, or of their runs if they have some."""
+        if isinstance(groups, _speedups.FoldTable):
+            parts = groups.scatter(len(pieces), pieces.seed)
+            if parts is None or not are_shares(parts, share_bytes(self._bound_bytes)):
+                self._scatter(groups.take(), pieces)
+                return
+            groups.clear()
+            for piece, part in enumerate(parts):
+                if part is not None:
+                    self._on_disk(pieces.append, piece, join_segment(*part))
+            return
         in_runs = [] if runs is None else runs.keys()
         if runs is not None:
             self._add_runs(groups, in_runs, runs)
             for key in in_runs:
                 del groups[key]
         try:
-            parts, _ = _speedups.scatter(groups, len(pieces), pieces.seed)
+            dealt, _ = _speedups.scatter(groups, len(pieces), pieces.seed)
         except BaseException as error:
             raise blame_exception(error, "reducefn") from error
         groups.clear()
-        for piece, part in enumerate(parts):
-            if part is not None:
-                parts[piece] = None
-                shares = encode_shares(*part, share_bytes(self._bound_bytes), grouped=self._fold_op is None)
+        for piece, columns in enumerate(dealt):
+            if columns is not None:
+                dealt[piece] = None
+                shares = encode_shares(
+                    *columns, share_bytes(self._bound_bytes), grouped=self._fold_op is None
+                )
                 while (segment := self._next_share(shares)) is not None:
                     self._on_disk(pieces.append, piece, segment)
         groups.update((key, []) for key in in_runs)

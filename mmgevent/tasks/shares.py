@@ -43,6 +43,14 @@ def share_bytes(memory_bytes: int) -> int:
     return min(max(memory_bytes // SHARES_OF_MEMORY, MIN_SHARE_BYTES), MAX_SHARE_BYTES)
 
 
+def are_shares(parts: list[tuple[int, bytes, bytes] | None], most_bytes: int) -> bool:
+    """Return whether what `FoldTable.scatter` gives for each partition is one share.
+
+    Ints in it are merged as they are. So its bytes are the memory that it takes where it is read.
+    """
+    return all(part is None or len(part[1]) + len(part[2]) <= most_bytes for part in parts)
+
+
 def encode_shares(
     keys: list[Any],
     values: list[Any],

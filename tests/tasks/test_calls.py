@@ -22,7 +22,7 @@ from tests.tasks.test_skipping import Run as RunOfOne
 
 @pytest.fixture(params=IMPLEMENTATIONS, autouse=True)
 def core(request, monkeypatch):
-    for name in ("fold", "group", "merge_fold", "merge_grouped", "scatter", "hash_key"):
+    for name in ("FoldTable", "fold", "group", "merge_fold", "merge_grouped", "scatter", "hash_key"):
         monkeypatch.setattr(_speedups, name, getattr(request.param, name))
     monkeypatch.setattr(calls, "take", request.param.take)
 

@@ -31,7 +31,7 @@ REDUCERS = [None, sum_values, count_values, max_value, lambda key, values: sum(v
 
 @pytest.fixture(params=IMPLEMENTATIONS, autouse=True)
 def core(request, monkeypatch):
-    for name in ("fold", "group", "merge_fold", "merge_grouped", "scatter", "hash_key"):
+    for name in ("FoldTable", "fold", "group", "merge_fold", "merge_grouped", "scatter", "hash_key"):
         monkeypatch.setattr(_speedups, name, getattr(request.param, name))
     monkeypatch.setattr(mapping, "take", request.param.take)
 

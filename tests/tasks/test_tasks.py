@@ -26,16 +26,20 @@ from mmgevent.tasks.records import (
     SegmentError,
     decode_flush,
     decode_segment,
+    encode_flush,
     encode_items,
     encode_segment,
+    join_segment,
 )
 from mmgevent.tasks.run import read_batch, run_map, run_reduce
+from mmgevent.tasks.shares import MIN_SHARE_BYTES
 from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire.positions import WHOLE, position_of
 from tests.oracle import plain_mapreduce
 
 MIB = 1024 * 1024
 CORE = (
+    "FoldTable",
     "fold",
     "group",
     "hash_key",
@@ -900,3 +904,40 @@ def test_a_record_error_speaks_for_itself():
         "'a'",
         "do this",
     )
+
+
+@pytest.mark.parametrize("key", ["{:0200}", "é{:0200}"])
+def test_folded_values_leave_in_shares_too(core, key):
+    """Keys of 200 characters: groups of 2 MiB are more than one share of 256 KiB."""
+    items = [(i, key.format(i % 9000)) for i in range(12_000)]
+    memory = 8 * MIN_SHARE_BYTES
+    flushes, _ = do_map(lambda _, text: [(text, 1)], items, reducers.sum_values, partitions=1, memory=memory)
+    sizes = [len(data) for flush in flushes for _, data in decode_flush(flush)]
+    assert sum(sizes) > 6 * MIN_SHARE_BYTES
+    assert max(sizes) <= 2 * MIN_SHARE_BYTES
+    results, _ = do_reduce(flushes, reducers.sum_values, partitions=1, memory=memory)
+    assert dict(results) == {key.format(i): 1 + (i < 3000) for i in range(9000)}
+    assert len(results) == 9000
+
+
+def test_folds_that_are_larger_than_memory_go_to_the_disk_as_columns(core, tmp_path):
+    items = [(i, i) for i in range(20_000)]
+    flushes, _ = do_map(None, items, reducers.sum_values, partitions=1)
+    flushes *= 3
+    whole, _ = do_reduce(flushes, reducers.sum_values, partitions=1, memory=64 * MIB)
+    pieces, _ = do_reduce(
+        flushes, reducers.sum_values, partitions=1, memory=100_000, scratch_dir=str(tmp_path)
+    )
+    assert dict(whole) == {i: 3 * i for i in range(20_000)}
+    assert sorted(pieces) == sorted(whole)
+
+
+def test_columns_of_a_fold_that_are_damaged_are_a_segment_error(core):
+    keys, values = _fallback.encode_column(["a", "b"]), _fallback.encode_column([1, 2])
+    for bad in (
+        join_segment(2, keys[:-1], values),
+        join_segment(2, keys, values + b"\0"),
+        join_segment(3, keys, values),
+    ):
+        with pytest.raises(SegmentError, match="of a segment"):
+            do_reduce([encode_flush({0: bad})], reducers.sum_values, partitions=1)

@@ -645,6 +645,13 @@ MUTATIONS = [
         ("tasks/test_records.py::test_columns_that_are_none_are_refused_behind_a_right_checksum",),
     ),
     Mutation(
+        "folded values that are more than a share are cut",
+        "tasks/map_task.py",
+        "if parts is not None and are_shares(parts, self._share_bytes):",
+        "if parts is not None:",
+        ("tasks/test_tasks.py::test_folded_values_leave_in_shares_too",),
+    ),
+    Mutation(
         "what a column has sizes of is there before it is made",
         "_speedups/_column_read.py",
         "if min(sizes) < 0 or sum(sizes) > a_byte * self.left:",

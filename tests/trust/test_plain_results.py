@@ -136,7 +136,7 @@ def test_rows_over_the_limit_of_values_stay_plain(monkeypatch):
 
 def forged_segment(keys, values):
     """Return a segment of two pickles of lists of one."""
-    header = records._HEADER.pack(b"MMGS", 1, 0, 0, 1, len(keys), len(values))
+    header = records._HEADER.pack(b"MMGS", records.SEGMENT_VERSION, 0, 0, 1, len(keys), len(values))
     return header + records._CHECKSUM.pack(records._checksum(header, keys + values)) + keys + values
 
 

@@ -158,6 +158,8 @@ def _encode_tsv(key: Any, value: Any) -> bytes:
 def _tsv_field(value: Any) -> str:
     if type(value) is str:
         return value.translate(_ESCAPES)
+    if type(value) is int:
+        return str(value)
     return as_text(value, _ESCAPES)
 
 
