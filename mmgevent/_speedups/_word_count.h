@@ -1,0 +1,189 @@
+/* The class WordCounter. */
+
+#ifndef MMGEVENT_WORD_COUNT_H
+#define MMGEVENT_WORD_COUNT_H
+
+#include <Python.h>
+#include <stdint.h>
+
+#include "_word_grams.h"
+#include "_word_table.h"
+#include "_words.h"
+
+#define WORDS_BETWEEN_SIGNALS 262144 /* words: some ms, after which Ctrl-C must be seen */
+
+/* The state of `_words.WordCounter`. */
+struct word_counter {
+    PyObject_HEAD
+    struct scanner scanner;
+    struct grams grams;
+    struct word_table table;
+    uint32_t max_words;
+    uint64_t max_bytes;
+    int is_running; /* user code may call while `run` runs, and must not change the text */
+};
+
+static int
+counter_traverse(struct word_counter *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->scanner.plan.tuple);
+    Py_VISIT(self->scanner.owner);
+    Py_VISIT(self->scanner.pending);
+    return 0;
+}
+
+static void
+counter_dealloc(struct word_counter *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    scanner_close(&self->scanner);
+    grams_close(&self->grams);
+    word_table_close(&self->table);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+counter_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *rules = NULL;     /* borrowed from args */
+    PyObject *plan = NULL;      /* owned */
+    struct word_counter *self = NULL; /* owned */
+    unsigned long long max_words = 0, max_bytes = 0;
+
+    if (!PyArg_ParseTuple(args, "OKK:WordCounter", &rules, &max_words, &max_bytes)) {
+        return NULL;
+    }
+    if (max_words < 1 || max_words > MAX_COUNTED_WORDS) {
+        PyErr_Format(PyExc_ValueError, "max_words must be from 1 to %lu", (unsigned long)MAX_COUNTED_WORDS);
+        return NULL;
+    }
+    plan = PyObject_GetAttrString(rules, "plan");
+    self = plan == NULL ? NULL : (struct word_counter *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->max_words = (uint32_t)max_words;
+        self->max_bytes = max_bytes;
+        self->scanner.is_over = 1;
+        if (plan_open(&self->scanner.plan, plan) < 0 || grams_open(&self->grams, self->scanner.plan.n) < 0
+            || word_table_open(&self->table) < 0) {
+            Py_CLEAR(self);
+        }
+    }
+    Py_XDECREF(plan);
+    return (PyObject *)self;
+}
+
+/* check_idle -- 0, or -1 with ValueError if `run` is running. */
+static int
+check_idle(struct word_counter *self)
+{
+    if (self->is_running) {
+        PyErr_SetString(PyExc_ValueError, "this counter is already counting");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+counter_begin(struct word_counter *self, PyObject *args)
+{
+    PyObject *data = NULL, *encoding = NULL, *errors = NULL; /* borrowed from args, or owned below */
+    int goes_on = 0, result = -1;
+
+    if (!PyArg_ParseTuple(args, "O|UUp:begin", &data, &encoding, &errors, &goes_on) || check_idle(self) < 0) {
+        return NULL;
+    }
+    if (!goes_on) {
+        grams_begin(&self->grams);
+    }
+    if (PyUnicode_Check(data)) {
+        result = scanner_open_text(&self->scanner, data);
+    }
+    else if (!PyBytes_Check(data)) {
+        PyErr_Format(PyExc_TypeError, "a text must be str or bytes, got %.200s", Py_TYPE(data)->tp_name);
+    }
+    else if (self->scanner.plan.kind == SEPARATED) {
+        PyErr_SetString(PyExc_ValueError, "text that is separated must be decoded first");
+    }
+    else {
+        encoding = encoding != NULL ? Py_NewRef(encoding) : PyUnicode_FromString("utf-8");
+        errors = errors != NULL ? Py_NewRef(errors) : PyUnicode_FromString("strict");
+        if (encoding != NULL && errors != NULL) {
+            result = scanner_open_bytes(&self->scanner, data, encoding, errors);
+        }
+        Py_XDECREF(encoding);
+        Py_XDECREF(errors);
+    }
+    if (result < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* count_words -- count the words of the text: 1 if none are left, 0 if there is no more room, -1 with an exception. */
+static int
+count_words(struct word_counter *self)
+{
+    struct word word;
+    int found = 0;
+
+    for (uint32_t i = 1; (found = next_gram(&self->scanner, &self->grams, &word)) == FOUND; i++) {
+        const int is_new = word_table_count(&self->table, &word);
+        if (is_new < 0 || (i % WORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
+            return -1;
+        }
+        if (is_new && (self->table.size >= self->max_words || self->table.n_bytes >= self->max_bytes)) {
+            return 0;
+        }
+    }
+    return found == NO_MORE ? 1 : -1;
+}
+
+static PyObject *
+counter_run(struct word_counter *self, PyObject *Py_UNUSED(ignored))
+{
+    if (check_idle(self) < 0) {
+        return NULL;
+    }
+    self->is_running = 1;
+    const int result = count_words(self);
+    self->is_running = 0;
+    if (result != 0) {
+        scanner_leave(&self->scanner);
+    }
+    return result < 0 ? NULL : PyBool_FromLong(result);
+}
+
+static PyObject *
+counter_take(struct word_counter *self, PyObject *Py_UNUSED(ignored))
+{
+    return check_idle(self) < 0 ? NULL : word_table_take(&self->table);
+}
+
+static PyMethodDef counter_methods[] = {
+    {"begin", (PyCFunction)counter_begin, METH_VARARGS, "See _words.WordCounter.begin."},
+    {"run", (PyCFunction)counter_run, METH_NOARGS, "See _words.WordCounter.run."},
+    {"take", (PyCFunction)counter_take, METH_NOARGS, "See _words.WordCounter.take."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot counter_slots[] = {
+    {Py_tp_doc, "See _words.WordCounter."},
+    {Py_tp_new, counter_new},
+    {Py_tp_traverse, counter_traverse},
+    {Py_tp_dealloc, counter_dealloc},
+    {Py_tp_methods, counter_methods},
+    {0, NULL},
+};
+
+static PyType_Spec counter_spec = {
+    .name = "mmgevent._speedups._core.WordCounter",
+    .basicsize = sizeof(struct word_counter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = counter_slots,
+};
+
+#endif
