@@ -10,7 +10,8 @@
 #include "_word_table.h"
 #include "_words.h"
 
-#define WORDS_BETWEEN_SIGNALS 262144 /* words: some ms, after which Ctrl-C must be seen */
+#define BATCH_WORDS 16              /* words whose entries are fetched at one time: as many as memory serves at once */
+#define BATCHES_BETWEEN_SIGNALS 16384 /* some ms, after which Ctrl-C must be seen */
 
 /* The state of `_words.WordCounter`. */
 struct word_counter {
@@ -18,6 +19,9 @@ struct word_counter {
     struct scanner scanner;
     struct grams grams;
     struct word_table table;
+    struct hashed_word batch[BATCH_WORDS]; /* words that were found and are not counted yet */
+    int n_batch, n_counted;                /* how many there are, and how many of them were counted */
+    struct bytes_room long_words;          /* those of the batch */
     uint32_t max_words;
     uint64_t max_bytes;
     int is_running; /* user code may call while `run` runs, and must not change the text */
@@ -42,6 +46,7 @@ counter_dealloc(struct word_counter *self)
     scanner_close(&self->scanner);
     grams_close(&self->grams);
     word_table_close(&self->table);
+    PyMem_Free(self->long_words.data);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -96,6 +101,7 @@ counter_begin(struct word_counter *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "O|UUp:begin", &data, &encoding, &errors, &goes_on) || check_idle(self) < 0) {
         return NULL;
     }
+    self->n_batch = self->n_counted = 0;
     if (!goes_on) {
         grams_begin(&self->grams);
     }
@@ -123,23 +129,76 @@ counter_begin(struct word_counter *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* fill_batch -- find the next words: as next_word() if the text ends or fails before the batch is full. */
+static int
+fill_batch(struct word_counter *self)
+{
+    struct word word;
+    size_t n_bytes = 0;
+    int found = FOUND;
+
+    self->n_batch = self->n_counted = 0;
+    while (self->n_batch < BATCH_WORDS && (found = next_gram(&self->scanner, &self->grams, &word)) == FOUND) {
+        struct hashed_word *const held = &self->batch[self->n_batch];
+        held->words[0] = word.words[0];
+        held->words[1] = word.words[1];
+        held->size = word.size;
+        held->data = word.data;
+        word_table_prepare(&self->table, held);
+        if (word.size > INLINE_BYTES) {
+            if (room_for(&self->long_words, n_bytes + word.size) < 0) {
+                return -1;
+            }
+            memcpy(self->long_words.data + n_bytes, word.data, word.size);
+            n_bytes += word.size;
+        }
+        self->n_batch++;
+    }
+    n_bytes = 0;
+    for (int i = 0; i < self->n_batch; i++) { /* now that they do not move any more */
+        if (self->batch[i].size > INLINE_BYTES) {
+            self->batch[i].data = self->long_words.data + n_bytes;
+            n_bytes += self->batch[i].size;
+        }
+    }
+    return found;
+}
+
+/* count_batch -- count the words of the batch: 0, or 1 if there is no room for more, or -1 with MemoryError. */
+static inline int
+count_batch(struct word_counter *self)
+{
+    while (self->n_counted < self->n_batch) {
+        const int is_new = word_table_count(&self->table, &self->batch[self->n_counted++]);
+        if (is_new < 0) {
+            return -1;
+        }
+        if (is_new && (self->table.size >= self->max_words || self->table.n_bytes >= self->max_bytes)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* count_words -- count the words of the text: 1 if none are left, 0 if there is no more room, -1 with an exception. */
 static int
 count_words(struct word_counter *self)
 {
-    struct word word;
-    int found = 0;
+    int found = FOUND;
 
-    for (uint32_t i = 1; (found = next_gram(&self->scanner, &self->grams, &word)) == FOUND; i++) {
-        const int is_new = word_table_count(&self->table, &word);
-        if (is_new < 0 || (i % WORDS_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
+    for (uint32_t i = 1;; i++) {
+        const int is_full = count_batch(self);
+        if (is_full != 0) {
+            return is_full < 0 ? -1 : 0;
+        }
+        if (found == NO_MORE) {
+            return 1;
+        }
+        found = fill_batch(self);
+        if (found < 0 || (i % BATCHES_BETWEEN_SIGNALS == 0 && PyErr_CheckSignals() < 0)) {
             return -1;
         }
-        if (is_new && (self->table.size >= self->max_words || self->table.n_bytes >= self->max_bytes)) {
-            return 0;
-        }
     }
-    return found == NO_MORE ? 1 : -1;
 }
 
 static PyObject *
@@ -152,6 +211,7 @@ counter_run(struct word_counter *self, PyObject *Py_UNUSED(ignored))
     const int result = count_words(self);
     self->is_running = 0;
     if (result != 0) {
+        self->n_batch = self->n_counted = 0;
         scanner_leave(&self->scanner);
     }
     return result < 0 ? NULL : PyBool_FromLong(result);

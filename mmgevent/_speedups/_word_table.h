@@ -17,6 +17,13 @@
 #define FIRST_WORD_SLOTS 64
 #define MAX_COUNTED_WORDS (UINT32_C(1) << 24) /* words; so a table has less than 2 GiB */
 #define LONG_WORD (INLINE_BYTES + 1)
+#define CACHE_LINE_BYTES 64
+
+#if defined(__GNUC__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
 
 struct word_entry {
     uint64_t words[2]; /* the word, or its hash and where its size and bytes are in the arena */
@@ -27,6 +34,7 @@ struct word_entry {
 
 struct word_table {
     struct word_entry *slots; /* a power of two, at most half full; NULL before the first word */
+    void *memory;             /* where the slots are, each in one cache line */
     uint32_t mask;
     uint32_t size;
     uint64_t n_bytes; /* of all words */
@@ -63,8 +71,9 @@ word_table_open(struct word_table *self)
 static void
 word_table_close(struct word_table *self)
 {
-    PyMem_Free(self->slots);
+    PyMem_Free(self->memory);
     PyMem_Free(self->arena.data);
+    self->memory = NULL;
     self->slots = NULL;
     self->arena.data = NULL;
     self->size = 0;
@@ -91,12 +100,14 @@ static int
 word_table_grow(struct word_table *self)
 {
     const uint32_t count = self->slots == NULL ? FIRST_WORD_SLOTS : 2 * (self->mask + 1);
-    struct word_entry *slots = PyMem_Calloc(count, sizeof *slots);
+    void *const memory = PyMem_Calloc((size_t)count * sizeof(struct word_entry) + CACHE_LINE_BYTES, 1);
 
-    if (slots == NULL) {
+    if (memory == NULL) {
         PyErr_NoMemory();
         return -1;
     }
+    struct word_entry *const slots = (struct word_entry *)(
+        ((uintptr_t)memory + CACHE_LINE_BYTES - 1) & ~(uintptr_t)(CACHE_LINE_BYTES - 1));
     for (uint32_t i = 0; self->slots != NULL && i <= self->mask; i++) {
         if (self->slots[i].count != 0) {
             uint32_t at = (uint32_t)hash_of_entry(self, &self->slots[i]) & (count - 1);
@@ -106,20 +117,42 @@ word_table_grow(struct word_table *self)
             slots[at] = self->slots[i];
         }
     }
-    PyMem_Free(self->slots);
+    PyMem_Free(self->memory);
+    self->memory = memory;
     self->slots = slots;
     self->mask = count - 1;
     return 0;
 }
 
+/* A word with its hash.  `data` is used if it does not fit `words`. */
+struct hashed_word {
+    uint64_t words[2];
+    const uint8_t *data;
+    size_t size;
+    uint64_t hash;
+};
+
+/* word_table_prepare -- compute the hash of a word, and have the memory where it may be fetched. */
+static inline void
+word_table_prepare(const struct word_table *self, struct hashed_word *word)
+{
+    word->hash = word->size <= INLINE_BYTES ? hash_inline(word->words, (uint32_t)word->size, self->seed)
+                                            : xxh64_tagged(NO_TAG, word->data, word->size, self->seed);
+    if (self->slots != NULL) {
+        PREFETCH(&self->slots[(uint32_t)word->hash & self->mask]);
+    }
+}
+
 /* keep_long -- write a long word to the arena; 0, or -1 with MemoryError. */
 static int
-keep_long(struct word_table *self, const struct word *word, struct word_entry *entry)
+keep_long(struct word_table *self, const struct hashed_word *word, struct word_entry *entry)
 {
     if (room_for(&self->arena, self->arena_size + sizeof word->size + word->size) < 0) {
         return -1;
     }
+    entry->words[0] = word->hash;
     entry->words[1] = self->arena_size;
+    entry->size = LONG_WORD;
     memcpy(self->arena.data + self->arena_size, &word->size, sizeof word->size);
     memcpy(self->arena.data + self->arena_size + sizeof word->size, word->data, word->size);
     self->arena_size += sizeof word->size + word->size;
@@ -127,7 +160,7 @@ keep_long(struct word_table *self, const struct word *word, struct word_entry *e
 }
 
 static inline int
-is_word_of(const struct word_table *self, const struct word_entry *entry, const struct word *word, uint64_t hash)
+is_word_of(const struct word_table *self, const struct word_entry *entry, const struct hashed_word *word)
 {
     size_t size = 0;
 
@@ -135,7 +168,7 @@ is_word_of(const struct word_table *self, const struct word_entry *entry, const 
         return entry->words[0] == word->words[0] && entry->words[1] == word->words[1]
                && entry->size == (uint32_t)word->size;
     }
-    if (entry->size != LONG_WORD || entry->words[0] != hash) {
+    if (entry->size != LONG_WORD || entry->words[0] != word->hash) {
         return 0;
     }
     const uint8_t *const data = long_word(self, entry, &size);
@@ -144,34 +177,28 @@ is_word_of(const struct word_table *self, const struct word_entry *entry, const 
 
 /* word_table_count -- count a word once more: 1 if it is new, 0 if not, -1 with MemoryError. */
 static inline int
-word_table_count(struct word_table *self, const struct word *word)
+word_table_count(struct word_table *self, const struct hashed_word *word)
 {
-    const int is_inline = word->size <= INLINE_BYTES;
-
     if ((self->slots == NULL || 2 * self->size > self->mask) && word_table_grow(self) < 0) {
         return -1;
     }
-    const uint64_t hash = is_inline ? hash_inline(word->words, (uint32_t)word->size, self->seed)
-                                    : xxh64_tagged(NO_TAG, word->data, word->size, self->seed);
-    struct word_entry *entry = &self->slots[(uint32_t)hash & self->mask];
+    struct word_entry *entry = &self->slots[(uint32_t)word->hash & self->mask];
     while (entry->count != 0) {
-        if (is_word_of(self, entry, word, hash)) {
+        if (is_word_of(self, entry, word)) {
             entry->count++;
             return 0;
         }
         entry = entry == &self->slots[self->mask] ? self->slots : entry + 1;
     }
-    if (is_inline) {
-        entry->words[0] = word->words[0];
-        entry->words[1] = word->words[1];
-        entry->size = (uint32_t)word->size;
-    }
-    else {
+    if (word->size > INLINE_BYTES) {
         if (keep_long(self, word, entry) < 0) {
             return -1;
         }
-        entry->words[0] = hash;
-        entry->size = LONG_WORD;
+    }
+    else {
+        entry->words[0] = word->words[0];
+        entry->words[1] = word->words[1];
+        entry->size = (uint32_t)word->size;
     }
     entry->count = 1;
     entry->number = self->size++;
