@@ -220,13 +220,20 @@ counter_run(struct word_counter *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 counter_take(struct word_counter *self, PyObject *Py_UNUSED(ignored))
 {
-    return check_idle(self) < 0 ? NULL : word_table_take(&self->table);
+    return check_idle(self) < 0 ? NULL : word_table_take(&self->table, 0);
+}
+
+static PyObject *
+counter_take_dict(struct word_counter *self, PyObject *Py_UNUSED(ignored))
+{
+    return check_idle(self) < 0 ? NULL : word_table_take(&self->table, 1);
 }
 
 static PyMethodDef counter_methods[] = {
     {"begin", (PyCFunction)counter_begin, METH_VARARGS, "See _words.WordCounter.begin."},
     {"run", (PyCFunction)counter_run, METH_NOARGS, "See _words.WordCounter.run."},
     {"take", (PyCFunction)counter_take, METH_NOARGS, "See _words.WordCounter.take."},
+    {"take_dict", (PyCFunction)counter_take_dict, METH_NOARGS, "See _words.WordCounter.take_dict."},
     {NULL, NULL, 0, NULL},
 };
 

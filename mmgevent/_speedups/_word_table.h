@@ -206,45 +206,76 @@ word_table_count(struct word_table *self, const struct hashed_word *word)
     return 1;
 }
 
-/* pair_of_entry -- new tuple of a word and its count, or NULL. */
-static PyObject *
-pair_of_entry(const struct word_table *self, const struct word_entry *entry)
+/* text_of_entry -- new str of a word, or NULL. */
+static inline PyObject *
+text_of_entry(const struct word_table *self, const struct word_entry *entry)
 {
     size_t size = entry->size;
     const uint8_t *const data
         = entry->size == LONG_WORD ? long_word(self, entry, &size) : (const uint8_t *)entry->words;
-    PyObject *word = PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)size, "surrogatepass"); /* owned */
-    PyObject *count = word == NULL ? NULL : PyLong_FromLongLong(entry->count);                    /* owned */
-    PyObject *pair = count == NULL ? NULL : PyTuple_New(2);
 
-    if (pair == NULL) {
-        Py_XDECREF(word);
-        Py_XDECREF(count);
-        return NULL;
-    }
-    PyTuple_SET_ITEM(pair, 0, word);
-    PyTuple_SET_ITEM(pair, 1, count);
-    return pair;
+    return PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)size, "surrogatepass");
 }
 
-/* word_table_take -- new list of (word, count) in the order of arrival, or NULL.  The table is empty afterwards.
+/* order_of_arrival -- new array of the slots of all words, or NULL with MemoryError; to be freed.
  *
- * The table stays as it is if this fails. */
-static PyObject *
-word_table_take(struct word_table *self)
+ * Python objects that are made in this order lie in memory in this order, in which they are used. */
+static uint32_t *
+order_of_arrival(const struct word_table *self)
 {
-    PyObject *taken = PyList_New((Py_ssize_t)self->size); /* owned */
+    uint32_t *const order = PyMem_Malloc(((size_t)self->size + 1) * sizeof *order);
 
-    for (uint32_t i = 0; taken != NULL && self->size > 0 && i <= self->mask; i++) {
+    if (order == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (uint32_t i = 0; self->slots != NULL && i <= self->mask; i++) {
         if (self->slots[i].count != 0) {
-            PyObject *pair = pair_of_entry(self, &self->slots[i]); /* owned, then the list's */
-            if (pair == NULL) {
-                Py_CLEAR(taken);
-                break;
-            }
-            PyList_SET_ITEM(taken, (Py_ssize_t)self->slots[i].number, pair);
+            order[self->slots[i].number] = i;
         }
     }
+    return order;
+}
+
+/* put_word -- put a word and its count into a list of tuples or a dict; 0, or -1 with an exception. */
+static int
+put_word(const struct word_table *self, const struct word_entry *entry, PyObject *taken)
+{
+    PyObject *const word = text_of_entry(self, entry);                                   /* owned */
+    PyObject *const count = word == NULL ? NULL : PyLong_FromLongLong(entry->count);     /* owned */
+    PyObject *pair = NULL;                                                               /* owned */
+    int result = -1;
+
+    if (count != NULL && PyDict_CheckExact(taken)) {
+        result = PyDict_SetItem(taken, word, count);
+    }
+    else if (count != NULL && (pair = PyTuple_Pack(2, word, count)) != NULL) {
+        PyList_SET_ITEM(taken, (Py_ssize_t)entry->number, pair); /* the list's from here on */
+        result = 0;
+    }
+    Py_XDECREF(count);
+    Py_XDECREF(word);
+    return result;
+}
+
+/* word_table_take -- new list of (word, count), or dict, in the order of arrival, or NULL.
+ *
+ * The table is empty afterwards.  It stays as it is if this fails. */
+static PyObject *
+word_table_take(struct word_table *self, int as_dict)
+{
+    uint32_t *const order = order_of_arrival(self);
+    PyObject *taken = NULL; /* owned */
+
+    if (order != NULL) {
+        taken = as_dict ? PyDict_New() : PyList_New((Py_ssize_t)self->size);
+    }
+    for (uint32_t i = 0; taken != NULL && i < self->size; i++) {
+        if (put_word(self, &self->slots[order[i]], taken) < 0) {
+            Py_CLEAR(taken);
+        }
+    }
+    PyMem_Free(order);
     if (taken != NULL && self->size > 0) {
         memset(self->slots, 0, ((size_t)self->mask + 1) * sizeof *self->slots);
         self->size = 0;

@@ -152,8 +152,11 @@ class WordCounter:
 
     def take(self) -> list[tuple[str, int]]:
         """Return the words and their counts, in the order in which they came, and forget them."""
-        taken = list(self._counts.items())
-        self._counts = {}
+        return list(self.take_dict().items())
+
+    def take_dict(self) -> dict[str, int]:
+        """Return what `take` does, as a dict."""
+        taken, self._counts = self._counts, {}
         self._bytes = 0
         return taken
 

@@ -3,8 +3,8 @@
 `StreamedMapping` is for jobs in which a failure ends the task. The core consumes the records of all
 items as one iterator, which `_speedups.stream_items` makes. So no code of ours in Python runs once
 for each item. A mapfn of `mmgevent.text` gets the bytes of files here. If the records are summed, it
-is replaced by what it returns from `summing()`, which may give the records of an item later, and
-those that it holds from `rest()`.
+is replaced by what it returns from `summing()`, which adds them up itself. It gives those that it
+has no room for, and in the end either the others (`rest`), or all as one dict (`sums`).
 
 `CarefulMapping` is for jobs with `retries` or `max_skipped`. An item that fails must leave no
 records:
@@ -94,6 +94,9 @@ class StreamedMapping:
         else:
             pairs = chain.from_iterable(self._map_items(self._map_one, self._items))
         yield from fill(self._grouping, pairs, self._budget, self._blame)
+        if self._summing is not None:
+            sums = self._summing.sums()
+            yield Filled(sums, len(sums))
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
         """Map one item to the list of its records.

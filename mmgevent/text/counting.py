@@ -122,22 +122,33 @@ class SummedWords:
     def __init__(self, mapfn: CountWords):
         self._mapfn = mapfn
         self._counter = _make_counter(mapfn.rules())
+        self._has_given = False
 
     def __call__(self, key: Any, value: Any) -> list[Record] | Iterator[Record]:
         """Count the words of an item; return what there is no room for."""
         if type(value) is not str:
-            return self._mapfn.records(self._counter, value)
+            return self._noted(self._mapfn.records(self._counter, value))
         self._counter.begin(value)
-        return _NOTHING if self._counter.run() else self._make_room()
+        return _NOTHING if self._counter.run() else self._noted(self._make_room())
 
     def rest(self) -> Iterator[Record]:
-        """Yield what was not given yet, after the last item."""
-        yield from self._counter.take()
+        """Yield what was not given after the last item, if anything was given before."""
+        if self._has_given:
+            yield from self._counter.take()
+
+    def sums(self) -> dict[str, int]:
+        """Return all counts, if none were given."""
+        return self._counter.take_dict()
 
     def _make_room(self) -> Iterator[Record]:
         yield from self._counter.take()
         while not self._counter.run():
             yield from self._counter.take()
+
+    def _noted(self, records: Iterator[Record]) -> Iterator[Record]:
+        for record in records:
+            self._has_given = True
+            yield record
 
 
 def _make_counter(rules: WordRules) -> _words.WordCounter:
