@@ -25,7 +25,9 @@ Mark = Callable[[int, Any], object]
 class EncodedText:
     """The text of a file, not decoded yet: the value of an item for a mapfn that takes it."""
 
-    def __init__(self, ref: Ref, codec: str, key: Any, position: int, failed: Callable[[BaseException], None]):
+    def __init__(
+        self, ref: Ref, codec: str, key: Any, position: int, failed: Callable[[BaseException], None]
+    ):
         """failed: called with what is raised while the file is read. It raises what that means."""
         #: the codec's own name, and what it does about bytes that are not of the encoding
         self.encoding = codec
