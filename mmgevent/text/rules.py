@@ -22,10 +22,8 @@ _KEPT_RULES = 64
 
 def rules_of(pattern: Any, lower: bool, n: int = 1) -> WordRules:
     """Return the rules of words that match a pattern. Raise FunctionError if they make no sense."""
-    if (
-        not isinstance(pattern, (str, re.Pattern))
-        or isinstance(pattern, re.Pattern)
-        and _is_of_bytes(pattern)
+    if not isinstance(pattern, (str, re.Pattern)) or (
+        isinstance(pattern, re.Pattern) and _is_of_bytes(pattern)
     ):
         raise FunctionError(
             f"pattern must be a regular expression for str, such as {LETTERS!r}; got {_came(pattern)}"
