@@ -315,11 +315,11 @@ ODD_TEXT = "one aΣ two"
 @needs_native
 def test_what_the_core_asks_python_may_not_ask_the_core():
     def find(run, encoding, errors):
-        assert (run, encoding, errors) == ("aΣ".encode(), "utf-8", "surrogatepass")
+        assert (run, encoding, errors) == ("aΣ two".encode(), "utf-8", "surrogatepass")
         for use in uses:
             with pytest.raises(ValueError, match="already"):
                 use()
-        return ["found"]
+        return ["found", "two"]
 
     found = native.words_of(ODD_TEXT, asked_rules(find))
     uses = [lambda: next(found)]
@@ -358,7 +358,8 @@ def test_what_python_answers_may_be_wrong(answer):
 def test_python_may_answer_fewer_words_than_the_core_has_given():
     """So no list is read beyond its end."""
     rules = asked_rules(lambda run, encoding, errors: [])
-    assert list(native.words_of("a.b.Σ two", rules)) == ["a", "b", "two"]
+    text = "a.b.Σ " + "x" * 300 + " two"
+    assert list(native.words_of(text, rules)) == ["a", "b", "two"]
 
 
 def every_call(core):

@@ -25,6 +25,7 @@ enum { NO_MORE = 0, FOUND = 1, ODD = 2 };
 #define CAPITAL_SIGMA 0x3A3
 #define KELVIN_SIGN 0x212A
 #define MAX_CHAR_BYTES 4
+#define ASKED_BYTES 256 /* fewest that the twin gets, if the text has them: a call takes longer than to find their words */
 
 /* What `WordRules.plan` says. */
 struct word_plan {
@@ -361,7 +362,7 @@ scan_separated(struct scanner *self, const uint8_t **from, const uint8_t **to)
     return FOUND;
 }
 
-/* ask_twin -- let the twin find the words of the run around `at`; 0 if they are `pending`, -1 with an exception.
+/* ask_twin -- let the twin find the words of the run around `at`, and of some runs after it; 0 if they are `pending`, -1 with an exception.
  *
  * The words of the run before `at` were given already. */
 static int
@@ -369,7 +370,7 @@ ask_twin(struct scanner *self)
 {
     const uint8_t *const reached = self->at;
     const uint8_t *run = reached, *from = NULL, *to = NULL;
-    const uint8_t *end = reached;
+    const uint8_t *end = self->end - reached > ASKED_BYTES ? reached + ASKED_BYTES : self->end;
     PyObject *data = NULL, *words = NULL; /* owned */
     Py_ssize_t given = 0;
     int is_ascii = 0;
