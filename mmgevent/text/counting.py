@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mmgevent import _speedups
 from mmgevent._speedups import _words
 from mmgevent._speedups._words import CODECS, ERRORS, WordRules
-from mmgevent.text.rules import LETTERS, check_n, is_for_core, rules_of, rules_of_fields
+from mmgevent.text.rules import LETTERS, check_n, core, is_for_core, rules_of, rules_of_fields
 
 #: Different words that are counted at once. Their table takes 4 MiB in C; the frequent ones stay in
 #: the cache.
@@ -152,7 +151,7 @@ class SummedWords:
 
 
 def _make_counter(rules: WordRules) -> _words.WordCounter:
-    counter = _CoreCounter if is_for_core(rules) else _words.WordCounter
+    counter = core.WordCounter if is_for_core(rules) else _words.WordCounter
     return counter(rules, MAX_WORDS, MAX_WORD_BYTES)
 
 
@@ -167,9 +166,3 @@ def _whole_runs(pieces: Iterator[bytes], ends: tuple[bytes, ...]) -> Iterator[by
         yield b"".join([*rest, piece[:end]])
         rest = [piece[end:]]
     yield b"".join(rest)
-
-
-if _speedups.NATIVE:
-    from mmgevent._speedups._core import WordCounter as _CoreCounter
-else:
-    _CoreCounter = _words.WordCounter

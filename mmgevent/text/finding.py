@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mmgevent import _speedups
 from mmgevent._speedups import _words
 from mmgevent._speedups._words import WordRules
-from mmgevent.text.rules import LETTERS, check_n, is_for_core, rules_of, rules_of_fields
+from mmgevent.text.rules import LETTERS, check_n, core, is_for_core, rules_of, rules_of_fields
 
 
 def words(text: str, pattern: str | re.Pattern[str] = LETTERS, *, lower: bool = True) -> Iterator[str]:
@@ -45,11 +44,5 @@ def _words_of(function: str, text: Any, rules: WordRules) -> Iterator[str]:
         hint = "; decode it first" if isinstance(text, (bytes, bytearray, memoryview)) else ""
         raise TypeError(f"{function} takes a str, got {type(text).__name__}{hint}")
     if is_for_core(rules):
-        return _core_words_of(text, rules)
+        return core.words_of(text, rules)
     return _words.words_of(text, rules)
-
-
-if _speedups.NATIVE:
-    from mmgevent._speedups._core import words_of as _core_words_of
-else:
-    _core_words_of = _words.words_of

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from functools import lru_cache
 from typing import Any
 
 from mmgevent import _speedups
+from mmgevent._speedups import _words
 from mmgevent._speedups._words import WordRules
 from mmgevent.errors import FunctionError
+
+#: What finds the words of rules for which `is_for_core` holds.
+core: Any = _words
+if _speedups.NATIVE:
+    core = importlib.import_module("mmgevent._speedups._core")
 
 #: Words of English as the examples count them: letters and apostrophes.
 LETTERS = r"[a-z']+"
