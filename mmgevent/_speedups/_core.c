@@ -14,6 +14,7 @@
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
  *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
  *   _word_count.h  the class WordCounter     _word_iter.h  words_of()
+ *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
  * theirs, so workers with and without this module serve one job.  Shapes, units and errors are
@@ -28,6 +29,8 @@
 
 #include <stdint.h>
 
+#include "_column_read.h"
+#include "_column_write.h"
 #include "_consume.h"
 #include "_digest.h"
 #include "_estimate.h"
@@ -332,6 +335,9 @@ static PyMethodDef module_methods[] = {
      "merge_fold(table, keys, values, op)\n\nSee _fallback.merge_fold."},
     {"check_pickle", (PyCFunction)(void (*)(void)) core_check_pickle, METH_FASTCALL,
      "check_pickle(data, max_depth, max_weight)\n\nSee _opcodes.check_pickle."},
+    {"encode_column", core_encode_column, METH_O, "encode_column(column)\n\nSee _column_write.encode_column."},
+    {"decode_column", core_decode_column, METH_VARARGS,
+     "decode_column(data, count)\n\nSee _column_read.decode_column."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -39,12 +39,12 @@ word_iter_dealloc(struct word_iter *self)
     Py_DECREF(type);
 }
 
-/* text_of -- new str of a word.
+/* text_of_word -- new str of a word.
  *
  * Handing out one str for all occurrences of a word was tried, from a table of 64 to 8192: then fold() takes longer, by
  * more than making the str takes.  A str that was made just now is in the cache, and so is the memory of the next. */
 static inline PyObject *
-text_of(const struct word *word)
+text_of_word(const struct word *word)
 {
     if (!word->is_ascii || word->size < 2) { /* Python has the strs of one character already */
         return PyUnicode_DecodeUTF8((const char *)word->data, (Py_ssize_t)word->size, "surrogatepass");
@@ -72,7 +72,7 @@ word_iter_next(struct word_iter *self)
         scanner_leave(&self->scanner);
         return NULL;
     }
-    return text_of(&word);
+    return text_of_word(&word);
 }
 
 static PyType_Slot word_iter_slots[] = {
