@@ -76,7 +76,7 @@ class StreamedMapping:
         if map_items is None:
             items.gives_encoded = getattr(type(mapfn), "takes_encoded", None) is True
             if items.gives_encoded and grouping.fold_op == FOLD_OPS["sum"]:
-                mapfn = self._summing = mapfn.summing()
+                mapfn = self._summing = mapfn.summing(budget)
         self._mapfn = mapfn
         self._items = items
         self._grouping = grouping

@@ -24,6 +24,9 @@ MAX_WORDS = 65_536
 #: Bytes of these words in UTF-8. Prose has a tenth of that.
 MAX_WORD_BYTES = 4 * 1024 * 1024
 
+#: Memory of one of these words as a record of a flush, bytes: a str, an int and their places.
+BYTES_A_WORD = 200
+
 Record = tuple[str, int]
 
 #: What a mapfn returns that has nothing to give yet.
@@ -77,9 +80,12 @@ class CountWords:
         yield from self.records(counter, value)
         yield from counter.take()
 
-    def summing(self) -> SummedWords:
-        """Return this mapfn for one task that adds up all counts of a word."""
-        return SummedWords(self)
+    def summing(self, budget: int) -> SummedWords:
+        """Return this mapfn for one task that adds up all counts of a word.
+
+        budget: size of the groups in a flush, bytes.
+        """
+        return SummedWords(self, budget)
 
     def rules(self) -> WordRules:
         """Return what a word is."""
@@ -118,9 +124,9 @@ class CountWords:
 class SummedWords:
     """A mapfn that counts the words of all items of a task in one table. It gives them later."""
 
-    def __init__(self, mapfn: CountWords):
+    def __init__(self, mapfn: CountWords, budget: int):
         self._mapfn = mapfn
-        self._counter = _make_counter(mapfn.rules())
+        self._counter = _make_counter(mapfn.rules(), budget)
         self._has_given = False
 
     def __call__(self, key: Any, value: Any) -> list[Record] | Iterator[Record]:
@@ -150,9 +156,10 @@ class SummedWords:
             yield record
 
 
-def _make_counter(rules: WordRules) -> _words.WordCounter:
+def _make_counter(rules: WordRules, budget: int = MAX_WORDS * BYTES_A_WORD) -> _words.WordCounter:
+    max_words = max(1, min(MAX_WORDS, budget // BYTES_A_WORD))
     counter = core.WordCounter if is_for_core(rules) else _words.WordCounter
-    return counter(rules, MAX_WORDS, MAX_WORD_BYTES)
+    return counter(rules, max_words, max(1, min(MAX_WORD_BYTES, budget)))
 
 
 def _whole_runs(pieces: Iterator[bytes], ends: tuple[bytes, ...]) -> Iterator[bytes]:

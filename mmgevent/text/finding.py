@@ -43,6 +43,6 @@ def _words_of(function: str, text: Any, rules: WordRules) -> Iterator[str]:
     if not isinstance(text, str):
         hint = "; decode it first" if isinstance(text, (bytes, bytearray, memoryview)) else ""
         raise TypeError(f"{function} takes a str, got {type(text).__name__}{hint}")
-    if is_for_core(rules):
-        return core.words_of(text, rules)
-    return _words.words_of(text, rules)
+    find = core.words_of if is_for_core(rules) else _words.words_of
+    found: Iterator[str] = find(text, rules)
+    return found

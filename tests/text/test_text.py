@@ -177,6 +177,17 @@ def test_a_full_table_gives_what_it_has(small_tables, mapper):
     assert inline(enumerate(texts), mapfn, max_skipped=1) == counted(texts, find)
 
 
+def test_a_task_with_little_memory_holds_few_words():
+    text = " ".join(f"word{number}" for number in range(1050))
+    summing = count_words(r"\w+").summing(100 * counting.BYTES_A_WORD)
+    given = list(summing("key", text))
+    assert len(given) == 1000
+    assert dict([*given, *summing.rest()]) == dict.fromkeys(text.split(), 1)
+    summing = count_words(r"\w+").summing(1 << 30)
+    assert list(summing("key", text)) == list(summing.rest()) == []
+    assert summing.sums() == dict.fromkeys(text.split(), 1)
+
+
 def test_few_and_many_items_of_one_task_have_one_table():
     items = [(number, "to be or not to be") for number in range(50)]
     emitted = []
