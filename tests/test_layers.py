@@ -17,6 +17,7 @@ ROOMS = {
     "real_modules": "real_modules beside",
     "_speedups": "_speedups",
     "reducers": "summaries reducers",
+    "text": "text",
     "machine": "machine",
     "wire": "wire",
     "access": "access",
@@ -44,6 +45,7 @@ STILL_CIRCULAR: dict[tuple[str, str], str] = {}
 #: Statements of packages whose `__init__` is not empty. No package defines a class.
 NOT_EMPTY = {
     "mincemeat": {ast.ImportFrom, ast.Assign},  # hands names on
+    "text": {ast.ImportFrom, ast.Assign},
     "_speedups": {ast.Import, ast.ImportFrom, ast.Assign, ast.If, ast.Try},  # chooses between C and Python
     # The front door imports a name on first use, by module functions that Python calls (PEP 562).
     "__init__": {ast.ImportFrom, ast.Assign, ast.If, ast.Expr, ast.FunctionDef},

@@ -13,6 +13,8 @@
  *   _twin.h      calls of the Python twin         _rows.h     the class CsvRows
  *   _units.h     lines_of(), pieces_of(), placed(), values_of()
  *   _arguments.h arguments of these functions     _fold_table.h, _fold_scatter.h   the class FoldTable
+ *   _words.h     the words of a text     _word_grams.h  n-grams      _word_table.h  their counts
+ *   _word_count.h  the class WordCounter     _word_iter.h  words_of()
  *   _column.h, _column_share.h, _column_write.h, _column_read.h   encode_column(), decode_column()
  *
  * _fallback.py and the modules that it takes its names from are the specification.  Results and errors here equal
@@ -45,6 +47,8 @@
 #include "_rows.h"
 #include "_scatter.h"
 #include "_units.h"
+#include "_word_count.h"
+#include "_word_iter.h"
 #include "_xxh64.h"
 
 static PyObject *
@@ -283,6 +287,8 @@ static PyMethodDef module_methods[] = {
     {"pieces_of", core_pieces_of, METH_VARARGS, "pieces_of(path, offset, data, n_bytes)\n\nSee _units.pieces_of."},
     {"placed", core_placed, METH_VARARGS, "placed(path, offset, records, between)\n\nSee _units.placed."},
     {"values_of", core_values_of, METH_VARARGS, "values_of(lines, scan, parse)\n\nSee _units.values_of."},
+    {"words_of", (PyCFunction)(void (*)(void)) core_words_of, METH_FASTCALL,
+     "words_of(text, rules)\n\nSee _words.words_of."},
     {"scatter", WITH_KEYWORDS(core_scatter), "scatter(groups, count, seed=0)\n\nSee _fallback.scatter."},
     {"merge_grouped", WITH_KEYWORDS(core_merge_grouped),
      "merge_grouped(groups, keys, values)\n\nSee _fallback.merge_grouped."},
@@ -322,6 +328,8 @@ module_exec(PyObject *module)
         {&values_spec, "_Values"},
         {&row_lines_spec, "_RowLines"},
         {&rows_spec, "CsvRows"},
+        {&counter_spec, "WordCounter"},
+        {&word_iter_spec, "_Words"},
     };
     PyObject *twin = PyImport_ImportModule("mmgevent._speedups._fallback"); /* owned */
     int result = twin == NULL ? -1 : 0;

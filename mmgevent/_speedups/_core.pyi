@@ -4,6 +4,8 @@ from typing import Any
 from mmgevent._speedups._folds import FoldTable as FoldTable
 from mmgevent._speedups._items import Items as Items
 from mmgevent._speedups._units import CsvRows as CsvRows
+from mmgevent._speedups._words import WordCounter as WordCounter
+from mmgevent._speedups._words import WordRules
 
 def xxh64(data: Any, seed: int = 0) -> int: ...
 def hash_key(key: Any, seed: int = 0) -> int: ...
@@ -57,6 +59,7 @@ def values_of(
     parse: Callable[[Any, Any], Any],
     /,
 ) -> Iterator[tuple[tuple[str, int], Any]]: ...
+def words_of(text: str, rules: WordRules, /) -> Iterator[str]: ...
 def scatter(
     groups: dict[Any, Any], count: int, seed: int = 0
 ) -> tuple[list[tuple[list[Any], list[Any]] | None], bool]: ...

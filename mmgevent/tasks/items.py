@@ -2,11 +2,15 @@
 
 A ref is read and expanded here. Items that the server skips are left out. If an entry was cut in
 parts, only the items of one part are given.
+
+A mapfn whose class sets `takes_encoded` may get an EncodedText instead of a str: the text of a file
+before it is decoded, in pieces. `mmgevent.text` counts words in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from mmgevent import _speedups
@@ -16,6 +20,43 @@ from mmgevent.wire.positions import ALL, WHOLE, Part, position_of, range_of
 
 #: Called with the position and key of an item, or the index and key of a group, before it runs.
 Mark = Callable[[int, Any], object]
+
+
+class EncodedText:
+    """The text of a file, not decoded yet: the value of an item for a mapfn that takes it."""
+
+    def __init__(
+        self, ref: Ref, codec: str, key: Any, position: int, failed: Callable[[BaseException], None]
+    ):
+        """failed: called with what is raised while the file is read. It raises what that means."""
+        #: the codec's own name, and what it does about bytes that are not of the encoding
+        self.encoding = codec
+        self.errors = ref.errors
+        self._ref = ref
+        self._key = key
+        self._position = position
+        self._failed = failed
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes of the text; they may end within a character."""
+        try:
+            yield from self._ref.pieces()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._failed(error)
+
+    def text(self) -> str:
+        """Return the text, as an item has it. Raise TaskFailure if it is not text in its encoding."""
+        try:
+            ((_, value),) = self._ref.units()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if type(value) is Unreadable:
+            raise blame_unreadable(value, self._key, self._position)
+        assert isinstance(value, str)
+        return value
 
 
 class TaskItems(_speedups.Items):
@@ -47,6 +88,8 @@ class TaskItems(_speedups.Items):
         self._part = part
         self.mark = mark
         self.on_unreadable: Callable[[int, Any, TaskFailure], None] = _raise_failure
+        #: whether a value may be an EncodedText
+        self.gives_encoded = False
 
     def _open(self, entry: int, key: Any, ref: Ref) -> tuple[int, Iterator[tuple[Any, Any]]] | None:
         """Return the position of the first item of a ref, and its items; None if all are skipped."""
@@ -57,6 +100,9 @@ class TaskItems(_speedups.Items):
         position = position_of(entry)
         try:
             if self._part == ALL:
+                if self.gives_encoded and (codec := ref.encoded) is not None:
+                    failed = partial(self._units_failed, entry=entry, key=key)
+                    return position, iter([(key, EncodedText(ref, codec, key, position, failed))])
                 return position, iter(ref.units())
             # Counted first: a compressed file may have more items than memory has room for.
             count = sum(1 for _ in ref.units()) if ref.unit_count is None else ref.unit_count

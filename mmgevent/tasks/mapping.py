@@ -2,7 +2,9 @@
 
 `StreamedMapping` is for jobs in which a failure ends the task. The core consumes the records of all
 items as one iterator, which `_speedups.stream_items` makes. So no code of ours in Python runs once
-for each item.
+for each item. A mapfn of `mmgevent.text` gets the bytes of files here. If the records are summed, it
+is replaced by what it returns from `summing()`, which adds them up itself. It gives those that it
+has no room for, and in the end either the others (`rest`), or all as one dict (`sums`).
 
 `CarefulMapping` is for jobs with `retries` or `max_skipped`. An item that fails must leave no
 records:
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple
 
 from mmgevent._speedups import map_items, stream_items, take
 from mmgevent.job.inputs.refs import ContentNeeded
+from mmgevent.reducers import FOLD_OPS
 from mmgevent.tasks.blame import TaskFailure
 from mmgevent.tasks.counters import counting_item, drop_counts
 from mmgevent.tasks.grouping import AnyGroups, Grouping, Groups
@@ -69,6 +72,11 @@ class StreamedMapping:
         map_items: MapItems | None,
     ):
         """budget: size of the groups in a flush, bytes, as the core estimates it."""
+        self._summing: Any = None
+        if map_items is None:
+            items.gives_encoded = getattr(type(mapfn), "takes_encoded", None) is True
+            if items.gives_encoded and grouping.fold_op == FOLD_OPS["sum"]:
+                mapfn = self._summing = mapfn.summing(budget)
         self._mapfn = mapfn
         self._items = items
         self._grouping = grouping
@@ -81,9 +89,14 @@ class StreamedMapping:
         pairs: Iterator[Any]
         if self._mapfn is None or self._map_items is None:
             pairs = stream_items(self._items, self._mark, self._mapfn, _pairs_of_mapfn)
+            if self._summing is not None:
+                pairs = chain(pairs, self._summing.rest())
         else:
             pairs = chain.from_iterable(self._map_items(self._map_one, self._items))
         yield from fill(self._grouping, pairs, self._budget, self._blame)
+        if self._summing is not None:
+            sums = self._summing.sums()
+            yield Filled(sums, len(sums))
 
     def _map_one(self, position: int, key: Any, value: Any) -> list[Any]:
         """Map one item to the list of its records.

@@ -1429,6 +1429,13 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "a task with little memory counts few words at once",
+        "text/counting.py",
+        "max_words = max(1, min(MAX_WORDS, budget // BYTES_A_WORD))",
+        "max_words = MAX_WORDS",
+        ("text/test_text.py::test_a_task_with_little_memory_holds_few_words",),
+    ),
+    Mutation(
         "truncated compressed data is an error",
         "job/inputs/members.py",
         "        if not data:\n            raise self._damaged(",

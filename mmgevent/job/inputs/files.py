@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from mmgevent.wire.limits import MAX_BATCH_BYTES
 
 #: Bytes of a message that are not content: paths, and names of classes.
 ROOM_BYTES = 64 * 1024
+
+#: Bytes of a file that are read at once for who takes them in pieces. They fit a cache.
+PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class FileRef(Ref):
             except (OSError, Changed) as error:
                 raise self._content_needed(error) from error
         elif self.is_decompressed:
-            data = self._content_of(Window(self.size, content=data))
+            data = self._content_of(self._window_of_content())
         if self.binary:
             yield self.path, data
             return
@@ -51,6 +55,28 @@ class FileRef(Ref):
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         yield self.path, text
+
+    @property
+    def encoded(self) -> str | None:
+        """Return the name of the codec of the text, or None if the item is bytes."""
+        return None if self.binary else codecs.lookup(self.encoding).name
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes of the item, as they are before they are decoded. Raise as `units` does."""
+        try:
+            window = self._open(at_driver=False) if self.content is None else self._window_of_content()
+            with window:
+                if self.is_decompressed:
+                    yield from self._members(window)
+                elif self.is_remote:  # a request for each piece would take longer
+                    yield window.read(0, self.size)
+                else:
+                    offset = 0
+                    while data := window.read(offset, PIECE_BYTES):
+                        yield data
+                        offset += len(data)
+        except (OSError, Changed) as error:
+            raise self._content_needed(error) from error
 
     def with_content(self) -> FileRef:
         if self.content is not None:
@@ -67,10 +93,17 @@ class FileRef(Ref):
                 return self._content_of(window)
             return window.read(0, self.size)
 
+    def _window_of_content(self) -> Window:
+        assert self.content is not None
+        return Window(self.size, content=self.content)
+
     def _content_of(self, window: Window) -> bytes:
+        return b"".join(self._members(window))
+
+    def _members(self, window: Window) -> Iterator[bytes]:
         from mmgevent.job.inputs.members import Members
 
-        return b"".join(piece for _, piece in Members(window, self.path, self.kind).pieces())
+        return (piece for _, piece in Members(window, self.path, self.kind).pieces())
 
 
 class Files(FileSource):

@@ -127,6 +127,15 @@ class Ref:
             yield key, value
 
     @property
+    def encoded(self) -> str | None:
+        """Return the name of the codec, if this is one item of text whose bytes `pieces` gives."""
+        return None
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes of the text of its item. Called where `encoded` is set. Raise as `units` does."""
+        raise NotImplementedError
+
+    @property
     def joins_values(self) -> bool:
         """Return whether a call of many items (`items_per_call`) gets what `join_values` makes."""
         return False
