@@ -14,6 +14,7 @@ people: show them with `shown`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,13 @@ PAGE_ROWS = 100
 
 #: Longest text in a row, bytes as JSON. A row has six texts at most.
 MAX_ROW_TEXT_BYTES = 300
+
+#: Rows of one answer about what happened in a job, bytes as JSON. The last row may go beyond it: a
+#: line of 2,000 characters, each of twelve bytes at most. Together they fit a frame.
+PAGE_BYTES = 64 * 1024
+
+#: Most rows of such an answer that a client reads: more than a server sends.
+MAX_PAGE_EVENTS = 2000
 
 #: Longest stack of an executor, bytes as JSON.
 MAX_STACK_BYTES = 64 * 1024
@@ -81,6 +89,37 @@ PLACE_FIELDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
+#: {field of a job that is over: its types}. `number`, `id`, `name` and `outcome` are always there.
+ENDED_FIELDS: dict[str, tuple[type, ...]] = {
+    "number": (int,), "id": (str,), "name": (str,), "submitter": (str,), "since": _NUMBER, "ended": _NUMBER,
+    "outcome": (str,), "error": (str,),
+}  # fmt: skip
+
+#: {field of a printed line: its types}. `text` is always there. `dropped`: lines before it that did not
+#: go on.
+LINE_FIELDS: dict[str, tuple[type, ...]] = {
+    "at": _NUMBER, "worker": (str,), "item": (str,), "text": (str,), "dropped": (int,),
+}  # fmt: skip
+
+#: {field of a group of errors: its types}. `number`, `error_type` and `count` are always there.
+ERROR_FIELDS: dict[str, tuple[type, ...]] = {
+    "number": (int,), "function": (str,), "error_type": (str,), "line": (str,), "count": (int,),
+    "set_aside": (int,), "key": (str,), "error": (str,), "worker": (str,), "first_at": _NUMBER,
+    "last_at": _NUMBER,
+}  # fmt: skip
+
+
+#: {what can be followed of a job: its fields, and those that are always there}
+FOLLOWED: dict[str, tuple[dict[str, tuple[type, ...]], tuple[str, ...]]] = {
+    "logs": (LINE_FIELDS, ("text",)),
+    "errors": (ERROR_FIELDS, ("number", "error_type", "count")),
+}
+
+
+#: Fields with texts that are longer than a name: lines of MAX_LINE_CHARS.
+LONG_TEXTS = frozenset({"text"})
+
+
 def clean_row(row: dict[str, Any], fields: dict[str, tuple[type, ...]], *required: str) -> dict[str, Any]:
     """Return the known fields of a row that have the right type, with texts fit to be shown.
 
@@ -90,11 +129,23 @@ def clean_row(row: dict[str, Any], fields: dict[str, tuple[type, ...]], *require
     for name in required:
         if name not in clean:
             raise ProtocolError(f"the server lists something without {name!r}")
-    return {name: shown_name(value) if type(value) is str else value for name, value in clean.items()}
+    return {name: _shown_field(name, value) if type(value) is str else value for name, value in clean.items()}
+
+
+def _shown_field(name: str, text: str) -> str:
+    return shown_name(text) if name not in LONG_TEXTS else shown(text.replace("\t", "    "))
 
 
 def _is_fit(value: Any, types: tuple[type, ...]) -> bool:
     return type(value) in types and (type(value) is str or -MAX_NUMBER <= value <= MAX_NUMBER)
+
+
+def cut_text(text: str) -> str:
+    """Return the beginning of a text that takes at most MAX_ROW_TEXT_BYTES as JSON."""
+    text = text[:MAX_ROW_TEXT_BYTES]
+    while len(json.dumps(text)) > MAX_ROW_TEXT_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 def shown_name(text: str) -> str:

@@ -16,6 +16,7 @@ from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.machine.logs import get_log
+from mmgevent.wire.causes import split_by_cause
 from mmgevent.wire.messages import control
 from mmgevent.wire.positions import ALL
 
@@ -96,6 +97,7 @@ class Actions:
             output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
             if attempt.done is not None and "skipped" in attempt.done:
                 worker = self._workers.name_of(attempt.worker)
+                _note_set_aside(job, output.count(job.partitions), attempt.done, worker)
                 job.delivery.add_set_aside(c.task, job.partitions, output, c.batch, worker)
         elif job.kept is not None:
             job.signals.counters.add(counters)
@@ -156,11 +158,15 @@ class Actions:
             job.signals.prints.end()
             job.figures.end(self._workers.slot_count, time.monotonic())
             job.send("job_failed", failure=c.failure, code=c.code, stats=job.stats())
-            log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))
+            error = str(c.failure.get("error", c.code))
+            job.history.note_outcome("cancelled" if c.code == "cancelled" else "failed", error)
+            log.info("job failed: %s: %s", job.id, error)
             self.drop_job(job)
 
     def _item_skipped(self, c: commands.ItemSkipped) -> None:
-        self._jobs[c.job].send("skipped", failure=c.failure, batch=c.batch, item=c.item)
+        job = self._jobs[c.job]
+        job.history.note_error(c.failure, count=0, set_aside=1)
+        job.send("skipped", failure=c.failure, batch=c.batch, item=c.item)
 
     def _notice(self, c: commands.Notice) -> None:
         self._jobs[c.job].send("notice", text=c.text)
@@ -172,6 +178,7 @@ class Actions:
         """
         job.send_results()
         log.info("job done: %s", job.id)
+        job.history.note_outcome("done")
         if job.kept is None:
             self.drop_job(job)
 
@@ -187,3 +194,9 @@ class Actions:
                 worker.jobs.discard(job.number)
                 worker.link.drop_lane((job.number, 0, 0))
                 worker.link.send(control("job_end", job.number))
+
+
+def _note_set_aside(job: HostedJob, count: int, done: dict[str, Any], worker: str) -> None:
+    """Remember the items that a committed attempt set aside, for those who look."""
+    for items, failure in split_by_cause(done, count):
+        job.history.note_error({**failure, "worker": worker}, count=items, set_aside=items)

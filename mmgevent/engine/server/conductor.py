@@ -243,6 +243,7 @@ class Conductor:
     ) -> None:
         """Report an attempt that a user exception ended. `facts`: of `Scheduler.attempt_failed`."""
         made = self._ask(self.scheduler.attempt_failed, attempt.number, failure, item, **facts)
+        attempt.job.history.note_error(failure)
         if not any(isinstance(c, (commands.FailJob, commands.ItemSkipped)) for c in made):
             attempt.job.figures.add_retries(1)
         self.run(made)
@@ -263,6 +264,7 @@ class Conductor:
         )
         death = record_death(failure, [attempt], made, self.workers)
         note_end(attempt, "died", failure, item)
+        attempt.job.history.note_error(failure)
         attempt.job.send("died", attempt.task, failure=death, item=item)
         self.run(made)
         self.set_aside_if_due(worker)
@@ -277,6 +279,7 @@ class Conductor:
         is_doubted = self.oversight.doubts(worker)
         made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted)
         note_end(attempt, "unprepared", failure)
+        attempt.job.history.note_error(failure)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:
@@ -311,6 +314,7 @@ class Conductor:
         """
         job = self.jobs.admit(link, driver_job, submit, self._fail_job)
         job.rules = replace(job.rules, owner=owner)
+        job.history.submitter = str(self.lookout.who(link))
         if source is not None:
             self.jobs.take_kept(job, source, self.workers.slot_count)
         return job
