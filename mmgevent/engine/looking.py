@@ -89,6 +89,7 @@ class Events(NamedTuple):
     lost: int  #: events between the last time and these that the server has forgotten
     has_more: bool  #: there are more now
     is_over: bool  #: the job is over; without `has_more`, nothing more will come
+    found: dict[str, Any]  #: the rows and what else the server says, as it came
 
 
 class Looker:
@@ -144,6 +145,7 @@ class Looker:
             answer.get("lost", 0),
             has_more=answer.get("more", False) and bool(rows),
             is_over=answer.get("over", False),
+            found=answer.get("found", {}),
         )
 
     def ended(self) -> list[dict[str, Any]]:

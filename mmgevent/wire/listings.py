@@ -37,6 +37,12 @@ MAX_ROW_TEXT_BYTES = 300
 #: line of 2,000 characters, each of twelve bytes at most. Together they fit a frame.
 PAGE_BYTES = 64 * 1024
 
+#: Partitions, and keys, of one job that are listed: the largest ones.
+MAX_LARGEST_ROWS = 20
+
+#: Slots that run something in one answer about the tasks of a job: those that run for longest.
+MAX_RUNNING = 200
+
 #: Most rows of such an answer that a client reads: more than a server sends.
 MAX_PAGE_EVENTS = 2000
 
@@ -109,10 +115,30 @@ ERROR_FIELDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
+#: {field of what a slot did for a while: its types}. All but `error` are there. `start` is when, `busy`
+#: how long one of the tasks ran, `task` the first of them.
+BAR_FIELDS: dict[str, tuple[type, ...]] = {
+    "worker": (str,), "slot": (int,), "phase": (str,), "outcome": (str,), "start": _NUMBER, "seconds": _NUMBER,
+    "busy": _NUMBER, "tasks": (int,), "task": (int,), "error": (str,),
+}  # fmt: skip
+
+#: {field of a slot that runs something: its types}. All are there.
+RUNNING_FIELDS: dict[str, tuple[type, ...]] = {
+    "worker": (str,), "slot": (int,), "phase": (str,), "task": (int,), "start": _NUMBER,
+}  # fmt: skip
+
+#: {field of what is known of the partitions of a job: its types}. There are lists beside them:
+#: `largest`, of {"partition", "bytes"}, and `keys`, of {"values", "key", "worker"}.
+SHAPE_FIELDS: dict[str, tuple[type, ...]] = {"count": (int,), "bytes": (int,), "median": (int,)}
+PARTITION_FIELDS: dict[str, tuple[type, ...]] = {"partition": (int,), "bytes": (int,)}
+KEY_FIELDS: dict[str, tuple[type, ...]] = {"values": (int,), "key": (str,), "worker": (str,)}
+
 #: {what can be followed of a job: its fields, and those that are always there}
 FOLLOWED: dict[str, tuple[dict[str, tuple[type, ...]], tuple[str, ...]]] = {
     "logs": (LINE_FIELDS, ("text",)),
     "errors": (ERROR_FIELDS, ("number", "error_type", "count")),
+    "tasks": (BAR_FIELDS, tuple(name for name in BAR_FIELDS if name != "error")),
+    "shape": (SHAPE_FIELDS, ()),
 }
 
 

@@ -127,3 +127,41 @@ def test_a_job_that_has_failed_is_remembered_with_its_error(place):
         assert (group["count"], group["set_aside"], group["error_type"], is_over) == (1, 0, "OSError", True)
         with pytest.raises(UsageError, match="no job is called 'nothing'"):
             looker.follow("logs", "nothing")
+
+
+def test_tasks_of_slots_are_seen_with_what_runs_and_how_partitions_differ(place):
+    with noisy(place) as job, looking(place) as looker:
+        events = looker.follow("tasks", job.id)
+        (running,) = events.found["running"]
+        assert (running["worker"], running["phase"]) == ("node7", "map")
+        assert running["slot"] in (0, 1)
+        assert running["start"] <= time.time()
+        assert {row["outcome"] for row in events.rows} == {"done"}
+        seen, after = events.rows, events.next
+        late, after, _ = read_all(looker, "tasks", job.id, after)  # bars end when nothing was added for a while
+        seen += late
+        sizes = looker.follow("shape", job.id).found["rows"][0]
+        assert sizes["count"] > 0
+        job.end()
+        job.run.communicate(timeout=60)
+        last, _, is_over = read_all(looker, "tasks", job.id, after)
+        assert is_over
+        assert {row["phase"] for row in last} == {"map", "reduce"}
+        assert sum(row["tasks"] for row in seen + last) > 2
+        shape = looker.follow("shape", job.id).found["rows"][0]
+        assert shape["bytes"] == sum(each["bytes"] for each in shape["largest"]) > 0
+
+
+def test_an_executor_that_dies_is_a_bar_and_a_group(place):
+    path = place.commands.write(
+        "dies.py",
+        "import os, signal\ndatasource = [(1, 1)]\ndef mapfn(k, v):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    assert place.commands.run("run", "--join", place.server.where, path).returncode == 1
+    with looking(place) as looker:
+        job = looker.ended()[0]["id"]
+        rows, _, _ = read_all(looker, "tasks", job)
+        assert {row["outcome"] for row in rows} == {"died"}
+        assert all("SIGKILL" in row["error"] for row in rows)
+        (group,), _, _ = read_all(looker, "errors", job)
+        assert group["count"] == len(rows) == 3

@@ -52,6 +52,9 @@ class Actions:
         job, worker = self._jobs[c.job], self._workers[c.worker]
         attempt = HostedAttempt(c.attempt, job, c.worker, c.task)
         self._attempts.add(attempt)
+        attempt.track = job.history.tracks.begin(
+            c.worker, c.slot, worker.link.name, c.attempt, c.task, c.phase, time.monotonic()
+        )
         if job.task_log is not None:
             job.task_log.assign(c, attempt, worker.link.name)
         self._send_code(worker, job)
@@ -88,8 +91,12 @@ class Actions:
         attempt = self._attempts.end(c.attempt)
         job = attempt.job
         counters = {} if attempt.done is None else attempt.done.get("counters", {})
+        seconds = None if attempt.done is None else attempt.done["seconds"]
+        job.history.tracks.end(attempt.track, c.attempt, "done", seconds, time.monotonic())
         if attempt.done is not None:
             job.figures.add(attempt.done, is_map=c.phase == "map")
+            if "largest" in attempt.done:
+                job.history.shape.note_keys(attempt.done["largest"], self._workers.name_of(attempt.worker))
         if job.task_log is not None:
             job.task_log.end(attempt, is_committed=True)
         if c.phase == "map":
@@ -107,6 +114,14 @@ class Actions:
 
     def _discard(self, c: commands.Discard) -> None:
         attempt = self._attempts.end(c.attempt)
+        attempt.job.history.tracks.end(
+            attempt.track,
+            c.attempt,
+            attempt.outcome or ("" if attempt.done is None else "duplicate"),
+            None if attempt.done is None else attempt.done["seconds"],
+            time.monotonic(),
+            attempt.error,
+        )
         if attempt.job.task_log is not None:
             attempt.job.task_log.end(attempt, is_committed=False)
         attempt.job.store.discard(c.attempt)

@@ -111,6 +111,7 @@ class Conductor:
         sizes.pop(job.partitions, None)  # items that were set aside
         delivered = frozenset(job.delivered)
         job.sizes = {p: n for p, n in sizes.items() if p not in delivered}
+        job.history.shape.note_partitions(job.sizes)
         job.figures.shuffled_bytes = sum(job.sizes.values())
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())

@@ -1,4 +1,4 @@
-"""What those who look may read of one job, a page at a time: its printed lines, its errors.
+"""What those who look may read of one job, a page at a time: lines, errors, tasks, the shape of reduce.
 
 A question names the job and says up to which event it has seen everything. The answer has what came
 since, oldest first, and the number to ask with next. So nothing waits for a slow reader: it learns
@@ -8,13 +8,14 @@ how many events it missed.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmgevent.engine.server.history import JobHistory
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.orders import describe_name, only_one
-from mmgevent.engine.server.snapshot import describe_ended, describe_line
+from mmgevent.engine.server.snapshot import describe_bar, describe_ended, describe_line, describe_running
 from mmgevent.wire.listings import PAGE_BYTES
 
 
@@ -26,6 +27,8 @@ class Followers:
         self._readers: dict[str, Callable[[JobHistory, int], dict[str, Any]]] = {
             "logs": _read_lines,
             "errors": _read_errors,
+            "tasks": _read_tasks,
+            "shape": self._read_shape,
         }
 
     def read(self, what: str, history: JobHistory, after: int) -> dict[str, Any]:
@@ -35,6 +38,11 @@ class Followers:
         """
         fields = self._readers[what](history, after)
         return {**fields, "over": history.is_over or None}
+
+    def _read_shape(self, history: JobHistory, after: int) -> dict[str, Any]:
+        job = self._jobs.get(history.number)
+        sizes = None if job is None or job.history is not history else job.store.partition_sizes()
+        return {"found": {"rows": [history.shape.row(sizes)]}}
 
     def ended(self) -> list[dict[str, Any]]:
         """Return a row of each job that is over and remembered, the last one first."""
@@ -63,6 +71,15 @@ def _read_lines(history: JobHistory, after: int) -> dict[str, Any]:
         "lost": lost or None,
         "more": is_cut or None,
     }
+
+
+def _read_tasks(history: JobHistory, after: int) -> dict[str, Any]:
+    tracks = history.tracks
+    tracks.settle(time.monotonic())
+    last, lost, bars = tracks.bars.since(after)
+    rows, is_cut = _fill_page(map(describe_bar, bars))
+    found = {"rows": rows, "running": describe_running(tracks.running()), "unseen": tracks.unseen}
+    return {"found": found, "next": last + len(rows), "lost": lost or None, "more": is_cut or None}
 
 
 def _read_errors(history: JobHistory, after: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a server remembers of its jobs, for whoever looks: lines that functions printed, and errors.
+"""What a server remembers of its jobs, for whoever looks: prints, errors, tasks, the shape of reduce.
 
 A job's history begins with the job and is kept for a while after its end, within limits of memory
 that all jobs share. Nothing is kept that costs more than to append it.
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from mmgevent.engine.server.error_tally import ErrorTally, GroupCount
 from mmgevent.engine.server.recent import Recent, Room
+from mmgevent.engine.server.reduce_shape import ReduceShape
+from mmgevent.engine.server.tracks import TrackCount, Tracks
 from mmgevent.wire.listings import cut_text
 
 #: Jobs that are over whose history is kept.
@@ -20,6 +22,9 @@ MAX_ENDED = 50
 
 #: Printed lines of one job that are kept, bytes of memory: a thousand usual ones.
 LINES_BYTES = 512 * 1024
+
+#: Bars of one job that are kept, bytes of memory: two thousand.
+BARS_BYTES = 512 * 1024
 
 #: All recent events of all jobs, bytes of memory.
 ALL_BYTES = 16 * 1024 * 1024
@@ -38,13 +43,15 @@ class Line(NamedTuple):
 class JobHistory:
     """What is remembered of one job."""
 
-    def __init__(self, number: int, id: str, name: str, room: Room, groups: GroupCount):
+    def __init__(self, number: int, id: str, name: str, room: Room, groups: GroupCount, tracks: TrackCount):
         self.number, self.id, self.name = number, id, cut_text(name)
         #: who submitted it, for people
         self.submitter = "?"
         self.began_s = time.time()  #: seconds since 1970
         self.lines = Recent(room, LINES_BYTES)
         self.errors = ErrorTally(groups)
+        self.tracks = Tracks(Recent(room, BARS_BYTES), tracks)
+        self.shape = ReduceShape()
         #: "done", "failed" or "cancelled"; "" while it runs
         self.outcome = ""
         #: what ended it, "" if nothing went wrong
@@ -76,10 +83,12 @@ class JobHistory:
         """Note that the job is over."""
         self.outcome = self.outcome or "cancelled"  # by its driver, or with it
         self.ended_s = time.time()
+        self.tracks.close()
 
     def close(self) -> None:
         """Forget everything."""
         self.lines.shrink(0)
+        self.tracks.bars.shrink(0)
         self.errors.close()
 
 
@@ -89,11 +98,12 @@ class Histories:
     def __init__(self) -> None:
         self._room = Room(ALL_BYTES)
         self._groups = GroupCount()
+        self._tracks = TrackCount()
         self._ended: deque[JobHistory] = deque()
 
     def begin(self, number: int, id: str, name: str) -> JobHistory:
         """Return the history of a job that begins."""
-        return JobHistory(number, id, name, self._room, self._groups)
+        return JobHistory(number, id, name, self._room, self._groups, self._tracks)
 
     def end(self, history: JobHistory) -> None:
         """Note that a job is over, and forget the job that has been over for longest if there are many."""

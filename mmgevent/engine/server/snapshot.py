@@ -9,6 +9,7 @@ Texts are cut here, since an answer must fit a frame. Whoever shows them escapes
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from collections.abc import Iterable
@@ -18,9 +19,10 @@ from mmgevent.engine.scheduler.rules import JobStatus
 from mmgevent.engine.server.history import JobHistory, Line
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.tracks import Bar, Track
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.wire.hello import VERSION
-from mmgevent.wire.listings import cut_text
+from mmgevent.wire.listings import MAX_RUNNING, cut_text
 
 #: Seconds between `time.time` and `time.monotonic` when this module was loaded.
 _EPOCH_S = time.time() - time.monotonic()
@@ -125,6 +127,37 @@ def describe_line(line: Line) -> dict[str, Any]:
     row: dict[str, Any] = {"at": round(line.at_s, 2), "text": line.text}
     row.update((name, value) for name, value in (("worker", line.worker), ("item", line.item)) if value)
     return {**row, "dropped": line.dropped} if line.dropped else row
+
+
+def describe_bar(bar: Bar) -> dict[str, Any]:
+    """Return the row of what a slot did for a while."""
+    row: dict[str, Any] = {
+        "worker": cut_text(bar.worker),
+        "slot": bar.slot,
+        "phase": bar.phase,
+        "outcome": bar.outcome,
+        "start": epoch_s(bar.start_s),
+        "seconds": round(bar.end_s - bar.start_s, 4),
+        "busy": round(bar.busy_s, 4),
+        "tasks": bar.tasks,
+        "task": bar.task,
+    }
+    return {**row, "error": cut_text(bar.error)} if bar.error else row
+
+
+def describe_running(running: Iterable[tuple[Track, int, str, float]]) -> list[dict[str, Any]]:
+    """Return a row of each slot that runs an attempt, the longest running first."""
+    longest = heapq.nsmallest(MAX_RUNNING, running, key=lambda each: each[3])
+    return [
+        {
+            "worker": cut_text(track.worker),
+            "slot": track.slot,
+            "phase": phase,
+            "task": task,
+            "start": epoch_s(since_s),
+        }
+        for track, task, phase, since_s in longest
+    ]
 
 
 def mark_of_job(job: HostedJob, status: JobStatus | None) -> tuple[Any, ...]:
