@@ -34,9 +34,11 @@ from mmgevent.wire.listings import (
     LEFT_FIELDS,
     MAX_LEFT,
     MAX_PAGE_EVENTS,
+    MAX_SAMPLES,
     SERVER_FIELDS,
     check_answer,
     clean_row,
+    is_fit,
     rows_in,
 )
 from mmgevent.wire.messages import control, decode_message
@@ -152,6 +154,15 @@ class Looker:
         """Return the jobs that are over and that the server remembers, the last one first (blocks)."""
         rows = self.find("ended")[:MAX_PAGE_EVENTS]
         return [clean_row(row, ENDED_FIELDS, "number", "id", "name", "outcome") for row in rows]
+
+    def busy_lately(self) -> list[tuple[float, int, int]]:
+        """Return (time, busy slots, slots) of the last minutes, while there were jobs (blocks)."""
+        row = next(iter(self.find("busy")), {})
+        columns = [row.get(name) for name in ("at", "busy", "slots")]
+        if not all(type(column) is list for column in columns):
+            return []
+        points = list(zip(*columns, strict=False))[-MAX_SAMPLES:]
+        return [point for point in points if all(is_fit(value, (int, float)) for value in point)]
 
     def describe_server(self) -> dict[str, Any]:
         """Return the row of the server, made fit to be shown, with who left lately as `left` (blocks)."""

@@ -43,6 +43,9 @@ MAX_LARGEST_ROWS = 20
 #: Slots that run something in one answer about the tasks of a job: those that run for longest.
 MAX_RUNNING = 200
 
+#: Samples of busy slots that a server keeps, one a second: ten minutes.
+MAX_SAMPLES = 600
+
 #: Most rows of such an answer that a client reads: more than a server sends.
 MAX_PAGE_EVENTS = 2000
 
@@ -151,7 +154,7 @@ def clean_row(row: dict[str, Any], fields: dict[str, tuple[type, ...]], *require
 
     Raises ProtocolError if one of those that are required is not among them.
     """
-    clean = {name: row[name] for name, types in fields.items() if _is_fit(row.get(name), types)}
+    clean = {name: row[name] for name, types in fields.items() if is_fit(row.get(name), types)}
     for name in required:
         if name not in clean:
             raise ProtocolError(f"the server lists something without {name!r}")
@@ -162,7 +165,8 @@ def _shown_field(name: str, text: str) -> str:
     return shown_name(text) if name not in LONG_TEXTS else shown(text.replace("\t", "    "))
 
 
-def _is_fit(value: Any, types: tuple[type, ...]) -> bool:
+def is_fit(value: Any, types: tuple[type, ...]) -> bool:
+    """Return whether a value of a row has one of these types, and is no number beyond MAX_NUMBER."""
     return type(value) in types and (type(value) is str or -MAX_NUMBER <= value <= MAX_NUMBER)
 
 

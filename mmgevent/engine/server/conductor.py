@@ -57,6 +57,7 @@ class Conductor:
         self.lookout = ServerLookout(jobs, self.workers, self.scheduler, orders)
         self._on_start = on_start
         self._last_owner = 0
+        self._busy = 0  # slots that have attempts, as counted while progress is sent
         self._actions = Actions(self.jobs, self.workers, self.attempts)
         self._handlers: dict[type, Callable[[Any], Iterable[commands.Command] | None]] = {
             **self._actions.handlers,
@@ -375,11 +376,14 @@ class Conductor:
 
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""
+        self._busy = 0
         self._for_each_job(self._send_progress)
+        self.jobs.histories.sample(self._busy, self.workers.slot_count)
 
     def _send_progress(self, job: HostedJob) -> None:
         job.tell_task_ends()
         status = self.scheduler.status(job.number)
+        self._busy += status.busy
         job.figures.note_slots(status.slots, time.monotonic())
         job.send_progress(
             status.phase,

@@ -48,6 +48,16 @@ class Followers:
         """Return a row of each job that is over and remembered, the last one first."""
         return [describe_ended(history) for history in self._jobs.histories.ended()]
 
+    def samples(self) -> list[dict[str, Any]]:
+        """Return how many slots were busy lately, oldest first, as one row: a list for each column."""
+        rows = list(self._jobs.histories.samples)
+        columns = {
+            "at": [round(row.at_s, 1) for row in rows],
+            "busy": [row.busy for row in rows],
+            "slots": [row.slots for row in rows],
+        }
+        return [columns]
+
     def find(self, name: str) -> JobHistory:
         """Return the history of a job: of an id; else of the job of this name that runs, or ran last.
 

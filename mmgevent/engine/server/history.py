@@ -15,7 +15,7 @@ from mmgevent.engine.server.error_tally import ErrorTally, GroupCount
 from mmgevent.engine.server.recent import Recent, Room
 from mmgevent.engine.server.reduce_shape import ReduceShape
 from mmgevent.engine.server.tracks import TrackCount, Tracks
-from mmgevent.wire.listings import cut_text
+from mmgevent.wire.listings import MAX_SAMPLES, cut_text
 
 #: Jobs that are over whose history is kept.
 MAX_ENDED = 50
@@ -28,6 +28,18 @@ BARS_BYTES = 512 * 1024
 
 #: All recent events of all jobs, bytes of memory.
 ALL_BYTES = 16 * 1024 * 1024
+
+
+#: Time between two samples of how many slots are busy, seconds.
+SAMPLE_S = 1.0
+
+
+class Sample(NamedTuple):
+    """How many slots were busy at a time."""
+
+    at_s: float  #: seconds since 1970
+    busy: int
+    slots: int
 
 
 class Line(NamedTuple):
@@ -100,6 +112,8 @@ class Histories:
         self._groups = GroupCount()
         self._tracks = TrackCount()
         self._ended: deque[JobHistory] = deque()
+        #: how many slots were busy lately, while there were jobs
+        self.samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
 
     def begin(self, number: int, id: str, name: str) -> JobHistory:
         """Return the history of a job that begins."""
@@ -111,6 +125,12 @@ class Histories:
         self._ended.append(history)
         if len(self._ended) > MAX_ENDED:
             self._ended.popleft().close()
+
+    def sample(self, busy: int, slots: int) -> None:
+        """Note how many slots are busy, unless that was noted in the last second."""
+        now_s = time.time()
+        if not self.samples or not 0 <= now_s - self.samples[-1].at_s < SAMPLE_S:
+            self.samples.append(Sample(now_s, min(busy, slots), slots))
 
     def ended(self) -> Iterator[JobHistory]:
         """Yield those of jobs that are over, the last one first."""

@@ -243,6 +243,8 @@ class ServerLookout:
                 rows = [describe_server(self._jobs, self._workers, self._left, self._began_s)]
             elif what == "ended":
                 rows = self._followers.ended()
+            elif what == "busy":
+                rows = self._followers.samples()
             elif what == "cancel":
                 rows = [self._orders.cancel(name, who)]
             elif what == "drain":

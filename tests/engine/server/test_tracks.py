@@ -45,7 +45,14 @@ def test_short_tasks_are_one_bar_until_a_pause_a_death_or_a_second():
         for _ in range(count):
             track = tracks.begin(1, 0, "w", 1, 5, "map", now)
             now += SHORT_S / 2
-            tracks.end(track, 1, outcome, SHORT_S / 2 if outcome == "done" else None, now, "gone" * (outcome != "done"))
+            tracks.end(
+                track,
+                1,
+                outcome,
+                SHORT_S / 2 if outcome == "done" else None,
+                now,
+                "gone" * (outcome != "done"),
+            )
 
     work(3)
     now += 2 * GAP_S
@@ -57,7 +64,11 @@ def test_short_tasks_are_one_bar_until_a_pause_a_death_or_a_second():
     now += 2 * GAP_S
     tracks.settle(now)
     bars = bars_of(tracks)
-    assert [(bar.tasks, bar.outcome, bar.error) for bar in bars[:3]] == [(3, "done", ""), (2, "done", ""), (1, "died", "gone")]
+    assert [(bar.tasks, bar.outcome, bar.error) for bar in bars[:3]] == [
+        (3, "done", ""),
+        (2, "done", ""),
+        (1, "died", "gone"),
+    ]
     assert all(bar.end_s - bar.start_s <= BAR_S + 1e-9 for bar in bars)
 
 
