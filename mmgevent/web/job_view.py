@@ -51,7 +51,7 @@ class JobView:
         self.version = 0
         self._parts: dict[str, tuple[Any, int]] = {}  # {name: (value, version)}
         self._lines: deque[tuple[int, Row]] = deque(maxlen=MAX_LINES)  # (version, line)
-        self._lost_lines = 0
+        self._lost_lines = self._lost_bars = 0
         self._errors: dict[int, Row] = {}
         self._lanes = Lanes(MAX_LANES)
 
@@ -87,7 +87,17 @@ class JobView:
 
     def whole(self) -> Row:
         """Return all of it, as JSON has it."""
-        names = ("over", "error", "errors", "work", "running", "shape", "lost_lines", "unseen_tasks")
+        names = (
+            "over",
+            "error",
+            "errors",
+            "work",
+            "running",
+            "shape",
+            "lost_lines",
+            "unseen_tasks",
+            "lost_bars",
+        )
         told = {name: self._parts[name][0] for name in names if name in self._parts}
         return {"job": self.job, "over": False, **told, "lines": [line for _, line in self._lines]}
 
@@ -131,7 +141,10 @@ class JobView:
         self._put("running", [clean_row(row, RUNNING_FIELDS, *RUNNING_FIELDS) for row in rows])
         unseen = events.found.get("unseen")
         if type(unseen) is int and unseen >= 0:
-            self._put("unseen_tasks", unseen + events.lost)
+            self._put("unseen_tasks", unseen)
+        if events.lost:
+            self._lost_bars += events.lost
+            self._put("lost_bars", self._lost_bars)
 
     def _take_shape(self, events: Events) -> None:
         given = events.found["rows"][0] if events.rows else {}

@@ -41,7 +41,10 @@ class Followers:
 
     def _read_shape(self, history: JobHistory, after: int) -> dict[str, Any]:
         job = self._jobs.get(history.number)
-        sizes = None if job is None or job.history is not history else job.store.partition_sizes()
+        sizes = None
+        if job is not None and job.history is history:
+            sizes = job.store.partition_sizes()
+            sizes.pop(job.partitions, None)  # items that were set aside
         return {"found": {"rows": [history.shape.row(sizes)]}}
 
     def ended(self) -> list[dict[str, Any]]:
