@@ -128,7 +128,8 @@ class JobView:
 
     def _take_tasks(self, events: Events) -> None:
         for row in events.rows:
-            if row["outcome"] not in OUTCOMES or row["seconds"] < 0 or row["tasks"] < 1:
+            is_possible = row["tasks"] == 1 or (row["tasks"] > 1 and row["outcome"] == "done")
+            if row["outcome"] not in OUTCOMES or row["seconds"] < 0 or not is_possible:
                 raise ProtocolError("the server lists a task that cannot have been")
             if row["tasks"] > 1:
                 self._lanes.add_sum({**row, "span": row["seconds"], "seconds": row["busy"]})

@@ -164,9 +164,8 @@ class Observer:
         self._looker = looker
         self.board.reset()
         self._views = {job: (JobView(job), until_s) for job, (_, until_s) in self._views.items()}
-        with self._lock:
-            self.board.set_fact("busy_lately", looker.busy_lately())
-            self.board.set_fact("ended", looker.ended())
+        self._note("busy_lately", looker.busy_lately)
+        self._note("ended", looker.ended)
 
     def _watch(self, looker: Looker) -> None:
         """Ask again and again, as long as somebody looks."""
@@ -189,12 +188,19 @@ class Observer:
             if measures:
                 self.board.note_loads()
             if self.board.count("jobs") < jobs_before:
-                with self._lock:
-                    self.board.set_fact("ended", looker.ended())
+                self._note("ended", looker.ended)
             self.board.set_state(connected=True)
             if self._ask_about_jobs(looker) or self.board.version != before:
                 self._tell()
             gevent.sleep(ROUND_S)
+
+    def _note(self, name: str, ask: Callable[[], Any]) -> None:
+        """Note a fact, unless the server is too old to know it."""
+        try:
+            with self._lock:
+                self.board.set_fact(name, ask())
+        except UsageError as error:
+            log.info("the server tells no %s: %s", name, error)
 
     def _ask_server(self, looker: Looker) -> None:
         with self._lock:

@@ -36,11 +36,11 @@ function nameOf(job, row) {
     row.choose = make("div");
     row.button = make("button", "name");
     row.button.type = "button";
-    row.button.addEventListener("click", () => choose(row.id));
+    row.button.addEventListener("click", () => choose(row.job));
     row.small = make("small");
     row.choose.append(row.button, row.small);
   }
-  row.id = job.id;
+  row.job = job.id;
   say(row.button, job.name || job.id);
   say(row.small, job.name ? job.id : "");
   const isChosen = chosen === job.id;
@@ -144,7 +144,7 @@ function drawTotals() {
     ["Cores used", totals.cores.toFixed(1)], ["Memory of executors", size(totals.memory_bytes)],
     ["Jobs", count(jobs.size)], ["Deaths", count(totals.deaths)],
     ["Memory of the server", size((server.segment_bytes || 0) + (server.batch_bytes || 0))],
-    ["Server", server.host === undefined ? "" : `${server.host}, ${server.version}, up ${span(now() - server.since)}`],
+    ["Server", server.host === undefined ? "" : [server.host, server.version, server.since === undefined ? "" : `up ${span(now() - server.since)}`].filter(Boolean).join(", ")],
   ];
   for (const [name, number] of Object.entries(totals.states)) facts.splice(1, 0, [`Workers ${name}`, count(number)]);
   const list = $("totals");

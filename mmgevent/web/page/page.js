@@ -16,7 +16,7 @@ function apply(change) {
   if (change.totals) totals = change.totals;
   if (change.ended) ended = change.ended;
   if (change.busy_lately && !history.length) {
-    for (const [at, busy, slots] of change.busy_lately) if (now() - at < HISTORY) history.push({ at, busy, slots });
+    for (const [at, busy, slots] of change.busy_lately) if (at <= now() && now() - at < HISTORY) history.push({ at, busy, slots });
   }
   for (const [rows, part] of [[jobs, change.jobs], [workers, change.workers]]) {
     if (!part) continue;
