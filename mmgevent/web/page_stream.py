@@ -48,7 +48,7 @@ class PageReader:
         return news
 
 
-class Closing:
+class ClosingPage:
     """Notices that a page closes: its socket can be read, and nobody sends a request over it any more."""
 
     def __init__(self, sock: Any):

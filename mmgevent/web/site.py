@@ -16,7 +16,7 @@ from mmgevent.web.gate import Gate, Refused
 from mmgevent.web.job_view import JobView
 from mmgevent.web.metrics import CONTENT_TYPE, MissingClient, render
 from mmgevent.web.observer import MAX_VIEWS, PATIENCE_S, Observer
-from mmgevent.web.page_stream import Closing, PageReader
+from mmgevent.web.page_stream import ClosingPage, PageReader
 
 #: Pages whose streams are open at one time. Each has a greenlet and one answer under way.
 MAX_STREAMS = 64
@@ -197,7 +197,7 @@ class Site:
         """Yield what has changed, twice a second at most; end when the page closes."""
         self._streams += 1
         reader = PageReader(self._observer, job)
-        closed = Closing(sock)
+        closed = ClosingPage(sock)
         try:
             yield b"retry: 2000\n\n"
             while not closed.wait(0.0):

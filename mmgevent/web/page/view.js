@@ -173,7 +173,7 @@ function drawShape() {
 }
 
 function drawErrors() {
-  const job = jobs.get([...jobs.keys()].find((number) => jobs.get(number).id === chosen)) || ended.find((each) => each.id === chosen) || {};
+  const job = [...jobs.values(), ...ended].find((each) => each.id === chosen) || {};
   const who = job.user === undefined ? job.submitter : `${job.user}@${job.host}`;
   keep($("errors"), held.errors, view.errors || [], (row) => row.number, () => {
     const item = make("li");
@@ -190,12 +190,10 @@ function drawErrors() {
     if (row.worker) facts.push(`on ${row.worker}`);
     facts.push(`last ${ago(row.last_at)}`);
     say(where, facts.join(", "));
-    const command = row.bundle ? `mmg-run --replay ${row.bundle}` : "";
-    if (item.dataset.command !== (command || who || "")) {
-      item.dataset.command = command || who || "";
-      replay.replaceChildren();
-      if (command) replay.append("Run it again, on ", who || "the machine of its driver", ": ", make("code", "", command));
-      else replay.append("Run it again: ", make("code", "", "mmg-run --replay FILE"), `. The job names the file when it ends${who ? `, to ${who}` : ""}.`);
+    if (replay.dataset.who !== String(who)) {
+      replay.dataset.who = String(who);
+      const told = `. The job names the file when it ends${who ? `, to ${who}` : ""}.`;
+      replay.replaceChildren("Run it again: ", make("code", "", "mmg-run --replay FILE"), told);
     }
   });
   $("no-errors").hidden = (view.errors || []).length > 0;
@@ -248,7 +246,7 @@ function filterLines() {
 function drawView() {
   $("view").hidden = !chosen;
   if (!chosen) return;
-  const job = [...jobs.values()].find((each) => each.id === chosen) || ended.find((each) => each.id === chosen);
+  const job = [...jobs.values(), ...ended].find((each) => each.id === chosen);
   say($("view-title"), job ? job.name || job.id : chosen);
   say($("view-note"), view.error ? `Nothing is known of it: ${view.error}` : job && job.outcome ? `${job.id}, ${job.outcome} ${ago(job.ended)}${job.error ? `: ${job.error}` : ""}` : job ? job.id : "");
   $("view-note").className = job && job.outcome && job.outcome !== "done" ? "bad" : "faint";
