@@ -48,6 +48,7 @@ class JobView:
         self.is_over = False
         #: {what: the number up to which everything is known}
         self.seen: dict[str, int] = {}
+        self._complete: set[str] = set()  # what nothing is added to
         self.version = 0
         self._parts: dict[str, tuple[Any, int]] = {}  # {name: (value, version)}
         self._lines: deque[tuple[int, Row]] = deque(maxlen=MAX_LINES)  # (version, line)
@@ -60,10 +61,17 @@ class JobView:
         """Return whether the server has answered all questions about it."""
         return bool(self.error) or len(self.seen) == len(_TAKERS)
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether nothing more will come: all answers say that the job is over."""
+        return bool(self.error) or len(self._complete) == len(_TAKERS)
+
     def take(self, what: str, events: Events) -> None:
         """Take an answer of the server. Raises ProtocolError for what makes no sense."""
         _TAKERS[what](self, events)
         self.seen[what] = events.next
+        if events.is_over and not events.has_more:
+            self._complete.add(what)
         if events.is_over != self.is_over:
             self.is_over = events.is_over
             self._put("over", events.is_over)

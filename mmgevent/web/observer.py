@@ -175,11 +175,12 @@ class Observer:
             if measures:
                 load_due_s = now + LOAD_S
             before = self.board.version
-            jobs_before = self.board.count("jobs")
+            has_ended = False
             self._ask_server(looker)
             for kind, question, fields, required in _KINDS:
                 extra = {"details": True, "measure": measures} if kind == "workers" else {}
                 for rows, gone in self._changes_of(looker, question, **extra):
+                    has_ended = has_ended or bool(gone and kind == "jobs")
                     clean = [clean_row(row, fields, *required) for row in rows]
                     if clean or gone:
                         self.board.change(kind, clean, gone)
@@ -187,7 +188,7 @@ class Observer:
                         raise ProtocolError(f"the server has more than {MAX_ROWS} {kind}")
             if measures:
                 self.board.note_loads()
-            if self.board.count("jobs") < jobs_before:
+            if has_ended:
                 self._note("ended", looker.ended)
             self.board.set_state(connected=True)
             if self._ask_about_jobs(looker) or self.board.version != before:
@@ -214,7 +215,7 @@ class Observer:
         before = [view.version for view, _ in self._views.values()]
         views = [view for view, _ in self._views.values()]
         for view in views:
-            if not view.error and not (view.is_over and view.is_known):
+            if not view.is_complete:
                 self._ask_about_job(looker, view)
         return before != [view.version for view in views]
 

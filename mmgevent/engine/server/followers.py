@@ -71,6 +71,8 @@ class Followers:
         found = [each for each in (*running, *ended) if each.id == name]
         found = found or [each for each in running if each.name == name]
         found = found or [each for each in ended if each.name == name][:1]
+        if len(found) == 1:  # the usual case, at each question of each looker
+            return found[0]
         named = [describe_name(each.id, each.name) for each in (*running, *ended)]
         return only_one(found, name, "job", "its id", named, [each.id for each in found])
 

@@ -133,7 +133,7 @@ async function findWorkers() {
   const words = $("filter").value.trim();
   if (!words) { found = null; drawWorkers(); return; }
   try {
-    const answer = await fetch(`api/workers?find=${encodeURIComponent(words.slice(0, 200))}`, { headers: { "Authorization": `Bearer ${token}` } });
+    const answer = await fetch(`api/workers?find=${encodeURIComponent(words.slice(0, 100))}`, { headers: { "Authorization": `Bearer ${token}` } });
     if (answer.ok && words === $("filter").value.trim()) { found = await answer.json(); drawWorkers(); }
   } catch (error) { /* the stream says that the dashboard is lost */ }
 }
