@@ -26,7 +26,7 @@ def find_commands(job: str, since_s: float) -> dict[Cause, str]:
     commands: dict[Cause, str] = {}
     for path, written_s, header in read_headers(folder):
         failure = header.get("failure")
-        if header.get("job") != job or written_s < since_s or not isinstance(failure, dict):
+        if _as_listed(str(header.get("job"))) != job or written_s < since_s or not isinstance(failure, dict):
             continue
         function, error_type, line = cause_of(failure)
         cause = function and _as_listed(function), _as_listed(error_type), line and _as_listed(line)

@@ -213,20 +213,12 @@ def test_an_error_has_the_command_that_replays_it(place, browser):
         each for each in browser.find_elements("css selector", "#ended-rows button") if each.text == "fails"
     )
     button.send_keys("\n")
-    shown = wait_until(
-        lambda: browser.execute_script(
-            "return (document.querySelector('#errors code') || {}).textContent || ''"
-        )
-    )
-    shown = wait_until(
-        lambda: (
-            (text := browser.execute_script("return document.querySelector('#errors code').textContent"))
-            != shown
-            and text
-            if "FILE" in shown
-            else shown
-        )
-    )
+
+    def command():
+        text = browser.execute_script("return (document.querySelector('#errors code') || {}).textContent")
+        return text if text and "FILE" not in text else None
+
+    shown = wait_until(command)
     program, option, path = shlex.split(shown)
     assert (program, option) == ("mmg-run", "--replay")
     replayed = place.commands.run("run", option, path)
