@@ -84,7 +84,7 @@ complete -c mmg-server -l show-config -d 'show the value of each option and wher
 complete -c mmg-server -f -n __fish_use_subcommand -a 'password worker-password status workers jobs cancel drain attach'
 complete -c mmg-dashboard -l page-port -r -d 'port of the page on this machine (default: one that is free, another each time)'
 complete -c mmg-dashboard -l token-file -r -d 'read the token of the page\'s address from a file that only you can read, such as for the scrapes of Prometheus (default: another one each time)'
-complete -c mmg-dashboard -l open -d 'open the page in a browser'
+complete -c mmg-dashboard -l open -d 'open the page in a browser; no other user of this machine sees its token'
 complete -c mmg-dashboard -s P -l port -r -d 'port of addresses without one (default 11235)'
 complete -c mmg-dashboard -s p -l password -r -d 'the password; other users of this machine can see it on the command line'
 complete -c mmg-dashboard -l password-file -r -d 'read the password from a file that only you can read; without both options: MMG_PASSWORD, then ~/.config/mmgevent/password, which is created if there is none'

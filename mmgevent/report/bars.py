@@ -15,6 +15,9 @@ MAX_BARS = 3000
 #: Lanes. More do not fit a page that somebody reads.
 MAX_LANES = 100
 
+#: Slots without a lane that are counted: more than most clusters have.
+MAX_HIDDEN_LANES = 10_000
+
 #: Bars of tasks that died, failed, or were done twice: these never become one. Later ones are counted.
 MAX_MARKS = 500
 
@@ -29,7 +32,8 @@ START, END, PHASE, OUTCOME, COUNT, BUSY, TASK = range(7)
 class Lanes:
     """All lanes of one job."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_lanes: int = MAX_LANES) -> None:
+        self._max_lanes = max_lanes
         self._lanes: dict[tuple[str, int | None], list[Bar]] = {}
         self._facts: dict[tuple[str, int | None], dict[str, Any]] = {}
         self._bars = 0
@@ -37,6 +41,7 @@ class Lanes:
         self._gap_s = 0.0
         #: tasks of slots that have no lane
         self.hidden_tasks = 0
+        self._hidden_lanes: set[tuple[str, int | None]] = set()
         #: marks that are not drawn
         self.hidden_marks = 0
 
@@ -68,8 +73,10 @@ class Lanes:
         """Count tasks of a lane; return its numbers, or None if it is one lane too many."""
         key = (str(event.get("worker")), event.get("slot"))
         if key not in self._lanes:
-            if len(self._lanes) >= MAX_LANES:
+            if len(self._lanes) >= self._max_lanes:
                 self.hidden_tasks += count
+                if len(self._hidden_lanes) < MAX_HIDDEN_LANES:
+                    self._hidden_lanes.add(key)
                 return None
             self._lanes[key] = []
             self._facts[key] = {"tasks": 0, "busy_s": 0.0, "duplicates": 0, "faults": 0}
@@ -111,6 +118,7 @@ class Lanes:
             "lanes": lanes,
             "gap_s": self._gap_s,
             "hidden_tasks": self.hidden_tasks,
+            "hidden_lanes": len(self._hidden_lanes),
             "hidden_marks": self.hidden_marks,
         }
 
