@@ -11,6 +11,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent.cli import job_records
 from mmgevent.cli.options import Arguments
+from mmgevent.driver import feeding
+from mmgevent.driver.batching import BatchSize
+from mmgevent.driver.log_file import LogFile
 from mmgevent.report.digest import Digest
 from mmgevent.report.embedded import read_data
 from tests.waiting import wait_until
@@ -70,6 +73,47 @@ def test_a_job_on_our_engine_logs_tasks_deaths_slow_and_skipped_items(cluster, t
     assert {key["values"] for task in done for key in task["largest"]} == {20, 19}
     phases = [e["phase"] for e in named(events, "phase")]
     assert [phase for phase in phases if phase in ("map", "reduce")] == ["map", "reduce"]
+
+
+def test_every_task_has_a_line_and_a_report_as_many(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "next_size", lambda *a, **b: BatchSize(1, 1))
+    path, count = tmp_path / "job.jsonl", 3000
+    digest = Digest()
+    log = LogFile(path, digest.add)
+    job = mmg.Job([(i, i) for i in range(count)], lambda key, value: [(0, value)], lambda key, values: sum(values))
+    assert cluster.run(job, job_log=log) == {0: count * (count - 1) // 2}
+    events = read(path)
+    done = named(events, "task", phase="map", outcome="done")
+    assert len(done) == count
+    assert len({(task["batch"], task["task"], task["attempt"]) for task in done}) == count
+    assert {(task["entries"], task["items"], task["records"], task["keys"]) for task in done} == {(1, 1, 1, 1)}
+    assert all(events[0]["at"] <= task["start"] <= task["at"] for task in done)
+    assert all(task["start"] + task["seconds"] <= task["at"] + 0.01 for task in done)
+    assert set(done[0]) == set(named(events, "task", phase="reduce")[0])
+    (end,) = named(events, "end")
+    assert (end["totals"]["items"], end["totals"]["records"]) == (count, count)
+    assert end["totals"]["tasks"] == len(named(events, "task", outcome="done"))
+    assert not named(events, "lost_lines")
+    lanes = digest.data()["work"]["lanes"]
+    assert sum(lane["tasks"] for lane in lanes) == end["totals"]["tasks"]
+    assert 0 < sum(bar[5] for lane in lanes for bar in lane["bars"]) < end["seconds"] * 2
+
+
+def test_the_only_item_of_a_task_is_named_if_it_is_slow(cluster, tmp_path):
+    path = tmp_path / "job.jsonl"
+
+    def sleeps(key, value):
+        time.sleep(value)
+        yield key, 1
+
+    cluster.run(mmg.Job([("slow", 1.1)], sleeps), job_log=path)
+    (slow,) = named(read(path), "item", outcome="slow")
+    assert (slow["key"], slow["item"]) == ("'slow'", 0)
+    assert 1.1 <= slow["seconds"] < 2
+    cluster.run(mmg.Job([("short", 0.01)], sleeps), job_log=path)
+    (task,) = named(read(path), "task", phase="map")
+    assert task["slowest"][0]["key"] == "'short'"
+    assert not named(read(path), "item")
 
 
 def test_a_job_that_is_cancelled_and_one_that_fails_say_so(cluster, tmp_path):
