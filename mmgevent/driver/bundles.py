@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmgevent.driver.error_groups import ErrorGroup, cause_of, describe_groups, group_failures
+from mmgevent.driver.error_groups import ErrorGroup, describe_groups, group_failures
 from mmgevent.driver.packing import pack_code
 from mmgevent.errors import JobError, TooManySkippedError
 from mmgevent.job.bundle import default_folder, write_bundle
@@ -23,7 +23,7 @@ from mmgevent.job.functions import Functions
 from mmgevent.machine import interpreter
 from mmgevent.machine.logs import get_log
 from mmgevent.tasks.given import MAX_KEPT_BYTES, encode_given, input_of
-from mmgevent.wire.failures import without_input
+from mmgevent.wire.failures import cause_of, without_input
 from mmgevent.wire.hello import PYTHON_VERSION, VERSION, describe_python, dill_version
 
 if TYPE_CHECKING:

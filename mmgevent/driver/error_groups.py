@@ -12,7 +12,7 @@ from typing import Any
 from mmgevent.errors import how_to_replay
 from mmgevent.shown_text import shown
 from mmgevent.tasks.skipping import MAX_NAMED
-from mmgevent.wire.failures import MAX_LINE_CHARS
+from mmgevent.wire.failures import MAX_LINE_CHARS, Cause, cause_of
 
 #: Most groups of a job. Errors beyond them are one more group, "other errors": a text in a class
 #: name may make each error a kind of its own.
@@ -44,20 +44,14 @@ class ErrorGroup:
     stage: int | None = None
 
     @property
-    def cause(self) -> tuple[str | None, str, str | None]:
+    def cause(self) -> Cause:
         """What the items of the group have in common."""
         return self.function, self.error_type, self.line
 
 
-def cause_of(failure: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
-    """Return what the failures of one group have in common."""
-    kind = failure.get("error_type") or failure.get("kind") or "failed"
-    return _text(failure.get("function")), str(kind), _text(failure.get("line"))
-
-
 def group_failures(rows: Iterable[tuple[Any, Any, Any, Mapping[str, Any]]]) -> list[ErrorGroup]:
     """Return the groups of rows as `SetAside.records` gives them, the largest first."""
-    groups: dict[tuple[str | None, str, str | None], ErrorGroup] = {}
+    groups: dict[Cause, ErrorGroup] = {}
     for *_, failure in rows:
         cause = cause_of(failure)
         group = groups.get(cause)

@@ -6,7 +6,6 @@ the job's thread, like all callbacks of a job.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from mmgevent.errors import ProtocolError
 from mmgevent.shown_text import MAX_NAME_CHARS, shown
 from mmgevent.wire.frames import Frame
 from mmgevent.wire.messages import decode_message
+from mmgevent.wire.prints import find_record
 
 #: Lines that a job keeps for `handle.logs()`: some pages of a terminal.
 MAX_KEPT_LINES = 1000
@@ -24,9 +24,6 @@ MAX_KEPT_LINES = 1000
 #: Lines that wait for the callback `logs`. While it, or the job's thread, is busy, others are
 #: dropped and counted.
 MAX_WAITING_LINES = 10_000
-
-#: A record of `logging` in its usual format.
-_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL):([^\s:]+):")
 
 
 class LogLine(NamedTuple):
@@ -114,8 +111,7 @@ class JobLogs:
 
 
 def _line_of(worker: str, item: str, text: str) -> LogLine:
-    record = _RECORD.match(text)
-    level, logger = record.groups() if record else ("", "")
+    level, logger = find_record(text)
     item = shown(item, max_line_chars=MAX_NAME_CHARS)
     return LogLine(shown(text.replace("\t", "    ")), worker, item, level, shown(logger))
 

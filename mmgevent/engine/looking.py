@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 
@@ -29,11 +29,16 @@ from mmgevent.wire.frames import CONTROL
 from mmgevent.wire.hello import hello, user_name
 from mmgevent.wire.listings import (
     ANSWERS,
+    ENDED_FIELDS,
+    FOLLOWED,
     LEFT_FIELDS,
     MAX_LEFT,
+    MAX_PAGE_EVENTS,
+    MAX_SAMPLES,
     SERVER_FIELDS,
     check_answer,
     clean_row,
+    is_fit,
     rows_in,
 )
 from mmgevent.wire.messages import control, decode_message
@@ -78,6 +83,17 @@ def _leave_signals_to_main() -> None:
     hub.NOT_ERROR = (gevent.GreenletExit, SystemExit, KeyboardInterrupt, SignalReceived)
 
 
+class Events(NamedTuple):
+    """What happened in a job since the last time, as far as one answer has it."""
+
+    rows: list[dict[str, Any]]
+    next: int  #: what to ask with next, as `after`
+    lost: int  #: events between the last time and these that the server has forgotten
+    has_more: bool  #: there are more now
+    is_over: bool  #: the job is over; without `has_more`, nothing more will come
+    found: dict[str, Any]  #: the rows and what else the server says, as it came
+
+
 class Looker:
     """One connection to a server."""
 
@@ -108,6 +124,45 @@ class Looker:
         if "error" in answer:
             raise UsageError(shown(answer["error"]))
         return rows_in(answer)
+
+    def follow(self, what: str, job: str, after: int = 0) -> Events:
+        """Return what came after event `after` of what happened in a job (blocks).
+
+        `what` is a word of FOLLOWED, `job` an id or a name. The server answers at most twice a
+        second, but for the rest of what does not fit one answer.
+
+        Raises UsageError with the server's words if it does not know that job.
+        """
+        fields, required = FOLLOWED[what]
+        answer = self.ask("ask", what=what, name=job, after=after or None)
+        if "error" in answer:
+            raise UsageError(shown(answer["error"]))
+        given = rows_in(answer)
+        if len(given) > MAX_PAGE_EVENTS:
+            raise ProtocolError(f"{self._where} lists more than {MAX_PAGE_EVENTS} events at once")
+        rows = [clean_row(row, fields, *required) for row in given]
+        return Events(
+            rows,
+            answer.get("next", after),
+            answer.get("lost", 0),
+            has_more=answer.get("more", False) and bool(rows),
+            is_over=answer.get("over", False),
+            found=answer.get("found", {}),
+        )
+
+    def ended(self) -> list[dict[str, Any]]:
+        """Return the jobs that are over and that the server remembers, the last one first (blocks)."""
+        rows = self.find("ended")[:MAX_PAGE_EVENTS]
+        return [clean_row(row, ENDED_FIELDS, "number", "id", "name", "outcome") for row in rows]
+
+    def busy_lately(self) -> list[tuple[float, int, int]]:
+        """Return (time, busy slots, slots) of the last minutes, while there were jobs (blocks)."""
+        row = next(iter(self.find("busy")), {})
+        columns = [row.get(name) for name in ("at", "busy", "slots")]
+        if not all(type(column) is list for column in columns):
+            return []
+        points = list(zip(*columns, strict=False))[-MAX_SAMPLES:]
+        return [point for point in points if all(is_fit(value, (int, float)) for value in point)]
 
     def describe_server(self) -> dict[str, Any]:
         """Return the row of the server, made fit to be shown, with who left lately as `left` (blocks)."""

@@ -285,6 +285,7 @@ class AttemptRun:
                 items=stats.items - skipping.count,
                 skipped=skipping.count or None,
                 failure=skipping.last_failure,
+                causes=skipping.causes.rows(),
                 groups=stats.groups,
                 seconds=seconds,
                 counters=stats.counters or None,

@@ -29,7 +29,8 @@ START, END, PHASE, OUTCOME, COUNT, BUSY, TASK = range(7)
 class Lanes:
     """All lanes of one job."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_lanes: int = MAX_LANES) -> None:
+        self._max_lanes = max_lanes
         self._lanes: dict[tuple[str, int | None], list[Bar]] = {}
         self._facts: dict[tuple[str, int | None], dict[str, Any]] = {}
         self._bars = 0
@@ -68,7 +69,7 @@ class Lanes:
         """Count tasks of a lane; return its numbers, or None if it is one lane too many."""
         key = (str(event.get("worker")), event.get("slot"))
         if key not in self._lanes:
-            if len(self._lanes) >= MAX_LANES:
+            if len(self._lanes) >= self._max_lanes:
                 self.hidden_tasks += count
                 return None
             self._lanes[key] = []

@@ -134,6 +134,7 @@ def blame_exception(
     if key is NO_KEY and isinstance(error, RecordError):
         key = error.key
     failure = make_failure(kind, describe_error(error), function=function, key=key, advice=advice)
+    failure["error_type"] = _printable(type(error).__qualname__)[:KEY_CHARACTERS]
     if line := find_line(error):
         failure["line"] = line
     text = format_user_traceback(error) if with_traceback else None

@@ -24,6 +24,7 @@ from mmgevent.tasks.blame import TaskFailure, short_repr
 from mmgevent.tasks.records import encode_segment, encode_value
 from mmgevent.tasks.unpicklable import RecordError
 from mmgevent.wire import failures
+from mmgevent.wire.causes import Causes
 
 if TYPE_CHECKING:
     from mmgevent.tasks.plain_rules import PlainRules
@@ -79,6 +80,8 @@ class Skipping:
         self.last_failure: dict[str, Any] | None = None
         #: failure records of the first MAX_NAMED of them
         self.first_failures: list[dict[str, Any]] = []
+        #: why they were
+        self.causes = Causes()
         self._max_skipped = max_skipped
         self._keys: list[Any] = []
         self._rows: list[Row] = []
@@ -112,6 +115,7 @@ class Skipping:
             raise failure
         error = failure if failure.__cause__ is None else failure.__cause__
         self.last_failure = {**failure.failure, "item": position}
+        self.causes.add(failure.failure)
         if self.count <= MAX_NAMED:
             self.first_failures.append(failure.failure)
         self._keys.append(key)

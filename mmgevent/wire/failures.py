@@ -7,6 +7,7 @@ whoever passes one on applies `bound`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mmgevent.shown_text import shown
@@ -38,6 +39,10 @@ _MAX_INT = 2**63 - 1
 
 #: Text that is shown in one line, characters: five lines of a terminal.
 MAX_LINE_CHARS = 400
+
+
+#: Function, class of the exception (or what ended the executor), and "FILE:LINE" of the user's code.
+Cause = tuple[str | None, str, str | None]
 
 
 def bound(failure: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +78,16 @@ def _has_room(failure: dict[str, Any]) -> bool:
     if not isinstance(given, str) or len(given) > MAX_INPUT_CHARS or not given.isascii():
         return False
     return len(json.dumps(without_input(failure))) <= _MAX_BESIDE_INPUT_BYTES
+
+
+def cause_of(failure: Mapping[str, Any]) -> Cause:
+    """Return what the failures of one group have in common."""
+    kind = failure.get("error_type") or failure.get("kind") or "failed"
+    return _text(failure.get("function")), str(kind), _text(failure.get("line"))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def is_of_output(failure: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ people: show them with `shown`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,22 @@ PAGE_ROWS = 100
 
 #: Longest text in a row, bytes as JSON. A row has six texts at most.
 MAX_ROW_TEXT_BYTES = 300
+
+#: Rows of one answer about what happened in a job, bytes as JSON. The last row may go beyond it: a
+#: line of 2,000 characters, each of twelve bytes at most. Together they fit a frame.
+PAGE_BYTES = 64 * 1024
+
+#: Partitions, and keys, of one job that are listed: the largest ones.
+MAX_LARGEST_ROWS = 20
+
+#: Slots that run something in one answer about the tasks of a job: those that run for longest.
+MAX_RUNNING = 200
+
+#: Samples of busy slots that a server keeps, one a second: ten minutes.
+MAX_SAMPLES = 600
+
+#: Most rows of such an answer that a client reads: more than a server sends.
+MAX_PAGE_EVENTS = 2000
 
 #: Longest stack of an executor, bytes as JSON.
 MAX_STACK_BYTES = 64 * 1024
@@ -81,20 +98,84 @@ PLACE_FIELDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
+#: {field of a job that is over: its types}. `number`, `id`, `name` and `outcome` are always there.
+ENDED_FIELDS: dict[str, tuple[type, ...]] = {
+    "number": (int,), "id": (str,), "name": (str,), "submitter": (str,), "since": _NUMBER, "ended": _NUMBER,
+    "outcome": (str,), "error": (str,),
+}  # fmt: skip
+
+#: {field of a printed line: its types}. `text` is always there. `dropped`: lines before it that did not
+#: go on.
+LINE_FIELDS: dict[str, tuple[type, ...]] = {
+    "at": _NUMBER, "worker": (str,), "item": (str,), "text": (str,), "dropped": (int,),
+}  # fmt: skip
+
+#: {field of a group of errors: its types}. `number`, `error_type` and `count` are always there.
+ERROR_FIELDS: dict[str, tuple[type, ...]] = {
+    "number": (int,), "function": (str,), "error_type": (str,), "line": (str,), "count": (int,),
+    "set_aside": (int,), "key": (str,), "error": (str,), "worker": (str,), "first_at": _NUMBER,
+    "last_at": _NUMBER,
+}  # fmt: skip
+
+
+#: {field of what a slot did for a while: its types}. All but `error` are there. `start` is when, `busy`
+#: how long one of the tasks ran, `task` the first of them.
+BAR_FIELDS: dict[str, tuple[type, ...]] = {
+    "worker": (str,), "slot": (int,), "phase": (str,), "outcome": (str,), "start": _NUMBER, "seconds": _NUMBER,
+    "busy": _NUMBER, "tasks": (int,), "task": (int,), "error": (str,),
+}  # fmt: skip
+
+#: {field of a slot that runs something: its types}. All are there.
+RUNNING_FIELDS: dict[str, tuple[type, ...]] = {
+    "worker": (str,), "slot": (int,), "phase": (str,), "task": (int,), "start": _NUMBER,
+}  # fmt: skip
+
+#: {field of what is known of the partitions of a job: its types}. There are lists beside them:
+#: `largest`, of {"partition", "bytes"}, and `keys`, of {"values", "key", "worker"}.
+SHAPE_FIELDS: dict[str, tuple[type, ...]] = {"count": (int,), "bytes": (int,), "median": (int,)}
+PARTITION_FIELDS: dict[str, tuple[type, ...]] = {"partition": (int,), "bytes": (int,)}
+KEY_FIELDS: dict[str, tuple[type, ...]] = {"values": (int,), "key": (str,), "worker": (str,)}
+
+#: {what can be followed of a job: its fields, and those that are always there}
+FOLLOWED: dict[str, tuple[dict[str, tuple[type, ...]], tuple[str, ...]]] = {
+    "logs": (LINE_FIELDS, ("text",)),
+    "errors": (ERROR_FIELDS, ("number", "error_type", "count")),
+    "tasks": (BAR_FIELDS, tuple(name for name in BAR_FIELDS if name != "error")),
+    "shape": (SHAPE_FIELDS, ()),
+}
+
+
+#: Fields with texts that are longer than a name: lines of MAX_LINE_CHARS.
+LONG_TEXTS = frozenset({"text"})
+
+
 def clean_row(row: dict[str, Any], fields: dict[str, tuple[type, ...]], *required: str) -> dict[str, Any]:
     """Return the known fields of a row that have the right type, with texts fit to be shown.
 
     Raises ProtocolError if one of those that are required is not among them.
     """
-    clean = {name: row[name] for name, types in fields.items() if _is_fit(row.get(name), types)}
+    clean = {name: row[name] for name, types in fields.items() if is_fit(row.get(name), types)}
     for name in required:
         if name not in clean:
             raise ProtocolError(f"the server lists something without {name!r}")
-    return {name: shown_name(value) if type(value) is str else value for name, value in clean.items()}
+    return {name: _shown_field(name, value) if type(value) is str else value for name, value in clean.items()}
 
 
-def _is_fit(value: Any, types: tuple[type, ...]) -> bool:
+def _shown_field(name: str, text: str) -> str:
+    return shown_name(text) if name not in LONG_TEXTS else shown(text.replace("\t", "    "))
+
+
+def is_fit(value: Any, types: tuple[type, ...]) -> bool:
+    """Return whether a value of a row has one of these types, and is no number beyond MAX_NUMBER."""
     return type(value) in types and (type(value) is str or -MAX_NUMBER <= value <= MAX_NUMBER)
+
+
+def cut_text(text: str) -> str:
+    """Return the beginning of a text that takes at most MAX_ROW_TEXT_BYTES as JSON."""
+    text = text[:MAX_ROW_TEXT_BYTES]
+    while len(json.dumps(text)) > MAX_ROW_TEXT_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 def shown_name(text: str) -> str:

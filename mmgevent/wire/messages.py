@@ -86,13 +86,15 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "cancel": fields_of(reason=STRING),
     "list_workers": fields_of({"details": FLAG, "measure": FLAG, "deltas": FLAG, "after": COUNT}),
     "list_jobs": fields_of({"deltas": FLAG, "after": COUNT}),
-    "ask": fields_of({"name": STRING, "pid": COUNT}, what=STRING),
+    "ask": fields_of({"name": STRING, "pid": COUNT, "after": COUNT}, what=STRING),
     "watch": fields_of(),
     "dismiss": fields_of(reason=STRING),
     # server -> driver
     "workers": fields_of({"found": OBJECT, "gone": COUNTS, "next": COUNT}, names=STRINGS, slots=COUNTS),
     "jobs": fields_of({"gone": COUNTS, "next": COUNT}, found=OBJECT),
-    "answer": fields_of({"error": STRING}, found=OBJECT),
+    "answer": fields_of(
+        {"error": STRING, "next": COUNT, "lost": COUNT, "more": FLAG, "over": FLAG}, found=OBJECT
+    ),
     "joined": fields_of(name=STRING, address=STRING, slots=COUNT, offers=STRINGS),
     "left": fields_of(reason=STRING),
     "accepted": fields_of(id=STRING, slots=COUNT, partitions=COUNT, batches=COUNT),
@@ -161,6 +163,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
             "inline": INLINE,
             "skipped": COUNT,
             "failure": FAILURE,
+            "causes": LISTS,
             "retries": COUNT,
             "peak_bytes": COUNT,
             "cpu_us": COUNT,

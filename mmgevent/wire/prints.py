@@ -6,6 +6,8 @@ counted. So a function that prints without end costs its job no memory, and othe
 
 from __future__ import annotations
 
+import re
+
 from mmgevent.wire.frames import CONTROL, Frame
 
 #: Longest printed line that goes on, bytes. The rest of a longer one is left out.
@@ -29,6 +31,16 @@ JOB_BURST_BYTES = 1024 * 1024
 
 
 _PRINTED = b'"type":"printed"}'  # `messages` writes the type last
+
+
+#: A record of `logging` in its usual format.
+_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL):([^\s:]+):")
+
+
+def find_record(text: str) -> tuple[str, str]:
+    """Return level and logger of a line that `logging` wrote in its usual format, else ("", "")."""
+    record = _RECORD.match(text)
+    return (record[1], record[2]) if record else ("", "")
 
 
 def is_printed(frame: Frame) -> bool:

@@ -16,6 +16,7 @@ from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.machine.logs import get_log
+from mmgevent.wire.causes import split_by_cause
 from mmgevent.wire.messages import control
 from mmgevent.wire.positions import ALL
 
@@ -51,6 +52,9 @@ class Actions:
         job, worker = self._jobs[c.job], self._workers[c.worker]
         attempt = HostedAttempt(c.attempt, job, c.worker, c.task)
         self._attempts.add(attempt)
+        attempt.track = job.history.tracks.begin(
+            c.worker, c.slot, worker.link.name, c.attempt, c.task, c.phase, time.monotonic()
+        )
         if job.task_log is not None:
             job.task_log.assign(c, attempt, worker.link.name)
         self._send_code(worker, job)
@@ -87,8 +91,12 @@ class Actions:
         attempt = self._attempts.end(c.attempt)
         job = attempt.job
         counters = {} if attempt.done is None else attempt.done.get("counters", {})
+        seconds = None if attempt.done is None else attempt.done["seconds"]
+        job.history.tracks.end(attempt.track, c.attempt, "done", seconds, time.monotonic())
         if attempt.done is not None:
             job.figures.add(attempt.done, is_map=c.phase == "map")
+            if "largest" in attempt.done:
+                job.history.shape.note_keys(attempt.done["largest"], self._workers.name_of(attempt.worker))
         if job.task_log is not None:
             job.task_log.end(attempt, is_committed=True)
         if c.phase == "map":
@@ -96,6 +104,7 @@ class Actions:
             output = job.store.commit_map(c.attempt, c.batch, c.lo, c.part)
             if attempt.done is not None and "skipped" in attempt.done:
                 worker = self._workers.name_of(attempt.worker)
+                _note_set_aside(job, output.count(job.partitions), attempt.done, worker)
                 job.delivery.add_set_aside(c.task, job.partitions, output, c.batch, worker)
         elif job.kept is not None:
             job.signals.counters.add(counters)
@@ -105,6 +114,14 @@ class Actions:
 
     def _discard(self, c: commands.Discard) -> None:
         attempt = self._attempts.end(c.attempt)
+        attempt.job.history.tracks.end(
+            attempt.track,
+            c.attempt,
+            attempt.outcome or ("" if attempt.done is None else "duplicate"),
+            None if attempt.done is None else attempt.done["seconds"],
+            time.monotonic(),
+            attempt.error,
+        )
         if attempt.job.task_log is not None:
             attempt.job.task_log.end(attempt, is_committed=False)
         attempt.job.store.discard(c.attempt)
@@ -156,11 +173,15 @@ class Actions:
             job.signals.prints.end()
             job.figures.end(self._workers.slot_count, time.monotonic())
             job.send("job_failed", failure=c.failure, code=c.code, stats=job.stats())
-            log.info("job failed: %s: %s", job.id, c.failure.get("error", c.code))
+            error = str(c.failure.get("error", c.code))
+            job.history.note_outcome("cancelled" if c.code == "cancelled" else "failed", error)
+            log.info("job failed: %s: %s", job.id, error)
             self.drop_job(job)
 
     def _item_skipped(self, c: commands.ItemSkipped) -> None:
-        self._jobs[c.job].send("skipped", failure=c.failure, batch=c.batch, item=c.item)
+        job = self._jobs[c.job]
+        job.history.note_error(c.failure, count=0, set_aside=1)
+        job.send("skipped", failure=c.failure, batch=c.batch, item=c.item)
 
     def _notice(self, c: commands.Notice) -> None:
         self._jobs[c.job].send("notice", text=c.text)
@@ -172,6 +193,7 @@ class Actions:
         """
         job.send_results()
         log.info("job done: %s", job.id)
+        job.history.note_outcome("done")
         if job.kept is None:
             self.drop_job(job)
 
@@ -187,3 +209,9 @@ class Actions:
                 worker.jobs.discard(job.number)
                 worker.link.drop_lane((job.number, 0, 0))
                 worker.link.send(control("job_end", job.number))
+
+
+def _note_set_aside(job: HostedJob, count: int, done: dict[str, Any], worker: str) -> None:
+    """Remember the items that a committed attempt set aside, for those who look."""
+    for items, failure in split_by_cause(done, count):
+        job.history.note_error({**failure, "worker": worker}, count=items, set_aside=items)

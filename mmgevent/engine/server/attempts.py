@@ -15,6 +15,7 @@ import gevent
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.kept_results import StageBatch
+from mmgevent.engine.server.tracks import Track
 from mmgevent.engine.server.workers import Workers
 from mmgevent.errors import ProtocolError
 from mmgevent.machine.logs import get_log
@@ -23,6 +24,7 @@ from mmgevent.wire.lanes import INPUT_WINDOW, OUTPUT_WINDOW, ReceiveWindow, gran
 from mmgevent.wire.messages import control
 from mmgevent.wire.positions import ALL, Part
 from mmgevent.wire.shapes import MAX_INLINE_BYTES
+from mmgevent.wire.task_ends import MAX_TEXT_CHARS
 
 log = get_log(__name__)
 
@@ -37,6 +39,7 @@ class HostedAttempt:
     __slots__ = (
         "batch",
         "done",
+        "error",
         "feeder",
         "has_noticed",
         "has_noticed_once",
@@ -46,10 +49,12 @@ class HostedAttempt:
         "lo",
         "logged",
         "number",
+        "outcome",
         "part",
         "partitions",
         "pending_bytes",
         "task",
+        "track",
         "window",
         "worker",
     )
@@ -75,6 +80,10 @@ class HostedAttempt:
         self.has_noticed = False
         #: Its worker has sent a notice that is shown once a job.
         self.has_noticed_once = False
+        #: The `Track` of its slot, None if the slot has none. Set when it is assigned.
+        self.track: Track | None = None
+        #: A word of `wire.task_ends.OUTCOMES`, or "returned", if something went wrong, and what; else "".
+        self.outcome = self.error = ""
         #: What the `TaskLog` of its job keeps of it, set when it is assigned.
         self.logged: Any = None
         #: Its `done` message, kept until none of its output is pending.
@@ -167,7 +176,8 @@ class HostedAttempt:
 
 
 def note_end(attempt: HostedAttempt, outcome: str, failure: dict[str, Any], item: int | None = None) -> None:
-    """Note how an attempt is about to end, if the driver of its job keeps a log."""
+    """Note how an attempt is about to end, for those who look, and for a driver that keeps a log."""
+    attempt.outcome, attempt.error = outcome, str(failure.get("error", ""))[:MAX_TEXT_CHARS]
     if attempt.job.task_log is not None:
         attempt.job.task_log.note(attempt.number, outcome, failure, item)
 

@@ -57,6 +57,7 @@ class Conductor:
         self.lookout = ServerLookout(jobs, self.workers, self.scheduler, orders)
         self._on_start = on_start
         self._last_owner = 0
+        self._busy = 0  # slots that have attempts, as counted while progress is sent
         self._actions = Actions(self.jobs, self.workers, self.attempts)
         self._handlers: dict[type, Callable[[Any], Iterable[commands.Command] | None]] = {
             **self._actions.handlers,
@@ -111,6 +112,7 @@ class Conductor:
         sizes.pop(job.partitions, None)  # items that were set aside
         delivered = frozenset(job.delivered)
         job.sizes = {p: n for p, n in sizes.items() if p not in delivered}
+        job.history.shape.note_partitions(job.sizes)
         job.figures.shuffled_bytes = sum(job.sizes.values())
         groups = cut_partitions(job.sizes, REDUCE_TASKS_PER_SLOT * max(1, self.workers.slot_count))
         return self.scheduler.plan_reduce(c.job, groups, time.monotonic())
@@ -243,6 +245,7 @@ class Conductor:
     ) -> None:
         """Report an attempt that a user exception ended. `facts`: of `Scheduler.attempt_failed`."""
         made = self._ask(self.scheduler.attempt_failed, attempt.number, failure, item, **facts)
+        attempt.job.history.note_error(failure)
         if not any(isinstance(c, (commands.FailJob, commands.ItemSkipped)) for c in made):
             attempt.job.figures.add_retries(1)
         self.run(made)
@@ -263,6 +266,7 @@ class Conductor:
         )
         death = record_death(failure, [attempt], made, self.workers)
         note_end(attempt, "died", failure, item)
+        attempt.job.history.note_error(failure)
         attempt.job.send("died", attempt.task, failure=death, item=item)
         self.run(made)
         self.set_aside_if_due(worker)
@@ -277,6 +281,7 @@ class Conductor:
         is_doubted = self.oversight.doubts(worker)
         made = self._ask(self.scheduler.attempt_unprepared, attempt.number, failure, is_doubted=is_doubted)
         note_end(attempt, "unprepared", failure)
+        attempt.job.history.note_error(failure)
         death = record_death(failure, [attempt], made, self.workers)
         del death["task"]  # the task had not begun and is not to blame
         if has_died:
@@ -311,6 +316,7 @@ class Conductor:
         """
         job = self.jobs.admit(link, driver_job, submit, self._fail_job)
         job.rules = replace(job.rules, owner=owner)
+        job.history.submitter = str(self.lookout.who(link))
         if source is not None:
             self.jobs.take_kept(job, source, self.workers.slot_count)
         return job
@@ -370,11 +376,14 @@ class Conductor:
 
     def send_progress(self) -> None:
         """Send each driver the progress of its jobs."""
+        self._busy = 0
         self._for_each_job(self._send_progress)
+        self.jobs.histories.sample(self._busy, self.workers.slot_count)
 
     def _send_progress(self, job: HostedJob) -> None:
         job.tell_task_ends()
         status = self.scheduler.status(job.number)
+        self._busy += status.busy
         job.figures.note_slots(status.slots, time.monotonic())
         job.send_progress(
             status.phase,

@@ -21,6 +21,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.server.batches import JobInput
 from mmgevent.engine.server.delivery import Delivery
 from mmgevent.engine.server.figures import JobFigures
+from mmgevent.engine.server.history import JobHistory
 from mmgevent.engine.server.intake import Intake, Share, append_chunk
 from mmgevent.engine.server.kept_results import KeptResults
 from mmgevent.engine.server.prints import HostedSignals
@@ -109,8 +110,7 @@ class HostedJob:
 
     def __init__(
         self,
-        number: int,
-        id: str,
+        history: JobHistory,
         link: Link,
         driver_job: int,
         submit: dict[str, Any],
@@ -119,13 +119,15 @@ class HostedJob:
         code_share: Share,
         on_failure: Callable[[HostedJob, dict[str, Any]], None],
     ):
-        """`submit`: the driver's message.  `on_failure`: called with a failure that ends the job.
+        """`history`: what is remembered of it.  `submit`: the driver's message.
+
+        `on_failure`: called with a failure that ends the job.
 
         Raises MmgeventError if the message announces more than a job may have, OptionError if an
         option makes no sense.
         """
-        self.number = number
-        self.id = id
+        self.number = history.number
+        self.history = history
         self.rules = check_terms(submit)
         self.name: str = submit["name"]
         # Decoded they could take twenty times as much memory.
@@ -141,7 +143,7 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
-        self.signals = HostedSignals(self._send_prints)
+        self.signals = HostedSignals(self._send_prints, history.note_lines)
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -162,6 +164,11 @@ class HostedJob:
         self.task_log = TaskLog() if submit["options"].get("logs") else None
         self.announcement(with_context=True)  # raises if it does not fit a frame
         self.code.hold(len(self._options))
+
+    @property
+    def id(self) -> str:
+        """Return its name on this server, which no other job ever has."""
+        return self.history.id
 
     @property
     def options(self) -> dict[str, Any]:

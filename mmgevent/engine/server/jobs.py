@@ -9,6 +9,7 @@ from gevent.event import Event
 
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.net.threads import run_in_thread
+from mmgevent.engine.server.history import Histories
 from mmgevent.engine.server.hosted import HostedJob, too_much_code
 from mmgevent.engine.server.intake import SHARE, Intake
 from mmgevent.engine.server.spill import Memory
@@ -45,6 +46,8 @@ class Jobs:
         #: Memory of code and options. The smallest server takes the largest job.
         largest = max(memory_bytes, MAX_CODE_BYTES + MAX_CONTEXT_BYTES + MAX_OPTIONS_BYTES)
         self._code_intake = Intake(largest * (SHARE + 1) // SHARE)
+        #: What is remembered of them, and of those that are over.
+        self.histories = Histories()
         #: Set while there are no jobs.
         self.idle = Event()
         self.idle.set()
@@ -66,7 +69,8 @@ class Jobs:
         number = next_number(self._last_number, self._jobs)
         id_ = f"{self._server_name}-{self._count + 1}"
         store = JobStore(self.memory, self._spill_folder, run_in_thread)
-        job = HostedJob(number, id_, link, driver_job, submit, store, self.intake, share, on_failure)
+        history = self.histories.begin(number, id_, submit["name"])
+        job = HostedJob(history, link, driver_job, submit, store, self.intake, share, on_failure)
         if job.code.size > share.room_bytes:
             job.code.close()
             raise too_much_code(share)
@@ -83,6 +87,7 @@ class Jobs:
     def remove(self, job: HostedJob) -> None:
         """Forget a job and free what it holds."""
         del self._jobs[job.number]
+        self.histories.end(job.history)
         try:
             job.close()
         finally:

@@ -22,6 +22,7 @@ from mmgevent.engine.net.link import Link
 from mmgevent.engine.scheduler.rules import JobStatus
 from mmgevent.engine.scheduler.scheduler import Scheduler
 from mmgevent.engine.server.examinations import Examinations
+from mmgevent.engine.server.followers import Followers
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
 from mmgevent.engine.server.orders import Orders
@@ -39,7 +40,7 @@ from mmgevent.errors import MmgeventError, ProtocolError
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import shown
 from mmgevent.wire.hello import VERSION, clean_name, user_name
-from mmgevent.wire.listings import MAX_LEFT, PAGE_ROWS
+from mmgevent.wire.listings import FOLLOWED, MAX_LEFT, PAGE_ROWS
 from mmgevent.wire.messages import control
 
 log = get_log(__name__)
@@ -66,8 +67,19 @@ class _Looker:
         self.answering: gevent.Greenlet | None = None
         #: {question: {number: mark}} of the rows that were sent as deltas.
         self.sent: dict[str, dict[int, Any]] = {}
-        #: When changes may be sent next, by `monotonic`.
-        self.deltas_due_s = 0.0
+        #: {what: when changes of it may be sent next, by `monotonic`}
+        self._due_s: dict[str, float] = {}
+
+    def wait_until_due(self, what: str) -> None:
+        """Wait until changes may be sent, which is DELTAS_S after the last ones (blocks)."""
+        gevent.sleep(max(0.0, self._due_s.get(what, 0.0) - time.monotonic()))
+        now = time.monotonic()
+        self._due_s = {each: due_s for each, due_s in self._due_s.items() if due_s > now}
+        self._due_s[what] = now + DELTAS_S
+
+    def continue_now(self, what: str) -> None:
+        """Let the rest of changes that did not fit one answer be sent without a pause."""
+        self._due_s.pop(what, None)
 
 
 class ServerLookout:
@@ -81,6 +93,7 @@ class ServerLookout:
         self._began_s = time.monotonic()
         self._left: deque[tuple[float, str, str]] = deque(maxlen=MAX_LEFT)
         self.examinations = Examinations(workers)
+        self._followers = Followers(jobs)
 
     # who
 
@@ -198,8 +211,7 @@ class ServerLookout:
         sent = looker.sent.setdefault(message["type"], {})
         gone: list[int] = []
         if not after:
-            gevent.sleep(max(0.0, looker.deltas_due_s - time.monotonic()))
-            looker.deltas_due_s = time.monotonic() + DELTAS_S
+            looker.wait_until_due(message["type"])
             gone = [number for number in sent if table.get(number) is None][:PAGE_ROWS]
             for number in gone:
                 del sent[number]
@@ -224,8 +236,15 @@ class ServerLookout:
         error = None
         rows: list[dict[str, Any]] = []
         try:
+            if what in FOLLOWED:
+                looker.link.send(control("answer", **self._follow(looker, message)))
+                return
             if what == "server":
                 rows = [describe_server(self._jobs, self._workers, self._left, self._began_s)]
+            elif what == "ended":
+                rows = self._followers.ended()
+            elif what == "busy":
+                rows = self._followers.samples()
             elif what == "cancel":
                 rows = [self._orders.cancel(name, who)]
             elif what == "drain":
@@ -239,6 +258,19 @@ class ServerLookout:
         except MmgeventError as refused:
             error = str(refused)
         looker.link.send(control("answer", found={"rows": rows}, error=error))
+
+    def _follow(self, looker: _Looker, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of an answer about what happened in a job since the last one.
+
+        Raises UsageError if there is no such job.
+        """
+        what, history = message["what"], self._followers.find(message.get("name", ""))
+        about = f"{what} of {history.id}"
+        looker.wait_until_due(about)
+        fields = self._followers.read(what, history, message.get("after", 0))
+        if fields.get("more"):
+            looker.continue_now(about)
+        return fields
 
 
 def _in_slices(records: list[Any]) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from mmgevent.wire.messages import control
 
 log = get_log(__name__)
 
-Named = TypeVar("Named", HostedJob, WorkerRecord)
+Named = TypeVar("Named")
 
 #: Names in an error that lists what there is.
 MAX_NAMED = 10
@@ -69,8 +69,8 @@ class Orders:
         """Return the job of this id or name. Raises UsageError if there is none, or several."""
         jobs = list(self._jobs)
         found = [job for job in jobs if job.id == name] or [job for job in jobs if job.name == name]
-        named = [f"{job.id} ({_short(job.name)})" for job in jobs]
-        return _only(found, name, "job", "its id", named, [job.id for job in found])
+        named = [describe_name(job.id, job.name) for job in jobs]
+        return only_one(found, name, "job", "its id", named, [job.id for job in found])
 
     def find_worker(self, name: str) -> WorkerRecord:
         """Return the worker of this name or number. Raises UsageError if there is none, or several."""
@@ -78,12 +78,16 @@ class Orders:
         found = [worker for worker in workers if worker.link.name == name]
         found = found or [worker for worker in workers if str(worker.number) == name]
         named = [_short(worker.link.name) for worker in workers]
-        return _only(found, name, "worker", "its number", named, [str(worker.number) for worker in found])
+        return only_one(found, name, "worker", "its number", named, [str(worker.number) for worker in found])
 
 
-def _only(
+def only_one(
     found: list[Named], name: str, kind: str, unique: str, named: list[str], numbers: Iterable[str]
 ) -> Named:
+    """Return what was found by a name. Raises UsageError unless that is one.
+
+    `named` is all there is, and `numbers` tells apart those that were found; `unique` says how.
+    """
     if len(found) == 1:
         return found[0]
     shown_name = shown(repr(name), max_line_chars=MAX_NAME_CHARS)
@@ -98,6 +102,11 @@ def _only(
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more
+
+
+def describe_name(id: str, name: str) -> str:
+    """Return how a job is named in an error that lists what there is."""
+    return f"{id} ({_short(name)})"
 
 
 def _short(name: str) -> str:

@@ -21,9 +21,17 @@ from mmgevent.wire.shapes import MAX_INT
 class JobPrints:
     """The lines of one job on their way."""
 
-    def __init__(self, send: Callable[..., bool]):
-        """`send(**fields)` sends a message `printed`, unless the driver does not read."""
+    def __init__(
+        self,
+        send: Callable[..., bool],
+        keep: Callable[[str, list[tuple[str, str]], int], None] = lambda worker, lines, dropped: None,
+    ):
+        """`send(**fields)` sends a message `printed`, unless the driver does not read.
+
+        `keep(worker, lines, dropped)` gets what goes on, for those who look.
+        """
         self._send = send
+        self._keep = keep
         self._budget = Budget(JOB_BYTES_A_S, JOB_BURST_BYTES)
         self._dropped = 0
 
@@ -40,7 +48,9 @@ class JobPrints:
             for line, item in zip(lines, items, strict=True)
             if self._budget.spend(len(line) + len(item), now_s)
         ]
-        self._count_dropped(message.get("dropped", 0) + len(lines) - len(kept))
+        dropped = min(message.get("dropped", 0) + len(lines) - len(kept), MAX_INT)
+        self._count_dropped(dropped)
+        self._keep(worker, kept, dropped)
         if kept:
             self._pass_on(worker, kept)
 
@@ -63,9 +73,9 @@ class JobPrints:
 class HostedSignals:
     """What the functions of one job count and print."""
 
-    def __init__(self, send: Callable[..., bool]):
-        """`send`: see `JobPrints`."""
+    def __init__(self, send: Callable[..., bool], keep: Callable[[str, list[tuple[str, str]], int], None]):
+        """`send`, `keep`: see `JobPrints`."""
         #: counts of committed tasks, but for those that travel with their results
         self.counters = Totals()
         #: lines on their way to the driver
-        self.prints = JobPrints(send)
+        self.prints = JobPrints(send, keep)

@@ -9,18 +9,20 @@ Texts are cut here, since an answer must fit a frame. Whoever shows them escapes
 
 from __future__ import annotations
 
-import json
+import heapq
 import os
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mmgevent.engine.scheduler.rules import JobStatus
+from mmgevent.engine.server.history import JobHistory, Line
 from mmgevent.engine.server.hosted import HostedJob
 from mmgevent.engine.server.jobs import Jobs
+from mmgevent.engine.server.tracks import Bar, Track
 from mmgevent.engine.server.workers import WorkerRecord, Workers
 from mmgevent.wire.hello import VERSION
-from mmgevent.wire.listings import MAX_ROW_TEXT_BYTES
+from mmgevent.wire.listings import MAX_RUNNING, cut_text
 
 #: Seconds between `time.time` and `time.monotonic` when this module was loaded.
 _EPOCH_S = time.time() - time.monotonic()
@@ -54,7 +56,7 @@ def describe_server(
 ) -> dict[str, Any]:
     """Return the row of the server. `left`: when which worker left, and why."""
     return {
-        "host": _cut(os.uname().nodename),
+        "host": cut_text(os.uname().nodename),
         "pid": os.getpid(),
         "version": VERSION,
         "since": epoch_s(began_s),
@@ -63,7 +65,9 @@ def describe_server(
         "jobs": len(jobs),
         "segment_bytes": jobs.memory.used_bytes,
         "batch_bytes": jobs.intake.held_bytes,
-        "left": [{"at": epoch_s(at_s), "name": _cut(name), "why": _cut(why)} for at_s, name, why in left],
+        "left": [
+            {"at": epoch_s(at_s), "name": cut_text(name), "why": cut_text(why)} for at_s, name, why in left
+        ],
     }
 
 
@@ -77,20 +81,20 @@ def describe_worker(worker: WorkerRecord, busy: int) -> dict[str, Any]:
     """Return the row of a worker, of whose slots `busy` run something."""
     row: dict[str, Any] = {
         "number": worker.number,
-        "name": _cut(worker.link.name),
-        "address": _cut(worker.address),
+        "name": cut_text(worker.link.name),
+        "address": cut_text(worker.address),
         "slots": worker.slots,
         "busy": busy,
-        "version": _cut(worker.version),
+        "version": cut_text(worker.version),
         "since": epoch_s(worker.joined_s),
         "state": _state_of(worker),
         "deaths": worker.death_count,
     }
     if worker.standing.reason:
-        row["why"] = _cut(worker.standing.reason)
+        row["why"] = cut_text(worker.standing.reason)
     if worker.last_death is not None:
         died_s, why = worker.last_death
-        row["last_death"], row["last_death_at"] = _cut(why), epoch_s(died_s)
+        row["last_death"], row["last_death_at"] = cut_text(why), epoch_s(died_s)
     if worker.load is not None:
         row["cores"], row["memory_bytes"] = worker.load
     return row
@@ -102,6 +106,58 @@ def _state_of(worker: WorkerRecord) -> str:
     if worker.is_leaving:
         return "leaving"
     return "set aside" if worker.standing.reason else "ready"
+
+
+def describe_ended(history: JobHistory) -> dict[str, Any]:
+    """Return the row of a job that is over. Its texts are cut already."""
+    row = {
+        "number": history.number,
+        "id": cut_text(history.id),
+        "name": history.name,
+        "submitter": cut_text(history.submitter),
+        "since": round(history.began_s, 2),
+        "ended": round(history.ended_s, 2),
+        "outcome": history.outcome,
+    }
+    return {**row, "error": history.error} if history.error else row
+
+
+def describe_line(line: Line) -> dict[str, Any]:
+    """Return the row of a printed line, whose texts have limits of their own."""
+    row: dict[str, Any] = {"at": round(line.at_s, 2), "text": line.text}
+    row.update((name, value) for name, value in (("worker", line.worker), ("item", line.item)) if value)
+    return {**row, "dropped": line.dropped} if line.dropped else row
+
+
+def describe_bar(bar: Bar) -> dict[str, Any]:
+    """Return the row of what a slot did for a while."""
+    row: dict[str, Any] = {
+        "worker": cut_text(bar.worker),
+        "slot": bar.slot,
+        "phase": bar.phase,
+        "outcome": bar.outcome,
+        "start": epoch_s(bar.start_s),
+        "seconds": round(bar.end_s - bar.start_s, 4),
+        "busy": round(bar.busy_s, 4),
+        "tasks": bar.tasks,
+        "task": bar.task,
+    }
+    return {**row, "error": cut_text(bar.error)} if bar.error else row
+
+
+def describe_running(running: Iterable[tuple[Track, int, str, float]]) -> list[dict[str, Any]]:
+    """Return a row of each slot that runs an attempt, the longest running first."""
+    longest = heapq.nsmallest(MAX_RUNNING, running, key=lambda each: each[3])
+    return [
+        {
+            "worker": cut_text(track.worker),
+            "slot": track.slot,
+            "phase": phase,
+            "task": task,
+            "start": epoch_s(since_s),
+        }
+        for track, task, phase, since_s in longest
+    ]
 
 
 def mark_of_job(job: HostedJob, status: JobStatus | None) -> tuple[Any, ...]:
@@ -127,10 +183,10 @@ def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: 
     """Return the row of a job. `status` is None if the scheduler does not know it (any longer)."""
     row: dict[str, Any] = {
         "number": job.number,
-        "id": _cut(job.id),
-        "name": _cut(job.name),
-        "user": _cut(who.user),
-        "host": _cut(who.host),
+        "id": cut_text(job.id),
+        "name": cut_text(job.name),
+        "user": cut_text(who.user),
+        "host": cut_text(who.host),
         "pid": who.pid,
         "since": epoch_s(job.figures.started_s),
         "phase": phase_of(job, status),
@@ -148,11 +204,3 @@ def describe_job(job: HostedJob, who: Submitter, status: JobStatus | None, now: 
         if MIN_SHARE <= share < 1:
             row["left_s"] = round((now - phase_began_s) * (1 - share) / share, 1)
     return row
-
-
-def _cut(text: str) -> str:
-    """Return the beginning of a text that takes at most MAX_ROW_TEXT_BYTES as JSON."""
-    text = text[:MAX_ROW_TEXT_BYTES]
-    while len(json.dumps(text)) > MAX_ROW_TEXT_BYTES:
-        text = text[: len(text) * 3 // 4]
-    return text

@@ -1,0 +1,169 @@
+"""What a looker reads of a job: printed lines and grouped errors, from before it looked, and after the job's end."""
+
+import contextlib
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from mmgevent.access.addresses import parse_address
+from mmgevent.engine.looking import looking_at
+from mmgevent.errors import UsageError
+from tests.integration.commands import Commands
+from tests.trust.raw_peer import PASSWORD, connected, running, running_server, wait_until
+
+JOB = """
+import logging, os, sys, time
+datasource = [(number, sys.argv[1]) for number in range(20)]
+options = {"max_skipped": 8, "retransmit": 0, "name": "noisy"}
+def mapfn(key, path):
+    print(f"item {key} \\x1b[31mred")
+    if key in (0, 1, 2, 3):
+        logging.getLogger("mine").error("five")
+        raise ValueError(f"no {key}")
+    if key == 4:
+        {}["x"]
+    while key == 19 and not os.path.exists(path):
+        time.sleep(0.01)
+    yield key, 1
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    commands = Commands(folder)
+    commands.environ["MMG_PASSWORD"] = PASSWORD
+    with (
+        running_server(folder) as server,
+        running(folder, "worker", "--procs", "2", "--name", "node7", server.where),
+        connected(server) as cluster,
+    ):
+        wait_until(lambda: cluster.workers(), "the worker")
+        yield SimpleNamespace(server=server, cluster=cluster, commands=commands, folder=folder)
+    commands.close()
+
+
+def looking(place):
+    return looking_at(parse_address(place.server.where), PASSWORD)
+
+
+def _waits(job):
+    return (job.skipped, job.running, job.waiting, job.total) == (5, 1, 0, 20)
+
+
+@contextlib.contextmanager
+def noisy(place):
+    """A job that has done all but its last item, which waits."""
+    go = place.folder / "go"
+    go.unlink(missing_ok=True)
+    run = place.commands.start("run", "--join", place.server.where, place.commands.write("noisy.py", JOB), go)
+    job = wait_until(
+        lambda: next((job for job in place.cluster.jobs() if _waits(job)), None),
+        "the job, with its last task left",
+    )
+    yield SimpleNamespace(run=run, id=job.id, end=go.touch)
+    go.touch()
+    run.communicate(timeout=60)
+
+
+def read_all(looker, what, job, after=0):
+    rows = []
+    while True:
+        events = looker.follow(what, job, after)
+        rows += events.rows
+        after = events.next
+        if not events.has_more:
+            return rows, after, events.is_over
+
+
+def test_lines_from_before_are_read_once_and_new_ones_follow_until_the_job_is_over(place):
+    with noisy(place) as job, looking(place) as looker:
+        rows, after, is_over = read_all(looker, "logs", job.id)
+        while (
+            sum(row["text"].startswith("item") for row in rows) < 20
+        ):  # those of the last task are on the way
+            more, after, _ = read_all(looker, "logs", job.id, after)
+            rows += more
+        texts = [row["text"] for row in rows if row["text"].startswith("item")]
+        assert sorted(texts) == sorted(rf"item {number} \x1b[31mred" for number in range(20))
+        assert {row["worker"] for row in rows} == {"node7"}
+        assert sum("ERROR:mine:five" in row["text"] for row in rows) == 4
+        assert not is_over
+        began_s = time.monotonic()
+        assert looker.follow("logs", "noisy", after).rows == []  # by name, too
+        assert time.monotonic() - began_s > 0.3  # at most twice a second
+        job.end()
+        job.run.wait(60)
+        assert wait_until(lambda: looker.follow("logs", job.id, after).is_over, "the end")
+        assert len(read_all(looker, "logs", job.id)[0]) == len(rows)
+
+
+def test_errors_are_counted_as_the_job_counts_what_it_set_aside(place):
+    with noisy(place) as job, looking(place) as looker:
+        rows, after, _ = read_all(looker, "errors", job.id)
+        groups = {(row["function"], row["error_type"]): row for row in rows}
+        assert set(groups) == {("mapfn", "ValueError"), ("mapfn", "KeyError")}
+        values = groups["mapfn", "ValueError"]
+        assert (values["set_aside"], groups["mapfn", "KeyError"]["set_aside"]) == (4, 1)
+        assert os.path.basename(values["line"]) == "noisy.py:9"
+        assert values["error"] == f"ValueError: no {values['key']}"
+        assert looker.follow("errors", job.id, after).rows == []
+
+
+def test_a_job_that_has_failed_is_remembered_with_its_error(place):
+    path = place.commands.write(
+        "fails.py", "datasource = [(1, 1)]\ndef mapfn(k, v):\n    raise OSError('gone')\n"
+    )
+    assert place.commands.run("run", "--join", place.server.where, path).returncode == 1
+    with looking(place) as looker:
+        row = looker.ended()[0]
+        assert (row["name"], row["outcome"]) == ("fails", "failed")
+        assert "gone" in row["error"]
+        assert row["submitter"].endswith(")")
+        assert row["ended"] >= row["since"]
+        (group,), _, is_over = read_all(looker, "errors", row["id"])
+        assert (group["count"], group["set_aside"], group["error_type"], is_over) == (1, 0, "OSError", True)
+        with pytest.raises(UsageError, match="no job is called 'nothing'"):
+            looker.follow("logs", "nothing")
+
+
+def test_tasks_of_slots_are_seen_with_what_runs_and_how_partitions_differ(place):
+    with noisy(place) as job, looking(place) as looker:
+        events = looker.follow("tasks", job.id)
+        (running,) = events.found["running"]
+        assert (running["worker"], running["phase"]) == ("node7", "map")
+        assert running["slot"] in (0, 1)
+        assert running["start"] <= time.time()
+        seen, after = events.rows, events.next
+        late, after, _ = read_all(
+            looker, "tasks", job.id, after
+        )  # bars end when nothing was added for a while
+        seen += late
+        assert {row["outcome"] for row in seen} == {"done"}
+        sizes = looker.follow("shape", job.id).found["rows"][0]
+        assert sizes["count"] > 0
+        job.end()
+        job.run.communicate(timeout=60)
+        last, _, is_over = read_all(looker, "tasks", job.id, after)
+        assert is_over
+        assert {row["phase"] for row in last} == {"map", "reduce"}
+        assert sum(row["tasks"] for row in seen + last) > 2
+        shape = looker.follow("shape", job.id).found["rows"][0]
+        assert shape["bytes"] == sum(each["bytes"] for each in shape["largest"]) > 0
+
+
+def test_an_executor_that_dies_is_a_bar_and_a_group(place):
+    path = place.commands.write(
+        "dies.py",
+        "import os, signal\ndatasource = [(1, 1)]\ndef mapfn(k, v):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    assert place.commands.run("run", "--join", place.server.where, path).returncode == 1
+    with looking(place) as looker:
+        job = looker.ended()[0]["id"]
+        rows, _, _ = read_all(looker, "tasks", job)
+        assert {row["outcome"] for row in rows} == {"died"}
+        assert all("SIGKILL" in row["error"] for row in rows)
+        (group,), _, _ = read_all(looker, "errors", job)
+        assert group["count"] == len(rows) == 3
