@@ -43,7 +43,7 @@ _mmg_server() {
         '
         COMPREPLY=($(compgen -W "$words" -- "$current"))
     else
-        COMPREPLY=($(compgen -f -W "password worker-password status workers jobs cancel drain attach" -- "$current"))
+        COMPREPLY=($(compgen -f -W "password worker-password status workers jobs cancel drain logs attach" -- "$current"))
     fi
 }
 complete -o filenames -F _mmg_server mmg-server

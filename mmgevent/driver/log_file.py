@@ -27,7 +27,6 @@ class Together(Protocol):
     def events(self) -> list[Event]: ...
 
 
-
 class LogFile:
     """Takes events in order, from any thread: writes them, and passes them on."""
 

@@ -56,7 +56,6 @@ GATHER_S = 0.001
 log = get_log(__name__)
 
 
-
 class Part(NamedTuple):
     """The results of one partition, whole."""
 

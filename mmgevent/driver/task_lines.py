@@ -35,7 +35,12 @@ class TaskLines:
     """Tasks that were reported together."""
 
     def __init__(
-        self, tasks: DoneTasks, slots: dict[int, tuple[str, int]], began_s: float, at: float, stage: int | None
+        self,
+        tasks: DoneTasks,
+        slots: dict[int, tuple[str, int]],
+        began_s: float,
+        at: float,
+        stage: int | None,
     ):
         """`slots`: {place: (worker, slot)}. `began_s`: when the clock of their `began_ms` was 0.
 
@@ -58,7 +63,8 @@ class TaskLines:
         """Return the line of each task."""
         head = json.dumps({"event": "task", **self._common}, separators=(",", ":"))[:-1]
         places = {
-            place: f'"worker":{json.dumps(worker)},"slot":{slot}' for place, (worker, slot) in self._slots.items()
+            place: f'"worker":{json.dumps(worker)},"slot":{slot}'
+            for place, (worker, slot) in self._slots.items()
         }
         # Thousands of tasks a second share their milliseconds, and short ones their microseconds.
         starts = _Texts(lambda began_ms: f"{self._began_s + began_ms / MS:.3f}")

@@ -175,8 +175,7 @@ class TaskRunner:
                 make_writer=self._choose_writer(attempt),
                 clock=self.clock,
             )
-        data = attempt.read_all()
-        is_results = message.get("results", False)
+        data, is_results = attempt.read_all(), message.get("results", False)
         items = read_batch(data, is_results=is_results, plain=self.plain)
         lo, hi = message["lo"], message["hi"]
         clock = self.clock

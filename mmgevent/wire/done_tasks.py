@@ -1,7 +1,8 @@
 """Many short map tasks that are done, packed: what a message `tasks_done` says.
 
 A server ends up to some ten thousand tasks a second. An object of `wire.task_ends` for each would
-cost more than the tasks' own messages. So a plain task is a row of numbers of 32 bits, little-endian. `places` names the slots: rows of [number, worker, slot].
+cost more than the tasks' own messages. So a plain task is a row of numbers of 32 bits,
+little-endian. `places` names the slots: rows of [number, worker, slot].
 
     place      number of the slot, see above
     task       number of the task

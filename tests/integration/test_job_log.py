@@ -80,13 +80,17 @@ def test_every_task_has_a_line_and_a_report_as_many(cluster, tmp_path, monkeypat
     path, count = tmp_path / "job.jsonl", 3000
     digest = Digest()
     log = LogFile(path, digest.add)
-    job = mmg.Job([(i, i) for i in range(count)], lambda key, value: [(0, value)], lambda key, values: sum(values))
+    job = mmg.Job(
+        [(i, i) for i in range(count)], lambda key, value: [(0, value)], lambda key, values: sum(values)
+    )
     assert cluster.run(job, job_log=log) == {0: count * (count - 1) // 2}
     events = read(path)
     done = named(events, "task", phase="map", outcome="done")
     assert len(done) == count
     assert len({(task["batch"], task["task"], task["attempt"]) for task in done}) == count
-    assert {(task["entries"], task["items"], task["records"], task["keys"]) for task in done} == {(1, 1, 1, 1)}
+    assert {(task["entries"], task["items"], task["records"], task["keys"]) for task in done} == {
+        (1, 1, 1, 1)
+    }
     assert all(events[0]["at"] <= task["start"] <= task["at"] for task in done)
     assert all(task["start"] + task["seconds"] <= task["at"] + 0.01 for task in done)
     assert set(done[0]) == set(named(events, "task", phase="reduce")[0])

@@ -140,9 +140,7 @@ MUTATIONS = [
         "engine/server/task_log.py",
         "if sum(each.name_bytes for each in places) <= MESSAGE_BYTES:",
         "if True:",
-        (
-            "engine/server/test_task_log.py::test_workers_with_long_names_share_messages_that_fit_a_frame",
-        ),
+        ("engine/server/test_task_log.py::test_workers_with_long_names_share_messages_that_fit_a_frame",),
     ),
     Mutation(
         "attempts that never ran are not in a job log",

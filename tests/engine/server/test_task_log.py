@@ -71,7 +71,13 @@ def test_attempts_that_never_ran_have_no_row_and_duplicates_are_marked():
     log.flush(link, 1)
     (done,) = link.done()
     assert (done["attempt"], done["task"], done["worker"], done["slot"]) == (1, 1, "host/1", 0)
-    assert (done["us"], done["entries"], done["items"], done["records"], done["keys"]) == (250_000, 5, 5, 7, 3)
+    assert (done["us"], done["entries"], done["items"], done["records"], done["keys"]) == (
+        250_000,
+        5,
+        5,
+        7,
+        3,
+    )
     assert (done["bytes_in"], done["bytes_out"]) == (50, 40)
     rows = check_rows(link.rows())
     assert [(row["attempt"], row["outcome"], row.get("duplicate")) for row in rows] == [
