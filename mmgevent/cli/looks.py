@@ -130,7 +130,8 @@ def look(options: Sequence[str], verb: str, *words: str) -> int:
     arguments = parse(command, options_first(command, [*options, *words]), os.environ)
     takes_name = verb in ("cancel", "drain", "logs", "attach")
     host, name = _split_words(command, arguments.rest, takes_name=takes_name)
-    following.check_since(arguments.since)
+    if verb == "logs":
+        following.check_since(arguments.since)
     address = parse_address(host, shared.default_port(arguments))
     password = shared.find_password(command.name, arguments, [])
     from mmgevent.engine.looking import looking_at

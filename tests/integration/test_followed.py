@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import mmgevent as mmg
 from mmgevent.access.addresses import parse_address
 from mmgevent.engine.looking import looking_at
 from mmgevent.errors import UsageError
@@ -196,13 +197,44 @@ def test_mmg_server_logs_prints_what_was_kept_follows_and_ends_with_the_job(plac
     assert sorted(over.stdout.splitlines(True)) == sorted([*lines, *rest.splitlines(True)])
 
 
+def test_lines_that_nobody_wants_are_not_sent_until_somebody_looks(place, tmp_path):
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    def says(key, value):
+        print("first stage")
+        yield key, value
+
+    def waits(key, value):
+        begun.touch()
+        while not go.exists():
+            time.sleep(0.01)
+        print("second stage")
+        yield key, value
+
+    job = mmg.Job([(1, 1)], says, name="silent").then(waits)
+    handle = place.cluster.submit(job, logs=False)
+    wait_until(begun.exists, "the second stage")
+    with looking(place) as looker:
+        for stage in (1, 2):
+            assert looker.follow("logs", f"silent (stage {stage} of 2)").rows == []
+        go.touch()
+        assert handle.result(60) == {1: [[1]]}
+        assert handle.logs() == []
+        names = [row for row in looker.ended() if row["name"].startswith("silent")]
+        heard = [row["text"] for job in names for row in looker.follow("logs", job["id"]).rows]
+        assert heard == ["second stage"]
+    handle = place.cluster.submit(job)
+    assert handle.result(60)
+    assert [line.text for line in handle.logs()] == ["first stage", "second stage"]
+
+
 def test_mmg_server_logs_says_what_was_forgotten_and_what_is_wrong(place):
     path = place.commands.write(
         "long.py",
         "datasource = [(i, i) for i in range(1)]\ndef mapfn(k, v):\n"
         "    for i in range(3000):\n        print(i)\n    yield k, v\n",
     )
-    assert place.commands.run("run", "--no-logs", "--join", place.server.where, path).returncode == 0
+    assert place.commands.run("run", "--join", place.server.where, path).returncode == 0
     ended = place.commands.run("server", "logs", place.server.where, "long")
     lines = ended.stdout.splitlines()
     assert lines[-1].endswith(": 2999")

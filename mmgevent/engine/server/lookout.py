@@ -265,6 +265,9 @@ class ServerLookout:
         Raises UsageError if there is no such job.
         """
         what, history = message["what"], self._followers.find(message.get("name", ""))
+        job = self._jobs.get(history.number)
+        if what == "logs" and job is not None and job.history is history:
+            self.examinations.overhear(job)
         about = f"{what} of {history.id}"
         looker.wait_until_due(about)
         fields = self._followers.read(what, history, message.get("after", 0))
