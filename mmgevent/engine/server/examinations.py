@@ -139,9 +139,10 @@ class Examinations:
 
     def overhear(self, job: HostedJob) -> None:
         """Have all workers send what the functions of a silent job print from now on."""
-        if not job.is_silent or job.is_overheard:
+        prints = job.signals.prints
+        if not prints.is_silent or prints.is_overheard:
             return
-        job.is_overheard = True  # workers to come learn it with the job
+        prints.is_overheard = True  # workers to come learn it with the job
         for worker in self._workers:
             if job.number in worker.jobs:
                 self._ask(worker, "prints", job.number)

@@ -143,7 +143,9 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
-        self.signals = HostedSignals(self._send_prints, history.note_lines)
+        self.signals = HostedSignals(
+            self._send_prints, history.note_lines, is_silent=submit["options"].get("silent", False)
+        )
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -162,10 +164,6 @@ class HostedJob:
         self.spilling: gevent.Greenlet | None = None
         #: What its driver is told of attempts that ended; None unless it keeps a log.
         self.task_log = TaskLog() if submit["options"].get("logs") else None
-        #: Its driver wants nothing of what its functions print.
-        self.is_silent = submit["options"].get("silent", False)
-        #: Workers send it all the same, since somebody looks.
-        self.is_overheard = False
         self.announcement(with_context=True)  # raises if it does not fit a frame
         self.code.hold(len(self._options))
 
@@ -201,19 +199,13 @@ class HostedJob:
             return control(
                 "job",
                 self.number,
-                options=self._options_now(),
+                options=self.signals.prints.choose_options(self.options),
                 code_bytes=self.code.code_bytes,
                 fingerprint=self.code.fingerprint,
                 context_bytes=(self.code.context_bytes or None) if with_context else None,
             )
         except ValueError as error:
             raise OptionError(f"the job's options are too large: {error}") from error
-
-    def _options_now(self) -> dict[str, Any]:
-        options = self.options
-        if self.is_overheard:
-            options.pop("silent", None)
-        return options
 
     def send_code(self, worker: Link, *, with_context: bool) -> None:
         """Announce this job to a worker and send it the code."""
@@ -236,7 +228,7 @@ class HostedJob:
         self.link.send(control(type, self.driver_job, task, **fields))
 
     def _send_prints(self, **fields: Any) -> bool:
-        return self.is_silent or self.link.send_if_room(control("printed", self.driver_job, **fields))
+        return self.link.send_if_room(control("printed", self.driver_job, **fields))
 
     def send_progress(self, phase: str, **numbers: Any) -> None:
         """Send the driver how far the job is, unless nothing changed."""

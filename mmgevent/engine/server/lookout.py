@@ -252,7 +252,8 @@ class ServerLookout:
             elif what == "where":
                 rows = self.examinations.find_longest(self._orders.find_job(name))
             elif what == "stack":
-                rows = self.examinations.find_stack(self._orders.find_worker(name), message.get("pid", 0))
+                worker = self._orders.find_numbered_worker(name)
+                rows = self.examinations.find_stack(worker, message.get("pid", 0))
             else:
                 error = f"this server, mmgevent {VERSION}, does not know {shown(repr(what))}"
         except MmgeventError as refused:
