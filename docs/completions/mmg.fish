@@ -12,6 +12,7 @@ complete -c mmg-run -l try -r -d 'run N items of the input in this process, thro
 complete -c mmg-run -l pdb -d 'with --inline and --replay: when the job fails, stop in pdb where your code raised the exception'
 complete -c mmg-run -l replay -r -d 'make a failed call again, in this process, without JOB.py, cluster or input: FILE is a bundle that an error names; open only your own'
 complete -c mmg-run -l bundles -r -d 'folder for bundles, which hold the code and the item of a failure for --replay; none: keep no bundles (default: mmgevent/bundles in your cache folder; the last 20 stay)'
+complete -c mmg-run -l attach -d 'run nothing: name the item that has run longest of the job that runs from this machine, and where it is, as mmg-server attach does; mmg-run --attach [[HOST[:PORT]] JOB] names another'
 complete -c mmg-run -s o -l output -r -d 'write results to a file, which appears only if the job succeeds; a FIFO, a device or /dev/fd/N receives results one by one; - is stdout, the default; FOLDER/, with the / at its end, receives part files, and _SUCCESS when the job has succeeded; either may be in a bucket: s3://bucket/FOLDER/'
 complete -c mmg-run -l format -r -d 'tsv, jsonl, csv or pickle, and .gz, .bz2, .xz or .zst after it to compress, as in tsv.gz; or parquet, which needs mmgevent[parquet] (default: by the suffixes of PATH, else tsv)'
 complete -c mmg-run -l columns -r -d 'names of the columns of csv, for its first line, and of parquet; a tuple is as many columns as it is long'

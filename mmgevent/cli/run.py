@@ -44,6 +44,10 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(COMMAND, argv, os.environ)
     if arguments.report_diff:
         return job_records.print_differences(NAME, arguments.rest)
+    if arguments.attach:
+        from mmgevent.cli.attaching import attach_to_mine
+
+        return attach_to_mine(NAME, arguments)
     if not arguments.rest and not arguments.replay:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)

@@ -60,7 +60,7 @@ class JobLogs:
         self._dropped = 0
         self._lock = threading.Lock()
 
-    def choose(self, logs: OnLog | None | Literal[False]) -> None:
+    def choose(self, logs: OnLog | Literal[False] | None) -> None:
         """Take the argument `logs` of a program: a callback, None, or False if nobody wants lines."""
         self.are_wanted = logs is not False
         self.on_line = None if logs is False else logs

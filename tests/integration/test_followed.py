@@ -201,14 +201,14 @@ def test_lines_that_nobody_wants_are_not_sent_until_somebody_looks(place, tmp_pa
     begun, go = tmp_path / "begun", tmp_path / "go"
 
     def says(key, value):
-        print("first stage")
+        print("first stage")  # noqa: T201
         yield key, value
 
     def waits(key, value):
         begun.touch()
         while not go.exists():
             time.sleep(0.01)
-        print("second stage")
+        print("second stage")  # noqa: T201
         yield key, value
 
     job = mmg.Job([(1, 1)], says, name="silent").then(waits)

@@ -155,6 +155,36 @@ def test_attach_says_why_it_opens_no_debugger(place, stuck):
     assert "in mapfn" in done.stdout
 
 
+def test_mmg_run_attaches_to_the_only_job_of_this_machine_or_to_the_one_that_is_named(place, stuck):
+    port = place.server.where.rpartition(":")[2]
+    for words in [
+        ("-P", port, "--attach"),
+        ("-P", port, "--attach", stuck.job.id),
+        ("--attach", place.server.where, stuck.job.id),
+    ]:
+        done = place.commands.run("run", *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("mapfn at 'stuck' on node7 has run for ")
+        assert "in mapfn" in done.stdout
+    path = place.folder / "second"
+    handle = place.cluster.submit(mmg.Job([(1, str(path))], block_and_wait, name="second"))
+    wait_until(lambda: len(place.cluster.jobs()) == 2, "the other job")
+    refused = place.commands.run("run", "-P", port, "--attach")
+    path.touch()
+    handle.result(60)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "2 jobs run from this machine" in refused.stderr
+    for words, code, why in [
+        (("-P", port, "--attach", "nothing"), 2, "no job is called 'nothing'"),
+        (("--attach", "a", "b", "c"), 2, "got 3 words"),
+        (("--attach", "--inline"), 2, "exclude one another"),
+        (("-P", "1", "--attach"), 3, "give mmg-run --listen PORT"),
+    ]:
+        refused = place.commands.run("run", *words)
+        assert (refused.returncode, refused.stdout) == (code, ""), words
+        assert why in refused.stderr
+
+
 def resist_and_wait(key, path):
     import os
     import signal
