@@ -11,9 +11,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent.cli import job_records
 from mmgevent.cli.options import Arguments
-from mmgevent.driver import feeding
-from mmgevent.driver.batching import BatchSize
-from mmgevent.driver.log_file import LogFile
+from mmgevent.driver.input import feeding
+from mmgevent.driver.input.batching import BatchSize
+from mmgevent.driver.log.file import LogFile
 from mmgevent.report.digest import Digest
 from mmgevent.report.embedded import read_data
 from tests.waiting import wait_until
