@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -42,13 +43,8 @@ COMMAND = Command(
             "read the token of the page's address from a file that only you can read, such as for the scrapes "
             "of Prometheus (default: another one each time)",
         ),
-        Option(("--open",), "", "open the page in a browser"),
-        shared.PORT,
-        shared.PASSWORD,
-        shared.PASSWORD_FILE,
-        shared.TLS_CERT,
-        shared.TLS_KEY,
-        shared.TLS_CA,
+        Option(("--open",), "", "open the page in a browser; no other user of this machine sees its token"),
+        *shared.CONNECTION,
         shared.VERBOSE,
         shared.QUIET,
     ),
@@ -60,7 +56,8 @@ COMMAND = Command(
     elsewhere=shared.WORKER_PASSWORD_ELSEWHERE,
     notes=(
         "Paths beside the page, all with ?token=... or Authorization: Bearer: /api/status, /api/jobs,\n"
-        "/api/workers (JSON), /health, and /metrics for Prometheus (pip install 'mmgevent[metrics]').\n"
+        "/api/job?id=JOB, /api/ended, /api/workers (JSON), /health, and /metrics for Prometheus\n"
+        "(pip install 'mmgevent[metrics]').\n"
         "\n"
         "exit codes: 2 wrong usage; 3 nobody there, or the port is taken; 4 wrong password; 5 versions do\n"
         "not match; 130, 143 signals."
@@ -88,24 +85,40 @@ def run(argv: Sequence[str]) -> int:
     shared.start_logging(arguments)
     from mmgevent.web.dashboard import run_dashboard
 
-    def on_ready(url: str) -> None:
-        print_out(url)
-        if not arguments.quiet:
-            say(NAME, "open this address in a browser of this machine; Ctrl-C ends the page, not the server")
-        if arguments.open:
-            import webbrowser
+    with contextlib.ExitStack() as files:
 
-            webbrowser.open(url)
+        def on_ready(url: str) -> None:
+            print_out(url)
+            if not arguments.quiet:
+                say(
+                    NAME,
+                    "open this address in a browser of this machine; Ctrl-C ends the page, not the server",
+                )
+            if arguments.open:
+                _open(url, files)
 
-    run_dashboard(
-        address,
-        password,
-        shared.find_certificates(arguments),
-        port=arguments.page_port or 0,
-        token=token,
-        on_ready=on_ready,
-    )
+        run_dashboard(
+            address,
+            password,
+            shared.find_certificates(arguments),
+            port=arguments.page_port or 0,
+            token=token,
+            on_ready=on_ready,
+        )
     return 0
+
+
+def _open(url: str, files: contextlib.ExitStack) -> None:
+    """Open the page in a browser, by a file that leads to it, so that nobody else sees the token."""
+    from mmgevent.cli.opening import open_in_browser, redirect_file
+
+    try:
+        is_open = open_in_browser(files.enter_context(redirect_file(url)))
+    except OSError as error:
+        say(NAME, f"the page cannot be opened in a browser: {error}; open the address yourself")
+        return
+    if not is_open:
+        say(NAME, "no browser was found here: open the address yourself")
 
 
 def _read_token(path: str) -> str:

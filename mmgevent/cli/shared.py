@@ -48,6 +48,8 @@ TLS_CA = Option(
     "PATH",
     "accept only peers with the password and a certificate of these authorities (PEM)",
 )
+#: Options of every command that connects, or listens, with the main password.
+CONNECTION = (PORT, PASSWORD, PASSWORD_FILE, TLS_CERT, TLS_KEY, TLS_CA)
 MEMORY = Option(
     ("--memory",),
     "SIZE",

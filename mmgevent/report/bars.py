@@ -15,6 +15,9 @@ MAX_BARS = 3000
 #: Lanes. More do not fit a page that somebody reads.
 MAX_LANES = 100
 
+#: Slots without a lane that are counted: more than most clusters have.
+MAX_HIDDEN_LANES = 10_000
+
 #: Bars of tasks that died, failed, or were done twice: these never become one. Later ones are counted.
 MAX_MARKS = 500
 
@@ -38,6 +41,7 @@ class Lanes:
         self._gap_s = 0.0
         #: tasks of slots that have no lane
         self.hidden_tasks = 0
+        self._hidden_lanes: set[tuple[str, int | None]] = set()
         #: marks that are not drawn
         self.hidden_marks = 0
 
@@ -71,6 +75,8 @@ class Lanes:
         if key not in self._lanes:
             if len(self._lanes) >= self._max_lanes:
                 self.hidden_tasks += count
+                if len(self._hidden_lanes) < MAX_HIDDEN_LANES:
+                    self._hidden_lanes.add(key)
                 return None
             self._lanes[key] = []
             self._facts[key] = {"tasks": 0, "busy_s": 0.0, "duplicates": 0, "faults": 0}
@@ -112,6 +118,7 @@ class Lanes:
             "lanes": lanes,
             "gap_s": self._gap_s,
             "hidden_tasks": self.hidden_tasks,
+            "hidden_lanes": len(self._hidden_lanes),
             "hidden_marks": self.hidden_marks,
         }
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from mmgevent.web.busiest import Busiest, find_workers, sum_up
+
 Row = dict[str, Any]
 
 KINDS = ("jobs", "workers")
@@ -39,6 +41,8 @@ class Board:
         self._server: tuple[Row, int] = ({}, 0)
         self._state: tuple[Row, int] = ({"connected": False, "why": "not asked yet"}, 0)
         self._kinds = {kind: _Rows() for kind in KINDS}
+        self._busiest = Busiest()
+        self._facts: dict[str, tuple[Any, int]] = {}  # {name: (value, version)}
 
     # what the observer says
 
@@ -47,6 +51,8 @@ class Board:
         self.version += 1
         self._since = self.version
         self._kinds = {kind: _Rows() for kind in KINDS}
+        self._busiest = Busiest()
+        self._facts.clear()
 
     def set_state(self, *, connected: bool, why: str = "") -> None:
         """Note whether the server answers, and if not, why."""
@@ -67,11 +73,32 @@ class Board:
         self.version += 1
         for number in gone:
             if table.rows.pop(number, None) is not None:
-                if len(table.gone) == MAX_GONE:
-                    self._since = max(self._since, table.gone[0][0])
-                table.gone.append((self.version, number))
+                self._note_gone(table, number)
         for row in rows:
             table.rows[row["number"]] = row, self.version
+        if kind == "workers":
+            for number in self._busiest.choose(table.rows, self.version):
+                if number in table.rows:
+                    self._note_gone(table, number)
+            self._facts["totals"] = sum_up(row for row, _ in table.rows.values()), self.version
+
+    def _note_gone(self, table: _Rows, number: int) -> None:
+        if len(table.gone) == MAX_GONE:
+            self._since = max(self._since, table.gone[0][0])
+        table.gone.append((self.version, number))
+
+    def note_loads(self) -> None:
+        """Note that the loads of all workers were measured."""
+        table = self._kinds["workers"]
+        self.version += 1
+        for number in self._busiest.note_loads(table.rows):
+            table.rows[number] = table.rows[number][0], self.version
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Note `ended`, the jobs that are over, or `busy_lately`, how many slots were busy."""
+        if value != self._facts.get(name, (None, 0))[0]:
+            self.version += 1
+            self._facts[name] = value, self.version
 
     # what pages ask
 
@@ -92,6 +119,15 @@ class Board:
         """Return all rows of a kind, by number."""
         return [row for _, (row, _) in sorted(self._kinds[kind].rows.items())]
 
+    def fact(self, name: str) -> Any:
+        """Return what `set_fact` noted, or the `totals` of the workers; None if that is not known."""
+        return self._facts.get(name, (None, 0))[0]
+
+    def find_workers(self, text: str) -> Row:
+        """Return the busiest workers with all words of a text, and how many have them."""
+        rows, count = find_workers(self.rows("workers"), text)
+        return {"workers": [self._busiest.describe(row) for row in rows], "found": count}
+
     def count(self, kind: str) -> int:
         """Return the number of rows of a kind."""
         return len(self._kinds[kind].rows)
@@ -100,18 +136,32 @@ class Board:
         """Return what a page that has seen version `seen` lacks; 0 has seen nothing.
 
         {"version": n, "whole": whether it is everything, "state": ..., "server": ...,
-        "jobs": {"rows": [...], "gone": [numbers]}, "workers": ...}; what has not changed is left out.
+        "jobs": {"rows": [...], "gone": [numbers]}, "workers": ..., "totals": ..., "ended": ...,
+        "busy_lately": ...}; what has not changed is left out. Workers are the busiest only, and `gone`
+        are those that are no longer among them, too.
         """
         whole = seen < self._since or seen == 0 or seen > self.version
         if whole:
             seen = 0
         told: dict[str, Any] = {"version": self.version, "whole": whole, "address": self.address}
-        for name, (value, version) in (("state", self._state), ("server", self._server)):
+        facts = [("state", self._state), ("server", self._server), *self._facts.items()]
+        for name, (value, version) in facts:
             if version > seen or whole:
                 told[name] = value
         for kind, table in self._kinds.items():
-            rows = [row for row, version in table.rows.values() if version > seen]
+            rows = self._listed(kind, seen)
             gone = [] if whole else [number for version, number in table.gone if version > seen]
             if rows or gone:
                 told[kind] = {"rows": rows, "gone": gone}
         return told
+
+    def _listed(self, kind: str, seen: int) -> list[Row]:
+        """Return the rows of a kind that pages show, if they have changed since a version."""
+        table = self._kinds[kind]
+        if kind != "workers":
+            return [row for row, version in table.rows.values() if version > seen]
+        return [
+            self._busiest.describe(table.rows[number][0])
+            for number, listed in self._busiest.listed.items()
+            if max(listed, table.rows[number][1]) > seen
+        ]

@@ -14,7 +14,6 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from mmgevent.access.addresses import Address, format_address
@@ -24,20 +23,22 @@ from mmgevent.engine.net.threads import start_thread_pool
 from mmgevent.errors import ListenError
 from mmgevent.machine.logs import get_log
 from mmgevent.web.board import Board
+from mmgevent.web.crowd import MAX_CONNECTIONS, Crowd
 from mmgevent.web.gate import Gate
 from mmgevent.web.observer import Observer
-from mmgevent.web.site import Site
+from mmgevent.web.site import SOCKET, Site
 
 log = get_log(__name__)
 
 #: Where the page is served. The page has no password but a token in its address.
 HOST = "127.0.0.1"
 
-#: Connections of browsers at one time.
-MAX_CONNECTIONS = 256
-
-#: Time for a request to come, and for an answer to be taken, seconds.
+#: Time for an answer to be taken, seconds.
 SILENCE_S = 30.0
+
+#: Time for a request line and all headers to come, seconds, and for a silent connection to stay. A
+#: browser that reuses a connection later opens another.
+HEADERS_S = 10.0
 
 #: Bytes of a token, before it is written as text.
 TOKEN_BYTES = 24
@@ -74,13 +75,10 @@ def run_dashboard(
 
     board = Board(format_address(server))
     observer = Observer(board, lambda: looking_at(server, password, certificates), on_fault)
+    crowd = Crowd()
+    site = Site(Gate(token), observer, crowd.prove)
     pages = WSGIServer(
-        sock,
-        Site(Gate(token), observer),
-        log=None,
-        error_log=log,
-        handler_class=_Handler,
-        spawn=Pool(MAX_CONNECTIONS),
+        sock, site, log=None, error_log=log, handler_class=_Handler, spawn=lambda *args: crowd.spawn(*args)
     )
     pages.start()
     try:
@@ -89,6 +87,7 @@ def run_dashboard(
     finally:
         observer.stop()
         pages.stop(timeout=0)
+        crowd.kill()
     if faults:
         raise faults[0]
 
@@ -106,12 +105,35 @@ def _listen(port: int) -> Any:
 
 
 class _Handler(WSGIHandler):
-    """A connection of a browser, which is closed if it says or takes nothing for SILENCE_S."""
+    """A connection of a browser. It has HEADERS_S for each request, and SILENCE_S to take an answer."""
 
     def handle(self) -> None:
         self.socket.settimeout(SILENCE_S)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(OSError):  # the browser has gone, or reads nothing
             super().handle()
+
+    def handle_one_request(self) -> Any:
+        late = gevent.Timeout.start_new(HEADERS_S)
+        self._deadline = late
+        try:
+            return super().handle_one_request()
+        except gevent.Timeout as timeout:
+            if timeout is not late:
+                raise
+            return None  # close it
+        finally:
+            late.close()
+
+    def _handle_client_error(self, ex: Exception) -> Any:
+        """Answer what is no HTTP. Of a connection that has just ended there is nothing to say."""
+        return None if isinstance(ex, OSError) else super()._handle_client_error(ex)
+
+    def get_environ(self) -> dict[str, Any]:
+        """Return the environment of a request, whose headers are complete."""
+        self._deadline.close()
+        environ: dict[str, Any] = super().get_environ()
+        environ[SOCKET] = self.socket
+        return environ
 
     def log_request(self) -> None:
         """Log nothing: addresses hold the token."""

@@ -2,7 +2,8 @@
 
 - A browser of this machine runs pages of strangers. Such a page may send requests here, under a
   name of its own that leads to loopback (DNS rebinding), or by a form. So `Host` must name loopback,
-  and `Origin`, where there is one, this very site.
+  and `Origin`, where there is one, this very site. It may lead to the page by a link, which needs
+  the token, too, and tells it nothing.
 - Other users of this machine can connect, too. So every request needs the token: in the address,
   or as `Authorization: Bearer TOKEN`. What changes something needs the latter, which no form can
   send.
@@ -53,7 +54,8 @@ class Gate:
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None and origin != f"http://{host}":
             raise Refused("403 Forbidden", "another site asked for this")
-        if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
+        is_ours = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
+        if not (is_ours or (_opens_page(environ) and not changes)):
             raise Refused("403 Forbidden", "another site asked for this")
         query = _read_query(str(environ.get("QUERY_STRING", "")))
         given = _bearer(str(environ.get("HTTP_AUTHORIZATION", "")))
@@ -63,6 +65,15 @@ class Gate:
             where = "as Authorization: Bearer TOKEN" if changes else "in the address that was printed"
             raise Refused("403 Forbidden", f"the token is missing or wrong: it stands {where}")
         return query
+
+
+def _opens_page(environ: Mapping[str, Any]) -> bool:
+    """Return whether a link leads to the page, such as that of `--open`: whoever made it has the token."""
+    return (
+        environ.get("PATH_INFO") == "/"
+        and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+        and environ.get("HTTP_SEC_FETCH_DEST") == "document"
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -48,10 +48,11 @@ class JobView:
         self.is_over = False
         #: {what: the number up to which everything is known}
         self.seen: dict[str, int] = {}
+        self._complete: set[str] = set()  # what nothing is added to
         self.version = 0
         self._parts: dict[str, tuple[Any, int]] = {}  # {name: (value, version)}
         self._lines: deque[tuple[int, Row]] = deque(maxlen=MAX_LINES)  # (version, line)
-        self._lost_lines = 0
+        self._lost_lines = self._lost_bars = 0
         self._errors: dict[int, Row] = {}
         self._lanes = Lanes(MAX_LANES)
 
@@ -60,10 +61,17 @@ class JobView:
         """Return whether the server has answered all questions about it."""
         return bool(self.error) or len(self.seen) == len(_TAKERS)
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether nothing more will come: all answers say that the job is over."""
+        return bool(self.error) or len(self._complete) == len(_TAKERS)
+
     def take(self, what: str, events: Events) -> None:
         """Take an answer of the server. Raises ProtocolError for what makes no sense."""
         _TAKERS[what](self, events)
         self.seen[what] = events.next
+        if events.is_over and not events.has_more:
+            self._complete.add(what)
         if events.is_over != self.is_over:
             self.is_over = events.is_over
             self._put("over", events.is_over)
@@ -87,7 +95,17 @@ class JobView:
 
     def whole(self) -> Row:
         """Return all of it, as JSON has it."""
-        names = ("over", "error", "errors", "work", "running", "shape", "lost_lines", "unseen_tasks")
+        names = (
+            "over",
+            "error",
+            "errors",
+            "work",
+            "running",
+            "shape",
+            "lost_lines",
+            "unseen_tasks",
+            "lost_bars",
+        )
         told = {name: self._parts[name][0] for name in names if name in self._parts}
         return {"job": self.job, "over": False, **told, "lines": [line for _, line in self._lines]}
 
@@ -118,7 +136,8 @@ class JobView:
 
     def _take_tasks(self, events: Events) -> None:
         for row in events.rows:
-            if row["outcome"] not in OUTCOMES or row["seconds"] < 0 or row["tasks"] < 1:
+            is_possible = row["tasks"] == 1 or (row["tasks"] > 1 and row["outcome"] == "done")
+            if row["outcome"] not in OUTCOMES or row["seconds"] < 0 or not is_possible:
                 raise ProtocolError("the server lists a task that cannot have been")
             if row["tasks"] > 1:
                 self._lanes.add_sum({**row, "span": row["seconds"], "seconds": row["busy"]})
@@ -131,7 +150,10 @@ class JobView:
         self._put("running", [clean_row(row, RUNNING_FIELDS, *RUNNING_FIELDS) for row in rows])
         unseen = events.found.get("unseen")
         if type(unseen) is int and unseen >= 0:
-            self._put("unseen_tasks", unseen + events.lost)
+            self._put("unseen_tasks", unseen)
+        if events.lost:
+            self._lost_bars += events.lost
+            self._put("lost_bars", self._lost_bars)
 
     def _take_shape(self, events: Events) -> None:
         given = events.found["rows"][0] if events.rows else {}

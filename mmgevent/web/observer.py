@@ -22,6 +22,7 @@ from mmgevent.errors import MmgeventError, ProtocolError, UsageError
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import shown
 from mmgevent.web.board import Board
+from mmgevent.web.job_view import ASKED, JobView
 from mmgevent.wire.listings import (
     JOB_FIELDS,
     MAX_ROWS,
@@ -52,6 +53,15 @@ MAX_PAUSE_S = 10.0
 #: Longest time that a request waits for the first answers of the server, seconds.
 PATIENCE_S = 5.0
 
+#: Jobs that are looked into at one time: each is four questions in a round.
+MAX_VIEWS = 16
+
+#: Time for which a request counts as somebody who looks into a job, seconds. Streams renew it.
+VIEW_S = 10.0
+
+#: Answers that are read about one job in a row. The rest waits for the next round.
+MAX_CATCH_UP = 50
+
 _KINDS: tuple[tuple[str, str, dict[str, tuple[type, ...]], tuple[str, ...]], ...] = (
     ("jobs", "list_jobs", JOB_FIELDS, ("number", "id", "name")),
     ("workers", "list_workers", WORKER_FIELDS, ("number", "name", "slots")),
@@ -73,6 +83,7 @@ class Observer:
         self._wanted_until_s = 0.0
         self._wanted = Event()
         self._looker: Looker | None = None
+        self._views: dict[str, tuple[JobView, float]] = {}  # {job: (view, wanted until)}
         self._lock = RLock()  # one question at a time
         #: Replaced at each change of the board, then set.
         self._changed = Event()
@@ -87,16 +98,30 @@ class Observer:
         self._wanted_until_s = time.monotonic() + INTEREST_S
         self._wanted.set()
 
+    def want_job(self, job: str) -> JobView | None:
+        """Say that somebody looks into a job; return what is known of it. None: there are too many."""
+        view = self._views.get(job, (None, 0.0))[0]
+        now = time.monotonic()
+        if view is None:
+            if len(self._views) >= MAX_VIEWS:
+                oldest = min(self._views, key=lambda each: self._views[each][1])
+                if self._views[oldest][1] > now:
+                    return None
+                del self._views[oldest]
+            view = JobView(job)
+        self._views[job] = view, now + VIEW_S
+        self.want()
+        return view
+
     def wait_for_change(self, seen: int, timeout_s: float) -> bool:
         """Wait until the board has another version than `seen`; return whether it has."""
         if self.board.version == seen:
-            self._changed.wait(timeout_s)
+            self.wait_for_news(timeout_s)
         return self.board.version != seen
 
-    @staticmethod
-    def pause(until_s: float) -> None:
-        """Wait until a time of `monotonic`."""
-        gevent.sleep(max(0.0, until_s - time.monotonic()))
+    def wait_for_news(self, timeout_s: float, *others: Event) -> None:
+        """Wait until something has changed, or one of the other events is set."""
+        gevent.wait([self._changed, *others], timeout=timeout_s, count=1)
 
     def wait_until_known(self) -> None:
         """Wait for the first answers of the server, or for the reason why there are none."""
@@ -138,6 +163,9 @@ class Observer:
     def _begin(self, looker: Looker) -> None:
         self._looker = looker
         self.board.reset()
+        self._views = {job: (JobView(job), until_s) for job, (_, until_s) in self._views.items()}
+        self._note("busy_lately", looker.busy_lately)
+        self._note("ended", looker.ended)
 
     def _watch(self, looker: Looker) -> None:
         """Ask again and again, as long as somebody looks."""
@@ -147,24 +175,61 @@ class Observer:
             if measures:
                 load_due_s = now + LOAD_S
             before = self.board.version
+            has_ended = False
             self._ask_server(looker)
             for kind, question, fields, required in _KINDS:
                 extra = {"details": True, "measure": measures} if kind == "workers" else {}
                 for rows, gone in self._changes_of(looker, question, **extra):
+                    has_ended = has_ended or bool(gone and kind == "jobs")
                     clean = [clean_row(row, fields, *required) for row in rows]
                     if clean or gone:
                         self.board.change(kind, clean, gone)
                     if self.board.count(kind) > MAX_ROWS:
                         raise ProtocolError(f"the server has more than {MAX_ROWS} {kind}")
+            if measures:
+                self.board.note_loads()
+            if has_ended:
+                self._note("ended", looker.ended)
             self.board.set_state(connected=True)
-            if self.board.version != before:
+            if self._ask_about_jobs(looker) or self.board.version != before:
                 self._tell()
             gevent.sleep(ROUND_S)
+
+    def _note(self, name: str, ask: Callable[[], Any]) -> None:
+        """Note a fact, unless the server is too old to know it."""
+        try:
+            with self._lock:
+                self.board.set_fact(name, ask())
+        except UsageError as error:
+            log.info("the server tells no %s: %s", name, error)
 
     def _ask_server(self, looker: Looker) -> None:
         with self._lock:
             row = looker.describe_server()
         self.board.set_server(row)
+
+    def _ask_about_jobs(self, looker: Looker) -> bool:
+        """Ask about the jobs that somebody looks into; return whether something is new."""
+        now = time.monotonic()
+        self._views = {job: view for job, view in self._views.items() if view[1] > now}
+        before = [view.version for view, _ in self._views.values()]
+        views = [view for view, _ in self._views.values()]
+        for view in views:
+            if not view.is_complete:
+                self._ask_about_job(looker, view)
+        return before != [view.version for view in views]
+
+    def _ask_about_job(self, looker: Looker, view: JobView) -> None:
+        try:
+            for what in ASKED:
+                for _ in range(MAX_CATCH_UP):
+                    with self._lock:
+                        events = looker.follow(what, view.job, view.seen.get(what, 0))
+                    view.take(what, events)
+                    if not events.has_more:
+                        break
+        except UsageError as error:
+            view.fail(str(error))
 
     def _changes_of(
         self, looker: Looker, question: str, **extra: Any

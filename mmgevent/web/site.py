@@ -13,8 +13,10 @@ from typing import Any
 from mmgevent.errors import MmgeventError
 from mmgevent.shown_text import shown
 from mmgevent.web.gate import Gate, Refused
+from mmgevent.web.job_view import JobView
 from mmgevent.web.metrics import CONTENT_TYPE, MissingClient, render
-from mmgevent.web.observer import Observer
+from mmgevent.web.observer import MAX_VIEWS, PATIENCE_S, Observer
+from mmgevent.web.page_stream import ClosingPage, PageReader
 
 #: Pages whose streams are open at one time. Each has a greenlet and one answer under way.
 MAX_STREAMS = 64
@@ -22,12 +24,18 @@ MAX_STREAMS = 64
 #: Shortest time between two answers of one stream, seconds.
 STREAM_S = 0.5
 
-#: Time after which a stream without changes is sent an empty line, seconds. Only by writing it is seen that
-#: a page has closed, and closed pages count as open ones until then.
+#: Time after which a stream without changes is sent an empty line, seconds: whatever carries it to a
+#: browser elsewhere may close what is silent.
 ALIVE_S = 5.0
 
 #: Longest body of a request, bytes. An order names one job.
 MAX_BODY_BYTES = 4096
+
+#: Where the environment of a request has its socket.
+SOCKET = "mmgevent.socket"
+
+#: Parts of the script of the page, in order.
+_SCRIPTS = ("base.js", "lists.js", "view.js", "page.js")
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 _JSON = "application/json"
@@ -37,8 +45,10 @@ _TEXT = "text/plain; charset=utf-8"
 class Site:
     """Answers requests. `__call__` is the WSGI application."""
 
-    def __init__(self, gate: Gate, observer: Observer):
+    def __init__(self, gate: Gate, observer: Observer, prove: Callable[[], None]):
+        """`prove` is called when a request may pass: its connection has shown the token."""
         self._gate = gate
+        self._prove = prove
         self._observer = observer
         self._streams = 0
         self._page, self._policy = _assemble_page()
@@ -49,6 +59,8 @@ class Site:
             ("GET", "/api/status"): self._show_status,
             ("GET", "/api/jobs"): self._show_jobs,
             ("GET", "/api/workers"): self._show_workers,
+            ("GET", "/api/job"): self._show_job,
+            ("GET", "/api/ended"): self._show_ended,
             ("POST", "/api/cancel"): self._cancel,
             ("GET", "/metrics"): self._show_metrics,
             ("GET", "/health"): self._show_health,
@@ -59,14 +71,15 @@ class Site:
             return self._answer(environ, start_response)
         except Refused as refused:
             body = f"{refused.text}\n".encode()
-            start_response(refused.status, self._headers(_TEXT, len(body)))
+            start_response(refused.status, [*self._headers(_TEXT, len(body)), ("Connection", "close")])
             return [body]
 
     def _answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         query = self._gate.check(environ, changes=method not in ("GET", "HEAD"))
+        self._prove()
         if (method, path) == ("GET", "/api/events"):
-            return self._stream(query, start_response)
+            return self._stream(query, environ, start_response)
         route = self._routes.get(("GET" if method == "HEAD" else method, path))
         if route is None:
             known = {known_path for _, known_path in self._routes}
@@ -104,7 +117,34 @@ class Site:
         return _as_json("200 OK", {"jobs": self._look().rows("jobs")})
 
     def _show_workers(self, environ: dict[str, Any], query: dict[str, str]) -> tuple[str, str, bytes]:
-        return _as_json("200 OK", {"workers": self._look().rows("workers")})
+        board = self._look()
+        if "find" in query:
+            return _as_json("200 OK", board.find_workers(query["find"]))
+        return _as_json("200 OK", {"workers": board.rows("workers"), "totals": board.fact("totals")})
+
+    def _show_ended(self, environ: dict[str, Any], query: dict[str, str]) -> tuple[str, str, bytes]:
+        return _as_json("200 OK", {"ended": self._look().fact("ended")})
+
+    def _show_job(self, environ: dict[str, Any], query: dict[str, str]) -> tuple[str, str, bytes]:
+        self._look()
+        view = self._want_job(query.get("id", ""))
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not view.is_known and time.monotonic() < deadline_s:
+            self._observer.wait_for_news(deadline_s - time.monotonic())
+        if view.error:
+            raise Refused("404 Not Found", view.error)
+        if not view.is_known:
+            raise Refused("503 Service Unavailable", "the server has not answered yet: try again")
+        return _as_json("200 OK", view.whole())
+
+    def _want_job(self, job: str) -> JobView:
+        """Return what is known of a job that somebody looks into. Raises Refused."""
+        if not job:
+            raise Refused("400 Bad Request", "expected ?id=JOB, the id or the name of a job")
+        view = self._observer.want_job(job)
+        if view is None:
+            raise Refused("503 Service Unavailable", f"{MAX_VIEWS} jobs are looked into: close some pages")
+        return view
 
     def _show_health(self, environ: dict[str, Any], query: dict[str, str]) -> tuple[str, str, bytes]:
         try:
@@ -142,29 +182,34 @@ class Site:
 
     # the stream of changes
 
-    def _stream(self, query: dict[str, str], start_response: StartResponse) -> Iterator[bytes]:
+    def _stream(
+        self, query: dict[str, str], environ: dict[str, Any], start_response: StartResponse
+    ) -> Iterator[bytes]:
         if self._streams >= MAX_STREAMS:
             raise Refused("503 Service Unavailable", f"{MAX_STREAMS} pages are open: close some")
+        job = query.get("job", "")
+        if job:
+            self._want_job(job)
         start_response("200 OK", self._headers("text/event-stream", None))
-        return self._events()
+        return self._events(job, environ[SOCKET])
 
-    def _events(self) -> Iterator[bytes]:
+    def _events(self, job: str, sock: Any) -> Iterator[bytes]:
         """Yield what has changed, twice a second at most; end when the page closes."""
         self._streams += 1
+        reader = PageReader(self._observer, job)
+        closed = ClosingPage(sock)
         try:
-            seen = 0
             yield b"retry: 2000\n\n"
-            while True:
+            while not closed.wait(0.0):
                 began_s = time.monotonic()
-                self._observer.want()
-                if seen == 0 or self._observer.wait_for_change(seen, ALIVE_S):
-                    changes = self._observer.board.changes(seen)
-                    seen = changes["version"]
-                    yield b"data: " + json.dumps(changes, separators=(",", ":")).encode() + b"\n\n"
-                else:
+                news = reader.read(closed.event, ALIVE_S)
+                if news is None:
                     yield b":\n\n"
-                self._observer.pause(began_s + STREAM_S)
+                else:
+                    yield b"data: " + json.dumps(news, separators=(",", ":")).encode() + b"\n\n"
+                closed.wait(began_s + STREAM_S - time.monotonic())
         finally:
+            closed.stop()
             self._streams -= 1
 
 
@@ -194,7 +239,7 @@ def _assemble_page() -> tuple[bytes, str]:
     """Return the page with its style and script, and the policy that lets nothing else run in it."""
     folder = resources.files("mmgevent.web") / "page"
     style = (folder / "page.css").read_text(encoding="utf-8")
-    script = (folder / "page.js").read_text(encoding="utf-8")
+    script = "".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     page = (folder / "page.html").read_text(encoding="utf-8")
     page = page.replace("/* page.css */", style).replace("/* page.js */", script)
     policy = (

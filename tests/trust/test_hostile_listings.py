@@ -78,6 +78,8 @@ class Liar:
         answer = self.answers.get(message["type"])
         if message["type"] == "ask":
             self.is_asked.set()
+            if message["what"] != "server":
+                answer = self.answers.get(message["what"], {"type": "answer", "found": {}})
         if answer is not None:
             say(guest, answer(message) if callable(answer) else answer)
 
@@ -157,6 +159,56 @@ def test_a_dashboard_outlives_a_server_that_says_nothing_of_itself_any_longer(co
         wait_until(lambda: b"says nothing of itself" in fetch(place, "/health")[1])
         liar.answers["ask"] = of_server(SERVER)
         wait_until(lambda: fetch_status(place)[0] == 200)
+
+
+EVIL = "\u202e\x1b[31m<b>\ud800\n" + "x" * 5000
+BAR = {"worker": EVIL, "slot": 0, "phase": EVIL, "outcome": "died", "start": -1e18, "seconds": 1e18, "busy": 1.5,
+       "tasks": 1, "task": 2**62, "error": EVIL}  # fmt: skip
+LINE = {"at": float("inf"), "worker": EVIL, "item": EVIL, "text": EVIL, "dropped": 2**62}
+GROUP = {"number": 1, "error_type": EVIL, "count": 2**62, "key": EVIL, "last_at": float("inf"), "error": EVIL}
+
+
+def of_job(*rows, **fields):
+    return {"type": "answer", "found": {"rows": list(rows), **fields.pop("beside", {})}, **fields}
+
+
+#: {what is nonsense about a job: ({what: answer}, status of /api/job)}
+ABOUT_A_JOB = {
+    "texts and numbers": (
+        {
+            "tasks": of_job(
+                BAR, {**BAR, "outcome": "done"}, beside={"running": [{"x": 1}][:0], "unseen": -5}, next=2
+            ),
+            "logs": of_job(LINE, next=1),
+            "errors": of_job(GROUP, next=1),
+            "shape": of_job({"count": 10**400, "bytes": 2**62, "largest": "x", "keys": {"key": 1}}),
+        },
+        200,
+    ),
+    "an outcome that is none": ({"tasks": of_job({**BAR, "outcome": "eaten"}, next=1)}, 503),
+    "a death of many tasks": ({"tasks": of_job({**BAR, "tasks": 2}, next=1)}, 503),
+    "a bar that ends before it begins": ({"tasks": of_job({**BAR, "seconds": -1.0}, next=1)}, 503),
+    "a bar without a slot": ({"tasks": of_job({"worker": "w"}, next=1)}, 503),
+    "slots that are none": ({"tasks": of_job(beside={"running": [{"slot": "x"}]}, next=1)}, 503),
+    "lines without text": ({"logs": of_job({"at": 1.0}, next=1)}, 503),
+    "partitions that are none": ({"shape": of_job({"largest": [{"partition": "x"}]})}, 503),
+    "rows without end": ({"logs": of_job(*[{"text": "x"}] * 3000, next=1)}, 503),
+}
+
+
+@pytest.mark.parametrize("name", ABOUT_A_JOB)
+def test_a_dashboard_shows_of_a_job_what_makes_sense_and_outlives_the_rest(commands, name):
+    answers, expected = ABOUT_A_JOB[name]
+    with hostile_server(Liar(**answers)) as server, open_dashboard(commands, server.where) as place:
+        wait_until(lambda: fetch_status(place)[0] == 200)
+        status, _, body = ask(place, "/api/job?id=j-1", Authorization=f"Bearer {place.token}")
+        assert status == expected
+        if status == 200:
+            told = json.loads(body, parse_constant=pytest.fail)
+            assert told["lines"][0]["text"].startswith(r"\u202e\x1b[31m<b>\ud800\n")
+            assert len(told["errors"][0]["error_type"]) <= 200
+            assert told["shape"] == {"bytes": 2**62, "largest": [], "keys": []}
+        assert place.process.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

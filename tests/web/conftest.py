@@ -10,10 +10,14 @@ from tests.web.requests import PATIENCE_S, fetch, wait_until
 
 #: A job with an item that kills its executor once, one that cannot be mapped, and one that waits for a file.
 JOB = """
-import os, signal, sys, time
+import logging, os, signal, sys, time
 datasource = {number: number for number in range(20)}
 folder = sys.argv[1]
 def mapfn(key, value):
+    if value < 10:
+        print(f"line {value}")
+    if value == 5:
+        logging.getLogger("mine").warning("\\x1b[31m\\u202e<b>hot</b>")
     died = os.path.join(folder, "died")
     if value == 3 and not os.path.exists(died):
         open(died, "w").close()

@@ -51,6 +51,29 @@ def test_requests_that_the_browser_says_come_from_elsewhere_are_refused(site):
         check(sec_fetch_site=site)
 
 
+NAVIGATION = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+
+
+def come(path, query=f"token={TOKEN}", changes=False, **headers):
+    environ = {"HTTP_HOST": "127.0.0.1:8080", "QUERY_STRING": query, "PATH_INFO": path}
+    environ.update({f"HTTP_{name.upper()}": value for name, value in {**NAVIGATION, **headers}.items()})
+    return Gate(TOKEN).check(environ, changes=changes)
+
+
+def test_a_link_leads_to_the_page_with_the_token_and_to_nothing_else():
+    assert come("/")["token"] == TOKEN  # that of the file of --open
+    for refused in (
+        {"path": "/", "query": ""},
+        {"path": "/api/status"},
+        {"path": "/", "changes": True, "authorization": BEARER},
+        {"path": "/", "sec_fetch_dest": "iframe"},
+        {"path": "/", "sec_fetch_mode": "no-cors"},
+        {"path": "/", "origin": "null"},
+    ):
+        with pytest.raises(Refused):
+            come(**refused)
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -41,7 +41,10 @@ class Followers:
 
     def _read_shape(self, history: JobHistory, after: int) -> dict[str, Any]:
         job = self._jobs.get(history.number)
-        sizes = None if job is None or job.history is not history else job.store.partition_sizes()
+        sizes = None
+        if job is not None and job.history is history:
+            sizes = job.store.partition_sizes()
+            sizes.pop(job.partitions, None)  # items that were set aside
         return {"found": {"rows": [history.shape.row(sizes)]}}
 
     def ended(self) -> list[dict[str, Any]]:
@@ -68,6 +71,8 @@ class Followers:
         found = [each for each in (*running, *ended) if each.id == name]
         found = found or [each for each in running if each.name == name]
         found = found or [each for each in ended if each.name == name][:1]
+        if len(found) == 1:  # the usual case, at each question of each looker
+            return found[0]
         named = [describe_name(each.id, each.name) for each in (*running, *ended)]
         return only_one(found, name, "job", "its id", named, [each.id for each in found])
 

@@ -34,7 +34,7 @@ ALL_BYTES = 16 * 1024 * 1024
 SAMPLE_S = 1.0
 
 
-class Sample(NamedTuple):
+class BusySample(NamedTuple):
     """How many slots were busy at a time."""
 
     at_s: float  #: seconds since 1970
@@ -113,7 +113,7 @@ class Histories:
         self._tracks = TrackCount()
         self._ended: deque[JobHistory] = deque()
         #: how many slots were busy lately, while there were jobs
-        self.samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
+        self.samples: deque[BusySample] = deque(maxlen=MAX_SAMPLES)
 
     def begin(self, number: int, id: str, name: str) -> JobHistory:
         """Return the history of a job that begins."""
@@ -130,7 +130,7 @@ class Histories:
         """Note how many slots are busy, unless that was noted in the last second."""
         now_s = time.time()
         if not self.samples or not 0 <= now_s - self.samples[-1].at_s < SAMPLE_S:
-            self.samples.append(Sample(now_s, min(busy, slots), slots))
+            self.samples.append(BusySample(now_s, min(busy, slots), slots))
 
     def ended(self) -> Iterator[JobHistory]:
         """Yield those of jobs that are over, the last one first."""

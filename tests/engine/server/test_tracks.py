@@ -1,5 +1,7 @@
 """Bars say what slots did, each task is in one of them, and they have limits."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +35,7 @@ def test_every_task_that_ran_is_in_one_bar_and_bars_of_a_slot_do_not_overlap(ste
     for slot in range(4):
         mine = sorted((bar for bar in bars if bar.slot == slot), key=lambda bar: bar.end_s)
         assert all(bar.start_s <= bar.end_s for bar in mine)
-        assert all(first.end_s <= second.start_s for first, second in zip(mine, mine[1:], strict=False))
+        assert all(first.end_s <= second.start_s for first, second in pairwise(mine))
         assert all(0 <= bar.busy_s <= bar.end_s - bar.start_s + 1e-9 for bar in mine)
 
 
