@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -262,3 +263,51 @@ def test_a_command_that_is_killed_leaves_whole_lines(commands):
     assert named(events, "task", outcome="done")
     assert not named(events, "end")
     assert not commands.left_behind()
+
+
+def test_a_log_that_was_cut_is_compared_and_that_is_said(commands):
+    job = commands.write("count.py", COUNT.replace("value == 13", "False"))
+    for name in ("a.jsonl", "b.jsonl"):
+        assert commands.run("run", "--procs", "1", "--job-log", name, job).returncode == 0
+    whole = commands.run("run", "--report-diff", "a.jsonl", "b.jsonl")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert re.search(r"outcome +done +done", whole.stdout)
+    lines = (commands.folder / "b.jsonl").read_bytes().splitlines(True)
+    (commands.folder / "cut.jsonl").write_bytes(b"".join(lines[:-2]) + lines[-2][:50])
+    cut = commands.run("run", "--report-diff", "a.jsonl", "cut.jsonl")
+    assert cut.returncode == 0
+    assert re.search(r"outcome +done +unknown", cut.stdout)
+    assert f"line {len(lines) - 1}, the last one, is cut, and left out" in cut.stderr
+    assert "has no line of its end" in cut.stderr
+    os.mkfifo(commands.folder / "pipe")
+    for name, content in [
+        ("list.jsonl", b'{"event":"job"}\n[]\n'),
+        ("text.jsonl", b'{"event":"job"\n'),
+        ("kind.jsonl", b'{"event":"job","at":1}\n{"event":"task","at":"x"}\n'),
+        ("deep.jsonl", b'{"event":"job","at":1}\n' + b"[" * 100_000 + b"\n"),
+        ("pipe", None),
+        ("empty", b""),
+    ]:
+        if content is not None:
+            (commands.folder / name).write_bytes(content)
+        refused = commands.run("run", "--report-diff", "a.jsonl", name)
+        assert (refused.returncode, refused.stdout) == (2, ""), name
+        assert "Traceback" not in refused.stderr
+
+
+def test_two_jobs_do_not_write_one_log(cluster, tmp_path):
+    path, go_on = tmp_path / "job.jsonl", threading.Event()
+
+    def waits():
+        yield 1, 1
+        go_on.wait()
+
+    handle = cluster.submit(mmg.Job(waits, lambda key, value: [(1, 1)]), job_log=path)
+    wait_until(lambda: path.stat().st_size)
+    with pytest.raises(mmg.OutputError, match="another job writes the job log"):
+        mmg.run(mmg.Job([(1, 1)], lambda key, value: [(1, 1)]), inline=True, job_log=path)
+    go_on.set()
+    assert handle.result()
+    assert len(named(read(path), "job")) == 1
+    mmg.run(mmg.Job([(1, 1)], lambda key, value: [(1, 1)]), inline=True, job_log=path)
+    assert read(path)[0]["runner"] == "inline"

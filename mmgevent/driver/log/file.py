@@ -103,6 +103,11 @@ class LogFile:
         if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
             os.close(fd)
             raise OutputError(f"the job log {shown(path)} is no file and no device: give the path of a file")
+        if stat.S_ISREG(mode) and _is_taken(fd):
+            os.close(fd)
+            raise OutputError(
+                f"another job writes the job log {shown(path)} now: give each job a file of its own"
+            )
         self._fd = fd
 
     def _write(self, count: int, lines: Callable[[], str]) -> None:
@@ -128,6 +133,19 @@ class LogFile:
         """Remove the part of the lines that was written."""
         if stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.ftruncate(self._fd, self._size)
+
+
+def _is_taken(fd: int) -> bool:
+    """Return whether another job holds the file. It is held from now on, until it is closed."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # this file system has no locks
+        return False
+    return False
 
 
 def _lines_of(events: list[Event]) -> str:
