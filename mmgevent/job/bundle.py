@@ -23,6 +23,7 @@ import secrets
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from xxhash import xxh64_hexdigest
@@ -134,6 +135,27 @@ def read_bundle(path: str) -> Bundle:
     if at != len(data):
         raise _damaged(path, "bytes follow its last section")
     return Bundle(path, header, sections)
+
+
+def read_headers(folder: str) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Yield (path, when it was written, header) of the bundles in a folder that are this user's alone.
+
+    Files that are none, or are damaged, are left out.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(each.name for each in entries if each.name.endswith(SUFFIX))
+    except OSError:
+        return
+    for name in names[-2 * KEPT :]:
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError, UsageError):
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with open(fd, "rb") as file:
+                status = os.fstat(fd)
+                _check_owner(path, status)
+                data = file.read(len(MAGIC) + _LENGTH.size + MAX_HEADER_BYTES)
+            yield path, status.st_mtime, _read_header(path, data)[0]
 
 
 def _check_owner(path: str, status: os.stat_result) -> None:

@@ -7,12 +7,14 @@ page is sent what it lacks: lines one by one, the other parts whole. All have li
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 from mmgevent.engine.looking import Events
 from mmgevent.errors import ProtocolError
 from mmgevent.report.bars import Lanes
+from mmgevent.wire.failures import Cause
 from mmgevent.wire.listings import (
     KEY_FIELDS,
     MAX_LARGEST_ROWS,
@@ -54,6 +56,7 @@ class JobView:
         self._lines: deque[tuple[int, Row]] = deque(maxlen=MAX_LINES)  # (version, line)
         self._lost_lines = self._lost_bars = 0
         self._errors: dict[int, Row] = {}
+        self._replays: dict[Cause, str] = {}
         self._lanes = Lanes(MAX_LANES)
 
     @property
@@ -75,6 +78,11 @@ class JobView:
         if events.is_over != self.is_over:
             self.is_over = events.is_over
             self._put("over", events.is_over)
+
+    @property
+    def has_errors(self) -> bool:
+        """Return whether there are errors that nobody knows how to replay yet."""
+        return len(self._replays) < len(self._errors)
 
     def fail(self, why: str) -> None:
         """Note why nothing more is known of it."""
@@ -131,8 +139,19 @@ class JobView:
         for row in events.rows:
             if row["number"] in self._errors or len(self._errors) < MAX_GROUPS:
                 self._errors[row["number"]] = row
-        ordered = sorted(self._errors.values(), key=lambda row: (-row["count"], row["number"]))
-        self._put("errors", ordered)
+        self._put_errors()
+
+    def note_replays(self, commands: Mapping[Cause, str]) -> None:
+        """Note the commands that replay errors of these causes."""
+        self._replays.update(commands)
+        self._put_errors()
+
+    def _put_errors(self) -> None:
+        rows = []
+        for row in sorted(self._errors.values(), key=lambda row: (-row["count"], row["number"])):
+            command = self._replays.get((row.get("function"), row["error_type"], row.get("line")))
+            rows.append(row if command is None else {**row, "replay": command})
+        self._put("errors", rows)
 
     def _take_tasks(self, events: Events) -> None:
         for row in events.rows:

@@ -18,11 +18,13 @@ from gevent.lock import RLock
 
 from mmgevent.engine.greenlets import spawn
 from mmgevent.engine.looking import Looker
+from mmgevent.engine.net.threads import run_in_thread
 from mmgevent.errors import MmgeventError, ProtocolError, UsageError
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import shown
 from mmgevent.web.board import Board
 from mmgevent.web.job_view import ASKED, JobView
+from mmgevent.web.own_bundles import find_commands
 from mmgevent.wire.listings import (
     JOB_FIELDS,
     MAX_ROWS,
@@ -59,6 +61,9 @@ MAX_VIEWS = 16
 #: Time for which a request counts as somebody who looks into a job, seconds. Streams renew it.
 VIEW_S = 10.0
 
+#: Time between two looks for bundles on this machine, seconds: some twenty files are opened.
+BUNDLES_S = 3.0
+
 #: Answers that are read about one job in a row. The rest waits for the next round.
 MAX_CATCH_UP = 50
 
@@ -84,6 +89,7 @@ class Observer:
         self._wanted = Event()
         self._looker: Looker | None = None
         self._views: dict[str, tuple[JobView, float]] = {}  # {job: (view, wanted until)}
+        self._bundles_due_s = 0.0
         self._lock = RLock()  # one question at a time
         #: Replaced at each change of the board, then set.
         self._changed = Event()
@@ -217,7 +223,18 @@ class Observer:
         for view in views:
             if not view.is_complete:
                 self._ask_about_job(looker, view)
+        if now >= self._bundles_due_s:
+            self._bundles_due_s = now + BUNDLES_S
+            self._find_bundles(views)
         return before != [view.version for view in views]
+
+    def _find_bundles(self, views: list[JobView]) -> None:
+        """Look which errors can be replayed on this machine."""
+        known = [*self.board.rows("jobs"), *(self.board.fact("ended") or ())]
+        for view in views:
+            row = next((row for row in known if row["id"] == view.job), None)
+            if view.has_errors and row is not None:
+                view.note_replays(run_in_thread(find_commands, row["name"], row.get("since", 0.0)))
 
     def _ask_about_job(self, looker: Looker, view: JobView) -> None:
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import threading
 from types import SimpleNamespace
@@ -190,6 +191,38 @@ def lines_of(browser):
     return browser.execute_script(
         "return [...document.querySelectorAll('#log .what')].map((e) => e.textContent)"
     )
+
+
+FAILS = """
+datasource = [(number, number) for number in range(10)]
+options = {"max_skipped": 5}
+def mapfn(key, value):
+    if value == 4:
+        raise ValueError("four")
+    yield key, value
+"""
+
+
+def test_an_error_has_the_command_that_replays_it(place, browser):
+    done = place.commands.run("run", "--join", place.where, place.commands.write("fails.py", FAILS))
+    assert done.returncode == 0, done.stderr
+    show(browser, place)
+    browser.execute_script("document.getElementById('ended').open = true")
+    wait_until(lambda: any(row["Job"].startswith("fails") for row in rows_of(browser, "ended-rows")))
+    button = next(
+        each for each in browser.find_elements("css selector", "#ended-rows button") if each.text == "fails"
+    )
+    button.send_keys("\n")
+
+    def command():
+        text = browser.execute_script("return (document.querySelector('#errors code') || {}).textContent")
+        return text if text and "FILE" not in text else None
+
+    shown = wait_until(command)
+    program, option, path = shlex.split(shown)
+    assert (program, option) == ("mmg-run", "--replay")
+    replayed = place.commands.run("run", option, path)
+    assert "ValueError: four" in replayed.stderr
 
 
 def test_lines_are_filtered_by_worker_and_level(place, job, browser):

@@ -190,10 +190,11 @@ function drawErrors() {
     if (row.worker) facts.push(`on ${row.worker}`);
     facts.push(`last ${ago(row.last_at)}`);
     say(where, facts.join(", "));
-    if (replay.dataset.who !== String(who)) {
-      replay.dataset.who = String(who);
-      const told = `. The job names the file when it ends${who ? `, to ${who}` : ""}.`;
-      replay.replaceChildren("Run it again: ", make("code", "", "mmg-run --replay FILE"), told);
+    const told = row.replay ? "" : `. The job names the file when it ends${who ? `, to ${who}` : ""}.`;
+    const command = row.replay || "mmg-run --replay FILE";
+    if (replay.dataset.key !== command + told) {
+      replay.dataset.key = command + told;
+      replay.replaceChildren("Run it again: ", make("code", "", command), told);
     }
   });
   $("no-errors").hidden = (view.errors || []).length > 0;
