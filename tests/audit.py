@@ -166,6 +166,7 @@ class AuditedScheduler:
         assert a.task not in books.committed
         line = self.slots[a.worker, a.slot]
         others = [t for t in self.attempts.values() if (t.job, t.task) == (a.job, a.task)]
+        assert a.is_duplicate == bool(others)
         is_exclusive = books.rules.allocation == "oneshot" and a.phase == "map"
         is_short = self.scheduler._ledgers[a.job].durations.attempts_per_slot > ATTEMPTS_PER_SLOT
         assert len(line) < (MAX_ATTEMPTS_PER_SLOT if is_short else ATTEMPTS_PER_SLOT)

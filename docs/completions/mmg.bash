@@ -6,11 +6,11 @@ _mmg_run() {
     if [[ "$current" == -* ]]; then
         local words='
             --procs --on --remote-python --listen --join --elect --inline --try --pdb --replay
-            --bundles -o --output --format --columns --sort --top --overwrite --resume --part-size
-            --summary --job-log --report --report-diff -m --module --set --py-files --pass-env
-            --plain-results --trust-workers --workers-timeout --expect-workers --no-logs --memory
-            -P --port -p --password --password-file --tls-cert --tls-key --tls-ca -v --verbose -q
-            --quiet -h --help --version --show-config
+            --bundles --attach -o --output --format --columns --sort --top --overwrite --resume
+            --part-size --summary --job-log --report --report-diff -m --module --set --py-files
+            --pass-env --plain-results --trust-workers --workers-timeout --expect-workers --no-logs
+            --memory -P --port -p --password --password-file --tls-cert --tls-key --tls-ca -v
+            --verbose -q --quiet -h --help --version --show-config
         '
         COMPREPLY=($(compgen -W "$words" -- "$current"))
     else
@@ -43,7 +43,7 @@ _mmg_server() {
         '
         COMPREPLY=($(compgen -W "$words" -- "$current"))
     else
-        COMPREPLY=($(compgen -f -W "password worker-password status workers jobs cancel drain attach" -- "$current"))
+        COMPREPLY=($(compgen -f -W "password worker-password status workers jobs cancel drain logs attach" -- "$current"))
     fi
 }
 complete -o filenames -F _mmg_server mmg-server

@@ -188,12 +188,18 @@ class Box:
             fields.get("skip", ()),
         )
 
+    def _take_prints(self, executor: BoxedExecutor) -> None:
+        """Take what an executor has printed for the next report, unless nobody wants it."""
+        self.printed.take_from(executor)
+        if self.job.options.get("silent"):
+            self.printed.take()
+
     def _finish(self, executor: BoxedExecutor, run: _Run) -> Outcome | None:
         """Wait for the outcome.  Returns None if the executor had died before the task began."""
         while run.outcome is None and executor.exit is None:
             for frame in executor.step():
                 run.take(frame, self._note)
-            self.printed.take_from(executor)
+            self._take_prints(executor)
             if self._is_over():
                 raise JobCancelled("the job has ended")
             if self.is_wanted is not None and not self.is_wanted():
@@ -202,7 +208,7 @@ class Box:
             if warning is not None:
                 self._note(f"{self._worker}: {warning}", None)
         executor.end_prints()
-        self.printed.take_from(executor)
+        self._take_prints(executor)
         if run.outcome is not None:
             executor.has_run = True
             if run.outcome.type == "unprepared":

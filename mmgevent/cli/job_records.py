@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmgevent.cli.closing import ON_STDERR
 from mmgevent.cli.exits import print_out, say
@@ -34,7 +34,7 @@ REPORT = Option(
 REPORT_DIFF = Option(
     ("--report-diff",),
     "",
-    "run nothing: compare two reports, mmg-run --report-diff A.html B.html, and print what differs",
+    "run nothing: compare two reports or job logs, mmg-run --report-diff A.html B.html, and print what differs",
     excludes="where",
 )
 OPTIONS = (JOB_LOG, REPORT, REPORT_DIFF)
@@ -71,14 +71,34 @@ def kept(command: str, arguments: Arguments) -> Iterator[LogFile | None]:
 
 
 def print_differences(command: str, paths: list[str]) -> int:
-    """Print what differs between two reports, and return 0. Raises UsageError for what is no report."""
-    if len(paths) != 2:
-        refuse(command, f"--report-diff compares two reports: expected A.html B.html, got {len(paths)} paths")
-    from mmgevent.report.differences import compare
-    from mmgevent.report.embedded import read_data
+    """Print what differs between two reports or job logs, and return 0.
 
-    print_out(compare(*map(read_data, paths)))
+    Raises UsageError for what is neither.
+    """
+    if len(paths) != 2:
+        refuse(
+            command,
+            f"--report-diff compares two reports or job logs: expected A.html B.html, got {len(paths)} paths",
+        )
+    from mmgevent.report.differences import compare
+
+    print_out(compare(*(_read_record(command, path) for path in paths)))
     return 0
+
+
+def _read_record(command: str, path: str) -> dict[str, Any]:
+    """Return the data of a report, or of a job log. Raises UsageError for what is neither."""
+    from mmgevent.report.embedded import read_data
+    from mmgevent.report.log_reading import is_log, read_log
+
+    if os.path.exists(path) and not os.path.isfile(path):
+        refuse(command, f"{shown(path)} is no file: give a report or a job log")
+    if not is_log(path):
+        return read_data(path)
+    data, said = read_log(path)
+    for text in said:
+        say(command, text)
+    return data
 
 
 def _check_paths(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""mmg-server status, workers, jobs, cancel, drain and attach: look at a server that runs."""
+"""mmg-server status, workers, jobs, cancel, drain, logs and attach: look at a server that runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.access.addresses import THIS_MACHINE, parse_address
-from mmgevent.cli import shared
+from mmgevent.cli import following, shared
 from mmgevent.cli.exits import print_out, say
 from mmgevent.cli.options import Arguments, Command, Option, options_first, parse, refuse
 from mmgevent.wire.listings import (
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_JSON = Option(("--json",), "", "print JSON, for programs")
+_JSON = Option(("--json",), "", "print JSON, for programs; of logs an object a line")
 _STACK = Option(
     ("--stack",), "", "print the Python stack of the executor, also where a debugger could be opened"
 )
@@ -102,6 +102,15 @@ COMMANDS = {
         (),
         "before that machine is switched off",
     ),
+    "logs": _command(
+        "logs",
+        " JOB",
+        "Print what the functions of a job print and log, until it is over. Of a job that is over, print\n"
+        "what the server has kept of it.",
+        "bighost wordcount",
+        (_JSON, following.SINCE, following.NO_FOLLOW),
+        "what does this job say?",
+    ),
     "attach": _command(
         "attach",
         " JOB",
@@ -119,8 +128,10 @@ def look(options: Sequence[str], verb: str, *words: str) -> int:
     """Run one of COMMANDS; return the exit code. `options` stood before the verb."""
     command = COMMANDS[verb]
     arguments = parse(command, options_first(command, [*options, *words]), os.environ)
-    takes_name = verb in ("cancel", "drain", "attach")
+    takes_name = verb in ("cancel", "drain", "logs", "attach")
     host, name = _split_words(command, arguments.rest, takes_name=takes_name)
+    if verb == "logs":
+        following.check_since(arguments.since)
     address = parse_address(host, shared.default_port(arguments))
     password = shared.find_password(command.name, arguments, [])
     from mmgevent.engine.looking import looking_at
@@ -132,6 +143,8 @@ def look(options: Sequence[str], verb: str, *words: str) -> int:
             from mmgevent.cli.attaching import attach
 
             return attach(command.name, looker, name, is_stack_wanted=bool(arguments.stack))
+        if verb == "logs":
+            return following.print_logs(command.name, looker, name, arguments)
         if takes_name:
             _give_order(command.name, looker, verb, name, arguments)
         else:

@@ -6,6 +6,7 @@ Made by `python -m mmgevent.cli.option_pages --write`.
 OPTION_NAMES: dict[str, frozenset[str]] = {
     "mmg-run": frozenset(
         {
+            "attach",
             "bundles",
             "columns",
             "elect",

@@ -44,6 +44,10 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(COMMAND, argv, os.environ)
     if arguments.report_diff:
         return job_records.print_differences(NAME, arguments.rest)
+    if arguments.attach:
+        from mmgevent.cli.attaching import attach_to_mine
+
+        return attach_to_mine(NAME, arguments)
     if not arguments.rest and not arguments.replay:
         refuse(NAME, "no job file: expected mmg-run [option]... JOB.py [ARG]...")
     shared.start_logging(arguments)
@@ -95,7 +99,7 @@ def _run_on_cluster(arguments: Arguments, results: Results, closing: Closing, jo
                 on_notice=reporter.notice,
                 resume=sink.made,
                 parts_plan=sink.plan_parts(),
-                logs=None if arguments.no_logs else lambda line: reporter.notice(str(line)),
+                logs=not (arguments.no_logs or arguments.quiet) and (lambda line: reporter.notice(str(line))),
                 job_log=job_log,
             )
             closing.watch(handle.state)

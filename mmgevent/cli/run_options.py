@@ -99,6 +99,13 @@ COMMAND = Command(
             "with --inline and --replay: when the job fails, stop in pdb where your code raised the exception",
         ),
         *replay.OPTIONS,
+        Option(
+            ("--attach",),
+            "",
+            "run nothing: name the item that has run longest of the job that runs from this machine, and where it "
+            "is, as mmg-server attach does; mmg-run --attach [[HOST[:PORT]] JOB] names another",
+            excludes="where",
+        ),
         *outputs.OPTIONS,
         SUMMARY,
         *job_records.OPTIONS,

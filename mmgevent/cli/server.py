@@ -23,7 +23,7 @@ COMMAND = Command(
         "[option]... password",
         "[option]... worker-password [FILE]",
         "status|workers|jobs [option]... [HOST[:PORT]]",
-        "cancel|attach [option]... [HOST[:PORT]] JOB",
+        "cancel|attach|logs [option]... [HOST[:PORT]] JOB",
         "drain [option]... [HOST[:PORT]] WORKER",
     ),
     summary=(
@@ -65,7 +65,7 @@ COMMAND = Command(
 
 #: What may stand after the options.
 _PASSWORDS = ("password", "worker-password")
-LOOKS = ("status", "workers", "jobs", "cancel", "drain", "attach")
+LOOKS = ("status", "workers", "jobs", "cancel", "drain", "logs", "attach")
 VERBS = (*_PASSWORDS, *LOOKS)
 
 

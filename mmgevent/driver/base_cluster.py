@@ -12,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mmgevent.errors import StartError, UsageError
 
@@ -52,13 +52,14 @@ class BaseCluster(ABC):
         progress: bool = False,
         resume: str | os.PathLike[str] | Made | None = None,
         parts_plan: PartsPlan | None = None,
-        logs: OnLog | None = None,
+        logs: OnLog | Literal[False] | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> JobHandle[K, V]:
         """Submit a job and return at once; it has a thread of its own.
 
         `on_progress(Progress)` and `on_notice(text)` are called in the job's thread, and so is
-        `logs(LogLine)` with each line that a function prints or logs.
+        `logs(LogLine)` with each line that a function prints or logs. False: nobody wants the lines,
+        so they are not sent, and `handle.logs()` has none.
         `progress`: show how far the job is, in the notebook or on stderr.
         `resume`: a folder in which an earlier run of the job has written parts. They are not made
         again; `handle.write(folder, resume=True)` writes the others, and checks that it is the
@@ -78,7 +79,7 @@ class BaseCluster(ABC):
         with _opened(job_log) as out:
             runner = self._checked_runner(job, on_progress, on_notice, made, parts_plan)
         self._start_log(runner, out)
-        runner.state.signals.logs.on_line = logs
+        runner.state.signals.logs.choose(logs)
         handle: JobHandle[K, V] = JobHandle(runner)
         if shown is not None:
             shown.watch(handle)
@@ -97,7 +98,7 @@ class BaseCluster(ABC):
         *,
         progress: OnProgress | bool | None = None,
         on_notice: OnNotice | None = None,
-        logs: OnLog | None = None,
+        logs: OnLog | Literal[False] | None = None,
         job_log: str | os.PathLike[str] | LogFile | None = None,
     ) -> dict[K, V]:
         """Run a job to its end and return its results as a dict.
@@ -112,7 +113,7 @@ class BaseCluster(ABC):
         if progress is None or callable(progress):  # spares an import
             with _opened(job_log) as out:
                 runner = self._checked_runner(job, progress, on_notice)
-            runner.state.signals.logs.on_line = logs
+            runner.state.signals.logs.choose(logs)
             with self._start_log(runner, out), closing(runner.records()) as records:
                 return build_dict(results_of(runner, records))
         from mmgevent.driver.progress.showing import check_progress
@@ -126,7 +127,7 @@ class BaseCluster(ABC):
         self,
         job: Job[K, V],
         on_notice: OnNotice | None,
-        logs: OnLog | None,
+        logs: OnLog | Literal[False] | None,
         job_log: str | os.PathLike[str] | LogFile | None,
     ) -> dict[K, V]:
         from mmgevent.driver.results import build_dict, results_of
@@ -134,7 +135,7 @@ class BaseCluster(ABC):
         shown = _shown(job, None, on_notice)
         with _opened(job_log) as out:
             runner = self._checked_runner(job, shown.on_progress, shown.on_notice)
-        runner.state.signals.logs.on_line = logs
+        runner.state.signals.logs.choose(logs)
         ended: BaseException | None = None
         try:
             with self._start_log(runner, out), closing(runner.records()) as records:

@@ -37,7 +37,8 @@ class JobEvents(Protocol):
     def progress(self, progress: Progress) -> None: ...
     def notice(self, text: str) -> None: ...
     def death(self, death: Mapping[str, Any]) -> None: ...
-    def tasks(self, rows: list[Any], lost: int) -> None: ...
+    def take(self, frame: Frame) -> bool: ...
+    def take_message(self, message: dict[str, Any]) -> None: ...
     def ran(self, began_s: float, **row: Any) -> None: ...
     def report(
         self, report: Report, phase: str, task: int, batch: int | None, bytes_in: int | None
@@ -237,8 +238,13 @@ class JobState:
             self.notice(f"{self.set_aside.count} items were set aside in all")
 
     def options_for(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of the job for those who run it: they time items if it keeps a log."""
-        return options if self.job_log is None else {**options, "logs": True}
+        """Return the options of the job for those who run it.
+
+        They time items if it keeps a log, and send no printed lines if nobody wants them.
+        """
+        if self.job_log is not None:
+            options = {**options, "logs": True}
+        return options if self.signals.logs.are_wanted else {**options, "silent": True}
 
     def note_skipped(
         self, failures: Iterator[dict[str, Any]], batch: int, worker: str | None = None

@@ -10,8 +10,8 @@ from mmgevent.machine.logs import get_log
 
 log = get_log(__name__)
 
-#: Notices of others that a job shows: some pages of a terminal. A worker that returns every attempt,
-#: with a notice, or leaves and joins again, could cause thousands a second.
+#: Notices of others that a job shows: some pages of a terminal. A worker could cause thousands a
+#: second: it may return every attempt with a notice, or leave and join again.
 MAX_NOTICES = 1000
 
 

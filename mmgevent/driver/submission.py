@@ -56,10 +56,6 @@ GATHER_S = 0.001
 log = get_log(__name__)
 
 
-#: Bytes at the end of a message in which its type stands, if our server has sent it.
-MAX_TYPE_BYTES = 40
-
-
 class Part(NamedTuple):
     """The results of one partition, whole."""
 
@@ -128,6 +124,7 @@ class Submission:
             "skipped": self._on_skipped,
             "died": self._on_died,
             "task_ends": self._on_task_ends,
+            "tasks_done": self._on_task_ends,
             "stage_done" if keeps else "job_done": self._on_done,
             "job_failed": self._on_failed,
             "moved": self._on_moved,
@@ -291,7 +288,7 @@ class Submission:
         if is_printed(frame):  # not in the inbox, which grows while the job's thread is busy
             self._take_printed(frame)
             return
-        if self._state.job_log is not None and self._has_logged(frame):
+        if self._state.job_log is not None and self._state.job_log.take(frame):
             return
         self._state.inbox.put(frame)
         if frame.kind != CONTROL or b"job_failed" not in bytes(frame.payload):
@@ -437,26 +434,9 @@ class Submission:
     def _on_died(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.add_death(bound(message["failure"]))
 
-    def _has_logged(self, frame: Frame) -> bool:
-        """Log attempts that ended, if the frame is about them; return whether it was.
-
-        This happens in the engine's reading thread, at once: the job's thread may wait in the
-        datasource, and the server says how long ago the attempts began.
-        """
-        if frame.kind != CONTROL or b'"task_ends"' not in bytes(frame.payload[-MAX_TYPE_BYTES:]):
-            return False
-        try:
-            message = decode_message(frame.payload)
-            if message["type"] != "task_ends":
-                return False
-            self._on_task_ends(frame, message)
-        except ProtocolError:  # the job's thread raises it
-            return False
-        return True
-
     def _on_task_ends(self, frame: Frame, message: dict[str, Any]) -> None:
         if self._state.job_log is not None:
-            self._state.job_log.tasks(message["rows"], message.get("lost", 0))
+            self._state.job_log.take_message(message)
 
     def _on_progress(self, frame: Frame, message: dict[str, Any]) -> None:
         self._state.signals.counters.take_server(message.get("counters"))

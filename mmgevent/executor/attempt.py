@@ -23,7 +23,7 @@ from mmgevent.executor.record_memory import record_memory_bytes
 from mmgevent.executor.status_page import StatusPage
 from mmgevent.executor.used import Used
 from mmgevent.job.functions import Functions
-from mmgevent.job.inputs.refs import ContentNeeded
+from mmgevent.job.inputs.refs import ContentNeeded, Ref
 from mmgevent.tasks import records
 from mmgevent.tasks.blame import TaskFailure, blame_exception
 from mmgevent.tasks.calls import CallRules
@@ -44,7 +44,7 @@ from mmgevent.wire.lanes import (
     grant_frame,
 )
 from mmgevent.wire.messages import control, decode_message
-from mmgevent.wire.positions import ALL
+from mmgevent.wire.positions import ALL, position_of
 from mmgevent.wire.shapes import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class TaskRunner:
         self.parts: PartsPlan | None = None
         #: times the items of a task; None unless the job keeps a log
         self.clock: ItemClock | None = None
+        self._only: tuple[int, Any] | None = None  # position and key of an item that has the whole task
 
     def run(self, functions: Functions, lane: Lane, message: dict[str, Any]) -> None:
         """Run the attempt that `message` assigns, and send its outcome.
@@ -125,7 +126,7 @@ class TaskRunner:
             if has_printed:  # the worker has not read all of it
                 told["printed"] = True
             if self.clock is not None:
-                told |= self.clock.found()
+                told |= self.clock.found(seconds, self._only)
             attempt.finish(stats, seconds, skipping, told)
             outcome = None
         except (LinkClosed, ProtocolError):
@@ -159,6 +160,7 @@ class TaskRunner:
         self, functions: Functions, attempt: AttemptRun, message: dict[str, Any], skipping: Skipping
     ) -> Any:
         mark: Mark = _ignore_mark if self._page is None else self._page.mark
+        self._only = None
         if message["phase"] == "reduce":
             return run_reduce(
                 functions,
@@ -173,10 +175,12 @@ class TaskRunner:
                 make_writer=self._choose_writer(attempt),
                 clock=self.clock,
             )
-        data = attempt.read_all()
-        is_results = message.get("results", False)
+        data, is_results = attempt.read_all(), message.get("results", False)
         items = read_batch(data, is_results=is_results, plain=self.plain)
         lo, hi = message["lo"], message["hi"]
+        clock = self.clock
+        if clock is not None and hi - lo == 1 and not isinstance(items[lo][1], Ref):
+            self._only, clock = (position_of(lo), items[lo][0]), None
 
         def decode() -> list[tuple[Any, Any]]:
             return read_batch(data, is_results=is_results, plain=self.plain)[lo:hi]
@@ -200,7 +204,7 @@ class TaskRunner:
                 plain=self.plain,
                 unwanted=self.unwanted,
                 calls=self.calls,
-                clock=self.clock,
+                clock=clock,
             )
         except TaskFailure as failure:
             add_item(failure, decode, lo)

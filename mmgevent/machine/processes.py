@@ -53,6 +53,24 @@ def handles_signal(pid: int, number: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
+def blocks_signal(pid: int, number: int) -> bool:
+    """Return whether all threads of a process block a signal; False if the system does not say."""
+    try:
+        masks = [
+            _read_mask(f"/proc/{pid}/task/{thread}/status") for thread in os.listdir(f"/proc/{pid}/task")
+        ]
+    except (OSError, StopIteration):  # a thread has ended, or the process
+        return False
+    return all(mask >> (number - 1) & 1 for mask in masks)
+
+
+def _read_mask(path: str) -> int:
+    """Return the signals that a thread blocks, a bit each."""
+    with open(path, "rb") as file:
+        line = next(line for line in file if line.startswith(b"SigBlk:"))
+    return int(line.split()[1], 16)
+
+
 def find_parent(pid: int) -> int | None:
     """Return the parent of a process; None if it has ended, or if the system does not say."""
     fields = _read_stat(pid)

@@ -7,6 +7,7 @@ more read of the clock, and a job without a log costs nothing.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -21,12 +22,16 @@ WORTH_NAMING_S = 0.001
 MS = 1000
 
 
+_NOTHING: dict[str, Any] = {}
+
+
 class ItemClock:
     """The slowest items of one task after another, and the keys with the most values."""
 
     def __init__(self) -> None:
         self._slowest: list[tuple[float, int, int, Any]] = []  # a heap: seconds, number, position, key
         self._largest: list[tuple[int, int, Any]] = []  # a heap: values, number, key
+        self._is_running = False  # a task began, and `found` was not called yet
         self._number = 0  # keeps keys from being compared
         self._least_s = WORTH_NAMING_S  # an item that took less is not among the slowest
         #: Notes how long the current item took; nothing runs from now on.
@@ -37,8 +42,10 @@ class ItemClock:
         self._flush_marks: tuple[Any, Any] = None, None
 
     def begin(self) -> None:
-        """Forget the task before: it may have failed."""
-        self.stop()
+        """Forget the task before."""
+        if self._is_running:  # it failed
+            self.stop()
+        self._is_running = True
         if self._slowest or self._largest:
             self._slowest, self._largest = [], []
             self._least_s = WORTH_NAMING_S
@@ -110,11 +117,21 @@ class ItemClock:
             if len(largest) == MAX_LARGEST:
                 least = largest[0][0]
 
-    def found(self) -> dict[str, Any]:
-        """End the last item; return the fields `slow` and `largest` of `wire.task_ends`, if there are any."""
+    def found(self, seconds: float = math.inf, only: tuple[int, Any] | None = None) -> dict[str, Any]:
+        """End the last item; return the fields `slow` and `largest` of `wire.task_ends`, if there are any.
+
+        `seconds`: how long the task took. `only`: position and key of its only item, which was not
+        marked: it took as long.
+        """
+        if seconds < WORTH_NAMING_S and not self._largest:
+            return _NOTHING  # the next task forgets this one
+        if only is not None:
+            self.begin()
+            self._note(seconds, *only)
         self.stop()
+        self._is_running = False
         if not (self._slowest or self._largest):
-            return {}
+            return _NOTHING
         slow = sorted(self._slowest, key=_first, reverse=True)
         largest = sorted(self._largest, key=_first, reverse=True)
         return {

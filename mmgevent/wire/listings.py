@@ -14,7 +14,6 @@ people: show them with `shown`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -172,6 +171,8 @@ def is_fit(value: Any, types: tuple[type, ...]) -> bool:
 
 def cut_text(text: str) -> str:
     """Return the beginning of a text that takes at most MAX_ROW_TEXT_BYTES as JSON."""
+    import json  # commands read this module before they know that they need it
+
     text = text[:MAX_ROW_TEXT_BYTES]
     while len(json.dumps(text)) > MAX_ROW_TEXT_BYTES:
         text = text[: len(text) * 3 // 4]

@@ -125,6 +125,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "printed": fields_of({"dropped": COUNT, "worker": STRING}, lines=STRINGS, items=STRINGS),
     "skipped": fields_of(failure=OBJECT, batch=COUNT, item=COUNT),
     "task_ends": fields_of({"lost": COUNT}, rows=ROWS),
+    "tasks_done": fields_of(places=LISTS, at_ms=COUNT, inline=INLINE),
     "job_done": fields_of(stats=OBJECT),
     "stage_done": fields_of(stats=OBJECT),
     "job_failed": fields_of({"code": STRING, "stats": OBJECT}, failure=OBJECT),

@@ -1,6 +1,7 @@
 """What a server says of attempts that ended, to a driver that keeps a job log.
 
-The message `task_ends` has a list of rows. A row is an object. Fields that are not known are
+The message `task_ends` has a list of rows. A row is an object. Plain tasks that are done come in
+`tasks_done` instead (`wire.done_tasks`). Fields that are not known are
 missing:
 
     phase      "map" or "reduce"
@@ -15,8 +16,6 @@ missing:
     batch      number of the batch that it mapped; missing for reduce
     entries    entries of the batch that it had; missing for reduce
     partitions number of partitions that it had; missing for map
-    count      number of short tasks that this row is the sum of; missing for one
-    span_us    microseconds from the start of the first of them to the end of the last
     items      items that it mapped, without those set aside
     skipped    items that it set aside
     records    records that came out
@@ -118,8 +117,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
             "bytes_out",
             "item",
             "partitions",
-            "count",
-            "span_us",
         ],
         _is_count,
     ),

@@ -1,12 +1,15 @@
 """What a looker reads of a job: printed lines and grouped errors, from before it looked, and after the job's end."""
 
 import contextlib
+import json
 import os
+import re
 import time
 from types import SimpleNamespace
 
 import pytest
 
+import mmgevent as mmg
 from mmgevent.access.addresses import parse_address
 from mmgevent.engine.looking import looking_at
 from mmgevent.errors import UsageError
@@ -167,3 +170,98 @@ def test_an_executor_that_dies_is_a_bar_and_a_group(place):
         assert all("SIGKILL" in row["error"] for row in rows)
         (group,), _, _ = read_all(looker, "errors", job)
         assert group["count"] == len(rows) == 3
+
+
+def test_mmg_server_logs_prints_what_was_kept_follows_and_ends_with_the_job(place):
+    with noisy(place) as job:
+        following = place.commands.start("server", "logs", place.server.where, "noisy")
+        lines = [following.stdout.readline() for _ in range(24)]
+        assert sum("ERROR:mine:five" in line for line in lines) == 4
+        assert sum(r" at 7: item 7 \x1b[31mred" in line and line.startswith("node7") for line in lines) == 1
+        late = place.commands.start("server", "logs", "--since", "now", place.server.where, job.id)
+        there = place.commands.run("server", "logs", place.server.where, job.id, "--no-follow", "--json")
+        rows = [json.loads(line) for line in there.stdout.splitlines()]
+        (first,) = [row for row in rows if row["text"].startswith("item 7 ")]
+        assert set(first) == {"at", "worker", "item", "text", "level", "logger", "dropped"}
+        assert (first["worker"], first["item"], first["level"]) == ("node7", "7", "")
+        assert {(row["level"], row["logger"]) for row in rows} == {("", ""), ("ERROR", "mine")}
+        assert following.poll() is None
+        job.end()
+        rest, said = following.communicate(timeout=60)
+        assert (following.returncode, said) == (0, "")
+        out, said = late.communicate(timeout=60)
+        assert (late.returncode, said) == (0, "")
+        assert len(out.splitlines()) < 24
+    over = place.commands.run("server", "logs", place.server.where, job.id)
+    assert over.returncode == 0
+    assert sorted(over.stdout.splitlines(True)) == sorted([*lines, *rest.splitlines(True)])
+
+
+def test_lines_that_nobody_wants_are_not_sent_until_somebody_looks(place, tmp_path):
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    def says(key, value):
+        print("first stage")  # noqa: T201
+        yield key, value
+
+    def waits(key, value):
+        begun.touch()
+        while not go.exists():
+            time.sleep(0.01)
+        print("second stage")  # noqa: T201
+        yield key, value
+
+    job = mmg.Job([(1, 1)], says, name="silent").then(waits)
+    handle = place.cluster.submit(job, logs=False)
+    wait_until(begun.exists, "the second stage")
+    with looking(place) as looker:
+        for stage in (1, 2):
+            assert looker.follow("logs", f"silent (stage {stage} of 2)").rows == []
+        go.touch()
+        assert handle.result(60) == {1: [[1]]}
+        assert handle.logs() == []
+        names = [row for row in looker.ended() if row["name"].startswith("silent")]
+        heard = [row["text"] for job in names for row in looker.follow("logs", job["id"]).rows]
+        assert heard == ["second stage"]
+    handle = place.cluster.submit(job)
+    assert handle.result(60)
+    assert [line.text for line in handle.logs()] == ["first stage", "second stage"]
+
+
+def test_mmg_server_logs_says_what_was_forgotten_and_what_is_wrong(place):
+    path = place.commands.write(
+        "long.py",
+        "datasource = [(i, i) for i in range(1)]\ndef mapfn(k, v):\n"
+        "    for i in range(3000):\n        print(i)\n    yield k, v\n",
+    )
+    assert place.commands.run("run", "--join", place.server.where, path).returncode == 0
+    ended = place.commands.run("server", "logs", place.server.where, "long")
+    lines = ended.stdout.splitlines()
+    assert lines[-1].endswith(": 2999")
+    forgotten = int(re.search(r"([\d,]+) lines before these are forgotten", ended.stderr)[1].replace(",", ""))
+    assert len(lines) + forgotten == 3000
+    for words, why in [
+        ((place.server.where, "nothing"), "no job is called 'nothing'"),
+        (("--since", "yesterday", place.server.where, "long"), "expected start or now"),
+        ((), "nothing is named"),
+    ]:
+        refused = place.commands.run("server", "logs", *words)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert why in refused.stderr
+
+
+def test_mmg_server_logs_ends_with_its_server(place, tmp_path):
+    commands = place.commands
+    with running_server(tmp_path) as server, connected(server) as cluster:
+        run = commands.start("run", "--join", server.where, commands.write("waits.py", WAITS))
+        wait_until(lambda: cluster.jobs(), "the job")
+        command = commands.start("server", "logs", server.where, "waits")
+        server.process.kill()
+        out, said = command.communicate(timeout=60)
+        assert (command.returncode, out) == (3, "")
+        assert "Traceback" not in said
+        run.kill()
+        run.communicate()
+
+
+WAITS = "datasource = [(1, 1)]\ndef mapfn(k, v):\n    yield k, v\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent.cli import job_records
 from mmgevent.cli.options import Arguments
+from mmgevent.driver.input import feeding
+from mmgevent.driver.input.batching import BatchSize
+from mmgevent.driver.log.file import LogFile
 from mmgevent.report.digest import Digest
 from mmgevent.report.embedded import read_data
 from tests.waiting import wait_until
@@ -70,6 +74,51 @@ def test_a_job_on_our_engine_logs_tasks_deaths_slow_and_skipped_items(cluster, t
     assert {key["values"] for task in done for key in task["largest"]} == {20, 19}
     phases = [e["phase"] for e in named(events, "phase")]
     assert [phase for phase in phases if phase in ("map", "reduce")] == ["map", "reduce"]
+
+
+def test_every_task_has_a_line_and_a_report_as_many(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "next_size", lambda *a, **b: BatchSize(1, 1))
+    path, count = tmp_path / "job.jsonl", 3000
+    digest = Digest()
+    log = LogFile(path, digest.add)
+    job = mmg.Job(
+        [(i, i) for i in range(count)], lambda key, value: [(0, value)], lambda key, values: sum(values)
+    )
+    assert cluster.run(job, job_log=log) == {0: count * (count - 1) // 2}
+    events = read(path)
+    done = named(events, "task", phase="map", outcome="done")
+    assert len(done) == count
+    assert len({(task["batch"], task["task"], task["attempt"]) for task in done}) == count
+    assert {(task["entries"], task["items"], task["records"], task["keys"]) for task in done} == {
+        (1, 1, 1, 1)
+    }
+    assert all(events[0]["at"] <= task["start"] <= task["at"] for task in done)
+    assert all(task["start"] + task["seconds"] <= task["at"] + 0.01 for task in done)
+    assert set(done[0]) == set(named(events, "task", phase="reduce")[0])
+    (end,) = named(events, "end")
+    assert (end["totals"]["items"], end["totals"]["records"]) == (count, count)
+    assert end["totals"]["tasks"] == len(named(events, "task", outcome="done"))
+    assert not named(events, "lost_lines")
+    lanes = digest.data()["work"]["lanes"]
+    assert sum(lane["tasks"] for lane in lanes) == end["totals"]["tasks"]
+    assert 0 < sum(bar[5] for lane in lanes for bar in lane["bars"]) < end["seconds"] * 2
+
+
+def test_the_only_item_of_a_task_is_named_if_it_is_slow(cluster, tmp_path):
+    path = tmp_path / "job.jsonl"
+
+    def sleeps(key, value):
+        time.sleep(value)
+        yield key, 1
+
+    cluster.run(mmg.Job([("slow", 1.1)], sleeps), job_log=path)
+    (slow,) = named(read(path), "item", outcome="slow")
+    assert (slow["key"], slow["item"]) == ("'slow'", 0)
+    assert 1.1 <= slow["seconds"] < 2
+    cluster.run(mmg.Job([("short", 0.01)], sleeps), job_log=path)
+    (task,) = named(read(path), "task", phase="map")
+    assert task["slowest"][0]["key"] == "'short'"
+    assert not named(read(path), "item")
 
 
 def test_a_job_that_is_cancelled_and_one_that_fails_say_so(cluster, tmp_path):
@@ -214,3 +263,51 @@ def test_a_command_that_is_killed_leaves_whole_lines(commands):
     assert named(events, "task", outcome="done")
     assert not named(events, "end")
     assert not commands.left_behind()
+
+
+def test_a_log_that_was_cut_is_compared_and_that_is_said(commands):
+    job = commands.write("count.py", COUNT.replace("value == 13", "False"))
+    for name in ("a.jsonl", "b.jsonl"):
+        assert commands.run("run", "--procs", "1", "--job-log", name, job).returncode == 0
+    whole = commands.run("run", "--report-diff", "a.jsonl", "b.jsonl")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert re.search(r"outcome +done +done", whole.stdout)
+    lines = (commands.folder / "b.jsonl").read_bytes().splitlines(True)
+    (commands.folder / "cut.jsonl").write_bytes(b"".join(lines[:-2]) + lines[-2][:50])
+    cut = commands.run("run", "--report-diff", "a.jsonl", "cut.jsonl")
+    assert cut.returncode == 0
+    assert re.search(r"outcome +done +unknown", cut.stdout)
+    assert f"line {len(lines) - 1}, the last one, is cut, and left out" in cut.stderr
+    assert "has no line of its end" in cut.stderr
+    os.mkfifo(commands.folder / "pipe")
+    for name, content in [
+        ("list.jsonl", b'{"event":"job"}\n[]\n'),
+        ("text.jsonl", b'{"event":"job"\n'),
+        ("kind.jsonl", b'{"event":"job","at":1}\n{"event":"task","at":"x"}\n'),
+        ("deep.jsonl", b'{"event":"job","at":1}\n' + b"[" * 100_000 + b"\n"),
+        ("pipe", None),
+        ("empty", b""),
+    ]:
+        if content is not None:
+            (commands.folder / name).write_bytes(content)
+        refused = commands.run("run", "--report-diff", "a.jsonl", name)
+        assert (refused.returncode, refused.stdout) == (2, ""), name
+        assert "Traceback" not in refused.stderr
+
+
+def test_two_jobs_do_not_write_one_log(cluster, tmp_path):
+    path, go_on = tmp_path / "job.jsonl", threading.Event()
+
+    def waits():
+        yield 1, 1
+        go_on.wait()
+
+    handle = cluster.submit(mmg.Job(waits, lambda key, value: [(1, 1)]), job_log=path)
+    wait_until(lambda: path.stat().st_size)
+    with pytest.raises(mmg.OutputError, match="another job writes the job log"):
+        mmg.run(mmg.Job([(1, 1)], lambda key, value: [(1, 1)]), inline=True, job_log=path)
+    go_on.set()
+    assert handle.result()
+    assert len(named(read(path), "job")) == 1
+    mmg.run(mmg.Job([(1, 1)], lambda key, value: [(1, 1)]), inline=True, job_log=path)
+    assert read(path)[0]["runner"] == "inline"

@@ -109,8 +109,8 @@ def test_ctrl_c_ends_with_the_figures_so_far(commands):
     assert json.loads((commands.folder / "out.json").read_text())["state"] == "interrupted"
 
 
-def test_a_terminal_sees_the_block_until_the_last_result_is_written(commands):
-    job = commands.write("job.py", WAITS)
+def start_on_terminal(commands, job):
+    """Run a job on a terminal of its own; return the process, and the other end of the terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "mmgevent", "run", "--procs", "1", "-o", "out.tsv", job, "go"],
@@ -121,6 +121,12 @@ def test_a_terminal_sees_the_block_until_the_last_result_is_written(commands):
         stderr=theirs,
     )
     os.close(theirs)
+    return process, ours
+
+
+def test_a_terminal_sees_the_block_until_the_last_result_is_written(commands):
+    job = commands.write("job.py", WAITS)
+    process, ours = start_on_terminal(commands, job)
     try:
         seen = read_until(ours, b"/8 items")
         commands.write("go", "")
@@ -139,16 +145,7 @@ def test_a_terminal_sees_the_block_until_the_last_result_is_written(commands):
 
 def test_a_terminal_that_was_closed_does_not_fail_the_job(commands):
     job = commands.write("job.py", WAITS)
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmgevent", "run", "--procs", "1", "-o", "out.tsv", job, "go"],
-        cwd=commands.folder,
-        env={**commands.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
+    process, ours = start_on_terminal(commands, job)
     try:
         read_until(ours, b"/8 items")
     finally:

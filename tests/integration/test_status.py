@@ -16,6 +16,8 @@ from mmgevent.access.addresses import parse_address
 from mmgevent.engine.looking import looking_at
 from mmgevent.engine.server.examinations import LOAD_WAIT_S
 from mmgevent.engine.server.lookout import MAX_QUESTIONS
+from mmgevent.engine.worker.stacks import WRITE_S
+from mmgevent.executor.status_page import STACK_SIGNAL
 from mmgevent.wire.listings import PAGE_ROWS, read_listing
 from mmgevent.wire.messages import PROTOCOL
 from tests.integration.commands import Commands
@@ -153,6 +155,36 @@ def test_attach_says_why_it_opens_no_debugger(place, stuck):
     assert "in mapfn" in done.stdout
 
 
+def test_mmg_run_attaches_to_the_only_job_of_this_machine_or_to_the_one_that_is_named(place, stuck):
+    port = place.server.where.rpartition(":")[2]
+    for words in [
+        ("-P", port, "--attach"),
+        ("-P", port, "--attach", stuck.job.id),
+        ("--attach", place.server.where, stuck.job.id),
+    ]:
+        done = place.commands.run("run", *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("mapfn at 'stuck' on node7 has run for ")
+        assert "in mapfn" in done.stdout
+    path = place.folder / "second"
+    handle = place.cluster.submit(mmg.Job([(1, str(path))], block_and_wait, name="second"))
+    wait_until(lambda: len(place.cluster.jobs()) == 2, "the other job")
+    refused = place.commands.run("run", "-P", port, "--attach")
+    path.touch()
+    handle.result(60)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "2 jobs run from this machine" in refused.stderr
+    for words, code, why in [
+        (("-P", port, "--attach", "nothing"), 2, "no job is called 'nothing'"),
+        (("--attach", "a", "b", "c"), 2, "got 3 words"),
+        (("--attach", "--inline"), 2, "exclude one another"),
+        (("-P", "1", "--attach"), 3, "give mmg-run --listen PORT"),
+    ]:
+        refused = place.commands.run("run", *words)
+        assert (refused.returncode, refused.stdout) == (code, ""), words
+        assert why in refused.stderr
+
+
 def resist_and_wait(key, path):
     import os
     import signal
@@ -183,6 +215,59 @@ def test_an_executor_whose_handler_was_replaced_is_not_killed_by_asking(place):
 def _refused(place, handle):
     done = look(place, "attach", "--stack", place.server.where, "resists")
     return done if "does not handle" in done.stderr else None
+
+
+def block_and_wait(key, path):
+    import os
+    import signal
+    import time
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    open(f"{path}.blocked", "w").close()
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    yield key, os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which signals are blocked")
+def test_of_an_executor_that_blocks_signals_that_is_said_at_once_and_nothing_stays_pending(place):
+    path = place.folder / "blocks"
+    handle = place.cluster.submit(mmg.Job([(1, str(path))], block_and_wait, name="blocks"))
+    try:
+        wait_until((place.folder / "blocks.blocked").exists, "signals are blocked")
+        began_s = time.monotonic()
+        done = look(place, "attach", "--stack", place.server.where, "blocks")
+        assert "blocks signal" in done.stderr
+        assert done.returncode == 2
+        assert time.monotonic() - began_s < WRITE_S
+        pid = int(re.search(r"in process (\d+) ", done.stdout)[1])
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:
+            pending = re.findall(r"(?:SigPnd|ShdPnd):\s(\w+)", file.read())
+        assert [int(mask, 16) >> (STACK_SIGNAL - 1) & 1 for mask in pending] == [0, 0]
+    finally:
+        path.touch()
+    assert len(handle.result(60)) == 1
+
+
+def test_a_worker_that_is_called_like_the_number_of_another_is_not_taken_for_it(tmp_path):
+    with running_server(tmp_path) as server, connected(server) as cluster:
+        commands = Commands(tmp_path)
+        commands.environ["MMG_PASSWORD"] = PASSWORD
+        place = SimpleNamespace(server=server, cluster=cluster, folder=tmp_path, commands=commands)
+        with running(tmp_path, "worker", "--procs", "1", "--name", "first", server.where):
+            wait_until(cluster.workers, "the worker")
+            held = _stuck(place)
+            stuck = next(held)
+            number = str(cluster.workers()[0].number)
+            with running(tmp_path, "worker", "--procs", "1", "--name", number, server.where):
+                wait_until(lambda: len(cluster.workers()) == 2, "the other worker")
+                done = look(place, "attach", "--stack", server.where, stuck.job.id)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert "in mapfn" in done.stdout
+            stuck.end()
+            commands.close()
+            list(held)
 
 
 def kill_itself(key, value):

@@ -168,9 +168,16 @@ MUTATIONS = [
     Mutation(
         "a driver that does not read gets no more rows of attempts",
         "engine/server/task_log.py",
-        "while (self._rows or self._lost) and link.control_bytes < MAX_UNREAD_BYTES:",
-        "while self._rows or self._lost:",
+        "while self._plain and link.control_bytes < MAX_UNREAD_BYTES:",
+        "while self._plain:",
         ("engine/server/test_task_log.py::test_a_driver_that_does_not_read_costs_a_limited_number_of_rows",),
+    ),
+    Mutation(
+        "names of workers cannot make a message about tasks too large",
+        "engine/server/task_log.py",
+        "if sum(each.name_bytes for each in places) <= MESSAGE_BYTES:",
+        "if True:",
+        ("engine/server/test_task_log.py::test_workers_with_long_names_share_messages_that_fit_a_frame",),
     ),
     Mutation(
         "attempts that never ran are not in a job log",

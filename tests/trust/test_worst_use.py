@@ -89,6 +89,7 @@ def fields_of(type_):
         shapes.STRINGS: [],
         shapes.ROWS: [],
         shapes.LISTS: [],
+        shapes.INLINE: b"x",
         shapes.COUNTERS: {},
         shapes.PAIRS: [],
         shapes.TRIPLES: [],

@@ -45,8 +45,8 @@ A_JOB = 12
 #: Items set aside that are grouped for the message at the end of a job: a second's work.
 MAX_ROWS = 100_000
 
-#: Time in which the thread of a job that has failed may keep a bundle, seconds. A disk or a server
-#: of files that never answers must not keep the job from ending.
+#: Time in which the thread of a job that has failed may keep a bundle, seconds. If a disk or a file
+#: server never answers, the job must end all the same.
 KEEP_S = 30.0
 
 _TOO_LARGE = f"what it was called with has more than {MAX_KEPT_BYTES >> 20} MiB, or cannot be pickled"

@@ -1,4 +1,4 @@
-"""The file of a job log: lines of JSON, each written by one call of the system.
+"""The file of a job log: lines of JSON. Those that come together are written by one call of the system.
 
 A process that is killed between two calls leaves whole lines. Linux ends a call at a page when
 SIGKILL meets it, so then the last line may be cut. Of a line for which the disk has no room nothing
@@ -11,12 +11,20 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from mmgevent.errors import OutputError
 from mmgevent.shown_text import shown
 
 Event = dict[str, Any]
+
+
+class Together(Protocol):
+    """Many events whose lines are made together, such as `driver.log.task_lines.TaskLines`."""
+
+    def __len__(self) -> int: ...
+    def lines(self) -> str: ...
+    def events(self) -> list[Event]: ...
 
 
 class LogFile:
@@ -52,10 +60,19 @@ class LogFile:
     def put_all(self, events: list[Event]) -> None:
         """Write events by one call of the system, and pass them on."""
         with self._lock:
-            if self._fd >= 0 or self.fault is not None:
-                self._write(events)
+            if self._is_writing:
+                self._write(len(events), lambda: _lines_of(events))
             if self._on_event is not None:
                 for event in events:
+                    self._on_event(event)
+
+    def put_tasks(self, tasks: Together) -> None:
+        """Write the lines of tasks that are done, and pass events of them on."""
+        with self._lock:
+            if self._is_writing:
+                self._write(len(tasks), tasks.lines)
+            if self._on_event is not None:
+                for event in tasks.events():
                     self._on_event(event)
 
     def close(self) -> None:
@@ -67,6 +84,10 @@ class LogFile:
             os.close(fd)
             if self._is_new and not self._has_begun and self.path is not None:
                 os.unlink(self.path)
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._fd >= 0 or self.fault is not None
 
     def _open(self, path: str) -> None:
         self._is_new = not os.path.lexists(path)
@@ -82,16 +103,18 @@ class LogFile:
         if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
             os.close(fd)
             raise OutputError(f"the job log {shown(path)} is no file and no device: give the path of a file")
+        if stat.S_ISREG(mode) and _is_taken(fd):
+            os.close(fd)
+            raise OutputError(
+                f"another job writes the job log {shown(path)} now: give each job a file of its own"
+            )
         self._fd = fd
 
-    def _write(self, events: list[Event]) -> None:
+    def _write(self, count: int, lines: Callable[[], str]) -> None:
         if self.fault is not None:
-            self.missing += len(events)
+            self.missing += count
             return
-        import json
-
-        lines = "".join(json.dumps(event, separators=(",", ":"), default=repr) + "\n" for event in events)
-        data = lines.encode("ascii")
+        data = lines().encode("ascii")
         try:
             if not self._has_begun:
                 self._has_begun = True
@@ -104,9 +127,28 @@ class LogFile:
             self._size += written
         except OSError as error:
             self.fault = error.strerror or str(error)
-            self.missing += len(events)
+            self.missing += count
 
     def _drop_part(self) -> None:
         """Remove the part of the lines that was written."""
         if stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.ftruncate(self._fd, self._size)
+
+
+def _is_taken(fd: int) -> bool:
+    """Return whether another job holds the file. It is held from now on, until it is closed."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # this file system has no locks
+        return False
+    return False
+
+
+def _lines_of(events: list[Event]) -> str:
+    import json
+
+    return "".join(json.dumps(event, separators=(",", ":"), default=repr) + "\n" for event in events)

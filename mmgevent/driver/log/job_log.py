@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmgevent.driver.callbacks import call_back
 from mmgevent.driver.log.file import Event, LogFile
-from mmgevent.errors import JobError
+from mmgevent.errors import JobError, ProtocolError
+from mmgevent.wire.frames import CONTROL, Frame
 from mmgevent.wire.hello import VERSION
+from mmgevent.wire.messages import decode_message
 from mmgevent.wire.positions import entry_of
 from mmgevent.wire.task_ends import MAX_TEXT_CHARS, SLOW_MS, check_rows, clean_lists
 
@@ -37,6 +39,12 @@ MS = 1000
 
 #: Names of skipped or failed items are shortened to this, and their errors, characters.
 _MAX_CHARS = MAX_TEXT_CHARS
+
+#: Bytes at the end of a message in which its type stands, if our server has sent it.
+MAX_TYPE_BYTES = 40
+
+#: How the payload of `tasks_done` begins: `wire.messages` writes fields in the order that it is given.
+_BEGIN = b'{"places":'
 
 #: What the last line counts.
 _COUNTED = ("tasks", "items", "records", "failed", "duplicates", "deaths", "skipped", "resubmitted")
@@ -158,15 +166,56 @@ class JobLog:
 
     # Tasks.
 
-    def tasks(self, rows: list[Any], lost: int) -> None:
-        """Note attempts that ended, as the server says. Raises ProtocolError for what none may say."""
+    def take(self, frame: Frame) -> bool:
+        """Note attempts that ended, if a frame of a server is about them; return whether it was.
+
+        This happens in the engine's reading thread, at once: the job's thread may wait in the
+        datasource, and the server says how long ago the attempts began.
+        """
+        payload = frame.payload
+        if frame.kind != CONTROL:
+            return False
+        if b'"task_ends"' not in bytes(payload[-MAX_TYPE_BYTES:]) and bytes(payload[: len(_BEGIN)]) != _BEGIN:
+            return False
+        try:
+            message = decode_message(payload)
+            if message["type"] not in ("task_ends", "tasks_done"):
+                return False
+            self.take_message(message)
+        except ProtocolError:  # the job's thread raises it
+            return False
+        return True
+
+    def take_message(self, message: dict[str, Any]) -> None:
+        """Note attempts that ended, as a server says. Raises ProtocolError for what none may say."""
+        if message["type"] == "tasks_done":
+            self._take_done(message)
+            return
         now = self._clock.now()
         events: list[Event] = []
-        for row in check_rows(rows):
+        for row in check_rows(message["rows"]):
             events += self._events_of(row, round(now - row["ago_us"] / US, 3))
+        lost = message.get("lost", 0)
         if lost:
             events.append(self._event("lost_lines", tasks=lost))
         self._put_all(events)
+
+    def _take_done(self, message: dict[str, Any]) -> None:
+        from mmgevent.driver.log.task_lines import TaskLines
+        from mmgevent.wire.done_tasks import unpack_rows
+
+        at, at_ms = self._clock.now(), message["at_ms"]
+        tasks, slots = unpack_rows(message["inline"], message["places"], at_ms)
+        lines = TaskLines(tasks, slots, at - at_ms / MS, at, self._stage)
+        self._begin_phase("map", self._stage, lines.start)
+        totals = self._totals
+        with self._lock:
+            totals["tasks"] += len(lines)
+            totals["items"] += sum(tasks.items)
+            totals["records"] += sum(tasks.records)
+            if not self._end["is_over"]:
+                self._out.put_tasks(lines)
+        self._tell_of_fault()
 
     def report(self, report: Report, phase: str, task: int, batch: int | None, bytes_in: int | None) -> None:
         """Note a task of another engine, by what its box reports. It ended about now, or before."""
@@ -222,23 +271,6 @@ class JobLog:
             )
         return _again(kept, error)
 
-    def _sum_of(self, row: Mapping[str, Any], start: float, slow: Iterable[Any]) -> list[Event]:
-        """Return the event of short tasks that have one row together."""
-        self._totals["tasks"] += row["count"] - 1  # one is counted
-        event = self._event(
-            "tasks",
-            tasks=row["count"],
-            start=start,
-            span=row.get("span_us", 0) / US,
-            seconds=row["us"] / US,
-            **{
-                name: row.get(name)
-                for name in ["phase", "worker", "slot", "items", "records", "keys", "bytes_out"]
-            },
-            slowest=[{"key": _cut(key), "seconds": ms / MS} for ms, key, _ in slow],
-        )
-        return [event]
-
     def _events_of(self, row: Mapping[str, Any], start: float) -> list[Event]:
         """Return the event of an attempt that ended, and those of its items."""
         outcome, totals = row["outcome"], self._totals
@@ -252,8 +284,6 @@ class JobLog:
         elif outcome != "revoked":
             totals["failed"] += 1
         slow = row.get("slow") or ()
-        if row.get("count") is not None:
-            return self._sum_of(row, start, slow)
         names = "phase task attempt worker slot batch entries partitions items skipped records keys bytes_in bytes_out"
         event = self._event(
             "task",
@@ -297,6 +327,9 @@ class JobLog:
             if not events or self._end["is_over"]:
                 return
             self._out.put_all(events)
+        self._tell_of_fault()
+
+    def _tell_of_fault(self) -> None:
         if self._out.fault is not None and not self._end["is_told"]:
             self._end["is_told"] = True
             self._tell(

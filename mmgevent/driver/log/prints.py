@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mmgevent.driver.callbacks import call_back
 from mmgevent.errors import ProtocolError
@@ -53,10 +53,17 @@ class JobLogs:
     def __init__(self) -> None:
         #: called with each line in the job's thread; None if nobody wants them
         self.on_line: OnLog | None = None
+        #: False if nobody will ask for them: they are not sent then
+        self.are_wanted = True
         self._kept: deque[LogLine] = deque(maxlen=MAX_KEPT_LINES)
         self._waiting: deque[LogLine] = deque()
         self._dropped = 0
         self._lock = threading.Lock()
+
+    def choose(self, logs: OnLog | Literal[False] | None) -> None:
+        """Take the argument `logs` of a program: a callback, None, or False if nobody wants lines."""
+        self.are_wanted = logs is not False
+        self.on_line = None if logs is False else logs
 
     def add(self, worker: str, rows: Iterable[tuple[str, str]], dropped: int = 0) -> bool:
         """Take (item, text) of lines of a worker, and how many were dropped before them.

@@ -61,7 +61,7 @@ class PhaseRow(NamedTuple):
     name: str
     #: share that is done; None if that is not known
     fraction: float | None
-    #: in words, the most important first
+    #: facts in words, the most important first
     facts: tuple[str, ...]
 
 

@@ -23,7 +23,8 @@ class Progress:
 
     #: "starting", "map", "plan" or "reduce"; in the end "done", "failed" or "cancelled"
     phase: str = "starting"
-    #: items in the map phase, tasks in the reduce phase
+    #: Items in the map phase, tasks in the reduce phase; in the end those of the last phase. `items`
+    #: has the items in every phase.
     done: int = 0
     #: The whole, in the unit of `done`; None while it is not known.
     total: int | None = None

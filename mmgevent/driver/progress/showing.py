@@ -52,7 +52,7 @@ class Shown:
         self._reporter = reporters.Reporter(name)
         if self._display is None:
             self._reporter = open_reporter(name)
-        #: for the runner of the job; None: notices go to the log, as they do without progress
+        #: Shows notices of the runner of the job. None: notices go to the log, as they do without progress
         self.on_notice = on_notice
         if on_notice is None and self._display is None:
             self.on_notice = self._reporter.notice

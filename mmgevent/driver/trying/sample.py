@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     is_estimate: bool = False
     #: what is wrong with files or items that cannot be read
     unreadable: tuple[str, ...] = ()
-    #: for each item, the ref whose `join_values` makes one object of the values of a call. It is None
+    #: The ref of each item whose `join_values` makes one object of the values of a call. It is None
     #: where mapfn gets a list; the tuple is empty if it always does.
     joining: tuple[Ref | None, ...] = ()
 

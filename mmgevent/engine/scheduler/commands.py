@@ -32,6 +32,7 @@ class Assign(NamedTuple):
     skip: tuple[int, ...]  #: ascending positions of items in [lo, hi) that were set aside
     partitions: tuple[int, ...]  #: partitions to reduce; () in map
     part: Part = ALL  #: part to map, if there is a single entry
+    is_duplicate: bool = False  #: another attempt of the task is live
 
 
 class Recall(NamedTuple):

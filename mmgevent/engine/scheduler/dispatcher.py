@@ -193,7 +193,7 @@ class Dispatcher:
         self._commands.append(
             Assign(
                 slot.worker.number, slot.index, job.number, task.number, number, phase,
-                batch_number, task.lo, task.hi, task.skip, task.partitions, task.part,
+                batch_number, task.lo, task.hi, task.skip, task.partitions, task.part, len(task.attempts) > 1,
             )
         )  # fmt: skip
 

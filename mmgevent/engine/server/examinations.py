@@ -135,6 +135,18 @@ class Examinations:
     def _wait(questions: list[_Question], seconds: float) -> None:
         gevent.wait([question.event for question in questions], timeout=seconds)
 
+    # prints
+
+    def overhear(self, job: HostedJob) -> None:
+        """Have all workers send what the functions of a silent job print from now on."""
+        prints = job.signals.prints
+        if not prints.is_silent or prints.is_overheard:
+            return
+        prints.is_overheard = True  # workers to come learn it with the job
+        for worker in self._workers:
+            if job.number in worker.jobs:
+                self._ask(worker, "prints", job.number)
+
     # places
 
     def find_longest(self, job: HostedJob) -> list[dict[str, Any]]:

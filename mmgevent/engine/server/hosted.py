@@ -143,7 +143,9 @@ class HostedJob:
         self.delivery = Delivery(link, driver_job, store)
         #: Results that stay here, as the input of a job to come. None: they go to the driver.
         self.kept = KeptResults(store) if submit.get("keep") else None
-        self.signals = HostedSignals(self._send_prints, history.note_lines)
+        self.signals = HostedSignals(
+            self._send_prints, history.note_lines, is_silent=submit["options"].get("silent", False)
+        )
         self._on_failure = on_failure
         #: The scheduler knows the job: its code is here, and it is neither done nor failed.
         self.is_scheduled = False
@@ -197,7 +199,7 @@ class HostedJob:
             return control(
                 "job",
                 self.number,
-                options=self.options,
+                options=self.signals.prints.choose_options(self.options),
                 code_bytes=self.code.code_bytes,
                 fingerprint=self.code.fingerprint,
                 context_bytes=(self.code.context_bytes or None) if with_context else None,

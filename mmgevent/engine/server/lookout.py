@@ -252,7 +252,8 @@ class ServerLookout:
             elif what == "where":
                 rows = self.examinations.find_longest(self._orders.find_job(name))
             elif what == "stack":
-                rows = self.examinations.find_stack(self._orders.find_worker(name), message.get("pid", 0))
+                worker = self._orders.find_numbered_worker(name)
+                rows = self.examinations.find_stack(worker, message.get("pid", 0))
             else:
                 error = f"this server, mmgevent {VERSION}, does not know {shown(repr(what))}"
         except MmgeventError as refused:
@@ -265,6 +266,9 @@ class ServerLookout:
         Raises UsageError if there is no such job.
         """
         what, history = message["what"], self._followers.find(message.get("name", ""))
+        job = self._jobs.get(history.number)
+        if what == "logs" and job is not None and job.history is history:
+            self.examinations.overhear(job)
         about = f"{what} of {history.id}"
         looker.wait_until_due(about)
         fields = self._followers.read(what, history, message.get("after", 0))

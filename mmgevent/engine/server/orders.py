@@ -72,6 +72,13 @@ class Orders:
         named = [describe_name(job.id, job.name) for job in jobs]
         return only_one(found, name, "job", "its id", named, [job.id for job in found])
 
+    def find_numbered_worker(self, number: str) -> WorkerRecord:
+        """Return the worker of this number, whatever others are called; else as `find_worker`."""
+        for worker in self._workers:
+            if str(worker.number) == number:
+                return worker
+        return self.find_worker(number)
+
     def find_worker(self, name: str) -> WorkerRecord:
         """Return the worker of this name or number. Raises UsageError if there is none, or several."""
         workers = list(self._workers)

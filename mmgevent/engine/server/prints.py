@@ -25,6 +25,8 @@ class JobPrints:
         self,
         send: Callable[..., bool],
         keep: Callable[[str, list[tuple[str, str]], int], None] = lambda worker, lines, dropped: None,
+        *,
+        is_silent: bool = False,
     ):
         """`send(**fields)` sends a message `printed`, unless the driver does not read.
 
@@ -32,6 +34,10 @@ class JobPrints:
         """
         self._send = send
         self._keep = keep
+        #: its driver wants no lines
+        self.is_silent = is_silent
+        #: workers send the lines of a silent job, since somebody looks
+        self.is_overheard = False
         self._budget = Budget(JOB_BYTES_A_S, JOB_BURST_BYTES)
         self._dropped = 0
 
@@ -54,12 +60,20 @@ class JobPrints:
         if kept:
             self._pass_on(worker, kept)
 
+    def choose_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of the job for a worker, which sends lines if somebody looks."""
+        if self.is_overheard:
+            options.pop("silent", None)
+        return options
+
     def end(self) -> None:
         """Say what was dropped since the last line."""
         if self._dropped:
             self._pass_on("", [])
 
     def _pass_on(self, worker: str, kept: list[tuple[str, str]]) -> None:
+        if self.is_silent:
+            return
         lines, items = [line for line, _ in kept], [item for _, item in kept]
         if self._send(lines=lines, items=items, worker=worker, dropped=self._dropped or None):
             self._dropped = 0
@@ -73,9 +87,15 @@ class JobPrints:
 class HostedSignals:
     """What the functions of one job count and print."""
 
-    def __init__(self, send: Callable[..., bool], keep: Callable[[str, list[tuple[str, str]], int], None]):
-        """`send`, `keep`: see `JobPrints`."""
+    def __init__(
+        self,
+        send: Callable[..., bool],
+        keep: Callable[[str, list[tuple[str, str]], int], None],
+        *,
+        is_silent: bool,
+    ):
+        """The arguments are those of `JobPrints`."""
         #: counts of committed tasks, but for those that travel with their results
         self.counters = Totals()
         #: lines on their way to the driver
-        self.prints = JobPrints(send, keep)
+        self.prints = JobPrints(send, keep, is_silent=is_silent)

@@ -72,8 +72,9 @@ def read_rules(options: dict[str, Any]) -> JobRules:
     """
     wire = dict(options)
     needs = wire.pop("needs", [])
-    offered, flags, plain, unwanted, logs, parts = (
-        wire.pop(name, None) for name in ("offered", "flags", "plain", "unwanted", "logs", "write_parts")
+    offered, flags, plain, unwanted, logs, silent, parts = (
+        wire.pop(name, None)
+        for name in ("offered", "flags", "plain", "unwanted", "logs", "silent", "write_parts")
     )
     if not (isinstance(needs, list) and len(needs) <= MAX_NEEDS and all(map(_is_name, needs))):
         raise _wrong("needs", f"a list of at most {MAX_NEEDS} names of functions", needs)
@@ -88,6 +89,8 @@ def read_rules(options: dict[str, Any]) -> JobRules:
         raise _wrong("write_parts", f"{expected}, or null", parts)
     if logs not in (None, True):
         raise _wrong("logs", "true, or null", logs)
+    if silent not in (None, True):
+        raise _wrong("silent", "true, or null", silent)
     for name in ("py_files", "pass_env"):
         if name in wire:
             raise OptionError(f"option {name} stays with the driver")

@@ -243,8 +243,8 @@ class Crew:
         self._employer.on_template_death(executor, slot, end, is_blamed=is_blamed)
 
     def _on_printed(self, executor: Supervisor, lines: PrintedLines) -> bool:
-        job = self._posts[executor].job.number
-        return self._link.send_if_room(control("printed", job, **lines.fields()))
+        job = self._posts[executor].job
+        return job.is_silent or self._link.send_if_room(control("printed", job.number, **lines.fields()))
 
     def _end_rest(self, job: CachedJob) -> None:
         self._resting.discard(job)

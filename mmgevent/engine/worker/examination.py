@@ -6,6 +6,7 @@ Nothing here runs unless the server asks. Each question is answered by a greenle
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import gevent
@@ -14,6 +15,7 @@ from mmgevent.engine.greenlets import Greenlets
 from mmgevent.engine.net.link import Link
 from mmgevent.engine.worker.crew import Crew
 from mmgevent.engine.worker.deaths import describe_place
+from mmgevent.engine.worker.held import CachedJob
 from mmgevent.engine.worker.stacks import read_stack
 from mmgevent.errors import MmgeventError
 from mmgevent.machine.processes import Usage, usage_of
@@ -33,11 +35,14 @@ MAX_QUESTIONS = 20
 class Examination:
     """Answers the questions of one worker's server."""
 
-    def __init__(self, link: Link, greenlets: Greenlets, crew: Crew, name: str):
-        """`name` is the worker's."""
+    def __init__(
+        self, link: Link, greenlets: Greenlets, crew: Crew, jobs: Mapping[int, CachedJob], name: str
+    ):
+        """`jobs`: those whose code the worker has. `name` is the worker's."""
         self._link = link
         self._greenlets = greenlets
         self._crew = crew
+        self._jobs = jobs
         self._name = name
         self._open = 0
 
@@ -60,6 +65,8 @@ class Examination:
             elif message["what"] == "stack":
                 stack = read_stack(self._crew.find(message.get("pid", 0)))
                 rows = [{"stack": shorten(stack, MAX_STACK_BYTES)}]
+            elif message["what"] == "prints":
+                self._overhear(frame.job)
             else:
                 error = f"mmgevent {VERSION} cannot find out {message['what']!r}"
         except MmgeventError as failed:
@@ -67,6 +74,11 @@ class Examination:
         finally:
             self._open -= 1
         self._answer(frame, rows, error)
+
+    def _overhear(self, job: int) -> None:
+        """Send from now on what the functions of a job print."""
+        if job in self._jobs:
+            self._jobs[job].is_silent = False
 
     def _answer(self, frame: Frame, rows: list[dict[str, Any]], error: str | None) -> None:
         self._link.send(control("examined", frame.job, frame.task, found={"rows": rows}, error=error))

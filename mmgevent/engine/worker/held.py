@@ -82,6 +82,8 @@ class CachedJob:
         self.failure_rules = {name: options.get(name) or 0 for name in ("retries", "max_skipped")}
         #: rules for records that must be plain data, which executors read; None if there are none
         self.plain: dict[str, Any] | None = options.get("plain")
+        #: nobody wants what its functions print, until somebody looks
+        self.is_silent: bool = options.get("silent", False)
         #: length of the whole `code`, bytes
         self.lane_bytes: int = message.get("context_bytes", 0) + message["code_bytes"]
         #: what executors get, as far as it has arrived: the driver's surroundings, if it runs on
@@ -236,7 +238,7 @@ _WORKER_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "unwanted": (is_partition_set, "a set of partitions in hexadecimal, or null"),
     "write_parts": (lambda value: parts_plan.find_fault(value) is None, "a plan of parts to write, or null"),
-    "logs": (lambda value: value is True, "true, or null"),
+    **dict.fromkeys(("logs", "silent"), (lambda value: value is True, "true, or null")),
 }
 
 

@@ -103,7 +103,7 @@ class WorkerRole:
             is_local=is_local,
             close=self._shut,
         )
-        self._examination = Examination(link, self._greenlets, self._workload.crew, self.name)
+        self._examination = Examination(link, self._greenlets, self._workload.crew, self._jobs, self.name)
         self._closer: gevent.Greenlet | None = None
         self._handlers = self._make_handlers()
 

@@ -17,7 +17,7 @@ from mmgevent.engine.worker.deaths import drop_our_frames
 from mmgevent.engine.worker.supervisor import Supervisor
 from mmgevent.errors import MmgeventError
 from mmgevent.executor.status_page import STACK_AREA_BYTES, STACK_SIGNAL
-from mmgevent.machine.processes import handles_signal
+from mmgevent.machine.processes import blocks_signal, handles_signal
 
 #: Time for an executor to write its stack, seconds. It is stopped, or blocks signals, if it takes
 #: longer.
@@ -46,6 +46,11 @@ def read_stack(executor: Supervisor) -> str:
             f"process {pid} does not handle signal {STACK_SIGNAL}, on which it would write its stack: it "
             f"has just started, or the job's code replaced the handler"
         )
+    if blocks_signal(pid, STACK_SIGNAL):  # it would write its stack when nobody waits any more
+        raise MmgeventError(
+            f"process {pid} blocks signal {STACK_SIGNAL}, on which it would write its stack: the job's code, "
+            f"or a library, blocks signals there. Python 3.14's pdb attaches without a signal"
+        )
     os.kill(pid, STACK_SIGNAL)
     until_s = monotonic() + WRITE_S
     seen = known
@@ -57,4 +62,9 @@ def read_stack(executor: Supervisor) -> str:
         if len(written) == seen > known:
             return drop_our_frames(written[known:].decode("utf-8", "replace"))
         seen = len(written)
-    raise MmgeventError(f"process {pid} wrote no stack in {WRITE_S:g} s: it is stopped, or blocks signals")
+    why = (
+        "it blocks signals"
+        if blocks_signal(pid, STACK_SIGNAL)
+        else "it is stopped, or in a call of the system"
+    )
+    raise MmgeventError(f"process {pid} wrote no stack in {WRITE_S:g} s: {why}")
