@@ -25,9 +25,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.job.bundle import read_bundle
+from mmgevent.job.outputs.contents import find_made
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.receipts import Receipt
-from mmgevent.job.outputs.record import find_made
 from mmgevent.tasks.part_writer import MIN_OWN_BYTES
 from mmgevent.tasks.records import decode_value
 from tests.driver.runners.places import DEADLINE_S, wait_until

@@ -15,8 +15,7 @@ import time
 import pytest
 
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs import destinations
-from mmgevent.job.outputs import folder as folders
+from mmgevent.job.outputs import destinations, part_list
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.order import choose_order, put_in_order
 from tests.effort import share_of
@@ -286,7 +285,7 @@ def test_a_path_that_cannot_be_is_refused_up_front(path, expected, tmp_path, mon
 
 
 def test_more_parts_than_their_names_can_count_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "MAX_PARTS", 3)
+    monkeypatch.setattr(part_list, "MAX_PARTS", 3)
     with pytest.raises(OutputError, match="more than 3 parts; choose a larger part size"):
         write(tmp_path / "out", [(i, i) for i in range(9)], part_bytes=1, warn=lambda text: None)
 
