@@ -170,7 +170,7 @@ MUTATIONS = [
     Mutation(
         "_SUCCESS of old results goes before anything is sent",
         "job/outputs/remote_folder.py",
-        "        if self._has_success:",
+        "        if self._had_success:",
         "        if False:",
         ("job/outputs/test_object_stores.py::test_success_is_sent_last_and_removed_first",),
     ),
