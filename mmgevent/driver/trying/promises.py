@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmgevent.driver.sameness import are_same, find_difference
+from mmgevent.driver.trying.sameness import are_same, find_difference
 from mmgevent.errors import BrokenPromiseError
 from mmgevent.job.functions import Functions
 from mmgevent.tasks.blame import short_repr
