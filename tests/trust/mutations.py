@@ -1315,6 +1315,13 @@ MUTATIONS = [
         ("job/outputs/test_resume.py::test_a_kill_at_each_system_call_loses_only_what_was_not_whole",),
     ),
     Mutation(
+        "a temporary file or folder of a living process is no leftover",
+        "machine/leftovers.py",
+        "        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        return True\n",
+        "        return True\n",
+        ("machine/test_leftovers.py::test_what_a_living_process_has_stays_and_what_a_killed_one_left_goes",),
+    ),
+    Mutation(
         "rows have one number of columns",
         "job/outputs/rows.py",
         "if len(fields) != self._width:",

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import io
 import os
+import re
 import select
 import stat
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.attributes import take_over
 from mmgevent.job.remote.urls import is_remote
+from mmgevent.machine import leftovers
 
 #: Most links followed from a path to a descriptor. Linux follows as many.
 MAX_LINKS = 40
@@ -35,6 +37,12 @@ MAX_NAMES = 100
 
 #: What the temporary name of a single file begins with.
 TEMPORARY_PREFIX = ".mmg-"
+
+#: What a temporary name ends in.
+_SUFFIX = ".tmp"
+
+#: The temporary names of single files.
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}" + re.escape(_SUFFIX), re.ASCII)
 
 #: Error numbers of open() on file systems without unnamed files.
 _NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
@@ -150,6 +158,12 @@ class Replacement:
         if descriptor is None:
             self._temporary, descriptor = _create_named(self._folder, mode, temporary_prefix)
         self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
+        #: keeps its lock until it has no temporary name any more
+        self._lock: int | None = None
+        if not is_new:  # who makes a new one in a folder has a lock on the folder
+            leftovers.remove_files(self._folder, _TEMPORARY)
+            leftovers.hold(descriptor)
+            self._lock = os.dup(descriptor)
 
     def write(self, data: memoryview) -> None:
         assert self._file is not None, "nothing can be written after the end"
@@ -178,11 +192,13 @@ class Replacement:
         try:
             os.replace(self._temporary, self._target)
         except OSError as error:
-            left, self._temporary = self._temporary, None
+            left, self._temporary = _kept(self._temporary), None
+            self._unlock()
             raise OutputError(
                 f"cannot write {self.name}: {error.strerror or error}; the results are whole in {left}"
             ) from error
         self._temporary = None
+        self._unlock()
         if lost:
             self._warn(f"{self.name} was replaced, but {'; '.join(lost)}")
 
@@ -195,6 +211,12 @@ class Replacement:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)
             self._temporary = None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
 
 def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
@@ -358,7 +380,17 @@ def _create_named(folder: str, mode: int, prefix: str) -> tuple[str, int]:
 
 
 def _free_names(folder: str, prefix: str) -> list[str]:
-    return [os.path.join(folder, f"{prefix}{os.urandom(8).hex()}.tmp") for _ in range(MAX_NAMES)]
+    return [os.path.join(folder, f"{prefix}{os.urandom(8).hex()}{_SUFFIX}") for _ in range(MAX_NAMES)]
+
+
+def _kept(path: str) -> str:
+    """Give whole results a name that is not that of a leftover, if that is possible; return it."""
+    kept = f"{path.removesuffix(_SUFFIX)}.whole"
+    try:
+        os.rename(path, kept)
+    except OSError:
+        return path
+    return kept
 
 
 def _link(file: io.FileIO, folder: str, prefix: str) -> str:
