@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import re
@@ -25,11 +24,9 @@ from typing import Any, Protocol
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.attributes import take_over
+from mmgevent.job.outputs.descriptors import descriptor_of, open_descriptor
 from mmgevent.job.remote.urls import is_remote
 from mmgevent.machine import leftovers
-
-#: Most links followed from a path to a descriptor. Linux follows as many.
-MAX_LINKS = 40
 
 #: Most names tried for a temporary file. Each has 64 random bits, so a second is hardly ever
 #: needed.
@@ -249,49 +246,6 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
         return Replacement(path, target, warn)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def descriptor_of(path: str) -> int | None:
-    """Return the number of this process's descriptor that `path` names: 1 for `/dev/stdout`.
-
-    Links are followed. None for any other path.
-    """
-    own = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
-    for _ in range(MAX_LINKS):
-        folder, name = os.path.split(path)
-        try:
-            folder = os.path.realpath(folder)
-        except OSError:  # the working directory no longer exists
-            return None
-        parts = folder.split(os.sep)
-        is_own_thread = parts[:4] == ["", "proc", str(os.getpid()), "task"] and parts[5:] == ["fd"]
-        if (folder in own or is_own_thread) and name.isascii() and name.isdigit():
-            return int(name)
-        path = os.path.join(folder, name)
-        if not os.path.islink(path):
-            return None
-        try:
-            path = os.path.join(folder, os.readlink(path))
-        except OSError:  # it belongs to another process, or was removed
-            return None
-    return None
-
-
-def open_descriptor(number: int, name: str) -> io.FileIO:
-    """Return a file on a copy of a descriptor that this process was started with.
-
-    Both share position and flags, so `3>> log` is appended to. Raise OutputError if there is none.
-    """
-    try:
-        flags = fcntl.fcntl(number, fcntl.F_GETFL)
-        is_inherited = os.get_inheritable(number)  # ours are not: Python makes them so
-    except (OSError, OverflowError):
-        is_inherited = False
-    if not is_inherited:
-        raise OutputError(f"cannot write {name}: descriptor {number} is not open; add {number}> PATH")
-    if flags & os.O_ACCMODE == os.O_RDONLY:
-        raise OutputError(f"cannot write {name}: descriptor {number} is open for reading only")
-    return io.FileIO(os.dup(number), "wb")
 
 
 def _write_all(file: RawFile, rest: memoryview) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs import destinations
-from mmgevent.job.outputs.destinations import descriptor_of
+from mmgevent.job.outputs.descriptors import descriptor_of
 from mmgevent.job.outputs.sinks import open_sink
 from mmgevent.machine.leftovers import FILE_LEFT_S
 
