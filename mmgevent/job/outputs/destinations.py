@@ -19,7 +19,7 @@ import os
 import re
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from mmgevent.errors import OutputError
@@ -333,8 +333,9 @@ def _create_named(folder: str, mode: int, prefix: str) -> tuple[str, int]:
     raise FileExistsError(errno.EEXIST, f"no free name for a temporary file in {folder}")
 
 
-def _free_names(folder: str, prefix: str) -> list[str]:
-    return [os.path.join(folder, f"{prefix}{os.urandom(8).hex()}{_SUFFIX}") for _ in range(MAX_NAMES)]
+def _free_names(folder: str, prefix: str) -> Iterator[str]:
+    for _ in range(MAX_NAMES):  # few parts need a second one
+        yield os.path.join(folder, f"{prefix}{os.urandom(8).hex()}{_SUFFIX}")
 
 
 def _kept(path: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -379,7 +379,8 @@ def write_until(path, kill_at, part_bytes, executors_write):
                     sink.note_partitions((partition,), 7)
             sink.commit()
         except Killed:
-            os.close(locks[0])  # as the system does when a process ends
+            with suppress(OSError):  # it was over
+                os.close(locks[0])  # as the system does when a process ends
             if files is not None and files._open is not None and files._open.file._file is not None:
                 files._open.file._file.close()
             if sink is not None and sink._file is not None and sink._file._file is not None:
