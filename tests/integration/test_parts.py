@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import resource
 import signal
 import sys
@@ -297,15 +298,40 @@ def test_who_sees_the_folder_and_cannot_write_there_sends_results(format, cluste
     assert "cannot write there" in notices[0]
 
 
+def hide_library(name):
+    sys.modules[name] = None
+
+
+@pytest.mark.parametrize(("format", "library"), [("parquet", "pyarrow"), ("tsv.xz", "lzma")])
+def test_who_lacks_a_library_sends_results(format, library, cluster, tmp_path):
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    job = make_job(setupfn=partial(hide_library, library))
+    came, notices = write(cluster, job, tmp_path / "out", format=format)
+    assert sorted(came) == list(range(KEYS))
+    check_whole(tmp_path / "out")
+    assert len(notices) == 1
+    assert library in notices[0]
+    assert "its results are written here" in notices[0]
+
+
 def keep_files_small():
     sys.dont_write_bytecode = True  # it would be cut short
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIN_OWN_BYTES // 2, MIN_OWN_BYTES // 2))
 
 
+def write_noise(key, values):
+    return random.Random(key).randbytes(VALUE_CHARS)  # not even Parquet makes that smaller
+
+
 @pytest.mark.long
-def test_a_full_disk_ends_the_job_in_one_sentence_and_leaves_nothing(cluster, tmp_path):
-    with pytest.raises(JobError, match=f"cannot write {tmp_path}/out/") as caught:
-        write(cluster, make_job(setupfn=keep_files_small), tmp_path / "out")
+@pytest.mark.parametrize("format", ["tsv", "parquet"])
+def test_a_full_disk_ends_the_job_in_one_sentence_and_leaves_nothing(format, cluster, tmp_path):
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    job = make_job(setupfn=keep_files_small, reducefn=write_noise)
+    with pytest.raises(JobError, match=f"cannot write {tmp_path}/out/: File too large$") as caught:
+        write(cluster, job, tmp_path / "out", format=format)
     assert caught.value.kind == "output"
     assert not (tmp_path / "out").exists()  # it was new
 

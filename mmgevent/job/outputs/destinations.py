@@ -189,6 +189,8 @@ class Replacement:
         try:
             os.replace(self._temporary, self._target)
         except OSError as error:
+            if self._is_new:  # nobody looks for a part elsewhere: `abort` removes it
+                raise
             left, self._temporary = _kept(self._temporary), None
             self._unlock()
             raise OutputError(

@@ -39,7 +39,9 @@ def open_output(
 
     Raise OutputError for whatever is wrong.
     """
-    name = None if path is None else os.fspath(path)
+    name = None if path is None else os.fsdecode(path)
+    if name is not None and "\0" in name:
+        raise OutputError(f"cannot write {name!r}: no path has a NUL character in it")
     if name is None or stream is not None or not name.endswith(os.sep):
         if overwrite or resume or part_bytes is not None:
             what = "overwriting" if overwrite else "resuming" if resume else "the size of parts"

@@ -30,6 +30,8 @@ def check_columns(columns: str | Iterable[str]) -> tuple[str, ...]:
     Raise OutputError for names that are empty or equal.
     """
     names = columns.split(",") if isinstance(columns, str) else list(columns)
+    if not names:
+        raise OutputError("expected names of columns, such as word,count; got none: leave them away")
     if not all(isinstance(name, str) for name in names):
         raise OutputError(f"expected names of columns, such as word,count; got {short(names)}")
     names = [name.strip() for name in names]

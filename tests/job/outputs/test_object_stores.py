@@ -373,6 +373,10 @@ def test_results_go_to_s3(tmp_path, monkeypatch):
         refused = commands.run("run", "-o", "s3://out/command/", path, environ=environ)
         assert refused.returncode == 2
         assert "cannot write s3://out/command/: the folder is not empty" in refused.stderr
+        for words in ("", "mmg-run: s3://out/resumed/ is complete: nothing is left to do\n"):
+            resumed = commands.run("run", "-o", "s3://out/resumed/", "--resume", path, environ=environ)
+            assert (resumed.returncode, resumed.stderr) == (0, words)
+        assert names(system, "out/resumed") == ["_SUCCESS", "part-00000.tsv"]
         commands.close()
         sink = open_output("s3://out/late/", part_bytes=PART_BYTES)
         system.rm("out", recursive=True)
