@@ -391,13 +391,15 @@ def test_a_disk_that_is_full_at_any_call_ends_in_one_sentence_and_can_be_resumed
     n_calls = write(f"{tmp_path}/whole/", None)
     assert n_calls > 20
     for refuse_at in range(1, n_calls + 1):
-        path = f"{tmp_path}/{refuse_at}/"
+        path, said = f"{tmp_path}/{refuse_at}/", None
         try:
             write(path, refuse_at)
         except OutputError as error:
-            assert "\n" not in str(error)
-            assert "the disk is full" in str(error)
-            assert not os.path.exists(f"{path}_SUCCESS") or "_SUCCESS" in str(error)
+            said = str(error)
+        if said is not None:  # some file systems do not write names of folders to the disk
+            assert "\n" not in said
+            assert "the disk is full" in said
+            assert not os.path.exists(f"{path}_SUCCESS") or "_SUCCESS" in said
             names = os.listdir(path) if os.path.exists(path) else []
             assert not [name for name in names if name.endswith((".tmp", ".mmg-lock"))], refuse_at
         write(path, None)
