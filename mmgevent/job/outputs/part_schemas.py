@@ -134,15 +134,13 @@ class PartSchemas:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
-        with self._open_part(part) as source:
-            try:
-                file = ParquetFile(source)
-            except ArrowException as error:
-                raise OutputError(
-                    f"{self._folder}{part} is damaged: {first_line(error)}; begin anew"
-                ) from error
-            with file:
+        try:
+            with self._open_part(part) as source, ParquetFile(source) as file:
                 yield file
+        except (ArrowException, OSError) as error:
+            if isinstance(error, OSError) and (error.errno or type(error) is not OSError):
+                raise  # pyarrow's own have no number
+            raise OutputError(f"{self._folder}{part} is damaged: {first_line(error)}; begin anew") from error
 
 
 def _row(table: Any, number: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from mmgevent.job.outputs.destinations import WholeFile
 from mmgevent.job.outputs.folder import FolderSink
 from mmgevent.job.outputs.folder_files import FolderFiles
-from mmgevent.job.outputs.folder_names import SUCCESS
+from mmgevent.job.outputs.folder_names import SUCCESS, is_record
 from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.remote_objects import RemoteFile, open_store
 from mmgevent.job.outputs.remote_parts import FolderObjects
@@ -35,10 +35,14 @@ class RemoteFolderSink(FolderSink):
         return file
 
     def _make_room(self) -> None:
-        """Remove what makes old results look complete."""
+        """Remove what makes old results look complete, and the record of them: a new one has its name."""
         if self._had_success:
             self._files.remove(SUCCESS)
             self._had_success = False
+        for name in [each for each in self._old or () if is_record(each)]:
+            self._files.remove(name)
+        if self._old is not None:
+            self._old = [each for each in self._old if not is_record(each)]
 
     def plan_parts(self) -> PartsPlan | None:
         """Return what `submit` needs so that executors write parts; None if they cannot."""

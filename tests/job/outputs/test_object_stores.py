@@ -295,6 +295,26 @@ def test_a_remote_folder_goes_on_where_a_killed_run_ended(monkeypatch):
 
 @pytest.mark.usefixtures("each_partition_ends_a_part")
 @pytest.mark.filterwarnings("ignore")  # of the libraries that serve
+def test_an_overwritten_remote_folder_has_the_record_of_the_new_run(monkeypatch):
+    with running_s3(monkeypatch) as (system, _):
+        folder = f"s3://{uuid.uuid4().hex}/results/"
+        system.mkdir(folder.split("/")[2])
+        runs = [write_some(folder, [0, 1, 2], part_bytes=PART_BYTES)]
+        runs.append(write_some(folder, [5, 4], overwrite=True))
+        assert find_made(folder) == Made(frozenset([4, 5]), 8)
+        assert [name for name in names(system, folder) if name.startswith("part-")] == [
+            "part-00000.tsv",
+            "part-00001.tsv",
+        ]
+        with open_output(folder, overwrite=True) as sink:  # nobody knows what makes these
+            sink.write("a", 1)
+        assert names(system, folder) == ["_SUCCESS", "part-00000.tsv"]
+        for each in runs:
+            each.abort()
+
+
+@pytest.mark.usefixtures("each_partition_ends_a_part")
+@pytest.mark.filterwarnings("ignore")  # of the libraries that serve
 def test_a_kill_between_any_two_requests_loses_only_what_was_not_whole(monkeypatch):
     """Each run is ended by one request of its own more than the one before it."""
 

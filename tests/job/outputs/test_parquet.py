@@ -516,3 +516,30 @@ def test_a_kill_while_parts_are_written_anew_loses_nothing(tmp_path):
         assert sorted(os.listdir(path)) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
         types = {str(pq.read_schema(path + part["name"]).field("value").type) for part in told["parts"]}
         assert types == {"double"}
+
+
+@pytest.mark.parametrize("damage", ["footer", "rows"])
+def test_a_part_of_an_earlier_run_that_is_damaged_is_named(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "MIN_AGE_S", 0.0)
+    monkeypatch.setattr(units, "AGE_SHARE", 0.0)
+    path = f"{tmp_path}/out/"
+    options = {"format": "parquet", "job": JOB, "warn": lambda text: None}
+    sink = open_output(path, **options)
+    sink.write("a", 1)
+    sink.note_partitions((0,), 8)
+    sink.abort()
+    part = Path(path) / "part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    at = len(data) - 12 if damage == "footer" else 4
+    data[at : at + 8] = b"\xff" * 8
+    part.write_bytes(data)
+
+    def go_on():
+        with open_output(path, resume=True, **options) as sink:
+            sink.write("b", 1.5)  # so the first part is to be written anew
+            sink.note_partitions((1, 2, 3, 4, 5, 6, 7), 8)
+
+    with pytest.raises(OutputError, match=r"part-00000\.parquet is damaged: .*; begin anew") as caught:
+        go_on()
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists(f"{path}_SUCCESS")
