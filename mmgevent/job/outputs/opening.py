@@ -39,9 +39,7 @@ def open_output(
 
     Raise OutputError for whatever is wrong.
     """
-    name = None if path is None else os.fsdecode(path)
-    if name is not None and "\0" in name:
-        raise OutputError(f"cannot write {name!r}: no path has a NUL character in it")
+    name = _checked_name(path)
     if name is None or stream is not None or not name.endswith(os.sep):
         if overwrite or resume or part_bytes is not None:
             what = "overwriting" if overwrite else "resuming" if resume else "the size of parts"
@@ -77,6 +75,13 @@ def open_output(
         draft=None if job is None or is_ordered else _draft_plan(name, job, chosen, columns),
         fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_lasting else None,
     )  # fmt: skip
+
+
+def _checked_name(path: str | os.PathLike[str] | None) -> str | None:
+    name = None if path is None else os.fsdecode(path)
+    if name is not None and "\0" in name:
+        raise OutputError(f"cannot write {name!r}: no path has a NUL character in it")
+    return name
 
 
 def _draft_plan(
