@@ -15,13 +15,13 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mmgevent.errors import BrokenPromiseError, UsageError
+from mmgevent.machine.leftovers import TemporaryFolder
 
 if TYPE_CHECKING:
     from mmgevent.driver.base_cluster import BaseCluster
@@ -166,9 +166,12 @@ def _check_runs(job: Job[Any, Any], cluster: BaseCluster, expected: list[Record]
                 f"in batches of {size}, every task twice, with {partitions} partitions",
             )
     _compare(expected, _run_on(cluster, job), "on a cluster")
-    with tempfile.TemporaryDirectory(prefix="mmgevent-check-") as folder:
-        killed = _killing(job, os.path.join(folder, "killed"))
+    folder = TemporaryFolder("mmgevent-check-")
+    try:
+        killed = _killing(job, os.path.join(folder.path, "killed"))
         _compare(expected, _run_on(cluster, killed), "on a cluster of which an executor is killed")
+    finally:
+        folder.remove()
 
 
 def _compare(expected: list[Record], records: list[Record], how: str) -> None:

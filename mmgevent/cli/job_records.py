@@ -141,17 +141,19 @@ def _check_paths(arguments: Arguments) -> None:
 
 def _write_report(command: str, arguments: Arguments, path: str, digest: Digest) -> None:
     """Write the report. The results matter more: what prevents it is said, and nothing else happens."""
+    from mmgevent.job.outputs.destinations import Replacement
     from mmgevent.report.page import make_page
 
-    made = f"{path}.{os.getpid()}.tmp"
+    page = make_page(digest.data()).encode()
     try:
-        with open(made, "x", encoding="utf-8") as file:  # a link that somebody made there is not followed
-            file.write(make_page(digest.data()))
-        os.replace(made, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(made)
-        say(command, f"the report {path} cannot be written: {error.strerror or error}")
+        file = Replacement(path, os.path.realpath(path), lambda text: say(command, text))
+        try:
+            file.write(memoryview(page))
+            file.commit()
+        finally:
+            file.abort()
+    except (OSError, OutputError) as error:
+        say(command, f"the report {path} cannot be written: {getattr(error, 'strerror', None) or error}")
         return
     if not arguments.quiet:
         say(command, f"report: {path}")

@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs.destinations import descriptor_of, open_descriptor
+from mmgevent.job.outputs.descriptors import descriptor_of, open_descriptor
 from mmgevent.job.remote.urls import is_remote
 from mmgevent.machine import working_directory
 

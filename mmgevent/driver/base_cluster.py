@@ -357,7 +357,8 @@ def _shown(job: Any, on_progress: OnProgress | None, on_notice: OnNotice | None)
 
 
 def _find_made(resume: str | os.PathLike[str] | Made) -> Made | None:
-    from mmgevent.job.outputs.record import Made, find_made  # rarely needed
+    from mmgevent.job.outputs.contents import find_made  # rarely needed
+    from mmgevent.job.outputs.record import Made
 
     return resume if isinstance(resume, Made) else find_made(resume)
 

@@ -355,7 +355,7 @@ class JobHandle(Readable[K, V], Telling):
         self._check_goes_on_in(sink)
         with self._changed:
             if self._is_streaming or self._result is not None:
-                raise UsageError("the results of this job were given out already")
+                raise UsageError("the results were given out already: call result() first, which keeps them")
             self._is_streaming = True
             self._reader = threading.get_ident()
             self._changed.notify_all()  # who waits in `result` gets none of them

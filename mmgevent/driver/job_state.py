@@ -68,6 +68,9 @@ class JobState:
         self.partitions = partitions
         #: partitions whose records were all given out
         self.delivered: set[int] = set()
+        #: keys that were reduced for them, as far as a server said so
+        self.given_keys = 0
+        self._earlier_keys = 0  # of submissions that were lost
         self.progress = Progress()
         #: the figures of whatever runs the job, see `figures`
         self.stats: dict[str, Any] = {}
@@ -171,6 +174,8 @@ class JobState:
         figures = {**self.stats, "skipped": self.set_aside.count, "deaths": self.death_count}
         if counters := self.signals.counters.counts():
             figures["counters"] = counters
+        if "keys" in figures:  # a server does not reduce again what was delivered
+            figures["keys"] += self._earlier_keys
         total, progress = self.input_total, self.progress
         n_bytes = progress.bytes
         is_mapped = progress.phase in ("reduce", "done") or "shuffled_bytes" in self.stats
@@ -262,6 +267,7 @@ class JobState:
         self.set_aside.clear()
         self.signals.counters.take_server({})
         self._named = 0
+        self._earlier_keys = self.given_keys
 
 
 def _do_nothing() -> None:

@@ -67,6 +67,8 @@ class Part(NamedTuple):
     of_task: tuple[int, ...] = ()
     #: what the task counted, with its last part
     counters: Mapping[str, int] = MappingProxyType({})
+    #: how many keys were reduced for it, or for all parts of its task that end with it
+    keys: int = 0
 
 
 class EngineLost(Exception):
@@ -378,7 +380,9 @@ class Submission:
         if batch is not None:
             self._check_batch(batch)
         counters = message.get("counters", {})
-        incoming = self._incoming[frame.task] = _Incoming(parts, batch, message.get("worker", ""), counters)
+        incoming = self._incoming[frame.task] = _Incoming(
+            parts, batch, message.get("worker", ""), counters, message.get("keys", 0)
+        )
         self._collect(frame.task, incoming)
 
     def _on_result_data(self, frame: Frame) -> None:
@@ -397,7 +401,8 @@ class Submission:
             self._parts.extend(part._replace(ends=(part.partition,)) for part in incoming.take_whole())
         elif incoming.is_complete and (parts := incoming.take_whole()):
             ends = tuple(part.partition for part in parts)
-            parts[-1] = parts[-1]._replace(ends=ends, counters=incoming.counters)
+            parts = [part._replace(keys=0) for part in parts]
+            parts[-1] = parts[-1]._replace(ends=ends, counters=incoming.counters, keys=incoming.keys)
             self._parts.extend(parts)
         if incoming.is_complete:
             del self._incoming[task]
@@ -423,6 +428,7 @@ class Submission:
         self._parts.popleft()
         self._state.delivered.add(part.partition)
         self._state.signals.counters.add(part.counters)
+        self._state.given_keys += part.keys
         self._state.end_partitions(part.ends)
 
     def _on_notice(self, frame: Frame, message: dict[str, Any]) -> None:
@@ -493,12 +499,15 @@ def _error_of(message: dict[str, Any]) -> JobError:
 class _Incoming:
     """The results of one reduce task while they arrive, partition by partition."""
 
-    def __init__(self, parts: list[list[int]], batch: int | None, worker: str, counters: dict[str, int]):
+    def __init__(
+        self, parts: list[list[int]], batch: int | None, worker: str, counters: dict[str, int], keys: int
+    ):
         """If `batch` is given, these are items of it that were set aside, not results."""
+        self.keys = keys
         self.batch = batch
         self.counters = counters
         self.worker = worker
-        self._parts = deque((partition, n_bytes) for partition, n_bytes, _ in parts)
+        self._parts = deque(parts)
         self._partitions = tuple(partition for partition, _, _ in parts)
         self._missing = sum(n_bytes for _, n_bytes, _ in parts)
         self._buffer = bytearray()
@@ -517,8 +526,8 @@ class _Incoming:
         """Remove and return the partitions that are whole."""
         whole = []
         while self._parts and len(self._buffer) >= self._parts[0][1]:
-            partition, n_bytes = self._parts.popleft()
-            whole.append(Part(partition, bytes(self._buffer[:n_bytes]), (), self._partitions))
+            partition, n_bytes, records = self._parts.popleft()
+            whole.append(Part(partition, bytes(self._buffer[:n_bytes]), (), self._partitions, keys=records))
             del self._buffer[:n_bytes]
         return whole
 

@@ -131,9 +131,10 @@ class Executor:
             if unwanted := options.get("unwanted"):
                 self._runner.unwanted = decode_partitions(unwanted)
             if parts := options.get("write_parts"):
-                from mmgevent.tasks import part_writer  # noqa: F401 - before user code can limit open files
+                from mmgevent.tasks.part_writer import import_modules
 
                 self._runner.parts = PartsPlan(**parts)
+                import_modules(self._runner.parts)  # before user code can limit open files
             if options.get("logs") is True:
                 from mmgevent.tasks.item_clock import ItemClock  # few jobs need it
 

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from xxhash import xxh64_hexdigest
 
 from mmgevent.errors import UsageError
+from mmgevent.machine import leftovers
 
 MAGIC = b"MMGBNDL\n"
 
@@ -40,6 +41,9 @@ KEPT = 20
 
 #: Ending of the names of bundles.
 SUFFIX = ".mmgbundle"
+
+#: The names of bundles that are being written.
+_HIDDEN = re.compile(r"\.\d{8}-\d{6}-.*" + re.escape(SUFFIX), re.ASCII)
 
 #: Largest header, bytes. A failure record has 256 KiB; import paths and arguments are short.
 MAX_HEADER_BYTES = 8 * 1024 * 1024
@@ -94,6 +98,7 @@ def write_bundle(folder: str, name: str, header: dict[str, Any], sections: dict[
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(hidden, flags, 0o600), "wb") as file:
+            leftovers.hold(file.fileno())
             for data in (MAGIC, _LENGTH.pack(len(head)), head, *sections.values()):
                 file.write(data)
         os.rename(hidden, path)
@@ -102,6 +107,7 @@ def write_bundle(folder: str, name: str, header: dict[str, Any], sections: dict[
             os.unlink(hidden)
         raise
     _remove_old(os.path.dirname(path), keep=path)
+    leftovers.remove_files(os.path.dirname(path), _HIDDEN)
     return path
 
 

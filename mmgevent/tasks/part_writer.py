@@ -157,6 +157,11 @@ class PartWriter:
             raise TaskFailure(make_failure("output", str(error))) from error
 
 
+def import_modules(plan: PartsPlan) -> None:
+    """Import those of our modules that a plan needs."""
+    PartFiles(plan)
+
+
 def write_parts(
     plan: PartsPlan,
     note: Callable[[str], None],
@@ -165,11 +170,6 @@ def write_parts(
     """Return what makes the writer of a reduce task. See `PartWriter` for the rest."""
 
     def make(emit: Emit, stats: TaskStats, plain: PlainRules | None) -> Writer:
-        try:
-            files = PartFiles(plan)
-        except OutputError as error:  # a library is missing here
-            note(f"a worker cannot write {plan.name}: {error}; its results are written here")
-            return ResultWriter(emit, stats, plain)
-        return PartWriter(emit, stats, plain, files, note, pausing)
+        return PartWriter(emit, stats, plain, PartFiles(plan), note, pausing)
 
     return make

@@ -102,7 +102,9 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "allow": fields_of(batches=COUNT, items=COUNT, seconds=NUMBER, weight=COUNT, slots=COUNT),
     "enough": fields_of(),
     "need_content": fields_of(),
-    "results": fields_of({"batch": COUNT, "worker": STRING, "counters": COUNTERS}, parts=TRIPLES, size=COUNT),
+    "results": fields_of(
+        {"batch": COUNT, "worker": STRING, "counters": COUNTERS, "keys": COUNT}, parts=TRIPLES, size=COUNT
+    ),
     "progress": fields_of(
         {
             "total": COUNT,

@@ -411,6 +411,42 @@ def test_when_the_engine_dies_the_job_is_handed_in_again(tmp_path, wrap):
     assert descendants() <= before
 
 
+@pytest.mark.parametrize("form", ["each", "iterator", "counting"])
+def test_keys_of_a_job_that_is_resubmitted_are_all_counted(form, tmp_path):
+    keys, killed = 4000, tmp_path / "killed"
+
+    def map_one(key, value):
+        yield key, value
+
+    def wait_for_kill(key):
+        while key == keys and not killed.exists():  # the job cannot end before the kill
+            time.sleep(0.01)
+
+    def reduce_each(key, values):
+        wait_for_kill(key)
+        if form == "counting":
+            mmg.counter("seen").add()
+        return sum(values)
+
+    def reduce_all(pairs):
+        for key, values in pairs:
+            wait_for_kill(key)
+            yield from ((key, sum(values)), (-key, 0))
+
+    reducefn = reduce_all if form == "iterator" else reduce_each
+    with mmg.LocalCluster(2) as cluster:
+        handle = cluster.submit(
+            mmg.Job([(n, n) for n in range(1, keys + 1)], map_one, reducefn, partitions=64)
+        )
+        records = handle.stream()
+        first = next(records)
+        os.kill(cluster._engine.pid, signal.SIGKILL)
+        killed.touch()
+        found = [first, *records]
+    assert len(found) == (2 if form == "iterator" else 1) * keys
+    assert handle.stats()["keys"] == keys
+
+
 def test_an_engine_that_is_killed_while_it_starts_is_replaced_as_well(tmp_path):
     gate = tmp_path / "gate"
 

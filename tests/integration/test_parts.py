@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import resource
 import signal
 import sys
@@ -97,6 +98,11 @@ def read_json(path):
     return [json.loads(line) for line in read_text(path).splitlines()]
 
 
+def read_parquet(path):
+    pytest.importorskip("pyarrow.parquet")
+    return [(row["n"], row["text"]) for _, row in mmg.Parquet(path)]
+
+
 def read_csv(path):
     rows = list(csv.reader(read_text(path).splitlines()))
     assert rows[0] == ["n", "text"]
@@ -110,6 +116,7 @@ def read_csv(path):
         ("jsonl.gz", read_json, {}),
         pytest.param("csv.xz", read_csv, {"columns": "n, text"}, marks=pytest.mark.long),
         ("pickle.bz2", mmg.load, {}),
+        ("parquet", read_parquet, {"columns": "n,text"}),
     ],
 )
 def test_executors_write_what_the_driver_would(format, read, options, cluster, tmp_path):
@@ -120,6 +127,46 @@ def test_executors_write_what_the_driver_would(format, read, options, cluster, t
     records = [record for path in parts_of(tmp_path / "out") for record in read(path)]
     assert {int(key): value for key, value in records} == EXPECTED
     assert len(records) == KEYS
+
+
+def mixed(key, values):
+    number = None if key % 3 == 0 else key if key % 2 else key + 0.5
+    return number, "x" * VALUE_CHARS
+
+
+def spoil_types(key, values):
+    return (key if key % 2 else "text"), "x" * VALUE_CHARS
+
+
+def test_parquet_parts_of_executors_have_one_schema(cluster, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    job = make_job(reducefn=mixed)
+    came, notices = write(cluster, job, tmp_path / "out", format="parquet", part_bytes=VALUE_CHARS)
+    assert {type(key) for key in came} == {Receipt}  # a record each, so types differ
+    assert not notices
+    told = check_whole(tmp_path / "out")
+    schemas = [pq.read_schema(path) for path in parts_of(tmp_path / "out")]
+    assert len(schemas) == KEYS
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+    assert str(schemas[0].field("value_0").type) == "double"
+    table = pq.read_table(tmp_path / "out")
+    assert sorted(table.column("key").to_pylist()) == list(range(KEYS))
+    for key, number in zip(table.column("key").to_pylist(), table.column("value_0").to_pylist(), strict=True):
+        assert number == mixed(key, [])[0]
+    assert told["records"] == KEYS
+
+
+def test_parquet_parts_of_executors_that_do_not_go_together_are_named(cluster, tmp_path):
+    pytest.importorskip("pyarrow.parquet")
+    job = make_job(reducefn=spoil_types)
+    with pytest.raises(
+        mmg.OutputError, match=r"'value_0' has them: the row \(\d+, .* and the row \(\d+, "
+    ) as caught:
+        write(cluster, job, tmp_path / "out", format="parquet", part_bytes=VALUE_CHARS)
+    assert "'text'" in str(caught.value)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    with pytest.raises(JobError, match=r"the record of \d+ has .* there, which is \w+ and does not go with"):
+        cluster.write(job, f"{tmp_path}/whole/", "parquet")
 
 
 @pytest.mark.long
@@ -157,7 +204,7 @@ def finish(key, value):
     return value
 
 
-def test_with_a_finishfn_an_order_or_parquet_the_driver_writes(tmp_path):
+def test_with_a_finishfn_or_an_order_the_driver_writes(tmp_path):
     for job, options in [
         (make_job(finishfn=finish), {}),
         (make_job(), {"sort": "key"}),
@@ -166,8 +213,9 @@ def test_with_a_finishfn_an_order_or_parquet_the_driver_writes(tmp_path):
         with open_output(f"{tmp_path}/out/", job=job, overwrite=True, **options) as sink:
             assert sink.plan_parts() is None
     untrusted = make_job(results="plain")
-    with open_output(f"{tmp_path}/out/", "pickle", job=untrusted, overwrite=True) as sink:
-        assert sink.plan_parts() is None
+    for format in ("pickle", "parquet"):
+        with open_output(f"{tmp_path}/out/", format, job=untrusted, overwrite=True) as sink:
+            assert sink.plan_parts() is None
 
 
 def test_a_program_writes_as_the_command_does(cluster, tmp_path):
@@ -239,12 +287,32 @@ def open_nothing():
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
-def test_who_sees_the_folder_and_cannot_write_there_sends_results(cluster, tmp_path):
-    came, notices = write(cluster, make_job(setupfn=open_nothing), tmp_path / "out")
+@pytest.mark.parametrize("format", ["tsv", "csv", "parquet"])
+def test_who_sees_the_folder_and_cannot_write_there_sends_results(format, cluster, tmp_path):
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    came, notices = write(cluster, make_job(setupfn=open_nothing), tmp_path / "out", format=format)
     assert sorted(came) == list(range(KEYS))
     check_whole(tmp_path / "out")
     assert len(notices) == 1
     assert "cannot write there" in notices[0]
+
+
+def hide_library(name):
+    sys.modules[name] = None
+
+
+@pytest.mark.parametrize(("format", "library"), [("parquet", "pyarrow"), ("tsv.xz", "lzma")])
+def test_who_lacks_a_library_sends_results(format, library, cluster, tmp_path):
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    job = make_job(setupfn=partial(hide_library, library))
+    came, notices = write(cluster, job, tmp_path / "out", format=format)
+    assert sorted(came) == list(range(KEYS))
+    check_whole(tmp_path / "out")
+    assert len(notices) == 1
+    assert library in notices[0]
+    assert "its results are written here" in notices[0]
 
 
 def keep_files_small():
@@ -252,10 +320,18 @@ def keep_files_small():
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIN_OWN_BYTES // 2, MIN_OWN_BYTES // 2))
 
 
+def write_noise(key, values):
+    return random.Random(key).randbytes(VALUE_CHARS)  # not even Parquet makes that smaller
+
+
 @pytest.mark.long
-def test_a_full_disk_ends_the_job_in_one_sentence_and_leaves_nothing(cluster, tmp_path):
-    with pytest.raises(JobError, match=f"cannot write {tmp_path}/out/") as caught:
-        write(cluster, make_job(setupfn=keep_files_small), tmp_path / "out")
+@pytest.mark.parametrize("format", ["tsv", "parquet"])
+def test_a_full_disk_ends_the_job_in_one_sentence_and_leaves_nothing(format, cluster, tmp_path):
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    job = make_job(setupfn=keep_files_small, reducefn=write_noise)
+    with pytest.raises(JobError, match=f"cannot write {tmp_path}/out/: File too large$") as caught:
+        write(cluster, job, tmp_path / "out", format=format)
     assert caught.value.kind == "output"
     assert not (tmp_path / "out").exists()  # it was new
 

@@ -3,7 +3,11 @@
 import json
 import os
 import pickle
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from mmgevent.errors import UsageError
 from mmgevent.job import bundle as bundles
 from mmgevent.job.bundle import KEPT, MAGIC, default_folder, read_bundle, write_bundle
+from mmgevent.machine.leftovers import FILE_LEFT_S
 
 SECTIONS = {"code": b"code" * 100, "input": b"input"}
 
@@ -48,6 +53,24 @@ def test_a_name_of_any_text_is_a_file_in_the_folder(tmp_path):
     path = write_bundle(str(tmp_path), "../a/b\n\x1b" + "x" * 500, {}, {"code": b""})
     assert os.path.dirname(path) == str(tmp_path)
     assert os.path.basename(path).isprintable()
+
+
+def test_what_a_killed_run_has_half_written_the_next_one_removes(tmp_path):
+    program = (
+        "import os, sys; from mmgevent.job import bundle\n"
+        "os.rename = lambda *paths: os.kill(os.getpid(), 9)\n"
+        "bundle.write_bundle(sys.argv[1], 'job', {}, {'code': b''})"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)])
+    assert killed.returncode == -signal.SIGKILL
+    (hidden,) = os.listdir(tmp_path)
+    (tmp_path / ".notes.mmgbundle").write_text("mine")
+    path = write_bundle(str(tmp_path), "job", {}, SECTIONS)
+    assert (tmp_path / hidden).exists()  # it may belong to a machine whose locks are not seen here
+    for name in (hidden, ".notes.mmgbundle"):
+        os.utime(tmp_path / name, (time.time() - 2 * FILE_LEFT_S,) * 2)
+    other = write_bundle(str(tmp_path), "job", {}, SECTIONS)
+    assert {*os.listdir(tmp_path)} == {os.path.basename(path), os.path.basename(other), ".notes.mmgbundle"}
 
 
 def test_a_folder_that_others_may_write_gets_none(tmp_path):

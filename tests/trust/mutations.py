@@ -214,7 +214,7 @@ MUTATIONS = [
     Mutation(
         "_SUCCESS of old results goes before anything is sent",
         "job/outputs/remote_folder.py",
-        "        if self._has_success:",
+        "        if self._had_success:",
         "        if False:",
         ("job/outputs/test_object_stores.py::test_success_is_sent_last_and_removed_first",),
     ),
@@ -1357,8 +1357,8 @@ MUTATIONS = [
     Mutation(
         "a folder stops looking complete before its parts are replaced",
         "job/outputs/folder.py",
-        "os.unlink(os.path.join(self._folder, SUCCESS))",
-        "pass",
+        "            self._files.remove(SUCCESS)\n            self._files.sync()\n",
+        "            pass\n",
         (
             "job/outputs/test_folder.py::test_a_run_that_ends_between_two_removals_leaves_nothing_that_looks_complete",
         ),
@@ -1427,6 +1427,13 @@ MUTATIONS = [
         ("job/outputs/test_resume.py::test_a_kill_at_each_system_call_loses_only_what_was_not_whole",),
     ),
     Mutation(
+        "a temporary file or folder of a living process is no leftover",
+        "machine/leftovers.py",
+        "        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        return True\n",
+        "        return True\n",
+        ("machine/test_leftovers.py::test_what_a_living_process_has_stays_and_what_a_killed_one_left_goes",),
+    ),
+    Mutation(
         "rows have one number of columns",
         "job/outputs/rows.py",
         "if len(fields) != self._width:",
@@ -1441,11 +1448,25 @@ MUTATIONS = [
         ("job/outputs/test_parquet.py::test_a_record_that_does_not_fit_the_first_ones_is_named",),
     ),
     Mutation(
-        "a folder of Parquet that is resumed keeps its types",
+        "all parts of Parquet have one schema",
         "job/outputs/folder.py",
-        "self._encode.go_on_with(os.path.join(self._folder, min(kept)))",
+        "self._parts.make_schemas_equal(self._write_file)",
         "pass",
-        ("job/outputs/test_parquet.py::test_a_resumed_folder_has_the_types_of_the_first_run",),
+        ("job/outputs/test_parquet.py::test_parts_whose_types_differ_get_the_one_that_holds_all",),
+    ),
+    Mutation(
+        "parts of Parquet that do not go together are no output",
+        "job/outputs/part_schemas.py",
+        "        if merged is None:\n",
+        "        if merged is None and not (merged := before):\n",
+        ("job/outputs/test_parquet.py::test_parts_whose_types_do_not_go_together_are_named_by_their_rows",),
+    ),
+    Mutation(
+        "units of a remote record that are lost are removed before a part has their name",
+        "job/outputs/remote_parts.py",
+        "self._remove_all([name for name in self._units() if name not in kept])",
+        "pass",
+        ("job/outputs/test_object_stores.py::test_a_remote_folder_goes_on_where_a_killed_run_ended",),
     ),
     Mutation(
         "sorting holds no more than its memory",

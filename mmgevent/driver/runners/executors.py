@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from typing import Any, TypeVar
@@ -31,6 +29,7 @@ from mmgevent.driver.runners.elsewhere import EngineCluster
 from mmgevent.driver.runners.futures import Futures
 from mmgevent.driver.runners.refusals import check_versions, missing_error
 from mmgevent.errors import JobCancelled, JobError, MmgeventError, StoreError, UsageError
+from mmgevent.machine.leftovers import TemporaryFolder
 from mmgevent.machine.logs import get_log
 from mmgevent.shown_text import shown
 from mmgevent.wire.failures import shorten
@@ -94,12 +93,12 @@ class ExecutorFutures(Futures):
         self._count = 0
         self._job_id: str | None = None
         try:
-            self._folder = tempfile.mkdtemp(prefix="mmgevent-job-", dir=folder)
+            self._place = TemporaryFolder("mmgevent-job-", folder)
         except OSError as error:
             raise UsageError(
                 f"no folder can be made for what map tasks pass to reduce tasks: {error}"
             ) from error
-        self.lease = self._folder
+        self._folder = self.lease = self._place.path
 
     @property
     def slots(self) -> int:
@@ -157,11 +156,7 @@ class ExecutorFutures(Futures):
         self.close()
 
     def close(self) -> None:
-        # Renamed first: a box must not see half of it, and a task may be writing to it.
-        gone = f"{self._folder}.gone"
-        with contextlib.suppress(OSError):  # it was closed already
-            os.rename(self._folder, gone)
-            shutil.rmtree(gone, ignore_errors=True)
+        self._place.remove()
         if self._job_id is not None:
             end_job(self._job_id)  # at once, if the executor's workers are threads of this process
 

@@ -15,8 +15,6 @@ partition runs nothing again.
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -37,6 +35,7 @@ from mmgevent.driver.runners.spark_tasks import DATA, REDUCE_REPORT, SparkRow
 from mmgevent.engine.server.partitioning import choose_partitions
 from mmgevent.errors import JobError, UsageError
 from mmgevent.job.job import Job
+from mmgevent.machine.leftovers import TemporaryFolder
 from mmgevent.machine.logs import get_log
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class SparkRunner(BoxedRunner):
         _refuse_endless(job)
         self._opened = opened
         self._workers = opened.workers()
-        self._lease: str | None = None
+        self._lease: TemporaryFolder | None = None
         self._job_id = f"{job.name}-{uuid.uuid4().hex}"
         super().__init__(
             job, ENGINE, is_local=self._workers.are_local, on_progress=on_progress, on_notice=on_notice
@@ -113,9 +112,10 @@ class SparkRunner(BoxedRunner):
                 per_slot = MOST_GROUPS_PER_SLOT if self.job.options.partitions else GROUPS_PER_SLOT
                 groups = min(partitions, max(per_slot * slots, n_bytes // GROUP_BYTES))
                 if self._workers.are_local:
-                    self._lease = tempfile.mkdtemp(prefix="mmgevent-job-")
+                    self._lease = TemporaryFolder("mmgevent-job-")
                 options = self.state.options_for(self._packed.options)
-                boxed = BoxedJob(self._job_id, options, partitions, groups, self._packed.context, self._lease)
+                lease = None if self._lease is None else self._lease.path
+                boxed = BoxedJob(self._job_id, options, partitions, groups, self._packed.context, lease)
                 yield from self._query(boxed, batches)
             self._accounts.end_map()
         finally:
@@ -138,7 +138,7 @@ class SparkRunner(BoxedRunner):
     def _end_boxes(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
-            shutil.rmtree(lease, ignore_errors=True)
+            lease.remove()
         end_job(self._job_id)
 
     def _look(self) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -28,6 +27,7 @@ from mmgevent.driver.runners.spark_errors import ENGINE, explain, unusable
 from mmgevent.driver.runners.spark_jvm import end_jvm
 from mmgevent.driver.runners.spark_knock import reach
 from mmgevent.errors import ConnectError, JobError, MmgeventError, UsageError
+from mmgevent.machine.leftovers import TemporaryFolder
 from mmgevent.machine.logs import get_log
 
 #: Variable by which pyspark knows that a process uses Connect.
@@ -173,14 +173,14 @@ class OpenSession:
         return max(1, int(self._ask(parts.count)))
 
     def _ask_workers(self) -> SparkWorkers:
-        folder = tempfile.mkdtemp(prefix="mmgevent-look-")
+        folder = TemporaryFolder("mmgevent-look-")
         try:
-            probe = spark_tasks.make_probe(folder, spark_tasks.read_boot_id())
+            probe = spark_tasks.make_probe(folder.path, spark_tasks.read_boot_id())
             frame = self.session.range(0, spark_tasks.PROBE_ROWS).mapInArrow(probe, "data binary")
             rows = self._ask(lambda: frame.toArrow().column("data").to_pylist())
             master = str(self._ask(lambda: self.session.conf.get("spark.master", "")))
         finally:
-            os.rmdir(folder)
+            folder.remove()
         found = [json.loads(row) for row in rows]
         for each in found:
             if "missing" in each:

@@ -88,17 +88,20 @@ def server_context(certificates: Certificates = NO_CERTIFICATES) -> tuple[Any, b
 
 
 def _load_from_file(context: Any, pem: bytes) -> None:
-    """Load a key and its certificate by way of a temporary file: OpenSSL reads files only."""
-    try:
-        with tempfile.NamedTemporaryFile(prefix="mmgevent-") as file:  # mode 0600
-            file.write(pem)
-            file.flush()
-            context.load_cert_chain(file.name)
-    except FileNotFoundError:  # no folder can be written to
-        with open(create_nameless_file("mmgevent-certificate"), "r+b") as file:
-            file.write(pem)
-            file.flush()
+    """Load a key and its certificate by way of a file without a name: OpenSSL reads files only.
+
+    A killed process would leave a key on the disk under a name.
+    """
+    with open(create_nameless_file("mmgevent-certificate"), "r+b") as file:
+        file.write(pem)
+        file.seek(0)  # where a path of a descriptor is a copy of it
+        if os.path.exists(f"/dev/fd/{file.fileno()}"):
             context.load_cert_chain(f"/dev/fd/{file.fileno()}")
+            return
+    with tempfile.NamedTemporaryFile(prefix="mmgevent-") as named:  # mode 0600
+        named.write(pem)
+        named.flush()
+        context.load_cert_chain(named.name)
 
 
 def client_context(certificates: Certificates = NO_CERTIFICATES) -> Any:

@@ -110,7 +110,8 @@ class Actions:
             job.signals.counters.add(counters)
             job.kept.add(c.task, job.store.commit_reduce(c.attempt))
         else:
-            job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt), counters)
+            keys = 0 if attempt.done is None else attempt.done["groups"]
+            job.delivery.add(c.task, attempt.partitions, job.store.commit_reduce(c.attempt), keys, counters)
 
     def _discard(self, c: commands.Discard) -> None:
         attempt = self._attempts.end(c.attempt)

@@ -16,6 +16,7 @@ from mmgevent.engine.server.store import JobStore, Output
 from mmgevent.wire.frames import RESULT, Frame, Lane, join_payloads
 from mmgevent.wire.lanes import RESULT_WINDOW
 from mmgevent.wire.messages import control
+from mmgevent.wire.shapes import MAX_INT
 
 
 class _Parcel(NamedTuple):
@@ -24,7 +25,7 @@ class _Parcel(NamedTuple):
     task: int
     partitions: tuple[int, ...]
     output: Output
-    #: Further fields of the `results` message: batch and worker of items set aside, or counters.
+    #: Further fields of the `results` message: batch and worker of items set aside, or keys and counters.
     about: dict[str, Any]
 
 
@@ -45,10 +46,13 @@ class Delivery:
         self.result_tasks = 0
         self.records_out = 0
 
-    def add(self, task: int, partitions: tuple[int, ...], output: Output, counters: dict[str, int]) -> None:
-        """Queue the output of a reduce task, and what it counted."""
+    def add(
+        self, task: int, partitions: tuple[int, ...], output: Output, keys: int, counters: dict[str, int]
+    ) -> None:
+        """Queue the output of a reduce task, how many keys it had, and what its functions counted."""
         self.records_out += sum(output.flushes.records)
-        self._put(_Parcel(task, partitions, output, {"counters": counters} if counters else {}))
+        about = {"keys": min(keys, MAX_INT), **({"counters": counters} if counters else {})}
+        self._put(_Parcel(task, partitions, output, about))
 
     def add_set_aside(self, task: int, partition: int, output: Output, batch: int, worker: str) -> None:
         """Queue what a committed map attempt has set aside in `partition`, if anything."""

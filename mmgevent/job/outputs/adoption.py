@@ -10,31 +10,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs.folder_files import FolderFiles
 from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.receipts import Receipt
-
-
-class PartNames(Protocol):
-    """The files of a folder. All methods raise OSError."""
-
-    def left_behind(self, plan: PartsPlan) -> list[str]: ...
-
-    def create(self, name: str) -> None: ...
-
-    def size(self, name: str) -> int: ...
-
-    def rename(self, old: str, new: str) -> None: ...
-
-    def remove(self, name: str) -> None: ...
 
 
 class Adoption:
     """What the executors of one run write."""
 
-    def __init__(self, files: PartNames, plan: PartsPlan):
+    def __init__(self, files: FolderFiles, plan: PartsPlan):
         """Put the token into the folder. Raise OSError."""
         self.plan = plan
         #: partitions whose results are in parts that were taken over

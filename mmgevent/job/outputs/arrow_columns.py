@@ -61,7 +61,7 @@ def make_column(name: str, values: Sequence[Any], keys: Sequence[Any], expected:
     import pyarrow
 
     kind = _simple_kind(values)
-    if kind is None or (expected is not None and _merged(expected, kind) != expected):
+    if kind is None or (expected is not None and merge_types(expected, kind) != expected):
         kind = _kind_of_each(name, values, keys, expected)
     if pyarrow.types.is_nested(kind) or pyarrow.types.is_timestamp(kind):
         values = [_as_written(value) for value in values]
@@ -91,7 +91,7 @@ def _kind_of_each(name: str, values: Sequence[Any], keys: Sequence[Any], expecte
             raise _refusal(name, key, value, "has too many lists within lists") from None
         if own in fitting:
             continue
-        merged = _merged(kind, own)
+        merged = merge_types(kind, own)
         if merged is None or (expected is not None and merged != expected):
             before = "there is only None" if pyarrow.types.is_null(kind) else f"the type is {kind}"
             raise _refusal(
@@ -134,7 +134,7 @@ def _kind_of(values: Iterable[Any]) -> Any:
     kind = pyarrow.null()
     for value in values:
         own = _kind_of_one(value)
-        merged = _merged(kind, own)
+        merged = merge_types(kind, own)
         if merged is None:
             raise _Misfit(f"has both {kind} and {own} in it")
         kind = merged
@@ -164,7 +164,7 @@ def _kind_of_one(value: Any) -> Any:
     return kind
 
 
-def _merged(one: Any, other: Any) -> Any:
+def merge_types(one: Any, other: Any) -> Any:
     """Return the type that holds the values of both, None if there is none.
 
     It is `one` itself if that can hold the values of `other`.
@@ -177,7 +177,7 @@ def _merged(one: Any, other: Any) -> Any:
     if types.is_null(one):
         return other
     if types.is_list(one) and types.is_list(other):
-        element = _merged(one.value_type, other.value_type)
+        element = merge_types(one.value_type, other.value_type)
         if element is None:
             return None
         return one if element == one.value_type else pyarrow.list_(element)
@@ -193,7 +193,7 @@ def _merged_structs(one: Any, other: Any) -> Any:
 
     fields = {field.name: field.type for field in one}
     for field in other:
-        kind = _merged(fields.get(field.name, pyarrow.null()), field.type)
+        kind = merge_types(fields.get(field.name, pyarrow.null()), field.type)
         if kind is None:
             return None
         fields[field.name] = kind
@@ -221,6 +221,37 @@ def _merged_numbers(one: Any, other: Any) -> Any:
     if all(types.is_floating(kind) or types.is_integer(kind) for kind in both):
         return pyarrow.float64()  # pyarrow refuses an integer that is not exact there
     return None
+
+
+def widen(array: Any, kind: Any) -> Any:
+    """Return an array with a type that `merge_types` gave for its own and another one.
+
+    Raise an exception of pyarrow for a value that would change.
+    """
+    import pyarrow
+    from pyarrow import types
+
+    if array.type == kind:
+        return array
+    if types.is_null(array.type):
+        return pyarrow.nulls(len(array), kind)
+    if types.is_struct(kind):
+        own = {field.name for field in array.type}
+        columns = [
+            widen(array.field(field.name), field.type)
+            if field.name in own
+            else pyarrow.nulls(len(array), field.type)
+            for field in kind
+        ]
+        return pyarrow.StructArray.from_arrays(columns, fields=list(kind), mask=array.is_null())
+    if types.is_list(kind):
+        lengths = pyarrow.compute.list_value_length(array).fill_null(0)
+        offsets = pyarrow.concat_arrays(
+            [pyarrow.array([0], pyarrow.int32()), pyarrow.compute.cumulative_sum(lengths)]
+        )
+        values = widen(array.flatten(), kind.value_type)
+        return pyarrow.ListArray.from_arrays(offsets, values, type=kind, mask=array.is_null())
+    return array.cast(kind)
 
 
 def _as_written(value: Any) -> Any:

@@ -7,18 +7,22 @@ import os
 from typing import Any
 
 from mmgevent.errors import OutputError
+from mmgevent.job.outputs.folder_files import FolderFiles, LocalFiles
 from mmgevent.job.outputs.folder_lock import LOCK
-from mmgevent.job.outputs.folder_names import SUCCESS, is_leftover, is_ours, is_part
+from mmgevent.job.outputs.folder_names import SUCCESS, is_leftover, is_ours, is_part, is_record
 from mmgevent.job.outputs.formats import short
 from mmgevent.job.outputs.record import (
     RECORD,
     About,
     FolderRecord,
+    Made,
     are_there,
     find_difference,
     is_about,
-    read_record,
+    is_part_entry,
 )
+from mmgevent.job.outputs.sinks import log_warning
+from mmgevent.job.remote.urls import is_remote, without_password
 
 _OVERWRITE = "--overwrite, overwrite=True"
 
@@ -28,7 +32,7 @@ def check_names(name: str, names: list[str], overwrite: bool) -> list[str]:
 
     Raise OutputError if something is there that may not be removed.
     """
-    found = [each for each in names if each not in (LOCK, RECORD) and not is_leftover(each)]
+    found = [each for each in names if each != LOCK and not is_record(each) and not is_leftover(each)]
     if found and not overwrite:
         advice = " or finish what an earlier run began: --resume;" if RECORD in names else ""
         raise OutputError(
@@ -39,19 +43,19 @@ def check_names(name: str, names: list[str], overwrite: bool) -> list[str]:
 
 
 class Contents:
-    """The names in a folder of this machine."""
+    """What is in a folder."""
 
-    def __init__(self, folder: str, name: str):
+    def __init__(self, files: FolderFiles, name: str):
         """`name`: the folder as the user wrote it. Raise OutputError if a folder has a name of ours."""
-        self._folder = folder
+        self._files = files
         self._name = name
-        with os.scandir(folder) as entries:
-            names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-        for each in sorted(names):
-            if is_ours(each) and names[each]:
+        entries = files.entries()
+        for each in sorted(entries):
+            if is_ours(each) and entries[each].is_folder:
                 raise OutputError(f"cannot write {name}: {each} in it is a folder; remove it first")
+        self._sizes = {each: entry.size for each, entry in entries.items()}
         #: all of them, in order
-        self.names = sorted(names)
+        self.names = sorted(entries)
 
     def check(self, overwrite: bool) -> list[str]:
         """See `check_names`."""
@@ -59,28 +63,33 @@ class Contents:
 
     def parts_of_same(self, about: About) -> list[dict[str, Any]]:
         """Return the parts of a complete folder. Raise OutputError unless this job has made them."""
-        with open(os.path.join(self._folder, SUCCESS), "rb") as file:
-            try:
-                told = json.load(file)
-                before, parts = told["fingerprint"], told["parts"]
-            except (ValueError, KeyError, TypeError):
-                before = None
-        if not is_about(before):
+        try:
+            told = json.loads(self._files.read(SUCCESS))
+            before, parts = told["fingerprint"], told["parts"]
+        except (ValueError, KeyError, TypeError):
+            before = parts = None
+        if not is_about(before) or type(parts) is not list or not all(map(is_part_entry, parts)):
             raise self._refusal(f"its {SUCCESS} does not say what made it")
         self._check_same(before, about)
-        if not are_there(self._folder, parts):
+        if not are_there(self._sizes, parts):
             raise self._refusal(f"its {SUCCESS} names a part that is lost or has changed")
-        return parts  # type: ignore[no-any-return]
+        return parts
 
     def record_of_same(self, about: About) -> FolderRecord | None:
         """Return what is recorded of parts that are there. Raise OutputError if another job made them."""
-        record = read_record(self._folder) if RECORD in self.names else None
+        record = self._files.read_record() if RECORD in self.names else None
         if record is not None:
             self._check_same(record.about, about)
-            return record.without_lost(self._folder)
+            return record.without_lost(self._sizes)
         if any(map(is_part, self.names)):
             raise self._refusal("its parts have no record of what made them")
         return None
+
+    def made(self) -> Made | None:
+        """Return which partitions are there, whatever has made them; None if that is not recorded."""
+        record = self._files.read_record() if RECORD in self.names else None
+        kept = None if record is None else record.without_lost(self._sizes)
+        return kept.made if kept and kept.units else None
 
     def _check_same(self, before: About, now: About) -> None:
         difference = find_difference(before, now)
@@ -91,3 +100,24 @@ class Contents:
         return OutputError(
             f"cannot resume {self._name}: {why}; name another folder, or begin anew: {_OVERWRITE}"
         )
+
+
+def find_made(folder: str | os.PathLike[str]) -> Made | None:
+    """Return which partitions are in a folder, None if that is not recorded. Raise OutputError."""
+    name = os.fspath(folder)
+    try:
+        files = _files_of(name)
+        return None if files is None else Contents(files, name).made()
+    except OSError as error:
+        raise OutputError(f"cannot read {without_password(name)}: {error.strerror or error}") from error
+
+
+def _files_of(name: str) -> FolderFiles | None:
+    """Return the files of a folder, None if it is not there."""
+    if is_remote(name):
+        from mmgevent.job.outputs.remote_objects import open_store
+        from mmgevent.job.outputs.remote_parts import FolderObjects
+
+        system, path = open_store(name)
+        return FolderObjects(system, path.rstrip("/"))
+    return LocalFiles(name, name, log_warning) if os.path.isdir(name) else None

@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
+import re
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.attributes import take_over
+from mmgevent.job.outputs.descriptors import descriptor_of, open_descriptor
 from mmgevent.job.remote.urls import is_remote
-
-#: Most links followed from a path to a descriptor. Linux follows as many.
-MAX_LINKS = 40
+from mmgevent.machine import leftovers
 
 #: Most names tried for a temporary file. Each has 64 random bits, so a second is hardly ever
 #: needed.
@@ -35,6 +34,12 @@ MAX_NAMES = 100
 
 #: What the temporary name of a single file begins with.
 TEMPORARY_PREFIX = ".mmg-"
+
+#: What a temporary name ends in.
+_SUFFIX = ".tmp"
+
+#: The temporary names of single files.
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}" + re.escape(_SUFFIX), re.ASCII)
 
 #: Error numbers of open() on file systems without unnamed files.
 _NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
@@ -150,6 +155,12 @@ class Replacement:
         if descriptor is None:
             self._temporary, descriptor = _create_named(self._folder, mode, temporary_prefix)
         self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
+        #: keeps its lock until it has no temporary name any more
+        self._lock: int | None = None
+        if not is_new:  # who makes a new one in a folder has a lock on the folder
+            leftovers.remove_files(self._folder, _TEMPORARY)
+            leftovers.hold(descriptor)
+            self._lock = os.dup(descriptor)
 
     def write(self, data: memoryview) -> None:
         assert self._file is not None, "nothing can be written after the end"
@@ -178,11 +189,15 @@ class Replacement:
         try:
             os.replace(self._temporary, self._target)
         except OSError as error:
-            left, self._temporary = self._temporary, None
+            if self._is_new:  # nobody looks for a part elsewhere: `abort` removes it
+                raise
+            left, self._temporary = _kept(self._temporary), None
+            self._unlock()
             raise OutputError(
                 f"cannot write {self.name}: {error.strerror or error}; the results are whole in {left}"
             ) from error
         self._temporary = None
+        self._unlock()
         if lost:
             self._warn(f"{self.name} was replaced, but {'; '.join(lost)}")
 
@@ -195,6 +210,12 @@ class Replacement:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)
             self._temporary = None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
 
 def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
@@ -227,49 +248,6 @@ def open_destination(path: str, warn: Callable[[str], None]) -> Destination:
         return Replacement(path, target, warn)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def descriptor_of(path: str) -> int | None:
-    """Return the number of this process's descriptor that `path` names: 1 for `/dev/stdout`.
-
-    Links are followed. None for any other path.
-    """
-    own = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
-    for _ in range(MAX_LINKS):
-        folder, name = os.path.split(path)
-        try:
-            folder = os.path.realpath(folder)
-        except OSError:  # the working directory no longer exists
-            return None
-        parts = folder.split(os.sep)
-        is_own_thread = parts[:4] == ["", "proc", str(os.getpid()), "task"] and parts[5:] == ["fd"]
-        if (folder in own or is_own_thread) and name.isascii() and name.isdigit():
-            return int(name)
-        path = os.path.join(folder, name)
-        if not os.path.islink(path):
-            return None
-        try:
-            path = os.path.join(folder, os.readlink(path))
-        except OSError:  # it belongs to another process, or was removed
-            return None
-    return None
-
-
-def open_descriptor(number: int, name: str) -> io.FileIO:
-    """Return a file on a copy of a descriptor that this process was started with.
-
-    Both share position and flags, so `3>> log` is appended to. Raise OutputError if there is none.
-    """
-    try:
-        flags = fcntl.fcntl(number, fcntl.F_GETFL)
-        is_inherited = os.get_inheritable(number)  # ours are not: Python makes them so
-    except (OSError, OverflowError):
-        is_inherited = False
-    if not is_inherited:
-        raise OutputError(f"cannot write {name}: descriptor {number} is not open; add {number}> PATH")
-    if flags & os.O_ACCMODE == os.O_RDONLY:
-        raise OutputError(f"cannot write {name}: descriptor {number} is open for reading only")
-    return io.FileIO(os.dup(number), "wb")
 
 
 def _write_all(file: RawFile, rest: memoryview) -> None:
@@ -357,8 +335,19 @@ def _create_named(folder: str, mode: int, prefix: str) -> tuple[str, int]:
     raise FileExistsError(errno.EEXIST, f"no free name for a temporary file in {folder}")
 
 
-def _free_names(folder: str, prefix: str) -> list[str]:
-    return [os.path.join(folder, f"{prefix}{os.urandom(8).hex()}.tmp") for _ in range(MAX_NAMES)]
+def _free_names(folder: str, prefix: str) -> Iterator[str]:
+    for _ in range(MAX_NAMES):  # few parts need a second one
+        yield os.path.join(folder, f"{prefix}{os.urandom(8).hex()}{_SUFFIX}")
+
+
+def _kept(path: str) -> str:
+    """Give whole results a name that is not that of a leftover, if that is possible; return it."""
+    kept = f"{path.removesuffix(_SUFFIX)}.whole"
+    try:
+        os.rename(path, kept)
+    except OSError:
+        return path
+    return kept
 
 
 def _link(file: io.FileIO, folder: str, prefix: str) -> str:

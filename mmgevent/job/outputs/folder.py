@@ -9,36 +9,34 @@
 5. Parts reach the disk before `_SUCCESS` does, so that no power cut leaves `_SUCCESS` alone.
 6. If it is known where partitions end, parts are cut there, and a record says which partitions they
    hold (see `record`). So another run can make the others only.
+7. Parts of Parquet get one schema before `_SUCCESS` is written (see `part_schemas`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs.adoption import Adoption, PartNames
+from mmgevent.job.outputs.adoption import Adoption
 from mmgevent.job.outputs.contents import Contents
 from mmgevent.job.outputs.destinations import Replacement, WholeFile
-from mmgevent.job.outputs.folder_files import LocalNames
-from mmgevent.job.outputs.folder_lock import LOCK, lock_folder, make_folder, sync_folder
-from mmgevent.job.outputs.folder_names import SUCCESS, is_leftover, is_part
+from mmgevent.job.outputs.folder_files import FolderFiles, LocalFiles
+from mmgevent.job.outputs.folder_names import SUCCESS, is_leftover, is_part, is_record
 from mmgevent.job.outputs.formats import OutputFormat
+from mmgevent.job.outputs.part_list import PartList
 from mmgevent.job.outputs.parts_plan import TEMPORARY_PREFIX, PartsPlan
 from mmgevent.job.outputs.receipts import Receipt
-from mmgevent.job.outputs.record import RECORD, About, FolderRecord
-from mmgevent.job.outputs.rows import CsvEncoder
+from mmgevent.job.outputs.record import About
+from mmgevent.job.outputs.rows import RowEncoder
 from mmgevent.job.outputs.sinks import Encoder, Sink, log_warning, make_sink
+from mmgevent.job.outputs.success import count_records, describe_success
 from mmgevent.job.outputs.units import Units
 
 #: Size of a part before it is compressed, bytes. Tools that read parts in parallel like such sizes.
 PART_BYTES = 128 * 1024 * 1024
-
-#: Most parts: their numbers have five digits, and sort as their names do.
-MAX_PARTS = 100_000
 
 
 class FolderSink(Sink):
@@ -70,52 +68,51 @@ class FolderSink(Sink):
         another job has made.
         """
         self._name = name
-        self._folder = self._find()
+        self._warn = warn or log_warning
+        self._files, self._folder = self._find()
         self._chosen = chosen
         self._encode = encode
         self._header = header
         self._part_bytes = part_bytes
         self._about = about or {}
-        self._warn = warn or log_warning
         self._draft = draft
         self._adoption: Adoption | None = None
         self._part: Sink | None = None
         self._file: WholeFile | None = None  # that the part is written to
         self._records = 0  # of this part
         self._written_bytes = 0  # of this part, before they are compressed
-        self._parts: list[dict[str, Any]] = []
-        self._number = 0  # of the next part
+        self._parts = PartList(name, chosen, self._files)
         self._part_name = ""  # of the part that is open
         #: parts that were there, and what killed runs left; None once they are removed
         self._old: list[str] | None = []
-        self._is_over = self._is_new = False
-        self._lock: int | None = None
+        self._is_over = self._had_success = False
         #: None if nothing is recorded
-        self._units = None if fingerprint is None else Units(self._folder, fingerprint, self._write_record)
+        self._units = None if fingerprint is None else Units(self._files, fingerprint)
         self._enter(overwrite, resume)
 
-    def _find(self) -> str:
-        """Return the path of the folder."""
-        return os.path.realpath(self._name)
+    def _find(self) -> tuple[FolderFiles, str]:
+        """Return the files of the folder, and where it is."""
+        folder = os.path.realpath(self._name)
+        return LocalFiles(folder, self._name, self._warn), folder
 
     def _enter(self, overwrite: bool, resume: bool) -> None:
         """Make the folder ours, and look at what is there."""
         with self._explained():
-            self._is_new = make_folder(self._folder)
-            self._lock = lock_folder(self._folder, self._name, self._warn)
+            self._files.enter()
         try:
             with self._explained():
-                contents = Contents(self._folder, self._name)
+                contents = Contents(self._files, self._name)
                 if resume:
                     self._continue(contents)
                 else:
                     self._old = contents.check(overwrite)
+                    self._had_success = SUCCESS in contents.names
         except BaseException:
-            self._release()
+            self._files.leave(has_parts=bool(self._parts))
             raise
         if self.is_complete:
             self._is_over = True
-            self._release()
+            self._files.leave(has_parts=bool(self._parts))
 
     @property
     def is_terminal(self) -> bool:
@@ -165,19 +162,21 @@ class FolderSink(Sink):
                 self._finish_part()
         with self._explained():
             self._end_adoption()
+            self._parts.make_schemas_equal(self._write_file)
         with self._explained(SUCCESS):
-            self._sync()
-            success = self._open_file(SUCCESS)
-            try:
-                success.write(memoryview(self._describe()))
-                success.commit()
-            finally:
-                success.abort()
-            self._sync()
+            self._files.sync()
+            about = None if self._units is None else self._units.about
+            self._write_file(
+                SUCCESS,
+                lambda write: write(
+                    memoryview(describe_success(self._parts.described, self._chosen, self._about, about))
+                ),
+            )
+            self._files.sync()
             if self._is_recorded:
-                os.unlink(os.path.join(self._folder, RECORD))
+                self._files.remove_record()
         self._is_over = True
-        self._release()
+        self._files.leave(has_parts=bool(self._parts))
 
     def abort(self) -> None:
         """Drop the part that is not whole. The others stay, without `_SUCCESS`."""
@@ -188,7 +187,7 @@ class FolderSink(Sink):
             self._part.abort()
         with contextlib.suppress(OSError):  # what is left of it, a later run removes
             self._end_adoption()
-        self._release()
+        self._files.leave(has_parts=bool(self._parts))
         if self._parts:
             advice = "; --resume makes the rest" if self._is_recorded else ""
             self._warn(
@@ -198,28 +197,26 @@ class FolderSink(Sink):
     # parts
 
     def _open_part(self) -> Sink:
-        self._part_name = self._next_name()
+        self._part_name = self._parts.next_name()
         with self._explained():
             file = self._open_file(self._part_name, self._prepare)
         if self._units is not None:
             self._units.begin_part()
         return make_sink(self._chosen, self._encode, file, self._header)
 
-    def _next_name(self) -> str:
-        if self._number >= MAX_PARTS:
-            raise OutputError(
-                f"cannot write {self._name}: the results need more than {MAX_PARTS} parts; choose a larger part size"
-            )
-        self._number += 1
-        return f"part-{self._number - 1:05}{self._chosen.suffix}"
-
     def _finish_part(self) -> None:
         assert self._part is not None
         self._part.commit()
-        self._parts.append(self._describe_part())
+        part = self._describe_part()
+        self._note_parts([part])
         if self._units is not None:
-            self._units.add_part(self._parts[-1])
+            self._units.add_part(part)
         self._part, self._records, self._written_bytes = None, 0, 0
+
+    def _note_parts(self, parts: list[dict[str, Any]]) -> None:
+        """Note that parts have their names. Raise OutputError if their types do not go with those of others."""
+        with self._explained():
+            self._parts.add(parts)
 
     def _finish_unit(self) -> None:
         """Finish the part: its last partition ends with it."""
@@ -247,14 +244,15 @@ class FolderSink(Sink):
     def _is_recorded(self) -> bool:
         return self._units is not None and self._units.is_recorded
 
-    def _write_record(self, record: FolderRecord) -> None:
-        """Write a whole record in place of the one that is there."""
-        file = self._open_file(RECORD)
+    def _write_file(self, name: str, fill: Callable[[Callable[[memoryview], None]], None]) -> int:
+        """Write a whole file, in place of one that is there; return its size in bytes."""
+        file = self._open_file(name)
         try:
-            file.write(memoryview(record.encode()))
+            fill(file.write)
             file.commit()
         finally:
             file.abort()
+        return file.size
 
     def _open_file(self, name: str, before_naming: Callable[[], None] | None = None) -> WholeFile:
         path = os.path.join(self._folder, name)
@@ -270,33 +268,18 @@ class FolderSink(Sink):
             self._file = file
         return file
 
-    def _describe(self) -> bytes:
-        """Return the text of `_SUCCESS`."""
-        from mmgevent.wire.hello import VERSION, describe_python  # not needed before
-
-        told = {
-            "records": _count_records(self._parts),
-            "parts": sorted(self._parts, key=lambda part: part["name"]),
-            "format": self._chosen.suffix[1:],
-            "mmgevent": VERSION,
-            "python": describe_python(),
-            **self._about,
-        }
-        if self._units is not None:
-            told["fingerprint"] = self._units.about
-        return (json.dumps(told, indent=1, default=repr) + "\n").encode()
-
     # parts of executors
 
     def plan_parts(self) -> PartsPlan | None:
         """Return what `submit` needs so that executors write parts; None if they cannot."""
         if self._is_over or self._draft is None:
             return None
-        folder, files = self._place()
         with self._explained():
             self._adoption = Adoption(
-                files,
-                self._draft._replace(folder=folder, token=Adoption.make_token(), part_bytes=self._part_bytes),
+                self._files,
+                self._draft._replace(
+                    folder=self._address(), token=Adoption.make_token(), part_bytes=self._part_bytes
+                ),
             )
         return self.plan
 
@@ -305,13 +288,13 @@ class FolderSink(Sink):
         """Return what `plan_parts` has returned; None before it, and if executors write nothing."""
         return None if self._adoption is None else self._adoption.plan
 
-    def _place(self) -> tuple[str, PartNames]:
-        """Return where executors look for the folder, and its files."""
-        return self._folder, LocalNames(self._folder)
+    def _address(self) -> str:
+        """Return where executors look for the folder."""
+        return self._folder
 
     def _adopt(self, receipt: Receipt) -> None:
         assert self._adoption is not None, "nobody was asked to write parts"
-        if receipt.shape is not None and isinstance(self._encode, CsvEncoder):
+        if receipt.shape is not None and isinstance(self._encode, RowEncoder):
             self._encode.check_shape(receipt.shape)
 
         def record(parts: list[dict[str, Any]]) -> None:
@@ -320,7 +303,7 @@ class FolderSink(Sink):
 
         with self._explained():
             self._make_room()
-            self._parts += self._adoption.take(receipt, self._next_name, record)
+            self._note_parts(self._adoption.take(receipt, self._parts.next_name, record))
 
     def _end_adoption(self) -> None:
         adoption, self._adoption = self._adoption, None
@@ -334,54 +317,38 @@ class FolderSink(Sink):
         assert self._units is not None
         names = contents.names
         if SUCCESS in names:
-            self._parts = contents.parts_of_same(self._units.about)
             self.is_complete = True
-            self.made_records = _count_records(self._parts)
+            self.made_records = count_records(contents.parts_of_same(self._units.about))
             for name in names:
-                if name == RECORD or is_leftover(name):
-                    os.unlink(os.path.join(self._folder, name))
+                if is_record(name) or is_leftover(name):
+                    self._files.remove(name)
             return
         record = contents.record_of_same(self._units.about)
         if record and record.units:
-            self._parts = [part for unit in record.units for part in unit.parts]
+            self._parts.keep([part for unit in record.units for part in unit.parts])
             self._units.keep(record)  # before a part can have the name of one that is lost
             self.made = record.made
-        self.made_records = _count_records(self._parts)
-        kept = {part["name"] for part in self._parts}
+        self.made_records = count_records(self._parts.described)
+        kept = self._parts.names
         gone = {name for name in names if is_part(name) or is_leftover(name)} - kept
-        for name in [*sorted(gone), *([] if kept or record is None else [RECORD])]:
-            os.unlink(os.path.join(self._folder, name))
-        self._number = 1 + max((int(name[5:10]) for name in kept), default=-1)
-        if kept and self._chosen.name == "parquet":
+        for name in sorted(gone):
+            self._files.remove(name)
+        if record is not None and not kept:
+            self._files.remove_record()
+        if columns := self._parts.columns:
             from mmgevent.job.outputs.parquet import ParquetRows
 
             assert isinstance(self._encode, ParquetRows)
-            self._encode.go_on_with(os.path.join(self._folder, min(kept)))
+            self._encode.go_on_with(columns)
         self._old = None
 
     def _clear(self, old: list[str]) -> None:
         """Remove the results that were there, first of all what makes them look complete."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self._folder, SUCCESS))
-            sync_folder(self._folder)
+        if self._had_success:
+            self._files.remove(SUCCESS)
+            self._files.sync()
         for name in old:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._folder, name))
-
-    def _sync(self) -> None:
-        """Wait until the names in the folder are safe."""
-        sync_folder(self._folder)
-
-    def _release(self) -> None:
-        """Remove the lock, and a new folder in which nothing is."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._folder, LOCK))
-            os.close(lock)
-        if self._is_new and not self._parts:
-            with contextlib.suppress(OSError):  # others have put something there
-                os.rmdir(self._folder)
+            self._files.remove(name)
 
     @contextlib.contextmanager
     def _explained(self, file: str = "") -> Iterator[None]:
@@ -389,7 +356,3 @@ class FolderSink(Sink):
             yield
         except OSError as error:
             raise OutputError(f"cannot write {self._name}{file}: {error.strerror or error}") from error
-
-
-def _count_records(parts: list[dict[str, Any]]) -> int:
-    return sum(part["records"] for part in parts)

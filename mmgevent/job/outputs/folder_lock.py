@@ -41,7 +41,12 @@ def lock_folder(folder: str, name: str, warn: Callable[[str], None]) -> int | No
     """Return the descriptor that holds the lock, or None where there are no locks."""
     path = os.path.join(folder, LOCK)
     for _ in range(_MAX_LOCK_TRIES):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            if not os.path.islink(path):
+                raise
+            raise OSError(error.errno, f"{LOCK} in it is a link: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):

@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 from mmgevent.errors import OutputError, UsageError
 from mmgevent.job.job import Job
-from mmgevent.job.outputs.formats import OutputFormat, choose_format
+from mmgevent.job.outputs.formats import BINARY_FORMATS, OutputFormat, choose_format
 from mmgevent.job.outputs.parts_plan import PartsPlan
 from mmgevent.job.outputs.record import About
-from mmgevent.job.outputs.sinks import Sink, make_encoder, open_sink
-from mmgevent.job.remote.urls import is_remote, without_password
+from mmgevent.job.outputs.sinks import Sink, check_libraries, make_encoder, open_sink
+from mmgevent.job.remote.urls import is_remote, schemes_of, without_password
 
 
 def open_output(
@@ -39,7 +39,7 @@ def open_output(
 
     Raise OutputError for whatever is wrong.
     """
-    name = None if path is None else os.fspath(path)
+    name = _checked_name(path)
     if name is None or stream is not None or not name.endswith(os.sep):
         if overwrite or resume or part_bytes is not None:
             what = "overwriting" if overwrite else "resuming" if resume else "the size of parts"
@@ -49,14 +49,14 @@ def open_output(
         return open_sink(name, format, stream, columns=columns, warn=warn)
     from mmgevent.job.outputs.folder import PART_BYTES, FolderSink  # rarely needed
 
-    make, is_here = FolderSink, not is_remote(name)
-    if not is_here:
+    make, is_lasting = FolderSink, True
+    if is_remote(name):
         from mmgevent.job.outputs.remote_folder import RemoteFolderSink
 
-        make = RemoteFolderSink
-        if resume:
+        make, is_lasting = RemoteFolderSink, "memory" not in schemes_of(name)
+        if resume and not is_lasting:
             raise OutputError(
-                f"cannot resume {without_password(name)}: remote folders cannot be resumed; begin anew: --overwrite, "
+                f"cannot resume {without_password(name)}: it ends with this process; begin anew: --overwrite, "
                 f"overwrite=True"
             )
     if overwrite and resume:
@@ -64,6 +64,7 @@ def open_output(
     chosen = choose_format(None, format)
     if columns is not None:
         columns = tuple(columns.split(",") if isinstance(columns, str) else columns)  # it may be an iterator
+    check_libraries(chosen)
     encode, header = make_encoder(chosen, columns)
     if job is not None:
         about = {**(about or {}), **describe_job(job, sort, top)}
@@ -72,8 +73,15 @@ def open_output(
         name, chosen, encode, header,
         part_bytes=part_bytes or PART_BYTES, overwrite=overwrite, resume=resume, about=about, warn=warn,
         draft=None if job is None or is_ordered else _draft_plan(name, job, chosen, columns),
-        fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_here else None,
+        fingerprint=_fingerprint(name, job, chosen, columns, is_ordered=is_ordered, needed=resume) if is_lasting else None,
     )  # fmt: skip
+
+
+def _checked_name(path: str | os.PathLike[str] | None) -> str | None:
+    name = None if path is None else os.fsdecode(path)
+    if name is not None and "\0" in name:
+        raise OutputError(f"cannot write {name!r}: no path has a NUL character in it")
+    return name
 
 
 def _draft_plan(
@@ -81,11 +89,11 @@ def _draft_plan(
 ) -> PartsPlan | None:
     """Return how executors may write parts of the results, or None if they may not.
 
-    Not with a finishfn, which runs in the driver. Not Parquet: all parts have the types of the first
-    records. Not pickles of workers that are not trusted: whoever loads them runs what is in them.
+    Not with a finishfn, which runs in the driver. Not pickles of workers that are not trusted: whoever
+    loads them runs what is in them. Nor their Parquet, which pyarrow reads in the driver.
     """
-    is_unsafe = chosen.name == "pickle" and job.options.results == "plain"
-    if job.finishfn is not None or chosen.name == "parquet" or is_unsafe:
+    is_unsafe = chosen.name in BINARY_FORMATS and job.options.results == "plain"
+    if job.finishfn is not None or is_unsafe:
         return None
     return PartsPlan("", name, "", chosen.text, None if columns is None else list(columns), 0)
 
@@ -122,7 +130,11 @@ def _fingerprint(
 
             names = ",".join(check_columns(columns))
         return make_fingerprint(
-            job, is_cheap=not needed, folder=os.path.realpath(name), format=chosen.suffix[1:], columns=names
+            job,
+            is_cheap=not needed,
+            folder=None if is_remote(name) else os.path.realpath(name),
+            format=chosen.suffix[1:],
+            columns=names,
         )
     except OutputError as error:
         if needed:

@@ -1,8 +1,8 @@
 """Write records as rows of Parquet: columns as in csv, with types as pyarrow has them.
 
-- The types of the columns are those of the first row group, at most ROW_GROUP_ROWS records. All
-  parts of a folder have the same, also if another run goes on with it. A record that does not fit
-  is an OutputError, which names its key.
+- The types of the columns are those of the first row group of a file, at most ROW_GROUP_ROWS
+  records. A record that does not fit is an OutputError, which names its key.
+- The parts of a folder may have different types while they are written: see `part_schemas`.
 - Rows are collected until they are a row group. So memory is bounded, whatever the results are.
 - pyarrow writes into memory, row group by row group; the sink passes that on. So the destination
   is the same as for other formats, and a writer that was not closed writes nothing to it.
@@ -15,7 +15,7 @@ from typing import Any
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.arrow_columns import first_line, make_column
 from mmgevent.job.outputs.formats import short
-from mmgevent.job.outputs.rows import Rows
+from mmgevent.job.outputs.rows import RowEncoder, Rows
 
 #: How columns are compressed. A word count is 2.4 times as large with snappy, in the same time.
 CODEC = "zstd"
@@ -46,16 +46,13 @@ class Row:
         return self.n_bytes
 
 
-class ParquetRows:
-    """Makes the rows and tables of one output, which may have several files."""
+class ParquetRows(RowEncoder):
+    """Makes the rows of one output, which may have several files. It does not need pyarrow."""
 
     def __init__(self, columns: tuple[str, ...] | None):
-        """`columns`: their names. Raise OutputError if this Python cannot write Parquet."""
-        self._parquet = _import_parquet()
-        self._rows = Rows(columns)
+        """`columns`: their names."""
+        super().__init__(Rows(columns))
         self._names = columns
-        #: the schema of all files, None until the first row group
-        self._schema: Any = None
 
     def __call__(self, key: Any, value: Any) -> Row:
         fields = self._rows.row(key, value)
@@ -68,51 +65,15 @@ class ParquetRows:
                 f"the record of {short(key)} has too many lists within lists; change it in finishfn"
             ) from None
 
-    def go_on_with(self, path: str) -> None:
-        """Take names and types of a file. Raise OutputError if it cannot be read."""
-        try:
-            self._schema = self._parquet.read_schema(path)
-        except Exception as error:
-            raise OutputError(f"cannot go on with {path}, which is damaged: {error}; begin anew") from error
-        self._names = tuple(self._schema.names)
-        self._rows = Rows(self._names)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the columns; those of one key and one value before the first record."""
+        return self._names or ("key", "value")
 
-    def make_table(self, keys: list[Any], columns: list[list[Any]]) -> Any:
-        """Return a table of rows. Raise OutputError for one that does not fit."""
-        import pyarrow
-
-        names = self._names or ("key", "value")
-        columns = columns or [[] for _ in names]
-        kinds = [None] * len(names) if self._schema is None else self._schema.types
-        table = pyarrow.table(
-            [
-                make_column(name, values, keys, kind)
-                for name, values, kind in zip(names, columns, kinds, strict=True)
-            ],
-            names=list(names),
-        )
-        self._schema = table.schema
-        return table
-
-    def open_writer(self, file: _Memory) -> Any:
-        """Return what writes tables to a file. Raise OutputError for a type that Parquet does not have."""
-        import pyarrow
-
-        try:
-            return self._open(file, self._schema)
-        except Exception as error:
-            for field in self._schema:
-                try:
-                    self._open(_Memory(), pyarrow.schema([field]))
-                except Exception:
-                    raise OutputError(
-                        f"Parquet has no type for the column {field.name!r}, which is {field.type}: "
-                        f"{first_line(error)}; change its values in finishfn"
-                    ) from error
-            raise
-
-    def _open(self, file: _Memory, schema: Any) -> Any:
-        return self._parquet.ParquetWriter(file, schema, compression=CODEC)
+    def go_on_with(self, names: tuple[str, ...]) -> None:
+        """Take the names of the columns of a part that is there."""
+        self._names = names
+        self._rows = Rows(names)
 
 
 class ParquetTable:
@@ -120,10 +81,12 @@ class ParquetTable:
 
     def __init__(self, rows: ParquetRows):
         self._rows = rows
+        #: of all row groups, None until the first one
+        self._schema: Any = None
         self._keys: list[Any] = []  # of the rows that wait
         self._columns: list[list[Any]] = []
         self._n_bytes = 0
-        self._memory = _Memory()
+        self._memory = RowGroupBuffer()
         self._writer: Any = None
         self._is_ended = False
 
@@ -154,13 +117,54 @@ class ParquetTable:
     def _write_group(self) -> None:
         keys, columns = self._keys, self._columns
         self._keys, self._columns, self._n_bytes = [], [], 0
-        table = self._rows.make_table(keys, columns)
+        table = self._make_table(keys, columns)
         if self._writer is None:
-            self._writer = self._rows.open_writer(self._memory)
+            self._writer = open_writer(self._memory, table.schema)
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
+    def _make_table(self, keys: list[Any], columns: list[list[Any]]) -> Any:
+        """Return a table of rows. Raise OutputError for one that does not fit."""
+        import pyarrow
 
-class _Memory:
+        names = self._rows.names
+        columns = columns or [[] for _ in names]
+        kinds = [None] * len(names) if self._schema is None else self._schema.types
+        table = pyarrow.table(
+            [
+                make_column(name, values, keys, kind)
+                for name, values, kind in zip(names, columns, kinds, strict=True)
+            ],
+            names=list(names),
+        )
+        self._schema = table.schema
+        return table
+
+
+def open_writer(file: RowGroupBuffer, schema: Any) -> Any:
+    """Return what writes tables to a file. Raise OutputError for a type that Parquet does not have."""
+    import pyarrow
+
+    try:
+        return _open(file, schema)
+    except Exception as error:
+        for field in schema:
+            try:
+                _open(RowGroupBuffer(), pyarrow.schema([field]))
+            except Exception:
+                raise OutputError(
+                    f"Parquet has no type for the column {field.name!r}, which is {field.type}: "
+                    f"{first_line(error)}; change its values in finishfn"
+                ) from error
+        raise
+
+
+def _open(file: RowGroupBuffer, schema: Any) -> Any:
+    from pyarrow.parquet import ParquetWriter
+
+    return ParquetWriter(file, schema, compression=CODEC)
+
+
+class RowGroupBuffer:
     """A file of pyarrow's that is emptied again and again. It knows how much it has got in all."""
 
     closed = False
@@ -201,7 +205,8 @@ class _Memory:
         return False
 
 
-def _import_parquet() -> Any:
+def check_parquet() -> None:
+    """Raise OutputError if this Python cannot write Parquet."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -211,7 +216,6 @@ def _import_parquet() -> Any:
         ) from error
     if not pyarrow.Codec.is_available(CODEC):
         raise OutputError(f"this pyarrow has no {CODEC}, which the format parquet needs: pip install pyarrow")
-    return pyarrow.parquet
 
 
 def _size_of(value: Any) -> int:

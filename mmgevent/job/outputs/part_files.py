@@ -13,15 +13,15 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs.destinations import Replacement, WholeFile
 from mmgevent.job.outputs.formats import choose_format
 from mmgevent.job.outputs.parts_plan import PartsPlan
-from mmgevent.job.outputs.receipts import MAX_FILES, Receipt, RowShape, WrittenFile
-from mmgevent.job.outputs.sinks import Sink, make_encoder, make_sink
+from mmgevent.job.outputs.receipts import MAX_FILES, Receipt, WrittenFile
+from mmgevent.job.outputs.rows import RowEncoder
+from mmgevent.job.outputs.sinks import Sink, check_libraries, make_encoder, make_sink
 from mmgevent.job.remote.urls import is_remote
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ class PartFiles:
     """The parts of one reduce task."""
 
     def __init__(self, plan: PartsPlan):
-        """Raise OutputError if this Python cannot write such a format."""
         self._plan = plan
         self._chosen = choose_format(None, plan.format)
         self.encode, self._header = make_encoder(self._chosen, plan.columns)
@@ -86,6 +85,7 @@ class PartFiles:
         try:
             if not self._place.has_token():
                 return f"{name} is not a folder of every worker: the results of the others are written here"
+            check_libraries(self._chosen)
             self._open = self._next()
         except (OSError, OutputError, MemoryError) as error:
             why = getattr(error, "strerror", None) or str(error) or "no memory"
@@ -113,7 +113,8 @@ class PartFiles:
             raise OutputError(f"cannot write {self._plan.name}: {error.strerror or error}") from error
         if not is_wanted:
             raise OutputError(f"cannot write {self._plan.name}: the run that wanted its parts is over")
-        return Receipt(tuple(self._files), _shape_of(self.encode))
+        shape = self.encode.shape if isinstance(self.encode, RowEncoder) else None
+        return Receipt(tuple(self._files), shape)
 
     def abort(self) -> None:
         """Remove everything."""
@@ -126,7 +127,7 @@ class PartFiles:
 
     def _add(self, records: list[Any], size: int) -> None:
         assert self._open is not None
-        self._open.sink.write_encoded(b"".join(records))
+        self._open.sink.write_many(records)
         self._records += len(records)
         self._bytes += size
 
@@ -155,11 +156,6 @@ def _find_place(plan: PartsPlan) -> LocalPlace | RemotePlace:
     from mmgevent.job.outputs.remote_parts import RemotePlace
 
     return RemotePlace(plan)
-
-
-def _shape_of(encode: Callable[[Any, Any], Any]) -> RowShape | None:
-    shape: RowShape | None = getattr(encode, "shape", None)
-    return shape
 
 
 def _ignore_warning(text: str) -> None:

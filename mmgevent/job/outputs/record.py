@@ -9,17 +9,17 @@ there are. Each further line is a *unit*: parts, and the partitions whose result
    off, a line or a part, does not count.
 3. The record never makes a folder look complete. `_SUCCESS` does, and it is written before the
    record is removed.
+
+In an object store, where nothing can be added to an object, each line is an object.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import stat
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mmgevent.errors import OutputError
 from mmgevent.job.outputs.formats import short
 
 RECORD = ".mmg-parts"
@@ -29,6 +29,9 @@ _VERSION = 1
 
 #: What the value of a fingerprint begins with if nobody could read it.
 HASHED = "#"
+
+#: What a part may be called; a name that is none would reach files that are not ours.
+_PART = re.compile(r"part-\d{5}(\.\w+)+", re.ASCII)
 
 #: What differs, too, if an input file is new or missing: that is told instead.
 ORDER = "the order of the input files"
@@ -69,9 +72,12 @@ class FolderRecord(NamedTuple):
         """Return which partitions its units hold."""
         return Made(frozenset(partition for unit in self.units for partition in unit.partitions), self.of)
 
-    def without_lost(self, folder: str) -> FolderRecord:
-        """Return the record without the units of which a part is lost or has changed."""
-        return self._replace(units=[unit for unit in self.units if are_there(folder, unit.parts)])
+    def without_lost(self, sizes: Mapping[str, int | None]) -> FolderRecord:
+        """Return the record without the units of which a part is lost or has changed.
+
+        `sizes`: of the files that are there.
+        """
+        return self._replace(units=[unit for unit in self.units if are_there(sizes, unit.parts)])
 
 
 def encode_unit(unit: Unit) -> bytes:
@@ -79,50 +85,20 @@ def encode_unit(unit: Unit) -> bytes:
     return (json.dumps(unit._asdict()) + "\n").encode()
 
 
-def append_unit(folder: str, unit: Unit) -> None:
-    """Add a unit to the record that is there, and wait until it is on the disk. Raise OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(os.path.join(folder, RECORD), flags), "wb", buffering=0) as file:
-        line = memoryview(encode_unit(unit))
-        while line:
-            line = line[file.write(line) :]
-        os.fsync(file.fileno())
-
-
-def read_record(folder: str) -> FolderRecord | None:
-    """Return the record of a folder, None if there is none that can be understood. Raise OSError."""
-    try:
-        with open(os.path.join(folder, RECORD), "rb", opener=_open_no_link) as file:
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
+def read_lines(lines: list[bytes]) -> FolderRecord | None:
+    """Return the record that the lines are, None if they cannot be understood."""
+    if not lines:
         return None
     head = _parse(lines[0])
     about, of = head.get("about"), head.get("partitions")
     if head.get("version") != _VERSION or about is None or not is_about(about) or type(of) is not int:
         return None
-    return FolderRecord(about, of, [unit for line in lines[1:-1] if (unit := _read_unit(line)) is not None])
+    return FolderRecord(about, of, [unit for line in lines[1:] if (unit := read_unit(line)) is not None])
 
 
-def find_made(folder: str | os.PathLike[str]) -> Made | None:
-    """Return which partitions are in a folder, None if that is not recorded. Raise OutputError."""
-    try:
-        record = read_record(os.fspath(folder))
-    except OSError as error:
-        raise OutputError(f"cannot read {os.fspath(folder)}: {error.strerror or error}") from error
-    kept = None if record is None else record.without_lost(os.fspath(folder))
-    return kept.made if kept and kept.units else None
-
-
-def are_there(folder: str, parts: list[dict[str, Any]]) -> bool:
-    """Return whether all parts are there, as long as they were."""
-    for part in parts:
-        try:
-            status = os.stat(os.path.join(folder, part["name"]), follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        if not stat.S_ISREG(status.st_mode) or status.st_size != part["bytes"]:
-            return False
-    return True
+def are_there(sizes: Mapping[str, int | None], parts: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether all parts are there, as long as they were. `sizes`: of the files that are there."""
+    return all(sizes.get(part["name"]) == part["bytes"] for part in parts)
 
 
 def is_about(value: Any) -> bool:
@@ -156,25 +132,23 @@ def _parse(line: bytes) -> dict[str, Any]:
     return value if type(value) is dict else {}
 
 
-def _read_unit(line: bytes) -> Unit | None:
+def read_unit(line: bytes) -> Unit | None:
+    """Return the unit in a line, None if a kill has spoiled it."""
     parsed = _parse(line)
     parts, partitions = parsed.get("parts"), parsed.get("partitions")
     if type(parts) is not list or type(partitions) is not list:
         return None
-    if not all(map(_is_part, parts)) or not all(type(partition) is int for partition in partitions):
+    if not all(map(is_part_entry, parts)) or not all(type(partition) is int for partition in partitions):
         return None
     return Unit(parts, partitions)
 
 
-def _is_part(value: Any) -> bool:
+def is_part_entry(value: Any) -> bool:
+    """Return whether a value that was read describes a part."""
     return (
         type(value) is dict
         and type(value.get("name")) is str
-        and os.sep not in value["name"]
+        and _PART.fullmatch(value["name"]) is not None
         and type(value.get("records")) is int
         and type(value.get("bytes")) is int
     )
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)

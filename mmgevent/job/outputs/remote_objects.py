@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -47,18 +46,15 @@ class RemoteFile:
         #: its bytes, once all is written
         self.size = 0
         try:
-            descriptor, self._temporary = tempfile.mkstemp(
-                prefix="mmgevent-output-", dir=find_scratch_folder()
-            )
+            self._file: Any = _create_temporary(tempfile.TemporaryFile)
+            #: the name that it is opened by
+            self._local = f"/proc/self/fd/{self._file.fileno()}"
+            if not os.path.exists(self._local):
+                self._file.close()
+                self._file = _create_temporary(tempfile.NamedTemporaryFile)  # removed when it is closed
+                self._local = self._file.name
         except OSError as error:
             raise self._local_error(error) from error
-        self._file: io.FileIO | None = io.FileIO(descriptor, "r+b")
-        #: the name that it has for this process, or is opened by
-        self._local = f"/proc/self/fd/{descriptor}"
-        if os.path.exists(self._local):
-            os.unlink(self._temporary)
-        else:
-            self._local = self._temporary
 
     def write(self, data: memoryview) -> None:
         assert self._file is not None, "nothing can be written after the end"
@@ -88,19 +84,18 @@ class RemoteFile:
             try:
                 self._system.put_file(self._local, self._path, **_options_of(self._system))
             finally:
-                self._drop(file)
+                file.close()
 
         answered(limit_s, self._system, send)
 
     def abort(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            self._drop(file)
+            file.close()
 
-    def _drop(self, file: io.FileIO) -> None:
-        file.close()
-        if self._local == self._temporary:
-            os.unlink(self._temporary)
+
+def _create_temporary(create: Callable[..., Any]) -> Any:
+    return create(prefix="mmgevent-output-", dir=find_scratch_folder(), buffering=0)
 
 
 def _options_of(system: Any) -> dict[str, Any]:

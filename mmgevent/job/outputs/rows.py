@@ -30,6 +30,8 @@ def check_columns(columns: str | Iterable[str]) -> tuple[str, ...]:
     Raise OutputError for names that are empty or equal.
     """
     names = columns.split(",") if isinstance(columns, str) else list(columns)
+    if not names:
+        raise OutputError("expected names of columns, such as word,count; got none: leave them away")
     if not all(isinstance(name, str) for name in names):
         raise OutputError(f"expected names of columns, such as word,count; got {short(names)}")
     names = [name.strip() for name in names]
@@ -111,13 +113,11 @@ class _ShownKey(str):
         return str(self)
 
 
-class CsvEncoder:
-    """Encodes records as lines of csv."""
+class RowEncoder:
+    """Encodes records as rows that all have as many columns."""
 
     def __init__(self, rows: Rows):
         self._rows = rows
-        #: the line of names, or nothing if the user gave none
-        self.header = b"" if rows.columns is None else _line(map(_quoted, rows.columns))
 
     @property
     def shape(self) -> RowShape | None:
@@ -127,6 +127,15 @@ class CsvEncoder:
     def check_shape(self, shape: RowShape) -> None:
         """See `Rows.check_shape`."""
         self._rows.check_shape(shape)
+
+
+class CsvEncoder(RowEncoder):
+    """Encodes records as lines of csv."""
+
+    def __init__(self, rows: Rows):
+        super().__init__(rows)
+        #: the line of names, or nothing if the user gave none
+        self.header = b"" if rows.columns is None else _line(map(_quoted, rows.columns))
 
     def __call__(self, key: Any, value: Any) -> bytes:
         fields = self._rows.row(key, value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -50,6 +50,7 @@ def open_sink(
     """
     name = None if path is None else os.fspath(path)
     chosen = choose_format(name, format)
+    check_libraries(chosen)
     encode, header = make_encoder(chosen, columns)
     if name is not None and stream is None:
         destination = open_destination(name, warn or log_warning)
@@ -84,11 +85,8 @@ def make_sink(chosen: OutputFormat, encode: Encoder, destination: Destination, h
 def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> tuple[Encoder, bytes]:
     """Return the function that encodes one record, and what a file begins with.
 
-    Raise OutputError for wrong names of columns, if the format has no columns, or if this Python
-    cannot compress so or write Parquet.
+    Raise OutputError for wrong names of columns, or if the format has no columns.
     """
-    if chosen.compression:
-        open_compressor(chosen.compression)  # its module may be missing
     if columns is not None and chosen.name not in ROW_FORMATS:
         raise OutputError(
             f"the format {chosen.name} has no columns to name; write {' or '.join(ROW_FORMATS)}, or leave the "
@@ -105,6 +103,16 @@ def make_encoder(chosen: OutputFormat, columns: str | Iterable[str] | None) -> t
         return ParquetRows(names), b""
     encoder = CsvEncoder(Rows(names))
     return encoder, encoder.header
+
+
+def check_libraries(chosen: OutputFormat) -> None:
+    """Raise OutputError if this Python cannot compress so, or cannot write Parquet."""
+    if chosen.compression:
+        open_compressor(chosen.compression)
+    if chosen.name == "parquet":
+        from mmgevent.job.outputs.parquet import check_parquet  # rarely needed
+
+        check_parquet()
 
 
 def _for_terminals(encode: Encoder) -> Encoder:
@@ -170,6 +178,14 @@ class Sink:
         self._buffer += data if self._table is None else self._table.add(data)
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
+
+    def write_many(self, records: Sequence[Any]) -> None:
+        """Write what the encoder made of some records."""
+        if self._table is None:
+            self.write_encoded(b"".join(records))
+            return
+        for record in records:
+            self.write_encoded(record)
 
     def plan_parts(self) -> PartsPlan | None:
         """Return what `submit` needs so that executors write parts; None if they cannot."""

@@ -6,10 +6,12 @@ A folder tells its `Units` what it writes. They know when a part is due, and add
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmgevent.job.outputs.record import About, FolderRecord, Unit, append_unit
+from mmgevent.job.outputs.record import About, FolderRecord, Unit
+
+if TYPE_CHECKING:
+    from mmgevent.job.outputs.folder_files import FolderFiles
 
 #: Age of a part at which it ends with the next partition: this share of the time since the folder
 #: was opened. So a kill costs no more than that, and a long job has some hundred parts more.
@@ -22,11 +24,9 @@ MIN_AGE_S = 0.25
 class Units:
     """The units of one run: the one that is being written, and those in the record."""
 
-    def __init__(self, folder: str, about: About, write_record: Callable[[FolderRecord], None]):
-        """`write_record` writes a whole record in place of the one that is there."""
+    def __init__(self, files: FolderFiles, about: About):
         self.about = about
-        self._folder = folder
-        self._write_record = write_record
+        self._files = files
         self._opened_s = self._part_opened_s = time.monotonic()
         #: whether there is a record of this run, or of the one that it continues
         self.is_recorded = False
@@ -75,17 +75,17 @@ class Units:
             return
         if not self.is_recorded:
             self.keep(FolderRecord(self.about, self._of, []))
-        append_unit(self._folder, Unit([*self._parts, part], self._partitions))
+        self._files.add_unit(Unit([*self._parts, part], self._partitions))
 
     def add_unit(self, parts: list[dict[str, Any]], partitions: tuple[int, ...], of: int) -> None:
         """Add parts that executors have written, and that hold whole partitions, to the record."""
         if not self.is_recorded:
             self.keep(FolderRecord(self.about, of, []))
-        append_unit(self._folder, Unit(parts, list(partitions)))
+        self._files.add_unit(Unit(parts, list(partitions)))
 
     def keep(self, record: FolderRecord) -> None:
         """Go on from a record."""
-        self._write_record(record)
+        self._files.write_record(record)
         self.is_recorded = True
 
     def add_part(self, part: dict[str, Any]) -> None:

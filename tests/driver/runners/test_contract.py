@@ -25,9 +25,9 @@ import pytest
 import mmgevent as mmg
 from mmgevent import reducers
 from mmgevent.job.bundle import read_bundle
+from mmgevent.job.outputs.contents import find_made
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.receipts import Receipt
-from mmgevent.job.outputs.record import find_made
 from mmgevent.tasks.part_writer import MIN_OWN_BYTES
 from mmgevent.tasks.records import decode_value
 from tests.driver.runners.places import DEADLINE_S, wait_until
@@ -633,6 +633,24 @@ def test_executors_write_parts_themselves_where_the_engine_allows_that(cluster, 
     lines = "".join((tmp_path / "out" / part["name"]).read_text() for part in told["parts"]).splitlines()
     assert sorted(lines) == [f"{key}\t{long_text(key, [])}" for key in range(3)]
     assert told["records"] == 3
+
+
+def number_and_text(key, values):
+    return [1, None, 2.5][key], "x" * MIN_OWN_BYTES
+
+
+def test_parts_of_parquet_have_one_schema_whoever_writes_them(cluster, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    job = mmg.Job(numbers(4), by_three, number_and_text, partitions=4)
+    options = {"columns": "rest,number,text", "part_size": MIN_OWN_BYTES}
+    assert cluster.write(job, f"{tmp_path}/out/", "parquet", **options) == 3
+    told = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert sorted(os.listdir(tmp_path / "out")) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
+    tables = [parquet.read_table(tmp_path / "out" / part["name"]) for part in told["parts"]]
+    assert len(tables) == 3
+    assert {str(table.schema.field("number").type) for table in tables} == {"double"}
+    rows = sorted((row for table in tables for row in table.to_pylist()), key=lambda row: row["rest"])
+    assert [row["number"] for row in rows] == [1.0, None, 2.5]
 
 
 def test_poison_items_are_set_aside_and_named(cluster):

@@ -1,11 +1,18 @@
 """Executors that fail in ways of their own: each is one sentence that names them, and the job ends."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
 import pytest
 
 import mmgevent as mmg
+from mmgevent.machine.leftovers import FOLDER_LEFT_S
+from tests.driver.runners.places import wait_until
 from tests.driver.runners.test_contract import add, by_three, numbers
 
 WAIT_S = 30.0
@@ -98,3 +105,29 @@ def test_what_only_looks_like_an_executor_is_refused_by_name():
 
     with pytest.raises(mmg.UsageError, match=r"got AutoExecutor: .*no concurrent\.futures\.Executor"):
         mmg.connect(AutoExecutor())
+
+
+#: Runs a job on a pool, and kills itself once there are pieces in its folder.
+KILLED = """
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+import mmgevent as mmg
+
+def stop(key, values):
+    print("reduces", flush=True)
+    os.kill(int(os.environ["VICTIM"]), signal.SIGKILL)
+
+os.environ["VICTIM"] = str(os.getpid())
+with ThreadPoolExecutor(2) as pool, mmg.connect(pool, folder=sys.argv[1]) as cluster:
+    cluster.run(mmg.Job([(i, i) for i in range(9)], lambda key, value: [(key, value)], stop))
+"""
+
+
+def test_a_program_that_is_killed_leaves_no_folder_once_another_job_runs(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    os.utime(left / ".owner", (time.time() - 2 * FOLDER_LEFT_S,) * 2)
+    with ThreadPoolExecutor(2) as pool, mmg.connect(pool, folder=str(tmp_path)) as cluster:
+        wait_until(lambda: cluster.run(mmg.Job(numbers(3), by_three, add)) and not left.exists())
+    assert list(tmp_path.iterdir()) == []

@@ -12,14 +12,16 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from mmgevent.errors import OutputError
 from mmgevent.job.outputs import destinations
-from mmgevent.job.outputs.destinations import descriptor_of
+from mmgevent.job.outputs.descriptors import descriptor_of
 from mmgevent.job.outputs.sinks import open_sink
+from mmgevent.machine.leftovers import FILE_LEFT_S
 
 ROOT = Path(__file__).parents[3]
 NOBODY = 65534
@@ -384,3 +386,48 @@ def test_not_even_sigkill_leaves_a_temporary_file(tmp_path):
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT)
     assert ended.returncode == -signal.SIGKILL
     assert os.listdir(tmp_path) == []
+
+
+#: Replaces a file, and is killed before the new one has its name.
+KILLED = """
+import os, signal, sys
+from mmgevent.job.outputs import destinations
+from mmgevent.job.outputs.sinks import open_sink
+if sys.argv[2] == "named":
+    destinations._create_unnamed = lambda folder, mode: None
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+with open_sink(sys.argv[1]) as sink:
+    sink.write("key", 1)
+"""
+
+
+def make_old(path):
+    os.utime(path, (time.time() - 2 * FILE_LEFT_S,) * 2)
+
+
+def test_what_a_killed_run_left_the_next_one_removes_and_nothing_else(tmp_path, either_way):
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "out"), either_way]
+    assert subprocess.run(arguments, cwd=ROOT).returncode == -signal.SIGKILL
+    (left,) = os.listdir(tmp_path)
+    write_results(tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == sorted([left, "out"])  # another machine may write it now
+    make_old(tmp_path / left)
+    with open_sink(tmp_path / "other") as sink:  # its own file looks as old if it has a name
+        for name in os.listdir(tmp_path):
+            make_old(tmp_path / name)
+        write_results(tmp_path / "out")
+        sink.write("key", 1)
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+def test_whole_results_that_have_no_name_are_no_leftover(tmp_path, either_way):
+    sink = open_sink(tmp_path / "out")
+    sink.write("key", 1)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="the results are whole in ") as caught:
+        sink.commit()
+    sink.abort()
+    left = str(caught.value).rpartition(" ")[2]
+    make_old(left)
+    write_results(tmp_path / "other")
+    assert Path(left).read_text() == "key\t1\n"

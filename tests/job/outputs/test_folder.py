@@ -14,11 +14,12 @@ import time
 
 import pytest
 
+from mmgevent import Job
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs import destinations
-from mmgevent.job.outputs import folder as folders
+from mmgevent.job.outputs import destinations, part_list, units
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.order import choose_order, put_in_order
+from mmgevent.reducers import max_value
 from tests.effort import share_of
 from tests.file_sizes import file_size_limit
 
@@ -286,7 +287,7 @@ def test_a_path_that_cannot_be_is_refused_up_front(path, expected, tmp_path, mon
 
 
 def test_more_parts_than_their_names_can_count_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "MAX_PARTS", 3)
+    monkeypatch.setattr(part_list, "MAX_PARTS", 3)
     with pytest.raises(OutputError, match="more than 3 parts; choose a larger part size"):
         write(tmp_path / "out", [(i, i) for i in range(9)], part_bytes=1, warn=lambda text: None)
 
@@ -322,3 +323,86 @@ def test_without_unnamed_files_it_works_too(tmp_path):
         for overwrite in (False, True):
             write(tmp_path, [(i, "x") for i in range(9)], part_bytes=10, overwrite=overwrite)
     assert check_complete(tmp_path)["records"] == 9
+
+
+def test_a_lock_that_is_a_link_is_named(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "out").mkdir()
+    os.symlink(tmp_path / "victim", tmp_path / "out" / ".mmg-lock")
+    with pytest.raises(OutputError, match=r"cannot write .*/out/: \.mmg-lock in it is a link: "):
+        open_output(f"{tmp_path}/out/")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a\0b.tsv", "a\0b/"])
+def test_a_path_with_nul_is_refused_in_one_sentence(name, tmp_path):
+    with pytest.raises(OutputError, match="no path has a NUL character in it"):
+        open_output(f"{tmp_path}/{name}")
+
+
+def test_a_path_may_be_bytes(tmp_path):
+    for name in (b"grusse.tsv", b"gr\xfc\xdfe/"):  # no UTF-8
+        with open_output(os.fsencode(tmp_path) + b"/" + name) as sink:
+            sink.write("key", 1)
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == [b"grusse.tsv", b"gr\xfc\xdfe"]
+
+
+#: What needs room on a disk, or leave to write: at each of these calls it may be refused.
+CALLS = ("open", "fsync", "link", "replace", "mkdir")
+
+
+@pytest.mark.parametrize("format", ["tsv", "parquet"])
+@pytest.mark.parametrize("errno_name", ["ENOSPC", "EROFS"])
+def test_a_disk_that_is_full_at_any_call_ends_in_one_sentence_and_can_be_resumed(
+    format, errno_name, tmp_path
+):
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    job = Job({i: i for i in range(4)}, max_value, max_value, partitions=4)
+
+    def write(path, refuse_at):
+        calls = 0
+
+        def refusing(own, name):
+            def call(*arguments, **options):
+                nonlocal calls
+                if name == "open" and not arguments[1] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+                    return own(*arguments, **options)
+                calls += 1
+                if calls == refuse_at:
+                    raise OSError(getattr(errno, errno_name), "the disk is full")
+                return own(*arguments, **options)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(units, "MIN_AGE_S", 0.0)
+            patches.setattr(units, "AGE_SHARE", 0.0)
+            for name in CALLS:
+                patches.setattr(os, name, refusing(getattr(os, name), name))
+            with open_output(path, format, resume=True, job=job, warn=lambda text: None) as sink:
+                done = sink.made.partitions if sink.made else ()
+                for partition, value in enumerate([1, None, 1.5, 2]):
+                    if partition not in done and not sink.is_complete:
+                        sink.write(partition, value)
+                        sink.note_partitions((partition,), 4)
+        return calls
+
+    n_calls = write(f"{tmp_path}/whole/", None)
+    assert n_calls > 20
+    for refuse_at in range(1, n_calls + 1):
+        path, said = f"{tmp_path}/{refuse_at}/", None
+        try:
+            write(path, refuse_at)
+        except OutputError as error:
+            said = str(error)
+        if said is not None:  # some file systems do not write names of folders to the disk
+            assert "\n" not in said
+            assert "the disk is full" in said
+            assert not os.path.exists(f"{path}_SUCCESS") or "_SUCCESS" in said
+            names = os.listdir(path) if os.path.exists(path) else []
+            assert not [name for name in names if name.endswith((".tmp", ".mmg-lock"))], refuse_at
+        write(path, None)
+        told = json.loads((tmp_path / str(refuse_at) / "_SUCCESS").read_text())
+        assert told["records"] == 4
+        assert sorted(os.listdir(path)) == ["_SUCCESS", *(part["name"] for part in told["parts"])], refuse_at

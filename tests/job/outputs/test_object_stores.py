@@ -10,8 +10,10 @@ import pytest
 import mmgevent as mmg
 from mmgevent.driver.runners.inline_cluster import InlineCluster
 from mmgevent.errors import OutputError
-from mmgevent.job.outputs import remote_objects
+from mmgevent.job.outputs import remote_objects, units
+from mmgevent.job.outputs.contents import find_made
 from mmgevent.job.outputs.opening import open_output
+from mmgevent.job.outputs.record import RECORD, Made
 from tests.integration.commands import Commands
 from tests.job.remote.s3_server import running_s3
 
@@ -196,7 +198,7 @@ def test_what_cannot_be_written_is_refused_at_once(memory):
     fill(f"memory:/{folder}/")
     for url, options, text in (
         (f"memory:/{folder}/", {}, "is not empty"),
-        (f"memory:/{folder}/", {"resume": True}, "remote folders cannot be resumed"),
+        (f"memory:/{folder}/", {"resume": True}, "it ends with this process"),
         ("zip://x.tsv::memory://a.zip", {"format": "tsv"}, "results go to files here and to s3://"),
         ("http://127.0.0.1/x.tsv", {}, "results go to files here and to s3://"),
         ("file:///tmp/x.tsv", {}, "results go to files here and to s3://"),
@@ -227,6 +229,136 @@ def test_handles_write_there(memory):
         assert handle.write(f"memory:/{folder}/top/", top=1) == 1
     assert system.cat_file(f"{folder}/top/part-00000.tsv") == b"b\t2\n"
     assert json.loads(system.cat_file(f"{folder}/top/_SUCCESS"))["top"] == 1
+
+
+RESUMED = mmg.Job({i: i for i in range(8)}, count, add, partitions=8)
+
+
+def write_some(folder, partitions, *, ends=False, **options):
+    """Write partitions into a folder as a run does that is killed then, or ends."""
+    sink = open_output(folder, job=RESUMED, warn=lambda text: None, **options)
+    made = sink.made.partitions if sink.made else frozenset()
+    for partition in partitions:
+        assert partition not in made
+        sink.write(f"key {partition}", "x" * PART_BYTES)
+        sink.write(f"other {partition}", 1)
+        sink.note_partitions((partition,), 8)
+    if not ends:
+        sink.write("half of a partition", 1)
+        return sink  # nothing is closed: it was killed
+    sink.commit()
+    return sink
+
+
+def lines(system, folder):
+    texts = [system.cat_file(f"{folder}{name}") for name in names(system, folder) if name.startswith("part-")]
+    return sorted(b"".join(texts).decode().splitlines())
+
+
+@pytest.fixture
+def each_partition_ends_a_part(monkeypatch):
+    monkeypatch.setattr(units, "MIN_AGE_S", 0.0)
+    monkeypatch.setattr(units, "AGE_SHARE", 0.0)
+
+
+@pytest.mark.usefixtures("each_partition_ends_a_part")
+@pytest.mark.filterwarnings("ignore")  # of the libraries that serve
+def test_a_remote_folder_goes_on_where_a_killed_run_ended(monkeypatch):
+    with running_s3(monkeypatch) as (system, _):
+        folder = f"s3://{uuid.uuid4().hex}/results/"
+        system.mkdir(folder.split("/")[2])
+        killed = write_some(folder, [0, 1, 2], part_bytes=PART_BYTES)  # two parts for each partition
+        assert find_made(folder) == Made(frozenset([0, 1, 2]), 8)
+        system.rm_file(f"{folder}part-00003.tsv")  # of the second partition
+        system.pipe_file(f"{folder}.mmg-part-0123456789abcdef.tmp", b"left behind")
+        sink = open_output(folder, job=RESUMED, resume=True, warn=lambda text: None)
+        assert sink.made == Made(frozenset([0, 2]), 8)
+        assert "part-00002.tsv" not in names(system, folder)  # half of a partition
+        assert not [name for name in names(system, folder) if name.endswith(".tmp")]
+        assert find_made(folder) == sink.made
+        units_there = [name for name in names(system, folder) if name.startswith(f"{RECORD}-")]
+        assert len(units_there) == 2  # that of the second partition would count again with a new part
+        ended = write_some(folder, [1, 3, 4, 5, 6, 7], ends=True, resume=True)
+        told = json.loads(system.cat_file(f"{folder}_SUCCESS"))
+        assert names(system, folder) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
+        assert told["records"] == 16
+        assert lines(system, folder) == sorted(
+            line for i in range(8) for line in (f"key {i}\t{'x' * PART_BYTES}", f"other {i}\t1")
+        )
+        again = open_output(folder, job=RESUMED, resume=True)
+        assert again.is_complete
+        with pytest.raises(OutputError, match="another job made what is there: option partitions was '8'"):
+            open_output(folder, job=RESUMED.with_options(partitions=9), resume=True)
+        for each in (killed, sink, ended, again):
+            each.abort()
+
+
+@pytest.mark.usefixtures("each_partition_ends_a_part")
+@pytest.mark.filterwarnings("ignore")  # of the libraries that serve
+def test_an_overwritten_remote_folder_has_the_record_of_the_new_run(monkeypatch):
+    with running_s3(monkeypatch) as (system, _):
+        folder = f"s3://{uuid.uuid4().hex}/results/"
+        system.mkdir(folder.split("/")[2])
+        runs = [write_some(folder, [0, 1, 2], part_bytes=PART_BYTES)]
+        runs.append(write_some(folder, [5, 4], overwrite=True))
+        assert find_made(folder) == Made(frozenset([4, 5]), 8)
+        assert [name for name in names(system, folder) if name.startswith("part-")] == [
+            "part-00000.tsv",
+            "part-00001.tsv",
+        ]
+        with open_output(folder, overwrite=True) as sink:  # nobody knows what makes these
+            sink.write("a", 1)
+        assert names(system, folder) == ["_SUCCESS", "part-00000.tsv"]
+        for each in runs:
+            each.abort()
+
+
+@pytest.mark.usefixtures("each_partition_ends_a_part")
+@pytest.mark.filterwarnings("ignore")  # of the libraries that serve
+def test_a_kill_between_any_two_requests_loses_only_what_was_not_whole(monkeypatch):
+    """Each run is ended by one request of its own more than the one before it."""
+
+    class Killed(BaseException):
+        pass
+
+    with running_s3(monkeypatch) as (system, _):
+        folder = f"s3://{uuid.uuid4().hex}/results/"
+        system.mkdir(folder.split("/")[2])
+        left, own = [0], {name: getattr(type(system), name) for name in ("put_file", "pipe_file", "rm_file")}
+
+        def counted(name):
+            def call(self, *arguments, **options):
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return own[name](self, *arguments, **options)
+
+            return call
+
+        for name in own:
+            monkeypatch.setattr(type(system), name, counted(name))
+        for requests in range(2, 200):
+            left[0] = requests
+            try:
+                made = find_made(folder)
+                there = made.partitions if made else frozenset()
+                sink = open_output(folder, job=RESUMED, resume=True, part_bytes=PART_BYTES)
+                if sink.is_complete:
+                    break
+                for partition in sorted(set(range(8)) - (sink.made.partitions if sink.made else there)):
+                    sink.write(f"key {partition}", "x" * PART_BYTES)
+                    sink.write(f"other {partition}", 1)
+                    sink.note_partitions((partition,), 8)
+                sink.commit()
+            except Killed:
+                left[0] = -1
+                kept = find_made(folder)
+                assert there <= (kept.partitions if kept else frozenset())
+                if "_SUCCESS" in names(system, folder):
+                    assert len(lines(system, folder)) == 16
+        else:
+            pytest.fail("no run ended")
+        assert len(lines(system, folder)) == len(set(lines(system, folder))) == 16
 
 
 @pytest.mark.long
@@ -261,6 +393,10 @@ def test_results_go_to_s3(tmp_path, monkeypatch):
         refused = commands.run("run", "-o", "s3://out/command/", path, environ=environ)
         assert refused.returncode == 2
         assert "cannot write s3://out/command/: the folder is not empty" in refused.stderr
+        for words in ("", "mmg-run: s3://out/resumed/ is complete: nothing is left to do\n"):
+            resumed = commands.run("run", "-o", "s3://out/resumed/", "--resume", path, environ=environ)
+            assert (resumed.returncode, resumed.stderr) == (0, words)
+        assert names(system, "out/resumed") == ["_SUCCESS", "part-00000.tsv"]
         commands.close()
         sink = open_output("s3://out/late/", part_bytes=PART_BYTES)
         system.rm("out", recursive=True)

@@ -8,6 +8,7 @@ import pty
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,13 +113,9 @@ def test_a_time_with_a_zone_is_refused_since_columns_lose_it(tmp_path):
 def test_seconds_of_numpy_fit_a_file_that_has_them_as_milliseconds(tmp_path):
     numpy = pytest.importorskip("numpy", reason="its times are what is tested")
     moments = [numpy.datetime64("2026-01-02T03:04:05", "s"), None]
-    rows = parquet.ParquetRows(None)
-    path = tmp_path / "out.parquet"
-    write(path, numbered(moments))
-    rows.go_on_with(str(path))
-    table = rows.make_table(["a", "b"], [["a", "b"], moments])
-    assert table.schema == pq.read_schema(path)
-    assert table.column(1).to_pylist() == values_of(path)
+    path = f"{tmp_path}/out/"
+    write(path, [*numbered(moments), *numbered(moments)], format="parquet", part_bytes=1)
+    assert values_of(path) == [datetime.datetime(2026, 1, 2, 3, 4, 5), None] * 2
 
 
 def nested(depth):
@@ -301,13 +298,58 @@ def test_parts_of_a_folder_have_one_schema(tmp_path):
         name: os.path.getsize(path + name) for name in os.listdir(path) if name.endswith(".parquet")
     }
     assert values_of(path) == list(range(20))
-    with pytest.raises(OutputError, match=r"the record of 'key 9' has 1\.5 there"):
-        write(
-            path, numbered([*range(9), 1.5]), format="parquet", part_bytes=100, overwrite=True,
-            warn=lambda text: None,
-        )  # fmt: skip
+
+
+#: values of parts, one each, and what the type of all is
+WIDENED = [
+    ([1, 1.5, None, 2**53], "double"),
+    ([None, 1, None], "int64"),
+    ([None, None, "a"], "string"),
+    ([[], [1], None, [1.5, None], [2]], "list<element: double>"),
+    ([{"a": 1}, {"b": [1]}, None, {"a": 1.5, "b": None}], "struct<a: double, b: list<element: int64>>"),
+    ([[{"a": None}], [{"a": 1}, None], None, []], "list<element: struct<a: int64>>"),
+    ([decimal.Decimal("1.5"), 3, decimal.Decimal("1.25")], "decimal128(38, 2)"),
+    ([AWARE, AWARE.astimezone(datetime.timezone(datetime.timedelta(hours=2)))], "timestamp[us, tz=UTC]"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind"), WIDENED, ids=[kind for _, kind in WIDENED])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_parts_whose_types_differ_get_the_one_that_holds_all(values, kind, is_turned, tmp_path):
+    path, values = f"{tmp_path}/out/", values[::-1] if is_turned else values
+    write(path, [(i % 3, value) for i, value in enumerate(values)], format="parquet", part_bytes=1)
+    told = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert len(told["parts"]) == len(values)
+    schemas = [pq.read_schema(path + part["name"]) for part in told["parts"]]
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+    if not is_turned:
+        assert str(schemas[0].field("value").type) == kind
+    filled = [{"a": None, "b": None} | value if type(value) is dict else value for value in values]
+    assert values_of(path) == (filled if kind.startswith("struct") else values)
+    assert [os.path.getsize(path + part["name"]) for part in told["parts"]] == [
+        part["bytes"] for part in told["parts"]
+    ]
+    assert sorted(os.listdir(path)) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            [1, "x"],
+            r"holds both int64 and string, .* 'value' has them: the row \(0, 1\) of .*part-00000.* \(1, 'x'\) of",
+        ),
+        ([[1], [["x"]]], r"holds both list<element: int64> and list<element: list<element: string>>"),
+        ([2**53 + 1, 1.5], r"the row \(0, 9007199254740993\) of .*part-00000.parquet cannot be double"),
+        ([None, 1, "x"], r"the row \(1, 1\) of .*part-00001.* the row \(2, 'x'\) of .*part-00002"),
+    ],
+)
+def test_parts_whose_types_do_not_go_together_are_named_by_their_rows(values, said, tmp_path):
+    path = f"{tmp_path}/out/"
+    with pytest.raises(OutputError, match=said) as caught:
+        write(path, list(enumerate(values)), format="parquet", part_bytes=1, warn=lambda text: None)
+    assert "\n" not in str(caught.value)
     assert not os.path.exists(f"{path}_SUCCESS")
-    assert values_of(path) == list(range(8))
 
 
 JOB = mmg.Job({i: i for i in range(40)}, sum_values, sum_values, partitions=8)
@@ -323,19 +365,33 @@ def test_a_resumed_folder_has_the_types_of_the_first_run(tmp_path, monkeypatch):
     sink.note_partitions((0,), 8)
     sink.write("half of a partition", 1.5)
     sink.abort()
-    sink = open_output(path, resume=True, **options)
-    assert sink.made_records == 1
-    sink.write("b", "text")
-    with pytest.raises(OutputError, match=r"the record of 'b' has 'text' there, .* the type is double"):
-        sink.note_partitions((1,), 8)
-    sink.abort()
     with open_output(path, resume=True, **options) as sink:
+        assert sink.made_records == 1
         sink.write("b", 2)
         sink.note_partitions((1, 2, 3, 4, 5, 6, 7), 8)
     table = pq.read_table(path)
     assert table.to_pylist() == [{"key": "a", "value": 1.5}, {"key": "b", "value": 2.0}]
+    assert {
+        str(pq.read_schema(path + name).field("value").type) for name in os.listdir(path) if "part" in name
+    } == {"double"}
     with pytest.raises(OutputError, match="another job made what is there"):
         open_output(path, resume=True, columns="a,b", **options)
+
+
+def test_a_resumed_folder_names_what_does_not_go_with_the_first_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "MIN_AGE_S", 0.0)
+    monkeypatch.setattr(units, "AGE_SHARE", 0.0)
+    path = f"{tmp_path}/out/"
+    options = {"format": "parquet", "job": JOB, "warn": lambda text: None}
+    sink = open_output(path, **options)
+    sink.write("a", 1.5)
+    sink.note_partitions((0,), 8)
+    sink.abort()
+    sink = open_output(path, resume=True, **options)
+    sink.write("b", "text")
+    with pytest.raises(OutputError, match=r"both double and string, .* the row \('b', 'text'\) of"):
+        sink.note_partitions((1,), 8)
+    sink.abort()
 
 
 def kill_after(path, value, lines):
@@ -395,3 +451,95 @@ def test_the_command_writes_it_names_what_misfits_and_refuses_suffixes(tmp_path,
     assert pq.read_table("out.parquet").to_pylist() == rows
     refused = run("-o", "out.parquet.gz")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+#: Writes what is missing, partitions of other types each, and dies at a given call; prints how many there were.
+RESUMER = """
+import os, sys
+from mmgevent.job.outputs import units
+from mmgevent.job.outputs.opening import open_output
+from tests.job.outputs.test_parquet import JOB
+units.MIN_AGE_S = units.AGE_SHARE = 0.0
+calls, own = 0, {name: getattr(os, name) for name in ("replace", "unlink", "link")}
+
+def counted(name):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == kill_at:
+            os._exit(9)
+        return own[name](*arguments, **options)
+    return call
+
+for name in own:
+    setattr(os, name, counted(name))
+
+def write(path):
+    with open_output(path, "parquet", resume=True, job=JOB) as sink:
+        done = sink.made.partitions if sink.made else ()
+        for partition, value in enumerate([1, None, 1.5, 2]):
+            if partition not in done and not sink.is_complete:
+                sink.write(partition, value)
+                sink.note_partitions((partition,), 8)
+
+folder, kill_at = sys.argv[1], 0
+write(f"{folder}/whole/")
+count = calls
+for at in range(1, count + 1):
+    process = os.fork()
+    if not process:
+        calls, kill_at = 0, at
+        write(f"{folder}/{at}/")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+print(count)
+"""
+
+
+def test_a_kill_while_parts_are_written_anew_loses_nothing(tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", RESUMER, str(tmp_path)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for kill_at in range(1, int(done.stdout) + 1):
+        path = f"{tmp_path}/{kill_at}/"
+        if os.path.exists(f"{path}_SUCCESS"):
+            assert values_of(path) == [1.0, None, 1.5, 2.0]
+        with open_output(path, "parquet", resume=True, job=JOB) as sink:
+            done = sink.made.partitions if sink.made else ()
+            for partition, value in enumerate([1, None, 1.5, 2]):
+                if partition not in done and not sink.is_complete:
+                    sink.write(partition, value)
+                    sink.note_partitions((partition,), 8)
+        assert sorted(values_of(path), key=str) == [1.0, 1.5, 2.0, None], kill_at
+        told = json.loads((tmp_path / str(kill_at) / "_SUCCESS").read_text())
+        assert sorted(os.listdir(path)) == ["_SUCCESS", *(part["name"] for part in told["parts"])]
+        types = {str(pq.read_schema(path + part["name"]).field("value").type) for part in told["parts"]}
+        assert types == {"double"}
+
+
+@pytest.mark.parametrize("damage", ["footer", "rows"])
+def test_a_part_of_an_earlier_run_that_is_damaged_is_named(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "MIN_AGE_S", 0.0)
+    monkeypatch.setattr(units, "AGE_SHARE", 0.0)
+    path = f"{tmp_path}/out/"
+    options = {"format": "parquet", "job": JOB, "warn": lambda text: None}
+    sink = open_output(path, **options)
+    sink.write("a", 1)
+    sink.note_partitions((0,), 8)
+    sink.abort()
+    part = Path(path) / "part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    at = len(data) - 12 if damage == "footer" else 4
+    data[at : at + 8] = b"\xff" * 8
+    part.write_bytes(data)
+
+    def go_on():
+        with open_output(path, resume=True, **options) as sink:
+            sink.write("b", 1.5)  # so the first part is to be written anew
+            sink.note_partitions((1, 2, 3, 4, 5, 6, 7), 8)
+
+    with pytest.raises(OutputError, match=r"part-00000\.parquet is damaged: .*; begin anew") as caught:
+        go_on()
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists(f"{path}_SUCCESS")

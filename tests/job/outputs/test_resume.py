@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +16,11 @@ import pytest
 from mmgevent import Files, Job, Lines, LocalCluster
 from mmgevent.driver.readable import Readable
 from mmgevent.errors import OutputError, UsageError
-from mmgevent.job.outputs import folder as folders
-from mmgevent.job.outputs import units
+from mmgevent.job.outputs import folder_files, units
+from mmgevent.job.outputs.contents import find_made
 from mmgevent.job.outputs.opening import open_output
 from mmgevent.job.outputs.part_files import PartFiles
-from mmgevent.job.outputs.record import RECORD, Made, find_made
+from mmgevent.job.outputs.record import RECORD, Made
 from mmgevent.reducers import sum_values
 from tests.effort import share_of
 
@@ -353,10 +353,10 @@ def write_until(path, kill_at, part_bytes, executors_write):
 
         return call
 
-    sink, locks, lock = None, [], folders.lock_folder
+    sink, locks, lock = None, [], folder_files.lock_folder
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(
-            folders, "lock_folder", lambda *arguments: locks.append(lock(*arguments)) or locks[-1]
+            folder_files, "lock_folder", lambda *arguments: locks.append(lock(*arguments)) or locks[-1]
         )
         patches.setattr(os, "fsync", counted("fsync", lambda descriptor: None))  # which takes long
         for name in ("replace", "unlink", "link"):
@@ -379,7 +379,8 @@ def write_until(path, kill_at, part_bytes, executors_write):
                     sink.note_partitions((partition,), 7)
             sink.commit()
         except Killed:
-            os.close(locks[0])  # as the system does when a process ends
+            with suppress(OSError):  # it was over
+                os.close(locks[0])  # as the system does when a process ends
             if files is not None and files._open is not None and files._open.file._file is not None:
                 files._open.file._file.close()
             if sink is not None and sink._file is not None and sink._file._file is not None:
