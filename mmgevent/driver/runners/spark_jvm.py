@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 #: Time for our JVM to end by itself, seconds. Then it is killed.
 JVM_END_S = 10.0
+
+#: Variable that pyspark gives the JVM that it starts.
+_STARTED_BY_PYSPARK = "_PYSPARK_DRIVER_CONN_INFO_PATH"
 
 
 def end_jvm() -> None:
@@ -14,6 +21,7 @@ def end_jvm() -> None:
 
     gateway = SparkContext._gateway
     if gateway is None:
+        _end_unfinished()
         return
     SparkContext._gateway = SparkContext._jvm = None
     gateway.shutdown()
@@ -24,3 +32,35 @@ def end_jvm() -> None:
     except TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _end_unfinished() -> None:
+    """End a JVM whose start was interrupted.
+
+    pyspark forgets it, and removes the folder in which it wants to say its port. So it stays.
+    """
+    import psutil
+
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if _STARTED_BY_PYSPARK in process.environ():
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def without_interrupts_in_the_log() -> Iterator[None]:
+    """Keep py4j from logging Ctrl-C, with a traceback, while this thread waits for the JVM.
+
+    py4j logs it in the root logger and raises it all the same.  So the user would read of it twice.
+    """
+    root = logging.getLogger()
+    root.addFilter(_is_no_interrupt)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_no_interrupt)
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
