@@ -49,18 +49,19 @@ def _end_unfinished() -> None:
 
 
 @contextmanager
-def without_interrupts_in_the_log() -> Iterator[None]:
-    """Keep py4j from logging Ctrl-C, with a traceback, while this thread waits for the JVM.
+def without_ends_in_the_log() -> Iterator[None]:
+    """Keep py4j from logging, with a traceback, that a call of the JVM was interrupted or cut.
 
-    py4j logs it in the root logger and raises it all the same.  So the user would read of it twice.
+    It does so in the root logger, and raises an error all the same.
     """
     root = logging.getLogger()
-    root.addFilter(_is_no_interrupt)
+    root.addFilter(_is_no_end)
     try:
         yield
     finally:
-        root.removeFilter(_is_no_interrupt)
+        root.removeFilter(_is_no_end)
 
 
-def _is_no_interrupt(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
+def _is_no_end(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, KeyboardInterrupt) and not type(error).__module__.startswith("py4j.")

@@ -469,3 +469,23 @@ def test_ctrl_c_while_a_session_starts_is_one_line_and_leaves_no_jvm(moment, tmp
     assert "mmg-run: interrupted" in stderr
     assert "Traceback" not in stderr
     assert "ERROR" not in stderr
+
+
+@needs_java
+@pytest.mark.long
+def test_ctrl_c_while_a_job_runs_is_two_lines_and_leaves_no_process(tmp_path):
+    pids, job = tmp_path / "pids", tmp_path / "job.py"
+    pids.mkdir()
+    job.write_text(
+        "import os, time\ndatasource = {1: 1}\n"
+        f"def mapfn(key, value):\n    open(os.path.join({str(pids)!r}, str(os.getpid())), 'w')\n    time.sleep(1000)\n"
+    )
+    command = [sys.executable, "-m", "mmgevent", "run", "--on", "spark-local:1", job]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: os.listdir(pids) or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "mmg-run: interrupted after" in stderr
+    assert "Traceback" not in stderr
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in os.listdir(pids)))
